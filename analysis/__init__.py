@@ -1,0 +1,1 @@
+"""Tables, scores, explanations, figures and the report made from stored features."""

@@ -1,0 +1,1 @@
+"""Features of images into the store; measures that turn a feature into a vector."""

@@ -1,0 +1,34 @@
+"""Errors, grouped by what the caller would do about them."""
+
+
+class AlikeError(Exception):
+    """A fault that is ours or the machine's; the command line ends with status 1."""
+
+
+class BadInput(AlikeError):
+    """Something the user gave cannot work; status 2.
+
+    The message names the value, what was expected and what to do next, in one line.
+    """
+
+
+class StoreBusy(BadInput):
+    """Another living process holds the lock; the message names its host and process."""
+
+
+class StoreDamaged(AlikeError):
+    """Stored bytes differ from their recorded hash; `alike store verify` names them."""
+
+
+class BadImage(AlikeError):
+    """One image that cannot become a feature: it is recorded and left out.
+
+    Attributes:
+        state: `unreadable`, `truncated`, `too large` or `wrong mode`.
+        reason: one line, for the manifest.
+    """
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(f"{state}: {reason}")
+        self.state = state
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""One module a command of ``alike``: parse, call one function, report."""

@@ -1,0 +1,97 @@
+"""What the command line prints: tables, JSON, progress bars; plain lines where no terminal is."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from extract.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document to standard output; NaN becomes null."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, pd.DataFrame):
+        return [_plain(row) for row in value.to_dict(orient="records")]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)
+
+
+def print_table(table: "pd.DataFrame", title: str = "") -> None:
+    """Print a table, its numbers to four significant digits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for name in table.columns:
+        number = table[name].dtype.kind in "if"
+        shown.add_column(str(name), justify="right" if number else "left", overflow="fold")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress on standard error: bars on a terminal, a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield report
+
+
+def _lines(every: float = 5.0) -> Progress:
+    last: dict[str, float] = {}
+
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if done >= total or now - last.get(stage, 0.0) >= every:
+            last[stage] = now
+            sys.stderr.write(f"{stage}: {done}/{total} {note}".rstrip() + "\n")
+
+    return report

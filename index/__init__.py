@@ -1,0 +1,1 @@
+"""FAISS indexes over the feature store: the neighbours of any image."""

@@ -1,0 +1,1 @@
+"""Retraining of a network with a consistency loss."""
