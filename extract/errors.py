@@ -20,6 +20,10 @@ class StoreDamaged(AlikeError):
     """Stored bytes differ from their recorded hash; `alike store verify` names them."""
 
 
+class StoreFull(AlikeError):
+    """No room for more on the store's disk; what was committed is kept, so run again later."""
+
+
 class BadImage(AlikeError):
     """One image that cannot become a feature: it is recorded and left out.
 

@@ -1,0 +1,271 @@
+"""The store: features of images that can be trusted for years; the only door to Zarr.
+
+A store is a folder (or an S3-like URL): plain Zarr v3 arrays, and beside them a ledger of what is
+committed, a manifest of which image a row belongs to, and what later steps make (`tables/`,
+`index/`, `runs/`). See docs/store.md for the layout and the promises.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from extract.errors import BadInput, StoreDamaged
+from extract.store_arrays import UNIT, ArraySpec, create_array, spec_of
+from extract.store_features import TREE, Features
+from extract.store_files import Files, LocalFiles, RemoteFiles
+from extract.store_manifest import Manifest, parquet_bytes, parquet_table
+
+__all__ = ["UNIT", "Features", "Store"]
+
+SCHEMA = "alike-store/1"
+_SETTINGS = "store.json"
+_SAME = ("network", "weights_hash", "transform", "precision")
+_ATTRS = b"alike"
+
+
+class Store:
+    """A folder or URL with features of one set of images.
+
+    Attributes:
+        url: where it lies.
+        files: its files.
+        tree: its Zarr store, for the modules `extract.store_*` only.
+    """
+
+    def __init__(self, files: Files, tree: Any) -> None:
+        self.url = files.url
+        self.files = files
+        self.tree = tree
+        self._manifest = Manifest(files)
+
+    @staticmethod
+    def open(url: str | Path, *, create: bool = False, **options: Any) -> "Store":
+        """Open a store.
+
+        Args:
+            url: a folder, or any URL of fsspec such as `s3://bucket/place`.
+            create: make an empty store where there is none.
+            options: given to fsspec, for a URL (endpoint, credentials).
+
+        Raises:
+            BadInput: there is no store, or one of another layout.
+        """
+        files, tree = _open_place(str(url), options)
+        try:
+            schema = json.loads(files.read(_SETTINGS)).get("schema")
+        except FileNotFoundError:
+            schema = None
+        if schema is None and not create:
+            raise BadInput(
+                f"no store at {url}; name one that exists, or make it with `alike extract`"
+            )
+        if schema not in (None, SCHEMA):
+            raise BadInput(f"{url} has layout {schema!r}, this version reads {SCHEMA!r}")
+        store = Store(files, tree)
+        if schema is None:
+            store._begin()
+        return store
+
+    def _begin(self) -> None:
+        import zarr
+
+        zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._write_settings({"schema": SCHEMA, "created": now})
+
+    # Settings
+
+    def set_source(self, spec: str, options: Mapping[str, Any] | None = None) -> None:
+        """Remember where the images come from, for the steps that look at them again."""
+        self._write_settings(
+            {**self._settings(), "source": {"spec": spec, "options": dict(options or {})}}
+        )
+
+    def source(self) -> tuple[str, dict[str, Any]]:
+        """Give what `set_source` was told; `BadInput` before that."""
+        source = self._settings().get("source")
+        if source is None:
+            raise BadInput(f"{self.url} does not know its images; run `alike extract SOURCE` first")
+        return str(source["spec"]), dict(source["options"])
+
+    def set_split(self, train_share: float, salt: str = "") -> None:
+        """Set the share of the images that may be trained on, 0 to 1."""
+        if not 0 <= train_share <= 1:
+            raise BadInput(f"train share {train_share}: expected 0 to 1")
+        split = {"train_share": float(train_share), "salt": salt}
+        self._write_settings({**self._settings(), "split": split})
+
+    def split(self) -> tuple[float, str]:
+        """Give (train_share, salt); a share of 0 holds every image out."""
+        split = self._settings().get("split", {"train_share": 0.0, "salt": ""})
+        return float(split["train_share"]), str(split["salt"])
+
+    def _settings(self) -> dict[str, Any]:
+        return dict(json.loads(self.files.read(_SETTINGS)))
+
+    def _write_settings(self, settings: dict[str, Any]) -> None:
+        self.files.write(_SETTINGS, json.dumps(settings, indent=1).encode())
+
+    # Images
+
+    def list_images(self, listing: pd.DataFrame) -> pd.DataFrame:
+        """Make the set exactly this listing, and give images that are new the next rows.
+
+        A row belongs to an image's bytes for ever: two files with the same bytes share one,
+        and a file that was renamed, relabelled or taken away and back keeps it.
+
+        Args:
+            listing: image_id (SHA-256 of the bytes, hexadecimal), path, label (str or None),
+                size (bytes), state (`ok`, or why there is no image), reason.
+
+        Returns:
+            The view: the listing with a column row (int64), -1 where the state is not `ok`.
+        """
+        return self._manifest.list_images(listing)
+
+    def images(self) -> pd.DataFrame:
+        """Give the view, as `list_images` returned it last."""
+        return self._manifest.view()
+
+    def image_ids(self) -> np.ndarray:
+        """Give the image id of every row, (n_rows,) of `object`."""
+        return self._manifest.image_ids()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that have been given to images, removed ones included."""
+        return len(self._manifest.image_ids())
+
+    # Features
+
+    def groups(self) -> list[str]:
+        """Give the keys of all extractions."""
+        import zarr
+
+        return sorted(zarr.open_group(self.tree, mode="r").group_keys())
+
+    def features(self, key: str | None = None) -> Features:
+        """Open the features of one extraction; without a key the only one there is.
+
+        Raises:
+            BadInput: no such key, or several and none named.
+        """
+        import zarr
+
+        groups = self.groups()
+        if key is None and len(groups) == 1:
+            key = groups[0]
+        if key is None or key not in groups:
+            have = ", ".join(groups) or "none yet: run `alike extract`"
+            wanted = "which features? name one" if key is None else f"no features {key!r}"
+            raise BadInput(f"{wanted}; {self.url} has: {have}")
+        group = zarr.open_group(self.tree, path=key, mode="r")
+        arrays = {
+            name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != "valid"
+        }
+        return Features(self, key, dict(group.attrs), arrays)
+
+    def create_features(
+        self,
+        extraction: Mapping[str, Any],
+        key: str,
+        arrays: Mapping[str, tuple[tuple[int, ...], str]],
+    ) -> Features:
+        """Make or grow the arrays of one extraction: metadata only, by one process at a time.
+
+        Args:
+            extraction: `Extraction.to_dict()` with what else belongs to the group's attributes.
+            key: name of the group; the same key always means the same features.
+            arrays: name to (shape of one row, type); those that exist must agree.
+
+        Raises:
+            BadInput: the group was made by another network, weights, transform or precision.
+        """
+        import zarr
+
+        group = zarr.open_group(self.tree, mode="a", zarr_format=3).require_group(key)
+        _check_same(dict(group.attrs), extraction, key)
+        known: Any = group.attrs.get("taps", [])
+        taps = [*known, *extraction.get("taps", [])]
+        group.attrs.update({**extraction, "taps": list(dict.fromkeys(taps))})
+        present = dict(group.arrays())
+        for name, (tail, dtype) in arrays.items():
+            spec = ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
+            if name not in present:
+                create_array(group, spec, self.n_rows)
+            elif spec_of(name, present[name]) != spec:
+                raise BadInput(f"{key}/{name} holds {spec_of(name, present[name])}, not {spec}")
+        for array in present.values():
+            if array.shape[0] < self.n_rows:
+                array.resize((self.n_rows, *array.shape[1:]))
+        return self.features(key)
+
+    # Other files of the store
+
+    @property
+    def root_path(self) -> Path | None:
+        """The store's folder, None for a remote store."""
+        return self.files.root
+
+    def path(self, *parts: str) -> Path:
+        """Give a path in a local store's folder; `BadInput` for a remote one."""
+        if self.files.root is None:
+            raise BadInput(f"{self.url} is no local folder, as this step needs")
+        return self.files.root.joinpath(*parts)
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Replace a file as one atomic, durable step."""
+        self.files.write(name, data)
+
+    def read_file(self, name: str) -> bytes:
+        """Read a file; `FileNotFoundError` where there is none."""
+        return self.files.read(name)
+
+    def write_table(
+        self, name: str, table: pd.DataFrame, attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Replace a Parquet table, with attributes (JSON) in its metadata."""
+        metadata = {_ATTRS: json.dumps(dict(attrs or {})).encode()}
+        self.write_file(name, parquet_bytes(table, metadata))
+
+    def read_table(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Read a table and its attributes.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreDamaged: it cannot be read or a checksum does not hold.
+        """
+        try:
+            table = parquet_table(self.read_file(name))
+        except (ValueError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise StoreDamaged(f"{name} is damaged ({error}); make it again") from error
+        return table.to_pandas(), dict(json.loads(table.schema.metadata.get(_ATTRS, b"{}")))
+
+
+def _check_same(have: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> None:
+    for name in _SAME:
+        if name in have and have[name] != json.loads(json.dumps(wanted.get(name))):
+            raise BadInput(
+                f"{key} was extracted with {name} {have[name]!r}, not {wanted.get(name)!r}: "
+                "that is another extraction and needs another key"
+            )
+
+
+def _open_place(url: str, options: dict[str, Any]) -> tuple[Files, Any]:
+    from zarr.storage import FsspecStore, LocalStore
+
+    if "://" not in url or url.startswith("file://"):
+        root = Path(url.removeprefix("file://")).expanduser()
+        return LocalFiles(root), LocalStore(root / TREE)
+    import fsspec
+
+    filesystem, base = fsspec.core.url_to_fs(url, **options)
+    tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=options)
+    return RemoteFiles(filesystem, base, url), tree

@@ -1,0 +1,116 @@
+"""How one array of features lies in Zarr: shapes, chunks, codecs, and its whole-shard writes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+UNIT = 1024
+"""Rows of one unit of work: one shard of every array, one record of the ledger."""
+
+_CHUNK_BYTES = 384 * 1024
+_MAX_CHUNK_ROWS = 128
+_AXES = {1: ("feature",), 2: ("token", "channel"), 3: ("channel", "y", "x")}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a group: row i holds the feature of image row i.
+
+    Attributes:
+        name: name in the group, such as `last_conv`.
+        tail: shape of one row.
+        dtype: numpy's name of the element type.
+    """
+
+    name: str
+    tail: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one decoded row."""
+        return int(np.dtype(self.dtype).itemsize * math.prod(self.tail))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of one inner chunk: a power of two, about 384 KiB, 1 to 128."""
+        wanted = round(math.log2(_CHUNK_BYTES / max(self.row_bytes, 1)))
+        return int(2 ** min(max(wanted, 0), int(math.log2(_MAX_CHUNK_ROWS))))
+
+    @property
+    def compressed(self) -> bool:
+        """Maps are sparse and shrink; dense vectors do not, and get a checksum only."""
+        return len(self.tail) > 1
+
+    @property
+    def fill(self) -> float | int:
+        """What a missing row reads as: NaN, loud; 0 for the types that have none."""
+        return float("nan") if np.dtype(self.dtype).kind == "f" else 0
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the axes, unique in a group so that xarray can open it."""
+        axes = _AXES.get(len(self.tail)) or tuple(f"axis{i}" for i in range(len(self.tail)))
+        return ("image", *(f"{self.name}_{axis}" for axis in axes))
+
+    def shard_name(self, unit: int) -> str:
+        """Name of the file of a unit, inside the array's folder."""
+        return f"c.{unit}" + ".0" * len(self.tail)
+
+    def empty(self, rows: int) -> np.ndarray:
+        """Give `rows` missing rows."""
+        return np.full((rows, *self.tail), self.fill, dtype=self.dtype)
+
+
+def spec_of(name: str, array: Any) -> ArraySpec:
+    """Describe a Zarr array that lies in a store."""
+    return ArraySpec(name, tuple(int(n) for n in array.shape[1:]), str(array.dtype))
+
+
+def create_array(group: Any, spec: ArraySpec, rows: int) -> None:
+    """Create the array of `spec` with `rows` missing rows in a Zarr group."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    codec = ZstdCodec(level=1, checksum=True) if spec.compressed else Crc32cCodec()
+    group.create_array(
+        spec.name,
+        shape=(rows, *spec.tail),
+        chunks=(spec.chunk_rows, *spec.tail),
+        shards=(UNIT, *spec.tail),
+        dtype=spec.dtype,
+        fill_value=spec.fill,
+        compressors=[codec],
+        dimension_names=spec.dimensions,
+        # One flat folder of shards: "/" would make a chain of folders for each.
+        chunk_key_encoding={"name": "default", "separator": "."},
+    )
+
+
+def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
+    """Write rows lo to lo + len(rows) of one shard, as one assignment from the shard's start.
+
+    Args:
+        tree: the Zarr store of all features.
+        place: group and array, `<key>/<name>`.
+        lo: the unit's first row.
+        rows: (n, *tail); every row of the unit up to the array's end.
+    """
+    import zarr
+
+    # Chunks that hold nothing but NaN are stored too: an absent one is then always damage.
+    array = zarr.open_array(tree, path=place, mode="r+", config={"write_empty_chunks": True})
+    array[lo : lo + len(rows)] = rows
+
+
+def check_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> None:
+    """Refuse rows of another shape or type than the array's: `ValueError`, a fault of ours."""
+    spec = specs.get(name)
+    if spec is None:
+        raise ValueError(f"no array {name!r} in this group, only {sorted(specs)}")
+    if rows.shape[1:] != spec.tail or rows.dtype != np.dtype(spec.dtype):
+        raise ValueError(
+            f"{name}: rows are {rows.dtype} {rows.shape}, the array holds {spec.dtype} {spec.tail}"
+        )

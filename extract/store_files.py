@@ -1,0 +1,243 @@
+"""The few file operations on which the store stands, for a local folder and for object stores.
+
+A file is either wholly there or not at all: local ones are written aside, flushed to the disk and
+renamed; an object store's PUT is atomic by itself.
+"""
+
+import errno
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from extract.errors import StoreFull
+
+PARTIAL = ".partial"
+"""End of the names of files still being written; zarr-python uses the same."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+Stamp = tuple[object, ...]
+"""Changes whenever a file is replaced."""
+
+
+class Files(Protocol):
+    """A tree of files, addressed by relative names with `/`."""
+
+    url: str
+    root: Path | None
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file; `FileNotFoundError` where there is none."""
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read the byte ranges [start, stop) of one file; a negative start counts from the end."""
+
+    def size(self, name: str) -> int | None:
+        """Give the bytes of a file, None where there is none."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace a file as one atomic, durable step; `StoreFull` when the disk is."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file only if there is none; whether it was written."""
+
+    def sync(self, name: str) -> None:
+        """Make a file that something else wrote durable."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file; nothing happens where there is none."""
+
+    def listing(self, folder: str) -> dict[str, Stamp]:
+        """Give the files right in a folder, empty where there is no folder."""
+
+    def walk(self, folder: str) -> list[str]:
+        """Give the names of all files under a folder, relative to it, sorted."""
+
+
+def explain_full(error: OSError, where: str) -> StoreFull | None:
+    """Turn an error that means "no space" into one that says what to do; else None."""
+    if error.errno not in _FULL:
+        return None
+    return StoreFull(
+        f"{where} has no room for more ({error.strerror}); free some space or raise the quota, "
+        "then run the same command again: what was committed is kept"
+    )
+
+
+class LocalFiles:
+    """Files of a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root: Path | None = root
+        self.url = str(root)
+        self._root = root
+
+    def path(self, name: str) -> Path:
+        """Give the full path of a file of the store."""
+        return self._root / name
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file."""
+        return self.path(name).read_bytes()
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read byte ranges."""
+        with self.path(name).open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            found = []
+            for start, stop in ranges:
+                low = start + end if start < 0 else start
+                high = stop + end if start < 0 and stop <= 0 else stop
+                found.append(os.pread(file.fileno(), high - low, low) if low >= 0 else b"")
+        return found
+
+    def size(self, name: str) -> int | None:
+        """Give the bytes of a file."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write aside, flush, rename, flush the folder."""
+        target = self.path(name)
+        aside = self._aside(target, data)
+        aside.replace(target)
+        _sync_folder(target.parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write aside, then link: a link is refused where the name exists."""
+        target = self.path(name)
+        aside = self._aside(target, data)
+        try:
+            os.link(aside, target)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink()
+        _sync_folder(target.parent)
+        return True
+
+    def sync(self, name: str) -> None:
+        """Flush a file and its folder."""
+        path = self.path(name)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        self.path(name).unlink(missing_ok=True)
+
+    def listing(self, folder: str) -> dict[str, Stamp]:
+        """Give the files of a folder."""
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+        except FileNotFoundError:
+            return {}
+        return {name: (at.st_mtime_ns, at.st_size, at.st_ino) for name, at in found}
+
+    def walk(self, folder: str) -> list[str]:
+        """Give all files under a folder."""
+        top = self.path(folder)
+        return sorted(one.relative_to(top).as_posix() for one in top.rglob("*") if one.is_file())
+
+    def _aside(self, target: Path, data: bytes) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+        try:
+            with aside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise explain_full(error, self.url) or error from error
+        return aside
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RemoteFiles:
+    """Files of an object store, through the synchronous side of an fsspec filesystem."""
+
+    def __init__(self, filesystem: Any, base: str, url: str) -> None:
+        self.root: Path | None = None
+        self.url = url
+        self._files = filesystem
+        self._base = base.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Give the full name of an object."""
+        return f"{self._base}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """Read a whole object."""
+        return bytes(self._files.cat_file(self.path(name)))
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read byte ranges at the same time."""
+        starts = [start for start, _ in ranges]
+        stops = [None if start < 0 and stop == 0 else stop for start, stop in ranges]
+        paths = [self.path(name)] * len(ranges)
+        return [bytes(one) for one in self._files.cat_ranges(paths, starts, stops)]
+
+    def size(self, name: str) -> int | None:
+        """Give the bytes of an object."""
+        self._files.invalidate_cache(self._base)
+        try:
+            return int(self._files.info(self.path(name), refresh=True)["size"])
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace an object."""
+        self._files.pipe_file(self.path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object only if there is none (If-None-Match)."""
+        try:
+            self._files.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def sync(self, name: str) -> None:
+        """Do nothing: an acknowledged PUT is durable."""
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        if self.size(name) is not None:
+            self._files.rm_file(self.path(name))
+
+    def listing(self, folder: str) -> dict[str, Stamp]:
+        """Give the objects right under a prefix."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            one["name"].rsplit("/", 1)[1]: (
+                one.get("ETag"),
+                one["size"],
+                str(one.get("LastModified")),
+            )
+            for one in found
+            if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
+        }
+
+    def walk(self, folder: str) -> list[str]:
+        """Give all objects under a prefix."""
+        self._files.invalidate_cache()
+        top = self.path(folder)
+        return sorted(str(one)[len(top) + 1 :] for one in self._files.find(top))

@@ -1,0 +1,177 @@
+"""The ledger: one record per unit of 1024 rows says what is committed; nothing else counts.
+
+A record is written after its data are durable, so a crash leaves data without a record (computed
+again), never a record without data.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from extract.store_arrays import UNIT
+from extract.store_files import PARTIAL, Files, Stamp
+
+SCHEMA = "alike-ledger/1"
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a record says of one array.
+
+    Attributes:
+        hi: end of the committed rows, which begin at the unit's first.
+        hash: `row_hash` of those rows, decoded.
+        stored: bytes of the shard's file.
+        nonfinite: elements that are NaN or infinite, those of bad rows left out.
+    """
+
+    hi: int
+    hash: str
+    stored: int
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is committed of one unit.
+
+    Attributes:
+        unit: number of the unit; its rows begin at `UNIT * unit`.
+        arrays: name of an array to what is committed of it.
+        bad: row to (state, reason) of images that have no feature.
+        ids_hash: hash of the ids of the images of the rows up to `hi`.
+        run: id of the run, host, process, time and versions that wrote it.
+    """
+
+    unit: int
+    arrays: dict[str, Committed]
+    bad: dict[int, tuple[str, str]]
+    ids_hash: str
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lo(self) -> int:
+        """First row of the unit."""
+        return self.unit * UNIT
+
+    def hi(self, names: Iterable[str] | None = None) -> int:
+        """End of the rows that are committed in all of `names` (None: in all arrays it has)."""
+        wanted = self.arrays if names is None else names
+        return min((self.hi_of(name) for name in wanted), default=self.lo)
+
+    def hi_of(self, name: str) -> int:
+        """End of the committed rows of one array."""
+        return self.arrays[name].hi if name in self.arrays else self.lo
+
+    def to_json(self) -> bytes:
+        """Write the record as a file."""
+        return json.dumps(
+            {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
+        ).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> "Record":
+        """Read a record; `ValueError` where it is none."""
+        read = json.loads(data)
+        if read.get("schema") != SCHEMA:
+            raise ValueError(f"schema {read.get('schema')!r}, expected {SCHEMA!r}")
+        arrays = {name: Committed(**one) for name, one in read["arrays"].items()}
+        bad = {int(row): (str(why[0]), str(why[1])) for row, why in read["bad"].items()}
+        return Record(int(read["unit"]), arrays, bad, str(read["ids_hash"]), read["run"])
+
+
+class Ledger:
+    """The records of one group, read once and again only where a file changed."""
+
+    def __init__(self, files: Files, key: str) -> None:
+        self._files = files
+        self.folder = f"ledger/{key}"
+        self._read: dict[int, tuple[Stamp, Record]] = {}
+
+    def name(self, unit: int) -> str:
+        """Name of the file of a unit's record."""
+        return f"{self.folder}/{unit:08d}.json"
+
+    def records(self) -> dict[int, Record]:
+        """Give the records of all units, in order of units."""
+        listed = self._files.listing(self.folder)
+        fresh: dict[int, tuple[Stamp, Record]] = {}
+        for name in sorted(listed):
+            if not name.endswith(".json") or name.endswith(PARTIAL):
+                continue
+            unit, stamp = int(name[:-5]), listed[name]
+            known = self._read.get(unit)
+            if known is None or known[0] != stamp:
+                known = (stamp, Record.from_json(self._files.read(f"{self.folder}/{name}")))
+            fresh[unit] = known
+        self._read = fresh
+        return {unit: record for unit, (_, record) in fresh.items()}
+
+    def record(self, unit: int) -> Record | None:
+        """Read the record of one unit as it is now."""
+        try:
+            return Record.from_json(self._files.read(self.name(unit)))
+        except FileNotFoundError:
+            return None
+
+    def write(self, record: Record) -> None:
+        """Commit a unit."""
+        self._files.write(self.name(record.unit), record.to_json())
+
+    def forget(self, unit: int) -> None:
+        """Take back a unit: its rows no longer count."""
+        self._files.remove(self.name(unit))
+
+
+def row_hash(rows: np.ndarray) -> str:
+    """Hash decoded rows: BLAKE2b with 16 bytes over their C-ordered bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """Hash the ids of images in order of rows."""
+    return hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+
+
+def digest_of(records: Mapping[int, Record]) -> str:
+    """Hash what is committed: changes with any row, array or bad image, not with who wrote it."""
+    whole = hashlib.blake2b(digest_size=16)
+    for unit in sorted(records):
+        record = records[unit]
+        arrays = sorted((name, one.hi, one.hash) for name, one in record.arrays.items())
+        whole.update(json.dumps([unit, arrays, sorted(record.bad.items())]).encode())
+    return whole.hexdigest()
+
+
+def provenance(run_id: str) -> dict[str, Any]:
+    """Say who writes, now."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "id": run_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": now,
+        **_versions(),
+    }
+
+
+@cache
+def _versions() -> dict[str, Any]:
+    import zarr
+
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "zarr": zarr.__version__,
+            "numpy": np.__version__,
+        }
+    }

@@ -1,0 +1,102 @@
+"""The manifest: which image a row belongs to (for ever), and which images are in the set now.
+
+`manifest/seg-000003.parquet` gives rows to images that are new; segments never change.
+`manifest/view.parquet` is the set as last listed: it is replaced as a whole, so that renames, new
+labels and removals cost nothing.
+"""
+
+import io
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from extract.store_files import PARTIAL, Files
+
+FOLDER = "manifest"
+VIEW = f"{FOLDER}/view.parquet"
+OK = "ok"
+_LISTED = ("image_id", "path", "label", "size", "state", "reason")
+
+
+def parquet_bytes(table: pd.DataFrame, metadata: dict[bytes, bytes] | None = None) -> bytes:
+    """Write a table as a Parquet file with a checksum on every page."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **(metadata or {})})
+    sink = io.BytesIO()
+    pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def parquet_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, its checksums verified."""
+    return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(columns)
+
+
+class Manifest:
+    """Rows and the current view of one store."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._ids: list[np.ndarray] = []
+
+    def image_ids(self) -> np.ndarray:
+        """Give the image id of every row, (n_rows,) of `object`."""
+        names = self._segments()
+        for name in names[len(self._ids) :]:
+            table = parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
+            self._ids.append(table["image_id"].to_numpy(zero_copy_only=False).astype(object))
+        return np.concatenate([np.empty(0, dtype=object), *self._ids[: len(names)]])
+
+    def view(self) -> pd.DataFrame:
+        """Give the set as last listed; empty before the first listing."""
+        try:
+            data = self._files.read(VIEW)
+        except FileNotFoundError:
+            return _typed(pd.DataFrame(columns=["row", *_LISTED]))
+        return _typed(parquet_table(data).to_pandas())
+
+    def list_images(self, listing: pd.DataFrame) -> pd.DataFrame:
+        """Give rows to new images and make the view this listing; see `Store.list_images`."""
+        listing = _typed(listing.assign(row=-1))
+        good = listing["state"].to_numpy() == OK
+        wanted = listing["image_id"].to_numpy(dtype=object)
+        known = pd.Index(self.image_ids())
+        new = pd.unique(wanted[good & (known.get_indexer(wanted) < 0)])
+        if len(new):
+            self._append(listing[good], new, len(known))
+            known = known.append(pd.Index(new, dtype=object))
+        rows = known.get_indexer(wanted).astype(np.int64)
+        listing["row"] = np.where(good, rows, -1).astype(np.int64)
+        self._files.write(VIEW, parquet_bytes(listing))
+        return listing
+
+    def _append(self, listed: pd.DataFrame, new: Iterable[str], first: int) -> None:
+        segment = listed.drop_duplicates("image_id").set_index("image_id").loc[list(new)]
+        segment = segment.reset_index()[["image_id", "path", "label", "size"]]
+        segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
+        name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
+        if not self._files.create(name, parquet_bytes(segment)):
+            raise RuntimeError(f"{name} appeared meanwhile: two listings ran without the lock")
+
+    def _segments(self) -> list[str]:
+        names = self._files.listing(FOLDER)
+        return sorted(name for name in names if name.startswith("seg-") and PARTIAL not in name)
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the columns of a view their types: labels are str or None."""
+    label = table["label"].astype(object)
+    return pd.DataFrame(
+        {
+            "row": table["row"].astype(np.int64),
+            "image_id": table["image_id"].astype(object),
+            "path": table["path"].astype(object),
+            "label": label.where(label.notna(), None),
+            "size": table["size"].astype(np.int64),
+            "state": table["state"].astype(object),
+            "reason": table["reason"].astype(object).fillna(""),
+        }
+    ).reset_index(drop=True)
