@@ -1,12 +1,63 @@
 """`alike list`: the rows of every table that can be extended."""
 
+import importlib
+from enum import StrEnum
+from typing import Annotated, Any
+
 import typer
+
+TABLES = {
+    "datasets": ("extract.source", "SOURCES"),
+    "measures": ("extract.measures", "MEASURES"),
+    "scores": ("analysis.scores", "SCORES"),
+    "losses": ("train.losses", "LOSSES"),
+    "explainers": ("analysis.explain", "EXPLAINERS"),
+    "indexes": ("index.kinds", "INDEX_KINDS"),
+}
+
+What = StrEnum("What", {name: name for name in ("networks", *TABLES)})
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
+    app.command("list")(list_rows)
 
-    @app.command("list")
-    def list_(what: str) -> None:
-        """List what there is."""
-        print(what)
+
+def list_rows(
+    what: Annotated[What, typer.Argument(help="Which table.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the networks, measures, scores, losses… that there are.
+
+    Examples:
+        alike list networks
+
+        alike list measures --json
+    """
+    from flows.console import print_json
+
+    rows = _networks() if what == "networks" else _rows(*TABLES[what])
+    if json:
+        print_json([{"name": name, "about": about} for name, about in rows.items()])
+        return
+    width = max(map(len, rows))
+    for name, about in rows.items():
+        typer.echo(f"{name:<{width}}  {about}".rstrip())
+
+
+def _networks() -> dict[str, str]:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    own = {"file.py:factory": "your own network", "timm:NAME": "a network of timm, if installed"}
+    return {str(name): "torchvision" for name in names} | own
+
+
+def _rows(module: str, table: str) -> dict[str, str]:
+    found: dict[str, Any] = getattr(importlib.import_module(module), table)
+    return {name: _about(row) for name, row in found.items()}
+
+
+def _about(row: Any) -> str:
+    text = getattr(row, "about", None) or getattr(row, "__doc__", None) or ""
+    return str(text).strip().partition("\n")[0]

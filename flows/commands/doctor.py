@@ -1,0 +1,34 @@
+"""`alike doctor`: what is installed and what would be used."""
+
+from typing import Annotated
+
+import typer
+
+PACKAGES = (
+    "alike", "torch", "torchvision", "zarr", "h5py", "dask", "faiss-gpu", "faiss-cpu", "prefect",
+    "fastapi", "pandas", "lightning", "timm", "s3fs",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, devices, free disk and what a run would use here.
+
+    Example:
+        alike doctor
+    """
+    from flows.console import print_json
+    from flows.machine import describe
+
+    found = describe(PACKAGES)
+    if json:
+        print_json(found)
+        return
+    for part, facts in found.items():
+        typer.echo(part)
+        for name, value in facts.items():
+            typer.echo(f"  {name:<14} {value}")

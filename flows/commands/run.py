@@ -1,0 +1,52 @@
+"""`alike run`: the whole flow of a settings file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    settings: Annotated[Path, typer.Argument(help="The settings file, such as pipeline.toml.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Extract, index, analyse, retrain where triggered, compare and report.
+
+    What is unchanged since the last run is not computed again. Paths in the settings are relative
+    to the settings file.
+
+    Examples:
+        alike run pipeline.toml
+
+        alike run pipeline.toml --json
+    """
+    run_settings(settings, json)
+
+
+def run_settings(settings: Path, json: bool) -> None:
+    """Run a settings file and say what came of it."""
+    from flows.console import print_json, progress_bars
+    from flows.engine import prepare
+    from flows.settings import read_pipeline
+
+    folder = read_pipeline(settings).output.folder
+    prepare(folder)
+    from flows.pipeline import run_pipeline
+
+    with progress_bars() as progress:
+        finished = run_pipeline(settings, progress)
+    if json:
+        print_json(vars(finished))
+        return
+    if finished.reused:
+        typer.echo("Nothing has changed since the last run: nothing was computed.")
+    for name, seconds in finished.seconds.items():
+        typer.echo(f"  {name:<22} {seconds:6.1f} s")
+    for decision in finished.decisions:
+        typer.echo(decision)
+    typer.echo(f"Report: {finished.report}")

@@ -1,0 +1,103 @@
+"""The demo: the whole loop on scikit-learn's digits, with no download, server or GPU."""
+
+from pathlib import Path
+
+from extract.progress import Progress, silent
+from flows import digits_network
+
+TRAIN_SHARE = 0.5
+
+PIPELINE = """\
+# The demo's settings: what `alike run` reads. Change one and run it again.
+title = "Handwritten digits"
+
+[images]
+source = "digits"
+train_share = {share}       # chosen by content hash; the other half is judged and never trained on
+
+[network]
+name = "digits_network.py:small_network"
+weights = "{weights}"
+transform = {{ resize = 16, mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }}
+
+[extract]
+taps = ["last_conv", "fc", "logits"]
+
+[retrain]
+when = "always"             # or a condition on a score, such as "sameness < 0.95"
+loss = "gap_supcon"
+epochs = 12
+control = true              # the same steps with plain cross-entropy, to compare with
+
+[output]
+folder = "."
+"""
+
+
+def write_digits(folder: Path) -> int:
+    """Write the digits as PNG files, a folder a class; returns how many there are (1,797).
+
+    Files that are there already are left alone.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        file = folder / str(label) / f"digit-{number:04}.png"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).save(file)
+    return len(digits.target)
+
+
+def prepare_demo(folder: Path, progress: Progress = silent) -> Path:
+    """Write the images, train the first network, write the settings; returns their path.
+
+    The network is trained with cross-entropy on the half of the images that is never judged.
+    What is already there is not made again.
+    """
+    source = folder / "digits"
+    write_digits(source)
+    code = Path(digits_network.__file__).read_text(encoding="utf-8")
+    (folder / "digits_network.py").write_text(code, encoding="utf-8")
+    weights = folder / "weights" / "first" / "weights.safetensors"
+    if not weights.is_file():
+        weights = _train_first(folder, source, progress)
+    settings = folder / "pipeline.toml"
+    if not settings.is_file():
+        place = weights.relative_to(folder).as_posix()
+        text = PIPELINE.format(share=TRAIN_SHARE, weights=place)
+        settings.write_text(text, encoding="utf-8")
+    return settings
+
+
+def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
+    from extract.network import load_network
+    from extract.source import open_source
+    from extract.split import image_id, split_of
+    from extract.transform import Transform
+    from train.retrain import retrain
+
+    images = open_source(str(source))
+    listed = [
+        (item.path, item.label)
+        for item in images
+        if item.label is not None
+        and split_of(image_id(images.read(item.path)), TRAIN_SHARE) == "train"
+    ]
+    transform = Transform(resize=16, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    name = f"{folder / 'digits_network.py'}:small_network"
+    trained = retrain(
+        load_network(name, "none", transform=transform),
+        listed,
+        images.read,
+        loss="ce",
+        epochs=12,
+        batch_size=64,
+        lr=3e-3,
+        seed=0,
+        out=folder / "weights" / "first",
+        progress=progress,
+    )
+    return Path(trained.weights)

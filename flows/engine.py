@@ -1,0 +1,56 @@
+"""Prefect, embedded: its settings must stand in the environment before it is imported.
+
+Facts behind each setting: an empty `PREFECT_API_URL` loses task runs; the embedded server can take
+25 s to start on a busy machine, over its own limit of 20 s; with analytics off nothing outside
+this machine is looked up. Prefect's states are never the truth about data: the ledger is.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EMBEDDED = {
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
+ALWAYS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # A failed step is reported by us, its own error first; Prefect's log still goes to its server.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+def prepare(folder: Path) -> None:
+    """Set Prefect's environment; call it before anything imports Prefect.
+
+    Args:
+        folder: the run's folder; Prefect's own files go to its `prefect/`, unless the user has
+            set `PREFECT_HOME`. A server named by `PREFECT_API_URL` is used where there is one.
+    """
+    wanted = dict(ALWAYS)
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.pop("PREFECT_API_URL", None)
+        wanted |= EMBEDDED
+    wanted["PREFECT_HOME"] = str(folder.resolve() / "prefect")
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    # Prefect makes only the last folder of this path itself, and then waits for ever.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def step(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A plain function as the Prefect task `name`.
+
+    Nothing is cached or persisted by Prefect: steps exchange keys of stored artefacts, and whether
+    one must run again is decided from the store (`flows.memo`), which survives Prefect.
+    """
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    as_task = task(name=name, cache_policy=NO_CACHE, persist_result=False)
+    wrapped: Callable[..., Any] = as_task(function)
+    return wrapped

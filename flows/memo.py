@@ -1,0 +1,48 @@
+"""What a run remembers of its steps, so that an unchanged step is not run again."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Memo:
+    """Inputs and outputs of the steps of one output folder, kept in `steps.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the memo of `folder`; an unreadable file counts as empty."""
+        self._file = folder / "steps.json"
+        self._steps: dict[str, dict[str, Any]] = {}
+        if self._file.is_file():
+            try:
+                self._steps = json.loads(self._file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError:
+                self._steps = {}
+
+    def outputs(self, step: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """What the step gave for exactly these inputs; None where it must run."""
+        known = self._steps.get(f"{step}-{digest(inputs)[:16]}")
+        if known is None or not all(Path(path).exists() for path in known["files"]):
+            return None
+        outputs: dict[str, Any] = known["outputs"]
+        return outputs
+
+    def record(
+        self,
+        step: str,
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+        files: tuple[Path, ...] = (),
+    ) -> None:
+        """Remember a finished step; `files` must exist for it to count later."""
+        entry = {"inputs": inputs, "outputs": outputs, "files": [str(path) for path in files]}
+        self._steps[f"{step}-{digest(inputs)[:16]}"] = entry
+        aside = self._file.with_suffix(".part")
+        aside.write_text(json.dumps(self._steps, indent=1, ensure_ascii=False), encoding="utf-8")
+        aside.replace(self._file)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""`pipeline.toml`: the settings of a run, checked whole before anything starts.
+
+Configuration is read here and nowhere else; everything below `flows/` takes plain arguments.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from extract.errors import BadInput
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Images(_Section):
+    """Which images, and which of them may be trained on."""
+
+    source: str
+    """Folder of class folders, or any other source that `alike extract` takes."""
+    train_share: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of images, chosen by content hash, that training may see and that is never judged.
+    Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
+    salt: str = ""
+    """Another salt gives another split."""
+
+
+class NetworkSettings(_Section):
+    """Which network, and how an image becomes its input."""
+
+    name: str
+    """A torchvision network, `file.py:factory` or `timm:NAME`."""
+    weights: str = "none"
+    """A weights file, the name of torchvision's weights, or `none` for random ones."""
+    args: dict[str, Any] = {}
+    """Arguments of the factory."""
+    transform: dict[str, Any] | None = None
+    """resize, crop, mean, std; unset: those that belong to the weights."""
+    seed: int = 0
+    """Seed of random weights."""
+
+
+class Extract(_Section):
+    """What is stored, and how it is computed."""
+
+    taps: tuple[str, ...] = ("last_conv", "fc", "logits")
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = Field(default=None, ge=1)
+
+
+class Index(_Section):
+    """What is asked of the index."""
+
+    measure: str = "gap_cosine"
+    recall: float = Field(default=0.95, gt=0.0, le=1.0)
+    at: int = Field(default=10, ge=1)
+    memory: str | None = None
+    """Upper bound of the index's memory, such as `4GB`."""
+
+
+class Analyse(_Section):
+    """Which measures judge the pairs, and how."""
+
+    measures: tuple[str, ...] = ()
+    """Names of `alike list measures`; empty: the default company."""
+    bootstrap: int = Field(default=200, ge=0)
+    """Resamples of the images for each confidence interval."""
+    untrained: bool = True
+    """Judge the same architecture with random weights too, for comparison."""
+    seed: int = 0
+
+
+class Retrain(_Section):
+    """When and how the network is retrained with a consistency loss."""
+
+    when: str = "always"
+    """A condition on a score, such as `sameness < 0.80`, or `always`."""
+    loss: str = "gap_supcon"
+    weight: float = Field(default=0.5, ge=0.0)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=4)
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    seed: int = 0
+    control: bool = False
+    """Also continue with plain cross-entropy for the same steps, and show both."""
+    at_most: int = Field(default=1, ge=1)
+    """Retrainings in one run."""
+    minimum_improvement: float = Field(default=0.0, ge=0.0)
+    """A further retraining needs the last one to have gained this much of the score."""
+    cool_down_hours: float = Field(default=0.0, ge=0.0)
+    """Scheduled runs do not retrain again before this time has passed."""
+    accuracy_margin: float = Field(default=0.01, ge=0.0)
+    """The new network is used only where its accuracy is not lower by more than this."""
+
+
+class Output(_Section):
+    """Where everything goes."""
+
+    folder: Path = Path("alike-out")
+    """Holds the store, the weights, the report and Prefect's own files."""
+
+
+class Pipeline(_Section):
+    """A whole run."""
+
+    images: Images
+    network: NetworkSettings
+    extract: Extract = Extract()
+    index: Index = Index()
+    analyse: Analyse = Analyse()
+    retrain: Retrain | None = None
+    output: Output = Output()
+    title: str = ""
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        return " ".join(title.split())
+
+    @property
+    def train_share(self) -> float:
+        """Share of images that training may see."""
+        if self.images.train_share is not None:
+            return self.images.train_share
+        return 0.5 if self.retrain else 0.0
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """Read and check `pipeline.toml`; paths in it are relative to the file's own folder.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds a wrong name or value: all of them
+            are listed in one line.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; expected a pipeline.toml (see `alike run --help`)")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not a TOML file: {error}") from error
+    try:
+        pipeline = Pipeline.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {'; '.join(map(_fault, error.errors()))}") from error
+    return _resolved(pipeline, path.parent.resolve())
+
+
+def _fault(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place}: no such setting"
+    if error["type"] == "missing":
+        return f"{place}: must be given"
+    return f"{place} = {error['input']!r}: {error['msg']}"
+
+
+def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
+    images = pipeline.images.model_copy(update={"source": _near(pipeline.images.source, base)})
+    network = pipeline.network
+    file, colon, factory = network.name.rpartition(":")
+    name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
+    network = network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
+    output = Output(folder=base / pipeline.output.folder.expanduser())
+    return pipeline.model_copy(update={"images": images, "network": network, "output": output})
+
+
+def _near(name: str, base: Path) -> str:
+    """A path beside the settings file where there is one of that name; else the name itself."""
+    beside = base / Path(name).expanduser()
+    return str(beside) if name and "://" not in name and beside.exists() else name

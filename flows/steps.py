@@ -1,0 +1,250 @@
+"""The steps of a run as plain functions: each takes settings and keys, and returns keys.
+
+A step whose inputs are unchanged is not run again; the memo of the output folder knows.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extract.errors import BadInput
+from extract.progress import Progress, silent
+from flows.memo import Memo, digest
+from flows.settings import Pipeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.analyse import Analysis
+    from extract.network import Network
+    from extract.store import Store
+
+
+@dataclass
+class Run:
+    """What the steps of one run share.
+
+    Attributes:
+        pipeline: the settings, paths resolved.
+        progress: who is told how far a step is.
+        seconds: time of every step that ran.
+        reused: names of the steps that were not run again.
+        decisions: sentences, in order.
+    """
+
+    pipeline: Pipeline
+    progress: Progress = silent
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.memo = Memo(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.pipeline.output.folder
+
+    @property
+    def store_url(self) -> str:
+        """Where the feature store of this run is."""
+        return str(self.folder / "store")
+
+    def store(self) -> "Store":
+        """The feature store, made where it is not there yet."""
+        from extract.store import Store
+
+        return Store.open(self.store_url, create=True)
+
+
+def load(run: Run, weights: str, like: "Network | None" = None) -> "Network":
+    """The network of the settings with these weights; `like` gives the transform."""
+    from extract.network import load_network
+    from extract.transform import Transform
+
+    settings = run.pipeline.network
+    transform = like.transform if like else None
+    if transform is None and settings.transform is not None:
+        transform = Transform.from_dict(settings.transform)
+    return load_network(
+        settings.name, weights, args=settings.args, transform=transform, seed=settings.seed
+    )
+
+
+def extract_images(run: Run, weights: str, name: str, like: "Network | None" = None) -> str:
+    """Features of all images into the store; returns the key of their group."""
+    from extract.pipeline import extract
+    from extract.source import open_source
+
+    started = time.perf_counter()
+    settings = run.pipeline.extract
+    store = run.store()
+    store.set_split(run.pipeline.train_share, run.pipeline.images.salt)
+    report = extract(
+        open_source(run.pipeline.images.source),
+        load(run, weights, like),
+        store,
+        taps=settings.taps,
+        device=settings.device,
+        precision=settings.precision,
+        batch_size=settings.batch_size,
+        progress=run.progress,
+    )
+    if report.n_computed:
+        run.seconds[f"extract {name}"] = time.perf_counter() - started
+    else:
+        run.reused.append(f"extract {name}")
+    return str(report.key)
+
+
+def build(run: Run, key: str, name: str) -> None:
+    """The nearest-neighbour index of a group, where its features changed."""
+    from index.build import build_index
+
+    store = run.store()
+    features = store.features(key)
+    inputs = {"digest": features.digest, **run.pipeline.index.model_dump()}
+    if run.memo.outputs("index", inputs) is not None:
+        run.reused.append(f"index {name}")
+        return
+    started = time.perf_counter()
+    settings = run.pipeline.index
+    build_index(
+        features,
+        settings.measure,
+        recall=settings.recall,
+        at=settings.at,
+        memory=parse_bytes(settings.memory),
+        progress=run.progress,
+    )
+    run.seconds[f"index {name}"] = time.perf_counter() - started
+    run.memo.record("index", inputs, {"key": key}, (store.path("index", key),))
+
+
+def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analysis":
+    """Distances, scores and tables of a group, over the images that no training saw."""
+    from analysis.analyse import Analysis, analyse
+
+    store = run.store()
+    features = store.features(key)
+    beside = store.features(untrained) if untrained else None
+    inputs = {
+        "digest": features.digest,
+        "untrained": beside.digest if beside else None,
+        "images": view_digest(store),
+        "share": [run.pipeline.train_share, run.pipeline.images.salt],
+        **run.pipeline.analyse.model_dump(),
+    }
+    if run.memo.outputs("analyse", inputs) is not None:
+        run.reused.append(f"analyse {name}")
+        return Analysis.load(store, key)
+    started = time.perf_counter()
+    settings = run.pipeline.analyse
+    chosen: dict[str, Any] = {"measures": settings.measures} if settings.measures else {}
+    analysis = analyse(
+        features,
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+        untrained=beside,
+        progress=run.progress,
+        **chosen,
+    )
+    run.seconds[f"analyse {name}"] = time.perf_counter() - started
+    run.memo.record("analyse", inputs, {"key": key}, (store.path("tables", key),))
+    return analysis
+
+
+def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
+    """Continue training on the images of the split `train`; returns the weights file."""
+    from extract.source import open_source
+    from train.retrain import retrain
+
+    settings = run.pipeline.retrain
+    if settings is None:
+        raise BadInput("retraining was asked for, but the settings hold no section [retrain]")
+    features = run.store().features(key)
+    table = features.table("train")
+    inputs = {
+        "parent": features.attrs["weights_hash"],
+        "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
+        "loss": loss,
+        **settings.model_dump(include={"weight", "epochs", "batch_size", "learning_rate", "seed"}),
+    }
+    known = run.memo.outputs("retrain", inputs)
+    if known is not None:
+        run.reused.append(f"retrain {loss}")
+        run.decisions.extend(known["decisions"])
+        return str(known["weights"])
+    if table.label.nunique() < 2:
+        raise BadInput(
+            f"retraining needs images of two classes or more, but the {len(table)} training images "
+            f"hold {table.label.nunique()}; raise [images] train_share or bring more images"
+        )
+    started = time.perf_counter()
+    trained = retrain(
+        load(run, weights),
+        list(zip(table.path, table.label, strict=True)),
+        open_source(run.pipeline.images.source).read,
+        loss=loss,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.learning_rate,
+        weight=settings.weight,
+        seed=settings.seed,
+        out=run.folder / "weights" / f"{loss}-{digest(inputs)[:8]}",
+        progress=run.progress,
+    )
+    run.seconds[f"retrain {loss}"] = time.perf_counter() - started
+    run.decisions.extend(trained.decisions)
+    outputs = {"weights": str(trained.weights), "decisions": list(trained.decisions)}
+    run.memo.record("retrain", inputs, outputs, (trained.weights,))
+    return str(trained.weights)
+
+
+def set_side_by_side(run: Run, before: str, after: str) -> "pd.DataFrame":
+    """Scores of two groups with paired uncertainty, over the images judged in both."""
+    from analysis.compare import compare
+
+    store = run.store()
+    settings = run.pipeline.analyse
+    return compare(
+        store.features(before),
+        store.features(after),
+        bootstrap=max(settings.bootstrap, 200),
+        seed=settings.seed,
+    )
+
+
+def view_digest(store: "Store") -> str:
+    """Changes when an image, a path or a label of the current view does."""
+    view = store.images()
+    return digest(view[["image_id", "path", "label", "row"]].astype(str).to_dict("list"))
+
+
+def value(scores: "pd.DataFrame", score: str, measure: str) -> float:
+    """One value of a table of scores; NaN where it is not there."""
+    found = scores[(scores.score == score) & scores.measure.isin([measure, "network", ""])]
+    return float(found.value.iloc[0]) if len(found) else float("nan")
+
+
+def named_scores(scores: "pd.DataFrame", measure: str) -> dict[str, float]:
+    """Every score of one measure by name, and those that belong to no measure."""
+    rows = scores[scores.measure.isin([measure, "network", ""])]
+    return {str(name): float(number) for name, number in zip(rows.score, rows.value, strict=True)}
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """`4GB`, `512 MiB` or a plain number of bytes, as bytes."""
+    if text is None:
+        return None
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    number = text.strip().rstrip("BKMGTIbkmgti ")
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"memory = {text!r}: expected a size such as 4GB or 512MiB") from error
