@@ -24,14 +24,17 @@ ALWAYS = {
 }
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, *, quiet: bool = True) -> None:
     """Set Prefect's environment; call it before anything imports Prefect.
 
     Args:
         folder: the run's folder; Prefect's own files go to its `prefect/`, unless the user has
             set `PREFECT_HOME`. A server named by `PREFECT_API_URL` is used where there is one.
+        quiet: keep Prefect's log off the terminal.
     """
     wanted = dict(ALWAYS)
+    if not quiet:
+        wanted.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL")
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.pop("PREFECT_API_URL", None)
         wanted |= EMBEDDED

@@ -15,7 +15,17 @@ TABLES = {
     "indexes": ("index.kinds", "INDEX_KINDS"),
 }
 
-What = StrEnum("What", {name: name for name in ("networks", *TABLES)})
+
+class What(StrEnum):
+    """The tables, by the word that names them on the command line."""
+
+    NETWORKS = "networks"
+    DATASETS = "datasets"
+    MEASURES = "measures"
+    SCORES = "scores"
+    LOSSES = "losses"
+    EXPLAINERS = "explainers"
+    INDEXES = "indexes"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +46,7 @@ def list_rows(
     """
     from flows.console import print_json
 
-    rows = _networks() if what == "networks" else _rows(*TABLES[what])
+    rows = _networks() if what is What.NETWORKS else _rows(*TABLES[what.value])
     if json:
         print_json([{"name": name, "about": about} for name, about in rows.items()])
         return
