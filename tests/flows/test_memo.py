@@ -1,0 +1,32 @@
+from flows.memo import Memo, digest
+
+
+def test_remembers_across_processes(tmp_path):
+    made = tmp_path / "made"
+    made.touch()
+    Memo(tmp_path).record("index", {"a": 1, "b": [2]}, {"key": "k"}, (made,))
+    assert Memo(tmp_path).outputs("index", {"b": [2], "a": 1}) == {"key": "k"}
+    assert Memo(tmp_path).outputs("index", {"a": 2, "b": [2]}) is None
+    assert Memo(tmp_path).outputs("analyse", {"a": 1, "b": [2]}) is None
+
+
+def test_forgets_what_lost_its_files(tmp_path):
+    made = tmp_path / "made"
+    made.touch()
+    memo = Memo(tmp_path)
+    memo.record("index", {}, {}, (made,))
+    made.unlink()
+    assert memo.outputs("index", {}) is None
+
+
+def test_a_torn_file_counts_as_empty(tmp_path):
+    (tmp_path / "steps.json").write_text('{"index-')
+    memo = Memo(tmp_path)
+    assert memo.outputs("index", {}) is None
+    memo.record("index", {}, {"key": "k"})
+    assert Memo(tmp_path).outputs("index", {}) == {"key": "k"}
+
+
+def test_digest_ignores_the_order_of_keys():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})

@@ -1,0 +1,68 @@
+import pytest
+
+from extract.errors import BadInput
+from flows.settings import read_pipeline
+from flows.steps import parse_bytes
+
+SMALL = '[images]\nsource = "photos"\n[network]\nname = "resnet18"\n'
+
+
+def written(folder, text):
+    file = folder / "pipeline.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_paths_are_beside_the_file(tmp_path):
+    (tmp_path / "Fotos é ü").mkdir()
+    (tmp_path / "net.py").touch()
+    text = '[images]\nsource = "Fotos é ü"\n[network]\nname = "net.py:make"\nweights = "none"\n'
+    pipeline = read_pipeline(written(tmp_path, text))
+    assert pipeline.images.source == str(tmp_path / "Fotos é ü")
+    assert pipeline.network.name == f"{tmp_path / 'net.py'}:make"
+    assert pipeline.network.weights == "none"
+    assert pipeline.output.folder == tmp_path / "alike-out"
+
+
+def test_train_share_follows_retrain(tmp_path):
+    assert read_pipeline(written(tmp_path, SMALL)).train_share == 0.0
+    assert read_pipeline(written(tmp_path, SMALL + "[retrain]\n")).train_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (SMALL + "[extrct]\n", "extrct: no such setting"),
+        ('[images]\nsource = "x"\n', "network: must be given"),
+        (SMALL + "[index]\nrecall = 1.5\n", "index.recall = 1.5"),
+        (SMALL + '[retrain]\nepochs = "many"\n', "retrain.epochs = 'many'"),
+        ("[images\n", "not a TOML file"),
+    ],
+)
+def test_faults_are_named(tmp_path, text, says):
+    with pytest.raises(BadInput, match=says.replace(".", r"\.")):
+        read_pipeline(written(tmp_path, text))
+
+
+def test_all_faults_at_once(tmp_path):
+    with pytest.raises(BadInput, match=r"must be given.*; .*no such setting"):
+        read_pipeline(written(tmp_path, "[images]\nfolder = 3\n[network]\nname = 'resnet18'\n"))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        read_pipeline(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(None, None), ("4GB", 4 * 10**9), ("512 MiB", 512 * 2**20), ("100", 100), ("1.5kB", 1500)],
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "4XB", ""])
+def test_wrong_sizes(text):
+    with pytest.raises(BadInput, match="expected a size"):
+        parse_bytes(text)
