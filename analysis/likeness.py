@@ -109,7 +109,7 @@ def likeness_to(maps: Floats, direction: Floats, *, centre: Floats | None = None
         raise BadInput(f"image {int(np.argmin(lengths))} of the batch has a pooled map of zeros")
     toward = np.broadcast_to(np.asarray(direction, np.float64), (n, channels))
     shares = np.einsum("ncp,nc->np", columns, toward) / (h * w * lengths[:, None])
-    return shares.reshape(n, h, w).astype(np.float32)
+    return np.asarray(shares.reshape(n, h, w), np.float32)
 
 
 def class_direction(pooled: Floats, *, centre: Floats | None = None) -> Floats:
@@ -117,7 +117,8 @@ def class_direction(pooled: Floats, *, centre: Floats | None = None) -> Floats:
 
     Its dot product with a unit vector is the mean cosine to the n images.
     """
-    return unit(pooled, centre=centre).mean(axis=0)
+    direction: Floats = unit(pooled, centre=centre).mean(axis=0)
+    return direction
 
 
 def leave_one_out(pooled: Floats, *, centre: Floats | None = None) -> Floats:
@@ -125,7 +126,8 @@ def leave_one_out(pooled: Floats, *, centre: Floats | None = None) -> Floats:
     if len(pooled) < 2:
         raise BadInput("a class of one image has no other image to be like: give two or more")
     units = unit(pooled, centre=centre)
-    return (units.sum(axis=0) - units) / (len(units) - 1)
+    others: Floats = (units.sum(axis=0) - units) / (len(units) - 1)
+    return others
 
 
 def position_pairs(map_a: Floats, map_b: Floats, *, centre: Floats | None = None) -> Floats:
@@ -136,7 +138,7 @@ def position_pairs(map_a: Floats, map_b: Floats, *, centre: Floats | None = None
     """
     a, b = _columns(map_a, centre), _columns(map_b, centre)
     scale = _length(a.mean(axis=1), "a") * _length(b.mean(axis=1), "b") * a.shape[1] * b.shape[1]
-    return (a.T @ b / scale).astype(np.float32)
+    return np.asarray(a.T @ b / scale, np.float32)
 
 
 def unit(pooled: Floats, *, centre: Floats | None = None) -> Floats:
@@ -146,7 +148,7 @@ def unit(pooled: Floats, *, centre: Floats | None = None) -> Floats:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.all(lengths > 0):
         raise BadInput(f"row {int(np.argmin(lengths))} of the pooled features is zero")
-    return rows / lengths
+    return np.asarray(rows / lengths)
 
 
 def mean_map(maps: Sequence[Floats] | Floats) -> Floats:
@@ -157,7 +159,7 @@ def mean_map(maps: Sequence[Floats] | Floats) -> Floats:
 def _columns(feature_map: Floats, centre: Floats | None) -> npt.NDArray[np.float64]:
     if feature_map.ndim != 3:
         raise BadInput(f"a map of shape {feature_map.shape}: expected (channels, height, width)")
-    columns = feature_map.reshape(len(feature_map), -1).astype(np.float64)
+    columns = np.asarray(feature_map.reshape(len(feature_map), -1), np.float64)
     return columns if centre is None else columns - np.asarray(centre, np.float64)[:, None]
 
 

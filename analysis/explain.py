@@ -1,0 +1,240 @@
+"""What in an image speaks for a class, or makes it like another: one contract for every explainer.
+
+`EXPLAINERS` is the table; a row is a function of (module, batch, target) to relevance, at the
+resolution of the last feature map or of the input. `explain` does one image, `explain_batch` many.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from analysis import explain_methods as methods
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.network import Network
+
+Source = Path | str | bytes | Tensor
+Relevance = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """One way to say what in an image speaks for a class.
+
+    Attributes:
+        name: its name on the command line.
+        relevance: (module, batch (B, 3, H, W), target (B,)) -> (B, h, w) or (B, 3, H, W).
+        resolution: `map` (positions of the last feature map) or `pixels` (of the network input).
+        signed: whether values below zero mean "speaks against".
+        meaning: one line for tables and figures.
+    """
+
+    name: str
+    relevance: Relevance
+    resolution: str
+    signed: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The relevance of one image for one class.
+
+    Attributes:
+        method: name of the row of `EXPLAINERS`.
+        target: index of the class explained.
+        target_name: its name, or the index as text.
+        score: the network's output for the class, before any softmax.
+        probability: its softmax.
+        relevance: (h, w) float32, at the method's resolution; over channels it is summed.
+        image: (H, W, 3) uint8, what the network saw.
+    """
+
+    method: str
+    target: int
+    target_name: str
+    score: float
+    probability: float
+    relevance: npt.NDArray[np.float32]
+    image: npt.NDArray[np.uint8]
+
+
+EXPLAINERS: dict[str, Explainer] = {
+    row.name: row
+    for row in (
+        Explainer("cam", methods.cam, "map", True, "what each position adds to the score"),
+        Explainer("gradcam", methods.gradcam, "map", False, "Grad-CAM: what speaks for the class"),
+        Explainer(
+            "gradcam_raw",
+            methods.gradcam_raw,
+            "map",
+            True,
+            "Grad-CAM without its ReLU",
+        ),
+        Explainer("sa", methods.sensitivity, "pixels", False, "squared gradient of the score"),
+        Explainer(
+            "grad_x_input", methods.gradient_times_input, "pixels", True, "gradient times input"
+        ),
+    )
+}
+
+
+def explainer(name: str) -> Explainer:
+    """Return the row of `EXPLAINERS` of this name.
+
+    Raises:
+        BadInput: there is none; the message lists them.
+    """
+    if name not in EXPLAINERS:
+        raise BadInput(f"no explainer {name!r}: choose from {', '.join(EXPLAINERS)}")
+    return EXPLAINERS[name]
+
+
+def relevance(
+    module: nn.Module, batch: Tensor, method: str = "gradcam", target: Tensor | None = None
+) -> Tensor:
+    """Relevance of a batch for one class an image, summed over the input's channels.
+
+    Args:
+        module: a classification network; it is run in eval mode, its modes are put back.
+        batch: network input (B, 3, H, W) on the module's device.
+        method: a name of `EXPLAINERS`.
+        target: (B,) int64 classes; None explains what the network predicts.
+
+    Returns:
+        (B, h, w) float32, detached.
+
+    Raises:
+        BadInput: unknown method, a class the network does not have, a network the method does not
+            fit; the message says which.
+    """
+    row = explainer(method)
+    with _evaluating(module):
+        if target is None:
+            with torch.no_grad():
+                target = methods.score(module, batch).argmax(1)
+        found = row.relevance(module, batch, target).detach()
+    return found.sum(1) if found.ndim == 4 else found
+
+
+def explain(
+    image: Source, network: "Network", method: str = "gradcam", target: int | str | None = None
+) -> Explanation:
+    """Explain one image.
+
+    Args:
+        image: a path, encoded bytes, or a uint8 tensor (3, H, W).
+        network: from `load_network`; its own transform is applied.
+        method: a name of `EXPLAINERS`.
+        target: class index or name; None explains the predicted class.
+    """
+    return next(explain_batch([image], network, method, target))
+
+
+def explain_batch(
+    images: Sequence[Source],
+    network: "Network",
+    method: str = "gradcam",
+    target: int | str | Sequence[int] | None = None,
+    *,
+    batch_size: int = 16,
+) -> Iterator[Explanation]:
+    """Explain images in batches; every image gets what it would get alone.
+
+    Args as `explain`; `target` may also give one class index for each image.
+    """
+    explainer(method)
+    device = next(network.module.parameters(), torch.empty(0)).device
+    for start in range(0, len(images), batch_size):
+        frames = [framed(source, network) for source in images[start : start + batch_size]]
+        batch = network.transform.normalise(torch.stack(frames)).to(device)
+        yield from _explain_frames(frames, batch, network, method, _part(target, start, batch_size))
+
+
+def _explain_frames(
+    frames: list[Tensor],
+    batch: Tensor,
+    network: "Network",
+    method: str,
+    target: int | str | Sequence[int] | None,
+) -> Iterator[Explanation]:
+    with torch.no_grad(), _evaluating(network.module):
+        scores = methods.score(network.module, batch)
+    classes = class_indices(network, target, scores)
+    found = relevance(network.module, batch, method, classes).float().cpu().numpy()
+    chances = scores.softmax(1)
+    for row, index in enumerate(classes.tolist()):
+        yield Explanation(
+            method=method,
+            target=index,
+            target_name=class_name(network, index),
+            score=float(scores[row, index]),
+            probability=float(chances[row, index]),
+            relevance=found[row],
+            image=frames[row].permute(1, 2, 0).numpy(),
+        )
+
+
+def framed(source: Source, network: "Network") -> Tensor:
+    """Return what the network sees of an image, before normalisation: uint8 (3, h, w)."""
+    from extract.decode import decode
+
+    if isinstance(source, Tensor):
+        return network.transform.frame(source)
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.is_file():
+            raise BadInput(f"no image {str(source)!r}: give the path of an image file")
+        source = path.read_bytes()
+    return network.transform.frame(decode(source))
+
+
+def class_indices(
+    network: "Network", target: int | str | Sequence[int] | None, scores: Tensor
+) -> Tensor:
+    """Return the class (B,) to explain in each image: as given, or the predicted ones."""
+    if target is None:
+        return scores.argmax(1)
+    if isinstance(target, str):
+        names = list(network.class_names or ())
+        if target not in names and not target.isdigit():
+            raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
+        target = names.index(target) if target in names else int(target)
+    wanted = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
+    wanted = wanted.expand(len(scores)) if wanted.ndim == 0 else wanted
+    if len(wanted) != len(scores) or bool(((wanted < 0) | (wanted >= scores.shape[1])).any()):
+        raise BadInput(f"class {target}: {network.name} has classes 0 to {scores.shape[1] - 1}")
+    return wanted
+
+
+def class_name(network: "Network", index: int) -> str:
+    """Return the name of a class, or its index as text where the network has no names."""
+    return network.class_names[index] if network.class_names else str(index)
+
+
+def _part(
+    target: int | str | Sequence[int] | None, start: int, length: int
+) -> int | str | Sequence[int] | None:
+    return target if target is None or isinstance(target, int | str) else target[start:][:length]
+
+
+class _evaluating:
+    """Run a module in eval mode and put the modes of its parts back afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.modes = [(part, part.training) for part in self.module.modules()]
+        self.module.eval()
+
+    def __exit__(self, *error: object) -> None:
+        for part, training in self.modes:
+            part.training = training

@@ -1,0 +1,171 @@
+"""CAM, Grad-CAM, sensitivity and gradient times input of one class score, for batches.
+
+Every function takes a module in eval mode, a batch (B, 3, H, W) of network input and the class
+(B,) int64 to explain in each image, and treats the images of the batch on their own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from extract.capture import Tap, TappedNetwork, first_tensor, function_name
+from extract.errors import BadInput
+from extract.taps import taps_at
+
+# Rounding of a float32 head; a head that is not mean-then-linear is wrong by far more.
+HEAD_TOLERANCE = 1e-3
+
+
+def cam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Class activation map: the part of the score that each position of the last map adds.
+
+    `CAM_c(p) = w_c . a_p` for a head that averages positions and has one linear layer; the mean
+    over positions plus the bias is the score (Zhou et al. 2016, section 2). Where a 1x1 convolution
+    to the classes comes before the pooling (SqueezeNet), that convolution's map of the class after
+    its activation is the same thing, and its mean is the score.
+
+    Returns:
+        (B, h, w) float32, signed.
+
+    Raises:
+        BadInput: the head is another one, so that no such map exists; use `gradcam`.
+    """
+    size = (int(batch.shape[-2]), int(batch.shape[-1]))
+    taps = taps_at(module, size)
+    head = taps.get("fc")
+    with torch.no_grad():
+        if head is not None and head.weight:
+            return _linear_cam(module, batch, target, taps)
+        return _convolution_cam(module, batch, target, taps)
+
+
+def _linear_cam(
+    module: nn.Module, batch: Tensor, target: Tensor, taps: Mapping[str, Tap]
+) -> Tensor:
+    if "last_conv" not in taps:
+        raise BadInput(_no_cam(module, "it pools no feature map"))
+    given = TappedNetwork(module, [taps["last_conv"], taps["logits"]])(batch)
+    parameters = dict(module.named_parameters())
+    weight = parameters[taps["fc"].weight]
+    bias = parameters[taps["fc"].bias] if taps["fc"].bias else weight.new_zeros(len(weight))
+    maps, logits = given["last_conv"], given["logits"]
+    if maps.shape[1] != weight.shape[1]:
+        raise BadInput(_no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear"))
+    _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
+    return torch.einsum("bc,bchw->bhw", weight[target], maps)
+
+
+def _convolution_cam(
+    module: nn.Module, batch: Tensor, target: Tensor, taps: Mapping[str, Tap]
+) -> Tensor:
+    pooled = Tap("class_map", "adaptive_avg_pool2d", 0, "input", "nchw", ())
+    given = TappedNetwork(module, [pooled, taps["logits"]])(batch)
+    maps, logits = given["class_map"], given["logits"].flatten(1)
+    if maps.ndim != 4 or maps.shape[:2] != logits.shape:
+        raise BadInput(_no_cam(module, "it has no linear layer and no map for each class"))
+    _check_head(module, maps.mean((2, 3)), logits)
+    return maps[torch.arange(len(maps), device=maps.device), target]
+
+
+def _check_head(module: nn.Module, expected: Tensor, logits: Tensor) -> None:
+    off = float((expected - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+    if not off < HEAD_TOLERANCE:
+        raise BadInput(_no_cam(module, f"averaging then one linear layer misses by {off:.1%}"))
+
+
+def _no_cam(module: nn.Module, why: str) -> str:
+    name = type(module).__name__
+    return (
+        f"no CAM for {name}: its head is not mean over positions, then linear ({why}); use gradcam"
+    )
+
+
+def gradcam_raw(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM without its ReLU: `sum_k alpha_k A_k(p)`, `alpha_k = mean_p d score / d A_k(p)`.
+
+    Selvaraju et al. 2017, equations 1 and 2. Times P it is CAM where CAM exists, so the sum over
+    positions plus the bias is the score.
+
+    Returns:
+        (B, h, w) float32, signed.
+    """
+    maps, gradient = _map_and_gradient(module, batch, target)
+    return torch.einsum("bc,bchw->bhw", gradient.mean((2, 3)), maps)
+
+
+def gradcam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM: `relu(gradcam_raw)`, (B, h, w) float32, what speaks for the class."""
+    return gradcam_raw(module, batch, target).clamp_min(0)
+
+
+def sensitivity(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Sensitivity analysis: squared gradient of the score, shaped as the batch, at least 0.
+
+    Montavon et al. 2018, section 3.1; captum's Saliency is the root of it.
+    """
+    return _input_gradient(module, batch, target).square()
+
+
+def gradient_times_input(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the score times the input, shaped as the batch, signed."""
+    return _input_gradient(module, batch, target) * batch
+
+
+def score(module: nn.Module, batch: Tensor) -> Tensor:
+    """The class scores (B, K) of a batch: the first tensor of the network's output, flattened."""
+    output: Tensor = first_tensor((module(batch),))
+    return output.flatten(1)
+
+
+def _input_gradient(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    with torch.enable_grad():
+        pixels = batch.detach().clone().requires_grad_()
+        chosen = score(module, pixels).gather(1, target[:, None]).sum()
+        (gradient,) = torch.autograd.grad(chosen, pixels)
+    return gradient
+
+
+def _map_and_gradient(module: nn.Module, batch: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    size = (int(batch.shape[-2]), int(batch.shape[-1]))
+    tap = taps_at(module, size).get("last_conv")
+    if tap is None:
+        raise BadInput(f"no Grad-CAM for {type(module).__name__}: it pools no feature map")
+    with torch.no_grad(), _Leaf(tap) as cut:
+        chosen = score(module, batch).gather(1, target[:, None]).sum()
+    if cut.leaf is None:
+        raise BadInput(f"the forward pass never reached {tap.function} number {tap.occurrence}")
+    (gradient,) = torch.autograd.grad(chosen, cut.leaf)
+    return tap.arrange(cut.leaf.detach()), tap.arrange(gradient)
+
+
+class _Leaf(TorchFunctionMode):
+    """Makes the tapped tensor a leaf and records gradients only from there on.
+
+    The layers before the map then keep nothing for a backward pass, which is most of the memory and
+    of the time of Grad-CAM. To be used inside ``torch.no_grad``, which restores the mode.
+    """
+
+    def __init__(self, tap: Tap) -> None:
+        super().__init__()
+        self.tap, self.calls = tap, Counter[str]()
+        self.leaf: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = function_name(func)
+        reached = name == self.tap.function and self.calls[name] == self.tap.occurrence
+        self.calls[name] += 1
+        if reached and isinstance(args[0], Tensor):
+            self.leaf = args[0].detach().requires_grad_()
+            torch.set_grad_enabled(True)
+            args = (self.leaf, *args[1:])
+        return func(*args, **(kwargs or {}))
