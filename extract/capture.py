@@ -1,0 +1,224 @@
+"""Outputs of a network, found by tracing one forward pass and captured in later ones.
+
+Every call of a torch function is seen by a `TorchFunctionMode`. A tap is "the first tensor argument
+(or the result) of the k-th call of function f"; this reaches functional calls, which no module hook
+sees (DenseNet's ``F.relu``, ``x.mean((2, 3))``). Calls are counted for each function on its own,
+because training adds calls elsewhere (BatchNorm counts its batches), not to the function tapped.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from extract.errors import AlikeError, BadInput
+
+COMPUTED = ("gap", "pixels")
+PIXELS_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One output of a network.
+
+    Attributes:
+        name: ``last_conv``, ``fc``, ``fc6``, ``logits`` or a module path.
+        function: name of the torch function called, or "" for the output of a module.
+        occurrence: which call of it, from 0.
+        side: ``input`` (first tensor argument) or ``output``.
+        layout: ``nchw``; ``nhwc``; ``tokens`` (N, T, C); ``vector`` (flattened); ``any``.
+        shape: of one row as stored, after the layout became channels first.
+        prefix: tokens before the grid (class token, registers) that are dropped.
+        pooled: whether the mean over positions is taken.
+        note: what a reader must know, "" where all is ordinary.
+        weight: name of the parameter of the Linear that this vector enters, "" where none.
+        bias: of the same Linear.
+    """
+
+    name: str
+    function: str
+    occurrence: int
+    side: str
+    layout: str
+    shape: tuple[int, ...]
+    prefix: int = 0
+    pooled: bool = False
+    note: str = ""
+    weight: str = ""
+    bias: str = ""
+
+    def arrange(self, value: torch.Tensor) -> torch.Tensor:
+        """A captured tensor as (N, *shape)."""
+        if self.layout == "nhwc":
+            value = value.permute(0, 3, 1, 2)
+        elif self.layout == "tokens":
+            height, width = self.shape[-2:] if not self.pooled else (-1, 1)
+            grid = value[:, self.prefix :].transpose(1, 2)
+            value = grid.reshape(*grid.shape[:2], height, width)
+        elif self.layout == "vector":
+            value = value.flatten(1)
+        return value.mean((2, 3)) if self.pooled else value
+
+
+class _Stop(BaseException):
+    """The last wanted tap was captured; a BaseException, so no network's own handler takes it."""
+
+
+class _Capture(TorchFunctionMode):
+    """Counts calls; `take` gets the arguments and result of those wanted."""
+
+    def __init__(self, wanted: Iterable[Tap], captured: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.captured = captured
+        self.wanted: dict[tuple[str, int], list[Tap]] = {}
+        for tap in wanted:
+            self.wanted.setdefault((tap.function, tap.occurrence), []).append(tap)
+        self.functions = {function for function, _ in self.wanted}
+        self.missing = sum(len(taps) for taps in self.wanted.values())
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = function_name(func)
+        if name not in self.functions:
+            return func(*args, **(kwargs or {}))
+        taps = self.wanted.get((name, self.calls[name]), ())
+        self.calls[name] += 1
+        for tap in taps:
+            if tap.side == "input":
+                self.take(tap, first_tensor(args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        for tap in taps:
+            if tap.side == "output":
+                self.take(tap, first_tensor((result,)))
+        return result
+
+    def take(self, tap: Tap, value: torch.Tensor | None) -> None:
+        if value is None:
+            raise AlikeError(f"tap {tap.name}: {tap.function} no longer takes a tensor first")
+        self.captured[tap.name] = tap.arrange(value)
+        self.missing -= 1
+        if not self.missing:
+            raise _Stop
+
+
+class TappedNetwork:
+    """A module whose forward pass gives the wanted taps and stops after the last one.
+
+    Args:
+        module: the network; its mode and device stay as they are.
+        taps: the taps found in it.
+    """
+
+    def __init__(self, module: nn.Module, taps: Sequence[Tap]) -> None:
+        self.module = module
+        self.taps = tuple(taps)
+
+    def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Taps of a batch (B, 3, H, W), by name, each (B, *tap.shape); gradients as set outside.
+
+        Raises:
+            AlikeError: the forward pass ended before every tap was met.
+        """
+        captured: dict[str, torch.Tensor] = {}
+        hooked = [tap for tap in self.taps if not tap.function and tap.name != "logits"]
+        with _Capture([tap for tap in self.taps if tap.function], captured) as mode:
+            mode.missing = len(self.taps)
+            handles = [self._hook(tap, mode) for tap in hooked]
+            try:
+                output = self.module(batch)
+            except _Stop:
+                output = None
+            finally:
+                for handle in handles:
+                    handle.remove()
+        if output is not None:
+            captured |= {
+                tap.name: tap.arrange(first_tensor((output,)))
+                for tap in self.taps
+                if tap.name == "logits"
+            }
+        lost = [tap.name for tap in self.taps if tap.name not in captured]
+        if lost:
+            raise AlikeError(f"the forward pass never reached {', '.join(lost)}")
+        return captured
+
+    def _hook(self, tap: Tap, mode: _Capture) -> Any:
+        seen = Counter[str]()
+
+        def take(_module: nn.Module, _args: Any, output: Any) -> None:
+            seen[tap.name] += 1
+            if seen[tap.name] == tap.occurrence + 1:
+                value = first_tensor((output,))
+                # A later in-place activation would change what was captured.
+                mode.take(tap, None if value is None else value.clone())
+
+        path = tap.name.split("#")[0]
+        return self.module.get_submodule(path).register_forward_hook(take)
+
+
+def function_name(func: Callable[..., Any]) -> str:
+    """The name that calls are counted by; property reads share the name ``__get__``."""
+    return getattr(func, "__name__", type(func).__name__)
+
+
+def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The first tensor among arguments, looking into lists, tuples and dicts; None if none."""
+    for value in (*args, *(kwargs or {}).values()):
+        if isinstance(value, torch.Tensor):
+            return value
+        if isinstance(value, list | tuple | dict):
+            inner = first_tensor(tuple(value.values() if isinstance(value, dict) else value))
+            if inner is not None:
+                return inner
+    return None
+
+
+def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
+    """The taps that give the wanted names; `gap` comes from ``last_conv``.
+
+    Raises:
+        BadInput: a name that the network does not have.
+    """
+    wanted = dict.fromkeys("last_conv" if name == "gap" else name for name in names)
+    wanted.pop("pixels", None)
+    unknown = [name for name in wanted if name not in found]
+    if unknown:
+        raise BadInput(
+            f"no tap {', '.join(unknown)}: this network has {', '.join(found)}, or any module path"
+        )
+    return [found[name] for name in wanted]
+
+
+def computed_taps(
+    batch: torch.Tensor, captured: dict[str, torch.Tensor], names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Add `gap` and `pixels` where wanted and keep only the wanted names, in their order.
+
+    Args:
+        batch: network input (B, 3, H, W), float32.
+        captured: what `TappedNetwork` gave.
+        names: wanted; `gap` is the float32 mean over positions of ``last_conv``, `pixels` the
+            input average-pooled to at most 32x32, float16.
+    """
+    made = dict(captured)
+    if "gap" in names:
+        made["gap"] = captured["last_conv"].float().mean((2, 3))
+    if "pixels" in names:
+        made["pixels"] = small_pixels(batch)
+    return {name: made[name] for name in names}
+
+
+def small_pixels(batch: torch.Tensor) -> torch.Tensor:
+    """Network input (B, 3, H, W) averaged to at most 32x32, float16 (B, 3, h, w)."""
+    height, width = (min(side, PIXELS_SIDE) for side in batch.shape[-2:])
+    return nn.functional.adaptive_avg_pool2d(batch.float(), (height, width)).half()

@@ -1,0 +1,67 @@
+"""What was extracted: the description whose hash names the place of the features in the store."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
+
+from extract.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Everything that features depend on, besides the images.
+
+    Attributes:
+        network: torchvision name, ``file.py:factory`` or ``timm:NAME``.
+        weights: ``none``, the name of a torchvision enum member, or the file they came from.
+        weights_hash: sha256 (hex) of the loaded parameters and buffers, see `network_weights`.
+        taps: names of the stored outputs; not part of the key, a group may gain arrays.
+        transform: `Transform.to_dict()`, resolved, so nothing depends on a library's default.
+        precision: ``float32``, ``float16`` or ``bfloat16``: the arithmetic of the forward pass.
+        args: arguments of the network's factory.
+        seed: of the random weights where `weights` is ``none``.
+    """
+
+    network: str
+    weights: str
+    weights_hash: str
+    taps: tuple[str, ...]
+    transform: Mapping[str, object]
+    precision: str
+    args: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):
+            raise BadInput(f"weights_hash {self.weights_hash!r} is no hexadecimal hash")
+        object.__setattr__(self, "taps", tuple(self.taps))
+
+    @property
+    def key(self) -> str:
+        """Name of the group in the store: network, weights, and preprocessing with precision."""
+        resolved = json.dumps([dict(self.transform), self.precision], sort_keys=True)
+        settings = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+        return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain JSON values; the group's attributes."""
+        return {**asdict(self), "taps": list(self.taps)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> "Extraction":
+        """From the group's attributes; keys that are not ours are left alone."""
+        missing = sorted({"network", "weights", "weights_hash", "transform"} - set(stored))
+        if missing:
+            raise BadInput(f"not an extraction: {', '.join(missing)} missing from {sorted(stored)}")
+        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        return cls(**known)  # type: ignore[arg-type]
+
+
+def safe_name(network: str) -> str:
+    """A network's name as part of a folder name: ``nets/my.py:small`` becomes ``my-small``."""
+    file, colon, factory = network.rpartition(":")
+    short = f"{PurePath(file).stem}-{factory}" if colon else network
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", short).strip("-.")

@@ -1,0 +1,255 @@
+"""Where networks come from: torchvision, the user's own file, timm."""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import urllib.error
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from extract.errors import BadInput
+from extract.transform import Transform
+
+INCEPTIONS = {"googlenet", "inception_v3"}
+NO_AUXILIARY: Mapping[str, object] = {"aux_logits": False, "init_weights": False}
+CLASS_ARGUMENTS = ("num_classes", "classes", "n_classes")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One network's origin; the base serves a factory that nothing more is known of.
+
+    Attributes:
+        name: as stored and as given to `load_network` again.
+        factory: builds the module from keyword arguments, with random weights.
+        source: hash of the code where it is the user's, else "".
+        module: the user's file, which may define TRANSFORM (dict) and CLASS_NAMES.
+    """
+
+    name: str
+    factory: Callable[..., nn.Module]
+    source: str = ""
+    module: ModuleType | None = field(default=None, repr=False)
+
+    def build(self, args: Mapping[str, object]) -> nn.Module:
+        """The module with random weights.
+
+        Raises:
+            BadInput: the factory does not take these arguments or gives no module.
+        """
+        try:
+            module = self.factory(**args)
+        except (TypeError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            raise BadInput(f"network {self.name} with arguments {dict(args)}: {reason}") from error
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"{self.name} gave {type(module).__name__}, a torch nn.Module expected")
+        return module
+
+    def classes_argument(self) -> str | None:
+        """Name of the factory's argument for the number of classes, None where it has none."""
+        parameters = inspect.signature(self.factory).parameters
+        named = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
+        keywords = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
+        return named or ("num_classes" if keywords else None)
+
+    def trained_args(self) -> dict[str, object]:
+        """Arguments that the origin's own weights ask for."""
+        return {}
+
+    def is_pretrained(self, weights: str) -> bool:
+        """Whether the origin itself offers weights by this name."""
+        return False
+
+    def pretrained(self, weights: str, args: Mapping[str, object]) -> tuple[nn.Module, str]:
+        """The module with the origin's own weights, and their full name."""
+        raise BadInput(f"{self.name} offers no weights {weights!r}: give a file or 'none'")
+
+    def transform(self, weights: str) -> Transform:
+        """The preprocessing that belongs to the weights."""
+        told = getattr(self.module, "TRANSFORM", None)
+        return Transform.from_dict(told) if isinstance(told, dict) else Transform()
+
+    def class_names(self, weights: str, args: Mapping[str, object]) -> Sequence[str] | None:
+        """Names of the logits, None where unknown."""
+        return getattr(self.module, "CLASS_NAMES", None)
+
+
+class TorchvisionKind(Kind):
+    """A name of `torchvision.models`."""
+
+    def build(self, args: Mapping[str, object]) -> nn.Module:
+        """Without auxiliary heads: they train, and never reach the output."""
+        plain = NO_AUXILIARY if self.name in INCEPTIONS else {}
+        return super().build({**plain, **args})
+
+    def trained_args(self) -> dict[str, object]:
+        """Inception's published weights were trained with another normalisation of the input."""
+        return {"transform_input": True} if self.name in INCEPTIONS else {}
+
+    def _enum(self, weights: str) -> Any:
+        import torchvision
+
+        members = torchvision.models.get_model_weights(self.name)
+        file = Path(weights).name
+        return next(
+            (
+                member
+                for member in members
+                if weights.split(".")[-1] == member.name or Path(member.url).name == file
+            ),
+            members.DEFAULT if weights.split(".")[-1] == "DEFAULT" else None,
+        )
+
+    def is_pretrained(self, weights: str) -> bool:
+        """Whether it is a member of the network's enum; another bare name is refused here."""
+        if self._enum(weights) is None and not Path(weights).suffix:
+            import torchvision
+
+            names = ", ".join(w.name for w in torchvision.models.get_model_weights(self.name))
+            raise BadInput(f"weights {weights!r}: {self.name} has {names}, none, or give a file")
+        return self._enum(weights) is not None
+
+    def pretrained(self, weights: str, args: Mapping[str, object]) -> tuple[nn.Module, str]:
+        """Weights from torchvision's cache, or downloaded."""
+        member = self._enum(weights)
+        file = Path(member.url).name
+        try:
+            module = self.factory(weights=member, **args)
+        except (urllib.error.URLError, OSError) as error:
+            cache = Path(torch.hub.get_dir()) / "checkpoints"
+            raise BadInput(
+                f"weights {member} cannot be fetched ({error}): bring {file} from {member.url} and "
+                f"give it as --weights {file}, or put it into {cache}"
+            ) from error
+        return module, str(member)
+
+    def transform(self, weights: str) -> Transform:
+        """Of the enum member, or of the network's first where the file is not one of its own."""
+        import torchvision
+
+        members = list(torchvision.models.get_model_weights(self.name))
+        preset = (self._enum(weights) or members[0]).transforms()
+        (resize,), (crop,) = preset.resize_size, preset.crop_size
+        return Transform(
+            resize,
+            crop,
+            tuple(preset.mean),
+            tuple(preset.std),
+            interpolation=preset.interpolation.value,
+            antialias=bool(preset.antialias),
+        )
+
+    def class_names(self, weights: str, args: Mapping[str, object]) -> Sequence[str] | None:
+        """ImageNet's, of any trained network with 1000 classes."""
+        import torchvision
+
+        if weights == "none" or args.get("num_classes", 1000) != 1000:
+            return None
+        members = list(torchvision.models.get_model_weights(self.name))
+        return (self._enum(weights) or members[0]).meta["categories"]  # type: ignore[no-any-return]
+
+
+class TimmKind(Kind):
+    """A name of timm, written ``timm:NAME``."""
+
+    def is_pretrained(self, weights: str) -> bool:
+        """Timm offers one set of weights a name: ``DEFAULT``."""
+        return weights == "DEFAULT"
+
+    def pretrained(self, weights: str, args: Mapping[str, object]) -> tuple[nn.Module, str]:
+        """Timm's own weights, from its cache or downloaded."""
+        try:
+            return self.factory(pretrained=True, **args), weights
+        except (OSError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            raise BadInput(
+                f"weights of {self.name} cannot be fetched ({reason}): bring the file and give it "
+                "as --weights FILE.safetensors"
+            ) from error
+
+    def transform(self, weights: str) -> Transform:
+        """From timm's data configuration of the network."""
+        import timm
+
+        config = timm.data.resolve_data_config(
+            pretrained_cfg=timm.get_pretrained_cfg(self.name.removeprefix("timm:")).to_dict()
+        )
+        side = config["input_size"][-1]
+        resize = round(side / config["crop_pct"])
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        return Transform(resize, side, mean, std, interpolation=config["interpolation"])
+
+
+def kind_of(name: str) -> Kind:
+    """The origin of a network's name.
+
+    Raises:
+        BadInput: no such network; near names are given.
+    """
+    if name.startswith("timm:"):
+        return _timm(name)
+    if ".py:" in name:
+        return _own_file(name)
+    return _torchvision(name)
+
+
+def _torchvision(name: str) -> Kind:
+    import difflib
+
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, 4)) or f"{known[0]} … {known[-1]}"
+        raise BadInput(f"network {name!r} unknown: torchvision has {near}; or file.py:factory")
+    return TorchvisionKind(name, torchvision.models.get_model_builder(name))
+
+
+def _timm(name: str) -> Kind:
+    if importlib.util.find_spec("timm") is None:
+        raise BadInput(f"network {name!r} needs timm: pip install timm")
+    import functools
+
+    import timm
+
+    short = name.removeprefix("timm:")
+    if not timm.is_model(short):
+        near = ", ".join(timm.list_models(f"*{short[:6]}*")[:6])
+        raise BadInput(f"network {name!r} unknown to timm; near: {near}")
+    return TimmKind(name, functools.partial(timm.create_model, short))
+
+
+def _own_file(name: str) -> Kind:
+    file, _, factory = name.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise BadInput(f"network file {file} does not exist (of --network {name})")
+    code = path.read_bytes()
+    digest = hashlib.sha256(code).hexdigest()
+    unique = f"alike_network_{digest[:16]}"
+    spec = importlib.util.spec_from_file_location(unique, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"network file {file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Registered first: dataclasses and pickled classes of the file look themselves up there.
+    sys.modules[unique] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadInput(f"network file {file} fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    build = getattr(module, factory, None)
+    if not callable(build):
+        offers = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise BadInput(f"{file} has no factory {factory!r}; it has {', '.join(offers) or 'none'}")
+    return Kind(f"{path}:{factory}", build, digest, module)

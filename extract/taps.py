@@ -1,0 +1,210 @@
+"""The taps of any classification network: ``last_conv``, ``fc``, ``logits`` and module paths.
+
+Found by walking back from the output of one traced pass, so no table of layer names is needed: the
+Linear calls met first are the head, the first call that takes positions away is the pooling, and
+what enters it is ``last_conv``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from extract.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from extract.errors import BadInput
+from extract.trace import Call, Trace, trace_forward
+
+if TYPE_CHECKING:
+    from extract.network import Network
+
+__all__ = ["Tap", "TappedNetwork", "find_taps", "forward_taps", "taps_at"]
+
+POOLS = {
+    *(f"{kind}_pool2d" for kind in ("adaptive_avg", "adaptive_max", "avg", "max", "lp")),
+    *("mean", "amax", "logsumexp", "std_mean"),
+}
+ELEMENTWISE = {"relu", "relu_", "dropout", "gelu", "silu", "hardswish", "identity", "leaky_relu"}
+MAX_PREFIX = 16
+TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
+CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
+FLAT_NOTE = "no global pooling: last_conv is the map that is flattened into the first Linear"
+HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
+
+
+def find_taps(
+    module: nn.Module, example: torch.Tensor, paths: Sequence[str] = ()
+) -> dict[str, Tap]:
+    """The taps of a network for inputs of one size.
+
+    Args:
+        module: a classification network; its output, or the first tensor in it, is ``logits``.
+        example: (1, 3, H, W) on the module's device; ``meta`` works and costs nothing.
+        paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module.
+
+    Returns:
+        ``logits`` always; ``last_conv`` where positions are pooled; ``fc``; and, where several
+        Linears follow each other, ``fc7``, ``fc6``… counted back from the last (VGG, AlexNet).
+
+    Raises:
+        BadInput: a path that is no module, or one that runs several times and has no ``#k``.
+    """
+    trace = trace_forward(module, example)
+    if trace.output is None or trace.output.ndim < 2:
+        raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
+    taps = _head_taps(trace, example)
+    logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
+    found = {tap.name: tap for tap in (*taps, logits)}
+    return found | {path: _path_tap(trace, path) for path in paths if path not in found}
+
+
+def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
+    linears: list[Call] = []
+    pool: Call | None = None
+    for call in trace.back(trace.output):
+        if call.function == "linear" and call.input[0].numel() == call.input.shape[-1]:
+            linears.append(call)
+        elif _takes_positions(call):
+            pool = call
+            break
+        elif _flattens_map(call):
+            earlier = next(trace.before(call), None)
+            adaptive = earlier is not None and earlier.function.startswith("adaptive_")
+            pool = earlier if adaptive else call
+            break
+    if pool is None:
+        return _vectors(trace, linears)
+    flat = "" if not _flattens_map(pool) else FLAT_NOTE
+    if linears:
+        return [_map_tap(pool, example, flat), *_vectors(trace, linears)]
+    convolution = _conv_classifier(trace, pool)
+    note = HEADLESS_NOTE if convolution is None else CONV_HEAD_NOTE
+    tap = _map_tap(pool if convolution is None else convolution, example, note)
+    return [tap, replace(tap, name="fc", shape=tap.shape[:1], pooled=True)]
+
+
+def _takes_positions(call: Call) -> bool:
+    value, result = call.input, call.result
+    if value.ndim not in (3, 4) or (value.ndim == 3 and value.shape[0] != result.shape[0]):
+        return False
+    return call.function in POOLS or (result.numel() < value.numel() and _one_vector(result))
+
+
+def _one_vector(value: torch.Tensor) -> bool:
+    return value[0].numel() in (value.shape[-1], value.shape[1]) and value.ndim >= 2
+
+
+def _flattens_map(call: Call) -> bool:
+    value, result = call.input, call.result
+    return (
+        value.ndim == 4
+        and result.ndim == 2
+        and value.numel() == result.numel() > 0
+        and (value.shape[2] * value.shape[3] > 1)
+    )
+
+
+def _conv_classifier(trace: Trace, pool: Call) -> Call | None:
+    """The 1x1 convolution to the classes just before the pooling (SqueezeNet), or None."""
+    for call in trace.before(pool):
+        if call.function == "conv2d" and tuple(call.args[1].shape[2:]) == (1, 1):
+            return call
+        if call.function not in ELEMENTWISE:
+            return None
+    return None
+
+
+def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
+    value = call.input
+    if value.ndim == 3:
+        height, width, prefix = _grid(value.shape[1], example)
+        shape = (value.shape[2], height, width)
+        told = TOKENS_NOTE.format(prefix=prefix)
+        place = (call.function, call.occurrence, "input", "tokens", shape)
+        return Tap("last_conv", *place, prefix=prefix, note=told)
+    channels_last = call.function in POOLS and call.result.shape[1] != value.shape[1]
+    layout = "nhwc" if channels_last else "nchw"
+    row = tuple(value.shape[1:])
+    stored = (row[2], *row[:2]) if channels_last else row
+    return Tap("last_conv", call.function, call.occurrence, "input", layout, stored, note=note)
+
+
+def _grid(tokens: int, example: torch.Tensor) -> tuple[int, int, int]:
+    """(height, width, prefix) of a token sequence: the largest grid of the image's proportions."""
+    height, width = example.shape[-2:]
+    for prefix in range(min(MAX_PREFIX, tokens)):
+        rows = round(((tokens - prefix) * height / width) ** 0.5)
+        if rows and (tokens - prefix) % rows == 0:
+            columns = (tokens - prefix) // rows
+            if rows * width == columns * height:
+                return rows, columns, prefix
+    raise BadInput(f"{tokens} tokens of an image {height}x{width} form no grid; tap a module path")
+
+
+def _vectors(trace: Trace, linears: Sequence[Call]) -> list[Tap]:
+    """Taps of the vectors entering the Linears; the first of `linears` is the last to run."""
+    taps = []
+    for steps_back, call in enumerate(linears):
+        names = ["fc"] if steps_back == 0 else []
+        if steps_back < len(linears) - 1:
+            names.append(f"fc{7 - steps_back}")
+        weight, bias = (
+            trace.parameters.get(id(value), "") for value in (*call.args[1:3], None, None)[:2]
+        )
+        place = (call.function, call.occurrence, "input", "vector", (call.input[0].numel(),))
+        taps += [Tap(name, *place, weight=weight, bias=bias) for name in names]
+    return taps
+
+
+def _path_tap(trace: Trace, name: str) -> Tap:
+    path, _, run = name.partition("#")
+    shapes = trace.modules.get(path)
+    if not shapes:
+        near = [known for known in trace.modules if known.split(".")[0] == path.split(".")[0]]
+        some = ", ".join((near or list(trace.modules))[:8])
+        raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
+    if not run and len(shapes) > 1:
+        raise BadInput(f"module {path} runs {len(shapes)} times: name one of them, {path}#0")
+    occurrence = int(run or 0)
+    if occurrence >= len(shapes) or not shapes[occurrence]:
+        raise BadInput(f"tap {name!r}: {path} gives a tensor {len(shapes)} times, counted from 0")
+    return Tap(name, "", occurrence, "output", "any", shapes[occurrence][1:])
+
+
+_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = WeakKeyDictionary()
+
+
+def taps_at(module: nn.Module, size: tuple[int, int], names: Sequence[str] = ()) -> dict[str, Tap]:
+    """`find_taps` for inputs of (height, width), remembered for as long as the module lives."""
+    known = _FOUND.setdefault(module, {})
+    paths = [name for name in names if name not in ("last_conv", "fc", "logits", "gap", "pixels")]
+    if size not in known or any(path not in known[size] for path in paths):
+        parameter = next(module.parameters(), torch.empty(0))
+        example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+        earlier = [path for path in known.get(size, {}) if not path.startswith("fc")]
+        known[size] = find_taps(module, example, [*earlier, *paths])
+    return known[size]
+
+
+def forward_taps(
+    network: "Network", batch: torch.Tensor, names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Named outputs for a batch, in one forward pass that stops after the last one.
+
+    Args:
+        network: from `load_network`.
+        batch: network input (B, 3, H, W) on the module's device.
+        names: taps, module paths, `gap` (B, C) or `pixels` (B, 3, h, w).
+
+    Returns:
+        name -> tensor (B, *shape); differentiable unless called under ``torch.no_grad``.
+
+    Raises:
+        BadInput: a name that the network does not have.
+    """
+    size = (int(batch.shape[-2]), int(batch.shape[-1]))
+    chosen = choose_taps(taps_at(network.module, size, names), names)
+    captured = TappedNetwork(network.module, chosen)(batch) if chosen else {}
+    return computed_taps(batch, captured, names)
