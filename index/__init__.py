@@ -1,1 +1,1 @@
-"""FAISS indexes over the feature store: the neighbours of any image."""
+"""Neighbours of any image: FAISS indexes chosen by measuring, and queries against them."""

@@ -1,0 +1,173 @@
+"""Index files in a store: written aside, named by a card that is replaced in one step.
+
+A folder `index/<extraction>/<measure>/` holds `card.json` and the FAISS file that it names. A new
+index is a file of a new name; then the card is replaced. So a reader sees the old index or the
+new one, and a build that is killed leaves the old one in place.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from extract.errors import BadInput, StoreBusy, StoreDamaged
+from index.specs import Card
+
+CARD = "card.json"
+TRIES = 20
+BLOCK = 1 << 24
+
+
+def folder_of(store: Any, key: str, measure: str) -> Path:
+    """Where the index of a measure lies.
+
+    Raises:
+        BadInput: the store is not a local folder.
+    """
+    if store.root_path is None:
+        msg = f"store {store.url} is remote, and index files lie in a local store"
+        raise BadInput(f"{msg}: copy it to a folder first")
+    return Path(store.root_path) / "index" / key / measure
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card of the index in a folder, or None where there is none."""
+    try:
+        return Card.from_dict(json.loads((folder / CARD).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"{folder / CARD} is no index card ({error}): rebuild it by `alike index`"
+        raise StoreDamaged(msg) from error
+
+
+def read_index(folder: Path) -> tuple[Card, Any]:
+    """Card and FAISS index that belong together.
+
+    Lists on disk stay there and are mapped into memory; any other file is read and checked.
+
+    Raises:
+        BadInput: there is no index.
+        StoreDamaged: the file is truncated or its bytes differ from the card's checksum.
+    """
+    for _ in range(TRIES):
+        card = read_card(folder)
+        if card is None:
+            name = f"{folder.parent.name}, measure {folder.name}"
+            raise BadInput(f"no index of {name}: build it by `alike index --measure {folder.name}`")
+        try:
+            return card, _load(folder, card)
+        except FileNotFoundError:
+            # replaced between the two reads: the new card names the new file
+            if read_card(folder) == card:
+                msg = f"{folder / card.file} is missing: rebuild it by `alike index --rebuild`"
+                raise StoreDamaged(msg) from None
+    raise StoreBusy(f"{folder} was replaced {TRIES} times while it was read: try again")
+
+
+def _load(folder: Path, card: Card) -> Any:
+    import faiss
+
+    path = folder / card.file
+    size = path.stat().st_size
+    advice = "rebuild it by `alike index --rebuild`"
+    if size != card.size:
+        raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {advice}")
+    if card.lists:
+        (folder / card.lists).stat()
+        # lists are found beside the index file, wherever the store was moved to
+        return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR)
+    if checksum(path) != card.checksum:
+        raise StoreDamaged(f"{path} differs from its checksum: {advice}")
+    return faiss.read_index(str(path))
+
+
+def checksum(path: Path) -> str:
+    """crc32c of a file, hexadecimal."""
+    found = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return str(found.hexdigest().decode())
+
+
+def new_name() -> str:
+    """A name of an index file that no other build gives."""
+    return f"{uuid.uuid4().hex[:12]}.faiss"
+
+
+def publish(folder: Path, index: Any, card: Card) -> Card:
+    """Write a FAISS index under a new name, then make the card name it.
+
+    Args:
+        folder: from `folder_of`; the caller holds `building`.
+        index: to write; where `card.lists` is set, its lists are written already.
+        card: whose `file`, `size` and `checksum` are filled in.
+    """
+    import faiss
+
+    name = card.lists.replace(".ivfdata", ".faiss") if card.lists else new_name()
+    path = folder / name
+    faiss.write_index(index, str(path))
+    _sync(path)
+    found = "" if card.lists else checksum(path)
+    card = replace(card, file=name, size=path.stat().st_size, checksum=found)
+    _write_card(folder, card)
+    sweep(folder, card)
+    return card
+
+
+def _write_card(folder: Path, card: Card) -> None:
+    aside = folder / f"{CARD}.{uuid.uuid4().hex}.partial"
+    aside.write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
+    _sync(aside)
+    aside.replace(folder / CARD)
+    _sync(folder)
+
+
+def rewrite_card(folder: Path, card: Card) -> None:
+    """Replace the card of an index whose file stays; the caller holds `building`."""
+    _write_card(folder, card)
+
+
+def sweep(folder: Path, card: Card) -> None:
+    """Delete what earlier builds left, killed ones too; open readers keep their files."""
+    for path in folder.iterdir():
+        if path.name not in (CARD, "lock", card.file, card.lists):
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Hold the folder for one builder; the lock ends with its process, however that ends.
+
+    Raises:
+        StoreBusy: another process builds there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            who = lock.read().strip() or "another process"
+            raise StoreBusy(f"{who} builds the index in {folder}: wait for it to end") from None
+        lock.truncate(0)
+        lock.write(f"{os.uname().nodename} process {os.getpid()}")
+        lock.flush()
+        yield

@@ -1,0 +1,161 @@
+"""What an index is, in words that go to JSON: wish, specification, measured points, card."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from extract.errors import BadInput
+
+SCHEMA = "alike-index/1"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks of an index.
+
+    Attributes:
+        recall: share of the true `at` nearest neighbours to find, in (0, 1]; 1 asks for exact.
+        at: how many neighbours recall is counted over.
+        memory: most bytes that the index may hold while it answers; None: no bound.
+        latency: most seconds that one call of `batch` queries may take; None: no bound.
+        batch: queries that come at once.
+        threads: of the search; None: as many as FAISS takes.
+    """
+
+    recall: float = 0.95
+    at: int = 10
+    memory: int | None = None
+    latency: float | None = None
+    batch: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.recall <= 1.0:
+            raise BadInput(f"recall {self.recall}: a share in (0, 1] expected, such as 0.95")
+        for name in ("at", "batch", "memory", "latency", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInput(f"{name} {value}: must be above 0")
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """An index that can be built, and how it is searched.
+
+    Attributes:
+        kind: row of `INDEX_KINDS`.
+        factory: FAISS factory string, without the `IDMap` that maps positions to rows.
+        search: search parameter to value: `nprobe`, `efSearch`, `k_factor`.
+    """
+
+    kind: str
+    factory: str
+    search: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name}={value:g}" for name, value in self.search.items())
+        return f"{self.factory} ({told})" if told else self.factory
+
+
+@dataclass(frozen=True)
+class Point:
+    """One specification as measured: a point of the recall/speed curve.
+
+    Attributes:
+        spec: what was measured.
+        recall: mean share of true neighbours found, with its 95 % interval `low` to `high`.
+        low: lower end, by bootstrap over queries.
+        high: upper end.
+        queries_per_second: at the wish's batch size and threads.
+        latency: seconds of one call at that batch size.
+        build_seconds: training and adding.
+        bytes: of the serialised index: what it holds in memory.
+        n: vectors in the index that was measured.
+    """
+
+    spec: IndexSpec
+    recall: float
+    low: float
+    high: float
+    queries_per_second: float
+    latency: float
+    build_seconds: float
+    bytes: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """The JSON sidecar of an index file: all that a reader must know of it.
+
+    Attributes:
+        key: extraction whose features are in it.
+        measure: whose vectors are in it.
+        measure_digest: changes with the fitted arrays of the measure.
+        weights_hash: of the network; vectors of another are refused.
+        metric: `l2` (the file answers squared distances) or `inner`.
+        dimension: of the vectors.
+        spec: kind, factory string and search parameters.
+        wish: what it was chosen for.
+        n_rows: vectors in it.
+        n_built: vectors that were in it when it was built; later ones were added.
+        digest: of the features that it was made from.
+        file: name of the FAISS file beside this card.
+        size: bytes of that file.
+        checksum: crc32c of that file, hexadecimal; empty where its lists lie in a second file.
+        lists: name of the file of the inverted lists where they stay on disk, else empty.
+        why: the choice in one sentence.
+        curve: what was measured.
+        recall: as measured last on this very index, with its interval, or None where exact.
+        stale: why it should be rebuilt; empty while it holds what was asked.
+        trained_on: how many rows, from how many classes, and how they were drawn.
+        versions: of faiss, numpy and this schema.
+    """
+
+    key: str
+    measure: str
+    measure_digest: str
+    weights_hash: str
+    metric: str
+    dimension: int
+    spec: IndexSpec
+    wish: Wish
+    n_rows: int
+    n_built: int
+    digest: str
+    file: str
+    size: int
+    checksum: str
+    lists: str = ""
+    why: str = ""
+    curve: tuple[Point, ...] = ()
+    recall: tuple[float, float, float] | None = None
+    stale: str = ""
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Card":
+        """From `to_dict`.
+
+        Raises:
+            BadInput: another schema.
+        """
+        if stored.get("schema") != SCHEMA:
+            msg = f"index card of schema {stored.get('schema')!r}, expected {SCHEMA!r}: rebuild it"
+            raise BadInput(f"{msg} by `alike index`")
+        values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        values["spec"] = IndexSpec(**values["spec"])
+        values["wish"] = Wish(**values["wish"])
+        values["curve"] = tuple(_point(one) for one in values["curve"])
+        values["recall"] = tuple(values["recall"]) if values.get("recall") else None
+        return cls(**values)
+
+
+def _point(stored: Mapping[str, Any]) -> Point:
+    return Point(**{**stored, "spec": IndexSpec(**stored["spec"])})
