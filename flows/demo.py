@@ -95,8 +95,6 @@ def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
         images.read,
         loss="ce",
         epochs=12,
-        batch_size=64,
-        lr=3e-3,
         seed=0,
         out=folder / "weights" / "first",
         progress=progress,

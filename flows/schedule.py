@@ -32,7 +32,7 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         url = start_server(port, pipeline.output.folder / "prefect" / "server.log")
         os.environ["PREFECT_API_URL"] = url
-    from prefect.deployments.runner import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import scheduled
 

@@ -4,12 +4,14 @@ Configuration is read here and nowhere else; everything below `flows/` takes pla
 """
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from extract.errors import BadInput
+from train.settings import TrainSettings
 
 
 class _Section(BaseModel):
@@ -80,11 +82,10 @@ class Retrain(_Section):
     when: str = "always"
     """A condition on a score, such as `sameness < 0.80`, or `always`."""
     loss: str = "gap_supcon"
-    weight: float = Field(default=0.5, ge=0.0)
     epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=64, ge=4)
-    learning_rate: float = Field(default=1e-3, gt=0.0)
     seed: int = 0
+    trainer: dict[str, Any] = {}
+    """Further settings of the trainer by name, such as lr, weight, batch_size, warmup, augment."""
     control: bool = False
     """Also continue with plain cross-entropy for the same steps, and show both."""
     at_most: int = Field(default=1, ge=1)
@@ -95,6 +96,18 @@ class Retrain(_Section):
     """Scheduled runs do not retrain again before this time has passed."""
     accuracy_margin: float = Field(default=0.01, ge=0.0)
     """The new network is used only where its accuracy is not lower by more than this."""
+
+    def train_settings(self, loss: str | None = None) -> TrainSettings:
+        """Settings of the trainer, for another loss where one is named."""
+        known = {field.name for field in fields(TrainSettings)}
+        unknown = sorted(set(self.trainer) - known)
+        if unknown:
+            raise ValueError(f"no such setting: {', '.join(unknown)}; one of {', '.join(known)}")
+        named = {"loss": loss or self.loss, "epochs": self.epochs, "seed": self.seed}
+        try:
+            return TrainSettings(**self.trainer, **named)  # type: ignore[arg-type]
+        except (BadInput, TypeError) as error:
+            raise ValueError(str(error)) from error
 
 
 class Output(_Section):
@@ -120,6 +133,13 @@ class Pipeline(_Section):
     @classmethod
     def _one_line(cls, title: str) -> str:
         return " ".join(title.split())
+
+    @field_validator("retrain")
+    @classmethod
+    def _can_train(cls, retrain: Retrain | None) -> Retrain | None:
+        if retrain:
+            retrain.train_settings()
+        return retrain
 
     @property
     def train_share(self) -> float:

@@ -167,11 +167,11 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         raise BadInput("retraining was asked for, but the settings hold no section [retrain]")
     features = run.store().features(key)
     table = features.table("train")
+    wanted = settings.train_settings(loss)
     inputs = {
         "parent": features.attrs["weights_hash"],
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
-        "loss": loss,
-        **settings.model_dump(include={"weight", "epochs", "batch_size", "learning_rate", "seed"}),
+        **wanted.to_dict(),
     }
     known = run.memo.outputs("retrain", inputs)
     if known is not None:
@@ -188,12 +188,8 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         load(run, weights),
         list(zip(table.path, table.label, strict=True)),
         open_source(run.pipeline.images.source).read,
-        loss=loss,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.learning_rate,
-        weight=settings.weight,
-        seed=settings.seed,
+        settings=wanted,
+        device=run.pipeline.extract.device,
         out=run.folder / "weights" / f"{loss}-{digest(inputs)[:8]}",
         progress=run.progress,
     )

@@ -66,3 +66,23 @@ def test_sizes(text, size):
 def test_wrong_sizes(text):
     with pytest.raises(BadInput, match="expected a size"):
         parse_bytes(text)
+
+
+def test_trainer_settings_are_passed_on(tmp_path):
+    text = SMALL + '[retrain]\nepochs = 3\n[retrain.trainer]\nlr = 0.01\naugment = "none"\n'
+    settings = read_pipeline(written(tmp_path, text)).retrain.train_settings("ce")
+    assert (settings.loss, settings.epochs, settings.lr, settings.augment) == (
+        "ce",
+        3,
+        0.01,
+        "none",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("speed = 3", "no such setting: speed"), ("lr = -1", "lr -1"), ("lr = 'x'", "lr|'>'")],
+)
+def test_trainer_settings_are_checked(tmp_path, line, says):
+    with pytest.raises(BadInput, match=says):
+        read_pipeline(written(tmp_path, SMALL + f"[retrain]\n[retrain.trainer]\n{line}\n"))
