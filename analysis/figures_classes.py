@@ -1,0 +1,229 @@
+"""Figures of classes: which are alike, which fall apart; from two classes to thousands."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.figures import AFTER, BEFORE, blank
+
+NEAR_TO_FAR = [
+    [0.0, "#0b3954"],
+    [0.2, "#16637a"],
+    [0.4, "#3d93a0"],
+    [0.6, "#86bcbd"],
+    [0.8, "#c7dcd6"],
+    [1.0, "#f1ece0"],
+]
+CLOSER_TO_APART = [
+    [0.0, "#0f8b8d"],
+    [0.25, "#86bcbd"],
+    [0.5, "#efece4"],
+    [0.75, "#edb48f"],
+    [1.0, "#d9622b"],
+]
+MOST_CELLS = 240
+MOST_NAMES = 60
+MOST_ROWS = 30
+
+
+def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
+    """The mean distances as a square frame, classes on both axes in the table's order."""
+    rows = class_pairs[class_pairs["measure"] == measure]
+    square = rows.pivot_table(index="class_a", columns="class_b", values="mean", sort=False)
+    names = list(dict.fromkeys([*square.index, *square.columns]))
+    square = square.reindex(index=names, columns=names)
+    return square.fillna(square.T)
+
+
+def similarity_order(square: pd.DataFrame) -> list[str]:
+    """Classes ordered so that alike ones stand side by side.
+
+    The leaves of average linkage over the mean distances between classes; up to 300 classes the
+    order of the leaves is optimal (Bar-Joseph 2001, as in `scipy.cluster.hierarchy`).
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    names = list(square.index)
+    if len(names) < 3:
+        return names
+    values = square.to_numpy(float)
+    values = np.nan_to_num((values + values.T) / 2, nan=np.nanmax(values, initial=1.0))
+    values -= values.min()
+    np.fill_diagonal(values, 0.0)
+    tree = linkage(squareform(values, checks=False), "average", optimal_ordering=len(names) <= 300)
+    return [names[i] for i in leaves_list(tree)]
+
+
+def matrix_figure(
+    square: pd.DataFrame,
+    order: list[str],
+    *,
+    span: tuple[float, float] | None = None,
+    change: bool = False,
+) -> go.Figure:
+    """Mean distance between every two classes; the diagonal is the distance within a class.
+
+    Args:
+        square: classes x classes, as `class_matrix` gives it (or the difference of two).
+        order: the classes from top to bottom.
+        span: range of the colours, to compare two figures.
+        change: colours for differences: teal came closer, orange went apart.
+    """
+    square = square.reindex(index=order, columns=order)
+    values, labels = _coarse(square.to_numpy(float), order)
+    low, high = span or (float(np.nanmin(values)), float(np.nanmax(values)))
+    if change:
+        high = max(abs(low), abs(high))
+        low = -high
+    figure = blank(int(np.clip(150 + 22 * len(labels), 320, 620)))
+    named = len(labels) <= MOST_NAMES
+    positions = list(range(len(labels)))
+    figure.add_trace(
+        go.Heatmap(
+            z=values.astype(np.float32),
+            x=positions,
+            y=positions,
+            text=None,
+            customdata=[[[a, b] for b in labels] for a in labels] if named else None,
+            colorscale=CLOSER_TO_APART if change else NEAR_TO_FAR,
+            zmin=low,
+            zmax=high,
+            xgap=1 if named else 0,
+            ygap=1 if named else 0,
+            colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": ""}},
+            hovertemplate=(
+                "%{customdata[0]} – %{customdata[1]}<br>" if named else "%{y} – %{x}<br>"
+            )
+            + ("change %{z:+.4f}" if change else "mean distance %{z:.4f}")
+            + "<extra></extra>",
+        )
+    )
+    ticks = positions if named else []
+    figure.update_xaxes(
+        tickvals=ticks, ticktext=[labels[i] for i in ticks], tickangle=-45, showgrid=False,
+        constrain="domain",
+    )  # fmt: skip
+    figure.update_yaxes(
+        tickvals=ticks, ticktext=[labels[i] for i in ticks], autorange="reversed", showgrid=False
+    )
+    if not named:
+        _hover_names(figure, labels)
+    return figure
+
+
+def _hover_names(figure: go.Figure, labels: list[str]) -> None:
+    # Categories make the hover show names where there is no room for tick labels.
+    figure.data[0].update(x=labels, y=labels)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        axis.update(tickvals=None, ticktext=None, showticklabels=False, type="category")
+
+
+def _coarse(values: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Neighbouring classes averaged into blocks where a screen has not enough pixels for all."""
+    if len(names) <= MOST_CELLS:
+        return values, names
+    edges = np.linspace(0, len(names), MOST_CELLS + 1).astype(int)
+    starts = edges[:-1]
+    held = np.where(np.isfinite(values), values, 0.0)
+    known = np.isfinite(values).astype(float)
+    sums, counts = (
+        np.add.reduceat(np.add.reduceat(part, starts, 0), starts, 1) for part in (held, known)
+    )
+    labels = [
+        names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(edges)
+    ]
+    return sums / np.where(counts > 0, counts, np.nan), labels
+
+
+def closest_pairs(square: pd.DataFrame, top: int = 20) -> pd.DataFrame:
+    """Pairs of different classes with the smallest mean distance, nearest first.
+
+    Returns:
+        columns class_a, class_b, between (their mean distance), within (mean of the two classes'
+        own), ratio (between / within; near 1 means that the two cannot be told apart).
+    """
+    values, names = square.to_numpy(float), list(square.index)
+    a, b = np.triu_indices(len(names), 1)
+    between = values[a, b]
+    order = np.argsort(between)[:top]
+    own = np.diag(values)
+    within = (own[a] + own[b])[order] / 2
+    return pd.DataFrame(
+        {
+            "class_a": [names[i] for i in a[order]],
+            "class_b": [names[i] for i in b[order]],
+            "between": between[order],
+            "within": within,
+            "ratio": between[order] / np.where(within > 0, within, np.nan),
+        }
+    )
+
+
+def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: str) -> go.Figure:
+    """A score of every class, worst at the top; before and after as the ends of a line.
+
+    Args:
+        before: table `per_class` of one measure, or None.
+        after: the same of the second analysis (or of the only one).
+        score: the column to draw.
+
+    With more than 30 classes the figure turns into the sorted curve of all of them.
+    """
+    now = after.set_index("class")[score].sort_values(ascending=False)
+    then = None if before is None else before.set_index("class")[score].reindex(now.index)
+    if len(now) > MOST_ROWS:
+        return _sorted_curve(then, now, score)
+    figure = blank(60 + 24 * len(now))
+    names = [str(name) for name in now.index]
+    if then is not None:
+        for name, old, new in zip(names, then, now, strict=True):
+            figure.add_trace(
+                go.Scatter(
+                    x=[old, new], y=[name, name], mode="lines", hoverinfo="skip", showlegend=False,
+                    line={"color": AFTER if new >= old else BEFORE, "width": 2},
+                )
+            )  # fmt: skip
+        figure.add_trace(_dots(then, names, BEFORE, "before"))
+    figure.add_trace(_dots(now, names, AFTER, "after" if then is not None else score))
+    figure.update_layout(showlegend=then is not None)
+    figure.update_yaxes(type="category", range=[-0.6, len(names) - 0.4], tickvals=names)
+    figure.update_xaxes(title_text=f"{score.replace('_', ' ')} (right is better)")
+    return figure
+
+
+def _dots(values: pd.Series, names: list[str], colour: str, label: str) -> go.Scatter:
+    return go.Scatter(
+        x=values.to_numpy(np.float32),
+        y=names,
+        mode="markers",
+        name=label,
+        marker={"color": colour, "size": 10},
+        hovertemplate=f"%{{y}}<br>{label} %{{x:.3f}}<extra></extra>",
+    )
+
+
+def _sorted_curve(then: pd.Series | None, now: pd.Series, score: str) -> go.Figure:
+    figure = blank(320)
+    for values, colour, label in ((then, BEFORE, "before"), (now, AFTER, "after")):
+        if values is None:
+            continue
+        ranked = values.sort_values()
+        figure.add_trace(
+            go.Scatter(
+                x=np.arange(1, len(ranked) + 1),
+                y=ranked.to_numpy(np.float32),
+                text=[str(name) for name in ranked.index],
+                mode="lines+markers",
+                name=label if then is not None else score,
+                line={"color": colour, "width": 2},
+                marker={"size": 4},
+                hovertemplate="%{text}<br>rank %{x}: %{y:.3f}<extra></extra>",
+            )
+        )
+    figure.update_layout(showlegend=then is not None)
+    figure.update_xaxes(title_text="classes, worst first")
+    figure.update_yaxes(title_text=f"{score.replace('_', ' ')} (up is better)")
+    return figure

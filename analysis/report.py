@@ -1,0 +1,139 @@
+"""`write_report`: one HTML file that answers at the top and is complete below.
+
+The file loads nothing: plotly's script, the data of the figures and the thumbnails are inside it,
+and a content security policy forbids the browser to fetch anything else.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.report_answer import Analysed, Value, answer, main_measure, rungs
+from analysis.report_classes import classes
+from analysis.report_distances import distances
+from analysis.report_making import making
+from analysis.report_parts import figure, text
+from analysis.report_scores import measures, scores, tiles
+from analysis.report_subject import Subject
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
+)
+PARTS = (
+    ("scores", "Scores"),
+    ("distances", "Distances"),
+    ("classes", "Classes"),
+    ("images", "Images"),
+    ("map", "Map"),
+    ("measures", "Measures"),
+    ("making", "How it was made"),
+)
+
+
+def write_report(
+    path: str | Path,
+    *,
+    before: Analysed,
+    after: Analysed | None = None,
+    comparison: pd.DataFrame | None = None,
+    store: Any = None,
+    run: Mapping[str, Any] | None = None,
+    untrained: Value | None = None,
+) -> Path:
+    """Write the report of one analysis, or of two side by side.
+
+    Args:
+        path: the HTML file; written aside and renamed.
+        before: the analysis to report, or the one before retraining.
+        after: the analysis after retraining, of the same images.
+        comparison: paired differences, as `analysis.compare.compare` gives them.
+        store: the store of the features; gives thumbnails, maps and the list of bad images.
+        run: the manifest: title, source, network, weights, settings, versions, stages (step ->
+            seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, created,
+            reused. Whatever is missing is left out.
+        untrained: sameness of an untrained network of the same architecture.
+
+    Returns:
+        The path.
+    """
+    target = Path(path)
+    subject = Subject(before, after, comparison, main_measure(before), untrained)
+    body = _body(subject, dict(run or {}), store)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(_page(str((run or {}).get("title") or "Alike report"), body))
+    Path(aside).chmod(0o644)
+    Path(aside).replace(target)
+    return target
+
+
+def _body(subject: Subject, run: dict[str, Any], store: Any) -> str:
+    sections = [
+        scores(subject),
+        distances(subject),
+        classes(subject),
+        measures(subject),
+        making(subject, run, store),
+    ]
+    main = "".join(sections)
+    links = "".join(
+        f'<a href="#{name}">{title}</a>' for name, title in PARTS if f'<section id="{name}"' in main
+    )
+    return (
+        f'<nav><div class="in"><span class="mark">Alike</span>{links}<span class="space"></span>'
+        '<button class="theme" type="button" aria-label="Colour theme">Auto</button></div></nav>'
+        f"{_top(subject, run)}<main>{main}</main>{_foot(run)}"
+    )
+
+
+def _top(subject: Subject, run: dict[str, Any]) -> str:
+    said = answer(subject.before, subject.after, subject.comparison, subject.measure)
+    steps = rungs(subject.before, subject.after, subject.untrained, subject.measure)
+    drawn = (
+        figure(figures.ladder(steps), "ladder", title="Between floor and ceiling")
+        if len(steps)
+        else ""
+    )
+    kicker = " · ".join(
+        str(run[key]) for key in ("title", "network", "source", "created") if run.get(key)
+    )
+    lines = "".join(f"<p>{text(line)}</p>" for line in said.sentences)
+    return (
+        f'<header class="top {said.tone}"><p class="kicker">{text(kicker)}</p>'
+        f'<h1>{text(said.headline)}</h1><div class="answer">{lines}</div>'
+        f"{tiles(subject)}{drawn}"
+        "<noscript><p>The figures need JavaScript; the numbers stand in the tables too.</p>"
+        "</noscript>"
+        "</header>"
+    )
+
+
+def _foot(run: dict[str, Any]) -> str:
+    made = f" on {text(run['created'])}" if run.get("created") else ""
+    return (
+        f"<footer>Made by Alike{made}. This file holds everything it shows and loads nothing from "
+        "anywhere.</footer>"
+    )
+
+
+def _page(title: str, body: str) -> str:
+    from plotly.offline import get_plotlyjs
+
+    own = resources.files("analysis")
+    style = own.joinpath("report.css").read_text(encoding="utf-8")
+    script = own.joinpath("report.js").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n"
+        f"<script>{get_plotlyjs()}</script>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )

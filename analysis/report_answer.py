@@ -1,0 +1,285 @@
+"""The answer in plain words: did same-class features come closer, and what did accuracy do.
+
+The verdict rests on `sameness`, not on the same-class distance alone: a network that pulls all
+images together has small same-class distances and tells nothing apart (`SCIENCE` 0.4).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pandas as pd
+
+from analysis.report_words import change, count, interval, number, words
+
+HEADLINE = "gap_cosine"
+FLOOR, CEILING = "pixel_euclid", "softmax_dot"
+
+
+class Analysed(Protocol):
+    """What the report needs of an analysis; `analysis.analyse.Analysis` is one."""
+
+    @property
+    def key(self) -> str:
+        """The extraction that was analysed."""
+
+    @property
+    def n_images(self) -> int:
+        """How many images were judged."""
+
+    @property
+    def classes(self) -> Any:
+        """Their classes."""
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the analysis, a mapping."""
+
+    @property
+    def tables(self) -> Any:
+        """Name -> DataFrame."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score with its 95 % interval (NaN where it has none)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first lines of a report.
+
+    Attributes:
+        tone: decides the colour: `better`, `worse`, `unclear` (before and after) or `single`.
+        headline: the verdict, one short sentence.
+        sentences: by how much, how sure, what accuracy did, which class is worst.
+    """
+
+    tone: Literal["better", "worse", "unclear", "single"]
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def table_of(analysis: Analysed, name: str, measure: str | None = None) -> pd.DataFrame:
+    """A table of an analysis, of one measure if named; empty where it was not computed."""
+    table = analysis.tables.get(name)
+    if table is None:
+        return pd.DataFrame()
+    if measure is not None and "measure" in table.columns:
+        table = table[table["measure"] == measure]
+    return table
+
+
+def main_measure(analysis: Analysed) -> str:
+    """The measure that the headline rests on: `gap_cosine`, or the first that was computed."""
+    scores = table_of(analysis, "scores")
+    measures = list(dict.fromkeys(scores.get("measure", [])))
+    return HEADLINE if HEADLINE in measures or not measures else str(measures[0])
+
+
+def score_of(analysis: Analysed | None, measure: str, score: str) -> Value | None:
+    """A score of one measure with its interval; None where it was not computed."""
+    if analysis is None:
+        return None
+    scores = table_of(analysis, "scores", measure)
+    rows = scores[scores["score"] == score] if len(scores) else scores
+    if rows.empty or not math.isfinite(float(rows["value"].iloc[0])):
+        return None
+    row = rows.iloc[0]
+    return Value(float(row["value"]), _number(row.get("low")), _number(row.get("high")))
+
+
+def accuracy_of(analysis: Analysed | None) -> Value | None:
+    """The network's own top-1 accuracy, under whichever measure name it was stored."""
+    if analysis is None:
+        return None
+    scores = table_of(analysis, "scores")
+    rows = scores[scores["score"] == "accuracy"] if len(scores) else scores
+    return None if rows.empty else score_of(analysis, str(rows["measure"].iloc[0]), "accuracy")
+
+
+def worst_class(analysis: Analysed, measure: str) -> tuple[str, float] | None:
+    """The class with the lowest sameness and that sameness; None where it is unknown."""
+    table = table_of(analysis, "per_class", measure)
+    if table.empty or table["sameness"].isna().all():
+        return None
+    row = table.loc[table["sameness"].idxmin()]
+    return str(row["class"]), float(row["sameness"])
+
+
+def rungs(
+    before: Analysed, after: Analysed | None, untrained: Value | None, measure: str
+) -> pd.DataFrame:
+    """Where the network stands: floor, untrained, before, after, ceiling; known ones only."""
+    first, second = ("this network", "only") if after is None else ("before", "before")
+    judged = after or before
+    steps = (
+        ("raw pixels", "floor", score_of(before, FLOOR, "sameness")),
+        ("untrained network", "untrained", untrained),
+        (first, second, score_of(before, measure, "sameness")),
+        ("after", "after", score_of(after, measure, "sameness")),
+        ("classifier's own output", "ceiling", score_of(judged, CEILING, "sameness")),
+    )
+    rows = [
+        {"name": name, "value": got.value, "low": got.low, "high": got.high, "role": role}
+        for name, role, got in steps
+        if got is not None
+    ]
+    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "role"])
+
+
+def answer(
+    before: Analysed, after: Analysed | None, comparison: pd.DataFrame | None, measure: str
+) -> Answer:
+    """The verdict of a report; of two analyses where there are two."""
+    if after is None:
+        return _of_one(before, measure)
+    return _of_two(before, after, comparison, measure)
+
+
+def _of_two(
+    before: Analysed, after: Analysed, comparison: pd.DataFrame | None, measure: str
+) -> Answer:
+    row = _compared(before, after, comparison, measure, "sameness")
+    if row is None:
+        return Answer("unclear", "No sameness score was computed for both networks.", ())
+    low, high = row["low"], row["high"]
+    surely = math.isfinite(low) and math.isfinite(high)
+    if surely and low > 0:
+        tone, headline = "better", "Yes: same-class features came closer."
+    elif surely and high < 0:
+        tone, headline = "worse", "No: same-class features moved further apart."
+    else:
+        tone, headline = (
+            "unclear",
+            "No clear change: same-class features stayed as close as before.",
+        )
+    sentences = [
+        f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
+        f"{change(row['difference'])} ({_sure(low, high)}), "
+        f"on {count(before.n_images)} images of {len(before.classes)} classes: in "
+        f"{_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
+        "images of one class lie nearer to each other than two of different classes.",
+        *_distances(before, after, measure),
+        *_accuracy_change(before, after, comparison),
+        *_worst_change(before, after, measure),
+    ]
+    return Answer(tone, headline, tuple(sentences))  # type: ignore[arg-type]
+
+
+def _of_one(analysis: Analysed, measure: str) -> Answer:
+    sameness = score_of(analysis, measure, "sameness")
+    if sameness is None:
+        return Answer("single", "No sameness score was computed.", ())
+    headline = (
+        f"In {_per_hundred(sameness.value)} of 100 comparisons, two images of one class lie nearer "
+        "than two of different classes."
+    )
+    sentences = [
+        f"Sameness is {number(sameness.value)} "
+        f"({_sure(sameness.low, sameness.high, signed=False)}) on {count(analysis.n_images)} "
+        f"images of {len(analysis.classes)} classes; 0 is chance, 1 is perfect."
+    ]
+    accuracy = accuracy_of(analysis)
+    if accuracy is not None:
+        sentences.append(
+            f"The network names {number(accuracy.value, 'share')} of the same images rightly."
+        )
+    worst = worst_class(analysis, measure)
+    if worst is not None:
+        sentences.append(f"The worst class is “{worst[0]}”, with {number(worst[1])}.")
+    return Answer("single", headline, tuple(sentences))
+
+
+def _compared(
+    before: Analysed,
+    after: Analysed,
+    comparison: pd.DataFrame | None,
+    measure: str,
+    score: str,
+) -> dict[str, float] | None:
+    """A row of the comparison; without one the two values, and no interval."""
+    if comparison is not None and len(comparison):
+        rows = comparison[comparison["score"] == score]
+        if len(rows):
+            keys = ("a", "b", "difference", "low", "high")
+            return {key: _number(rows.iloc[0][key]) for key in keys}
+    find = accuracy_of if score == "accuracy" else (lambda x: score_of(x, measure, score))
+    old, new = find(before), find(after)
+    if old is None or new is None:
+        return None
+    unknown = dict.fromkeys(("low", "high"), float("nan"))
+    return {"a": old.value, "b": new.value, "difference": new.value - old.value, **unknown}
+
+
+def _distances(before: Analysed, after: Analysed, measure: str) -> list[str]:
+    found = [
+        score_of(analysis, measure, score)
+        for score in ("intra_mean", "inter_mean")
+        for analysis in (before, after)
+    ]
+    if any(value is None for value in found):
+        return []
+    near, nearer, far, farther = (value.value for value in found if value is not None)
+    return [
+        f"The mean distance within a class went from {number(near, 'distance')} to "
+        f"{number(nearer, 'distance')}, between classes from {number(far, 'distance')} to "
+        f"{number(farther, 'distance')}: "
+        f"{number(near / far, 'share')} of the distance between classes before, "
+        f"{number(nearer / farther, 'share')} after."
+    ]
+
+
+def _accuracy_change(
+    before: Analysed, after: Analysed, comparison: pd.DataFrame | None
+) -> list[str]:
+    row = _compared(before, after, comparison, "", "accuracy")
+    if row is None:
+        return []
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        verdict = "no interval was computed"
+    elif row["low"] > 0:
+        verdict = "a rise"
+    elif row["high"] < 0:
+        verdict = "a loss"
+    else:
+        verdict = "no clear change"
+    return [
+        f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}, "
+        f"{change(row['difference'], 'share')} ({_sure(row['low'], row['high'], 'share')}): "
+        f"{verdict}."
+    ]
+
+
+def _worst_change(before: Analysed, after: Analysed, measure: str) -> list[str]:
+    old, new = worst_class(before, measure), worst_class(after, measure)
+    if old is None or new is None:
+        return []
+    return [
+        f"The worst class was “{old[0]}” with {number(old[1])} and is now “{new[0]}” "
+        f"with {number(new[1])}."
+    ]
+
+
+def _sure(low: float, high: float, form: Any = "plain", *, signed: bool = True) -> str:
+    span = interval(low, high, form, signed=signed)
+    return f"95 % interval {span}" if span else "no interval"
+
+
+def _per_hundred(sameness: float) -> str:
+    """Sameness as comparisons won in 100; a decimal where it would otherwise round to 100."""
+    share = 100 * (1 + sameness) / 2
+    return f"{share:.1f}" if share > 95 else f"{share:.0f}"
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def score_label(score: str) -> str:
+    """The name of a score as the report shows it."""
+    return words(score).label

@@ -1,0 +1,125 @@
+"""The section of classes: which are alike, which fall apart, which cannot be told apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis import figures_classes
+from analysis.report_answer import table_of
+from analysis.report_parts import columns, details, figure, section, table
+from analysis.report_subject import Subject, titled
+from analysis.report_words import count, number, words
+
+
+def classes(subject: Subject) -> str:
+    """Which classes are alike, which fall apart."""
+    parts = [_matrices(subject), _per_class(subject), _confused(subject)]
+    lead = (
+        "Classes stand in the order of their similarity, so alike ones are neighbours; the "
+        "diagonal is the distance within a class. Dark is near."
+    )
+    return section("classes", "Classes", lead, "".join(parts))
+
+
+def _matrices(subject: Subject) -> str:
+    squares = [
+        (name, figures_classes.class_matrix(pairs, subject.measure))
+        for name, analysis in subject.named
+        if not (pairs := table_of(analysis, "class_pairs", subject.measure)).empty
+    ]
+    if not squares:
+        return ""
+    order = figures_classes.similarity_order(squares[-1][1])
+    low = min(float(np.nanmin(s.to_numpy(float))) for _, s in squares)
+    high = max(float(np.nanmax(s.to_numpy(float))) for _, s in squares)
+    many = len(order) > figures_classes.MOST_CELLS
+    note = (
+        f"{count(len(order))} classes: neighbouring ones are averaged into "
+        f"{figures_classes.MOST_CELLS} blocks; the full table is in the export."
+        if many
+        else ""
+    )
+    shown = [
+        figure(
+            figures_classes.matrix_figure(square, order, span=(low, high)),
+            f"matrix-{name}",
+            title=titled(name, "Mean distance between classes"),
+            caption=note,
+        )
+        for name, square in squares
+    ]
+    if len(squares) == 2 and set(squares[0][1].index) == set(squares[1][1].index):
+        moved = squares[1][1] - squares[0][1].reindex(
+            index=squares[1][1].index, columns=squares[1][1].columns
+        )
+        shown.append(
+            figure(
+                figures_classes.matrix_figure(moved, order, change=True),
+                "matrix-change",
+                title="Change of the mean distance",
+                caption="Teal came closer, orange went apart: wanted is a teal diagonal on orange.",
+            )
+        )
+    wide = columns(*shown[:2]) + "".join(shown[2:])
+    return wide if len(order) > 14 else columns(*shown)
+
+
+def _per_class(subject: Subject) -> str:
+    tables = [table_of(analysis, "per_class", subject.measure) for _, analysis in subject.named]
+    tables = [one for one in tables if not one.empty]
+    if not tables:
+        return ""
+    before = tables[0] if len(tables) == 2 else None
+    drawn = figure(
+        figures_classes.per_class_figure(before, tables[-1], "sameness"),
+        "per-class",
+        title="Sameness of every class",
+    )
+    return drawn + details(
+        f"All {count(len(tables[-1]))} classes as a table", _class_table(before, tables[-1])
+    )
+
+
+def _class_table(before: pd.DataFrame | None, after: pd.DataFrame) -> str:
+    names = [c for c in after.columns if c not in {"measure", "class", "n"}]
+    old = None if before is None else before.set_index("class")
+    heads = [("Class", "t"), ("Images", "n")]
+    heads += [("Sameness before", "n")] if old is not None else []
+    heads += [(words(name).label, "n") for name in names]
+    rows = []
+    for row in after.sort_values("sameness").to_dict("records"):
+        cells: list[object] = [str(row["class"]), (count(row["n"]), row["n"])]
+        if old is not None:
+            then = old["sameness"].get(row["class"], float("nan"))
+            cells.append((number(then), then))
+        cells += [(number(row[name], words(name).form), row[name]) for name in names]
+        rows.append(cells)
+    return table(heads, rows, tall=len(after) > 20, caption="Worst first.")
+
+
+def _confused(subject: Subject) -> str:
+    pairs = table_of(subject.last, "class_pairs", subject.measure)
+    if pairs.empty:
+        return ""
+    near = figures_classes.closest_pairs(figures_classes.class_matrix(pairs, subject.measure), 15)
+    heads = [
+        ("Class", "t"),
+        ("and class", "t"),
+        ("Distance between", "n"),
+        ("within", "n"),
+        ("ratio", "n"),
+    ]
+    rows: list[Sequence[object]] = [
+        (
+            row.class_a,
+            row.class_b,
+            (number(row.between, "distance"), row.between),
+            (number(row.within, "distance"), row.within),
+            (f"{row.ratio:.2f}", row.ratio),
+        )
+        for row in near.itertuples()
+    ]
+    title = "<h3>Classes that lie nearest to each other</h3>"
+    caption = "A ratio near 1: an image lies as near to the other class as to its own."
+    return title + table(heads, rows, caption=caption)

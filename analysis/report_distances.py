@@ -1,0 +1,58 @@
+"""The section of distances: the two hills, and what a threshold finds and lets in."""
+
+import pandas as pd
+
+from analysis import figures
+from analysis.report_answer import CEILING, FLOOR, table_of
+from analysis.report_parts import columns, figure, section
+from analysis.report_subject import Subject, titled
+
+
+def distances(subject: Subject) -> str:
+    """Histograms of same and different pairs, and the trade between finding and false alarms."""
+    tables = [(name, table_of(a, "histograms", subject.measure), a) for name, a in subject.named]
+    tables = [item for item in tables if not item[1].empty]
+    parts = []
+    if tables:
+        span = (
+            min(float(t["bin_low"].min()) for _, t, _ in tables),
+            max(float(t["bin_high"].max()) for _, t, _ in tables),
+        )
+        shown = []
+        for name, histogram, analysis in tables:
+            roc = table_of(analysis, "roc", subject.measure)
+            threshold = None if roc.empty else figures.best_threshold(roc, subject.measure)
+            drawn = figures.histogram(
+                histogram, measure=subject.measure, threshold=threshold, span=span
+            )
+            shown.append(
+                figure(drawn, f"histogram-{name}", title=titled(name, "Distances of pairs"))
+            )
+        parts.append(columns(*shown))
+    curves = _curves(subject)
+    if curves:
+        parts.append(
+            figure(
+                figures.roc(curves),
+                "roc",
+                title="Same pairs found, different pairs let in",
+                caption="Each point is a distance threshold. A curve along the left and the upper "
+                "edge would be perfect; the diagonal would be chance.",
+            )
+        )
+    lead = (
+        "The less the two hills overlap, the better distance tells the same class from another. "
+        "The dotted line is the threshold with the greatest balanced accuracy on these very pairs."
+    )
+    return section("distances", "Distances", lead, "".join(parts))
+
+
+def _curves(subject: Subject) -> dict[str, tuple[pd.DataFrame, str]]:
+    curves = {name: (table_of(a, "roc"), subject.measure) for name, a in subject.named}
+    last = table_of(subject.last, "roc")
+    curves |= {"raw pixels": (last, FLOOR), "classifier": (last, CEILING)}
+    return {
+        name: (rows, measure)
+        for name, (rows, measure) in curves.items()
+        if len(rows) and (rows["measure"] == measure).any()
+    }

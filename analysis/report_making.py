@@ -1,0 +1,119 @@
+"""The section that says how a report was made: images, settings, versions, times, decisions."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.report_parts import definitions, details, section, table, text
+from analysis.report_subject import Subject
+from analysis.report_words import SCORES, count, seconds
+
+MOST_BAD = 500
+MADE_ELSEWHERE = {"title", "settings", "versions", "stages", "images", "bad", "decisions", "reused"}
+
+
+def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
+    """Everything needed to judge and to repeat the run; what `run` lacks is left out."""
+    bad = _bad(run)
+    parts = [
+        _images(run, bad),
+        _list("Decisions taken on the way", run.get("decisions") or []),
+        _reused(run),
+        _stages(run.get("stages") or {}),
+        _bad_table(bad),
+        _settings(subject, run, store),
+        details("Versions", definitions(run.get("versions") or {})),
+        details("What the scores mean", _glossary()),
+    ]
+    return section("making", "How it was made", "", "".join(parts))
+
+
+def _images(run: Mapping[str, Any], bad: pd.DataFrame) -> str:
+    counts = run.get("images") or {}
+    if not counts:
+        return ""
+    parts = [f"{count(counts['listed'])} images listed"] if "listed" in counts else []
+    parts += [f"{count(counts['ok'])} usable"] if "ok" in counts else []
+    n_bad = counts.get("bad", len(bad))
+    parts.append(f"{count(n_bad)} left out" if n_bad else "none left out")
+    return f"<p>{text(', '.join(parts))}.</p>"
+
+
+def _reused(run: Mapping[str, Any]) -> str:
+    if "reused" not in run:
+        return ""
+    said = (
+        "Nothing had changed since the last run: stored features were used, no image was computed."
+        if run["reused"]
+        else "Features were computed in this run."
+    )
+    return f"<p>{said}</p>"
+
+
+def _list(title: str, items: Iterable[Any]) -> str:
+    lines = "".join(f"<li>{text(item)}</li>" for item in items)
+    return f'<h3>{text(title)}</h3><ul class="plain">{lines}</ul>' if lines else ""
+
+
+def _stages(stages: Mapping[str, Any]) -> str:
+    known = {str(k): float(v) for k, v in stages.items() if v is not None}
+    if not known:
+        return ""
+    longest = max(max(known.values()), 1e-9)
+    rows = "".join(
+        f'<span>{text(name)}</span><span class="bar" style="width:{100 * value / longest:.1f}%">'
+        f'</span><span class="t">{text(seconds(value))}</span>'
+        for name, value in known.items()
+    )
+    return f'<h3>Time: {text(seconds(sum(known.values())))}</h3><div class="bars">{rows}</div>'
+
+
+def _bad(run: Mapping[str, Any]) -> pd.DataFrame:
+    bad = run.get("bad")
+    if bad is None:
+        return pd.DataFrame()
+    return bad if isinstance(bad, pd.DataFrame) else pd.DataFrame(list(bad))
+
+
+def _bad_table(bad: pd.DataFrame) -> str:
+    if bad.empty:
+        return ""
+    names = [name for name in ("path", "state", "reason") if name in bad.columns]
+    shown = bad[names].head(MOST_BAD)
+    rest = len(bad) - len(shown)
+    note = f"{count(rest)} more are in the store's manifest." if rest else ""
+    body = table([(name, "t") for name in names], shown.itertuples(index=False), caption=note)
+    return f"<h3>Images left out ({count(len(bad))})</h3>{body}"
+
+
+def _settings(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
+    facts = {key: value for key, value in run.items() if key not in MADE_ELSEWHERE and value}
+    if store is not None:
+        facts["store"] = getattr(store, "url", store)
+    body = definitions(facts) + definitions(_flat(run.get("settings") or {}))
+    for name, analysis in subject.named:
+        title = "Analysis" if name == "network" else f"Analysis {name}"
+        own = {
+            "features": analysis.key,
+            "images": count(analysis.n_images),
+            "classes": count(len(analysis.classes)),
+            **_flat(dict(analysis.settings or {})),
+        }
+        body += f"<h3>{title}</h3>{definitions(own)}"
+    return details("Settings", body)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, the way that pipeline.toml would write them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _glossary() -> str:
+    return definitions({word.label: word.says for word in SCORES.values()})

@@ -1,0 +1,127 @@
+"""The small parts of a page: escaped text, tables, tiles, figures, definition lists."""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+
+def text(value: object) -> str:
+    """Text that is safe inside an element or an attribute."""
+    return html.escape(str(value), quote=True)
+
+
+def table(
+    columns: Sequence[tuple[str, str]],
+    rows: Iterable[Sequence[Any]],
+    *,
+    caption: str = "",
+    tall: bool = False,
+) -> str:
+    """A table whose columns sort on a click.
+
+    Args:
+        columns: (heading, kind); kind `n` is a number and stands right, `t` is text.
+        rows: cells; a cell is text, HTML (`Html`) or a pair (what is shown, what it sorts by).
+        caption: a sentence under the table.
+        tall: scroll inside a box and offer a filter, for hundreds of rows.
+    """
+    head = "".join(
+        f'<th class="{kind}" scope="col"><button type="button">{text(name)}</button></th>'
+        for name, kind in columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(_cell(cell, kind) for cell, (_, kind) in zip(row, columns, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    box = "tablebox tall" if tall else "tablebox"
+    search = (
+        '<input class="filter" type="search" placeholder="Filter rows" aria-label="Filter rows">'
+    )
+    note = f'<p class="caption">{text(caption)}</p>' if caption else ""
+    return (
+        f'{search if tall else ""}<div class="{box}"><table class="sortable">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+    )
+
+
+class Html(str):
+    """Markup that is already safe."""
+
+    __slots__ = ()
+
+
+def _cell(cell: Any, kind: str) -> str:
+    shown, key = cell if isinstance(cell, tuple) else (cell, None)
+    attribute = "" if key is None else f' data-key="{text(key)}"'
+    return f'<td class="{kind}"{attribute}>{shown if isinstance(shown, Html) else text(shown)}</td>'
+
+
+def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
+    """One number that matters, with its name above and its uncertainty below."""
+    return (
+        f'<div class="tile {text(tone)}"><div class="label">{text(label)}</div>'
+        f'<div class="value">{text(value)}</div><div class="note">{text(note)}</div></div>'
+    )
+
+
+def figure(shown: go.Figure, name: str, *, title: str = "", caption: str = "") -> str:
+    """A figure: its data as JSON beside an empty box, drawn when it scrolls into view."""
+    data = shown.to_json().replace("</", "<\\/")
+    height = int(shown.layout.height or 360)
+    heading = f"<h3>{text(title)}</h3>" if title else ""
+    note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
+    label = text(title or name)
+    return (
+        f'<figure>{heading}<div class="plot" id="{text(name)}" role="img" aria-label="{label}" '
+        f'style="min-height:{height}px"></div>'
+        f'<script type="application/json" data-for="{text(name)}">{data}</script>{note}</figure>'
+    )
+
+
+def section(name: str, title: str, lead: str, body: str) -> str:
+    """A section of the page with an anchor; nothing where it has no body."""
+    if not body:
+        return ""
+    first = f'<p class="lead">{text(lead)}</p>' if lead else ""
+    return f'<section id="{text(name)}"><h2>{text(title)}</h2>{first}{body}</section>'
+
+
+def columns(*parts: str) -> str:
+    """Parts side by side, one under the other on a narrow screen."""
+    kept = [part for part in parts if part]
+    return f'<div class="columns n{len(kept)}">{"".join(kept)}</div>' if kept else ""
+
+
+def definitions(items: Mapping[str, Any]) -> str:
+    """Names and values, for settings and versions."""
+    rows = "".join(
+        f"<dt>{text(key)}</dt><dd>{text(plain(item))}</dd>" for key, item in items.items()
+    )
+    return f"<dl>{rows}</dl>" if rows else ""
+
+
+def plain(value: Any) -> str:
+    """A setting as one line of text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not set"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, str | int | float) for item in value
+    ):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def details(summary: str, body: str) -> str:
+    """A part that opens on a click."""
+    return f"<details><summary>{text(summary)}</summary>{body}</details>" if body else ""

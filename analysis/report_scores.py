@@ -1,0 +1,156 @@
+"""The sections of numbers: tiles, the score table with floor and ceiling, every measure."""
+
+import math
+
+import pandas as pd
+
+from analysis.report_answer import (
+    CEILING,
+    FLOOR,
+    Analysed,
+    Value,
+    accuracy_of,
+    score_of,
+    table_of,
+    worst_class,
+)
+from analysis.report_parts import Html, section, table, text, tile
+from analysis.report_subject import Subject
+from analysis.report_words import Form, change, interval, measure_words, number, words
+
+ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_10", "map_at_r")
+
+
+def tiles(subject: Subject) -> str:
+    """The few numbers that matter."""
+    shown = [_tile(subject, score) for score in ("sameness", "balanced_accuracy", "accuracy")]
+    worst = worst_class(subject.last, subject.measure)
+    if worst is not None:
+        shown.append(tile("Worst class", number(worst[1]), f"sameness of “{worst[0]}”"))
+    return f'<div class="tiles">{"".join(shown)}</div>' if any(shown) else ""
+
+
+def _tile(subject: Subject, score: str) -> str:
+    word = words(score)
+    found = [_find(subject, analysis, score) for _, analysis in subject.named]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        return ""
+    if len(values) == 1:
+        span = interval(values[0].low, values[0].high, word.form)
+        return tile(word.label, number(values[0].value, word.form), f"95 %: {span}" if span else "")
+    row = _row(subject.comparison, score)
+    tone, note = "", ""
+    if row is not None and math.isfinite(float(row["low"])):
+        tone = _tone(row)
+        span = interval(row["low"], row["high"], word.form, signed=True)
+        note = f"{change(row['difference'], word.form)} (95 %: {span})"
+    shown = " → ".join(number(value.value, word.form) for value in values)
+    return tile(word.label, shown.replace(" % →", " →"), note, tone)
+
+
+def scores(subject: Subject) -> str:
+    """Every score of the headline measure beside floor, untrained network and ceiling."""
+    own = table_of(subject.last, "scores", subject.measure)
+    if own.empty:
+        return ""
+    accuracy = [] if accuracy_of(subject.last) is None else ["accuracy"]
+    names = list(dict.fromkeys([*own["score"], *accuracy]))
+    own_heads = ("Value",) if subject.after is None else ("Before", "After", "Change")
+    heads = [("Score", "t"), *((name, "n") for name in own_heads), ("Raw pixels", "n")]
+    heads += [] if subject.untrained is None else [("Untrained", "n")]
+    heads += [("Classifier", "n")]
+    rows = [_score_row(subject, str(name)) for name in names]
+    lead = (
+        f"Judged by the {measure_words(subject.measure)}, with 95 % intervals. Raw pixels are the "
+        "floor and the classifier's own probabilities the ceiling: features lie between the two."
+    )
+    return section("scores", "Scores", lead, table(heads, rows))
+
+
+def _score_row(subject: Subject, score: str) -> list[object]:
+    word = words(score)
+    own = table_of(subject.last, "scores")
+    better = own.loc[own["score"] == score, "better"]
+    good = {"up": "Higher is better.", "down": "Lower is better."}.get(
+        str(better.iloc[0]) if len(better) else "", ""
+    )
+    label = Html(f'{text(word.label)}<span class="sub">{text(word.says)} {good}</span>')
+    cells: list[object] = [(label, word.label)]
+    for _, analysis in subject.named:
+        cells.append(_value_cell(_find(subject, analysis, score), word.form))
+    if subject.after is not None:
+        cells.append(_change_cell(_row(subject.comparison, score), word.form))
+    # A distance of another measure has another unit, and accuracy is not a matter of distance.
+    comparable = word.form != "distance" and score != "accuracy"
+    floor = score_of(subject.last, FLOOR, score) if comparable else None
+    cells.append(_value_cell(floor, word.form))
+    if subject.untrained is not None:
+        cells.append(_value_cell(subject.untrained if score == "sameness" else None, word.form))
+    ceiling = score_of(subject.last, CEILING, score) if comparable else None
+    cells.append(_value_cell(ceiling, word.form))
+    return cells
+
+
+def _find(subject: Subject, analysis: Analysed, score: str) -> Value | None:
+    if score == "accuracy":
+        return accuracy_of(analysis)
+    return score_of(analysis, subject.measure, score)
+
+
+def _row(comparison: pd.DataFrame | None, score: str) -> pd.Series | None:
+    if comparison is None or comparison.empty:
+        return None
+    rows = comparison[comparison["score"] == score]
+    return None if rows.empty else rows.iloc[0]
+
+
+def _tone(row: pd.Series) -> str:
+    """`better` or `worse` where the interval leaves out zero, else nothing."""
+    low, high = float(row["low"]), float(row["high"])
+    if not (low > 0 or high < 0):
+        return ""
+    return "better" if (low > 0) == (row.get("better", "up") == "up") else "worse"
+
+
+def _value_cell(value: Value | None, form: Form) -> object:
+    if value is None:
+        return ("", "")
+    span = interval(value.low, value.high, form)
+    under = f'<span class="sub">{text(span)}</span>' if span else ""
+    return (Html(text(number(value.value, form)) + under), value.value)
+
+
+def _change_cell(row: pd.Series | None, form: Form) -> object:
+    if row is None:
+        return ("", "")
+    tone = {"better": "up", "worse": "down"}.get(_tone(row), "")
+    span = interval(row["low"], row["high"], form, signed=True)
+    under = f'<span class="sub">{text(span)}</span>' if span else ""
+    shown = f'<span class="{tone}">{text(change(row["difference"], form))}</span>{under}'
+    return (Html(shown), float(row["difference"]))
+
+
+def measures(subject: Subject) -> str:
+    """The same question asked of every measure that was computed."""
+    own = table_of(subject.last, "scores")
+    if own.empty or own["measure"].nunique() < 2:
+        return ""
+    names = [score for score in ACROSS_MEASURES if (own["score"] == score).any()]
+    heads = [("Measure", "t")]
+    heads += [] if subject.after is None else [("Sameness before", "n")]
+    heads += [(words(name).label, "n") for name in names]
+    rows = []
+    for measure in dict.fromkeys(own["measure"]):
+        if score_of(subject.last, measure, "sameness") is None:
+            continue
+        label = f'{text(measure)}<span class="sub">{text(measure_words(measure))}</span>'
+        cells: list[object] = [(Html(label), measure)]
+        if subject.after is not None:
+            cells.append(_value_cell(score_of(subject.before, measure, "sameness"), "plain"))
+        cells += [
+            _value_cell(score_of(subject.last, measure, name), words(name).form) for name in names
+        ]
+        rows.append(cells)
+    lead = "How the answer depends on what “distance” means. A click on a heading sorts."
+    return section("measures", "Measures", lead, table(heads, rows))

@@ -1,0 +1,165 @@
+"""Small analyses with the contract's tables, computed naively from known features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+
+@dataclass(frozen=True)
+class Made:
+    key: str
+    n_images: int
+    classes: tuple[str, ...]
+    settings: dict[str, object]
+    tables: dict[str, pd.DataFrame] = field(repr=False)
+
+
+def features(n_classes: int, each: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    centres = np.abs(rng.normal(size=(n_classes, 16)))
+    labels = np.repeat(np.arange(n_classes), each)
+    values = np.abs(centres[labels] + spread * rng.normal(size=(len(labels), 16)))
+    return values / np.linalg.norm(values, axis=1, keepdims=True), labels
+
+
+def measure_tables(
+    measure: str, values: np.ndarray, labels: np.ndarray, names: list[str]
+) -> dict[str, pd.DataFrame]:
+    distance = 1 - values @ values.T
+    i, j = np.triu_indices(len(labels), 1)
+    d, same = distance[i, j], labels[i] == labels[j]
+    auc = roc_auc_score(same, -d)
+    far, tar, threshold = roc_curve(same, -d)
+    near = np.argsort(distance + 9 * np.eye(len(labels)), axis=1)[:, :10]
+    k = near.shape[1]
+    hits = labels[near] == labels[:, None]
+    shown = {
+        "sameness": (2 * auc - 1, 0.01, "up"),
+        "auc": (auc, 0.005, "up"),
+        "balanced_accuracy": (np.max(tar + 1 - far) / 2, 0.01, "up"),
+        "eer": (far[np.argmin(np.abs(far - 1 + tar))], 0.01, "down"),
+        "intra_mean": (d[same].mean(), np.nan, "down"),
+        "inter_mean": (d[~same].mean(), np.nan, "up"),
+        "one_nn": (hits[:, 0].mean(), np.nan, "up"),
+        "purity_at_10": (hits.mean(), np.nan, "up"),
+    }
+    scores = pd.DataFrame(
+        [(measure, s, v, v - w, v + w, b, "") for s, (v, w, b) in shown.items()],
+        columns=["measure", "score", "value", "low", "high", "better", "note"],
+    )
+    edges = np.linspace(d.min(), d.max() + 1e-6, 301)
+    histograms = pd.DataFrame(
+        {
+            "measure": measure, "bin_low": edges[:-1], "bin_high": edges[1:],
+            "same": np.histogram(d[same], edges)[0], "different": np.histogram(d[~same], edges)[0],
+        }
+    )  # fmt: skip
+    sums = np.zeros((len(names), len(names)))
+    onehot = np.eye(len(names))[labels]
+    sums = onehot.T @ distance @ onehot
+    size = onehot.sum(0)
+    pairs = np.outer(size, size) - np.diag(size)
+    a, b = np.indices(sums.shape)
+    class_pairs = pd.DataFrame(
+        {
+            "measure": measure, "class_a": np.take(names, a.ravel()),
+            "class_b": np.take(names, b.ravel()), "mean": (sums / pairs).ravel(), "std": 0.1,
+            "n_pairs": pairs.ravel().astype(int),
+        }
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    per = np.clip(2 * auc - 1 + rng.normal(0, 0.1, len(names)), 0, 1)
+    per_class = pd.DataFrame(
+        {
+            "measure": measure, "class": names, "n": size.astype(int), "auc": (1 + per) / 2,
+            "sameness": per, "balanced_accuracy": (1 + per) / 2,
+            "intra_mean": np.diag(sums / pairs), "inter_mean": sums.mean(1) / pairs.mean(1),
+        }
+    )  # fmt: skip
+    step = np.unique(np.linspace(0, len(far) - 1, 500).astype(int))
+    roc = pd.DataFrame({"measure": measure, "far": far, "tar": tar, "threshold": -threshold})
+    neighbours = pd.DataFrame(
+        {
+            "measure": measure, "row": np.repeat(np.arange(len(labels)), k),
+            "rank": np.tile(np.arange(1, k + 1), len(labels)), "neighbour": near.ravel(),
+            "distance": np.take_along_axis(distance, near, 1).ravel(),
+        }
+    )  # fmt: skip
+    by_distance = np.argsort(d)
+    alike = [p for p in by_distance if not same[p]][:12]
+    apart = [p for p in by_distance[::-1] if same[p]][:12]
+    examples = pd.DataFrame(
+        [(measure, "most alike different", i[p], j[p], d[p]) for p in alike]
+        + [(measure, "least alike same", i[p], j[p], d[p]) for p in apart],
+        columns=["measure", "kind", "row_a", "row_b", "distance"],
+    )
+    return {
+        "scores": scores, "histograms": histograms, "class_pairs": class_pairs,
+        "per_class": per_class, "roc": roc.iloc[step], "neighbours": neighbours,
+        "pairs_examples": examples,
+    }  # fmt: skip
+
+
+def make_analysis(
+    n_classes: int = 10, each: int = 12, spread: float = 0.35, seed: int = 0, key: str = "net-0"
+) -> Made:
+    names = [f"class {i}" for i in range(n_classes)]
+    spreads = {"gap_cosine": spread, "pixel_euclid": 2.0, "softmax_dot": spread * 0.6}
+    spreads |= {"fc_cosine": spread * 1.1, "gap_euclid": spread * 1.3}
+    parts = []
+    for measure, wide in spreads.items():
+        values, labels = features(n_classes, each, wide, seed)
+        parts.append(measure_tables(measure, values, labels, names))
+    tables = {name: pd.concat([p[name] for p in parts], ignore_index=True) for name in parts[0]}
+    accuracy = ["softmax_dot", "accuracy", 1 - spread / 5, np.nan, np.nan, "up", "top-1"]
+    tables["scores"].loc[len(tables["scores"])] = accuracy
+    settings = {"split": "held_out", "bootstrap": 200, "seed": 0, "measures": list(spreads)}
+    return Made(key, n_classes * each, tuple(names), settings, tables)
+
+
+def compare_made(before: Made, after: Made, half: float = 0.015) -> pd.DataFrame:
+    a, b = (
+        m.tables["scores"]
+        .query("measure == 'gap_cosine' or score == 'accuracy'")
+        .set_index("score")
+        for m in (before, after)
+    )
+    rows = [
+        (s, a.value[s], b.value[s], b.value[s] - a.value[s], b.value[s] - a.value[s] - half,
+         b.value[s] - a.value[s] + half, a.better[s])
+        for s in a.index
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["score", "a", "b", "difference", "low", "high", "better"])
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., Made]:
+    return make_analysis
+
+
+@pytest.fixture(scope="session")
+def compared() -> Callable[..., pd.DataFrame]:
+    return compare_made
+
+
+@pytest.fixture(scope="session")
+def run_record() -> dict[str, object]:
+    return {
+        "title": "Digits",
+        "source": "digits (1 797 images)", "network": "small convolutional network",
+        "weights": "trained.safetensors",
+        "settings": {"extract": {"taps": ["last_conv", "fc"]}, "seed": 0},
+        "versions": {"torch": "2.14.1", "alike": "0.1.0"},
+        "stages": {"extract": 3.2, "index": 0.4, "analyse": 5.1, "retrain": 40.2},
+        "images": {"listed": 122, "ok": 120, "bad": 2},
+        "bad": [
+            {"path": "a/<b>.jpg", "state": "truncated", "reason": "ends early"},
+            {"path": "c.jpg", "state": "unreadable", "reason": "is text"},
+        ],
+        "decisions": ["λ halved at step 120: loss stood at log(B−1)"],
+        "created": "2026-11-23 15:40", "reused": False,
+    }  # fmt: skip

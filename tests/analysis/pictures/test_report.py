@@ -1,0 +1,150 @@
+"""The report answers first, holds everything it shows, and fetches nothing."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.report import write_report
+from analysis.report_answer import Value, answer, rungs
+
+
+class Loads(HTMLParser):
+    """Collects whatever a browser would fetch: src, href of links, srcset, data, poster."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses = []
+        self.text = []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in {"src", "srcset", "data", "poster", "action", "background"} or (
+                name == "href" and tag == "link"
+            ):
+                self.addresses.append(value)
+
+
+def loads(page):
+    parser = Loads()
+    parser.feed(page)
+    return [address for address in parser.addresses if not address.startswith("data:")]
+
+
+def first_lines(page):
+    header = page[page.index("<header") : page.index("</header>")]
+    header = re.sub(r"<script.*?</script>", " ", header, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", header).split())
+
+
+@pytest.fixture(scope="module")
+def two(made, compared, run_record, tmp_path_factory):
+    before, after = made(spread=0.45), made(spread=0.3, key="net-1")
+    path = tmp_path_factory.mktemp("réport dir") / "report.html"
+    write_report(
+        path, before=before, after=after, comparison=compared(before, after), run=run_record,
+        untrained=Value(0.21, 0.19, 0.23),
+    )  # fmt: skip
+    return path.read_text(encoding="utf-8"), before, after
+
+
+def test_first_lines_answer(two):
+    page, before, after = two
+    said = first_lines(page)
+    assert "Yes: same-class features came closer." in said
+    old, new = (
+        m.tables["scores"].query("measure == 'gap_cosine' and score == 'sameness'").value.iloc[0]
+        for m in (before, after)
+    )
+    assert f"{old:.3f} to {new:.3f}" in said
+    assert f"{new - old:+.3f}" in said
+    assert "95 % interval" in said
+    assert "Accuracy went from 91.0 % to 94.0 %" in said
+    assert page.index("Yes: same-class") < page.index("plotly.js v")
+
+
+def test_nothing_is_fetched(two):
+    page = two[0]
+    assert loads(page) == []
+    assert "default-src 'none'" in page
+    own = page[: page.index("/**\n* plotly.js")]
+    assert not re.search(r"@import|url\((?!data:)", own)
+    assert "http" not in re.sub(r'<meta http-equiv="Content', "", own)
+
+
+def test_states_everything_of_the_run(two, run_record):
+    page = two[0]
+    for said in (
+        "2.14.1",
+        "extract.taps",
+        "ends early",
+        "unreadable",
+        "λ halved",
+        "net-1",
+        "3.2 s",
+    ):
+        assert said in page
+    assert "a/&lt;b&gt;.jpg" in page
+    assert "a/<b>.jpg" not in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tone"),
+    [(0.01, 0.05, "better"), (-0.01, 0.05, "unclear"), (-0.05, -0.01, "worse")],
+)
+def test_verdict_follows_the_interval(made, low, high, tone):
+    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+    row = ("sameness", 0.5, 0.53, 0.03, low, high, "up")
+    columns = ["score", "a", "b", "difference", "low", "high", "better"]
+    comparison = pd.DataFrame([row], columns=columns)
+    assert answer(before, after, comparison, "gap_cosine").tone == tone
+
+
+def test_without_interval_no_verdict_is_claimed(made):
+    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+    assert answer(before, after, None, "gap_cosine").tone == "unclear"
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 70])
+def test_one_analysis_of_any_number_of_classes(made, tmp_path, n_classes):
+    one = made(n_classes=n_classes, each=4)
+    page = write_report(tmp_path / "one.html", before=one).read_text(encoding="utf-8")
+    said = first_lines(page)
+    assert "of 100 comparisons" in said
+    assert f"{n_classes} classes" in said
+    assert "The worst class is" in said
+    assert "raw pixels" in page
+
+
+def test_thousand_classes_stay_small(tmp_path, made):
+    one = made(n_classes=3, each=4)
+    names = [f"n{i:05d}" for i in range(1000)]
+    rng = np.random.default_rng(0)
+    a, b = np.meshgrid(names, names, indexing="ij")
+    pairs = pd.DataFrame(
+        {"measure": "gap_cosine", "class_a": a.ravel(), "class_b": b.ravel(),
+         "mean": rng.random(1_000_000), "std": 0.1, "n_pairs": 10}
+    )  # fmt: skip
+    one.tables["class_pairs"] = pairs
+    path = write_report(tmp_path / "many.html", before=one)
+    assert path.stat().st_size < 8_000_000
+    assert "averaged into 240 blocks" in path.read_text(encoding="utf-8")
+
+
+def test_missing_tables_leave_their_sections_out(made, tmp_path):
+    one = made(n_classes=3, each=5)
+    for name in ("histograms", "roc", "per_class", "neighbours", "pairs_examples"):
+        one.tables.pop(name)
+    page = write_report(tmp_path / "thin.html", before=one, run={"network": None}).read_text(
+        "utf-8"
+    )
+    assert '<section id="distances"' not in page
+    assert '<section id="scores"' in page
+
+
+def test_rungs_are_in_order(made):
+    one = made(n_classes=4, each=6)
+    steps = rungs(one, None, Value(0.2, 0.1, 0.3), "gap_cosine")
+    assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]
