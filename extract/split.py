@@ -1,4 +1,4 @@
-"""Which images may be trained on: decided by an image's content, so that no renaming moves it."""
+"""Who an image is (its bytes), and whether it may be trained on (decided by that alone)."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,6 +7,11 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "held_out"]
+
+
+def image_id(data: bytes) -> str:
+    """Name an image by its content: SHA-256 of the file's bytes, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def split_of(image_id: str, train_share: float, salt: str = "") -> Split:

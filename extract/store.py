@@ -7,24 +7,36 @@ committed, a manifest of which image a row belongs to, and what later steps make
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from extract.errors import BadInput, StoreDamaged
-from extract.store_arrays import UNIT, ArraySpec, create_array, spec_of
-from extract.store_features import TREE, Features
+from extract.errors import BadInput, StoreBusy, StoreDamaged
+from extract.store_arrays import (
+    TREE,
+    UNIT,
+    VALID,
+    ArraySpec,
+    create_array,
+    create_valid,
+    spec_of,
+)
+from extract.store_commit import ABSENT
+from extract.store_features import Features
 from extract.store_files import Files, LocalFiles, RemoteFiles
+from extract.store_locks import Lock, holder_of, is_dead
 from extract.store_manifest import Manifest, parquet_bytes, parquet_table
 
-__all__ = ["UNIT", "Features", "Store"]
+__all__ = ["ABSENT", "UNIT", "Features", "Store"]
 
 SCHEMA = "alike-store/1"
 _SETTINGS = "store.json"
-_SAME = ("network", "weights_hash", "transform", "precision")
+_RUN = "extract-"
+_SAME = ("weights_hash", "transform", "precision")
 _ATTRS = b"alike"
 
 
@@ -42,6 +54,7 @@ class Store:
         self.files = files
         self.tree = tree
         self._manifest = Manifest(files)
+        self._held: set[str] = set()
 
     @staticmethod
     def open(url: str | Path, *, create: bool = False, **options: Any) -> "Store":
@@ -82,9 +95,7 @@ class Store:
 
     def set_source(self, spec: str, options: Mapping[str, Any] | None = None) -> None:
         """Remember where the images come from, for the steps that look at them again."""
-        self._write_settings(
-            {**self._settings(), "source": {"spec": spec, "options": dict(options or {})}}
-        )
+        self._set("source", {"spec": spec, "options": dict(options or {})})
 
     def source(self) -> tuple[str, dict[str, Any]]:
         """Give what `set_source` was told; `BadInput` before that."""
@@ -97,8 +108,7 @@ class Store:
         """Set the share of the images that may be trained on, 0 to 1."""
         if not 0 <= train_share <= 1:
             raise BadInput(f"train share {train_share}: expected 0 to 1")
-        split = {"train_share": float(train_share), "salt": salt}
-        self._write_settings({**self._settings(), "split": split})
+        self._set("split", {"train_share": float(train_share), "salt": salt})
 
     def split(self) -> tuple[float, str]:
         """Give (train_share, salt); a share of 0 holds every image out."""
@@ -107,6 +117,11 @@ class Store:
 
     def _settings(self) -> dict[str, Any]:
         return dict(json.loads(self.files.read(_SETTINGS)))
+
+    def _set(self, name: str, value: object) -> None:
+        if self._settings().get(name) != value:
+            with self._brief("settings"):
+                self._write_settings({**self._settings(), name: value})
 
     def _write_settings(self, settings: dict[str, Any]) -> None:
         self.files.write(_SETTINGS, json.dumps(settings, indent=1).encode())
@@ -126,7 +141,10 @@ class Store:
         Returns:
             The view: the listing with a column row (int64), -1 where the state is not `ok`.
         """
-        return self._manifest.list_images(listing)
+        with self._brief("listing"):
+            if self._manifest.new_ids(listing):
+                self._refuse_while_extracting()
+            return self._manifest.list_images(listing)
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last."""
@@ -186,13 +204,27 @@ class Store:
         Raises:
             BadInput: the group was made by another network, weights, transform or precision.
         """
+        with self._brief("layout"):
+            self._lay_out(extraction, key, arrays)
+        return self.features(key)
+
+    def _lay_out(
+        self,
+        extraction: Mapping[str, Any],
+        key: str,
+        arrays: Mapping[str, tuple[tuple[int, ...], str]],
+    ) -> None:
         import zarr
 
         group = zarr.open_group(self.tree, mode="a", zarr_format=3).require_group(key)
         _check_same(dict(group.attrs), extraction, key)
         known: Any = group.attrs.get("taps", [])
         taps = [*known, *extraction.get("taps", [])]
-        group.attrs.update({**extraction, "taps": list(dict.fromkeys(taps))})
+        attrs = {**extraction, "taps": list(dict.fromkeys(taps))}
+        if any(group.attrs.get(name) != value for name, value in _plain(attrs).items()):
+            group.attrs.update(attrs)
+        if VALID not in group:
+            create_valid(group, self.n_rows)
         present = dict(group.arrays())
         for name, (tail, dtype) in arrays.items():
             spec = ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
@@ -203,7 +235,48 @@ class Store:
         for array in present.values():
             if array.shape[0] < self.n_rows:
                 array.resize((self.n_rows, *array.shape[1:]))
-        return self.features(key)
+        for place in (TREE, f"{TREE}/{key}", *(f"{TREE}/{key}/{name}" for name in arrays)):
+            self.files.sync(f"{place}/zarr.json")
+
+    # One writer at a time
+
+    @contextmanager
+    def lock(self, key: str, wait: float = 0.0) -> Iterator[None]:
+        """Hold one extraction for a run; may be nested.
+
+        Args:
+            key: the extraction, whether its group exists or not.
+            wait: seconds to wait for another run's end.
+
+        Raises:
+            StoreBusy: another living process holds it; the message names its host and process.
+        """
+        if key in self._held:
+            yield
+            return
+        with Lock(self.files, f"locks/{_RUN}{key}.json", f"the extraction {key}", wait):
+            self._held.add(key)
+            try:
+                yield
+            finally:
+                self._held.remove(key)
+
+    def _brief(self, what: str) -> Lock:
+        return Lock(self.files, f"locks/{what}.json", f"the {what}", wait=60.0)
+
+    def _refuse_while_extracting(self) -> None:
+        """New rows move the end of the last unit under a running extraction's feet."""
+        for name in sorted(self.files.listing("locks")):
+            if not (name.startswith(_RUN) and name.endswith(".json")):
+                continue
+            if name[len(_RUN) : -len(".json")] in self._held:
+                continue
+            holder = holder_of(self.files, f"locks/{name}")
+            if holder and not is_dead(self.files, f"locks/{name}", holder):
+                raise StoreBusy(
+                    f"new images cannot be listed in {self.url} while process {holder.pid} on "
+                    f"{holder.host} extracts; wait for it to end"
+                )
 
     # Other files of the store
 
@@ -249,11 +322,17 @@ class Store:
         return table.to_pandas(), dict(json.loads(table.schema.metadata.get(_ATTRS, b"{}")))
 
 
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a mapping as it comes back from JSON."""
+    return dict(json.loads(json.dumps(dict(value))))
+
+
 def _check_same(have: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> None:
+    plain = _plain(wanted)
     for name in _SAME:
-        if name in have and have[name] != json.loads(json.dumps(wanted.get(name))):
+        if name in have and have[name] != plain.get(name):
             raise BadInput(
-                f"{key} was extracted with {name} {have[name]!r}, not {wanted.get(name)!r}: "
+                f"{key} was extracted with {name} {have[name]!r}, not {plain.get(name)!r}: "
                 "that is another extraction and needs another key"
             )
 

@@ -10,6 +10,12 @@ import numpy as np
 UNIT = 1024
 """Rows of one unit of work: one shard of every array, one record of the ledger."""
 
+TREE = "features.zarr"
+"""Folder of the Zarr hierarchy inside a store."""
+
+VALID = "valid"
+"""Name of the array that says which rows have a feature; derived from the ledger."""
+
 _CHUNK_BYTES = 384 * 1024
 _MAX_CHUNK_ROWS = 128
 _AXES = {1: ("feature",), 2: ("token", "channel"), 3: ("channel", "y", "x")}
@@ -89,6 +95,21 @@ def create_array(group: Any, spec: ArraySpec, rows: int) -> None:
     )
 
 
+def create_valid(group: Any, rows: int) -> None:
+    """Create the array `valid`, all 0."""
+    from zarr.codecs import Crc32cCodec
+
+    group.create_array(
+        VALID,
+        shape=(rows,),
+        chunks=(2**20,),
+        dtype="uint8",
+        fill_value=0,
+        compressors=[Crc32cCodec()],
+        dimension_names=("image",),
+    )
+
+
 def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
     """Write rows lo to lo + len(rows) of one shard, as one assignment from the shard's start.
 
@@ -100,9 +121,7 @@ def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
     """
     import zarr
 
-    # Chunks that hold nothing but NaN are stored too: an absent one is then always damage.
-    array = zarr.open_array(tree, path=place, mode="r+", config={"write_empty_chunks": True})
-    array[lo : lo + len(rows)] = rows
+    zarr.open_array(tree, path=place, mode="r+")[lo : lo + len(rows)] = rows
 
 
 def check_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> None:

@@ -1,33 +1,27 @@
 """The features of one extraction: what is committed, what is missing, reading and writing."""
 
-import io
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from extract import store_constants
 from extract.errors import BadInput, StoreDamaged
 from extract.split import splits_of
-from extract.store_arrays import UNIT, ArraySpec, check_rows, write_rows
-from extract.store_files import explain_full
-from extract.store_ledger import (
-    Committed,
-    Ledger,
-    Record,
-    digest_of,
-    ids_hash,
-    provenance,
-    row_hash,
-)
-from extract.store_shards import read_shard_rows
+from extract.store_arrays import TREE, UNIT, VALID, ArraySpec, write_rows
+from extract.store_commit import Bad, commit_unit, pending_units, rows_to_do
+from extract.store_ledger import Ledger, Record, digest_of, row_hash
+from extract.store_locks import Lock
+from extract.store_shards import grouped_by_unit, read_shard_rows
 
 if TYPE_CHECKING:
     from extract.store import Store
 
-TREE = "features.zarr"
 Rows = np.ndarray | slice
+_READERS = 4
 
 
 class Features:
@@ -38,6 +32,7 @@ class Features:
         store: the store that it belongs to.
         attrs: the extraction's description, with `class_names` and `source` where known.
         arrays: name to shape and type of every array.
+        ledger: what is committed.
     """
 
     def __init__(
@@ -47,14 +42,15 @@ class Features:
         self.store = store
         self.attrs = attrs
         self.arrays = arrays
-        self._ledger = Ledger(store.files, key)
+        self.ledger = Ledger(store.files, key)
+        self._claims: dict[int, Lock] = {}
 
     # What is there
 
     @property
     def digest(self) -> str:
         """Hash of all committed rows: another value whenever any of them changes."""
-        return digest_of(self._ledger.records())
+        return digest_of(self.ledger.records())
 
     def unit_rows(self, unit: int) -> range:
         """Give the rows of a unit."""
@@ -62,37 +58,24 @@ class Features:
 
     def pending(self, names: Iterable[str] | None = None) -> list[int]:
         """Give the units that miss committed rows of any of `names` (None: of any array)."""
-        names = list(self.arrays if names is None else names)
-        records = self._ledger.records()
-        sizes = {name: self._shard_sizes(name) for name in names}
-        n_rows = self.store.n_rows
-        missing = []
-        for unit in range(-(-n_rows // UNIT)):
-            record = records.get(unit)
-            end = min((unit + 1) * UNIT, n_rows)
-            if record is None or any(
-                record.hi_of(name) < end
-                or record.arrays[name].stored != sizes[name].get(self.arrays[name].shard_name(unit))
-                for name in names
-            ):
-                missing.append(unit)
-        return missing
+        return pending_units(self, list(self.arrays if names is None else names))
 
     def todo(self, unit: int, names: Iterable[str] | None = None) -> range:
         """Give the rows of a pending unit that have to be computed: always its last ones.
 
         Rows committed before the set grew are left out when they are still what was recorded.
         """
-        names = list(self.arrays if names is None else names)
-        rows = self.unit_rows(unit)
-        record = self._ledger.record(unit)
-        if record is None:
-            return rows
-        first = record.hi(names)
-        intact = all(
-            self._intact(record, name) for name in names if record.hi_of(name) > rows.start
-        )
-        return range(first, rows.stop) if intact and first < rows.stop else rows
+        return rows_to_do(self, unit, list(self.arrays if names is None else names))
+
+    def committed(self, names: Iterable[str] | None = None, *, good: bool = False) -> np.ndarray:
+        """Say of every row whether it is committed, and `good`: has a feature; (n_rows,) bool."""
+        names = None if names is None else list(names)
+        found = np.zeros(self.store.n_rows, dtype=bool)
+        for record in self.ledger.records().values():
+            found[record.lo : record.hi(names)] = True
+            if good and record.bad:
+                found[list(record.bad)] = False
+        return found
 
     def table(
         self,
@@ -111,35 +94,31 @@ class Features:
         Returns:
             row (int64, ascending, each once), image_id, path, label (str or None), split.
         """
+        if split not in (None, "train", "held_out"):
+            raise BadInput(f"split {split!r}: expected train or held_out")
         view = self.store.images()
         view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
-        view = view[self._usable(names)[view["row"].to_numpy()]]
+        view = view[self.committed(names, good=True)[view["row"].to_numpy()]]
         share, salt = self.store.split()
         share = share if train_share is None else train_share
         table = view[["row", "image_id", "path", "label"]].reset_index(drop=True)
-        table["split"] = splits_of(table["image_id"], share, salt)
-        if split is None:
-            return table
-        if split not in ("train", "held_out"):
-            raise BadInput(f"split {split!r}: expected train or held_out")
-        return table[table["split"] == split].reset_index(drop=True)
+        sides = splits_of(table["image_id"], share, salt)
+        table["split"] = pd.Series(sides, index=table.index, dtype=object)
+        return table if split is None else table[sides == split].reset_index(drop=True)
 
     def bad(self) -> pd.DataFrame:
         """Give the images that have no feature: row (-1: never read), path, state, reason."""
         view = self.store.images()
-        unread = view[view["state"] != "ok"][["row", "path", "state", "reason"]]
-        why = {
-            row: why
-            for record in self._ledger.records().values()
-            for row, why in record.bad.items()
-        }
+        unread = view[view["row"] < 0][["row", "path", "state", "reason"]]
+        records = self.ledger.records().values()
+        why = {row: why for record in records for row, why in record.bad.items()}
         failed = view[view["row"].isin(list(why))][["row", "path"]]
+        states = [why[row] for row in failed["row"]]
         failed = failed.assign(
-            state=[why[row][0] for row in failed["row"]],
-            reason=[why[row][1] for row in failed["row"]],
+            state=pd.Series([one[0] for one in states], failed.index, dtype=object),
+            reason=pd.Series([one[1] for one in states], failed.index, dtype=object),
         )
-        both = pd.concat([unread, failed.astype({"state": object, "reason": object})])
-        return both.sort_values("path").reset_index(drop=True)
+        return pd.concat([unread, failed]).sort_values("path").reset_index(drop=True)
 
     # Reading
 
@@ -159,18 +138,25 @@ class Features:
         """
         spec = self._spec(name)
         rows = self._numbers(rows)
-        self._check_committed(name, rows)
+        groups = grouped_by_unit(rows)
+        records = self._check_committed(name, [(unit, rows[here]) for unit, here in groups])
         out = np.empty((len(rows), *spec.tail), dtype=spec.dtype)
-        units = rows // UNIT
-        for unit in np.unique(units):
-            here = np.flatnonzero(units == unit)
-            out[here] = self._read_unit(spec, int(unit), rows[here] - unit * UNIT)
+
+        def fetch(group: tuple[int, np.ndarray]) -> None:
+            unit, here = group
+            out[here] = self.read_unit(name, records[unit], rows[here] - unit * UNIT)
+
+        if len(groups) > 1:
+            with ThreadPoolExecutor(_READERS) as readers:
+                list(readers.map(fetch, groups))
+        elif groups:
+            fetch(groups[0])
         return out
 
     def blocks(
         self, name: str | Sequence[str], rows: Rows | None = None, size: int = UNIT
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Read rows shard by shard.
+        """Read rows shard by shard, one block ahead of the caller.
 
         Args:
             name: an array, or several that are read together.
@@ -183,89 +169,117 @@ class Features:
         names = [name] if isinstance(name, str) else list(name)
         wanted = self._numbers(self.table(names=names)["row"] if rows is None else rows)
         span = max(size // UNIT, 1) * UNIT
-        cuts = np.flatnonzero(np.diff(wanted // span)) + 1
-        for whole in np.split(wanted, cuts):
-            if not len(whole):
-                continue
-            read = {one: self.read(one, whole) for one in names}
-            for lo in range(0, len(whole), size):
-                part = slice(lo, lo + size)
-                arrays = {one: array[part] for one, array in read.items()}
-                yield whole[part], arrays[name] if isinstance(name, str) else arrays
+        wholes = np.split(wanted, np.flatnonzero(np.diff(wanted // span)) + 1)
+
+        def load(whole: np.ndarray) -> dict[str, np.ndarray]:
+            return {one: self.read(one, whole) for one in names}
+
+        with ThreadPoolExecutor(1, "blocks") as ahead:
+            coming = ahead.submit(load, wholes[0])
+            for i, whole in enumerate(wholes):
+                read = coming.result()
+                if i + 1 < len(wholes):
+                    coming = ahead.submit(load, wholes[i + 1])
+                for lo in range(0, len(whole), size):
+                    part = {one: array[lo : lo + size] for one, array in read.items()}
+                    yield whole[lo : lo + size], part[name] if isinstance(name, str) else part
 
     # Writing
+
+    @contextmanager
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Hold this extraction for one run: another process is refused (`StoreBusy`).
+
+        At the end of an undisturbed run the array `valid` is brought up to date.
+        """
+        with self.store.lock(self.key, wait):
+            yield
+            self.publish()
+
+    def claim(self, unit: int, wait: float = 0.0) -> AbstractContextManager[Lock]:
+        """Hold one unit among several writers: `StoreBusy` where another living one has it."""
+        held = self._claims.get(unit)
+        return nullcontext(held) if held else self._claim(unit, wait)
+
+    @contextmanager
+    def _claim(self, unit: int, wait: float) -> Iterator[Lock]:
+        place = f"{self.ledger.folder}/claims/{unit:08d}.json"
+        with Lock(self.store.files, place, f"unit {unit} of {self.key}", wait) as held:
+            self._claims[unit] = held
+            try:
+                yield held
+            finally:
+                del self._claims[unit]
 
     def write_unit(
         self,
         unit: int,
         arrays: Mapping[str, np.ndarray],
-        bad: Mapping[int, tuple[str, str]] | None = None,
+        bad: Bad | None = None,
         *,
         run_id: str = "",
     ) -> None:
         """Commit rows of one unit: data, flush, then the record.
 
         Args:
-            unit: the unit; only one writer may have it (see `claim`).
+            unit: the unit.
             arrays: name to (n, *tail), the last n rows of the unit, n the same for all: those of
                 `todo`, or the whole unit. Rows before them must be committed.
             bad: row to (state, reason) of images without a feature; their rows become NaN.
             run_id: id of the run, for the record.
 
         Raises:
+            StoreBusy: another living process has the unit.
             StoreDamaged: rows to be kept are not what was recorded.
             StoreFull: no space; nothing of the unit is committed.
         """
-        bad = {int(row): why for row, why in (bad or {}).items()}
-        rows = self.unit_rows(unit)
-        old = self._ledger.record(unit)
-        committed = dict(old.arrays) if old else {}
-        first = rows.stop
-        for name, given in arrays.items():
-            check_rows(self.arrays, name, given)
-            first = rows.stop - len(given)
-            whole = self._whole(old, name, rows, given, bad)
-            committed[name] = self._write_array(old, unit, name, whole, bad)
-        kept = {row: why for row, why in (old.bad if old else {}).items() if row < first}
-        record = Record(
-            unit=unit,
-            arrays=committed,
-            bad={**kept, **bad},
-            ids_hash=ids_hash(self.store.image_ids()[rows.start : rows.stop]),
-            run=provenance(run_id),
+        commit_unit(self, unit, arrays, {int(row): why for row, why in (bad or {}).items()}, run_id)
+
+    def publish(self) -> None:
+        """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
+        write_rows(
+            self.store.tree, f"{self.key}/{VALID}", 0, self.committed(good=True).astype(np.uint8)
         )
-        self._ledger.write(record)
 
     # Constants: small arrays that belong to the group, such as its classifier or a fitted mean
 
     def write_constant(self, name: str, value: np.ndarray) -> None:
         """Store one array under a name such as `classifier/weight`, replacing any."""
-        sink = io.BytesIO()
-        np.savez(sink, value=np.ascontiguousarray(value))
-        self.store.write_file(f"constants/{self.key}/{name}.npz", sink.getvalue())
+        store_constants.write_constant(self.store.files, self.key, name, value)
 
     def read_constant(self, name: str) -> np.ndarray:
         """Read one array; `BadInput` where there is none, `StoreDamaged` where it is broken."""
-        place = f"constants/{self.key}/{name}.npz"
-        try:
-            data = self.store.read_file(place)
-        except FileNotFoundError:
-            have = ", ".join(self.constants()) or "none"
-            raise BadInput(f"no constant {name!r} in {self.key}; there are: {have}") from None
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as read:
-                return np.asarray(read["value"])
-        except (zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-            raise StoreDamaged(f"{place} is damaged ({error}); delete it and run again") from error
+        return store_constants.read_constant(self.store.files, self.key, name)
 
     def constants(self) -> list[str]:
         """Give the names of the stored constants."""
-        folder = f"constants/{self.key}"
-        return sorted(
-            name[: -len(".npz")] for name in self.store.files.walk(folder) if name.endswith(".npz")
-        )
+        return store_constants.constants(self.store.files, self.key)
 
-    # Inside
+    # For the modules `extract.store_*`
+
+    def place(self, name: str, unit: int) -> str:
+        """Name the file of a shard."""
+        return f"{TREE}/{self.key}/{name}/{self.arrays[name].shard_name(unit)}"
+
+    def shard_sizes(self, name: str) -> dict[str, int]:
+        """Give the bytes of every shard of an array."""
+        listed = self.store.files.listing(f"{TREE}/{self.key}/{name}")
+        return {shard: stamp.size for shard, stamp in listed.items()}
+
+    def read_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
+        """Read committed rows, `at` counted from the unit's first."""
+        spec = self.arrays[name]
+        if not record.arrays[name].stored:
+            return spec.empty(len(at))
+        return read_shard_rows(self.store.files, self.place(name, record.unit), spec, at)
+
+    def intact(self, record: Record, name: str) -> bool:
+        """Say whether the committed rows of an array are what was recorded."""
+        try:
+            rows = self.read_unit(name, record, np.arange(record.hi_of(name) - record.lo))
+        except StoreDamaged:
+            return False
+        return row_hash(rows) == record.arrays[name].hash
 
     def _spec(self, name: str) -> ArraySpec:
         if name not in self.arrays:
@@ -277,103 +291,16 @@ class Features:
             rows = np.arange(*rows.indices(self.store.n_rows))
         return np.asarray(rows, dtype=np.int64)
 
-    def _place(self, name: str, unit: int) -> str:
-        return f"{TREE}/{self.key}/{name}/{self.arrays[name].shard_name(unit)}"
-
-    def _shard_sizes(self, name: str) -> dict[str, int]:
-        listed = self.store.files.listing(f"{TREE}/{self.key}/{name}")
-        return {shard: int(str(stamp[1])) for shard, stamp in listed.items()}
-
-    def _read_unit(self, spec: ArraySpec, unit: int, at: np.ndarray) -> np.ndarray:
-        return read_shard_rows(self.store.files, self._place(spec.name, unit), spec, at)
-
-    def _intact(self, record: Record, name: str) -> bool:
-        try:
-            rows = self._read_unit(
-                self.arrays[name], record.unit, np.arange(record.hi_of(name) - record.lo)
-            )
-        except StoreDamaged:
-            return False
-        return row_hash(rows) == record.arrays[name].hash
-
-    def _committed(self, names: Iterable[str] | None) -> np.ndarray:
-        committed = np.zeros(self.store.n_rows, dtype=bool)
-        for record in self._ledger.records().values():
-            committed[record.lo : record.hi(names)] = True
-        return committed
-
-    def _usable(self, names: Iterable[str] | None) -> np.ndarray:
-        usable = self._committed(names)
-        for record in self._ledger.records().values():
-            usable[list(record.bad)] = False
-        return usable
-
-    def _check_committed(self, name: str, rows: np.ndarray) -> None:
-        if not len(rows):
-            return
-        committed = self._committed([name])
-        outside = (rows < 0) | (rows >= len(committed))
-        missing = outside | ~committed[np.where(outside, 0, rows)] if len(committed) else outside
-        if missing.any():
-            raise BadInput(
-                f"row {rows[missing][0]} of {name} in {self.key} is not committed "
-                f"({int(missing.sum())} such rows); run `alike extract` to compute it"
-            )
-
-    def _whole(
-        self,
-        old: Record | None,
-        name: str,
-        rows: range,
-        given: np.ndarray,
-        bad: Mapping[int, tuple[str, str]],
-    ) -> np.ndarray:
-        """Put kept and given rows together, NaN where an image is bad."""
-        spec = self.arrays[name]
-        n_kept = len(rows) - len(given)
-        if n_kept < 0:
-            raise ValueError(f"{name}: {len(given)} rows for unit of {len(rows)}")
-        lost = [row - rows.start - n_kept for row in bad]
-        if lost:
-            given = given.copy()
-            given[lost] = spec.fill
-        if not n_kept:
-            return given
-        if old is None or old.hi_of(name) < rows.start + n_kept:
-            raise ValueError(
-                f"{name}: the first {n_kept} rows of unit {rows.start // UNIT} are not committed"
-            )
-        kept = self._read_unit(spec, old.unit, np.arange(old.hi_of(name) - old.lo))
-        if row_hash(kept) != old.arrays[name].hash:
-            raise StoreDamaged(
-                f"{self._place(name, old.unit)} is not what was recorded; run `alike store verify`"
-            )
-        return np.concatenate([kept[:n_kept], given])
-
-    def _write_array(
-        self,
-        old: Record | None,
-        unit: int,
-        name: str,
-        whole: np.ndarray,
-        bad: Mapping[int, tuple[str, str]],
-    ) -> Committed:
-        place, lo = self._place(name, unit), unit * UNIT
-        # Zarr reads the old shard before it replaces part of one, and fails on a torn one for
-        # ever: a shard that holds no intact committed rows goes first.
-        kept = old is not None and name in old.arrays and self._intact(old, name)
-        if len(whole) < UNIT and not kept:
-            self.store.files.remove(place)
-        try:
-            write_rows(self.store.tree, f"{self.key}/{name}", lo, whole)
-            self.store.files.sync(place)
-        except OSError as error:
-            raise explain_full(error, self.store.url) or error from error
-        finite = np.isfinite(whole) if whole.dtype.kind == "f" else np.ones(whole.shape, dtype=bool)
-        finite[[row - lo for row in bad]] = True
-        return Committed(
-            hi=lo + len(whole),
-            hash=row_hash(whole),
-            stored=self.store.files.size(place) or 0,
-            nonfinite=int(finite.size - np.count_nonzero(finite)),
-        )
+    def _check_committed(
+        self, name: str, groups: list[tuple[int, np.ndarray]]
+    ) -> dict[int, Record]:
+        records = self.ledger.records()
+        for unit, rows in groups:
+            end = records[unit].hi_of(name) if unit in records else unit * UNIT
+            missing = rows[rows >= end]
+            if len(missing):
+                raise BadInput(
+                    f"row {missing[0]} of {name} in {self.key} is not committed; "
+                    "run `alike extract` to compute it"
+                )
+        return records

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from extract.errors import StoreFull
 
@@ -18,8 +18,12 @@ PARTIAL = ".partial"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-Stamp = tuple[object, ...]
-"""Changes whenever a file is replaced."""
+
+class Stamp(NamedTuple):
+    """Changes whenever a file is replaced."""
+
+    size: int
+    version: tuple[object, ...]
 
 
 class Files(Protocol):
@@ -40,8 +44,14 @@ class Files(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Replace a file as one atomic, durable step; `StoreFull` when the disk is."""
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
         """Write a file only if there is none; whether it was written."""
+
+    def touch(self, name: str) -> None:
+        """Make a file new without changing it; `FileNotFoundError` where there is none."""
+
+    def age(self, name: str) -> float | None:
+        """Give seconds since a file was written or touched, by the storage's own clock."""
 
     def sync(self, name: str) -> None:
         """Make a file that something else wrote durable."""
@@ -107,18 +117,34 @@ class LocalFiles:
         aside.replace(target)
         _sync_folder(target.parent)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
         """Write aside, then link: a link is refused where the name exists."""
         target = self.path(name)
-        aside = self._aside(target, data)
+        aside = self._aside(target, data, durable)
         try:
             os.link(aside, target)
         except FileExistsError:
             return False
         finally:
             aside.unlink()
-        _sync_folder(target.parent)
+        if durable:
+            _sync_folder(target.parent)
         return True
+
+    def touch(self, name: str) -> None:
+        """Set a file's time to now."""
+        os.utime(self.path(name))
+
+    def age(self, name: str) -> float | None:
+        """Compare a file's time with one written now: another host's clock may differ."""
+        path = self.path(name)
+        probe = self._aside(path.with_name("now"), b"", durable=False)
+        try:
+            return probe.stat().st_mtime - path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        finally:
+            probe.unlink()
 
     def sync(self, name: str) -> None:
         """Flush a file and its folder."""
@@ -138,21 +164,22 @@ class LocalFiles:
                 found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
         except FileNotFoundError:
             return {}
-        return {name: (at.st_mtime_ns, at.st_size, at.st_ino) for name, at in found}
+        return {name: Stamp(at.st_size, (at.st_mtime_ns, at.st_ino)) for name, at in found}
 
     def walk(self, folder: str) -> list[str]:
         """Give all files under a folder."""
         top = self.path(folder)
         return sorted(one.relative_to(top).as_posix() for one in top.rglob("*") if one.is_file())
 
-    def _aside(self, target: Path, data: bytes) -> Path:
+    def _aside(self, target: Path, data: bytes, durable: bool = True) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             with aside.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise explain_full(error, self.url) or error from error
@@ -203,13 +230,29 @@ class RemoteFiles:
         """Replace an object."""
         self._files.pipe_file(self.path(name), data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
         """Write an object only if there is none (If-None-Match)."""
         try:
             self._files.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
+
+    def touch(self, name: str) -> None:
+        """Write an object again."""
+        self.write(name, self.read(name))
+
+    def age(self, name: str) -> float | None:
+        """Compare an object's time with that of one written now."""
+        probe = f"{name}.{uuid.uuid4().hex}{PARTIAL}"
+        self.write(probe, b"")
+        try:
+            then, now = (self._files.info(self.path(one), refresh=True) for one in (name, probe))
+            return float((now["LastModified"] - then["LastModified"]).total_seconds())
+        except FileNotFoundError:
+            return None
+        finally:
+            self.remove(probe)
 
     def sync(self, name: str) -> None:
         """Do nothing: an acknowledged PUT is durable."""
@@ -227,10 +270,8 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         return {
-            one["name"].rsplit("/", 1)[1]: (
-                one.get("ETag"),
-                one["size"],
-                str(one.get("LastModified")),
+            one["name"].rsplit("/", 1)[1]: Stamp(
+                int(one["size"]), (one.get("ETag"), str(one.get("LastModified")))
             )
             for one in found
             if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)

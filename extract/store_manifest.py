@@ -40,15 +40,19 @@ class Manifest:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._ids: list[np.ndarray] = []
+        self._ids = np.empty(0, dtype=object)
+        self._n_read = 0
 
     def image_ids(self) -> np.ndarray:
         """Give the image id of every row, (n_rows,) of `object`."""
         names = self._segments()
-        for name in names[len(self._ids) :]:
-            table = parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
-            self._ids.append(table["image_id"].to_numpy(zero_copy_only=False).astype(object))
-        return np.concatenate([np.empty(0, dtype=object), *self._ids[: len(names)]])
+        if len(names) > self._n_read:
+            parts = [self._ids]
+            for name in names[self._n_read :]:
+                table = parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
+                parts.append(table["image_id"].to_numpy(zero_copy_only=False).astype(object))
+            self._ids, self._n_read = np.concatenate(parts), len(names)
+        return self._ids
 
     def view(self) -> pd.DataFrame:
         """Give the set as last listed; empty before the first listing."""
@@ -64,14 +68,19 @@ class Manifest:
         good = listing["state"].to_numpy() == OK
         wanted = listing["image_id"].to_numpy(dtype=object)
         known = pd.Index(self.image_ids())
-        new = pd.unique(wanted[good & (known.get_indexer(wanted) < 0)])
-        if len(new):
+        new = self.new_ids(listing)
+        if new:
             self._append(listing[good], new, len(known))
-            known = known.append(pd.Index(new, dtype=object))
+            known = known.append(pd.Index(np.array(new, dtype=object)))
         rows = known.get_indexer(wanted).astype(np.int64)
         listing["row"] = np.where(good, rows, -1).astype(np.int64)
         self._files.write(VIEW, parquet_bytes(listing))
         return listing
+
+    def new_ids(self, listing: pd.DataFrame) -> list[str]:
+        """Give the ids of good images that have no row yet, in order of the listing."""
+        ids = listing.loc[listing["state"] == OK, "image_id"].drop_duplicates()
+        return list(ids[~ids.isin(pd.Index(self.image_ids()))])
 
     def _append(self, listed: pd.DataFrame, new: Iterable[str], first: int) -> None:
         segment = listed.drop_duplicates("image_id").set_index("image_id").loc[list(new)]

@@ -38,7 +38,9 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
     """
     chunks, inside = np.divmod(at, spec.chunk_rows)
     wanted, position = np.unique(chunks, return_inverse=True)
-    decoded = np.empty((len(wanted), spec.chunk_rows, *spec.tail), dtype=spec.dtype)
+    decoded = spec.empty(len(wanted) * spec.chunk_rows).reshape(
+        len(wanted), spec.chunk_rows, *spec.tail
+    )
     try:
         index = _index(files, name, spec)
         for i, data in _fetch(files, name, index[wanted]):
@@ -50,6 +52,14 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
     if len(at) == decoded.shape[0] * spec.chunk_rows and np.array_equal(at, np.arange(len(at))):
         return decoded.reshape(-1, *spec.tail)
     return decoded[position, inside]
+
+
+def grouped_by_unit(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Give (unit, positions in `rows` of its rows) for every unit that `rows` touch."""
+    units = rows // UNIT
+    order = np.argsort(units, kind="stable")
+    cuts = np.flatnonzero(np.diff(units[order])) + 1
+    return [(int(units[part[0]]), part) for part in np.split(order, cuts) if len(part)]
 
 
 _ADVICE = "run `alike store verify`, then `alike extract` computes those rows again"
@@ -67,10 +77,11 @@ def _index(files: Files, name: str, spec: ArraySpec) -> np.ndarray:
 
 def _fetch(files: Files, name: str, wanted: np.ndarray) -> Iterator[tuple[int, memoryview]]:
     """Give (position in `wanted`, stored bytes) of every chunk, near ones read together."""
-    if len(wanted) and int(wanted.max()) == _ABSENT:
-        raise ValueError("a committed chunk is absent")
-    spans = [(int(start), int(start + size)) for start, size in wanted]
-    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    # Zarr leaves out chunks of nothing but the fill value, here chunks of bad images alone; that
+    # a chunk was left out is guarded by the index's checksum.
+    present = np.flatnonzero(wanted[:, 0] != _ABSENT)
+    spans = {int(i): (int(wanted[i, 0]), int(wanted[i].sum())) for i in present}
+    order = sorted(spans, key=lambda i: spans[i])
     runs: list[tuple[int, int, list[int]]] = []
     for i in order:
         start, stop = spans[i]

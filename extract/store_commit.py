@@ -1,0 +1,147 @@
+"""Committing a unit, and finding the units that have to be: the only writer of rows.
+
+Order of a commit: the claim, the data, their flush, then the record. A crash anywhere leaves the
+old record with its rows, or no record; a record never precedes its rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from extract.errors import StoreDamaged
+from extract.store_arrays import UNIT, check_rows, write_rows
+from extract.store_files import explain_full
+from extract.store_ledger import Committed, Record, ids_hash, provenance, row_hash
+
+if TYPE_CHECKING:
+    from extract.store_features import Features
+
+ABSENT = "absent"
+"""State of a row whose image was not in the set when its unit was computed.
+
+Should the image come back, its unit is pending again.
+"""
+
+Bad = Mapping[int, tuple[str, str]]
+
+
+def pending_units(features: "Features", names: list[str]) -> list[int]:
+    """Give the units that miss good rows of any of `names`; sizes tell torn and lost shards."""
+    records = features.ledger.records()
+    sizes = {name: features.shard_sizes(name) for name in names}
+    n_rows = features.store.n_rows
+    back = _came_back(features, records.values())
+
+    def whole(record: Record, end: int) -> bool:
+        return record.hi(names) >= end and all(
+            record.arrays[name].stored == sizes[name].get(spec.shard_name(record.unit), 0)
+            for name in names
+            if (spec := features.arrays[name])
+        )
+
+    units = range(-(-n_rows // UNIT))
+    ends = {unit: min((unit + 1) * UNIT, n_rows) for unit in units}
+    return [
+        unit
+        for unit in units
+        if unit in back or unit not in records or not whole(records[unit], ends[unit])
+    ]
+
+
+def rows_to_do(features: "Features", unit: int, names: list[str]) -> range:
+    """Give the last rows of a unit that have to be computed; those before are still good."""
+    rows = features.unit_rows(unit)
+    record = features.ledger.record(unit)
+    if record is None:
+        return rows
+    first = min([record.hi(names), *_came_back(features, [record]).get(unit, [])])
+    begun = [name for name in names if record.hi_of(name) > rows.start]
+    if first >= rows.stop or not all(features.intact(record, name) for name in begun):
+        return rows
+    return range(first, rows.stop)
+
+
+def _came_back(features: "Features", records: Iterable[Record]) -> dict[int, list[int]]:
+    """Give unit to rows that were absent when it was computed and are in the set now."""
+    absent = {
+        record.unit: rows
+        for record in records
+        if (rows := [row for row, why in record.bad.items() if why[0] == ABSENT])
+    }
+    if not absent:
+        return {}
+    here = set(features.store.images()["row"])
+    found = {unit: [row for row in rows if row in here] for unit, rows in absent.items()}
+    return {unit: rows for unit, rows in found.items() if rows}
+
+
+def commit_unit(
+    features: "Features", unit: int, arrays: Mapping[str, np.ndarray], bad: Bad, run_id: str
+) -> None:
+    """Write rows and their record; see `Features.write_unit`."""
+    rows = features.unit_rows(unit)
+    lengths = {len(given) for given in arrays.values()}
+    if len(lengths) != 1 or not 0 < min(lengths) <= len(rows):
+        raise ValueError(f"unit {unit} has {len(rows)} rows, given: {sorted(lengths)}")
+    first = rows.stop - lengths.pop()
+    if any(row not in range(first, rows.stop) for row in bad):
+        raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
+    with features.claim(unit) as claim:
+        old = features.ledger.record(unit)
+        committed = dict(old.arrays) if old else {}
+        for name, given in arrays.items():
+            check_rows(features.arrays, name, given)
+            committed[name] = _write_array(features, old, name, first, given, bad)
+        kept = {row: why for row, why in (old.bad if old else {}).items() if row < first}
+        ids = features.store.image_ids()[rows.start : rows.stop]
+        record = Record(unit, committed, {**kept, **bad}, ids_hash(ids), provenance(run_id))
+        claim.check()
+        features.ledger.write(record)
+
+
+def _write_array(
+    features: "Features",
+    old: Record | None,
+    name: str,
+    first: int,
+    given: np.ndarray,
+    bad: Bad,
+) -> Committed:
+    """Write the shard of one array: rows that are kept, then the given ones."""
+    spec, files = features.arrays[name], features.store.files
+    unit = first // UNIT
+    lo = unit * UNIT
+    place = features.place(name, unit)
+    if bad:
+        given = given.copy()
+        given[[row - first for row in bad]] = spec.fill
+    intact = old is not None and name in old.arrays and features.intact(old, name)
+    if first > lo:
+        if old is None or old.hi_of(name) < first:
+            raise ValueError(f"{name}: rows {lo} to {first} of unit {unit} are not committed")
+        if not intact:
+            raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
+        given = np.concatenate([features.read_unit(name, old, np.arange(first - lo)), given])
+    # Zarr reads the old shard before it replaces part of one, and so fails on a torn one for
+    # ever: a shard that holds no intact committed rows goes first.
+    if len(given) < UNIT and not intact:
+        files.remove(place)
+    try:
+        write_rows(features.store.tree, f"{features.key}/{name}", lo, given)
+        # Zarr keeps no shard of missing rows alone.
+        stored = files.size(place) or 0
+        if stored:
+            files.sync(place)
+    except OSError as error:
+        raise explain_full(error, features.store.url) or error from error
+    nonfinite = _nonfinite(given, [row - lo for row in bad])
+    return Committed(lo + len(given), row_hash(given), stored, nonfinite)
+
+
+def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:
+    if rows.dtype.kind != "f":
+        return 0
+    finite = np.isfinite(rows)
+    finite[bad] = True
+    return int(finite.size - np.count_nonzero(finite))
