@@ -10,7 +10,7 @@ from analysis.report_subject import Subject
 from analysis.report_words import SCORES, count, seconds
 
 MOST_BAD = 500
-MADE_ELSEWHERE = {"title", "settings", "versions", "stages", "images", "bad", "decisions", "reused"}
+FACTS = ("source", "network", "weights", "created")
 
 
 def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
@@ -43,12 +43,14 @@ def _images(run: Mapping[str, Any], bad: pd.DataFrame) -> str:
 def _reused(run: Mapping[str, Any]) -> str:
     if "reused" not in run:
         return ""
-    said = (
-        "Nothing had changed since the last run: stored features were used, no image was computed."
-        if run["reused"]
-        else "Features were computed in this run."
-    )
-    return f"<p>{said}</p>"
+    reused = run["reused"]
+    if isinstance(reused, list | tuple) and reused:
+        said = f"Taken over from an earlier run, since nothing had changed: {', '.join(reused)}."
+    elif reused:
+        said = "Nothing had changed since the last run: what was stored was used."
+    else:
+        said = "Everything was computed in this run."
+    return f"<p>{text(said)}</p>"
 
 
 def _list(title: str, items: Iterable[Any]) -> str:
@@ -88,7 +90,7 @@ def _bad_table(bad: pd.DataFrame) -> str:
 
 
 def _settings(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
-    facts = {key: value for key, value in run.items() if key not in MADE_ELSEWHERE and value}
+    facts = {key: run[key] for key in FACTS if run.get(key)}
     if store is not None:
         facts["store"] = getattr(store, "url", store)
     body = definitions(facts) + definitions(_flat(run.get("settings") or {}))

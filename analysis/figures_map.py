@@ -1,0 +1,104 @@
+"""The map of images as a figure: one point an image, one colour a class."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.figures import blank
+
+# Ten colours that stay apart for most eyes, on light and on dark paper (after Tableau and Okabe-Ito).
+TEN = (
+    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2",
+    "#b279a2", "#d6a419", "#9d755d", "#5b5bd6", "#d67195",
+)  # fmt: skip
+MOST_POINTS = 20_000
+SVG_POINTS = 3_000
+MOST_LEGEND = 20
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
+    """A colour for every class; above ten, hues along the given order, in two lightnesses.
+
+    Give the classes in the order of their similarity: alike classes then have alike colours.
+    """
+    if len(classes) <= len(TEN):
+        return dict(zip(classes, TEN, strict=False))
+    colours = {}
+    for i, name in enumerate(classes):
+        light = (0.42, 0.56, 0.66)[i % 3]
+        red, green, blue = colorsys.hls_to_rgb(i / len(classes), light, 0.55)
+        colours[name] = f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+    return colours
+
+
+def shown_rows(
+    rows: np.ndarray, labels: Sequence[str], limit: int = MOST_POINTS, seed: int = 0
+) -> np.ndarray:
+    """Positions of at most `limit` images, the same share of every class, in their order."""
+    if len(rows) <= limit:
+        return np.arange(len(rows))
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    names = pd.Series(list(labels)).iloc[shuffled]
+    place = names.groupby(names, sort=False).cumcount() / names.map(names.value_counts())
+    return np.sort(place.sort_values(kind="stable").index.to_numpy()[:limit])
+
+
+def map_figure(
+    table: pd.DataFrame,
+    labels: Sequence[str],
+    *,
+    kind: str = "tsne",
+    order: Sequence[str] | None = None,
+    paths: Sequence[str] | None = None,
+    cells: Mapping[int, int] | None = None,
+    limit: int = MOST_POINTS,
+) -> go.Figure:
+    """A 2-D map; similar images are near, but distances across the map mean little.
+
+    Args:
+        table: as `analysis.maps.make_map` gives it.
+        labels: class of each of its rows.
+        kind: `tsne` or `pca`.
+        order: the classes in the order of the legend and the colours; None: by name.
+        paths: path of each row, for the card under the pointer.
+        cells: row -> number of its picture on an atlas.
+        limit: draw at most so many points, the same share of every class.
+    """
+    kept = shown_rows(table["row"].to_numpy(), labels, limit)
+    names = np.asarray(labels, dtype=object)[kept]
+    part = table.iloc[kept]
+    known = list(order or sorted(set(names)))
+    colours = class_colours(known)
+    figure = blank(520, margin={"l": 4, "r": 4, "t": 4, "b": 4})
+    point = go.Scatter if len(kept) <= SVG_POINTS else go.Scattergl
+    pictures = np.array([(cells or {}).get(int(row), -1) for row in part["row"]])
+    for name in known:
+        here = np.flatnonzero(names == name)
+        if not len(here):
+            continue
+        figure.add_trace(
+            point(
+                x=part[f"{kind}_x"].to_numpy(np.float32)[here],
+                y=part[f"{kind}_y"].to_numpy(np.float32)[here],
+                customdata=np.column_stack([here, pictures[here]]).tolist(),
+                mode="markers",
+                name=str(name),
+                marker={"color": colours[name], "size": 6 if len(kept) < 4000 else 4},
+                opacity=1.0,
+                hoverinfo="none" if paths is not None else "name",
+            )
+        )
+    shown_paths = None if paths is None else [str(paths[i]) for i in kept]
+    figure.update_layout(
+        meta={"map": True, "zoom": True, "paths": shown_paths},
+        showlegend=len(known) <= MOST_LEGEND,
+        legend={"itemsizing": "constant", "orientation": "h", "y": -0.02, "yanchor": "top"},
+        dragmode="pan",
+        hovermode="closest",
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, scaleanchor="x")
+    return figure

@@ -1,0 +1,130 @@
+"""Small pictures of stored images, read from where the images lie."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extract.decode import decode
+from extract.errors import AlikeError
+from extract.source import open_source
+
+TINY = 48
+READERS = 8
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One small picture.
+
+    Attributes:
+        uri: a `data:` address.
+        tiny: the image itself is only a few pixels wide and looks best with hard pixel edges.
+    """
+
+    uri: str
+    tiny: bool
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Many small pictures on one sheet, for the card that follows the pointer over a map.
+
+    Attributes:
+        uri: a `data:` address of the sheet.
+        cell: side of a picture in pixels.
+        across: pictures in a line of the sheet.
+        cells: row -> number of its picture, counted along the lines.
+        tiny: whether the images look best with hard pixel edges.
+    """
+
+    uri: str
+    cell: int
+    across: int
+    cells: dict[int, int]
+    tiny: bool
+
+
+class Pictures:
+    """Reads the images of a store as small pictures, several at a time.
+
+    Args:
+        store: the store; it knows its source and the path of every row.
+
+    Raises:
+        BadInput: the store does not know its images, or they are no longer there.
+    """
+
+    def __init__(self, store: Any) -> None:
+        spec, options = store.source()
+        self._source = open_source(spec, **options)
+        view = store.images()
+        view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
+        self.paths: dict[int, str] = view["path"].to_dict()
+        self.labels: dict[int, str | None] = view["label"].to_dict()
+
+    def thumbnails(self, rows: Iterable[int], side: int = 96) -> dict[int, Thumbnail]:
+        """Pictures no larger than `side` pixels; images that cannot be read are left out."""
+        found = self._read(rows, side)
+        return {row: _thumbnail(picture, tiny) for row, (picture, tiny) in found.items()}
+
+    def atlas(self, rows: Iterable[int], cell: int = 56) -> Atlas | None:
+        """One sheet with a square picture of every image; None where none can be read."""
+        from PIL import Image
+
+        found = self._read(rows, cell)
+        if not found:
+            return None
+        across = math.ceil(math.sqrt(len(found)))
+        down = math.ceil(len(found) / across)
+        sheet = Image.new("RGB", (across * cell, down * cell), (236, 234, 228))
+        small = 0
+        for number, (picture, tiny) in enumerate(found.values()):
+            small += tiny
+            if tiny:
+                scale = cell / max(picture.size)
+                size = (round(picture.width * scale), round(picture.height * scale))
+                picture = picture.resize(size, Image.Resampling.NEAREST)
+            x = (number % across) * cell + (cell - picture.width) // 2
+            y = (number // across) * cell + (cell - picture.height) // 2
+            sheet.paste(picture, (x, y))
+        uri = _uri(sheet, "JPEG", quality=72)
+        cells = {row: number for number, row in enumerate(found)}
+        return Atlas(uri, cell, across, cells, small * 2 > len(found))
+
+    def _read(self, rows: Iterable[int], side: int) -> dict[int, tuple[Any, bool]]:
+        wanted = [int(row) for row in dict.fromkeys(rows) if int(row) in self.paths]
+        with ThreadPoolExecutor(READERS) as readers:
+            pictures = readers.map(lambda row: self._picture(row, side), wanted)
+            return {row: got for row, got in zip(wanted, pictures, strict=True) if got is not None}
+
+    def _picture(self, row: int, side: int) -> tuple[Any, bool] | None:
+        from PIL import Image
+
+        try:
+            pixels = decode(self._source.read(self.paths[row]))
+        except (AlikeError, OSError):
+            # A picture that has gone since extraction leaves a gap; its numbers stay.
+            return None
+        picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+        tiny = max(picture.size) <= TINY
+        if max(picture.size) > side:
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return picture, tiny
+
+
+def _thumbnail(picture: Any, tiny: bool) -> Thumbnail:
+    kind, options = ("PNG", {"optimize": True}) if tiny else ("JPEG", {"quality": 80})
+    return Thumbnail(_uri(picture, kind, **options), tiny)
+
+
+def _uri(picture: Any, kind: str, **options: Any) -> str:
+    sink = io.BytesIO()
+    picture.save(sink, kind, **options)
+    coded = base64.b64encode(sink.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{coded}"
