@@ -69,7 +69,7 @@ class Measure:
         chain: steps from there; at most one of them is fitted.
         form: `cosine` (vectors are normalised; own distance 1 - cos, in [0, 2]), `euclidean`
             (own distance is Euclid's) or `inner` (own distance 1 - inner product).
-        what: one line for tables and help.
+        about: one line for tables and help.
         role: `measure`, `floor`, `ceiling`, `control` or `warning`: how to read its scores.
         constants: stored constants that it reads besides its own.
         fitted: arrays found by fitting; empty until then.
@@ -81,7 +81,7 @@ class Measure:
     pool: Callable[[Arrays, Arrays], Array]
     chain: tuple[Step, ...]
     form: Form
-    what: str
+    about: str
     role: str = "measure"
     constants: tuple[str, ...] = ()
     fitted: Mapping[str, NDArray[Any]] = field(default_factory=dict)

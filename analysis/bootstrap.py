@@ -1,0 +1,67 @@
+"""Uncertainty: images are drawn again, within their class, never pairs (pairs share images).
+
+A replicate draws n_c images of every class c with replacement; a pair then counts as often as the
+product of how often its two images were drawn. So one pass over the pairs, with the weights beside
+it, gives the weighted histogram of every replicate at once, and every pair score of it. Copies of
+one image make no pair with each other: their distance 0 says nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.judged import Judged
+from analysis.pairs import Bins, slabs, weigh_slab
+from analysis.vectors import Vectors
+
+BINS = 2048
+LEVEL = 0.95
+
+
+def image_weights(judged: Judged, replicates: int, seed: int) -> NDArray[np.uint32]:
+    """How often each replicate draws each image: (N, R), every class keeps its size."""
+    draw = np.random.default_rng(seed)
+    out = np.zeros((len(judged), replicates), dtype=np.uint32)
+    for low, high in zip(judged.starts[:-1], judged.starts[1:], strict=True):
+        if high > low:
+            share = np.full(high - low, 1.0 / (high - low))
+            out[low:high] = draw.multinomial(high - low, share, size=replicates).T
+    return out
+
+
+def weighted_histograms(
+    vectors: Vectors,
+    judged: Judged,
+    bins: Bins,
+    weights: NDArray[np.uint32],
+    *,
+    run: Callable[..., Any] = map,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Same and different histograms of each replicate, (B, R) each, in at most 2,048 bins."""
+    coarse = bins.coarser(max(1, bins.n // BINS))
+    total = np.zeros((2, coarse.n, weights.shape[1]))
+    for part in run(
+        lambda slab: weigh_slab(vectors, judged, coarse, weights, slab), slabs(vectors.n)
+    ):
+        total += part
+    return total[0], total[1]
+
+
+def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile interval of the replicates; NaN where none is finite."""
+    kept = values[np.isfinite(values)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: NDArray[np.float64], weights: NDArray[np.uint32], level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of a mean over images: each replicate weighs each image as often as drawn."""
+    kept = np.isfinite(values)
+    w = weights[kept].astype(np.float64)
+    return interval((values[kept] @ w) / w.sum(axis=0), level)

@@ -1,0 +1,76 @@
+"""Balanced sameness accuracy with the threshold from other images, as the LFW protocol does it.
+
+Images are dealt into folds within their class; a fold's pairs are those among its own images, so no
+image is on both sides. For each fold the threshold is the best one on the pairs of all others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.judged import Judged
+from analysis.pairs import Bins, count_kinds
+from analysis.scores import folded_balanced
+from analysis.vectors import Vectors
+
+FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The accuracy of each fold.
+
+    Attributes:
+        accuracies: (F,), NaN in a fold without pairs of both kinds.
+    """
+
+    accuracies: NDArray[np.float64]
+
+    @property
+    def value(self) -> float:
+        """Mean over the folds."""
+        kept = self.accuracies[np.isfinite(self.accuracies)]
+        return float(kept.mean()) if len(kept) else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Mean -+ 1.96 standard errors over the folds."""
+        kept = self.accuracies[np.isfinite(self.accuracies)]
+        if len(kept) < 2:
+            return float("nan"), float("nan")
+        error = 1.96 * float(kept.std(ddof=1)) / len(kept) ** 0.5
+        return self.value - error, self.value + error
+
+
+def deal(judged: Judged, folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each image (N,): every class spread evenly, its images shuffled."""
+    draw = np.random.default_rng(seed)
+    out = np.empty(len(judged), dtype=np.int64)
+    for low, high in zip(judged.starts[:-1], judged.starts[1:], strict=True):
+        out[low:high] = draw.permutation((np.arange(high - low) + draw.integers(folds)) % folds)
+    return out
+
+
+def folded_accuracy(
+    vectors: Vectors,
+    judged: Judged,
+    bins: Bins,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+    run: Callable[..., Any] = map,
+) -> Folded:
+    """Deal, count and judge; fewer folds where classes are too small for two images in each."""
+    folds = int(max(2, min(folds, np.median(judged.counts[judged.counts > 1]) // 2)))
+    fold_of = deal(judged, folds, seed)
+    coarse = bins.coarser(max(1, bins.n // 8192))
+
+    def one(fold: int) -> NDArray[np.int64]:
+        at = np.flatnonzero(fold_of == fold)
+        return count_kinds(vectors.take(at), judged.take(at), coarse)
+
+    counts = np.stack(list(run(one, range(folds))))
+    return Folded(folded_balanced(counts[:, 0], counts[:, 1]))

@@ -1,0 +1,119 @@
+"""Which images are judged, in the order in which pairs are counted: by class, then by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.errors import BadInput
+from extract.measures import FeatureRows
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled images sorted by class, so that every pair of classes is a rectangle of pairs.
+
+    Attributes:
+        rows: row numbers in the store, int64 (N,); within a class ascending.
+        codes: class of each, int64 (N,), ascending.
+        classes: names; `classes[code]`.
+        starts: int64 (C + 1,); class c has the positions `starts[c]` up to `starts[c + 1]`.
+        unlabelled: images of the split that have no label and are left out.
+        sampled_from: how many images there were before a budget cut them down; 0: all are here.
+    """
+
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    classes: tuple[str, ...]
+    starts: NDArray[np.int64]
+    unlabelled: int = 0
+    sampled_from: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Images of each class, int64 (C,)."""
+        return np.diff(self.starts)
+
+    def take(self, keep: NDArray[Any]) -> "Judged":
+        """The images at these positions (a mask or ascending numbers), classes unchanged."""
+        codes = self.codes[keep]
+        starts = np.searchsorted(codes, np.arange(len(self.classes) + 1))
+        return replace(self, rows=self.rows[keep], codes=codes, starts=starts.astype(np.int64))
+
+    def sample(self, limit: int, seed: int) -> "Judged":
+        """At most `limit` images, the same share of every class but two of each at least."""
+        if len(self) <= limit:
+            return self
+        draw = np.random.default_rng(seed)
+        kept = []
+        for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
+            size = max(min(2, high - low), round((high - low) * limit / len(self)))
+            kept.append(np.sort(draw.choice(np.arange(low, high), size=size, replace=False)))
+        return replace(self.take(np.concatenate(kept)), sampled_from=len(self))
+
+
+def judge(rows: NDArray[np.int64], labels: Sequence[Any]) -> Judged:
+    """Sort labelled rows by class.
+
+    Args:
+        rows: row numbers, any order, no row twice.
+        labels: class names of the same length; None, NaN and "" mean unlabelled.
+
+    Raises:
+        BadInput: fewer than two classes, or no class with two images.
+    """
+    named = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
+    rows = np.asarray(rows, dtype=np.int64)[named]
+    names = np.array([label for label in labels if isinstance(label, str) and label != ""], str)
+    classes, codes = np.unique(names, return_inverse=True)
+    order = np.lexsort((rows, codes))
+    rows, codes = rows[order], codes[order].astype(np.int64)
+    starts = np.searchsorted(codes, np.arange(len(classes) + 1)).astype(np.int64)
+    found = Judged(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
+    check(found)
+    return found
+
+
+def check(judged: Judged) -> None:
+    """Refuse what has no pairs of both kinds.
+
+    Raises:
+        BadInput: fewer than two classes, or no class with two images.
+    """
+    filled = judged.counts > 0
+    if filled.sum() < 2:
+        name = judged.classes[int(filled.argmax())] if filled.any() else None
+        found = f"one class ({name})" if name else "no labelled image"
+        msg = (
+            f"the images to judge hold {found}, expected two classes or more, since pairs of "
+            "different classes are compared: label them by class folders or a manifest"
+        )
+        raise BadInput(msg)
+    if judged.counts.max() < 2:
+        msg = (
+            f"every one of the {filled.sum()} classes has a single image, expected two or more in "
+            "some class, since pairs of one class are compared: add images or judge --split all"
+        )
+        raise BadInput(msg)
+
+
+def judged_rows(features: FeatureRows, split: str) -> Judged:
+    """The labelled images of a split: `held_out`, `train` or `all`.
+
+    Raises:
+        BadInput: an unknown or empty split, or one without pairs of both kinds.
+    """
+    if split not in ("held_out", "train", "all"):
+        msg = f"unknown split {split!r}, expected held_out, train or all"
+        raise BadInput(msg)
+    table = features.table(None if split == "all" else split)
+    if not len(table):
+        msg = f"the split {split} of {features.key} is empty: judge --split all, or extract images"
+        raise BadInput(msg)
+    return judge(table["row"].to_numpy(), table["label"].tolist())

@@ -1,0 +1,137 @@
+"""Scores of how well distances tell pairs of one class from pairs of different classes.
+
+All read two histograms over the same bins, smaller is nearer: `same` (B,) and `different` (B,).
+Formulas: SCIENCE 2.2. Within a bin the order of pairs is unknown, so the AUC comes with the
+interval that holds it whatever that order is; the others interpolate within the bin.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.score_table import SCORES as SCORES
+
+Counts = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Auc:
+    """P(a pair of one class is nearer than a pair of different classes), 0.5 by chance.
+
+    Attributes:
+        value: ties within a bin counted half.
+        low: if all ties were lost.
+        high: if all ties were won.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def sameness(self) -> float:
+        """2 AUC - 1 (Somers' D): 0 by chance, 1 perfect."""
+        return 2.0 * self.value - 1.0
+
+
+def auc(same: Counts, different: Counts) -> Auc:
+    """ROC-AUC with its certified interval; NaN where one kind has no pairs."""
+    s, d = same.astype(np.float64), different.astype(np.float64)
+    pairs = s.sum() * d.sum()
+    if pairs == 0:
+        return Auc(np.nan, np.nan, np.nan)
+    won = float((np.cumsum(s) - s) @ d / pairs)
+    tied = float(s @ d / pairs)
+    return Auc(won + tied / 2.0, won, won + tied)
+
+
+def auc_many(same: Counts, different: Counts) -> NDArray[np.float64]:
+    """AUC of each replicate: (B, R) and (B, R) to (R,)."""
+    s, d = same.astype(np.float64), different.astype(np.float64)
+    won = ((np.cumsum(s, axis=0) - s / 2.0) * d).sum(axis=0)
+    pairs = s.sum(axis=0) * d.sum(axis=0)
+    out = np.full(len(pairs), np.nan)
+    np.divide(won, pairs, out=out, where=pairs > 0)
+    return out
+
+
+def rates(same: Counts, different: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(FAR, TAR) at every bin edge, (B + 1,) each: the shares with a distance below the edge."""
+    far = np.concatenate([[0.0], np.cumsum(different, dtype=np.float64)])
+    tar = np.concatenate([[0.0], np.cumsum(same, dtype=np.float64)])
+    return far / max(far[-1], 1.0), tar / max(tar[-1], 1.0)
+
+
+def eer(far: NDArray[np.float64], tar: NDArray[np.float64]) -> float:
+    """Equal error rate: where FAR = 1 - TAR, by linear interpolation; 0.5 by chance."""
+    gap = far + tar - 1.0
+    at = int(np.argmax(gap >= 0.0))
+    if at == 0 or gap[at] == 0.0:
+        return float(far[at])
+    share = -gap[at - 1] / (gap[at] - gap[at - 1])
+    return float(far[at - 1] + share * (far[at] - far[at - 1]))
+
+
+def tar_at_far(far: NDArray[np.float64], tar: NDArray[np.float64], wanted: float) -> float:
+    """Share of same pairs accepted where a share `wanted` of different pairs is."""
+    at = int(np.searchsorted(far, wanted, side="left"))
+    if at == 0 or far[at] == wanted:
+        return float(tar[at])
+    share = (wanted - far[at - 1]) / (far[at] - far[at - 1])
+    return float(tar[at - 1] + share * (tar[at] - tar[at - 1]))
+
+
+def best_balanced(far: NDArray[np.float64], tar: NDArray[np.float64]) -> tuple[float, int]:
+    """Best balanced accuracy (TAR + 1 - FAR) / 2 and the edge where it is reached."""
+    accuracy = (tar + 1.0 - far) / 2.0
+    at = int(accuracy.argmax())
+    return float(accuracy[at]), at
+
+
+def folded_balanced(same: Counts, different: Counts) -> NDArray[np.float64]:
+    """Balanced accuracy of each fold at the threshold that is best on all other folds.
+
+    Args:
+        same: (F, B) same pairs among the images of each fold.
+        different: (F, B).
+
+    Returns:
+        (F,) accuracies; a fold without pairs of both kinds is NaN.
+    """
+    out = np.full(len(same), np.nan)
+    for fold in range(len(same)):
+        others = same.sum(axis=0) - same[fold], different.sum(axis=0) - different[fold]
+        if not (same[fold].any() and different[fold].any() and others[0].any()):
+            continue
+        _, at = best_balanced(*rates(*others))
+        far, tar = rates(same[fold], different[fold])
+        out[fold] = (tar[at] + 1.0 - far[at]) / 2.0
+    return out
+
+
+def d_prime(same: tuple[float, float], different: tuple[float, float]) -> float:
+    """(mean_d - mean_s) / sqrt((var_s + var_d) / 2), of (mean, variance) each; up is better."""
+    spread = np.sqrt((same[1] + different[1]) / 2.0)
+    return float((different[0] - same[0]) / spread) if spread > 0 else float("nan")
+
+
+def binned_moments(counts: Counts, middles: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and variance of a histogram whose bins stand at `middles`; NaN where it is empty."""
+    total = float(counts.sum())
+    if total == 0:
+        return float("nan"), float("nan")
+    mean = float(counts @ middles) / total
+    return mean, float(counts @ (middles - mean) ** 2) / total
+
+
+def quantiles(
+    counts: Counts, edges: NDArray[np.float64], shares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distances below which these shares of pairs lie, interpolated within the bin."""
+    grown = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    if grown[-1] == 0:
+        return np.full(len(shares), np.nan)
+    kept = np.concatenate([[True], np.diff(grown) > 0])
+    return np.asarray(np.interp(shares * grown[-1], grown[kept], edges[kept]), dtype=np.float64)

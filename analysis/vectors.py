@@ -1,0 +1,127 @@
+"""The vectors that pairs are made of, centred, with what turns inner products into distances.
+
+For every form of measure one key orders the pairs: key(i, j) = b_i + b_j - z_i . z_j, where z is
+the embedding less one fixed vector m (so that little cancels) and b is
+    euclidean: |z|^2 / 2                      key = squared distance / 2
+    cosine and inner: (1 - m . m) / 2 - z . m      key = 1 - inner product, the own distance.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.measure_steps import Array
+from extract.measures import FeatureRows, Form, Measure, embed_rows
+
+CENTRE_ROWS = 2048
+SLAB = 4096
+
+
+class Fetch(Protocol):
+    """Where embedded images come from."""
+
+    def __call__(self, low: int, high: int) -> Array:
+        """The embedding of these positions (high - low, D) float32."""
+
+    def take(self, at: NDArray[np.int64]) -> "Fetch":
+        """The same of these positions only."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embedded images by position, in memory or read when asked for.
+
+    Attributes:
+        n: number of images.
+        form: of the measure.
+        centre: m, float32 (D,).
+        fetch: gives the embedding, not centred.
+    """
+
+    n: int
+    form: Form
+    centre: Array
+    fetch: "Fetch"
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return len(self.centre)
+
+    def block(self, low: int, high: int) -> tuple[Array, NDArray[np.float64]]:
+        """Centred vectors (high - low, D) float32 and b (high - low,) float64."""
+        return centred(self.fetch(low, high), self.centre, self.form)
+
+    def own(self, key: Any) -> Any:
+        """The measure's own distance of a key."""
+        return own_distance(self.form, key)
+
+    def take(self, at: NDArray[np.int64]) -> "Vectors":
+        """These positions only, in this order, centred as before."""
+        return Vectors(len(at), self.form, self.centre, self.fetch.take(at))
+
+
+def centred(x: Array, centre: Array, form: Form) -> tuple[Array, NDArray[np.float64]]:
+    """Give z and b of the module's formula."""
+    z = x - centre
+    if form == "euclidean":
+        return z, np.einsum("nd,nd->n", z, z, dtype=np.float64) / 2.0
+    wide = centre.astype(np.float64)
+    return z, (1.0 - wide @ wide) / 2.0 - z.astype(np.float64) @ wide
+
+
+def own_distance(form: Form, key: Any) -> Any:
+    """The measure's own distance of a key: sqrt(2 key) for Euclid, else the key itself."""
+    if form == "euclidean":
+        return np.sqrt(2.0 * np.maximum(key, 0.0))
+    return key
+
+
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most `most` positions, evenly over 0..n-1: by class, since positions are sorted by it."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Held:
+    x: Array
+
+    def __call__(self, low: int, high: int) -> Array:
+        return self.x[low:high]
+
+    def take(self, at: NDArray[np.int64]) -> "_Held":
+        return _Held(self.x[at])
+
+
+@dataclass(frozen=True)
+class _Stored:
+    features: FeatureRows
+    measure: Measure
+    rows: NDArray[np.int64]
+
+    def __call__(self, low: int, high: int) -> Array:
+        return embed_rows(self.features, self.measure, self.rows[low:high])
+
+    def take(self, at: NDArray[np.int64]) -> "_Stored":
+        return _Stored(self.features, self.measure, self.rows[at])
+
+
+def held_vectors(x: Array, form: Form) -> Vectors:
+    """Vectors that are in memory already: (N, D) float32."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    centre = x[spread(len(x), CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
+    return Vectors(len(x), form, centre.astype(np.float32), _Held(x))
+
+
+def stored_vectors(
+    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, memory: int = 2 << 30
+) -> Vectors:
+    """Vectors of stored rows: held in memory where they need less than `memory` bytes."""
+    few = spread(len(rows), CENTRE_ROWS)
+    sample = embed_rows(features, measure, rows[few])
+    if len(rows) * sample.shape[1] * 4 <= memory:
+        return held_vectors(embed_rows(features, measure, rows), measure.form)
+    centre = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return Vectors(len(rows), measure.form, centre, _Stored(features, measure, rows))

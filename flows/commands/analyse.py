@@ -1,0 +1,70 @@
+"""`alike analyse`: scores, distances and neighbours of the images in a store."""
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("analyse")
+    def analyse(
+        store: Annotated[str, typer.Option(help="Where the features are.")],
+        features: Annotated[
+            str | None, typer.Option(help="Extraction; needed where the store has several.")
+        ] = None,
+        measures: Annotated[
+            str | None,
+            typer.Option(help="Names of `alike list measures`, with commas between; all common."),
+        ] = None,
+        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
+        seed: Annotated[int, typer.Option(help="Of draws and folds.")] = 0,
+        untrained: Annotated[
+            str | None, typer.Option(help="Extraction of the same network with random weights.")
+        ] = None,
+        workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Judge how much nearer images of one class are than images of different classes.
+
+        `alike analyse --store pets.store`
+
+        `alike analyse --store pets.store --measures gap_cosine,map_cosine --split all --json`
+        """
+        from analysis.analyse import analyse as judge
+        from extract.store import Store
+        from flows.console import print_json, print_table, progress_bars
+
+        opened = Store.open(store)
+        chosen = opened.features(features)
+        with progress_bars() as progress:
+            found = judge(
+                chosen,
+                measures=measures.split(",") if measures else None,
+                split=split,
+                bootstrap=bootstrap,
+                seed=seed,
+                untrained=opened.features(untrained) if untrained else None,
+                workers=workers,
+                progress=progress,
+            )
+        scores = found.tables["scores"]
+        if as_json:
+            print_json({
+                "key": found.key, "n_images": found.n_images, "classes": list(found.classes),
+                "settings": dict(found.settings), "scores": scores,
+            })  # fmt: skip
+            return
+        table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
+        wanted = [name for name in SHOWN if name in table.columns]
+        print_table(
+            table[wanted].dropna(how="all").reset_index(),
+            f"{found.n_images} images of {len(found.classes)} classes, {split}",
+        )
+        for name, reason in found.settings["left_out"].items():
+            typer.echo(f"left out: {name} ({reason})")
+
+
+SHOWN = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")

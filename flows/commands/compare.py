@@ -1,0 +1,48 @@
+"""`alike compare`: two networks or two weights on the same images."""
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("compare")
+    def compare(
+        a: Annotated[str, typer.Argument(help="First extraction.")],
+        b: Annotated[str, typer.Argument(help="Second extraction.")],
+        store: Annotated[str, typer.Option(help="Where the features are.")],
+        store_b: Annotated[
+            str | None, typer.Option(help="Where the second one is, if elsewhere.")
+        ] = None,
+        measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
+        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
+        seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Set two extractions side by side; the intervals are of the paired difference.
+
+        `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
+        """
+        from analysis.compare import compare as set_side_by_side
+        from extract.store import Store
+        from flows.console import print_json, print_table, progress_bars
+
+        first = Store.open(store).features(a)
+        second = Store.open(store_b or store).features(b)
+        with progress_bars() as progress:
+            table = set_side_by_side(
+                first,
+                second,
+                split=split,
+                measure=measure,
+                bootstrap=bootstrap,
+                seed=seed,
+                progress=progress,
+            )
+        if as_json:
+            print_json({"a": a, "b": b, "measure": measure, "split": split, "scores": table})
+        else:
+            print_table(table, f"{measure}: a = {a}, b = {b}")
