@@ -26,6 +26,7 @@ from extract.store_arrays import (
     spec_of,
 )
 from extract.store_commit import ABSENT
+from extract.store_events import Event, note
 from extract.store_features import Features
 from extract.store_files import Files, LocalFiles, RemoteFiles
 from extract.store_locks import Lock, holder_of, is_dead
@@ -45,15 +46,16 @@ class Store:
 
     Attributes:
         url: where it lies.
-        files: its files.
-        tree: its Zarr store, for the modules `extract.store_*` only.
+        files: its files; with `tree` and `manifest` for the modules `extract.store_*` only.
+        tree: its Zarr store.
+        manifest: rows and the current view.
     """
 
     def __init__(self, files: Files, tree: Any) -> None:
         self.url = files.url
         self.files = files
         self.tree = tree
-        self._manifest = Manifest(files)
+        self.manifest = Manifest(files)
         self._held: set[str] = set()
 
     @staticmethod
@@ -73,6 +75,8 @@ class Store:
             schema = json.loads(files.read(_SETTINGS)).get("schema")
         except FileNotFoundError:
             schema = None
+        except ValueError as error:
+            raise StoreDamaged(f"{url}/{_SETTINGS} is damaged ({error}); restore it") from error
         if schema is None and not create:
             raise BadInput(
                 f"no store at {url}; name one that exists, or make it with `alike extract`"
@@ -90,6 +94,7 @@ class Store:
         zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._write_settings({"schema": SCHEMA, "created": now})
+        note(self.files, Event("created", "", f"layout {SCHEMA}"))
 
     # Settings
 
@@ -142,22 +147,26 @@ class Store:
             The view: the listing with a column row (int64), -1 where the state is not `ok`.
         """
         with self._brief("listing"):
-            if self._manifest.new_ids(listing):
+            new = len(self.manifest.new_ids(listing))
+            if new:
                 self._refuse_while_extracting()
-            return self._manifest.list_images(listing)
+            view = self.manifest.list_images(listing)
+            if new:
+                note(self.files, Event("listed", "", f"{len(view)} images, {new} new"))
+            return view
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last."""
-        return self._manifest.view()
+        return self.manifest.view()
 
     def image_ids(self) -> np.ndarray:
         """Give the image id of every row, (n_rows,) of `object`."""
-        return self._manifest.image_ids()
+        return self.manifest.image_ids()
 
     @property
     def n_rows(self) -> int:
         """Rows that have been given to images, removed ones included."""
-        return len(self._manifest.image_ids())
+        return len(self.manifest.image_ids())
 
     # Features
 
@@ -235,6 +244,9 @@ class Store:
         for array in present.values():
             if array.shape[0] < self.n_rows:
                 array.resize((self.n_rows, *array.shape[1:]))
+        added = sorted(set(arrays) - set(present))
+        if added:
+            note(self.files, Event("laid out", key, f"arrays {', '.join(added)}"))
         for place in (TREE, f"{TREE}/{key}", *(f"{TREE}/{key}/{name}" for name in arrays)):
             self.files.sync(f"{place}/zarr.json")
 

@@ -93,7 +93,10 @@ def commit_unit(
         for name, given in arrays.items():
             check_rows(features.arrays, name, given)
             committed[name] = _write_array(features, old, name, first, given, bad)
-        kept = {row: why for row, why in (old.bad if old else {}).items() if row < first}
+        # A row that was bad stays so until it is given for every array at once.
+        again = set(committed) <= set(arrays)
+        known = (old.bad if old else {}).items()
+        kept = {row: why for row, why in known if row < first or not again}
         ids = features.store.image_ids()[rows.start : rows.stop]
         record = Record(unit, committed, {**kept, **bad}, ids_hash(ids), provenance(run_id))
         claim.check()
@@ -123,9 +126,9 @@ def _write_array(
         if not intact:
             raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
         given = np.concatenate([features.read_unit(name, old, np.arange(first - lo)), given])
-    # Zarr reads the old shard before it replaces part of one, and so fails on a torn one for
-    # ever: a shard that holds no intact committed rows goes first.
-    if len(given) < UNIT and not intact:
+    # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
+    # shard that holds no intact committed rows goes first.
+    if not intact:
         files.remove(place)
     try:
         write_rows(features.store.tree, f"{features.key}/{name}", lo, given)

@@ -16,6 +16,9 @@ from extract.errors import StoreFull
 PARTIAL = ".partial"
 """End of the names of files still being written; zarr-python uses the same."""
 
+ADVICE = "run `alike store verify`, then `alike extract` computes those rows again"
+"""What to do about damaged rows."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from extract.errors import StoreDamaged
 from extract.store_arrays import UNIT
-from extract.store_files import PARTIAL, Files, Stamp
+from extract.store_files import ADVICE, Files, Stamp
 
 SCHEMA = "alike-ledger/1"
 
@@ -73,20 +74,28 @@ class Record:
         return self.arrays[name].hi if name in self.arrays else self.lo
 
     def to_json(self) -> bytes:
-        """Write the record as a file."""
-        return json.dumps(
-            {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
-        ).encode()
+        """Write the record as a file, with a hash of itself."""
+        said = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
+        said["bad"] = {str(row): list(why) for row, why in self.bad.items()}
+        return json.dumps({"record": said, "hash": _hash_of(said)}).encode()
 
     @staticmethod
     def from_json(data: bytes) -> "Record":
-        """Read a record; `ValueError` where it is none."""
-        read = json.loads(data)
-        if read.get("schema") != SCHEMA:
-            raise ValueError(f"schema {read.get('schema')!r}, expected {SCHEMA!r}")
-        arrays = {name: Committed(**one) for name, one in read["arrays"].items()}
+        """Read a record; `ValueError` where it is none, or not what was written."""
+        try:
+            both = json.loads(data)
+            read = both["record"]
+            if both["hash"] != _hash_of(read):
+                raise ValueError("it differs from its own hash")
+            arrays = {name: Committed(**one) for name, one in read["arrays"].items()}
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"no record of a unit: {error}") from error
         bad = {int(row): (str(why[0]), str(why[1])) for row, why in read["bad"].items()}
         return Record(int(read["unit"]), arrays, bad, str(read["ids_hash"]), read["run"])
+
+
+def _hash_of(said: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
 class Ledger:
@@ -95,33 +104,59 @@ class Ledger:
     def __init__(self, files: Files, key: str) -> None:
         self._files = files
         self.folder = f"ledger/{key}"
-        self._read: dict[int, tuple[Stamp, Record]] = {}
+        self._read: dict[int, tuple[Stamp, Record | str]] = {}
 
     def name(self, unit: int) -> str:
         """Name of the file of a unit's record."""
         return f"{self.folder}/{unit:08d}.json"
 
     def records(self) -> dict[int, Record]:
-        """Give the records of all units, in order of units."""
+        """Give the records of all units, in order of units; `StoreDamaged` where one is broken."""
+        found = self._scan()
+        for unit, record in found.items():
+            if isinstance(record, str):
+                raise StoreDamaged(f"{self.name(unit)} is damaged ({record}); {ADVICE}")
+        return {unit: record for unit, record in found.items() if isinstance(record, Record)}
+
+    def sound(self) -> dict[int, Record]:
+        """Give the records that can be read."""
+        return {unit: one for unit, one in self._scan().items() if isinstance(one, Record)}
+
+    def broken(self) -> dict[int, str]:
+        """Give the units whose record cannot be read, and why."""
+        return {unit: one for unit, one in self._scan().items() if isinstance(one, str)}
+
+    def _scan(self) -> dict[int, Record | str]:
         listed = self._files.listing(self.folder)
-        fresh: dict[int, tuple[Stamp, Record]] = {}
+        fresh: dict[int, tuple[Stamp, Record | str]] = {}
         for name in sorted(listed):
-            if not name.endswith(".json") or name.endswith(PARTIAL):
+            if not name.endswith(".json"):
                 continue
             unit, stamp = int(name[:-5]), listed[name]
             known = self._read.get(unit)
             if known is None or known[0] != stamp:
-                known = (stamp, Record.from_json(self._files.read(f"{self.folder}/{name}")))
+                found = self._load(unit)
+                if found is None:
+                    continue
+                known = (stamp, found)
             fresh[unit] = known
         self._read = fresh
-        return {unit: record for unit, (_, record) in fresh.items()}
+        return {unit: found for unit, (_, found) in fresh.items()}
 
-    def record(self, unit: int) -> Record | None:
-        """Read the record of one unit as it is now."""
+    def _load(self, unit: int) -> Record | str | None:
         try:
             return Record.from_json(self._files.read(self.name(unit)))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            return str(error)
+
+    def record(self, unit: int) -> Record | None:
+        """Read the record of one unit as it is now; `StoreDamaged` where it is broken."""
+        found = self._load(unit)
+        if isinstance(found, str):
+            raise StoreDamaged(f"{self.name(unit)} is damaged ({found}); {ADVICE}")
+        return found
 
     def write(self, record: Record) -> None:
         """Commit a unit."""
@@ -154,7 +189,7 @@ def digest_of(records: Mapping[int, Record]) -> str:
 
 def provenance(run_id: str) -> dict[str, Any]:
     """Say who writes, now."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     return {
         "id": run_id,
         "host": socket.gethostname(),

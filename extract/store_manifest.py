@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from extract.errors import StoreDamaged
 from extract.store_files import PARTIAL, Files
 
 FOLDER = "manifest"
@@ -49,7 +50,7 @@ class Manifest:
         if len(names) > self._n_read:
             parts = [self._ids]
             for name in names[self._n_read :]:
-                table = parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
+                table = self._segment(name)
                 parts.append(table["image_id"].to_numpy(zero_copy_only=False).astype(object))
             self._ids, self._n_read = np.concatenate(parts), len(names)
         return self._ids
@@ -60,7 +61,12 @@ class Manifest:
             data = self._files.read(VIEW)
         except FileNotFoundError:
             return _typed(pd.DataFrame(columns=["row", *_LISTED]))
-        return _typed(parquet_table(data).to_pandas())
+        try:
+            return _typed(parquet_table(data).to_pandas())
+        except (ValueError, OSError, KeyError) as error:
+            raise StoreDamaged(
+                f"{VIEW} is damaged ({error}); `alike extract` makes it anew"
+            ) from error
 
     def list_images(self, listing: pd.DataFrame) -> pd.DataFrame:
         """Give rows to new images and make the view this listing; see `Store.list_images`."""
@@ -77,6 +83,24 @@ class Manifest:
         self._files.write(VIEW, parquet_bytes(listing))
         return listing
 
+    def broken(self) -> list[tuple[str, str]]:
+        """Give (file, reason) for segments and the view where they cannot be trusted."""
+        found = []
+        first = 0
+        for name in self._segments():
+            try:
+                rows = parquet_table(self._files.read(f"{FOLDER}/{name}"))["row"].to_numpy()
+                if not np.array_equal(rows, np.arange(first, first + len(rows))):
+                    found.append((f"{FOLDER}/{name}", f"its rows do not follow on row {first - 1}"))
+                first += len(rows)
+            except (ValueError, OSError, KeyError) as error:
+                found.append((f"{FOLDER}/{name}", str(error)))
+        try:
+            self.view()
+        except StoreDamaged as error:
+            found.append((VIEW, str(error)))
+        return found
+
     def new_ids(self, listing: pd.DataFrame) -> list[str]:
         """Give the ids of good images that have no row yet, in order of the listing."""
         ids = listing.loc[listing["state"] == OK, "image_id"].drop_duplicates()
@@ -89,6 +113,15 @@ class Manifest:
         name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
         if not self._files.create(name, parquet_bytes(segment)):
             raise RuntimeError(f"{name} appeared meanwhile: two listings ran without the lock")
+
+    def _segment(self, name: str) -> pa.Table:
+        try:
+            return parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
+        except (ValueError, OSError, KeyError) as error:
+            raise StoreDamaged(
+                f"{FOLDER}/{name} is damaged ({error}); restore it from a copy: it says which "
+                "image a row belongs to"
+            ) from error
 
     def _segments(self) -> list[str]:
         names = self._files.listing(FOLDER)

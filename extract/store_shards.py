@@ -14,7 +14,7 @@ import numpy as np
 
 from extract.errors import StoreDamaged
 from extract.store_arrays import UNIT, ArraySpec
-from extract.store_files import Files
+from extract.store_files import ADVICE, Files
 
 _ABSENT = 2**64 - 1
 _JOIN = 64 * 1024
@@ -46,9 +46,9 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
         for i, data in _fetch(files, name, index[wanted]):
             _decode(data, spec, decoded[i])
     except FileNotFoundError:
-        raise StoreDamaged(f"{name} is missing; {_ADVICE}") from None
+        raise StoreDamaged(f"{name} is missing; {ADVICE}") from None
     except (ValueError, RuntimeError) as error:
-        raise StoreDamaged(f"{name} is damaged ({error}); {_ADVICE}") from error
+        raise StoreDamaged(f"{name} is damaged ({error}); {ADVICE}") from error
     if len(at) == decoded.shape[0] * spec.chunk_rows and np.array_equal(at, np.arange(len(at))):
         return decoded.reshape(-1, *spec.tail)
     return decoded[position, inside]
@@ -60,9 +60,6 @@ def grouped_by_unit(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
     order = np.argsort(units, kind="stable")
     cuts = np.flatnonzero(np.diff(units[order])) + 1
     return [(int(units[part[0]]), part) for part in np.split(order, cuts) if len(part)]
-
-
-_ADVICE = "run `alike store verify`, then `alike extract` computes those rows again"
 
 
 def _index(files: Files, name: str, spec: ArraySpec) -> np.ndarray:

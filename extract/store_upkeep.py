@@ -1,0 +1,195 @@
+"""What is in a store, what happened to it, and clearing what nobody needs any more."""
+
+import json
+from dataclasses import dataclass
+
+import pandas as pd
+
+from extract.errors import BadInput, StoreBusy
+from extract.store import Store
+from extract.store_arrays import TREE
+from extract.store_events import Event, events, note
+from extract.store_files import PARTIAL
+from extract.store_locks import holder_of, is_dead, require_writable
+
+_HOMES = ("ledger", TREE, "constants", "tables", "index")
+"""Folders of a store in which an extraction has one of its own."""
+
+
+def contents(store: Store) -> pd.DataFrame:
+    """Give one line an array: its key, shape, type, rows, good rows, pending units and bytes."""
+    lines = []
+    for key in store.groups():
+        features = store.features(key)
+        good = int(features.committed(good=True).sum())
+        for name, spec in features.arrays.items():
+            shape = "x".join(str(n) for n in spec.tail)
+            committed = int(features.committed([name]).sum())
+            pending = len(features.pending([name]))
+            size = sum(features.shard_sizes(name).values())
+            lines.append((key, name, shape, spec.dtype, committed, good, pending, size))
+    columns = ["key", "array", "shape", "dtype", "rows", "good", "pending_units", "bytes"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def bad_images(store: Store, key: str | None = None) -> pd.DataFrame:
+    """Give the images of the set that have no feature: key, row, path, state, reason."""
+    keys = store.groups() if key is None else [store.features(key).key]
+    tables = [store.features(one).bad().assign(key=one) for one in keys]
+    if not tables:
+        view = store.images()
+        tables = [view[view["row"] < 0].assign(key="")]
+    columns = ["key", "row", "path", "state", "reason"]
+    return pd.concat(tables)[columns].reset_index(drop=True)
+
+
+def history(store: Store) -> pd.DataFrame:
+    """Give what happened, oldest first: time, event, key, note, host, pid.
+
+    A run of an extraction is one line, made from the records that it wrote and that still stand.
+    """
+    lines = []
+    for key in store.groups():
+        runs: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
+        for record in store.features(key).ledger.sound().values():
+            run = record.run
+            place = (run["id"], run["host"], run["pid"])
+            runs.setdefault(place, []).append((run["time"], record.hi() - record.lo))
+        for (run_id, host, pid), units in runs.items():
+            last = max(time for time, _ in units)
+            said = f"{len(units)} units, {sum(rows for _, rows in units)} rows, last at {last}"
+            name = f"run {run_id}: " if run_id else ""
+            lines.append((min(units)[0], "extracted", key, f"{name}{said}", host, pid))
+    diary = events(store.files)
+    runs_table = pd.DataFrame(lines, columns=diary.columns)
+    both = [table for table in (diary, runs_table) if len(table)]
+    if not both:
+        return diary
+    return pd.concat(both).sort_values("time", kind="stable").reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Litter:
+    """A file that nobody needs.
+
+    Attributes:
+        file: its name in the store.
+        size: its bytes.
+        why: what it is.
+    """
+
+    file: str
+    size: int
+    why: str
+
+
+def collect_garbage(
+    store: Store, *, drop: tuple[str, ...] = (), dry_run: bool = False
+) -> list[Litter]:
+    """Delete half-written files, locks of dead processes and shards without a record.
+
+    Args:
+        store: the store.
+        drop: keys of extractions to delete as a whole, with what was made from them.
+        dry_run: only say what would go.
+
+    Raises:
+        StoreBusy: a living process works on the store.
+        BadInput: no such key, or the store cannot be written.
+    """
+    if not dry_run:
+        require_writable(store.files)
+    for key in drop:
+        if key not in store.groups():
+            raise BadInput(f"no features {key!r} to drop; there are: {', '.join(store.groups())}")
+    names = store.files.walk("")
+    litter = [*_dead_locks(store, names), *_half_written(store, names), *_unrecorded(store)]
+    for key in drop:
+        litter += _whole_group(store, names, key)
+    litter = list({one.file: one for one in litter}.values())
+    if dry_run:
+        return litter
+    # The ledger first: what it no longer names may be deleted in any order.
+    for one in sorted(litter, key=lambda one: not one.file.startswith("ledger/")):
+        store.files.remove(one.file)
+    if store.files.root is not None:
+        for key in drop:
+            _remove_empty_folders(store, key)
+    if litter:
+        said = f"{len(litter)} files, {sum(one.size for one in litter)} bytes"
+        note(store.files, Event("dropped" if drop else "cleaned", " ".join(drop), said))
+    return litter
+
+
+def _litter(store: Store, name: str, why: str) -> Litter:
+    return Litter(name, store.files.size(name) or 0, why)
+
+
+def _dead_locks(store: Store, names: list[str]) -> list[Litter]:
+    found = []
+    for name in names:
+        claim = name.startswith("ledger/") and "/claims/" in name
+        if not (claim or name.startswith("locks/")) or not name.endswith(".json"):
+            continue
+        holder = holder_of(store.files, name)
+        if holder is None:
+            continue
+        if not is_dead(store.files, name, holder):
+            raise StoreBusy(
+                f"{store.url} is in use by process {holder.pid} on {holder.host}; "
+                "wait for it to end, then clean up"
+            )
+        found.append(_litter(store, name, f"lock of dead process {holder.pid} on {holder.host}"))
+    return found
+
+
+def _half_written(store: Store, names: list[str]) -> list[Litter]:
+    return [_litter(store, name, "half-written") for name in names if name.endswith(PARTIAL)]
+
+
+def _unrecorded(store: Store) -> list[Litter]:
+    found: list[Litter] = []
+    for key in store.groups():
+        features = store.features(key)
+        records = features.ledger.records()
+        for name, spec in features.arrays.items():
+            recorded = {
+                spec.shard_name(unit) for unit, one in records.items() if name in one.arrays
+            }
+            shards = features.shard_sizes(name)
+            found += [
+                Litter(f"{TREE}/{key}/{name}/{shard}", size, "shard without a record")
+                for shard, size in sorted(shards.items())
+                if shard.startswith("c.") and PARTIAL not in shard and shard not in recorded
+            ]
+    return found
+
+
+def _whole_group(store: Store, names: list[str], key: str) -> list[Litter]:
+    homes = [f"{home}/{key}/" for home in _HOMES]
+    mine = [name for name in names if any(name.startswith(home) for home in homes)]
+    return [_litter(store, name, f"part of {key}") for name in mine]
+
+
+def _remove_empty_folders(store: Store, key: str) -> None:
+    for home in _HOMES:
+        top = store.path(home, key)
+        for folder in sorted(top.rglob("*"), reverse=True):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        if top.is_dir() and not any(top.iterdir()):
+            top.rmdir()
+
+
+def describe(store: Store) -> dict[str, object]:
+    """Give what `alike store ls` says of a store as a whole."""
+    view = store.images()
+    return {
+        "url": store.url,
+        "images": len(view),
+        "rows": store.n_rows,
+        "not_read": int((view["row"] < 0).sum()),
+        "classes": int(view["label"].nunique()),
+        "train_share": store.split()[0],
+        "source": json.loads(store.read_file("store.json")).get("source", {}).get("spec"),
+    }

@@ -1,0 +1,144 @@
+"""`alike store verify|log|ls|gc`: is a store whole, what is in it, what happened, clean it up."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.console import print_json, print_table, progress_bars
+
+Url = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/place.")]
+Key = Annotated[str | None, typer.Option(help="One extraction; all of them where left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    commands = typer.Typer(
+        help="Look after a feature store: check it, list it, see its history, clean it up.",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+    )
+    commands.command("verify")(verify)
+    commands.command("ls")(ls)
+    commands.command("log")(log)
+    commands.command("gc")(gc)
+    app.add_typer(commands, name="store")
+
+
+def verify(
+    url: Url,
+    key: Key = None,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Change nothing, for a store that is read-only.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Read and hash again everything that is recorded; name what is damaged.
+
+    Damaged rows are taken out of the ledger, so that `alike extract` computes them again. The exit
+    status is 1 where anything was damaged.
+
+    Example: `alike store verify features --json`
+    """
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from extract.store import Store
+    from extract.store_verify import verify as check
+
+    with progress_bars() as progress:
+        verdict = check(Store.open(url), key, mark=not check_only, progress=progress)
+    if json:
+        print_json(asdict(verdict))
+    elif verdict.damage:
+        print_table(pd.DataFrame([asdict(one) for one in verdict.damage]), "damaged")
+    if not json:
+        sys.stdout.write(
+            f"{verdict.units} units, {verdict.rows} rows of arrays, {verdict.gigabytes:.3g} GB "
+            f"hashed again: {len(verdict.damage) or 'nothing'} damaged\n"
+        )
+    if verdict.damage:
+        raise typer.Exit(1)
+
+
+def ls(
+    url: Url,
+    key: Key = None,
+    bad: Annotated[bool, typer.Option("--bad", help="List the images without a feature.")] = False,
+    json: Json = False,
+) -> None:
+    """List the extractions and arrays of a store, or with `--bad` the images that have no feature.
+
+    Example: `alike store ls features --bad`
+    """
+    from extract.store import Store
+    from extract.store_upkeep import bad_images, contents, describe
+
+    store = Store.open(url)
+    if bad:
+        table = bad_images(store, key)
+        if json:
+            print_json(table)
+        else:
+            print_table(table, f"{len(table)} images without a feature")
+        return
+    table = contents(store)
+    table = table if key is None else table[table["key"] == store.features(key).key]
+    whole = describe(store)
+    if json:
+        print_json({**whole, "arrays": table})
+        return
+    print_table(table)
+    sys.stdout.write(
+        f"{whole['images']} images in {whole['classes']} classes, {whole['rows']} rows, "
+        f"{whole['not_read']} could not be read; source: {whole['source']}\n"
+    )
+
+
+def log(url: Url, json: Json = False) -> None:
+    """Show what happened to a store, oldest first: runs, growth, damage, clean-ups.
+
+    Example: `alike store log features`
+    """
+    from extract.store import Store
+    from extract.store_upkeep import history
+
+    table = history(Store.open(url))
+    if json:
+        print_json(table)
+    else:
+        print_table(table)
+
+
+def gc(
+    url: Url,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Delete this extraction with all made from it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete half-written files, locks of dead processes and shards without a record.
+
+    Refuses while a process works on the store.
+
+    Example: `alike store gc features --dry-run`
+    """
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from extract.store import Store
+    from extract.store_upkeep import collect_garbage
+
+    litter = collect_garbage(Store.open(url), drop=tuple(drop or ()), dry_run=dry_run)
+    if json:
+        print_json([asdict(one) for one in litter])
+        return
+    if litter:
+        print_table(pd.DataFrame([asdict(one) for one in litter]))
+    size = sum(one.size for one in litter) / 1e6
+    verb = "would go" if dry_run else "deleted"
+    sys.stdout.write(f"{len(litter)} files, {size:.3g} MB {verb}\n")
