@@ -120,6 +120,10 @@ class Store:
         split = self._settings().get("split", {"train_share": 0.0, "salt": ""})
         return float(split["train_share"]), str(split["salt"])
 
+    def set_served(self, key: str) -> None:
+        """Say which extraction is meant where none is named, of a store that holds several."""
+        self._set("served", key)
+
     def _settings(self) -> dict[str, Any]:
         return dict(json.loads(self.files.read(_SETTINGS)))
 
@@ -177,7 +181,7 @@ class Store:
         return sorted(zarr.open_group(self.tree, mode="r").group_keys())
 
     def features(self, key: str | None = None) -> Features:
-        """Open the features of one extraction; without a key the only one there is.
+        """Open the features of one extraction; without a key the served or the only one.
 
         Raises:
             BadInput: no such key, or several and none named.
@@ -185,8 +189,8 @@ class Store:
         import zarr
 
         groups = self.groups()
-        if key is None and len(groups) == 1:
-            key = groups[0]
+        if key is None:
+            key = groups[0] if len(groups) == 1 else self._settings().get("served")
         if key is None or key not in groups:
             have = ", ".join(groups) or "none yet: run `alike extract`"
             wanted = "which features? name one" if key is None else f"no features {key!r}"

@@ -88,6 +88,7 @@ def _run(path: Path, progress: Progress) -> Finished:
     outputs = {"key": rounds.served, "decisions": run.decisions}
     run.memo.record("run", question, outputs, (report,))
     Served(rounds.weights, rounds.served, parent).write(run)
+    run.store().set_served(rounds.served)
     return Finished(report, rounds.served, False, tuple(run.decisions), run.seconds)
 
 
