@@ -1,0 +1,117 @@
+"""Which images make up each training batch: a pure function of seed, epoch and batch number.
+
+PML's MPerClassSampler is not used: it draws from global state (no exact resume), repeats images of
+small classes within a batch, and an epoch has its own length of 100,000 unless told otherwise.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """One batch before its images are read.
+
+    Attributes:
+        rows: positions in the list of training images.
+        seed: of the augmentation of this batch.
+    """
+
+    rows: tuple[int, ...]
+    seed: int
+
+
+class PlannedBatches(Sampler[PlannedBatch]):
+    """Batches of P classes with K images each, or plain random batches.
+
+    Every class appears equally often; an image comes back only after all others of its class. With
+    several processes each takes every world-th batch of one common plan.
+
+    Args:
+        labels: (N,) class index of each image.
+        batch_size: images a batch, about P·K.
+        per_class: K, at least 2 where a class has 2; raised where all classes fit into a batch.
+        balanced: False for random batches of the whole list.
+        seed: of the plan.
+        share: (rank, world) of this process.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        batch_size: int,
+        *,
+        per_class: int = 4,
+        balanced: bool = True,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.labels = np.asarray(labels)
+        self.members = [np.flatnonzero(self.labels == one) for one in np.unique(self.labels)]
+        self.classes_a_batch = min(len(self.members), max(2, batch_size // max(per_class, 1)))
+        self.per_class = max(1, batch_size // self.classes_a_batch)
+        self.batch_size = min(batch_size, len(self.labels))
+        self.balanced = balanced
+        self.seed = seed
+        self.share = share
+        self.epoch = 0
+
+    @property
+    def all_classes(self) -> bool:
+        """Whether every batch holds every class, so that its statistics are those of the set."""
+        return not self.balanced or self.classes_a_batch == len(self.members)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration plans; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of one epoch and process: as many as show about N images."""
+        rank_batches = round(len(self.labels) / self.batch_size / self.share[1])
+        return max(1, rank_batches)
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        """Plan the epoch."""
+        rank, world = self.share
+        total = len(self) * world
+        draw = np.random.default_rng([self.seed, self.epoch])
+        plan = self._balanced(draw, total) if self.balanced else self._random(draw, total)
+        for number, rows in enumerate(plan):
+            if number % world == rank:
+                seed = np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)
+                yield PlannedBatch(tuple(int(row) for row in rows), int(seed[0]))
+
+    def _random(self, draw: np.random.Generator, total: int) -> Iterator[np.ndarray]:
+        queue = _Queue(np.arange(len(self.labels)), draw)
+        for _ in range(total):
+            yield queue.take(self.batch_size)
+
+    def _balanced(self, draw: np.random.Generator, total: int) -> Iterator[np.ndarray]:
+        classes = _Queue(np.arange(len(self.members)), draw)
+        queues = [_Queue(rows, draw) for rows in self.members]
+        for _ in range(total):
+            chosen = classes.take(self.classes_a_batch)
+            yield np.concatenate([queues[one].take(self.per_class) for one in chosen])
+
+
+class _Queue:
+    """Members in a random order, shuffled anew whenever all were taken."""
+
+    def __init__(self, members: np.ndarray, draw: np.random.Generator) -> None:
+        self.members = members
+        self.draw = draw
+        self.waiting = draw.permutation(members)
+
+    def take(self, count: int) -> np.ndarray:
+        """Up to `count` different members; fewer only when there are not so many."""
+        count = min(count, len(self.members))
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        if len(taken) < count:
+            fresh = self.draw.permutation(self.members)
+            first = fresh[~np.isin(fresh, taken)][: count - len(taken)]
+            self.waiting = fresh[~np.isin(fresh, first)]
+            taken = np.concatenate((taken, first))
+        return taken

@@ -1,0 +1,153 @@
+"""Training images: read once, kept decoded in memory while they fit, augmented batch by batch."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from extract.decode import decode
+from extract.errors import BadImage, BadInput
+from extract.progress import Progress, silent
+from extract.transform import Transform
+from train.augment import Augmentation
+from train.batches import PlannedBatch
+
+CACHE_BYTES = 2 * 2**30
+THREADS = 4
+
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image of a training set.
+
+    Attributes:
+        path: where `read` finds it.
+        label: name of its class.
+        image_id: SHA-256 of its bytes, hexadecimal.
+    """
+
+    path: str
+    label: str
+    image_id: str
+
+
+class Frames(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled images as uint8 frames of one size: resized and cropped, not yet normalised.
+
+    Frames are kept in memory up to `cache_bytes`; those beyond are read again at each use.
+
+    Attributes:
+        images: the usable ones, in the order given.
+        targets: (N,) int64, class index of each; set by `set_classes`.
+        bad: (path, reason) of those that could not be decoded.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[tuple[str, str]],
+        read: Read,
+        transform: Transform,
+        *,
+        augmentation: Augmentation | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        progress: Progress = silent,
+    ) -> None:
+        self.read = read
+        self.transform = transform
+        self.augmentation = augmentation
+        self.images: list[LabelledImage] = []
+        self.bad: list[tuple[str, str]] = []
+        self.kept: dict[int, Tensor] = {}
+        self.targets = torch.zeros(0, dtype=torch.int64)
+        self._load(images, cache_bytes, progress)
+
+    def _load(
+        self, images: Sequence[tuple[str, str]], cache_bytes: int, progress: Progress
+    ) -> None:
+        room = cache_bytes
+        with ThreadPoolExecutor(THREADS) as pool:
+            loaded = pool.map(lambda image: self._frame(image[0]), images)
+            for done, ((path, label), result) in enumerate(zip(images, loaded, strict=True), 1):
+                if isinstance(result, BadImage):
+                    self.bad.append((path, str(result)))
+                else:
+                    image_id, frame = result
+                    if frame.numel() <= room:
+                        self.kept[len(self.images)] = frame
+                        room -= frame.numel()
+                    self.images.append(LabelledImage(path, label, image_id))
+                if done % 256 == 0 or done == len(images):
+                    progress("read", done, len(images), f"{len(self.bad)} bad" if self.bad else "")
+
+    def _frame(self, path: str) -> tuple[str, Tensor] | BadImage:
+        data = self.read(path)
+        try:
+            return hashlib.sha256(data).hexdigest(), self.transform.frame(decode(data))
+        except BadImage as bad:
+            return bad
+
+    def subset(self, rows: Sequence[int]) -> "Frames":
+        """Some of the images, sharing what is in memory."""
+        part = copy.copy(self)
+        part.images = [self.images[row] for row in rows]
+        part.kept = {new: self.kept[row] for new, row in enumerate(rows) if row in self.kept}
+        part.bad = []
+        part.targets = self.targets[list(rows)] if len(self.targets) else self.targets
+        return part
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Number the labels by their place in `names`."""
+        number = {name: index for index, name in enumerate(names)}
+        self.targets = torch.tensor([number[image.label] for image in self.images])
+
+    def frame(self, row: int) -> Tensor:
+        """The frame (3, h, w) of one image, from memory or read again."""
+        if row in self.kept:
+            return self.kept[row]
+        result = self._frame(self.images[row].path)
+        if isinstance(result, BadImage):
+            raise result
+        return result[1]
+
+    def stack(self, rows: Sequence[int]) -> Tensor:
+        """Frames (B, 3, h, w) uint8 of several images, without augmentation."""
+        missing = [row for row in rows if row not in self.kept]
+        if missing:
+            with ThreadPoolExecutor(THREADS) as pool:
+                fresh = dict(zip(missing, pool.map(self.frame, missing), strict=True))
+        else:
+            fresh = {}
+        frames = [fresh[row] if row in fresh else self.kept[row] for row in rows]
+        sizes = {tuple(frame.shape) for frame in frames}
+        if len(sizes) > 1:
+            raise BadInput(
+                f"images of sizes {sorted(sizes)[:3]} cannot form a batch; give the network a "
+                "transform with a crop or a resize of (height, width)"
+            )
+        return torch.stack(frames)
+
+    def __len__(self) -> int:
+        """Number of usable images."""
+        return len(self.images)
+
+    def __getitem__(self, batch: PlannedBatch) -> tuple[Tensor, Tensor]:
+        """The augmented frames (B, 3, h, w) uint8 and class indices (B,) of a planned batch."""
+        frames = self.stack(batch.rows)
+        if self.augmentation is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(batch.seed)
+                frames = self.augmentation(frames)
+        return frames, self.targets[list(batch.rows)]
+
+
+def snapshot_hash(images: Sequence[LabelledImage]) -> str:
+    """SHA-256 of the sorted ids and labels of a set: the same whatever order or names it has."""
+    rows = sorted(f"{image.image_id} {image.label}" for image in images)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""The table of losses: what is added to cross-entropy so that alike images get alike features."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from extract.errors import BadInput
+from train.icnn import icnn_loss
+from train.map_losses import (
+    NEGATIVE_MARGIN,
+    StepView,
+    cam_chamfer,
+    cam_supcon,
+    cam_supcon_background,
+    map_pair,
+    map_pair_raw,
+)
+from train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
+
+LossFunction = Callable[[StepView], Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One way to train: cross-entropy + λ(t) · consistency, or a change of the head or targets.
+
+    Attributes:
+        name: as on the command line.
+        about: one line for `alike list losses`.
+        make: (classes, channels) -> consistency function of one step; None for a control.
+        weight: λ_max, the share of the consistency term after its ramp.
+        collapsed: value of the term for a batch of B equal features, as a function of B; None
+            where a small value is no sign of collapse.
+        gradient_share: when set, λ is chosen at every step so that the gradient of the term on
+            the feature map has this share of the norm of the gradient of cross-entropy.
+        masked: whether it needs to know where the class is in the map.
+        smoothing: label smoothing of the cross-entropy, 0 to 1.
+        head: "etf" fixes the classifier to a simplex equiangular tight frame.
+    """
+
+    name: str
+    about: str
+    make: Callable[[int, int], LossFunction] | None = None
+    weight: float = 0.0
+    collapsed: Callable[[int], float] | None = None
+    gradient_share: float | None = None
+    masked: bool = False
+    smoothing: float = 0.0
+    head: Literal["linear", "etf"] = "linear"
+
+
+def _fixed(function: LossFunction) -> Callable[[int, int], LossFunction]:
+    return lambda classes, channels: function
+
+
+def _even_contrast(batch: int) -> float:
+    return math.log(max(batch - 1, 1))
+
+
+_ROWS = (
+    Loss("ce", "cross-entropy alone: the control"),
+    Loss(
+        "gap_supcon",
+        "supervised contrast of the pooled, normalised feature (default)",
+        _fixed(gap_supcon),
+        weight=0.5,
+        collapsed=_even_contrast,
+    ),
+    Loss(
+        "map_pair",
+        "pairs of normalised feature maps: same within, different beyond a margin",
+        _fixed(map_pair),
+        weight=1.0,
+        collapsed=lambda batch: NEGATIVE_MARGIN,
+    ),
+    Loss(
+        "map_pair_raw",
+        "the same on raw maps: does not converge, offered to show that",
+        _fixed(map_pair_raw),
+        weight=1.0,
+        collapsed=lambda batch: NEGATIVE_MARGIN,
+    ),
+    Loss(
+        "cam_supcon",
+        "contrast of the feature pooled where the class activation map is",
+        _fixed(cam_supcon),
+        weight=0.5,
+        masked=True,
+        collapsed=_even_contrast,
+    ),
+    Loss(
+        "cam_supcon_background",
+        "cam_supcon, and silence asked for outside the class activation map",
+        _fixed(cam_supcon_background),
+        weight=0.5,
+        masked=True,
+    ),
+    Loss(
+        "cam_chamfer",
+        "contrast of best-matching parts wherever they are, weighted by class activation",
+        _fixed(cam_chamfer),
+        weight=0.5,
+        masked=True,
+        collapsed=_even_contrast,
+    ),
+    Loss(
+        "triplet",
+        "FaceNet: semi-hard triplets of normalised features, margin 0.2",
+        _fixed(triplet_semi_hard),
+        weight=0.5,
+    ),
+    Loss(
+        "triplet_hard",
+        "hardest positive and negative of the batch, soft margin, unnormalised",
+        _fixed(triplet_batch_hard),
+        weight=0.5,
+        collapsed=lambda batch: math.log(2.0),
+    ),
+    Loss(
+        "centre",
+        "distance of the normalised feature to the running centre of its class",
+        CentreLoss,
+        weight=0.5,
+    ),
+    Loss(
+        "icnn",
+        "interpretable CNN: each filter fires at one place or not at all (exact information)",
+        _fixed(icnn_loss),
+        weight=1.0,
+        gradient_share=0.1,
+    ),
+    Loss("etf_head", "cross-entropy with a fixed simplex classifier: a control", head="etf"),
+    Loss("label_smoothing", "cross-entropy with smoothed targets: a control", smoothing=0.1),
+)
+
+LOSSES: dict[str, Loss] = {row.name: row for row in _ROWS}
+
+
+def loss_named(name: str) -> Loss:
+    """The row of `LOSSES` called `name`; BadInput names the rows there are."""
+    if name not in LOSSES:
+        raise BadInput(f"loss {name!r} is not known; choose one of {', '.join(LOSSES)}")
+    return LOSSES[name]

@@ -1,0 +1,87 @@
+"""A quick look at a network during training: accuracy and sameness of a few hundred images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from extract.capture import Tap, TappedNetwork
+from train.images import Frames
+
+PROBE_SIZE = 200
+PROBE_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some images looked at after every epoch; no decision about weights depends on them.
+
+    Attributes:
+        frames: the images.
+        rows: which of them.
+        role: ``held_out``, ``validation`` or ``train``.
+    """
+
+    frames: Frames
+    rows: tuple[int, ...]
+    role: str
+
+    @classmethod
+    def of(cls, frames: Frames, role: str, size: int = PROBE_SIZE) -> "Probe":
+        """About `size` images, evenly over the classes."""
+        draw = np.random.default_rng(0)
+        targets = frames.targets.numpy()
+        order = draw.permutation(len(targets))
+        ranks = np.empty(len(targets), dtype=np.int64)
+        for one in np.unique(targets):
+            members = order[targets[order] == one]
+            ranks[members] = np.arange(len(members))
+        chosen = np.lexsort((order, ranks))[:size]
+        return cls(frames, tuple(int(row) for row in np.sort(chosen)), role)
+
+
+def look(net: nn.Module, taps: dict[str, Tap], probe: Probe) -> dict[str, float]:
+    """Judge a network on a probe, in eval mode, without gradient; its mode is put back.
+
+    Returns:
+        accuracy in [0, 1]; sameness = 2·AUC - 1 of the cosine of pooled maps over all pairs of the
+        probe, in [-1, 1]; intra and inter: mean cosine of pairs of one class and of two.
+    """
+    device = next(net.parameters()).device
+    training = net.training
+    net.eval()
+    tapped = TappedNetwork(net, list(taps.values()))
+    logits, features = [], []
+    with torch.no_grad():
+        for first in range(0, len(probe.rows), PROBE_BATCH):
+            frames = probe.frames.stack(probe.rows[first : first + PROBE_BATCH]).to(device)
+            captured = tapped(probe.frames.transform.normalise(frames))
+            logits.append(captured["logits"].float().cpu())
+            if "last_conv" in captured:
+                features.append(captured["last_conv"].float().mean((2, 3)).cpu())
+    net.train(training)
+    labels = probe.frames.targets[list(probe.rows)]
+    right = torch.cat(logits).argmax(1) == labels
+    found = {"accuracy": float(right.float().mean())}
+    if features:
+        found |= _pairs(torch.cat(features).numpy(), labels.numpy())
+    return found
+
+
+def _pairs(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    units = (features / np.maximum(norms, 1e-12)).astype(np.float64)
+    first, second = np.triu_indices(len(labels), 1)
+    cosines = (units @ units.T)[first, second]
+    same = labels[first] == labels[second]
+    alike, other = cosines[same], np.sort(cosines[~same])
+    if not len(alike) or not len(other):
+        return {}
+    below = np.searchsorted(other, alike, "left") + np.searchsorted(other, alike, "right")
+    area = float(below.mean() / (2.0 * len(other)))
+    return {
+        "sameness": 2.0 * area - 1.0,
+        "intra": float(alike.mean()),
+        "inter": float(other.mean()),
+    }

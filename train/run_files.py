@@ -1,0 +1,142 @@
+"""The folder of a run: what it was made from, what came out, and whether it is done already."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from extract.errors import BadInput
+from extract.network import Network, load_network
+from extract.weights import read_weights
+from train.images import LabelledImage
+from train.run_log import CHECKPOINT, write_aside, write_json
+from train.settings import TrainSettings
+
+WEIGHTS = "weights.safetensors"
+RUN = "run.json"
+TRAIN_IMAGES = "train_images.parquet"
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A finished retraining.
+
+    Attributes:
+        weights: safetensors file; `load_network(name, weights=...)` reads it.
+        weights_hash: of the network that this file gives.
+        log: one row an epoch: losses, weight of the consistency term, accuracy, probe, seconds.
+        steps: one row a step: losses, weight, accuracy of the batch, cosine between classes.
+        decisions: what was decided on the way, each a sentence.
+        train_ids_hash: SHA-256 of the sorted ids and labels of the images trained on.
+        class_names: in the order of the logits.
+        seconds: of the call that trained, without importing libraries.
+    """
+
+    weights: Path
+    weights_hash: str
+    log: pd.DataFrame
+    steps: pd.DataFrame
+    decisions: list[str]
+    train_ids_hash: str
+    class_names: tuple[str, ...]
+    seconds: float
+
+
+def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, devices: int) -> str:
+    """SHA-256 of everything that decides a run."""
+    decides = {
+        "network": network.name,
+        "weights_hash": network.weights_hash,
+        "transform": network.transform.to_dict(),
+        "settings": settings.to_dict(),
+        "images": snapshot,
+        "devices": devices,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def write_run(run: TrainRun, fingerprint: str, said: dict[str, object]) -> None:
+    """Write ``run.json``, the last file of a run: where it stands, the run is finished."""
+    document = {
+        "fingerprint": fingerprint,
+        "weights_hash": run.weights_hash,
+        "train_ids_hash": run.train_ids_hash,
+        "class_names": list(run.class_names),
+        "decisions": run.decisions,
+        "seconds": run.seconds,
+        **said,
+    }
+    write_json(run.weights.parent / RUN, document)
+
+
+def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
+    """The run in this folder where it is finished and was made from the same things."""
+    try:
+        said = json.loads((out / RUN).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if said.get("fingerprint") != fingerprint or not (out / WEIGHTS).is_file():
+        return None
+    return TrainRun(
+        weights=out / WEIGHTS,
+        weights_hash=said["weights_hash"],
+        log=pd.read_csv(out / "log.csv"),
+        steps=pd.read_csv(out / "steps.csv"),
+        decisions=[*said["decisions"], "already trained from the same things; not done again"],
+        train_ids_hash=said["train_ids_hash"],
+        class_names=tuple(said["class_names"]),
+        seconds=said["seconds"],
+    )
+
+
+def forget_other_run(out: Path) -> None:
+    """Take away what an earlier, different run left in the folder."""
+    for name in (RUN, WEIGHTS, CHECKPOINT, "log.csv", "steps.csv", TRAIN_IMAGES):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_train_images(out: Path, images: Sequence[LabelledImage]) -> None:
+    """Write which images were trained on: image_id, path, label."""
+    table = pd.DataFrame(
+        {
+            "image_id": [image.image_id for image in images],
+            "path": [image.path for image in images],
+            "label": [image.label for image in images],
+        }
+    )
+    write_aside(out / TRAIN_IMAGES, table.to_parquet(index=False))
+
+
+def trained_ids(weights: Path) -> set[str]:
+    """Ids of all images that a network was trained on, through all its parents that are ours.
+
+    Args:
+        weights: a ``weights.safetensors`` of a run, or any other weights file.
+
+    Returns:
+        SHA-256 ids; empty for a file that no run of ours wrote.
+
+    Raises:
+        BadInput: a run of ours in the chain whose list of images is gone.
+    """
+    found: set[str] = set()
+    at: Path | None = Path(weights)
+    while at is not None and at.is_file() and at.suffix == ".safetensors":
+        said = read_weights(at)[1]
+        if "train_ids_hash" not in said:
+            break
+        listing = at.parent / TRAIN_IMAGES
+        if not listing.is_file():
+            raise BadInput(f"{listing} is gone: it is not known what {at} was trained on")
+        found |= set(pd.read_parquet(listing)["image_id"])
+        parent = str(said.get("parent_weights", "none"))
+        at = Path(parent) if parent != "none" else None
+    return found
+
+
+def loads_back(network: Network, weights: Path) -> str:
+    """Hash of the network that a written weights file gives when it is loaded."""
+    return load_network(network.name, str(weights)).weights_hash

@@ -1,0 +1,46 @@
+"""Supervised contrast on any matrix of similarities, and the normalisation under it."""
+
+import torch
+from torch import Tensor
+
+TEMPERATURE = 0.1
+
+
+def unit(vectors: Tensor, floor: float = 1e-6) -> Tensor:
+    """Divide each row of `vectors` (N, D) by its Euclidean norm; a row below `floor` becomes zero.
+
+    A dead feature gets no gradient at all: the usual x / max(|x|, eps) would send it one of 1/eps.
+    """
+    norms = vectors.norm(dim=1, keepdim=True)
+    return torch.where(norms > floor, vectors / norms.clamp_min(floor), vectors.new_zeros(()))
+
+
+def same_class(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (B, B) of the pairs of equal class (without the diagonal) and of other class."""
+    equal = labels[:, None] == labels[None, :]
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return equal & ~itself, ~equal
+
+
+def supcon(similarity: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Supervised contrastive loss of a similarity matrix.
+
+    L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip/T) / sum_{a != i} exp(s_ia/T) ), mean over the
+    images i that have a positive (Khosla et al. 2020, eq. 2).
+
+    Args:
+        similarity: (B, B), larger is nearer; the diagonal is not used.
+        labels: (B,) int64.
+        temperature: T.
+
+    Returns:
+        A scalar; log(B-1) when all similarities are equal, 0 where no image has a positive.
+    """
+    positive, _ = same_class(labels)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    scaled = (similarity / temperature).masked_fill(itself, float("-inf"))
+    log_share = scaled - torch.logsumexp(scaled, dim=1, keepdim=True)
+    count = positive.sum(1)
+    per_image = -log_share.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
+    has_positive = count > 0
+    return per_image[has_positive].sum() / has_positive.sum().clamp_min(1)

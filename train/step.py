@@ -1,0 +1,223 @@
+"""One training step: forward, cross-entropy, consistency, and what is watched meanwhile."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from extract.capture import Tap, TappedNetwork
+from train.batches import PlannedBatches
+from train.collapse import CollapseWatch
+from train.head import Head
+from train.images import Frames
+from train.losses import Loss
+from train.map_losses import StepView
+from train.masks import cam_mask, grad_cam_mask
+from train.schedule import ramp, rate
+from train.settings import TrainSettings
+from train.similarity import same_class, unit
+
+WATCH_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        head: the classifier, after any replacement.
+        taps: ``last_conv`` (absent where the network has no map) and ``logits``.
+        linear: logits are a linear function of the mean of ``last_conv``: CAM applies.
+        trained: the weights were not random.
+        fresh_head: the head has new weights.
+        fixed_head: the head does not learn.
+    """
+
+    head: Head
+    taps: dict[str, Tap]
+    linear: bool
+    trained: bool
+    fresh_head: bool
+    fixed_head: bool
+
+
+class ConsistencyStep(LightningModule):
+    """Cross-entropy + λ(t) · consistency for a network, as Lightning's Trainer runs it.
+
+    All chance in a step (dropout, stochastic depth) comes from a seed made of the run's seed, the
+    step and the process, so that a run that was killed goes on exactly as it would have.
+    """
+
+    def __init__(
+        self, net: nn.Module, loss: Loss, settings: TrainSettings, start: Start, frames: Frames
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.row = loss
+        self.settings = settings
+        self.start = start
+        self.frames = frames
+        channels = start.taps["last_conv"].shape[0] if "last_conv" in start.taps else 0
+        made = loss.make(start.head.classes, channels) if loss.make else None
+        self.consistency = made
+        self.tapped = TappedNetwork(net, list(start.taps.values()))
+        self.watch = CollapseWatch(patience=settings.collapse_steps)
+        self.batches: PlannedBatches | None = None
+        self.total_steps = 1
+        self.seen: list[tuple[int, Tensor]] = []
+        self.steps: list[list[float]] = []
+
+    def setup(self, stage: str) -> None:
+        """Plan the batches of this process."""
+        self.batches = PlannedBatches(
+            self.frames.targets.tolist(),
+            self.settings.images_a_step(len(self.frames)),
+            per_class=self.settings.per_class,
+            balanced=self.settings.balanced,
+            seed=self.settings.seed,
+            share=(self.trainer.global_rank, self.trainer.world_size),
+        )
+        self.total_steps = self.settings.epochs * len(self.batches)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Planned batches, each made by the images themselves in one call."""
+        return DataLoader(self.frames, sampler=self.batches, batch_size=None)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what chance the step has."""
+        key = [self.settings.seed, self.global_step, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch: frames (B, 3, h, w) uint8 and class indices (B,)."""
+        frames, labels = batch
+        inputs = self.frames.transform.normalise(frames).contiguous(
+            memory_format=torch.channels_last
+        )
+        if self.consistency is None:
+            logits = self.net(inputs)
+            maps = None
+        else:
+            captured = self.tapped(inputs)
+            logits, maps = captured["logits"], captured["last_conv"]
+        with torch.autocast(self.device.type, enabled=False):
+            logits = logits.float()
+            entropy = functional.cross_entropy(logits, labels, label_smoothing=self.row.smoothing)
+            right = (logits.detach().argmax(1) == labels).float().mean()
+            term, weight, cosine = entropy.new_zeros((3,))
+            if maps is not None:
+                term, weight, cosine = self._consistency(entropy, logits, maps, labels)
+            total = entropy + weight * term if maps is not None else entropy
+        row = torch.stack((total, entropy, term, weight, right, cosine)).detach()
+        self.seen.append((len(labels), row))
+        return total
+
+    def _consistency(
+        self, entropy: Tensor, logits: Tensor, maps: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The consistency term, its weight λ now, and the mean cosine between classes."""
+        assert self.consistency is not None
+        wide = maps.float()
+
+        def mask() -> Tensor:
+            if self.start.linear:
+                return cam_mask(wide, self._head_weight(), labels)
+            return grad_cam_mask(maps, logits, labels)
+
+        term = self.consistency(StepView(wide, labels, mask))
+        weight = entropy.new_tensor(self._weight_now())
+        if self.row.gradient_share is not None:
+            weight = weight * _balance(entropy, term, maps) * self.row.gradient_share
+        return term, weight, _cosine_between(wide, labels)
+
+    def _head_weight(self) -> Tensor:
+        weight: Tensor = self.net.get_submodule(self.start.head.path).weight  # type: ignore[assignment]
+        return weight.detach().float().flatten(1)
+
+    def _weight_now(self) -> float:
+        asked = self.row.weight if self.settings.weight is None else self.settings.weight
+        warm = ramp(self.global_step, int(self.settings.warmup * self.total_steps))
+        return asked * self.watch.factor * warm
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look for collapse every few steps: reading values off a GPU makes it wait."""
+        if len(self.seen) >= WATCH_EVERY:
+            self.look()
+        if self.watch.stopped:
+            self.trainer.should_stop = True
+
+    def look(self) -> None:
+        """Move the values of the last steps into `steps` and show them to the watch."""
+        if not self.seen:
+            return
+        first = self.global_step - len(self.seen)
+        rows = torch.stack([row for _, row in self.seen]).tolist()
+        for number, ((size, _), row) in enumerate(zip(self.seen, rows, strict=True)):
+            self.steps.append([first + number, *row])
+            if self.consistency is not None:
+                signature = self.row.collapsed(size) if self.row.collapsed else None
+                self.watch.see(first + number, row[2], signature, row[5])
+        self.seen.clear()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or SGD; no decay of biases and norms; one rate for the body, one for the head."""
+        new_head = self.settings.head_warmup if self.start.fresh_head and self.start.trained else 0
+        frozen = int(new_head * self.total_steps)
+        rise = int(self.settings.lr_warmup * self.total_steps)
+        groups, rates = [], []
+        for head in (False, True):
+            for decay in (False, True):
+                chosen = [
+                    value
+                    for name, value in self.net.named_parameters()
+                    if value.requires_grad
+                    and name.startswith(self.start.head.path + ".") is head
+                    and (value.ndim > 1) is decay
+                ]
+                if chosen:
+                    share = self.settings.weight_decay if decay else 0.0
+                    groups.append({"params": chosen, "weight_decay": share})
+                    rates.append(_rate(self.total_steps, rise, 0 if head else frozen))
+        peak = self.settings.peak_rate(self.start.trained)
+        optimiser: torch.optim.Optimizer
+        if self.settings.optimiser == "adamw":
+            optimiser = torch.optim.AdamW(groups, lr=peak)
+        else:
+            optimiser = torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
+        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what Lightning does not know of."""
+        self.look()
+        checkpoint["alike"] = {"watch": self.watch.state(), "steps": self.steps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.watch.restore(checkpoint["alike"]["watch"])
+        self.steps = checkpoint["alike"]["steps"]
+
+
+def _rate(total: int, rise: int, frozen: int) -> Any:
+    return lambda step: rate(step, total, rise, frozen)
+
+
+def _balance(entropy: Tensor, term: Tensor, maps: Tensor) -> Tensor:
+    """|d entropy/d maps| / |d term/d maps|; 0 where the term has no gradient."""
+    (of_entropy,) = torch.autograd.grad(entropy, maps, retain_graph=True)
+    (of_term,) = torch.autograd.grad(term, maps, retain_graph=True)
+    size = of_term.float().norm()
+    return torch.where(size > 0, of_entropy.float().norm() / size.clamp_min(1e-30), 0.0)
+
+
+@torch.no_grad()
+def _cosine_between(maps: Tensor, labels: Tensor) -> Tensor:
+    features = unit(maps.mean((2, 3)))
+    _, different = same_class(labels)
+    count = different.sum().clamp_min(1)
+    return (features @ features.T).masked_fill(~different, 0.0).sum() / count
