@@ -6,6 +6,7 @@ raises where zarr would give the fill value for a shard that is gone.
 """
 
 import struct
+import time
 from collections.abc import Iterator, Sequence
 
 import google_crc32c
@@ -17,6 +18,7 @@ from extract.store_arrays import UNIT, ArraySpec
 from extract.store_files import ADVICE, Files
 
 _ABSENT = 2**64 - 1
+_PAUSE = 0.02
 _JOIN = 64 * 1024
 """Chunks nearer than this in the file are fetched by one read."""
 
@@ -36,21 +38,31 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
     Raises:
         StoreDamaged: the file is missing, short, or a checksum does not hold.
     """
+    for again in (True, True, False):
+        try:
+            return _read(files, name, spec, at)
+        except FileNotFoundError:
+            if not again:
+                raise StoreDamaged(f"{name} is missing; {ADVICE}") from None
+        except (ValueError, RuntimeError) as error:
+            if not again:
+                raise StoreDamaged(f"{name} is damaged ({error}); {ADVICE}") from error
+        # A writer may have replaced the shard between the reads of its index and its chunks.
+        time.sleep(_PAUSE)
+    raise AssertionError("unreachable")
+
+
+def _read(files: Files, name: str, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
     chunks, inside = np.divmod(at, spec.chunk_rows)
     wanted, position = np.unique(chunks, return_inverse=True)
     decoded = spec.empty(len(wanted) * spec.chunk_rows).reshape(
         len(wanted), spec.chunk_rows, *spec.tail
     )
-    try:
-        index = _index(files, name, spec)
-        for i, data in _fetch(files, name, index[wanted]):
-            _decode(data, spec, decoded[i])
-    except FileNotFoundError:
-        raise StoreDamaged(f"{name} is missing; {ADVICE}") from None
-    except (ValueError, RuntimeError) as error:
-        raise StoreDamaged(f"{name} is damaged ({error}); {ADVICE}") from error
-    if len(at) == decoded.shape[0] * spec.chunk_rows and np.array_equal(at, np.arange(len(at))):
-        return decoded.reshape(-1, *spec.tail)
+    for i, data in _fetch(files, name, _index(files, name, spec)[wanted]):
+        _decode(data, spec, decoded[i])
+    flat = decoded.reshape(-1, *spec.tail)
+    if len(at) <= len(flat) and at[0] % spec.chunk_rows == 0 and (np.diff(at) == 1).all():
+        return flat[: len(at)]
     return decoded[position, inside]
 
 
