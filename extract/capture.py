@@ -8,6 +8,7 @@ because training adds calls elsewhere (BatchNorm counts its batches), not to the
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +28,11 @@ class Tap:
 
     Attributes:
         name: ``last_conv``, ``fc``, ``fc6``, ``logits`` or a module path.
-        function: name of the torch function called, or "" for the output of a module.
+        function: name of the torch function called, or "" for the network's output.
         occurrence: which call of it, from 0.
         side: ``input`` (first tensor argument) or ``output``.
-        layout: ``nchw``; ``nhwc``; ``tokens`` (N, T, C); ``vector`` (flattened); ``any``.
+        layout: ``nchw``; ``nhwc``; ``tokens`` (N, T, C); ``vector`` (flattened); ``any``, for the
+            output of a module, copied because a later in-place activation would change it.
         shape: of one row as stored, after the layout became channels first.
         prefix: tokens before the grid (class token, registers) that are dropped.
         pooled: whether the mean over positions is taken.
@@ -61,6 +63,8 @@ class Tap:
             value = grid.reshape(*grid.shape[:2], height, width)
         elif self.layout == "vector":
             value = value.flatten(1)
+        elif self.layout == "any":
+            value = value.clone()
         return value.mean((2, 3)) if self.pooled else value
 
 
@@ -130,40 +134,23 @@ class TappedNetwork:
             AlikeError: the forward pass ended before every tap was met.
         """
         captured: dict[str, torch.Tensor] = {}
-        hooked = [tap for tap in self.taps if not tap.function and tap.name != "logits"]
-        with _Capture([tap for tap in self.taps if tap.function], captured) as mode:
+        output = None
+        with (
+            suppress(_Stop),
+            _Capture([tap for tap in self.taps if tap.function], captured) as mode,
+        ):
             mode.missing = len(self.taps)
-            handles = [self._hook(tap, mode) for tap in hooked]
-            try:
-                output = self.module(batch)
-            except _Stop:
-                output = None
-            finally:
-                for handle in handles:
-                    handle.remove()
+            output = self.module(batch)
         if output is not None:
             captured |= {
                 tap.name: tap.arrange(first_tensor((output,)))
                 for tap in self.taps
-                if tap.name == "logits"
+                if not tap.function
             }
         lost = [tap.name for tap in self.taps if tap.name not in captured]
         if lost:
             raise AlikeError(f"the forward pass never reached {', '.join(lost)}")
         return captured
-
-    def _hook(self, tap: Tap, mode: _Capture) -> Any:
-        seen = Counter[str]()
-
-        def take(_module: nn.Module, _args: Any, output: Any) -> None:
-            seen[tap.name] += 1
-            if seen[tap.name] == tap.occurrence + 1:
-                value = first_tensor((output,))
-                # A later in-place activation would change what was captured.
-                mode.take(tap, None if value is None else value.clone())
-
-        path = tap.name.split("#")[0]
-        return self.module.get_submodule(path).register_forward_hook(take)
 
 
 def function_name(func: Callable[..., Any]) -> str:

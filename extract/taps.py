@@ -160,17 +160,19 @@ def _vectors(trace: Trace, linears: Sequence[Call]) -> list[Tap]:
 
 def _path_tap(trace: Trace, name: str) -> Tap:
     path, _, run = name.partition("#")
-    shapes = trace.modules.get(path)
-    if not shapes:
+    runs = trace.modules.get(path)
+    if not runs:
         near = [known for known in trace.modules if known.split(".")[0] == path.split(".")[0]]
         some = ", ".join((near or list(trace.modules))[:8])
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
-    if not run and len(shapes) > 1:
-        raise BadInput(f"module {path} runs {len(shapes)} times: name one of them, {path}#0")
-    occurrence = int(run or 0)
-    if occurrence >= len(shapes) or not shapes[occurrence]:
-        raise BadInput(f"tap {name!r}: {path} gives a tensor {len(shapes)} times, counted from 0")
-    return Tap(name, "", occurrence, "output", "any", shapes[occurrence][1:])
+    if not run and len(runs) > 1:
+        raise BadInput(f"module {path} runs {len(runs)} times: name one of them, {path}#0")
+    if run and not (run.isdigit() and int(run) < len(runs)):
+        raise BadInput(f"tap {name!r}: {path} runs {len(runs)} times, counted from 0")
+    given = runs[int(run or 0)]
+    if given.call is None:
+        raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
+    return Tap(name, given.call.function, given.call.occurrence, "output", "any", given.shape[1:])
 
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = WeakKeyDictionary()

@@ -31,6 +31,19 @@ class Call:
     result: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Given:
+    """What one run of a module gave.
+
+    Attributes:
+        shape: of the first tensor in it, () where there is none.
+        call: the last call that made or changed that tensor, None where no call did.
+    """
+
+    shape: tuple[int, ...]
+    call: Call | None
+
+
 @dataclass
 class Trace:
     """What one forward pass did.
@@ -38,13 +51,13 @@ class Trace:
     Attributes:
         calls: in order; those that take and give tensors.
         output: the first tensor of the network's output.
-        modules: path of a module -> shapes of its outputs, one for each time that it ran.
+        modules: path of a module -> what it gave each time that it ran.
         parameters: id of a parameter -> its name.
     """
 
     calls: list[Call] = field(default_factory=list)
     output: torch.Tensor | None = None
-    modules: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    modules: dict[str, list[Given]] = field(default_factory=dict)
     parameters: dict[int, str] = field(default_factory=dict)
     made_by: dict[int, list[int]] = field(default_factory=dict)
 
@@ -104,7 +117,7 @@ def trace_forward(module: nn.Module, example: torch.Tensor) -> Trace:
     trace = Trace(parameters={id(value): name for name, value in module.named_parameters()})
     training = {part: part.training for part in module.modules()}
     handles = [
-        part.register_forward_hook(_shape_recorder(trace.modules.setdefault(path, [])))
+        part.register_forward_hook(_recorder(trace, path))
         for path, part in module.named_modules()
         if path
     ]
@@ -121,9 +134,11 @@ def trace_forward(module: nn.Module, example: torch.Tensor) -> Trace:
     return trace
 
 
-def _shape_recorder(shapes: list[tuple[int, ...]]) -> Callable[[nn.Module, Any, Any], None]:
+def _recorder(trace: Trace, path: str) -> Callable[[nn.Module, Any, Any], None]:
     def record(_module: nn.Module, _args: Any, output: Any) -> None:
         value = first_tensor((output,))
-        shapes.append(() if value is None else tuple(value.shape))
+        call = next(trace.back(value), None)
+        given = Given(() if value is None else tuple(value.shape), call)
+        trace.modules.setdefault(path, []).append(given)
 
     return record

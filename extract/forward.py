@@ -1,0 +1,165 @@
+"""The forward pass of a run: from uint8 frames to the arrays that are stored."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from extract.capture import COMPUTED, TappedNetwork, choose_taps, computed_taps, small_pixels
+from extract.errors import BadInput
+from extract.network import Network
+from extract.taps import taps_at
+
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device: `auto` is the first GPU, else the CPU.
+
+    Raises:
+        BadInput: it is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise BadInput(f"device {wanted!r} cannot be used ({reason}); give cpu or auto") from error
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """The arithmetic: `auto` is float16 on a GPU (10 bits of mantissa), float32 elsewhere.
+
+    Raises:
+        BadInput: unknown, or float16 on a CPU.
+    """
+    if wanted == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    if wanted not in PRECISIONS:
+        raise BadInput(f"precision {wanted!r}: one of auto, {', '.join(PRECISIONS)} expected")
+    if wanted == "float16" and device.type == "cpu":
+        raise BadInput("precision float16 has no kernels on a CPU: use bfloat16 or float32")
+    return wanted
+
+
+class Forward:
+    """A network on a device that gives the stored arrays of a batch.
+
+    Args:
+        network: its module moves to the device, channels last.
+        size: (height, width) of the frames.
+        names: arrays to make: taps, module paths, `gap`, `pixels`.
+        device: of the forward pass.
+        precision: one of `PRECISIONS`; other than float32 is autocast.
+
+    Attributes:
+        shapes: name -> (shape of one row, dtype as stored): maps float16, vectors float32.
+        limit: largest batch that fits, lowered when memory runs out.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        size: tuple[int, int],
+        names: Sequence[str],
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.network = network
+        self.names = tuple(names)
+        self.device = device
+        self.precision = precision
+        self.limit = 2**20
+        module = network.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.taps = choose_taps(taps_at(module, size, self.names), self.names)
+        self._run = TappedNetwork(module, self.taps)
+        self.shapes = self._shapes(size)
+
+    def _shapes(self, size: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
+        rows = {tap.name: tap.shape for tap in self.taps}
+        example = torch.zeros(1, 3, *size)
+        rows["pixels"] = tuple(small_pixels(example).shape[1:])
+        if "last_conv" in rows:
+            rows["gap"] = rows["last_conv"][:1]
+        return {
+            name: (rows[name], "float16" if len(rows[name]) > 1 else "float32")
+            for name in self.names
+        }
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a reader must know of the taps; empty where all is ordinary."""
+        return {tap.name: tap.note for tap in self.taps if tap.note}
+
+    @torch.inference_mode()
+    def __call__(self, frames: torch.Tensor) -> dict[str, np.ndarray]:
+        """Arrays of a batch.
+
+        Args:
+            frames: uint8 (B, 3, h, w), channels last in memory; in pinned memory for a GPU.
+
+        Returns:
+            name -> (B, *shape) in the stored dtype.
+
+        Raises:
+            BadInput: not even one image fits into the device's memory.
+        """
+        parts = []
+        start = 0
+        while start < len(frames):
+            part = frames[start : start + self.limit]
+            try:
+                parts.append(self._batch(part))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self._halve(len(part), error)
+                continue
+            start += len(part)
+        return {
+            name: np.concatenate([part[name] for part in parts])
+            if len(parts) > 1
+            else parts[0][name]
+            for name in self.names
+        }
+
+    def _batch(self, frames: torch.Tensor) -> dict[str, np.ndarray]:
+        batch = self.network.transform.normalise(frames.to(self.device, non_blocking=True))
+        with self._autocast():
+            captured = self._run(batch) if self.taps else {}
+        arrays = computed_taps(batch, captured, self.names)
+        return {
+            name: value.to(getattr(torch, self.shapes[name][1])).contiguous().cpu().numpy()
+            for name, value in arrays.items()
+        }
+
+    def _autocast(self) -> Any:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, PRECISIONS[self.precision])
+
+    def _halve(self, batch: int, error: Exception) -> None:
+        text = str(error).lower()
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in text
+        if not memory:
+            raise error
+        if batch == 1:
+            raise BadInput(
+                f"{self.network.name} does not fit into the memory of {self.device} with one "
+                "image: use another device or a smaller network"
+            ) from error
+        self.limit = max(batch // 2, 1)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def array_names(taps: Sequence[str]) -> tuple[str, ...]:
+    """The arrays of a run: the wanted taps, and `gap` and `pixels` always."""
+    return tuple(dict.fromkeys([*taps, *COMPUTED]))
