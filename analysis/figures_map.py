@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from analysis.figures import blank
 
-# Ten colours that stay apart for most eyes, on light and on dark paper (after Tableau and Okabe-Ito).
+# Ten colours that stay apart for most eyes, on light and on dark paper (after Tableau's).
 TEN = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2",
     "#b279a2", "#d6a419", "#9d755d", "#5b5bd6", "#d67195",

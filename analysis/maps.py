@@ -1,7 +1,7 @@
 """Two-dimensional maps of the features: PCA from the moment matrix, t-SNE by openTSNE.
 
-Both are seeded and stored, so that a report, a page and an export show the same map. A map is for the
-eyes: no score is ever computed on one (SCIENCE 5).
+Both are seeded and stored, so that a report, a page and an export show the same map. A map is for
+the eyes: no score is ever computed on one (SCIENCE 5).
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def pca(blocks: Iterable[np.ndarray], dims: int) -> Pca:
         dims: how many components; fewer come back where D is smaller.
 
     Raises:
-        BadInput: D is above 4,096, where the moment matrix outgrows its use, or there are no vectors.
+        BadInput: D is above 4,096, where the moment matrix outgrows its use, or nothing is given.
     """
     n, shift, total, moment = 0, None, None, None
     for block in blocks:
@@ -115,7 +115,7 @@ def tsne(
     if n < 5:
         return start.astype(np.float32), fitted
     perplexity = min(perplexity, (min(n, sample) - 1) / 3)
-    model = _openTSNE(perplexity, start[fitted], seed, progress)
+    model = _model(perplexity, start[fitted], seed, progress)
     embedding = model.fit(np.ascontiguousarray(vectors[fitted]))
     places = np.empty((n, 2), dtype=np.float32)
     places[fitted] = np.asarray(embedding, dtype=np.float32)
@@ -127,7 +127,7 @@ def tsne(
     return places, fitted
 
 
-def _openTSNE(perplexity: float, start: np.ndarray, seed: int, progress: Progress) -> Any:  # noqa: N802
+def _model(perplexity: float, start: np.ndarray, seed: int, progress: Progress) -> Any:
     from openTSNE import TSNE
 
     done = 0
@@ -160,8 +160,9 @@ def make_map(
     sample: int = SAMPLE,
     seed: int = 0,
     like: pd.DataFrame | None = None,
+    only_stored: bool = False,
     progress: Progress = silent,
-) -> pd.DataFrame:
+) -> pd.DataFrame | None:
     """The map of a set of images, from the store where nothing changed, else made and stored.
 
     Args:
@@ -173,6 +174,7 @@ def make_map(
         seed: of everything random.
         like: another map of the same images; t-SNE starts from it, so that the two look alike
             where the features are.
+        only_stored: give None where the store holds no such map, instead of making it.
         progress: told how far it is.
 
     Returns:
@@ -190,7 +192,7 @@ def make_map(
     }  # fmt: skip
     place = f"maps/{features.key}/{measure}.{split}.parquet"
     known = _stored(features.store, place, asked)
-    if known is not None:
+    if known is not None or only_stored:
         return known
     ready = ready_measure(features, measure)
 
@@ -225,7 +227,8 @@ def _start(rows: np.ndarray, flat: np.ndarray, like: pd.DataFrame | None) -> np.
     if not known.any():
         return flat
     # Rows that the other map lacks begin in its middle.
-    return np.where(known[:, None], other, other[known].mean(axis=0))
+    start: np.ndarray = np.where(known[:, None], other, other[known].mean(axis=0))
+    return start
 
 
 def _stored(store: Any, place: str, asked: dict[str, Any]) -> pd.DataFrame | None:

@@ -14,13 +14,18 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures
-from analysis.report_answer import Analysed, Value, answer, main_measure, rungs
+from analysis.report_answer import Analysed, answer, main_measure, rungs
 from analysis.report_classes import classes
 from analysis.report_distances import distances
+from analysis.report_images import images
 from analysis.report_making import making
+from analysis.report_map import make_maps, map_section
 from analysis.report_parts import figure, text
 from analysis.report_scores import measures, scores, tiles
 from analysis.report_subject import Subject
+from analysis.thumbnails import Pictures
+from extract.errors import AlikeError
+from extract.progress import Progress, silent
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -45,7 +50,9 @@ def write_report(
     comparison: pd.DataFrame | None = None,
     store: Any = None,
     run: Mapping[str, Any] | None = None,
-    untrained: Value | None = None,
+    thumbnails: bool = True,
+    maps: bool = True,
+    progress: Progress = silent,
 ) -> Path:
     """Write the report of one analysis, or of two side by side.
 
@@ -57,15 +64,21 @@ def write_report(
         store: the store of the features; gives thumbnails, maps and the list of bad images.
         run: the manifest: title, source, network, weights, settings, versions, stages (step ->
             seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, created,
-            reused. Whatever is missing is left out.
-        untrained: sameness of an untrained network of the same architecture.
+            reused (names of steps), control (a comparison: the same training without the loss
+            against `after`). Whatever is missing is left out.
+        thumbnails: show images; needs the store and the images where they were.
+        maps: show the map; needs the store. Up to 20,000 images it is made where it is missing.
+        progress: told how far the map is.
 
     Returns:
         The path.
     """
     target = Path(path)
-    subject = Subject(before, after, comparison, main_measure(before), untrained)
-    body = _body(subject, dict(run or {}), store)
+    subject = Subject(before, after, comparison, main_measure(before))
+    pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
+    drawn = make_maps(subject, store, progress=progress) if store is not None and maps else []
+    middle = images(subject, pictures, why_not) + map_section(subject, drawn, pictures)
+    body = _body(subject, dict(run or {}), store, middle)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -75,11 +88,20 @@ def write_report(
     return target
 
 
-def _body(subject: Subject, run: dict[str, Any], store: Any) -> str:
+def _pictures(store: Any) -> tuple[Pictures | None, str]:
+    """The reader of images, or the sentence that says why there is none."""
+    try:
+        return Pictures(store), ""
+    except (AlikeError, OSError) as error:
+        return None, f"No images are shown: {error}"
+
+
+def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str:
     sections = [
         scores(subject),
         distances(subject),
         classes(subject),
+        middle,
         measures(subject),
         making(subject, run, store),
     ]
@@ -95,8 +117,10 @@ def _body(subject: Subject, run: dict[str, Any], store: Any) -> str:
 
 
 def _top(subject: Subject, run: dict[str, Any]) -> str:
-    said = answer(subject.before, subject.after, subject.comparison, subject.measure)
-    steps = rungs(subject.before, subject.after, subject.untrained, subject.measure)
+    said = answer(
+        subject.before, subject.after, subject.comparison, subject.measure, run.get("control")
+    )
+    steps = rungs(subject.before, subject.after, subject.measure)
     drawn = (
         figure(figures.ladder(steps), "ladder", title="Between floor and ceiling")
         if len(steps)

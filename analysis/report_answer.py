@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol
 
 import pandas as pd
 
-from analysis.report_words import change, count, interval, number, words
+from analysis.report_words import change, count, interval, number
 
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
+UNTRAINED = "untrained_gap_cosine"
 
 
 class Analysed(Protocol):
@@ -93,6 +94,11 @@ def score_of(analysis: Analysed | None, measure: str, score: str) -> Value | Non
     return Value(float(row["value"]), _number(row.get("low")), _number(row.get("high")))
 
 
+def untrained_score(analysis: Analysed | None, measure: str, score: str) -> Value | None:
+    """A score of the untrained network; it is judged by the headline measure only."""
+    return score_of(analysis, UNTRAINED, score) if measure == HEADLINE else None
+
+
 def accuracy_of(analysis: Analysed | None) -> Value | None:
     """The network's own top-1 accuracy, under whichever measure name it was stored."""
     if analysis is None:
@@ -111,15 +117,13 @@ def worst_class(analysis: Analysed, measure: str) -> tuple[str, float] | None:
     return str(row["class"]), float(row["sameness"])
 
 
-def rungs(
-    before: Analysed, after: Analysed | None, untrained: Value | None, measure: str
-) -> pd.DataFrame:
+def rungs(before: Analysed, after: Analysed | None, measure: str) -> pd.DataFrame:
     """Where the network stands: floor, untrained, before, after, ceiling; known ones only."""
     first, second = ("this network", "only") if after is None else ("before", "before")
     judged = after or before
     steps = (
         ("raw pixels", "floor", score_of(before, FLOOR, "sameness")),
-        ("untrained network", "untrained", untrained),
+        ("untrained network", "untrained", untrained_score(before, measure, "sameness")),
         (first, second, score_of(before, measure, "sameness")),
         ("after", "after", score_of(after, measure, "sameness")),
         ("classifier's own output", "ceiling", score_of(judged, CEILING, "sameness")),
@@ -133,16 +137,32 @@ def rungs(
 
 
 def answer(
-    before: Analysed, after: Analysed | None, comparison: pd.DataFrame | None, measure: str
+    before: Analysed,
+    after: Analysed | None,
+    comparison: pd.DataFrame | None,
+    measure: str,
+    control: pd.DataFrame | None = None,
 ) -> Answer:
-    """The verdict of a report; of two analyses where there are two."""
+    """The verdict of a report; of two analyses where there are two.
+
+    Args:
+        before: the first analysis, or the only one.
+        after: the second.
+        comparison: paired differences, after less before.
+        measure: the measure that the verdict rests on.
+        control: paired differences, after less the same training without the consistency loss.
+    """
     if after is None:
         return _of_one(before, measure)
-    return _of_two(before, after, comparison, measure)
+    return _of_two(before, after, comparison, measure, control)
 
 
 def _of_two(
-    before: Analysed, after: Analysed, comparison: pd.DataFrame | None, measure: str
+    before: Analysed,
+    after: Analysed,
+    comparison: pd.DataFrame | None,
+    measure: str,
+    control: pd.DataFrame | None,
 ) -> Answer:
     row = _compared(before, after, comparison, measure, "sameness")
     if row is None:
@@ -164,8 +184,9 @@ def _of_two(
         f"on {count(before.n_images)} images of {len(before.classes)} classes: in "
         f"{_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
         "images of one class lie nearer to each other than two of different classes.",
-        *_distances(before, after, measure),
         *_accuracy_change(before, after, comparison),
+        *_against_control(control),
+        *_distances(before, after, measure),
         *_worst_change(before, after, measure),
     ]
     return Answer(tone, headline, tuple(sentences))  # type: ignore[arg-type]
@@ -240,18 +261,29 @@ def _accuracy_change(
     row = _compared(before, after, comparison, "", "accuracy")
     if row is None:
         return []
+    told = f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}"
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
-        verdict = "no interval was computed"
-    elif row["low"] > 0:
+        return [f"{told} ({change(row['difference'], 'share')})."]
+    if row["low"] > 0:
         verdict = "a rise"
     elif row["high"] < 0:
         verdict = "a loss"
     else:
         verdict = "no clear change"
+    sure = _sure(row["low"], row["high"], "share")
+    return [f"{told}, {change(row['difference'], 'share')} ({sure}): {verdict}."]
+
+
+def _against_control(control: pd.DataFrame | None) -> list[str]:
+    if control is None or control.empty or not (control["score"] == "sameness").any():
+        return []
+    row = control[control["score"] == "sameness"].iloc[0]
+    low, high = _number(row["low"]), _number(row["high"])
+    sure = "surely so" if low > 0 or high < 0 else "within chance"
     return [
-        f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}, "
-        f"{change(row['difference'], 'share')} ({_sure(row['low'], row['high'], 'share')}): "
-        f"{verdict}."
+        f"The same further training without the consistency loss reaches {number(row['a'])}: the "
+        f"loss itself makes a difference of {change(row['difference'])} "
+        f"({_sure(low, high)}), {sure}."
     ]
 
 
@@ -278,8 +310,3 @@ def _per_hundred(sameness: float) -> str:
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def score_label(score: str) -> str:
-    """The name of a score as the report shows it."""
-    return words(score).label

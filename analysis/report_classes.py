@@ -102,7 +102,7 @@ def _confused(subject: Subject) -> str:
     pairs = table_of(subject.last, "class_pairs", subject.measure)
     if pairs.empty:
         return ""
-    near = figures_classes.closest_pairs(figures_classes.class_matrix(pairs, subject.measure), 15)
+    near = figures_classes.closest_pairs(figures_classes.class_matrix(pairs, subject.measure), 8)
     heads = [
         ("Class", "t"),
         ("and class", "t"),

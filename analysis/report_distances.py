@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import figures
-from analysis.report_answer import CEILING, FLOOR, table_of
+from analysis.report_answer import CEILING, FLOOR, HEADLINE, UNTRAINED, table_of
 from analysis.report_parts import columns, figure, section
 from analysis.report_subject import Subject, titled
 
@@ -50,7 +50,10 @@ def distances(subject: Subject) -> str:
 def _curves(subject: Subject) -> dict[str, tuple[pd.DataFrame, str]]:
     curves = {name: (table_of(a, "roc"), subject.measure) for name, a in subject.named}
     last = table_of(subject.last, "roc")
+    first = table_of(subject.before, "roc")
     curves |= {"raw pixels": (last, FLOOR), "classifier": (last, CEILING)}
+    if subject.measure == HEADLINE:
+        curves |= {"untrained": (first, UNTRAINED)}
     return {
         name: (rows, measure)
         for name, (rows, measure) in curves.items()

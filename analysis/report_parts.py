@@ -105,6 +105,11 @@ def definitions(items: Mapping[str, Any]) -> str:
     return f"<dl>{rows}</dl>" if rows else ""
 
 
+def facts(title: str, items: Mapping[str, Any]) -> str:
+    """Definitions under a small heading; nothing where there are none."""
+    return f"<h3>{text(title)}</h3>{definitions(items)}" if items else ""
+
+
 def plain(value: Any) -> str:
     """A setting as one line of text."""
     if isinstance(value, str):

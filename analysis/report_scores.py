@@ -12,11 +12,12 @@ from analysis.report_answer import (
     accuracy_of,
     score_of,
     table_of,
+    untrained_score,
     worst_class,
 )
-from analysis.report_parts import Html, section, table, text, tile
+from analysis.report_parts import Html, details, facts, section, table, text, tile
 from analysis.report_subject import Subject
-from analysis.report_words import Form, change, interval, measure_words, number, words
+from analysis.report_words import FIRST, Form, change, interval, measure_words, number, words
 
 ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_10", "map_at_r")
 
@@ -58,14 +59,17 @@ def scores(subject: Subject) -> str:
     names = list(dict.fromkeys([*own["score"], *accuracy]))
     own_heads = ("Value",) if subject.after is None else ("Before", "After", "Change")
     heads = [("Score", "t"), *((name, "n") for name in own_heads), ("Raw pixels", "n")]
-    heads += [] if subject.untrained is None else [("Untrained", "n")]
+    heads += [("Untrained", "n")] if _has_untrained(subject) else []
     heads += [("Classifier", "n")]
-    rows = [_score_row(subject, str(name)) for name in names]
+    first = [_score_row(subject, name) for name in FIRST if name in names]
+    rest = [_score_row(subject, str(name)) for name in names if name not in FIRST]
     lead = (
-        f"Judged by the {measure_words(subject.measure)}, with 95 % intervals. Raw pixels are the "
-        "floor and the classifier's own probabilities the ceiling: features lie between the two."
+        f"Judged by {subject.measure} ({measure_words(subject.measure)}), with 95 % intervals. Raw "
+        "pixels are the floor and the classifier's own probabilities the ceiling: features lie "
+        "between the two."
     )
-    return section("scores", "Scores", lead, table(heads, rows))
+    more = details(f"{len(rest)} more scores", table(heads, rest)) if rest else ""
+    return section("scores", "Scores", lead, table(heads, first) + more)
 
 
 def _score_row(subject: Subject, score: str) -> list[object]:
@@ -85,11 +89,16 @@ def _score_row(subject: Subject, score: str) -> list[object]:
     comparable = word.form != "distance" and score != "accuracy"
     floor = score_of(subject.last, FLOOR, score) if comparable else None
     cells.append(_value_cell(floor, word.form))
-    if subject.untrained is not None:
-        cells.append(_value_cell(subject.untrained if score == "sameness" else None, word.form))
+    if _has_untrained(subject):
+        untrained = untrained_score(subject.before, subject.measure, score)
+        cells.append(_value_cell(untrained, word.form))
     ceiling = score_of(subject.last, CEILING, score) if comparable else None
     cells.append(_value_cell(ceiling, word.form))
     return cells
+
+
+def _has_untrained(subject: Subject) -> bool:
+    return untrained_score(subject.before, subject.measure, "sameness") is not None
 
 
 def _find(subject: Subject, analysis: Analysed, score: str) -> Value | None:
@@ -153,4 +162,6 @@ def measures(subject: Subject) -> str:
         ]
         rows.append(cells)
     lead = "How the answer depends on what “distance” means. A click on a heading sorts."
-    return section("measures", "Measures", lead, table(heads, rows))
+    left_out = dict(subject.last.settings or {}).get("left_out") or {}
+    body = table(heads, rows) + facts("Measures left out, and why", left_out)
+    return section("measures", "Measures", lead, body)

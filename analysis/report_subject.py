@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.report_answer import Analysed, Value
+from analysis.report_answer import Analysed
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,12 @@ class Subject:
         after: the second, or None.
         comparison: the paired differences, or None.
         measure: the measure of the headline.
-        untrained: sameness of the untrained network, or None.
     """
 
     before: Analysed
     after: Analysed | None
     comparison: pd.DataFrame | None
     measure: str
-    untrained: Value | None
 
     @property
     def last(self) -> Analysed:

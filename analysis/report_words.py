@@ -1,8 +1,11 @@
 """The words and the number formats of the report: one row for each score and measure."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from analysis import score_table
+from extract.measures import MEASURES
 
 Form = Literal["share", "plain", "distance"]
 
@@ -18,7 +21,7 @@ class Words:
     """
 
     label: str
-    says: str
+    says: str = ""
     form: Form = "plain"
 
 
@@ -47,7 +50,7 @@ SCORES: dict[str, Words] = {
     ),
     "eer": Words(
         "Equal error rate",
-        "Error at the threshold where as many same pairs are missed as different pairs are let in.",
+        "Error at the threshold where as many same pairs are missed as different pairs let in.",
         "share",
     ),
     "tar_at_far_1pct": Words(
@@ -55,81 +58,67 @@ SCORES: dict[str, Words] = {
         "Share of same-class pairs accepted by the threshold that lets in 1 % of the others.",
         "share",
     ),
-    "d_prime": Words(
-        "d′ (separation)", "Gap between the two mean distances in standard deviations."
-    ),
+    "d_prime": Words("d′ (separation)"),
     "intra_mean": Words(
         "Mean distance, same class", "Between two images of one class.", "distance"
     ),
     "inter_mean": Words(
         "Mean distance, different classes", "Between two images of two classes.", "distance"
     ),
+    "worst_class_sameness": Words("Sameness of the worst class"),
     "one_nn": Words(
         "Nearest neighbour of the same class",
         "Share of images whose nearest other image has their label.",
         "share",
     ),
     "purity_at_10": Words(
-        "Same class among 10 nearest",
+        "Same class among the 10 nearest",
         "Mean share of the ten nearest images that have the label of the query.",
         "share",
     ),
-    "map_at_r": Words(
-        "MAP@R", "Precision over the R nearest, R the size of the class; early ranks count more."
-    ),
-    "r_precision": Words(
-        "R-precision",
-        "Share of the R nearest that have the label, R the size of the class.",
-        "share",
-    ),
-    "silhouette": Words(
-        "Silhouette",
-        "How much nearer an image lies to its own class than to the next one, −1 to 1.",
-    ),
-    "fisher": Words("Fisher ratio", "Spread between classes over spread within them."),
-    "cdnv": Words("CDNV", "Spread within two classes over the distance of their means."),
-    "davies_bouldin": Words(
-        "Davies–Bouldin", "Worst overlap of each class with another, averaged."
-    ),
-    "nc1": Words("NC1", "Spread within classes relative to that between their means."),
-    "nc2": Words("NC2", "How far the class means are from equal angles."),
-    "nc3": Words("NC3", "How far the classifier's weights are from the class means."),
-    "nc4": Words("NC4", "Share of images that the nearest class mean judges unlike the network."),
-    "hub_skew": Words("Hub skewness", "Whether few images are the neighbours of very many."),
-    "alignment": Words("Alignment", "Mean squared distance within classes on the unit sphere."),
-    "uniformity": Words("Uniformity", "How evenly the features cover the unit sphere."),
-    "two_nn": Words("Intrinsic dimension (TwoNN)", "From the ratio of the two nearest distances."),
+    "recall_at_10": Words("Any of the 10 nearest right", "", "share"),
+    "r_precision": Words("R-precision", "", "share"),
+    "map_at_r": Words("MAP@R"),
+    "hub_skew": Words("Hub skewness"),
+    "fisher": Words("Fisher ratio"),
+    "cdnv": Words("CDNV"),
+    "davies_bouldin": Words("Davies–Bouldin"),
+    "calinski_harabasz": Words("Calinski–Harabasz"),
+    "nc1": Words("NC1"),
+    "nc2_norm": Words("NC2, lengths"),
+    "nc2_angle": Words("NC2, angles"),
+    "nc3": Words("NC3"),
+    "nc4": Words("NC4", "", "share"),
+    "nearest_mean_accuracy": Words("Nearest class mean right", "", "share"),
+    "two_nn": Words("Intrinsic dimension (TwoNN)"),
 }
+FIRST = (
+    "sameness", "auc", "balanced_accuracy", "accuracy", "eer", "intra_mean", "inter_mean",
+    "one_nn", "purity_at_10", "map_at_r",
+)  # fmt: skip
 
-MEASURES: dict[str, str] = {
-    "gap_cosine": "cosine of pooled maps",
-    "gap_cosine_centred": "cosine of pooled maps, mean removed",
-    "gap_euclid": "Euclidean distance of pooled maps",
-    "gap_pearson": "correlation of pooled maps",
-    "gap_spearman": "rank correlation of pooled maps",
-    "map_cosine": "cosine of whole maps, position by position",
-    "fc_cosine": "cosine of the vector before the classifier",
-    "logits_cosine": "cosine of the logits",
-    "softmax_dot": "the classifier's own probabilities (ceiling)",
-    "pixel_euclid": "raw pixels (floor)",
-    "lda_cosine": "cosine after discriminant analysis",
-    "cam_pred_cosine": "cosine, weighted by the map of the predicted class",
-    "whitened_cosine": "cosine after whitening (a warning example)",
-    "mahalanobis": "Mahalanobis distance (a warning example)",
-}
-
+BEFORE_TRAINING = "untrained_"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 
 def words(score: str) -> Words:
-    """The words of a score; one that is not in the table is shown by its own name."""
-    return SCORES.get(score, Words(score.replace("_", " "), ""))
+    """The words of a score; what `SCORES` here does not say is taken from `score_table`."""
+    known = SCORES.get(score, Words(score.replace("_", " ").capitalize()))
+    row = score_table.SCORES.get(score)
+    if known.says or row is None:
+        return known
+    return replace(known, says=f"{row.about[0].upper()}{row.about[1:]} ({row.span}).")
 
 
 def measure_words(measure: str) -> str:
-    """What a measure compares, in words; its own name where the table has none."""
-    return MEASURES.get(measure, measure.replace("_", " "))
+    """What a measure compares, in words; empty for one that no table knows."""
+    if measure.startswith(BEFORE_TRAINING):
+        return (
+            f"the same with random weights: {measure_words(measure.removeprefix(BEFORE_TRAINING))}"
+        )
+    known = MEASURES.get(measure)
+    return known.about if known else ""
 
 
 def number(value: Any, form: Form = "plain") -> str:

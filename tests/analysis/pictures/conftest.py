@@ -1,12 +1,16 @@
 """Small analyses with the contract's tables, computed naively from known features."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from extract.store import Store
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,13 @@ def make_analysis(
 ) -> Made:
     names = [f"class {i}" for i in range(n_classes)]
     spreads = {"gap_cosine": spread, "pixel_euclid": 2.0, "softmax_dot": spread * 0.6}
-    spreads |= {"fc_cosine": spread * 1.1, "gap_euclid": spread * 1.3}
+    spreads |= {"fc_cosine": spread * 1.1, "untrained_gap_cosine": 1.2}
     parts = []
     for measure, wide in spreads.items():
         values, labels = features(n_classes, each, wide, seed)
         parts.append(measure_tables(measure, values, labels, names))
     tables = {name: pd.concat([p[name] for p in parts], ignore_index=True) for name in parts[0]}
-    accuracy = ["softmax_dot", "accuracy", 1 - spread / 5, np.nan, np.nan, "up", "top-1"]
+    accuracy = ["network", "accuracy", 1 - spread / 5, np.nan, np.nan, "up", "top-1"]
     tables["scores"].loc[len(tables["scores"])] = accuracy
     settings = {"split": "held_out", "bootstrap": 200, "seed": 0, "measures": list(spreads)}
     return Made(key, n_classes * each, tuple(names), settings, tables)
@@ -163,3 +167,69 @@ def run_record() -> dict[str, object]:
         "decisions": ["λ halved at step 120: loss stood at log(B−1)"],
         "created": "2026-11-23 15:40", "reused": False,
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A real store: scikit-learn's digits as PNG files, two sets of features of them."""
+
+    store: object
+    before: object
+    after: object
+    images: Path
+
+
+def digit_features(store, key, gap, logits, pixels):
+    names = [str(digit) for digit in range(10)]
+    extraction = {
+        "network": "linear on digits", "weights": key, "weights_hash": key * 2, "precision": "fp32",
+        "taps": ["gap", "logits"], "transform": {"resize": None}, "class_names": names,
+    }  # fmt: skip
+    arrays = {"gap": gap, "logits": logits, "pixels": pixels}
+    shapes = {name: (array.shape[1:], str(array.dtype)) for name, array in arrays.items()}
+    features = store.create_features(extraction, key, shapes)
+    for unit in features.pending():
+        rows = features.unit_rows(unit)
+        part = {name: array[rows.start : rows.stop] for name, array in arrays.items()}
+        features.write_unit(unit, part, {}, run_id="test")
+    return store.features(key)
+
+
+def make_digits(folder: Path, n: int = 400) -> Digits:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    values, labels = load_digits(return_X_y=True)
+    values, labels = values[:n] / 16, labels[:n]
+    images = folder / "digit imäges"
+    listed = []
+    for i, (value, label) in enumerate(zip(values, labels, strict=True)):
+        path = images / str(label) / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((value.reshape(8, 8) * 255).astype(np.uint8)).save(path)
+        data = path.read_bytes()
+        listed.append((hashlib.sha256(data).hexdigest(), str(path.relative_to(images)), len(data)))
+    listing = pd.DataFrame(listed, columns=["image_id", "path", "size"])
+    listing["label"] = [str(label) for label in labels]
+    listing["state"], listing["reason"] = "ok", ""
+    store = Store.open(folder / "störe", create=True)
+    store.set_source(str(images), {})
+    store.set_split(0.3, "")
+    rows = store.list_images(listing)["row"].to_numpy()
+    assert (np.sort(rows) == np.arange(len(rows))).all()
+    order = np.argsort(rows)
+    values, labels = values[order].astype(np.float32), labels[order]
+    model = LogisticRegression(max_iter=200).fit(values[::3], labels[::3])
+    logits = model.decision_function(values).astype(np.float32)
+    pixels = np.repeat(values.reshape(-1, 1, 8, 8), 3, axis=1).astype(np.float16)
+    noise = np.random.default_rng(0).normal(0, 0.35, values.shape).astype(np.float32)
+    better = np.concatenate([values, np.maximum(logits / 6, 0)], axis=1)
+    before = digit_features(store, "plain-0001", np.abs(values + noise), logits, pixels)
+    after = digit_features(store, "tuned-0002", better, logits * 1.2, pixels)
+    return Digits(store, before, after, images)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Digits:
+    return make_digits(tmp_path_factory.mktemp("dïgits store"))

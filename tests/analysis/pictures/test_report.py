@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import write_report
-from analysis.report_answer import Value, answer, rungs
+from analysis.report_answer import answer, rungs
 
 
 class Loads(HTMLParser):
@@ -45,7 +45,6 @@ def two(made, compared, run_record, tmp_path_factory):
     path = tmp_path_factory.mktemp("réport dir") / "report.html"
     write_report(
         path, before=before, after=after, comparison=compared(before, after), run=run_record,
-        untrained=Value(0.21, 0.19, 0.23),
     )  # fmt: skip
     return path.read_text(encoding="utf-8"), before, after
 
@@ -146,5 +145,5 @@ def test_missing_tables_leave_their_sections_out(made, tmp_path):
 
 def test_rungs_are_in_order(made):
     one = made(n_classes=4, each=6)
-    steps = rungs(one, None, Value(0.2, 0.1, 0.3), "gap_cosine")
+    steps = rungs(one, None, "gap_cosine")
     assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]

@@ -1,0 +1,119 @@
+"""Which images a reader should look at: best, worst, most changed, most confused."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures_classes import closest_pairs
+
+
+def purity(neighbours: pd.DataFrame, labels: Mapping[int, str | None], k: int = 10) -> pd.DataFrame:
+    """Share of each image's k nearest that have its class.
+
+    Args:
+        neighbours: table `neighbours` of one measure: row, rank (from 1), neighbour, distance.
+        labels: row -> class.
+        k: how many neighbours count.
+
+    Returns:
+        row (ascending), label, purity (0 to 1), nearest (distance of the first neighbour).
+    """
+    near = neighbours[neighbours["rank"] <= k]
+    own = near["row"].map(labels).to_numpy()
+    hit = pd.Series(own == near["neighbour"].map(labels).to_numpy(), index=near.index)
+    share = hit.groupby(near["row"]).mean()
+    nearest = near.loc[near["rank"] == 1].set_index("row")["distance"].reindex(share.index)
+    return pd.DataFrame(
+        {
+            "row": share.index.to_numpy(np.int64),
+            "label": [labels.get(int(row)) for row in share.index],
+            "purity": share.to_numpy(float),
+            "nearest": nearest.to_numpy(float),
+        }
+    )
+
+
+def best(pure: pd.DataFrame, n: int) -> list[int]:
+    """Purest neighbours, the nearest first; as many classes as can be."""
+    return _one_a_class(pure.sort_values(["purity", "nearest"], ascending=[False, True]), n)
+
+
+def worst(pure: pd.DataFrame, n: int) -> list[int]:
+    """Least pure neighbours, the nearest (so the most surely wrong) first."""
+    return _one_a_class(pure.sort_values(["purity", "nearest"]), n)
+
+
+def most_changed(before: pd.DataFrame, after: pd.DataFrame, n: int) -> tuple[list[int], list[int]]:
+    """Rows whose purity rose most, and those whose purity fell most; only real changes."""
+    both = before.merge(after[["row", "purity", "nearest"]], on="row", suffixes=("_before", ""))
+    both["change"] = both["purity"] - both["purity_before"]
+    ranked = both.sort_values(["change", "nearest"], ascending=[False, True])
+    helped = _one_a_class(ranked[ranked["change"] > 0], n)
+    hurt = _one_a_class(ranked[ranked["change"] < 0].iloc[::-1], n)
+    return helped, hurt
+
+
+def _one_a_class(ranked: pd.DataFrame, n: int) -> list[int]:
+    """The first of every class in this order, then the second ones, until there are n."""
+    turn = ranked.groupby("label", sort=False, dropna=False).cumcount()
+    order = turn.sort_values(kind="stable").index
+    return [int(row) for row in ranked.loc[order, "row"].iloc[:n]]
+
+
+def confused(
+    square: pd.DataFrame,
+    neighbours: pd.DataFrame,
+    labels: Mapping[int, str | None],
+    n_pairs: int = 4,
+    n_images: int = 6,
+) -> list[tuple[str, str, float, list[tuple[int, int, float]]]]:
+    """Pairs of classes that are most often taken for each other, with images that show it.
+
+    Pairs of classes rank by how many neighbours cross between them, per image of the two; where no
+    neighbour crosses, by their mean distance.
+
+    Args:
+        square: mean distances, classes x classes.
+        neighbours: table `neighbours` of one measure.
+        labels: row -> class.
+        n_pairs: how many pairs of classes.
+        n_images: how many pairs of images for each.
+
+    Returns:
+        (class, class, share of the neighbours of the two that lie in the other, pairs of images as
+        (row, row, distance), nearest first).
+    """
+    table = neighbours.assign(
+        own=neighbours["row"].map(labels), other=neighbours["neighbour"].map(labels)
+    )
+    total = table.groupby("own").size()
+    across = table[table["own"] != table["other"]].copy()
+    if across.empty:
+        near = closest_pairs(square, n_pairs)
+        return [(a, b, 0.0, []) for a, b in zip(near["class_a"], near["class_b"], strict=True)]
+    across["low"] = np.minimum(across["own"].astype(str), across["other"].astype(str))
+    across["high"] = np.maximum(across["own"].astype(str), across["other"].astype(str))
+    found = []
+    for (low, high), group in across.groupby(["low", "high"], sort=False):
+        share = len(group) / max(int(total.get(low, 0) + total.get(high, 0)), 1)
+        found.append((str(low), str(high), share, group))
+    found.sort(key=lambda item: -item[2])
+    return [
+        (low, high, share, _distinct_pairs(group, n_images))
+        for low, high, share, group in found[:n_pairs]
+    ]
+
+
+def _distinct_pairs(group: pd.DataFrame, n: int) -> list[tuple[int, int, float]]:
+    """The nearest pairs, each image at most once."""
+    seen: set[int] = set()
+    pairs: list[tuple[int, int, float]] = []
+    for row in group.sort_values("distance").itertuples():
+        if row.row in seen or row.neighbour in seen:
+            continue
+        seen |= {row.row, row.neighbour}
+        pairs.append((int(row.row), int(row.neighbour), float(row.distance)))
+        if len(pairs) == n:
+            break
+    return pairs

@@ -1,0 +1,116 @@
+"""The section with the map: every image a point, its picture under the pointer."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures_classes import class_matrix, similarity_order
+from analysis.figures_map import MOST_POINTS, map_figure, shown_rows
+from analysis.maps import make_map
+from analysis.report_answer import table_of
+from analysis.report_parts import columns, figure, section, text
+from analysis.report_subject import Subject, titled
+from analysis.report_words import count, number
+from analysis.thumbnails import Atlas, Pictures
+from extract.progress import Progress
+
+MOST_PICTURES = 1500
+MOST_AT_ONCE = 20_000
+
+
+def make_maps(
+    subject: Subject, store: Any, *, most: int = MOST_AT_ONCE, progress: Progress
+) -> list[tuple[str, pd.DataFrame]]:
+    """The maps of a report, from the store or made now; the second starts from the first.
+
+    Above `most` images t-SNE takes minutes; then the report shows what `alike map` has stored, and
+    is without a map where it has stored none.
+    """
+    maps: list[tuple[str, pd.DataFrame]] = []
+    for name, analysis in subject.named:
+        split = str(dict(analysis.settings).get("split", "held_out"))
+        features = store.features(analysis.key)
+        like = maps[0][1] if maps else None
+        only_stored = analysis.n_images > most
+        found = make_map(
+            features, subject.measure, split=split, like=like, only_stored=only_stored,
+            progress=progress,
+        )  # fmt: skip
+        if found is not None:
+            maps.append((name, found))
+    return maps
+
+
+def map_section(
+    subject: Subject, maps: list[tuple[str, pd.DataFrame]], pictures: Pictures | None
+) -> str:
+    """The map, or the two side by side, with a list to make one class stand out."""
+    if not maps or pictures is None:
+        return ""
+    labels = {row: str(label) for row, label in pictures.labels.items()}
+    order = _order(subject, sorted({labels[int(row)] for row in maps[-1][1]["row"]}))
+    atlas = _atlas(maps[-1][1], labels, pictures)
+    parts = []
+    for name, table in maps:
+        drawn = map_figure(
+            table,
+            [labels[int(row)] for row in table["row"]],
+            order=order,
+            paths=[pictures.paths[int(row)] for row in table["row"]],
+            cells=atlas.cells if atlas else None,
+        )
+        parts.append(figure(drawn, f"map-{name}", title=titled(name, "Map"), caption=_note(table)))
+    lead = (
+        "Each point is an image, each colour a class (t-SNE). Near points are alike; distances "
+        "across the map and the size of a group mean little, and no score is computed on it."
+    )
+    return section("map", "Map", lead, _controls(order) + columns(*parts) + _sheet(atlas))
+
+
+def _order(subject: Subject, known: list[str]) -> list[str]:
+    pairs = table_of(subject.last, "class_pairs", subject.measure)
+    if pairs.empty:
+        return known
+    ordered = [str(name) for name in similarity_order(class_matrix(pairs, subject.measure))]
+    return ordered + [name for name in known if name not in set(ordered)]
+
+
+def _atlas(table: pd.DataFrame, labels: dict[int, str], pictures: Pictures) -> Atlas | None:
+    rows = table["row"].to_numpy()
+    names = [labels[int(row)] for row in rows]
+    drawn = shown_rows(rows, names)
+    kept = shown_rows(rows[drawn], [names[i] for i in drawn], MOST_PICTURES, seed=1)
+    return pictures.atlas(int(row) for row in rows[drawn][kept])
+
+
+def _note(table: pd.DataFrame) -> str:
+    said = []
+    if len(table) > MOST_POINTS:
+        said.append(f"{count(MOST_POINTS)} of {count(len(table))} images drawn")
+    if not table["fitted"].all():
+        said.append(f"t-SNE fitted on {count(int(table['fitted'].sum()))}, the rest placed by it")
+    explained = table.attrs.get("explained")
+    if explained:
+        shown = number(sum(explained), "share")
+        said.append(f"two principal components would show {shown} of the variance")
+    said.append(f"perplexity {table.attrs.get('perplexity', 30):g}")
+    said.append(f"seed {table.attrs.get('seed', 0)}")
+    return "; ".join(said).capitalize() + "."
+
+
+def _controls(order: list[str]) -> str:
+    options = "".join(f'<option value="{text(name)}">{text(name)}</option>' for name in order)
+    return (
+        '<div class="mapcontrols"><label>Show one class <select class="mapclass">'
+        f'<option value="">all</option>{options}</select></label></div>'
+    )
+
+
+def _sheet(atlas: Atlas | None) -> str:
+    if atlas is None:
+        return ""
+    tiny = ' data-pixelated="yes"' if atlas.tiny else ""
+    return (
+        f'<img id="atlas" hidden alt="" src="{atlas.uri}" data-cell="{atlas.cell}" '
+        f'data-across="{atlas.across}"{tiny}>'
+    )
