@@ -1,19 +1,32 @@
-"""Build the index of a measure: embed, choose, build, write."""
+"""Build the index of a measure, or bring it up to date: embed, choose, add, write."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
-from index.engine import METRICS, faiss_metric
+from index.choose import EFFORT, choose
+from index.engine import METRICS, new_index
 from index.files import building, folder_of, publish, read_card
-from index.specs import Card, IndexSpec, Wish
+from index.kinds import POINTS_PER_LIST, lists
+from index.sample import draw_sample
+from index.specs import Card, IndexSpec, Point, Wish
+from index.trial import add_rows, set_exam
+from index.update import bring_up_to_date
 
 EMBED_ROWS = 8192
+SMALL = 1000
+"""Rows below which search is exact and nothing is measured."""
+
+Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -22,12 +35,14 @@ class IndexReport:
 
     Attributes:
         card: of the index as it is now.
-        action: `built`, `added` or `unchanged`.
+        action: `built`, `added`, `rebuilt` or `unchanged`.
+        note: one sentence: why this index, or what changed.
         seconds: in all.
     """
 
     card: Card
     action: str
+    note: str
     seconds: float
 
 
@@ -38,9 +53,16 @@ def build_index(
     recall: float = 0.95,
     at: int = 10,
     memory: int | None = None,
+    wish: Wish | None = None,
+    kinds: Sequence[str] | None = None,
+    rebuild: bool = False,
+    effort: float = EFFORT,
     progress: Progress = silent,
 ) -> IndexReport:
-    """Choose, build and store the index of one measure.
+    """Choose, build and store the index of one measure, or add what is new to the one there is.
+
+    An index is built anew where it was asked for another wish or other kinds, where the measure
+    was fitted anew, where recall has drifted below the wish, or where the set has doubled.
 
     Args:
         features: the extraction, from `Store.features`.
@@ -48,70 +70,110 @@ def build_index(
         recall: share of the true `at` nearest neighbours to find.
         at: see `recall`.
         memory: most bytes of the index while it answers.
-        progress: told of rows embedded.
+        wish: instead of the three above, with latency, batch size and threads.
+        kinds: rows of `INDEX_KINDS` to choose from; None: all that fit.
+        rebuild: build anew in any case.
+        effort: seconds to spend on building candidates, about.
+        progress: told of rows embedded and added.
 
     Raises:
         BadInput: nothing to index, or a wish that cannot be met.
         StoreBusy: another process builds this index.
     """
-    import time
-
     start = time.perf_counter()
-    wish = Wish(recall, at, memory)
+    wish = Wish(recall, at, memory) if wish is None else wish
     ready = ready_measure(features, measure)
     folder = folder_of(features.store, features.key, measure)
     with building(folder):
-        digest = features.digest
-        rows = features.table()["row"].to_numpy()
-        card = read_card(folder)
-        if card is not None and card.digest == digest and card.n_rows == len(rows):
-            return IndexReport(card, "unchanged", time.perf_counter() - start)
-        vectors = embed(features, ready, rows, progress)
-        spec = IndexSpec("flat", "Flat")
-        index = new_index(spec.factory, vectors.shape[1], METRICS[ready.form])
-        index.add_with_ids(vectors, rows)
-        card = publish(folder, index, new_card(features, ready, spec, wish, vectors, digest))
-    return IndexReport(card, "built", time.perf_counter() - start)
+        table = _rows_of(features)
+        found = None
+        if not rebuild and _same_wish(folder, wish, kinds):
+            found = bring_up_to_date(features, ready, folder, table, progress)
+        if found is not None and not found.stale:
+            return IndexReport(found.card, found.action, found.note, time.perf_counter() - start)
+        card = _build(features, ready, folder, table, wish, kinds, effort, progress)
+    action = "built" if found is None else "rebuilt"
+    note = card.why if found is None else f"{found.stale}: {card.why}"
+    return IndexReport(card, action, note, time.perf_counter() - start)
 
 
-def embed(
-    features: Any, measure: Measure, rows: NDArray[np.int64], progress: Progress
-) -> NDArray[np.float32]:
-    """Vectors (N, D) float32 of rows.
-
-    Raises:
-        BadInput: no rows.
-    """
-    if not len(rows):
+def _rows_of(features: Any) -> pd.DataFrame:
+    table: pd.DataFrame = features.table()
+    if not len(table):
         raise BadInput(f"{features.key} has no usable row: run `alike extract` first")
-    parts = []
-    for low in range(0, len(rows), EMBED_ROWS):
-        parts.append(embed_rows(features, measure, rows[low : low + EMBED_ROWS]))
-        progress("embed", min(low + EMBED_ROWS, len(rows)), len(rows))
-    return np.concatenate(parts)
+    return table
 
 
-def new_index(factory: str, dimension: int, metric: str) -> Any:
-    """An empty FAISS index of a factory string, that answers store rows."""
-    import faiss
-
-    base = faiss.index_factory(dimension, factory, faiss_metric(metric))
-    index = faiss.IndexIDMap(base)
-    # the map does not own what it wraps, unless told
-    base.this.disown()
-    index.own_fields = True
-    return index
+def _same_wish(folder: Path, wish: Wish, kinds: Sequence[str] | None) -> bool:
+    card = read_card(folder)
+    return card is not None and card.wish == wish and (kinds is None or card.spec.kind in kinds)
 
 
-def new_card(
+def _build(
     features: Any,
     measure: Measure,
-    spec: IndexSpec,
+    folder: Path,
+    table: pd.DataFrame,
     wish: Wish,
-    vectors: NDArray[np.float32],
-    digest: str,
+    kinds: Sequence[str] | None,
+    effort: float,
+    progress: Progress,
 ) -> Card:
-    """The card of an index, before its file is written."""
+    digest = features.digest
+    rows, labels = table["row"].to_numpy(), table["label"].to_numpy()
+    vectors = embed(features, measure, rows, progress)
+    card = new_card(features, measure, wish, vectors, digest)
+    if len(rows) < SMALL and kinds is None:
+        spec = IndexSpec("flat", "Flat")
+        index = new_index(spec.factory, vectors.shape[1], card.metric)
+        add_rows(index, vectors, rows, spec, progress)
+        return publish(folder, index, replace(card, spec=spec, why=f"{len(rows)} rows: exact"))
+    sample = draw_sample(labels, POINTS_PER_LIST * lists(len(rows)))
+    order, train = _queries_last(len(rows), sample.queries, sample.train)
+    vectors, rows = vectors[order], rows[order]
+    n = len(rows) - len(sample.queries)
+    exam = set_exam(vectors, rows, n, train, card.metric, wish)
+    chosen = choose(exam, kinds=kinds, effort=effort, progress=progress)
+    assert chosen.candidate.engine is not None
+    index = chosen.candidate.engine.index
+    # they were held out of the index until it had been judged
+    add_rows(index, exam.queries, rows[n:], chosen.point.spec, progress)
+    told = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
+    return publish(folder, index, _filled(card, chosen.point, chosen.curve, chosen.why, told))
+
+
+def _filled(
+    card: Card, point: Point, curve: tuple[Point, ...], why: str, trained_on: dict[str, Any]
+) -> Card:
+    recall = (point.recall, point.low, point.high)
+    return replace(
+        card, spec=point.spec, why=why, curve=curve, recall=recall, trained_on=trained_on
+    )
+
+
+def _queries_last(
+    n: int, queries: NDArray[np.int64], train: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order of positions with the queries last, and where the training rows then are."""
+    kept = np.setdiff1d(np.arange(n), queries)
+    return np.concatenate([kept, queries]), np.searchsorted(kept, train)
+
+
+def embed(features: Any, measure: Measure, rows: NDArray[np.int64], progress: Progress) -> Float:
+    """Vectors (N, D) float32 of rows, read in whole shards."""
+    out: Float | None = None
+    for low in range(0, len(rows), EMBED_ROWS):
+        part = embed_rows(features, measure, rows[low : low + EMBED_ROWS])
+        if out is None:
+            out = np.empty((len(rows), part.shape[1]), dtype=np.float32)
+        out[low : low + len(part)] = part
+        progress("embed", low + len(part), len(rows))
+    assert out is not None
+    return out
+
+
+def new_card(features: Any, measure: Measure, wish: Wish, vectors: Float, digest: str) -> Card:
+    """The card of an index, before anything is chosen."""
     import faiss
 
     return Card(
@@ -121,7 +183,7 @@ def new_card(
         weights_hash=str(features.attrs["weights_hash"]),
         metric=METRICS[measure.form],
         dimension=vectors.shape[1],
-        spec=spec,
+        spec=IndexSpec("flat", "Flat"),
         wish=wish,
         n_rows=len(vectors),
         n_built=len(vectors),

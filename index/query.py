@@ -221,7 +221,7 @@ class NeighbourIndex:
         wanted = min(k + 1 + SPARE, n)
         with faiss_threads(threads):
             raw, found = self._engine.search(vectors, wanted, self.card.spec.search, self._alive)
-        distances = own_distances(self.measure.form, self.measure.own, raw)
+        distances = own_distances(self.measure.own, raw)
         rows = np.where(found >= 0, self._engine.rows[found], -1)
         distances, rows = tidy(distances, rows, min(k, n), own_rows)
         exact = np.full(len(vectors), self.card.spec.kind == "flat")

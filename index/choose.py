@@ -1,0 +1,197 @@
+"""Choose an index by measuring: the fastest kind that keeps the wish on held-out queries."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from extract.errors import BadInput
+from extract.progress import Progress, silent
+from index.engine import FEW
+from index.kinds import INDEX_KINDS, IndexKind
+from index.specs import Point
+from index.trial import Candidate, Exam, examine, subset
+
+SOON = 1e-3
+"""Seconds of one call below which exact search is taken and nothing else is tried."""
+
+STAGE = 60_000
+"""Vectors from which on kinds are first tried on a part."""
+
+PART = 20_000
+FINALISTS = 3
+EFFORT = 900.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        candidate: the built index, its queries not yet added.
+        point: the point that was chosen.
+        curve: all that was measured on the full set.
+        why: one sentence.
+    """
+
+    candidate: Candidate
+    point: Point
+    curve: tuple[Point, ...]
+    why: str
+
+
+def choose(
+    exam: Exam,
+    *,
+    kinds: Sequence[str] | None = None,
+    effort: float = EFFORT,
+    progress: Progress = silent,
+) -> Choice:
+    """Build candidates, measure them, keep the fastest that holds.
+
+    Args:
+        exam: what to index and to judge by.
+        kinds: keys of `INDEX_KINDS` to try; None: all that fit the machine and the wish.
+        effort: seconds to spend on building candidates, about.
+        progress: told what is being built.
+
+    Raises:
+        BadInput: nothing that was tried keeps the wish; the message says what came nearest.
+    """
+    start = time.perf_counter()
+    allowed = _allowed(exam, kinds)
+    tried = [(kind, _examine(kind, exam, 0.0, progress)) for kind in allowed if kind.exact]
+    best = _fastest(tried)
+    soon = exam.wish.latency if exam.wish.latency is not None else SOON
+    if best is not None and best[1].latency <= soon and kinds is None:
+        told = _told(best[1], exam)
+        return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {told}")
+    others = [kind for kind in allowed if not kind.exact] if exam.wish.recall < 1 else []
+    for kind, predicted in _ranked(others, exam, progress):
+        spent = time.perf_counter() - start
+        if tried and spent + predicted > effort:
+            continue
+        least = best[1].queries_per_second if best is not None else 0.0
+        tried.append((kind, _examine(kind, exam, least, progress)))
+        tried = _let_go(tried)
+        best = _fastest(tried)
+    if best is None:
+        raise BadInput(_nearest(tried, exam))
+    told = _told(best[1], exam)
+    return _chosen(tried, best, f"the fastest of {len(tried)} kinds that holds: {told}")
+
+
+def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
+    n, dimension = exam.vectors.shape
+    wish, allowed, least = exam.wish, [], math.inf
+    for kind in INDEX_KINDS.values() if names is None else [kind_of(name) for name in names]:
+        if not kind.available() or kind.spec(n, dimension) is None:
+            continue
+        if kind.name == "flat_bfloat16" and (exam.metric != "l2" or wish.batch < FEW):
+            continue
+        size = kind.bytes(n, dimension)
+        least = min(least, size)
+        if wish.memory is None or size <= wish.memory:
+            allowed.append(kind)
+    if not allowed:
+        msg = f"memory {wish.memory} bytes is too little for {n} vectors of {dimension} numbers"
+        raise BadInput(f"{msg}: at least {int(least)} are needed, or lists on disk (--on-disk)")
+    return allowed
+
+
+def kind_of(name: str) -> IndexKind:
+    """A row of `INDEX_KINDS` by name.
+
+    Raises:
+        BadInput: no such row.
+    """
+    if name not in INDEX_KINDS:
+        raise BadInput(f"unknown index kind {name!r}, expected one of {', '.join(INDEX_KINDS)}")
+    return INDEX_KINDS[name]
+
+
+def _examine(kind: IndexKind, exam: Exam, least: float, progress: Progress) -> Candidate:
+    spec = kind.spec(len(exam.vectors), exam.vectors.shape[1])
+    assert spec is not None, kind.name
+    return examine(spec, exam, at_least=least, progress=progress)
+
+
+def _ranked(
+    kinds: Sequence[IndexKind], exam: Exam, progress: Progress
+) -> list[tuple[IndexKind, float]]:
+    """Kinds worth building in full, the most promising first, with predicted seconds of it."""
+    if exam.n < STAGE or not kinds:
+        return [(kind, 0.0) for kind in kinds]
+    part = subset(exam, PART)
+    ratio = len(exam.vectors) / PART
+    found = []
+    for kind in kinds:
+        spec = kind.spec(PART, exam.vectors.shape[1])
+        assert spec is not None, kind.name
+        candidate = examine(spec, part, progress=progress)
+        fastest = max(
+            (point for point in candidate.points if point.low >= exam.wish.recall),
+            key=lambda point: point.queries_per_second,
+            default=None,
+        )
+        if fastest is not None:
+            speed = fastest.queries_per_second / _growth(kind, ratio)
+            found.append((speed, kind, fastest.build_seconds * ratio * 1.2))
+    found.sort(key=lambda one: -one[0])
+    return [(kind, seconds) for _, kind, seconds in found[:FINALISTS]]
+
+
+def _growth(kind: IndexKind, ratio: float) -> float:
+    """How many times longer a query takes in an index `ratio` times as large."""
+    grown = {"n": ratio, "sqrt": math.sqrt(ratio)}
+    return grown.get(kind.growth, 1 + math.log(ratio) / math.log(PART))
+
+
+def _fastest(
+    tried: Sequence[tuple[IndexKind, Candidate]],
+) -> tuple[Candidate, Point] | None:
+    holding = [(one, one.best) for _, one in tried if one.best is not None]
+    return max(holding, key=lambda pair: pair[1].queries_per_second, default=None)
+
+
+def _let_go(tried: Sequence[tuple[IndexKind, Candidate]]) -> list[tuple[IndexKind, Candidate]]:
+    """Drop the indexes that lost, keep what was measured of them."""
+    best = _fastest(tried)
+    kept = []
+    for kind, one in tried:
+        lost = best is not None and one is not best[0]
+        kept.append((kind, one.without_engine() if lost else one))
+    return kept
+
+
+def _chosen(
+    tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point], why: str
+) -> Choice:
+    curve = tuple(point for _, one in tried for point in one.points)
+    return Choice(best[0], best[1], curve, why)
+
+
+def _ms(point: Point) -> str:
+    return f"{1000 * point.latency:.3g} ms a call"
+
+
+def _told(point: Point, exam: Exam) -> str:
+    wish = exam.wish
+    found = f"recall@{wish.at} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f})"
+    many = f"on {len(exam.queries)} held-out queries" if len(exam.queries) else "by construction"
+    speed = f"{point.queries_per_second:,.0f} queries/s at batch {wish.batch}"
+    return f"{point.spec}, {found} {many}, {speed}, {point.bytes / 1e6:,.1f} MB"
+
+
+def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], exam: Exam) -> str:
+    points = [point for _, one in tried for point in one.points]
+    wish = exam.wish
+    asked = f"recall@{wish.at} >= {wish.recall}"
+    if wish.memory is not None:
+        asked += f", memory <= {wish.memory} bytes"
+    if wish.latency is not None:
+        asked += f", latency <= {wish.latency} s"
+    if not points:
+        return f"no index of {asked} was found in the time given: give more effort"
+    near = max(points, key=lambda point: (min(point.low, wish.recall), -point.latency))
+    return f"no index of {asked}; nearest is {_told(near, exam)}, {_ms(near)}: relax the wish"

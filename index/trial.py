@@ -1,0 +1,227 @@
+"""Build one candidate and measure it: recall on held-out queries, speed, memory."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.progress import Progress, silent
+from index.engine import Engine, faiss_threads, new_index, open_engine
+from index.kinds import INDEX_KINDS
+from index.specs import IndexSpec, Point, Wish
+from index.truth import interval, recall_of, true_neighbours
+
+Float = NDArray[np.float32]
+
+ADD_ROWS = 16384
+TIMED_SECONDS = 0.4
+EXACT_QUERIES = 256
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What candidates are built of and judged by.
+
+    Attributes:
+        vectors: (N, D) float32, the held-out queries last.
+        rows: (N,) int64 store rows of them.
+        n: vectors that are in the index while it is judged; the queries are `vectors[n:]`.
+        train: positions below n to train on.
+        metric: `l2` or `inner`.
+        wish: recall, batch size, threads.
+        truth: raw distances (Q, at) and positions (Q, at) of the true neighbours.
+    """
+
+    vectors: Float
+    rows: NDArray[np.int64]
+    n: int
+    train: NDArray[np.int64]
+    metric: str
+    wish: Wish
+    truth: tuple[Float, NDArray[np.int64]]
+
+    @property
+    def queries(self) -> Float:
+        """(Q, D) held-out vectors."""
+        return self.vectors[self.n :]
+
+    @property
+    def inside(self) -> Float:
+        """(n, D) vectors in the index."""
+        return self.vectors[: self.n]
+
+
+def set_exam(
+    vectors: Float,
+    rows: NDArray[np.int64],
+    n: int,
+    train: NDArray[np.int64],
+    metric: str,
+    wish: Wish,
+) -> Exam:
+    """An exam with its answers; see `Exam`."""
+    at = min(wish.at, n)
+    truth = true_neighbours(vectors[n:], vectors[:n], at, metric, threads=wish.threads)
+    return Exam(vectors, rows, n, train, metric, wish, truth)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An index that was built, and what was measured of it.
+
+    Attributes:
+        engine: the index over the first n vectors of the exam; None once it lost.
+        points: as measured, in that order.
+        best: the fastest point that holds the wish; None where none does.
+    """
+
+    engine: Engine | None
+    points: tuple[Point, ...]
+    best: Point | None
+
+    def without_engine(self) -> "Candidate":
+        """What was measured, the index let go."""
+        return Candidate(None, self.points, None)
+
+
+def build_candidate(
+    spec: IndexSpec, exam: Exam, progress: Progress = silent
+) -> tuple[Engine, float]:
+    """Train and fill an index; gives it and the seconds that this took."""
+    start = time.perf_counter()
+    with faiss_threads(exam.wish.threads):
+        index = new_index(spec.factory, exam.vectors.shape[1], exam.metric)
+        if not index.is_trained:
+            index.train(exam.vectors[exam.train])
+        add_rows(index, exam.inside, exam.rows[: exam.n], spec, progress)
+    return open_engine(index, spec), time.perf_counter() - start
+
+
+def add_rows(
+    index: object, vectors: Float, rows: NDArray[np.int64], spec: IndexSpec, progress: Progress
+) -> None:
+    """Add vectors in blocks, so that progress is seen."""
+    for low in range(0, len(vectors), ADD_ROWS):
+        part = slice(low, low + ADD_ROWS)
+        index.add_with_ids(vectors[part], rows[part])  # type: ignore[attr-defined]
+        progress(f"build {spec.factory}", min(low + ADD_ROWS, len(vectors)), len(vectors))
+
+
+def examine(
+    spec: IndexSpec, exam: Exam, *, at_least: float = 0.0, progress: Progress = silent
+) -> Candidate:
+    """Build a candidate and sweep its search parameters.
+
+    Args:
+        spec: without search parameters.
+        exam: from `set_exam`.
+        at_least: queries a second below which nothing is worth measuring.
+        progress: told of rows added.
+    """
+    engine, seconds = build_candidate(spec, exam, progress)
+    size = engine.bytes
+
+    def measure(search: Mapping[str, float]) -> Point:
+        tried = replace(spec, search=dict(search))
+        return _measure(engine, tried, exam, seconds, size)
+
+    points = list(_sweep(measure, spec.kind, exam.wish.recall, at_least))
+    holding = [point for point in points if holds(point, exam.wish)]
+    best = max(holding, key=lambda point: point.queries_per_second, default=None)
+    return Candidate(engine, tuple(points), best)
+
+
+def holds(point: Point, wish: Wish) -> bool:
+    """Whether a point keeps the wish: its whole interval of recall, its memory, its latency."""
+    return (
+        point.low >= wish.recall
+        and (wish.memory is None or point.bytes <= wish.memory)
+        and (wish.latency is None or point.latency <= wish.latency)
+    )
+
+
+def _measure(engine: Engine, spec: IndexSpec, exam: Exam, seconds: float, size: int) -> Point:
+    exact = INDEX_KINDS[spec.kind].exact
+    asked = exam.queries[:EXACT_QUERIES] if exact else exam.queries
+    k = exam.truth[1].shape[1]
+    with faiss_threads(exam.wish.threads):
+        found = engine.search(asked, k, spec.search)[1]
+        truth = (exam.truth[0][: len(asked)], exam.truth[1][: len(asked)])
+        shares = recall_of(asked, exam.inside, found, truth, exam.metric)
+        call = time_of(lambda part: engine.search(part, k, spec.search), asked, exam.wish.batch)
+    # what an exact index finds is exact by how it works, not by this sample
+    recall, low, high = (1.0, 1.0, 1.0) if exact and shares.all() else interval(shares)
+    speed = exam.wish.batch / call
+    return Point(spec, recall, low, high, speed, call, seconds, size, exam.n)
+
+
+def time_of(search: Callable[[Float], object], queries: Float, batch: int) -> float:
+    """Seconds of one call with `batch` queries: the median of as many as fit in 0.4 s."""
+    if batch > len(queries):
+        queries = np.tile(queries, (-(-batch // len(queries)), 1))
+    times: list[float] = []
+    place = 0
+    search(queries[:batch])
+    while len(times) < 3 or sum(times) < TIMED_SECONDS:
+        part = queries[place : place + batch]
+        place = (place + batch) % (len(queries) - batch + 1)
+        start = time.perf_counter()
+        search(part)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def _sweep(
+    measure: Callable[[Mapping[str, float]], Point], kind: str, recall: float, at_least: float
+) -> Iterator[Point]:
+    """Points along the grid of a kind, from cheap to dear.
+
+    For each value of the second parameter the first one rises until recall holds, and is then
+    narrowed; it ends where nothing faster can come.
+    """
+    sweep = dict(INDEX_KINDS[kind].sweep)
+    if not sweep:
+        yield measure({})
+        return
+    (first, values), *others = sweep.items()
+    best = at_least
+    for second in others[0][1] if others else (None,):
+        fixed = {} if second is None else {others[0][0]: second}
+        low, reached = 0, None
+        for value in values:
+            point = measure({first: value, **fixed})
+            yield point
+            if point.low >= recall:
+                reached = value
+                break
+            low = value
+            if point.queries_per_second < best:
+                break
+        if reached is None:
+            continue
+        good = point
+        for _ in range(2):
+            middle = (low + reached) // 2
+            if middle in (low, reached):
+                break
+            point = measure({first: middle, **fixed})
+            yield point
+            if point.low >= recall:
+                reached, good = middle, point
+            else:
+                low = middle
+        if good.queries_per_second < 0.9 * best:
+            return
+        best = max(best, good.queries_per_second)
+
+
+def subset(exam: Exam, n: int, seed: int = 0) -> Exam:
+    """A smaller exam over a random part of the vectors, with the same queries and wish."""
+    draw = np.random.default_rng(seed)
+    chosen = np.sort(draw.choice(exam.n, n, replace=False))
+    vectors = np.concatenate([exam.vectors[chosen], exam.queries])
+    rows = np.concatenate([exam.rows[chosen], exam.rows[exam.n :]])
+    drawn = np.flatnonzero(np.isin(chosen, exam.train))
+    return set_exam(vectors, rows, n, drawn, exam.metric, exam.wish)

@@ -1,0 +1,150 @@
+"""Add new rows to an index, and see whether it still finds what it should."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from extract.measures import Measure, embed_rows
+from extract.progress import Progress
+from index.engine import Engine, faiss_threads, open_engine
+from index.files import publish, read_index, rewrite_card
+from index.kinds import INDEX_KINDS
+from index.neighbours import tidy
+from index.specs import Card
+from index.truth import interval, recall_of, true_neighbours
+
+CHECKED = 100
+"""Stored rows, of those added last, that are asked again after rows were added."""
+
+DOUBLED = 2.0
+GONE = 0.3
+"""Share of removed rows from which on masking them costs more than building anew."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of an index.
+
+    Attributes:
+        card: as it is now.
+        action: `added` or `unchanged`.
+        note: one sentence.
+        stale: why it must be built anew; empty while it serves.
+    """
+
+    card: Card
+    action: str
+    note: str
+    stale: str = ""
+
+
+def bring_up_to_date(
+    features: Any, measure: Measure, folder: Path, table: pd.DataFrame, progress: Progress
+) -> Update:
+    """Add the rows that the index lacks; the file and its card are replaced in one step.
+
+    Args:
+        features: the extraction.
+        measure: ready.
+        folder: of the index; the caller holds `building`.
+        table: usable rows now.
+        progress: told of rows added.
+    """
+    card, index = read_index(folder)
+    rows = table["row"].to_numpy()
+    if card.key != features.key or card.weights_hash != str(features.attrs["weights_hash"]):
+        return Update(card, "unchanged", "", f"the index is of {card.key}, not of {features.key}")
+    if card.measure_digest != measure.digest:
+        return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
+    engine = open_engine(index, card.spec)
+    new = np.setdiff1d(rows, engine.rows)
+    gone = len(np.setdiff1d(engine.rows, rows))
+    stale = _outgrown(card, len(engine.rows) + len(new), gone)
+    if stale:
+        return Update(card, "unchanged", "", stale)
+    if not len(new):
+        note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
+        return Update(card, "unchanged", note)
+    vectors = embed_rows(features, measure, new)
+    with faiss_threads(card.wish.threads):
+        engine.index.add_with_ids(vectors, new)
+    progress("add", len(new), len(new))
+    engine = open_engine(engine.index, card.spec)
+    card = replace(card, n_rows=len(engine.rows), digest=features.digest)
+    note = f"{len(new)} rows added to {card.n_rows - len(new)}"
+    if not INDEX_KINDS[card.spec.kind].exact:
+        card = replace(card, recall=measured(features, measure, engine, card, rows))
+        card = replace(card, stale=_drifted(card))
+        note += f", recall@{card.wish.at} is now {card.recall[0]:.4f}" if card.recall else ""
+    # a rebuild replaces the file as a whole: what was added need not be written first
+    card = rewrite_or_publish(folder, engine.index, card)
+    return Update(card, "added", note, card.stale)
+
+
+def rewrite_or_publish(folder: Path, index: Any, card: Card) -> Card:
+    """Write the index with what was added; where it is stale, only the card says so."""
+    if card.stale:
+        rewrite_card(folder, replace(card, n_rows=card.n_built))
+        return card
+    return publish(folder, index, card)
+
+
+def _outgrown(card: Card, n: int, gone: int) -> str:
+    if card.stale:
+        return card.stale
+    if n > DOUBLED * card.n_built:
+        return f"the set grew from {card.n_built} to {n} rows"
+    if gone > GONE * n:
+        return f"{gone} of {n} rows were removed"
+    return ""
+
+
+def _drifted(card: Card) -> str:
+    if card.recall is None or card.recall[2] >= card.wish.recall:
+        return ""
+    told = f"recall@{card.wish.at} fell to {card.recall[0]:.4f}"
+    return f"{told} ({card.recall[1]:.4f} to {card.recall[2]:.4f}), asked was {card.wish.recall}"
+
+
+def measured(
+    features: Any,
+    measure: Measure,
+    engine: Engine,
+    card: Card,
+    rows: NDArray[np.int64],
+    *,
+    checked: int = CHECKED,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Recall of an index as it is, with its 95 % interval, asked by rows added last.
+
+    They were never trained on, and they show drift first. Each is left out of its own answer, in
+    the index and in the truth.
+
+    Args:
+        features: the extraction.
+        measure: ready.
+        engine: the index.
+        card: its wish and search parameters.
+        rows: usable rows now, ascending.
+        checked: how many rows ask.
+        seed: of their draw.
+    """
+    vectors = embed_rows(features, measure, engine.rows)
+    late = np.arange(min(card.n_built, len(engine.rows) - 1), len(engine.rows))
+    draw = np.random.default_rng(seed)
+    asked = np.sort(draw.choice(late, min(checked, len(late)), replace=False))
+    k = min(card.wish.at, len(engine.rows) - 1)
+    queries = vectors[asked]
+    raw, places = true_neighbours(queries, vectors, k + 1, card.metric, threads=card.wish.threads)
+    sign = 1.0 if card.metric == "l2" else -1.0
+    near, true = tidy(sign * raw, places, k, asked)
+    with faiss_threads(card.wish.threads):
+        got, found = engine.search(queries, k + 1, card.spec.search)
+    answered = tidy(sign * got, found, k, asked)[1]
+    shares = recall_of(queries, vectors, answered, (sign * near, true), card.metric)
+    return interval(shares)
