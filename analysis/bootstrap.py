@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.pairs import Bins, slabs, weigh_slab
+from analysis.pair_bins import Bins
+from analysis.pair_kernels import weigh_bins
+from analysis.pairs import Slab, slabs, tiles
 from analysis.vectors import Vectors
 
 BINS = 2048
@@ -40,7 +42,7 @@ def weighted_histograms(
     run: Callable[..., Any] = map,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Same and different histograms of each replicate, (B, R) each, in at most 2,048 bins."""
-    coarse = bins.coarser(max(1, bins.n // BINS))
+    coarse = bins.to(min(bins.n, BINS))
     total = np.zeros((2, coarse.n, weights.shape[1]))
     for part in run(
         lambda slab: weigh_slab(vectors, judged, coarse, weights, slab), slabs(vectors.n)
@@ -65,3 +67,19 @@ def mean_interval(
     kept = np.isfinite(values)
     w = weights[kept].astype(np.float64)
     return interval((values[kept] @ w) / w.sum(axis=0), level)
+
+
+def weigh_slab(
+    vectors: Vectors, judged: Judged, bins: Bins, weights: NDArray[np.uint32], slab: Slab
+) -> NDArray[np.uint32]:
+    """Weighted histograms of one slab: (2, B, R), same and different, replicate by replicate."""
+    (row_low, row_high), (col_low, col_high) = slab
+    sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.uint32)
+    row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
+    row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
+    for tile in tiles(vectors, bins, slab):
+        weigh_bins(
+            tile.product, tile.row_b, tile.col_b, tile.first, row_codes[tile.rows],
+            col_codes[tile.cols], row_weights[tile.rows], col_weights[tile.cols], sums,
+        )  # fmt: skip
+    return sums

@@ -73,7 +73,7 @@ def compare(
         counts = count_pairs(vectors, judged, run=run("pairs"))
         drawn = weighted_histograms(vectors, judged, counts.bins, weights, run=run("bootstrap"))
         near = nearest(vectors, judged, run=run("neighbours"))
-        same, different = counts.same().sum(axis=0), counts.different().sum(axis=0) // 2
+        same, different = counts.total
         sides.append(
             {**_pair_scores(same, different, drawn), **_image_scores(near, judged, weights)}
         )

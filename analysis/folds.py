@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.pairs import Bins, count_kinds
+from analysis.pair_bins import Bins
+from analysis.pairs import count_kinds
 from analysis.scores import folded_balanced
 from analysis.vectors import Vectors
 
@@ -66,7 +67,7 @@ def folded_accuracy(
     """Deal, count and judge; fewer folds where classes are too small for two images in each."""
     folds = int(max(2, min(folds, np.median(judged.counts[judged.counts > 1]) // 2)))
     fold_of = deal(judged, folds, seed)
-    coarse = bins.coarser(max(1, bins.n // 8192))
+    coarse = bins.to(min(bins.n, 8192))
 
     def one(fold: int) -> NDArray[np.int64]:
         at = np.flatnonzero(fold_of == fold)

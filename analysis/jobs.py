@@ -1,21 +1,12 @@
 """How parts of a statistic are mapped: Dask's threads here, or the workers of a cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from analysis.product import one_thread_each
 from extract.progress import Progress, silent
 
 WAVE = 4
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """One BLAS thread each while several blocks run side by side."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with threadpool_limits(1, user_api="blas"):
-        yield
 
 
 def threads(
@@ -36,7 +27,7 @@ def threads(
 
     def run(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         todo = list(items)
-        with one_blas_thread():
+        with one_thread_each():
             for low in range(0, len(todo), WAVE * count):
                 part = [
                     dask.delayed(function, pure=False)(i) for i in todo[low : low + WAVE * count]

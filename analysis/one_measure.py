@@ -48,21 +48,14 @@ class Judgement:
     @property
     def same(self) -> NDArray[np.int64]:
         """Histogram of all pairs of one class (B,)."""
-        return np.asarray(self.counts.same().sum(axis=0), dtype=np.int64)
+        total: NDArray[np.int64] = self.counts.total[0]
+        return total
 
     @property
     def different(self) -> NDArray[np.int64]:
         """Histogram of all pairs of different classes (B,)."""
-        return np.asarray(self.counts.different().sum(axis=0) // 2, dtype=np.int64)
-
-    def edges(self) -> NDArray[np.float64]:
-        """Bin edges as own distances (B + 1,)."""
-        return np.asarray(self.counts.own(self.counts.bins.edges()), dtype=np.float64)
-
-    def middles(self) -> NDArray[np.float64]:
-        """Bin middles as own distances (B,)."""
-        bins = self.counts.bins
-        return np.asarray(self.counts.own(bins.edges()[:-1] + bins.width / 2), dtype=np.float64)
+        total: NDArray[np.int64] = self.counts.total[1]
+        return total
 
 
 def judge_measure(
@@ -120,7 +113,8 @@ NO_SPAN = (float("nan"), float("nan"))
 
 
 def _pair_scores(found: Judgement, per_class: pd.DataFrame) -> list[dict[str, Any]]:
-    same, different, middles = found.same, found.different, found.middles()
+    same, different = found.same, found.different
+    middles = found.counts.middles(len(same))
     whole = score.auc(same, different)
     far, tar = score.rates(same, different)
     near, apart = (score.binned_moments(counts, middles) for counts in (same, different))
@@ -174,10 +168,10 @@ def _neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
 
 
 def _per_class(found: Judgement) -> pd.DataFrame:
-    middles = found.middles()
+    middles = found.counts.middles(found.counts.same.shape[1])
     rows = []
     for name, n, same, different in zip(
-        found.judged.classes, found.judged.counts, found.counts.same(), found.counts.different(),
+        found.judged.classes, found.judged.counts, found.counts.same, found.counts.different,
         strict=True,
     ):  # fmt: skip
         area = score.auc(same, different)
@@ -194,10 +188,11 @@ def _per_class(found: Judgement) -> pd.DataFrame:
 
 
 def _class_pairs(found: Judgement) -> pd.DataFrame:
-    names, middles = found.judged.classes, found.middles()
+    names = found.judged.classes
+    middles = found.counts.middles(found.counts.pairs.shape[1])
     rows = []
     for a, b in class_pairs(len(names)):
-        counted = found.counts.counts[pair_slot(a, b, len(names))]
+        counted = found.counts.pairs[pair_slot(a, b, len(names))]
         mean, variance = score.binned_moments(counted, middles)
         for one, other in {(a, b), (b, a)}:
             rows.append((found.name, names[one], names[other], mean, variance**0.5, counted.sum()))
@@ -207,7 +202,7 @@ def _class_pairs(found: Judgement) -> pd.DataFrame:
 
 def _histograms(found: Judgement) -> pd.DataFrame:
     step = max(1, found.counts.bins.n // SHOWN_BINS)
-    edges = found.edges()[::step]
+    edges = found.counts.edges(found.counts.bins.n // step)
     same, different = (c.reshape(-1, step).sum(axis=1) for c in (found.same, found.different))
     return pd.DataFrame({
         "measure": found.name, "bin_low": edges[:-1], "bin_high": edges[1:],
@@ -223,7 +218,8 @@ def _roc(found: Judgement, points: int = 400) -> pd.DataFrame:
         [score.best_balanced(far, tar)[1]],
     ]).clip(0, len(far) - 1))  # fmt: skip
     return pd.DataFrame({
-        "measure": found.name, "far": far[at], "tar": tar[at], "threshold": found.edges()[at],
+        "measure": found.name, "far": far[at], "tar": tar[at],
+        "threshold": found.counts.edges(len(far) - 1)[at],
     })  # fmt: skip
 
 

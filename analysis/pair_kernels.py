@@ -64,6 +64,95 @@ def count_bins(
 
 
 @compiled
+def count_layers(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    first: int,
+    edges: NDArray[np.int64],
+    row_part: NDArray[np.int64],
+    kinds: NDArray[np.int64],
+    shift: int,
+    fine: NDArray[np.uint32],
+    parts: NDArray[np.uint32],
+    bins: NDArray[np.uint32],
+) -> None:
+    """Add every pair of a tile to a fine histogram of its kind and a coarser one of its classes.
+
+    For many classes, where fine histograms of every pair of classes would need too much memory.
+
+    Args:
+        product: as in `count_bins`.
+        row_b: as in `count_bins`.
+        col_b: as in `count_bins`.
+        first: as in `count_bins`.
+        edges: as in `count_bins`.
+        row_part: as in `count_bins`.
+        kinds: (R, S) 0 where row part and column part are one class, else 1.
+        shift: a coarse bin joins 2^shift fine ones.
+        fine: (2, B), added to.
+        parts: (R, S, B >> shift), added to.
+        bins: (n,) scratch.
+    """
+    m, n = product.shape
+    top = np.float32(fine.shape[1] - 1)
+    shifted = np.uint32(shift)
+    for i in range(m):
+        begin = min(max(i + first, 0), n)
+        b = row_b[i]
+        for j in range(begin, n):
+            key = min(max(b + col_b[j] - product[i, j], _ZERO), top)
+            bins[j] = np.uint32(np.int32(key))
+        r = row_part[i]
+        for s in range(len(edges) - 1):
+            kind, part = fine[kinds[r, s]], parts[r, s]
+            for j in range(max(begin, edges[s]), edges[s + 1]):
+                kind[bins[j]] += _ONE
+                part[bins[j] >> shifted] += _ONE
+
+
+@compiled
+def flush_layers(
+    parts: NDArray[np.uint32],
+    row_at: NDArray[np.int64],
+    col_at: NDArray[np.int64],
+    kinds: NDArray[np.int64],
+    rows: NDArray[np.uint32],
+    cols: NDArray[np.uint32],
+    pairs: NDArray[np.uint32],
+) -> None:
+    """Move a tile's histograms to those of its classes and of its pairs of classes.
+
+    Args:
+        parts: (R, S, B), zeroed.
+        row_at: (R,) place of each row part in `rows` and `pairs`.
+        col_at: (S,) place of each column part in `cols` and `pairs`.
+        kinds: (R, S) as in `count_layers`.
+        rows: (R', 2, B) same and different of row classes, added to.
+        cols: (S', B) different of column classes, added to.
+        pairs: (R', S', B // f), added to, f bins joined.
+    """
+    factor = parts.shape[2] // pairs.shape[2]
+    for r in range(parts.shape[0]):
+        for s in range(parts.shape[1]):
+            part, kind = parts[r, s], kinds[r, s]
+            into, other = rows[row_at[r], kind], cols[col_at[s]]
+            pair = pairs[row_at[r], col_at[s]]
+            for k in range(pairs.shape[2]):
+                total = np.uint32(0)
+                for j in range(k * factor, (k + 1) * factor):
+                    total += part[j]
+                pair[k] += total
+            for j in range(parts.shape[2]):
+                into[j] += part[j]
+            if kind == 1:
+                for j in range(parts.shape[2]):
+                    other[j] += part[j]
+            for j in range(parts.shape[2]):
+                part[j] = np.uint32(0)
+
+
+@compiled
 def weigh_bins(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
@@ -98,3 +187,33 @@ def weigh_bins(
             summed = sums[kind, np.int32(key)]
             for r in range(replicates):
                 summed[r] += row_weight[i, r] * col_weight[j, r]
+
+
+@compiled
+def add_class_sums(
+    z: NDArray[np.float32],
+    b: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    s: NDArray[np.float64],
+    v: NDArray[np.float64],
+    norms: NDArray[np.float64],
+) -> None:
+    """Add z and b z of every row to its class in float64, and note |z|^2; reads z once.
+
+    Args:
+        z: (n, D).
+        b: (n,).
+        codes: (n,) class of each row.
+        s: (C, D) sums of z, added to.
+        v: (C, D) sums of b z, added to.
+        norms: (n,) written.
+    """
+    n, dim = z.shape
+    for i in range(n):
+        total, scaled, weight, square = s[codes[i]], v[codes[i]], b[i], 0.0
+        for d in range(dim):
+            value = np.float64(z[i, d])
+            total[d] += value
+            scaled[d] += weight * value
+            square += value * value
+        norms[i] = square

@@ -1,90 +1,89 @@
 """Histograms of the distances of all pairs of images, each unordered pair once, by class pair.
 
 The distances are never stored: a tile of them is one matrix product, which a compiled loop counts
-into bins at once (`pair_kernels`). Tiles are independent, their counts add.
+into bins at once (`pair_kernels`). Slabs of tiles are independent and their counts add, so any
+cutting and any number of workers gives the same counts.
+
+With few classes one histogram of each pair of classes holds everything. With many that would need
+C^2 fine histograms; then the totals stay fine (65,536 bins), those per class are middling, and
+those of the C^2 / 2 pairs of classes are coarse (`plan_layers` says how coarse and how large).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.pair_kernels import count_bins, weigh_bins
-from analysis.vectors import CENTRE_ROWS, SLAB, Vectors, own_distance, spread
+from analysis.pair_bins import TILE, Bins, Layers, measured_bins, plan_layers
+from analysis.pair_kernels import count_bins, count_layers, flush_layers
+from analysis.product import Precision, Product, best_product, by_numpy
+from analysis.vectors import SLAB, Vectors, own_distance
 from extract.measures import Form
 
-TILE = 1024
-BINS = 1 << 16
-COUNT_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Equal bins of the pair key (see `vectors`); what falls outside counts in the end bins.
-
-    Attributes:
-        first: lower edge of bin 0, in units of the key.
-        width: of one bin, > 0.
-        n: number of bins.
-    """
-
-    first: float
-    width: float
-    n: int
-
-    def edges(self) -> NDArray[np.float64]:
-        """All n + 1 edges, as keys."""
-        return np.asarray(self.first + self.width * np.arange(self.n + 1), dtype=np.float64)
-
-    def coarser(self, factor: int) -> "Bins":
-        """Bins that each join `factor` of these."""
-        return Bins(self.first, self.width * factor, self.n // factor)
+Counts = NDArray[np.int64]
+Slab = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class PairCounts:
-    """How many pairs of each pair of classes have a distance in each bin.
+    """How many pairs have a distance in each bin: in all, per class, per pair of classes.
 
     Attributes:
-        bins: of the key.
+        bins: of the key, for the totals; the others have the same range in fewer bins.
         form: of the measure, which turns keys into own distances.
-        counts: int64 (C (C + 1) / 2, B); row `pair_slot(a, b, C)` holds classes a <= b.
-        n_classes: C.
+        total: (2, B) pairs of one class, pairs of different classes.
+        same: (C, B') pairs within each class.
+        different: (C, B') pairs of one image of a class with one of another class.
+        pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b.
     """
 
     bins: Bins
     form: Form
-    counts: NDArray[np.int64]
-    n_classes: int
+    total: Counts
+    same: Counts
+    different: Counts
+    pairs: Counts
 
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""
         return own_distance(self.form, key)
 
-    def same(self) -> NDArray[np.int64]:
-        """Pairs of one class, for each class: (C, B)."""
-        own = [pair_slot(c, c, self.n_classes) for c in range(self.n_classes)]
-        return self.counts[own]
+    def edges(self, n: int) -> NDArray[np.float64]:
+        """Edges of n bins, as own distances (n + 1,)."""
+        return np.asarray(self.own(self.bins.to(n).edges()), dtype=np.float64)
 
-    def different(self) -> NDArray[np.int64]:
-        """Pairs of one image of class c with one of another class, for each c: (C, B).
-
-        Every pair of different classes is in two rows, so their sum is twice the total.
-        """
-        out = np.zeros((self.n_classes, self.bins.n), dtype=np.int64)
-        for a, b in class_pairs(self.n_classes):
-            if a != b:
-                counted = self.counts[pair_slot(a, b, self.n_classes)]
-                out[a] += counted
-                out[b] += counted
-        return out
+    def middles(self, n: int) -> NDArray[np.float64]:
+        """Middles of n bins, as own distances (n,)."""
+        bins = self.bins.to(n)
+        return np.asarray(self.own(bins.edges()[:-1] + bins.width / 2), dtype=np.float64)
 
 
-def pair_slot(a: int, b: int, n_classes: int) -> int:
-    """Number of the class pair a <= b among the pairs in `class_pairs` order."""
+@dataclass(frozen=True)
+class SlabCounts:
+    """The counts of one slab, of the classes in it only.
+
+    Attributes:
+        row_classes: (R,) classes of its rows.
+        col_classes: (S,) classes of its columns.
+        total: (2, B); B = 0 where `pairs` is as fine and says it all.
+        rows: (R, 2, B') same and different of the row classes; B' = 0 likewise.
+        cols: (S, B') different of the column classes; none likewise.
+        pairs: (R, S, B'').
+    """
+
+    row_classes: NDArray[np.int64]
+    col_classes: NDArray[np.int64]
+    total: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    cols: NDArray[np.uint32]
+    pairs: NDArray[np.uint32]
+
+
+def pair_slot(a: Any, b: Any, n_classes: int) -> Any:
+    """Number of the class pair a <= b in the order of `class_pairs`."""
     return a * n_classes - a * (a - 1) // 2 + (b - a)
 
 
@@ -93,100 +92,143 @@ def class_pairs(n_classes: int) -> Iterator[tuple[int, int]]:
     return ((a, b) for a in range(n_classes) for b in range(a, n_classes))
 
 
-def measured_bins(vectors: Vectors, n: int = BINS) -> Bins:
-    """Bins over the range of keys among up to 2,048 images spread over the classes, and a margin.
-
-    With no more images than that the range is that of all pairs. Features that do not vary give
-    one bin that holds every pair.
-    """
-    z, b = _positions(vectors, spread(vectors.n, CENTRE_ROWS))
-    low, high = np.inf, -np.inf
-    for start in range(0, len(z), TILE):
-        keys = b[start : start + TILE, None] + b[None, :] - z[start : start + TILE] @ z.T
-        keys[np.arange(len(keys)), np.arange(start, start + len(keys))] = np.nan
-        low, high = min(low, np.nanmin(keys)), max(high, np.nanmax(keys))
-    slack = max((high - low) * 0.02, 1e-12 + 1e-9 * abs(high))
-    return Bins(float(low - slack), float((high - low + 2 * slack) / n), n)
-
-
-def _positions(vectors: Vectors, at: NDArray[np.int64]) -> tuple[Any, NDArray[np.float64]]:
-    parts = []
-    for low in range(0, vectors.n, SLAB):
-        inside = at[(at >= low) & (at < low + SLAB)]
-        if len(inside):
-            z, b = vectors.block(low, min(low + SLAB, vectors.n))
-            parts.append((z[inside - low], b[inside - low]))
-    return np.concatenate([z for z, _ in parts]), np.concatenate([b for _, b in parts])
-
-
-Slab = tuple[tuple[int, int], tuple[int, int]]
-
-
 def slabs(n: int, size: int = SLAB) -> list[Slab]:
     """All pairs of row ranges (I, J) with I not after J: together every unordered pair once."""
     cuts = [(low, min(low + size, n)) for low in range(0, n, size)]
     return [(cuts[i], cuts[j]) for i in range(len(cuts)) for j in range(i, len(cuts))]
 
 
-Tile = tuple[NDArray[np.float32], slice, slice, int]
+@dataclass(frozen=True)
+class Tile:
+    """One product of a slab.
+
+    Attributes:
+        product: (m, n) scaled to bins; overwritten by the next tile.
+        rows: its rows within the slab's.
+        cols: its columns within the slab's.
+        first: row i is paired with the columns from max(0, i + first) on.
+        row_b: (m,) b in bins, less the first bin.
+        col_b: (n,) b in bins.
+    """
+
+    product: NDArray[np.float32]
+    rows: slice
+    cols: slice
+    first: int
+    row_b: NDArray[np.float32]
+    col_b: NDArray[np.float32]
 
 
-def tiles(
-    vectors: Vectors, bins: Bins, slab: Slab
-) -> Iterator[tuple[Tile, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the scaled products of a slab, tile by tile, with b of rows and columns in bins."""
+def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy) -> Iterator[Tile]:
+    """Yield the products of a slab, tile by tile; tiles below the diagonal are left out."""
     (row_low, row_high), (col_low, col_high) = slab
     z_rows, b_rows = vectors.block(row_low, row_high)
     z_cols, b_cols = vectors.block(col_low, col_high)
     z_cols = z_cols * np.float32(1.0 / bins.width)
     row_b = ((b_rows - bins.first) / bins.width).astype(np.float32)
     col_b = (b_cols / bins.width).astype(np.float32)
-    scratch = np.empty((TILE, TILE), dtype=np.float32)
+    scratch = np.empty(TILE * TILE, dtype=np.float32)
     for i in range(0, len(row_b), TILE):
         for j in range(0, len(col_b), TILE):
-            first = (row_low + i) - (col_low + j) + 1
             rows, cols = slice(i, i + TILE), slice(j, j + TILE)
             part, other = z_rows[rows], z_cols[cols]
+            first = (row_low + i) - (col_low + j) + 1
             if first > len(other):
                 continue
-            product = scratch.reshape(-1)[: len(part) * len(other)].reshape(len(part), len(other))
-            np.dot(part, other.T, out=product)
-            yield (product, rows, cols, first), row_b[rows], col_b[cols]
+            out = scratch[: len(part) * len(other)].reshape(len(part), len(other))
+            product(part, other, out)
+            yield Tile(out, rows, cols, first, row_b[rows], col_b[cols])
 
 
 def count_slab(
     vectors: Vectors,
     judged: Judged,
     bins: Bins,
+    layers: Layers,
+    product: Product,
     slab: Slab,
-    *,
-    kinds: bool = False,
-) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Histograms of one slab: class pair (a <= b) to counts (B,); only pairs that occur.
-
-    With `kinds` there are two: (0, 0) holds all pairs of one class, (0, 1) all others.
-    """
+) -> SlabCounts:
+    """Histograms of one slab."""
     (row_low, row_high), (col_low, col_high) = slab
     row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
-    row_classes, row_part = np.unique(row_codes, return_inverse=True)
-    col_classes = np.unique(col_codes)
-    pairs = [(a, b) for a in row_classes for b in col_classes if a <= b]
-    if kinds:
-        slot_of = {(a, b): int(a != b) for a, b in pairs}
-        pairs = [(0, 0), (0, 1)]
-    else:
-        slot_of = {pair: slot for slot, pair in enumerate(pairs)}
-    counts = np.zeros((len(pairs), bins.n), dtype=np.uint32)
+    row_classes, row_at = np.unique(row_codes, return_inverse=True)
+    col_classes, col_at = np.unique(col_codes, return_inverse=True)
+    n_rows, n_cols = len(row_classes), len(col_classes)
+    pairs = np.zeros((n_rows, n_cols, layers.per_pair), dtype=np.uint32)
     scratch = np.empty(TILE, dtype=np.uint32)
-    for (product, rows, cols, first), row_b, col_b in tiles(vectors, bins, slab):
-        inside = col_codes[cols]
-        starts = np.flatnonzero(np.diff(inside, prepend=-1))
-        edges = np.append(starts, len(inside)).astype(np.int64)
-        slots = np.array(
-            [[slot_of.get((a, b), 0) for b in inside[starts]] for a in row_classes], dtype=np.int64
-        )
-        count_bins(product, row_b, col_b, first, edges, slots, row_part[rows], counts, scratch)
-    return {(int(a), int(b)): counts[slot].astype(np.int64) for slot, (a, b) in enumerate(pairs)}
+    fine = layers.total == layers.per_pair
+    total = np.zeros((2, 0 if fine else layers.total), dtype=np.uint32)
+    rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class), dtype=np.uint32)
+    counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs)
+    if not fine:
+        counts = replace(counts, cols=np.zeros((n_cols, layers.per_class), dtype=np.uint32))
+    for tile in tiles(vectors, bins, slab, product):
+        edges, cols = _runs(col_at[tile.cols])
+        if fine:
+            slots = np.arange(n_rows)[:, None] * n_cols + cols[None, :]
+            count_bins(
+                tile.product, tile.row_b, tile.col_b, tile.first, edges, slots,
+                row_at[tile.rows], pairs.reshape(-1, layers.per_pair), scratch,
+            )  # fmt: skip
+        else:
+            _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, scratch)
+    return counts
+
+
+def _count_tile(
+    tile: Tile,
+    counts: SlabCounts,
+    layers: Layers,
+    edges: NDArray[np.int64],
+    row_at: NDArray[np.int64],
+    cols: NDArray[np.int64],
+    scratch: NDArray[np.uint32],
+) -> None:
+    rows, row_part = np.unique(row_at, return_inverse=True)
+    kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
+    parts = np.zeros((len(rows), len(cols), layers.per_class), dtype=np.uint32)
+    shift = (layers.total // layers.per_class).bit_length() - 1
+    count_layers(
+        tile.product, tile.row_b, tile.col_b, tile.first, edges, row_part, kinds, shift,
+        counts.total, parts, scratch,
+    )  # fmt: skip
+    flush_layers(parts, rows, cols, kinds, counts.rows, counts.cols, counts.pairs)
+
+
+def _runs(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of equal codes begin (and the end), and the code of each run."""
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return np.append(starts, len(codes)).astype(np.int64), codes[starts].astype(np.int64)
+
+
+def empty_counts(bins: Bins, form: Form, layers: Layers, n_classes: int) -> PairCounts:
+    """Counts of no pairs."""
+    shape = n_classes, layers.per_class
+    return PairCounts(
+        bins, form, np.zeros((2, layers.total), dtype=np.int64),
+        np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64),
+        np.zeros((n_classes * (n_classes + 1) // 2, layers.per_pair), dtype=np.int64),
+    )  # fmt: skip
+
+
+def add_slab(counts: PairCounts, part: SlabCounts) -> None:
+    """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
+    n_classes = len(counts.same)
+    for r, a in enumerate(part.row_classes):
+        for s, b in enumerate(part.col_classes):
+            if a > b:
+                continue
+            found = part.pairs[r, s]
+            counts.pairs[pair_slot(a, b, n_classes)] += found
+            if not part.total.size:
+                counts.total[int(a != b)] += found
+                for code in {int(a), int(b)}:
+                    (counts.same if a == b else counts.different)[code] += found
+    if part.total.size:
+        counts.total[:] += part.total
+        counts.same[part.row_classes] += part.rows[:, 0]
+        counts.different[part.row_classes] += part.rows[:, 1]
+        counts.different[part.col_classes] += part.cols
 
 
 def count_pairs(
@@ -194,6 +236,7 @@ def count_pairs(
     judged: Judged,
     *,
     bins: Bins | None = None,
+    precision: Precision = "float32",
     run: Callable[..., Any] = map,
 ) -> PairCounts:
     """Count all pairs.
@@ -201,45 +244,37 @@ def count_pairs(
     Args:
         vectors: of the judged images, in their order.
         judged: rows and classes.
-        bins: None: measured, as many as 256 MiB of counts allow, at most 65,536.
+        bins: None: 65,536 over the measured range.
+        precision: of the matrix product.
         run: how slabs are mapped; `map` does them here, one after the other.
     """
-    n_classes = len(judged.classes)
-    n_pairs = n_classes * (n_classes + 1) // 2
-    if bins is None:
-        most = max(64, COUNT_BYTES // (8 * n_pairs))
-        bins = measured_bins(vectors, min(BINS, 1 << (most.bit_length() - 1)))
-    counts = np.zeros((n_pairs, bins.n), dtype=np.int64)
-    for found in run(lambda slab: count_slab(vectors, judged, bins, slab), slabs(vectors.n)):
-        for (a, b), counted in found.items():
-            counts[pair_slot(a, b, n_classes)] += counted
-    return PairCounts(bins, vectors.form, counts, n_classes)
+    bins = measured_bins(vectors) if bins is None else bins
+    layers = plan_layers(len(judged.classes), vectors.n, bins.n)
+    product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
+    counts = empty_counts(bins, vectors.form, layers, len(judged.classes))
+    for part in run(
+        lambda slab: count_slab(vectors, judged, bins, layers, product, slab), slabs(vectors.n)
+    ):
+        add_slab(counts, part)
+    return counts
 
 
-def weigh_slab(
-    vectors: Vectors,
-    judged: Judged,
-    bins: Bins,
-    weights: NDArray[np.uint32],
-    slab: Slab,
-) -> NDArray[np.uint32]:
-    """Weighted histograms of one slab: (2, B, R), same and different, replicate by replicate."""
-    (row_low, row_high), (col_low, col_high) = slab
-    sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.uint32)
-    row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
-    row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
-    for (product, rows, cols, first), row_b, col_b in tiles(vectors, bins, slab):
-        weigh_bins(
-            product, row_b, col_b, first, row_codes[rows], col_codes[cols],
-            row_weights[rows], col_weights[cols], sums,
-        )  # fmt: skip
-    return sums
-
-
-def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> NDArray[np.int64]:
+def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:
     """Same and different pairs of few images, without telling classes apart: (2, B)."""
+    product = best_product(vectors.dim, 0.0)
     counts = np.zeros((2, bins.n), dtype=np.int64)
     for slab in slabs(vectors.n):
-        for (_, kind), counted in count_slab(vectors, judged, bins, slab, kinds=True).items():
-            counts[kind] += counted
+        (row_low, row_high), (col_low, col_high) = slab
+        row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
+        part = np.zeros((2, bins.n), dtype=np.uint32)
+        scratch = np.empty(TILE, dtype=np.uint32)
+        for tile in tiles(vectors, bins, slab, product):
+            edges, cols = _runs(col_codes[tile.cols])
+            rows, row_part = np.unique(row_codes[tile.rows], return_inverse=True)
+            kinds = (rows[:, None] != cols[None, :]).astype(np.int64)
+            count_bins(
+                tile.product, tile.row_b, tile.col_b, tile.first, edges, kinds, row_part, part,
+                scratch,
+            )  # fmt: skip
+        counts += part
     return counts

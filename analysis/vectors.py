@@ -54,6 +54,16 @@ class Vectors:
         """Centred vectors (high - low, D) float32 and b (high - low,) float64."""
         return centred(self.fetch(low, high), self.centre, self.form)
 
+    def rows(self, at: NDArray[np.int64]) -> tuple[Array, NDArray[np.float64]]:
+        """Z and b of these positions, ascending."""
+        parts = []
+        for low in range(0, self.n, SLAB):
+            inside = at[(at >= low) & (at < low + SLAB)]
+            if len(inside):
+                z, b = self.block(low, min(low + SLAB, self.n))
+                parts.append((z[inside - low], b[inside - low]))
+        return np.concatenate([z for z, _ in parts]), np.concatenate([b for _, b in parts])
+
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""
         return own_distance(self.form, key)

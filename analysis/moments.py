@@ -1,0 +1,160 @@
+"""Exact means and variances of all pair distances from sums over classes: no loop over pairs.
+
+With key(i, j) = b_i + b_j - z_i . z_j (see `vectors`) and per class n, s = sum z, B = sum b,
+B2 = sum b^2, v = sum b z, M = sum z z^T, the ordered pairs of classes P and Q have
+    sum key   = n_Q B_P + n_P B_Q - s_P . s_Q
+    sum key^2 = n_Q B2_P + n_P B2_Q + 2 B_P B_Q + <M_P, M_Q> - 2 v_P . s_Q - 2 s_P . v_Q
+from which the pairs of an image with itself are taken away within a class (SCIENCE 2.1, there for
+squared Euclid). The vectors are centred already, sums are float64, and everything adds up over
+blocks, so any chunking gives the same numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.judged import Judged
+from analysis.pair_kernels import add_class_sums
+from analysis.vectors import SLAB, Vectors
+
+Floats = NDArray[np.float64]
+SECOND_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the images of each class; two sets of images add.
+
+    Attributes:
+        n: images (C,).
+        s: sum of z (C, D).
+        b: sum of b (C,).
+        b2: sum of b^2 (C,).
+        v: sum of b z (C, D).
+        self1: sum of key(i, i) (C,): 0 but for rounding, zero vectors and inner products.
+        self2: sum of key(i, i)^2 (C,).
+        norm2: sum of |z|^2 (C,).
+        m: sum of z z^T (C, D, D), or None where that is too large: no variances then.
+    """
+
+    n: Floats
+    s: Floats
+    b: Floats
+    b2: Floats
+    v: Floats
+    self1: Floats
+    self2: Floats
+    norm2: Floats
+    m: Floats | None
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the sums over both sets."""
+        names = ("n", "s", "b", "b2", "v", "self1", "self2", "norm2")
+        joined = {name: getattr(self, name) + getattr(other, name) for name in names}
+        both = self.m is not None and other.m is not None
+        return replace(self, **joined, m=self.m + other.m if both else None)  # type: ignore[operator]
+
+    @property
+    def means(self) -> Floats:
+        """Class means of z (C, D); NaN for an empty class."""
+        with np.errstate(invalid="ignore"):
+            return self.s / self.n[:, None]
+
+
+def class_moments(
+    vectors: Vectors, judged: Judged, *, run: Callable[..., Any] = map, second: bool = True
+) -> Moments:
+    """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
+    n_classes, dim = len(judged.classes), vectors.dim
+    second = second and n_classes * dim * dim * 8 <= SECOND_BYTES
+    blocks = [(low, min(low + SLAB, vectors.n)) for low in range(0, vectors.n, SLAB)]
+    total: Moments | None = None
+    for part in run(lambda block: block_moments(vectors, judged, block, second), blocks):
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("class_moments needs one image or more")
+    return total
+
+
+def block_moments(
+    vectors: Vectors, judged: Judged, block: tuple[int, int], second: bool
+) -> Moments:
+    """The sums of one block of positions."""
+    n_classes, dim = len(judged.classes), vectors.dim
+    low, high = block
+    z, b = vectors.block(low, high)
+    codes = judged.codes[low:high]
+    s, v = np.zeros((n_classes, dim)), np.zeros((n_classes, dim))
+    own = np.zeros(high - low)
+    add_class_sums(z, b, codes, s, v, own)
+    self_key = 2.0 * b - own
+    m = np.zeros((n_classes, dim, dim)) if second else None
+    if m is not None:
+        for code in np.unique(codes):
+            part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
+            wide = part.astype(np.float64)
+            m[code] = wide.T @ wide
+    counted = {
+        "n": None, "b": b, "b2": b * b, "self1": self_key, "self2": self_key**2, "norm2": own,
+    }  # fmt: skip
+    sums = {
+        name: np.bincount(codes, values, n_classes).astype(np.float64)
+        for name, values in counted.items()
+    }
+    return Moments(s=s, v=v, m=m, **sums)
+
+
+def pair_counts(moments: Moments) -> Floats:
+    """Ordered pairs of two different images of each pair of classes (C, C)."""
+    return np.outer(moments.n, moments.n) - np.diag(moments.n)
+
+
+def pair_sums(moments: Moments) -> tuple[Floats, Floats | None]:
+    """Sum of key and of key^2 over those ordered pairs, (C, C) each; the second needs M."""
+    n, s, b, v = moments.n, moments.s, moments.b, moments.v
+    first = np.outer(b, n) + np.outer(n, b) - s @ s.T - np.diag(moments.self1)
+    if moments.m is None:
+        return first, None
+    flat = moments.m.reshape(len(n), -1)
+    second = (
+        np.outer(moments.b2, n) + np.outer(n, moments.b2) + 2.0 * np.outer(b, b)
+        + flat @ flat.T - 2.0 * v @ s.T - 2.0 * s @ v.T - np.diag(moments.self2)
+    )  # fmt: skip
+    return first, second
+
+
+def pair_statistics(moments: Moments) -> tuple[Floats, Floats | None]:
+    """Mean and variance of key for every pair of classes (C, C); NaN where there is no pair."""
+    return _mean_variance(pair_counts(moments), *pair_sums(moments))
+
+
+def pooled_statistics(
+    moments: Moments,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(mean, variance) of key over all pairs of one class, and over all others.
+
+    Both means are exact; the variances are NaN without M.
+    """
+    counts, (first, second) = pair_counts(moments), pair_sums(moments)
+    own = np.eye(len(counts), dtype=bool)
+    out = []
+    for kind in (own, ~own):
+        n = counts[kind].sum()
+        mean = first[kind].sum() / n
+        square = second[kind].sum() / n if second is not None else np.nan
+        out.append((float(mean), float(max(square - mean * mean, 0.0))))
+    return out[0], out[1]
+
+
+def _mean_variance(
+    counts: Floats, first: Floats, second: Floats | None
+) -> tuple[Floats, Floats | None]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(counts > 0, first / counts, np.nan)
+        if second is None:
+            return mean, None
+        variance = np.where(counts > 0, second / counts - mean * mean, np.nan)
+    return mean, np.maximum(variance, 0.0)
