@@ -60,6 +60,13 @@ class ExtractionReport:
     top1: float | None
     notes: tuple[str, ...] = field(default=())
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; `bad` becomes a list of records."""
+        return {
+            name: getattr(self, name).to_dict("records") if name == "bad" else getattr(self, name)
+            for name in self.__dataclass_fields__
+        }
+
 
 def extract(
     source: ImageSource,

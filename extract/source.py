@@ -1,7 +1,9 @@
 """Where images come from: an ordered list of (path, label), and the bytes of each."""
 
+import glob
+import inspect
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,62 +118,124 @@ def open_source(spec: str, **options: Any) -> ImageSource:
     """Open a set of images.
 
     Args:
-        spec: a folder of class folders; a .csv or .parquet manifest (path, label), also by URL; an
-            .npz or .h5 file of arrays; .tar shards (WebDataset, ``name-{0000..0009}.tar``); a
-            folder saved by Hugging Face `datasets`.
-        options: of that kind, see `source_tables`, `source_arrays` and `source_tar`.
+        spec: any kind of `SOURCES`: a path, or a URL of fsspec where the kind says so.
+        options: of that kind: see the functions in `SOURCES`.
 
     Raises:
         BadInput: nothing there, a kind that is not read, or options that it does not take.
     """
-    for row in KINDS:
+    local = "://" not in spec
+    if local and not glob.has_magic(spec) and "{" not in spec and not _local(spec).exists():
+        raise BadInput(f"images {spec} do not exist; give {_kinds()}")
+    for row in SOURCES.values():
         if row.fits(spec):
-            try:
-                return row.open(spec, **options)
-            except TypeError as error:
-                raise BadInput(f"images {spec}: {row.name} does not take {options}") from error
-    kinds = "; ".join(row.name for row in KINDS if row.name)
-    if "://" not in spec and not Path(spec).expanduser().exists():
-        raise BadInput(f"images {spec} do not exist; give one of: {kinds}")
-    raise BadInput(f"images {spec}: not a kind that is read; give one of: {kinds}")
+            unknown = sorted(set(options) - set(inspect.signature(row.open).parameters))
+            if unknown:
+                raise BadInput(f"images {spec}: no option {', '.join(unknown)} for {row.about}")
+            return row.open(spec, **options)
+    raise BadInput(f"images {spec}: not a kind that is read; give {_kinds()}")
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """One kind of source: how to tell it, how to open it."""
+    """One kind of source.
 
-    name: str
+    Attributes:
+        about: what it is, for `alike list datasets` and for errors.
+        fits: whether a spec is of this kind; asked in the table's order.
+        open: opens it; its keyword arguments are the kind's options.
+    """
+
+    about: str
     fits: Callable[[str], bool]
     open: Callable[..., ImageSource]
 
 
-def _is_folder(spec: str) -> bool:
-    return "://" not in spec and Path(spec).expanduser().is_dir()
+def _local(spec: str) -> Path:
+    return Path(spec.removeprefix("file://")).expanduser()
+
+
+def _kinds() -> str:
+    return "; ".join(row.about for row in SOURCES.values() if not row.about.startswith("refused"))
 
 
 def _ends(*suffixes: str) -> Callable[[str], bool]:
     return lambda spec: spec.lower().endswith(suffixes)
 
 
+def _holds(*names: str) -> Callable[[str], bool]:
+    """Whether the spec is a local folder with a file of one of these names."""
+    return lambda spec: any((_local(spec) / name).is_file() for name in names)
+
+
 def _is_pickle(spec: str) -> bool:
-    path = Path(spec)
-    names = [path.name] + ([child.name for child in path.iterdir()] if path.is_dir() else [])
+    path = _local(spec)
+    children = path.iterdir() if path.is_dir() else ()
+    names = [path.name, *(child.name for child in children)]
     marks = ("data_batch", "test_batch", "batches.meta")
     return path.suffix in (".pkl", ".pickle") or any(name.startswith(marks) for name in names)
 
 
-def _refuse_pickle(spec: str, **_options: Any) -> ImageSource:
+def _refuse_pickle(spec: str) -> ImageSource:
     raise BadInput(
-        f"images {spec} are pickles, and reading a pickle runs code that it contains: save the "
-        "arrays as .npz (x_train, y_train, classes) and give that"
+        f"images {spec} are pickles, and reading a pickle runs the code in it: save the arrays as "
+        ".npz (x_train, y_train, classes) and give that"
     )
 
 
 def _folder(spec: str) -> ImageSource:
-    return FolderSource(Path(spec))
+    return FolderSource(_local(spec))
 
 
-KINDS: Sequence[SourceKind] = (
-    SourceKind("", lambda spec: "://" not in spec and _is_pickle(spec), _refuse_pickle),
-    SourceKind("folder of class folders", _is_folder, _folder),
-)
+def _tar(spec: str) -> ImageSource:
+    from extract.source_tar import TarSource
+
+    return TarSource(spec)
+
+
+def _arrays(
+    spec: str, split: str = "", images: str = "", labels: str = "", classes: str = ""
+) -> ImageSource:
+    from extract.source_arrays import ArraySource
+
+    return ArraySource(spec, split=split, images=images, labels=labels, classes=classes)
+
+
+def _manifest(
+    spec: str, path: str = "path", label: str = "label", root: str = "", image: str = "image"
+) -> ImageSource:
+    from extract.source_tables import open_table
+
+    return open_table(spec, path=path, label=label, root=root, image=image)
+
+
+def _saved(spec: str, split: str = "", image: str = "image", label: str = "label") -> ImageSource:
+    from extract.source_saved import open_saved
+
+    return open_saved(_local(spec), split=split, image=image, label=label)
+
+
+SOURCES: Mapping[str, SourceKind] = {
+    "pickle": SourceKind("refused: CIFAR-style pickles", _is_pickle, _refuse_pickle),
+    "manifest": SourceKind(
+        "a .csv or .parquet manifest (path, label), or .parquet with images in it, also by URL",
+        _ends(".csv", ".parquet"),
+        _manifest,
+    ),
+    "arrays": SourceKind(
+        "an .npz or .h5 file of uint8 arrays (x_test, y_test, classes)",
+        _ends(".npz", ".h5", ".hdf5"),
+        _arrays,
+    ),
+    "tar": SourceKind(
+        "WebDataset tar shards (name-{0000..0009}.tar, name-*.tar), also by URL",
+        _ends(".tar"),
+        _tar,
+    ),
+    "saved": SourceKind(
+        "a folder saved by Hugging Face datasets",
+        _holds("dataset_info.json", "dataset_dict.json"),
+        _saved,
+    ),
+    "folder": SourceKind("a folder of class folders", lambda spec: _local(spec).is_dir(), _folder),
+}

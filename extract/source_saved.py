@@ -1,0 +1,83 @@
+"""A folder that Hugging Face `datasets` saved with ``save_to_disk``, read without that library."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from extract.errors import BadImage, BadInput
+from extract.source import ImageSource, Listed, read_local
+from extract.source_tables import embedded_bytes
+
+
+class SavedSource:
+    """Rows of the Arrow files of one split, memory-mapped; a path is the number of the row.
+
+    Args:
+        folder: with ``dataset_info.json``, ``state.json`` and ``data-*.arrow``.
+        spec: what was given, for the store.
+        options: that were given.
+        image: column of images: a struct of bytes and path, or bytes.
+        label: column of classes; integers get the names that the dataset gives them.
+    """
+
+    def __init__(
+        self, folder: Path, spec: str, options: dict[str, Any], image: str, label: str
+    ) -> None:
+        import pyarrow as pa
+
+        self.spec, self.options = spec, options
+        state = json.loads((folder / "state.json").read_text())
+        if state.get("_indices_data_files"):
+            raise BadInput(
+                f"{folder} was saved with an index of selected rows: call flatten_indices() before "
+                "save_to_disk"
+            )
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+        tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
+        table = pa.concat_tables(tables)
+        if image not in table.column_names:
+            raise BadInput(
+                f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}"
+            )
+        self._images = table[image]
+        self._labels = table[label] if label in table.column_names else None
+        features = json.loads((folder / "dataset_info.json").read_text()).get("features") or {}
+        self._names: list[str] = (features.get(label) or {}).get("names") or []
+
+    def __iter__(self) -> Iterator[Listed]:
+        """In the order of rows."""
+        labels = [None] * len(self._images) if self._labels is None else self._labels.to_pylist()
+        for row, label in enumerate(labels):
+            named = isinstance(label, int) and 0 <= label < len(self._names)
+            name = self._names[label] if named else label
+            yield Listed(f"{row:08d}", None if name is None else str(name))
+
+    def read(self, path: str) -> bytes:
+        """The stored bytes of a row, or those of the file that the row names."""
+        if not path.isdigit() or int(path) >= len(self._images):
+            raise BadImage("unreadable", f"no row {path}")
+        value = self._images[int(path)].as_py()
+        if isinstance(value, dict) and value.get("bytes") is None and value.get("path"):
+            return read_local(Path(value["path"]))
+        return embedded_bytes(value)
+
+
+def open_saved(folder: Path, split: str, image: str, label: str) -> ImageSource:
+    """Open a saved dataset, or one split of a saved dictionary of datasets.
+
+    Raises:
+        BadInput: a split is needed and not given, or it does not exist.
+    """
+    folder = folder.resolve()
+    given = {"split": (split, ""), "image": (image, "image"), "label": (label, "label")}
+    options = {key: value for key, (value, default) in given.items() if value != default}
+    place = folder
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        if split not in splits:
+            raise BadInput(f"{folder} has splits {', '.join(splits)}: name one by the option split")
+        place = folder / split
+    elif split:
+        raise BadInput(f"{folder} is one dataset without splits: leave out the option split")
+    return SavedSource(place, str(folder), options, image, label)

@@ -1,0 +1,184 @@
+"""Images named by a table: a CSV or Parquet manifest of paths, or Parquet with the images in it."""
+
+import posixpath
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from extract.errors import BadImage, BadInput
+from extract.source import MAX_BYTES, ImageSource, Listed, check_bytes, read_local
+
+OPEN_GROUPS = 4
+"""Row groups of a Parquet file kept in memory."""
+
+
+def open_table(spec: str, path: str, label: str, root: str, image: str) -> ImageSource:
+    """Open a manifest, or Parquet with embedded images.
+
+    Args:
+        spec: .csv or .parquet, a path or a URL of any fsspec filesystem.
+        path: column of paths or URLs; relative ones start at `root`.
+        label: column of class names; may be missing.
+        root: folder or URL of relative paths; the manifest's own folder where "".
+        image: column of embedded images: bytes, or a struct with the field ``bytes``.
+
+    Raises:
+        BadInput: not readable, or it has neither column.
+    """
+    filesystem, name = _filesystem(spec)
+    given = {"path": path, "label": label, "root": root, "image": image}
+    defaults = {"path": "path", "label": "label", "root": "", "image": "image"}
+    options = {key: value for key, value in given.items() if value != defaults[key]}
+    if spec.lower().endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with _Readable(spec):
+            file = pq.ParquetFile(filesystem.open(name, "rb"))
+        if path not in file.schema_arrow.names:
+            return EmbeddedSource(_absolute(spec), options, file, image, label)
+        table = file.read([c for c in (path, label) if c in file.schema_arrow.names])
+        columns = {c: table[c].to_pylist() for c in table.column_names}
+    else:
+        import pandas as pd
+
+        with _Readable(spec), filesystem.open(name, "rb") as opened:
+            # As text: a class named "1" or "NA" stays what it is.
+            frame = pd.read_csv(opened, dtype=str, keep_default_na=False)
+        columns = {str(c): frame[c].tolist() for c in frame.columns}
+    if path not in columns:
+        raise BadInput(f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}")
+    base = root or posixpath.dirname(_absolute(spec))
+    return ManifestSource(_absolute(spec), options, columns[path], columns.get(label), base)
+
+
+class ManifestSource:
+    """Files named one by one, anywhere that fsspec reads."""
+
+    def __init__(
+        self,
+        spec: str,
+        options: dict[str, Any],
+        paths: list[str],
+        labels: list[Any] | None,
+        base: str,
+    ) -> None:
+        self.spec, self.options = spec, options
+        self._paths, self._labels, self._base = paths, labels, base
+
+    def __iter__(self) -> Iterator[Listed]:
+        """In the manifest's order."""
+        for row, path in enumerate(self._paths):
+            label = None if self._labels is None else self._labels[row]
+            yield Listed(str(path), None if label in (None, "") else str(label))
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes."""
+        place = path if "://" in path or path.startswith("/") else f"{self._base}/{path}"
+        if "://" not in place:
+            from pathlib import Path
+
+            return read_local(Path(place))
+        filesystem, name = _filesystem(place)
+        try:
+            data: bytes = filesystem.cat_file(name, start=0, end=MAX_BYTES + 1)
+        except Exception as error:
+            # Every filesystem raises its own errors; the reason is kept with the image.
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+            raise BadImage("unreadable", reason) from error
+        check_bytes(len(data))
+        return data
+
+
+class EmbeddedSource:
+    """Images inside a Parquet file; a path is the number of the row.
+
+    Row groups are read as they are needed, `OPEN_GROUPS` at a time, so memory is theirs.
+    """
+
+    def __init__(
+        self, spec: str, options: dict[str, Any], file: Any, image: str, label: str
+    ) -> None:
+        names = file.schema_arrow.names
+        if image not in names:
+            raise BadInput(
+                f"{spec} has columns {', '.join(names)}: no column of paths and none of images "
+                f"named {image!r}; name one with the options path or image"
+            )
+        self.spec, self.options = spec, options
+        self._file, self._image = file, image
+        self._label = label if label in names else None
+        groups = range(file.num_row_groups)
+        sizes = [file.metadata.row_group(group).num_rows for group in groups]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._lock = threading.Lock()
+        self._group = lru_cache(OPEN_GROUPS)(self._read_group)
+
+    def __iter__(self) -> Iterator[Listed]:
+        """In the order of rows."""
+        labels: Any = [None] * int(self._starts[-1])
+        if self._label is not None:
+            labels = self._file.read([self._label])[self._label].to_pylist()
+        for row, label in enumerate(labels):
+            yield Listed(f"{row:08d}", None if label is None else str(label))
+
+    def _read_group(self, group: int) -> Any:
+        return self._file.read_row_group(group, columns=[self._image])[self._image]
+
+    def read(self, path: str) -> bytes:
+        """The stored bytes of a row."""
+        row = int(path)
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if not 0 <= group < len(self._starts) - 1:
+            raise BadImage("unreadable", f"no row {path}")
+        with self._lock:
+            value = self._group(group)[row - int(self._starts[group])].as_py()
+        return embedded_bytes(value)
+
+
+def embedded_bytes(value: Any) -> bytes:
+    """Bytes of an embedded image: bytes, or a struct with the field ``bytes``.
+
+    Raises:
+        BadImage: empty, or no bytes.
+    """
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise BadImage("unreadable", "no bytes in this row")
+    check_bytes(len(data))
+    return data
+
+
+@lru_cache(64)
+def _by_protocol(protocol: str) -> Any:
+    import fsspec
+
+    return fsspec.filesystem(protocol)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """(filesystem, path in it); one filesystem for all URLs of a protocol."""
+    protocol = url.split("://")[0] if "://" in url else "file"
+    filesystem = _by_protocol(protocol)
+    return filesystem, filesystem._strip_protocol(url)
+
+
+def _absolute(spec: str) -> str:
+    return spec if "://" in spec else posixpath.abspath(posixpath.expanduser(spec))
+
+
+class _Readable:
+    """Turns what a reader of tables raises into one line."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError | ValueError):
+            reason = str(error).split("\n")[0]
+            raise BadInput(f"manifest {self.spec} cannot be read: {reason}") from error
