@@ -1,29 +1,26 @@
 """Whether a network is retrained, and whether the new one replaces the old: pure decisions.
 
-Every decision is a sentence with its reason. Nothing here reads a file or a setting.
+Every decision is a sentence with its reason. Nothing here reads a clock, a file or a setting.
 """
 
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from extract.errors import BadInput
 
-ALWAYS = "always"
 _CONDITION = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A score compared with a threshold: ``sameness < 0.80``; or ``always``.
+    """A score compared with a threshold: ``sameness < 0.80``.
 
     Attributes:
-        score: name as in the table of scores; "" for ``always``.
-        sign: ``<`` or ``<=`` (larger is better), ``>`` or ``>=`` (smaller is better), ``always``.
+        score: name as in the table of scores.
+        sign: ``<`` or ``<=`` (larger is better), ``>`` or ``>=`` (smaller is better).
         threshold: retraining is asked for beyond it.
     """
 
@@ -31,10 +28,22 @@ class Condition:
     sign: str
     threshold: float
 
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """From text; BadInput where it is no comparison of one score with one number."""
+        match = _CONDITION.match(text)
+        try:
+            score, sign, number = match.groups() if match else ("", "", "")
+            threshold = float(number)
+        except ValueError as error:
+            raise BadInput(
+                f"when = {text!r}: a score, <, <=, > or >=, and a number are expected, "
+                "such as 'sameness < 0.80'"
+            ) from error
+        return cls(score, sign, threshold)
+
     def met(self, value: float) -> bool:
         """Whether a value of the score asks for retraining; a missing value (NaN) never does."""
-        if self.sign == ALWAYS:
-            return True
         if self.sign.startswith("<"):
             return value < self.threshold or (self.sign == "<=" and value == self.threshold)
         return value > self.threshold or (self.sign == ">=" and value == self.threshold)
@@ -44,191 +53,156 @@ class Condition:
         return after - before if self.sign.startswith("<") else before - after
 
     def __str__(self) -> str:
-        words = {"<": "below", "<=": "at most", ">": "above", ">=": "at least"}
-        return f"{words[self.sign]} {self.threshold:g}"
+        return f"{self.score} {self.sign} {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When to retrain, and the guards against doing it for ever.
+
+    Attributes:
+        when: the condition, as text.
+        at_most: retrainings in all of one network and its descendants.
+        minimum_gain: what the last retraining must have gained for another to be worth it, in units
+            of the score.
+        cool_down: seconds that must have passed since the last retraining began.
+        accuracy_margin: how much accuracy a new network may lose and still replace the old.
+    """
+
+    when: str = "sameness < 0.80"
+    at_most: int = 3
+    minimum_gain: float = 0.01
+    cool_down: float = 0.0
+    accuracy_margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        Condition.parse(self.when)
+        for name in ("at_most", "cool_down", "accuracy_margin"):
+            if not getattr(self, name) >= 0:
+                raise BadInput(f"retrain {name} = {getattr(self, name)}: 0 or more is expected")
+
+    @property
+    def condition(self) -> Condition:
+        """`when`, parsed."""
+        return Condition.parse(self.when)
+
+
+@dataclass(frozen=True)
+class Past:
+    """An earlier retraining.
+
+    Attributes:
+        at: when it began, seconds since 1970.
+        before: score of the network it started from.
+        after: score of the network it made; NaN where it failed.
+    """
+
+    at: float
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to retrain.
+    """Yes or no, and why.
 
     Attributes:
-        retrain: yes or no.
+        go: whether to do it.
         reason: one sentence.
     """
 
-    retrain: bool
+    go: bool
     reason: str
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a retrained network takes the place of the one it came from.
-
-    Attributes:
-        accepted: yes or no.
-        reason: one sentence.
-    """
-
-    accepted: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Guards:
-    at_most: int
-    minimum_improvement: float
-    cool_down: float
-
-
-def parse_condition(text: str) -> Condition:
-    """A condition from text: one score, a comparison, a number; or ``always``.
-
-    Raises:
-        BadInput: anything else.
-    """
-    if text.strip() == ALWAYS:
-        return Condition("", ALWAYS, math.nan)
-    match = _CONDITION.match(text)
-    try:
-        score, sign, number = match.groups() if match else ("", "", "")
-        threshold = float(number)
-    except ValueError as error:
-        raise BadInput(
-            f"when = {text!r}: a score, <, <=, > or >=, and a number are expected, "
-            "such as 'sameness < 0.80', or 'always'"
-        ) from error
-    return Condition(score, sign, threshold)
-
-
-def decide(
-    when: str,
-    scores: Mapping[str, float],
-    *,
-    history: Sequence[Mapping[str, Any]] = (),
-    at_most: int = 1,
-    minimum_improvement: float = 0.0,
-    cool_down_hours: float = 0.0,
-    since: float | None = None,
-    now: float | None = None,
-) -> Decision:
+def decide(rules: Rules, scores: Mapping[str, float], past: Sequence[Past], now: float) -> Decision:
     """Decide whether to retrain.
 
     Args:
-        when: the condition, as text.
+        rules: condition and guards.
         scores: name -> value of the present network, on held-out images.
-        history: what was decided before, oldest first: ``kind`` (``trigger`` or ``replace``),
-            ``time`` (seconds since 1970), ``decision`` (bool) and ``scores`` at that time, which
-            for ``replace`` are those of the new network.
-        at_most: retrainings since `since`.
-        minimum_improvement: what the last retraining must have gained for another to be worth it,
-            in units of the score; not looked at for ``always``.
-        cool_down_hours: time that must have passed since a retraining before `since` began.
-        since: seconds since 1970, when the present run began; None counts the whole history.
-        now: seconds since 1970; None asks the clock.
+        past: earlier retrainings, oldest first.
+        now: seconds since 1970.
 
     Raises:
-        BadInput: no condition, or one on a score that was not computed.
+        BadInput: the condition names a score that was not computed.
     """
-    condition = parse_condition(when)
-    value = _value(condition, scores)
+    condition = rules.condition
+    if condition.score not in scores:
+        raise BadInput(
+            f"when = {rules.when!r}: score {condition.score!r} was not computed; "
+            f"there are {', '.join(sorted(scores))}"
+        )
+    value = scores[condition.score]
     if math.isnan(value):
         return Decision(False, f"no retraining: {condition.score} is not defined for these images")
     if not condition.met(value):
-        return Decision(False, f"no retraining: {condition.score} is {value:.4f}, not {condition}")
-    asked = "it was asked for always"
-    if condition.sign != ALWAYS:
-        asked = f"{condition.score} is {value:.4f}, {condition}"
-    guards = _Guards(at_most, minimum_improvement, 3600.0 * cool_down_hours)
-    forbidden = _forbidden(guards, condition, history, (since, time.time() if now is None else now))
-    if forbidden:
-        return Decision(False, f"no retraining, though {asked}: {forbidden}")
+        return Decision(
+            False, f"no retraining: {condition.score} is {value:.4f}, not {_words(condition)}"
+        )
+    asked = f"{condition.score} is {value:.4f}, {_words(condition)}"
+    guard = _guard(rules, past, now)
+    if guard:
+        return Decision(False, f"no retraining, though {asked}: {guard}")
     return Decision(True, f"retraining: {asked}")
 
 
-def _value(condition: Condition, scores: Mapping[str, float]) -> float:
-    if condition.sign == ALWAYS:
-        return 0.0
-    if condition.score not in scores:
-        raise BadInput(
-            f"when: score {condition.score!r} was not computed; there are "
-            f"{', '.join(sorted(scores))}"
-        )
-    return scores[condition.score]
-
-
-def _forbidden(
-    guards: _Guards,
-    condition: Condition,
-    history: Sequence[Mapping[str, Any]],
-    clock: tuple[float | None, float],
-) -> str:
+def _guard(rules: Rules, past: Sequence[Past], now: float) -> str:
     """What forbids another retraining, "" where nothing does."""
-    since, now = clock
-    began = [at for at, one in enumerate(history) if _is(one, "trigger") and one["decision"]]
-    if not began:
-        return "" if guards.at_most > 0 else "none is allowed"
-    present = [at for at in began if since is None or history[at]["time"] >= since]
-    if len(present) >= guards.at_most:
-        return f"{len(present)} were done already and at most {guards.at_most} are allowed"
-    last = history[began[-1]]
-    waited = now - last["time"]
-    if not present and waited < guards.cool_down:
-        ago, left = (timedelta(seconds=round(span)) for span in (waited, guards.cool_down - waited))
-        return f"the last one began {ago} ago; {left} more to wait"
-    results = [one for one in history[began[-1] :] if _is(one, "replace")]
-    if condition.sign == ALWAYS or not results:
+    if len(past) >= rules.at_most:
+        return f"{len(past)} were done already and at most {rules.at_most} are allowed"
+    if not past:
         return ""
-    before, after = last["scores"], results[0]["scores"]
-    gain = condition.gain(before.get(condition.score, 0.0), after.get(condition.score, math.nan))
-    if not gain >= guards.minimum_improvement:
-        least = guards.minimum_improvement
-        return f"the last one gained {gain:.4f}, less than the minimum of {least:g}"
+    last = past[-1]
+    waited = now - last.at
+    if waited < rules.cool_down:
+        left = timedelta(seconds=round(rules.cool_down - waited))
+        return f"the last one began {timedelta(seconds=round(waited))} ago; {left} more to wait"
+    gain = rules.condition.gain(last.before, last.after)
+    if not gain >= rules.minimum_gain:
+        return f"the last one gained {gain:.4f}, less than the minimum of {rules.minimum_gain:g}"
     return ""
 
 
-def _is(entry: Mapping[str, Any], kind: str) -> bool:
-    return entry.get("kind") == kind
-
-
-def accept(
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    *,
-    accuracy_margin: float = 0.01,
-    when: str = "sameness < 1",
-) -> Verdict:
+def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, float]) -> Decision:
     """Decide whether a retrained network replaces the one it came from.
 
     It does when its accuracy is not lower by more than the margin and the score of the condition is
     better, both on the same held-out images.
 
     Args:
+        rules: condition and margin.
         before: name -> value; ``accuracy`` may be missing where labels and classes do not match.
         after: the same of the new network.
-        accuracy_margin: how much accuracy may be lost.
-        when: the condition that asked for it; for ``always``, sameness counts.
     """
-    condition = parse_condition(when)
-    if condition.sign == ALWAYS:
-        condition = Condition("sameness", "<", 1.0)
+    condition = rules.condition
     old, new = before[condition.score], after[condition.score]
     change = f"{condition.score} {old:.4f} -> {new:.4f}"
     if not condition.gain(old, new) > 0:
-        return Verdict(False, f"the old network stays: {change} is no improvement")
-    accuracy = before.get("accuracy", math.nan), after.get("accuracy", math.nan)
-    if math.isnan(accuracy[0]):
-        return Verdict(True, f"the new network replaces the old: {change}; accuracy is not known")
-    told = f"accuracy {accuracy[0]:.4f} -> {accuracy[1]:.4f}"
-    lost = accuracy[0] - accuracy[1]
+        return Decision(False, f"the old network stays: {change} is no improvement")
+    told = _accuracy_told(before.get("accuracy", math.nan), after.get("accuracy", math.nan))
+    if told is None:
+        return Decision(True, f"the new network replaces the old: {change}; accuracy is not known")
+    lost, words = told
     # Counts of images divided by N differ in the last bit; a loss equal to the margin is allowed.
-    if not lost <= accuracy_margin + 1e-9:
-        return Verdict(
+    if lost > rules.accuracy_margin + 1e-9:
+        return Decision(
             False,
-            f"the old network stays: {told} is a loss of {lost:.4f}, more than the margin of "
-            f"{accuracy_margin:g}, although {change}",
+            f"the old network stays: {words} is a loss of {lost:.4f}, "
+            f"more than the margin of {rules.accuracy_margin:g}, although {change}",
         )
-    return Verdict(
+    return Decision(
         True,
-        f"the new network replaces the old: {change}, {told} (margin {accuracy_margin:g})",
+        f"the new network replaces the old: {change}, {words} (margin {rules.accuracy_margin:g})",
     )
+
+
+def _accuracy_told(old: float, new: float) -> tuple[float, str] | None:
+    if math.isnan(old):
+        return None
+    return (math.inf if math.isnan(new) else old - new), f"accuracy {old:.4f} -> {new:.4f}"
+
+
+def _words(condition: Condition) -> str:
+    words = {"<": "below", "<=": "at most", ">": "above", ">=": "at least"}
+    return f"{words[condition.sign]} {condition.threshold:g}"
