@@ -87,6 +87,16 @@ class Engine:
         self.inner = self.base.metric_type == faiss.METRIC_INNER_PRODUCT
 
     @property
+    def float32(self) -> bool:
+        """Whether its distances are those of the float32 vectors, not of rounded ones."""
+        import faiss
+
+        index = self.base
+        if isinstance(index, faiss.IndexRefine):
+            index = faiss.downcast_index(index.refine_index)
+        return isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat | faiss.IndexIVFFlat)
+
+    @property
     def bytes(self) -> int:
         """Memory of the index: what its file holds."""
         import faiss

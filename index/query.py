@@ -1,5 +1,6 @@
 """The neighbours of images: opens index and network once, then answers a stream of queries."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from extract.errors import BadInput
-from extract.measures import Measure, ready_measure
+from extract.measures import Measure, embed_rows, ready_measure
 from index.encode import Encoder, check_weights, read_image
-from index.engine import Engine, faiss_threads, own_distances
-from index.files import folder_of, read_index
+from index.engine import Engine, faiss_threads, open_engine, own_distances
+from index.files import folder_of, read_card, read_index
+from index.filters import Among
+from index.kinds import INDEX_KINDS
+from index.masked import search_masked
 from index.neighbours import Neighbours, tidy
 from index.specs import Card
 
@@ -20,6 +24,8 @@ SPARE = 4
 """Answers fetched beyond k, so that ties at the end fall by row and not by chance."""
 
 Image = str | Path | bytes | int
+Float = NDArray[np.float32]
+ALL = Among()
 
 
 class NeighbourIndex:
@@ -38,8 +44,10 @@ class NeighbourIndex:
         self.card = card
         self.images: pd.DataFrame = features.table().set_index("row")
         self._engine = engine
-        alive = np.isin(engine.rows, self.images.index.to_numpy())
-        self._alive = None if alive.all() else alive
+        self._alive = np.isin(engine.rows, self.images.index.to_numpy())
+        labels = self.images["label"].reindex(engine.rows)
+        self._labels: NDArray[Any] = labels.to_numpy(dtype=object)
+        self._row_of = {image: row for row, image in self.images["image_id"].items()}
         self._encoder: Encoder | None = None
 
     @classmethod
@@ -64,11 +72,20 @@ class NeighbourIndex:
         card, index = read_index(folder_of(opened, features.key, measure))
         ready = ready_measure(features, measure)
         _check_card(card, features, ready)
-        return cls(features, ready, card, Engine(index))
+        return cls(features, ready, card, open_engine(index, card.spec))
 
     def __len__(self) -> int:
         """Rows that can be answered: in the index, and still in the set."""
-        return int(len(self._engine.rows) if self._alive is None else self._alive.sum())
+        return int(self._alive.sum())
+
+    def refreshed(self) -> "NeighbourIndex":
+        """This index, or the one that has replaced it since; the network stays loaded."""
+        folder = folder_of(self.features.store, self.features.key, self.measure.name)
+        if read_card(folder) == self.card:
+            return self
+        fresh = NeighbourIndex.open(self.features.store, self.features.key, self.measure.name)
+        fresh._encoder = self._encoder
+        return fresh
 
     def encoder(self, network: Any = None) -> Encoder:
         """The network of the store, loaded at the first use; a given one is checked."""
@@ -84,31 +101,48 @@ class NeighbourIndex:
         k: int = 10,
         *,
         network: Any = None,
+        among: Among = ALL,
+        label: str | None = None,
+        rerank: str | None = None,
         threads: int | None = None,
     ) -> Neighbours:
         """Nearest rows of images.
 
         Args:
             images: each a file, a URL of an fsspec filesystem, the bytes of an image file, or the
-                number of a stored row. A stored row is never its own neighbour.
+                number of a stored row. A stored image is never its own neighbour, whichever way
+                it is given.
             k: neighbours an image.
             network: to embed with instead of the store's own; its weights must be the same.
+            among: which rows may answer.
+            label: class of the images that are not stored, for `among`.
+            rerank: a key of `RERANKERS`, to order the candidates anew by their feature maps.
             threads: of the search; None: FAISS's number.
 
         Raises:
             BadInput: k below 1, an image that cannot be read, a row that is not stored.
         """
+        from index.rerank import rerank_neighbours, wanted_candidates
+
         if k < 1:
             raise BadInput(f"k {k}: at least 1 neighbour expected")
-        vectors, rows = self.vectors(images, network=network)
-        return self._answer(vectors, rows, k, threads)
+        given = self.read(images)
+        vectors = self.vectors(given, network=network)
+        rows = np.array([row for row, _, _ in given], dtype=np.int64)
+        labels = [label if row < 0 else self.images.at[row, "label"] for row in rows]
+        fetched = k if rerank is None else wanted_candidates(rerank, k)
+        found = self._answer(vectors, rows, fetched, among, labels, threads)
+        if rerank is None:
+            return found
+        return rerank_neighbours(self, rerank, given, found, k, network)
 
     def query_vectors(
         self,
-        vectors: NDArray[np.float32],
+        vectors: Float,
         k: int = 10,
         *,
         weights_hash: str,
+        rows: NDArray[np.int64] | None = None,
         threads: int | None = None,
     ) -> Neighbours:
         """Nearest rows of vectors (Q, D) that the measure made elsewhere.
@@ -117,6 +151,7 @@ class NeighbourIndex:
             vectors: as `Measure.embed` gives them.
             k: neighbours a vector.
             weights_hash: of the network that they come from.
+            rows: (Q,) own row of each, left out of its answer; -1 for none.
             threads: of the search.
 
         Raises:
@@ -126,114 +161,99 @@ class NeighbourIndex:
         if vectors.ndim != 2 or vectors.shape[1] != self.card.dimension:
             msg = f"vectors of shape {vectors.shape}: (Q, {self.card.dimension}) expected"
             raise BadInput(msg)
-        return self._answer(vectors, np.full(len(vectors), -1, dtype=np.int64), k, threads)
+        own = np.full(len(vectors), -1, dtype=np.int64) if rows is None else rows
+        return self._answer(vectors, own, k, ALL, [None] * len(vectors), threads)
+
+    def read(self, images: Sequence[Image]) -> list[tuple[int, bytes | None, str]]:
+        """Row (-1 where not stored), content (None where a row was given) and name of images.
+
+        Raises:
+            BadInput: an image that cannot be read, a row that has no usable feature.
+        """
+        return [self._read(image) for image in images]
+
+    def _read(self, image: Image) -> tuple[int, bytes | None, str]:
+        if isinstance(image, int | np.integer):
+            row = int(image)
+            if row not in self.images.index:
+                msg = f"row {row} has no usable feature in {self.features.key}"
+                raise BadInput(f"{msg}: `alike store ls` lists what is stored")
+            return row, None, str(self.images.at[row, "path"])
+        data = read_image(image)
+        row = self._row_of.get(hashlib.sha256(data).hexdigest(), -1)
+        return row, data, f"{len(data)} bytes" if isinstance(image, bytes) else str(image)
 
     def vectors(
-        self, images: Sequence[Image], *, network: Any = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Vectors (Q, D) of images, and (Q,) their rows, -1 for those that are given as images."""
-        from extract.measures import embed_rows
-
-        rows = np.array([_row(image) for image in images], dtype=np.int64)
-        unknown = rows[(rows >= 0) & ~np.isin(rows, self.images.index.to_numpy())]
-        if len(unknown):
-            msg = f"row {unknown[0]} has no usable feature in {self.features.key}"
-            raise BadInput(f"{msg}: `alike store ls` lists the rows")
-        out = np.empty((len(images), self.card.dimension), dtype=np.float32)
-        stored = rows >= 0
+        self, given: Sequence[tuple[int, bytes | None, str]], *, network: Any = None
+    ) -> Float:
+        """Vectors (Q, D) of images from `read`; those that are no rows go through the network."""
+        out = np.empty((len(given), self.card.dimension), dtype=np.float32)
+        stored = np.array([data is None for _, data, _ in given], dtype=bool)
         if stored.any():
-            out[stored] = embed_rows(self.features, self.measure, rows[stored])
+            rows = np.array([row for row, data, _ in given if data is None], dtype=np.int64)
+            out[stored] = embed_rows(self.features, self.measure, rows)
         if not stored.all():
-            places = np.flatnonzero(~stored)
-            given = [images[int(place)] for place in places]
-            names = [name if isinstance(name, str | Path) else "of bytes" for name in given]
-            data = [read_image(image) for image in given if not isinstance(image, int)]
-            out[places] = self.encoder(network)(data, [str(name) for name in names])
-        return out, rows
-
-    def table(self, images: Sequence[Image], found: Neighbours) -> pd.DataFrame:
-        """Answers as a table: query, query_row, rank (from 1), row, distance, path, label.
-
-        Args:
-            images: as given to `query`.
-            found: what it answered.
-        """
-        places, ranks = np.nonzero(found.rows >= 0)
-        rows = found.rows[places, ranks]
-        known = self.images.loc[rows]
-        return pd.DataFrame(
-            {
-                "query": [self._name(images[int(place)]) for place in places],
-                "query_row": found.query_rows[places],
-                "rank": ranks + 1,
-                "row": rows,
-                "distance": found.distances[places, ranks].astype(float),
-                "path": known["path"].to_numpy(),
-                "label": known["label"].to_numpy(),
-            }
-        )
-
-    def _name(self, image: Image) -> str:
-        if isinstance(image, bytes):
-            return f"{len(image)} bytes"
-        return str(self.images.loc[image, "path"]) if isinstance(image, int) else str(image)
-
-    def contact_sheet(self, images: Sequence[Image], table: pd.DataFrame, path: Path) -> Path:
-        """Write a PNG of queries and neighbours; see `index.sheet.contact_sheet`.
-
-        Args:
-            images: as given to `query`.
-            table: from `table`.
-            path: of the PNG.
-        """
-        from extract.source import open_source
-        from index.sheet import Cell, contact_sheet
-
-        spec, options = self.features.store.source()
-        source = open_source(spec, **options)
-        groups = {str(name): part for name, part in table.groupby("query", sort=False)}
-        lines = []
-        for image in images:
-            name, label = self._name(image), None
-            if isinstance(image, int):
-                data, label = source.read(name), self.images.loc[image, "label"]
-            else:
-                data = read_image(image)
-            near = [
-                Cell(
-                    source.read(one.path),
-                    (f"{one.distance:.4f} {one.label or ''}", one.path),
-                    one.label,
-                )
-                for one in groups.get(name, table[:0]).itertuples(index=False)
-            ]
-            lines.append((Cell(data, (f"query {label or ''}", name), label), near))
-        return contact_sheet(lines, path)
+            data = [data for _, data, _ in given if data is not None]
+            names = [name for _, data, name in given if data is not None]
+            out[~stored] = self.encoder(network)(data, names)
+        return out
 
     def _answer(
         self,
-        vectors: NDArray[np.float32],
+        vectors: Float,
         own_rows: NDArray[np.int64],
         k: int,
+        among: Among,
+        labels: Sequence[str | None],
         threads: int | None,
     ) -> Neighbours:
-        n = len(self._engine.rows)
-        wanted = min(k + 1 + SPARE, n)
+        wanted = min(k + 1 + SPARE, max(len(self), 1))
+        raw = np.full((len(vectors), wanted), np.inf, dtype=np.float32)
+        found = np.full((len(vectors), wanted), -1, dtype=np.int64)
+        sure = np.zeros(len(vectors), dtype=bool)
+        search, kind = self.card.spec.search, INDEX_KINDS[self.card.spec.kind]
         with faiss_threads(threads):
-            raw, found = self._engine.search(vectors, wanted, self.card.spec.search, self._alive)
-        distances = own_distances(self.measure.own, raw)
+            for queries, mask in self._groups(among, labels):
+                part = vectors[queries]
+                if mask is None:
+                    answer = (*self._engine.search(part, wanted, search), kind.exact)
+                else:
+                    answer = search_masked(self, self._engine, part, wanted, mask)
+                width = answer[1].shape[1]
+                raw[queries, :width], found[queries, :width] = answer[:2]
+                sure[queries] = answer[2]
         rows = np.where(found >= 0, self._engine.rows[found], -1)
-        distances, rows = tidy(distances, rows, min(k, n), own_rows)
-        exact = np.full(len(vectors), self.card.spec.kind == "flat")
-        return Neighbours(distances, rows, own_rows, exact)
+        if not self._engine.float32:
+            raw = self._exact_distances(vectors, rows, raw)
+        distances = own_distances(self.measure.own, raw)
+        distances, rows = tidy(distances, rows, min(k, len(self._engine.rows)), own_rows)
+        return Neighbours(distances, rows, own_rows, sure)
 
+    def _groups(self, among: Among, labels: Sequence[str | None]) -> Any:
+        """Queries that share a mask of positions; a mask of None allows all."""
+        if among.all:
+            yield np.arange(len(labels)), None if self._alive.all() else self._alive
+            return
+        known = sorted({str(label) for label in self._labels if label is not None})
+        among.check(known)
+        for queries, mask in among.groups(labels, self._labels):
+            yield queries, mask & self._alive
 
-def _row(image: Image) -> int:
-    if isinstance(image, int | np.integer):
-        if image < 0:
-            raise BadInput(f"row {image}: a row number of the store, 0 or more, expected")
-        return int(image)
-    return -1
+    def _exact_distances(self, vectors: Float, rows: NDArray[np.int64], raw: Float) -> Float:
+        """Distances of answers from the stored features, where the index holds rounded ones."""
+        needed = np.unique(rows[rows >= 0])
+        if not len(needed):
+            return raw
+        stored = embed_rows(self.features, self.measure, needed)
+        out = raw.copy()
+        for line in range(len(rows)):
+            good = rows[line] >= 0
+            near = stored[np.searchsorted(needed, rows[line][good])]
+            if self.card.metric == "l2":
+                out[line][good] = np.square(near - vectors[line]).sum(axis=1)
+            else:
+                out[line][good] = near @ vectors[line]
+        return out
 
 
 def _check_card(card: Card, features: Any, measure: Measure) -> None:

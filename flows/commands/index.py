@@ -1,8 +1,13 @@
 """`alike index`: choose and build the index of a measure, or bring it up to date."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from index.specs import Card
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -26,6 +31,16 @@ def register(app: typer.Typer) -> None:
         memory: Annotated[
             str | None, typer.Option(help="Most memory of the index in use, such as 4GB.")
         ] = None,
+        latency: Annotated[
+            float | None, typer.Option(help="Most milliseconds of one call of --batch queries.")
+        ] = None,
+        batch: Annotated[int, typer.Option(help="Queries that come at once.")] = 1,
+        threads: Annotated[int | None, typer.Option(help="Threads of the search.")] = None,
+        kind: Annotated[
+            list[str] | None, typer.Option(help="Only this kind of index; may be repeated.")
+        ] = None,
+        rebuild: Annotated[bool, typer.Option("--rebuild", help="Build anew.")] = False,
+        effort: Annotated[float, typer.Option(help="Seconds to spend on candidates.")] = 900.0,
         as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
     ) -> None:
         """Choose and build the index of a measure by measuring, or bring it up to date.
@@ -33,24 +48,53 @@ def register(app: typer.Typer) -> None:
         `alike index --store digits.store --recall 0.99 --memory 2GB`
         """
         from extract.store import Store
-        from flows.console import print_json, progress_bars
+        from flows.console import print_json, print_table, progress_bars
         from index.build import build_index
+        from index.specs import Wish
 
+        most = None if memory is None else parse_bytes(memory)
+        seconds = None if latency is None else latency / 1000
+        wish = Wish(recall, at, most, seconds, batch, threads)
         chosen = Store.open(store).features(features)
         with progress_bars() as progress:
             report = build_index(
                 chosen,
                 measure,
-                recall=recall,
-                at=at,
-                memory=None if memory is None else parse_bytes(memory),
+                wish=wish,
+                kinds=kind,
+                rebuild=rebuild,
+                effort=effort,
                 progress=progress,
             )
-        card = report.card
         if as_json:
-            print_json({**card.to_dict(), "action": report.action, "seconds": report.seconds})
+            told = {"action": report.action, "note": report.note, "seconds": report.seconds}
+            print_json({**report.card.to_dict(), **told})
             return
-        typer.echo(f"{report.action}: {card.spec} over {card.n_rows} rows of {card.measure}")
+        if report.action in ("built", "rebuilt") and report.card.curve:
+            print_table(curve_table(report.card), f"{measure}: what was measured")
+        typer.echo(f"{report.action} in {report.seconds:.1f} s: {report.note}")
+
+
+def curve_table(card: "Card") -> "pd.DataFrame":
+    """The measured curve of a card, best recall first within a kind."""
+    import pandas as pd
+
+    rows = [
+        {
+            "kind": point.spec.kind,
+            "index": str(point.spec),
+            "recall": point.recall,
+            "low": point.low,
+            "high": point.high,
+            "queries/s": point.queries_per_second,
+            "ms a call": 1000 * point.latency,
+            "build s": point.build_seconds,
+            "MB": point.bytes / 1e6,
+            "chosen": "*" if point.spec == card.spec else "",
+        }
+        for point in card.curve
+    ]
+    return pd.DataFrame(rows)
 
 
 def parse_bytes(text: str) -> int:

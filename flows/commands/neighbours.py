@@ -1,7 +1,7 @@
 """`alike neighbours`: the stored images nearest to any image."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ def register(app: typer.Typer) -> None:
     @app.command("neighbours")
     def neighbours(
         images: Annotated[
-            list[str], typer.Argument(help="Image files, URLs, or numbers of stored rows.")
+            list[str],
+            typer.Argument(help="Image files, URLs, numbers of stored rows; or one folder."),
         ],
         store: Annotated[str, typer.Option(help="Where the features are.")],
         k: Annotated[int, typer.Option("-k", help="Neighbours an image.")] = 10,
@@ -20,28 +21,78 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Extraction; needed where the store has several.")
         ] = None,
         measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
+        same_class: Annotated[
+            bool, typer.Option("--same-class", help="Only images of the query's class.")
+        ] = False,
+        other_class: Annotated[
+            bool, typer.Option("--other-class", help="Only images of other classes.")
+        ] = False,
+        among: Annotated[
+            list[str] | None, typer.Option(help="Only images of this class; may be repeated.")
+        ] = None,
+        label: Annotated[
+            str | None, typer.Option(help="Class of the queries that are not stored.")
+        ] = None,
+        rerank: Annotated[
+            str | None, typer.Option(help="chamfer: compare feature maps part by part.")
+        ] = None,
         contact_sheet: Annotated[
             Path | None, typer.Option(help="Write a PNG of queries and neighbours.")
         ] = None,
+        to: Annotated[
+            Path | None, typer.Option(help="Write a Parquet file (for a folder).")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
-        """Show the stored images nearest to an image.
+        """Show the stored images nearest to an image; a stored one is never its own neighbour.
 
         `alike neighbours cat.jpg --store pets.store -k 5 --contact-sheet cat.png`
 
-        `alike neighbours 17 --store pets.store --json`
-        """
-        from flows.console import print_json, print_table
-        from index.query import NeighbourIndex
+        `alike neighbours 17 --store pets.store --other-class --json`
 
+        `alike neighbours new_images/ --store pets.store --to answers.parquet`
+        """
+        from extract.errors import BadInput
+        from flows.console import print_json, print_table
+        from index.filters import Among
+        from index.query import NeighbourIndex
+        from index.show import neighbour_sheet, neighbour_table
+
+        if same_class and other_class:
+            raise BadInput("--same-class and --other-class exclude each other: give one of them")
+        relation = "same" if same_class else "other" if other_class else "any"
+        allowed = Among(relation, tuple(among or ()))
+        folder = len(images) == 1 and Path(images[0]).is_dir()
+        if folder != (to is not None):
+            raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         opened = NeighbourIndex.open(store, features, measure)
-        asked = [int(image) if image.isdigit() else image for image in images]
-        table = opened.table(asked, opened.query(asked, k))
+        if to is not None:
+            _many(opened, images[0], to, k, allowed, as_json)
+            return
+        asked = [int(image) if image.isdecimal() else image for image in images]
+        found = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
+        names = [name for _, _, name in opened.read(asked)]
+        table = neighbour_table(opened, names, found)
         if contact_sheet is not None:
-            opened.contact_sheet(asked, table, contact_sheet)
+            neighbour_sheet(opened, asked, table, contact_sheet, label)
         if as_json:
             print_json(table)
-        else:
-            print_table(table, f"nearest by {measure}")
-            if contact_sheet is not None:
-                typer.echo(f"contact sheet: {contact_sheet}")
+            return
+        print_table(table.drop(columns=["number"]), f"nearest by {rerank or measure}")
+        if contact_sheet is not None:
+            typer.echo(f"contact sheet: {contact_sheet}")
+
+
+def _many(opened: Any, folder: str, to: Path, k: int, allowed: Any, as_json: bool) -> None:
+    from extract.source import open_source
+    from flows.console import print_json, print_table, progress_bars
+    from index.many import query_many
+
+    with progress_bars() as progress:
+        report = query_many(opened, open_source(folder), to, k, among=allowed, progress=progress)
+    if as_json:
+        print_json({"path": report.path, "n_queries": report.n_queries, "bad": report.bad})
+        return
+    typer.echo(f"neighbours of {report.n_queries} images: {report.path}")
+    if len(report.bad):
+        print_table(report.bad, f"{len(report.bad)} images could not be used")

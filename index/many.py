@@ -1,0 +1,138 @@
+"""Many query images at once: read ahead, embedded in batches, answers into one Parquet file."""
+
+import collections
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from extract.errors import BadImage, BadInput
+from extract.progress import Progress, silent
+from index.encode import BATCH
+from index.filters import Among
+from index.query import ALL, NeighbourIndex
+from index.show import neighbour_table
+
+AHEAD = 4
+"""Batches that are read while one is embedded."""
+
+
+@dataclass(frozen=True)
+class ManyReport:
+    """What `query_many` did.
+
+    Attributes:
+        path: of the Parquet file.
+        n_queries: images answered.
+        bad: images that could not be used: path, state, reason.
+    """
+
+    path: Path
+    n_queries: int
+    bad: pd.DataFrame
+
+
+def query_many(
+    index: NeighbourIndex,
+    source: Any,
+    path: Path,
+    k: int = 10,
+    *,
+    among: Among = ALL,
+    readers: int = 4,
+    progress: Progress = silent,
+) -> ManyReport:
+    """Write the neighbours of every image of a source to a Parquet file.
+
+    The file has the columns of `neighbour_table`, the number counting over all queries, and
+    appears only when it is whole. A query's class is the source's, where it names one.
+
+    Args:
+        index: to ask.
+        source: an `ImageSource`.
+        path: of the Parquet file.
+        k: neighbours an image.
+        among: which rows may answer.
+        readers: threads that read and check images.
+        progress: told of images answered.
+
+    Raises:
+        BadInput: no image of the source can be used.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = list(source)
+    bad: list[tuple[str, str, str]] = []
+    aside = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, writer = 0, None
+    try:
+        with ThreadPoolExecutor(readers) as pool:
+            for batch in _read_ahead(pool, source, listed, bad):
+                table = _answer(index, batch, k, among, done)
+                arrow = pa.Table.from_pandas(table, preserve_index=False)
+                writer = writer or pq.ParquetWriter(aside, arrow.schema, compression="zstd")
+                writer.write_table(arrow.cast(writer.schema))
+                done += len(batch)
+                progress("neighbours", done + len(bad), len(listed))
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise BadInput(f"no usable image among {len(listed)} of {source.spec}")
+    aside.replace(path)
+    return ManyReport(path, done, pd.DataFrame(bad, columns=["path", "state", "reason"]))
+
+
+def _answer(
+    index: NeighbourIndex,
+    batch: list[tuple[str, str | None, bytes]],
+    k: int,
+    among: Among,
+    done: int,
+) -> pd.DataFrame:
+    tables = []
+    # one class at a time: the class of an image matters to what may answer it
+    for label, part in itertools.groupby(batch, key=lambda one: one[1]):
+        images = list(part)
+        found = index.query([data for _, _, data in images], k, among=among, label=label)
+        table = neighbour_table(index, [path for path, _, _ in images], found)
+        tables.append(table.assign(number=table["number"] + done))
+        done += len(images)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, source: Any, listed: Iterable[Any], bad: list[tuple[str, str, str]]
+) -> Iterator[list[tuple[str, str | None, bytes]]]:
+    """Batches of (path, label, content) of images that can be decoded; notes the others."""
+    waiting: collections.deque[tuple[Any, Future[bytes]]] = collections.deque()
+    rest, batch = iter(listed), []
+    while True:
+        for one in itertools.islice(rest, AHEAD * BATCH - len(waiting)):
+            waiting.append((one, pool.submit(_checked, source, one.path)))
+        if not waiting:
+            break
+        one, future = waiting.popleft()
+        try:
+            batch.append((one.path, one.label, future.result()))
+        except BadImage as error:
+            bad.append((one.path, error.state, error.reason))
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _checked(source: Any, path: str) -> bytes:
+    from extract.decode import decode
+
+    data: bytes = source.read(path)
+    decode(data)
+    return data

@@ -1,0 +1,60 @@
+"""Search where only some rows may answer."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.measures import embed_rows
+from index.engine import Engine, faiss_metric
+from index.kinds import INDEX_KINDS
+
+if TYPE_CHECKING:
+    from index.query import NeighbourIndex
+
+Float = NDArray[np.float32]
+
+EXACT_BYTES = 1 << 26
+"""Vectors of the allowed rows up to which they are read and searched exactly."""
+
+MOST = {"nprobe": 1 << 14, "efSearch": 4096, "k_factor": 256}
+
+
+def search_masked(
+    index: "NeighbourIndex",
+    engine: Engine,
+    vectors: Float,
+    k: int,
+    mask: NDArray[np.bool_],
+) -> tuple[Float, NDArray[np.int64], bool]:
+    """Raw distances and positions (Q, k'), and whether they are exact.
+
+    A mask that leaves few rows is answered exactly; an approximate index that mostly meets rows
+    it may not answer would find few of the others. Otherwise it searches in proportion deeper.
+
+    Args:
+        index: whose measure and features are read.
+        engine: its index.
+        vectors: (Q, D).
+        k: answers wanted; fewer columns come where the mask leaves fewer.
+        mask: (n,) positions that may answer.
+    """
+    import faiss
+
+    card, allowed = index.card, np.flatnonzero(mask)
+    k = min(k, len(allowed))
+    if k == 0:
+        empty = np.empty((len(vectors), 0))
+        return empty.astype(np.float32), empty.astype(np.int64), True
+    exact = INDEX_KINDS[card.spec.kind].exact
+    if exact or len(allowed) * card.dimension * 4 > EXACT_BYTES:
+        share = len(allowed) / len(mask)
+        deeper = {name: min(value / share, MOST[name]) for name, value in card.spec.search.items()}
+        return *engine.search(vectors, k, deeper, mask), exact
+    rows = engine.rows[allowed]
+    order = np.argsort(rows)
+    stored = embed_rows(index.features, index.measure, rows[order])
+    raw, places = faiss.knn(
+        np.ascontiguousarray(vectors), stored, k, metric=faiss_metric(card.metric)
+    )
+    return raw, allowed[order][places], True
