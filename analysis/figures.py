@@ -65,7 +65,7 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
         rungs: columns name, value, low, high (NaN where unknown), role (a key of `ROLES`);
             drawn from the top in this order.
     """
-    figure = blank(36 * len(rungs) + 56, showlegend=False)
+    figure = blank(36 * len(rungs) + 56, showlegend=False, margin={"l": 8, "r": 52, "t": 8, "b": 8})
     names = list(rungs["name"])
     for rung in rungs.itertuples():
         colour, symbol = ROLES[rung.role]
@@ -75,11 +75,7 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
             go.Scatter(
                 x=[rung.value],
                 y=[rung.name],
-                mode="markers+text",
-                text=[f" {rung.value:.3f}"],
-                textposition="middle right",
-                textfont={"color": colour if main else INK, "size": 14 if main else 12},
-                cliponaxis=False,
+                mode="markers",
                 marker={
                     "color": colour,
                     "size": 13 if main else 11,
@@ -92,8 +88,17 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
                 + "<extra></extra>",
             )
         )
+        figure.add_annotation(
+            x=max(rung.value, rung.high) if known else rung.value,
+            y=rung.name,
+            text=f"{rung.value:.3f}",
+            showarrow=False,
+            xanchor="left",
+            xshift=9,
+            font={"color": colour if main else INK, "size": 14 if main else 12},
+        )
     low = min(0.0, float(np.nanmin(rungs["value"])))
-    figure.update_xaxes(range=[low - 0.01, 1.09], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    figure.update_xaxes(range=[low - 0.01, 1.01], tickvals=[0, 0.25, 0.5, 0.75, 1])
     figure.update_xaxes(title_text="sameness: 0 is chance, 1 is perfect")
     figure.update_yaxes(
         categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4]
@@ -186,6 +191,7 @@ def roc(curves: Mapping[str, tuple[pd.DataFrame, str]]) -> go.Figure:
             `after` have the report's colours, `pixels` and others quiet ones.
     """
     figure = blank(340)
+    quiet = {"raw pixels": "dot", "untrained": "dash", "classifier": "dashdot"}
     colours = {"before": BEFORE, "after": AFTER, "network": AFTER}
     for name, (table, measure) in curves.items():
         rows = table[table["measure"] == measure].sort_values(["far", "tar"])
@@ -201,7 +207,7 @@ def roc(curves: Mapping[str, tuple[pd.DataFrame, str]]) -> go.Figure:
                 line={
                     "color": colours.get(name, QUIET),
                     "width": 2.5 if main else 1.5,
-                    "dash": "solid" if main else "dot",
+                    "dash": "solid" if main else quiet.get(name, "dot"),
                 },
                 hovertemplate=f"{name}<br>finds %{{y:.1f}} % of the same pairs"
                 "<br>lets in %{x:.1f} % of the others<br>distance below %{customdata:.4g}"

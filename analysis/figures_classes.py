@@ -78,7 +78,7 @@ def matrix_figure(
     if change:
         high = max(abs(low), abs(high))
         low = -high
-    figure = blank(int(np.clip(150 + 22 * len(labels), 320, 620)))
+    figure = blank(int(np.clip(150 + 22 * len(labels), 320, 480)))
     named = len(labels) <= MOST_NAMES
     positions = list(range(len(labels)))
     figure.add_trace(
@@ -107,7 +107,12 @@ def matrix_figure(
         constrain="domain",
     )  # fmt: skip
     figure.update_yaxes(
-        tickvals=ticks, ticktext=[labels[i] for i in ticks], autorange="reversed", showgrid=False
+        tickvals=ticks,
+        ticktext=[labels[i] for i in ticks],
+        autorange="reversed",
+        showgrid=False,
+        scaleanchor="x",
+        constrain="domain",
     )
     if not named:
         _hover_names(figure, labels)

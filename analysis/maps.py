@@ -238,8 +238,9 @@ def _stored(store: Any, place: str, asked: dict[str, Any]) -> pd.DataFrame | Non
         return None
     if any(attrs.get(key) != value for key, value in asked.items()):
         return None
-    table.attrs = attrs
-    return pd.DataFrame(table)
+    known = pd.DataFrame(table)
+    known.attrs = attrs
+    return known
 
 
 def hash_of(values: np.ndarray) -> str:

@@ -12,6 +12,7 @@
   function dress(layout) {
     const ink = css("--soft"), grid = css("--grid"), card = css("--card");
     const out = JSON.parse(JSON.stringify(layout));
+    out.modebar = { bgcolor: "rgba(0,0,0,0)", color: css("--quiet"), activecolor: ink };
     out.font = { ...out.font, color: ink };
     out.hoverlabel = { ...out.hoverlabel, bgcolor: card, bordercolor: css("--line"),
       font: { ...(out.hoverlabel || {}).font, color: css("--ink") } };
@@ -34,8 +35,8 @@
     box.alike = spec;
     const zoom = spec.layout.meta && spec.layout.meta.zoom;
     Plotly.newPlot(box, spec.data, dress(spec.layout),
-      zoom ? { ...config, displayModeBar: "hover", scrollZoom: true,
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] } : config)
+      zoom ? { ...config, displayModeBar: true, scrollZoom: true,
+        modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] } : config)
       .then(() => { if (spec.layout.meta && spec.layout.meta.map) mapHover(box); });
   }
 

@@ -188,6 +188,7 @@ def _of_two(
         *_against_control(control),
         *_distances(before, after, measure),
         *_worst_change(before, after, measure),
+        *_scale(before, after, measure),
     ]
     return Answer(tone, headline, tuple(sentences))  # type: ignore[arg-type]
 
@@ -213,7 +214,7 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
     worst = worst_class(analysis, measure)
     if worst is not None:
         sentences.append(f"The worst class is “{worst[0]}”, with {number(worst[1])}.")
-    return Answer("single", headline, tuple(sentences))
+    return Answer("single", headline, (*sentences, *_scale(analysis, None, measure)))
 
 
 def _compared(
@@ -295,6 +296,22 @@ def _worst_change(before: Analysed, after: Analysed, measure: str) -> list[str]:
         f"The worst class was “{old[0]}” with {number(old[1])} and is now “{new[0]}” "
         f"with {number(new[1])}."
     ]
+
+
+def _scale(before: Analysed, after: Analysed | None, measure: str) -> list[str]:
+    """Floor, untrained network and ceiling in a sentence."""
+    steps = rungs(before, after, measure)
+    names = {
+        "floor": "raw pixels",
+        "untrained": "an untrained network",
+        "ceiling": "the classifier",
+    }
+    known = [
+        f"{names[step.role]} {number(step.value)}"
+        for step in steps.itertuples()
+        if step.role in names
+    ]
+    return [f"For scale: {', '.join(known)}."] if known else []
 
 
 def _sure(low: float, high: float, form: Any = "plain", *, signed: bool = True) -> str:

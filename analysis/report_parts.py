@@ -63,9 +63,10 @@ def _cell(cell: Any, kind: str) -> str:
 
 def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
     """One number that matters, with its name above and its uncertainty below."""
+    lines = text(note).replace("\n", "<br>")
     return (
         f'<div class="tile {text(tone)}"><div class="label">{text(label)}</div>'
-        f'<div class="value">{text(value)}</div><div class="note">{text(note)}</div></div>'
+        f'<div class="value">{text(value)}</div><div class="note">{lines}</div></div>'
     )
 
 

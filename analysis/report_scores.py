@@ -45,7 +45,7 @@ def _tile(subject: Subject, score: str) -> str:
     if row is not None and math.isfinite(float(row["low"])):
         tone = _tone(row)
         span = interval(row["low"], row["high"], word.form, signed=True)
-        note = f"{change(row['difference'], word.form)} (95 %: {span})"
+        note = f"{change(row['difference'], word.form)}\n95 %: {span}"
     shown = " → ".join(number(value.value, word.form) for value in values)
     return tile(word.label, shown.replace(" % →", " →"), note, tone)
 
