@@ -25,7 +25,7 @@ transform = {{ resize = 16, mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }}
 taps = ["last_conv", "fc", "logits"]
 
 [retrain]
-when = "always"             # or a condition on a score, such as "sameness < 0.95"
+when = "sameness < 0.99"    # any score by name
 loss = "gap_supcon"
 epochs = 12
 control = true              # the same steps with plain cross-entropy, to compare with

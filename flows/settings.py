@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from extract.errors import BadInput
 from train.settings import TrainSettings
+from train.trigger import Condition, Rules
 
 
 class _Section(BaseModel):
@@ -79,8 +80,8 @@ class Analyse(_Section):
 class Retrain(_Section):
     """When and how the network is retrained with a consistency loss."""
 
-    when: str = "always"
-    """A condition on a score, such as `sameness < 0.80`, or `always`."""
+    when: str = "sameness < 0.80"
+    """A score of the index's measure compared with a threshold."""
     loss: str = "gap_supcon"
     epochs: int = Field(default=10, ge=1)
     seed: int = 0
@@ -89,13 +90,24 @@ class Retrain(_Section):
     control: bool = False
     """Also continue with plain cross-entropy for the same steps, and show both."""
     at_most: int = Field(default=1, ge=1)
-    """Retrainings in one run."""
-    minimum_improvement: float = Field(default=0.0, ge=0.0)
-    """A further retraining needs the last one to have gained this much of the score."""
+    """Retrainings in all, until the settings of the network or of retraining change."""
+    minimum_gain: float = 0.01
+    """What the last retraining must have gained of the score for another to be worth it."""
     cool_down_hours: float = Field(default=0.0, ge=0.0)
-    """Scheduled runs do not retrain again before this time has passed."""
+    """Time that must have passed since the last retraining."""
     accuracy_margin: float = Field(default=0.01, ge=0.0)
     """The new network is used only where its accuracy is not lower by more than this."""
+
+    @property
+    def rules(self) -> Rules:
+        """The condition and its guards."""
+        return Rules(
+            when=self.when,
+            at_most=self.at_most,
+            minimum_gain=self.minimum_gain,
+            cool_down=self.cool_down_hours * 3600.0,
+            accuracy_margin=self.accuracy_margin,
+        )
 
     def train_settings(self, loss: str | None = None) -> TrainSettings:
         """Settings of the trainer, for another loss where one is named."""
@@ -139,6 +151,10 @@ class Pipeline(_Section):
     def _can_train(cls, retrain: Retrain | None) -> Retrain | None:
         if retrain:
             retrain.train_settings()
+            try:
+                Condition.parse(retrain.when)
+            except BadInput as error:
+                raise ValueError(str(error)) from error
         return retrain
 
     @property

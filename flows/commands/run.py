@@ -30,12 +30,14 @@ def run(
 
 def run_settings(settings: Path, json: bool) -> None:
     """Run a settings file and say what came of it."""
+    from flows.check import check
     from flows.console import print_json, progress_bars
     from flows.engine import prepare
     from flows.settings import read_pipeline
 
-    folder = read_pipeline(settings).output.folder
-    prepare(folder)
+    pipeline = read_pipeline(settings)
+    check(pipeline)
+    prepare(pipeline.output.folder)
     from flows.pipeline import run_pipeline
 
     with progress_bars() as progress:

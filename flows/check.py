@@ -1,0 +1,37 @@
+"""A settings file is checked whole before anything runs: a typing error costs no night."""
+
+from pathlib import Path
+
+from extract.errors import BadInput
+from flows.settings import Pipeline
+from flows.steps import parse_bytes
+
+
+def check(pipeline: Pipeline) -> None:
+    """Refuse names that do not exist and an image set that cannot be opened.
+
+    Raises:
+        BadInput: the first fault found.
+    """
+    from extract.measures import MEASURES
+    from extract.source import open_source
+
+    for name in (pipeline.index.measure, *pipeline.analyse.measures):
+        if name not in MEASURES:
+            raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
+    parse_bytes(pipeline.index.memory)
+    _check_retrain(pipeline)
+    network = pipeline.network
+    if network.weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin")):
+        file = Path(network.weights)
+        if not file.is_file():
+            raise BadInput(f"network.weights = {network.weights!r}: no such file")
+    open_source(pipeline.images.source)
+
+
+def _check_retrain(pipeline: Pipeline) -> None:
+    if pipeline.retrain is None:
+        return
+    from train.losses import loss_named
+
+    loss_named(pipeline.retrain.loss)

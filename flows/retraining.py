@@ -1,0 +1,154 @@
+"""Retraining within a run: decide, retrain, extract again, judge, compare, accept or not."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import steps
+from flows.engine import step
+from flows.memo import digest
+from flows.settings import Pipeline, Retrain
+from flows.steps import Run
+from train.trigger import Past, decide, replaces
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.analyse import Analysis
+
+
+def origin(pipeline: Pipeline) -> str:
+    """Changes with the settings of the network or of retraining; then all starts anew."""
+    return digest(pipeline.model_dump(mode="json", include={"network", "retrain"}))
+
+
+@dataclass(frozen=True)
+class Served:
+    """The weights that this folder's runs use now, kept in `served.json`.
+
+    Attributes:
+        weights: file or name, as the settings or the last accepted retraining gave it.
+        key: its group in the store; empty before the first run.
+        parent: weights hash that the settings' own weights had; empty before the first run.
+    """
+
+    weights: str
+    key: str = ""
+    parent: str = ""
+
+    @classmethod
+    def read(cls, run: Run) -> "Served":
+        """What is served; the settings' own weights where they changed or nothing is served."""
+        file = run.folder / "served.json"
+        own = run.pipeline.network.weights
+        if file.is_file():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            there = kept["weights"] == own or Path(kept["weights"]).exists()
+            if kept.pop("origin") == origin(run.pipeline) and there:
+                return cls(**kept)
+        return cls(own)
+
+    def write(self, run: Run) -> None:
+        """Keep it, beside what it came from."""
+        kept = {**vars(self), "origin": origin(run.pipeline)}
+        aside = run.folder / "served.part"
+        aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
+        aside.replace(run.folder / "served.json")
+
+
+class Rounds:
+    """Retraining as often as the settings allow and the scores ask for.
+
+    Attributes:
+        served: key of the group that is used from now on.
+        weights: its weights.
+        after: analysis of the last retrained network, accepted or not.
+        comparison: before against after on the held-out images.
+        control: continued cross-entropy against after, where the settings ask for it.
+    """
+
+    def __init__(
+        self, run: Run, key: str, weights: str, before: "Analysis", untrained: str | None
+    ) -> None:
+        """Start from an analysed network."""
+        self.run, self.served, self.weights, self.untrained = run, key, weights, untrained
+        self.current = before
+        self.first = key
+        self.after: Analysis | None = None
+        self.comparison: pd.DataFrame | None = None
+        self.control: pd.DataFrame | None = None
+
+    def go(self) -> None:
+        """Retrain, extract, judge and compare until a guard or the condition says stop."""
+        settings = self.run.pipeline.retrain
+        if settings is None:
+            return
+        for _ in range(settings.at_most):
+            scores = self._scores(self.current)
+            decision = decide(settings.rules, scores, self._past(), time.time())
+            self.run.decisions.append(decision.reason)
+            self._write_down("retrain", decision.go, decision.reason, scores)
+            if not decision.go or not self._one_round(settings, scores):
+                return
+
+    def _one_round(self, settings: Retrain, scores: dict[str, float]) -> bool:
+        """One retraining; false where its network is not accepted."""
+        run, began = self.run, time.time()
+        weights = step(steps.retrain_network, "retrain")(
+            run, self.weights, self.served, settings.loss
+        )
+        key = step(steps.extract_images, "extract")(run, weights, "retrained")
+        self.after = after = step(steps.judge, "analyse")(run, key, "retrained", self.untrained)
+        self.comparison = step(steps.set_side_by_side, "compare")(run, self.first, key)
+        if settings.control and settings.loss != "ce":
+            self._compare_with_control(key)
+        new = self._scores(after)
+        verdict = replaces(settings.rules, scores, new)
+        run.decisions.append(verdict.reason)
+        name = settings.rules.condition.score
+        self._write_down(
+            "replace", verdict.go, verdict.reason, new,
+            past={"at": began, "before": scores[name], "after": new[name]},
+        )  # fmt: skip
+        if verdict.go:
+            step(steps.build, "index")(run, key, "retrained")
+            self.served, self.weights, self.current = key, weights, after
+        return verdict.go
+
+    def _compare_with_control(self, key: str) -> None:
+        plain = step(steps.retrain_network, "retrain")(self.run, self.weights, self.served, "ce")
+        beside = step(steps.extract_images, "extract")(self.run, plain, "control")
+        self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key)
+
+    def _scores(self, analysis: "Analysis") -> dict[str, float]:
+        return steps.named_scores(analysis.tables["scores"], self.run.pipeline.index.measure)
+
+    @property
+    def _log(self) -> Path:
+        return self.run.folder / "decisions.jsonl"
+
+    def _past(self) -> list[Past]:
+        """Earlier retrainings under the same settings, oldest first."""
+        if not self._log.is_file():
+            return []
+        entries = map(json.loads, self._log.read_text(encoding="utf-8").splitlines())
+        same = origin(self.run.pipeline)
+        done = (entry["past"] for entry in entries if entry["origin"] == same)
+        return [Past(**past) for past in done if past]
+
+    def _write_down(
+        self,
+        about: str,
+        yes: bool,
+        reason: str,
+        scores: dict[str, float],
+        past: dict[str, float] | None = None,
+    ) -> None:
+        entry: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "about": about, "decision": yes,
+            "reason": reason, "scores": scores, "past": past, "origin": origin(self.run.pipeline),
+        }  # fmt: skip
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
