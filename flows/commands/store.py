@@ -1,4 +1,4 @@
-"""`alike store verify|log|ls|gc`: is a store whole, what is in it, what happened, clean it up."""
+"""`alike store …`: is it whole, what is in it, what happened to it, clean it up, move a group."""
 
 import sys
 from typing import Annotated
@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     commands.command("ls")(ls)
     commands.command("log")(log)
     commands.command("gc")(gc)
+    commands.command("export")(export)
+    commands.command("import")(import_)
     app.add_typer(commands, name="store")
 
 
@@ -142,3 +144,54 @@ def gc(
     size = sum(one.size for one in litter) / 1e6
     verb = "would go" if dry_run else "deleted"
     sys.stdout.write(f"{len(litter)} files, {size:.3g} MB {verb}\n")
+
+
+def export(
+    url: Url,
+    file: Annotated[str, typer.Argument(help="A file ending in .h5, .npz, .parquet or .nc.")],
+    key: Key = None,
+    array: Annotated[
+        list[str] | None, typer.Option(help="Only this array; repeat it for more.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one extraction as a whole to one file, which `alike store import` takes back.
+
+    Images, features, classifier and provenance; h5py, NumPy, pandas and xarray read the file too.
+
+    Example: `alike store export features group.h5`
+    """
+    from extract.store import Store
+    from extract.store_transfer import export_group, formats
+
+    features = Store.open(url).features(key)
+    written = export_group(features, file, arrays=array)
+    size = written.stat().st_size
+    if json:
+        print_json({"file": str(written), "key": features.key, "bytes": size})
+    else:
+        reader = formats()[written.suffix]
+        sys.stdout.write(f"{written}: {features.key}, {size / 1e6:.3g} MB; read it by {reader}\n")
+
+
+def import_(
+    url: Url,
+    file: Annotated[str, typer.Argument(help="A file that `alike store export` wrote.")],
+    json: Json = False,
+) -> None:
+    """Bring an exported extraction into a store, made where there is none.
+
+    Images are matched by content; features that the store has already are kept.
+
+    Example: `alike store import elsewhere group.h5`
+    """
+    from extract.store import Store
+    from extract.store_transfer import import_group
+
+    with progress_bars() as progress:
+        features = import_group(Store.open(url, create=True), file, progress=progress)
+    table = features.table()
+    if json:
+        print_json({"key": features.key, "images": len(table), "arrays": list(features.arrays)})
+    else:
+        sys.stdout.write(f"{features.key}: {len(table)} images with features in {url}\n")
