@@ -361,6 +361,9 @@ def _open_place(url: str, options: dict[str, Any]) -> tuple[Files, Any]:
         return LocalFiles(root), LocalStore(root / TREE)
     import fsspec
 
-    filesystem, base = fsspec.core.url_to_fs(url, **options)
+    try:
+        filesystem, base = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"{url} cannot be opened: {error}; for s3:// pip install s3fs") from None
     tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=options)
     return RemoteFiles(filesystem, base, url), tree

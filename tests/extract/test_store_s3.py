@@ -1,0 +1,189 @@
+"""The store on an S3-like service: moto's server, a process of its own on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import store_writer as known
+import zarr
+
+from extract.errors import BadInput, StoreBusy, StoreDamaged
+from extract.store import Store
+from extract.store_transfer import export_group, import_group
+from extract.store_upkeep import collect_garbage, contents
+from extract.store_verify import verify
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+pytest.importorskip("flask")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=out,
+            stderr=out,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(url, timeout=1).close()
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        else:
+            pytest.fail(log.read_text())
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def place(endpoint, monkeypatch, request):
+    settings = {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    import fsspec
+
+    bucket = request.node.name.replace("_", "-")[:40].strip("-")
+    files = fsspec.filesystem("s3")
+    if not files.exists(bucket):
+        files.mkdir(bucket)
+    return f"s3://{bucket}/a/store"
+
+
+def test_store_keeps_its_promises(place):
+    with pytest.raises(BadInput, match="no store at"):
+        Store.open(place)
+    features = known.filled(place, 1500)
+    assert features.pending() == []
+    assert np.array_equal(features.read("maps", slice(None)), known.rows_of("maps", range(1500)))
+    group = zarr.open_group(f"{place}/features.zarr", mode="r")[known.KEY]
+    assert np.array_equal(group["fc"][:], known.rows_of("fc", range(1500)))
+    assert group["valid"][:].all()
+    again = known.filled(place, 2100)
+    assert np.array_equal(again.read("fc", slice(None)), known.rows_of("fc", range(2100)))
+    some = np.array([2099, 3, 3, 1024])
+    assert np.array_equal(Store.open(place).features().read("fc", some), known.rows_of("fc", some))
+    again.write_constant("mean", np.ones(3))
+    assert again.constants() == ["mean"]
+    assert np.array_equal(again.read_constant("mean"), np.ones(3))
+    again.store.write_table("tables/t.parquet", pd.DataFrame({"a": [1]}), {"b": 2})
+    assert again.store.read_table("tables/t.parquet")[1] == {"b": 2}
+    assert contents(again.store)["pending_units"].tolist() == [0, 0]
+    with pytest.raises(BadInput, match="no local folder"):
+        again.store.path("tables")
+
+
+def test_same_rows_as_a_local_store(place, tmp_path):
+    assert known.filled(place, 1500).digest == known.filled(tmp_path, 1500).digest
+
+
+def test_damage_is_named_and_repaired(place):
+    features = known.filled(place, 1500)
+    before, name = features.digest, features.place("maps", 1)
+    data = bytearray(features.store.read_file(name))
+    data[500] ^= 1
+    features.store.write_file(name, bytes(data))
+    with pytest.raises(StoreDamaged, match=r"maps/c\.1"):
+        features.read("maps", np.array([1030]))
+    assert [one.file for one in verify(features.store).damage] == [name]
+    known.extract(features)
+    assert features.digest == before
+    assert verify(features.store).damage == ()
+    features.store.files.remove(name)
+    assert features.pending() == [1]
+
+
+def test_only_one_creates_and_holds(place):
+    features = known.filled(place, 10)
+    files = features.store.files
+    assert files.create("x.json", b"one")
+    assert not files.create("x.json", b"two")
+    assert files.read("x.json") == b"one"
+    files.touch("x.json")
+    assert 0 <= files.age("x.json") < 60
+    script = (
+        "import sys; from extract.store import Store\n"
+        "with Store.open(sys.argv[1]).features().lock(): print('held', flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, place],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(StoreBusy, match=f"process {other.pid} on"), features.lock():
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with features.lock():
+        pass
+
+
+@pytest.mark.skipif(os.environ.get("ALIKE_FULL") != "1", reason="slow: set ALIKE_FULL=1")
+def test_killed_writers(place):
+    store = Store.open(place, create=True)
+    store.list_images(known.listing(range(4000)))
+    features = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
+    chance = np.random.default_rng(1)
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    for _ in range(10):
+        script = (
+            "import sys, store_writer as known; from extract.store import Store\n"
+            "f = Store.open(sys.argv[1]).features(); print('ready', flush=True); known.extract(f)"
+        )
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, place],
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+            for _ in range(2)
+        ]
+        assert writers[0].stdout.readline() == "ready\n"
+        time.sleep(float(chance.uniform(0.1, 0.6)))
+        for one in writers:
+            one.kill()
+            one.communicate()
+        assert verify(store, mark=False).damage == ()
+        rows = features.table()["row"].to_numpy()
+        assert np.array_equal(features.read("fc", rows), known.rows_of("fc", rows))
+    known.extract(features)
+    assert np.array_equal(features.read("maps", slice(None)), known.rows_of("maps", range(4000)))
+    collect_garbage(store)
+
+
+def test_a_group_moves_to_it(place, tmp_path):
+    local = known.filled(tmp_path / "local", 1500)
+    file = export_group(local, tmp_path / "g.npz")
+    assert import_group(Store.open(place, create=True), file).digest == local.digest
