@@ -10,7 +10,8 @@ import pandas as pd
 from analysis.bootstrap import image_weights
 from analysis.jobs import threads
 from analysis.judged import Judged, check, judged_rows
-from analysis.one_measure import NO_SPAN, Tables, judge_measure, score_row
+from analysis.network_scores import network_scores
+from analysis.one_measure import Tables, judge_measure
 from analysis.vectors import stored_vectors
 from extract.errors import BadInput
 from extract.measures import Measure, ready_measure
@@ -127,7 +128,7 @@ def analyse(
     tables = {
         name: pd.concat([tables[name] for tables in found], ignore_index=True) for name in found[0]
     }
-    tables["scores"] = pd.concat([tables["scores"], _network_scores(features, judged)])
+    tables["scores"] = pd.concat([tables["scores"], network_scores(features, judged)])
     tables["scores"] = tables["scores"].reset_index(drop=True)
     settings = {
         "split": split, "measures": list(ready), "left_out": left_out, "bootstrap": bootstrap,
@@ -187,22 +188,6 @@ def _judge(
 ) -> Tables:
     vectors = stored_vectors(features, measure, judged.rows)
     weights = image_weights(judged, bootstrap, seed)
-    tables, _ = judge_measure(
+    return judge_measure(
         name, vectors, judged, weights, lambda stage: threads(stage, progress, workers), seed
     )
-    return tables
-
-
-def _network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
-    """Top-1 accuracy, where the labels are classes of the network."""
-    names = [str(name) for name in features.attrs.get("class_names") or ()]
-    places = {name: place for place, name in enumerate(names)}
-    if "logits" not in features.arrays or not set(judged.classes) <= set(places):
-        return pd.DataFrame()
-    wanted = np.array([places[judged.classes[code]] for code in judged.codes])
-    right = 0
-    for low in range(0, len(judged), 4096):
-        logits = features.read("logits", judged.rows[low : low + 4096])
-        right += int((logits.argmax(axis=1) == wanted[low : low + 4096]).sum())
-    note = "the logits' first choice against the label"
-    return pd.DataFrame([score_row("network", "accuracy", right / len(judged), NO_SPAN, note)])

@@ -45,7 +45,7 @@ def weighted_histograms(
     coarse = bins.to(min(bins.n, BINS))
     total = np.zeros((2, coarse.n, weights.shape[1]))
     for part in run(
-        lambda slab: weigh_slab(vectors, judged, coarse, weights, slab), slabs(vectors.n)
+        lambda slab: weigh_slab(vectors, judged, coarse, weights, slab), slabs(vectors)
     ):
         total += part
     return total[0], total[1]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.pair_kernels import add_class_sums
-from analysis.vectors import SLAB, Vectors
+from analysis.vectors import Vectors, blocks
 
 Floats = NDArray[np.float64]
 SECOND_BYTES = 512 << 20
@@ -70,9 +70,10 @@ def class_moments(
     """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
     n_classes, dim = len(judged.classes), vectors.dim
     second = second and n_classes * dim * dim * 8 <= SECOND_BYTES
-    blocks = [(low, min(low + SLAB, vectors.n)) for low in range(0, vectors.n, SLAB)]
     total: Moments | None = None
-    for part in run(lambda block: block_moments(vectors, judged, block, second), blocks):
+    for part in run(
+        lambda block: block_moments(vectors, judged, block, second), blocks(vectors.n, dim)
+    ):
         total = part if total is None else total + part
     if total is None:
         raise ValueError("class_moments needs one image or more")

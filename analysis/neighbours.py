@@ -125,3 +125,25 @@ def hub_skew(places: Places, n: int) -> float:
     listed = np.bincount(places.ravel(), minlength=n).astype(np.float64)
     spread = listed.std()
     return float(((listed - listed.mean()) ** 3).mean() / spread**3) if spread > 0 else 0.0
+
+
+def two_nn(keys: Floats, kept: float = 0.9) -> float:
+    """Intrinsic dimension by the ratio of the two nearest distances (Facco 2017).
+
+    -log(1 - F(mu)) = d log mu is fitted through the origin on the smallest 90 % of mu = r2 / r1;
+    images with a duplicate (r1 = 0) or with r1 = r2 are left out. NaN where fewer than 10 remain.
+
+    Args:
+        keys: (N, k >= 2) keys of the nearest, half the squared distance.
+        kept: share of the ratios that is fitted.
+    """
+    if keys.shape[1] < 2:
+        return float("nan")
+    first, second = np.maximum(keys[:, 0], 0.0), np.maximum(keys[:, 1], 0.0)
+    usable = (first > 0) & (second > first)
+    if usable.sum() < 10:
+        return float("nan")
+    log_mu = np.sort(0.5 * np.log(second[usable] / first[usable]))
+    n = int(len(log_mu) * kept)
+    grown = -np.log(1.0 - np.arange(n) / len(log_mu))
+    return float(log_mu[:n] @ grown / (log_mu[:n] @ log_mu[:n]))

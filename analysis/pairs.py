@@ -20,7 +20,8 @@ from analysis.judged import Judged
 from analysis.pair_bins import TILE, Bins, Layers, measured_bins, plan_layers
 from analysis.pair_kernels import count_bins, count_layers, flush_layers
 from analysis.product import Precision, Product, best_product, by_numpy
-from analysis.vectors import SLAB, Vectors, own_distance
+from analysis.vectors import Vectors, blocks, own_distance
+from extract.errors import BadInput
 from extract.measures import Form
 
 Counts = NDArray[np.int64]
@@ -92,9 +93,9 @@ def class_pairs(n_classes: int) -> Iterator[tuple[int, int]]:
     return ((a, b) for a in range(n_classes) for b in range(a, n_classes))
 
 
-def slabs(n: int, size: int = SLAB) -> list[Slab]:
+def slabs(vectors: Vectors) -> list[Slab]:
     """All pairs of row ranges (I, J) with I not after J: together every unordered pair once."""
-    cuts = [(low, min(low + size, n)) for low in range(0, n, size)]
+    cuts = blocks(vectors.n, vectors.dim)
     return [(cuts[i], cuts[j]) for i in range(len(cuts)) for j in range(i, len(cuts))]
 
 
@@ -127,6 +128,13 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
     z_cols = z_cols * np.float32(1.0 / bins.width)
     row_b = ((b_rows - bins.first) / bins.width).astype(np.float32)
     col_b = (b_cols / bins.width).astype(np.float32)
+    if not (np.isfinite(row_b).all() and np.isfinite(col_b).all()):
+        # The compiled loops index by these numbers: nothing that is no number may reach them.
+        msg = (
+            f"some distances among the images at {slab} are NaN or overflow float32: expected "
+            "finite features of moderate size; run `alike store verify`, or use a cosine measure"
+        )
+        raise BadInput(msg)
     scratch = np.empty(TILE * TILE, dtype=np.float32)
     for i in range(0, len(row_b), TILE):
         for j in range(0, len(col_b), TILE):
@@ -253,7 +261,7 @@ def count_pairs(
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
     counts = empty_counts(bins, vectors.form, layers, len(judged.classes))
     for part in run(
-        lambda slab: count_slab(vectors, judged, bins, layers, product, slab), slabs(vectors.n)
+        lambda slab: count_slab(vectors, judged, bins, layers, product, slab), slabs(vectors)
     ):
         add_slab(counts, part)
     return counts
@@ -263,7 +271,7 @@ def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:
     """Same and different pairs of few images, without telling classes apart: (2, B)."""
     product = best_product(vectors.dim, 0.0)
     counts = np.zeros((2, bins.n), dtype=np.int64)
-    for slab in slabs(vectors.n):
+    for slab in slabs(vectors):
         (row_low, row_high), (col_low, col_high) = slab
         row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
         part = np.zeros((2, bins.n), dtype=np.uint32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.moments import Moments
-from analysis.vectors import SLAB, Vectors
+from analysis.vectors import Vectors, blocks
 
 Floats = NDArray[np.float64]
 RANK_CUT = 1e-6
@@ -57,9 +57,11 @@ def class_shape(
 ) -> Shape:
     """The second pass."""
     directions, _ = mean_directions(moments)
-    blocks = [(low, min(low + SLAB, vectors.n)) for low in range(0, vectors.n, SLAB)]
     total: Shape | None = None
-    for part in run(lambda b: block_shape(vectors, judged, moments, directions, b), blocks):
+    for part in run(
+        lambda b: block_shape(vectors, judged, moments, directions, b),
+        blocks(vectors.n, vectors.dim),
+    ):
         total = part if total is None else total + part
     if total is None:
         raise ValueError("class_shape needs one image or more")

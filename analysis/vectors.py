@@ -17,6 +17,18 @@ from extract.measures import FeatureRows, Form, Measure, embed_rows
 
 CENTRE_ROWS = 2048
 SLAB = 4096
+SLAB_FLOATS = 1 << 26
+
+
+def slab_rows(dim: int) -> int:
+    """Rows of a slab: 4,096, fewer for long vectors, so that a slab stays below 256 MiB."""
+    return int(max(256, min(SLAB, SLAB_FLOATS // max(dim, 1))))
+
+
+def blocks(n: int, dim: int) -> list[tuple[int, int]]:
+    """The positions 0..n-1 in slabs."""
+    size = slab_rows(dim)
+    return [(low, min(low + size, n)) for low in range(0, n, size)]
 
 
 class Fetch(Protocol):
@@ -57,10 +69,10 @@ class Vectors:
     def rows(self, at: NDArray[np.int64]) -> tuple[Array, NDArray[np.float64]]:
         """Z and b of these positions, ascending."""
         parts = []
-        for low in range(0, self.n, SLAB):
-            inside = at[(at >= low) & (at < low + SLAB)]
+        for low, high in blocks(self.n, self.dim):
+            inside = at[(at >= low) & (at < high)]
             if len(inside):
-                z, b = self.block(low, min(low + SLAB, self.n))
+                z, b = self.block(low, high)
                 parts.append((z[inside - low], b[inside - low]))
         return np.concatenate([z for z, _ in parts]), np.concatenate([b for _, b in parts])
 

@@ -1,0 +1,49 @@
+"""What is measured once for a measure and a set of images, and read by several tables."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.judged import Judged
+from analysis.moments import Moments
+from analysis.neighbours import Nearest
+from analysis.pairs import PairCounts
+from analysis.shape import Shape
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is measured once and read by several tables.
+
+    Attributes:
+        name: of the measure.
+        judged: the images.
+        counts: histograms of all pairs.
+        moments: class sums.
+        shape: how the classes lie.
+        near: neighbours.
+        weights: draws of the bootstrap (N, R); R = 0: no intervals.
+        drawn: weighted histograms of same and different, (B', R) each.
+    """
+
+    name: str
+    judged: Judged
+    counts: PairCounts
+    moments: Moments
+    shape: Shape
+    near: Nearest
+    weights: NDArray[np.uint32]
+    drawn: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @property
+    def same(self) -> NDArray[np.int64]:
+        """Histogram of all pairs of one class (B,)."""
+        total: NDArray[np.int64] = self.counts.total[0]
+        return total
+
+    @property
+    def different(self) -> NDArray[np.int64]:
+        """Histogram of all pairs of different classes (B,)."""
+        total: NDArray[np.int64] = self.counts.total[1]
+        return total

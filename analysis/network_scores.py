@@ -1,0 +1,79 @@
+"""What belongs to the network and to no measure: its accuracy, and neural collapse."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.judged import Judged
+from analysis.moments import class_moments
+from analysis.score_rows import NO_SPAN, score_row
+from analysis.shape import class_shape, collapse_scores
+from analysis.vectors import stored_vectors
+from extract.measure_steps import WEIGHT, Take
+from extract.measures import Measure
+
+if TYPE_CHECKING:
+    from extract.store_features import Features
+
+NAME = "network"
+ENTERING = Measure("fc", ("fc",), Take("fc"), (), "euclidean", "what enters the classifier")
+
+
+def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
+    """Rows of `scores` under the measure `network`, as far as taps and class names allow.
+
+    Accuracy and NC4 need logits, and labels that are classes of the network; NC3 the weights of a
+    linear classifier as well. NC1 and NC2 need the tap `fc` only. The papers report collapse on
+    training images; on held-out ones it says something else, so the note names what was judged.
+    """
+    names = [str(name) for name in features.attrs.get("class_names") or ()]
+    places = {name: place for place, name in enumerate(names)}
+    known = bool(names) and set(judged.classes) <= set(places)
+    predicted, rows = None, []
+    if known and "logits" in features.arrays:
+        of_network = np.array([places[name] for name in judged.classes])
+        first = _first_choice(features, judged)
+        right = float((first == of_network[judged.codes]).mean())
+        note = "the logits' first choice against the label"
+        rows.append(score_row(NAME, "accuracy", right, NO_SPAN, note))
+        code_of = np.full(len(names), -1, dtype=np.int64)
+        code_of[of_network] = np.arange(len(of_network))
+        predicted = code_of[first]
+    if "fc" in features.arrays:
+        weight = _weight(features, judged, places) if known else None
+        rows += _collapse(features, judged, weight, predicted)
+    return pd.DataFrame(rows)
+
+
+def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> NDArray[np.int64]:
+    parts = [
+        features.read("logits", judged.rows[low : low + block]).argmax(axis=1)
+        for low in range(0, len(judged), block)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _weight(
+    features: "Features", judged: Judged, places: dict[str, int]
+) -> NDArray[np.float64] | None:
+    if WEIGHT not in features.constants():
+        return None
+    weight = features.read_constant(WEIGHT).astype(np.float64)
+    return weight[[places[name] for name in judged.classes]]
+
+
+def _collapse(
+    features: "Features", judged: Judged, weight: Any, predicted: NDArray[np.int64] | None
+) -> list[dict[str, Any]]:
+    vectors = stored_vectors(features, ENTERING, judged.rows)
+    if weight is not None and weight.shape[1] != vectors.dim:
+        weight = None
+    moments = class_moments(vectors, judged, second=False)
+    shape = class_shape(vectors, judged, moments)
+    note = f"of {len(judged)} judged images, features entering the classifier"
+    return [
+        score_row(NAME, name, value, NO_SPAN, note)
+        for name, value in collapse_scores(moments, shape, weight, predicted).items()
+    ]

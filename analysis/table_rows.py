@@ -1,0 +1,132 @@
+"""The tables of one measure besides its scores: classes, pairs of classes, curves, examples."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis import scores as score
+from analysis.judgement import Judgement
+from analysis.moments import pair_statistics
+
+Floats = NDArray[np.float64]
+
+SHOWN_BINS = 256
+EXAMPLES = 12
+
+
+def per_class(found: Judgement) -> pd.DataFrame:
+    """Scores of each class; its balanced accuracy is at its own best threshold, so optimistic."""
+    middles = found.counts.middles(found.counts.same.shape[1])
+    rows = []
+    for name, n, same, different in zip(
+        found.judged.classes, found.judged.counts, found.counts.same, found.counts.different,
+        strict=True,
+    ):  # fmt: skip
+        area = score.auc(same, different)
+        both = same.any() and different.any()
+        rows.append({
+            "measure": found.name, "class": name, "n": int(n), "auc": area.value,
+            "sameness": area.sameness,
+            "balanced_accuracy":
+                score.best_balanced(*score.rates(same, different))[0] if both else np.nan,
+            "intra_mean": score.binned_moments(same, middles)[0],
+            "inter_mean": score.binned_moments(different, middles)[0],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def class_pairs(found: Judgement) -> pd.DataFrame:
+    """Mean and standard deviation of the distances of each pair of classes, both ways round.
+
+    Exact from moments where the own distance is the key (cosine, inner product); for Euclid, and
+    for variances that need too much memory, from the histogram of the pair.
+    """
+    names = np.array(found.judged.classes, dtype=object)
+    n_classes = len(names)
+    upper, lower = np.triu_indices(n_classes)
+    mean, variance, n = _pair_histogram_moments(found)
+    if found.counts.form != "euclidean":
+        exact, exact_variance = pair_statistics(found.moments)
+        mean = exact[upper, lower]
+        variance = variance if exact_variance is None else exact_variance[upper, lower]
+    square = np.empty((3, n_classes, n_classes))
+    for into, values in zip(square, (mean, np.sqrt(variance), n), strict=True):
+        into[upper, lower] = into[lower, upper] = values
+    return pd.DataFrame({
+        "measure": found.name,
+        "class_a": np.repeat(names, n_classes), "class_b": np.tile(names, n_classes),
+        "mean": square[0].ravel(), "std": square[1].ravel(),
+        "n_pairs": square[2].ravel().astype(np.int64),
+    })  # fmt: skip
+
+
+def _pair_histogram_moments(found: Judgement) -> tuple[Floats, Floats, Floats]:
+    counts = found.counts.pairs
+    middles = found.counts.middles(counts.shape[1])
+    n = counts.sum(axis=1).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = counts @ middles / n
+        variance = np.maximum(counts @ middles**2 / n - mean**2, 0.0)
+    return mean, variance, n
+
+
+def histograms(found: Judgement) -> pd.DataFrame:
+    """How many same and different pairs lie in each of 256 ranges of distance."""
+    step = max(1, found.counts.bins.n // SHOWN_BINS)
+    edges = found.counts.edges(found.counts.bins.n // step)
+    same, different = (c.reshape(-1, step).sum(axis=1) for c in (found.same, found.different))
+    return pd.DataFrame({
+        "measure": found.name, "bin_low": edges[:-1], "bin_high": edges[1:],
+        "same": same, "different": different,
+    })  # fmt: skip
+
+
+def roc(found: Judgement, points: int = 400) -> pd.DataFrame:
+    """FAR and TAR at thresholds spread over both, and at the one of best balanced accuracy."""
+    far, tar = score.rates(found.same, found.different)
+    wanted = np.unique(np.concatenate([np.linspace(0, 1, points), np.geomspace(1e-5, 1, points)]))
+    at = np.unique(np.concatenate([
+        np.searchsorted(far, wanted), np.searchsorted(tar, wanted),
+        [score.best_balanced(far, tar)[1]],
+    ]).clip(0, len(far) - 1))  # fmt: skip
+    return pd.DataFrame({
+        "measure": found.name, "far": far[at], "tar": tar[at],
+        "threshold": found.counts.edges(len(far) - 1)[at],
+    })  # fmt: skip
+
+
+def examples(found: Judgement) -> pd.DataFrame:
+    """Pairs worth a look: 12 of each kind, each image with its own extreme partner."""
+    near, rows, own = found.near, found.judged.rows, found.counts.own
+    everyone = np.arange(len(rows))
+    hits = near.hits(found.judged)
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
+    friend = np.where(first >= 0, near.places[everyone, first], -1)
+    kinds = (
+        ("most alike different", near.alien, near.alien_key, 1.0),
+        ("least alike same", near.kin, near.kin_key, -1.0),
+        ("most alike same", friend, near.keys[everyone, first], 1.0),
+    )
+    out = []
+    for kind, other, key, sign in kinds:
+        kept = np.flatnonzero((other >= 0) & np.isfinite(key))
+        kept = kept[np.argsort(sign * key[kept], kind="stable")]
+        seen: set[tuple[int, int]] = set()
+        for at in kept:
+            pair = (min(int(at), int(other[at])), max(int(at), int(other[at])))
+            if pair not in seen and len(seen) < EXAMPLES:
+                seen.add(pair)
+                out.append((found.name, kind, rows[pair[0]], rows[pair[1]], float(own(key[at]))))
+    return pd.DataFrame(out, columns=["measure", "kind", "row_a", "row_b", "distance"])
+
+
+def neighbours(found: Judgement) -> pd.DataFrame:
+    """The 10 nearest others of every image."""
+    n, k = found.near.places.shape
+    return pd.DataFrame({
+        "measure": found.name,
+        "row": np.repeat(found.judged.rows, k),
+        "rank": np.tile(np.arange(1, k + 1), n),
+        "neighbour": found.judged.rows[found.near.places.ravel()],
+        "distance": np.asarray(found.counts.own(found.near.keys.ravel()), dtype=np.float64),
+    })  # fmt: skip
