@@ -6,6 +6,7 @@ resolution of the last feature map or of the input. `explain` does one image, `e
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from analysis import explain_methods as methods
+from analysis.lrp import lrp, pixel_limits
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
     from extract.network import Network
 
 Source = Path | str | bytes | Tensor
-Relevance = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Relevance = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Explainer:
         resolution: `map` (positions of the last feature map) or `pixels` (of the network input).
         signed: whether values below zero mean "speaks against".
         meaning: one line for tables and figures.
+        boxed: whether it takes `limits`, the network's input for black and for white.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Explainer:
     resolution: str
     signed: bool
     meaning: str
+    boxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class Explanation:
     image: npt.NDArray[np.uint8]
 
 
+def _lrp(composite: str) -> Relevance:
+    return partial(lrp, composite=composite)
+
+
 EXPLAINERS: dict[str, Explainer] = {
     row.name: row
     for row in (
@@ -81,6 +89,19 @@ EXPLAINERS: dict[str, Explainer] = {
         Explainer("sa", methods.sensitivity, "pixels", False, "squared gradient of the score"),
         Explainer(
             "grad_x_input", methods.gradient_times_input, "pixels", True, "gradient times input"
+        ),
+        Explainer("lrp", _lrp("plus_box"), "pixels", False, "LRP: z+, box at the pixels", True),
+        Explainer(
+            "lrp_gamma", _lrp("gamma_box"), "pixels", True, "LRP: gamma, for and against", True
+        ),
+        Explainer("lrp_epsilon", _lrp("epsilon"), "pixels", True, "LRP: epsilon", True),
+        Explainer(
+            "deep_taylor",
+            _lrp("deep_taylor"),
+            "pixels",
+            False,
+            "LRP: z+ throughout, nothing lost",
+            True,
         ),
     )
 }
@@ -98,7 +119,12 @@ def explainer(name: str) -> Explainer:
 
 
 def relevance(
-    module: nn.Module, batch: Tensor, method: str = "gradcam", target: Tensor | None = None
+    module: nn.Module,
+    batch: Tensor,
+    method: str = "gradcam",
+    target: Tensor | None = None,
+    *,
+    limits: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Relevance of a batch for one class an image, summed over the input's channels.
 
@@ -107,6 +133,8 @@ def relevance(
         batch: network input (B, 3, H, W) on the module's device.
         method: a name of `EXPLAINERS`.
         target: (B,) int64 classes; None explains what the network predicts.
+        limits: the network's input for black and for white, for `boxed` methods; by default those
+            of ImageNet's normalisation.
 
     Returns:
         (B, h, w) float32, detached.
@@ -120,7 +148,8 @@ def relevance(
         if target is None:
             with torch.no_grad():
                 target = methods.score(module, batch).argmax(1)
-        found = row.relevance(module, batch, target).detach()
+        extra = {"limits": limits} if row.boxed else {}
+        found = row.relevance(module, batch, target, **extra).detach()
     return found.sum(1) if found.ndim == 4 else found
 
 
@@ -168,7 +197,9 @@ def _explain_frames(
     with torch.no_grad(), _evaluating(network.module):
         scores = methods.score(network.module, batch)
     classes = class_indices(network, target, scores)
-    found = relevance(network.module, batch, method, classes).float().cpu().numpy()
+    limits = pixel_limits(batch, network.transform.mean, network.transform.std)
+    maps = relevance(network.module, batch, method, classes, limits=limits)
+    found = maps.float().cpu().numpy()
     chances = scores.softmax(1)
     for row, index in enumerate(classes.tolist()):
         yield Explanation(

@@ -1,0 +1,104 @@
+"""Layer-wise relevance propagation by our own small rules.
+
+`lrp` takes any network whose calls have a rule in `lrp_calls`: AlexNet, VGG, SqueezeNet, ResNet,
+DenseNet, GoogLeNet, MobileNet, EfficientNet, ConvNeXt, and what is built of the same parts. A
+layer without a rule is an error that names it.
+
+What is stated, because other choices exist: BatchNorm is folded into the linear layer before it,
+and passes relevance where there is none; activations and LayerNorm pass relevance unchanged;
+a product with a gate gives all to the gated signal; max pooling gives all to the winner; sums and
+averages divide relevance among the terms that have the sign of the result, and so does z+ for
+outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU, GELU).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from analysis.explain_methods import score
+from analysis.lrp_trace import Composite, RelevanceMode
+from extract.errors import BadInput
+from extract.transform import IMAGENET_MEAN, IMAGENET_STD
+
+COMPOSITES: dict[str, Composite] = {
+    row.name: row
+    for row in (
+        Composite(
+            "plus_box", "zbox", "zplus", "epsilon", "same_sign",
+            "z+ in convolutions, epsilon in the head, box at the pixels: the default",
+        ),
+        Composite(
+            "plus_flat", "flat", "zplus", "epsilon", "same_sign",
+            "as plus_box, but flat at the pixels",
+        ),
+        Composite(
+            "deep_taylor", "zbox", "zplus", "zplus", "same_sign",
+            "Montavon et al. 2017: nothing is lost to biases, everything is at least zero",
+        ),
+        Composite(
+            "gamma_box", "zbox", "gamma", "epsilon", "same_sign",
+            "gamma in convolutions: some of what speaks against is kept",
+        ),
+        Composite(
+            "epsilon", "epsilon", "epsilon", "epsilon", "signed",
+            "gradient times input of a ReLU network, up to epsilon",
+        ),
+    )
+}  # fmt: skip
+
+
+def lrp(
+    module: nn.Module,
+    batch: Tensor,
+    target: Tensor,
+    *,
+    composite: str | Composite = "plus_box",
+    limits: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Share each image's class score among its pixels.
+
+    Args:
+        module: a network in eval mode.
+        batch: its input, (B, 3, H, W) or (B, D).
+        target: (B,) int64, the class whose score is shared.
+        composite: a name of `COMPOSITES`, or a Composite.
+        limits: least and greatest input, broadcastable to the batch, for the box rule; by default
+            black and white under ImageNet's normalisation.
+
+    Returns:
+        Relevance shaped as the batch, same dtype. Its sum over an image is the score less what the
+        biases of `epsilon` and `gamma` layers keep.
+
+    Raises:
+        BadInput: a layer without a rule; the message names it and its place.
+    """
+    rules = composite if isinstance(composite, Composite) else _composite(composite)
+    low, high = pixel_limits(batch) if limits is None else limits
+    with torch.enable_grad():
+        pixels = batch.detach().clone().requires_grad_()
+        with RelevanceMode(module, rules, pixels, (low.to(batch), high.to(batch))):
+            scores = score(module, pixels)
+        if not scores.requires_grad:
+            raise BadInput(f"no relevance reaches the pixels of {type(module).__name__}")
+        chosen = scores.gather(1, target[:, None])
+        (relevance,) = torch.autograd.grad(chosen, pixels, grad_outputs=chosen.detach())
+    return relevance
+
+
+def pixel_limits(
+    batch: Tensor,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> tuple[Tensor, Tensor]:
+    """Black and white after normalisation, each (1, 3, 1, 1), or scalars for other inputs."""
+    if batch.ndim != 4 or batch.shape[1] != len(mean):
+        return batch.new_tensor(0.0), batch.new_tensor(1.0)
+    centre, spread = (batch.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    low, high = -centre / spread, (1 - centre) / spread
+    whole = (1, *batch.shape[1:])
+    return low.expand(whole), high.expand(whole)
+
+
+def _composite(name: str) -> Composite:
+    if name not in COMPOSITES:
+        raise BadInput(f"no LRP composite {name!r}: choose from {', '.join(COMPOSITES)}")
+    return COMPOSITES[name]
