@@ -1,6 +1,5 @@
 """The listing of a source: every image with the hash of its bytes, which is its id."""
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -10,6 +9,7 @@ import pandas as pd
 from extract.errors import BadImage, BadInput
 from extract.progress import Progress, silent
 from extract.source import ImageSource, Listed
+from extract.split import image_id
 
 CHUNK = 1024
 COLUMNS = ("image_id", "path", "label", "size", "state", "reason")
@@ -56,8 +56,3 @@ def _hashed(source: ImageSource, one: Listed) -> tuple[str, str, str | None, int
     except BadImage as error:
         return "", one.path, one.label, 0, error.state, error.reason
     return image_id(data), one.path, one.label, len(data), "ok", ""
-
-
-def image_id(data: bytes) -> str:
-    """SHA-256 of an image's bytes, hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

@@ -1,7 +1,7 @@
 """A network with its weights and the preprocessing that belongs to them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def load_network(
     *,
     args: Mapping[str, object] | None = None,
     transform: Transform | None = None,
+    class_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Network:
     """Build a network and load its weights.
@@ -94,6 +95,7 @@ def load_network(
             (``IMAGENET1K_V1``, ``DEFAULT``), or a file (.pth, .th, .pt, .safetensors).
         args: of the factory; a file's own class count is found where these do not give it.
         transform: instead of the one that belongs to the weights.
+        class_names: of the logits in order, where the weights' origin does not tell them.
         seed: of random weights.
 
     Raises:
@@ -119,7 +121,9 @@ def load_network(
         weights=weights,
         weights_hash=hash_weights(module, salt),
         transform=transform or _stored_transform(said) or kind.transform(weights),
-        class_names=_names(said.get("class_names") or kind.class_names(weights, given)),
+        class_names=_names(
+            class_names or said.get("class_names") or kind.class_names(weights, given)
+        ),
         module=module.eval(),
         args=given,
         seed=seed,

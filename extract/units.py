@@ -22,12 +22,13 @@ import torch
 from extract.decode import decode
 from extract.errors import BadImage
 from extract.forward import Forward
-from extract.listing import image_id
 from extract.source import ImageSource
+from extract.split import image_id
+from extract.store import ABSENT
 
 OPEN_UNITS = 3
 STAGES = ("read", "decode", "forward", "write")
-RETRIED = ("changed", "missing", "removed")
+RETRIED = (ABSENT, "changed", "missing")
 """States that say nothing about the image's content: the next run tries again."""
 
 
@@ -274,10 +275,10 @@ def read_checked(source: ImageSource, image: Image) -> bytes:
     """An image's bytes, if they still are the bytes that were listed.
 
     Raises:
-        BadImage: `removed`, `missing` or `changed`; these states are tried again by the next run.
+        BadImage: `absent`, `missing` or `changed`; these states are tried again by the next run.
     """
     if image.path is None:
-        raise BadImage("removed", "left the set before it was computed")
+        raise BadImage(ABSENT, "left the set before it was computed")
     try:
         data = source.read(image.path)
     except BadImage as error:

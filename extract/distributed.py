@@ -1,0 +1,126 @@
+"""Extraction by several processes or machines: Dask hands whole units to workers.
+
+Workers get paths and row numbers, never arrays: each opens the store, the source and the network
+itself, once, and commits the units that it was given. A worker that dies loses at most a unit,
+which another gets. Source, network files and store must be reachable from every worker under the
+same names.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from extract.errors import BadInput
+from extract.extraction import Extraction
+from extract.network import network_of
+from extract.pipeline import ExtractionReport, extract
+from extract.run import Done, Run, Settings, Works
+from extract.source import ImageSource, open_source
+from extract.store import Store
+from extract.units import STAGES, Work
+
+
+def extract_distributed(
+    source: ImageSource, network: Any, store: Store, *, workers: str | int, **settings: Any
+) -> ExtractionReport:
+    """`extract` with the work done by Dask workers; the same store comes out.
+
+    Args:
+        source: opened by `open_source`, since workers open it again.
+        network: from `load_network`.
+        store: not in memory.
+        workers: a number of processes of this machine, or the address of a scheduler
+            (``tcp://host:8786``). Give each worker one GPU by CUDA_VISIBLE_DEVICES.
+        settings: those of `extract`.
+
+    Raises:
+        BadInput: no scheduler there, and what `extract` raises.
+    """
+
+    def engine(run: Run, works: Works, done: Done) -> Mapping[str, float]:
+        if not any(works.values()):
+            return dict.fromkeys(STAGES, 0.0)
+        with _client(workers) as client:
+            return _compute(client, run, works, done)
+
+    return extract(source, network, store, engine=engine, **settings)
+
+
+@contextmanager
+def _client(workers: str | int) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    if not str(workers).isdigit():
+        try:
+            client = Client(str(workers), timeout="10s")
+        except (OSError, ValueError, TimeoutError) as error:
+            raise BadInput(f"no Dask scheduler at {workers} ({error}): start one") from error
+        with client:
+            yield client
+        return
+    cluster = LocalCluster(
+        n_workers=int(workers),
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        protocol="tcp://",
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+def _compute(client: Any, run: Run, works: Works, done: Done) -> dict[str, float]:
+    from distributed import as_completed
+
+    size = run.size_of(None)
+    told = len(client.scheduler_info()["workers"])
+    threads = max(run.settings.threads // max(told, 1), 1)
+    shared = (
+        run.store.url,
+        run.source.spec,
+        tuple(sorted(run.source.options.items())),
+        json.dumps(run.extraction.to_dict(), sort_keys=True),
+        Settings(run.settings.device, run.settings.batch_size, threads),
+        run.run_id,
+    )
+    futures = [
+        client.submit(_unit, shared, names, work, size, pure=False)
+        for names, group in works.items()
+        for work in group
+    ]
+    stages = dict.fromkeys(STAGES, 0.0)
+    for future, (images, busy) in as_completed(futures, with_results=True):
+        for stage, seconds in busy.items():
+            stages[stage] += seconds
+        done(images, stages)
+        future.release()
+    return stages
+
+
+@lru_cache(2)
+def _run_of(shared: tuple[Any, ...]) -> Run:
+    """The run as a worker sees it; kept, so that a network is loaded once a process."""
+    url, spec, options, described, settings, run_id = shared
+    extraction = Extraction.from_dict(json.loads(described))
+    store = Store.open(url)
+    run = Run(
+        open_source(spec, **dict(options)), network_of(extraction), store, extraction, settings
+    )
+    run.features = store.features(extraction.key)
+    run.run_id = run_id
+    return run
+
+
+def _unit(
+    shared: tuple[Any, ...], names: tuple[str, ...], work: Work, size: tuple[int, int]
+) -> tuple[int, dict[str, float]]:
+    """One unit, in a worker: (images, busy seconds of each stage)."""
+    run = _run_of(shared)
+    run.fix_size(size)
+    torch.set_num_threads(run.settings.threads)
+    busy = run.compute(names, [work], lambda _images, _busy: None)
+    return len(work.images), busy

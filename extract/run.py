@@ -1,0 +1,217 @@
+"""What a run has to do: the arrays to have, the rows that miss them, and who computes those."""
+
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from extract.decode import decode
+from extract.errors import BadImage, BadInput
+from extract.extraction import Extraction
+from extract.forward import Forward, array_names
+from extract.network import Network
+from extract.source import ImageSource
+from extract.store import UNIT, Features, Store
+from extract.units import RETRIED, Image, Lanes, Work
+
+BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
+MAX_BATCH = 512
+BEST_COMPRESSION = 0.39
+"""Smallest share of their size that feature maps took after zstd: 1 / 2.57."""
+
+Works = Mapping[tuple[str, ...], Sequence[Work]]
+Done = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute: nothing here changes a feature beyond rounding.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``…
+        batch_size: images of one forward pass, None to choose by the size of the frames.
+        threads: cores to use.
+    """
+
+    device: str
+    batch_size: int | None
+    threads: int
+
+    def batch(self, size: tuple[int, int]) -> int:
+        """Images of one forward pass for frames of (height, width)."""
+        if self.batch_size is not None:
+            return self.batch_size
+        pixels = BATCH_PIXELS.get(torch.device(self.device).type, BATCH_PIXELS["cpu"])
+        return min(max(pixels // (size[0] * size[1]), 1), MAX_BATCH)
+
+
+class Run:
+    """One extraction into one store.
+
+    Args:
+        source: of the images.
+        network: that makes the features.
+        store: where they go.
+        extraction: their description.
+        settings: how to compute.
+
+    Attributes:
+        names: arrays to have.
+        features: the group, after `prepare`.
+        run_id: in every record that the run commits.
+    """
+
+    features: Features
+
+    def __init__(
+        self,
+        source: ImageSource,
+        network: Network,
+        store: Store,
+        extraction: Extraction,
+        settings: Settings,
+    ) -> None:
+        self.source, self.network, self.store = source, network, store
+        self.extraction, self.settings = extraction, settings
+        self.names = array_names(extraction.taps)
+        self.run_id = uuid.uuid4().hex[:12]
+        self._size = network.transform.size
+
+    def prepare(self, view: pd.DataFrame) -> None:
+        """Make or grow the group's arrays; no forward pass where all of them are there.
+
+        Raises:
+            BadInput: no image is readable, a tap does not exist, or the disk cannot hold it.
+        """
+        if not (view["state"] == "ok").any():
+            reason = view["reason"].value_counts().index[0]
+            raise BadInput(
+                f"none of {len(view)} images of {self.source.spec} is readable: {reason}"
+            )
+        key = self.extraction.key
+        known = self.store.features(key).arrays if key in self.store.groups() else {}
+        attrs: dict[str, Any] = {
+            **self.extraction.to_dict(),
+            "class_names": list(self.network.class_names or ()),
+            "source": self.source.spec,
+        }
+        if all(name in known for name in self.names):
+            shapes = {name: (known[name].tail, known[name].dtype) for name in self.names}
+        else:
+            forward = self.forward(self.names, self.size_of(view))
+            shapes = forward.shapes
+            attrs["tap_notes"] = forward.notes
+            check_disk(self.store, {n: s for n, s in shapes.items() if n not in known})
+        self.features = self.store.create_features(attrs, key, shapes)
+        if "classifier/weight" not in self.features.constants():
+            self._store_classifier()
+
+    def _store_classifier(self) -> None:
+        classifier = self.network.classifier()
+        if classifier is not None:
+            weight, bias = (value.detach().float().cpu().numpy() for value in classifier)
+            self.features.write_constant("classifier/weight", weight)
+            self.features.write_constant("classifier/bias", bias)
+
+    def missing(self, view: pd.DataFrame) -> dict[tuple[str, ...], list[Work]]:
+        """Work by the arrays that are missing: one group, unless a tap was added later."""
+        images = view[view["row"] >= 0].drop_duplicates("row")
+        ids = self.store.image_ids()
+        paths = np.full(len(ids), None, dtype=object)
+        paths[images["row"].to_numpy()] = images["path"].to_numpy()
+        wanted: dict[int, list[str]] = {}
+        for name in self.names:
+            for unit in self.features.pending([name]):
+                wanted.setdefault(unit, []).append(name)
+        bad = self.features.bad()
+        retried = bad[(bad["row"] >= 0) & bad["state"].isin(RETRIED)]["row"]
+        # Of each unit the first row to try again; `bad` is in order of paths.
+        again = {int(row) // UNIT: int(row) for row in sorted(retried, reverse=True)}
+        works: dict[tuple[str, ...], list[Work]] = {}
+        for unit in sorted(wanted.keys() | again):
+            # A row stops being bad only when it is given for every array.
+            names = tuple(self.features.arrays) if unit in again else tuple(wanted[unit])
+            todo = self.features.todo(unit, names)
+            rows = range(min(todo.start, again.get(unit, todo.start)), todo.stop)
+            work = Work(unit, tuple(Image(row, paths[row], ids[row]) for row in rows))
+            works.setdefault(names, []).append(work)
+        return works
+
+    def forward(self, names: tuple[str, ...], size: tuple[int, int]) -> Forward:
+        """The forward pass for frames of (height, width)."""
+        device = torch.device(self.settings.device)
+        return Forward(self.network, size, names, device, self.extraction.precision)
+
+    def compute(
+        self, names: tuple[str, ...], works: Sequence[Work], done: Done
+    ) -> dict[str, float]:
+        """Compute and commit work in this process.
+
+        Returns:
+            Busy seconds of each stage.
+        """
+        size = self.size_of(None)
+
+        def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any) -> None:
+            self.features.write_unit(unit, arrays, bad, run_id=self.run_id)
+
+        forward = self.forward(names, size)
+        batch, threads = self.settings.batch(size), self.settings.threads
+        lanes = Lanes(self.source, forward, size, batch, threads, commit, done)
+        lanes.run(works)
+        return dict(lanes.busy.seconds)
+
+    def fix_size(self, size: tuple[int, int]) -> None:
+        """Take (height, width) of the frames as found elsewhere: workers must agree."""
+        self._size = size
+
+    def size_of(self, view: pd.DataFrame | None) -> tuple[int, int]:
+        """(height, width) of the frames: the transform's, or that of the first good image."""
+        if self._size is None:
+            view = self.store.images() if view is None else view
+            for path in view[view["state"] == "ok"]["path"]:
+                try:
+                    frame = self.network.transform.frame(decode(self.source.read(path)))
+                except BadImage:
+                    continue
+                self._size = (int(frame.shape[1]), int(frame.shape[2]))
+                return self._size
+            raise BadInput(f"none of {len(view)} images of {self.source.spec} can be decoded")
+        return self._size
+
+
+def check_disk(store: Store, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Refuse before the run what cannot fit even when maps compress as well as they ever did.
+
+    Args:
+        store: a remote one is not asked.
+        shapes: name -> (shape of one row, dtype) of the arrays to come.
+
+    Raises:
+        BadInput: with the size, the space, and what to leave out.
+    """
+    if store.root_path is None:
+        return
+    needed, free = disk_bytes(shapes) * store.n_rows, shutil.disk_usage(store.root_path).free
+    if needed > free:
+        maps = [name for name in shapes if len(shapes[name][0]) > 1 and name != "pixels"]
+        raise BadInput(
+            f"features of {store.n_rows} images take at least {needed / 1e9:.3g} GB, {store.url} "
+            f"has {free / 1e9:.3g} GB free: leave out {', '.join(maps) or 'images'} (gap is stored "
+            "anyway), free space, or give another place"
+        )
+
+
+def disk_bytes(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> float:
+    """Smallest bytes of one image in the store: vectors as they are, maps after zstd."""
+    return float(
+        sum(
+            np.prod(tail) * np.dtype(dtype).itemsize * (BEST_COMPRESSION if len(tail) > 1 else 1)
+            for tail, dtype in shapes.values()
+        )
+    )

@@ -1,0 +1,226 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from images import naive_taps, small_file
+from torch import nn
+from torchvision.models.regnet import BlockParams
+
+from extract.errors import AlikeError, BadInput
+from extract.network import load_network
+from extract.taps import Tap, TappedNetwork, find_taps, forward_taps
+
+NETWORKS = torchvision.models.list_models(module=torchvision.models)
+NO_LINEAR = {"squeezenet1_0", "squeezenet1_1"}
+TRANSFORMERS = [name for name in NETWORKS if name.startswith("vit")]
+THREE_LINEARS = ("alexnet", "vgg")
+RUN = ("squeezenet1_1", "densenet121", "shufflenet_v2_x0_5")
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Networks on the device meta: no weights, no arithmetic; all shapes."""
+    widths = BlockParams.from_init_params.__func__
+
+    def on_cpu(cls: type, *args: object, **kwargs: object) -> BlockParams:
+        with torch.device("cpu"):
+            return widths(cls, *args, **kwargs)
+
+    # RegNet computes its widths with tensors and reads them.
+    monkeypatch.setattr(BlockParams, "from_init_params", classmethod(on_cpu))
+    with torch.device("meta"):
+        yield
+
+
+def build(name: str) -> nn.Module:
+    aux = {"aux_logits": False, "init_weights": False}
+    inception = name in ("googlenet", "inception_v3")
+    return torchvision.models.get_model(name, weights=None, **(aux if inception else {}))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("no_memory")
+def test_every_torchvision_network_has_its_taps(name: str) -> None:
+    module = build(name)
+    side = 299 if name == "inception_v3" else 224
+    taps = find_taps(module, torch.zeros(1, 3, side, side))
+    assert {"last_conv", "fc", "logits"} <= set(taps)
+    assert taps["logits"].shape == (1000,)
+    channels, height, width = taps["last_conv"].shape
+    assert height == width
+    assert 6 <= height <= 16
+    assert channels >= 256
+    if name in NO_LINEAR:
+        assert taps["last_conv"].shape == (512, 13, 13)
+        assert taps["fc"].shape == (512,)
+        assert "convolutional classifier" in taps["fc"].note
+        return
+    weight = module.get_parameter(taps["fc"].weight)
+    assert weight.shape == (1000, *taps["fc"].shape)
+    last = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
+    assert weight is last.weight
+    if name.startswith(THREE_LINEARS):
+        assert taps["fc6"].shape == taps["fc7"].shape == (4096,)
+    if name.startswith("vit"):
+        assert taps["last_conv"].prefix == 1
+        assert "as a grid" in taps["last_conv"].note
+
+
+@pytest.mark.parametrize("name", NETWORKS if os.environ.get("ALIKE_FULL") else RUN)
+def test_taps_of_a_real_pass_fit_together(name: str) -> None:
+    """The classifier applied to the captured `fc` is the network's own output."""
+    torch.manual_seed(0)
+    sizes = {"inception_v3": 80, "maxvit_t": 224, **dict.fromkeys(TRANSFORMERS, 224)}
+    side = sizes.get(name, 64)
+    module = build(name).eval()
+    batch = torch.rand(2, 3, side, side)
+    taps = find_taps(module, batch[:1])
+    with torch.no_grad():
+        expected = module(batch)
+        captured = TappedNetwork(module, list(taps.values()))(batch)
+    for tap in taps.values():
+        assert captured[tap.name].shape == (2, *tap.shape)
+    torch.testing.assert_close(captured["logits"], expected)
+    if taps["fc"].weight:
+        weight = module.get_parameter(taps["fc"].weight).detach()
+        bias = module.get_parameter(taps["fc"].bias).detach() if taps["fc"].bias else 0
+        logits = captured["fc"] @ weight.T + bias
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_taps_equal_a_naive_computation(tmp_path: Path) -> None:
+    network = load_network(small_file(tmp_path), seed=1)
+    batch = torch.randn(3, 3, 10, 12)
+    names = ["conv", "bn", "last_conv", "fc", "logits"]
+    with torch.no_grad():
+        expected = naive_taps(network.module, batch)
+        found = forward_taps(network, batch, names)
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name])
+    # bn feeds an in-place ReLU: what was captured must not be what came after.
+    assert (found["bn"] < 0).any()
+
+
+def test_pass_stops_after_the_last_wanted_tap(tmp_path: Path) -> None:
+    network = load_network(small_file(tmp_path))
+    ran = []
+    network.module.linear.register_forward_hook(lambda *_: ran.append("linear"))
+    forward_taps(network, torch.zeros(1, 3, 8, 8), ["last_conv"])
+    ran.clear()
+    forward_taps(network, torch.zeros(2, 3, 8, 8), ["last_conv", "gap"])
+    assert ran == []
+    forward_taps(network, torch.zeros(2, 3, 8, 8), ["logits"])
+    assert ran == ["linear"]
+
+
+def test_gradients_pass_and_training_mode_gives_the_same_places(tmp_path: Path) -> None:
+    network = load_network(small_file(tmp_path))
+    batch = torch.rand(4, 3, 8, 8, requires_grad=True)
+    network.module.train()
+    taps = forward_taps(network, batch, ["last_conv", "fc", "logits"])
+    assert network.module.training
+    torch.testing.assert_close(taps["last_conv"].mean((2, 3)), taps["fc"])
+    taps["last_conv"].sum().backward()
+    assert batch.grad is not None
+
+
+def test_gap_is_the_mean_and_pixels_are_the_input_made_small(tmp_path: Path) -> None:
+    network = load_network(small_file(tmp_path))
+    batch = torch.randn(2, 3, 64, 40)
+    with torch.no_grad():
+        taps = forward_taps(network, batch, ["gap", "pixels", "last_conv"])
+    torch.testing.assert_close(taps["gap"], taps["last_conv"].flatten(2).mean(2))
+    assert taps["pixels"].shape == (2, 3, 32, 32)
+    assert taps["pixels"].dtype == torch.float16
+    first = batch[:, :, :2, :2].mean((2, 3))
+    torch.testing.assert_close(taps["pixels"][:, :, 0, 0].float(), first, atol=1e-3, rtol=1e-3)
+
+
+class Shared(nn.Module):
+    """A network that runs one module twice and flattens its map without pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(3 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.relu(self.conv(self.relu(x)))
+        return {"logits": self.fc(x.flatten(1))}
+
+
+def test_shared_module_needs_a_number_and_a_flattened_map_says_so() -> None:
+    module = Shared()
+    example = torch.randn(1, 3, 4, 4)
+    with pytest.raises(BadInput, match=r"relu runs 2 times: name one of them, relu#0"):
+        find_taps(module, example, ["relu"])
+    with pytest.raises(BadInput, match="runs 2 times, counted from 0"):
+        find_taps(module, example, ["relu#2"])
+    with pytest.raises(BadInput, match="no tap or module that runs; modules are relu, conv, fc"):
+        find_taps(module, example, ["layer9"])
+    taps = find_taps(module, example, ["relu#0"])
+    assert taps["last_conv"].note.startswith("no global pooling")
+    captured = TappedNetwork(module, list(taps.values()))(example)
+    torch.testing.assert_close(captured["relu#0"], example.clamp(min=0))
+    torch.testing.assert_close(captured["last_conv"].flatten(1), captured["fc"])
+    assert captured["logits"].shape == (1, 5)
+
+
+class Tokens(nn.Module):
+    """Channels-last tokens with two prefix tokens, on an image twice as wide as high."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = nn.Parameter(torch.randn(1, 2, 4))
+        self.embed = nn.Conv2d(3, 4, 2, 2)
+        self.head = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1)
+        return self.head(tokens[:, 0] + 0)
+
+
+def test_tokens_become_a_grid_of_the_images_proportions() -> None:
+    module, batch = Tokens(), torch.randn(2, 3, 8, 16)
+    taps = find_taps(module, batch[:1])
+    assert taps["last_conv"].shape == (4, 4, 8)
+    assert taps["last_conv"].prefix == 2
+    captured = TappedNetwork(module, [taps["last_conv"]])(batch)
+    torch.testing.assert_close(captured["last_conv"], module.embed(batch))
+
+
+class Last(nn.Module):
+    """Channels last to the end, as timm's Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).permute(0, 2, 3, 1).mean((1, 2)))
+
+
+def test_channels_last_map_is_stored_channels_first() -> None:
+    module, batch = Last(), torch.randn(2, 3, 6, 4)
+    tap = find_taps(module, batch[:1])["last_conv"]
+    assert (tap.layout, tap.shape) == ("nhwc", (5, 6, 4))
+    captured = TappedNetwork(module, [tap])(batch)
+    torch.testing.assert_close(captured["last_conv"], module.conv(batch))
+
+
+def test_tap_that_is_never_reached_is_an_error_not_a_hole(tmp_path: Path) -> None:
+    module = load_network(small_file(tmp_path)).module
+    tap = Tap("ghost", "linear", 7, "input", "vector", (6,))
+    with pytest.raises(AlikeError, match="never reached ghost"):
+        TappedNetwork(module, [tap])(torch.zeros(1, 3, 8, 8))
+
+
+def test_what_is_no_classifier_is_refused() -> None:
+    with pytest.raises(BadInput, match="not a classifier"):
+        find_taps(nn.Sequential(nn.Flatten(0)), torch.zeros(1, 3, 4, 4))
