@@ -81,16 +81,19 @@ def _bars() -> Iterator[Progress]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
             bars.update(tasks[stage], completed=done, total=total, note=note)
+            if done >= total:
+                bars.remove_task(tasks.pop(stage))
 
         yield report
 
 
 def _lines(every: float = 5.0) -> Progress:
+    """A line now and then; nothing about stages that are over sooner."""
     last: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
-        if done >= total or now - last.get(stage, 0.0) >= every:
+        if now - last.setdefault(stage, now) >= every:
             last[stage] = now
             sys.stderr.write(f"{stage}: {done}/{total} {note}".rstrip() + "\n")
 

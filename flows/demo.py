@@ -27,7 +27,7 @@ taps = ["last_conv", "fc", "logits"]
 [retrain]
 when = "sameness < 0.99"    # any score by name
 loss = "gap_supcon"
-epochs = 12
+epochs = 8
 control = true              # the same steps with plain cross-entropy, to compare with
 
 [output]
@@ -94,7 +94,7 @@ def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
         listed,
         images.read,
         loss="ce",
-        epochs=12,
+        epochs=8,
         seed=0,
         out=folder / "weights" / "first",
         progress=progress,

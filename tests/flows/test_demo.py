@@ -1,0 +1,98 @@
+"""The whole loop as a newcomer runs it: `alike demo` in a folder with spaces and accents."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import h5py
+import pandas as pd
+import pytest
+import zarr
+
+ALIKE = (sys.executable, "-c", "from flows.cli import main; main()")
+
+
+def alike(*arguments, cwd, ok=0):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    done = subprocess.run(
+        [*ALIKE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == ok, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a") / "Dé mo"
+    cwd = tmp_path_factory.mktemp("elsewhere")
+    done = alike("demo", "--out", folder, "--json", cwd=cwd)
+    assert not list(cwd.iterdir()), "the demo writes nothing outside its folder"
+    return folder, json.loads(done.stdout)
+
+
+def test_report_is_self_contained_and_answers(demo):
+    folder, outcome = demo
+    assert outcome["report"] == str(folder / "report.html")
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
+    assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", text)
+    assert "closer" in text[: text.index("</h1>") + 4000] if "</h1>" in text else False
+
+
+def test_both_networks_are_in_the_store(demo):
+    folder, outcome = demo
+    groups = zarr.open_group(folder / "store" / "features.zarr", mode="r")
+    keys = sorted(groups.group_keys())
+    assert outcome["key"] in keys
+    assert len(keys) >= 3, "first, untrained and retrained network"
+    for key in keys:
+        assert groups[key]["gap"].shape == (1797, 64)
+
+
+def test_what_is_judged_was_never_trained_on(demo):
+    folder, _ = demo
+    from extract.store import Store
+
+    table = Store.open(str(folder / "store")).features(demo[1]["key"]).table()
+    held_out = set(table[table.split == "held_out"].image_id)
+    trained = set()
+    for file in (folder / "weights").glob("*/*.parquet"):
+        trained |= set(pd.read_parquet(file).get("image_id", []))
+    assert len(held_out) > 800
+    assert trained
+    assert not trained & held_out
+
+
+def test_second_run_computes_nothing(demo, tmp_path):
+    folder, _ = demo
+    done = alike("run", folder / "pipeline.toml", cwd=tmp_path)
+    assert "nothing was computed" in done.stdout
+
+
+def test_neighbours_of_a_file(demo, tmp_path):
+    folder, _ = demo
+    image = next((folder / "digits" / "3").glob("*.png"))
+    arguments = ("neighbours", image, "--store", folder / "store", "-k", 5)
+    sheet = tmp_path / "sheet.png"
+    key = ("--key", demo[1]["key"])
+    done = alike(*arguments, *key, "--json", "--contact-sheet", sheet, cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert sheet.stat().st_size > 1000
+    assert len(str(found)) > 100
+
+
+@pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
+def test_export(demo, tmp_path, ending):
+    folder, outcome = demo
+    file = tmp_path / f"features.{ending}"
+    store = ("--store", folder / "store", "--key", outcome["key"])
+    alike("export", *store, "--to", file, cwd=tmp_path)
+    if ending == "parquet":
+        assert len(pd.read_parquet(file)) == 1797
+    elif ending == "csv":
+        assert len(pd.read_csv(file, comment="#")) == 1797
+    else:
+        with h5py.File(file) as stored:
+            assert any(len(item) == 1797 for item in stored.values() if hasattr(item, "shape"))
