@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.vectors import SLAB, Vectors
+from analysis.neighbour_kernels import CHUNK, close, offer, rank_scores
+from analysis.pair_bins import TILE
+from analysis.product import Product, best_product
+from analysis.vectors import Vectors, blocks
 
 PANEL_BYTES = 64 << 20
+NONE = np.uint64(np.iinfo(np.uint64).max)
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -51,73 +55,63 @@ class Nearest:
 def nearest(
     vectors: Vectors, judged: Judged, k: int = 10, *, run: Callable[..., Any] = map
 ) -> Nearest:
-    """Neighbours and R-precision of every image, exactly, O(N^2 D) time and O(N) memory a panel."""
+    """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
+
+    Among equal distances the image earlier in the judged order comes first, so the answer does
+    not depend on how the work is cut.
+    """
     k = min(k, vectors.n - 1)
-    size = max(1, min(1024, PANEL_BYTES // (4 * vectors.n)))
+    product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
+    largest = max(int(judged.counts.max()), k + 1)
+    size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
-    found = list(run(lambda panel: _panel(vectors, judged, k, *panel), panels))
+    found = list(run(lambda panel: _panel(vectors, judged, k, product, panel), panels))
     return Nearest(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _panel(vectors: Vectors, judged: Judged, k: int, low: int, high: int) -> tuple[Any, ...]:
-    keys = _keys(vectors, low, high)
-    m = high - low
-    at = np.arange(m)
-    keys[at, at + low] = np.inf
-    codes = judged.codes[low:high]
-    most = int(max(k, judged.counts[np.unique(codes)].max() - 1, 1))
-    order = _smallest(keys, most)
-    sorted_keys = np.take_along_axis(keys, order, axis=1)
-    hits = judged.codes[order] == codes[:, None]
-    rank = np.arange(1, most + 1)
-    wanted = judged.counts[codes] - 1
-    kept = hits & (rank <= wanted[:, None])
-    with np.errstate(invalid="ignore"):
-        r_precision = np.where(wanted > 0, kept.sum(axis=1) / wanted, np.nan)
-        precision = np.cumsum(hits, axis=1) / rank
-        map_at_r = np.where(wanted > 0, (precision * kept).sum(axis=1) / wanted, np.nan)
-    same = judged.codes[None, :] == codes[:, None]
-    apart = np.where(same, np.inf, keys)
-    alien = apart.argmin(axis=1)
-    same[at, at + low] = False
-    together = np.where(same, keys, -np.inf)
-    kin = together.argmax(axis=1)
-    kin_key = together[at, kin].astype(np.float64)
-    return (
-        order[:, :k].astype(np.int64),
-        sorted_keys[:, :k].astype(np.float64),
-        r_precision,
-        map_at_r,
-        alien.astype(np.int64),
-        apart[at, alien].astype(np.float64),
-        np.where(np.isfinite(kin_key), kin, -1).astype(np.int64),
-        np.where(np.isfinite(kin_key), kin_key, np.nan),
-    )
-
-
-def _keys(vectors: Vectors, low: int, high: int) -> NDArray[np.float32]:
+def _panel(
+    vectors: Vectors, judged: Judged, k: int, product: Product, panel: tuple[int, int]
+) -> tuple[Any, ...]:
+    low, high = panel
+    m, codes = high - low, judged.codes[low:high]
+    kept = int(max(k, judged.counts[np.unique(codes)].max() - 1, 1))
+    near = np.empty((m, 2 * kept + 2 * CHUNK), dtype=np.uint64)
+    counts = np.zeros(m, dtype=np.int64)
+    alien, kin = np.full(m, NONE), np.zeros(m, dtype=np.uint64)
+    own = np.stack([judged.starts[codes], judged.starts[codes + 1]], axis=1)
+    limits = np.full(m, np.inf, dtype=np.float32)
+    keys = np.empty(TILE, dtype=np.float32)
+    bits = keys.view(np.uint32)
     z, b = vectors.block(low, high)
-    out = np.empty((high - low, vectors.n), dtype=np.float32)
-    for start in range(0, vectors.n, SLAB):
-        stop = min(start + SLAB, vectors.n)
-        z_other, b_other = vectors.block(start, stop)
-        np.subtract(
-            (b[:, None] + b_other[None, :]).astype(np.float32),
-            z @ z_other.T,
-            out=out[:, start:stop],
-        )
-    return out
+    row_b = b.astype(np.float32)
+    scratch = np.empty(m * TILE, dtype=np.float32)
+    for start, stop in blocks(vectors.n, vectors.dim):
+        z_others, b_others = vectors.block(start, stop)
+        for first in range(0, stop - start, TILE):
+            others = z_others[first : first + TILE]
+            out = scratch[: m * len(others)].reshape(m, len(others))
+            product(z, others, out)
+            offer(
+                out, row_b, b_others[first : first + TILE].astype(np.float32), low, start + first,
+                own, kept, near, counts, limits, alien, kin, keys, bits,
+            )  # fmt: skip
+    close(near, counts, kept)
+    best = np.sort(near[:, :kept], axis=1)
+    r_precision, map_at_r = np.empty(m), np.empty(m)
+    rank_scores(best, judged.codes, codes, judged.counts, r_precision, map_at_r)
+    places, near_keys = _unpack(best[:, :k])
+    alien_at, alien_key = _unpack(alien)
+    kin_at, kin_key = _unpack(kin)
+    alone = judged.counts[codes] == 1
+    kin_at[alone], kin_key[alone] = -1, np.nan
+    return (
+        places, near_keys, r_precision, map_at_r, alien_at, alien_key, kin_at, kin_key
+    )  # fmt: skip
 
 
-def _smallest(keys: NDArray[np.float32], most: int) -> Places:
-    n = keys.shape[1]
-    if most < n:
-        part = np.argpartition(keys, most - 1, axis=1)[:, :most]
-        part.sort(axis=1)
-    else:
-        part = np.broadcast_to(np.arange(n), keys.shape)
-    order = np.argsort(np.take_along_axis(keys, part, axis=1), axis=1, kind="stable")[:, :most]
-    return np.asarray(np.take_along_axis(part, order, axis=1), dtype=np.int64)
+def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
+    keys = (packed >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), keys.astype(np.float64)
 
 
 def hub_skew(places: Places, n: int) -> float:

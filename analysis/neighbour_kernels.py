@@ -1,0 +1,160 @@
+"""The compiled inner loops over neighbours: a reservoir of the nearest for every row of a panel.
+
+A candidate is one uint64, the bits of its key (a float32 >= 0, whose bits order as it does) above
+its position, so that comparing candidates compares keys, and equal keys by position.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.pair_kernels import compiled
+
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_ZERO = np.float32(0.0)
+_NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
+CHUNK = 16
+
+
+@compiled
+def keep_smallest(values: NDArray[np.uint64], count: int, kept: int) -> None:
+    """Move the `kept` smallest of `values[:count]` to the front, in any order (quickselect)."""
+    low, high, wanted = 0, count - 1, kept - 1
+    while low < high:
+        middle = (low + high) // 2
+        a, b, c = values[low], values[middle], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if wanted <= j:
+            high = j
+        elif wanted >= i:
+            low = i
+        else:
+            return
+
+
+@compiled
+def offer(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    row_first: int,
+    col_first: int,
+    own: NDArray[np.int64],
+    kept: int,
+    near: NDArray[np.uint64],
+    counts: NDArray[np.int64],
+    limits: NDArray[np.float32],
+    alien: NDArray[np.uint64],
+    kin: NDArray[np.uint64],
+    keys: NDArray[np.float32],
+    bits: NDArray[np.uint32],
+) -> None:
+    """Offer every column of a tile to every row, columns in ascending order over the calls.
+
+    Args:
+        product: (m, n) z_i . z_j.
+        row_b: (m,) b of the rows.
+        col_b: (n,) b of the columns.
+        row_first: position of row 0 among all images.
+        col_first: position of column 0.
+        own: (m, 2) first and last + 1 position of each row's class.
+        kept: how many nearest are wanted.
+        near: (m, cap) reservoirs, cap > kept.
+        counts: (m,) candidates in each.
+        limits: (m,) largest key that can still be among the wanted.
+        alien: (m,) nearest candidate of another class.
+        kin: (m,) farthest of the own class; 0: none yet.
+        keys: (n,) scratch.
+        bits: the same memory as `keys`, as uint32.
+    """
+    m, n = product.shape
+    cap = near.shape[1]
+    for i in range(m):
+        b = row_b[i]
+        bits[0] = np.uint32(alien[i] >> _SHIFT)
+        foreign = np.float32(np.inf) if alien[i] == _NONE else keys[0]
+        for j in range(n):
+            keys[j] = max(b + col_b[j] - product[i, j], _ZERO)
+        itself = row_first + i - col_first
+        start, stop = own[i, 0] - col_first, own[i, 1] - col_first
+        limit, count = limits[i], counts[i]
+        far = np.uint32(kin[i] >> _SHIFT)
+        for chunk in range(0, n, CHUNK):
+            end = min(chunk + CHUNK, n)
+            least = keys[chunk]
+            for j in range(chunk, end):
+                least = min(least, keys[j])
+            outside = end <= start or chunk >= stop
+            if least >= limit and outside and least >= foreign:
+                continue
+            for j in range(chunk, end):
+                if j == itself:
+                    continue
+                packed = (np.uint64(bits[j]) << _SHIFT) | np.uint64(col_first + j)
+                if start <= j < stop:
+                    if bits[j] > far or kin[i] == np.uint64(0):
+                        kin[i] = packed
+                        far = bits[j]
+                elif keys[j] < foreign:
+                    alien[i] = packed
+                    foreign = keys[j]
+                if keys[j] < limit:
+                    near[i, count] = packed
+                    count += 1
+                    if count == cap:
+                        keep_smallest(near[i], count, kept)
+                        count = kept
+                        largest = near[i, 0]
+                        for r in range(1, kept):
+                            largest = max(largest, near[i, r])
+                        bits[0], held = np.uint32(largest >> _SHIFT), bits[0]
+                        limit = keys[0]
+                        bits[0] = held
+        limits[i], counts[i] = limit, count
+
+
+@compiled
+def close(near: NDArray[np.uint64], counts: NDArray[np.int64], kept: int) -> None:
+    """Bring the `kept` nearest of every reservoir to its front."""
+    for i in range(near.shape[0]):
+        keep_smallest(near[i], counts[i], kept)
+
+
+@compiled
+def rank_scores(
+    nearest: NDArray[np.uint64],
+    codes: NDArray[np.int64],
+    row_codes: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    r_precision: NDArray[np.float64],
+    map_at_r: NDArray[np.float64],
+) -> None:
+    """R-precision and MAP@R of every row, R = size of its class less one; NaN where R = 0.
+
+    Args:
+        nearest: (m, R') candidates, nearest first, R' >= R.
+        codes: (N,) classes of all images.
+        row_codes: (m,) classes of the rows.
+        sizes: (C,) images of each class.
+        r_precision: (m,) written.
+        map_at_r: (m,) written.
+    """
+    for i in range(nearest.shape[0]):
+        wanted = sizes[row_codes[i]] - 1
+        hits, total = 0, 0.0
+        for r in range(wanted):
+            if codes[np.int64(nearest[i, r] & _LOW)] == row_codes[i]:
+                hits += 1
+                total += hits / (r + 1.0)
+        r_precision[i] = hits / wanted if wanted > 0 else np.nan
+        map_at_r[i] = total / wanted if wanted > 0 else np.nan
