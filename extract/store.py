@@ -151,13 +151,12 @@ class Store:
             The view: the listing with a column row (int64), -1 where the state is not `ok`.
         """
         with self._brief("listing"):
-            new = len(self.manifest.new_ids(listing))
-            if new:
-                self._refuse_while_extracting()
-            view = self.manifest.list_images(listing)
-            if new:
-                note(self.files, Event("listed", "", f"{len(view)} images, {new} new"))
-            return view
+            n_before = self.n_rows
+            view = self.manifest.list_images(listing, self._refuse_while_extracting)
+            if self.n_rows > n_before:
+                said = f"{len(view)} images, {self.n_rows - n_before} new"
+                note(self.files, Event("listed", "", said))
+        return view
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last."""
@@ -280,7 +279,7 @@ class Store:
     def _brief(self, what: str) -> Lock:
         return Lock(self.files, f"locks/{what}.json", f"the {what}", wait=60.0)
 
-    def _refuse_while_extracting(self) -> None:
+    def _refuse_while_extracting(self, n_new: int) -> None:
         """New rows move the end of the last unit under a running extraction's feet."""
         for name in sorted(self.files.listing("locks")):
             if not (name.startswith(_RUN) and name.endswith(".json")):
@@ -290,8 +289,8 @@ class Store:
             holder = holder_of(self.files, f"locks/{name}")
             if holder and not is_dead(self.files, f"locks/{name}", holder):
                 raise StoreBusy(
-                    f"new images cannot be listed in {self.url} while process {holder.pid} on "
-                    f"{holder.host} extracts; wait for it to end"
+                    f"{n_new} new images cannot be listed in {self.url} while process {holder.pid} "
+                    f"on {holder.host} extracts; wait for it to end"
                 )
 
     # Other files of the store

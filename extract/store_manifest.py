@@ -6,7 +6,7 @@ labels and removals cost nothing.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -68,18 +68,32 @@ class Manifest:
                 f"{VIEW} is damaged ({error}); `alike extract` makes it anew"
             ) from error
 
-    def list_images(self, listing: pd.DataFrame) -> pd.DataFrame:
-        """Give rows to new images and make the view this listing; see `Store.list_images`."""
+    def list_images(
+        self, listing: pd.DataFrame, before_growth: Callable[[int], None]
+    ) -> pd.DataFrame:
+        """Give rows to new images and make the view this listing; see `Store.list_images`.
+
+        Args:
+            listing: the images.
+            before_growth: called with the number of new images before anything is written; may
+                refuse them by raising.
+        """
         listing = _typed(listing.assign(row=-1))
-        good = listing["state"].to_numpy() == OK
-        wanted = listing["image_id"].to_numpy(dtype=object)
-        known = pd.Index(self.image_ids())
-        new = self.new_ids(listing)
-        if new:
-            self._append(listing[good], new, len(known))
-            known = known.append(pd.Index(np.array(new, dtype=object)))
-        rows = known.get_indexer(wanted).astype(np.int64)
-        listing["row"] = np.where(good, rows, -1).astype(np.int64)
+        good = np.flatnonzero(listing["state"].to_numpy() == OK)
+        ids = listing["image_id"].to_numpy()[good].tolist()
+        # Plain dictionaries: at a million images five times as fast as pandas' string columns.
+        known = {one: row for row, one in enumerate(self.image_ids().tolist())}
+        first_at: dict[str, int] = {}
+        for at, one in zip(good.tolist(), ids, strict=True):
+            if one not in known:
+                first_at.setdefault(one, at)
+        if first_at:
+            before_growth(len(first_at))
+            self._append(listing.iloc[list(first_at.values())], len(known))
+            known.update(zip(first_at, range(len(known), len(known) + len(first_at)), strict=True))
+        rows = np.full(len(listing), -1, dtype=np.int64)
+        rows[good] = [known[one] for one in ids]
+        listing["row"] = rows
         self._files.write(VIEW, parquet_bytes(listing))
         return listing
 
@@ -101,14 +115,8 @@ class Manifest:
             found.append((VIEW, str(error)))
         return found
 
-    def new_ids(self, listing: pd.DataFrame) -> list[str]:
-        """Give the ids of good images that have no row yet, in order of the listing."""
-        ids = listing.loc[listing["state"] == OK, "image_id"].drop_duplicates()
-        return list(ids[~ids.isin(pd.Index(self.image_ids()))])
-
-    def _append(self, listed: pd.DataFrame, new: Iterable[str], first: int) -> None:
-        segment = listed.drop_duplicates("image_id").set_index("image_id").loc[list(new)]
-        segment = segment.reset_index()[["image_id", "path", "label", "size"]]
+    def _append(self, new: pd.DataFrame, first: int) -> None:
+        segment = new[["image_id", "path", "label", "size"]].reset_index(drop=True)
         segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
         name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
         if not self._files.create(name, parquet_bytes(segment)):
