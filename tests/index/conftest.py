@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +52,15 @@ def fill(store, vectors, weights_hash=HASH):
         features.write_unit(unit, {"gap": vectors[rows.start : rows.stop]}, {}, run_id="test")
     assert UNIT == 1024
     return store.features(extraction.key)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small searches wait longer for a second thread, on a busy machine, than they take."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 MakeStore = Callable[..., Store]
