@@ -144,7 +144,7 @@ def relevance(
             fit; the message says which.
     """
     row = explainer(method)
-    with _evaluating(module):
+    with evaluating(module):
         if target is None:
             with torch.no_grad():
                 target = methods.score(module, batch).argmax(1)
@@ -194,7 +194,7 @@ def _explain_frames(
     method: str,
     target: int | str | Sequence[int] | None,
 ) -> Iterator[Explanation]:
-    with torch.no_grad(), _evaluating(network.module):
+    with torch.no_grad(), evaluating(network.module):
         scores = methods.score(network.module, batch)
     classes = class_indices(network, target, scores)
     limits = pixel_limits(batch, network.transform.mean, network.transform.std)
@@ -256,7 +256,7 @@ def _part(
     return target if target is None or isinstance(target, int | str) else target[start:][:length]
 
 
-class _evaluating:
+class evaluating:
     """Run a module in eval mode and put the modes of its parts back afterwards."""
 
     def __init__(self, module: nn.Module) -> None:
