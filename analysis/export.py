@@ -1,16 +1,51 @@
-"""`export`: features and statistics as files for study, the manifest inside every one."""
+"""`export`: features and statistics as files for study, the manifest inside every one.
 
-from collections.abc import Iterable, Mapping, Sequence
+One row of `WRITERS` is one kind of file. Each is written aside and renamed, so that an export that
+fails leaves what was there before; features are read a stored shard at a time.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from analysis.export_arrays import write_h5, write_netcdf, write_zarr
+from analysis.export_fiftyone import write_fiftyone
+from analysis.export_graph import write_graph
+from analysis.export_plan import COLUMN_UNITS, Plan
+from analysis.export_tables import write_csv, write_parquet
 from analysis.result import Result
 from extract.errors import BadInput
+from extract.progress import Progress, silent
 
-MOST_CSV_COLUMNS = 4096
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        about: what it holds and what opens it, one line for help.
+        write: writes a plan to a path.
+    """
+
+    about: str
+    write: Callable[[Plan, Path], None]
+
+
+WRITERS: dict[str, Kind] = {
+    ".parquet": Kind("one row an image; pandas, Polars, DuckDB, embedding-atlas", write_parquet),
+    ".csv": Kind("one row an image, the manifest in the first line; anything", write_csv),
+    ".h5": Kind("images, features and tables in one HDF5 file; h5py", write_h5),
+    ".nc": Kind("the same with named axes; xarray.open_datatree", write_netcdf),
+    ".zarr": Kind("the same as a Zarr v3 folder; xarray.open_datatree", write_zarr),
+    ".npz": Kind("the graph of nearest neighbours in CSR form; scipy, cleanlab", write_graph),
+    ".fiftyone.json": Kind("samples with labels and scores; FiftyOne", write_fiftyone),
+}
 
 
 def export(
@@ -20,151 +55,121 @@ def export(
     arrays: Sequence[str] = ("gap",),
     tables: Mapping[str, pd.DataFrame] | None = None,
     split: str | None = None,
+    measure: str = "gap_cosine",
+    places: pd.DataFrame | None = None,
+    images: bool = False,
+    progress: Progress = silent,
 ) -> list[Path]:
-    """Write the images, their features and the given tables.
+    """Write the images of one extraction with their features, and the given tables.
 
     Args:
-        features: the features of one extraction.
-        to: a path ending in .parquet, .csv or .h5. One HDF5 file holds everything; beside a Parquet
-            or CSV file of the images, every table becomes its own file `<stem>.<table>.<ending>`.
-        arrays: which feature arrays to write with the images.
+        features: the features.
+        to: a path with one of the endings of `WRITERS`. Beside a Parquet or CSV file of the images,
+            every table becomes a file of its own, `<stem>.<table>.<ending>`.
+        arrays: which feature arrays to write.
         tables: name -> table, for example `Analysis.tables`.
         split: `train`, `held_out` or None for both.
+        measure: whose neighbours are written as columns or as a graph.
+        places: a map, as `analysis.maps.make_map` gives it; becomes the columns projection_x and
+            projection_y.
+        images: put a small picture of every image into a Parquet file.
+        progress: told how many images are written.
 
     Returns:
         The files written.
 
     Raises:
-        BadInput: an unknown ending or array, or maps that are too wide for CSV.
+        BadInput: an unknown ending or array, an empty split, or something that this kind of file
+            cannot hold; the message says what can.
     """
     target = Path(to)
-    writer = WRITERS.get(target.suffix)
-    if writer is None:
-        raise BadInput(
-            f"{target.name}: cannot export to {target.suffix or 'a name without an ending'!r}; "
-            f"choose one of {', '.join(WRITERS)}."
-        )
-    images = features.table(split)
-    if images.empty:
+    ending = ending_of(target)
+    found = features.table(split)
+    if found.empty:
         raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}.")
     unknown = sorted(set(arrays) - set(features.arrays))
     if unknown:
-        raise BadInput(f"{features.key} has no {unknown}; it holds {sorted(features.arrays)}.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    manifest = {"key": features.key, "split": split or "all", **dict(features.attrs)}
-    results = [Result(str(name), table, {}, manifest) for name, table in (tables or {}).items()]
-    return writer(features, images, list(arrays), results, manifest, target)
-
-
-def _beside(target: Path, results: Iterable[Result]) -> list[Path]:
-    written = []
-    for result in results:
-        path = target.with_name(f"{target.stem}.{result.name}{target.suffix}")
-        written.append(
-            result.to_parquet(path) if path.suffix == ".parquet" else result.to_csv(path)
+        raise BadInput(
+            f"{features.key} has no array {', '.join(unknown)}; it holds "
+            f"{', '.join(sorted(features.arrays))}."
         )
+    manifest = {"key": features.key, "split": split or "all", "digest": features.digest,
+                "measure": measure, **dict(features.attrs)}  # fmt: skip
+    plan = Plan(
+        features=features,
+        images=_placed(found.reset_index(drop=True), places),
+        arrays=tuple(arrays),
+        results=tuple(_results(tables or {}, manifest)),
+        manifest=manifest,
+        neighbours=_neighbours(tables or {}, measure),
+        pictures=images,
+        progress=progress,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with aside(target) as part:
+        WRITERS[ending].write(plan, part)
+    written = [target]
+    if ending in {".parquet", ".csv"}:
+        written += [_table_beside(target, ending, result) for result in plan.results]
     return written
 
 
-def _blocks(features: Any, images: pd.DataFrame, arrays: list[str]) -> Iterable[tuple[Any, Any]]:
-    """Images and their arrays, a stored shard at a time, so that memory does not grow with N."""
-    rows = images["row"].to_numpy()
-    if not arrays:
-        yield images, {}
-        return
-    done = 0
-    for block, values in features.blocks(arrays, rows):
-        yield images.iloc[done : done + len(block)], values
-        done += len(block)
+def ending_of(path: Path) -> str:
+    """The ending that names the kind of file.
+
+    Raises:
+        BadInput: none of `WRITERS`.
+    """
+    for ending in sorted(WRITERS, key=len, reverse=True):
+        if path.name.endswith(ending) and path.name != ending:
+            return ending
+    known = ", ".join(WRITERS)
+    raise BadInput(f"cannot export to {path.name}: expected a name ending in one of {known}.")
 
 
-def _parquet(
-    features: Any,
-    images: pd.DataFrame,
-    arrays: list[str],
-    results: list[Result],
-    manifest: dict[str, Any],
-    target: Path,
-) -> list[Path]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from analysis.result import MANIFEST, manifest_json
-
-    shapes = {name: [int(n) for n in features.read(name, images["row"].to_numpy()[:1]).shape[1:]]
-              for name in arrays}  # fmt: skip
-    meta = {MANIFEST: manifest_json({"name": "images", "units": {}, "shapes": shapes, **manifest})}
-    writer = None
-    for part, values in _blocks(features, images, arrays):
-        table = pa.Table.from_pandas(part, preserve_index=False)
-        for name, array in values.items():
-            flat = np.ascontiguousarray(array.reshape(len(array), -1))
-            column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-            table = table.append_column(name, column)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **meta})
-        writer = writer or pq.ParquetWriter(target, table.schema, compression="zstd")
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
-    return [target, *_beside(target, results)]
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """A path beside the target that takes its place when the block ends well, and goes when not."""
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    part = folder / target.name
+    try:
+        yield part
+        if target.is_dir() and not target.is_symlink():
+            # A folder cannot be replaced in one step; the old one goes only now.
+            target.rename(folder / "old")
+        part.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _csv(
-    features: Any,
-    images: pd.DataFrame,
-    arrays: list[str],
-    results: list[Result],
-    manifest: dict[str, Any],
-    target: Path,
-) -> list[Path]:
-    from analysis.result import MANIFEST, manifest_json
-
-    with target.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# {MANIFEST} {manifest_json({'name': 'images', 'units': {}, **manifest})}\n")
-        for number, (part, values) in enumerate(_blocks(features, images, arrays)):
-            wide = [part.reset_index(drop=True)]
-            for name, array in values.items():
-                flat = array.reshape(len(array), -1)
-                if flat.shape[1] > MOST_CSV_COLUMNS:
-                    raise BadInput(
-                        f"{name} has {flat.shape[1]} numbers an image, too wide for CSV "
-                        f"(at most {MOST_CSV_COLUMNS}); export to .parquet, .h5 or .zarr."
-                    )
-                heads = [f"{name}_{i}" for i in range(flat.shape[1])]
-                wide.append(pd.DataFrame(flat, columns=heads))
-            pd.concat(wide, axis=1).to_csv(file, index=False, header=number == 0)
-    return [target, *_beside(target, results)]
+def _placed(images: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:
+    if places is None:
+        return images
+    kept = places.rename(columns={"tsne_x": "projection_x", "tsne_y": "projection_y"})
+    names = ["row", "projection_x", "projection_y", "pca_x", "pca_y"]
+    return images.merge(kept[names], on="row", how="left")
 
 
-def _h5(
-    features: Any,
-    images: pd.DataFrame,
-    arrays: list[str],
-    results: list[Result],
-    manifest: dict[str, Any],
-    target: Path,
-) -> list[Path]:
-    import h5py
-
-    from analysis.result import MANIFEST, manifest_json, write_h5_table
-
-    with h5py.File(target, "w") as file:
-        file.attrs[MANIFEST] = manifest_json(manifest)
-        write_h5_table(file, Result("images", images, {}, manifest))
-        group = file.create_group("features")
-        done = 0
-        for part, values in _blocks(features, images, arrays):
-            for name, array in values.items():
-                if name not in group:
-                    shape = (len(images), *array.shape[1:])
-                    group.create_dataset(name, shape, array.dtype, chunks=(1, *shape[1:]))
-                group[name][done : done + len(part)] = array
-            done += len(part)
-        if results:
-            tables = file.create_group("tables")
-            for result in results:
-                write_h5_table(tables, result)
-    return [target]
+def _results(tables: Mapping[str, pd.DataFrame], manifest: dict[str, Any]) -> Iterator[Result]:
+    for name, table in tables.items():
+        units = {str(c): COLUMN_UNITS[str(c)] for c in table.columns if str(c) in COLUMN_UNITS}
+        yield Result(str(name), table.reset_index(drop=True), units, manifest)
 
 
-WRITERS = {".parquet": _parquet, ".csv": _csv, ".h5": _h5}
+def _neighbours(tables: Mapping[str, pd.DataFrame], measure: str) -> pd.DataFrame | None:
+    table = tables.get("neighbours")
+    if table is None:
+        return None
+    own = table[table["measure"] == measure]
+    return None if own.empty else own
+
+
+def _table_beside(target: Path, ending: str, result: Result) -> Path:
+    stem = target.name.removesuffix(ending)
+    path = target.with_name(f"{stem}.{result.name}{ending}")
+    with aside(path) as part:
+        if ending == ".parquet":
+            result.to_parquet(part)
+        else:
+            result.to_csv(part)
+    return path

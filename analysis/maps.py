@@ -7,7 +7,7 @@ the eyes: no score is ever computed on one (SCIENCE 5).
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -145,56 +145,75 @@ def _model(perplexity: float, start: np.ndarray, seed: int, progress: Progress) 
         perplexity=perplexity,
         initialization=scaled,
         random_state=seed,
-        n_jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else -1,
+        n_jobs=_threads(len(start)),
         callbacks=told,
         callbacks_every_iters=50,
     )
 
 
+def _threads(n: int) -> int:
+    # OpenMP's threads wait for each other by spinning: on a busy machine two of them took 30 times
+    # as long as one for a few hundred points, and gain nothing there on an idle one.
+    if n < 4000:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else -1
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """What a map depends on, besides the features.
+
+    Attributes:
+        measure: whose vectors are mapped.
+        split: `held_out`, `train` or `all`.
+        perplexity: of t-SNE: about how many neighbours count.
+        sample: above so many images t-SNE is fitted on a random sample and places the rest.
+        seed: of everything random.
+    """
+
+    measure: str = "gap_cosine"
+    split: str = "held_out"
+    perplexity: float = 30.0
+    sample: int = SAMPLE
+    seed: int = 0
+
+
+def find_map(
+    features: Any, settings: MapSettings = MapSettings(), *, like: pd.DataFrame | None = None
+) -> pd.DataFrame | None:
+    """The stored map of exactly these features, images and settings; None where there is none."""
+    return _stored(features.store, *_asked(features, settings, like))
+
+
 def make_map(
     features: Any,
-    measure: str = "gap_cosine",
+    settings: MapSettings = MapSettings(),
     *,
-    split: str = "held_out",
-    perplexity: float = 30.0,
-    sample: int = SAMPLE,
-    seed: int = 0,
     like: pd.DataFrame | None = None,
-    only_stored: bool = False,
     progress: Progress = silent,
-) -> pd.DataFrame | None:
+) -> pd.DataFrame:
     """The map of a set of images, from the store where nothing changed, else made and stored.
 
     Args:
         features: the features of one extraction.
-        measure: whose vectors are mapped.
-        split: `held_out`, `train` or `all`.
-        perplexity: of t-SNE.
-        sample: above so many images t-SNE is fitted on a random sample and places the rest.
-        seed: of everything random.
+        settings: which images and how.
         like: another map of the same images; t-SNE starts from it, so that the two look alike
             where the features are.
-        only_stored: give None where the store holds no such map, instead of making it.
         progress: told how far it is.
 
     Returns:
         row, pca_x, pca_y, tsne_x, tsne_y (float32), fitted (whether t-SNE was fitted on the row);
         its `attrs` hold the settings and the share of variance that PCA shows.
+
+    Raises:
+        BadInput: no image in this split, a measure without its array, too many dimensions.
     """
-    table = features.table(None if split == "all" else split)
-    rows = table["row"].to_numpy(np.int64)
-    if not len(rows):
-        raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
-    asked = {
-        "measure": measure, "split": split, "perplexity": perplexity, "sample": sample,
-        "seed": seed, "digest": features.digest, "rows": hash_of(rows),
-        "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
-    }  # fmt: skip
-    place = f"maps/{features.key}/{measure}.{split}.parquet"
+    place, asked = _asked(features, settings, like)
     known = _stored(features.store, place, asked)
-    if known is not None or only_stored:
+    if known is not None:
         return known
-    ready = ready_measure(features, measure)
+    rows = _rows(features, settings.split)
+    ready = ready_measure(features, settings.measure)
 
     def blocks() -> Iterator[np.ndarray]:
         for low in range(0, len(rows), BLOCK):
@@ -204,9 +223,13 @@ def make_map(
     found = pca(blocks(), BEFORE_TSNE)
     short = np.concatenate([found.project(block).astype(np.float32) for block in blocks()])
     flat = short[:, :2] if short.shape[1] > 1 else np.column_stack([short, 0 * short])
-    start = _start(rows, flat, like)
     places, fitted = tsne(
-        short, start, perplexity=perplexity, sample=sample, seed=seed, progress=progress
+        short,
+        _start(rows, flat, like),
+        perplexity=settings.perplexity,
+        sample=settings.sample,
+        seed=settings.seed,
+        progress=progress,
     )
     made = pd.DataFrame(
         {
@@ -217,6 +240,27 @@ def make_map(
     made.attrs = {**asked, "explained": [round(float(x), 6) for x in found.explained[:2]]}
     features.store.write_table(place, made, made.attrs)
     return made
+
+
+def _rows(features: Any, split: str) -> np.ndarray:
+    table = features.table(None if split == "all" else split)
+    if table.empty:
+        raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
+    return np.asarray(table["row"], dtype=np.int64)
+
+
+def _asked(
+    features: Any, settings: MapSettings, like: pd.DataFrame | None
+) -> tuple[str, dict[str, Any]]:
+    """Where a map is stored, and everything that it depends on."""
+    asked = {
+        **asdict(settings),
+        "digest": features.digest,
+        "rows": hash_of(_rows(features, settings.split)),
+        "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
+    }
+    name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"
+    return f"maps/{features.key}/{name}.parquet", asked
 
 
 def _start(rows: np.ndarray, flat: np.ndarray, like: pd.DataFrame | None) -> np.ndarray:

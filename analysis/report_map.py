@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.figures_classes import class_matrix, similarity_order
 from analysis.figures_map import MOST_POINTS, map_figure, shown_rows
-from analysis.maps import make_map
+from analysis.maps import MapSettings, find_map, make_map
 from analysis.report_answer import table_of
 from analysis.report_parts import columns, figure, section, text
 from analysis.report_subject import Subject, titled
@@ -24,21 +24,28 @@ def make_maps(
     """The maps of a report, from the store or made now; the second starts from the first.
 
     Above `most` images t-SNE takes minutes; then the report shows what `alike map` has stored, and
-    is without a map where it has stored none.
+    has no map where nothing is stored.
     """
     maps: list[tuple[str, pd.DataFrame]] = []
     for name, analysis in subject.named:
         split = str(dict(analysis.settings).get("split", "held_out"))
         features = store.features(analysis.key)
         like = maps[0][1] if maps else None
-        only_stored = analysis.n_images > most
-        found = make_map(
-            features, subject.measure, split=split, like=like, only_stored=only_stored,
-            progress=progress,
-        )  # fmt: skip
+        settings = MapSettings(subject.measure, split)
+        if analysis.n_images > most:
+            found = _any_map(features, settings, like)
+        else:
+            found = make_map(features, settings, like=like, progress=progress)
         if found is not None:
             maps.append((name, found))
     return maps
+
+
+def _any_map(
+    features: Any, settings: MapSettings, like: pd.DataFrame | None
+) -> pd.DataFrame | None:
+    found = find_map(features, settings, like=like)
+    return find_map(features, settings) if found is None else found
 
 
 def map_section(

@@ -23,12 +23,19 @@ class Thumbnail:
     """One small picture.
 
     Attributes:
-        uri: a `data:` address.
+        data: PNG or JPEG.
+        kind: `png` or `jpeg`.
         tiny: the image itself is only a few pixels wide and looks best with hard pixel edges.
     """
 
-    uri: str
+    data: bytes
+    kind: str
     tiny: bool
+
+    @property
+    def uri(self) -> str:
+        """The picture as a `data:` address."""
+        return data_uri(self.data, self.kind)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Pictures:
             x = (number % across) * cell + (cell - picture.width) // 2
             y = (number // across) * cell + (cell - picture.height) // 2
             sheet.paste(picture, (x, y))
-        uri = _uri(sheet, "JPEG", quality=72)
+        uri = data_uri(_coded(sheet, "jpeg", quality=72), "jpeg")
         cells = {row: number for number, row in enumerate(found)}
         return Atlas(uri, cell, across, cells, small * 2 > len(found))
 
@@ -119,12 +126,16 @@ class Pictures:
 
 
 def _thumbnail(picture: Any, tiny: bool) -> Thumbnail:
-    kind, options = ("PNG", {"optimize": True}) if tiny else ("JPEG", {"quality": 80})
-    return Thumbnail(_uri(picture, kind, **options), tiny)
+    kind, options = ("png", {"optimize": True}) if tiny else ("jpeg", {"quality": 80})
+    return Thumbnail(_coded(picture, kind, **options), kind, tiny)
 
 
-def _uri(picture: Any, kind: str, **options: Any) -> str:
+def _coded(picture: Any, kind: str, **options: Any) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, kind, **options)
-    coded = base64.b64encode(sink.getvalue()).decode()
-    return f"data:image/{kind.lower()};base64,{coded}"
+    picture.save(sink, kind.upper(), **options)
+    return sink.getvalue()
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes of an image as an address that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,70 @@
+"""The graph of nearest neighbours: as a CSR matrix, and as a column of an image table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.export_plan import Plan
+from analysis.result import MANIFEST, manifest_json
+from extract.errors import BadInput
+
+
+def neighbour_lists(plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
+    """Neighbours of every exported image as positions in the export, nearest first.
+
+    Returns:
+        positions (N, k) int64 and distances (N, k) float64; None where the neighbours that were
+        computed are not those of exactly these images.
+    """
+    table = plan.neighbours
+    rows = plan.rows
+    if table is None or not np.array_equal(np.unique(table["row"]), rows):
+        return None
+    if not np.isin(table["neighbour"], rows).all():
+        return None
+    ordered = table.sort_values(["row", "rank"])
+    k = int(ordered["rank"].max())
+    if len(ordered) != k * len(rows):
+        return None
+    positions = np.searchsorted(rows, ordered["neighbour"].to_numpy(np.int64))
+    return positions.reshape(-1, k), ordered["distance"].to_numpy(float).reshape(-1, k)
+
+
+def demanded(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The same, or the reason why there is none.
+
+    Raises:
+        BadInput: the analysis has no neighbours of these images.
+    """
+    found = neighbour_lists(plan)
+    if found is None:
+        raise BadInput(
+            f"there are no neighbours among exactly the {len(plan.images)} images of split "
+            f"{plan.manifest['split']!r}: run `alike analyse`, and export with the same --split."
+        )
+    return found
+
+
+def write_graph(plan: Plan, path: Path) -> None:
+    """Write the CSR matrix (N, N) of distances, as `scipy.sparse.load_npz` reads it.
+
+    Rows and columns are the exported images in the order of `rows` and `image_ids`, which stand in
+    the file too. Entries of a line ascend by distance and never hold the image itself, as
+    cleanlab's `knn_graph` wants it; a neighbour at distance 0 is kept as an explicit zero.
+    """
+    positions, distances = demanded(plan)
+    n, k = positions.shape
+    contents: dict[str, Any] = {
+        "data": distances.ravel(),
+        "indices": positions.ravel().astype(np.int64),
+        "indptr": np.arange(0, n * k + 1, k, dtype=np.int64),
+        "shape": np.array([n, n]),
+        "format": np.array(b"csr"),
+        "rows": plan.rows,
+        "image_ids": plan.images["image_id"].to_numpy(str),
+        "labels": plan.images["label"].fillna("").to_numpy(str),
+        MANIFEST: np.array(manifest_json(plan.manifest)),
+    }
+    with path.open("wb") as file:
+        np.savez_compressed(file, **contents)

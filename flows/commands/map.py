@@ -1,0 +1,62 @@
+"""`alike map`: the 2-D map of a set of images, made once and stored."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("map")
+    def map_(
+        store: Annotated[str, typer.Option(help="Where the features are.")],
+        features: Annotated[
+            str | None, typer.Option(help="Extraction; needed where the store has several.")
+        ] = None,
+        measure: Annotated[str, typer.Option(help="Whose vectors are mapped.")] = "gap_cosine",
+        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        perplexity: Annotated[
+            float, typer.Option(min=2, help="About how many neighbours count.")
+        ] = 30.0,
+        sample: Annotated[
+            int, typer.Option(min=100, help="Fit t-SNE on so many images at most.")
+        ] = 200_000,
+        seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+        like: Annotated[
+            str | None, typer.Option(help="Begin where this other extraction's map ends.")
+        ] = None,
+        to: Annotated[
+            Path | None, typer.Option(help="Also write this CSV or Parquet file.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Make the PCA and t-SNE map that the report shows, and keep it in the store.
+
+        `alike map --store pets.store`
+
+        `alike map --store pets.store --split all --perplexity 50 --to map.csv`
+        """
+        from analysis.maps import MapSettings, make_map
+        from analysis.result import Result
+        from extract.errors import BadInput
+        from extract.store import Store
+        from flows.console import print_json, progress_bars
+
+        if to is not None and to.suffix not in {".csv", ".parquet"}:
+            raise BadInput(f"cannot write a map to {to.name}: expected .csv or .parquet.")
+        opened = Store.open(store)
+        chosen = opened.features(features)
+        settings = MapSettings(measure, split, perplexity, sample, seed)
+        with progress_bars() as progress:
+            first = make_map(opened.features(like), settings, progress=progress) if like else None
+            table = make_map(chosen, settings, like=first, progress=progress)
+        if to is not None:
+            result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
+            result.to_csv(to) if to.suffix == ".csv" else result.to_parquet(to)
+        shown = {"key": chosen.key, "images": len(table), **table.attrs}
+        if as_json:
+            print_json(shown)
+        else:
+            typer.echo(f"{len(table)} images mapped by {measure}; stored for the report")

@@ -1,0 +1,99 @@
+"""`alike report`: one self-contained HTML page about an extraction, or about two."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from extract.store import Store
+
+VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "openTSNE", "plotly", "numpy")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("report")
+    def report(
+        store: Annotated[str, typer.Option(help="Where the features are.")],
+        features: Annotated[
+            str | None, typer.Option(help="Extraction; needed where the store has several.")
+        ] = None,
+        after: Annotated[
+            str | None, typer.Option(help="A second extraction, set beside the first.")
+        ] = None,
+        to: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+        title: Annotated[str, typer.Option(help="In the first line.")] = "",
+        maps: Annotated[bool, typer.Option(help="Show the map of the images.")] = True,
+        thumbnails: Annotated[bool, typer.Option(help="Show the images.")] = True,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Write the report of what `alike analyse` found; it loads nothing from anywhere.
+
+        `alike report --store pets.store --to pets.html`
+
+        `alike report --store pets.store --features resnet18-aa… --after resnet18-bb…`
+        """
+        from analysis.analyse import Analysis
+        from analysis.report import write_report
+        from extract.store import Store
+        from flows.console import print_json, progress_bars
+
+        opened = Store.open(store)
+        key = opened.features(features).key
+        before = Analysis.load(opened, key)
+        second = Analysis.load(opened, opened.features(after).key) if after else None
+        with progress_bars() as progress:
+            comparison = _comparison(opened, before, second, progress) if second else None
+            path = write_report(
+                to,
+                before=before,
+                after=second,
+                comparison=comparison,
+                store=opened,
+                run=_record(opened, key, title),
+                maps=maps,
+                thumbnails=thumbnails,
+                progress=progress,
+            )
+        if as_json:
+            print_json({"report": str(path.resolve()), "before": key, "after": after})
+        else:
+            typer.echo(f"report: {path.resolve()}")
+
+
+def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.DataFrame":
+    from analysis.compare import compare
+
+    return compare(
+        store.features(before.key),
+        store.features(after.key),
+        split=str(before.settings["split"]),
+        seed=int(before.settings["seed"]),
+        progress=progress,
+    )
+
+
+def _record(store: "Store", key: str, title: str) -> dict[str, Any]:
+    """What the store knows about how its features were made."""
+    import time
+    from importlib.metadata import version
+
+    features = store.features(key)
+    view, bad = store.images(), features.bad()
+    attrs = dict(features.attrs)
+    source = store.source()[0]
+    return {
+        "title": title or Path(source).name,
+        "source": source,
+        "network": attrs.get("network"),
+        "weights": attrs.get("weights"),
+        "settings": {k: v for k, v in attrs.items() if k != "class_names"},
+        "versions": {name: version(name) for name in VERSIONS},
+        "images": {"listed": len(view), "ok": len(view) - len(bad), "bad": len(bad)},
+        "bad": bad.to_dict(orient="records"),
+        "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }

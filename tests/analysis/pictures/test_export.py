@@ -1,0 +1,189 @@
+"""Every export opens with the library that it is for, and says how it was made."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.export import WRITERS, export
+from analysis.maps import make_map
+from analysis.result import read_result
+from extract.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def judged(digits):
+    from analysis.analyse import analyse
+
+    measures = ["gap_cosine", "pixel_euclid"]
+    return analyse(digits.after, measures=measures, bootstrap=0, workers=2).tables
+
+
+@pytest.fixture(scope="module")
+def wanted(digits):
+    table = digits.after.table("held_out")
+    return table, digits.after.read("gap", table["row"].to_numpy())
+
+
+@pytest.fixture
+def write(digits, judged, tmp_path):
+    def to(name, **options):
+        options = {"split": "held_out", "tables": judged, **options}
+        return export(digits.after, tmp_path / "öut dir" / name, **options)
+
+    return to
+
+
+def test_parquet_holds_rows_features_neighbours_and_manifest(write, wanted, digits, judged):
+    import pyarrow.parquet as pq
+
+    places = make_map(digits.after)
+    path, *beside = write("digits.parquet", places=places, images=True)
+    table, gap = wanted
+    read = pd.read_parquet(path)
+    assert list(read["image_id"]) == list(table["image_id"])
+    np.testing.assert_array_equal(np.stack(read["gap"]), gap)
+    assert {"projection_x", "projection_y", "neighbors", "image"} <= set(read.columns)
+    assert read["projection_x"].notna().all()
+    near = judged["neighbours"].query("measure == 'gap_cosine'")
+    first = near[near["row"] == read["row"][3]].sort_values("rank")
+    got = read["neighbors"][3]
+    assert list(read["row"].to_numpy()[got["ids"]]) == list(first["neighbour"])
+    np.testing.assert_allclose(got["distances"], first["distance"])
+    assert read["image"][0]["bytes"].startswith(b"\x89PNG")
+    meta = json.loads(pq.read_schema(path).metadata[b"alike"])
+    assert meta["weights_hash"] == digits.after.attrs["weights_hash"]
+    assert {p.name for p in beside} == {f"digits.{name}.parquet" for name in judged}
+    scores = read_result(next(p for p in beside if ".scores." in p.name))
+    pd.testing.assert_frame_equal(scores.table, judged["scores"], check_dtype=False)
+    assert scores.attrs["key"] == digits.after.key
+
+
+def test_csv_reads_back(write, wanted):
+    path = write("digits.csv", tables={})[0]
+    table, gap = wanted
+    read = pd.read_csv(path, skiprows=1, dtype={"label": str})
+    assert list(read["path"]) == list(table["path"])
+    np.testing.assert_allclose(read.filter(regex=r"^gap_\d+$").to_numpy(np.float32), gap, rtol=1e-6)
+    assert read_result(path).attrs["key"] == "tuned-0002"
+
+
+def test_h5_reads_back(write, wanted, judged):
+    import h5py
+
+    path = write("digits.h5", arrays=("gap", "pixels"))[0]
+    table, gap = wanted
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["features/gap"][:], gap)
+        assert file["features/pixels"].shape == (len(table), 3, 8, 8)
+        assert list(file["images/label"].asstr()) == list(table["label"])
+        assert set(file["tables"]) == set(judged)
+        assert json.loads(file.attrs["alike"])["key"] == "tuned-0002"
+        value = file["tables/scores/value"][:]
+    np.testing.assert_allclose(value, judged["scores"]["value"])
+
+
+@pytest.mark.parametrize("name", ["digits.nc", "digits.zarr"])
+def test_xarray_opens_it(write, wanted, judged, name):
+    import warnings
+
+    import xarray
+
+    if name.endswith(".nc"):
+        pytest.importorskip("h5netcdf")
+    path = write(name, arrays=("gap", "pixels"))[0]
+    table, gap = wanted
+    options = {"engine": "h5netcdf"} if name.endswith(".nc") else {"consolidated": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with xarray.open_datatree(path, **options) as tree:
+            np.testing.assert_array_equal(tree["gap"], gap)
+            assert tree["gap"].dims == ("image", "gap_channel")
+            assert tree["pixels"].dims == ("image", "pixels_channel", "pixels_y", "pixels_x")
+            assert list(tree["path"].values) == list(table["path"])
+            cube = tree["/tables/class_pairs"]["mean"].sel(measure="gap_cosine")
+            long = judged["class_pairs"].query("measure == 'gap_cosine'")
+            row = long.query("class_a == '3' and class_b == '8'")["mean"].iloc[0]
+            assert float(cube.sel(class_a="3", class_b="8")) == pytest.approx(row)
+            assert json.loads(tree.attrs["alike"])["digest"]
+
+
+def test_npz_is_the_graph_of_neighbours(write, wanted, judged):
+    import scipy.sparse
+
+    path = write("digits.npz", tables=judged)[0]
+    graph = scipy.sparse.load_npz(path)
+    table, _ = wanted
+    n = len(table)
+    assert graph.shape == (n, n)
+    assert graph.nnz == 10 * n
+    assert (np.diff(graph.data.reshape(n, 10), axis=1) >= 0).all()
+    assert graph.diagonal().sum() == 0
+    rows = np.load(path)["rows"]
+    np.testing.assert_array_equal(rows, table["row"])
+    near = judged["neighbours"].query("measure == 'gap_cosine'").sort_values(["row", "rank"])
+    np.testing.assert_array_equal(rows[graph.indices], near["neighbour"])
+
+
+def test_cleanlab_takes_the_graph(write, wanted):
+    import warnings
+
+    pytest.importorskip("datasets")
+    cleanlab = pytest.importorskip("cleanlab")
+    import scipy.sparse
+
+    graph = scipy.sparse.load_npz(write("digits.npz")[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lab = cleanlab.Datalab({"label": list(wanted[0]["label"])}, label_name="label", verbosity=0)
+        lab.find_issues(knn_graph=graph, issue_types={"outlier": {}, "near_duplicate": {}})
+    assert {"is_outlier_issue", "is_near_duplicate_issue"} <= set(lab.get_issues().columns)
+
+
+def test_fiftyone_samples(write, wanted, digits):
+    path = write("digits.fiftyone.json", arrays=("gap",))[0]
+    read = json.loads(path.read_text(encoding="utf-8"))
+    table, gap = wanted
+    sample = read["samples"][5]
+    assert sample["filepath"] == str(digits.images / table["path"][5])
+    assert sample["ground_truth"] == {"_cls": "Classification", "label": table["label"][5]}
+    assert 0 <= sample["same_class_share"] <= 1
+    np.testing.assert_allclose(sample["gap"], gap[5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_no_export_leaves_anything_beside_itself(write, ending, tmp_path):
+    if ending == ".nc":
+        pytest.importorskip("h5netcdf")
+    for _ in range(2):
+        written = write(f"twice{ending}")
+    assert all(path.exists() for path in written)
+    assert sorted(p.name for p in (tmp_path / "öut dir").iterdir()) == sorted(
+        p.name for p in written
+    )
+
+
+def test_failed_export_leaves_the_old_one(write, tmp_path):
+    old = tmp_path / "öut dir" / "x.csv"
+    old.parent.mkdir()
+    old.write_text("old")
+    with pytest.raises(BadInput, match="4096"):
+        write("x.csv", arrays=("gap", "pixels") * 30)
+    assert old.read_text() == "old"
+    assert [p.name for p in old.parent.iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("x.xlsx", {}, "expected a name ending in"),
+        ("x.parquet", {"arrays": ("last_conv",)}, "it holds"),
+        ("x.parquet", {"split": "validation"}, "split"),
+        ("x.npz", {"split": None}, "--split"),
+        ("x.npz", {"tables": {}}, "alike analyse"),
+    ],
+)
+def test_bad_input_says_what_to_do(write, name, options, said):
+    with pytest.raises(BadInput, match=said):
+        write(name, **options)

@@ -1,0 +1,54 @@
+"""A result comes back from every kind of file with its units and its manifest."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.result import Result, read_result
+from extract.errors import BadInput
+
+TABLE = pd.DataFrame(
+    {
+        "measure": ["gap_cosine", "ünïcode, “quoted”"],
+        "value": [0.5, np.nan],
+        "n": np.array([3, 4], np.int64),
+        "yes": [True, False],
+    }
+)
+
+
+def result():
+    attrs = {"seed": np.int64(3), "nested": {"taps": ["fc"], "nan": float("nan")}, "hash": "#1"}
+    return Result("scores", TABLE, {"value": "0 to 1, up is better"}, attrs)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "h5"])
+def test_round_trip(tmp_path, kind):
+    path = getattr(result(), f"to_{kind}")(tmp_path / f"ä b.{kind}")
+    back = read_result(path)
+    pd.testing.assert_frame_equal(back.table, TABLE, check_dtype=kind != "h5")
+    assert back.name == "scores"
+    assert back.units == {"value": "0 to 1, up is better"}
+    assert back.attrs == {"seed": 3, "nested": {"taps": ["fc"], "nan": None}, "hash": "#1"}
+
+
+def test_xarray_keeps_units():
+    data = result().to_xarray()
+    assert data["value"].attrs["units"] == "0 to 1, up is better"
+    assert data.sizes == {"scores_row": 2}
+    assert '"seed": 3' in data.attrs["alike"]
+
+
+def test_refuses_units_of_no_column():
+    with pytest.raises(BadInput, match="lacks"):
+        Result("scores", TABLE, {"valeu": "x"})
+
+
+def test_refuses_files_that_are_not_ours(tmp_path):
+    TABLE.to_csv(tmp_path / "x.csv", index=False)
+    TABLE.to_parquet(tmp_path / "x.parquet")
+    for name in ("x.csv", "x.parquet"):
+        with pytest.raises(BadInput, match="no manifest"):
+            read_result(tmp_path / name)
+    with pytest.raises(BadInput, match="ending"):
+        read_result(tmp_path / "x.txt")
