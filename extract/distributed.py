@@ -25,7 +25,13 @@ from extract.units import STAGES, Work
 
 
 def extract_distributed(
-    source: ImageSource, network: Any, store: Store, *, workers: str | int, **settings: Any
+    source: ImageSource,
+    network: Any,
+    store: Store,
+    *,
+    workers: str | int,
+    timeout: float = 30.0,
+    **settings: Any,
 ) -> ExtractionReport:
     """`extract` with the work done by Dask workers; the same store comes out.
 
@@ -35,6 +41,7 @@ def extract_distributed(
         store: not in memory.
         workers: a number of processes of this machine, or the address of a scheduler
             (``tcp://host:8786``). Give each worker one GPU by CUDA_VISIBLE_DEVICES.
+        timeout: seconds to wait for that scheduler.
         settings: those of `extract`.
 
     Raises:
@@ -44,19 +51,19 @@ def extract_distributed(
     def engine(run: Run, works: Works, done: Done) -> Mapping[str, float]:
         if not any(works.values()):
             return dict.fromkeys(STAGES, 0.0)
-        with _client(workers) as client:
+        with _client(workers, timeout) as client:
             return _compute(client, run, works, done)
 
     return extract(source, network, store, engine=engine, **settings)
 
 
 @contextmanager
-def _client(workers: str | int) -> Iterator[Any]:
+def _client(workers: str | int, timeout: float) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     if not str(workers).isdigit():
         try:
-            client = Client(str(workers), timeout="10s")
+            client = Client(str(workers), timeout=timeout)
         except (OSError, ValueError, TimeoutError) as error:
             raise BadInput(f"no Dask scheduler at {workers} ({error}): start one") from error
         with client:

@@ -129,10 +129,10 @@ class EmbeddedSource:
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row."""
+        if not path.isdigit() or int(path) >= self._starts[-1]:
+            raise BadImage("unreadable", f"no row {path}")
         row = int(path)
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if not 0 <= group < len(self._starts) - 1:
-            raise BadImage("unreadable", f"no row {path}")
         with self._lock:
             value = self._group(group)[row - int(self._starts[group])].as_py()
         return embedded_bytes(value)

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images import small_file
+
+from extract.distributed import extract_distributed
+from extract.errors import BadInput
+from extract.network import load_network
+from extract.pipeline import extract
+from extract.source import open_source
+from extract.store import Store
+from extract.transform import Transform
+
+
+def test_two_processes_give_the_store_of_one(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (2600, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(2600) % 3)
+    network = load_network(small_file(tmp_path), transform=Transform())
+    source = open_source(str(tmp_path / "set.npz"))
+    one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
+    alone = extract(source, network, one, device="cpu", batch_size=64)
+    both = extract_distributed(
+        source, network, two, workers=2, device="cpu", batch_size=64, threads=2
+    )
+    assert (both.n_rows, both.n_computed, both.key) == (2600, 2600, alone.key)
+    assert sum(both.stages.values()) > 0
+    assert two.features().digest == one.features().digest
+    again = extract_distributed(source, network, two, workers=2, device="cpu")
+    assert again.n_computed == 0
+
+
+def test_no_scheduler_is_one_clear_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
+    network = load_network(small_file(tmp_path), transform=Transform())
+    source = open_source(str(tmp_path / "set.npz"))
+    store = Store.open(tmp_path / "store", create=True)
+    with pytest.raises(BadInput, match="no Dask scheduler at tcp://127"):
+        extract_distributed(source, network, store, workers="tcp://127.0.0.1:9", timeout=1)
