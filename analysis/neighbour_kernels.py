@@ -91,9 +91,10 @@ def offer(
         far = np.uint32(kin[i] >> _SHIFT)
         for chunk in range(0, n, CHUNK):
             end = min(chunk + CHUNK, n)
-            least = keys[chunk]
-            for j in range(chunk, end):
-                least = min(least, keys[j])
+            some = keys[chunk:end]
+            least = some[0]
+            for j in range(len(some)):
+                least = min(least, some[j])
             outside = end <= start or chunk >= stop
             if least >= limit and outside and least >= foreign:
                 continue

@@ -89,8 +89,7 @@ def _panel(
         z_others, b_others = vectors.block(start, stop)
         for first in range(0, stop - start, TILE):
             others = z_others[first : first + TILE]
-            out = scratch[: m * len(others)].reshape(m, len(others))
-            product(z, others, out)
+            out = product(z, others, scratch[: m * len(others)].reshape(m, len(others)))
             offer(
                 out, row_b, b_others[first : first + TILE].astype(np.float32), low, start + first,
                 own, kept, near, counts, limits, alien, kin, keys, bits,

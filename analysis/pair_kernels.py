@@ -1,7 +1,8 @@
 """The compiled inner loops over pairs; each reads a matrix product that BLAS has just made.
 
 All take `product` (m, n) float32 = scaled z_i . z_j, so that key / bin width - first bin =
-b_i + b_j - product; they release the GIL, so threads of one process share the work.
+b_i + b_j - product; they release the GIL, so threads of one process share the work. Loops run from 0 over slices: with
+another start numba guards every index against being negative, and nothing is vectorised.
 """
 
 from collections.abc import Callable
@@ -54,13 +55,15 @@ def count_bins(
     for i in range(m):
         begin = min(max(i + first, 0), n)
         b = row_b[i]
-        for j in range(begin, n):
-            key = min(max(b + col_b[j] - product[i, j], _ZERO), top)
-            bins[j] = np.uint32(np.int32(key))
+        row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
+        for j in range(len(into)):
+            key = min(max(b + others[j] - row[j], _ZERO), top)
+            into[j] = np.uint32(np.int32(key))
         for s in range(len(edges) - 1):
             counted = counts[slots[row_part[i], s]]
-            for j in range(max(begin, edges[s]), edges[s + 1]):
-                counted[bins[j]] += _ONE
+            run = bins[max(begin, edges[s]) : edges[s + 1]]
+            for j in range(len(run)):
+                counted[run[j]] += _ONE
 
 
 @compiled
@@ -100,15 +103,17 @@ def count_layers(
     for i in range(m):
         begin = min(max(i + first, 0), n)
         b = row_b[i]
-        for j in range(begin, n):
-            key = min(max(b + col_b[j] - product[i, j], _ZERO), top)
-            bins[j] = np.uint32(np.int32(key))
+        row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
+        for j in range(len(into)):
+            key = min(max(b + others[j] - row[j], _ZERO), top)
+            into[j] = np.uint32(np.int32(key))
         r = row_part[i]
         for s in range(len(edges) - 1):
             kind, part = fine[kinds[r, s]], parts[r, s]
-            for j in range(max(begin, edges[s]), edges[s + 1]):
-                kind[bins[j]] += _ONE
-                part[bins[j] >> shifted] += _ONE
+            run = bins[max(begin, edges[s]) : edges[s + 1]]
+            for j in range(len(run)):
+                kind[run[j]] += _ONE
+                part[run[j] >> shifted] += _ONE
 
 
 @compiled
@@ -140,8 +145,9 @@ def flush_layers(
             pair = pairs[row_at[r], col_at[s]]
             for k in range(pairs.shape[2]):
                 total = np.uint32(0)
-                for j in range(k * factor, (k + 1) * factor):
-                    total += part[j]
+                joined = part[k * factor : (k + 1) * factor]
+                for j in range(len(joined)):
+                    total += joined[j]
                 pair[k] += total
             for j in range(parts.shape[2]):
                 into[j] += part[j]
@@ -184,9 +190,9 @@ def weigh_bins(
         for j in range(min(max(i + first, 0), n), n):
             key = min(max(row_b[i] + col_b[j] - product[i, j], _ZERO), top)
             kind = 0 if row_code[i] == col_code[j] else 1
-            summed = sums[kind, np.int32(key)]
+            summed, left, right = sums[kind, np.int32(key)], row_weight[i], col_weight[j]
             for r in range(replicates):
-                summed[r] += row_weight[i, r] * col_weight[j, r]
+                summed[r] += left[r] * right[r]
 
 
 @compiled

@@ -143,8 +143,8 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
             first = (row_low + i) - (col_low + j) + 1
             if first > len(other):
                 continue
-            out = scratch[: len(part) * len(other)].reshape(len(part), len(other))
-            product(part, other, out)
+            room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
+            out = product(part, other, room)
             yield Tile(out, rows, cols, first, row_b[rows], col_b[cols])
 
 
