@@ -16,19 +16,12 @@ import numpy as np
 import pandas as pd
 
 from extract.errors import BadInput, StoreBusy, StoreDamaged
-from extract.store_arrays import (
-    TREE,
-    UNIT,
-    VALID,
-    ArraySpec,
-    create_array,
-    create_valid,
-    spec_of,
-)
+from extract.store_arrays import UNIT, VALID, ArraySpec, spec_of
 from extract.store_commit import ABSENT
 from extract.store_events import Event, note
 from extract.store_features import Features
-from extract.store_files import Files, LocalFiles, RemoteFiles
+from extract.store_files import Files
+from extract.store_layout import lay_out, open_place
 from extract.store_locks import Lock, holder_of, is_dead
 from extract.store_manifest import Manifest, parquet_bytes, parquet_table
 
@@ -37,7 +30,6 @@ __all__ = ["ABSENT", "UNIT", "Features", "Store"]
 SCHEMA = "alike-store/1"
 _SETTINGS = "store.json"
 _RUN = "extract-"
-_SAME = ("weights_hash", "transform", "precision")
 _ATTRS = b"alike"
 
 
@@ -70,11 +62,13 @@ class Store:
         Raises:
             BadInput: there is no store, or one of another layout.
         """
-        files, tree = _open_place(str(url), options)
+        files, tree = open_place(str(url), options)
         try:
             schema = json.loads(files.read(_SETTINGS)).get("schema")
         except FileNotFoundError:
             schema = None
+        except NotADirectoryError:
+            raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
         except ValueError as error:
             raise StoreDamaged(f"{url}/{_SETTINGS} is damaged ({error}); restore it") from error
         if schema is None and not create:
@@ -91,10 +85,11 @@ class Store:
     def _begin(self) -> None:
         import zarr
 
-        zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._write_settings({"schema": SCHEMA, "created": now})
         note(self.files, Event("created", "", f"layout {SCHEMA}"))
+        zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
+        # Last: a store is one when it has its settings.
+        self._write_settings({"schema": SCHEMA, "created": now})
 
     # Settings
 
@@ -196,7 +191,7 @@ class Store:
             raise BadInput(f"{wanted}; {self.url} has: {have}")
         group = zarr.open_group(self.tree, path=key, mode="r")
         arrays = {
-            name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != "valid"
+            name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != VALID
         }
         return Features(self, key, dict(group.attrs), arrays)
 
@@ -217,41 +212,14 @@ class Store:
             BadInput: the group was made by another network, weights, transform or precision.
         """
         with self._brief("layout"):
-            self._lay_out(extraction, key, arrays)
+            specs = [
+                ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
+                for name, (tail, dtype) in arrays.items()
+            ]
+            added = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)
+            if added:
+                note(self.files, Event("laid out", key, f"arrays {', '.join(added)}"))
         return self.features(key)
-
-    def _lay_out(
-        self,
-        extraction: Mapping[str, Any],
-        key: str,
-        arrays: Mapping[str, tuple[tuple[int, ...], str]],
-    ) -> None:
-        import zarr
-
-        group = zarr.open_group(self.tree, mode="a", zarr_format=3).require_group(key)
-        _check_same(dict(group.attrs), extraction, key)
-        known: Any = group.attrs.get("taps", [])
-        taps = [*known, *extraction.get("taps", [])]
-        attrs = {**extraction, "taps": list(dict.fromkeys(taps))}
-        if any(group.attrs.get(name) != value for name, value in _plain(attrs).items()):
-            group.attrs.update(attrs)
-        if VALID not in group:
-            create_valid(group, self.n_rows)
-        present = dict(group.arrays())
-        for name, (tail, dtype) in arrays.items():
-            spec = ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
-            if name not in present:
-                create_array(group, spec, self.n_rows)
-            elif spec_of(name, present[name]) != spec:
-                raise BadInput(f"{key}/{name} holds {spec_of(name, present[name])}, not {spec}")
-        for array in present.values():
-            if array.shape[0] < self.n_rows:
-                array.resize((self.n_rows, *array.shape[1:]))
-        added = sorted(set(arrays) - set(present))
-        if added:
-            note(self.files, Event("laid out", key, f"arrays {', '.join(added)}"))
-        for place in (TREE, f"{TREE}/{key}", *(f"{TREE}/{key}/{name}" for name in arrays)):
-            self.files.sync(f"{place}/zarr.json")
 
     # One writer at a time
 
@@ -335,34 +303,3 @@ class Store:
                 raise
             raise StoreDamaged(f"{name} is damaged ({error}); make it again") from error
         return table.to_pandas(), dict(json.loads(table.schema.metadata.get(_ATTRS, b"{}")))
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a mapping as it comes back from JSON."""
-    return dict(json.loads(json.dumps(dict(value))))
-
-
-def _check_same(have: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> None:
-    plain = _plain(wanted)
-    for name in _SAME:
-        if name in have and have[name] != plain.get(name):
-            raise BadInput(
-                f"{key} was extracted with {name} {have[name]!r}, not {plain.get(name)!r}: "
-                "that is another extraction and needs another key"
-            )
-
-
-def _open_place(url: str, options: dict[str, Any]) -> tuple[Files, Any]:
-    from zarr.storage import FsspecStore, LocalStore
-
-    if "://" not in url or url.startswith("file://"):
-        root = Path(url.removeprefix("file://")).expanduser()
-        return LocalFiles(root), LocalStore(root / TREE)
-    import fsspec
-
-    try:
-        filesystem, base = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
-        raise BadInput(f"{url} cannot be opened: {error}; for s3:// pip install s3fs") from None
-    tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=options)
-    return RemoteFiles(filesystem, base, url), tree

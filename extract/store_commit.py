@@ -11,7 +11,7 @@ import numpy as np
 
 from extract.errors import StoreDamaged
 from extract.store_arrays import UNIT, check_rows, write_rows
-from extract.store_files import explain_full
+from extract.store_files import explain
 from extract.store_ledger import Committed, Record, ids_hash, provenance, row_hash
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _write_array(
         if stored:
             files.sync(place)
     except OSError as error:
-        raise explain_full(error, features.store.url) or error from error
+        raise explain(error, features.store.url) or error from error
     nonfinite = _nonfinite(given, [row - lo for row in bad])
     return Committed(lo + len(given), row_hash(given), stored, nonfinite)
 

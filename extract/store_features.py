@@ -1,5 +1,6 @@
 """The features of one extraction: what is committed, what is missing, reading and writing."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from extract.errors import BadInput, StoreDamaged
 from extract.split import splits_of
 from extract.store_arrays import TREE, UNIT, VALID, ArraySpec, write_rows
 from extract.store_commit import Bad, commit_unit, pending_units, rows_to_do
+from extract.store_files import explain
 from extract.store_ledger import Ledger, Record, digest_of, row_hash
 from extract.store_locks import Lock
 from extract.store_shards import grouped_by_unit, read_shard_rows
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 Rows = np.ndarray | slice
 _READERS = 4
+"""Threads that read shards for one call of `read`."""
+_AHEAD = 2
+"""Blocks that are read before they are asked for: three are in memory at once."""
 
 
 class Features:
@@ -51,6 +56,10 @@ class Features:
     def digest(self) -> str:
         """Hash of all committed rows: another value whenever any of them changes."""
         return digest_of(self.ledger.records())
+
+    def digest_for(self, names: Iterable[str]) -> str:
+        """Hash of the committed rows of some arrays: a tap that is added does not change it."""
+        return digest_of(self.ledger.records(), set(names))
 
     def unit_rows(self, unit: int) -> range:
         """Give the rows of a unit."""
@@ -156,7 +165,7 @@ class Features:
     def blocks(
         self, name: str | Sequence[str], rows: Rows | None = None, size: int = UNIT
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Read rows shard by shard, one block ahead of the caller.
+        """Read rows shard by shard, two blocks ahead of the caller.
 
         Args:
             name: an array, or several that are read together.
@@ -174,12 +183,12 @@ class Features:
         def load(whole: np.ndarray) -> dict[str, np.ndarray]:
             return {one: self.read(one, whole) for one in names}
 
-        with ThreadPoolExecutor(1, "blocks") as ahead:
-            coming = ahead.submit(load, wholes[0])
+        with ThreadPoolExecutor(_AHEAD, "blocks") as readers:
+            coming = deque(readers.submit(load, whole) for whole in wholes[:_AHEAD])
             for i, whole in enumerate(wholes):
-                read = coming.result()
-                if i + 1 < len(wholes):
-                    coming = ahead.submit(load, wholes[i + 1])
+                read = coming.popleft().result()
+                if i + _AHEAD < len(wholes):
+                    coming.append(readers.submit(load, wholes[i + _AHEAD]))
                 for lo in range(0, len(whole), size):
                     part = {one: array[lo : lo + size] for one, array in read.items()}
                     yield whole[lo : lo + size], part[name] if isinstance(name, str) else part
@@ -237,9 +246,11 @@ class Features:
 
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
-        write_rows(
-            self.store.tree, f"{self.key}/{VALID}", 0, self.committed(good=True).astype(np.uint8)
-        )
+        good = self.committed(good=True).astype(np.uint8)
+        try:
+            write_rows(self.store.tree, f"{self.key}/{VALID}", 0, good)
+        except OSError as error:
+            raise explain(error, self.store.url) or error from error
 
     # Constants: small arrays that belong to the group, such as its classifier or a fitted mean
 

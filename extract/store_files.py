@@ -9,9 +9,9 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from extract.errors import StoreFull
+from extract.errors import AlikeError, BadInput, StoreFull
 
 PARTIAL = ".partial"
 """End of the names of files still being written; zarr-python uses the same."""
@@ -20,6 +20,7 @@ ADVICE = "run `alike store verify`, then `alike extract` computes those rows aga
 """What to do about damaged rows."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Stamp(NamedTuple):
@@ -69,14 +70,21 @@ class Files(Protocol):
         """Give the names of all files under a folder, relative to it, sorted."""
 
 
-def explain_full(error: OSError, where: str) -> StoreFull | None:
-    """Turn an error that means "no space" into one that says what to do; else None."""
-    if error.errno not in _FULL:
-        return None
-    return StoreFull(
-        f"{where} has no room for more ({error.strerror}); free some space or raise the quota, "
-        "then run the same command again: what was committed is kept"
-    )
+def explain(error: OSError, where: str) -> AlikeError | None:
+    """Turn "no space" and "not allowed" into errors that say what to do; others into None."""
+    if error.errno in _FULL:
+        return StoreFull(
+            f"{where} has no room for more ({error.strerror}); free some space or raise the quota, "
+            "then run the same command again: what was committed is kept"
+        )
+    if error.errno in _FORBIDDEN:
+        return BadInput(
+            f"{where} cannot be written ({error.strerror}); ask for the permission, or name "
+            "another place"
+        )
+    if isinstance(error, NotADirectoryError):
+        return BadInput(f"{where} is no folder; name one, or a place for a new one")
+    return None
 
 
 class LocalFiles:
@@ -175,9 +183,9 @@ class LocalFiles:
         return sorted(one.relative_to(top).as_posix() for one in top.rglob("*") if one.is_file())
 
     def _aside(self, target: Path, data: bytes, durable: bool = True) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
+            _make_folder(target.parent)
             with aside.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -185,8 +193,17 @@ class LocalFiles:
                     os.fsync(file.fileno())
         except OSError as error:
             aside.unlink(missing_ok=True)
-            raise explain_full(error, self.url) or error from error
+            raise explain(error, self.url) or error from error
         return aside
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that a power cut does not take back."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -195,93 +212,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class RemoteFiles:
-    """Files of an object store, through the synchronous side of an fsspec filesystem."""
-
-    def __init__(self, filesystem: Any, base: str, url: str) -> None:
-        self.root: Path | None = None
-        self.url = url
-        self._files = filesystem
-        self._base = base.rstrip("/")
-
-    def path(self, name: str) -> str:
-        """Give the full name of an object."""
-        return f"{self._base}/{name}"
-
-    def read(self, name: str) -> bytes:
-        """Read a whole object."""
-        return bytes(self._files.cat_file(self.path(name)))
-
-    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Read byte ranges at the same time."""
-        starts = [start for start, _ in ranges]
-        stops = [None if start < 0 and stop == 0 else stop for start, stop in ranges]
-        paths = [self.path(name)] * len(ranges)
-        return [bytes(one) for one in self._files.cat_ranges(paths, starts, stops)]
-
-    def size(self, name: str) -> int | None:
-        """Give the bytes of an object."""
-        self._files.invalidate_cache(self._base)
-        try:
-            return int(self._files.info(self.path(name), refresh=True)["size"])
-        except FileNotFoundError:
-            return None
-
-    def write(self, name: str, data: bytes) -> None:
-        """Replace an object."""
-        self._files.pipe_file(self.path(name), data)
-
-    def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write an object only if there is none (If-None-Match)."""
-        try:
-            self._files.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def touch(self, name: str) -> None:
-        """Write an object again."""
-        self.write(name, self.read(name))
-
-    def age(self, name: str) -> float | None:
-        """Compare an object's time with that of one written now."""
-        probe = f"{name}.{uuid.uuid4().hex}{PARTIAL}"
-        self.write(probe, b"")
-        try:
-            then, now = (self._files.info(self.path(one), refresh=True) for one in (name, probe))
-            return float((now["LastModified"] - then["LastModified"]).total_seconds())
-        except FileNotFoundError:
-            return None
-        finally:
-            self.remove(probe)
-
-    def sync(self, name: str) -> None:
-        """Do nothing: an acknowledged PUT is durable."""
-
-    def remove(self, name: str) -> None:
-        """Delete an object."""
-        if self.size(name) is not None:
-            self._files.rm_file(self.path(name))
-
-    def listing(self, folder: str) -> dict[str, Stamp]:
-        """Give the objects right under a prefix."""
-        self._files.invalidate_cache()
-        try:
-            found = self._files.ls(self.path(folder), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {
-            one["name"].rsplit("/", 1)[1]: Stamp(
-                int(one["size"]), (one.get("ETag"), str(one.get("LastModified")))
-            )
-            for one in found
-            if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
-        }
-
-    def walk(self, folder: str) -> list[str]:
-        """Give all objects under a prefix."""
-        self._files.invalidate_cache()
-        top = self.path(folder)
-        return sorted(str(one)[len(top) + 1 :] for one in self._files.find(top))

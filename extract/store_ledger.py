@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
@@ -177,12 +177,21 @@ def ids_hash(ids: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
 
 
-def digest_of(records: Mapping[int, Record]) -> str:
-    """Hash what is committed: changes with any row, array or bad image, not with who wrote it."""
+def digest_of(records: Mapping[int, Record], names: Collection[str] | None = None) -> str:
+    """Hash what is committed: changes with any row, array or bad image, not with who wrote it.
+
+    Args:
+        records: unit to its record.
+        names: arrays that count; None for all.
+    """
     whole = hashlib.blake2b(digest_size=16)
     for unit in sorted(records):
         record = records[unit]
-        arrays = sorted((name, one.hi, one.hash) for name, one in record.arrays.items())
+        arrays = sorted(
+            (name, one.hi, one.hash)
+            for name, one in record.arrays.items()
+            if names is None or name in names
+        )
         whole.update(json.dumps([unit, arrays, sorted(record.bad.items())]).encode())
     return whole.hexdigest()
 

@@ -144,6 +144,9 @@ class Lock:
                 self._files.touch(self._name)
             except FileNotFoundError:
                 return
+            except OSError:
+                # One missed sign of life is no death: eight in a row are.
+                continue
 
 
 def _guard(files: Files) -> Any:

@@ -13,9 +13,10 @@ from extract.errors import BadInput
 from extract.progress import Progress, silent
 from extract.store import ABSENT, Features, Store
 from extract.store_arrays import ArraySpec
+from extract.store_carried import IMAGE_COLUMNS, Carried
 from extract.store_events import Event, note
-from extract.store_files import PARTIAL, explain_full
-from extract.store_formats import FORMATS, IMAGE_COLUMNS, Carried, Format
+from extract.store_files import PARTIAL, explain
+from extract.store_formats import FORMATS, Format
 
 _ABSENT = (ABSENT, "not in the imported file")
 
@@ -48,7 +49,7 @@ def export_group(
         made.write(aside, carried)
         aside.replace(target)
     except OSError as error:
-        raise explain_full(error, str(target.parent)) or error from error
+        raise explain(error, str(target.parent)) or error from error
     finally:
         aside.unlink(missing_ok=True)
     return target

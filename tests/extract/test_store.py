@@ -75,7 +75,7 @@ def test_grown_store_equals_one_made_at_once(tmp_path):
 
 
 def test_array_added_to_a_group(tmp_path):
-    first = known.filled(tmp_path, 1500, {"fc": known.ARRAYS["fc"]})
+    first = known.filled(tmp_path, 1500, {"fc": known.ARRAYS["fc"]}).digest
     store = Store.open(tmp_path)
     features = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
     assert features.pending(["fc"]) == []
@@ -88,6 +88,7 @@ def test_array_added_to_a_group(tmp_path):
     known.extract(features)
     assert features.pending() == []
     assert features.digest != first
+    assert features.digest_for(["fc"]) == first
     assert np.array_equal(features.read("fc", slice(None)), known.rows_of("fc", range(1500)))
 
 

@@ -15,7 +15,7 @@ import store_writer as known
 
 from extract.errors import BadInput, StoreBusy, StoreDamaged, StoreFull
 from extract.store import Store
-from extract.store_files import LocalFiles, explain_full
+from extract.store_files import LocalFiles, explain
 from extract.store_locks import Holder, Lock
 from extract.store_upkeep import bad_images, collect_garbage, contents, history
 from extract.store_verify import verify
@@ -77,7 +77,7 @@ def test_every_flipped_byte_is_seen(tmp_path):
     for name in known.ARRAYS:
         path = shard(features, name, 0)
         whole = path.read_bytes()
-        for at in chance.integers(0, len(whole), 60):
+        for at in chance.integers(0, len(whole), 25):
             flip(path, int(at))
             with contextlib.suppress(StoreDamaged):
                 assert np.array_equal(features.read(name, slice(None)), good[name])
@@ -197,9 +197,17 @@ def test_full_disk(tmp_path):
 
 
 def test_full_disk_errors_are_told_from_others():
-    assert isinstance(explain_full(OSError(errno.ENOSPC, "No space"), "x"), StoreFull)
-    assert isinstance(explain_full(OSError(errno.EDQUOT, "Quota"), "x"), StoreFull)
-    assert explain_full(OSError(errno.EIO, "I/O"), "x") is None
+    assert isinstance(explain(OSError(errno.ENOSPC, "No space"), "x"), StoreFull)
+    assert isinstance(explain(OSError(errno.EDQUOT, "Quota"), "x"), StoreFull)
+    assert isinstance(explain(OSError(errno.EACCES, "Permission denied"), "x"), BadInput)
+    assert explain(OSError(errno.EIO, "I/O"), "x") is None
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for create in (True, False):
+        with pytest.raises(BadInput, match="is no folder"):
+            Store.open(tmp_path / "file", create=create)
 
 
 def test_second_process_is_refused_by_name(tmp_path):

@@ -1,0 +1,71 @@
+"""A carried group as HDF5: `arrays/<name>`, `images/<column>`, `constants/<name>`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.store_arrays import ArraySpec
+from extract.store_carried import CONSTANTS, IMAGE_COLUMNS, NUMBERS, Carried, columns_of, images_of
+
+
+def write(path: Path, carried: Carried) -> None:
+    """Write a carried group as HDF5, block by block."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["alike"] = json.dumps(carried.attrs)
+        for name, column in columns_of(carried.images).items():
+            kind = None if name in NUMBERS else h5py.string_dtype()
+            file.create_dataset(f"images/{name}", data=column, dtype=kind)
+        for name, spec in carried.specs.items():
+            rows = min(spec.chunk_rows, max(len(carried.images), 1))
+            made = file.create_dataset(
+                f"arrays/{name}",
+                shape=(len(carried.images), *spec.tail),
+                dtype=spec.dtype,
+                chunks=(rows, *spec.tail),
+                compression="gzip" if spec.compressed else None,
+                compression_opts=1 if spec.compressed else None,
+                fletcher32=True,
+            )
+            for lo, block in carried.blocks(name):
+                made[lo : lo + len(block)] = block
+        for name, value in carried.constants.items():
+            file[CONSTANTS + name] = value
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Carried]:
+    """Open a group that `write` wrote; its rows are read when they are asked for."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        columns = {
+            name: file[f"images/{name}"][()]
+            if name in NUMBERS
+            else file[f"images/{name}"].asstr()[()]
+            for name in IMAGE_COLUMNS
+        }
+        specs = {
+            name: ArraySpec(name, tuple(one.shape[1:]), str(one.dtype))
+            for name, one in file["arrays"].items()
+        }
+        constants: dict[str, np.ndarray] = {}
+
+        def collect(name: str, value: Any) -> None:
+            if isinstance(value, h5py.Dataset):
+                constants[name] = value[()]
+
+        if "constants" in file:
+            file["constants"].visititems(collect)
+        yield Carried(
+            json.loads(file.attrs["alike"]),
+            images_of(columns),
+            specs,
+            constants,
+            lambda name, lo, hi: np.asarray(file[f"arrays/{name}"][lo:hi]),
+        )

@@ -1,0 +1,91 @@
+"""A carried group as netCDF 4: variables `<name>`, `image_<column>`, `constant_<name>`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.errors import BadInput
+from extract.store_arrays import ArraySpec
+from extract.store_carried import IMAGE_COLUMNS, NUMBERS, Carried, columns_of, images_of
+
+
+def _h5netcdf() -> Any:
+    try:
+        import h5netcdf  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise BadInput(
+            "netCDF needs the package h5netcdf: pip install h5netcdf, or choose .h5"
+        ) from None
+    return h5netcdf
+
+
+def write(path: Path, carried: Carried) -> None:
+    """Write a carried group as netCDF, block by block."""
+    import h5py
+
+    h5netcdf = _h5netcdf()
+
+    with h5netcdf.File(path, "w") as file:
+        file.attrs["alike"] = json.dumps(carried.attrs)
+        file.dimensions["image"] = len(carried.images)
+        for name, column in columns_of(carried.images).items():
+            kind = column.dtype if name in NUMBERS else h5py.string_dtype()
+            made = file.create_variable(f"image_{name}", ("image",), dtype=kind)
+            made[:] = column
+        for name, spec in carried.specs.items():
+            for dimension, length in zip(spec.dimensions[1:], spec.tail, strict=True):
+                file.dimensions[dimension] = length
+            # netCDF has no half precision: float32 holds it exactly.
+            kind = np.dtype("float32" if spec.dtype == "float16" else spec.dtype)
+            rows = min(spec.chunk_rows, max(len(carried.images), 1))
+            made = file.create_variable(
+                name,
+                spec.dimensions,
+                dtype=kind,
+                chunks=(rows, *spec.tail),
+                compression="gzip" if spec.compressed else None,
+                compression_opts=1 if spec.compressed else None,
+                fletcher32=True,
+            )
+            made.attrs["stored_as"] = spec.dtype
+            for lo, block in carried.blocks(name):
+                made[lo : lo + len(block)] = block.astype(kind)
+        for name, value in carried.constants.items():
+            _write_nc_constant(file, name, np.asarray(value))
+
+
+def _write_nc_constant(file: Any, name: str, value: np.ndarray) -> None:
+    plain = "constant_" + name.replace("/", "_")
+    dimensions = [f"{plain}_{i}" for i in range(value.ndim)]
+    for dimension, length in zip(dimensions, value.shape, strict=True):
+        file.dimensions[dimension] = length
+    made = file.create_variable(plain, tuple(dimensions), dtype=value.dtype)
+    made[...] = value
+    made.attrs["constant"] = name
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Carried]:
+    """Open a group that `write` wrote; its rows are read when they are asked for."""
+    with _h5netcdf().File(path, "r", decode_vlen_strings=True) as file:
+        specs = {
+            name: ArraySpec(name, tuple(one.shape[1:]), str(one.attrs["stored_as"]))
+            for name, one in file.variables.items()
+            if "stored_as" in one.attrs
+        }
+        constants = {
+            str(one.attrs["constant"]): np.asarray(one[...])
+            for one in file.variables.values()
+            if "constant" in one.attrs
+        }
+        yield Carried(
+            json.loads(file.attrs["alike"]),
+            images_of({name: file.variables[f"image_{name}"][...] for name in IMAGE_COLUMNS}),
+            specs,
+            constants,
+            lambda name, lo, hi: np.asarray(file.variables[name][lo:hi]).astype(specs[name].dtype),
+        )

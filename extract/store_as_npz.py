@@ -1,0 +1,78 @@
+"""A carried group as NPZ: members `<name>`, `images/<column>`, `constants/<name>`, `attrs`."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from extract.store_arrays import ArraySpec
+from extract.store_carried import CONSTANTS, IMAGE_COLUMNS, NUMBERS, Carried, columns_of, images_of
+
+
+def write(path: Path, carried: Carried) -> None:
+    """Write a carried group as NPZ, block by block."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as file:
+
+        def put(name: str, value: np.ndarray) -> None:
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
+
+        put("attrs", np.array(json.dumps(carried.attrs)))
+        for name, column in columns_of(carried.images).items():
+            put(f"images/{name}", column if name in NUMBERS else column.astype(np.str_))
+        for name, value in carried.constants.items():
+            put(CONSTANTS + name, np.asarray(value))
+        for name, spec in carried.specs.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(
+                    member,
+                    {
+                        "descr": np.dtype(spec.dtype).str,
+                        "fortran_order": False,
+                        "shape": (len(carried.images), *spec.tail),
+                    },
+                )
+                for _, block in carried.blocks(name):
+                    member.write(np.ascontiguousarray(block).data)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Carried]:
+    """Open a group that `write` wrote; its rows are read when they are asked for."""
+    with zipfile.ZipFile(path) as file:
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+        plain = [name for name in names if "/" not in name and name != "attrs"]
+
+        def get(name: str) -> np.ndarray:
+            with file.open(f"{name}.npy") as member:
+                return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+
+        specs, starts = {}, {}
+        for name in plain:
+            with file.open(f"{name}.npy") as member:
+                np.lib.format.read_magic(member)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                specs[name] = ArraySpec(name, tuple(shape[1:]), str(dtype))
+                starts[name] = member.tell()
+
+        def read(name: str, lo: int, hi: int) -> np.ndarray:
+            spec = specs[name]
+            with file.open(f"{name}.npy") as member:
+                member.seek(starts[name] + lo * spec.row_bytes)
+                data = member.read((hi - lo) * spec.row_bytes)
+            return np.frombuffer(data, dtype=spec.dtype).reshape(hi - lo, *spec.tail)
+
+        yield Carried(
+            json.loads(str(get("attrs"))),
+            images_of({name: get(f"images/{name}") for name in IMAGE_COLUMNS}),
+            specs,
+            {
+                name.removeprefix(CONSTANTS): get(name)
+                for name in names
+                if name.startswith(CONSTANTS)
+            },
+            read,
+        )

@@ -1,0 +1,79 @@
+"""A carried group as Parquet: a column an array (fixed-size lists), row groups of 1024."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.store_arrays import UNIT, ArraySpec
+from extract.store_carried import IMAGE_COLUMNS, Carried, columns_of, images_of
+
+
+def write(path: Path, carried: Carried) -> None:
+    """Write a carried group as Parquet, block by block."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    packed = io.BytesIO()
+    constants: dict[str, Any] = {name: np.asarray(one) for name, one in carried.constants.items()}
+    np.savez(packed, **constants)
+    metadata = {
+        "alike": json.dumps(carried.attrs),
+        "alike_arrays": json.dumps({name: spec.tail for name, spec in carried.specs.items()}),
+        "alike_constants": base64.b64encode(packed.getvalue()).decode(),
+    }
+    columns = columns_of(carried.images)
+    kinds = {"labelled": pa.uint8(), "size": pa.int64()}
+    fields = [pa.field(name, kinds.get(name, pa.string())) for name in IMAGE_COLUMNS]
+    for name, spec in carried.specs.items():
+        width = int(np.prod(spec.tail))
+        kind = pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), width)
+        fields.append(pa.field(name, kind))
+    schema = pa.schema(fields, metadata=metadata)
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
+        for lo in range(0, len(carried.images), UNIT):
+            hi = min(lo + UNIT, len(carried.images))
+            parts = [pa.array(columns[name][lo:hi], schema.field(name).type) for name in columns]
+            for name in carried.specs:
+                flat = pa.array(np.ascontiguousarray(carried.read(name, lo, hi)).ravel())
+                parts.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
+            file.write_table(pa.table(parts, schema=schema), row_group_size=UNIT)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Carried]:
+    """Open a group that `write` wrote; its rows are read when they are asked for."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        metadata = file.schema_arrow.metadata
+        tails = json.loads(metadata[b"alike_arrays"])
+        specs = {
+            name: ArraySpec(
+                name,
+                tuple(tail),
+                str(np.dtype(file.schema_arrow.field(name).type.value_type.to_pandas_dtype())),
+            )
+            for name, tail in tails.items()
+        }
+        with np.load(io.BytesIO(base64.b64decode(metadata[b"alike_constants"]))) as packed:
+            constants = {name: packed[name] for name in packed.files}
+
+        def read(name: str, lo: int, hi: int) -> np.ndarray:
+            groups = range(lo // UNIT, -(-hi // UNIT))
+            column = file.read_row_groups(list(groups), [name])[name].combine_chunks()
+            flat = np.asarray(column.flatten()).reshape(-1, *specs[name].tail)
+            return flat[lo - groups[0] * UNIT : hi - groups[0] * UNIT]
+
+        yield Carried(
+            json.loads(metadata[b"alike"]),
+            images_of(file.read(list(IMAGE_COLUMNS)).to_pydict()),
+            specs,
+            constants,
+            read,
+        )

@@ -1,0 +1,103 @@
+"""The store's files on an S3-like service, through any filesystem of fsspec.
+
+A PUT is atomic and durable by itself, and `If-None-Match` makes a lock exclusive. What a folder of
+a local disk has beyond that is missing: a lock of a dead holder is taken over without the guard of
+the operating system, so a holder checks its lock again before it commits.
+"""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from extract.store_files import PARTIAL, Stamp
+
+
+class RemoteFiles:
+    """Files of an object store, through the synchronous side of an fsspec filesystem."""
+
+    def __init__(self, filesystem: Any, base: str, url: str) -> None:
+        self.root: Path | None = None
+        self.url = url
+        self._files = filesystem
+        self._base = base.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Give the full name of an object."""
+        return f"{self._base}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """Read a whole object."""
+        return bytes(self._files.cat_file(self.path(name)))
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read byte ranges at the same time."""
+        starts = [start for start, _ in ranges]
+        stops = [None if start < 0 and stop == 0 else stop for start, stop in ranges]
+        paths = [self.path(name)] * len(ranges)
+        return [bytes(one) for one in self._files.cat_ranges(paths, starts, stops)]
+
+    def size(self, name: str) -> int | None:
+        """Give the bytes of an object."""
+        self._files.invalidate_cache(self._base)
+        try:
+            return int(self._files.info(self.path(name), refresh=True)["size"])
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace an object."""
+        self._files.pipe_file(self.path(name), data)
+
+    def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
+        """Write an object only if there is none (If-None-Match)."""
+        try:
+            self._files.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def touch(self, name: str) -> None:
+        """Write an object again."""
+        self.write(name, self.read(name))
+
+    def age(self, name: str) -> float | None:
+        """Compare an object's time with that of one written now."""
+        probe = f"{name}.{uuid.uuid4().hex}{PARTIAL}"
+        self.write(probe, b"")
+        try:
+            then, now = (self._files.info(self.path(one), refresh=True) for one in (name, probe))
+            return float((now["LastModified"] - then["LastModified"]).total_seconds())
+        except FileNotFoundError:
+            return None
+        finally:
+            self.remove(probe)
+
+    def sync(self, name: str) -> None:
+        """Do nothing: an acknowledged PUT is durable."""
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        if self.size(name) is not None:
+            self._files.rm_file(self.path(name))
+
+    def listing(self, folder: str) -> dict[str, Stamp]:
+        """Give the objects right under a prefix."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            one["name"].rsplit("/", 1)[1]: Stamp(
+                int(one["size"]), (one.get("ETag"), str(one.get("LastModified")))
+            )
+            for one in found
+            if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
+        }
+
+    def walk(self, folder: str) -> list[str]:
+        """Give all objects under a prefix."""
+        self._files.invalidate_cache()
+        top = self.path(folder)
+        return sorted(str(one)[len(top) + 1 :] for one in self._files.find(top))
