@@ -1,6 +1,7 @@
 """Retraining a network so that images of one class get alike features."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from extract.progress import Progress, silent
 from extract.split import split_of
 from extract.weights import write_weights
 from train.augment import augmentation_named
-from train.images import Frames, Read, snapshot_hash
+from train.images import CACHE_BYTES, Frames, Read, snapshot_hash
 from train.losses import loss_named
 from train.prepare import prepare
 from train.probe import PROBE_SIZE, Probe
@@ -87,7 +88,7 @@ def retrain(
     began = time.monotonic()
     settings = _settled(settings, changes)
     loss = loss_named(settings.loss)
-    frames = Frames(images, read, network.transform, progress=progress)
+    frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
     decisions = [f"left out {path}: {reason}" for path, reason in frames.bad]
     training, probed, role = _sides(frames, held_out, read, settings)
     size = _input_size(training)
@@ -104,11 +105,12 @@ def retrain(
     done = finished_run(out, fingerprint)
     if done is not None:
         return done
-    out.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_of(out, fingerprint)
-    if resumed is None:
-        forget_other_run(out)
-    write_train_images(out, frames.images)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        out.mkdir(parents=True, exist_ok=True)
+        if resumed is None:
+            forget_other_run(out)
+        write_train_images(out, frames.images)
 
     step = ConsistencyStep(module, loss, settings, start, training)
     log = RunLog(

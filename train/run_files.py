@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from extract.errors import BadInput
 from extract.network import Network, load_network
@@ -139,4 +140,5 @@ def trained_ids(weights: Path) -> set[str]:
 
 def loads_back(network: Network, weights: Path) -> str:
     """Hash of the network that a written weights file gives when it is loaded."""
-    return load_network(network.name, str(weights)).weights_hash
+    with torch.random.fork_rng(devices=[]):
+        return load_network(network.name, str(weights)).weights_hash

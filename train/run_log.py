@@ -69,19 +69,21 @@ class RunLog(Callback):
         return f"loss {last['loss']:.3f}, accuracy {last['probe_accuracy']:.3f} ({self.probe.role})"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row, decide whether to stop, save."""
+        """Add a row, decide whether to stop, save; every process does what the first decides."""
         step = pl_module
         assert isinstance(step, ConsistencyStep)
         step.look()
-        if not trainer.is_global_zero:
-            return
-        self.rows.append(self._row(trainer, step))
-        if self.patience:
-            self._early_stop(trainer, step)
-        self._write(step)
-        now = time.monotonic()
-        last = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        if now - self.saved >= self.save_every and not last:
+        save = False
+        if trainer.is_global_zero:
+            self.rows.append(self._row(trainer, step))
+            if self.patience:
+                self._early_stop(trainer, step)
+            self._write(step)
+            last = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+            save = time.monotonic() - self.saved >= self.save_every and not last
+        save, stop = trainer.strategy.broadcast((save, trainer.should_stop))
+        trainer.should_stop = stop
+        if save:
             self._save(trainer)
             self.saved = time.monotonic()
 
@@ -117,9 +119,10 @@ class RunLog(Callback):
     def _save(self, trainer: Trainer) -> None:
         aside = self.out / (CHECKPOINT + ".partial")
         trainer.save_checkpoint(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(self.out / CHECKPOINT)
+        if trainer.is_global_zero:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(self.out / CHECKPOINT)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""

@@ -156,7 +156,11 @@ class ConsistencyStep(LightningModule):
         if not self.seen:
             return
         first = self.global_step - len(self.seen)
-        rows = torch.stack([row for _, row in self.seen]).tolist()
+        values = torch.stack([row for _, row in self.seen])
+        if self.trainer.world_size > 1:
+            # Every process sees the same, so that all take the same decisions.
+            values = torch.as_tensor(self.all_gather(values)).mean(0)
+        rows = values.tolist()
         for number, ((size, _), row) in enumerate(zip(self.seen, rows, strict=True)):
             self.steps.append([first + number, *row])
             if self.consistency is not None:

@@ -1,0 +1,218 @@
+import hashlib
+import json
+import logging
+
+import pandas as pd
+import pytest
+import torch
+from digit_images import Digits, write_network
+from safetensors.torch import load_file
+from torchvision import models
+
+from extract.errors import BadInput
+from extract.network import load_network
+from extract.transform import Transform
+from train.losses import LOSSES
+from train.retrain import retrain
+from train.run_files import trained_ids
+
+FILES = {"log.csv", "run.json", "steps.csv", "train_images.parquet", "weights.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits()
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, digits):
+    """A small network trained from scratch, (name, run)."""
+    folder = tmp_path_factory.mktemp("parent")
+    name = write_network(folder)
+    run = retrain(
+        load_network(name),
+        digits.images,
+        digits.read,
+        loss="ce",
+        epochs=30,
+        lr=0.02,
+        out=folder / "run",
+    )
+    return name, run
+
+
+def again(parent, digits, out, **changes):
+    name, run = parent
+    settings = {"epochs": 2, "out": out, "device": "cpu"} | changes
+    return retrain(load_network(name, str(run.weights)), digits.images, digits.read, **settings)
+
+
+def test_a_small_network_learns_from_scratch(parent):
+    _, run = parent
+    assert run.log["probe_accuracy"].iloc[-1] > 0.8
+    assert run.log["loss"].iloc[-1] < run.log["loss"].iloc[0] / 2
+    assert run.class_names == tuple("0123456789")
+
+
+def test_only_the_folder_is_written_and_nothing_is_said(
+    parent, digits, tmp_path, capfd, caplog, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    network = load_network(parent[0], str(parent[1].weights))
+    before = torch.random.get_rng_state()
+    with caplog.at_level(logging.INFO):
+        out = tmp_path / "deep" / "run"
+        run = retrain(network, digits.images, digits.read, epochs=2, out=out)
+    assert {file.name for file in (tmp_path / "deep" / "run").iterdir()} == FILES
+    assert [file.name for file in tmp_path.iterdir()] == ["deep"]
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(run.log) == 2
+
+
+def test_weights_say_where_they_come_from(parent, digits, tmp_path):
+    name, first = parent
+    run = again(parent, digits, tmp_path, loss="gap_supcon", seed=3, weight=0.25)
+    loaded = load_network(name, str(run.weights))
+    assert loaded.weights_hash == run.weights_hash != first.weights_hash
+    assert loaded.class_names == tuple("0123456789")
+    said = json.loads((tmp_path / "run.json").read_text())
+    assert said["parent_weights_hash"] == first.weights_hash
+    assert (said["settings"]["loss"], said["settings"]["weight"]) == ("gap_supcon", 0.25)
+    assert said["settings"]["seed"] == 3
+    trained = pd.read_parquet(tmp_path / "train_images.parquet")
+    assert len(trained) == len(digits.images)
+    ids = [hashlib.sha256(digits.read(path)).hexdigest() for path, _ in digits.images]
+    assert trained["image_id"].tolist() == ids
+    assert trained_ids(run.weights) == set(ids)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_loss_trains(loss, parent, digits, tmp_path):
+    run = again(parent, digits, tmp_path, loss=loss, epochs=1, warmup=0.0)
+    assert run.log[["loss", "cross_entropy", "consistency"]].notna().all(axis=None)
+    if LOSSES[loss].make:
+        assert run.steps["weight"].iloc[-1] > 0
+    weights = load_file(run.weights)
+    assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+
+
+def test_the_same_seed_gives_the_same_weights(parent, digits, tmp_path):
+    hashes = {
+        again(parent, digits, tmp_path / name, seed=seed, epochs=1).weights_hash
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    }
+    assert len(hashes) == 2
+
+
+def test_held_out_images_must_not_be_trained_on(parent, digits, tmp_path):
+    with pytest.raises(BadInput, match=r"3 held-out images are among .* 7\.npy"):
+        again(parent, digits, tmp_path, held_out=digits.images[7:10])
+    unseen = Digits(first=200, count=100)
+    run = again(parent, digits, tmp_path, held_out=unseen.images)
+    assert run.log["probe_sameness"].between(-1, 1).all()
+
+
+def test_head_of_other_size_is_replaced_and_loads_back(digits, tmp_path):
+    network = load_network("mobilenet_v2", transform=Transform(resize=(32, 32)), seed=4)
+    few = [image for image in digits.images if image[1] in "012"]
+    run = retrain(network, few, digits.read, epochs=1, out=tmp_path, head_warmup=0.5)
+    assert "head classifier.1: 1000 outputs replaced by 3 with new weights" in run.decisions
+    loaded = load_network("mobilenet_v2", str(run.weights))
+    assert loaded.class_names == ("0", "1", "2")
+    assert loaded.weights_hash == run.weights_hash
+    assert loaded.transform == network.transform
+    plain = models.mobilenet_v2(num_classes=3)
+    plain.load_state_dict(load_file(run.weights))
+
+
+def test_the_body_waits_for_a_new_head(parent, digits, tmp_path):
+    two = [(path, f"digit {label}") for path, label in digits.images if label in "01"]
+    name, first = parent
+    network = load_network(name, str(first.weights))
+    before = network.module.state_dict()["0.weight"]
+
+    def moved(share):
+        out = tmp_path / str(share)
+        changes = {"loss": "ce", "epochs": 10, "lr": 1e-3, "weight_decay": 0.0}
+        run = retrain(network, two, digits.read, out=out, head_warmup=share, **changes)
+        after = load_file(run.weights)
+        assert after["10.weight"].shape == (2, 32)
+        return (after["0.weight"] - before).abs().max().item()
+
+    # One step of AdamW moves a weight by about the learning rate: here 1 of 10 steps was allowed.
+    assert moved(0.9) == pytest.approx(1e-3, rel=0.05)
+    assert moved(0.0) > 2e-3
+
+
+def test_fixed_simplex_head_stays(parent, digits, tmp_path):
+    run = again(parent, digits, tmp_path, loss="etf_head", epochs=1)
+    rows = load_file(run.weights)["10.weight"]
+    cosines = (rows @ rows.T).fill_diagonal_(-1 / 9)
+    torch.testing.assert_close(cosines, torch.full((10, 10), -1 / 9), atol=1e-5, rtol=0)
+
+
+def test_networks_without_a_linear_head_get_grad_cam(digits, tmp_path):
+    network = load_network("squeezenet1_1", transform=Transform(resize=(64, 64)))
+    few = [image for image in digits.images if image[1] in "01"]
+    run = retrain(network, few, digits.read, loss="cam_supcon", epochs=1, out=tmp_path)
+    assert any(decision.startswith("mask: Grad-CAM") for decision in run.decisions)
+
+
+def test_early_stop_keeps_the_best_weights(parent, digits, tmp_path):
+    run = again(parent, digits, tmp_path, loss="ce", epochs=30, patience=2, lr=1e-5)
+    assert len(run.log) < 30
+    assert any("no better than epoch" in decision for decision in run.decisions)
+
+
+def test_collapse_is_noticed_and_said(parent, digits, tmp_path):
+    changes = {"warmup": 0.0, "collapse_steps": 3, "weight": 50.0, "lr": 0.05}
+    run = again(parent, digits, tmp_path, loss="map_pair_raw", epochs=15, **changes)
+    assert any("halved" in decision for decision in run.decisions)
+
+
+def test_bad_images_are_left_out_and_said(parent, digits, tmp_path):
+    name, first = parent
+
+    def read(path):
+        return b"no image" if path == "3.npy" else digits.read(path)
+
+    network = load_network(name, str(first.weights))
+    run = retrain(network, digits.images, read, epochs=1, out=tmp_path)
+    assert any(decision.startswith("left out 3.npy: unreadable") for decision in run.decisions)
+    assert len(pd.read_parquet(tmp_path / "train_images.parquet")) == len(digits.images) - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "supcon"}, "'supcon' is not known"),
+        ({"augment": "cutmix"}, "'cutmix' is not known"),
+        ({"epoch": 3}, r"unknown training settings \['epoch'\]"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"lr": 0.0}, "lr 0.0"),
+        ({"warmup": 1.0}, "warmup 1.0"),
+        ({"optimiser": "adam"}, "'adam'"),
+        ({"precision": "8"}, "'8'"),
+        ({"weight": -1.0}, "weight -1.0"),
+    ],
+)
+def test_bad_settings_are_named(changes, message, parent, digits, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        again(parent, digits, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_refused(digits, parent, tmp_path):
+    name, first = parent
+    ones = [image for image in digits.images if image[1] == "1"]
+    with pytest.raises(BadInput, match="two are needed"):
+        retrain(load_network(name, str(first.weights)), ones, digits.read, out=tmp_path / "run")
+
+
+def test_a_cache_too_small_changes_nothing(parent, digits, tmp_path, monkeypatch):
+    plenty = again(parent, digits, tmp_path / "plenty", epochs=1)
+    monkeypatch.setattr("train.retrain.CACHE_BYTES", 10_000)
+    little = again(parent, digits, tmp_path / "little", epochs=1)
+    assert little.weights_hash == plenty.weights_hash
