@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from analysis import explain_pairs as near
-from analysis.explain import evaluating, explainer, relevance
-from analysis.explain_methods import score
+from analysis.explain import explainer, relevance
+from analysis.explain_inputs import evaluating
+from analysis.explain_methods import DoesNotFit, score
 from analysis.explain_pairs import Pairs
 from extract.errors import BadInput
 from extract.progress import Progress, silent
@@ -165,7 +166,7 @@ def _fits(asked: _Asked, method: str) -> bool:
     explainer(method)
     try:
         asked.maps(method, asked.images[:1], asked.target[:1])
-    except BadInput:
+    except DoesNotFit:
         return False
     return True
 

@@ -7,7 +7,6 @@ resolution of the last feature map or of the input. `explain` does one image, `e
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from analysis import explain_methods as methods
+from analysis.explain_inputs import Source, class_indices, class_name, evaluating, framed
 from analysis.lrp import lrp, pixel_limits
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
     from extract.network import Network
 
-Source = Path | str | bytes | Tensor
 Relevance = Callable[..., Tensor]
 
 
@@ -213,59 +212,7 @@ def _explain_frames(
         )
 
 
-def framed(source: Source, network: "Network") -> Tensor:
-    """Return what the network sees of an image, before normalisation: uint8 (3, h, w)."""
-    from extract.decode import decode
-
-    if isinstance(source, Tensor):
-        return network.transform.frame(source)
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not path.is_file():
-            raise BadInput(f"no image {str(source)!r}: give the path of an image file")
-        source = path.read_bytes()
-    return network.transform.frame(decode(source))
-
-
-def class_indices(
-    network: "Network", target: int | str | Sequence[int] | None, scores: Tensor
-) -> Tensor:
-    """Return the class (B,) to explain in each image: as given, or the predicted ones."""
-    if target is None:
-        return scores.argmax(1)
-    if isinstance(target, str):
-        names = list(network.class_names or ())
-        if target not in names and not target.isdigit():
-            raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
-        target = names.index(target) if target in names else int(target)
-    wanted = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
-    wanted = wanted.expand(len(scores)) if wanted.ndim == 0 else wanted
-    if len(wanted) != len(scores) or bool(((wanted < 0) | (wanted >= scores.shape[1])).any()):
-        raise BadInput(f"class {target}: {network.name} has classes 0 to {scores.shape[1] - 1}")
-    return wanted
-
-
-def class_name(network: "Network", index: int) -> str:
-    """Return the name of a class, or its index as text where the network has no names."""
-    return network.class_names[index] if network.class_names else str(index)
-
-
 def _part(
     target: int | str | Sequence[int] | None, start: int, length: int
 ) -> int | str | Sequence[int] | None:
     return target if target is None or isinstance(target, int | str) else target[start:][:length]
-
-
-class evaluating:
-    """Run a module in eval mode and put the modes of its parts back afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.modes = [(part, part.training) for part in self.module.modules()]
-        self.module.eval()
-
-    def __exit__(self, *error: object) -> None:
-        for part, training in self.modes:
-            part.training = training

@@ -20,6 +20,10 @@ from extract.taps import taps_at
 HEAD_TOLERANCE = 1e-3
 
 
+class DoesNotFit(BadInput):
+    """A method has no map for this network; another method has."""
+
+
 def cam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
     """Class activation map: the part of the score that each position of the last map adds.
 
@@ -32,7 +36,7 @@ def cam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
         (B, h, w) float32, signed.
 
     Raises:
-        BadInput: the head is another one, so that no such map exists; use `gradcam`.
+        DoesNotFit: the head is another one, so that no such map exists; use `gradcam`.
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
     taps = taps_at(module, size)
@@ -47,14 +51,16 @@ def _linear_cam(
     module: nn.Module, batch: Tensor, target: Tensor, taps: Mapping[str, Tap]
 ) -> Tensor:
     if "last_conv" not in taps:
-        raise BadInput(_no_cam(module, "it pools no feature map"))
+        raise DoesNotFit(_no_cam(module, "it pools no feature map"))
     given = TappedNetwork(module, [taps["last_conv"], taps["logits"]])(batch)
     parameters = dict(module.named_parameters())
     weight = parameters[taps["fc"].weight]
     bias = parameters[taps["fc"].bias] if taps["fc"].bias else weight.new_zeros(len(weight))
     maps, logits = given["last_conv"], given["logits"]
     if maps.shape[1] != weight.shape[1]:
-        raise BadInput(_no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear"))
+        raise DoesNotFit(
+            _no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear")
+        )
     _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
     return torch.einsum("bc,bchw->bhw", weight[target], maps)
 
@@ -66,7 +72,7 @@ def _convolution_cam(
     given = TappedNetwork(module, [pooled, taps["logits"]])(batch)
     maps, logits = given["class_map"], given["logits"].flatten(1)
     if maps.ndim != 4 or maps.shape[:2] != logits.shape:
-        raise BadInput(_no_cam(module, "it has no linear layer and no map for each class"))
+        raise DoesNotFit(_no_cam(module, "it has no linear layer and no map for each class"))
     _check_head(module, maps.mean((2, 3)), logits)
     return maps[torch.arange(len(maps), device=maps.device), target]
 
@@ -74,7 +80,7 @@ def _convolution_cam(
 def _check_head(module: nn.Module, expected: Tensor, logits: Tensor) -> None:
     off = float((expected - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
     if not off < HEAD_TOLERANCE:
-        raise BadInput(_no_cam(module, f"averaging then one linear layer misses by {off:.1%}"))
+        raise DoesNotFit(_no_cam(module, f"averaging then one linear layer misses by {off:.1%}"))
 
 
 def _no_cam(module: nn.Module, why: str) -> str:
@@ -133,7 +139,7 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Tensor) -> tuple
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
     tap = taps_at(module, size).get("last_conv")
     if tap is None:
-        raise BadInput(f"no Grad-CAM for {type(module).__name__}: it pools no feature map")
+        raise DoesNotFit(f"no Grad-CAM for {type(module).__name__}: it pools no feature map")
     with torch.no_grad(), _Leaf(tap) as cut:
         chosen = score(module, batch).gather(1, target[:, None]).sum()
     if cut.leaf is None:

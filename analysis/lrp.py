@@ -14,7 +14,7 @@ outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU,
 import torch
 from torch import Tensor, nn
 
-from analysis.explain_methods import score
+from analysis.explain_methods import DoesNotFit, score
 from analysis.lrp_trace import Composite, RelevanceMode
 from extract.errors import BadInput
 from extract.transform import IMAGENET_MEAN, IMAGENET_STD
@@ -69,7 +69,7 @@ def lrp(
         biases of `epsilon` and `gamma` layers keep.
 
     Raises:
-        BadInput: a layer without a rule; the message names it and its place.
+        DoesNotFit: a layer without a rule; the message names it and its place.
     """
     rules = composite if isinstance(composite, Composite) else _composite(composite)
     low, high = pixel_limits(batch) if limits is None else limits
@@ -78,7 +78,7 @@ def lrp(
         with RelevanceMode(module, rules, pixels, (low.to(batch), high.to(batch))):
             scores = score(module, pixels)
         if not scores.requires_grad:
-            raise BadInput(f"no relevance reaches the pixels of {type(module).__name__}")
+            raise DoesNotFit(f"no relevance reaches the pixels of {type(module).__name__}")
         chosen = scores.gather(1, target[:, None])
         (relevance,) = torch.autograd.grad(chosen, pixels, grad_outputs=chosen.detach())
     return relevance

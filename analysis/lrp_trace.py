@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from analysis.explain_methods import DoesNotFit
 from analysis.lrp_calls import (
     ELEMENTWISE,
     GATES,
@@ -32,7 +33,6 @@ from analysis.lrp_calls import (
 from analysis.lrp_functions import Pass
 from analysis.lrp_rules import Rule
 from extract.capture import function_name
-from extract.errors import BadInput
 
 Limits = tuple[Tensor, Tensor]
 
@@ -167,9 +167,9 @@ class RelevanceMode(TorchFunctionMode):
         if any(value in self.gates for value in inputs):
             raise self.no_rule(name, "it mixes a gate (sigmoid) with a signal; only products may")
 
-    def no_rule(self, function: str, why: str) -> BadInput:
+    def no_rule(self, function: str, why: str) -> DoesNotFit:
         """The error that names a layer without a rule, to be raised."""
-        return BadInput(
+        return DoesNotFit(
             f"no relevance rule for {function} in {_place(self.module)}: {why}; "
             "explain this network with gradcam or sa, or give it a rule in analysis/lrp_calls.py"
         )

@@ -1,0 +1,136 @@
+"""Where two images are alike and where they differ: the numbers of `likeness` meet the images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from analysis.explain_inputs import Source, framed
+from analysis.likeness import Likeness, difference, likeness
+from analysis.overlay import SIDE, Pixels, Tile, full_colour, overlay, panel
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.network import Network
+    from extract.store import Features
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two images, and where they are alike.
+
+    Attributes:
+        images: of both, (H, W, 3) uint8, what the network saw.
+        likeness: shares of the cosine of the pooled maps, by position.
+        difference: shares of 1 - cosine.
+        centred: likeness less what all images share, where a centre was given.
+    """
+
+    images: tuple[Pixels, Pixels]
+    likeness: Likeness
+    difference: Likeness
+    centred: Likeness | None
+
+
+def compare_images(
+    image_a: Source, image_b: Source, network: "Network", *, centre: Floats | None = None
+) -> Alike:
+    """Say where two images are alike for a network.
+
+    Args:
+        image_a: a path, encoded bytes, or a uint8 tensor (3, H, W).
+        image_b: the other one.
+        network: from `load_network`.
+        centre: (C,) mean pooled feature of a data set, for `centred`.
+
+    Raises:
+        BadInput: the network pools no feature map, or an image is not there.
+    """
+    frames = [framed(source, network) for source in (image_a, image_b)]
+    maps = [_last_map(network, frame) for frame in frames]
+    centred = None if centre is None else likeness(maps[0], maps[1], centre=centre)
+    first, second = (frame.permute(1, 2, 0).numpy() for frame in frames)
+    found = likeness(maps[0], maps[1])
+    return Alike((first, second), found, difference(maps[0], maps[1]), centred)
+
+
+def alike_panel(
+    pairs: Sequence[Alike], names: Sequence[tuple[str, str]], *, title: str = ""
+) -> Pixels:
+    """Show pairs of images: two rows a pair, and beside each image where it is like the other.
+
+    Args:
+        pairs: what `compare_images` or `stored_pair` gave.
+        names: of the images of each pair.
+        title: above all.
+
+    Returns:
+        (H, W, 3) uint8; both images of a pair are drawn on one scale.
+    """
+    rows = []
+    for pair, both in zip(pairs, names, strict=True):
+        for side in (0, 1):
+            tiles = [Tile(pair.images[side], (both[side],))]
+            tiles += [_side(pair, found, side) for found in (pair.likeness, pair.centred) if found]
+            rows.append([*tiles, _side(pair, pair.difference, side)])
+    return panel(rows, title=title)
+
+
+def _side(pair: Alike, found: Likeness, side: int) -> Tile:
+    maps = (found.on_a, found.on_b)
+    top = max(full_colour(heat) for heat in maps)
+    what = "centred likeness" if found is pair.centred else found.what
+    whole = f" of {found.value:.3f}" if found.what == "difference" else ""
+    share = f"sums to {maps[side].sum():.3f}{whole}"
+    return Tile(overlay(pair.images[side], maps[side], top=top, side=SIDE), (what, share))
+
+
+def _last_map(network: "Network", frame: torch.Tensor) -> Floats:
+    from extract.taps import forward_taps
+
+    device = next(network.module.parameters(), torch.empty(0)).device
+    batch = network.transform.normalise(frame[None]).to(device)
+    with torch.no_grad():
+        found = forward_taps(network, batch, ["last_conv"])["last_conv"]
+    return np.asarray(found[0].float().cpu().numpy())
+
+
+def stored_pair(
+    features: "Features", row_a: int, row_b: int, *, centre: Floats | None = None
+) -> Alike:
+    """Say where two stored images are alike, from their stored maps; no network is run."""
+    first, second = (features.read("last_conv", np.array([row]))[0] for row in (row_a, row_b))
+    images = stored_frames(features, [row_a, row_b])
+    centred = None if centre is None else likeness(first, second, centre=centre)
+    return Alike(
+        (images[0], images[1]), likeness(first, second), difference(first, second), centred
+    )
+
+
+def stored_frames(features: "Features", rows: Sequence[int]) -> list[Pixels]:
+    """Return what the network saw of stored images, (H, W, 3) uint8, read from their source."""
+    from extract.decode import decode
+    from extract.source import open_source
+    from extract.transform import Transform
+
+    spec, options = features.store.source()
+    source = open_source(spec, **options)
+    transform = Transform.from_dict(features.attrs["transform"])
+    paths = features.table().set_index("row")["path"]
+    frames = [transform.frame(decode(source.read(paths[row]))) for row in rows]
+    return [frame.permute(1, 2, 0).numpy() for frame in frames]
+
+
+def centre_of(features: "Features") -> Floats:
+    """Return the mean pooled feature (C,) of all stored images, float64."""
+    total, count = np.zeros(()), 0
+    for _, pooled in features.blocks("gap"):
+        total, count = total + pooled.astype(np.float64).sum(axis=0), count + len(pooled)
+    if not count:
+        raise BadInput(f"{features.key} has no image: run `alike extract` first")
+    return np.asarray(total / count)

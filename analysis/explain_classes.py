@@ -1,0 +1,154 @@
+"""What makes images one of their class, and which images of different classes are most alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.explain_alike import stored_frames
+from analysis.likeness import leave_one_out, likeness_to, unit
+from analysis.overlay import SIDE, Pixels, Tile, overlay, panel
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.store import Features
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class ClassLikeness:
+    """What the images of a class have in common, by position.
+
+    Attributes:
+        label: the class.
+        rows: (n,) its images.
+        to_class: (n, h, w) share of every position in the mean cosine to the class's other images.
+        to_others: (n, h, w) likewise to the images of all other classes: the complement.
+    """
+
+    label: str
+    rows: Ints
+    to_class: Floats
+    to_others: Floats
+
+    @property
+    def mean_map(self) -> Floats:
+        """(h, w): where the images of the class are alike, on average over them."""
+        return np.asarray(self.to_class.mean(axis=0))
+
+    @property
+    def telling_map(self) -> Floats:
+        """(h, w): likeness to the class less likeness to the others, on average."""
+        return np.asarray((self.to_class - self.to_others).mean(axis=0))
+
+
+def class_likeness(
+    features: "Features", *, split: str | None = None, labels: Sequence[str] | None = None
+) -> Iterator[ClassLikeness]:
+    """Decompose, for every class of two or more images, what makes them of their class.
+
+    Args:
+        features: of a store with `gap` and `last_conv`.
+        split: `train`, `held_out` or None for both.
+        labels: classes wanted; None gives all.
+
+    Raises:
+        BadInput: the full maps were not stored, or a class is not there.
+    """
+    if "last_conv" not in features.arrays:
+        raise BadInput(f"{features.key} has no maps: extract with --taps last_conv")
+    table = features.table(split, names=["gap", "last_conv"])
+    table = table[table["label"].notna()]
+    counts = table["label"].value_counts()
+    unknown = sorted(set(labels or ()) - set(counts.index))
+    if unknown:
+        raise BadInput(
+            f"no images of class {', '.join(unknown)}: classes are {', '.join(counts.index)}"
+        )
+    units = unit(features.read("gap", table["row"].to_numpy()))
+    total = units.sum(axis=0)
+    for label in labels or sorted(counts.index):
+        own = (table["label"] == label).to_numpy()
+        if own.sum() < 2 or own.all():
+            continue
+        rows = table["row"].to_numpy()[own]
+        others = (total - units[own].sum(axis=0)) / (~own).sum()
+        directions = leave_one_out(units[own])
+        maps = [
+            (likeness_to(block, directions[lo : lo + BLOCK]), likeness_to(block, others))
+            for lo, block in _map_blocks(features, rows)
+        ]
+        both = [np.concatenate(found) for found in zip(*maps, strict=True)]
+        yield ClassLikeness(str(label), rows, both[0], both[1])
+
+
+def _map_blocks(features: "Features", rows: Ints) -> Iterator[tuple[int, Floats]]:
+    for lo in range(0, len(rows), BLOCK):
+        yield lo, features.read("last_conv", rows[lo : lo + BLOCK])
+
+
+def confused_pairs(
+    features: "Features", count: int = 8, *, split: str | None = None
+) -> pd.DataFrame:
+    """Find the pairs of different classes with the most alike pooled features.
+
+    Every image enters with its nearest image of another class only, so that one odd image does
+    not fill the list.
+
+    Returns:
+        row_a, row_b, label_a, label_b, path_a, path_b, cosine; most alike first.
+    """
+    table = features.table(split, names=["gap"])
+    table = table[table["label"].notna()].reset_index(drop=True)
+    codes, names = pd.factorize(table["label"])
+    if len(names) < 2:
+        raise BadInput(f"{len(names)} class(es) in {features.key}: confusion needs two or more")
+    units = unit(features.read("gap", table["row"].to_numpy())).astype(np.float32)
+    found: dict[tuple[int, int], float] = {}
+    for lo in range(0, len(units), BLOCK):
+        cosines = units[lo : lo + BLOCK] @ units.T
+        cosines[codes[lo : lo + BLOCK, None] == codes[None, :]] = -np.inf
+        for one, other in enumerate(cosines.argmax(axis=1)):
+            pair = (min(lo + one, int(other)), max(lo + one, int(other)))
+            found[pair] = float(cosines[one, other])
+    best = sorted(found, key=lambda pair: -found[pair])[:count]
+    sides = {
+        f"{name}_{letter}": table[name].to_numpy()[[pair[side] for pair in best]]
+        for name in ("row", "label", "path")
+        for side, letter in enumerate("ab")
+    }
+    return pd.DataFrame({**sides, "cosine": [found[pair] for pair in best]})
+
+
+def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5) -> Pixels:
+    """Show a class: its mean maps, and its most and least typical images with theirs."""
+    typical = found.to_class.sum(axis=(1, 2))
+    order = np.argsort(-typical)
+    chosen = [*order[: examples - 1], *order[-1:]]
+    frames = stored_frames(features, [int(found.rows[at]) for at in chosen])
+    paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    means = (("likeness to the class", found.mean_map), ("less to others", found.telling_map))
+    head = [
+        Tile(overlay(paper, heat, side=SIDE), (f"mean over {len(found.rows)}", what))
+        for what, heat in means
+    ]
+    rows = [head]
+    for at, frame in zip(chosen, frames, strict=True):
+        telling = found.to_class[at] - found.to_others[at]
+        rows.append(
+            [
+                Tile(frame, (f"row {found.rows[at]}",)),
+                Tile(
+                    overlay(frame, found.to_class[at], side=SIDE),
+                    (f"to the class: {typical[at]:.3f}",),
+                ),
+                Tile(overlay(frame, telling, side=SIDE), (f"less to others: {telling.sum():.3f}",)),
+            ]
+        )
+    return panel(rows, title=f"class {found.label}")

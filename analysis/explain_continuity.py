@@ -1,0 +1,118 @@
+"""Continuity of the explanations of a store's network: a table and pictures in the store."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.continuity import METHODS, Continuity, Example, Sampling, continuity
+from analysis.explain_alike import stored_frames
+from analysis.explain_inputs import network_for
+from analysis.lrp import pixel_limits
+from analysis.overlay import SIDE, Pixels, Tile, full_colour, overlay, panel, png
+from extract.errors import BadInput
+from extract.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from extract.network import Network
+    from extract.store import Features, Store
+    from extract.transform import Transform
+
+TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
+
+
+def continuity_of(
+    features: "Features",
+    network: "Network | None" = None,
+    *,
+    methods: "Sequence[str]" = METHODS,
+    n_images: int = 16,
+    split: str | None = "held_out",
+    sampling: Sampling | None = None,
+    progress: Progress = silent,
+) -> Continuity:
+    """Judge the continuity of a store's network on its images, and keep the result in the store.
+
+    The table goes to `tables/<key>/continuity.parquet`, the worst pairs of the noise balls and of
+    the nearest same-class images to `explanations/<key>/continuity.png`.
+
+    Args:
+        features: whose images, and whose network where none is given.
+        network: from `load_network`.
+        methods: names of `EXPLAINERS`; those that do not fit the network are left out.
+        n_images: images judged, spread evenly over the classes, first rows first.
+        split: `train`, `held_out` or None for both.
+        sampling: how many pairs, see `Sampling`.
+        progress: told after every method.
+    """
+    network = network_for(features, network)
+    sampling = sampling or Sampling()
+    chosen = _spread(features.table(split), n_images)
+    frames = stored_frames(features, [int(row) for row in chosen["row"]])
+    inputs = network.transform.normalise(
+        torch.stack([torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames])
+    )
+    device = next(network.module.parameters(), torch.empty(0)).device
+    labels = [str(label) for label in chosen["label"]] if chosen["label"].notna().all() else None
+    found = continuity(
+        network.module,
+        inputs.to(device),
+        labels,
+        methods=methods,
+        name=network.name,
+        sampling=sampling,
+        limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
+        progress=progress,
+    )
+    settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(chosen)}
+    place = {"key": features.key}
+    features.store.write_table(TABLE.format(**place), found.table, settings)
+    picture = continuity_panel(found.examples, network.transform)
+    features.store.write_file(PICTURE.format(**place), png(picture))
+    return found
+
+
+def read_continuity(store: "Store", key: str) -> tuple[pd.DataFrame, bytes] | None:
+    """Return the stored table and picture (PNG) of an extraction, None where there are none."""
+    try:
+        table, _ = store.read_table(TABLE.format(key=key))
+        return table, store.read_file(PICTURE.format(key=key))
+    except FileNotFoundError:
+        return None
+
+
+def continuity_panel(
+    examples: "Sequence[Example]",
+    transform: "Transform",
+    *,
+    kinds: "Sequence[str]" = ("noise", "nearest_same"),
+) -> Pixels:
+    """Show the worst pairs: one row an explainer, for each kind both inputs with their maps."""
+    rows: dict[str, list[Tile]] = {}
+    for example in examples:
+        if example.pairs in kinds:
+            rows.setdefault(example.explainer, []).extend(_tiles(example, transform))
+    return panel(list(rows.values()), title="the least continuous pairs")
+
+
+def _tiles(example: Example, transform: "Transform") -> list[Tile]:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
+    seen = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+    maps = [found / found.abs().sum().clamp_min(1e-30) for found in example.maps]
+    top = max(full_colour(found.numpy()) for found in maps)
+    said = ((example.explainer, example.pairs), ("its neighbour", f"ratio {example.ratio:.3g}"))
+    return [
+        Tile(overlay(image.permute(1, 2, 0).numpy(), found.numpy(), top=top, side=SIDE), lines)
+        for image, found, lines in zip(seen, maps, said, strict=True)
+    ]
+
+
+def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    if len(table) < 2:
+        raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
+    place = table.groupby(table["label"].fillna("")).cumcount()
+    order = np.lexsort((table["row"], place))[:count]
+    return table.iloc[np.sort(order)]

@@ -1,0 +1,144 @@
+"""Given images explained by several methods, as one table, one picture and one set of arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.explain import Explanation, explain, explainer
+from analysis.explain_alike import Alike, alike_panel, centre_of, compare_images
+from analysis.explain_inputs import network_for
+from analysis.explain_methods import DoesNotFit
+from analysis.overlay import Pixels, explanation_panel
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.store import Features
+
+LIKENESS = "likeness"
+METHODS = ("cam", "gradcam", "lrp", "sa", LIKENESS)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What several methods say of given images.
+
+    Attributes:
+        names: of the images, as given.
+        found: for each image its explanations, one a method that fits.
+        alike: of the first two images, where `likeness` was asked and there are two.
+        notes: what was left out, and why.
+    """
+
+    names: tuple[str, ...]
+    found: tuple[tuple[Explanation, ...], ...]
+    alike: Alike | None
+    notes: tuple[str, ...]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """image, method, target, score, probability, sum, and where it peaks (y, x in [0, 1])."""
+        rows = [
+            {
+                "image": name,
+                "method": one.method,
+                "target": one.target_name,
+                "score": one.score,
+                "probability": one.probability,
+                "sum": float(one.relevance.sum(dtype=np.float64)),
+                **_peak(one.relevance),
+            }
+            for name, every in zip(self.names, self.found, strict=True)
+            for one in every
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def pictures(self) -> dict[str, Pixels]:
+        """Panels by name: `explanations`, and `likeness` of two images."""
+        made = {}
+        if any(self.found):
+            made["explanations"] = explanation_panel([row for row in self.found if row])
+        if self.alike is not None:
+            made[LIKENESS] = alike_panel([self.alike], [(self.names[0], self.names[1])])
+        return made
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.floating]]:
+        """The maps, named `<number of the image>/<method>`."""
+        made: dict[str, npt.NDArray[np.floating]] = {
+            f"{number}/{one.method}": one.relevance
+            for number, every in enumerate(self.found)
+            for one in every
+        }
+        if self.alike is not None:
+            for what in (self.alike.likeness, self.alike.difference):
+                made |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
+        return made
+
+
+def explain_images(
+    images: Sequence[str | int],
+    features: "Features",
+    *,
+    methods: Sequence[str] = METHODS,
+    target: int | str | None = None,
+) -> Explained:
+    """Explain images by the network of a store.
+
+    Args:
+        images: paths of image files, or numbers of stored rows.
+        features: whose network is used; the mean of its `gap` centres the likeness.
+        methods: names of `EXPLAINERS`, and `likeness` for the first two images.
+        target: class index or name for all; None explains what is predicted for each.
+
+    Raises:
+        BadInput: no image, one that is not there, an unknown method or class.
+    """
+    if not images:
+        raise BadInput("no image to explain: give the path of an image, or the number of a row")
+    for method in methods:
+        if method != LIKENESS:
+            explainer(method)
+    network = network_for(features)
+    sources = [_source(image, features) for image in images]
+    notes: dict[str, None] = {}
+    found = []
+    for source in sources:
+        every = []
+        for method in methods:
+            if method == LIKENESS:
+                continue
+            try:
+                every.append(explain(source, network, method, target))
+            except DoesNotFit as error:
+                notes[str(error)] = None
+        found.append(tuple(every))
+    alike = None
+    if LIKENESS in methods and len(sources) > 1:
+        alike = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+    elif tuple(methods) == (LIKENESS,):
+        raise BadInput("likeness compares two images: give a second one")
+    return Explained(tuple(str(image) for image in images), tuple(found), alike, tuple(notes))
+
+
+def _source(image: str | int, features: "Features") -> Path | bytes:
+    if not isinstance(image, int):
+        return Path(image)
+    from extract.source import open_source
+
+    paths = features.store.images().drop_duplicates("row").set_index("row")["path"]
+    if image not in paths.index or image < 0:
+        raise BadInput(f"no row {image}: {features.store.url} has rows 0 to {paths.index.max()}")
+    spec, options = features.store.source()
+    return open_source(spec, **options).read(paths[image])
+
+
+def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:
+    down, right = np.unravel_index(int(relevance.argmax()), relevance.shape)
+    height, width = relevance.shape
+    return {"peak_y": (float(down) + 0.5) / height, "peak_x": (float(right) + 0.5) / width}

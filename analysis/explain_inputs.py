@@ -1,0 +1,89 @@
+"""What is explained: an image as the network sees it, and a class by name or number."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.network import Network
+    from extract.store import Features
+
+Source = Path | str | bytes | Tensor
+
+
+def framed(source: Source, network: "Network") -> Tensor:
+    """Return what the network sees of an image, before normalisation: uint8 (3, h, w)."""
+    from extract.decode import decode
+
+    if isinstance(source, Tensor):
+        return network.transform.frame(source)
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.is_file():
+            raise BadInput(f"no image {str(source)!r}: give the path of an image file")
+        source = path.read_bytes()
+    return network.transform.frame(decode(source))
+
+
+def class_indices(
+    network: "Network", target: int | str | Sequence[int] | None, scores: Tensor
+) -> Tensor:
+    """Return the class (B,) to explain in each image: as given, or the predicted ones."""
+    if target is None:
+        return scores.argmax(1)
+    if isinstance(target, str):
+        names = list(network.class_names or ())
+        if target not in names and not target.isdigit():
+            raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
+        target = names.index(target) if target in names else int(target)
+    wanted = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
+    wanted = wanted.expand(len(scores)) if wanted.ndim == 0 else wanted
+    if len(wanted) != len(scores) or bool(((wanted < 0) | (wanted >= scores.shape[1])).any()):
+        raise BadInput(f"class {target}: {network.name} has classes 0 to {scores.shape[1] - 1}")
+    return wanted
+
+
+def class_name(network: "Network", index: int) -> str:
+    """Return the name of a class, or its index as text where the network has no names."""
+    return network.class_names[index] if network.class_names else str(index)
+
+
+def network_for(features: "Features", network: "Network | None" = None) -> "Network":
+    """Return the network that made stored features, with the class names that they know.
+
+    Raises:
+        BadInput: its files are gone or changed, or the one given has other weights.
+    """
+    from extract.extraction import Extraction
+    from extract.network import network_of
+
+    if network is None:
+        network = network_of(Extraction.from_dict(features.attrs))
+    if network.weights_hash != features.attrs["weights_hash"]:
+        raise BadInput(
+            f"network {network.name} has weights {network.weights_hash[:8]}, the features "
+            f"{str(features.attrs['weights_hash'])[:8]}: give the network that made them"
+        )
+    names = features.attrs.get("class_names")
+    return replace(network, class_names=tuple(names)) if names else network
+
+
+class evaluating:
+    """Run a module in eval mode and put the modes of its parts back afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.modes = [(part, part.training) for part in self.module.modules()]
+        self.module.eval()
+
+    def __exit__(self, *error: object) -> None:
+        for part, training in self.modes:
+            part.training = training

@@ -1,0 +1,144 @@
+"""Explanations of all images of a store, in the store: part files that a second run keeps.
+
+`explanations/<key>/<method>/<hash of the images>.npz` holds, for up to `PART` images: rows (n,),
+target (n,), score (n,), probability (n,), relevance (n, h, w) float32. What has its file is
+not computed again; `alike explain --all` says how many were.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.explain import explain_batch, explainer
+from analysis.explain_inputs import class_name, network_for
+from extract.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from extract.network import Network
+    from extract.store import Features
+
+PART = 256
+# Raise it when a method gives other maps than before, so that stored ones are not taken for them.
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What a run over a store did.
+
+    Attributes:
+        table: one row a method and image: method, row, path, label, target, target_name, score,
+            probability, relevance_sum.
+        n_computed: images explained in this run, counted once a method.
+        n_reused: found in the store.
+        folder: where the arrays are, in the store.
+    """
+
+    table: pd.DataFrame
+    n_computed: int
+    n_reused: int
+    folder: str
+
+
+def explain_set(
+    features: "Features",
+    network: "Network | None" = None,
+    *,
+    methods: Sequence[str] = ("gradcam",),
+    split: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = silent,
+) -> SetReport:
+    """Explain the stored images, each for the class that the network predicts.
+
+    Args:
+        features: whose images, and whose network where none is given.
+        network: from `load_network`; its weights must be those of the features.
+        methods: names of `EXPLAINERS`.
+        split: `train`, `held_out` or None for both.
+        limit: only the first images of each class, about this many in all.
+        batch_size: images explained at a time.
+        progress: told after every part.
+
+    Raises:
+        BadInput: an unknown method, weights that are not those of the features, or a method that
+            does not fit the network.
+    """
+    for method in methods:
+        explainer(method)
+    network = network_for(features, network)
+    table = _limited(features.table(split), limit)
+    parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]
+    folder = f"explanations/{features.key}"
+    shown, computed = [], 0
+    for number, (method, part) in enumerate((m, p) for m in methods for p in parts):
+        name = f"{folder}/{method}/{_hash(part)}.npz"
+        try:
+            held = features.store.read_file(name)
+        except FileNotFoundError:
+            held = _explained(features, network, method, part, batch_size)
+            features.store.write_file(name, held)
+            computed += len(part)
+        shown.append(_listed(method, part, held, network))
+        progress("explain", number + 1, len(parts) * len(methods), method)
+    listed = pd.concat(shown, ignore_index=True) if shown else pd.DataFrame()
+    return SetReport(listed, computed, len(listed) - computed, folder)
+
+
+def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Read what `explain_set` wrote for one method, part by part, as a dict of arrays."""
+    folder = f"explanations/{features.key}/{method}"
+    for name in sorted(features.store.files.listing(folder)):
+        if name.endswith(".npz"):
+            with np.load(io.BytesIO(features.store.read_file(f"{folder}/{name}"))) as arrays:
+                yield dict(arrays)
+
+
+def _limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
+    if limit is None or limit >= len(table):
+        return table
+    place = table.groupby(table["label"].fillna("")).cumcount()
+    return table.loc[place.sort_values(kind="stable").index[:limit]].sort_values("row")
+
+
+def _hash(part: pd.DataFrame) -> str:
+    return hashlib.sha256("\n".join([VERSION, *part["image_id"]]).encode()).hexdigest()[:16]
+
+
+def _explained(
+    features: "Features", network: "Network", method: str, part: pd.DataFrame, batch_size: int
+) -> bytes:
+    from extract.source import open_source
+
+    spec, options = features.store.source()
+    source = open_source(spec, **options)
+    images = [source.read(path) for path in part["path"]]
+    found = list(explain_batch(images, network, method, batch_size=batch_size))
+    held = io.BytesIO()
+    np.savez_compressed(
+        held,
+        rows=part["row"].to_numpy(np.int64),
+        target=np.array([one.target for one in found], np.int64),
+        score=np.array([one.score for one in found], np.float32),
+        probability=np.array([one.probability for one in found], np.float32),
+        relevance=np.stack([one.relevance for one in found]).astype(np.float32),
+    )
+    return held.getvalue()
+
+
+def _listed(method: str, part: pd.DataFrame, held: bytes, network: "Network") -> pd.DataFrame:
+    with np.load(io.BytesIO(held)) as arrays:
+        listed = pd.DataFrame({"method": method, "row": arrays["rows"]})
+        listed["path"], listed["label"] = part["path"].to_numpy(), part["label"].to_numpy()
+        listed["target"] = arrays["target"]
+        listed["target_name"] = [class_name(network, int(index)) for index in arrays["target"]]
+        listed["score"], listed["probability"] = arrays["score"], arrays["probability"]
+        listed["relevance_sum"] = arrays["relevance"].sum(axis=(1, 2))
+    return listed

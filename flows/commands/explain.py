@@ -1,0 +1,213 @@
+"""`alike explain`: where in an image the evidence lies, and where two images are alike."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("explain")
+    def explain(
+        images: Annotated[
+            list[str] | None,
+            typer.Argument(help="Image files, or numbers of stored rows; two are compared."),
+        ] = None,
+        store: Annotated[str, typer.Option(help="Where the features are.")] = "",
+        features: Annotated[
+            str | None, typer.Option(help="Extraction; needed where the store has several.")
+        ] = None,
+        methods: Annotated[
+            str | None,
+            typer.Option(help="Of `alike list explainers`, and likeness; commas between."),
+        ] = None,
+        target: Annotated[
+            str | None, typer.Option(help="Class name or index. [default: the predicted one]")
+        ] = None,
+        to: Annotated[
+            Path | None, typer.Option(help="Folder for pictures. [default: in the store]")
+        ] = None,
+        arrays: Annotated[Path | None, typer.Option(help="Write the maps to an .npz file.")] = None,
+        every: Annotated[
+            bool, typer.Option("--all", help="Explain all stored images, into the store.")
+        ] = False,
+        classes: Annotated[
+            bool, typer.Option("--classes", help="Mean maps: what makes images of a class alike.")
+        ] = False,
+        confused: Annotated[
+            int, typer.Option(min=0, help="So many most alike pairs of different classes.")
+        ] = 0,
+        continuity: Annotated[
+            bool, typer.Option("--continuity", help="Judge whether explanations are continuous.")
+        ] = False,
+        limit: Annotated[
+            int | None, typer.Option(min=1, help="Images for --all and --continuity (16).")
+        ] = None,
+        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "all",
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Show what speaks for a class in an image, or where two images are alike.
+
+        `alike explain cat.jpg --store pets.store --methods gradcam,lrp`
+
+        `alike explain cat.jpg dog.jpg --store pets.store --methods likeness --to pictures/`
+
+        `alike explain --store pets.store --all --methods gradcam`
+
+        `alike explain --store pets.store --continuity --json`
+        """
+        from extract.errors import BadInput
+        from extract.store import Store
+        from flows.console import print_json
+
+        if not store:
+            raise BadInput("which store? give --store URL, made by `alike extract`")
+        if not (images or every or classes or confused or continuity):
+            raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
+        chosen = Store.open(store).features(features)
+        side = None if split == "all" else split
+        names = methods.split(",") if methods else None
+        said: dict[str, Any] = {}
+        if images:
+            said["images"] = _images(chosen, images, names, target, to, arrays, as_json)
+        if every:
+            said["all"] = _all(chosen, names, side, limit, as_json)
+        if classes:
+            said["classes"] = _classes(chosen, side, to, as_json)
+        if confused:
+            said["confused"] = _confused(chosen, confused, side, to, as_json)
+        if continuity:
+            said["continuity"] = _continuity(chosen, names, side, limit, as_json)
+        if as_json:
+            print_json(said)
+
+
+def _images(
+    chosen: Any,
+    images: list[str],
+    methods: list[str] | None,
+    target: str | None,
+    to: Path | None,
+    arrays: Path | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    import numpy as np
+
+    from analysis.explain_images import METHODS, explain_images
+    from flows.console import print_table
+
+    asked = [int(name) if name.isdecimal() else name for name in images]
+    found = explain_images(asked, chosen, methods=methods or METHODS, target=target)
+    stem = "-".join(Path(name).stem for name in images[:2])
+    files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
+    if arrays is not None:
+        np.savez_compressed(arrays, **found.arrays)  # type: ignore[arg-type]
+        files.append(str(arrays))
+    likeness = None if found.alike is None else found.alike.likeness.value
+    if not quiet:
+        if len(found.table):
+            print_table(found.table)
+        if likeness is not None:
+            typer.echo(f"cosine of the pooled maps: {likeness:.4f}")
+        for note in found.notes:
+            typer.echo(f"left out: {note}")
+        _say(files)
+    return {"maps": found.table, "cosine": likeness, "left_out": found.notes, "files": files}
+
+
+def _all(
+    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+) -> dict[str, Any]:
+    from analysis.explain_set import explain_set
+    from flows.console import progress_bars
+
+    with progress_bars() as progress:
+        report = explain_set(
+            chosen, methods=methods or ("gradcam",), split=split, limit=limit, progress=progress
+        )
+    if not quiet:
+        typer.echo(
+            f"{report.n_computed} maps computed, {report.n_reused} were there: {report.folder}"
+        )
+    told = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
+    return {**told, "images": report.table}
+
+
+def _classes(chosen: Any, split: str | None, to: Path | None, quiet: bool) -> dict[str, Any]:
+    import pandas as pd
+
+    from analysis.explain_classes import class_likeness, class_panel
+    from flows.console import print_table
+
+    rows, files = [], []
+    for found in class_likeness(chosen, split=split):
+        alike, others = (maps.sum(axis=(1, 2)) for maps in (found.to_class, found.to_others))
+        rows.append(
+            {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
+             "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
+        )  # fmt: skip
+        files.append(_write(chosen, to, f"class-{found.label}", class_panel(chosen, found)))
+    if not quiet:
+        print_table(pd.DataFrame(rows), "mean cosine to the other images of the class")
+        _say(files)
+    return {"classes": rows, "files": files}
+
+
+def _confused(
+    chosen: Any, count: int, split: str | None, to: Path | None, quiet: bool
+) -> dict[str, Any]:
+    from analysis.explain_alike import alike_panel, centre_of, stored_pair
+    from analysis.explain_classes import confused_pairs
+    from flows.console import print_table
+
+    table = confused_pairs(chosen, count, split=split)
+    centre = centre_of(chosen)
+    pairs = [
+        stored_pair(chosen, int(row.row_a), int(row.row_b), centre=centre)
+        for row in table.itertuples()
+    ]
+    names = [
+        (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
+        for row in table.itertuples()
+    ]
+    files = [_write(chosen, to, "confused", alike_panel(pairs, names))]
+    if not quiet:
+        print_table(table, "most alike images of different classes")
+        _say(files)
+    return {"pairs": table, "files": files}
+
+
+def _continuity(
+    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+) -> Any:
+    from analysis.continuity import METHODS
+    from analysis.explain_continuity import continuity_of
+    from flows.console import print_table, progress_bars
+
+    with progress_bars() as progress:
+        found = continuity_of(
+            chosen, methods=methods or METHODS, n_images=limit or 16, split=split, progress=progress
+        )
+    if not quiet:
+        print_table(found.table.drop(columns=["network"]), f"continuity of {chosen.key}")
+    return found.table
+
+
+def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
+    from analysis.overlay import png
+
+    file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    if to is None:
+        place = f"explanations/{chosen.key}/{file}.png"
+        chosen.store.write_file(place, png(picture))
+        return f"{chosen.store.url}/{place}"
+    to.mkdir(parents=True, exist_ok=True)
+    (to / f"{file}.png").write_bytes(png(picture))
+    return str(to / f"{file}.png")
+
+
+def _say(files: list[str]) -> None:
+    for file in files:
+        typer.echo(f"written: {file}")
