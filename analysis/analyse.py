@@ -1,20 +1,23 @@
 """Judge an extraction: every measure, every score, all tables, stored beside the features."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import image_weights
-from analysis.jobs import threads
+from analysis.bootstrap import Draws
+from analysis.checkpoint import forget, remembering
+from analysis.jobs import Jobs, open_jobs
 from analysis.judged import Judged, check, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
-from analysis.vectors import stored_vectors
+from analysis.statistic import Run
+from analysis.vectors import MEMORY, slab_rows, stored_vectors
 from extract.errors import BadInput
-from extract.measures import Measure, ready_measure
+from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from extract.store_features import Features
 
 HEADLINE = "gap_cosine"
+BUDGET = 1e14
+VERSION = 1
+"""Of the blocks' answers: another number makes unfinished runs start again."""
 UNTRAINED = "untrained_gap_cosine"
 COMPANY = (
     HEADLINE,
@@ -93,6 +99,8 @@ def analyse(
     bootstrap: int = 200,
     seed: int = 0,
     untrained: "Features | None" = None,
+    budget: float = BUDGET,
+    dask: str | None = None,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -103,10 +111,13 @@ def analyse(
         measures: keys of `MEASURES`; None: the default company, as far as the stored taps allow.
         split: which images are judged: `held_out`, `train` or `all`.
         bootstrap: draws of the images for the intervals; 0: none.
-        seed: of the draws and the folds.
+        seed: of the draws, the folds and samples.
         untrained: features of the same architecture with random weights, judged by the headline.
-        workers: threads; None: one a core.
-        progress: told after every few blocks.
+        budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair is
+            judged; beyond it a stratified sample of images is, and the notes say so.
+        dask: address of a Dask scheduler; None: threads of this process.
+        workers: processes of a local Dask cluster instead.
+        progress: told after every block.
 
     Returns:
         The analysis, saved in the store already.
@@ -116,29 +127,58 @@ def analyse(
     """
     judged = judged_rows(features, split)
     ready, left_out = _ready(features, judged, measures)
+    asked = Asked(bootstrap, seed, budget, progress)
     found: list[Tables] = []
-    for name, measure in ready.items():
-        rest = _unfitted(judged, measure, split)
-        found.append(_judge(features, name, measure, rest, bootstrap, seed, workers, progress))
-    if untrained is not None:
-        measure = ready_measure(untrained, HEADLINE)
-        found.append(
-            _judge(untrained, UNTRAINED, measure, judged, bootstrap, seed, workers, progress)
-        )
+    with open_jobs(dask, workers) as jobs:
+        if jobs.dashboard:
+            progress("dask", 0, 1, f"dashboard {jobs.dashboard}")
+        for name, measure in ready.items():
+            rest = _unfitted(judged, measure, split)
+            found.append(_judge(features, name, measure, rest, asked, jobs))
+        if untrained is not None:
+            measure = ready_measure(untrained, HEADLINE)
+            same = _same_images(features, untrained, judged)
+            found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs))
     tables = {
         name: pd.concat([tables[name] for tables in found], ignore_index=True) for name in found[0]
     }
-    tables["scores"] = pd.concat([tables["scores"], network_scores(features, judged)])
-    tables["scores"] = tables["scores"].reset_index(drop=True)
+    network = network_scores(features, judged)
+    tables["scores"] = pd.concat([tables["scores"], network], ignore_index=True)
     settings = {
         "split": split, "measures": list(ready), "left_out": left_out, "bootstrap": bootstrap,
-        "seed": seed, "unlabelled": judged.unlabelled, "features_digest": features.digest,
+        "seed": seed, "budget": budget, "unlabelled": judged.unlabelled,
+        "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": {name: measure.digest for name, measure in ready.items()},
     }  # fmt: skip
     result = Analysis(features.key, len(judged), judged.classes, settings, tables)
     result.save(features.store)
     return result
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What holds for every measure of an analysis; fields as in `analyse`."""
+
+    bootstrap: int
+    seed: int
+    budget: float
+    progress: Progress
+
+
+def _same_images(features: "Features", other: "Features", judged: Judged) -> Judged:
+    """The judged images as rows of another extraction, matched by content."""
+    if other.store is features.store:
+        return judged
+    here = features.table().set_index("row")["image_id"]
+    there = other.table().set_index("image_id")["row"]
+    wanted = here.loc[judged.rows]
+    kept = wanted.isin(there.index).to_numpy()
+    if not kept.any():
+        msg = f"{other.key} holds none of the judged images: extract the same source with it"
+        raise BadInput(msg)
+    rows = there.loc[wanted[kept]].to_numpy(dtype=np.int64)
+    return replace(judged.take(kept), rows=rows)
 
 
 def _place(key: str, name: str) -> str:
@@ -177,17 +217,30 @@ def _unfitted(judged: Judged, measure: Measure, split: str) -> Judged:
 
 
 def _judge(
-    features: "Features",
-    name: str,
-    measure: Measure,
-    judged: Judged,
-    bootstrap: int,
-    seed: int,
-    workers: int | None,
-    progress: Progress,
+    features: "Features", name: str, measure: Measure, judged: Judged, asked: Asked, jobs: Jobs
 ) -> Tables:
-    vectors = stored_vectors(features, measure, judged.rows)
-    weights = image_weights(judged, bootstrap, seed)
-    return judge_measure(
-        name, vectors, judged, weights, lambda stage: threads(stage, progress, workers), seed
-    )
+    dim = embed_rows(features, measure, judged.rows[:1]).shape[1]
+    judged = judged.sample(max(1000, int((2.0 * asked.budget / dim) ** 0.5)), asked.seed)
+    note = ""
+    if judged.sampled_from:
+        note = f"a stratified sample of {len(judged)} of {judged.sampled_from} images"
+    vectors = stored_vectors(features, measure, judged.rows, memory=0 if jobs.remote else MEMORY)
+    draws = Draws(judged, asked.bootstrap, asked.seed)
+    folder = f"runs/analyse/{_digest(features, measure, judged, asked)}"
+    files = features.store.files
+
+    def run(stage: str) -> Run:
+        done = f"{folder}/{stage.removeprefix(name).strip()}"
+        return remembering(jobs.run(stage, asked.progress), files, done)
+
+    tables = judge_measure(name, vectors, draws, run, note=note)
+    forget(files, folder)
+    return tables
+
+
+def _digest(features: "Features", measure: Measure, judged: Judged, asked: Asked) -> str:
+    """Changes with everything that the blocks of one measure depend on."""
+    told = hashlib.sha256(f"{features.key} {features.digest} {measure.digest}".encode())
+    told.update(f"{asked.bootstrap} {asked.seed} {slab_rows(1)} {VERSION}".encode())
+    told.update(judged.rows.tobytes() + judged.codes.tobytes())
+    return told.hexdigest()[:16]

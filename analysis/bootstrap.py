@@ -6,7 +6,9 @@ it, gives the weighted histogram of every replicate at once, and every pair scor
 one image make no pair with each other: their distance 0 says nothing.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,38 +18,57 @@ from analysis.judged import Judged
 from analysis.pair_bins import Bins
 from analysis.pair_kernels import weigh_bins
 from analysis.pairs import Slab, slabs, tiles
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors
 
 BINS = 2048
 LEVEL = 0.95
 
 
-def image_weights(judged: Judged, replicates: int, seed: int) -> NDArray[np.uint32]:
-    """How often each replicate draws each image: (N, R), every class keeps its size."""
-    draw = np.random.default_rng(seed)
-    out = np.zeros((len(judged), replicates), dtype=np.uint32)
-    for low, high in zip(judged.starts[:-1], judged.starts[1:], strict=True):
-        if high > low:
-            share = np.full(high - low, 1.0 / (high - low))
-            out[low:high] = draw.multinomial(high - low, share, size=replicates).T
-    return out
+@dataclass(frozen=True)
+class Draws:
+    """How often each replicate draws each image; made where it is needed, from the seed.
+
+    Attributes:
+        judged: the images; every class keeps its size.
+        replicates: R.
+        seed: of the draws.
+    """
+
+    judged: Judged
+    replicates: int
+    seed: int
+
+    @cached_property
+    def weights(self) -> NDArray[np.uint32]:
+        """(N, R)."""
+        draw = np.random.default_rng(self.seed)
+        starts = self.judged.starts
+        out = np.zeros((len(self.judged), self.replicates), dtype=np.uint32)
+        for low, high in pairwise(starts):
+            if high > low:
+                share = np.full(high - low, 1.0 / (high - low))
+                out[low:high] = draw.multinomial(high - low, share, size=self.replicates).T
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the weights."""
+        return {"judged": self.judged, "replicates": self.replicates, "seed": self.seed}
 
 
 def weighted_histograms(
-    vectors: Vectors,
-    judged: Judged,
-    bins: Bins,
-    weights: NDArray[np.uint32],
-    *,
-    run: Callable[..., Any] = map,
+    vectors: Vectors, draws: Draws, bins: Bins, *, run: Run = map
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Same and different histograms of each replicate, (B, R) each, in at most 2,048 bins."""
     coarse = bins.to(min(bins.n, BINS))
-    total = np.zeros((2, coarse.n, weights.shape[1]))
-    for part in run(
-        lambda slab: weigh_slab(vectors, judged, coarse, weights, slab), slabs(vectors)
-    ):
-        total += part
+    joined: Statistic[Slab, Any, Any, Any] = Statistic(
+        items=slabs(vectors),
+        chunk=partial(weigh_slab, vectors, draws, coarse),
+        start=partial(np.zeros, (2, coarse.n, draws.replicates)),
+        combine=np.add,
+        finalize=np.asarray,
+    )
+    total = joined.compute(run)
     return total[0], total[1]
 
 
@@ -69,14 +90,13 @@ def mean_interval(
     return interval((values[kept] @ w) / w.sum(axis=0), level)
 
 
-def weigh_slab(
-    vectors: Vectors, judged: Judged, bins: Bins, weights: NDArray[np.uint32], slab: Slab
-) -> NDArray[np.uint32]:
+def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArray[np.uint32]:
     """Weighted histograms of one slab: (2, B, R), same and different, replicate by replicate."""
     (row_low, row_high), (col_low, col_high) = slab
+    weights, codes = draws.weights, draws.judged.codes
     sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.uint32)
     row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
-    row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
+    row_codes, col_codes = codes[row_low:row_high], codes[col_low:col_high]
     for tile in tiles(vectors, bins, slab):
         weigh_bins(
             tile.product, tile.row_b, tile.col_b, tile.first, row_codes[tile.rows],

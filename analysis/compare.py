@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import scores as score
-from analysis.bootstrap import image_weights, interval, weighted_histograms
-from analysis.jobs import threads
+from analysis.bootstrap import Draws, interval, weighted_histograms
+from analysis.jobs import Jobs, open_jobs
 from analysis.judged import Judged, judge
 from analysis.neighbours import Nearest, nearest
 from analysis.pairs import count_pairs
+from analysis.score_rows import pair_replicates
 from analysis.score_table import SCORES
-from analysis.vectors import stored_vectors
+from analysis.vectors import MEMORY, stored_vectors
 from extract.errors import BadInput
 from extract.measures import ready_measure
 from extract.progress import Progress, silent
@@ -36,6 +37,7 @@ def compare(
     measure: str = "gap_cosine",
     bootstrap: int = 1000,
     seed: int = 0,
+    dask: str | None = None,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> pd.DataFrame:
@@ -48,7 +50,8 @@ def compare(
         measure: a key of `MEASURES`, used for both.
         bootstrap: draws of the images.
         seed: of the draws.
-        workers: threads; None: one a core.
+        dask: address of a Dask scheduler; None: threads of this process.
+        workers: processes of a local Dask cluster instead.
         progress: told after every few blocks.
 
     Returns:
@@ -58,26 +61,29 @@ def compare(
         BadInput: no images in common, or none that make pairs of both kinds.
     """
     judged_a, judged_b = matched(a, b, split)
-    weights = image_weights(judged_a, bootstrap, seed)
-    sides: list[Replicates] = []
-    for name, features, judged in (("a", a, judged_a), ("b", b, judged_b)):
-        ready = ready_measure(features, measure)
-        if np.isin(judged.rows, ready.fitted_rows).any():
-            msg = f"{measure} was fitted on images to be compared: judge --split held_out"
-            raise BadInput(msg)
-        vectors = stored_vectors(features, ready, judged.rows)
-
-        def run(stage: str, name: str = name) -> Any:
-            return threads(f"{name} {stage}", progress, workers)
-
-        counts = count_pairs(vectors, judged, run=run("pairs"))
-        drawn = weighted_histograms(vectors, judged, counts.bins, weights, run=run("bootstrap"))
-        near = nearest(vectors, judged, run=run("neighbours"))
-        same, different = counts.total
-        sides.append(
-            {**_pair_scores(same, different, drawn), **_image_scores(near, judged, weights)}
-        )
+    with open_jobs(dask, workers) as jobs:
+        sides = [
+            _side(name, features, Draws(judged, bootstrap, seed), measure, jobs, progress)
+            for name, features, judged in (("a", a, judged_a), ("b", b, judged_b))
+        ]
     return _table(*sides)
+
+
+def _side(
+    name: str, features: "Features", draws: Draws, measure: str, jobs: Jobs, progress: Progress
+) -> Replicates:
+    ready = ready_measure(features, measure)
+    judged = draws.judged
+    if np.isin(judged.rows, ready.fitted_rows).any():
+        msg = f"{measure} was fitted on images to be compared: judge --split held_out"
+        raise BadInput(msg)
+    vectors = stored_vectors(features, ready, judged.rows, memory=0 if jobs.remote else MEMORY)
+    counts = count_pairs(vectors, judged, run=jobs.run(f"{name} pairs", progress))
+    drawn = weighted_histograms(
+        vectors, draws, counts.bins, run=jobs.run(f"{name} bootstrap", progress)
+    )
+    near = nearest(vectors, judged, run=jobs.run(f"{name} neighbours", progress))
+    return {**_pair_scores(counts.total, drawn), **_image_scores(near, draws)}
 
 
 def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
@@ -102,29 +108,22 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
     return first, second
 
 
-def _pair_scores(
-    same: NDArray[np.int64],
-    different: NDArray[np.int64],
-    drawn: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> Replicates:
-    rates = score.rates(same, different)
-    curves = [score.rates(*pair) for pair in zip(drawn[0].T, drawn[1].T, strict=True)]
-    whole, aucs = score.auc(same, different), score.auc_many(*drawn)
-    return {
-        "sameness": (whole.sameness, 2 * aucs - 1),
-        "auc": (whole.value, aucs),
-        "eer": (score.eer(*rates), np.array([score.eer(*curve) for curve in curves])),
-        "tar_at_far_1pct": (
-            score.tar_at_far(*rates, 0.01),
-            np.array([score.tar_at_far(*curve, 0.01) for curve in curves]),
-        ),
+def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Replicates:
+    rates, whole = score.rates(*total), score.auc(*total)
+    values = {
+        "sameness": whole.sameness,
+        "auc": whole.value,
+        "eer": score.eer(*rates),
+        "tar_at_far_1pct": score.tar_at_far(*rates, 0.01),
     }
+    return {name: (values[name], found) for name, found in pair_replicates(drawn).items()}
 
 
-def _image_scores(near: Nearest, judged: Judged, weights: NDArray[np.uint32]) -> Replicates:
+def _image_scores(near: Nearest, draws: Draws) -> Replicates:
+    judged = draws.judged
     hits = near.hits(judged)
     kept = judged.counts[judged.codes] > 1
-    w = weights[kept].astype(np.float64)
+    w = draws.weights[kept].astype(np.float64)
     out: Replicates = {}
     for name, values in (
         ("one_nn", hits[:, 0].astype(np.float64)),

@@ -4,8 +4,8 @@ Images are dealt into folds within their class; a fold's pairs are those among i
 image is on both sides. For each fold the threshold is the best one on the pairs of all others.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from analysis.judged import Judged
 from analysis.pair_bins import Bins
 from analysis.pairs import count_kinds
 from analysis.scores import folded_balanced
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors
 
 FOLDS = 10
@@ -62,16 +63,29 @@ def folded_accuracy(
     *,
     folds: int = FOLDS,
     seed: int = 0,
-    run: Callable[..., Any] = map,
+    run: Run = map,
 ) -> Folded:
     """Deal, count and judge; fewer folds where classes are too small for two images in each."""
     folds = int(max(2, min(folds, np.median(judged.counts[judged.counts > 1]) // 2)))
     fold_of = deal(judged, folds, seed)
     coarse = bins.to(min(bins.n, 8192))
 
-    def one(fold: int) -> NDArray[np.int64]:
-        at = np.flatnonzero(fold_of == fold)
-        return count_kinds(vectors.take(at), judged.take(at), coarse)
-
-    counts = np.stack(list(run(one, range(folds))))
+    counts = Statistic(
+        items=range(folds),
+        chunk=partial(_count_fold, vectors, judged, coarse, fold_of),
+        start=list,
+        combine=_append,
+        finalize=np.stack,
+    ).compute(run)
     return Folded(folded_balanced(counts[:, 0], counts[:, 1]))
+
+
+def _count_fold(
+    vectors: Vectors, judged: Judged, bins: Bins, fold_of: NDArray[np.int64], fold: int
+) -> NDArray[np.int64]:
+    at = np.flatnonzero(fold_of == fold)
+    return count_kinds(vectors.take(at), judged.take(at), bins)
+
+
+def _append(parts: list[Any], part: Any) -> list[Any]:
+    return [*parts, part]

@@ -46,16 +46,24 @@ class Judged:
         starts = np.searchsorted(codes, np.arange(len(self.classes) + 1))
         return replace(self, rows=self.rows[keep], codes=codes, starts=starts.astype(np.int64))
 
-    def sample(self, limit: int, seed: int) -> "Judged":
-        """At most `limit` images, the same share of every class but two of each at least."""
+    def sample_at(self, limit: int, seed: int) -> NDArray[np.int64] | None:
+        """Positions of about `limit` images, the same share of every class, two of each at least.
+
+        None where there are no more images than that.
+        """
         if len(self) <= limit:
-            return self
+            return None
         draw = np.random.default_rng(seed)
         kept = []
         for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
             size = max(min(2, high - low), round((high - low) * limit / len(self)))
             kept.append(np.sort(draw.choice(np.arange(low, high), size=size, replace=False)))
-        return replace(self.take(np.concatenate(kept)), sampled_from=len(self))
+        return np.concatenate(kept)
+
+    def sample(self, limit: int, seed: int) -> "Judged":
+        """These images, or a stratified sample of about `limit` that remembers how many."""
+        at = self.sample_at(limit, seed)
+        return self if at is None else replace(self.take(at), sampled_from=len(self))
 
 
 def judge(rows: NDArray[np.int64], labels: Sequence[Any]) -> Judged:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.bootstrap import Draws
 from analysis.judged import Judged
 from analysis.moments import Moments
 from analysis.neighbours import Nearest
@@ -23,8 +24,9 @@ class Judgement:
         moments: class sums.
         shape: how the classes lie.
         near: neighbours.
-        weights: draws of the bootstrap (N, R); R = 0: no intervals.
+        draws: of the bootstrap; 0 replicates: no intervals.
         drawn: weighted histograms of same and different, (B', R) each.
+        shrink: by which the draws' deviations are multiplied: below 1 where a sample was drawn.
     """
 
     name: str
@@ -33,8 +35,9 @@ class Judgement:
     moments: Moments
     shape: Shape
     near: Nearest
-    weights: NDArray[np.uint32]
+    draws: Draws
     drawn: tuple[NDArray[np.float64], NDArray[np.float64]]
+    shrink: float = 1.0
 
     @property
     def same(self) -> NDArray[np.int64]:

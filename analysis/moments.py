@@ -9,15 +9,15 @@ squared Euclid). The vectors are centred already, sums are float64, and everythi
 blocks, so any chunking gives the same numbers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.pair_kernels import add_class_sums
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks
 
 Floats = NDArray[np.float64]
@@ -65,23 +65,30 @@ class Moments:
 
 
 def class_moments(
-    vectors: Vectors, judged: Judged, *, run: Callable[..., Any] = map, second: bool = True
+    vectors: Vectors, judged: Judged, *, run: Run = map, second: bool = True
 ) -> Moments:
     """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
     n_classes, dim = len(judged.classes), vectors.dim
     second = second and n_classes * dim * dim * 8 <= SECOND_BYTES
-    total: Moments | None = None
-    for part in run(
-        lambda block: block_moments(vectors, judged, block, second), blocks(vectors.n, dim)
-    ):
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("class_moments needs one image or more")
-    return total
+    return Statistic(
+        items=blocks(vectors.n, dim),
+        chunk=partial(block_moments, vectors, judged, second),
+        start=list,
+        combine=_sum,
+        finalize=_only,
+    ).compute(run)
+
+
+def _sum(total: list[Moments], part: Moments) -> list[Moments]:
+    return [total[0] + part] if total else [part]
+
+
+def _only(total: list[Moments]) -> Moments:
+    return total[0]
 
 
 def block_moments(
-    vectors: Vectors, judged: Judged, block: tuple[int, int], second: bool
+    vectors: Vectors, judged: Judged, second: bool, block: tuple[int, int]
 ) -> Moments:
     """The sums of one block of positions."""
     n_classes, dim = len(judged.classes), vectors.dim

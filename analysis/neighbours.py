@@ -4,8 +4,8 @@ Leave-one-out: an image is excluded from its own list by its position, never as 
 so duplicates count as what they are. Formulas: SCIENCE 2.3; equal to pytorch-metric-learning's.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from analysis.judged import Judged
 from analysis.neighbour_kernels import CHUNK, close, offer, rank_scores
 from analysis.pair_bins import TILE
 from analysis.product import Product, best_product
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks
 
 PANEL_BYTES = 64 << 20
@@ -52,9 +53,7 @@ class Nearest:
         return np.asarray(judged.codes[self.places] == judged.codes[:, None], dtype=np.bool_)
 
 
-def nearest(
-    vectors: Vectors, judged: Judged, k: int = 10, *, run: Callable[..., Any] = map
-) -> Nearest:
+def nearest(vectors: Vectors, judged: Judged, k: int = 10, *, run: Run = map) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
     Among equal distances the image earlier in the judged order comes first, so the answer does
@@ -65,8 +64,21 @@ def nearest(
     largest = max(int(judged.counts.max()), k + 1)
     size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
-    found = list(run(lambda panel: _panel(vectors, judged, k, product, panel), panels))
-    return Nearest(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return Statistic(
+        items=panels,
+        chunk=partial(_panel, vectors, judged, k, product),
+        start=list,
+        combine=_append,
+        finalize=_concatenate,
+    ).compute(run)
+
+
+def _append(panels: list[Any], panel: tuple[Any, ...]) -> list[Any]:
+    return [*panels, panel]
+
+
+def _concatenate(panels: list[Any]) -> Nearest:
+    return Nearest(*(np.concatenate(column) for column in zip(*panels, strict=True)))
 
 
 def _panel(

@@ -1,59 +1,59 @@
 """Everything that one measure says about one set of labelled images."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import table_rows
-from analysis.bootstrap import weighted_histograms
+from analysis.bootstrap import Draws, weighted_histograms
 from analysis.folds import folded_accuracy
-from analysis.judged import Judged
 from analysis.judgement import Judgement
 from analysis.moments import class_moments
 from analysis.neighbours import nearest
+from analysis.pair_bins import Bins
 from analysis.pairs import count_pairs
 from analysis.score_rows import neighbour_scores, pair_scores, score_row, space_scores
 from analysis.shape import class_shape
+from analysis.statistic import Run
 from analysis.vectors import Vectors
 
 NEIGHBOURS = 10
 
 Tables = dict[str, pd.DataFrame]
-Runner = Callable[[str], Callable[..., Any]]
+Runner = Callable[[str], Run]
+BOOTSTRAP_WORK = 2e11
+"""Weighted pairs (pairs times replicates) up to which every image takes part in the bootstrap."""
 
 
 def judge_measure(
-    name: str, vectors: Vectors, judged: Judged, weights: NDArray[np.uint32], run: Runner, seed: int
+    name: str, vectors: Vectors, draws: Draws, run: Runner, *, note: str = ""
 ) -> Tables:
     """All tables of one measure.
 
     Args:
         name: of the measure, written into every row.
         vectors: of the judged images.
-        judged: the images.
-        weights: draws of the bootstrap (N, R).
+        draws: of the bootstrap, with the judged images; its seed deals the folds too.
         run: stage name to a `map`.
-        seed: of the folds.
+        note: added to the notes of the headline rows, such as that a sample was judged.
     """
+    judged = draws.judged
     moments = class_moments(vectors, judged, run=run(f"{name} moments"))
-    shape = class_shape(vectors, judged, moments, run=run(f"{name} moments"))
+    shape = class_shape(vectors, judged, moments, run=run(f"{name} means"))
     counts = count_pairs(vectors, judged, run=run(f"{name} pairs"))
     near = nearest(vectors, judged, NEIGHBOURS, run=run(f"{name} neighbours"))
-    drawn = np.zeros((1, 0)), np.zeros((1, 0))
-    if weights.shape[1]:
-        drawn = weighted_histograms(
-            vectors, judged, counts.bins, weights, run=run(f"{name} bootstrap")
-        )
-    found = Judgement(name, judged, counts, moments, shape, near, weights, drawn)
-    folded = folded_accuracy(vectors, judged, counts.bins, seed=seed, run=run(f"{name} folds"))
+    drawn, shrink = _drawn(vectors, draws, counts.bins, run(f"{name} bootstrap"))
+    found = Judgement(name, judged, counts, moments, shape, near, draws, drawn, shrink)
+    folded = folded_accuracy(
+        vectors, judged, counts.bins, seed=draws.seed, run=run(f"{name} folds")
+    )
     classes = table_rows.per_class(found)
-    note = f"{len(folded.accuracies)} folds of images, interval over folds"
+    folds = f"{len(folded.accuracies)} folds of images, interval over folds"
     rows = [
-        *pair_scores(found, classes),
-        score_row(name, "balanced_accuracy", folded.value, folded.interval, note),
+        *pair_scores(found, classes, note),
+        score_row(name, "balanced_accuracy", folded.value, folded.interval, folds),
         *neighbour_scores(found),
         *space_scores(found),
     ]
@@ -66,3 +66,23 @@ def judge_measure(
         "pairs_examples": table_rows.examples(found),
         "neighbours": table_rows.neighbours(found),
     }
+
+
+def _drawn(
+    vectors: Vectors, draws: Draws, bins: Bins, run: Run
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
+    """Replicates of the histograms; of a sample, with the factor for its size, where N is large.
+
+    A statistic of all pairs varies as 1 / sqrt(N), so the deviations found on m of N images are
+    those of N images once multiplied by sqrt(m / N).
+    """
+    if not draws.replicates:
+        return (np.zeros((1, 0)), np.zeros((1, 0))), 1.0
+    most = int((2.0 * BOOTSTRAP_WORK / draws.replicates) ** 0.5)
+    judged = draws.judged
+    at = judged.sample_at(most, draws.seed)
+    if at is None:
+        return weighted_histograms(vectors, draws, bins, run=run), 1.0
+    few = Draws(judged.take(at), draws.replicates, draws.seed)
+    drawn = weighted_histograms(vectors.take(at), few, bins, run=run)
+    return drawn, float((len(at) / len(judged)) ** 0.5)

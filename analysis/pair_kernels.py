@@ -1,8 +1,9 @@
 """The compiled inner loops over pairs; each reads a matrix product that BLAS has just made.
 
 All take `product` (m, n) float32 = scaled z_i . z_j, so that key / bin width - first bin =
-b_i + b_j - product; they release the GIL, so threads of one process share the work. Loops run from 0 over slices: with
-another start numba guards every index against being negative, and nothing is vectorised.
+b_i + b_j - product; they release the GIL, so threads of one process share the work. Loops run from
+0 over slices: with another start numba guards every index against being negative, and nothing is
+vectorised.
 """
 
 from collections.abc import Callable

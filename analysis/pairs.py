@@ -9,8 +9,9 @@ C^2 fine histograms; then the totals stay fine (65,536 bins), those per class ar
 those of the C^2 / 2 pairs of classes are coarse (`plan_layers` says how coarse and how large).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from analysis.judged import Judged
 from analysis.pair_bins import TILE, Bins, Layers, measured_bins, plan_layers
 from analysis.pair_kernels import count_bins, count_layers, flush_layers
 from analysis.product import Precision, Product, best_product, by_numpy
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks, own_distance
 from extract.errors import BadInput
 from extract.measures import Form
@@ -219,7 +221,7 @@ def empty_counts(bins: Bins, form: Form, layers: Layers, n_classes: int) -> Pair
     )  # fmt: skip
 
 
-def add_slab(counts: PairCounts, part: SlabCounts) -> None:
+def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
     for r, a in enumerate(part.row_classes):
@@ -237,6 +239,7 @@ def add_slab(counts: PairCounts, part: SlabCounts) -> None:
         counts.same[part.row_classes] += part.rows[:, 0]
         counts.different[part.row_classes] += part.rows[:, 1]
         counts.different[part.col_classes] += part.cols
+    return counts
 
 
 def count_pairs(
@@ -245,7 +248,7 @@ def count_pairs(
     *,
     bins: Bins | None = None,
     precision: Precision = "float32",
-    run: Callable[..., Any] = map,
+    run: Run = map,
 ) -> PairCounts:
     """Count all pairs.
 
@@ -259,11 +262,16 @@ def count_pairs(
     bins = measured_bins(vectors) if bins is None else bins
     layers = plan_layers(len(judged.classes), vectors.n, bins.n)
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
-    counts = empty_counts(bins, vectors.form, layers, len(judged.classes))
-    for part in run(
-        lambda slab: count_slab(vectors, judged, bins, layers, product, slab), slabs(vectors)
-    ):
-        add_slab(counts, part)
+    return Statistic(
+        items=slabs(vectors),
+        chunk=partial(count_slab, vectors, judged, bins, layers, product),
+        start=partial(empty_counts, bins, vectors.form, layers, len(judged.classes)),
+        combine=add_slab,
+        finalize=_same,
+    ).compute(run)
+
+
+def _same(counts: PairCounts) -> PairCounts:
     return counts
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import scores as score
 from analysis.bootstrap import interval, mean_interval
@@ -26,7 +27,7 @@ def score_row(
     }  # fmt: skip
 
 
-def pair_scores(found: Judgement, per_class: pd.DataFrame) -> list[dict[str, Any]]:
+def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
     same, different = found.same, found.different
     middles = found.counts.middles(len(same))
@@ -39,22 +40,24 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame) -> list[dict[str, Any
             (mean, variance if np.isfinite(variance) else binned[1])
             for (mean, variance), binned in zip(exact, (near, apart), strict=True)
         )
-    aucs = score.auc_many(*found.drawn)
-    curves = [score.rates(*pair) for pair in zip(*(part.T for part in found.drawn), strict=True)]
-    draws = f"{len(aucs)} draws of images within classes" if len(aucs) else "no bootstrap"
+    draws = _draws_note(found, note)
+    drawn = pair_replicates(found.drawn)
     certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by the bins"
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()
         else None
     )
-    low, high = interval(aucs)
+
+    def drawn_row(name: str, value: float, more: str = "") -> tuple[Any, ...]:
+        span = interval(value + (drawn[name] - value) * found.shrink)
+        return name, value, span, f"{draws}{more}"
+
     values = [
-        ("sameness", whole.sameness, (2 * low - 1, 2 * high - 1), draws),
-        ("auc", whole.value, (low, high), f"{draws}; {certified}"),
-        ("eer", score.eer(far, tar), interval(np.array([score.eer(*c) for c in curves])), draws),
-        ("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01),
-         interval(np.array([score.tar_at_far(*c, 0.01) for c in curves])), draws),
+        drawn_row("sameness", whole.sameness),
+        drawn_row("auc", whole.value, f"; {certified}"),
+        drawn_row("eer", score.eer(far, tar)),
+        drawn_row("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01)),
         ("d_prime", score.d_prime(near, apart), NO_SPAN, ""),
         ("intra_mean", near[0], NO_SPAN, f"{int(same.sum())} pairs"),
         ("inter_mean", apart[0], NO_SPAN, f"{int(different.sum())} pairs"),
@@ -66,9 +69,30 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame) -> list[dict[str, Any
     return [score_row(found.name, *value) for value in values]
 
 
+def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:
+    """Scores of every replicate: (B, R) and (B, R) histograms to name and (R,)."""
+    aucs = score.auc_many(*drawn)
+    curves = [score.rates(*pair) for pair in zip(drawn[0].T, drawn[1].T, strict=True)]
+    return {
+        "sameness": 2.0 * aucs - 1.0,
+        "auc": aucs,
+        "eer": np.array([score.eer(*curve) for curve in curves]),
+        "tar_at_far_1pct": np.array([score.tar_at_far(*curve, 0.01) for curve in curves]),
+    }
+
+
+def _draws_note(found: Judgement, note: str) -> str:
+    told = "no bootstrap"
+    if found.draws.replicates:
+        told = f"{found.draws.replicates} draws of images within classes"
+    if found.shrink < 1.0:
+        told += f", of a sample, scaled by {found.shrink:.2f} to all images"
+    return f"{told}; {note}" if note else told
+
+
 def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
     """Scores of the neighbour lists; intervals are of means over drawn images."""
-    near, weights = found.near, found.weights
+    near, draws = found.near, found.draws
     hits = near.hits(found.judged)
     alone = int((found.judged.counts == 1).sum())
     note = f"{alone} classes of one image left out" if alone else ""
@@ -76,7 +100,7 @@ def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
 
     def over_images(name: str, values: Any) -> dict[str, Any]:
         values = np.where(has_kin, values, np.nan)
-        span = mean_interval(values, weights) if weights.shape[1] else NO_SPAN
+        span = mean_interval(values, draws.weights) if draws.replicates else NO_SPAN
         return score_row(found.name, name, float(np.nanmean(values)), span, note)
 
     return [

@@ -4,15 +4,15 @@ Two passes: the class moments, then every image against every class mean (N x C 
 SCIENCE 2.4 and 2.5. Distances to class means are squared Euclid in the space of the vectors.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.moments import Moments
+from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks
 
 Floats = NDArray[np.float64]
@@ -52,20 +52,24 @@ class Shape:
         )
 
 
-def class_shape(
-    vectors: Vectors, judged: Judged, moments: Moments, *, run: Callable[..., Any] = map
-) -> Shape:
+def class_shape(vectors: Vectors, judged: Judged, moments: Moments, *, run: Run = map) -> Shape:
     """The second pass."""
     directions, _ = mean_directions(moments)
-    total: Shape | None = None
-    for part in run(
-        lambda b: block_shape(vectors, judged, moments, directions, b),
-        blocks(vectors.n, vectors.dim),
-    ):
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("class_shape needs one image or more")
-    return total
+    return Statistic(
+        items=blocks(vectors.n, vectors.dim),
+        chunk=partial(block_shape, vectors, judged, moments, directions),
+        start=list,
+        combine=_sum,
+        finalize=_only,
+    ).compute(run)
+
+
+def _sum(total: list[Shape], part: Shape) -> list[Shape]:
+    return [total[0] + part] if total else [part]
+
+
+def _only(total: list[Shape]) -> Shape:
+    return total[0]
 
 
 def mean_directions(moments: Moments) -> tuple[Floats, Floats]:

@@ -6,7 +6,9 @@ the embedding less one fixed vector m (so that little cancels) and b is
     cosine and inner: (1 - m . m) / 2 - z . m      key = 1 - inner product, the own distance.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,9 @@ from extract.measures import FeatureRows, Form, Measure, embed_rows
 CENTRE_ROWS = 2048
 SLAB = 4096
 SLAB_FLOATS = 1 << 26
+KEPT_BLOCKS = 4
+MEMORY = 2 << 30
+"""Bytes of vectors that are held in memory."""
 
 
 def slab_rows(dim: int) -> int:
@@ -117,17 +122,45 @@ class _Held:
         return _Held(self.x[at])
 
 
-@dataclass(frozen=True)
 class _Stored:
-    features: FeatureRows
-    measure: Measure
-    rows: NDArray[np.int64]
+    """Reads and embeds rows of the store when asked; travels as names, and opens the store there.
+
+    The last few blocks stay, since a slab is asked for once with every other one.
+    """
+
+    def __init__(self, features: Any, measure: Measure, rows: NDArray[np.int64]) -> None:
+        self.features = features
+        self.measure = measure
+        self.rows = rows
+        self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
+        self._lock = Lock()
 
     def __call__(self, low: int, high: int) -> Array:
-        return embed_rows(self.features, self.measure, self.rows[low:high])
+        """The embedding of these positions."""
+        with self._lock:
+            if (low, high) in self._kept:
+                self._kept.move_to_end((low, high))
+                return self._kept[low, high]
+        block = embed_rows(self.features, self.measure, self.rows[low:high])
+        with self._lock:
+            self._kept[low, high] = block
+            while len(self._kept) > KEPT_BLOCKS:
+                self._kept.popitem(last=False)
+        return block
 
     def take(self, at: NDArray[np.int64]) -> "_Stored":
+        """The same of these positions only."""
         return _Stored(self.features, self.measure, self.rows[at])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel by the store's place, the extraction's key and the measure's fitted arrays."""
+        return _reopen, (self.features.store.url, self.features.key, self.measure, self.rows)
+
+
+def _reopen(url: str, key: str, measure: Measure, rows: NDArray[np.int64]) -> _Stored:
+    from extract.store import Store
+
+    return _Stored(Store.open(url).features(key), measure, rows)
 
 
 def held_vectors(x: Array, form: Form) -> Vectors:
@@ -138,9 +171,12 @@ def held_vectors(x: Array, form: Form) -> Vectors:
 
 
 def stored_vectors(
-    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, memory: int = 2 << 30
+    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, memory: int = MEMORY
 ) -> Vectors:
-    """Vectors of stored rows: held in memory where they need less than `memory` bytes."""
+    """Vectors of stored rows: held in memory where they need less than `memory` bytes.
+
+    With `memory` 0 they are read where they are needed, as workers elsewhere must.
+    """
     few = spread(len(rows), CENTRE_ROWS)
     sample = embed_rows(features, measure, rows[few])
     if len(rows) * sample.shape[1] * 4 <= memory:

@@ -24,7 +24,15 @@ def register(app: typer.Typer) -> None:
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
         ] = None,
-        workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
+        dask: Annotated[
+            str | None, typer.Option(help="Dask scheduler, such as tcp://10.0.0.1:8786.")
+        ] = None,
+        workers: Annotated[
+            int | None, typer.Option(min=1, help="Processes of a Dask cluster of this machine.")
+        ] = None,
+        budget: Annotated[
+            float, typer.Option(help="Multiplications a measure; above: a sample of images.")
+        ] = 1e14,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """Judge how much nearer images of one class are than images of different classes.
@@ -47,6 +55,8 @@ def register(app: typer.Typer) -> None:
                 bootstrap=bootstrap,
                 seed=seed,
                 untrained=opened.features(untrained) if untrained else None,
+                budget=budget,
+                dask=dask,
                 workers=workers,
                 progress=progress,
             )

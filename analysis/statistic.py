@@ -1,0 +1,48 @@
+"""A statistic is data: what one block gives, how two answers join, what they say in the end.
+
+One definition runs on a block, on the threads of a machine and on a cluster: a runner (see `jobs`)
+maps `chunk` over the items, and the answers are joined here, in the order of the items, as they
+come. Only answers travel; `chunk` reads its block where it runs.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Part = TypeVar("Part")
+State = TypeVar("State")
+Answer = TypeVar("Answer")
+
+
+class Run(Protocol):
+    """Maps a function over items and gives the answers in their order; `map` is one."""
+
+    def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
+        """Yield function(item) for each item."""
+
+
+@dataclass(frozen=True)
+class Statistic(Generic[Item, Part, State, Answer]):
+    """How something is computed block by block.
+
+    Attributes:
+        items: what is to be done; together all of it, none twice.
+        chunk: item to its part. It travels to workers, so it must be picklable by cloudpickle.
+        start: the state before any part.
+        combine: (state, part) to the state with the part; it may change and return the state.
+        finalize: state to the answer.
+    """
+
+    items: Sequence[Item]
+    chunk: Callable[[Item], Part]
+    start: Callable[[], State]
+    combine: Callable[[State, Part], State]
+    finalize: Callable[[State], Answer]
+
+    def compute(self, run: Run = map) -> Answer:
+        """Run it."""
+        state = self.start()
+        for part in run(self.chunk, self.items):
+            state = self.combine(state, part)
+        return self.finalize(state)
