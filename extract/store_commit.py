@@ -1,10 +1,11 @@
 """Committing a unit, and finding the units that have to be: the only writer of rows.
 
-Order of a commit: the claim, the data, their flush, then the record. A crash anywhere leaves the
-old record with its rows, or no record; a record never precedes its rows.
+Order of a commit: the claim; taking back rows that will change; the data, their flush; the record.
+A crash anywhere leaves a record with its rows, or no record: what is recorded is what is there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,10 +90,14 @@ def commit_unit(
         raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
     with features.claim(unit) as claim:
         old = features.ledger.record(unit)
+        wholes = {name: _whole(features, old, name, first, arrays[name], bad) for name in arrays}
+        keeps = {name for name in arrays if _keeps(features, old, name, wholes[name])}
+        if old and set(arrays) & set(old.arrays) - keeps:
+            # Rows that change are taken back first: what is recorded is always what is there.
+            old = withdraw(features, old, set(arrays) - keeps)
         committed = dict(old.arrays) if old else {}
-        for name, given in arrays.items():
-            check_rows(features.arrays, name, given)
-            committed[name] = _write_array(features, old, name, first, given, bad)
+        for name, whole in wholes.items():
+            committed[name] = _write_array(features, unit, name, whole, bad, name in keeps)
         # A row that was bad stays so until it is given for every array at once.
         again = set(committed) <= set(arrays)
         known = (old.bad if old else {}).items()
@@ -103,43 +108,62 @@ def commit_unit(
         features.ledger.write(record)
 
 
-def _write_array(
-    features: "Features",
-    old: Record | None,
-    name: str,
-    first: int,
-    given: np.ndarray,
-    bad: Bad,
-) -> Committed:
-    """Write the shard of one array: rows that are kept, then the given ones."""
-    spec, files = features.arrays[name], features.store.files
-    unit = first // UNIT
-    lo = unit * UNIT
-    place = features.place(name, unit)
+def withdraw(features: "Features", record: Record, names: Collection[str]) -> Record | None:
+    """Take arrays out of a record; give what is left of it."""
+    left = {name: one for name, one in record.arrays.items() if name not in names}
+    if not left:
+        features.ledger.forget(record.unit)
+        return None
+    less = replace(record, arrays=left)
+    features.ledger.write(less)
+    return less
+
+
+def _whole(
+    features: "Features", old: Record | None, name: str, first: int, given: np.ndarray, bad: Bad
+) -> np.ndarray:
+    """Put the unit's rows together: those that are kept, then the given ones, NaN where bad."""
+    check_rows(features.arrays, name, given)
+    lo = first // UNIT * UNIT
     if bad:
         given = given.copy()
-        given[[row - first for row in bad]] = spec.fill
-    intact = old is not None and name in old.arrays and features.intact(old, name)
-    if first > lo:
-        if old is None or old.hi_of(name) < first:
-            raise ValueError(f"{name}: rows {lo} to {first} of unit {unit} are not committed")
-        if not intact:
-            raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
-        given = np.concatenate([features.read_unit(name, old, np.arange(first - lo)), given])
+        given[[row - first for row in bad]] = features.arrays[name].fill
+    if first == lo:
+        return given
+    if old is None or old.hi_of(name) < first:
+        raise ValueError(f"{name}: rows {lo} to {first} are not committed")
+    if not features.intact(old, name):
+        place = features.place(name, old.unit)
+        raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
+    return np.concatenate([features.read_unit(name, old, np.arange(first - lo)), given])
+
+
+def _keeps(features: "Features", old: Record | None, name: str, whole: np.ndarray) -> bool:
+    """Say whether the committed rows of an array are intact and stay what they are."""
+    if old is None or name not in old.arrays:
+        return False
+    committed = whole[: old.hi_of(name) - old.lo]
+    return row_hash(committed) == old.arrays[name].hash and features.intact(old, name)
+
+
+def _write_array(
+    features: "Features", unit: int, name: str, whole: np.ndarray, bad: Bad, keeps: bool
+) -> Committed:
+    files, place, lo = features.store.files, features.place(name, unit), unit * UNIT
     # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
     # shard that holds no intact committed rows goes first.
-    if not intact:
+    if not keeps:
         files.remove(place)
     try:
-        write_rows(features.store.tree, f"{features.key}/{name}", lo, given)
+        write_rows(features.store.tree, f"{features.key}/{name}", lo, whole)
         # Zarr keeps no shard of missing rows alone.
         stored = files.size(place) or 0
         if stored:
             files.sync(place)
     except OSError as error:
         raise explain(error, features.store.url) or error from error
-    nonfinite = _nonfinite(given, [row - lo for row in bad])
-    return Committed(lo + len(given), row_hash(given), stored, nonfinite)
+    nonfinite = _nonfinite(whole, [row - lo for row in bad])
+    return Committed(lo + len(whole), row_hash(whole), stored, nonfinite)
 
 
 def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from extract.errors import StoreDamaged
 from extract.progress import Progress, silent
 from extract.store import Store
 from extract.store_arrays import UNIT
+from extract.store_commit import withdraw
 from extract.store_events import Event, note
 from extract.store_features import Features
 from extract.store_ledger import Record, ids_hash, row_hash
@@ -164,11 +165,7 @@ def _take_back(features: Features, found: dict[int, list[tuple[str, Damage]]]) -
                 lost = {name for name, _ in wrong}
                 if record is None:
                     continue
-                left = {name: one for name, one in record.arrays.items() if name not in lost}
-                if left:
-                    features.ledger.write(replace(record, arrays=left))
-                else:
-                    features.ledger.forget(unit)
+                withdraw(features, record, lost)
                 for name in lost & set(features.arrays):
                     files.remove(features.place(name, unit))
             for _, damage in wrong:

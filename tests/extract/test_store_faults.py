@@ -196,6 +196,28 @@ def test_full_disk(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+def test_rows_that_change_are_taken_back_first(tmp_path, monkeypatch):
+    """A crash while a unit is computed anew with other values leaves no record of either."""
+    features = known.filled(tmp_path, 1500)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = {name: known.rows_of(name, range(1024)) + 1 for name in known.ARRAYS}
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.store_ledger.Ledger.write", crash)
+        with pytest.raises(KeyboardInterrupt):
+            features.write_unit(0, other)
+    assert features.pending() == [0]
+    assert list(features.table()["row"]) == list(range(1024, 1500))
+    assert verify(features.store).damage == ()
+    features.write_unit(0, other)
+    assert np.array_equal(features.read("fc", slice(0, 1024)), other["fc"])
+    same = features.digest
+    features.write_unit(0, other)
+    assert features.digest == same
+
+
 def test_full_disk_errors_are_told_from_others():
     assert isinstance(explain(OSError(errno.ENOSPC, "No space"), "x"), StoreFull)
     assert isinstance(explain(OSError(errno.EDQUOT, "Quota"), "x"), StoreFull)
