@@ -4,7 +4,7 @@ from pathlib import Path
 
 from extract.errors import BadInput
 from flows.settings import Pipeline
-from flows.steps import parse_bytes
+from flows.steps import load, parse_bytes
 
 
 def check(pipeline: Pipeline) -> None:
@@ -26,7 +26,15 @@ def check(pipeline: Pipeline) -> None:
         file = Path(network.weights)
         if not file.is_file():
             raise BadInput(f"network.weights = {network.weights!r}: no such file")
-    open_source(pipeline.images.source)
+    load(pipeline, pipeline.network.weights)
+    labels = {item.label for item in open_source(pipeline.images.source)}
+    if not labels:
+        raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
+    if len(labels - {None}) < 2:
+        raise BadInput(
+            f"{pipeline.images.source} holds images of {len(labels - {None})} class, expected two or more, "
+            "for alike is judged against different: one folder per class"
+        )
 
 
 def _check_retrain(pipeline: Pipeline) -> None:

@@ -63,7 +63,7 @@ def _flow(path: str, progress: Any) -> Finished:  # Prefect cannot make a schema
 def _run(path: Path, progress: Progress) -> Finished:
     run = Run(read_pipeline(path), progress)
     served = Served.read(run)
-    network = steps.load(run, served.weights)
+    network = steps.load(run.pipeline, served.weights)
     key = step(steps.extract_images, "extract")(run, served.weights, "network")
     parent = served.parent or network.weights_hash
     question = {

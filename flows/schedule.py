@@ -14,6 +14,7 @@ from flows.engine import prepare
 from flows.settings import read_pipeline
 
 START_SECONDS = 180.0
+_CRON = "--cron {!r}: expected five fields, such as '0 2 * * *' for every night at two"
 
 
 def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
@@ -28,10 +29,12 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
     settings = settings.resolve()
     pipeline = read_pipeline(settings)
     prepare(pipeline.output.folder, quiet=False)
-    _check_cron(cron)
+    if len(cron.split()) != 5:
+        raise BadInput(_CRON.format(cron))
     if not os.environ.get("PREFECT_API_URL"):
         url = start_server(port, pipeline.output.folder / "prefect" / "server.log")
         os.environ["PREFECT_API_URL"] = url
+    _check_cron(cron)
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import scheduled
@@ -46,15 +49,14 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
 
 
 def _check_cron(cron: str) -> None:
+    """Ask Prefect; only once its server is named, for it reads its settings when imported."""
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
 
     try:
         CronSchedule(cron=cron)
     except ValidationError as error:
-        raise BadInput(
-            f"--cron {cron!r}: expected five fields, such as '0 2 * * *' for every night at two"
-        ) from error
+        raise BadInput(_CRON.format(cron)) from error
 
 
 def start_server(port: int, log: Path) -> str:

@@ -60,12 +60,12 @@ class Run:
         return Store.open(self.store_url, create=True)
 
 
-def load(run: Run, weights: str, like: "Network | None" = None) -> "Network":
+def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Network":
     """The network of the settings with these weights; `like` gives the transform."""
     from extract.network import load_network
     from extract.transform import Transform
 
-    settings = run.pipeline.network
+    settings = pipeline.network
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
         transform = Transform.from_dict(settings.transform)
@@ -85,7 +85,7 @@ def extract_images(run: Run, weights: str, name: str, like: "Network | None" = N
     store.set_split(run.pipeline.train_share, run.pipeline.images.salt)
     report = extract(
         open_source(run.pipeline.images.source),
-        load(run, weights, like),
+        load(run.pipeline, weights, like),
         store,
         taps=settings.taps,
         device=settings.device,
@@ -185,7 +185,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         )
     started = time.perf_counter()
     trained = retrain(
-        load(run, weights),
+        load(run.pipeline, weights),
         list(zip(table.path, table.label, strict=True)),
         open_source(run.pipeline.images.source).read,
         settings=wanted,

@@ -42,12 +42,15 @@ def register(app: typer.Typer) -> None:
         `alike analyse --store pets.store --measures gap_cosine,map_cosine --split all --json`
         """
         from analysis.analyse import analyse as judge
+        from analysis.jobs import open_jobs
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
 
         opened = Store.open(store)
         chosen = opened.features(features)
-        with progress_bars() as progress:
+        with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+            if jobs.dashboard:
+                typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             found = judge(
                 chosen,
                 measures=measures.split(",") if measures else None,
@@ -56,8 +59,7 @@ def register(app: typer.Typer) -> None:
                 seed=seed,
                 untrained=opened.features(untrained) if untrained else None,
                 budget=budget,
-                dask=dask,
-                workers=workers,
+                jobs=jobs,
                 progress=progress,
             )
         scores = found.tables["scores"]

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
         """
         from analysis.compare import compare as set_side_by_side
+        from analysis.networks import likeness
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
 
@@ -42,7 +43,12 @@ def register(app: typer.Typer) -> None:
                 seed=seed,
                 progress=progress,
             )
+        alike, _ = likeness(first, second, split=split, measure=measure, seed=seed)
         if as_json:
-            print_json({"a": a, "b": b, "measure": measure, "split": split, "scores": table})
+            print_json({
+                "a": a, "b": b, "measure": measure, "split": split, "scores": table,
+                "likeness": alike,
+            })  # fmt: skip
         else:
             print_table(table, f"{measure}: a = {a}, b = {b}")
+            typer.echo("  ".join(f"{name} {value:.4g}" for name, value in alike.items()))
