@@ -14,6 +14,7 @@ from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
 from index.choose import EFFORT, choose
+from index.disk import Run, build_on_disk, one_by_one
 from index.engine import METRICS, new_index
 from index.files import building, folder_of, publish, read_card
 from index.kinds import POINTS_PER_LIST, lists
@@ -55,6 +56,8 @@ def build_index(
     memory: int | None = None,
     wish: Wish | None = None,
     kinds: Sequence[str] | None = None,
+    on_disk: bool = False,
+    run: Run = one_by_one,
     rebuild: bool = False,
     effort: float = EFFORT,
     progress: Progress = silent,
@@ -72,6 +75,9 @@ def build_index(
         memory: most bytes of the index while it answers.
         wish: instead of the three above, with latency, batch size and threads.
         kinds: rows of `INDEX_KINDS` to choose from; None: all that fit.
+        on_disk: leave inverted lists on disk and map them; the memory of the wish then bounds
+            the shards that the index is built from.
+        run: builds these shards: `map`, or the like of it on workers.
         rebuild: build anew in any case.
         effort: seconds to spend on building candidates, about.
         progress: told of rows embedded and added.
@@ -87,11 +93,19 @@ def build_index(
     with building(folder):
         table = _rows_of(features)
         found = None
-        if not rebuild and _same_wish(folder, wish, kinds):
+        if not rebuild and _same_wish(folder, wish, kinds, on_disk):
             found = bring_up_to_date(features, ready, folder, table, progress)
         if found is not None and not found.stale:
             return IndexReport(found.card, found.action, found.note, time.perf_counter() - start)
-        card = _build(features, ready, folder, table, wish, kinds, effort, progress)
+        if on_disk:
+            card = new_card(
+                features, ready, wish, embed(features, ready, table["row"].to_numpy()[:1])
+            )
+            card = build_on_disk(
+                features, ready, folder, table, card, kinds=kinds, run=run, progress=progress
+            )
+        else:
+            card = _build(features, ready, folder, table, wish, kinds, effort, progress)
     action = "built" if found is None else "rebuilt"
     note = card.why if found is None else f"{found.stale}: {card.why}"
     return IndexReport(card, action, note, time.perf_counter() - start)
@@ -104,9 +118,11 @@ def _rows_of(features: Any) -> pd.DataFrame:
     return table
 
 
-def _same_wish(folder: Path, wish: Wish, kinds: Sequence[str] | None) -> bool:
+def _same_wish(folder: Path, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> bool:
     card = read_card(folder)
-    return card is not None and card.wish == wish and (kinds is None or card.spec.kind in kinds)
+    if card is None or card.wish != wish or bool(card.lists) != on_disk:
+        return False
+    return kinds is None or card.spec.kind in kinds
 
 
 def _build(
@@ -119,10 +135,9 @@ def _build(
     effort: float,
     progress: Progress,
 ) -> Card:
-    digest = features.digest
     rows, labels = table["row"].to_numpy(), table["label"].to_numpy()
     vectors = embed(features, measure, rows, progress)
-    card = new_card(features, measure, wish, vectors, digest)
+    card = new_card(features, measure, wish, vectors)
     if len(rows) < SMALL and kinds is None:
         spec = IndexSpec("flat", "Flat")
         index = new_index(spec.factory, vectors.shape[1], card.metric)
@@ -159,7 +174,9 @@ def _queries_last(
     return np.concatenate([kept, queries]), np.searchsorted(kept, train)
 
 
-def embed(features: Any, measure: Measure, rows: NDArray[np.int64], progress: Progress) -> Float:
+def embed(
+    features: Any, measure: Measure, rows: NDArray[np.int64], progress: Progress = silent
+) -> Float:
     """Vectors (N, D) float32 of rows, read in whole shards."""
     out: Float | None = None
     for low in range(0, len(rows), EMBED_ROWS):
@@ -172,7 +189,7 @@ def embed(features: Any, measure: Measure, rows: NDArray[np.int64], progress: Pr
     return out
 
 
-def new_card(features: Any, measure: Measure, wish: Wish, vectors: Float, digest: str) -> Card:
+def new_card(features: Any, measure: Measure, wish: Wish, vectors: Float) -> Card:
     """The card of an index, before anything is chosen."""
     import faiss
 
@@ -187,7 +204,7 @@ def new_card(features: Any, measure: Measure, wish: Wish, vectors: Float, digest
         wish=wish,
         n_rows=len(vectors),
         n_built=len(vectors),
-        digest=digest,
+        digest=features.digest,
         file="",
         size=0,
         checksum="",

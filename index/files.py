@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +25,7 @@ from index.specs import Card
 CARD = "card.json"
 TRIES = 20
 BLOCK = 1 << 24
+_PRINTING = threading.Lock()
 
 
 def folder_of(store: Any, key: str, measure: str) -> Path:
@@ -81,12 +84,37 @@ def _load(folder: Path, card: Card) -> Any:
     if size != card.size:
         raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {advice}")
     if card.lists:
-        (folder / card.lists).stat()
-        # lists are found beside the index file, wherever the store was moved to
-        return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR)
+        size = (folder / card.lists).stat().st_size
+        if size != card.lists_size:
+            # a mapped file that is too short ends the process, so this is looked at first
+            msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
+            raise StoreDamaged(f"{msg}: {advice}")
+        return read_lists(path)
     if checksum(path) != card.checksum:
         raise StoreDamaged(f"{path} differs from its checksum: {advice}")
     return faiss.read_index(str(path))
+
+
+def read_lists(path: Path) -> Any:
+    """An index whose lists stay on disk, beside its file, wherever the store was moved to."""
+    import faiss
+
+    with told_on_stderr():
+        return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR)
+
+
+@contextlib.contextmanager
+def told_on_stderr() -> Iterator[None]:
+    """FAISS prints about lists on disk to standard output, where a command's JSON goes."""
+    with _PRINTING:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def checksum(path: Path) -> str:
@@ -116,7 +144,7 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
     name = card.lists.replace(".ivfdata", ".faiss") if card.lists else new_name()
     path = folder / name
     faiss.write_index(index, str(path))
-    _sync(path)
+    sync(path)
     found = "" if card.lists else checksum(path)
     card = replace(card, file=name, size=path.stat().st_size, checksum=found)
     _write_card(folder, card)
@@ -127,9 +155,9 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
 def _write_card(folder: Path, card: Card) -> None:
     aside = folder / f"{CARD}.{uuid.uuid4().hex}.partial"
     aside.write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
-    _sync(aside)
+    sync(aside)
     aside.replace(folder / CARD)
-    _sync(folder)
+    sync(folder)
 
 
 def rewrite_card(folder: Path, card: Card) -> None:
@@ -144,7 +172,8 @@ def sweep(folder: Path, card: Card) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file or folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

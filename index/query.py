@@ -72,7 +72,7 @@ class NeighbourIndex:
         card, index = read_index(folder_of(opened, features.key, measure))
         ready = ready_measure(features, measure)
         _check_card(card, features, ready)
-        return cls(features, ready, card, open_engine(index, card.spec))
+        return cls(features, ready, card, open_engine(index, card.spec, card.ranges))
 
     def __len__(self) -> int:
         """Rows that can be answered: in the index, and still in the set."""

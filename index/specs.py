@@ -105,6 +105,8 @@ class Card:
         size: bytes of that file.
         checksum: crc32c of that file, hexadecimal; empty where its lists lie in a second file.
         lists: name of the file of the inverted lists where they stay on disk, else empty.
+        lists_size: bytes of that file.
+        ranges: rows in such an index, as [first, last + 1] pairs; its file need not be read.
         why: the choice in one sentence.
         curve: what was measured.
         recall: as measured last on this very index, with its interval, or None where exact.
@@ -128,6 +130,8 @@ class Card:
     size: int
     checksum: str
     lists: str = ""
+    lists_size: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
     why: str = ""
     curve: tuple[Point, ...] = ()
     recall: tuple[float, float, float] | None = None
@@ -152,6 +156,7 @@ class Card:
         values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
         values["spec"] = IndexSpec(**values["spec"])
         values["wish"] = Wish(**values["wish"])
+        values["ranges"] = tuple((int(a), int(b)) for a, b in values.get("ranges", ()))
         values["curve"] = tuple(_point(one) for one in values["curve"])
         values["recall"] = tuple(values["recall"]) if values.get("recall") else None
         return cls(**values)

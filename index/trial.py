@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from extract.progress import Progress, silent
 from index.engine import Engine, faiss_threads, new_index, open_engine
-from index.kinds import INDEX_KINDS
+from index.kinds import INDEX_KINDS, IndexKind
 from index.specs import IndexSpec, Point, Wish
 from index.truth import interval, recall_of, true_neighbours
 
@@ -127,7 +127,7 @@ def examine(
         tried = replace(spec, search=dict(search))
         return _measure(engine, tried, exam, seconds, size)
 
-    points = list(_sweep(measure, spec.kind, exam.wish.recall, at_least))
+    points = list(sweep(measure, spec.kind, exam.wish.recall, at_least))
     holding = [point for point in points if holds(point, exam.wish)]
     best = max(holding, key=lambda point: point.queries_per_second, default=None)
     return Candidate(engine, tuple(points), best)
@@ -173,19 +173,32 @@ def time_of(search: Callable[[Float], object], queries: Float, batch: int) -> fl
     return float(np.median(times))
 
 
-def _sweep(
-    measure: Callable[[Mapping[str, float]], Point], kind: str, recall: float, at_least: float
+def ceiling(kind: IndexKind, exam: Exam) -> float:
+    """Recall of a kind that searches everything it has: what its codes leave."""
+    spec = kind.spec(exam.n, exam.vectors.shape[1])
+    assert spec is not None, kind.name
+    engine, seconds = build_candidate(spec, exam)
+    everything = {name: values[-1] for name, values in kind.sweep.items()}
+    tried = replace(spec, search=everything)
+    return _measure(engine, tried, exam, seconds, engine.bytes).low
+
+
+def sweep(
+    measure: Callable[[Mapping[str, float]], Point],
+    kind: str,
+    recall: float,
+    at_least: float = 0.0,
 ) -> Iterator[Point]:
     """Points along the grid of a kind, from cheap to dear.
 
     For each value of the second parameter the first one rises until recall holds, and is then
     narrowed; it ends where nothing faster can come.
     """
-    sweep = dict(INDEX_KINDS[kind].sweep)
-    if not sweep:
+    grid = dict(INDEX_KINDS[kind].sweep)
+    if not grid:
         yield measure({})
         return
-    (first, values), *others = sweep.items()
+    (first, values), *others = grid.items()
     best = at_least
     for second in others[0][1] if others else (None,):
         fixed = {} if second is None else {others[0][0]: second}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from extract.measures import Measure, embed_rows
 from extract.progress import Progress
+from index.disk import add_on_disk
 from index.engine import Engine, faiss_threads, open_engine
 from index.files import publish, read_index, rewrite_card
 from index.kinds import INDEX_KINDS
@@ -60,7 +61,7 @@ def bring_up_to_date(
         return Update(card, "unchanged", "", f"the index is of {card.key}, not of {features.key}")
     if card.measure_digest != measure.digest:
         return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
-    engine = open_engine(index, card.spec)
+    engine = open_engine(index, card.spec, card.ranges)
     new = np.setdiff1d(rows, engine.rows)
     gone = len(np.setdiff1d(engine.rows, rows))
     stale = _outgrown(card, len(engine.rows) + len(new), gone)
@@ -69,11 +70,13 @@ def bring_up_to_date(
     if not len(new):
         note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
         return Update(card, "unchanged", note)
-    vectors = embed_rows(features, measure, new)
-    with faiss_threads(card.wish.threads):
-        engine.index.add_with_ids(vectors, new)
+    if card.lists:
+        index, card = add_on_disk(features, measure, folder, card, new)
+    else:
+        with faiss_threads(card.wish.threads):
+            index.add_with_ids(embed_rows(features, measure, new), new)
     progress("add", len(new), len(new))
-    engine = open_engine(engine.index, card.spec)
+    engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
     note = f"{len(new)} rows added to {card.n_rows - len(new)}"
     if not INDEX_KINDS[card.spec.kind].exact:

@@ -1,0 +1,183 @@
+"""Lists on disk: built in shards, merged, queried with less memory than the index has bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract.errors import BadInput, StoreDamaged
+from index.build import build_index
+from index.disk import build_shard, shard_rows
+from index.engine import ranges_of, rows_of
+from index.files import folder_of
+from index.query import NeighbourIndex
+from index.specs import Wish
+
+from .conftest import clustered, fill, listing_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DISK = {"on_disk": True, "kinds": ["ivf_flat"]}
+
+
+def folder(store):
+    return folder_of(store, store.features().key, "gap_cosine")
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_fp16", "ivf_sq8"])
+def test_answers_as_an_index_in_memory_would(make_store, kind):
+    vectors, labels = clustered(2500, dimension=32, classes=20)
+    store = make_store(vectors=vectors, labels=labels)
+    seen = []
+    report = build_index(
+        store.features(),
+        on_disk=True,
+        kinds=[kind],
+        wish=Wish(0.9, memory=4 * 32 * 4 * 900),
+        run=lambda build, shards: (seen.append(one.out) or build(one) for one in shards),
+    )
+    assert len(seen) == 1 + 2500 // 8192
+    card = report.card
+    assert card.recall[1] >= 0.9
+    assert card.lists_size > 2500 * 32
+    assert {path.name for path in folder(store).iterdir()} == {
+        "card.json", "lock", card.file, card.lists,
+    }  # fmt: skip
+    index = NeighbourIndex.open(store)
+    rows = list(range(0, 2500, 25))
+    found = index.query(rows, 10)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    true = 1 - unit[rows] @ unit.T
+    true[np.arange(100), rows] = 9
+    near = np.argsort(true, axis=1)[:, :10]
+    assert (
+        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, near, strict=True)]) > 0.88
+    )
+    same = found.rows == near
+    assert np.abs(found.distances - np.take_along_axis(true, near, axis=1))[same].max() < 1e-5
+
+
+def test_shards_are_merged_whole(make_store):
+    vectors, labels = clustered(20_000, dimension=4, classes=9)
+    store = make_store(vectors=vectors, labels=labels)
+    built = []
+
+    def run(build, shards):
+        # workers end in any order
+        for shard in reversed(shards):
+            built.append(shard)
+            yield build(shard)
+
+    card = build_index(store.features(), run=run, wish=Wish(0.5, memory=1), **DISK).card
+    assert [len(shard.rows) for shard in built] == [6666, 6667, 6667]
+    assert card.ranges == ((0, 20_000),)
+    found = NeighbourIndex.open(store).query([5, 19_999], 3)
+    assert (found.rows >= 0).all()
+
+
+def test_new_and_removed_rows(make_store):
+    vectors, labels = clustered(3000, dimension=16, classes=9)
+    mixed = np.random.default_rng(0).permutation(3000)
+    vectors, labels = vectors[mixed], labels[mixed]
+    store = make_store(vectors=vectors[:2500], labels=labels[:2500])
+    first = build_index(store.features(), wish=Wish(0.8), **DISK).card
+    before = NeighbourIndex.open(store)
+    old = before.query([7], 5).rows
+    names = [f"image{i}" for i in range(3000)]
+    gone = int(old[0, 0])
+    kept = [i for i in range(3000) if i != gone]
+    store.list_images(listing_of([names[i] for i in kept], labels[kept]))
+    fill(store, vectors)
+    report = build_index(store.features(), wish=Wish(0.8), **DISK)
+    assert report.action == "added"
+    assert report.card.n_built == first.n_built == 2500
+    index = NeighbourIndex.open(store)
+    found = index.query(list(range(10, 60)), 20)
+    assert len(index) == 2999
+    assert gone not in found.rows
+    assert (found.rows >= 2500).any()
+    # its files were replaced, what it has mapped lives on
+    assert (before.query([7], 5).rows == old).all()
+
+
+def test_truncated_lists_are_refused(make_store):
+    store = make_store(n=2000)
+    card = build_index(store.features(), wish=Wish(0.5), **DISK).card
+    os.truncate(folder(store) / card.lists, card.lists_size // 2)
+    with pytest.raises(StoreDamaged, match="bytes, the card says"):
+        NeighbourIndex.open(store)
+
+
+def test_moved_store(make_store, tmp_path):
+    store = make_store(n=2000)
+    build_index(store.features(), wish=Wish(0.5), **DISK)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    assert NeighbourIndex.open(tmp_path / "elsewhere").query([3], 4).rows.shape == (1, 4)
+
+
+def test_kind_without_lists(make_store):
+    with pytest.raises(BadInput, match="expected one of ivf_sq8"):
+        build_index(make_store(n=2000).features(), on_disk=True, kinds=["hnsw"])
+
+
+LIMITED = """
+import resource, sys
+import faiss, numpy as np
+from index.query import NeighbourIndex
+
+faiss.omp_set_num_threads(1)
+place, how, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
+index = NeighbourIndex.open(place)
+vectors = index.vectors(index.read(list(range(0, 20000, 400))))
+index.query_vectors(vectors[:2], 5, weights_hash=index.card.weights_hash)
+status = open("/proc/self/status").read()
+held = int(status.split("VmData:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + room,) * 2)
+if how == "memory":
+    ivf = index._engine.base
+    copies = [
+        faiss.rev_swig_ptr(ivf.invlists.get_codes(i), ivf.invlists.list_size(i) * ivf.code_size)
+        .copy()
+        for i in range(ivf.nlist)
+    ]
+print(index.query_vectors(vectors, 5, weights_hash=index.card.weights_hash).rows.tolist())
+"""
+
+
+def test_memory_limit_below_the_size_of_the_index(make_store):
+    vectors, labels = clustered(20_000, dimension=256, classes=50)
+    store = make_store(vectors=vectors, labels=labels)
+    card = build_index(store.features(), wish=Wish(0.8, memory=16 << 20), **DISK).card
+    room = 12 << 20
+    assert card.lists_size > 1.6 * room
+
+    def limited(how):
+        # threads get small stacks: their addresses count as data
+        shell = ["bash", "-c", 'ulimit -s 1024; exec "$@"', "bash"]
+        command = [*shell, sys.executable, "-c", LIMITED, store.url, how, str(room)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    mapped, loaded = limited("mapped"), limited("memory")
+    assert mapped.returncode == 0, mapped.stderr
+    index = NeighbourIndex.open(store)
+    asked = index.vectors(index.read(list(range(0, 20_000, 400))))
+    expected = index.query_vectors(asked, 5, weights_hash=card.weights_hash).rows
+    assert json.loads(mapped.stdout) == expected.tolist()
+    # the limit is real: the same lists in memory do not fit
+    assert loaded.returncode != 0
+    assert "MemoryError" in loaded.stderr or "allocate" in loaded.stderr
+
+
+def test_ranges():
+    for rows in ([], [4], [0, 1, 2], [3, 4, 9, 10, 11, 40]):
+        assert rows_of(ranges_of(np.array(rows, dtype=np.int64))).tolist() == rows
+    assert ranges_of(np.array([3, 4, 9])) == ((3, 5), (9, 10))
+
+
+def test_a_shard_takes_a_quarter_of_the_memory():
+    assert shard_rows(1 << 30, 512) == (1 << 28) // 2048
+    assert shard_rows(None, 512) == (1 << 30) // 2048
+    assert build_shard.__module__ == "index.disk"
