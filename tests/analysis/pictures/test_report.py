@@ -147,3 +147,83 @@ def test_rungs_are_in_order(made):
     one = made(n_classes=4, each=6)
     steps = rungs(one, None, "gap_cosine")
     assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]
+
+
+@pytest.fixture(scope="module")
+def real(digits):
+    from analysis.analyse import analyse
+    from analysis.compare import compare
+
+    wanted = ["gap_cosine", "softmax_dot", "pixel_euclid"]
+    sides = [
+        analyse(features, measures=wanted, bootstrap=20, workers=2)
+        for features in (digits.before, digits.after)
+    ]
+    return (*sides, compare(digits.before, digits.after, bootstrap=20, workers=2))
+
+
+def test_real_images_are_inside(real, digits, tmp_path):
+    before, after, comparison = real
+    path = write_report(
+        tmp_path / "real.html",
+        before=before,
+        after=after,
+        comparison=comparison,
+        store=digits.store,
+    )
+    page = path.read_text(encoding="utf-8")
+    assert "Yes: same-class features came closer." in first_lines(page)
+    for name in ("scores", "distances", "classes", "images", "map", "measures", "making"):
+        assert f'<section id="{name}">' in page
+    for said in ("Where it helped most", "Worst", "Classes taken for each other most often"):
+        assert said in page
+    assert page.count("data:image/png;base64") > 50
+    assert 'id="atlas"' in page
+    assert loads(page) == []
+    assert path.stat().st_size < 8_000_000
+    assert page.count('class="thumb') > 100
+
+
+def test_one_real_network_without_maps_and_images(real, digits, tmp_path):
+    path = write_report(
+        tmp_path / "plain.html", before=real[0], store=digits.store, maps=False, thumbnails=False
+    )
+    page = path.read_text(encoding="utf-8")
+    assert '<section id="images"' not in page
+    assert "data:image" not in page.replace("img-src data:", "")[: page.index("plotly.js v")]
+
+
+def test_images_that_went_away_leave_the_numbers(real, digits, tmp_path):
+    moved = digits.images.with_name("moved")
+    digits.images.rename(moved)
+    try:
+        path = write_report(tmp_path / "moved.html", before=real[0], store=digits.store)
+    finally:
+        moved.rename(digits.images)
+    page = path.read_text(encoding="utf-8")
+    assert "No images are shown" in page
+    assert '<section id="scores"' in page
+
+
+def test_one_image_that_went_away_leaves_a_gap(real, digits, tmp_path):
+    table = digits.before.table("held_out")
+    gone = digits.images / table["path"][0]
+    kept = gone.read_bytes()
+    gone.unlink()
+    try:
+        write_report(tmp_path / "gap.html", before=real[0], store=digits.store)
+    finally:
+        gone.write_bytes(kept)
+    assert (tmp_path / "gap.html").exists()
+
+
+def test_control_and_reuse_are_told(made, compared, tmp_path):
+    before, after = made(n_classes=3, each=6), made(n_classes=3, each=6, spread=0.3)
+    comparison = compared(before, after)
+    run = {"control": comparison, "reused": ["extract network", "index network"]}
+    path = write_report(
+        tmp_path / "c.html", before=before, after=after, comparison=comparison, run=run
+    )
+    page = path.read_text(encoding="utf-8")
+    assert "without the consistency loss reaches" in first_lines(page)
+    assert "extract network, index network" in page

@@ -1,0 +1,171 @@
+"""Figures show the numbers of the tables, for two classes and for a thousand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from analysis import figures, figures_classes, figures_map, queries
+
+
+def numbers(figure):
+    """Plotly's own JSON: what a browser would get."""
+    return json.loads(figure.to_json())
+
+
+def test_histogram_keeps_every_pair(made):
+    one = made(n_classes=5, each=8)
+    table = one.tables["histograms"].query("measure == 'gap_cosine'")
+    figure = figures.histogram(table, threshold=0.3)
+    for trace, column in zip(figure.data, ("different", "same"), strict=True):
+        assert np.sum(trace.y) == pytest.approx(100, abs=1e-3)
+        assert f"{int(table[column].sum()):,} pairs" in trace.name
+    assert figure.layout.shapes[0].x0 == 0.3
+
+
+def test_threshold_is_the_best_of_the_curve(made):
+    one = made(n_classes=5, each=8)
+    roc = one.tables["roc"].query("measure == 'gap_cosine'")
+    best = figures.best_threshold(roc)
+    gain = (roc["tar"] - roc["far"]).max()
+    at = roc[roc["threshold"] == best]
+    assert (at["tar"] - at["far"]).max() == pytest.approx(gain)
+    assert np.isnan(figures.best_threshold(roc, "unknown"))
+
+
+def test_roc_has_a_curve_for_each(made):
+    table = made(n_classes=5, each=8).tables["roc"]
+    figure = figures.roc({"network": (table, "gap_cosine"), "raw pixels": (table, "pixel_euclid")})
+    assert [trace.name for trace in figure.data] == ["network", "raw pixels"]
+    assert figure.data[0].y[-1] == pytest.approx(100)
+
+
+def test_ladder_shows_every_rung_with_its_interval():
+    rungs = pd.DataFrame(
+        [("raw pixels", 0.1, np.nan, np.nan, "floor"), ("network", 0.8, 0.7, 0.85, "only")],
+        columns=["name", "value", "low", "high", "role"],
+    )
+    figure = figures.ladder(rungs)
+    assert figure.data[0].error_x.array is None
+    assert figure.data[1].error_x.array[0] == pytest.approx(0.05)
+    assert [note.text for note in figure.layout.annotations] == ["0.100", "0.800"]
+
+
+@pytest.mark.parametrize("n", [2, 10, 61, 500])
+def test_matrix_is_ordered_and_bounded(n):
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.arange(n) % 2)
+    values = np.where(group[:, None] == group[None], 0.2, 0.8) + 0.01 * rng.random((n, n))
+    names = [f"c{i}" for i in range(n)]
+    square = pd.DataFrame((values + values.T) / 2, names, names)
+    order = figures_classes.similarity_order(square)
+    assert sorted(order) == sorted(names)
+    sides = [group[names.index(name)] for name in order]
+    assert np.count_nonzero(np.diff(sides)) <= 1
+    figure = figures_classes.matrix_figure(square, order)
+    shown = numbers(figure)["data"][0]
+    assert len(shown["x"]) == min(n, figures_classes.MOST_CELLS)
+
+
+def test_blocks_of_classes_hold_their_mean():
+    n = 480
+    values = np.add.outer(np.arange(n, dtype=float), np.arange(n, dtype=float))
+    names = [f"c{i}" for i in range(n)]
+    figure = figures_classes.matrix_figure(pd.DataFrame(values, names, names), names)
+    cells = np.asarray(figure.data[0].z)
+    np.testing.assert_allclose(cells[3, 5], values[6:8, 10:12].mean())
+
+
+def test_class_matrix_fills_the_half_that_is_missing():
+    rows = pd.DataFrame(
+        [("m", "a", "a", 1.0), ("m", "a", "b", 2.0), ("m", "b", "b", 3.0)],
+        columns=["measure", "class_a", "class_b", "mean"],
+    )
+    square = figures_classes.class_matrix(rows, "m")
+    assert square.loc["b", "a"] == 2.0
+    near = figures_classes.closest_pairs(square)
+    assert near["ratio"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("n", [3, 30, 31, 1000])
+def test_classes_are_drawn_worst_first(n):
+    rng = np.random.default_rng(0)
+    before, after = (
+        pd.DataFrame({"class": [f"c{i}" for i in range(n)], "sameness": rng.random(n)})
+        for _ in range(2)
+    )
+    figure = figures_classes.per_class_figure(before, after, "sameness")
+    ranked = after.sort_values("sameness")["class"].tolist()
+    last = figure.data[-1]
+    if n <= figures_classes.MOST_ROWS:
+        assert list(last.y)[::-1] == ranked
+    else:
+        assert list(last.text) == ranked
+
+
+@pytest.mark.parametrize("n", [50, 30_000])
+def test_map_draws_every_class_in_proportion(n):
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(n) < n // 5, "few", "many")
+    table = pd.DataFrame(
+        rng.random((n, 4)), columns=["pca_x", "pca_y", "tsne_x", "tsne_y"]
+    ).assign(row=np.arange(n))  # fmt: skip
+    cells = {0: 7}
+    figure = figures_map.map_figure(table, labels, paths=[f"p{i}" for i in range(n)], cells=cells)
+    sizes = {trace.name: len(trace.x) for trace in figure.data}
+    assert sum(sizes.values()) == min(n, figures_map.MOST_POINTS)
+    assert sizes["few"] / sum(sizes.values()) == pytest.approx(0.2, abs=0.01)
+    paths = figure.layout.meta["paths"]
+    for trace in figure.data:
+        for x, (index, _) in list(zip(trace.x, trace.customdata, strict=True))[:20]:
+            row = int(paths[int(index)][1:])
+            assert x == pytest.approx(table["tsne_x"][row])
+    if n == 50:
+        assert figure.data[0].customdata[0][1] == 7
+        assert isinstance(figure.data[0], go.Scatter)
+    else:
+        assert isinstance(figure.data[0], go.Scattergl)
+
+
+@pytest.mark.parametrize("n", [2, 10, 11, 1000])
+def test_every_class_has_a_colour(n):
+    colours = figures_map.class_colours([f"c{i}" for i in range(n)])
+    assert len(colours) == n
+    assert len(set(colours.values())) > 0.6 * n
+
+
+NEAR = pd.DataFrame(
+    {
+        "row": np.repeat([0, 1, 2, 3], 2),
+        "rank": [1, 2] * 4,
+        "neighbour": [1, 2, 0, 3, 3, 0, 2, 1],
+        "distance": [0.1, 0.2, 0.1, 0.5, 0.3, 0.4, 0.3, 0.6],
+    }
+)
+LABELS = {0: "a", 1: "a", 2: "b", 3: "a"}
+
+
+def test_purity_by_hand():
+    pure = queries.purity(NEAR, LABELS, k=2)
+    assert pure["purity"].tolist() == [0.5, 1.0, 0.0, 0.5]
+    assert pure["nearest"].tolist() == [0.1, 0.1, 0.3, 0.3]
+    assert queries.best(pure, 2) == [1, 2]
+    assert queries.worst(pure, 2) == [2, 0]
+
+
+def test_most_changed_leaves_out_what_stayed():
+    before = queries.purity(NEAR, LABELS, k=2)
+    after = before.assign(purity=[0.5, 0.5, 1.0, 0.5])
+    assert queries.most_changed(before, after, 3) == ([2], [1])
+
+
+def test_confused_classes_come_with_their_images():
+    square = pd.DataFrame([[0.1, 0.4], [0.4, 0.1]], ["a", "b"], ["a", "b"])
+    found = queries.confused(square, NEAR, LABELS)
+    assert [(low, high) for low, high, _, _ in found] == [("a", "b")]
+    assert found[0][2] == pytest.approx(4 / 8)
+    assert found[0][3] == [(0, 2, 0.2)]
+    clean = NEAR.assign(neighbour=NEAR["row"])
+    assert queries.confused(square, clean, LABELS)[0][3] == []
