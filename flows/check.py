@@ -30,9 +30,10 @@ def check(pipeline: Pipeline) -> None:
     labels = {item.label for item in open_source(pipeline.images.source)}
     if not labels:
         raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
-    if len(labels - {None}) < 2:
+    classes = len(labels - {None})
+    if classes < 2:
         raise BadInput(
-            f"{pipeline.images.source} holds images of {len(labels - {None})} class, expected two or more, "
+            f"{pipeline.images.source} holds images of {classes} class, expected two or more, "
             "for alike is judged against different: one folder per class"
         )
 

@@ -1,20 +1,36 @@
 """Bad input: one line that names it, status 2, no traceback, and nothing computed."""
 
 import json
-import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 
-ALIKE = (sys.executable, "-c", "from flows.cli import main; main()")
+from flows.cli import app, main
 
 
-def alike(*arguments, cwd):
-    return subprocess.run(
-        [*ALIKE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
-    )
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def alike(monkeypatch, capsys, tmp_path):
+    """The command line, run here: what fails before Prefect starts needs no process of its own."""
+
+    def run(*arguments, cwd=tmp_path):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["alike", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Outcome(ended.value.code or 0, said.out, said.err)
+
+    return run
 
 
 def write_images(folder, classes, each=3):
@@ -48,41 +64,37 @@ def place(tmp_path_factory):
         ("two", 'name = "absent.py:make"', "absent.py"),
     ],
 )
-def test_run_refuses(place, source, network, says):
+def test_run_refuses(alike, place, source, network, says):
     text = f'[images]\nsource = "{source}"\n[network]\n{network}\n'
     (place / "pipeline.toml").write_text(text, encoding="utf-8")
     done = alike("run", "pipeline.toml", cwd=place)
-    assert done.returncode == 2, done.stderr
-    assert says in done.stderr
-    assert done.stderr.startswith("alike: ")
-    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.status == 2, done.err
+    assert says in done.err
+    assert done.err.startswith("alike: ")
+    assert done.err.count("\n") == 1, done.err
 
 
-def test_unknown_command_and_option(tmp_path):
-    assert alike("analize", cwd=tmp_path).returncode == 2
-    assert alike("run", "--fast", cwd=tmp_path).returncode == 2
+def test_unknown_command_and_option(alike):
+    assert alike("analize").status == 2
+    assert alike("run", "--fast").status == 2
 
 
 @pytest.mark.parametrize(
     "table", ["networks", "datasets", "measures", "scores", "losses", "explainers", "indexes"]
 )
-def test_list(tmp_path, table):
-    rows = json.loads(alike("list", table, "--json", cwd=tmp_path).stdout)
+def test_list(alike, table):
+    rows = json.loads(alike("list", table, "--json").out)
     assert len(rows) >= 4
     assert all(row["about"] for row in rows)
 
 
-def test_doctor(tmp_path):
-    found = json.loads(alike("doctor", "--json", cwd=tmp_path).stdout)
+def test_doctor(alike):
+    found = json.loads(alike("doctor", "--json").out)
     assert found["Versions"]["torch"].startswith("2.")
     assert found["A run would use"]["device"] in ("cpu", "cuda")
 
 
-def test_help_of_every_command_has_an_example(tmp_path):
-    import typer.main
-
-    from flows.cli import app
-
+def test_help_of_every_command_has_an_example():
     def leaves(command, words):
         inner = getattr(command, "commands", None)
         if inner is None:
