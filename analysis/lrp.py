@@ -39,8 +39,8 @@ COMPOSITES: dict[str, Composite] = {
             "gamma in convolutions: some of what speaks against is kept",
         ),
         Composite(
-            "epsilon", "epsilon", "epsilon", "epsilon", "signed",
-            "gradient times input of a ReLU network, up to epsilon",
+            "epsilon", "epsilon_quarter", "epsilon_quarter", "epsilon", "signed",
+            "for and against; with a small epsilon it would be gradient times input",
         ),
     )
 }  # fmt: skip

@@ -158,6 +158,12 @@ RULES: dict[str, Rule] = {
     for rule in (
         Rule("epsilon", "x w, bias keeps its share", (Share(_ALL, bias="all"),), epsilon=1e-6),
         Rule(
+            "epsilon_quarter",
+            "x w, bias keeps its share; sums far below the typical one are damped",
+            (Share(_ALL, bias="all"),),
+            epsilon=0.25,
+        ),
+        Rule(
             "zplus",
             "x⁺ w⁺ + x⁻ w⁻ for outputs from zero up, x⁺ w⁻ + x⁻ w⁺ below, no bias",
             (Share(_HELPS, outputs="above"), Share(_HURTS, outputs="below")),

@@ -20,7 +20,7 @@ FAMILIES = [
     *("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"),
     *("shufflenet_v2_x0_5", "regnet_y_400mf"),
 ]
-EXACT_EPSILON = replace(RULES["epsilon"], epsilon=1e-9)
+EXACT = Composite("exact", *[replace(RULES["epsilon"], epsilon=1e-9)] * 3, "signed", "LRP-0")
 
 
 def network(name, seed=0):
@@ -78,12 +78,11 @@ def zeroth(n=2):
 
 
 def test_t4_epsilon_of_a_relu_net_is_gradient_times_input():
-    exact = Composite("exact", EXACT_EPSILON, EXACT_EPSILON, EXACT_EPSILON, "signed", "")
     for bias in (False, True):
         net, images = small_relu_net(bias), batch(side=32).double().requires_grad_()
         scores = net(images)[:, 2]
         (gradient,) = torch.autograd.grad(scores.sum(), images)
-        found = lrp(net, images, torch.tensor([2, 2]), composite=exact)
+        found = lrp(net, images, torch.tensor([2, 2]), composite=EXACT)
         expected = gradient * images.detach()
         assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
         if not bias:
@@ -96,7 +95,7 @@ def test_t5_captums_constants():
     ).requires_grad_(False)
     net[0].weight.fill_(2)
     net[2].weight.fill_(3)
-    found = lrp(net, torch.tensor([[1.0, 2, 3]]), zeroth(1), composite="epsilon")
+    found = lrp(net, torch.tensor([[1.0, 2, 3]]), zeroth(1), composite=EXACT)
     torch.testing.assert_close(found, torch.tensor([[18.0, 36, 54]]), rtol=1e-4, atol=0)
 
 
