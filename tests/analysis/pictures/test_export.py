@@ -17,7 +17,7 @@ def judged(digits):
     from analysis.analyse import analyse
 
     measures = ["gap_cosine", "pixel_euclid"]
-    return analyse(digits.after, measures=measures, bootstrap=0, workers=2).tables
+    return analyse(digits.after, measures=measures, bootstrap=0).tables
 
 
 @pytest.fixture(scope="module")

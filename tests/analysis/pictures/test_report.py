@@ -156,10 +156,10 @@ def real(digits):
 
     wanted = ["gap_cosine", "softmax_dot", "pixel_euclid"]
     sides = [
-        analyse(features, measures=wanted, bootstrap=20, workers=2)
+        analyse(features, measures=wanted, bootstrap=20)
         for features in (digits.before, digits.after)
     ]
-    return (*sides, compare(digits.before, digits.after, bootstrap=20, workers=2))
+    return (*sides, compare(digits.before, digits.after, bootstrap=20))
 
 
 def test_real_images_are_inside(real, digits, tmp_path):
