@@ -23,6 +23,9 @@ from extract.weights import (
     write_weights,
 )
 
+RUN_WEIGHTS = "weights.safetensors"
+"""Name of the weights in the folder of a retraining."""
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -92,7 +95,8 @@ def load_network(
     Args:
         name: a torchvision name, ``file.py:factory``, or ``timm:NAME`` where timm is installed.
         weights: ``none`` (random, from `seed`), the name of a member of torchvision's weights enum
-            (``IMAGENET1K_V1``, ``DEFAULT``), or a file (.pth, .th, .pt, .safetensors).
+            (``IMAGENET1K_V1``, ``DEFAULT``), a file (.pth, .th, .pt, .safetensors), or the folder
+            of a retraining.
         args: of the factory; a file's own class count is found where these do not give it.
         transform: instead of the one that belongs to the weights.
         class_names: of the logits in order, where the weights' origin does not tell them.
@@ -113,6 +117,7 @@ def load_network(
         module, weights = kind.pretrained(weights, given)
     else:
         path = Path(weights).expanduser().resolve()
+        path = path / RUN_WEIGHTS if path.is_dir() else path
         module, given, said = _from_file(kind, path, given)
         weights = str(path)
     salt = kind.source + (json.dumps(given, sort_keys=True, default=str) if given else "")

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from extract.decode import decode
 from extract.errors import BadImage, BadInput
 from extract.progress import Progress, silent
+from extract.split import image_id
 from extract.transform import Transform
 from train.augment import Augmentation
 from train.batches import PlannedBatch
@@ -78,18 +79,18 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
                 if isinstance(result, BadImage):
                     self.bad.append((path, str(result)))
                 else:
-                    image_id, frame = result
+                    hashed, frame = result
                     if frame.numel() <= room:
                         self.kept[len(self.images)] = frame
                         room -= frame.numel()
-                    self.images.append(LabelledImage(path, label, image_id))
+                    self.images.append(LabelledImage(path, label, hashed))
                 if done % 256 == 0 or done == len(images):
                     progress("read", done, len(images), f"{len(self.bad)} bad" if self.bad else "")
 
     def _frame(self, path: str) -> tuple[str, Tensor] | BadImage:
-        data = self.read(path)
         try:
-            return hashlib.sha256(data).hexdigest(), self.transform.frame(decode(data))
+            data = self.read(path)
+            return image_id(data), self.transform.frame(decode(data))
         except BadImage as bad:
             return bad
 

@@ -9,6 +9,7 @@ from torch import nn
 from extract.capture import Tap, TappedNetwork
 from extract.errors import BadInput
 from extract.network import Network
+from extract.network_kinds import kind_of
 from extract.taps import find_taps
 from train.head import find_head, fix_to_simplex, resize_head
 from train.losses import Loss
@@ -61,6 +62,11 @@ def prepare(
     decisions = [said]
     fresh = len(names) != head.classes
     if fresh:
+        if kind_of(network.name).classes_argument() is None:
+            raise BadInput(
+                f"network {network.name} has {head.classes} outputs, the images {len(names)} "
+                "classes, and its factory takes no number of classes; add an argument `classes`"
+            )
         decisions.append(
             f"head {head.path}: {head.classes} outputs replaced by {len(names)} with new weights"
         )

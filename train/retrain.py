@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from extract.errors import BadInput
+from extract.errors import BadImage, BadInput
 from extract.network import Network
 from extract.network_kinds import kind_of
 from extract.progress import Progress, silent
-from extract.split import split_of
+from extract.split import image_id, split_of
 from extract.weights import write_weights
 from train.augment import augmentation_named
 from train.images import CACHE_BYTES, Frames, Read, snapshot_hash
@@ -174,7 +173,7 @@ def _sides(
 
 def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
     trained = {image.image_id for image in frames.images}
-    both = [path for path, _ in held_out if sha256(read(path)).hexdigest() in trained]
+    both = [path for path, _ in held_out if _id_of(path, read) in trained]
     if both:
         raise BadInput(
             f"{len(both)} held-out images are among the training images, the first is {both[0]}; "
@@ -188,6 +187,13 @@ def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
         if seen[label] <= each:
             some.append((path, label))
     return Frames(some, read, frames.transform)
+
+
+def _id_of(path: str, read: Read) -> str:
+    try:
+        return image_id(read(path))
+    except BadImage:
+        return ""
 
 
 def _input_size(frames: Frames) -> tuple[int, int]:

@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 
 from extract.errors import BadInput
-from extract.network import Network, load_network
+from extract.network import RUN_WEIGHTS, Network, load_network
 from extract.weights import read_weights
 from train.images import LabelledImage
 from train.run_log import CHECKPOINT, write_aside, write_json
 from train.settings import TrainSettings
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = RUN_WEIGHTS
 RUN = "run.json"
 TRAIN_IMAGES = "train_images.parquet"
 

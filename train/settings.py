@@ -18,7 +18,7 @@ class TrainSettings:
         batch_size: images a step, on each device; None: a 20th of the images, from 32 to 128.
         per_class: images of one class in a batch; more where all classes fit.
         balanced: batches of P classes with K images; False for plain random batches.
-        lr: peak learning rate; None: 5e-3 from random weights, 5e-4 from trained ones (adamw).
+        lr: peak learning rate; None: 5e-3 from random weights, 1e-3 from trained ones (adamw).
         weight: λ_max of the consistency term; None: that of the loss.
         warmup: share of all steps over which λ ramps up.
         lr_warmup: share of all steps over which the learning rate rises.
@@ -80,5 +80,5 @@ class TrainSettings:
         """The learning rate asked for, or the usual one for trained or random weights."""
         if self.lr is not None:
             return self.lr
-        usual = 5e-4 if trained else 5e-3
+        usual = 1e-3 if trained else 5e-3
         return usual if self.optimiser == "adamw" else 20.0 * usual

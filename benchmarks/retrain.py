@@ -1,0 +1,310 @@
+"""Retraining measured: what each loss does to a CIFAR ResNet-20, what it costs, where it fails.
+
+    python -m benchmarks.retrain runs        --data DIR --out DIR [--seeds 5] [--epochs 1]
+    python -m benchmarks.retrain table       --data DIR --out DIR
+    python -m benchmarks.retrain overhead    --data DIR --out DIR
+    python -m benchmarks.retrain convergence --out DIR [--figure FILE.svg]
+
+`--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
+where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`.
+"""
+
+import argparse
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from extract.network import Network, load_network
+from extract.transform import Transform
+from train.retrain import retrain
+
+LOSSES = ("ce", "gap_supcon", "map_pair", "cam_supcon", "cam_chamfer", "icnn", "triplet")
+BATCH = 120
+PARENT = {"loss": "ce", "batch_size": BATCH, "augment": "shift_flip", "lr": 5e-3, "seed": 0}
+RUN = {"batch_size": BATCH, "augment": "shift_flip", "lr": 2e-3}
+SMALL = """
+from torch import nn
+
+def small(classes=10):
+    def block(a, b):
+        return nn.Conv2d(a, b, 3, padding=1), nn.ReLU()
+    return nn.Sequential(*block(3, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2),
+                         *block(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(32, classes))
+"""
+
+
+class Cifar:
+    """The shared CIFAR-10 files as images for `retrain`, and as tensors to judge on."""
+
+    def __init__(self, data: Path) -> None:
+        self.files = {
+            kind: np.load(data / f"cifar10_{kind}_dev.npz") for kind in ("jpeg", "lossless")
+        }
+        self.pixels = {
+            f"{kind}/{side}": file[f"x_{side}"]
+            for kind, file in self.files.items()
+            for side in ("train", "test")
+        }
+        self.labels = {
+            f"{kind}/{side}": file[f"y_{side}"].astype(int)
+            for kind, file in self.files.items()
+            for side in ("train", "test")
+        }
+        self.classes = [str(name) for name in self.files["jpeg"]["classes"]]
+        self.train = [
+            (f"{part}/{row}", self.classes[label])
+            for part in ("jpeg/train", "lossless/train")
+            for row, label in enumerate(self.labels[part])
+        ]
+
+    def read(self, path: str) -> bytes:
+        """One image in .npy form."""
+        part, _, row = path.rpartition("/")
+        file = io.BytesIO()
+        np.save(file, self.pixels[part][int(row)])
+        return file.getvalue()
+
+
+def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, and sameness, MAP@R and NC1 of the pooled last map, all pairs, exact."""
+    module, features, logits = network.module, [], []
+    tapped = module.layer3.register_forward_hook(
+        lambda _module, _args, output: features.append(output.mean((2, 3)).double().numpy())
+    )
+    with torch.no_grad():
+        for first in range(0, len(pixels), 250):
+            frames = torch.from_numpy(pixels[first : first + 250]).permute(0, 3, 1, 2)
+            logits.append(module(network.transform.normalise(frames)).numpy())
+    tapped.remove()
+    z, predicted = np.concatenate(features), np.concatenate(logits).argmax(1)
+    return {"accuracy": float((predicted == labels).mean()), **structure(z, labels)}
+
+
+def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Sameness = 2 AUC - 1 and MAP@R of the cosine; NC1 = tr(S_W S_B^+) / K."""
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit.T
+    same = labels[:, None] == labels[None, :]
+    upper = np.triu_indices(len(z), 1)
+    alike, other = cosine[upper][same[upper]], np.sort(cosine[upper][~same[upper]])
+    below = np.searchsorted(other, alike, "left") + np.searchsorted(other, alike, "right")
+    np.fill_diagonal(cosine, -np.inf)
+    order = np.argsort(-cosine, axis=1, kind="stable")
+    relevant = np.take_along_axis(same, order, 1)
+    precisions = []
+    for row, right in enumerate(relevant):
+        r = int(same[row].sum()) - 1
+        hits = right[:r]
+        precisions.append((hits * np.cumsum(hits) / np.arange(1, r + 1)).sum() / r)
+    means = np.stack([z[labels == one].mean(0) for one in np.unique(labels)])
+    within = np.cov((z - means[labels]).T, bias=True)
+    between = np.cov((means - means.mean(0)).T, bias=True)
+    return {
+        "sameness": float(below.mean() / len(other) - 1.0),
+        "map_at_r": float(np.mean(precisions)),
+        "nc1": float(np.trace(within @ np.linalg.pinv(between)) / len(means)),
+    }
+
+
+def runs(asked: argparse.Namespace) -> None:
+    """Train the checkpoint, then every loss from it with every seed; judge each."""
+    cifar = Cifar(asked.data)
+    name = f"{asked.data / 'cifar_resnet.py'}:resnet"
+    start = time.perf_counter()
+    parent = retrain(
+        load_network(name, transform=Transform()),
+        cifar.train,
+        cifar.read,
+        out=asked.out / "parent",
+        epochs=asked.parent_epochs,
+        **PARENT,
+    )
+    network = load_network(name, str(parent.weights))
+    judge(asked.out, "parent", 0, network, cifar, parent.seconds)
+    part, parts = (int(number) for number in asked.part.split("/"))
+    todo = [(seed, loss) for seed in range(asked.seeds) for loss in LOSSES]
+    todo.sort(key=lambda one: one[1] == "cam_chamfer")  # its steps cost several of the others
+    for seed, loss in todo[part - 1 :: parts]:
+        if time.perf_counter() - start > 60 * asked.minutes:
+            print("out of time; run again to go on", flush=True)
+            return
+        changes = RUN | {"loss": loss, "seed": seed + 1, "epochs": asked.epochs}
+        folder = asked.out / f"{loss}-{seed}"
+        run = retrain(network, cifar.train, cifar.read, out=folder, **changes)
+        trained = load_network(name, str(run.weights))
+        judge(asked.out, loss, seed, trained, cifar, run.seconds)
+
+
+def judge(out: Path, loss: str, seed: int, network: Network, cifar: Cifar, seconds: float) -> None:
+    """Write the scores of one network on both held-out sets."""
+    rows = []
+    for held_out in ("jpeg/test", "lossless/test"):
+        found = scores(network, cifar.pixels[held_out], cifar.labels[held_out])
+        rows.append({"loss": loss, "seed": seed, "held_out": held_out, **found, "s": seconds})
+    pd.DataFrame(rows).to_csv(out / f"scores-{loss}-{seed}.csv", index=False)
+    print(f"{loss} {seed}: {rows[0]}", flush=True)
+
+
+def table(asked: argparse.Namespace) -> None:
+    """Mean of each loss, and its difference to continued cross-entropy, paired over seeds."""
+    from scipy.stats import t
+
+    found = pd.concat([pd.read_csv(file) for file in sorted(asked.out.glob("scores-*.csv"))])
+    for held_out, part in found.groupby("held_out"):
+        wide = part.set_index(["loss", "seed"])[["accuracy", "sameness", "map_at_r", "nc1"]]
+        control = wide.loc["ce"]
+        print(f"\n{held_out}; parent {wide.loc['parent'].iloc[0].round(3).to_dict()}")
+        print("| loss | seeds | accuracy | sameness | MAP@R | NC1 |\n|---|---|---|---|---|---|")
+        for loss in LOSSES:
+            if loss not in wide.index.get_level_values(0):
+                continue
+            mine = wide.loc[loss]
+            cells = []
+            for score in wide.columns:
+                text = f"{mine[score].mean():.3f}"
+                change = (mine[score] - control[score]).dropna()
+                if loss != "ce" and len(change) > 1:
+                    half = t.ppf(0.975, len(change) - 1) * change.std() / len(change) ** 0.5
+                    text += f" ({change.mean():+.3f} ± {half:.3f})"
+                cells.append(text)
+            print(f"| {loss} | {len(mine)} | " + " | ".join(cells) + " |")
+
+
+def overhead(asked: argparse.Namespace) -> None:
+    """Step time of each loss against cross-entropy: the same batches, turn by turn."""
+    from train.losses import LOSSES as ROWS
+    from train.prepare import prepare
+
+    cifar = Cifar(asked.data)
+    network = load_network(f"{asked.data / 'cifar_resnet.py'}:resnet", transform=Transform())
+    frames = torch.from_numpy(cifar.pixels["jpeg/train"][:BATCH]).permute(0, 3, 1, 2)
+    labels = torch.arange(BATCH) % 10
+    steps = {}
+    names = [label for _, label in cifar.train[:BATCH]]
+    for loss in ("ce", "gap_supcon", "map_pair", "cam_supcon", "cam_chamfer", "icnn", "triplet"):
+        module, start, _, _ = prepare(network, cifar.classes + names, (32, 32), ROWS[loss], 0)
+        steps[loss] = _one_step(module, start, ROWS[loss], network.transform, frames, labels)
+    times: dict[str, list[float]] = {loss: [] for loss in steps}
+    for turn in range(asked.turns + 2):
+        for loss, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if turn >= 2:
+                times[loss].append(time.perf_counter() - began)
+    plain = np.array(times["ce"])
+    print(f"{torch.get_num_threads()} threads, batch {BATCH}, {asked.turns} turns")
+    for loss, measured in times.items():
+        ratio = np.median(np.array(measured) / plain)
+        print(f"{loss:12} {1e3 * np.median(measured):7.1f} ms a step, x {ratio:.3f} of ce")
+
+
+def _one_step(module, start, row, transform, frames, labels):
+    """A whole training step as `train.step` does it, without Lightning around it."""
+    from train.settings import TrainSettings
+    from train.step import ConsistencyStep
+
+    class Images:
+        def __init__(self) -> None:
+            self.transform = transform
+
+    settings = TrainSettings(loss=row.name, warmup=0.0)
+    step = ConsistencyStep(module.train(), row, settings, start, Images())  # type: ignore[arg-type]
+    step.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    step._weight_now = lambda: row.weight  # type: ignore[method-assign]
+
+    def run() -> None:
+        optimiser.zero_grad()
+        step.training_step((frames, labels), 0).backward()
+        optimiser.step()
+        step.seen.clear()
+
+    return run
+
+
+def convergence(asked: argparse.Namespace) -> None:
+    """The pair loss on raw maps against the same on unit maps, from scratch on digits."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.repeat((digits.images * 255 / 16).astype(np.uint8)[:, :, :, None], 3, axis=3)
+
+    def read(path: str) -> bytes:
+        file = io.BytesIO()
+        np.save(file, pixels[int(path)])
+        return file.getvalue()
+
+    listed = [(str(row), str(label)) for row, label in enumerate(digits.target)]
+    asked.out.mkdir(parents=True, exist_ok=True)
+    file = asked.out / "small.py"
+    file.write_text(SMALL)
+    network = load_network(f"{file}:small", transform=Transform(resize=(16, 16)))
+    curves = {}
+    for loss, warmup in (
+        ("ce", 0.0), ("map_pair_raw", 0.0), ("map_pair_raw", 0.5), ("map_pair", 0.0),
+        ("gap_supcon", 0.0),
+    ):  # fmt: skip
+        label = f"{loss}, ramp over half" if warmup else loss
+        logs = []
+        for seed in range(3):
+            run = retrain(
+                network, listed[:600], read, held_out=listed[600:],
+                out=asked.out / f"{label}{seed}", loss=loss, warmup=warmup, seed=seed,
+                epochs=30, batch_size=60, lr=2e-3, collapse_steps=10**6,
+            )  # fmt: skip
+            logs.append(run.log.set_index("epoch")["probe_accuracy"])
+        curves[label] = pd.concat(logs, axis=1)
+        last = curves[label].iloc[-1]
+        print(f"{label:30} accuracy {last.mean():.3f} ± {last.std():.3f}", flush=True)
+    if asked.figure:
+        _draw(curves, asked.figure)
+
+
+def _draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for label, curve in curves.items():
+        (line,) = axes.plot(curve.index, curve.mean(axis=1), label=label)
+        axes.fill_between(
+            curve.index, curve.min(axis=1), curve.max(axis=1), color=line.get_color(), alpha=0.15
+        )
+    axes.set(xlabel="epoch", ylabel="accuracy on held-out digits", ylim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Parse and do."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("runs", "table", "overhead", "convergence"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--parent-epochs", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--figure", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    {"runs": runs, "table": table, "overhead": overhead, "convergence": convergence}[asked.what](
+        asked
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+import json
+
+import pandas as pd
+import pytest
+from digit_images import Digits, write_network
+from typer.testing import CliRunner
+
+from extract.errors import BadInput
+from flows.cli import app
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of class folders of digits, and a network file beside it."""
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("digits")
+    digits = Digits(count=120)
+    for path, label in digits.images:
+        file = place / "images" / label / path.replace(".npy", ".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.pixels[int(file.stem)]).save(file)
+    return place, write_network(place)
+
+
+def alike(*words):
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(found.exception, Exception):
+        raise found.exception
+    assert found.exit_code == 0, found.output
+    return found
+
+
+def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
+    place, network = folder
+    first, second, store = tmp_path / "first", tmp_path / "second", tmp_path / "store"
+    source = place / "images"
+    said = alike(
+        "retrain", "--images", source, "--network", network, "--loss", "ce", "--epochs", 2,
+        "--out", first, "--json",
+    )  # fmt: skip
+    run = json.loads(said.stdout)
+    assert run["trained_on"] + run["held_out"] == 120
+    assert run["class_names"] == list("0123456789")
+
+    alike(
+        "extract", source, "--network", network, "--weights", first, "--store", store,
+        "--train-share", 0.5,
+    )  # fmt: skip
+    words = ("retrain", "--store", store, "--epochs", 1, "--set", "warmup=0.0", "--out", second)
+    shown = alike(*words).stdout
+    assert "weights: " in shown
+    assert "held out" in shown
+    again = json.loads(alike(*words, "--json").stdout)
+    assert again["decisions"][-1].startswith("already trained")
+
+    ids = [set(pd.read_parquet(run / "train_images.parquet").image_id) for run in (first, second)]
+    assert ids[0] == ids[1], "both trained on the same half, by content"
+    with pytest.raises(BadInput, match=r"keeps 0\.5 of its images held out"):
+        alike(*words, "--train-share", 0.9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "either --store URL, or --images DIR"),
+        (("--images", "x"), "needs --network NAME too"),
+        (("--images", "x", "--store", "y"), "either --store URL"),
+        (("--store", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_use_is_told(words, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        alike("retrain", "--out", tmp_path / "run", *words)
+
+
+def test_bad_setting_is_told(folder, tmp_path):
+    place, network = folder
+    words = ("--images", place / "images", "--network", network, "--out", tmp_path / "run")
+    with pytest.raises(BadInput, match="NAME=VALUE"):
+        alike("retrain", *words, "--set", "warmup")
+    with pytest.raises(BadInput, match="warmup 2"):
+        alike("retrain", *words, "--set", "warmup=2")
+
+
+def test_losses_are_listed():
+    assert "gap_supcon" in alike("list", "losses").stdout
