@@ -10,15 +10,17 @@ import pandas as pd
 
 from analysis.bootstrap import Draws
 from analysis.checkpoint import forget, remembering
-from analysis.jobs import Jobs, open_jobs
+from analysis.jobs import Jobs, here
 from analysis.judged import Judged, check, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
+from analysis.set_scores import judge_sets
 from analysis.statistic import Run
 from analysis.vectors import MEMORY, slab_rows, stored_vectors
 from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
+from extract.set_measures import SET_MEASURES
 
 if TYPE_CHECKING:
     from extract.store import Store
@@ -100,23 +102,22 @@ def analyse(
     seed: int = 0,
     untrained: "Features | None" = None,
     budget: float = BUDGET,
-    dask: str | None = None,
-    workers: int | None = None,
+    jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
     """Judge how much nearer images of one class are than images of different classes.
 
     Args:
         features: the extraction.
-        measures: keys of `MEASURES`; None: the default company, as far as the stored taps allow.
+        measures: keys of `MEASURES`, and of `SET_MEASURES`, which judge a sample of images beside
+            the others; None: the default company, as far as the stored taps allow.
         split: which images are judged: `held_out`, `train` or `all`.
         bootstrap: draws of the images for the intervals; 0: none.
         seed: of the draws, the folds and samples.
         untrained: features of the same architecture with random weights, judged by the headline.
         budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair is
             judged; beyond it a stratified sample of images is, and the notes say so.
-        dask: address of a Dask scheduler; None: threads of this process.
-        workers: processes of a local Dask cluster instead.
+        jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
     Returns:
@@ -126,26 +127,31 @@ def analyse(
         BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
     """
     judged = judged_rows(features, split)
-    ready, left_out = _ready(features, judged, measures)
+    sets = [name for name in measures or () if name in SET_MEASURES]
+    named = [name for name in measures or () if name not in sets]
+    ready, left_out = _ready(features, named or ([HEADLINE] if sets else []))
+    found_sets: list[pd.DataFrame] = []
     asked = Asked(bootstrap, seed, budget, progress)
     found: list[Tables] = []
-    with open_jobs(dask, workers) as jobs:
-        if jobs.dashboard:
-            progress("dask", 0, 1, f"dashboard {jobs.dashboard}")
-        for name, measure in ready.items():
-            rest = _unfitted(judged, measure, split)
-            found.append(_judge(features, name, measure, rest, asked, jobs))
-        if untrained is not None:
-            measure = ready_measure(untrained, HEADLINE)
-            same = _same_images(features, untrained, judged)
-            found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs))
+    jobs = jobs or here()
+    for name in sets:
+        run = jobs.run(name, progress)
+        chosen = SET_MEASURES[name]
+        found_sets.append(judge_sets(features, chosen, judged, bootstrap, seed, run))
+    for name, measure in ready.items():
+        rest = _unfitted(judged, measure, split)
+        found.append(_judge(features, name, measure, rest, asked, jobs))
+    if untrained is not None:
+        measure = ready_measure(untrained, HEADLINE)
+        same = _same_images(features, untrained, judged)
+        found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs))
     tables = {
         name: pd.concat([tables[name] for tables in found], ignore_index=True) for name in found[0]
     }
     network = network_scores(features, judged)
-    tables["scores"] = pd.concat([tables["scores"], network], ignore_index=True)
+    tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
     settings = {
-        "split": split, "measures": list(ready), "left_out": left_out, "bootstrap": bootstrap,
+        "split": split, "measures": [*ready, *sets], "left_out": left_out, "bootstrap": bootstrap,
         "seed": seed, "budget": budget, "unlabelled": judged.unlabelled,
         "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
@@ -185,16 +191,14 @@ def _place(key: str, name: str) -> str:
     return f"tables/{key}/{name}.parquet"
 
 
-def _ready(
-    features: "Features", judged: Judged, names: Sequence[str] | None
-) -> tuple[dict[str, Measure], dict[str, str]]:
+def _ready(features: "Features", names: Sequence[str]) -> tuple[dict[str, Measure], dict[str, str]]:
     ready: dict[str, Measure] = {}
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names or COMPANY):
         try:
             ready[name] = ready_measure(features, name)
         except BadInput as error:
-            if names is not None or name == HEADLINE:
+            if names or name == HEADLINE:
                 raise
             left_out[name] = str(error)
     return ready, left_out

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis import scores as score
 from analysis.bootstrap import Draws, interval, weighted_histograms
-from analysis.jobs import Jobs, open_jobs
+from analysis.jobs import Jobs, here
 from analysis.judged import Judged, judge
 from analysis.neighbours import Nearest, nearest
 from analysis.pairs import count_pairs
@@ -37,8 +37,7 @@ def compare(
     measure: str = "gap_cosine",
     bootstrap: int = 1000,
     seed: int = 0,
-    dask: str | None = None,
-    workers: int | None = None,
+    jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """Scores of two extractions side by side.
@@ -50,8 +49,7 @@ def compare(
         measure: a key of `MEASURES`, used for both.
         bootstrap: draws of the images.
         seed: of the draws.
-        dask: address of a Dask scheduler; None: threads of this process.
-        workers: processes of a local Dask cluster instead.
+        jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every few blocks.
 
     Returns:
@@ -61,11 +59,11 @@ def compare(
         BadInput: no images in common, or none that make pairs of both kinds.
     """
     judged_a, judged_b = matched(a, b, split)
-    with open_jobs(dask, workers) as jobs:
-        sides = [
-            _side(name, features, Draws(judged, bootstrap, seed), measure, jobs, progress)
-            for name, features, judged in (("a", a, judged_a), ("b", b, judged_b))
-        ]
+    jobs = jobs or here()
+    sides = [
+        _side(name, features, Draws(judged, bootstrap, seed), measure, jobs, progress)
+        for name, features, judged in (("a", a, judged_a), ("b", b, judged_b))
+    ]
     return _table(*sides)
 
 

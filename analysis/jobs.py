@@ -121,6 +121,11 @@ def _threaded(function: Callable[[Any], Any], todo: list[Any], workers: int) -> 
             thread.join(0.01)
 
 
+def here() -> Jobs:
+    """Threads of this process, one a core."""
+    return Jobs(None, len(os.sched_getaffinity(0)))
+
+
 @contextmanager
 def open_jobs(dask: str | None = None, workers: int | None = None) -> Iterator[Jobs]:
     """Give a place to run blocks; a cluster started here ends with it.
@@ -133,7 +138,7 @@ def open_jobs(dask: str | None = None, workers: int | None = None) -> Iterator[J
         BadInput: nobody answers at the address.
     """
     if dask is None and workers is None:
-        yield Jobs(None, len(os.sched_getaffinity(0)))
+        yield here()
         return
     from distributed import Client, LocalCluster
 

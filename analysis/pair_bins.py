@@ -90,6 +90,9 @@ def measured_bins(vectors: Vectors, n: int = BINS) -> Bins:
     bins of which one holds every pair.
     """
     z, b = vectors.rows(spread(vectors.n, CENTRE_ROWS))
+    if not np.isfinite(b).all():
+        msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
+        raise BadInput(msg)
     low, high = np.inf, -np.inf
     for start in range(0, len(z), TILE):
         keys = b[start : start + TILE, None] + b[None, :] - z[start : start + TILE] @ z.T

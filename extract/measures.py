@@ -6,7 +6,7 @@ SCIENCE 1.1 (kept in docs/measures.md). A new measure is one row of `MEASURES`.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -296,11 +296,7 @@ def _some(rows: NDArray[np.int64], most: int = 10) -> str:
 def _check_stored(features: FeatureRows, measure: Measure) -> None:
     absent = [tap for tap in measure.taps if tap not in features.arrays]
     if absent:
-        msg = (
-            f"measure {measure.name} needs {', '.join(absent)}, not stored in {features.key}: "
-            f"add it by `alike extract ... --taps {','.join(absent)}`"
-        )
-        raise BadInput(msg)
+        raise BadInput(missing_tap(measure.name, absent, features.key))
     lost = [name for name in measure.constants if name not in features.constants()]
     if lost:
         msg = (
@@ -308,6 +304,14 @@ def _check_stored(features: FeatureRows, measure: Measure) -> None:
             "has none: choose a network that ends in global pooling and one linear layer"
         )
         raise BadInput(msg)
+
+
+def missing_tap(name: str, absent: Sequence[str], key: str) -> str:
+    """The line that tells which taps a measure lacks, and the command that adds them."""
+    return (
+        f"measure {name} needs {', '.join(absent)}, not stored in {key}: add it by "
+        f"`alike extract ... --taps {','.join(absent)}`"
+    )
 
 
 def _place(measure: Measure, name: str) -> str:

@@ -1,0 +1,191 @@
+"""Network against network on the same images: CKA, RSA, neighbours gained and lost.
+
+None of these knows labels, except that gained and lost neighbours are told apart by them; they say
+how alike two representations are, not which one is better.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.compare import matched
+from analysis.jobs import Jobs, here
+from analysis.judged import Judged
+from analysis.neighbours import nearest
+from analysis.vectors import Vectors, blocks, stored_vectors
+from extract.measures import ready_measure
+
+if TYPE_CHECKING:
+    from extract.store_features import Features
+
+Floats = NDArray[np.float64]
+RSA_IMAGES = 2000
+
+
+def linear_cka(x: Vectors, y: Vectors) -> tuple[float, float]:
+    """Linear CKA of two sets of vectors of the same images, and its unbiased version.
+
+    ||Xc^T Yc||^2 / (||Xc^T Xc|| ||Yc^T Yc||) (Kornblith 2019), from three streamed cross-moment
+    matrices; the second number replaces the HSIC of each by the unbiased estimate (Song 2012,
+    Nguyen 2021), which matters where there are fewer than some ten images a dimension.
+
+    Returns:
+        (biased, unbiased); 1 for representations equal up to rotation and scale.
+    """
+    n = x.n
+    sums = [np.zeros(x.dim), np.zeros(y.dim)]
+    cross = {
+        "xx": np.zeros((x.dim, x.dim)),
+        "yy": np.zeros((y.dim, y.dim)),
+        "xy": np.zeros((x.dim, y.dim)),
+    }
+    # Of the Gram matrices K = X X^T and L = Y Y^T: their diagonals' products, and K 1, L 1.
+    diagonals = {"xx": 0.0, "yy": 0.0, "xy": 0.0}
+    traces = [0.0, 0.0]
+    for low, high in blocks(n, max(x.dim, y.dim)):
+        a, b = x.block(low, high)[0].astype(np.float64), y.block(low, high)[0].astype(np.float64)
+        sums[0] += a.sum(axis=0)
+        sums[1] += b.sum(axis=0)
+        cross["xx"] += a.T @ a
+        cross["yy"] += b.T @ b
+        cross["xy"] += a.T @ b
+        p, q = np.einsum("nd,nd->n", a, a), np.einsum("nd,nd->n", b, b)
+        traces[0] += p.sum()
+        traces[1] += q.sum()
+        diagonals["xx"] += p @ p
+        diagonals["yy"] += q @ q
+        diagonals["xy"] += p @ q
+    biased = _biased(cross, sums, n)
+    row_sums = _row_sums(x, y, sums)
+    hsic = {
+        name: _unbiased_hsic(
+            float((cross[name] ** 2).sum()), diagonals[name], traces[i], traces[j],
+            row_sums[name], float(sums[i] @ sums[i]), float(sums[j] @ sums[j]), n,
+        )
+        for name, i, j in (("xx", 0, 0), ("yy", 1, 1), ("xy", 0, 1))
+    }  # fmt: skip
+    below = hsic["xx"] * hsic["yy"]
+    unbiased = hsic["xy"] / below**0.5 if n > 3 and below > 0 else float("nan")
+    return biased, float(unbiased)
+
+
+def _biased(cross: dict[str, Floats], sums: list[Floats], n: int) -> float:
+    norm = {
+        name: float(np.linalg.norm(cross[name] - np.outer(sums[i], sums[j]) / n))
+        for name, i, j in (("xx", 0, 0), ("yy", 1, 1), ("xy", 0, 1))
+    }
+    below = norm["xx"] * norm["yy"]
+    return norm["xy"] ** 2 / below if below > 0 else float("nan")
+
+
+def _row_sums(x: Vectors, y: Vectors, sums: list[Floats]) -> dict[str, tuple[float, ...]]:
+    """Sums over images of k l, k p_l, l p_k with k = K 1, l = L 1 and p the diagonals."""
+    out = {name: np.zeros(3) for name in ("xx", "yy", "xy")}
+    for low, high in blocks(x.n, max(x.dim, y.dim)):
+        parts = []
+        for vectors, total in ((x, sums[0]), (y, sums[1])):
+            z = vectors.block(low, high)[0].astype(np.float64)
+            parts.append((z @ total, np.einsum("nd,nd->n", z, z)))
+        for name, i, j in (("xx", 0, 0), ("yy", 1, 1), ("xy", 0, 1)):
+            (k, p), (m, q) = parts[i], parts[j]
+            out[name] += np.array([k @ m, k @ q, m @ p])
+    return {name: tuple(map(float, values)) for name, values in out.items()}
+
+
+def _unbiased_hsic(
+    product: float, diagonal: float, trace_k: float, trace_l: float,
+    row_sums: tuple[float, ...], sum_k: float, sum_l: float, n: int,
+) -> float:  # fmt: skip
+    """HSIC_1 of K and L with zeroed diagonals, from sums over the whole matrices."""
+    both, k_diagonal, l_diagonal = row_sums
+    trace = product - diagonal
+    ones = (sum_k - trace_k) * (sum_l - trace_l) / ((n - 1) * (n - 2))
+    rows = both - k_diagonal - l_diagonal + diagonal
+    return (trace + ones - 2.0 * rows / (n - 2)) / (n * (n - 3))
+
+
+def rsa(x: Vectors, y: Vectors, seed: int = 0) -> tuple[float, int]:
+    """Spearman correlation of the distances of all pairs of up to 2,000 images.
+
+    Returns:
+        (correlation, number of images).
+    """
+    from scipy.stats import rankdata
+
+    at = np.arange(x.n)
+    if x.n > RSA_IMAGES:
+        at = np.sort(np.random.default_rng(seed).choice(x.n, RSA_IMAGES, replace=False))
+    upper = np.triu_indices(len(at), 1)
+    ranks = []
+    for vectors in (x, y):
+        z, b = vectors.rows(at)
+        keys = b[:, None] + b[None, :] - z.astype(np.float64) @ z.T.astype(np.float64)
+        rank = rankdata(keys[upper])
+        ranks.append(rank - rank.mean())
+    below = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+    return (float(ranks[0] @ ranks[1] / below) if below > 0 else float("nan")), len(at)
+
+
+def neighbour_changes(x: Vectors, y: Vectors, judged: Judged, k: int, jobs: Jobs) -> pd.DataFrame:
+    """Per image: how many of its k neighbours by x are kept, lost and gained by y, of which right.
+
+    Returns:
+        row, kept, gained, lost, gained_right, lost_right: `right` means of the image's class.
+    """
+    first = nearest(x, judged, k, run=jobs.run("a neighbours")).places
+    second = nearest(y, judged, k, run=jobs.run("b neighbours")).places
+    gone = ~(first[:, :, None] == second[:, None, :]).any(axis=2)
+    new = ~(second[:, :, None] == first[:, None, :]).any(axis=2)
+    own = judged.codes[:, None]
+    return pd.DataFrame({
+        "row": judged.rows,
+        "kept": (~gone).sum(axis=1), "gained": new.sum(axis=1), "lost": gone.sum(axis=1),
+        "gained_right": (new & (judged.codes[second] == own)).sum(axis=1),
+        "lost_right": (gone & (judged.codes[first] == own)).sum(axis=1),
+    })  # fmt: skip
+
+
+def likeness(
+    a: "Features",
+    b: "Features",
+    *,
+    split: str = "held_out",
+    measure: str = "gap_cosine",
+    k: int = 10,
+    seed: int = 0,
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """How alike two networks see the same images.
+
+    Args:
+        a: first extraction.
+        b: second extraction; images are matched by content.
+        split: as in `compare`.
+        measure: of both, for distances and neighbours; CKA reads its vectors too.
+        k: neighbours an image.
+        seed: of the sample of images for RSA.
+
+    Returns:
+        Numbers (linear_cka, linear_cka_unbiased, rsa, neighbours_kept, neighbours_gained_right,
+        neighbours_lost_right; the last three are means an image) and the changes of each image.
+
+    Raises:
+        BadInput: as `compare`.
+    """
+    sides = matched(a, b, split)
+    x, y = (
+        stored_vectors(features, ready_measure(features, measure), judged.rows)
+        for features, judged in zip((a, b), sides, strict=True)
+    )
+    changes = neighbour_changes(x, y, sides[0], k, here())
+    biased, unbiased = linear_cka(x, y)
+    numbers = {
+        "linear_cka": biased,
+        "linear_cka_unbiased": unbiased,
+        "rsa": rsa(x, y, seed)[0],
+        "neighbours_kept": float(changes["kept"].mean()),
+        "neighbours_gained_right": float(changes["gained_right"].mean()),
+        "neighbours_lost_right": float(changes["lost_right"].mean()),
+    }
+    return numbers, changes
