@@ -1,7 +1,7 @@
 """The forward pass of a run: from uint8 frames to the arrays that are stored."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -134,11 +134,28 @@ class Forward:
         batch = self.network.transform.normalise(frames.to(self.device, non_blocking=True))
         with self._autocast():
             captured = self._run(batch) if self.taps else {}
-        arrays = computed_taps(batch, captured, self.names)
-        return {
-            name: value.to(getattr(torch, self.shapes[name][1])).contiguous().cpu().numpy()
-            for name, value in arrays.items()
+        arrays = {
+            name: self._on_host(value.to(getattr(torch, self.shapes[name][1])).contiguous())
+            for name, value in computed_taps(batch, captured, self.names).items()
         }
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return {name: value.numpy() for name, value in arrays.items()}
+
+    def _on_host(self, value: torch.Tensor) -> torch.Tensor:
+        """In host memory once this lane's stream has come so far; pinned, so lanes overlap."""
+        if self.device.type != "cuda":
+            return value.cpu()
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        return host.copy_(value, non_blocking=True)
+
+    def lane(self) -> AbstractContextManager[object]:
+        """What a thread must be in to compute: on a GPU its own stream, so copies overlap."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        # The weights were copied on the default stream, which other streams do not wait for.
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.stream(torch.cuda.Stream(self.device))
 
     def _autocast(self) -> Any:
         if self.precision == "float32":

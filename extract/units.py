@@ -1,9 +1,10 @@
 """The lanes of a run: units of 1024 rows are read, decoded, computed and committed, overlapping.
 
 On a CPU every core is a lane that decodes a batch and computes it with one thread: no barrier
-between cores, no core that waits for a stage. On a GPU one lane computes, and a pool of threads
-decodes the batches ahead of it. A writer commits whole units. What is in memory is bounded by the
-number of open units and of batches ahead, not by the number of images.
+between cores, no core that waits for a stage. On a GPU two lanes with a stream each take turns, so
+that one copies while the other computes, and a pool of threads decodes ahead of them. A writer
+commits whole units. What is in memory is bounded by the number of open units and of batches ahead,
+not by the number of images.
 """
 
 import queue
@@ -27,6 +28,7 @@ from extract.split import image_id
 from extract.store import ABSENT
 
 OPEN_UNITS = 3
+GPU_LANES = 2
 STAGES = ("read", "decode", "forward", "write")
 RETRIED = (ABSENT, "changed", "missing")
 """States that say nothing about the image's content: the next run tries again."""
@@ -141,7 +143,7 @@ class Lanes:
         writer = threading.Thread(target=self._guarded, args=(self._write,), name="write")
         lanes = [
             threading.Thread(target=self._guarded, args=(self._lane,), name=f"lane-{number}")
-            for number in range(self.threads if on_cpu else 1)
+            for number in range(self.threads if on_cpu else GPU_LANES)
         ]
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             self._pool = None if on_cpu else pool
@@ -209,11 +211,12 @@ class Lanes:
     def _lane(self) -> None:
         if self._pool is None:
             torch.set_num_threads(1)
-        while (load := self._next()) is not None:
-            loaded = load()
-            self._store(loaded)
-            with self._lock:
-                self.done(len(loaded.batch.images), self.busy.seconds)
+        with self.forward.lane():
+            while (load := self._next()) is not None:
+                loaded = load()
+                self._store(loaded)
+                with self._lock:
+                    self.done(len(loaded.batch.images), self.busy.seconds)
 
     def _load(self, batch: _Batch) -> _Loaded:
         """Read, check, decode and frame the images of a batch; runs in any thread."""

@@ -1,7 +1,9 @@
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from images import small_file
@@ -10,7 +12,9 @@ from extract.errors import BadInput
 from extract.extraction import Extraction
 from extract.forward import Forward
 from extract.network import load_network, network_of, write_network
+from extract.pipeline import extract
 from extract.source import open_source
+from extract.store import Store
 from extract.taps import forward_taps
 from extract.transform import Transform
 
@@ -192,3 +196,29 @@ def test_mobilenet_v2_and_its_classifier_load(shared_data: Path) -> None:
     weight, bias = classifier
     torch.testing.assert_close(taps["gap"], taps["fc"])
     torch.testing.assert_close(taps["gap"] @ weight.T + bias, taps["logits"], atol=1e-4, rtol=1e-4)
+
+
+def test_squeezenet_on_photographs_is_as_right_as_a_plain_loop(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """200 JPEGs named by WordNet ids: decode, transform, weights and class match together."""
+    with tarfile.open(shared_data / "nips2017_first200.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    words = (shared_data / "weights" / "imagenet_synset_words.txt").read_text().splitlines()
+    (table,) = tmp_path.rglob("images.csv")
+    files = {path.stem: path for path in tmp_path.rglob("*.jpg")}
+    listed = pd.read_csv(table)
+    wanted = [str(files[name]) for name in listed["ImageId"]]
+    labels = [words[number - 1].split()[0] for number in listed["TrueLabel"]]
+    pd.DataFrame({"path": wanted, "label": labels}).to_csv(tmp_path / "set.csv")
+    network = load_network(
+        "squeezenet1_1",
+        f"{shared_data}/weights/squeezenet1_1_imagenet.pth",
+        class_names=words,
+    )
+    store = Store.open(tmp_path / "store", create=True)
+    source = open_source(str(tmp_path / "set.csv"))
+    report = extract(source, network, store, taps=("logits",), device="cpu")
+    assert report.n_rows == 200
+    assert report.top1 == pytest.approx(0.485, abs=0.006)
+    assert not any("preprocessing" in note for note in report.notes)

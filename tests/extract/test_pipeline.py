@@ -382,7 +382,7 @@ def test_top1_and_a_warning_where_channels_are_swapped(tmp_path: Path, store: St
     wrong = load_network(f"{tmp_path}/colours.py:swapped", str(tmp_path / "w.pth"))
     report = run(folder, wrong, store)
     assert report.top1 == 0
-    assert "40 with channels in the order blue, green, red" in report.notes[-1]
+    assert "16 with channels in the order blue, green, red" in report.notes[-1]
 
 
 COLOURS = """
