@@ -26,14 +26,14 @@ KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, Shape, SlabCou
 """The dataclasses that blocks answer with."""
 
 
-def remembering(run: Run, files: Files, folder: str, every: float = EVERY) -> Run:
+def remembering(run: Run, files: Files, folder: str, every: float | None = None) -> Run:
     """The same `map`, which first gives the answers that an earlier run left in `folder`.
 
     Args:
         run: does what is not there yet.
         files: of the store.
         folder: of this stage alone.
-        every: seconds of work between two writes.
+        every: seconds of work between two writes; None: ten.
     """
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -49,7 +49,7 @@ def remembering(run: Run, files: Files, folder: str, every: float = EVERY) -> Ru
         last = time.monotonic()
         for answer in run(function, todo[done:]):
             fresh.append(answer)
-            if time.monotonic() - last >= every:
+            if time.monotonic() - last >= (EVERY if every is None else every):
                 files.write(f"{folder}/{done:09d}-{done + len(fresh):09d}.npz", pack(fresh))
                 done += len(fresh)
                 fresh, last = [], time.monotonic()
@@ -61,7 +61,7 @@ def remembering(run: Run, files: Files, folder: str, every: float = EVERY) -> Ru
 def forget(files: Files, folder: str) -> None:
     """Remove what a finished run left."""
     for name in files.walk(folder):
-        files.remove(name)
+        files.remove(f"{folder}/{name}")
 
 
 def _parts(files: Files, folder: str) -> list[str]:
@@ -70,7 +70,7 @@ def _parts(files: Files, folder: str) -> list[str]:
     for name in sorted(name for name in files.walk(folder) if name.endswith(".npz")):
         if int(name.rsplit("/", 1)[-1].partition("-")[0]) != done:
             break
-        out.append(name)
+        out.append(f"{folder}/{name}")
         done = _last(name)
     return out
 

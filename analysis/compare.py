@@ -15,6 +15,7 @@ from analysis.bootstrap import Draws, interval, weighted_histograms
 from analysis.jobs import Jobs, here
 from analysis.judged import Judged, judge
 from analysis.neighbours import Nearest, nearest
+from analysis.network_scores import named_rightly
 from analysis.pairs import count_pairs
 from analysis.score_rows import pair_replicates
 from analysis.score_table import SCORES
@@ -81,7 +82,11 @@ def _side(
         vectors, draws, counts.bins, run=jobs.run(f"{name} bootstrap", progress)
     )
     near = nearest(vectors, judged, run=jobs.run(f"{name} neighbours", progress))
-    return {**_pair_scores(counts.total, drawn), **_image_scores(near, draws)}
+    return {
+        **_pair_scores(counts.total, drawn),
+        **_image_scores(near, draws),
+        **_accuracy(features, draws),
+    }
 
 
 def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
@@ -134,9 +139,20 @@ def _image_scores(near: Nearest, draws: Draws) -> Replicates:
     return out
 
 
+def _accuracy(features: "Features", draws: Draws) -> Replicates:
+    """The network's own accuracy under the same draws; nothing where its classes are others."""
+    right = named_rightly(features, draws.judged)
+    if right is None:
+        return {}
+    weights = draws.weights.astype(np.float64)
+    return {"accuracy": (float(right.mean()), (right @ weights) / weights.sum(axis=0))}
+
+
 def _table(a: Replicates, b: Replicates) -> pd.DataFrame:
     rows = []
     for name, (value, draws) in a.items():
+        if name not in b:
+            continue
         other, other_draws = b[name]
         low, high = interval(other_draws - draws)
         rows.append((name, value, other, other - value, low, high, SCORES[name].better))

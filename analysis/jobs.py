@@ -127,12 +127,15 @@ def here() -> Jobs:
 
 
 @contextmanager
-def open_jobs(dask: str | None = None, workers: int | None = None) -> Iterator[Jobs]:
+def open_jobs(
+    dask: str | None = None, workers: int | None = None, *, timeout: float = 10.0
+) -> Iterator[Jobs]:
     """Give a place to run blocks; a cluster started here ends with it.
 
     Args:
         dask: address of a scheduler that runs already, such as `tcp://10.0.0.1:8786`.
         workers: processes of a cluster of this machine; None: threads, one a core.
+        timeout: seconds to wait for an answer of that address.
 
     Raises:
         BadInput: nobody answers at the address.
@@ -144,7 +147,7 @@ def open_jobs(dask: str | None = None, workers: int | None = None) -> Iterator[J
 
     if dask is not None:
         try:
-            client = Client(dask, timeout=10)
+            client = Client(dask, timeout=timeout)
         except (OSError, TimeoutError, ValueError) as error:
             msg = f"no Dask scheduler answers at {dask}: start one by `dask scheduler`"
             raise BadInput(msg) from error

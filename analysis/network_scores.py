@@ -47,6 +47,17 @@ def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def named_rightly(features: "Features", judged: Judged) -> NDArray[np.bool_] | None:
+    """Whether the logits' first choice is the label, (N,); None where that cannot be said."""
+    names = [str(name) for name in features.attrs.get("class_names") or ()]
+    places = {name: place for place, name in enumerate(names)}
+    if "logits" not in features.arrays or not set(judged.classes) <= set(places):
+        return None
+    of_network = np.array([places[name] for name in judged.classes])
+    right: NDArray[np.bool_] = _first_choice(features, judged) == of_network[judged.codes]
+    return right
+
+
 def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> NDArray[np.int64]:
     parts = [
         features.read("logits", judged.rows[low : low + block]).argmax(axis=1)

@@ -50,7 +50,10 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
     )
 
     def drawn_row(name: str, value: float, more: str = "") -> tuple[Any, ...]:
-        span = interval(value + (drawn[name] - value) * found.shrink)
+        values = drawn[name]
+        if found.shrink < 1.0:
+            values = value + (values - values.mean()) * found.shrink
+        span = interval(values)
         return name, value, span, f"{draws}{more}"
 
     values = [

@@ -1,0 +1,373 @@
+"""The whole analysis on a real store: tables, company, resume, cluster, bad input."""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from analysis import analyse as module
+from analysis import checkpoint, jobs
+from analysis.analyse import Analysis, analyse
+from analysis.compare import compare
+from analysis.networks import likeness
+from analysis.score_table import SCORES
+from extract.errors import BadInput
+from extract.measures import MEASURES, ready_measure
+
+COLUMNS = {
+    "scores": ["measure", "score", "value", "low", "high", "better", "note"],
+    "class_pairs": ["measure", "class_a", "class_b", "mean", "std", "n_pairs"],
+    "histograms": ["measure", "bin_low", "bin_high", "same", "different"],
+    "per_class": [
+        "measure", "class", "n", "auc", "sameness", "balanced_accuracy", "intra_mean", "inter_mean",
+    ],
+    "roc": ["measure", "far", "tar", "threshold"],
+    "pairs_examples": ["measure", "kind", "row_a", "row_b", "distance"],
+    "neighbours": ["measure", "row", "rank", "neighbour", "distance"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def features(tmp_path, made, write_features):
+    return write_features(tmp_path / "store", made)
+
+
+def value(analysis, measure, score):
+    rows = analysis.tables["scores"]
+    return float(rows[(rows["measure"] == measure) & (rows["score"] == score)]["value"].iloc[0])
+
+
+def test_tables_are_what_they_are_said_to_be_and_come_back(features):
+    found = analyse(features, bootstrap=20)
+    assert {name: list(table.columns) for name, table in found.tables.items()} == COLUMNS
+    assert set(found.settings["left_out"]) == {"gap_cosine_centred", "lda_cosine"}
+    again = Analysis.load(features.store, features.key)
+    for name, table in found.tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
+    assert json.loads(json.dumps(dict(again.settings))) == json.loads(
+        json.dumps(dict(found.settings))
+    )
+    assert set(found.tables["scores"]["score"]) <= set(SCORES)
+    rows = found.tables["scores"].dropna(subset=["low"])
+    head = rows[(rows["measure"] == "gap_cosine") & (rows["score"] == "sameness")].iloc[0]
+    assert head["low"] < head["value"] < head["high"]
+    assert not features.store.path("runs").exists()
+
+
+def test_rows_follow_labels_not_order(features, made):
+    found = analyse(features, measures=["gap_euclid"], bootstrap=0)
+    gap = made.arrays["gap"].astype(np.float64)
+    distance = np.sqrt(((gap[:, None] - gap[None]) ** 2).sum(axis=2))
+    table = features.table().set_index("row")
+    near = found.tables["neighbours"]
+    np.fill_diagonal(distance, np.inf)
+    first = near[near["rank"] == 1].set_index("row")["neighbour"]
+    by_row = table["path"].str.removesuffix(".png").astype(int)
+    for row, neighbour in first.items():
+        assert distance[by_row[row]].argmin() == by_row[neighbour]
+    table = found.tables["pairs_examples"]
+    same = made.codes[:, None] == made.codes
+    for kind, sign in (("most alike different", 1), ("least alike same", -1)):
+        rows = table[table["kind"] == kind]
+        wanted = np.where(~same if sign == 1 else same, distance, sign * np.inf)
+        np.fill_diagonal(wanted, sign * np.inf)
+        best = wanted.min() if sign == 1 else wanted.max()
+        assert rows["distance"].iloc[0] == pytest.approx(best, rel=1e-4)
+
+
+def test_class_pairs_hold_both_ways_and_a_class_of_one_is_nan(features):
+    table = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["class_pairs"]
+    assert len(table) == 25
+    square = table.pivot(index="class_a", columns="class_b", values="mean").to_numpy()
+    np.testing.assert_allclose(square, square.T)
+    assert np.isnan(square[4, 4])
+    assert np.isfinite(np.delete(square.ravel(), 24)).all()
+
+
+def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
+    made = make(sizes=(60, 60, 60))
+    made.labels = list(np.random.default_rng(1).permutation(made.labels))
+    found = analyse(write_features(tmp_path / "s", made), measures=["gap_cosine"], bootstrap=100)
+    row = found.tables["scores"].query("score == 'auc'").iloc[0]
+    error = (row["high"] - row["low"]) / (2 * 1.96)
+    assert abs(row["value"] - 0.5) <= 3 * error + 0.01
+    assert value(found, "gap_cosine", "r_precision") == pytest.approx(59 / 179, abs=0.03)
+    assert value(found, "gap_cosine", "silhouette") <= 0.01
+    assert value(found, "network", "nc1") > 5
+
+
+def test_fitted_measures_never_judge_what_they_saw(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(60, 60, 60)), share=0.5)
+    found = analyse(features, measures=["lda_cosine", "gap_cosine"], bootstrap=0)
+    seen = ready_measure(features, "lda_cosine").fitted_rows
+    judged = found.tables["neighbours"].query("measure == 'lda_cosine'")["row"]
+    assert len(seen) > 0
+    assert not np.isin(judged, seen).any()
+    with pytest.raises(BadInput, match="must not judge"):
+        analyse(features, measures=["lda_cosine"], split="train", bootstrap=0)
+
+
+def test_company_of_floor_ceiling_and_untrained(tmp_path, make, write_features):
+    made = make(sizes=(40, 40, 40))
+    features = write_features(tmp_path / "s", made)
+    blind = make(sizes=(40, 40, 40), seed=9)
+    blind.arrays = {k: np.random.default_rng(0).permutation(v) for k, v in blind.arrays.items()}
+    untrained = write_features(tmp_path / "u", blind)
+    found = analyse(features, untrained=untrained, bootstrap=0)
+    floor, middle = value(found, "pixel_euclid", "sameness"), value(found, "gap_cosine", "sameness")
+    none = value(found, "untrained_gap_cosine", "sameness")
+    ceiling = value(found, "softmax_dot", "sameness")
+    assert max(floor, none) < 0.2 < middle < ceiling
+
+
+def test_accuracy_needs_labels_that_the_network_knows(tmp_path, make, write_features):
+    made = make(sizes=(40, 40))
+    known = analyse(write_features(tmp_path / "a", made), measures=["gap_cosine"], bootstrap=0)
+    right = (made.arrays["logits"].argmax(axis=1) == made.codes).mean()
+    assert value(known, "network", "accuracy") == pytest.approx(right)
+    assert value(known, "network", "nc3") > 0
+    other = write_features(tmp_path / "b", made, names=["cat", "dog"])
+    rows = analyse(other, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    assert "accuracy" not in set(rows["score"])
+    assert "nc1" in set(rows["score"])
+
+
+def test_beyond_the_budget_a_sample_is_judged_and_said_so(tmp_path, make, write_features):
+    made = make(sizes=(900, 700))
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    found = analyse(features, measures=["gap_cosine"], bootstrap=10, budget=1.0)
+    whole = analyse(features, measures=["gap_cosine"], bootstrap=10)
+    note = found.tables["scores"].query("score == 'sameness'")["note"].iloc[0]
+    assert "sample of 1000 of 1600 images" in note
+    low, high = found.tables["scores"].query("score == 'sameness'")[["low", "high"]].iloc[0]
+    wide = 2 * (high - low)
+    assert low - wide < value(whole, "gap_cosine", "sameness") < high + wide
+
+
+def test_a_large_bootstrap_is_made_on_a_sample(tmp_path, make, write_features, monkeypatch):
+    from analysis import one_measure
+
+    features = write_features(tmp_path / "s", make(sizes=(300, 300)), taps=["gap"])
+    whole = analyse(features, measures=["gap_cosine"], bootstrap=100).tables["scores"]
+    monkeypatch.setattr(one_measure, "BOOTSTRAP_WORK", 100 * 200**2 / 2)
+    small = analyse(features, measures=["gap_cosine"], bootstrap=100).tables["scores"]
+    one, other = (t.query("score == 'auc'").iloc[0] for t in (whole, small))
+    assert "scaled by 0.58" in other["note"]
+    assert one["value"] == other["value"]
+    ratio = (other["high"] - other["low"]) / (one["high"] - one["low"])
+    assert 0.4 < ratio < 2.5
+
+
+@pytest.mark.parametrize("name", [n for n in MEASURES if n not in ("gap_cosine", "softmax_dot")])
+def test_every_measure_goes_through(name, tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(40, 40)), share=0.5)
+    found = analyse(features, measures=[name], bootstrap=3)
+    assert 0 <= value(found, name, "auc") <= 1
+    assert len(found.tables["per_class"]) == 2
+
+
+def test_set_measures_judge_a_sample(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(30, 30)))
+    found = analyse(features, measures=["chamfer", "sinkhorn"], bootstrap=20)
+    assert value(found, "chamfer", "auc") > 0.6
+    assert value(found, "sinkhorn", "auc") > 0.6
+    assert value(found, "gap_cosine", "auc") > 0.6
+    bare = write_features(tmp_path / "t", make(sizes=(30, 30)), taps=["gap"])
+    with pytest.raises(BadInput, match=r"--taps last_conv"):
+        analyse(bare, measures=["chamfer"])
+
+
+def test_a_tap_that_was_not_stored_is_named_with_its_command(tmp_path, made, write_features):
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    with pytest.raises(BadInput, match=r"alike extract .* --taps last_conv"):
+        analyse(features, measures=["map_cosine"])
+    found = analyse(features, bootstrap=0)
+    assert "map_cosine" in found.settings["left_out"]
+
+
+def test_nan_features_are_named_by_row(tmp_path, made, write_features):
+    made.arrays["gap"][17] = np.nan
+    features = write_features(tmp_path / "s", made)
+    with pytest.raises(BadInput, match=r"row.* 17 "):
+        analyse(features, measures=["gap_cosine"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: setattr(m, "labels", ["one"] * 100), "one class"),
+        (lambda m: setattr(m, "labels", [str(i) for i in range(100)]), "single image"),
+        (lambda m: setattr(m, "labels", [None] * 100), "no labelled image"),
+    ],
+)
+def test_labels_that_make_no_pairs(change, message, tmp_path, made, write_features):
+    change(made)
+    features = write_features(tmp_path / "s", made, names=["a"])
+    with pytest.raises(BadInput, match=message):
+        analyse(features)
+
+
+def test_splits_and_names_that_do_not_exist(features):
+    with pytest.raises(BadInput, match="held_out, train or all"):
+        analyse(features, split="test")
+    with pytest.raises(BadInput, match="empty"):
+        analyse(features, split="train")
+    with pytest.raises(BadInput, match="unknown measure 'cosine'"):
+        analyse(features, measures=["cosine"])
+    with pytest.raises(BadInput, match="was not analysed yet"):
+        Analysis.load(features.store, "other")
+
+
+def test_constant_features_are_at_chance_not_an_error(tmp_path, made, write_features):
+    made.arrays["gap"][:] = 1.0
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    found = analyse(features, measures=["gap_cosine", "gap_euclid"], bootstrap=5)
+    assert value(found, "gap_cosine", "auc") == pytest.approx(0.5)
+    assert value(found, "gap_euclid", "auc") == pytest.approx(0.5)
+
+
+def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_features, monkeypatch):
+    from analysis import vectors
+
+    monkeypatch.setattr(vectors, "SLAB", 256)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    made = make(sizes=(700, 500))
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    wanted = analyse(features, measures=["gap_cosine"], bootstrap=5)
+    calls = []
+
+    def dies(stage, done, total, note=""):
+        calls.append(stage)
+        if stage.endswith("pairs") and done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=["gap_cosine"], bootstrap=5, progress=dies)
+    kept = sorted(path.name for path in features.store.path("runs").rglob("*.npz"))
+    assert len(kept) >= 8
+    seen = {}
+    found = analyse(
+        features, measures=["gap_cosine"], bootstrap=5,
+        progress=lambda stage, done, total, note="": seen.setdefault(stage, total),
+    )  # fmt: skip
+    assert "gap_cosine moments" not in seen
+    assert seen["gap_cosine pairs"] < 15
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+    assert not list(features.store.path("runs").rglob("*.npz"))
+
+
+def test_a_damaged_block_is_done_again(tmp_path, features):
+    files = features.store.files
+    answers = [np.arange(3), (np.ones(2), np.zeros(1))]
+    files.write("runs/x/000000000-000000002.npz", checkpoint.pack(answers))
+    files.write("runs/x/000000002-000000004.npz", b"not a zip file")
+    asked = []
+
+    def run(function, items):
+        asked.extend(items)
+        return map(function, items)
+
+    found = list(checkpoint.remembering(run, files, "runs/x")(lambda item: item, range(5)))
+    assert asked == [2, 3, 4]
+    assert found[2:] == [2, 3, 4]
+    assert np.array_equal(found[1][0], np.ones(2))
+
+
+def test_workers_give_what_threads_give(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)))
+    wanted = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5)
+    with jobs.open_jobs(workers=1) as cluster:
+        assert cluster.dashboard is None or cluster.dashboard.startswith("http")
+        found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+def test_no_scheduler_at_the_address():
+    with (
+        pytest.raises(BadInput, match="no Dask scheduler answers"),
+        jobs.open_jobs("tcp://127.0.0.1:9", timeout=1),
+    ):
+        pass
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    def fails(item):
+        if item == 5:
+            raise BadInput("five")
+        return item
+
+    with pytest.raises(BadInput, match="five"):
+        list(jobs.Jobs(None, 2).run("stage")(fails, range(50)))
+
+
+class TestCompare:
+    def test_better_features_win_and_the_difference_is_paired(self, tmp_path, make, write_features):
+        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
+        draw = np.random.default_rng(3)
+        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
+        noisy.arrays["gap"] = np.maximum(noisy.arrays["gap"] + 0.4 * noise, 0)
+        a = write_features(tmp_path / "a", noisy)
+        b = write_features(tmp_path / "b", made, key="net-1-0")
+        table = compare(a, b, bootstrap=200).set_index("score")
+        assert list(table.columns) == ["a", "b", "difference", "low", "high", "better"]
+        row = table.loc["sameness"]
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+        assert 0 < row["low"] < row["difference"] < row["high"]
+        alone = analyse(a, measures=["gap_cosine"], bootstrap=200)
+        assert value(alone, "gap_cosine", "sameness") == pytest.approx(row["a"])
+
+    def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
+        a = write_features(tmp_path / "a", made)
+        table = compare(a, a, bootstrap=50)
+        assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+        numbers, changes = likeness(a, a)
+        assert numbers["linear_cka"] == pytest.approx(1.0)
+        assert numbers["linear_cka_unbiased"] == pytest.approx(1.0)
+        assert numbers["rsa"] == pytest.approx(1.0)
+        assert (changes[["gained", "lost"]] == 0).all(axis=None)
+
+    def test_images_are_matched_by_content(self, tmp_path, make, write_features):
+        made, turned = make(sizes=(30, 30)), make(sizes=(30, 30))
+        turned.arrays = {name: v[::-1].copy() for name, v in turned.arrays.items()}
+        turned.labels = turned.labels[::-1]
+        ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60)]
+        a = write_features(tmp_path / "a", made, ids=ids)
+        b = write_features(tmp_path / "b", turned, ids=ids[::-1])
+        table = compare(a, b, bootstrap=20)
+        assert table["difference"].abs().max() < 1e-9
+        strangers = write_features(tmp_path / "c", made, ids=[i[::-1] for i in ids])
+        with pytest.raises(BadInput, match="no image in common"):
+            compare(a, strangers)
+
+
+class TestCommands:
+    def test_analyse_and_compare_print_json(self, tmp_path, make, write_features):
+        from flows.cli import app
+
+        write_features(tmp_path / "s", make(sizes=(30, 30)), key="net-a")
+        write_features(tmp_path / "s", make(sizes=(30, 30), seed=1), key="net-b")
+        store = str(tmp_path / "s")
+        run = CliRunner().invoke
+        said = run(app, [
+            "analyse", "--store", store, "--features", "net-a", "--measures", "gap_cosine",
+            "--bootstrap", "5", "--json",
+        ])  # fmt: skip
+        assert said.exit_code == 0, said.output
+        told = json.loads(said.stdout)
+        assert told["scores"][0]["score"] == "sameness"
+        said = run(
+            app, ["compare", "net-a", "net-b", "--store", store, "--bootstrap", "5", "--json"]
+        )
+        assert said.exit_code == 0, said.output
+        assert set(json.loads(said.stdout)) >= {"scores", "likeness"}
+        said = run(app, ["analyse", "--store", store, "--features", "net-a", "--bootstrap", "5"])
+        assert "left out: lda_cosine" in said.stdout
+
+
+def test_default_company_are_measures():
+    assert set(module.COMPANY) <= set(MEASURES)

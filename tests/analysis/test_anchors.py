@@ -1,0 +1,97 @@
+"""Measured anchors on real images with trained networks (SCIENCE 1.3, 2.7; data/README)."""
+
+import importlib.util
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import scores
+from analysis.judged import judge
+from analysis.moments import class_moments, pooled_statistics
+from analysis.neighbours import hub_skew, nearest
+from analysis.pairs import count_pairs
+from analysis.shape import class_shape, collapse_scores, shape_scores
+from analysis.vectors import held_vectors
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th"}
+
+
+def network(shared, depth, trained=True):
+    spec = importlib.util.spec_from_file_location("cifar_resnet", shared / "cifar_resnet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    net = module.resnet(depth).eval()
+    if trained:
+        path = shared / "weights" / WEIGHTS[depth]
+        state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+        net.load_state_dict({name.removeprefix("module."): v for name, v in state.items()})
+    return net
+
+
+def gap_and_logits(shared, depth, file, trained=True):
+    data = np.load(shared / file)
+    net, kept = network(shared, depth, trained), {}
+    net.layer3.register_forward_hook(lambda module, args, out: kept.update(map=out))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    parts = []
+    with torch.inference_mode():
+        for low in range(0, len(data["x_test"]), 250):
+            images = torch.from_numpy(data["x_test"][low : low + 250]).permute(0, 3, 1, 2)
+            logits = net((images.float() / 255 - mean) / std)
+            parts.append((kept["map"].mean((2, 3)).numpy(), logits.numpy()))
+    gap, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    labels = data["y_test"]
+    judged = judge(np.arange(len(labels)), [f"{label:02d}" for label in labels])
+    weight = net.linear.weight.detach().numpy().astype(np.float64)
+    return gap[judged.rows], logits[judged.rows], judged, weight
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("depth", "intra", "inter", "first"), [(20, 4.740, 8.166, 0.870), (32, 4.808, 8.585, 0.894)]
+)
+def test_lossless_cifar(shared_data, depth, intra, inter, first):
+    gap, _, judged, _ = gap_and_logits(shared_data, depth, "cifar10_lossless_dev.npz")
+    vectors = held_vectors(gap, "euclidean")
+    counts = count_pairs(vectors, judged)
+    middles = counts.middles(counts.total.shape[1])
+    assert scores.binned_moments(counts.total[0], middles)[0] == pytest.approx(intra, abs=6e-4)
+    assert scores.binned_moments(counts.total[1], middles)[0] == pytest.approx(inter, abs=6e-4)
+    assert nearest(vectors, judged).hits(judged)[:, 0].mean() == pytest.approx(first, abs=1e-9)
+
+
+@pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="2,000 images: set ALIKE_FULL=1")
+@pytest.mark.parametrize(("trained", "area", "near", "far", "nc1"), [
+    (True, 0.9200, 0.830, 0.614, 0.932), (False, 0.536, 0.994, 0.993, None),
+])  # fmt: skip
+def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
+    """The notes judged 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
+    gap, logits, judged, weight = gap_and_logits(shared_data, 20, "cifar10_jpeg_dev.npz", trained)
+    vectors = held_vectors(unit(gap), "cosine")
+    found = scores.auc(*count_pairs(vectors, judged).total)
+    assert found.value == pytest.approx(area, abs=0.02)
+    moments = class_moments(vectors, judged)
+    (same, _), (different, _) = pooled_statistics(moments)
+    assert (1 - same, 1 - different) == pytest.approx((near, far), abs=0.02)
+    if not trained:
+        return
+    assert found.high - found.low <= 1e-4
+    shape = class_shape(vectors, judged, moments)
+    assert shape_scores(moments, shape)["silhouette"] == pytest.approx(0.296, abs=0.02)
+    assert hub_skew(nearest(vectors, judged).places, len(gap)) == pytest.approx(1.21, abs=0.3)
+    raw = held_vectors(gap, "euclidean")
+    raw_moments = class_moments(raw, judged)
+    collapse = collapse_scores(
+        raw_moments, class_shape(raw, judged, raw_moments), weight, logits.argmax(axis=1)
+    )
+    assert collapse["nc1"] == pytest.approx(nc1, rel=0.08)
+    assert collapse["nc2_angle"] == pytest.approx(0.237, abs=0.02)
+    assert collapse["nc3"] == pytest.approx(0.148, abs=0.02)
+    assert collapse["nc4"] == pytest.approx(0.086, abs=0.015)

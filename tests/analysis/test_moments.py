@@ -1,0 +1,187 @@
+"""Class moments against naive sums and scikit-learn; neural collapse on a perfect simplex."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
+
+from analysis.judged import judge
+from analysis.moments import class_moments, pair_statistics, pooled_statistics
+from analysis.shape import class_shape, collapse_scores, shape_scores
+from analysis.vectors import held_vectors
+
+FORMS = ("cosine", "euclidean", "inner")
+
+
+def prepared(x, form):
+    if form == "cosine":
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+    if form == "inner":
+        grown = np.exp(x)
+        return grown / grown.sum(axis=1, keepdims=True)
+    return x
+
+
+def keys(vectors):
+    """All keys in float64 from the very vectors that the moments read."""
+    z, b = vectors.block(0, vectors.n)
+    z = z.astype(np.float64)
+    return b[:, None] + b[None, :] - z @ z.T
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_s1_means_and_variances_of_all_class_pairs(form, clustered):
+    x, judged = clustered(n=500, classes=5)
+    vectors = held_vectors(prepared(x, form), form)
+    moments = class_moments(vectors, judged)
+    mean, variance = pair_statistics(moments)
+    key, other = keys(vectors), ~np.eye(500, dtype=bool)
+    for a in range(5):
+        for b in range(5):
+            chosen = key[(judged.codes[:, None] == a) & (judged.codes[None] == b) & other]
+            assert mean[a, b] == pytest.approx(chosen.mean(), rel=1e-10)
+            assert variance[a, b] == pytest.approx(chosen.var(), rel=1e-9)
+    same = (judged.codes[:, None] == judged.codes[None]) & other
+    for found, kind in zip(pooled_statistics(moments), (same, ~same & other), strict=True):
+        assert found == pytest.approx((key[kind].mean(), key[kind].var()), rel=1e-9)
+
+
+def test_keys_are_the_measures_distances(clustered):
+    x, _ = clustered(n=100)
+    for form, metric, factor in (("cosine", "cosine", 1.0), ("euclidean", "sqeuclidean", 0.5)):
+        wanted = factor * cdist(prepared(x, form), prepared(x, form), metric)
+        assert keys(held_vectors(prepared(x, form), form)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cosine", "euclidean"])
+def test_s2_shape_scores_equal_scikit_learns(form, clustered):
+    x, judged = clustered(n=400, classes=6)
+    x = prepared(x, form).astype(np.float32)
+    vectors = held_vectors(x, form)
+    moments = class_moments(vectors, judged, second=False)
+    found = shape_scores(moments, class_shape(vectors, judged, moments))
+    metric = "cosine" if form == "cosine" else "sqeuclidean"
+    wide = x.astype(np.float64)
+    assert found["silhouette"] == pytest.approx(
+        silhouette_score(wide, judged.codes, metric=metric), abs=1e-6
+    )
+    assert found["davies_bouldin"] == pytest.approx(
+        davies_bouldin_score(wide, judged.codes), rel=1e-5
+    )
+    assert found["calinski_harabasz"] == pytest.approx(
+        calinski_harabasz_score(wide, judged.codes), rel=1e-5
+    )
+
+
+def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
+    x, judged = clustered(n=200, classes=3)
+    vectors = held_vectors(x, "euclidean")
+    moments = class_moments(vectors, judged)
+    found = shape_scores(moments, class_shape(vectors, judged, moments))
+    wide = x.astype(np.float64)
+    parts = [wide[judged.codes == code] for code in range(3)]
+    means = np.stack([part.mean(axis=0) for part in parts])
+    spread = [((part - part.mean(axis=0)) ** 2).sum(axis=1).mean() for part in parts]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    cdnv = np.mean([
+        (spread[a] + spread[b]) / (2 * ((means[a] - means[b]) ** 2).sum()) for a, b in pairs
+    ])  # fmt: skip
+    assert found["cdnv"] == pytest.approx(cdnv, rel=1e-5)
+    within = sum(s * len(p) for s, p in zip(spread, parts, strict=True))
+    between = sum(
+        len(p) * ((m - wide.mean(axis=0)) ** 2).sum() for m, p in zip(means, parts, strict=True)
+    )
+    assert found["fisher"] == pytest.approx(between / within, rel=1e-5)
+    right = cdist(wide, means).argmin(axis=1) == judged.codes
+    assert found["nearest_mean_accuracy"] == pytest.approx(right.mean())
+
+
+def collapse(x, judged, weight=None, predicted=None):
+    vectors = held_vectors(x, "euclidean")
+    moments = class_moments(vectors, judged, second=False)
+    shape = class_shape(vectors, judged, moments)
+    return collapse_scores(moments, shape, weight, predicted)
+
+
+def test_s5_a_perfect_simplex_has_collapsed():
+    k = 5
+    simplex = np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
+    codes = np.repeat(np.arange(k), 8)
+    judged = judge(np.arange(40), [str(code) for code in codes])
+    found = collapse(simplex[codes].astype(np.float32), judged, 3.0 * simplex, codes)
+    assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-6)
+
+
+def test_nc1_is_the_trace_with_the_pseudo_inverse(clustered):
+    x, judged = clustered(n=300, classes=4)
+    wide = x.astype(np.float64)
+    means = np.stack([wide[judged.codes == code].mean(axis=0) for code in range(4)])
+    residual, centred = wide - means[judged.codes], means - means.mean(axis=0)
+    within, between = residual.T @ residual / 300, centred.T @ centred / 4
+    wanted = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 4
+    assert collapse(x, judged)["nc1"] == pytest.approx(wanted, rel=1e-6)
+
+
+def shapes(x, judged, form):
+    vectors = held_vectors(prepared(x, form).astype(np.float32), form)
+    moments = class_moments(vectors, judged)
+    return shape_scores(moments, class_shape(vectors, judged, moments)), moments
+
+
+def test_s7_scale_and_rotation(clustered):
+    x, judged = clustered(n=300)
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
+    base, scaled, turned = (collapse(y, judged) for y in (x, 10 * x, (x @ turn).astype(np.float32)))
+    for other in (scaled, turned):
+        assert other["nc1"] == pytest.approx(base["nc1"], rel=1e-5)
+        assert other["nc2_angle"] == pytest.approx(base["nc2_angle"], abs=1e-5)
+    for form in ("cosine", "euclidean"):
+        first, _ = shapes(x, judged, form)
+        for other in (10 * x, x @ turn):
+            second, _ = shapes(other, judged, form)
+            for name in ("silhouette", "davies_bouldin", "cdnv", "fisher"):
+                assert second[name] == pytest.approx(first[name], rel=1e-4)
+
+
+def test_s8_a_constant_vector_changes_cosine_only(clustered):
+    x, judged = clustered(n=300)
+    moved = x + np.float32(4.0)
+    first, second = (shapes(y, judged, "euclidean")[0] for y in (x, moved))
+    assert second == pytest.approx(first, rel=1e-4)
+    assert collapse(moved, judged) == pytest.approx(collapse(x, judged), rel=1e-4)
+    near, moved_near = (pooled_statistics(shapes(y, judged, "cosine")[1])[0][0] for y in (x, moved))
+    assert moved_near < near / 2
+
+
+def test_s9_duplicates_change_means_only_by_their_zero_distances(clustered):
+    x, judged = clustered(n=150, classes=3)
+    (near, _), (far, _) = pooled_statistics(class_moments(held_vectors(x, "euclidean"), judged))
+    twice = judge(np.arange(300), [judged.classes[code] for code in judged.codes] * 2)
+    vectors = held_vectors(np.concatenate([x, x])[twice.rows], "euclidean")
+    (near2, _), (far2, _) = pooled_statistics(class_moments(vectors, twice))
+    n = judged.counts
+    assert far2 == pytest.approx(far, rel=1e-6)
+    # Each unordered pair occurs four times, and each image has a copy at distance zero.
+    pairs, zeros = (n * (n - 1)).sum() * 4, (2 * n).sum()
+    assert near2 == pytest.approx(near * pairs / (pairs + zeros), rel=1e-6)
+
+
+def test_s10_cutting_does_not_matter(clustered, monkeypatch):
+    from analysis import vectors as module
+
+    x, judged = clustered(n=900)
+    whole = class_moments(held_vectors(x, "euclidean"), judged)
+    monkeypatch.setattr(module, "SLAB", 256)
+    cut = class_moments(held_vectors(x, "euclidean"), judged)
+    for one, other in zip(pair_statistics(whole), pair_statistics(cut), strict=True):
+        assert other == pytest.approx(one, rel=1e-10)
+
+
+def test_variances_are_left_out_where_memory_forbids(clustered, monkeypatch):
+    from analysis import moments as module
+
+    x, judged = clustered(n=100)
+    monkeypatch.setattr(module, "SECOND_BYTES", 0)
+    found = class_moments(held_vectors(x, "euclidean"), judged)
+    assert pair_statistics(found)[1] is None
+    assert np.isnan(pooled_statistics(found)[0][1])

@@ -1,0 +1,107 @@
+"""Neighbours and their scores against naive sorting and pytorch-metric-learning."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from analysis import vectors as vectors_module
+from analysis.judged import judge
+from analysis.neighbours import hub_skew, nearest, two_nn
+from analysis.vectors import held_vectors
+
+
+def naive(x, judged):
+    keys = cdist(x.astype(np.float64), x.astype(np.float64), "sqeuclidean") / 2
+    r_precision, map_at_r = np.full((2, len(x)), np.nan)
+    for i in range(len(x)):
+        order = np.argsort(keys[i], kind="stable")
+        order = order[order != i]
+        wanted = int((judged.codes == judged.codes[i]).sum()) - 1
+        if wanted == 0:
+            continue
+        hits = judged.codes[order[:wanted]] == judged.codes[i]
+        r_precision[i] = hits.mean()
+        map_at_r[i] = (np.cumsum(hits) / np.arange(1, wanted + 1) * hits).sum() / wanted
+    return keys, r_precision, map_at_r
+
+
+def test_everything_against_sorting(clustered):
+    x, judged = clustered(n=700, classes=6)
+    x[10] = x[11] = x[12]
+    found = nearest(held_vectors(x, "euclidean"), judged, 10)
+    keys, r_precision, map_at_r = naive(x, judged)
+    np.testing.assert_allclose(found.r_precision, r_precision, atol=1e-12)
+    np.testing.assert_allclose(found.map_at_r, map_at_r, atol=1e-12)
+    np.fill_diagonal(keys, np.inf)
+    assert np.array_equal(found.places, np.argsort(keys, axis=1, kind="stable")[:, :10])
+    np.testing.assert_allclose(found.keys, np.sort(keys, axis=1)[:, :10], atol=1e-4)
+    same = judged.codes[:, None] == judged.codes[None]
+    assert np.array_equal(found.alien, np.where(same, np.inf, keys).argmin(axis=1))
+    assert np.array_equal(found.kin, np.where(same & np.isfinite(keys), keys, -1.0).argmax(axis=1))
+
+
+def test_s4_equal_to_pytorch_metric_learning():
+    import torch
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    draw = np.random.default_rng(0)
+    labels = np.concatenate([draw.integers(0, 6, 249), [6]])
+    x = (draw.standard_normal((7, 8))[labels] + draw.standard_normal((250, 8))).astype(np.float32)
+    x[5], x[6] = x[7], x[7]
+    judged = judge(np.arange(250), [str(label) for label in labels])
+    x, codes = x[judged.rows], judged.codes
+    found = nearest(held_vectors(x, "euclidean"), judged, 10)
+    kept = judged.counts[codes] > 1
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    calculator = AccuracyCalculator(include=names, k="max_bin_count", device=torch.device("cpu"))
+    wanted = calculator.get_accuracy(x, codes)
+    assert found.hits(judged)[kept, 0].mean() == pytest.approx(wanted[names[0]], abs=1e-12)
+    assert np.nanmean(found.r_precision) == pytest.approx(wanted[names[1]], abs=1e-12)
+    assert np.nanmean(found.map_at_r) == pytest.approx(wanted[names[2]], abs=1e-12)
+
+
+def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):
+    x, _ = clustered(n=40)
+    judged = judge(np.arange(40), ["a"] * 20 + ["b"] * 19 + ["c"])
+    found = nearest(held_vectors(x, "euclidean"), judged, 5)
+    assert np.isnan(found.map_at_r[39])
+    assert found.kin[39] == -1
+    assert np.isnan(found.kin_key[39])
+    assert not np.isnan(found.map_at_r[:39]).any()
+
+
+def test_k_is_cut_to_the_others_there_are(clustered):
+    x, _ = clustered(n=4)
+    judged = judge(np.arange(4), ["a", "a", "b", "b"])
+    assert nearest(held_vectors(x, "euclidean"), judged, 10).places.shape == (4, 3)
+
+
+def test_ties_go_to_the_earlier_image_however_the_work_is_cut(monkeypatch):
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 2, (600, 3)).astype(np.float32)
+    judged = judge(np.arange(600), [str(label) for label in draw.integers(0, 4, 600)])
+    whole = nearest(held_vectors(x, "euclidean"), judged, 10)
+    monkeypatch.setattr(vectors_module, "SLAB", 256)
+    cut = nearest(held_vectors(x, "euclidean"), judged, 10)
+    assert np.array_equal(whole.places, cut.places)
+    assert np.array_equal(whole.map_at_r, cut.map_at_r)
+
+
+def test_hub_skew_is_that_of_scipy():
+    from scipy.stats import skew
+
+    places = np.random.default_rng(0).integers(0, 50, (50, 10))
+    assert hub_skew(places, 50) == pytest.approx(skew(np.bincount(places.ravel(), minlength=50)))
+    assert hub_skew(np.arange(50)[:, None], 50) == 0.0
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_two_nn_finds_the_dimension_of_a_cube_and_ignores_duplicates(dim):
+    x = np.random.default_rng(0).random((3000, dim)).astype(np.float32)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0][:dim]
+    x = (x @ turn).astype(np.float32)
+    x[:100] = x[100:200]
+    judged = judge(np.arange(3000), ["a", "b"] * 1500)
+    found = nearest(held_vectors(x[judged.rows], "euclidean"), judged, 2)
+    assert two_nn(found.keys) == pytest.approx(dim, rel=0.1)
+    assert np.isnan(two_nn(np.zeros((50, 2))))

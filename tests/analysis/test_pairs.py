@@ -1,0 +1,187 @@
+"""Histograms of all pairs against naive distances, scikit-learn, and themselves cut otherwise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from analysis import pair_bins, scores, vectors
+from analysis.judged import judge
+from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
+from analysis.pairs import class_pairs, count_pairs, pair_slot
+from analysis.product import best_product, by_numpy, by_onednn
+from analysis.vectors import held_vectors
+from extract.errors import BadInput
+
+METRICS = {"cosine": "cosine", "euclidean": "euclidean"}
+
+
+def naive(x, judged, form):
+    upper = np.triu_indices(len(x), 1)
+    distance = cdist(x.astype(np.float64), x.astype(np.float64), METRICS[form])[upper]
+    return distance, judged.codes[upper[0]] == judged.codes[upper[1]], upper
+
+
+@pytest.fixture(params=["fine", "layered"])
+def layout(request, monkeypatch):
+    """Both ways to hold the counts."""
+    if request.param == "layered":
+        monkeypatch.setattr(pair_bins, "FINE_BYTES", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("form", list(METRICS))
+def test_counts_and_auc_are_those_of_all_pairs(form, layout, clustered):
+    x, judged = clustered(n=500, unit=form == "cosine")
+    distance, same, upper = naive(x, judged, form)
+    counts = count_pairs(held_vectors(x, form), judged)
+    assert counts.total.sum(axis=1).tolist() == [same.sum(), (~same).sum()]
+    area = scores.auc(*counts.total)
+    wanted = roc_auc_score(same, -distance)
+    assert area.low - 1e-6 <= wanted <= area.high + 1e-6
+    assert area.value == pytest.approx(wanted, abs=1e-6)
+    assert area.high - area.low < 1e-4
+    for code in range(len(judged.classes)):
+        inside = (judged.codes[upper[0]] == code) | (judged.codes[upper[1]] == code)
+        found = scores.auc(counts.same[code], counts.different[code])
+        assert found.value == pytest.approx(
+            roc_auc_score(same[inside], -distance[inside]), abs=1e-5
+        )
+    pair = np.sort(judged.codes[np.array(upper)], axis=0)
+    for a, b in class_pairs(len(judged.classes)):
+        chosen = distance[(pair[0] == a) & (pair[1] == b)]
+        counted = counts.pairs[pair_slot(a, b, len(judged.classes))]
+        mean, variance = scores.binned_moments(counted, counts.middles(len(counted)))
+        assert counted.sum() == len(chosen)
+        assert mean == pytest.approx(chosen.mean(), rel=1e-3)
+        assert variance == pytest.approx(chosen.var(), rel=1e-2)
+
+
+def test_scores_are_those_of_scikit_learns_curve(clustered):
+    x, judged = clustered(n=800, spread=1.5)
+    distance, same, _ = naive(x, judged, "euclidean")
+    counts = count_pairs(held_vectors(x, "euclidean"), judged)
+    far, tar = scores.rates(*counts.total)
+    false, true, _ = roc_curve(same, -distance)
+    assert scores.tar_at_far(far, tar, 0.01) == pytest.approx(
+        np.interp(0.01, false, true), abs=2e-4
+    )
+    wanted = ((true + 1 - false) / 2).max()
+    assert scores.best_balanced(far, tar)[0] == pytest.approx(wanted, abs=1e-4)
+    at = np.argmin(np.abs(false - (1 - true)))
+    assert scores.eer(far, tar) == pytest.approx(false[at], abs=1e-3)
+    found = scores.quantiles(counts.total[0], counts.edges(len(far) - 1), np.array([0.1, 0.5, 0.9]))
+    assert found == pytest.approx(np.quantile(distance[same], [0.1, 0.5, 0.9]), rel=1e-4)
+
+
+def test_ties_and_constants_lie_inside_the_interval():
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 3, (300, 4)).astype(np.float32)
+    judged = judge(np.arange(300), [str(label) for label in draw.integers(0, 3, 300)])
+    x = x[judged.rows]
+    distance, same, _ = naive(x, judged, "euclidean")
+    area = scores.auc(*count_pairs(held_vectors(x, "euclidean"), judged).total)
+    assert area.low <= roc_auc_score(same, -np.round(distance, 9)) <= area.high
+    flat = scores.auc(*count_pairs(held_vectors(np.ones((300, 4)), "euclidean"), judged).total)
+    assert (flat.value, flat.low, flat.high) == (0.5, 0.0, 1.0)
+
+
+def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, layout):
+    x, judged = clustered(n=700)
+    bins = measured_bins(held_vectors(x, "euclidean"), 1024)
+    whole = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
+    monkeypatch.setattr(vectors, "SLAB", 256)
+    cut = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
+    draw = np.random.default_rng(1)
+    order = draw.permutation(len(x))
+    names = [judged.classes[code] for code in judged.codes[order]]
+    again = judge(judged.rows[order], names)
+    assert np.array_equal(again.rows, judged.rows)
+    for name in ("total", "same", "different", "pairs"):
+        one, other = getattr(whole, name), getattr(cut, name)
+        # A product of another shape may round the last bit otherwise: a pair on the edge of a bin
+        # then counts in the next one.
+        assert np.abs(one - other).sum() <= 1e-3 * one.sum()
+        assert np.array_equal(one.sum(axis=-1), other.sum(axis=-1))
+    areas = scores.auc(*whole.total).value, scores.auc(*cut.total).value
+    assert areas[0] == pytest.approx(areas[1], abs=1e-8)
+
+
+def test_nan_features_never_reach_the_compiled_loops(clustered):
+    x, judged = clustered(n=50)
+    x[3, 2] = np.nan
+    with pytest.raises(BadInput, match="NaN"):
+        count_pairs(held_vectors(x, "euclidean"), judged, bins=Bins(0.0, 1.0, 16))
+    with pytest.raises(BadInput, match="NaN"):
+        count_pairs(held_vectors(x, "euclidean"), judged)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 1000, 1 << 21])
+def test_senseless_bins_are_refused(n):
+    with pytest.raises(BadInput, match="power of two"):
+        Bins(0.0, 1.0, n)
+
+
+def test_memory_of_many_classes_is_bounded():
+    few, many = plan_layers(10, 50_000), plan_layers(1000, 50_000)
+    assert few == Layers(1 << 16, 1 << 16, 1 << 16)
+    assert many.total == 1 << 16
+    # By hand: totals 2 x 65,536, classes 2 x 1,000 x 2,048, pairs 500,500 x 64, 8 bytes each.
+    assert many.memory(1000) == 8 * (2 * 65_536 + 2 * 1000 * 2048 + 500_500 * 64)
+
+
+def test_one_bin_range_holds_what_was_not_sampled(clustered):
+    x, judged = clustered(n=400)
+    found = count_pairs(held_vectors(x, "euclidean"), judged, bins=Bins(5.0, 0.01, 64))
+    assert found.total.sum() == 400 * 399 // 2
+
+
+def test_bfloat16_moves_the_auc_by_less_than_its_interval_allows(clustered):
+    x, judged = clustered(n=1200, dim=256, unit=True)
+    held = held_vectors(x, "cosine")
+    bins = measured_bins(held)
+    exact = scores.auc(*count_pairs(held, judged, bins=bins).total)
+    rough = scores.auc(*count_pairs(held, judged, bins=bins, precision="bfloat16").total)
+    assert rough.value == pytest.approx(exact.value, abs=1e-4)
+
+
+def test_products_agree():
+    draw = np.random.default_rng(0)
+    x, y = draw.standard_normal((2, 70, 33)).astype(np.float32)
+    room = np.empty((70, 70), np.float32)
+    wanted = x.astype(np.float64) @ y.T.astype(np.float64)
+    assert by_onednn(x, y, room) == pytest.approx(wanted, abs=1e-4)
+    assert by_numpy(x, y, room) == pytest.approx(wanted, abs=1e-4)
+    assert best_product(33, 1e15) in (by_numpy, by_onednn)
+
+
+def test_a_class_of_one_has_no_score_of_its_own(clustered):
+    x, _ = clustered(n=60)
+    judged = judge(np.arange(60), ["a"] * 30 + ["b"] * 29 + ["c"])
+    counts = count_pairs(held_vectors(x, "euclidean"), judged)
+    assert np.isnan(scores.auc(counts.same[2], counts.different[2]).value)
+    assert counts.different[2].sum() == 59
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"] * 4, "one class"),
+        (["a", "b", "c", "d"], "single image"),
+        ([None, "", None, ""], "no"),
+    ],
+)
+def test_labels_without_both_kinds_of_pairs_are_refused(labels, message):
+    with pytest.raises(BadInput, match=message):
+        judge(np.arange(4), labels)
+
+
+def test_a_sample_keeps_the_shares_of_classes():
+    judged = judge(np.arange(1000), ["a"] * 800 + ["b"] * 197 + ["c"] * 3)
+    few = judged.sample(100, 0)
+    assert few.counts.tolist() == [80, 20, 2]
+    assert few.sampled_from == 1000
+    assert judged.sample(1000, 0) is judged
+    assert replace(few, sampled_from=0).codes.tolist() == sorted(few.codes)

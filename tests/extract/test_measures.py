@@ -1,0 +1,298 @@
+"""Every measure against scipy or scikit-learn, any chunking, and what it refuses."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
+from sklearn.covariance import ledoit_wolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from extract.errors import BadInput
+from extract.measures import MEASURES, balanced_rows, embed_rows, ready_measure
+from extract.set_measures import SET_MEASURES, chamfer
+
+N, C, P, K = 90, 16, 9, 4
+
+
+class InMemory:
+    """Features held in arrays: what a measure needs of them, and no more."""
+
+    key = "in-memory"
+
+    def __init__(self):
+        draw = np.random.default_rng(0)
+        self.codes = draw.integers(0, K, N)
+        centres = draw.standard_normal((K, C, 1, 1))
+        noise = draw.standard_normal((N, C, 3, 3))
+        maps = np.maximum(centres[self.codes] + noise, 0).astype(np.float16)
+        gap = maps.astype(np.float32).mean(axis=(2, 3))
+        self.arrays = {
+            "last_conv": maps, "gap": gap, "fc": gap,
+            "logits": draw.standard_normal((N, K)).astype(np.float32),
+            "pixels": draw.random((N, 3, 4, 4)).astype(np.float16),
+        }  # fmt: skip
+        self.held = {"classifier/weight": draw.standard_normal((K, C)).astype(np.float32)}
+        split = np.where(np.arange(N) < 60, "train", "held_out")
+        labels = [f"class {code}" for code in self.codes]
+        self.listed = pd.DataFrame({"row": np.arange(N), "label": labels, "split": split})
+
+    def read(self, name, rows):
+        return self.arrays[name][rows]
+
+    def constants(self):
+        return list(self.held)
+
+    def read_constant(self, name):
+        return self.held[name]
+
+    def write_constant(self, name, value):
+        self.held[name] = value
+
+    def table(self, split=None):
+        return self.listed if split is None else self.listed[self.listed["split"] == split]
+
+
+@pytest.fixture
+def features():
+    return InMemory()
+
+
+def distances(features, name, rows=None):
+    measure = ready_measure(features, name)
+    x = embed_rows(features, measure, np.arange(60, N) if rows is None else rows)
+    x = x.astype(np.float64)
+    raw = x @ x.T if measure.form == "inner" else cdist(x, x, "sqeuclidean")
+    return measure.own(raw)
+
+
+def columns(features, rows=slice(60, N)):
+    maps = features.arrays["last_conv"][rows].astype(np.float64)
+    return maps.reshape(len(maps), C, P)
+
+
+def wanted(features):
+    """What each measure is, written down a second time."""
+    held = slice(60, N)
+    gap = features.arrays["gap"].astype(np.float64)
+    a, g = columns(features), gap[held]
+    w = features.held["classifier/weight"].astype(np.float64)
+    logits = features.arrays["logits"][held].astype(np.float64)
+    own = w[logits.argmax(axis=1)]
+    cam = np.maximum(np.einsum("nc,ncp->np", own, a), 0)
+    share = np.where(cam.sum(1, keepdims=True) > 0, cam, 1.0)
+    share = share / share.sum(axis=1, keepdims=True)
+    energy = a.sum(axis=1) / a.sum(axis=(1, 2), keepdims=True)[:, 0]
+    second = np.einsum("ncp,ndp->ncd", a, a).reshape(len(a), -1) / P
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    pixels = features.arrays["pixels"][held].astype(np.float64).reshape(len(a), -1)
+    mean = gap[:60].mean(axis=0)
+    covariance = ledoit_wolf(gap[:60])[0]
+    root = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    white = (g - mean) @ root
+
+    def cosine(x):
+        return cdist(x, x, "cosine")
+
+    return {
+        "gap_cosine": cosine(g), "gap_cosine_centred": cosine(g - mean),
+        "gap_euclid": cdist(g, g), "gap_pearson": cdist(g, g, "correlation"),
+        "gap_spearman": 1 - spearmanr(g, axis=1).statistic,
+        "map_cosine": cosine(a.reshape(len(a), -1)), "max_cosine": cosine(a.max(axis=2)),
+        "gem_cosine": cosine((np.maximum(a, 1e-6) ** 3).mean(axis=2) ** (1 / 3)),
+        "bilinear_cosine": cosine(np.sign(second) * np.sqrt(np.abs(second))),
+        "mahalanobis": cdist(g, g, "mahalanobis", VI=np.linalg.inv(covariance)),
+        "cam_pred_cosine": cosine(np.einsum("np,ncp->nc", share, a)),
+        "energy_cosine": cosine(np.einsum("np,ncp->nc", energy, a)),
+        "gap_wpred_cosine": cosine(g * np.maximum(own, 0)), "fc_cosine": cosine(g),
+        "logits_cosine": cosine(logits), "softmax_dot": 1 - p @ p.T,
+        "pixel_euclid": cdist(pixels, pixels), "whitened_cosine": cosine(white),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "lda_cosine"])
+def test_measure_is_what_it_says(name, features):
+    found, told = distances(features, name), wanted(features)[name]
+    off = ~np.eye(len(found), dtype=bool)
+    if name == "whitened_cosine":
+        # Symmetric and Cholesky whitening differ by a rotation, which keeps cosines.
+        np.testing.assert_allclose(found[off], told[off], atol=1e-4)
+    np.testing.assert_allclose(found[off], told[off], atol=2e-4, rtol=2e-3)
+
+
+def test_lda_spans_what_scikit_learn_finds(features):
+    measure = ready_measure(features, "lda_cosine")
+    train = features.arrays["gap"][:60].astype(np.float64)
+    codes = features.codes[:60]
+    means = np.stack([train[codes == code].mean(axis=0) for code in range(K)])
+    shrunk, weight = ledoit_wolf(train - means[codes], assume_centered=True)
+    assert 0 < weight < 1
+    v = measure.fitted["components"].astype(np.float64)
+    assert v.shape == (C, K - 1)
+    np.testing.assert_allclose(v.T @ shrunk @ v, np.eye(K - 1), atol=1e-4)
+    peer = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=_Shrunk()).fit(
+        train, codes
+    )
+    theirs = peer.scalings_[:, : K - 1]
+    q, r = np.linalg.qr(v)[0], np.linalg.qr(theirs)[0]
+    assert np.linalg.svd(q.T @ r, compute_uv=False) == pytest.approx(np.ones(K - 1), abs=0.05)
+
+
+class _Shrunk:
+    """Ledoit and Wolf's covariance, in the form that scikit-learn asks for."""
+
+    def fit(self, x):
+        self.covariance_ = ledoit_wolf(x)[0]
+        return self
+
+    def get_params(self, deep=True):
+        return {}
+
+    def __sklearn_tags__(self):
+        raise AttributeError
+
+
+@pytest.mark.parametrize("name", list(MEASURES))
+def test_any_block_gives_the_same_vectors_and_inputs_stay(name, features):
+    measure = ready_measure(features, name)
+    before = {tap: values.copy() for tap, values in features.arrays.items()}
+    whole = embed_rows(features, measure, np.arange(N))
+    cut = embed_rows(features, measure, np.arange(N), block=7)
+    np.testing.assert_allclose(cut, whole, atol=2e-6 * max(1.0, np.abs(whole).max()))
+    assert whole.dtype == np.float32
+    assert whole.flags.c_contiguous
+    for tap, values in before.items():
+        assert np.array_equal(values, features.arrays[tap])
+
+
+@pytest.mark.parametrize("name", list(MEASURES))
+def test_measures_travel_to_other_processes(name, features):
+    measure = ready_measure(features, name)
+    again = pickle.loads(pickle.dumps(measure))
+    assert again.digest == measure.digest
+    rows = np.arange(5)
+    assert np.array_equal(embed_rows(features, again, rows), embed_rows(features, measure, rows))
+
+
+def test_fitted_arrays_are_kept_with_their_rows_and_used_again(features):
+    first = ready_measure(features, "lda_cosine")
+    assert np.array_equal(first.fitted_rows, np.arange(60))
+    kept = set(features.held)
+    assert {"measures/lda_cosine/mean", "measures/lda_cosine/rows"} < kept
+    features.arrays["gap"] = features.arrays["gap"] + 1
+    assert ready_measure(features, "lda_cosine").digest == first.digest
+    other = ready_measure(features, "lda_cosine", fit_rows=np.arange(40))
+    assert other.digest != first.digest
+    assert np.array_equal(other.fitted_rows, np.arange(40))
+
+
+def test_a_fit_is_made_anew_when_its_rows_left_the_train_split(features):
+    ready_measure(features, "gap_cosine_centred")
+    features.listed["split"] = np.where(np.arange(N) < 50, "train", "held_out")
+    assert np.array_equal(ready_measure(features, "gap_cosine_centred").fitted_rows, np.arange(50))
+
+
+def test_what_is_missing_is_named(features):
+    with pytest.raises(BadInput, match=r"unknown measure 'gap'.*gap_cosine"):
+        ready_measure(features, "gap")
+    del features.arrays["last_conv"]
+    with pytest.raises(BadInput, match=r"alike extract .* --taps last_conv"):
+        ready_measure(features, "map_cosine")
+    del features.held["classifier/weight"]
+    with pytest.raises(BadInput, match="linear classifier"):
+        ready_measure(features, "gap_wpred_cosine")
+    features.listed["split"] = "held_out"
+    with pytest.raises(BadInput, match="--train-share"):
+        ready_measure(features, "lda_cosine")
+    with pytest.raises(BadInput, match="ready_measure"):
+        MEASURES["lda_cosine"].embed({"gap": features.arrays["gap"]}, {})
+
+
+def test_a_classifier_of_other_width_has_no_cam(features):
+    features.held["classifier/weight"] = np.ones((K, 7), np.float32)
+    measure = ready_measure(features, "cam_pred_cosine")
+    with pytest.raises(BadInput, match="7 inputs but the map has 16"):
+        embed_rows(features, measure, np.arange(3))
+
+
+def test_nan_rows_are_named_and_zero_vectors_are_not_nan(features):
+    features.arrays["gap"][[4, 70]] = np.nan
+    measure = ready_measure(features, "gap_cosine")
+    with pytest.raises(BadInput, match="rows 4, 70 of in-memory"):
+        embed_rows(features, measure, np.arange(N))
+    features.arrays["gap"][[4, 70]] = 0.0
+    assert not embed_rows(features, measure, np.array([4])).any()
+
+
+def test_cam_that_is_zero_everywhere_falls_back_to_gap(features):
+    features.held["classifier/weight"] = -np.ones((K, C), np.float32)
+    np.testing.assert_allclose(
+        distances(features, "cam_pred_cosine"), distances(features, "gap_cosine"), atol=1e-5
+    )
+
+
+def test_many_channels_are_projected_before_the_second_order(features):
+    maps = np.maximum(np.random.default_rng(0).standard_normal((6, 200, 2, 2)), 0)
+    features.arrays["last_conv"] = maps.astype(np.float16)
+    measure = ready_measure(features, "bilinear_cosine")
+    assert embed_rows(features, measure, np.arange(6)).shape == (6, 128 * 129 // 2)
+
+
+def test_balanced_rows_share_evenly_and_leave_the_unlabelled_out():
+    labels = np.array(["a"] * 100 + ["b"] * 10 + ["c"] * 100 + [""] * 5, dtype=object)
+    found = balanced_rows(np.arange(215), labels, 70)
+    assert len(found) == 70
+    assert [int((labels[found] == name).sum()) for name in "abc"] == [30, 10, 30]
+    assert len(balanced_rows(np.arange(215), labels, 500)) == 210
+    assert np.array_equal(found, balanced_rows(np.arange(215), labels, 70))
+
+
+class TestSets:
+    @pytest.fixture
+    def maps(self):
+        draw = np.random.default_rng(0)
+        return np.maximum(draw.standard_normal((5, 8, 3, 3)), 0)
+
+    @pytest.mark.parametrize("name", list(SET_MEASURES))
+    def test_equal_maps_are_at_zero_and_order_does_not_matter(self, name, maps):
+        to_all = SET_MEASURES[name].to_all
+        assert to_all(maps[0], maps[:1])[0] == pytest.approx(0.0, abs=1e-9)
+        there, back = to_all(maps[0], maps[1:2])[0], to_all(maps[1], maps[:1])[0]
+        assert there == pytest.approx(back, rel=1e-6)
+        assert there > 0.01
+        moved = maps[:1, :, ::-1, ::-1]
+        assert to_all(maps[0], moved)[0] == pytest.approx(0.0, abs=1e-9)
+
+    def test_chamfer_by_loops(self, maps):
+        def unit(m):
+            flat = m.reshape(8, 9).T
+            return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+        likeness = unit(maps[0]) @ unit(maps[1]).T
+        wanted = 1 - (likeness.max(axis=1).mean() + likeness.max(axis=0).mean()) / 2
+        assert chamfer(maps[0], maps[1:2])[0] == pytest.approx(wanted)
+
+    def test_sinkhorn_is_that_of_pot(self, maps):
+        ot = pytest.importorskip("ot")
+
+        def flat(m):
+            return m.reshape(8, 9).T
+
+        def unit(m):
+            return flat(m) / np.linalg.norm(flat(m), axis=1, keepdims=True)
+
+        def weights(m, other):
+            raised = np.maximum(flat(m) @ flat(other).mean(axis=0), 0) + 1e-3
+            return raised / raised.sum()
+
+        one, two = maps[0], maps[1]
+        a, b = weights(one, two), weights(two, one)
+
+        def cost(x, y, p, q):
+            return ot.sinkhorn2(p, q, 1 - unit(x) @ unit(y).T, 0.05, numItermax=5000, stopThr=1e-12)
+
+        wanted = cost(one, two, a, b) - (cost(one, one, a, a) + cost(two, two, b, b)) / 2
+        found = SET_MEASURES["sinkhorn"].to_all(one, two[None])[0]
+        assert found == pytest.approx(float(wanted), rel=1e-4)
