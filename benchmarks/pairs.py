@@ -1,5 +1,8 @@
 """Speed of the analysis, each as a ratio to what bounds it, measured in the same run.
 
+Ratios are of seconds on the clock and, in brackets, of processor seconds: where other work shares
+the machine the second is the one to read.
+
 python benchmarks/pairs.py                 all, about three minutes on two cores
 python benchmarks/pairs.py histograms      one of: histograms, bfloat16, sklearn, dask, moments,
                                            neighbours, classes, bootstrap
@@ -10,11 +13,13 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from analysis.jobs import threads
+from analysis.bootstrap import Draws, weighted_histograms
+from analysis.jobs import Jobs
 from analysis.judged import Judged, judge
 from analysis.moments import class_moments, pair_statistics
 from analysis.neighbours import nearest
@@ -38,17 +43,39 @@ def features(n: int, dim: int, n_classes: int) -> tuple[Vectors, Judged]:
     return held_vectors(x[judged.rows], "cosine"), judged
 
 
-def best(run: Callable[[], Any], times: int = 2) -> tuple[float, Any]:
-    """Seconds of the fastest run, and what it gave."""
-    took, found = np.inf, None
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and processor seconds of all threads."""
+
+    wall: float
+    cpu: float
+
+    def over(self, other: "Took") -> str:
+        """How many times as long this took as the other."""
+        return f"{self.wall / other.wall:.2f} [{self.cpu / other.cpu:.2f}]"
+
+    def rate(self, n: float) -> str:
+        """Millions a second, on the clock and by processor second."""
+        return f"{n / self.wall / 1e6:.0f} M/s [{n / self.cpu / 1e6:.0f} M a CPU s]"
+
+
+def best(run: Callable[[], Any], times: int = 2) -> tuple[Took, Any]:
+    """The fastest run of each kind of second, and what it gave."""
+    wall, cpu, found = np.inf, np.inf, None
     for _ in range(times):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         found = run()
-        took = min(took, time.perf_counter() - started)
-    return took, found
+        wall = min(wall, time.perf_counter() - started)
+        cpu = min(cpu, time.process_time() - busy)
+    return Took(wall, cpu), found
 
 
-def bare_product(vectors: Vectors, product: Any) -> float:
+def here(stage: str) -> Any:
+    """Dask's threads."""
+    return Jobs(None, CORES).run(stage)
+
+
+def bare_product(vectors: Vectors, product: Any) -> Took:
     """Seconds of the float32 products of the same tiles, nothing else, on two threads."""
 
     def one(slab: Any) -> None:
@@ -63,38 +90,38 @@ def bare_product(vectors: Vectors, product: Any) -> float:
 def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     """All pairs with class-pair histograms against the bare product. Goal: 0.85 of its rate."""
     vectors, judged = features(n, dim, n_classes)
-    count_pairs(*features(500, 8, 2))
     pairs = n * (n - 1) / 2
     fastest = best_product(dim, np.inf)
-    took, counts = best(lambda: count_pairs(vectors, judged, run=threads("pairs", workers=CORES)))
-    bare, blas = bare_product(vectors, fastest), bare_product(vectors, by_numpy)
+    bare = bare_product(vectors, fastest)
+    took, counts = best(lambda: count_pairs(vectors, judged, run=here("pairs")))
+    blas = bare_product(vectors, by_numpy)
     area = auc(*counts.total)
     print(
-        f"histograms N={n} D={dim} C={n_classes}: {pairs / took / 1e6:.0f} M pairs/s ({took:.2f} s)"
-        f"; bare {fastest.__name__} {pairs / bare / 1e6:.0f} M/s, by_numpy "
-        f"{pairs / blas / 1e6:.0f} M/s; ratio to the fastest {bare / took:.2f}, to numpy's "
-        f"{blas / took:.2f}; AUC {area.value:.6f} +- {(area.high - area.low) / 2:.1e}; "
-        f"layers {plan_layers(n_classes, n)}"
+        f"histograms N={n} D={dim} C={n_classes}: {took.rate(pairs)} in {took.wall:.2f} s\n"
+        f"  bare product: {fastest.__name__} {bare.rate(pairs)}, by_numpy {blas.rate(pairs)}\n"
+        f"  rate as a share of the fastest product's {bare.over(took)}, of numpy's "
+        f"{blas.over(took)}\n"
+        f"  AUC {area.value:.6f}, interval {area.high - area.low:.1e} wide; "
+        f"{plan_layers(n_classes, n)}"
     )
 
 
 def bfloat16(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     """The same with bfloat16 products. Goal: 1.5 of the float32 product's rate."""
     vectors, judged = features(n, dim, n_classes)
-    count_pairs(*features(500, 8, 2))
-    runner = threads("pairs", workers=CORES)
     bins = measured_bins(vectors)
     took, rough = best(
-        lambda: count_pairs(vectors, judged, bins=bins, precision="bfloat16", run=runner)
+        lambda: count_pairs(vectors, judged, bins=bins, precision="bfloat16", run=here("pairs"))
     )
-    exact = count_pairs(vectors, judged, bins=bins, run=runner)
-    bare = bare_product(vectors, best_product(dim, np.inf))
-    pairs = n * (n - 1) / 2
+    exact = count_pairs(vectors, judged, bins=bins, run=here("pairs"))
+    fastest = best_product(dim, np.inf)
+    bare, blas = (bare_product(vectors, product) for product in (fastest, by_numpy))
     one, other = auc(*rough.total), auc(*exact.total)
     print(
-        f"bfloat16 N={n}: {pairs / took / 1e6:.0f} M pairs/s, ratio to the float32 product "
-        f"{bare / took:.2f}; AUC {one.value:.7f} against {other.value:.7f} "
-        f"({one.value - other.value:+.1e}; interval of float32 {other.low:.7f}..{other.high:.7f})"
+        f"bfloat16 N={n}: {took.rate(n * (n - 1) / 2)}; rate over the float32 product's: "
+        f"{fastest.__name__} {bare.over(took)}, by_numpy {blas.over(took)}\n"
+        f"  AUC {one.value:.7f} against {other.value:.7f}: {one.value - other.value:+.1e}, "
+        f"interval {other.low:.7f} to {other.high:.7f}"
     )
 
 
@@ -103,9 +130,7 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
     from sklearn.metrics import pairwise_distances, roc_auc_score
 
     vectors, judged = features(n, dim, 10)
-    count_pairs(*features(500, 8, 2))
-    runner = threads("pairs", workers=CORES)
-    took, counts = best(lambda: count_pairs(vectors, judged, run=runner))
+    took, counts = best(lambda: count_pairs(vectors, judged, run=here("pairs")), 3)
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     x = vectors.fetch(0, n)
 
@@ -119,37 +144,36 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - ours) / 2**20
     found = auc(*counts.total)
     print(
-        f"sklearn N={n} D={dim}: ours {took:.3f} s, sklearn {theirs:.1f} s, ratio "
-        f"{theirs / took:.0f}, {more:.1f} GB less memory; AUC {found.value:.9f} and {wanted:.9f}"
+        f"sklearn N={n} D={dim}: ours {took.wall:.3f} s, sklearn {theirs.wall:.1f} s, ratio "
+        f"{theirs.over(took)}, {more:.1f} GB less memory; AUC {found.value:.9f} and {wanted:.9f}"
     )
 
 
 def dask(n: int = 30_000, dim: int = 512) -> None:
     """Dask's threads against a plain pool of threads. Goal: at most 10 % more time."""
     vectors, judged = features(n, dim, 10)
-    count_pairs(*features(500, 8, 2))
 
     def pool(function: Any, items: Any) -> Any:
         with one_thread_each(), ThreadPoolExecutor(CORES) as workers:
             return list(workers.map(function, items))
 
-    plain, _ = best(lambda: count_pairs(vectors, judged, run=pool), 3)
-    took, _ = best(lambda: count_pairs(vectors, judged, run=threads("p", workers=CORES)), 3)
-    print(f"dask N={n}: {took:.2f} s, plain threads {plain:.2f} s, {took / plain - 1:+.1%}")
+    plain, _ = best(lambda: count_pairs(vectors, judged, run=pool), 4)
+    took, _ = best(lambda: count_pairs(vectors, judged, run=here("pairs")), 4)
+    print(f"dask N={n}: {took.wall:.2f} s, plain threads {plain.wall:.2f} s, {took.over(plain)}")
 
 
 def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     """Means of all class pairs against reading the data once. Goal: within twice that."""
     vectors, judged = features(n, dim, n_classes)
-    class_moments(*features(500, 8, 2))
     x = vectors.fetch(0, n)
     read, _ = best(lambda: float(x.sum()), 5)
-    runner = threads("moments", workers=CORES)
-    took, _ = best(
-        lambda: pair_statistics(class_moments(vectors, judged, run=runner, second=False)), 5
-    )
-    print(f"moments N={n} D={dim} C={n_classes}: {took:.3f} s, reading once {read:.3f} s, "
-          f"ratio {took / read:.2f}")  # fmt: skip
+
+    def ours(held: Vectors, of: Judged) -> Any:
+        return pair_statistics(class_moments(held, of, run=here("moments"), second=False))
+
+    took, _ = best(lambda: ours(vectors, judged), 5)
+    print(f"moments N={n} D={dim} C={n_classes}: {took.wall:.3f} s, reading once "
+          f"{read.wall:.3f} s, ratio {took.over(read)}")  # fmt: skip
     from sklearn.metrics import pairwise_distances
 
     small, few = features(20_000, dim, n_classes)
@@ -159,10 +183,10 @@ def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
         masks = [few.codes == code for code in range(n_classes)]
         return [distances[a][:, b].mean() for a in masks for b in masks]
 
-    ours, _ = best(lambda: pair_statistics(class_moments(small, few, run=runner, second=False)), 5)
+    took, _ = best(lambda: ours(small, few), 5)
     theirs, _ = best(naive, 1)
-    print(f"moments N=20000: ours {ours:.3f} s, sklearn with masks {theirs:.1f} s, ratio "
-          f"{theirs / ours:.0f}")  # fmt: skip
+    print(f"moments N=20000: ours {took.wall:.3f} s, sklearn with masks {theirs.wall:.1f} s, "
+          f"ratio {theirs.over(took)}")  # fmt: skip
 
 
 def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
@@ -170,8 +194,7 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
     import faiss
 
     vectors, judged = features(n, dim, n_classes)
-    nearest(*features(500, 8, 2))
-    took, _ = best(lambda: nearest(vectors, judged, 10, run=threads("n", workers=CORES)), 1)
+    took, _ = best(lambda: nearest(vectors, judged, 10, run=here("neighbours")), 1)
     x = vectors.fetch(0, n)
     faiss.omp_set_num_threads(CORES)
     index = faiss.IndexFlatIP(dim)
@@ -180,9 +203,9 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
     theirs, _ = best(lambda: index.search(x, k), 1)
     short, _ = best(lambda: index.search(x, 11), 1)
     print(
-        f"neighbours N={n} D={dim}: k=10 with MAP@R (R={k - 1}) {took:.2f} s; faiss flat k={k} "
-        f"{theirs:.2f} s, k=11 {short:.2f} s; ratio to the first {took / theirs:.2f}, to the "
-        f"second {took / short:.2f}"
+        f"neighbours N={n} D={dim}: k=10 and MAP@R (R={k - 1}) {took.wall:.2f} s; faiss flat "
+        f"k={k} {theirs.wall:.2f} s, k=11 {short.wall:.2f} s; ours over the first "
+        f"{took.over(theirs)}, over the second {took.over(short)}"
     )
 
 
@@ -196,15 +219,23 @@ def classes(n: int = 50_000, dim: int = 512) -> None:
 
 def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
     """Image bootstrap with every pair reweighed, without computing a distance twice."""
-    from analysis.bootstrap import image_weights, weighted_histograms
-
     vectors, judged = features(n, 512, 10)
     bins = measured_bins(vectors)
-    weights = image_weights(judged, replicates, 0)
-    runner = threads("bootstrap", workers=CORES)
-    took, _ = best(lambda: weighted_histograms(vectors, judged, bins, weights, run=runner), 2)
+    draws = Draws(judged, replicates, 0)
+    took, _ = best(lambda: weighted_histograms(vectors, draws, bins, run=here("bootstrap")))
     pairs = n * (n - 1) / 2
-    print(f"bootstrap N={n} R={replicates}: {took:.2f} s, {took / pairs * 1e9:.1f} ns a pair")
+    print(f"bootstrap N={n} R={replicates}: {took.wall:.2f} s, "
+          f"{took.cpu / pairs * 1e9:.1f} CPU ns a pair")  # fmt: skip
+
+
+def warm() -> None:
+    """Compile, or load what was compiled, before anything is timed."""
+    vectors, judged = features(500, 8, 2)
+    count_pairs(vectors, judged)
+    nearest(vectors, judged)
+    class_moments(vectors, judged)
+    weighted_histograms(vectors, Draws(judged, 2, 0), measured_bins(vectors))
+    count_pairs(*features(2000, 8, 200))
 
 
 PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, bootstrap)
@@ -214,6 +245,7 @@ if __name__ == "__main__":
     parser.add_argument("parts", nargs="*", choices=[[], *(part.__name__ for part in PARTS)])
     wanted = parser.parse_args().parts
     print(f"tiles of {TILE} x {TILE}, {CORES} cores")
+    warm()
     for part in PARTS:
         if not wanted or part.__name__ in wanted:
             part()

@@ -73,7 +73,7 @@ def _raw(maps: Maps) -> Floats:
 def _columns(maps: Maps) -> Floats:
     raw = _raw(maps)
     norm = np.linalg.norm(raw, axis=2, keepdims=True)
-    return np.divide(raw, norm, out=np.zeros_like(raw), where=norm > 0)
+    return np.asarray(np.divide(raw, norm, out=np.zeros_like(raw), where=norm > 0))
 
 
 def _likeness(left: Floats, right: Floats) -> Floats:
