@@ -10,7 +10,7 @@ import torch
 
 from analysis.explain_inputs import Source, framed
 from analysis.likeness import Likeness, difference, likeness
-from analysis.overlay import SIDE, Pixels, Tile, full_colour, overlay, panel
+from analysis.overlay import SIDE, Pixels, Tile, overlay, panel
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def alike_panel(
         title: above all.
 
     Returns:
-        (H, W, 3) uint8; both images of a pair are drawn on one scale.
+        (H, W, 3) uint8; each map has its own scale, for both sides sum to the same.
     """
     rows = []
     for pair, both in zip(pairs, names, strict=True):
@@ -82,12 +82,11 @@ def alike_panel(
 
 
 def _side(pair: Alike, found: Likeness, side: int) -> Tile:
-    maps = (found.on_a, found.on_b)
-    top = max(full_colour(heat) for heat in maps)
+    heat = (found.on_a, found.on_b)[side]
     what = "centred likeness" if found is pair.centred else found.what
     whole = f" of {found.value:.3f}" if found.what == "difference" else ""
-    share = f"sums to {maps[side].sum():.3f}{whole}"
-    return Tile(overlay(pair.images[side], maps[side], top=top, side=SIDE), (what, share))
+    drawn = overlay(pair.images[side], heat, side=SIDE)
+    return Tile(drawn, (what, f"sums to {heat.sum():.3f}{whole}"))
 
 
 def _last_map(network: "Network", frame: torch.Tensor) -> Floats:

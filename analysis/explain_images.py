@@ -64,7 +64,9 @@ class Explained:
         if any(self.found):
             made["explanations"] = explanation_panel([row for row in self.found if row])
         if self.alike is not None:
-            made[LIKENESS] = alike_panel([self.alike], [(self.names[0], self.names[1])])
+            made[LIKENESS] = alike_panel(
+                [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
+            )
         return made
 
     @property

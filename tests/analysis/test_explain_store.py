@@ -1,0 +1,205 @@
+"""Explanations over a store: pairs, classes, whole sets, continuity, and the command."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from analysis.continuity import Sampling
+from analysis.explain import explain
+from analysis.explain_alike import centre_of, compare_images, stored_pair
+from analysis.explain_classes import class_likeness, confused_pairs
+from analysis.explain_continuity import continuity_of, read_continuity
+from analysis.explain_images import explain_images
+from analysis.explain_inputs import network_for
+from analysis.explain_set import explain_set, stored_relevance
+from analysis.overlay import Tile, full_colour, overlay, panel, png
+from extract.errors import BadInput
+from extract.network import load_network
+from extract.pipeline import extract
+from extract.source import open_source
+from extract.store import Store
+
+NETWORK = """
+import torch
+from torch import nn
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Eighteen pictures of three classes, a bright square in another corner for each class."""
+    place = tmp_path_factory.mktemp("explained")
+    (place / "nets.py").write_text(NETWORK)
+    dice = np.random.default_rng(0)
+    for number, label in enumerate(("left", "right", "middle")):
+        (place / "images" / label).mkdir(parents=True)
+        for picture in range(6):
+            pixels = dice.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+            pixels[4:14, 2 + 9 * number : 12 + 9 * number, number] = 230
+            Image.fromarray(pixels).save(place / "images" / label / f"{picture}.png")
+    network = load_network(f"{place / 'nets.py'}:small", class_names=["left", "right", "middle"])
+    store = Store.open(place / "store", create=True)
+    extract(open_source(str(place / "images")), network, store, device="cpu", threads=1)
+    return store.features()
+
+
+def image_file(features, row):
+    spec, _ = features.store.source()
+    return f"{spec}/{features.table().set_index('row')['path'][row]}"
+
+
+def test_two_images_are_alike_as_their_stored_features_say(features):
+    network = network_for(features)
+    found = compare_images(image_file(features, 0), image_file(features, 7), network)
+    a, b = features.read("gap", np.array([0, 7])).astype(np.float64)
+    expected = a @ b / np.sqrt((a @ a) * (b @ b))
+    assert found.likeness.value == pytest.approx(expected, rel=1e-5)
+    assert found.likeness.on_a.sum() == pytest.approx(expected, rel=1e-5)
+    assert found.difference.on_a.sum() + found.difference.on_b.sum() == pytest.approx(
+        1 - expected, rel=1e-3
+    )
+    stored = stored_pair(features, 0, 7, centre=centre_of(features))
+    assert stored.likeness.value == pytest.approx(expected, rel=1e-2)
+    np.testing.assert_array_equal(stored.images[0], found.images[0])
+
+
+def test_every_class_is_decomposed_and_sums_to_its_mean_cosines(features):
+    found = {one.label: one for one in class_likeness(features)}
+    assert sorted(found) == ["left", "middle", "right"]
+    one = found["left"]
+    pooled = features.read("gap", one.rows).astype(np.float64)
+    units = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    expected = ((units @ units.T).sum(axis=1) - 1) / (len(units) - 1)
+    np.testing.assert_allclose(one.to_class.sum(axis=(1, 2)), expected, rtol=2e-3)
+    assert one.mean_map.shape == one.telling_map.shape == one.to_class.shape[1:]
+    with pytest.raises(BadInput, match="no images of class up"):
+        list(class_likeness(features, labels=["up"]))
+
+
+def test_confused_pairs_are_the_most_alike_of_different_classes(features):
+    table = confused_pairs(features, 4)
+    everyone = features.table()
+    pooled = features.read("gap", everyone["row"].to_numpy()).astype(np.float64)
+    units = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    different = everyone["label"].to_numpy()[:, None] != everyone["label"].to_numpy()[None, :]
+    assert table["cosine"].iloc[0] == pytest.approx((units @ units.T)[different].max(), rel=1e-6)
+    assert (table["label_a"] != table["label_b"]).all()
+    assert (np.diff(table["cosine"]) <= 0).all()
+
+
+def test_a_whole_store_is_explained_once(features):
+    first = explain_set(features, methods=("gradcam", "lrp"))
+    again = explain_set(features, methods=("gradcam", "lrp"))
+    assert (first.n_computed, first.n_reused) == (36, 0)
+    assert (again.n_computed, again.n_reused) == (0, 36)
+    (part,) = stored_relevance(features, "lrp")
+    np.testing.assert_array_equal(part["rows"], features.table()["row"])
+    alone = explain(image_file(features, 5), network_for(features), "lrp")
+    at = int(np.flatnonzero(part["rows"] == 5)[0])
+    np.testing.assert_allclose(part["relevance"][at], alone.relevance, atol=1e-6)
+    limited = explain_set(features, methods=("sa",), limit=5)
+    assert sorted(limited.table["label"].value_counts()) == [1, 2, 2]
+
+
+def test_explaining_by_another_network_is_refused(features):
+    other = load_network("squeezenet1_1", "none")
+    with pytest.raises(BadInput, match="give the network that made them"):
+        explain_set(features, other)
+
+
+def test_continuity_is_kept_in_the_store(features):
+    assert read_continuity(features.store, features.key) is None
+    sampling = Sampling(directions=1, pairs=6)
+    made = continuity_of(
+        features, n_images=6, split=None, methods=("cam", "lrp"), sampling=sampling
+    )
+    table, picture = read_continuity(features.store, features.key)
+    assert table["max"].tolist() == made.table["max"].tolist()
+    assert set(table["pairs"]) >= {"noise", "shift_half", "nearest_same", "different_class"}
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_given_images_by_path_and_by_row(features):
+    found = explain_images(
+        [image_file(features, 3), 3], features, methods=("cam", "lrp", "likeness")
+    )
+    table = found.table.set_index(["image", "method"])
+    assert table.loc["3", "lrp"]["sum"] == pytest.approx(table["sum"].iloc[1])
+    assert found.alike.likeness.value == pytest.approx(1)
+    assert set(found.pictures) == {"explanations", "likeness"}
+    assert found.arrays["0/likeness"].sum() == pytest.approx(1, rel=1e-5)
+    with pytest.raises(BadInput, match="no row 999"):
+        explain_images([999], features)
+    with pytest.raises(BadInput, match="no class 'up'"):
+        explain_images([0], features, methods=("cam",), target="up")
+    with pytest.raises(BadInput, match="give a second one"):
+        explain_images([0], features, methods=("likeness",))
+    assert explain_images([0], features, methods=("cam",), target="right").found[0][0].target == 1
+
+
+def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
+    from flows.cli import app
+
+    where = ["--store", features.store.url, "--to", str(tmp_path), "--json"]
+    said = CliRunner().invoke(app, ["explain", "0", "7", "--methods", "cam,likeness", *where])
+    assert said.exit_code == 0, said.output
+    told = json.loads(said.stdout)["images"]
+    assert [row["method"] for row in told["maps"]] == ["cam", "cam"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0-7-explanations.png",
+        "0-7-likeness.png",
+    ]
+    said = CliRunner().invoke(app, ["explain", "--classes", "--confused", "2", *where])
+    assert said.exit_code == 0, said.output
+    told = json.loads(said.stdout)
+    assert len(told["classes"]["classes"]) == 3
+    assert (tmp_path / "confused.png").is_file()
+
+
+def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
+    image = np.full((8, 8, 3), 120, np.uint8)
+    heat = np.zeros((2, 2), np.float32)
+    assert (overlay(image, heat) == overlay(image, heat)[0, 0]).all()
+    heat[0, 0], heat[1, 1] = 1, -1
+    found = overlay(image, heat).astype(int)
+    assert found[0, 0, 0] > found[0, 0, 2] + 50
+    assert found[-1, -1, 2] > found[-1, -1, 0] + 50
+    assert overlay(image, heat, side=32).shape == (32, 32, 3)
+    assert full_colour(heat) == pytest.approx(1)
+
+
+def test_a_panel_is_a_png_and_needs_a_tile():
+    sheet = panel(
+        [[Tile(np.zeros((4, 6, 3), np.uint8), ("a very long line of text " * 9,))]], side=50
+    )
+    assert sheet.shape[1] == 50 + 16
+    assert png(sheet).startswith(b"\x89PNG")
+    with pytest.raises(BadInput, match="no tiles"):
+        panel([])
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam", "sa", "lrp", "lrp_gamma", "deep_taylor"])
+def test_a_real_image_by_a_trained_network(shared_data, method):
+    network = load_network("squeezenet1_1", str(shared_data / "weights/squeezenet1_1_imagenet.pth"))
+    with tarfile.open(shared_data / "nips2017_first200.tar") as held:
+        names = sorted(name for name in held.getnames() if name.endswith((".jpg", ".png", ".jpeg")))
+        data = held.extractfile(names[0]).read()
+    found = explain(data, network, method)
+    assert found.relevance.max() > 0
+    assert 0 < found.probability <= 1
+    total = float(found.relevance.sum(dtype=np.float64))
+    if method == "cam":
+        assert total / found.relevance.size == pytest.approx(found.score, rel=1e-4)
+    if method in ("lrp", "deep_taylor"):
+        assert total == pytest.approx(found.score, rel=1e-3)
