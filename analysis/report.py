@@ -127,7 +127,9 @@ def _top(subject: Subject, run: dict[str, Any]) -> str:
         else ""
     )
     kicker = " · ".join(
-        str(run[key]) for key in ("title", "network", "source", "created") if run.get(key)
+        _last_part(str(run[key]))
+        for key in ("title", "network", "source", "created")
+        if run.get(key)
     )
     lines = "".join(f"<p>{text(line)}</p>" for line in said.sentences)
     return (
@@ -138,6 +140,11 @@ def _top(subject: Subject, run: dict[str, Any]) -> str:
         "</noscript>"
         "</header>"
     )
+
+
+def _last_part(name: str) -> str:
+    """A path without its folders; the whole of it stands among the settings."""
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def _foot(run: dict[str, Any]) -> str:

@@ -170,9 +170,15 @@ def _of_two(
     low, high = row["low"], row["high"]
     surely = math.isfinite(low) and math.isfinite(high)
     if surely and low > 0:
-        tone, headline = "better", "Yes: same-class features came closer."
+        tone, headline = (
+            "better",
+            "Yes: same-class features came closer, measured against other classes.",
+        )
     elif surely and high < 0:
-        tone, headline = "worse", "No: same-class features moved further apart."
+        tone, headline = (
+            "worse",
+            "No: same-class features moved apart, measured against other classes.",
+        )
     else:
         tone, headline = (
             "unclear",
@@ -248,12 +254,15 @@ def _distances(before: Analysed, after: Analysed, measure: str) -> list[str]:
         return []
     near, nearer, far, farther = (value.value for value in found if value is not None)
     return [
-        f"The mean distance within a class went from {number(near, 'distance')} to "
-        f"{number(nearer, 'distance')}, between classes from {number(far, 'distance')} to "
-        f"{number(farther, 'distance')}: "
-        f"{number(near / far, 'share')} of the distance between classes before, "
+        f"The mean distance within a class {_moved(near, nearer)}, between classes it "
+        f"{_moved(far, farther)}: within is {number(near / far, 'share')} of between before, "
         f"{number(nearer / farther, 'share')} after."
     ]
+
+
+def _moved(old: float, new: float) -> str:
+    verb = "grew" if new > old else "fell" if new < old else "stayed"
+    return f"{verb} from {old:.3g} to {new:.3g}"
 
 
 def _accuracy_change(
@@ -280,7 +289,7 @@ def _against_control(control: pd.DataFrame | None) -> list[str]:
         return []
     row = control[control["score"] == "sameness"].iloc[0]
     low, high = _number(row["low"]), _number(row["high"])
-    sure = "surely so" if low > 0 or high < 0 else "within chance"
+    sure = "more than chance" if low > 0 or high < 0 else "within chance"
     return [
         f"The same further training without the consistency loss reaches {number(row['a'])}: the "
         f"loss itself makes a difference of {change(row['difference'])} "
@@ -292,6 +301,11 @@ def _worst_change(before: Analysed, after: Analysed, measure: str) -> list[str]:
     old, new = worst_class(before, measure), worst_class(after, measure)
     if old is None or new is None:
         return []
+    if old[0] == new[0]:
+        return [
+            f"The worst class is “{new[0]}” before and after: {number(old[1])}, then "
+            f"{number(new[1])}."
+        ]
     return [
         f"The worst class was “{old[0]}” with {number(old[1])} and is now “{new[0]}” "
         f"with {number(new[1])}."

@@ -41,7 +41,7 @@ def _tile(subject: Subject, score: str) -> str:
         span = interval(values[0].low, values[0].high, word.form)
         return tile(word.label, number(values[0].value, word.form), f"95 %: {span}" if span else "")
     row = _row(subject.comparison, score)
-    tone, note = "", ""
+    tone, note = "", change(values[1].value - values[0].value, word.form)
     if row is not None and math.isfinite(float(row["low"])):
         tone = _tone(row)
         span = interval(row["low"], row["high"], word.form, signed=True)

@@ -52,7 +52,7 @@ def two(made, compared, run_record, tmp_path_factory):
 def test_first_lines_answer(two):
     page, before, after = two
     said = first_lines(page)
-    assert "Yes: same-class features came closer." in said
+    assert "Yes: same-class features came closer" in said
     old, new = (
         m.tables["scores"].query("measure == 'gap_cosine' and score == 'sameness'").value.iloc[0]
         for m in (before, after)
@@ -172,7 +172,7 @@ def test_real_images_are_inside(real, digits, tmp_path):
         store=digits.store,
     )
     page = path.read_text(encoding="utf-8")
-    assert "Yes: same-class features came closer." in first_lines(page)
+    assert "Yes: same-class features came closer" in first_lines(page)
     for name in ("scores", "distances", "classes", "images", "map", "measures", "making"):
         assert f'<section id="{name}">' in page
     for said in ("Where it helped most", "Worst", "Classes taken for each other most often"):
