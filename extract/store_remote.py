@@ -35,7 +35,8 @@ class RemoteFiles:
         starts = [start for start, _ in ranges]
         stops = [None if start < 0 and stop == 0 else stop for start, stop in ranges]
         paths = [self.path(name)] * len(ranges)
-        return [bytes(one) for one in self._files.cat_ranges(paths, starts, stops)]
+        parts = self._files.cat_ranges(paths, starts, stops, on_error="raise")
+        return [bytes(one) for one in parts]
 
     def size(self, name: str) -> int | None:
         """Give the bytes of an object."""

@@ -182,14 +182,23 @@ def _remove_empty_folders(store: Store, key: str) -> None:
 
 
 def describe(store: Store) -> dict[str, object]:
-    """Give what `alike store ls` says of a store as a whole."""
+    """Give what `alike store ls` says of a store as a whole.
+
+    Among it `repeated`, the files whose bytes another file of the set has too, and
+    `labels_differ`, the images that have several labels that way (the first listed counts).
+    """
     view = store.images()
+    read = view[view["row"] >= 0]
+    repeated = read[read["row"].duplicated(keep=False)]
+    labels = repeated.groupby("row")["label"].nunique()
     return {
         "url": store.url,
         "images": len(view),
         "rows": store.n_rows,
-        "not_read": int((view["row"] < 0).sum()),
+        "not_read": len(view) - len(read),
         "classes": int(view["label"].nunique()),
+        "repeated": int(read["row"].duplicated().sum()),
+        "labels_differ": int((labels > 1).sum()),
         "train_share": store.split()[0],
         "source": json.loads(store.read_file("store.json")).get("source", {}).get("spec"),
     }

@@ -97,6 +97,11 @@ def ls(
         f"{whole['images']} images in {whole['classes']} classes, {whole['rows']} rows, "
         f"{whole['not_read']} could not be read; source: {whole['source']}\n"
     )
+    if whole["repeated"]:
+        sys.stdout.write(
+            f"{whole['repeated']} files repeat the bytes of another; "
+            f"{whole['labels_differ']} images have several labels that way: the first counts\n"
+        )
 
 
 def log(url: Url, json: Json = False) -> None:

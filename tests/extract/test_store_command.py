@@ -64,6 +64,14 @@ def test_bad_images_are_listed(run, tmp_path):
     assert "2 images without a feature" in run("ls", str(tmp_path), "--bad")[1]
 
 
+def test_files_with_the_same_bytes_are_told(run, tmp_path):
+    images = known.listing([0, 1, 2, 0, 1])
+    images.loc[4, "label"] = "another"
+    known.filled(tmp_path, 3).store.list_images(images)
+    out = run("ls", str(tmp_path))[1]
+    assert "2 files repeat the bytes of another; 1 images have several labels" in out
+
+
 def test_export_and_import(run, tmp_path):
     known.filled(tmp_path / "a", 1500)
     status, out, _ = run("export", str(tmp_path / "a"), str(tmp_path / "g.h5"))

@@ -116,6 +116,8 @@ def test_damage_is_named_and_repaired(place):
     assert verify(features.store).damage == ()
     features.store.files.remove(name)
     assert features.pending() == [1]
+    with pytest.raises(StoreDamaged, match=r"maps/c\.1.* is missing"):
+        features.read("maps", np.array([1030]))
 
 
 def test_only_one_creates_and_holds(place):
