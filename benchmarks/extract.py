@@ -6,7 +6,8 @@
 
 The images of a tar (class folders in it) are encoded again at `--side` pixels, `--images` of them,
 each different. Every round runs all contestants one after another, so that ratios are of one
-machine in one state; the median of rounds is printed, as images per second:
+machine in one state; the median of rounds is printed, as images per second, and beside it the CPU
+seconds per 1000 images of all threads and worker processes, which other load disturbs less:
 
     decode   read, check, decode, resize and crop with one thread a core, nothing else
     forward  a bare torch loop over tensors in memory: same batch, precision and memory format
@@ -21,6 +22,7 @@ stages share them; on a GPU it is the slowest stage alone.
 import argparse
 import io
 import json
+import resource
 import shutil
 import statistics
 import tarfile
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -74,7 +77,12 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def decode_only(bench: Bench) -> int:
+Run = tuple[int, tuple[float, float]]
+"""Images done, and (wall, CPU) seconds of preparation that do not count."""
+NOTHING = (0.0, 0.0)
+
+
+def decode_only(bench: Bench) -> Run:
     """Read, decode, resize and crop."""
     source = open_source(str(bench.folder))
 
@@ -83,10 +91,10 @@ def decode_only(bench: Bench) -> int:
         bench.network.transform.frame(decode(data))
 
     with ThreadPoolExecutor(bench.cores) as pool:
-        return len(list(pool.map(one, bench.paths)))
+        return len(list(pool.map(one, bench.paths))), NOTHING
 
 
-def forward_only(bench: Bench) -> int:
+def forward_only(bench: Bench) -> Run:
     """The whole network over one tensor, again and again."""
     module = bench.network.module.to(bench.device, memory_format=torch.channels_last)
     side = bench.network.transform.crop or 224
@@ -97,11 +105,12 @@ def forward_only(bench: Bench) -> int:
         for _ in range(steps):
             module(batch)
     bench.wait()
-    return steps * bench.batch
+    return steps * bench.batch, NOTHING
 
 
-def write_only(bench: Bench) -> int:
-    """Commit one unit; its time is kept apart from that of making the arrays."""
+def write_only(bench: Bench) -> Run:
+    """Commit one unit of real features; making those does not count."""
+    start, used = time.perf_counter(), cpu_seconds()
     store = Store.open(bench.place / "write", create=True)
     done = extract_arrays(bench, min(len(bench.paths), UNIT))
     rows = len(next(iter(done.values())))
@@ -113,20 +122,13 @@ def write_only(bench: Bench) -> int:
         "state": "ok",
         "reason": "",
     }
-    import pandas as pd
-
     store.list_images(pd.DataFrame(listing))
     described = bench.network.extraction(bench.taps, bench.precision)
     shapes = {name: (array.shape[1:], str(array.dtype)) for name, array in done.items()}
     features = store.create_features(described.to_dict(), described.key, shapes)
-    start = time.perf_counter()
+    excused = time.perf_counter() - start, cpu_seconds() - used
     features.write_unit(0, done)
-    global _written
-    _written = rows / (time.perf_counter() - start)
-    return rows
-
-
-_written = 0.0
+    return rows, excused
 
 
 def extract_arrays(bench: Bench, rows: int) -> dict[str, np.ndarray]:
@@ -140,7 +142,7 @@ def extract_arrays(bench: Bench, rows: int) -> dict[str, np.ndarray]:
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in arrays.items()}
 
 
-def plain(bench: Bench) -> int:
+def plain(bench: Bench) -> Run:
     """What a user would write."""
     from torchvision.models import get_model_weights
 
@@ -164,10 +166,10 @@ def plain(bench: Bench) -> int:
     hook.remove()
     for name, arrays in kept.items():
         np.save(bench.place / f"{name}.npy", np.concatenate(arrays))
-    return len(bench.paths)
+    return len(bench.paths), NOTHING
 
 
-def ours(bench: Bench) -> int:
+def ours(bench: Bench) -> Run:
     """Everything, into an empty store."""
     store = Store.open(bench.place / "store", create=True)
     report = extract(
@@ -179,10 +181,10 @@ def ours(bench: Bench) -> int:
         precision=bench.precision,
         batch_size=bench.batch,
     )
-    return report.n_computed
+    return report.n_computed, NOTHING
 
 
-CONTESTANTS: dict[str, Callable[[Bench], int]] = {
+CONTESTANTS: dict[str, Callable[[Bench], Run]] = {
     "decode": decode_only,
     "forward": forward_only,
     "write": write_only,
@@ -191,14 +193,20 @@ CONTESTANTS: dict[str, Callable[[Bench], int]] = {
 }
 
 
-def rate(name: str, bench: Bench) -> float:
-    """Images per second of one contestant, in an empty place."""
+def rate(name: str, bench: Bench) -> tuple[float, float]:
+    """(images per second, CPU seconds per 1000 images) of one contestant, in an empty place."""
     bench.place.mkdir(parents=True)
-    start = time.perf_counter()
-    images = CONTESTANTS[name](bench)
-    seconds = time.perf_counter() - start
+    start, used = time.perf_counter(), cpu_seconds()
+    images, excused = CONTESTANTS[name](bench)
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - used
     shutil.rmtree(bench.place)
-    return _written if name == "write" else images / seconds
+    return images / (seconds - excused[0]), (cpu - excused[1]) / images * 1000
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def make_images(tar: Path, folder: Path, count: int, side: int) -> None:
@@ -249,31 +257,36 @@ def main() -> None:
             settings.threads,
         )
         names = given.only.split(",")
-        rates: dict[str, list[float]] = {name: [] for name in names}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for _ in range(given.rounds):
             for name in names:
                 rates[name].append(rate(name, bench))
-    report(bench, {name: statistics.median(values) for name, values in rates.items()}, rates)
+    report(bench, rates)
 
 
-def report(bench: Bench, medians: dict[str, float], rates: dict[str, list[float]]) -> None:
+def report(bench: Bench, rates: dict[str, list[tuple[float, float]]]) -> None:
     """Rates, and ours as a share of what could be had."""
     print(
         f"{bench.network.name} {bench.precision} on {bench.device}, batch {bench.batch}, ", end=""
     )
     print(f"{bench.cores} cores, taps {','.join(bench.taps)}; images/s, median (all rounds)")
+    medians = {name: statistics.median(one for one, _ in rates[name]) for name in rates}
+    cpu = {name: statistics.median(one for _, one in rates[name]) for name in rates}
     for name, value in medians.items():
-        print(f"  {name:<8} {value:8.1f}   ({', '.join(f'{one:.1f}' for one in rates[name])})")
+        rounds = ", ".join(f"{one:.1f}" for one, _ in rates[name])
+        print(f"  {name:<8} {value:8.1f} images/s  {cpu[name]:6.2f} CPU s/1000   ({rounds})")
     ratios = {}
     if {"decode", "forward", "ours"} <= set(medians):
         alone = [medians["decode"], medians["forward"]]
         shared = 1 / sum(1 / one for one in alone)
         ceiling = shared if bench.device.type == "cpu" else min(alone)
         ratios["ours / ceiling"] = medians["ours"] / ceiling
+        ratios["ours / ceiling, CPU"] = (cpu["decode"] + cpu["forward"]) / cpu["ours"]
     if {"plain", "ours"} <= set(medians):
         ratios["ours / plain"] = medians["ours"] / medians["plain"]
+        ratios["ours / plain, CPU"] = cpu["plain"] / cpu["ours"]
     for name, value in ratios.items():
-        print(f"  {name:<16} {value:.2f}")
+        print(f"  {name:<20} {value:.2f}")
     print(json.dumps({"precision": bench.precision, **medians, **ratios}))
 
 

@@ -183,7 +183,7 @@ class TimmKind(Kind):
             pretrained_cfg=timm.get_pretrained_cfg(self.name.removeprefix("timm:")).to_dict()
         )
         side = config["input_size"][-1]
-        resize = round(side / config["crop_pct"])
+        resize = int(side / config["crop_pct"])
         mean, std = tuple(config["mean"]), tuple(config["std"])
         return Transform(resize, side, mean, std, interpolation=config["interpolation"])
 

@@ -80,9 +80,11 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     if linears:
         return [_map_tap(pool, example, flat), *_vectors(trace, linears)]
     convolution = _conv_classifier(trace, pool)
-    note = HEADLESS_NOTE if convolution is None else CONV_HEAD_NOTE
-    tap = _map_tap(pool if convolution is None else convolution, example, note)
-    return [tap, replace(tap, name="fc", shape=tap.shape[:1], pooled=True)]
+    if convolution is not None:
+        tap = _map_tap(convolution, example, CONV_HEAD_NOTE)
+        return [tap, replace(tap, name="fc", shape=tap.shape[:1], pooled=True)]
+    place = (pool.function, pool.occurrence, "output", "vector", (pool.result[0].numel(),))
+    return [_map_tap(pool, example, flat), Tap("fc", *place, note=HEADLESS_NOTE)]
 
 
 def _takes_positions(call: Call) -> bool:

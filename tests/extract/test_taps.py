@@ -224,3 +224,15 @@ def test_tap_that_is_never_reached_is_an_error_not_a_hole(tmp_path: Path) -> Non
 def test_what_is_no_classifier_is_refused() -> None:
     with pytest.raises(BadInput, match="not a classifier"):
         find_taps(nn.Sequential(nn.Flatten(0)), torch.zeros(1, 3, 4, 4))
+
+
+def test_network_without_a_head_gives_what_it_pools() -> None:
+    module = torchvision.models.shufflenet_v2_x0_5(weights=None).eval()
+    module.fc = nn.Identity()
+    batch = torch.randn(2, 3, 64, 64)
+    taps = find_taps(module, batch[:1])
+    assert taps["fc"].note.startswith("no Linear after the pooling")
+    with torch.no_grad():
+        captured = TappedNetwork(module, list(taps.values()))(batch)
+    torch.testing.assert_close(captured["fc"], captured["logits"])
+    torch.testing.assert_close(captured["fc"], captured["last_conv"].mean((2, 3)))
