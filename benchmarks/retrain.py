@@ -25,7 +25,7 @@ from train.retrain import retrain
 LOSSES = ("ce", "gap_supcon", "map_pair", "cam_supcon", "cam_chamfer", "icnn", "triplet")
 BATCH = 120
 PARENT = {"loss": "ce", "batch_size": BATCH, "augment": "shift_flip", "lr": 5e-3, "seed": 0}
-RUN = {"batch_size": BATCH, "augment": "shift_flip", "lr": 2e-3}
+RUN = {"batch_size": BATCH // 2, "augment": "shift_flip", "lr": 2e-3}
 SMALL = """
 from torch import nn
 
@@ -135,7 +135,7 @@ def runs(asked: argparse.Namespace) -> None:
             return
         changes = RUN | {"loss": loss, "seed": seed + 1, "epochs": asked.epochs}
         folder = asked.out / f"{loss}-{seed}"
-        run = retrain(network, cifar.train, cifar.read, out=folder, **changes)
+        run = retrain(network, cifar.train[:: asked.every], cifar.read, out=folder, **changes)
         trained = load_network(name, str(run.weights))
         judge(asked.out, loss, seed, trained, cifar, run.seconds)
 
@@ -293,6 +293,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, help="use every n-th training image")
     parser.add_argument("--parent-epochs", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--part", default="1/1")

@@ -13,7 +13,7 @@ from extract.network_kinds import kind_of
 from extract.taps import find_taps
 from train.head import find_head, fix_to_simplex, resize_head
 from train.losses import Loss
-from train.step import Start
+from train.start import Start
 
 
 def class_order(network: Network, labels: Sequence[str], outputs: int) -> tuple[list[str], str]:

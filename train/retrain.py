@@ -1,31 +1,26 @@
 """Retraining a network so that images of one class get alike features."""
 
-import logging
 import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from lightning.pytorch import Trainer
 from torch import nn
 
-from extract.errors import BadImage, BadInput
+from extract.errors import BadInput
 from extract.network import Network
 from extract.network_kinds import kind_of
 from extract.progress import Progress, silent
-from extract.split import image_id, split_of
 from extract.weights import write_weights
 from train.augment import augmentation_named
+from train.batchnorm import settle_statistics
+from train.fit import fit
 from train.images import CACHE_BYTES, Frames, Read, snapshot_hash
 from train.losses import loss_named
 from train.prepare import prepare
-from train.probe import PROBE_SIZE, Probe
+from train.probe import Probe
 from train.run_files import (
     WEIGHTS,
     TrainRun,
@@ -38,9 +33,9 @@ from train.run_files import (
 )
 from train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
 from train.settings import TrainSettings
-from train.step import ConsistencyStep, Start
-
-Images = Sequence[tuple[str, str]]
+from train.sides import Images, sides
+from train.start import Start
+from train.step import ConsistencyStep
 
 
 def retrain(
@@ -89,7 +84,7 @@ def retrain(
     loss = loss_named(settings.loss)
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
     decisions = [f"left out {path}: {reason}" for path, reason in frames.bad]
-    training, probed, role = _sides(frames, held_out, read, settings)
+    training, probed, role = sides(frames, held_out, read, settings)
     size = _input_size(training)
     labels = [image.label for image in frames.images]
     module, start, names, made = prepare(network, labels, size, loss, settings.seed)
@@ -120,9 +115,10 @@ def retrain(
         progress=progress,
         save_every=save_every,
     )
-    _fit(step, log, (device, devices), resumed)
+    fit(step, log, (device, devices), resumed)
     decisions += _decided(step, log, resumed)
     final = _final_module(step, log)
+    decisions += settle_statistics(final, step)
     said = _provenance(network, settings, start, names, snapshot)
     write_weights(out / WEIGHTS, final, said)
     run = TrainRun(
@@ -148,105 +144,9 @@ def _settled(settings: TrainSettings | None, changes: dict[str, Any]) -> TrainSe
     return replace(settings or TrainSettings(), **changes)
 
 
-def _sides(
-    frames: Frames, held_out: Images | None, read: Read, settings: TrainSettings
-) -> tuple[Frames, Frames, str]:
-    """Images to train on, images to look at after each epoch, and what those are."""
-    if not frames.images:
-        raise BadInput("no usable training image; check the source and its labels")
-    unseen = _held_out_frames(frames, held_out, read) if held_out else None
-    if settings.patience:
-        share = 1.0 - settings.validation
-        sides = [split_of(image.image_id, share, "validation") for image in frames.images]
-        kept = [row for row, side in enumerate(sides) if side == "train"]
-        validation = [row for row, side in enumerate(sides) if side == "held_out"]
-        if not kept or not validation:
-            raise BadInput(
-                f"validation {settings.validation}: too few images for early stopping; "
-                "set patience to 0 or give more images"
-            )
-        return frames.subset(kept), frames.subset(validation), "validation"
-    if unseen is not None and unseen.images:
-        return frames, unseen, "held out"
-    return frames, frames, "train"
-
-
-def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
-    trained = {image.image_id for image in frames.images}
-    both = [path for path, _ in held_out if _id_of(path, read) in trained]
-    if both:
-        raise BadInput(
-            f"{len(both)} held-out images are among the training images, the first is {both[0]}; "
-            "split by content hash, as `alike` does"
-        )
-    each = max(1, PROBE_SIZE // max(1, len({label for _, label in held_out})))
-    seen: dict[str, int] = {}
-    some = []
-    for path, label in held_out:
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= each:
-            some.append((path, label))
-    return Frames(some, read, frames.transform)
-
-
-def _id_of(path: str, read: Read) -> str:
-    try:
-        return image_id(read(path))
-    except BadImage:
-        return ""
-
-
 def _input_size(frames: Frames) -> tuple[int, int]:
     height, width = frames.stack([0]).shape[-2:]
     return int(height), int(width)
-
-
-def _fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Path | None) -> None:
-    device, devices = where
-    accelerator = {"auto": "gpu" if torch.cuda.is_available() else "cpu", "cuda": "gpu"}
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        trainer = Trainer(
-            accelerator=accelerator.get(device, device),
-            devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
-            precision=_precision(step.settings.precision, accelerator.get(device, device)),
-            max_epochs=step.settings.epochs,
-            default_root_dir=log.out,
-            callbacks=[log],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(step, ckpt_path=str(resumed) if resumed else None)
-        if not trainer.is_global_zero:
-            raise SystemExit(0)
-
-
-def _precision(asked: str, accelerator: str) -> Any:
-    if asked != "auto":
-        return asked
-    wide = accelerator == "gpu" and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if wide else "32-true"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning says nothing: what matters goes to the log and to `decisions`."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _decided(step: ConsistencyStep, log: RunLog, resumed: Path | None) -> list[str]:

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class RunLog(Callback):
         self.stopped = ""
         self.began = time.monotonic()
         self.save_every = save_every
+        self.board = _board(out)
         self.saved = self.began
 
     def on_train_batch_end(
@@ -76,6 +78,8 @@ class RunLog(Callback):
         save = False
         if trainer.is_global_zero:
             self.rows.append(self._row(trainer, step))
+            if self.board is not None:
+                self.board.log_metrics(self.rows[-1], trainer.global_step)
             if self.patience:
                 self._early_stop(trainer, step)
             self._write(step)
@@ -132,6 +136,15 @@ class RunLog(Callback):
         """Take them back."""
         self.rows = state_dict["rows"]
         self.best = state_dict["best"]
+
+
+def _board(out: Path) -> Any:
+    """A TensorBoard log in the folder of the run where TensorBoard is installed, else None."""
+    if not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        return None
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(out, name="", version="tensorboard")
 
 
 def write_aside(path: Path, data: bytes) -> None:

@@ -1,6 +1,5 @@
 """One training step: forward, cross-entropy, consistency, and what is watched meanwhile."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,40 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from extract.capture import Tap, TappedNetwork
+from extract.capture import TappedNetwork
 from train.batches import PlannedBatches
 from train.collapse import CollapseWatch
-from train.head import Head
 from train.images import Frames
 from train.losses import Loss
 from train.map_losses import StepView
 from train.masks import cam_mask, grad_cam_mask
-from train.schedule import ramp, rate
+from train.optimiser import make_optimiser
+from train.schedule import ramp
 from train.settings import TrainSettings
 from train.similarity import same_class, unit
+from train.start import Start
 
 WATCH_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from.
-
-    Attributes:
-        head: the classifier, after any replacement.
-        taps: ``last_conv`` (absent where the network has no map) and ``logits``.
-        linear: logits are a linear function of the mean of ``last_conv``: CAM applies.
-        trained: the weights were not random.
-        fresh_head: the head has new weights.
-        fixed_head: the head does not learn.
-    """
-
-    head: Head
-    taps: dict[str, Tap]
-    linear: bool
-    trained: bool
-    fresh_head: bool
-    fixed_head: bool
 
 
 class ConsistencyStep(LightningModule):
@@ -169,31 +148,8 @@ class ConsistencyStep(LightningModule):
         self.seen.clear()
 
     def configure_optimizers(self) -> Any:
-        """AdamW or SGD; no decay of biases and norms; one rate for the body, one for the head."""
-        new_head = self.settings.head_warmup if self.start.fresh_head and self.start.trained else 0
-        frozen = int(new_head * self.total_steps)
-        rise = int(self.settings.lr_warmup * self.total_steps)
-        groups, rates = [], []
-        for head in (False, True):
-            for decay in (False, True):
-                chosen = [
-                    value
-                    for name, value in self.net.named_parameters()
-                    if value.requires_grad
-                    and name.startswith(self.start.head.path + ".") is head
-                    and (value.ndim > 1) is decay
-                ]
-                if chosen:
-                    share = self.settings.weight_decay if decay else 0.0
-                    groups.append({"params": chosen, "weight_decay": share})
-                    rates.append(_rate(self.total_steps, rise, 0 if head else frozen))
-        peak = self.settings.peak_rate(self.start.trained)
-        optimiser: torch.optim.Optimizer
-        if self.settings.optimiser == "adamw":
-            optimiser = torch.optim.AdamW(groups, lr=peak)
-        else:
-            optimiser = torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
+        """The optimiser and its schedule, as `train.optimiser` makes them."""
+        optimiser, schedule = make_optimiser(self.net, self.start, self.settings, self.total_steps)
         return [optimiser], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -205,10 +161,6 @@ class ConsistencyStep(LightningModule):
         """Take it back."""
         self.watch.restore(checkpoint["alike"]["watch"])
         self.steps = checkpoint["alike"]["steps"]
-
-
-def _rate(total: int, rise: int, frozen: int) -> Any:
-    return lambda step: rate(step, total, rise, frozen)
 
 
 def _balance(entropy: Tensor, term: Tensor, maps: Tensor) -> Tensor:

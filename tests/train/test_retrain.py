@@ -196,12 +196,14 @@ def test_bad_images_are_left_out_and_said(parent, digits, tmp_path):
         ({"optimiser": "adam"}, "'adam'"),
         ({"precision": "8"}, "'8'"),
         ({"weight": -1.0}, "weight -1.0"),
+        ({"device": "tpu"}, "'tpu'"),
+        ({"device": "cuda:99x"}, "'cuda:99x'"),
     ],
 )
 def test_bad_settings_are_named(changes, message, parent, digits, tmp_path):
     with pytest.raises(BadInput, match=message):
         again(parent, digits, tmp_path / "run", **changes)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_one_class_is_refused(digits, parent, tmp_path):
@@ -209,6 +211,24 @@ def test_one_class_is_refused(digits, parent, tmp_path):
     ones = [image for image in digits.images if image[1] == "1"]
     with pytest.raises(BadInput, match="two are needed"):
         retrain(load_network(name, str(first.weights)), ones, digits.read, out=tmp_path / "run")
+
+
+def test_mixed_precision_trains(parent, digits, tmp_path):
+    changes = {"loss": "cam_supcon", "warmup": 0.0}
+    run = again(parent, digits, tmp_path / "mixed", precision="bf16-mixed", **changes)
+    full = again(parent, digits, tmp_path / "full", **changes)
+    assert run.weights_hash != full.weights_hash
+    assert run.log["loss"].tolist() == pytest.approx(full.log["loss"].tolist(), rel=0.02)
+    weights = load_file(run.weights)
+    assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_statistics_are_measured_again_after_batches_of_few_classes(parent, digits, tmp_path):
+    few = again(parent, digits, tmp_path / "few", batch_size=16, per_class=8)
+    told = [decision for decision in few.decisions if decision.startswith("statistics of 2")]
+    assert len(told) == 1
+    all_ = again(parent, digits, tmp_path / "all", batch_size=40)
+    assert not any(decision.startswith("statistics") for decision in all_.decisions)
 
 
 def test_a_cache_too_small_changes_nothing(parent, digits, tmp_path, monkeypatch):
