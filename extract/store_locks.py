@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -25,6 +26,8 @@ BEAT = 15.0
 SILENCE = 120.0
 """Seconds without one after which a holder on another host counts as dead."""
 _POLL = 0.2
+_SAME_START = 2.5
+"""Seconds by which two readings of one process's start may differ: boot time is rounded."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class Holder:
     Attributes:
         host: name of its machine.
         pid: its process number there.
-        started: when that process began, seconds since 1970.
+        boot: tells the machine's run from any other, where the system gives it.
+        started: when that process began, seconds since the boot: setting the clock moves it not.
         token: tells this lock from any other.
         since: when the lock was taken, seconds since 1970.
     """
 
     host: str
     pid: int
+    boot: str
     started: float
     token: str
     since: float
@@ -49,15 +54,28 @@ class Holder:
     def me() -> "Holder":
         """Describe this process, for one more lock."""
         pid = os.getpid()
-        started = psutil.Process(pid).create_time()
-        return Holder(socket.gethostname(), pid, started, uuid.uuid4().hex, time.time())
+        return Holder(
+            socket.gethostname(), pid, _boot(), _started(pid), uuid.uuid4().hex, time.time()
+        )
 
     def alive_here(self) -> bool:
         """Say whether the process still runs, for a holder on this host."""
         try:
-            return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1.0
+            return self.boot == _boot() and abs(_started(self.pid) - self.started) < _SAME_START
         except psutil.NoSuchProcess:
             return False
+
+
+_NOBODY = Holder("an unknown host (its lock cannot be read)", 0, "", 0.0, "", 0.0)
+
+
+def _boot() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.is_file() else ""
+
+
+def _started(pid: int) -> float:
+    return float(psutil.Process(pid).create_time()) - float(psutil.boot_time())
 
 
 def holder_of(files: Files, name: str) -> Holder | None:
@@ -66,6 +84,9 @@ def holder_of(files: Files, name: str) -> Holder | None:
         return Holder(**json.loads(files.read(name)))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        # What a power cut may leave: it counts as silent, so that it is taken over in time.
+        return _NOBODY
 
 
 def is_dead(files: Files, name: str, holder: Holder) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -300,7 +301,18 @@ def test_silent_holder_on_another_host_is_taken_over(tmp_path):
 def test_reused_process_number_is_no_holder():
     me = Holder.me()
     assert me.alive_here()
-    assert not Holder(me.host, me.pid, me.started - 100, "t", 0).alive_here()
+    assert not replace(me, started=me.started - 100).alive_here()
+    assert not replace(me, boot="another run of the machine").alive_here()
+
+
+def test_a_lock_that_a_power_cut_left_empty(tmp_path):
+    files = LocalFiles(tmp_path)
+    files.write("locks/x.json", b"")
+    with pytest.raises(StoreBusy, match="unknown host"), Lock(files, "locks/x.json", "x"):
+        pass
+    os.utime(tmp_path / "locks/x.json", (1, 1))
+    with Lock(files, "locks/x.json", "x"):
+        pass
 
 
 def test_nested_locks_and_claims(tmp_path):
