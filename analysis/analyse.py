@@ -14,6 +14,7 @@ from analysis.jobs import Jobs, here
 from analysis.judged import Judged, check, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
+from analysis.pair_bins import BINS
 from analysis.set_scores import judge_sets
 from analysis.statistic import Run
 from analysis.vectors import MEMORY, slab_rows, stored_vectors
@@ -102,6 +103,7 @@ def analyse(
     seed: int = 0,
     untrained: "Features | None" = None,
     budget: float = BUDGET,
+    bins: int = BINS,
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -117,6 +119,7 @@ def analyse(
         untrained: features of the same architecture with random weights, judged by the headline.
         budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair is
             judged; beyond it a stratified sample of images is, and the notes say so.
+        bins: of the histograms of all pairs, a power of two.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
@@ -131,7 +134,7 @@ def analyse(
     named = [name for name in measures or () if name not in sets]
     ready, left_out = _ready(features, named or ([HEADLINE] if sets else []))
     found_sets: list[pd.DataFrame] = []
-    asked = Asked(bootstrap, seed, budget, progress)
+    asked = Asked(bootstrap, seed, budget, bins, progress)
     found: list[Tables] = []
     jobs = jobs or here()
     for name in sets:
@@ -152,7 +155,7 @@ def analyse(
     tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
     settings = {
         "split": split, "measures": [*ready, *sets], "left_out": left_out, "bootstrap": bootstrap,
-        "seed": seed, "budget": budget, "unlabelled": judged.unlabelled,
+        "seed": seed, "budget": budget, "bins": bins, "unlabelled": judged.unlabelled,
         "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": {name: measure.digest for name, measure in ready.items()},
@@ -169,6 +172,7 @@ class Asked:
     bootstrap: int
     seed: int
     budget: float
+    bins: int
     progress: Progress
 
 
@@ -237,7 +241,7 @@ def _judge(
         done = f"{folder}/{stage.removeprefix(name).strip()}"
         return remembering(jobs.run(stage, asked.progress), files, done)
 
-    tables = judge_measure(name, vectors, draws, run, note=note)
+    tables = judge_measure(name, vectors, draws, run, bins=asked.bins, note=note)
     forget(files, folder)
     return tables
 
@@ -245,6 +249,6 @@ def _judge(
 def _digest(features: "Features", measure: Measure, judged: Judged, asked: Asked) -> str:
     """Changes with everything that the blocks of one measure depend on."""
     told = hashlib.sha256(f"{features.key} {features.digest} {measure.digest}".encode())
-    told.update(f"{asked.bootstrap} {asked.seed} {slab_rows(1)} {VERSION}".encode())
+    told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {slab_rows(1)} {VERSION}".encode())
     told.update(judged.rows.tobytes() + judged.codes.tobytes())
     return told.hexdigest()[:16]

@@ -99,7 +99,7 @@ def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArra
     row_codes, col_codes = codes[row_low:row_high], codes[col_low:col_high]
     for tile in tiles(vectors, bins, slab):
         weigh_bins(
-            tile.product, tile.row_b, tile.col_b, tile.first, row_codes[tile.rows],
+            tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, row_codes[tile.rows],
             col_codes[tile.cols], row_weights[tile.rows], col_weights[tile.cols], sums,
         )  # fmt: skip
     return sums

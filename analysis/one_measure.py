@@ -12,7 +12,7 @@ from analysis.folds import folded_accuracy
 from analysis.judgement import Judgement
 from analysis.moments import class_moments
 from analysis.neighbours import nearest
-from analysis.pair_bins import Bins
+from analysis.pair_bins import BINS, Bins, measured_bins
 from analysis.pairs import count_pairs
 from analysis.score_rows import neighbour_scores, pair_scores, score_row, space_scores
 from analysis.shape import class_shape
@@ -28,7 +28,7 @@ BOOTSTRAP_WORK = 2e11
 
 
 def judge_measure(
-    name: str, vectors: Vectors, draws: Draws, run: Runner, *, note: str = ""
+    name: str, vectors: Vectors, draws: Draws, run: Runner, *, bins: int = BINS, note: str = ""
 ) -> Tables:
     """All tables of one measure.
 
@@ -37,12 +37,15 @@ def judge_measure(
         vectors: of the judged images.
         draws: of the bootstrap, with the judged images; its seed deals the folds too.
         run: stage name to a `map`.
+        bins: of the histograms.
         note: added to the notes of the headline rows, such as that a sample was judged.
     """
     judged = draws.judged
     moments = class_moments(vectors, judged, run=run(f"{name} moments"))
     shape = class_shape(vectors, judged, moments, run=run(f"{name} means"))
-    counts = count_pairs(vectors, judged, run=run(f"{name} pairs"))
+    counts = count_pairs(
+        vectors, judged, bins=measured_bins(vectors, bins), run=run(f"{name} pairs")
+    )
     near = nearest(vectors, judged, NEIGHBOURS, run=run(f"{name} neighbours"))
     drawn, shrink = _drawn(vectors, draws, counts.bins, run(f"{name} bootstrap"))
     found = Judgement(name, judged, counts, moments, shape, near, draws, drawn, shrink)

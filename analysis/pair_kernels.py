@@ -1,9 +1,9 @@
 """The compiled inner loops over pairs; each reads a matrix product that BLAS has just made.
 
-All take `product` (m, n) float32 = scaled z_i . z_j, so that key / bin width - first bin =
-b_i + b_j - product; they release the GIL, so threads of one process share the work. Loops run from
-0 over slices: with another start numba guards every index against being negative, and nothing is
-vectorised.
+All take `product` (m, n) float32 = z_i . z_j and a `scale`, so that b_i + b_j - scale * product is
+the number of the bin. They release the GIL, so threads of one process share the work. Loops run
+from 0 over slices: with another start numba guards every index against being negative, and nothing
+is vectorised.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ def count_bins(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
+    scale: np.float32,
     first: int,
     edges: NDArray[np.int64],
     slots: NDArray[np.int64],
@@ -44,6 +45,7 @@ def count_bins(
         product: (m, n).
         row_b: b of the rows in units of bins, less the first bin.
         col_b: b of the columns in units of bins.
+        scale: 1 / bin width.
         first: row i is paired with the columns from max(0, i + first) on.
         edges: (S + 1,) where the classes of the columns begin.
         slots: (R, S) histogram of row part r with column part s.
@@ -58,7 +60,7 @@ def count_bins(
         b = row_b[i]
         row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
         for j in range(len(into)):
-            key = min(max(b + others[j] - row[j], _ZERO), top)
+            key = min(max(b + others[j] - scale * row[j], _ZERO), top)
             into[j] = np.uint32(np.int32(key))
         for s in range(len(edges) - 1):
             counted = counts[slots[row_part[i], s]]
@@ -72,6 +74,7 @@ def count_layers(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
+    scale: np.float32,
     first: int,
     edges: NDArray[np.int64],
     row_part: NDArray[np.int64],
@@ -89,6 +92,7 @@ def count_layers(
         product: as in `count_bins`.
         row_b: as in `count_bins`.
         col_b: as in `count_bins`.
+        scale: as in `count_bins`.
         first: as in `count_bins`.
         edges: as in `count_bins`.
         row_part: as in `count_bins`.
@@ -106,7 +110,7 @@ def count_layers(
         b = row_b[i]
         row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
         for j in range(len(into)):
-            key = min(max(b + others[j] - row[j], _ZERO), top)
+            key = min(max(b + others[j] - scale * row[j], _ZERO), top)
             into[j] = np.uint32(np.int32(key))
         r = row_part[i]
         for s in range(len(edges) - 1):
@@ -164,6 +168,7 @@ def weigh_bins(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
+    scale: np.float32,
     first: int,
     row_code: NDArray[np.int64],
     col_code: NDArray[np.int64],
@@ -177,6 +182,7 @@ def weigh_bins(
         product: (m, n), as in `count_bins`.
         row_b: as in `count_bins`.
         col_b: as in `count_bins`.
+        scale: as in `count_bins`.
         first: as in `count_bins`.
         row_code: class of each row.
         col_code: class of each column.
@@ -189,7 +195,7 @@ def weigh_bins(
     top = np.float32(sums.shape[1] - 1)
     for i in range(m):
         for j in range(min(max(i + first, 0), n), n):
-            key = min(max(row_b[i] + col_b[j] - product[i, j], _ZERO), top)
+            key = min(max(row_b[i] + col_b[j] - scale * product[i, j], _ZERO), top)
             kind = 0 if row_code[i] == col_code[j] else 1
             summed, left, right = sums[kind, np.int32(key)], row_weight[i], col_weight[j]
             for r in range(replicates):

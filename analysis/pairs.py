@@ -106,9 +106,10 @@ class Tile:
     """One product of a slab.
 
     Attributes:
-        product: (m, n) scaled to bins; overwritten by the next tile.
+        product: (m, n); overwritten by the next tile.
         rows: its rows within the slab's.
         cols: its columns within the slab's.
+        scale: 1 / bin width.
         first: row i is paired with the columns from max(0, i + first) on.
         row_b: (m,) b in bins, less the first bin.
         col_b: (n,) b in bins.
@@ -117,6 +118,7 @@ class Tile:
     product: NDArray[np.float32]
     rows: slice
     cols: slice
+    scale: np.float32
     first: int
     row_b: NDArray[np.float32]
     col_b: NDArray[np.float32]
@@ -127,7 +129,7 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
     (row_low, row_high), (col_low, col_high) = slab
     z_rows, b_rows = vectors.block(row_low, row_high)
     z_cols, b_cols = vectors.block(col_low, col_high)
-    z_cols = z_cols * np.float32(1.0 / bins.width)
+    scale = np.float32(1.0 / bins.width)
     row_b = ((b_rows - bins.first) / bins.width).astype(np.float32)
     col_b = (b_cols / bins.width).astype(np.float32)
     if not (np.isfinite(row_b).all() and np.isfinite(col_b).all()):
@@ -147,7 +149,7 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
                 continue
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
             out = product(part, other, room)
-            yield Tile(out, rows, cols, first, row_b[rows], col_b[cols])
+            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols])
 
 
 def count_slab(
@@ -177,7 +179,7 @@ def count_slab(
         if fine:
             slots = np.arange(n_rows)[:, None] * n_cols + cols[None, :]
             count_bins(
-                tile.product, tile.row_b, tile.col_b, tile.first, edges, slots,
+                tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, slots,
                 row_at[tile.rows], pairs.reshape(-1, layers.per_pair), scratch,
             )  # fmt: skip
         else:
@@ -199,7 +201,7 @@ def _count_tile(
     parts = np.zeros((len(rows), len(cols), layers.per_class), dtype=np.uint32)
     shift = (layers.total // layers.per_class).bit_length() - 1
     count_layers(
-        tile.product, tile.row_b, tile.col_b, tile.first, edges, row_part, kinds, shift,
+        tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, row_part, kinds, shift,
         counts.total, parts, scratch,
     )  # fmt: skip
     flush_layers(parts, rows, cols, kinds, counts.rows, counts.cols, counts.pairs)
@@ -289,8 +291,8 @@ def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:
             rows, row_part = np.unique(row_codes[tile.rows], return_inverse=True)
             kinds = (rows[:, None] != cols[None, :]).astype(np.int64)
             count_bins(
-                tile.product, tile.row_b, tile.col_b, tile.first, edges, kinds, row_part, part,
-                scratch,
+                tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, kinds,
+                row_part, part, scratch,
             )  # fmt: skip
         counts += part
     return counts

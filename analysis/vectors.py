@@ -25,6 +25,10 @@ MEMORY = 2 << 30
 """Bytes of vectors that are held in memory."""
 
 
+Block = tuple[Array, NDArray[np.float64]]
+"""z (n, D) and b (n,) of the formula above."""
+
+
 def slab_rows(dim: int) -> int:
     """Rows of a slab: 4,096, fewer for long vectors, so that a slab stays below 256 MiB."""
     return int(max(256, min(SLAB, SLAB_FLOATS // max(dim, 1))))
@@ -37,10 +41,10 @@ def blocks(n: int, dim: int) -> list[tuple[int, int]]:
 
 
 class Fetch(Protocol):
-    """Where embedded images come from."""
+    """Where centred embedded images come from."""
 
-    def __call__(self, low: int, high: int) -> Array:
-        """The embedding of these positions (high - low, D) float32."""
+    def __call__(self, low: int, high: int) -> Block:
+        """Give z (high - low, D) float32 and b (high - low,) float64 of these positions."""
 
     def take(self, at: NDArray[np.int64]) -> "Fetch":
         """The same of these positions only."""
@@ -54,7 +58,7 @@ class Vectors:
         n: number of images.
         form: of the measure.
         centre: m, float32 (D,).
-        fetch: gives the embedding, not centred.
+        fetch: gives z and b.
     """
 
     n: int
@@ -67,11 +71,11 @@ class Vectors:
         """Length of a vector."""
         return len(self.centre)
 
-    def block(self, low: int, high: int) -> tuple[Array, NDArray[np.float64]]:
+    def block(self, low: int, high: int) -> Block:
         """Centred vectors (high - low, D) float32 and b (high - low,) float64."""
-        return centred(self.fetch(low, high), self.centre, self.form)
+        return self.fetch(low, high)
 
-    def rows(self, at: NDArray[np.int64]) -> tuple[Array, NDArray[np.float64]]:
+    def rows(self, at: NDArray[np.int64]) -> Block:
         """Z and b of these positions, ascending."""
         parts = []
         for low, high in blocks(self.n, self.dim):
@@ -90,13 +94,13 @@ class Vectors:
         return Vectors(len(at), self.form, self.centre, self.fetch.take(at))
 
 
-def centred(x: Array, centre: Array, form: Form) -> tuple[Array, NDArray[np.float64]]:
+def centred(x: Array, centre: Array, form: Form) -> Block:
     """Give z and b of the module's formula."""
     z = x - centre
     if form == "euclidean":
         return z, np.einsum("nd,nd->n", z, z, dtype=np.float64) / 2.0
     wide = centre.astype(np.float64)
-    return z, (1.0 - wide @ wide) / 2.0 - z.astype(np.float64) @ wide
+    return z, (1.0 - wide @ wide) / 2.0 - np.einsum("nd,d->n", z, wide, dtype=np.float64)
 
 
 def own_distance(form: Form, key: Any) -> Any:
@@ -113,13 +117,14 @@ def spread(n: int, most: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Held:
-    x: Array
+    z: Array
+    b: NDArray[np.float64]
 
-    def __call__(self, low: int, high: int) -> Array:
-        return self.x[low:high]
+    def __call__(self, low: int, high: int) -> Block:
+        return self.z[low:high], self.b[low:high]
 
     def take(self, at: NDArray[np.int64]) -> "_Held":
-        return _Held(self.x[at])
+        return _Held(self.z[at], self.b[at])
 
 
 class _Stored:
@@ -128,20 +133,24 @@ class _Stored:
     The last few blocks stay, since a slab is asked for once with every other one.
     """
 
-    def __init__(self, features: Any, measure: Measure, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self, features: Any, measure: Measure, rows: NDArray[np.int64], centre: Array
+    ) -> None:
         self.features = features
         self.measure = measure
         self.rows = rows
-        self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
+        self.centre = centre
+        self._kept: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self._lock = Lock()
 
-    def __call__(self, low: int, high: int) -> Array:
-        """The embedding of these positions."""
+    def __call__(self, low: int, high: int) -> Block:
+        """Give z and b of these positions."""
         with self._lock:
             if (low, high) in self._kept:
                 self._kept.move_to_end((low, high))
                 return self._kept[low, high]
-        block = embed_rows(self.features, self.measure, self.rows[low:high])
+        x = embed_rows(self.features, self.measure, self.rows[low:high])
+        block = centred(x, self.centre, self.measure.form)
         with self._lock:
             self._kept[low, high] = block
             while len(self._kept) > KEPT_BLOCKS:
@@ -150,24 +159,27 @@ class _Stored:
 
     def take(self, at: NDArray[np.int64]) -> "_Stored":
         """The same of these positions only."""
-        return _Stored(self.features, self.measure, self.rows[at])
+        return _Stored(self.features, self.measure, self.rows[at], self.centre)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel by the store's place, the extraction's key and the measure's fitted arrays."""
-        return _reopen, (self.features.store.url, self.features.key, self.measure, self.rows)
+        place = self.features.store.url, self.features.key
+        return _reopen, (*place, self.measure, self.rows, self.centre)
 
 
-def _reopen(url: str, key: str, measure: Measure, rows: NDArray[np.int64]) -> _Stored:
+def _reopen(
+    url: str, key: str, measure: Measure, rows: NDArray[np.int64], centre: Array
+) -> _Stored:
     from extract.store import Store
 
-    return _Stored(Store.open(url).features(key), measure, rows)
+    return _Stored(Store.open(url).features(key), measure, rows, centre)
 
 
 def held_vectors(x: Array, form: Form) -> Vectors:
     """Vectors that are in memory already: (N, D) float32."""
     x = np.ascontiguousarray(x, dtype=np.float32)
-    centre = x[spread(len(x), CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
-    return Vectors(len(x), form, centre.astype(np.float32), _Held(x))
+    centre = x[spread(len(x), CENTRE_ROWS)].mean(axis=0, dtype=np.float64).astype(np.float32)
+    return Vectors(len(x), form, centre, _Held(*centred(x, centre, form)))
 
 
 def stored_vectors(
@@ -182,4 +194,4 @@ def stored_vectors(
     if len(rows) * sample.shape[1] * 4 <= memory:
         return held_vectors(embed_rows(features, measure, rows), measure.form)
     centre = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return Vectors(len(rows), measure.form, centre, _Stored(features, measure, rows))
+    return Vectors(len(rows), measure.form, centre, _Stored(features, measure, rows, centre))

@@ -132,7 +132,7 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
     vectors, judged = features(n, dim, 10)
     took, counts = best(lambda: count_pairs(vectors, judged, run=here("pairs")), 3)
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    x = vectors.fetch(0, n)
+    x = vectors.block(0, n)[0] + vectors.centre
 
     def naive() -> float:
         upper = np.triu_indices(n, 1)
@@ -165,7 +165,7 @@ def dask(n: int = 30_000, dim: int = 512) -> None:
 def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     """Means of all class pairs against reading the data once. Goal: within twice that."""
     vectors, judged = features(n, dim, n_classes)
-    x = vectors.fetch(0, n)
+    x = vectors.block(0, n)[0]
     read, _ = best(lambda: float(x.sum()), 5)
 
     def ours(held: Vectors, of: Judged) -> Any:
@@ -177,9 +177,10 @@ def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     from sklearn.metrics import pairwise_distances
 
     small, few = features(20_000, dim, n_classes)
+    y = small.block(0, small.n)[0] + small.centre
 
     def naive() -> Any:
-        distances = pairwise_distances(small.fetch(0, small.n), metric="cosine")
+        distances = pairwise_distances(y, metric="cosine")
         masks = [few.codes == code for code in range(n_classes)]
         return [distances[a][:, b].mean() for a in masks for b in masks]
 
@@ -195,7 +196,7 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
 
     vectors, judged = features(n, dim, n_classes)
     took, _ = best(lambda: nearest(vectors, judged, 10, run=here("neighbours")), 1)
-    x = vectors.fetch(0, n)
+    x = vectors.block(0, n)[0] + vectors.centre
     faiss.omp_set_num_threads(CORES)
     index = faiss.IndexFlatIP(dim)
     index.add(x)

@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         budget: Annotated[
             float, typer.Option(help="Multiplications a measure; above: a sample of images.")
         ] = 1e14,
+        bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 65536,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """Judge how much nearer images of one class are than images of different classes.
@@ -59,6 +60,7 @@ def register(app: typer.Typer) -> None:
                 seed=seed,
                 untrained=opened.features(untrained) if untrained else None,
                 budget=budget,
+                bins=bins,
                 jobs=jobs,
                 progress=progress,
             )
