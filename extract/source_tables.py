@@ -1,8 +1,9 @@
 """Images named by a table: a CSV or Parquet manifest of paths, or Parquet with the images in it."""
 
+import json
 import posixpath
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -121,8 +122,10 @@ class EmbeddedSource:
         labels: Any = [None] * int(self._starts[-1])
         if self._label is not None:
             labels = self._file.read([self._label])[self._label].to_pylist()
+        names = class_names(self._file.schema_arrow.metadata, self._label or "")
         for row, label in enumerate(labels):
-            yield Listed(f"{row:08d}", None if label is None else str(label))
+            name = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
+            yield Listed(f"{row:08d}", None if name is None else str(name))
 
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]
@@ -136,6 +139,14 @@ class EmbeddedSource:
         with self._lock:
             value = self._group(group)[row - int(self._starts[group])].as_py()
         return embedded_bytes(value)
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
+    """Names of integer labels that Hugging Face `datasets` writes into a schema; [] if none."""
+    told = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    features = (told.get("info") or {}).get("features") or {}
+    names: list[str] = (features.get(label) or {}).get("names") or []
+    return names
 
 
 def embedded_bytes(value: Any) -> bytes:

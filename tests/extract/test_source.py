@@ -55,7 +55,10 @@ def write_manifest(root: Path) -> str:
 
 def write_embedded(root: Path) -> str:
     images = [{"bytes": file_bytes(name), "path": name} for name in FILES]
-    table = pa.table({"image": images, "label": list(FILES.values())})
+    truth = [["cat", "dog"].index(label) for label in FILES.values()]
+    names = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    table = pa.table({"image": images, "label": truth})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
     pq.write_table(table, root / "set.parquet", row_group_size=2)
     return str(root / "set.parquet")
 
