@@ -77,7 +77,7 @@ def _blocks(pure: list[pd.DataFrame]) -> list[Block]:
         ]
     taken = {row for block in found for row in block.rows}
     last = pure[-1][~pure[-1]["row"].isin(taken)]
-    low = queries.worst(last[last["purity"] < 1], 4)
+    low = queries.worst(last[last["purity"] <= 0.5], 4)
     high = queries.best(last[~last["row"].isin(low)], 2)
     found += [
         Block("Worst", "Images whose nearest others belong to other classes.", low),
@@ -101,19 +101,17 @@ class Sheet:
         self.labels, self.paths, self.thumbnails = pictures.labels, pictures.paths, thumbnails
 
     def cell(self, row: int, caption: str, kind: str = "") -> str:
-        """One picture; its path is the tooltip."""
+        """One picture; lines of the caption are parted by newlines, its path is the tooltip."""
         label, path = str(self.labels.get(row)), self.paths.get(row, f"row {row}")
         title = text(f"{label}: {path}")
         found = self.thumbnails.get(row)
+        lines = "".join(f'<span class="cap">{text(line)}</span>' for line in caption.split("\n"))
         if found is None:
             shown = '<span class="none" title="not readable">?</span>'
         else:
             pixelated = ' class="pixelated"' if found.tiny else ""
             shown = f'<img src="{found.uri}" alt="{title}"{pixelated} loading="lazy">'
-        return (
-            f'<figure class="thumb {kind}" title="{title}">{shown}'
-            f'<span class="cap">{text(caption)}</span></figure>'
-        )
+        return f'<figure class="thumb {kind}" title="{title}">{shown}{lines}</figure>'
 
     def line(self, row: int, name: str, near: list[tuple[int, float]]) -> str:
         """A query and its neighbours."""
@@ -123,7 +121,7 @@ class Sheet:
         cells = "".join(
             self.cell(
                 other,
-                f"{self.labels.get(other)} · {distance:.3g}",
+                f"{self.labels.get(other)}\n{distance:.3g}",
                 "same" if self.labels.get(other) == own else "other",
             )
             for other, distance in near
