@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from analysis.judged import Judged
 from analysis.pair_bins import Bins
 from analysis.pair_kernels import weigh_bins
-from analysis.pairs import Slab, slabs, tiles
+from analysis.pair_tiles import Slab, slabs, tiles
 from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors
 

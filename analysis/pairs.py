@@ -18,16 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.pair_bins import TILE, Bins, Layers, measured_bins, plan_layers
+from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
 from analysis.pair_kernels import count_bins, count_layers, flush_layers
-from analysis.product import Precision, Product, best_product, by_numpy
+from analysis.pair_tiles import TILE, Slab, Tile, slabs, tiles
+from analysis.product import Precision, Product, best_product
 from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, blocks, own_distance
-from extract.errors import BadInput
+from analysis.vectors import Vectors, own_distance
 from extract.measures import Form
 
 Counts = NDArray[np.int64]
-Slab = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -93,63 +92,6 @@ def pair_slot(a: Any, b: Any, n_classes: int) -> Any:
 def class_pairs(n_classes: int) -> Iterator[tuple[int, int]]:
     """Yield (0, 0), (0, 1), ... (0, C-1), (1, 1), ... each unordered pair of classes once."""
     return ((a, b) for a in range(n_classes) for b in range(a, n_classes))
-
-
-def slabs(vectors: Vectors) -> list[Slab]:
-    """All pairs of row ranges (I, J) with I not after J: together every unordered pair once."""
-    cuts = blocks(vectors.n, vectors.dim)
-    return [(cuts[i], cuts[j]) for i in range(len(cuts)) for j in range(i, len(cuts))]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One product of a slab.
-
-    Attributes:
-        product: (m, n); overwritten by the next tile.
-        rows: its rows within the slab's.
-        cols: its columns within the slab's.
-        scale: 1 / bin width.
-        first: row i is paired with the columns from max(0, i + first) on.
-        row_b: (m,) b in bins, less the first bin.
-        col_b: (n,) b in bins.
-    """
-
-    product: NDArray[np.float32]
-    rows: slice
-    cols: slice
-    scale: np.float32
-    first: int
-    row_b: NDArray[np.float32]
-    col_b: NDArray[np.float32]
-
-
-def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy) -> Iterator[Tile]:
-    """Yield the products of a slab, tile by tile; tiles below the diagonal are left out."""
-    (row_low, row_high), (col_low, col_high) = slab
-    z_rows, b_rows = vectors.block(row_low, row_high)
-    z_cols, b_cols = vectors.block(col_low, col_high)
-    scale = np.float32(1.0 / bins.width)
-    row_b = ((b_rows - bins.first) / bins.width).astype(np.float32)
-    col_b = (b_cols / bins.width).astype(np.float32)
-    if not (np.isfinite(row_b).all() and np.isfinite(col_b).all()):
-        # The compiled loops index by these numbers: nothing that is no number may reach them.
-        msg = (
-            f"some distances among the images at {slab} are NaN or overflow float32: expected "
-            "finite features of moderate size; run `alike store verify`, or use a cosine measure"
-        )
-        raise BadInput(msg)
-    scratch = np.empty(TILE * TILE, dtype=np.float32)
-    for i in range(0, len(row_b), TILE):
-        for j in range(0, len(col_b), TILE):
-            rows, cols = slice(i, i + TILE), slice(j, j + TILE)
-            part, other = z_rows[rows], z_cols[cols]
-            first = (row_low + i) - (col_low + j) + 1
-            if first > len(other):
-                continue
-            room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
-            out = product(part, other, room)
-            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols])
 
 
 def count_slab(

@@ -3,8 +3,8 @@
 Ratios are of seconds on the clock and, in brackets, of processor seconds: where other work shares
 the machine the second is the one to read.
 
-python benchmarks/pairs.py                 all, about three minutes on two cores
-python benchmarks/pairs.py histograms      one of: histograms, bfloat16, sklearn, dask, moments,
+python -m benchmarks.pairs                 all, about three minutes on two cores
+python -m benchmarks.pairs histograms      one of: histograms, bfloat16, sklearn, dask, moments,
                                            neighbours, classes, bootstrap
 """
 
@@ -24,7 +24,8 @@ from analysis.judged import Judged, judge
 from analysis.moments import class_moments, pair_statistics
 from analysis.neighbours import nearest
 from analysis.pair_bins import TILE, measured_bins, plan_layers
-from analysis.pairs import count_pairs, slabs, tiles
+from analysis.pair_tiles import slabs, tiles
+from analysis.pairs import count_pairs
 from analysis.product import best_product, by_numpy, one_thread_each
 from analysis.scores import auc
 from analysis.vectors import Vectors, held_vectors
