@@ -7,7 +7,7 @@ same names.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -55,6 +55,28 @@ def extract_distributed(
             return _compute(client, run, works, done)
 
     return extract(source, network, store, engine=engine, **settings)
+
+
+def map_on_workers(
+    work: Callable[[Any], Any],
+    parts: Sequence[Any],
+    *,
+    workers: str | int,
+    timeout: float = 30.0,
+) -> Iterator[Any]:
+    """Apply a function to parts on Dask workers; gives the results as they come.
+
+    Args:
+        work: found by its module and name on every worker.
+        parts: small values, such as file names and row numbers.
+        workers: as in `extract_distributed`.
+        timeout: as there.
+    """
+    from distributed import as_completed
+
+    with _client(workers, timeout) as client:
+        for future in as_completed(client.map(work, parts, pure=False)):
+            yield future.result()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`alike index`: choose and build the index of a measure, or bring it up to date."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from index.disk import Run
     from index.specs import Card
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -39,6 +41,14 @@ def register(app: typer.Typer) -> None:
         kind: Annotated[
             list[str] | None, typer.Option(help="Only this kind of index; may be repeated.")
         ] = None,
+        on_disk: Annotated[
+            bool,
+            typer.Option("--on-disk", help="Leave lists on disk: for sets larger than memory."),
+        ] = False,
+        shards: Annotated[
+            str | None,
+            typer.Option(help="With --on-disk: Dask workers that build parts, a number or tcp://…"),
+        ] = None,
         rebuild: Annotated[bool, typer.Option("--rebuild", help="Build anew.")] = False,
         effort: Annotated[float, typer.Option(help="Seconds to spend on candidates.")] = 900.0,
         as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
@@ -46,12 +56,17 @@ def register(app: typer.Typer) -> None:
         """Choose and build the index of a measure by measuring, or bring it up to date.
 
         `alike index --store digits.store --recall 0.99 --memory 2GB`
+
+        `alike index --store large.store --on-disk --memory 4GB --shards 8`
         """
+        from extract.errors import BadInput
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
         from index.build import build_index
         from index.specs import Wish
 
+        if shards is not None and not on_disk:
+            raise BadInput(f"--shards {shards} builds lists on disk: give --on-disk too")
         most = None if memory is None else parse_bytes(memory)
         seconds = None if latency is None else latency / 1000
         wish = Wish(recall, at, most, seconds, batch, threads)
@@ -62,6 +77,8 @@ def register(app: typer.Typer) -> None:
                 measure,
                 wish=wish,
                 kinds=kind,
+                on_disk=on_disk,
+                run=shard_runner(shards),
                 rebuild=rebuild,
                 effort=effort,
                 progress=progress,
@@ -73,6 +90,17 @@ def register(app: typer.Typer) -> None:
         if report.action in ("built", "rebuilt") and report.card.curve:
             print_table(curve_table(report.card), f"{measure}: what was measured")
         typer.echo(f"{report.action} in {report.seconds:.1f} s: {report.note}")
+
+
+def shard_runner(workers: str | None) -> "Run":
+    """What builds the shards: this process, or Dask workers."""
+    from index.disk import one_by_one
+
+    if workers is None:
+        return one_by_one
+    from extract.distributed import map_on_workers
+
+    return partial(map_on_workers, workers=workers)
 
 
 def curve_table(card: "Card") -> "pd.DataFrame":

@@ -1,0 +1,69 @@
+"""`alike index` and `alike neighbours` as a user runs them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from extract.errors import BadInput
+from flows.cli import app
+from flows.commands.index import parse_bytes
+
+
+@pytest.fixture
+def run():
+    def run(*words):
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.stdout
+
+    return run
+
+
+def test_index_then_neighbours(make_store, run):
+    store = make_store(n=1500, classes=30)
+    told = run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.9)
+    assert "what was measured" in told
+    assert "built in" in told
+    card = json.loads(
+        run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.9, "--json")
+    )
+    assert card["action"] == "unchanged"
+    assert card["recall"][1] >= 0.9
+    near = json.loads(run("neighbours", 3, "--store", store.url, "-k", 4, "--json"))
+    assert [one["rank"] for one in near] == [1, 2, 3, 4]
+    assert near[0]["query_row"] == 3
+    other = json.loads(
+        run("neighbours", 3, "--store", store.url, "-k", 4, "--other-class", "--json")
+    )
+    assert {one["label"] for one in other}.isdisjoint({"0"})
+    assert "nearest by gap_cosine" in run("neighbours", 3, 9, "--store", store.url, "-k", 2)
+
+
+def test_lists_on_disk_by_workers(make_store, run):
+    store = make_store(n=1500)
+    options = ["--on-disk", "--shards", 1, "--recall", 0.5, "--kind", "ivf_flat"]
+    told = run("index", "--store", store.url, *options)
+    assert "lists on disk from 1 shards" in told
+    assert len(json.loads(run("neighbours", 5, "--store", store.url, "-k", 3, "--json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--same-class", "--other-class"], "exclude each other"),
+        (["--to", "x.parquet"], "needs a folder"),
+    ],
+)
+def test_what_does_not_go_together(make_store, run, words, told):
+    with pytest.raises(BadInput, match=told):
+        run("neighbours", 3, "--store", make_store(n=9).url, *words)
+
+
+def test_sizes():
+    assert parse_bytes("4GB") == 4 * 10**9
+    assert parse_bytes("1.5 MiB") == 1_500_000
+    assert parse_bytes("800") == 800
+    with pytest.raises(BadInput, match="memory 'much'"):
+        parse_bytes("much")
