@@ -41,14 +41,16 @@ class Sampling:
 
     Attributes:
         radii: lengths of noise steps, root mean square per value of the network's input.
+        stepped: images from which noise and shifts start, the first ones; all images make pairs.
         directions: noise steps from each image at each radius.
         pairs: pairs of real images of each kind.
         seed: of every draw.
     """
 
     radii: tuple[float, ...] = (0.1, 0.01, 0.001)
+    stepped: int = 16
     directions: int = 4
-    pairs: int = 64
+    pairs: int = 256
     seed: int = 0
 
 
@@ -80,7 +82,8 @@ class Continuity:
             `median` and `mean` are of the ratio, per unit of network input; `slope` is
             d log max / d log (1 / radius) of the noise balls, 0 continuous to 1 a jump; `contrast`
             is the mean over different-class pairs divided by that over same-class pairs: above 1,
-            images of one class are explained more alike; `n_zero` counts maps that are all zero.
+            images of one class are explained more alike; `n_zero` counts maps that are all zero,
+            `n_images` the images that pairs start from.
         examples: the worst pair of each row.
     """
 
@@ -133,7 +136,6 @@ def continuity(
         progress("continuity", done + 1, len(fitting), method)
     table = pd.DataFrame([row for row, _ in judged])
     table.insert(0, "network", name or type(module).__name__)
-    table.insert(3, "n_images", len(images))
     return Continuity(table[list(COLUMNS)], tuple(example for _, example in judged))
 
 
@@ -174,7 +176,7 @@ def _fits(asked: _Asked, method: str) -> bool:
 def _all_pairs(
     asked: _Asked, labels: Sequence[str] | None, sampling: Sampling
 ) -> list[list[Pairs]]:
-    images = asked.images
+    images = asked.images[: sampling.stepped]
     kinds = [near.noise_pairs(images, sampling.radii, sampling.directions, sampling.seed)]
     kinds += [[near.shift_pairs(images, kind)] for kind in ("shift_pixel", "shift_half")]
     if labels is not None:
@@ -211,7 +213,9 @@ def _judge(
         kind = pairs[0].kind
         means[kind] = ratios.mean()
         zero = sum(int((maps.flatten(1).abs().sum(1) == 0).sum()) for _, maps in measured)
-        rows.append((_row(method, kind, ratios, _slope(pairs, measured), zero), example))
+        row = _row(method, kind, ratios, _slope(pairs, measured), zero)
+        row["n_images"] = len(np.unique(pairs[0].first))
+        rows.append((row, example))
     if "same_class" in means and "different_class" in means:
         for row, _ in rows:
             if row["pairs"] == "same_class":

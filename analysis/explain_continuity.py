@@ -29,7 +29,7 @@ def continuity_of(
     network: "Network | None" = None,
     *,
     methods: "Sequence[str]" = METHODS,
-    n_images: int = 16,
+    n_images: int = 64,
     split: str | None = "held_out",
     sampling: Sampling | None = None,
     progress: Progress = silent,
@@ -43,7 +43,8 @@ def continuity_of(
         features: whose images, and whose network where none is given.
         network: from `load_network`.
         methods: names of `EXPLAINERS`; those that do not fit the network are left out.
-        n_images: images judged, spread evenly over the classes, first rows first.
+        n_images: images judged, spread evenly over the classes; the first `sampling.stepped` of
+            them are also stepped from.
         split: `train`, `held_out` or None for both.
         sampling: how many pairs, see `Sampling`.
         progress: told after every method.
@@ -115,4 +116,4 @@ def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
         raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
     place = table.groupby(table["label"].fillna("")).cumcount()
     order = np.lexsort((table["row"], place))[:count]
-    return table.iloc[np.sort(order)]
+    return table.iloc[order]

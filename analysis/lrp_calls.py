@@ -25,7 +25,7 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """flatten unflatten view view_as reshape permute transpose swapaxes movedim contiguous roll pad
     unsqueeze squeeze expand expand_as cat concat stack split chunk unbind narrow select __getitem__
-    pixel_shuffle pixel_unshuffle channel_shuffle clone to float double identity max_pool2d
+    pixel_shuffle pixel_unshuffle channel_shuffle clone to cpu cuda float double identity max_pool2d
     adaptive_max_pool2d amax"""
 )
 # One number in, one number out, nothing mixed: relevance passes unchanged.

@@ -120,19 +120,17 @@ class RelevanceMode(TorchFunctionMode):
             self.refuse_gates(name, inputs)
             result = func(*args, **kwargs)
         else:
-            result = self._unmoved(name, func, args, kwargs)
-            if not tensors_in((result,)):
-                return result
+            return self._unmoved(name, func, args, kwargs)
         self._mark(self.signals, result)
         if name in MOVES or name in SCALINGS:
             self._move_limits(func, args, kwargs, inputs, result)
         return result
 
     def _unmoved(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Sizes, types and devices are read without a rule; anything else has none."""
+        """Sizes, types and devices are read without a rule, hooks may detach; else none exists."""
         with torch.no_grad():
             result = func(*args, **kwargs)
-        if tensors_in((result,)):
+        if tensors_in((result,)) and name != "detach":
             raise self.no_rule(name, "it is neither linear, element by element nor a move")
         return result
 

@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--continuity", help="Judge whether explanations are continuous.")
         ] = False,
         limit: Annotated[
-            int | None, typer.Option(min=1, help="Images for --all and --continuity (16).")
+            int | None, typer.Option(min=1, help="Images for --all and --continuity (64).")
         ] = None,
         split: Annotated[str, typer.Option(help="held_out, train or all.")] = "all",
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -188,7 +188,7 @@ def _continuity(
 
     with progress_bars() as progress:
         found = continuity_of(
-            chosen, methods=methods or METHODS, n_images=limit or 16, split=split, progress=progress
+            chosen, methods=methods or METHODS, n_images=limit or 64, split=split, progress=progress
         )
     if not quiet:
         print_table(found.table.drop(columns=["network"]), f"continuity of {chosen.key}")

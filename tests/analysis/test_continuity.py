@@ -144,6 +144,9 @@ def test_the_table_has_every_explainer_and_kind_of_pair():
     assert list(found.table["pairs"]) == kinds * 5
     assert set(found.table["explainer"]) == {"cam", "gradcam", "sa", "grad_x_input", "lrp"}
     assert list(found.table["n_pairs"][:6]) == [72, 24, 24, 6, 3, 12]
+    few = continuity(small_net(), images, labels, methods=["cam"], sampling=Sampling(stepped=2))
+    assert list(few.table["n_pairs"]) == [24, 8, 8, 6, 3, 12]
+    assert list(few.table["n_images"][:3]) == [2, 2, 2]
     ordered = found.table[["median", "q99", "max"]].to_numpy()
     assert (np.diff(ordered, axis=1) >= 0).all()
     contrast = found.table.set_index(["explainer", "pairs"])["contrast"]
