@@ -54,6 +54,34 @@ def most_changed(before: pd.DataFrame, after: pd.DataFrame, n: int) -> tuple[lis
     return helped, hurt
 
 
+def turnover(
+    before: pd.DataFrame, after: pd.DataFrame, labels: Mapping[int, str | None]
+) -> dict[str, float]:
+    """How many neighbours stayed, came and went, and how many of these have the image's class.
+
+    Args:
+        before: table `neighbours` of one measure.
+        after: the same of the second network, on the same images.
+        labels: row -> class.
+
+    Returns:
+        k, kept, gained, gained_right, lost_right: means an image (lost is as many as gained).
+    """
+    pairs = before[["row", "neighbour"]].merge(
+        after[["row", "neighbour"]], on=["row", "neighbour"], how="outer", indicator=True
+    )
+    right = pairs["row"].map(labels).to_numpy() == pairs["neighbour"].map(labels).to_numpy()
+    side = pairs["_merge"].to_numpy(str)
+    n = max(before["row"].nunique(), 1)
+    return {
+        "k": len(before) / n,
+        "kept": float((side == "both").sum() / n),
+        "gained": float((side == "right_only").sum() / n),
+        "gained_right": float(((side == "right_only") & right).sum() / n),
+        "lost_right": float(((side == "left_only") & right).sum() / n),
+    }
+
+
 def _one_a_class(ranked: pd.DataFrame, n: int) -> list[int]:
     """The first of every class in this order, then the second ones, until there are n."""
     turn = ranked.groupby("label", sort=False, dropna=False).cumcount()

@@ -65,7 +65,7 @@ def write_report(
         run: the manifest: title, source, network, weights, settings, versions, stages (step ->
             seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, created,
             reused (names of steps), control (a comparison: the same training without the loss
-            against `after`). Whatever is missing is left out.
+            against `after`), likeness (linear_cka, rsa). Whatever is missing is left out.
         thumbnails: show images; needs the store and the images where they were.
         maps: show the map; needs the store. Up to 20,000 images it is made where it is missing.
         progress: told how far the map is.

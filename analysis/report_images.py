@@ -60,10 +60,26 @@ def images(subject: Subject, pictures: Pictures | None, why_not: str) -> str:
     wanted |= {row for _, pairs in examples for a, b, _ in pairs for row in (a, b)}
     sheet = Sheet(pictures, pictures.thumbnails(sorted(wanted)))
     names = [name for name, _ in subject.named]
-    body = KEY + "".join(_block(block, names, near, sheet) for block in blocks)
+    body = (
+        _turnover(tables, labels)
+        + KEY
+        + "".join(_block(block, names, near, sheet) for block in blocks)
+    )
     body += _confused(crossing, sheet) + "".join(_pairs(*one, sheet) for one in examples)
     lead = "Each line is an image and its nearest others, nearest first, among the images judged."
     return section("images", "Images", lead, body)
+
+
+def _turnover(tables: list[pd.DataFrame], labels: dict[int, str | None]) -> str:
+    """What became of the neighbours of an image, where two networks saw the same images."""
+    if len(tables) != 2 or set(tables[0]["row"]) != set(tables[1]["row"]):
+        return ""
+    found = queries.turnover(tables[0], tables[1], labels)
+    return (
+        f"<p>Of the {found['k']:.0f} nearest neighbours of an image, {found['kept']:.1f} stayed. "
+        f"Of the {found['gained']:.1f} that came, {found['gained_right']:.1f} have the image's "
+        f"class; of as many that went, {found['lost_right']:.1f} had it.</p>"
+    )
 
 
 def _blocks(pure: list[pd.DataFrame]) -> list[Block]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report_parts import definitions, details, section, table, text
+from analysis.report_parts import definitions, details, facts, section, table, text
 from analysis.report_subject import Subject
-from analysis.report_words import SCORES, count, seconds
+from analysis.report_words import SCORES, count, number, seconds
 
 MOST_BAD = 500
 FACTS = ("source", "network", "weights", "created")
@@ -20,6 +20,7 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         _images(run, bad),
         _list("Decisions taken on the way", run.get("decisions") or []),
         _reused(run),
+        facts("The two networks against each other (1: they see the same)", _likeness(run)),
         _stages(run.get("stages") or {}),
         _bad_table(bad),
         _settings(subject, run, store),
@@ -51,6 +52,16 @@ def _reused(run: Mapping[str, Any]) -> str:
     else:
         said = "Everything was computed in this run."
     return f"<p>{text(said)}</p>"
+
+
+def _likeness(run: Mapping[str, Any]) -> dict[str, str]:
+    names = {
+        "linear_cka": "linear CKA",
+        "linear_cka_unbiased": "linear CKA, unbiased",
+        "rsa": "RSA (Spearman of the pair distances)",
+    }
+    known = run.get("likeness") or {}
+    return {shown: number(known[name]) for name, shown in names.items() if name in known}
 
 
 def _list(title: str, items: Iterable[Any]) -> str:

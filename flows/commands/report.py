@@ -48,13 +48,16 @@ def register(app: typer.Typer) -> None:
         second = Analysis.load(opened, opened.features(after).key) if after else None
         with progress_bars() as progress:
             comparison = _comparison(opened, before, second, progress) if second else None
+            record = _record(opened, key, title)
+            if second:
+                record["likeness"] = _likeness(opened, before, second)
             path = write_report(
                 to,
                 before=before,
                 after=second,
                 comparison=comparison,
                 store=opened,
-                run=_record(opened, key, title),
+                run=record,
                 maps=maps,
                 thumbnails=thumbnails,
                 progress=progress,
@@ -75,6 +78,13 @@ def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.D
         seed=int(before.settings["seed"]),
         progress=progress,
     )
+
+
+def _likeness(store: "Store", before: Any, after: Any) -> dict[str, float]:
+    from analysis.networks import likeness
+
+    pair = (store.features(before.key), store.features(after.key))
+    return likeness(*pair, split=str(before.settings["split"]))[0]
 
 
 def _record(store: "Store", key: str, title: str) -> dict[str, Any]:

@@ -161,6 +161,14 @@ def test_most_changed_leaves_out_what_stayed():
     assert queries.most_changed(before, after, 3) == ([2], [1])
 
 
+def test_turnover_by_hand():
+    after = NEAR.assign(neighbour=[1, 3, 0, 3, 1, 0, 2, 0])
+    found = queries.turnover(NEAR, after, LABELS)
+    assert found == {
+        "k": 2, "kept": 5 / 4, "gained": 3 / 4, "gained_right": 2 / 4, "lost_right": 1 / 4
+    }  # fmt: skip
+
+
 def test_confused_classes_come_with_their_images():
     square = pd.DataFrame([[0.1, 0.4], [0.4, 0.1]], ["a", "b"], ["a", "b"])
     found = queries.confused(square, NEAR, LABELS)
