@@ -45,6 +45,7 @@ def choose(
     *,
     kinds: Sequence[str] | None = None,
     effort: float = EFFORT,
+    stage: int = STAGE,
     progress: Progress = silent,
 ) -> Choice:
     """Build candidates, measure them, keep the fastest that holds.
@@ -53,6 +54,7 @@ def choose(
         exam: what to index and to judge by.
         kinds: keys of `INDEX_KINDS` to try; None: all that fit the machine and the wish.
         effort: seconds to spend on building candidates, about.
+        stage: vectors from which on kinds are first tried on a third of them, at most 20,000.
         progress: told what is being built.
 
     Raises:
@@ -67,7 +69,7 @@ def choose(
         told = _told(best[1], exam)
         return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {told}")
     others = [kind for kind in allowed if not kind.exact] if exam.wish.recall < 1 else []
-    for kind, predicted in _ranked(others, exam, progress):
+    for kind, predicted in _ranked(others, exam, stage, progress):
         spent = time.perf_counter() - start
         if tried and spent + predicted > effort:
             continue
@@ -117,16 +119,17 @@ def _examine(kind: IndexKind, exam: Exam, least: float, progress: Progress) -> C
 
 
 def _ranked(
-    kinds: Sequence[IndexKind], exam: Exam, progress: Progress
+    kinds: Sequence[IndexKind], exam: Exam, stage: int, progress: Progress
 ) -> list[tuple[IndexKind, float]]:
     """Kinds worth building in full, the most promising first, with predicted seconds of it."""
-    if exam.n < STAGE or not kinds:
+    if exam.n < stage or not kinds:
         return [(kind, 0.0) for kind in kinds]
-    part = subset(exam, PART)
-    ratio = len(exam.vectors) / PART
+    size = min(PART, exam.n // 3)
+    part = subset(exam, size)
+    ratio = len(exam.vectors) / size
     found = []
     for kind in kinds:
-        spec = kind.spec(PART, exam.vectors.shape[1])
+        spec = kind.spec(size, exam.vectors.shape[1])
         assert spec is not None, kind.name
         candidate = examine(spec, part, progress=progress)
         fastest = max(

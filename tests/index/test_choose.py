@@ -1,0 +1,100 @@
+"""The choice: by measuring, under the wish, and said in the end."""
+
+import numpy as np
+import pytest
+
+from index.choose import FINALISTS, choose
+from index.kinds import INDEX_KINDS
+from index.specs import Point, Wish
+from index.trial import holds, set_exam, sweep
+
+from .conftest import clustered
+
+
+def exam(wish, n=6000, queries=300, dimension=64):
+    vectors, _ = clustered(n, dimension=dimension, classes=40)
+    mixed = np.random.default_rng(0).permutation(n)
+    vectors = vectors[mixed] / np.linalg.norm(vectors[mixed], axis=1, keepdims=True)
+    train = np.arange(n - queries)
+    return set_exam(vectors, np.arange(n), n - queries, train, "l2", wish)
+
+
+def test_soon_enough_is_exact():
+    """A small set answers exactly within the latency asked: nothing else is even tried."""
+    chosen = choose(exam(Wish(latency=10.0)))
+    assert INDEX_KINDS[chosen.point.spec.kind].exact
+    assert {INDEX_KINDS[point.spec.kind].exact for point in chosen.curve} == {True}
+    assert "exact search answers in" in chosen.why
+
+
+def test_the_fastest_that_holds_is_chosen():
+    wish = Wish(0.9)
+    chosen = choose(exam(wish), kinds=["flat", "hnsw", "ivf_flat", "ivf_fp16", "ivf_pq"])
+    holding = [point for point in chosen.curve if holds(point, wish)]
+    assert chosen.point == max(holding, key=lambda point: point.queries_per_second)
+    assert {point.spec.kind for point in chosen.curve} == {
+        "flat", "hnsw", "ivf_flat", "ivf_fp16", "ivf_pq",
+    }  # fmt: skip
+    assert "the fastest of 5 kinds that holds" in chosen.why
+
+
+def test_a_large_set_is_first_tried_on_a_part():
+    kinds = ["hnsw", "ivf_flat", "ivf_sq8", "ivf_pq", "ivf_rabitq"]
+    chosen = choose(exam(Wish(0.8)), kinds=kinds, stage=3000)
+    tried = {point.spec.kind for point in chosen.curve}
+    assert 1 <= len(tried) <= FINALISTS
+    assert {point.n for point in chosen.curve} == {5700}
+
+
+def test_batches_may_be_answered_in_bfloat16():
+    if not INDEX_KINDS["flat_bfloat16"].available():
+        pytest.skip("this CPU multiplies no bfloat16")
+    chosen = choose(exam(Wish(1.0, batch=256)))
+    assert {point.spec.kind for point in chosen.curve} == {"flat", "flat_bfloat16"}
+    alone = choose(exam(Wish(1.0, batch=1)))
+    assert {point.spec.kind for point in alone.curve} == {"flat"}
+
+
+def test_no_time_no_candidates_but_the_exact_ones():
+    chosen = choose(exam(Wish(0.9, latency=None)), effort=0.0, stage=3000)
+    assert INDEX_KINDS[chosen.point.spec.kind].exact
+
+
+class TestSweep:
+    """Against a made curve: recall rises with nprobe and with k_factor, speed falls."""
+
+    def points(self, recall, most=1.0):
+        asked = []
+
+        def measure(search):
+            asked.append(dict(search))
+            probes, factor = search["nprobe"], search["k_factor"]
+            found = min(most, 1 - 0.5 / probes - 0.2 / factor)
+            speed = 1e5 / (probes + 3 * factor)
+            return Point(None, found, found, found, speed, 1 / speed, 0, 0, 0)
+
+        found = list(sweep(measure, "ivf_pq", recall))
+        return asked, found
+
+    def test_finds_the_fastest_of_the_grid(self):
+        _, points = self.points(0.95)
+        fastest = max(
+            (point for point in points if point.low >= 0.95),
+            key=lambda point: point.queries_per_second,
+        )
+        every = [
+            1e5 / (probes + 3 * factor)
+            for probes in range(1, 513)
+            for factor in (1, 2, 4, 8, 16, 32, 64, 128)
+            if 1 - 0.5 / probes - 0.2 / factor >= 0.95
+        ]
+        assert fastest.queries_per_second >= 0.85 * max(every)
+
+    def test_asks_nothing_twice_and_ends(self):
+        asked, points = self.points(0.95)
+        assert len({tuple(one.items()) for one in asked}) == len(asked) == len(points) < 60
+
+    def test_gives_up_where_nothing_holds(self):
+        _, points = self.points(0.95, most=0.9)
+        assert points
+        assert all(point.low < 0.95 for point in points)
