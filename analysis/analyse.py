@@ -15,6 +15,7 @@ from analysis.judged import Judged, check, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
 from analysis.pair_bins import BINS
+from analysis.product import Precision
 from analysis.set_scores import judge_sets
 from analysis.statistic import Run
 from analysis.vectors import MEMORY, slab_rows, stored_vectors
@@ -104,6 +105,7 @@ def analyse(
     untrained: "Features | None" = None,
     budget: float = BUDGET,
     bins: int = BINS,
+    precision: Precision = "float32",
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -120,6 +122,8 @@ def analyse(
         budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair is
             judged; beyond it a stratified sample of images is, and the notes say so.
         bins: of the histograms of all pairs, a power of two.
+        precision: of the products under those histograms; `bfloat16` is faster where the processor
+            multiplies it, and the notes say what it does to the AUC.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
@@ -134,7 +138,7 @@ def analyse(
     named = [name for name in measures or () if name not in sets]
     ready, left_out = _ready(features, named or ([HEADLINE] if sets else []))
     found_sets: list[pd.DataFrame] = []
-    asked = Asked(bootstrap, seed, budget, bins, progress)
+    asked = Asked(bootstrap, seed, budget, bins, precision, progress)
     found: list[Tables] = []
     jobs = jobs or here()
     for name in sets:
@@ -155,7 +159,8 @@ def analyse(
     tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
     settings = {
         "split": split, "measures": [*ready, *sets], "left_out": left_out, "bootstrap": bootstrap,
-        "seed": seed, "budget": budget, "bins": bins, "unlabelled": judged.unlabelled,
+        "seed": seed, "budget": budget, "bins": bins,
+        "precision": precision, "unlabelled": judged.unlabelled,
         "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": {name: measure.digest for name, measure in ready.items()},
@@ -173,6 +178,7 @@ class Asked:
     seed: int
     budget: float
     bins: int
+    precision: Precision
     progress: Progress
 
 
@@ -241,7 +247,9 @@ def _judge(
         done = f"{folder}/{stage.removeprefix(name).strip()}"
         return remembering(jobs.run(stage, asked.progress), files, done)
 
-    tables = judge_measure(name, vectors, draws, run, bins=asked.bins, note=note)
+    tables = judge_measure(
+        name, vectors, draws, run, bins=asked.bins, precision=asked.precision, note=note
+    )
     forget(files, folder)
     return tables
 
@@ -249,6 +257,7 @@ def _judge(
 def _digest(features: "Features", measure: Measure, judged: Judged, asked: Asked) -> str:
     """Changes with everything that the blocks of one measure depend on."""
     told = hashlib.sha256(f"{features.key} {features.digest} {measure.digest}".encode())
-    told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {slab_rows(1)} {VERSION}".encode())
+    told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {asked.precision}".encode())
+    told.update(f"{slab_rows(1)} {VERSION}".encode())
     told.update(judged.rows.tobytes() + judged.codes.tobytes())
     return told.hexdigest()[:16]

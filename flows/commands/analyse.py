@@ -1,8 +1,16 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Precision(StrEnum):
+    """What products may be rounded to."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +42,9 @@ def register(app: typer.Typer) -> None:
             float, typer.Option(help="Multiplications a measure; above: a sample of images.")
         ] = 1e14,
         bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 65536,
+        precision: Annotated[
+            Precision, typer.Option(help="Of the products: bfloat16 is faster and coarser.")
+        ] = Precision.FLOAT32,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """Judge how much nearer images of one class are than images of different classes.
@@ -61,6 +72,7 @@ def register(app: typer.Typer) -> None:
                 untrained=opened.features(untrained) if untrained else None,
                 budget=budget,
                 bins=bins,
+                precision=precision.value,
                 jobs=jobs,
                 progress=progress,
             )

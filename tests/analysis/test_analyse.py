@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis import analyse as module
-from analysis import checkpoint, jobs
+from analysis import checkpoint, jobs, vectors
 from analysis.analyse import Analysis, analyse
 from analysis.compare import compare
 from analysis.networks import likeness
@@ -230,8 +232,6 @@ def test_constant_features_are_at_chance_not_an_error(tmp_path, made, write_feat
 
 
 def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_features, monkeypatch):
-    from analysis import vectors
-
     monkeypatch.setattr(vectors, "SLAB", 256)
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     made = make(sizes=(700, 500))
@@ -285,6 +285,41 @@ def test_workers_give_what_threads_give(tmp_path, make, write_features):
         found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+@pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="kills a worker: set ALIKE_FULL=1")
+def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, monkeypatch):
+    monkeypatch.setattr(vectors, "SLAB", 1024)
+    features = write_features(tmp_path / "s", make(sizes=(4000, 3000, 3000)), taps=["gap"])
+    wanted = analyse(features, measures=["gap_cosine"], bootstrap=20)
+    killed = []
+    with jobs.open_jobs(workers=2) as cluster:
+        workers = list(cluster.client.run(os.getpid).values())
+
+        def kills(stage, done, total, note=""):
+            if stage.endswith("bootstrap") and done == 5 and not killed:
+                killed.append(workers[0])
+                os.kill(workers[0], signal.SIGKILL)
+
+        found = analyse(
+            features, measures=["gap_cosine"], bootstrap=20, jobs=cluster, progress=kills
+        )
+    assert killed
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+def test_coarser_products_say_what_they_do(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(60, 50)), taps=["gap"])
+    exact = analyse(features, measures=["gap_cosine"], bootstrap=0)
+    rough = analyse(features, measures=["gap_cosine"], bootstrap=0, precision="bfloat16")
+    assert value(rough, "gap_cosine", "auc") == pytest.approx(
+        value(exact, "gap_cosine", "auc"), abs=2e-3
+    )
+    note = rough.tables["scores"].query("score == 'auc'")["note"].iloc[0]
+    assert "bfloat16 products, which move the AUC of 110 images by" in note
+    with pytest.raises(BadInput, match="power of two"):
+        analyse(features, bins=1000)
 
 
 def test_no_scheduler_at_the_address():
