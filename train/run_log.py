@@ -91,6 +91,11 @@ class RunLog(Callback):
             self._save(trainer)
             self.saved = time.monotonic()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close what is still open."""
+        if self.board is not None:
+            self.board.finalize("success")
+
     def _row(self, trainer: Trainer, step: ConsistencyStep) -> dict[str, float]:
         steps = pd.DataFrame(step.steps, columns=list(STEP_COLUMNS))
         since = self.rows[-1]["step"] if self.rows else 0
