@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures
-from analysis.report_answer import Analysed, answer, main_measure, rungs
+from analysis.explain_report import explanations_section
+from analysis.report_answer import answer
 from analysis.report_classes import classes
 from analysis.report_distances import distances
 from analysis.report_images import images
+from analysis.report_lookup import Analysed, main_measure, rungs
 from analysis.report_making import making
 from analysis.report_map import make_maps, map_section
 from analysis.report_parts import figure, text
@@ -37,6 +39,7 @@ PARTS = (
     ("classes", "Classes"),
     ("images", "Images"),
     ("map", "Map"),
+    ("explanations", "Explanations"),
     ("measures", "Measures"),
     ("making", "How it was made"),
 )
@@ -78,6 +81,7 @@ def write_report(
     pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
     drawn = make_maps(subject, store, progress=progress) if store is not None and maps else []
     middle = images(subject, pictures, why_not) + map_section(subject, drawn, pictures)
+    middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

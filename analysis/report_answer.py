@@ -6,48 +6,19 @@ images together has small same-class distances and tells nothing apart (`SCIENCE
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.report_lookup import (
+    Analysed,
+    accuracy_of,
+    as_number,
+    rungs,
+    score_of,
+    worst_class,
+)
 from analysis.report_words import change, count, interval, number
-
-HEADLINE = "gap_cosine"
-FLOOR, CEILING = "pixel_euclid", "softmax_dot"
-UNTRAINED = "untrained_gap_cosine"
-
-
-class Analysed(Protocol):
-    """What the report needs of an analysis; `analysis.analyse.Analysis` is one."""
-
-    @property
-    def key(self) -> str:
-        """The extraction that was analysed."""
-
-    @property
-    def n_images(self) -> int:
-        """How many images were judged."""
-
-    @property
-    def classes(self) -> Any:
-        """Their classes."""
-
-    @property
-    def settings(self) -> Any:
-        """The settings of the analysis, a mapping."""
-
-    @property
-    def tables(self) -> Any:
-        """Name -> DataFrame."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """A score with its 95 % interval (NaN where it has none)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -63,77 +34,6 @@ class Answer:
     tone: Literal["better", "worse", "unclear", "single"]
     headline: str
     sentences: tuple[str, ...]
-
-
-def table_of(analysis: Analysed, name: str, measure: str | None = None) -> pd.DataFrame:
-    """A table of an analysis, of one measure if named; empty where it was not computed."""
-    table = analysis.tables.get(name)
-    if table is None:
-        return pd.DataFrame()
-    if measure is not None and "measure" in table.columns:
-        table = table[table["measure"] == measure]
-    return table
-
-
-def main_measure(analysis: Analysed) -> str:
-    """The measure that the headline rests on: `gap_cosine`, or the first that was computed."""
-    scores = table_of(analysis, "scores")
-    measures = list(dict.fromkeys(scores.get("measure", [])))
-    return HEADLINE if HEADLINE in measures or not measures else str(measures[0])
-
-
-def score_of(analysis: Analysed | None, measure: str, score: str) -> Value | None:
-    """A score of one measure with its interval; None where it was not computed."""
-    if analysis is None:
-        return None
-    scores = table_of(analysis, "scores", measure)
-    rows = scores[scores["score"] == score] if len(scores) else scores
-    if rows.empty or not math.isfinite(float(rows["value"].iloc[0])):
-        return None
-    row = rows.iloc[0]
-    return Value(float(row["value"]), _number(row.get("low")), _number(row.get("high")))
-
-
-def untrained_score(analysis: Analysed | None, measure: str, score: str) -> Value | None:
-    """A score of the untrained network; it is judged by the headline measure only."""
-    return score_of(analysis, UNTRAINED, score) if measure == HEADLINE else None
-
-
-def accuracy_of(analysis: Analysed | None) -> Value | None:
-    """The network's own top-1 accuracy, under whichever measure name it was stored."""
-    if analysis is None:
-        return None
-    scores = table_of(analysis, "scores")
-    rows = scores[scores["score"] == "accuracy"] if len(scores) else scores
-    return None if rows.empty else score_of(analysis, str(rows["measure"].iloc[0]), "accuracy")
-
-
-def worst_class(analysis: Analysed, measure: str) -> tuple[str, float] | None:
-    """The class with the lowest sameness and that sameness; None where it is unknown."""
-    table = table_of(analysis, "per_class", measure)
-    if table.empty or table["sameness"].isna().all():
-        return None
-    row = table.loc[table["sameness"].idxmin()]
-    return str(row["class"]), float(row["sameness"])
-
-
-def rungs(before: Analysed, after: Analysed | None, measure: str) -> pd.DataFrame:
-    """Where the network stands: floor, untrained, before, after, ceiling; known ones only."""
-    first, second = ("this network", "only") if after is None else ("before", "before")
-    judged = after or before
-    steps = (
-        ("raw pixels", "floor", score_of(before, FLOOR, "sameness")),
-        ("untrained network", "untrained", untrained_score(before, measure, "sameness")),
-        (first, second, score_of(before, measure, "sameness")),
-        ("after", "after", score_of(after, measure, "sameness")),
-        ("classifier's own output", "ceiling", score_of(judged, CEILING, "sameness")),
-    )
-    rows = [
-        {"name": name, "value": got.value, "low": got.low, "high": got.high, "role": role}
-        for name, role, got in steps
-        if got is not None
-    ]
-    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "role"])
 
 
 def answer(
@@ -235,7 +135,7 @@ def _compared(
         rows = comparison[comparison["score"] == score]
         if len(rows):
             keys = ("a", "b", "difference", "low", "high")
-            return {key: _number(rows.iloc[0][key]) for key in keys}
+            return {key: as_number(rows.iloc[0][key]) for key in keys}
     find = accuracy_of if score == "accuracy" else (lambda x: score_of(x, measure, score))
     old, new = find(before), find(after)
     if old is None or new is None:
@@ -288,7 +188,7 @@ def _against_control(control: pd.DataFrame | None) -> list[str]:
     if control is None or control.empty or not (control["score"] == "sameness").any():
         return []
     row = control[control["score"] == "sameness"].iloc[0]
-    low, high = _number(row["low"]), _number(row["high"])
+    low, high = as_number(row["low"]), as_number(row["high"])
     sure = "more than chance" if low > 0 or high < 0 else "within chance"
     return [
         f"The same further training without the consistency loss reaches {number(row['a'])}: the "
@@ -337,7 +237,3 @@ def _per_hundred(sameness: float) -> str:
     """Sameness as comparisons won in 100; a decimal where it would otherwise round to 100."""
     share = 100 * (1 + sameness) / 2
     return f"{share:.1f}" if share > 95 else f"{share:.0f}"
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures_classes
-from analysis.report_answer import table_of
+from analysis.report_lookup import table_of
 from analysis.report_parts import columns, details, figure, section, table
 from analysis.report_subject import Subject, titled
 from analysis.report_words import count, number, words

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import figures
-from analysis.report_answer import CEILING, FLOOR, HEADLINE, UNTRAINED, table_of
+from analysis.report_lookup import CEILING, FLOOR, HEADLINE, UNTRAINED, table_of
 from analysis.report_parts import columns, figure, section
 from analysis.report_subject import Subject, titled
 

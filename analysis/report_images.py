@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import figures_classes, queries
-from analysis.report_answer import Analysed, table_of
+from analysis.report_lookup import Analysed, table_of
 from analysis.report_parts import section, text
 from analysis.report_subject import Subject
 from analysis.report_words import number

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.figures_classes import class_matrix, similarity_order
 from analysis.figures_map import MOST_POINTS, map_figure, shown_rows
 from analysis.maps import MapSettings, find_map, make_map
-from analysis.report_answer import table_of
+from analysis.report_lookup import table_of
 from analysis.report_parts import columns, figure, section, text
 from analysis.report_subject import Subject, titled
 from analysis.report_words import count, number

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.report_answer import (
+from analysis.report_lookup import (
     CEILING,
     FLOOR,
     Analysed,

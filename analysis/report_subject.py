@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.report_answer import Analysed
+from analysis.report_lookup import Analysed
 
 
 @dataclass(frozen=True)

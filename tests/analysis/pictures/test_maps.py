@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
-from analysis.maps import MapSettings, find_map, make_map, pca, tsne
+from analysis.maps import MapSettings, find_map, make_map
+from analysis.projections import pca, tsne
 from extract.errors import BadInput
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.report import write_report
-from analysis.report_answer import answer, rungs
+from analysis.report_answer import answer
+from analysis.report_lookup import rungs
 
 
 class Loads(HTMLParser):
