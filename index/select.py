@@ -14,6 +14,20 @@ STEP = 64
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _least(part: Any) -> Any:
+    """Smallest of some int16.
+
+    Widened and written out, because only of this form the compiler makes a vector loop (0.02 ms
+    for 256 x 2048 scores, where `min` takes 0.4 ms).
+    """
+    least = np.int32(SENTINEL)
+    for at in range(part.size):
+        score = np.int32(part[at])
+        least = score if score < least else least
+    return least
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def select_smallest(scores: Any, best: Any, place: Any, first: int) -> None:
     """Keep the M smallest scores of every line seen so far, ascending.
 
@@ -28,26 +42,22 @@ def select_smallest(scores: Any, best: Any, place: Any, first: int) -> None:
     for line in range(scores.shape[0]):
         row = scores[line]
         worst = best[line, last]
-        low = 0
-        while low < width:
+        for low in range(0, width, STEP):
             high = min(low + STEP, width)
-            # one vectorised minimum tells of most steps that nothing in them is wanted
-            least = SENTINEL
+            # of most steps this tells that nothing in them is wanted
+            if _least(row[low:high]) >= worst:
+                continue
             for at in range(low, high):
-                least = min(least, row[at])
-            if least < worst:
-                for at in range(low, high):
-                    score = row[at]
-                    if score < worst:
-                        slot = last
-                        while slot > 0 and best[line, slot - 1] > score:
-                            best[line, slot] = best[line, slot - 1]
-                            place[line, slot] = place[line, slot - 1]
-                            slot -= 1
-                        best[line, slot] = score
-                        place[line, slot] = first + at
-                        worst = best[line, last]
-            low = high
+                score = row[at]
+                if score < worst:
+                    slot = last
+                    while slot > 0 and best[line, slot - 1] > score:
+                        best[line, slot] = best[line, slot - 1]
+                        place[line, slot] = place[line, slot - 1]
+                        slot -= 1
+                    best[line, slot] = score
+                    place[line, slot] = first + at
+                    worst = best[line, last]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
