@@ -34,7 +34,7 @@ class Explainer:
         relevance: (module, batch (B, 3, H, W), target (B,)) -> (B, h, w) or (B, 3, H, W).
         resolution: `map` (positions of the last feature map) or `pixels` (of the network input).
         signed: whether values below zero mean "speaks against".
-        meaning: one line for tables and figures.
+        about: one line for tables and figures.
         boxed: whether it takes `limits`, the network's input for black and for white.
     """
 
@@ -42,7 +42,7 @@ class Explainer:
     relevance: Relevance
     resolution: str
     signed: bool
-    meaning: str
+    about: str
     boxed: bool = False
 
 

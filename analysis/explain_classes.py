@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.explain_alike import stored_frames
+from analysis.explain_alike import alike_panel, centre_of, stored_frames, stored_pair
+from analysis.explain_report import CONFUSED
 from analysis.likeness import leave_one_out, likeness_to, unit
-from analysis.overlay import SIDE, Pixels, Tile, overlay, panel
+from analysis.overlay import SIDE, Pixels, Tile, overlay, panel, png
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
@@ -152,3 +153,30 @@ def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5
             ]
         )
     return panel(rows, title=f"class {found.label}")
+
+
+def keep_confused(
+    features: "Features", count: int = 4, *, split: str | None = None
+) -> pd.DataFrame:
+    """Find the most alike pairs of different classes; keep their likeness maps in the store.
+
+    The picture is `explanations/<key>/confused.png`; the table is that of `confused_pairs`.
+    """
+    found, panel = confused_panel(features, count, split=split)
+    features.store.write_file(CONFUSED.format(key=features.key), png(panel))
+    return found
+
+
+def confused_panel(
+    features: "Features", count: int = 4, *, split: str | None = None
+) -> tuple[pd.DataFrame, Pixels]:
+    """Return the most alike pairs of different classes, and their maps side by side."""
+    found = confused_pairs(features, count, split=split)
+    centre = centre_of(features)
+    rows = [(int(row.row_a), int(row.row_b)) for row in found.itertuples()]
+    pairs = [stored_pair(features, one, other, centre=centre) for one, other in rows]
+    names = [
+        (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
+        for row in found.itertuples()
+    ]
+    return found, alike_panel(pairs, names)

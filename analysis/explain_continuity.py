@@ -9,6 +9,7 @@ import torch
 from analysis.continuity import METHODS, Continuity, Example, Sampling, continuity
 from analysis.explain_alike import stored_frames
 from analysis.explain_inputs import network_for
+from analysis.explain_report import PICTURE, TABLE
 from analysis.lrp import pixel_limits
 from analysis.overlay import SIDE, Pixels, Tile, full_colour, overlay, panel, png
 from extract.errors import BadInput
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from extract.network import Network
     from extract.store import Features, Store
     from extract.transform import Transform
-
-TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
 
 
 def continuity_of(

@@ -158,21 +158,11 @@ def _classes(chosen: Any, split: str | None, to: Path | None, quiet: bool) -> di
 def _confused(
     chosen: Any, count: int, split: str | None, to: Path | None, quiet: bool
 ) -> dict[str, Any]:
-    from analysis.explain_alike import alike_panel, centre_of, stored_pair
-    from analysis.explain_classes import confused_pairs
+    from analysis.explain_classes import confused_panel
     from flows.console import print_table
 
-    table = confused_pairs(chosen, count, split=split)
-    centre = centre_of(chosen)
-    pairs = [
-        stored_pair(chosen, int(row.row_a), int(row.row_b), centre=centre)
-        for row in table.itertuples()
-    ]
-    names = [
-        (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
-        for row in table.itertuples()
-    ]
-    files = [_write(chosen, to, "confused", alike_panel(pairs, names))]
+    table, picture = confused_panel(chosen, count, split=split)
+    files = [_write(chosen, to, "confused", picture)]
     if not quiet:
         print_table(table, "most alike images of different classes")
         _say(files)

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from analysis.continuity import Sampling
 from analysis.explain import explain
 from analysis.explain_alike import centre_of, compare_images, stored_pair
-from analysis.explain_classes import class_likeness, confused_pairs
+from analysis.explain_classes import class_likeness, confused_pairs, keep_confused
 from analysis.explain_continuity import continuity_of, read_continuity
 from analysis.explain_images import explain_images
 from analysis.explain_inputs import network_for
+from analysis.explain_report import explanations_section
 from analysis.explain_set import explain_set, stored_relevance
 from analysis.overlay import Tile, full_colour, overlay, panel, png
 from extract.errors import BadInput
@@ -128,6 +129,18 @@ def test_continuity_is_kept_in_the_store(features):
     assert table["max"].tolist() == made.table["max"].tolist()
     assert set(table["pairs"]) >= {"noise", "shift_half", "nearest_same", "different_class"}
     assert picture.startswith(b"\x89PNG")
+
+
+def test_the_report_shows_what_the_store_holds(features):
+    keep_confused(features, 2)
+    continuity_of(
+        features, n_images=4, split=None, methods=("cam",), sampling=Sampling(directions=1)
+    )
+    shown = explanations_section({"network": features.key}, features.store)
+    assert shown.startswith('<section id="explanations">')
+    assert "what each position adds to the score" in shown
+    assert shown.count("data:image/jpeg") == 2
+    assert explanations_section({"network": "another"}, features.store) == ""
 
 
 def test_given_images_by_path_and_by_row(features):

@@ -1,0 +1,93 @@
+"""The report's section on explanations: continuity as a table, explainer by network, and pictures.
+
+It shows what the store holds (`continuity_of`, `keep_confused`, `alike explain --continuity
+--confused 4`) and computes nothing.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.report_parts import section, table, text
+
+if TYPE_CHECKING:
+    from extract.store import Store
+
+TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
+CONFUSED = "explanations/{key}/confused.png"
+LEAD = (
+    "Where in the images the network finds its evidence, and whether small changes of an image "
+    "change the explanation little: |R − R'| / |x − x'|, relevance scaled to 1; smaller is more "
+    "continuous. Slope: how fast the worst case grows as noise shrinks, 0 continuous, 1 a jump."
+)
+SHOWN = (
+    ("noise, worst", "noise", "max"),
+    ("slope", "noise", "slope"),
+    ("pixel shift, worst", "shift_pixel", "max"),
+    ("half-pixel shift, worst", "shift_half", "max"),
+    ("nearest of its class, median", "nearest_same", "median"),
+    ("different ÷ same class", "same_class", "contrast"),
+)
+
+
+def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
+    """Return the section as HTML, "" where the store holds no explanations.
+
+    Args:
+        keys: what the report calls an extraction (`before`, `after`, `network`) -> its key.
+        store: where they are.
+    """
+    if store is None:
+        return ""
+    body = ""
+    for name, key in keys.items():
+        title = "" if name == "network" else f", {name}"
+        try:
+            judged, _ = store.read_table(TABLE.format(key=key))
+        except FileNotFoundError:
+            judged = pd.DataFrame()
+        if len(judged):
+            body += f"<h3>{text(f'Continuity of explanations{title}')}</h3>{_table(judged)}"
+        body += _picture(store, PICTURE.format(key=key), f"The least continuous pairs{title}")
+        alike = f"Images of different classes that the network takes for most alike{title}"
+        body += _picture(store, CONFUSED.format(key=key), alike)
+    return section("explanations", "Explanations", LEAD, body)
+
+
+def _table(judged: pd.DataFrame) -> str:
+    # Here, for a report without explanations needs no torch.
+    from analysis.explain import EXPLAINERS
+
+    columns = [("Explainer", "t"), *((title, "n") for title, _, _ in SHOWN)]
+    rows = []
+    for name, found in judged.groupby("explainer", sort=False):
+        by_kind = found.set_index("pairs")
+        cells: list[object] = [f"{name}: {EXPLAINERS[name].about}" if name in EXPLAINERS else name]
+        for _, kind, column in SHOWN:
+            value = by_kind[column].get(kind, np.nan)
+            cells.append((f"{value:.3g}" if np.isfinite(value) else "–", float(value)))
+        rows.append(cells)
+    counts = judged.groupby("pairs")["n_pairs"].first()
+    pairs = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())
+    return table(columns, rows, caption=f"Pairs judged: {pairs}.")
+
+
+def _picture(store: "Store", name: str, caption: str) -> str:
+    try:
+        held = store.read_file(name)
+    except FileNotFoundError:
+        return ""
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(held)) as image:
+        image.convert("RGB").save(small, "JPEG", quality=80)
+    data = base64.b64encode(small.getvalue()).decode()
+    said = text(caption)
+    return (
+        f'<figure><img style="max-width:100%;height:auto" alt="{said}" '
+        f'src="data:image/jpeg;base64,{data}"><figcaption>{said}</figcaption></figure>'
+    )
