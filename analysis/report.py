@@ -33,6 +33,10 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+INTERVALS = (
+    "Intervals are 95 %, from drawing the images again. They say how far other images of this kind "
+    "would move a number, not how far another training run would."
+)
 PARTS = (
     ("scores", "Scores"),
     ("distances", "Distances"),
@@ -136,6 +140,7 @@ def _top(subject: Subject, run: dict[str, Any]) -> str:
         if run.get(key)
     )
     lines = "".join(f"<p>{text(line)}</p>" for line in said.sentences)
+    lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (
         f'<header class="top {said.tone}"><p class="kicker">{text(kicker)}</p>'
         f'<h1>{text(said.headline)}</h1><div class="answer">{lines}</div>'

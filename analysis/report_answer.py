@@ -21,6 +21,15 @@ from analysis.report_lookup import (
 from analysis.report_words import change, count, interval, number
 
 
+Tone = Literal["better", "worse", "unclear", "single"]
+
+VERDICTS: dict[Tone, str] = {
+    "better": "Yes: same-class features came closer, measured against other classes.",
+    "worse": "No: same-class features moved apart, measured against other classes.",
+    "unclear": "No clear change in how close same-class features lie.",
+}
+
+
 @dataclass(frozen=True)
 class Answer:
     """The first lines of a report.
@@ -31,7 +40,7 @@ class Answer:
         sentences: by how much, how sure, what accuracy did, which class is worst.
     """
 
-    tone: Literal["better", "worse", "unclear", "single"]
+    tone: Tone
     headline: str
     sentences: tuple[str, ...]
 
@@ -68,22 +77,8 @@ def _of_two(
     if row is None:
         return Answer("unclear", "No sameness score was computed for both networks.", ())
     low, high = row["low"], row["high"]
-    surely = math.isfinite(low) and math.isfinite(high)
-    if surely and low > 0:
-        tone, headline = (
-            "better",
-            "Yes: same-class features came closer, measured against other classes.",
-        )
-    elif surely and high < 0:
-        tone, headline = (
-            "worse",
-            "No: same-class features moved apart, measured against other classes.",
-        )
-    else:
-        tone, headline = (
-            "unclear",
-            "No clear change: same-class features stayed as close as before.",
-        )
+    # NaN compares as false, so that nothing is claimed without an interval.
+    tone: Tone = "better" if low > 0 else "worse" if high < 0 else "unclear"
     sentences = [
         f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
         f"{change(row['difference'])} ({_sure(low, high)}), "
@@ -96,7 +91,7 @@ def _of_two(
         *_worst_change(before, after, measure),
         *_scale(before, after, measure),
     ]
-    return Answer(tone, headline, tuple(sentences))  # type: ignore[arg-type]
+    return Answer(tone, VERDICTS[tone], tuple(sentences))
 
 
 def _of_one(analysis: Analysed, measure: str) -> Answer:
