@@ -20,7 +20,6 @@ from analysis.report_lookup import (
 )
 from analysis.report_words import change, count, interval, number
 
-
 Tone = Literal["better", "worse", "unclear", "single"]
 
 VERDICTS: dict[Tone, str] = {
