@@ -13,12 +13,15 @@ def check(pipeline: Pipeline) -> None:
     Raises:
         BadInput: the first fault found.
     """
+    from analysis.explain import explainer
     from extract.measures import MEASURES
     from extract.source import open_source
 
     for name in (pipeline.index.measure, *pipeline.analyse.measures):
         if name not in MEASURES:
             raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
+    for name in pipeline.explain.methods:
+        explainer(name)
     parse_bytes(pipeline.index.memory)
     _check_retrain(pipeline)
     network = pipeline.network

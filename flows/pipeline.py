@@ -80,6 +80,7 @@ def _run(path: Path, progress: Progress) -> Finished:
         untrained = step(steps.extract_images, "extract")(run, "none", "untrained", network)
     step(steps.build, "index")(run, key, "network")
     before = step(steps.judge, "analyse")(run, key, "network", untrained)
+    step(steps.explain, "explain")(run, key, served.weights, "network")
     rounds = Rounds(run, key, served.weights, before, untrained)
     rounds.go()
     step(_report, "report")(run, before, rounds, report)

@@ -101,6 +101,7 @@ class Rounds:
         )
         key = step(steps.extract_images, "extract")(run, weights, "retrained")
         self.after = after = step(steps.judge, "analyse")(run, key, "retrained", self.untrained)
+        step(steps.explain, "explain")(run, key, weights, "retrained")
         self.comparison = step(steps.set_side_by_side, "compare")(run, self.first, key)
         if settings.control and settings.loss != "ce":
             self._compare_with_control(key)

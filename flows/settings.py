@@ -77,6 +77,17 @@ class Analyse(_Section):
     seed: int = 0
 
 
+class Explain(_Section):
+    """Explanations in the report; each costs forward and backward passes of the network."""
+
+    continuity_images: int = Field(default=16, ge=0)
+    """Images by which the continuity of every explainer is judged; 0: leave it out."""
+    confused: int = Field(default=4, ge=0)
+    """Most alike pairs of different classes of which is shown where they are alike."""
+    methods: tuple[str, ...] = ()
+    """Names of `alike list explainers`; empty: all that fit the network."""
+
+
 class Retrain(_Section):
     """When and how the network is retrained with a consistency loss."""
 
@@ -137,6 +148,7 @@ class Pipeline(_Section):
     extract: Extract = Extract()
     index: Index = Index()
     analyse: Analyse = Analyse()
+    explain: Explain = Explain()
     retrain: Retrain | None = None
     output: Output = Output()
     title: str = ""

@@ -157,6 +157,39 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
     return analysis
 
 
+def explain(run: Run, key: str, weights: str, name: str) -> None:
+    """Continuity of the explainers and the most confused pairs, kept in the store."""
+    from analysis.continuity import METHODS
+    from analysis.explain_classes import keep_confused
+    from analysis.explain_continuity import continuity_of
+
+    store = run.store()
+    features = store.features(key)
+    settings = run.pipeline.explain
+    inputs = {
+        "digest": features.digest,
+        "images": view_digest(store),
+        "share": [run.pipeline.train_share, run.pipeline.images.salt],
+        **settings.model_dump(),
+    }
+    if run.memo.outputs("explain", inputs) is not None:
+        run.reused.append(f"explain {name}")
+        return
+    started = time.perf_counter()
+    if settings.continuity_images:
+        continuity_of(
+            features,
+            load(run.pipeline, weights),
+            methods=settings.methods or METHODS,
+            n_images=settings.continuity_images,
+            progress=run.progress,
+        )
+    if settings.confused and "last_conv" in features.arrays:
+        keep_confused(features, settings.confused, split="held_out")
+    run.seconds[f"explain {name}"] = time.perf_counter() - started
+    run.memo.record("explain", inputs, {"key": key})
+
+
 def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     """Continue training on the images of the split `train`; returns the weights file."""
     from extract.source import open_source

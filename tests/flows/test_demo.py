@@ -103,7 +103,7 @@ def test_neighbours_of_a_file(demo, tmp_path):
     image = next((folder / "digits" / "3").glob("*.png"))
     arguments = ("neighbours", image, "--store", folder / "store", "-k", 5)
     sheet = tmp_path / "sheet.png"
-    key = ("--key", demo[1]["key"])
+    key = ("--features", demo[1]["key"])
     done = alike(*arguments, *key, "--json", "--contact-sheet", sheet, cwd=tmp_path)
     found = json.loads(done.stdout)
     assert sheet.stat().st_size > 1000
@@ -114,7 +114,7 @@ def test_neighbours_of_a_file(demo, tmp_path):
 def test_export(demo, tmp_path, ending):
     folder, outcome = demo
     file = tmp_path / f"features.{ending}"
-    store = ("--store", folder / "store", "--key", outcome["key"])
+    store = ("--store", folder / "store", "--features", outcome["key"])
     alike("export", *store, "--to", file, cwd=tmp_path)
     if ending == "parquet":
         assert len(pd.read_parquet(file)) == 1797
