@@ -89,26 +89,26 @@ def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
     assert "Error" not in undisturbed.communicate()[1]
     wanted = Store.open(whole).features()
     assert wanted.pending() == []
-    kills = done = 0
+    kills = 0
+    seen = set()
     while kills < KILLS:
         run = start(tmp_path, place, 2 if kills % 3 else 1)
         wait_for_lock(place, run)
-        time.sleep(float(chance.uniform(0, 8)))
-        finished = run.poll() is not None
+        time.sleep(float(chance.uniform(0, 5)))
         kill_all(run)
         errors = run.communicate()[1]
         assert "StoreBusy" not in errors, errors
         kills += 1
-        store = Store.open(place)
+        store = Store.open(place, create=True)
         assert verify(store, mark=False).damage == ()
         if store.groups():
             features = store.features()
             rows = features.table()["row"].to_numpy()
-            done = max(done, len(rows))
+            seen.add(len(rows))
             for name in features.arrays:
                 same = wanted.read(name, rows)
                 assert np.array_equal(features.read(name, rows), same, equal_nan=True)
-            if finished and not features.pending():
+            if not features.pending() and kills < KILLS:
                 place = tmp_path / f"store{kills}"
     final = start(tmp_path, place, 1)
     assert "Error" not in final.communicate()[1]
@@ -119,4 +119,4 @@ def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
         for shard in wanted.shard_sizes(name):
             file = f"features.zarr/{wanted.key}/{name}/{shard}"
             assert features.store.read_file(file) == wanted.store.read_file(file)
-    sys.stderr.write(f"{kills} kills, up to {done} of {IMAGES} rows committed at one\n")
+    sys.stderr.write(f"{kills} kills, {len(seen)} different states seen\n")
