@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.pair_kernels import add_class_sums
+from analysis.pair_kernels import add_class_sums, add_scaled_sums
 from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks
 
@@ -33,7 +33,7 @@ class Moments:
         s: sum of z (C, D).
         b: sum of b (C,).
         b2: sum of b^2 (C,).
-        v: sum of b z (C, D).
+        v: sum of b z (C, D); 0 where M is None.
         self1: sum of key(i, i) (C,): 0 but for rounding, zero vectors and inner products.
         self2: sum of key(i, i)^2 (C,).
         norm2: sum of |z|^2 (C,).
@@ -97,10 +97,11 @@ def block_moments(
     codes = judged.codes[low:high]
     s, v = np.zeros((n_classes, dim)), np.zeros((n_classes, dim))
     own = np.zeros(high - low)
-    add_class_sums(z, b, codes, s, v, own)
+    add_class_sums(z, codes, s, own)
     self_key = 2.0 * b - own
     m = np.zeros((n_classes, dim, dim)) if second else None
     if m is not None:
+        add_scaled_sums(z, b, codes, v)
         for code in np.unique(codes):
             part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
             wide = part.astype(np.float64)

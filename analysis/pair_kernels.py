@@ -205,28 +205,38 @@ def weigh_bins(
 @compiled
 def add_class_sums(
     z: NDArray[np.float32],
-    b: NDArray[np.float64],
     codes: NDArray[np.int64],
     s: NDArray[np.float64],
-    v: NDArray[np.float64],
     norms: NDArray[np.float64],
 ) -> None:
-    """Add z and b z of every row to its class in float64, and note |z|^2; reads z once.
+    """Add every row to the sum of its class in float64, and note |z|^2; reads z once.
 
     Args:
         z: (n, D).
-        b: (n,).
         codes: (n,) class of each row.
         s: (C, D) sums of z, added to.
-        v: (C, D) sums of b z, added to.
         norms: (n,) written.
     """
     n, dim = z.shape
     for i in range(n):
-        total, scaled, weight, square = s[codes[i]], v[codes[i]], b[i], 0.0
+        row, total, square = z[i], s[codes[i]], 0.0
         for d in range(dim):
-            value = np.float64(z[i, d])
+            value = np.float64(row[d])
             total[d] += value
-            scaled[d] += weight * value
             square += value * value
         norms[i] = square
+
+
+@compiled
+def add_scaled_sums(
+    z: NDArray[np.float32],
+    b: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    v: NDArray[np.float64],
+) -> None:
+    """Add b z of every row to the sum of its class: (n, D), (n,), (n,) to (C, D)."""
+    n, dim = z.shape
+    for i in range(n):
+        row, total, weight = z[i], v[codes[i]], b[i]
+        for d in range(dim):
+            total[d] += weight * np.float64(row[d])

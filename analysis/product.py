@@ -7,6 +7,7 @@ Which one is taken is measured once a process and length of vector, and only for
 the import of torch.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ Product = Callable[[Matrix, Matrix, Matrix], Matrix]
 Precision = Literal["float32", "bfloat16"]
 
 WORTH = 2e11
-"""Multiplications below which OpenBLAS is taken unmeasured."""
+"""Multiplications below which OpenBLAS is taken unmeasured, if torch would have to be imported."""
+WORTH_MEASURING = 1e10
+"""The same where torch is there already."""
 
 
 def by_numpy(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
@@ -60,7 +63,7 @@ def best_product(dim: int, work: float, precision: Precision = "float32") -> Pro
     """
     if precision == "bfloat16":
         return by_bfloat16
-    if work < WORTH:
+    if work < (WORTH_MEASURING if "torch" in sys.modules else WORTH):
         return by_numpy
     with one_thread_each():
         return _fastest(dim)
@@ -96,8 +99,6 @@ def _seconds(product: Product, *arrays: Any) -> float:
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """One BLAS thread for each of the blocks that run side by side; torch's setting comes back."""
-    import sys
-
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     torch = sys.modules.get("torch")
