@@ -231,7 +231,8 @@ def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
 
 
 def warm() -> None:
-    """Compile, or load what was compiled, before anything is timed."""
+    """Compile, import torch and measure the products before anything is timed."""
+    best_product(512, np.inf)
     vectors, judged = features(500, 8, 2)
     count_pairs(vectors, judged)
     nearest(vectors, judged)
@@ -245,10 +246,12 @@ PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, boot
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *(part.__name__ for part in PARTS)])
-    wanted = parser.parse_args().parts
+    parser.add_argument("-n", type=int, help="images, instead of each part's own number")
+    asked = parser.parse_args()
+    wanted = asked.parts
     print(f"tiles of {TILE} x {TILE}, {CORES} cores")
     warm()
     for part in PARTS:
         if not wanted or part.__name__ in wanted:
-            part()
+            part(asked.n) if asked.n else part()
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
