@@ -121,7 +121,7 @@ def relevance(
     module: nn.Module,
     batch: Tensor,
     method: str = "gradcam",
-    target: Tensor | None = None,
+    target: methods.Target | None = None,
     *,
     limits: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -131,7 +131,8 @@ def relevance(
         module: a classification network; it is run in eval mode, its modes are put back.
         batch: network input (B, 3, H, W) on the module's device.
         method: a name of `EXPLAINERS`.
-        target: (B,) int64 classes; None explains what the network predicts.
+        target: (B,) int64 classes, or a function that chooses them by the scores (B, K); None
+            explains what the network predicts.
         limits: the network's input for black and for white, for `boxed` methods; by default those
             of ImageNet's normalisation.
 
@@ -144,11 +145,9 @@ def relevance(
     """
     row = explainer(method)
     with evaluating(module):
-        if target is None:
-            with torch.no_grad():
-                target = methods.score(module, batch).argmax(1)
         extra = {"limits": limits} if row.boxed else {}
-        found = row.relevance(module, batch, target, **extra).detach()
+        asked = _predicted if target is None else target
+        found = row.relevance(module, batch, asked, **extra).detach()
     return found.sum(1) if found.ndim == 4 else found
 
 
@@ -193,12 +192,16 @@ def _explain_frames(
     method: str,
     target: int | str | Sequence[int] | None,
 ) -> Iterator[Explanation]:
-    with torch.no_grad(), evaluating(network.module):
-        scores = methods.score(network.module, batch)
-    classes = class_indices(network, target, scores)
+    seen: list[Tensor] = []
+
+    def choose(scores: Tensor) -> Tensor:
+        seen[:] = [scores, class_indices(network, target, scores)]
+        return seen[1]
+
     limits = pixel_limits(batch, network.transform.mean, network.transform.std)
-    maps = relevance(network.module, batch, method, classes, limits=limits)
+    maps = relevance(network.module, batch, method, choose, limits=limits)
     found = maps.float().cpu().numpy()
+    scores, classes = seen
     chances = scores.softmax(1)
     for row, index in enumerate(classes.tolist()):
         yield Explanation(
@@ -216,3 +219,7 @@ def _part(
     target: int | str | Sequence[int] | None, start: int, length: int
 ) -> int | str | Sequence[int] | None:
     return target if target is None or isinstance(target, int | str) else target[start:][:length]
+
+
+def _predicted(scores: Tensor) -> Tensor:
+    return scores.argmax(1)

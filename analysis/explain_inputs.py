@@ -81,8 +81,9 @@ class evaluating:
         self.module = module
 
     def __enter__(self) -> None:
-        self.modes = [(part, part.training) for part in self.module.modules()]
-        self.module.eval()
+        self.modes = [(part, True) for part in self.module.modules() if part.training]
+        if self.modes:
+            self.module.eval()
 
     def __exit__(self, *error: object) -> None:
         for part, training in self.modes:

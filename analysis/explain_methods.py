@@ -1,10 +1,11 @@
 """CAM, Grad-CAM, sensitivity and gradient times input of one class score, for batches.
 
 Every function takes a module in eval mode, a batch (B, 3, H, W) of network input and the class
-(B,) int64 to explain in each image, and treats the images of the batch on their own.
+(B,) int64 to explain in each image, and treats the images of the batch on their own. In place of
+the classes a function of the scores (B, K) may choose them, so that explaining what the network
+predicts costs no forward pass of its own.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from extract.capture import Tap, TappedNetwork, first_tensor, function_name
 from extract.errors import BadInput
 from extract.taps import taps_at
 
+Target = Tensor | Callable[[Tensor], Tensor]
+
 # Rounding of a float32 head; a head that is not mean-then-linear is wrong by far more.
 HEAD_TOLERANCE = 1e-3
 
@@ -24,7 +27,7 @@ class DoesNotFit(BadInput):
     """A method has no map for this network; another method has."""
 
 
-def cam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def cam(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Class activation map: the part of the score that each position of the last map adds.
 
     `CAM_c(p) = w_c . a_p` for a head that averages positions and has one linear layer; the mean
@@ -48,7 +51,7 @@ def cam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
 
 
 def _linear_cam(
-    module: nn.Module, batch: Tensor, target: Tensor, taps: Mapping[str, Tap]
+    module: nn.Module, batch: Tensor, target: Target, taps: Mapping[str, Tap]
 ) -> Tensor:
     if "last_conv" not in taps:
         raise DoesNotFit(_no_cam(module, "it pools no feature map"))
@@ -62,11 +65,11 @@ def _linear_cam(
             _no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear")
         )
     _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
-    return torch.einsum("bc,bchw->bhw", weight[target], maps)
+    return torch.einsum("bc,bchw->bhw", weight[chosen(target, logits)], maps)
 
 
 def _convolution_cam(
-    module: nn.Module, batch: Tensor, target: Tensor, taps: Mapping[str, Tap]
+    module: nn.Module, batch: Tensor, target: Target, taps: Mapping[str, Tap]
 ) -> Tensor:
     pooled = Tap("class_map", "adaptive_avg_pool2d", 0, "input", "nchw", ())
     given = TappedNetwork(module, [pooled, taps["logits"]])(batch)
@@ -74,7 +77,7 @@ def _convolution_cam(
     if maps.ndim != 4 or maps.shape[:2] != logits.shape:
         raise DoesNotFit(_no_cam(module, "it has no linear layer and no map for each class"))
     _check_head(module, maps.mean((2, 3)), logits)
-    return maps[torch.arange(len(maps), device=maps.device), target]
+    return maps[torch.arange(len(maps), device=maps.device), chosen(target, logits)]
 
 
 def _check_head(module: nn.Module, expected: Tensor, logits: Tensor) -> None:
@@ -90,7 +93,7 @@ def _no_cam(module: nn.Module, why: str) -> str:
     )
 
 
-def gradcam_raw(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def gradcam_raw(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Grad-CAM without its ReLU: `sum_k alpha_k A_k(p)`, `alpha_k = mean_p d score / d A_k(p)`.
 
     Selvaraju et al. 2017, equations 1 and 2. Times P it is CAM where CAM exists, so the sum over
@@ -103,12 +106,12 @@ def gradcam_raw(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
     return torch.einsum("bc,bchw->bhw", gradient.mean((2, 3)), maps)
 
 
-def gradcam(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def gradcam(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Grad-CAM: `relu(gradcam_raw)`, (B, h, w) float32, what speaks for the class."""
     return gradcam_raw(module, batch, target).clamp_min(0)
 
 
-def sensitivity(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def sensitivity(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Sensitivity analysis: squared gradient of the score, shaped as the batch, at least 0.
 
     Montavon et al. 2018, section 3.1; captum's Saliency is the root of it.
@@ -116,7 +119,7 @@ def sensitivity(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
     return _input_gradient(module, batch, target).square()
 
 
-def gradient_times_input(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def gradient_times_input(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Gradient of the score times the input, shaped as the batch, signed."""
     return _input_gradient(module, batch, target) * batch
 
@@ -127,24 +130,31 @@ def score(module: nn.Module, batch: Tensor) -> Tensor:
     return output.flatten(1)
 
 
-def _input_gradient(module: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+def chosen(target: Target, scores: Tensor) -> Tensor:
+    """The classes (B,) to explain, chosen by the scores where a function was given."""
+    return target(scores.detach()) if callable(target) else target
+
+
+def _input_gradient(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     with torch.enable_grad():
         pixels = batch.detach().clone().requires_grad_()
-        chosen = score(module, pixels).gather(1, target[:, None]).sum()
-        (gradient,) = torch.autograd.grad(chosen, pixels)
+        scores = score(module, pixels)
+        explained = scores.gather(1, chosen(target, scores)[:, None]).sum()
+        (gradient,) = torch.autograd.grad(explained, pixels)
     return gradient
 
 
-def _map_and_gradient(module: nn.Module, batch: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
     tap = taps_at(module, size).get("last_conv")
     if tap is None:
         raise DoesNotFit(f"no Grad-CAM for {type(module).__name__}: it pools no feature map")
     with torch.no_grad(), _Leaf(tap) as cut:
-        chosen = score(module, batch).gather(1, target[:, None]).sum()
+        scores = score(module, batch)
+        explained = scores.gather(1, chosen(target, scores)[:, None]).sum()
     if cut.leaf is None:
         raise BadInput(f"the forward pass never reached {tap.function} number {tap.occurrence}")
-    (gradient,) = torch.autograd.grad(chosen, cut.leaf)
+    (gradient,) = torch.autograd.grad(explained, cut.leaf)
     return tap.arrange(cut.leaf.detach()), tap.arrange(gradient)
 
 
@@ -157,7 +167,7 @@ class _Leaf(TorchFunctionMode):
 
     def __init__(self, tap: Tap) -> None:
         super().__init__()
-        self.tap, self.calls = tap, Counter[str]()
+        self.tap, self.calls = tap, 0
         self.leaf: Tensor | None = None
 
     def __torch_function__(
@@ -167,9 +177,10 @@ class _Leaf(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name = function_name(func)
-        reached = name == self.tap.function and self.calls[name] == self.tap.occurrence
-        self.calls[name] += 1
+        reached = False
+        if self.leaf is None and function_name(func) == self.tap.function:
+            reached = self.calls == self.tap.occurrence
+            self.calls += 1
         if reached and isinstance(args[0], Tensor):
             self.leaf = args[0].detach().requires_grad_()
             torch.set_grad_enabled(True)

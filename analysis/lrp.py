@@ -14,7 +14,7 @@ outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU,
 import torch
 from torch import Tensor, nn
 
-from analysis.explain_methods import DoesNotFit, score
+from analysis.explain_methods import DoesNotFit, Target, chosen, score
 from analysis.lrp_trace import Composite, RelevanceMode
 from extract.errors import BadInput
 from extract.transform import IMAGENET_MEAN, IMAGENET_STD
@@ -49,7 +49,7 @@ COMPOSITES: dict[str, Composite] = {
 def lrp(
     module: nn.Module,
     batch: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     composite: str | Composite = "plus_box",
     limits: tuple[Tensor, Tensor] | None = None,
@@ -59,7 +59,7 @@ def lrp(
     Args:
         module: a network in eval mode.
         batch: its input, (B, 3, H, W) or (B, D).
-        target: (B,) int64, the class whose score is shared.
+        target: (B,) int64, the class whose score is shared; or a function that chooses it.
         composite: a name of `COMPOSITES`, or a Composite.
         limits: least and greatest input, broadcastable to the batch, for the box rule; by default
             black and white under ImageNet's normalisation.
@@ -79,8 +79,8 @@ def lrp(
             scores = score(module, pixels)
         if not scores.requires_grad:
             raise DoesNotFit(f"no relevance reaches the pixels of {type(module).__name__}")
-        chosen = scores.gather(1, target[:, None])
-        (relevance,) = torch.autograd.grad(chosen, pixels, grad_outputs=chosen.detach())
+        start = scores.gather(1, chosen(target, scores)[:, None])
+        (relevance,) = torch.autograd.grad(start, pixels, grad_outputs=start.detach())
     return relevance
 
 

@@ -139,7 +139,7 @@ def explanation_panel(
 def png(picture: Pixels) -> bytes:
     """Return a picture (H, W, 3) uint8 as the bytes of a PNG file."""
     held = io.BytesIO()
-    Image.fromarray(picture).save(held, format="PNG", optimize=True)
+    Image.fromarray(picture).save(held, format="PNG")
     return held.getvalue()
 
 
