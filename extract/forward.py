@@ -9,6 +9,7 @@ import torch
 
 from extract.capture import COMPUTED, TappedNetwork, choose_taps, computed_taps, small_pixels
 from extract.errors import BadInput
+from extract.fold import folded
 from extract.network import Network
 from extract.taps import taps_at
 
@@ -55,7 +56,7 @@ class Forward:
     """A network on a device that gives the stored arrays of a batch.
 
     Args:
-        network: its module moves to the device, channels last.
+        network: a copy of its module moves to the device, BatchNorms folded, channels last.
         size: (height, width) of the frames.
         names: arrays to make: taps, module paths, `gap`, `pixels`.
         device: of the forward pass.
@@ -79,8 +80,9 @@ class Forward:
         self.device = device
         self.precision = precision
         self.limit = 2**20
-        module = network.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.taps = choose_taps(taps_at(module, size, self.names), self.names)
+        self.taps = choose_taps(taps_at(network.module, size, self.names), self.names)
+        module = folded(network.module, self.taps, size)
+        module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run = TappedNetwork(module, self.taps)
         self.shapes = self._shapes(size)
 
@@ -155,7 +157,8 @@ class Forward:
             return nullcontext()
         # The weights were copied on the default stream, which other streams do not wait for.
         torch.cuda.synchronize(self.device)
-        return torch.cuda.stream(torch.cuda.Stream(self.device))
+        stream: torch.cuda.Stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(stream)
 
     def _autocast(self) -> Any:
         if self.precision == "float32":

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from extract.capture import first_tensor, function_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call of a torch function.
 

@@ -1,0 +1,104 @@
+"""BatchNorm folded into the convolution before it: the same function in fewer passes over memory.
+
+In eval mode BatchNorm is y = (x - mean) / sqrt(var + eps) * weight + bias, channel by channel, so
+its factor can go into the convolution's kernels and the rest into its bias (Jacob et al. 2018,
+section 3.2). On CPUs this doubles the speed of networks of thin convolutions.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from extract.capture import Tap, first_tensor
+from extract.trace import Call, Trace, trace_forward
+
+CLOSE = 1e-4
+"""Largest change of the output, relative to its largest value, that counts as rounding."""
+
+
+def folded(module: nn.Module, taps: Sequence[Tap], size: tuple[int, int]) -> nn.Module:
+    """A copy of a network in eval mode with BatchNorms folded, where that changes nothing else.
+
+    A pair is folded when the convolution runs once, its result goes to the BatchNorm alone, and
+    both are torch's own layers. Outputs that are tapped are left as they are. The output for one
+    random image is compared: where it differs by more than rounding, the copy is not folded.
+
+    Args:
+        module: on the CPU; not changed.
+        taps: that will be captured.
+        size: (height, width) of the input.
+    """
+    own = copy.deepcopy(module).eval()
+    if any(tap.function == "batch_norm" for tap in taps):
+        # Their numbers count calls, and fewer calls would give them another meaning.
+        return own
+    parameter = next(own.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(1, 3, *size, generator=generator).to(parameter)
+    trace = trace_forward(own, example)
+    names = {part: name for name, part in own.named_modules()}
+    tapped = {(tap.function, tap.occurrence) for tap in taps if tap.side == "output"}
+    pairs = [
+        (convolution, norm)
+        for call, convolution, norm in _pairs(trace, own)
+        if (call.function, call.occurrence) not in tapped
+    ]
+    for convolution, norm in pairs:
+        _fold(convolution, norm)
+        own.set_submodule(names[norm], nn.Identity())
+    with torch.no_grad():
+        before, after = trace.output, first_tensor((own(example),))
+    if before is None or not (after - before).abs().max() <= CLOSE * before.abs().max():
+        return copy.deepcopy(module).eval()
+    return own
+
+
+def _pairs(trace: Trace, module: nn.Module) -> Iterator[tuple[Call, nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions whose only consumer is a BatchNorm, each running once."""
+    uses = Counter(id(value) for call in trace.calls for value in _tensors(call.args))
+    owner = {
+        id(value): part
+        for part in module.modules()
+        for value in (*part.parameters(recurse=False), *part.buffers(recurse=False))
+    }
+    for call in trace.calls:
+        if call.function != "batch_norm" or len(call.args) < 2:
+            continue
+        made = next(trace.before(call), None)
+        norm = owner.get(id(call.args[1]))
+        if made is None or made.function != "conv2d" or type(norm) is not nn.BatchNorm2d:
+            continue
+        convolution = owner.get(id(made.args[1]))
+        alone = uses[id(made.result)] == 1 and made.result is not trace.output
+        once = uses[id(made.args[1])] == 1 and uses[id(call.args[1])] == 1
+        if type(convolution) is nn.Conv2d and alone and once:
+            yield made, convolution, norm
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@torch.no_grad()
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Put a BatchNorm's factor and shift into a convolution, in float64."""
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    bias = torch.zeros_like(factor) if convolution.bias is None else convolution.bias.double()
+    shifted = (bias - norm.running_mean.double()) * factor
+    if norm.bias is not None:
+        shifted = shifted + norm.bias.double()
+    kernels = convolution.weight
+    kernels.copy_((kernels.double() * factor.view(-1, 1, 1, 1)).to(kernels.dtype))
+    convolution.bias = nn.Parameter(shifted.to(kernels.dtype), requires_grad=False)

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from images import small_file
+from torch import nn
+
+from extract.capture import TappedNetwork
+from extract.fold import folded
+from extract.network import load_network
+from extract.taps import find_taps
+
+
+def unsettled(module: nn.Module) -> nn.Module:
+    """BatchNorms with statistics as after training, not those of a fresh network."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.1)
+    return module.eval()
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("shufflenet_v2_x0_5", 0), ("resnet18", 0), ("squeezenet1_1", 0)],
+)
+def test_folding_leaves_every_tap_as_it_was(name: str, left: int) -> None:
+    module = unsettled(torchvision.models.get_model(name, weights=None))
+    before = norms(module)
+    batch = torch.randn(2, 3, 64, 64)
+    taps = list(find_taps(module, batch[:1]).values())
+    fewer = folded(module, taps, (64, 64))
+    assert norms(module) == before
+    assert norms(fewer) == left
+    with torch.no_grad():
+        plain, fast = (TappedNetwork(one, taps)(batch) for one in (module, fewer))
+    for tap in taps:
+        scale = float(plain[tap.name].abs().max())
+        torch.testing.assert_close(fast[tap.name], plain[tap.name], atol=1e-5 * scale, rtol=0)
+
+
+def test_tapped_layers_are_not_folded(tmp_path: Path) -> None:
+    module = load_network(small_file(tmp_path)).module
+    example = torch.zeros(1, 3, 8, 8)
+    taps = find_taps(module, example, ["conv", "bn"])
+    assert norms(folded(module, [taps["last_conv"]], (8, 8))) == 0
+    assert norms(folded(module, [taps["conv"]], (8, 8))) == 1
+    assert norms(folded(module, [taps["bn"]], (8, 8))) == 1
+
+
+class Odd(nn.Module):
+    """Pairs that must stay: a result used twice, a layer run twice, a BatchNorm of another kind."""
+
+    class Own(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.run, self.other = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(3), nn.BatchNorm2d(3), self.Own(3)
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.used(x)
+        x = self.bn1(y) + y
+        x = self.bn2(self.run(x)) + self.run(x)
+        return self.linear(self.bn3(self.other(x)).mean((2, 3)))
+
+
+def test_what_cannot_be_folded_stays() -> None:
+    module = unsettled(Odd())
+    fewer = folded(module, [], (4, 4))
+    batch = torch.randn(3, 3, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(fewer(batch), module(batch))
+    assert norms(fewer) == 3
+
+
+class Secret(nn.Module):
+    """Reads its BatchNorm's weight beside running it, as no folding can know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.linear = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn(self.conv(x)) * self.conv.weight.sum()
+        return self.linear(x.mean((2, 3)))
+
+
+def test_network_that_folding_would_change_is_left_alone() -> None:
+    module = unsettled(Secret())
+    fewer = folded(module, [], (4, 4))
+    batch = torch.randn(3, 3, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(fewer(batch), module(batch))
