@@ -136,7 +136,8 @@ def analyse(
     judged = judged_rows(features, split)
     sets = [name for name in measures or () if name in SET_MEASURES]
     named = [name for name in measures or () if name not in sets]
-    ready, left_out = _ready(features, named or ([HEADLINE] if sets else []))
+    wanted = named or ([HEADLINE] if sets else [])
+    ready, left_out = _ready(features, judged, split, wanted)
     found_sets: list[pd.DataFrame] = []
     asked = Asked(bootstrap, seed, budget, bins, precision, progress)
     found: list[Tables] = []
@@ -145,8 +146,7 @@ def analyse(
         run = jobs.run(name, progress)
         chosen = SET_MEASURES[name]
         found_sets.append(judge_sets(features, chosen, judged, bootstrap, seed, run))
-    for name, measure in ready.items():
-        rest = _unfitted(judged, measure, split)
+    for name, (measure, rest) in ready.items():
         found.append(_judge(features, name, measure, rest, asked, jobs))
     if untrained is not None:
         measure = ready_measure(untrained, HEADLINE)
@@ -163,7 +163,7 @@ def analyse(
         "precision": precision, "unlabelled": judged.unlabelled,
         "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": {name: measure.digest for name, measure in ready.items()},
+        "measure_digests": {name: measure.digest for name, (measure, _) in ready.items()},
     }  # fmt: skip
     result = Analysis(features.key, len(judged), judged.classes, settings, tables)
     result.save(features.store)
@@ -201,12 +201,19 @@ def _place(key: str, name: str) -> str:
     return f"tables/{key}/{name}.parquet"
 
 
-def _ready(features: "Features", names: Sequence[str]) -> tuple[dict[str, Measure], dict[str, str]]:
-    ready: dict[str, Measure] = {}
+def _ready(
+    features: "Features", judged: Judged, split: str, names: Sequence[str]
+) -> tuple[dict[str, tuple[Measure, Judged]], dict[str, str]]:
+    """Measures with the images that each may judge; of the default company what does not fit."""
+    ready: dict[str, tuple[Measure, Judged]] = {}
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names or COMPANY):
         try:
-            ready[name] = ready_measure(features, name)
+            measure = ready_measure(features, name)
+            if measure.constants:
+                # Whether the classifier reads what the map has shows only when it is applied.
+                embed_rows(features, measure, judged.rows[:1])
+            ready[name] = measure, _unfitted(judged, measure, split)
         except BadInput as error:
             if names or name == HEADLINE:
                 raise

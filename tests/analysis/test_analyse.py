@@ -125,6 +125,19 @@ def test_company_of_floor_ceiling_and_untrained(tmp_path, make, write_features):
     assert max(floor, none) < 0.2 < middle < ceiling
 
 
+def test_company_leaves_out_what_does_not_fit_and_says_why(tmp_path, make, write_features):
+    made = make(sizes=(40, 40))
+    made.weight = np.ones((2, 99), np.float32)
+    features = write_features(tmp_path / "s", made, share=0.5)
+    left_out = analyse(features, bootstrap=0).settings["left_out"]
+    assert set(left_out) == {"cam_pred_cosine", "gap_wpred_cosine"}
+    assert "99 inputs but the map has 12 channels" in left_out["cam_pred_cosine"]
+    left_out = analyse(features, bootstrap=0, split="train").settings["left_out"]
+    assert "must not judge" in left_out["lda_cosine"]
+    with pytest.raises(BadInput, match="99 inputs"):
+        analyse(features, measures=["cam_pred_cosine"])
+
+
 def test_accuracy_needs_labels_that_the_network_knows(tmp_path, make, write_features):
     made = make(sizes=(40, 40))
     known = analyse(write_features(tmp_path / "a", made), measures=["gap_cosine"], bootstrap=0)
