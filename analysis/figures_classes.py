@@ -37,6 +37,17 @@ def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.D
     return square.fillna(square.T)
 
 
+def relative(square: pd.DataFrame) -> pd.DataFrame:
+    """Distances in units of the mean distance between two different classes.
+
+    Two networks spread their features over different distances; only in such units can their
+    matrices be laid over each other.
+    """
+    values = square.to_numpy(float)
+    between = values[~np.eye(len(values), dtype=bool)]
+    return square / np.nanmean(between)
+
+
 def similarity_order(square: pd.DataFrame) -> list[str]:
     """Classes ordered so that alike ones stand side by side.
 
@@ -63,6 +74,7 @@ def matrix_figure(
     *,
     span: tuple[float, float] | None = None,
     change: bool = False,
+    height: int | None = None,
 ) -> go.Figure:
     """Mean distance between every two classes; the diagonal is the distance within a class.
 
@@ -71,6 +83,7 @@ def matrix_figure(
         order: the classes from top to bottom.
         span: range of the colours, to compare two figures.
         change: colours for differences: teal came closer, orange went apart.
+        height: in pixels; None: by the number of classes.
     """
     square = square.reindex(index=order, columns=order)
     values, labels = _coarse(square.to_numpy(float), order)
@@ -78,7 +91,7 @@ def matrix_figure(
     if change:
         high = max(abs(low), abs(high))
         low = -high
-    figure = blank(int(np.clip(150 + 22 * len(labels), 320, 480)))
+    figure = blank(height or int(np.clip(150 + 22 * len(labels), 320, 480)))
     named = len(labels) <= MOST_NAMES
     positions = list(range(len(labels)))
     figure.add_trace(

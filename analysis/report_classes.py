@@ -11,6 +11,8 @@ from analysis.report_parts import columns, details, figure, section, table
 from analysis.report_subject import Subject, titled
 from analysis.report_words import count, number, words
 
+MOST_IN_THREE = 14
+
 
 def classes(subject: Subject) -> str:
     """Which classes are alike, which fall apart."""
@@ -31,38 +33,48 @@ def _matrices(subject: Subject) -> str:
     if not squares:
         return ""
     order = figures_classes.similarity_order(squares[-1][1])
-    low = min(float(np.nanmin(s.to_numpy(float))) for _, s in squares)
-    high = max(float(np.nanmax(s.to_numpy(float))) for _, s in squares)
-    many = len(order) > figures_classes.MOST_CELLS
-    note = (
-        f"{count(len(order))} classes: neighbouring ones are averaged into "
-        f"{figures_classes.MOST_CELLS} blocks; the full table is in the export."
-        if many
-        else ""
+    if len(squares) == 1:
+        drawn = figures_classes.matrix_figure(squares[0][1], order)
+        title = "Mean distance between classes"
+        return figure(drawn, "matrix-network", title=title, caption=_blocks(order))
+    return _two_matrices(
+        [(name, figures_classes.relative(square)) for name, square in squares], order
     )
+
+
+def _two_matrices(squares: list[tuple[str, pd.DataFrame]], order: list[str]) -> str:
+    """Before, after and change, in units of the mean distance between classes."""
+    low = min(float(np.nanmin(square.to_numpy(float))) for _, square in squares)
+    high = max(float(np.nanmax(square.to_numpy(float))) for _, square in squares)
+    few = len(order) <= MOST_IN_THREE
+    height = 300 if few else None
+    note = f"1 is the mean distance between two classes. {_blocks(order)}"
     shown = [
         figure(
-            figures_classes.matrix_figure(square, order, span=(low, high)),
+            figures_classes.matrix_figure(square, order, span=(low, high), height=height),
             f"matrix-{name}",
-            title=titled(name, "Mean distance between classes"),
+            title=titled(name, "Between classes"),
             caption=note,
         )
         for name, square in squares
     ]
-    if len(squares) == 2 and set(squares[0][1].index) == set(squares[1][1].index):
-        moved = squares[1][1] - squares[0][1].reindex(
-            index=squares[1][1].index, columns=squares[1][1].columns
-        )
-        shown.append(
-            figure(
-                figures_classes.matrix_figure(moved, order, change=True),
-                "matrix-change",
-                title="Change of the mean distance",
-                caption="Teal came closer, orange went apart: wanted is a teal diagonal on orange.",
-            )
-        )
-    wide = columns(*shown[:2]) + "".join(shown[2:])
-    return wide if len(order) > 14 else columns(*shown)
+    before, after = (square.reindex(index=order, columns=order) for _, square in squares)
+    moved = figure(
+        figures_classes.matrix_figure(after - before, order, change=True, height=height),
+        "matrix-change",
+        title="Change",
+        caption="Teal came closer, orange went apart: wanted is a teal diagonal on orange.",
+    )
+    return columns(*shown, moved) if few else columns(*shown) + moved
+
+
+def _blocks(order: list[str]) -> str:
+    if len(order) <= figures_classes.MOST_CELLS:
+        return ""
+    return (
+        f"{count(len(order))} classes: neighbouring ones are averaged into "
+        f"{figures_classes.MOST_CELLS} blocks; the full table is in the export."
+    )
 
 
 def _per_class(subject: Subject) -> str:

@@ -120,8 +120,12 @@ def write_h5_table(parent: Any, result: Result) -> None:
     group.attrs["columns"] = [str(name) for name in result.table.columns]
     for name, column in result.table.items():
         values = column_values(column)
-        kind = h5py.string_dtype("utf-8") if values.dtype == object else values.dtype
-        dataset = group.create_dataset(str(name), data=values, dtype=kind)
+        if values.dtype.kind == "O":
+            # Text of a fixed width compresses, where h5py's text of any width does not.
+            coded = np.array([value.encode() for value in values], dtype=bytes)
+            values = coded.astype(h5py.string_dtype("utf-8", max(coded.dtype.itemsize, 1)))
+        packed = "gzip" if len(values) > 1000 else None
+        dataset = group.create_dataset(str(name), data=values, compression=packed)
         dataset.attrs["units"] = result.units.get(str(name), "")
 
 

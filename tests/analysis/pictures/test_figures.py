@@ -78,6 +78,14 @@ def test_blocks_of_classes_hold_their_mean():
     np.testing.assert_allclose(cells[3, 5], values[6:8, 10:12].mean())
 
 
+def test_relative_distances_do_not_depend_on_the_scale():
+    square = pd.DataFrame([[1.0, 4.0], [4.0, 3.0]], ["a", "b"], ["a", "b"])
+    pd.testing.assert_frame_equal(
+        figures_classes.relative(square), figures_classes.relative(square * 7)
+    )
+    assert figures_classes.relative(square).loc["a", "b"] == 1
+
+
 def test_class_matrix_fills_the_half_that_is_missing():
     rows = pd.DataFrame(
         [("m", "a", "a", 1.0), ("m", "a", "b", 2.0), ("m", "b", "b", 3.0)],
