@@ -201,7 +201,8 @@ def sklearn(x, threads):
 
 
 OURS = {
-    f"alike {kind}": ours(kind) for kind in ("flat_bfloat16", "ivf_pq", "ivf_rabitq", "ivf_sq8")
+    f"alike {kind}": ours(kind)
+    for kind in ("flat_bfloat16", "ivf_pq", "ivf_pq_fp16", "ivf_rabitq", "ivf_sq8")
 }
 PEERS = {
     "hnswlib": hnswlib,

@@ -100,6 +100,18 @@ class Engine:
         return isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat | faiss.IndexIVFFlat)
 
     @property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """The float32 vectors (n, D) by position, where the index holds them; not copied."""
+        import faiss
+
+        index = self.base
+        if isinstance(index, faiss.IndexRefine):
+            index = faiss.downcast_index(index.refine_index)
+        elif isinstance(index, faiss.IndexHNSWFlat):
+            index = faiss.downcast_index(index.storage)
+        return flat_vectors(index) if isinstance(index, faiss.IndexFlat) else None
+
+    @property
     def bytes(self) -> int:
         """Memory of the index: what its file holds."""
         import faiss

@@ -137,7 +137,8 @@ def measured(
         checked: how many rows ask.
         seed: of their draw.
     """
-    vectors = embed_rows(features, measure, engine.rows)
+    held = engine.vectors
+    vectors = embed_rows(features, measure, engine.rows) if held is None else held
     late = np.arange(min(card.n_built, len(engine.rows) - 1), len(engine.rows))
     draw = np.random.default_rng(seed)
     asked = np.sort(draw.choice(late, min(checked, len(late)), replace=False))
