@@ -11,7 +11,7 @@ from extract.progress import Progress, silent
 from extract.source import ImageSource, Listed
 from extract.split import image_id
 
-CHUNK = 1024
+CHUNK, PART = 1024, 32
 COLUMNS = ("image_id", "path", "label", "size", "state", "reason")
 
 
@@ -40,7 +40,9 @@ def list_source(source: ImageSource, threads: int = 4, progress: Progress = sile
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
         # In chunks: a map over all would hold a future for every image of the set.
         for chunk in _chunks(iter(listed)):
-            rows += list(pool.map(lambda one: _hashed(source, one), chunk))
+            parts = [chunk[start : start + PART] for start in range(0, len(chunk), PART)]
+            for part in pool.map(lambda part: [_hashed(source, one) for one in part], parts):
+                rows += part
             progress("list", len(rows), len(listed))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

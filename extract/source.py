@@ -2,6 +2,7 @@
 
 import glob
 import inspect
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ SUFFIXES = frozenset(f".{name}" for name in (*_PLAIN, "tif", "tiff", "avif", "np
 MAX_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One image as its source lists it.
 
@@ -71,16 +72,19 @@ class FolderSource:
     def _walk(
         self, folder: Path, label: str | None, prefix: str, above: frozenset[Path]
     ) -> Iterator[Listed]:
-        for entry in sorted(folder.iterdir(), key=lambda path: path.name):
-            name = entry.name
+        # Entries know whether they are folders; asking every file costs as much as hashing it.
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        for name, is_folder in found:
             if name.startswith("."):
                 continue
-            if entry.is_dir():
-                real = entry.resolve()
+            if is_folder:
+                real = (folder / name).resolve()
                 # A link to a folder above would be walked for ever.
                 if real not in above:
-                    yield from self._walk(entry, label or name, f"{prefix}{name}/", above | {real})
-            elif entry.suffix.lower() in SUFFIXES:
+                    inside = folder / name
+                    yield from self._walk(inside, label or name, f"{prefix}{name}/", above | {real})
+            elif "." + name.rpartition(".")[2].lower() in SUFFIXES:
                 yield Listed(prefix + name, label)
 
     def read(self, path: str) -> bytes:

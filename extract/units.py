@@ -34,7 +34,7 @@ RETRIED = (ABSENT, "changed", "missing")
 """States that say nothing about the image's content: the next run tries again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One row to compute; `path` is None for an image that left the set before it was computed."""
 
