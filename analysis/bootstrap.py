@@ -21,7 +21,7 @@ from analysis.pair_tiles import Slab, slabs, tiles
 from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors
 
-BINS = 2048
+BINS = 1024
 LEVEL = 0.95
 
 
@@ -40,11 +40,11 @@ class Draws:
     seed: int
 
     @cached_property
-    def weights(self) -> NDArray[np.uint32]:
-        """(N, R)."""
+    def weights(self) -> NDArray[np.uint8]:
+        """(N, R); no image is drawn as often as 256 times."""
         draw = np.random.default_rng(self.seed)
         starts = self.judged.starts
-        out = np.zeros((len(self.judged), self.replicates), dtype=np.uint32)
+        out = np.zeros((len(self.judged), self.replicates), dtype=np.uint8)
         for low, high in pairwise(starts):
             if high > low:
                 share = np.full(high - low, 1.0 / (high - low))
@@ -59,7 +59,7 @@ class Draws:
 def weighted_histograms(
     vectors: Vectors, draws: Draws, bins: Bins, *, run: Run = map
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Same and different histograms of each replicate, (B, R) each, in at most 2,048 bins."""
+    """Same and different histograms of each replicate, (B, R) each, in at most 1,024 bins."""
     coarse = bins.to(min(bins.n, BINS))
     joined: Statistic[Slab, Any, Any, Any] = Statistic(
         items=slabs(vectors),
@@ -82,7 +82,7 @@ def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, 
 
 
 def mean_interval(
-    values: NDArray[np.float64], weights: NDArray[np.uint32], level: float = LEVEL
+    values: NDArray[np.float64], weights: NDArray[np.uint8], level: float = LEVEL
 ) -> tuple[float, float]:
     """Interval of a mean over images: each replicate weighs each image as often as drawn."""
     kept = np.isfinite(values)
@@ -90,11 +90,11 @@ def mean_interval(
     return interval((values[kept] @ w) / w.sum(axis=0), level)
 
 
-def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArray[np.uint32]:
+def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArray[np.int32]:
     """Weighted histograms of one slab: (2, B, R), same and different, replicate by replicate."""
     (row_low, row_high), (col_low, col_high) = slab
     weights, codes = draws.weights, draws.judged.codes
-    sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.uint32)
+    sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.int32)
     row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
     row_codes, col_codes = codes[row_low:row_high], codes[col_low:col_high]
     for tile in tiles(vectors, bins, slab):

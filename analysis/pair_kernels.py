@@ -172,9 +172,9 @@ def weigh_bins(
     first: int,
     row_code: NDArray[np.int64],
     col_code: NDArray[np.int64],
-    row_weight: NDArray[np.uint32],
-    col_weight: NDArray[np.uint32],
-    sums: NDArray[Any],
+    row_weight: NDArray[np.uint8],
+    col_weight: NDArray[np.uint8],
+    sums: NDArray[np.int32],
 ) -> None:
     """Add w_i w_j of every pair and every replicate to the histograms of same and different.
 
@@ -199,7 +199,7 @@ def weigh_bins(
             kind = 0 if row_code[i] == col_code[j] else 1
             summed, left, right = sums[kind, np.int32(key)], row_weight[i], col_weight[j]
             for r in range(replicates):
-                summed[r] += left[r] * right[r]
+                summed[r] += np.int32(left[r]) * np.int32(right[r])
 
 
 @compiled

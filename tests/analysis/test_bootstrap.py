@@ -15,7 +15,7 @@ from analysis.vectors import held_vectors
 
 def test_draws_keep_every_class_and_travel_as_a_seed(clustered):
     _, judged = clustered(n=300)
-    draws = Draws(judged, 50, 3)
+    draws = Draws(judged, 500, 3)
     sums = np.add.reduceat(draws.weights, judged.starts[:-1], axis=0)
     assert (sums == judged.counts[:, None]).all()
     assert draws.weights.std() == pytest.approx(1.0, abs=0.05)
