@@ -21,7 +21,7 @@ from analysis.report_distances import distances
 from analysis.report_images import images
 from analysis.report_lookup import Analysed, main_measure, rungs
 from analysis.report_making import making
-from analysis.report_map import make_maps, map_section
+from analysis.report_map import map_section
 from analysis.report_parts import figure, text
 from analysis.report_scores import measures, scores, tiles
 from analysis.report_subject import Subject
@@ -74,7 +74,7 @@ def write_report(
             reused (names of steps), control (a comparison: the same training without the loss
             against `after`), likeness (linear_cka, rsa). Whatever is missing is left out.
         thumbnails: show images; needs the store and the images where they were.
-        maps: show the map; needs the store. Up to 20,000 images it is made where it is missing.
+        maps: show the map; needs the store. Up to 10,000 images it is made where it is missing.
         progress: told how far the map is.
 
     Returns:
@@ -83,8 +83,9 @@ def write_report(
     target = Path(path)
     subject = Subject(before, after, comparison, main_measure(before))
     pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
-    drawn = make_maps(subject, store, progress=progress) if store is not None and maps else []
-    middle = images(subject, pictures, why_not) + map_section(subject, drawn, pictures)
+    middle = images(subject, pictures, why_not)
+    if store is not None and maps:
+        middle += map_section(subject, store, pictures, progress)
     middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,34 +11,45 @@ from analysis.report_lookup import table_of
 from analysis.report_parts import columns, figure, section, text
 from analysis.report_subject import Subject, titled
 from analysis.report_words import count, number
-from analysis.thumbnails import Atlas, Pictures
+from analysis.thumbnails import Atlas, Pictures, listed
+from extract.errors import BadInput
 from extract.progress import Progress
 
 MOST_PICTURES = 1500
-MOST_AT_ONCE = 20_000
+MOST_AT_ONCE = 10_000
 
 
 def make_maps(
     subject: Subject, store: Any, *, most: int = MOST_AT_ONCE, progress: Progress
-) -> list[tuple[str, pd.DataFrame]]:
+) -> tuple[list[tuple[str, pd.DataFrame]], str]:
     """The maps of a report, from the store or made now; the second starts from the first.
 
-    Above `most` images t-SNE takes minutes; then the report shows what `alike map` has stored, and
-    has no map where nothing is stored.
+    Above `most` images t-SNE takes minutes; then the report shows what `alike map` has stored.
+
+    Returns:
+        name and map of each network, and why there is none, in a sentence, where there is none.
     """
     maps: list[tuple[str, pd.DataFrame]] = []
     for name, analysis in subject.named:
         split = str(dict(analysis.settings).get("split", "held_out"))
-        features = store.features(analysis.key)
         like = maps[0][1] if maps else None
         settings = MapSettings(subject.measure, split)
-        if analysis.n_images > most:
-            found = _any_map(features, settings, like)
-        else:
-            found = make_map(features, settings, like=like, progress=progress)
-        if found is not None:
-            maps.append((name, found))
-    return maps
+        try:
+            features = store.features(analysis.key)
+            if analysis.n_images > most:
+                found = _any_map(features, settings, like)
+            else:
+                found = make_map(features, settings, like=like, progress=progress)
+        except BadInput as error:
+            return [], f"No map is shown: {error}"
+        if found is None:
+            return [], (
+                f"No map is shown: above {count(most)} images it takes minutes. Make it with "
+                f"alike map --store {store.url} --features {analysis.key} --split {split}, and "
+                "write the report again."
+            )
+        maps.append((name, found))
+    return maps, ""
 
 
 def _any_map(
@@ -48,22 +59,22 @@ def _any_map(
     return find_map(features, settings) if found is None else found
 
 
-def map_section(
-    subject: Subject, maps: list[tuple[str, pd.DataFrame]], pictures: Pictures | None
-) -> str:
+def map_section(subject: Subject, store: Any, pictures: Pictures | None, progress: Progress) -> str:
     """The map, or the two side by side, with a list to make one class stand out."""
-    if not maps or pictures is None:
-        return ""
-    labels = {row: str(label) for row, label in pictures.labels.items()}
+    maps, why_not = make_maps(subject, store, progress=progress)
+    if not maps:
+        return section("map", "Map", why_not, " ")
+    paths, named = listed(store)
+    labels = {row: str(label) for row, label in named.items()}
     order = _order(subject, sorted({labels[int(row)] for row in maps[-1][1]["row"]}))
-    atlas = _atlas(maps[-1][1], labels, pictures)
+    atlas = _atlas(maps[-1][1], labels, pictures) if pictures else None
     parts = []
     for name, table in maps:
         drawn = map_figure(
             table,
             [labels[int(row)] for row in table["row"]],
             order=order,
-            paths=[pictures.paths[int(row)] for row in table["row"]],
+            paths=[paths[int(row)] for row in table["row"]],
             cells=atlas.cells if atlas else None,
         )
         parts.append(figure(drawn, f"map-{name}", title=titled(name, "Map"), caption=_note(table)))

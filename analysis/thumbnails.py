@@ -57,6 +57,13 @@ class Atlas:
     tiny: bool
 
 
+def listed(store: Any) -> tuple[dict[int, str], dict[int, str | None]]:
+    """Path and label of every row of a store's set of images."""
+    view = store.images()
+    view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
+    return view["path"].to_dict(), view["label"].to_dict()
+
+
 class Pictures:
     """Reads the images of a store as small pictures, several at a time.
 
@@ -70,10 +77,7 @@ class Pictures:
     def __init__(self, store: Any) -> None:
         spec, options = store.source()
         self._source = open_source(spec, **options)
-        view = store.images()
-        view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
-        self.paths: dict[int, str] = view["path"].to_dict()
-        self.labels: dict[int, str | None] = view["label"].to_dict()
+        self.paths, self.labels = listed(store)
 
     def thumbnails(self, rows: Iterable[int], side: int = 96) -> dict[int, Thumbnail]:
         """Pictures no larger than `side` pixels; images that cannot be read are left out."""

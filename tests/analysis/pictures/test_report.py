@@ -194,6 +194,22 @@ def test_one_real_network_without_maps_and_images(real, digits, tmp_path):
     assert "data:image" not in page.replace("img-src data:", "")[: page.index("plotly.js v")]
 
 
+def test_a_map_that_takes_long_or_cannot_be_made_is_explained(real, digits):
+    from analysis.report_map import make_maps
+    from analysis.report_subject import Subject
+    from extract.progress import silent
+
+    subject = Subject(real[0], None, None, "gap_cosine")
+    assert make_maps(subject, digits.store, most=10**6, progress=silent)[1] == ""
+    digits.store.files.remove("maps/plain-0001/gap_cosine.held_out.parquet")
+    maps, why = make_maps(subject, digits.store, most=10, progress=silent)
+    assert maps == []
+    assert "alike map --store" in why
+    maps, why = make_maps(Subject(real[0], None, None, "map_cosine"), digits.store, progress=silent)
+    assert maps == []
+    assert "last_conv" in why
+
+
 def test_images_that_went_away_leave_the_numbers(real, digits, tmp_path):
     moved = digits.images.with_name("moved")
     digits.images.rename(moved)
@@ -203,6 +219,7 @@ def test_images_that_went_away_leave_the_numbers(real, digits, tmp_path):
         moved.rename(digits.images)
     page = path.read_text(encoding="utf-8")
     assert "No images are shown" in page
+    assert 'id="map-network"' in page
     assert '<section id="scores"' in page
 
 
