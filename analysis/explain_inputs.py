@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from extract.errors import BadInput
+from extract.errors import BadImage, BadInput
 
 if TYPE_CHECKING:
     from extract.network import Network
@@ -18,17 +18,24 @@ Source = Path | str | bytes | Tensor
 
 
 def framed(source: Source, network: "Network") -> Tensor:
-    """Return what the network sees of an image, before normalisation: uint8 (3, h, w)."""
+    """Return what the network sees of an image, before normalisation: uint8 (3, h, w).
+
+    Raises:
+        BadInput: no such file, or one that is no readable image.
+    """
     from extract.decode import decode
 
     if isinstance(source, Tensor):
         return network.transform.frame(source)
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not path.is_file():
-            raise BadInput(f"no image {str(source)!r}: give the path of an image file")
-        source = path.read_bytes()
-    return network.transform.frame(decode(source))
+    name = "the image" if isinstance(source, bytes) else f"image {str(source)!r}"
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        return network.transform.frame(decode(data))
+    except OSError as error:
+        said = error.strerror or error
+        raise BadInput(f"{name}: {said}; give the path of an image file") from error
+    except BadImage as error:
+        raise BadInput(f"{name} is no readable image ({error}); give another") from error
 
 
 def class_indices(

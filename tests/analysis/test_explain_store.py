@@ -180,6 +180,14 @@ def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
     assert (tmp_path / "confused.png").is_file()
 
 
+def test_what_is_no_image_is_named(features, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(BadInput, match=r"text\.jpg' is no readable image"):
+        explain_images([str(tmp_path / "text.jpg")], features)
+    with pytest.raises(BadInput, match=r"gone\.jpg': No such file"):
+        explain_images([str(tmp_path / "gone.jpg")], features)
+
+
 def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
     image = np.full((8, 8, 3), 120, np.uint8)
     heat = np.zeros((2, 2), np.float32)
