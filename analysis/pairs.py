@@ -168,21 +168,20 @@ def empty_counts(bins: Bins, form: Form, layers: Layers, n_classes: int) -> Pair
 def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
-    for r, a in enumerate(part.row_classes):
-        for s, b in enumerate(part.col_classes):
-            if a > b:
-                continue
-            found = part.pairs[r, s]
-            counts.pairs[pair_slot(a, b, n_classes)] += found
-            if not part.total.size:
-                counts.total[int(a != b)] += found
-                for code in {int(a), int(b)}:
-                    (counts.same if a == b else counts.different)[code] += found
+    rows, cols = part.row_classes[:, None], part.col_classes[None, :]
+    inside = rows <= cols
+    counts.pairs[pair_slot(rows, cols, n_classes)[inside]] += part.pairs[inside]
     if part.total.size:
         counts.total[:] += part.total
         counts.same[part.row_classes] += part.rows[:, 0]
         counts.different[part.row_classes] += part.rows[:, 1]
         counts.different[part.col_classes] += part.cols
+        return counts
+    for r, s in np.argwhere(inside):
+        a, b, found = part.row_classes[r], part.col_classes[s], part.pairs[r, s]
+        counts.total[int(a != b)] += found
+        for code in {int(a), int(b)}:
+            (counts.same if a == b else counts.different)[code] += found
     return counts
 
 
