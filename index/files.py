@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,20 @@ def _load(folder: Path, card: Card) -> Any:
             # a mapped file that is too short ends the process, so this is looked at first
             msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
             raise StoreDamaged(f"{msg}: {advice}")
-        return read_lists(path)
+        return _read(read_lists, path, advice)
     if checksum(path) != card.checksum:
         raise StoreDamaged(f"{path} differs from its checksum: {advice}")
-    return faiss.read_index(str(path))
+    return _read(lambda name: faiss.read_index(str(name)), path, advice)
+
+
+def _read(read: Callable[[Path], Any], path: Path, advice: str) -> Any:
+    """What FAISS reads; it tells a file that was just replaced from a broken one."""
+    try:
+        return read(path)
+    except RuntimeError as error:
+        if not path.exists():
+            raise FileNotFoundError(path) from error
+        raise StoreDamaged(f"{path} is no index that FAISS reads ({error}): {advice}") from error
 
 
 def read_lists(path: Path) -> Any:
