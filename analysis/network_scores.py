@@ -13,6 +13,7 @@ from analysis.shape import class_shape, collapse_scores
 from analysis.vectors import stored_vectors
 from extract.measure_steps import WEIGHT, Take
 from extract.measures import Measure
+from extract.selfcheck import match_classes
 
 if TYPE_CHECKING:
     from extract.store_features import Features
@@ -28,34 +29,42 @@ def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
     linear classifier as well. NC1 and NC2 need the tap `fc` only. The papers report collapse on
     training images; on held-out ones it says something else, so the note names what was judged.
     """
-    names = [str(name) for name in features.attrs.get("class_names") or ()]
-    places = {name: place for place, name in enumerate(names)}
-    known = bool(names) and set(judged.classes) <= set(places)
+    places = logit_places(features)
     predicted, rows = None, []
-    if known and "logits" in features.arrays:
+    if places is not None:
         of_network = np.array([places[name] for name in judged.classes])
         first = _first_choice(features, judged)
         right = float((first == of_network[judged.codes]).mean())
         note = "the logits' first choice against the label"
+        if not features.attrs.get("class_names"):
+            note += "; classes taken to be the labels in alphabetical order"
         rows.append(score_row(NAME, "accuracy", right, NO_SPAN, note))
-        code_of = np.full(len(names), -1, dtype=np.int64)
+        code_of = np.full(features.arrays["logits"].tail[-1], -1, dtype=np.int64)
         code_of[of_network] = np.arange(len(of_network))
         predicted = code_of[first]
     if "fc" in features.arrays:
-        weight = _weight(features, judged, places) if known else None
+        weight = None if places is None else _weight(features, judged, places)
         rows += _collapse(features, judged, weight, predicted)
     return pd.DataFrame(rows)
 
 
 def named_rightly(features: "Features", judged: Judged) -> NDArray[np.bool_] | None:
     """Whether the logits' first choice is the label, (N,); None where that cannot be said."""
-    names = [str(name) for name in features.attrs.get("class_names") or ()]
-    places = {name: place for place, name in enumerate(names)}
-    if "logits" not in features.arrays or not set(judged.classes) <= set(places):
+    places = logit_places(features)
+    if places is None:
         return None
     of_network = np.array([places[name] for name in judged.classes])
     right: NDArray[np.bool_] = _first_choice(features, judged) == of_network[judged.codes]
     return right
+
+
+def logit_places(features: "Features") -> dict[str, int] | None:
+    """Which logit stands for each label; None where labels and classes do not match."""
+    if "logits" not in features.arrays:
+        return None
+    names = [str(name) for name in features.attrs.get("class_names") or ()]
+    labels = features.table()["label"].dropna().unique()
+    return match_classes(labels, names, features.arrays["logits"].tail[-1])
 
 
 def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> NDArray[np.int64]:

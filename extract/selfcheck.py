@@ -32,7 +32,7 @@ OTHER_INPUTS: Mapping[str, Callable[[Transform, torch.Tensor], torch.Tensor]] = 
 
 
 def match_classes(
-    labels: Iterable[str | None], class_names: Sequence[str] | None
+    labels: Iterable[str | None], class_names: Sequence[str] | None, outputs: int | None = None
 ) -> dict[str, int] | None:
     """Index of every label in the network's classes.
 
@@ -40,12 +40,16 @@ def match_classes(
         labels: of the images; None is left out.
         class_names: of the logits in order, or None. An entry may hold several names (``tench,
             Tinca tinca``) and begin with a WordNet id (``n01440764 tench``); each is a name.
+        outputs: logits of a network whose class names are not known. As many labels are taken for
+            its classes in alphabetical order, as folders of classes are numbered everywhere.
 
     Returns:
         label -> index; None unless every label is a name of exactly one class, case, hyphens,
         underscores and spaces aside.
     """
     wanted = {label for label in labels if label is not None}
+    if not class_names and outputs is not None and len(wanted) == outputs:
+        return {label: index for index, label in enumerate(sorted(wanted))}
     if not class_names or not wanted:
         return None
     named: dict[str, set[int]] = {}
@@ -80,7 +84,8 @@ def stored_top1(features: "Features", class_names: Sequence[str] | None) -> floa
         return None
     table = features.table(names=["logits"])
     table = table[table["label"].notna()]
-    index = match_classes(table["label"].unique(), class_names)
+    outputs = features.arrays["logits"].tail[-1]
+    index = match_classes(table["label"].unique(), class_names, outputs)
     if index is None:
         return None
     truth = table["label"].map(index).to_numpy(dtype=np.int64)
