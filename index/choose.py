@@ -91,6 +91,8 @@ def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
             continue
         if kind.name == "flat_bfloat16" and (exam.metric != "l2" or wish.batch < FEW):
             continue
+        if kind.rounded and wish.memory is None and names is None:
+            continue
         size = kind.bytes(n, dimension)
         least = min(least, size)
         if wish.memory is None or size <= wish.memory:

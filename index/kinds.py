@@ -49,6 +49,8 @@ class IndexKind:
         growth: how the time of one query grows with n: `n`, `sqrt` or `log`.
         available: whether this machine has what it needs.
         on_disk: whether its lists can stay on the disk.
+        rounded: whether it holds no float32 vectors, so that distances of answers are measured
+            again from the stored features: it is a candidate only where memory is bounded.
     """
 
     name: str
@@ -60,6 +62,7 @@ class IndexKind:
     growth: str = "sqrt"
     available: Callable[[], bool] = field(default=lambda: True)
     on_disk: bool = False
+    rounded: bool = False
 
     def spec(self, n: int, dimension: int) -> IndexSpec | None:
         """What to build for n vectors, without search parameters; None where it does not fit."""
@@ -103,23 +106,23 @@ _ROWS = (
     IndexKind("hnsw", lambda n, d: f"HNSW{LINKS}", lambda d: 4 * d + _GRAPH, _HNSW,
               "graph of neighbours, float32", growth="log"),
     IndexKind("hnsw_sq8", lambda n, d: f"HNSW{LINKS}_SQ8", lambda d: d + _GRAPH, _HNSW,
-              "graph of neighbours, 8 bits a number", growth="log"),
+              "graph of neighbours, 8 bits a number", growth="log", rounded=True),
     IndexKind("ivf_flat", _ivf("Flat"), lambda d: 4 * d, _IVF, "nearest lists, float32",
               on_disk=True),
     IndexKind("ivf_fp16", _ivf("SQfp16"), lambda d: 2 * d, _IVF, "nearest lists, float16",
-              on_disk=True),
+              on_disk=True, rounded=True),
     IndexKind("ivf_sq8", _ivf("SQ8"), lambda d: d, _IVF, "nearest lists, 8 bits a number",
-              on_disk=True),
+              on_disk=True, rounded=True),
     IndexKind("ivf_pq", _pq("RFlat"), lambda d: 4 * d + d / 8, _REFINE,
               "nearest lists by 4-bit product codes, refined in float32"),
     IndexKind("ivf_pq_fp16", _pq("Refine(SQfp16)"), lambda d: 2 * d + d / 8, _REFINE,
-              "nearest lists by 4-bit product codes, refined in float16"),
+              "nearest lists by 4-bit product codes, refined in float16", rounded=True),
     IndexKind("ivf_pq_sq8", _pq("Refine(SQ8)"), lambda d: d + d / 8, _REFINE,
-              "nearest lists by 4-bit product codes, refined in 8 bits"),
+              "nearest lists by 4-bit product codes, refined in 8 bits", rounded=True),
     IndexKind("ivf_rabitq", _ivf("RaBitQfs,RFlat"), lambda d: 4 * d + d / 8 + 8, _REFINE,
               "nearest lists by one bit a number, refined in float32"),
     IndexKind("ivf_rabitq_sq8", _ivf("RaBitQfs,Refine(SQ8)"), lambda d: d + d / 8 + 8, _REFINE,
-              "nearest lists by one bit a number, refined in 8 bits"),
+              "nearest lists by one bit a number, refined in 8 bits", rounded=True),
 )  # fmt: skip
 
 INDEX_KINDS: dict[str, IndexKind] = {kind.name: kind for kind in _ROWS}

@@ -60,6 +60,9 @@ class TestKind:
             told = INDEX_KINDS["flat"].bytes(N, D)
         assert 0.85 * held < told < 1.15 * held
 
+    def test_knows_whether_it_holds_float32(self, built, name, metric):
+        assert built(name, metric).float32 is not INDEX_KINDS[name].rounded
+
     def test_is_a_plain_file_that_answers_rows(self, built, name, metric, tmp_path):
         engine = built(name, metric)
         faiss.write_index(engine.index, str(tmp_path / "plain.faiss"))
