@@ -80,7 +80,7 @@ def stored_top1(features: "Features", class_names: Sequence[str] | None) -> floa
         features: with the array ``logits``, else the answer is None.
         class_names: of the logits in order.
     """
-    if not class_names or "logits" not in features.arrays:
+    if "logits" not in features.arrays:
         return None
     table = features.table(names=["logits"])
     table = table[table["label"].notna()]
