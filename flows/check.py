@@ -4,7 +4,7 @@ from pathlib import Path
 
 from extract.errors import BadInput
 from flows.settings import Pipeline
-from flows.steps import load, parse_bytes
+from flows.steps import load, parse_bytes, source_of
 
 
 def check(pipeline: Pipeline) -> None:
@@ -15,7 +15,6 @@ def check(pipeline: Pipeline) -> None:
     """
     from analysis.explain import explainer
     from extract.measures import MEASURES
-    from extract.source import open_source
 
     for name in (pipeline.index.measure, *pipeline.analyse.measures):
         if name not in MEASURES:
@@ -30,7 +29,7 @@ def check(pipeline: Pipeline) -> None:
         if not file.is_file():
             raise BadInput(f"network.weights = {network.weights!r}: no such file")
     load(pipeline, pipeline.network.weights)
-    labels = {item.label for item in open_source(pipeline.images.source)}
+    labels = {item.label for item in source_of(pipeline)}
     if not labels:
         raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
     classes = len(labels - {None})

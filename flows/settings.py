@@ -24,6 +24,8 @@ class Images(_Section):
 
     source: str
     """Folder of class folders, or any other source that `alike extract` takes."""
+    options: dict[str, Any] = {}
+    """Options of the source, such as split of an .npz file (`alike extract --source-option`)."""
     train_share: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Share of images, chosen by content hash, that training may see and that is never judged.
     Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
@@ -40,6 +42,8 @@ class NetworkSettings(_Section):
     """A weights file, the name of torchvision's weights, or `none` for random ones."""
     args: dict[str, Any] = {}
     """Arguments of the factory."""
+    classes: tuple[str, ...] = ()
+    """Names of the logits in order, where the weights do not say."""
     transform: dict[str, Any] | None = None
     """resize, crop, mean, std; unset: those that belong to the weights."""
     seed: int = 0

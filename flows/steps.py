@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from analysis.analyse import Analysis
     from extract.network import Network
+    from extract.source import ImageSource
     from extract.store import Store
 
 
@@ -69,22 +70,34 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
         transform = Transform.from_dict(settings.transform)
+    own = settings.classes if weights == settings.weights else None
     return load_network(
-        settings.name, weights, args=settings.args, transform=transform, seed=settings.seed
+        settings.name,
+        weights,
+        args=settings.args,
+        transform=transform,
+        class_names=own or None,
+        seed=settings.seed,
     )
+
+
+def source_of(pipeline: Pipeline) -> "ImageSource":
+    """The images of the settings."""
+    from extract.source import open_source
+
+    return open_source(pipeline.images.source, **pipeline.images.options)
 
 
 def extract_images(run: Run, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
     from extract.pipeline import extract
-    from extract.source import open_source
 
     started = time.perf_counter()
     settings = run.pipeline.extract
     store = run.store()
     store.set_split(run.pipeline.train_share, run.pipeline.images.salt)
     report = extract(
-        open_source(run.pipeline.images.source),
+        source_of(run.pipeline),
         load(run.pipeline, weights, like),
         store,
         taps=settings.taps,
@@ -192,7 +205,6 @@ def explain(run: Run, key: str, weights: str, name: str) -> None:
 
 def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     """Continue training on the images of the split `train`; returns the weights file."""
-    from extract.source import open_source
     from train.retrain import retrain
 
     settings = run.pipeline.retrain
@@ -220,7 +232,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     trained = retrain(
         load(run.pipeline, weights),
         list(zip(table.path, table.label, strict=True)),
-        open_source(run.pipeline.images.source).read,
+        source_of(run.pipeline).read,
         settings=wanted,
         device=run.pipeline.extract.device,
         out=run.folder / "weights" / f"{loss}-{digest(inputs)[:8]}",
