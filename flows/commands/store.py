@@ -8,7 +8,9 @@ import typer
 from flows.console import print_json, print_table, progress_bars
 
 Url = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/place.")]
-Key = Annotated[str | None, typer.Option(help="One extraction; all of them where left out.")]
+Key = Annotated[
+    str | None, typer.Option("--features", help="One extraction; all of them where left out.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -89,4 +89,4 @@ def test_errors_are_one_line(run, tmp_path):
     assert err.count("\n") == 1
     known.filled(tmp_path, 10)
     assert run("gc", str(tmp_path), "--drop", "x")[0] == 2
-    assert run("ls", str(tmp_path), "--key", "x")[0] == 2
+    assert run("ls", str(tmp_path), "--features", "x")[0] == 2
