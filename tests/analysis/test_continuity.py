@@ -182,3 +182,12 @@ def test_an_explainer_that_does_not_fit_is_left_out():
         continuity(net, torch.randn(2, 3, 64, 64), methods=("cam",), sampling=sampling)
     with pytest.raises(BadInput, match="2 or more"):
         continuity(net, torch.randn(1, 3, 64, 64))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small networks: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -114,3 +114,12 @@ def test_the_networks_modes_and_gradients_stay_as_they_were():
 def test_an_unknown_explainer_is_named_with_those_that_exist():
     with pytest.raises(BadInput, match="no explainer 'shap': choose from cam"):
         relevance(network("alexnet"), batch(), "shap")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small networks: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

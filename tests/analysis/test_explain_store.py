@@ -5,6 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -224,3 +225,12 @@ def test_a_real_image_by_a_trained_network(shared_data, method):
         assert total / found.relevance.size == pytest.approx(found.score, rel=1e-4)
     if method in ("lrp", "deep_taylor"):
         assert total == pytest.approx(found.score, rel=1e-3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small networks: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -230,3 +230,12 @@ def test_gpu_equals_cpu(composite):
     expected = lrp(net, images, target, composite=composite)
     found = lrp(net.cuda(), images.cuda(), target.cuda(), composite=composite).cpu()
     assert float((found - expected).abs().sum() / expected.abs().sum()) < 1e-2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small networks: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -100,3 +100,12 @@ def test_our_relevance_is_zennits(name, rule):
 def _exact(rule):
     rule = RULES[rule] if isinstance(rule, str) else rule
     return replace(rule, epsilon=1e-9 if rule.epsilon else 0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small networks: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
