@@ -113,6 +113,8 @@ def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
         "control": rounds.control,
         "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
+    if rounds.after is not None:
+        facts["likeness"] = steps.how_alike(run, before.key, rounds.after.key)
     write_report(
         path,
         before=before,

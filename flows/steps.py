@@ -259,16 +259,19 @@ def set_side_by_side(run: Run, before: str, after: str) -> "pd.DataFrame":
     )
 
 
+def how_alike(run: Run, before: str, after: str) -> dict[str, float]:
+    """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
+    from analysis.networks import likeness
+
+    store = run.store()
+    measure = run.pipeline.index.measure
+    return likeness(store.features(before), store.features(after), measure=measure)[0]
+
+
 def view_digest(store: "Store") -> str:
     """Changes when an image, a path or a label of the current view does."""
     view = store.images()
     return digest(view[["image_id", "path", "label", "row"]].astype(str).to_dict("list"))
-
-
-def value(scores: "pd.DataFrame", score: str, measure: str) -> float:
-    """One value of a table of scores; NaN where it is not there."""
-    found = scores[(scores.score == score) & scores.measure.isin([measure, "network", ""])]
-    return float(found.value.iloc[0]) if len(found) else float("nan")
 
 
 def named_scores(scores: "pd.DataFrame", measure: str) -> dict[str, float]:

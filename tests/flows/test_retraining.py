@@ -1,0 +1,42 @@
+"""What is served, and when all starts anew; no network is trained here (test_demo does that)."""
+
+from flows.retraining import Served, origin
+from flows.settings import read_pipeline
+from flows.steps import Run
+
+TEXT = """
+[images]
+source = "photos"
+[network]
+name = "resnet18"
+[retrain]
+when = "sameness < {threshold}"
+"""
+
+
+def run_of(folder, threshold=0.8):
+    file = folder / "pipeline.toml"
+    file.write_text(TEXT.format(threshold=threshold), encoding="utf-8")
+    return Run(read_pipeline(file))
+
+
+def test_an_accepted_network_is_served_until_the_settings_change(tmp_path):
+    run = run_of(tmp_path)
+    assert Served.read(run) == Served("none")
+    weights = tmp_path / "new.safetensors"
+    weights.touch()
+    Served(str(weights), "key", "parent").write(run)
+    assert Served.read(run_of(tmp_path)) == Served(str(weights), "key", "parent")
+    assert Served.read(run_of(tmp_path, threshold=0.9)) == Served("none")
+
+
+def test_lost_weights_are_not_served(tmp_path):
+    run = run_of(tmp_path)
+    Served(str(tmp_path / "gone.safetensors"), "key", "parent").write(run)
+    assert Served.read(run) == Served("none")
+
+
+def test_origin_ignores_what_does_not_change_the_network(tmp_path):
+    first = read_pipeline(run_of(tmp_path).folder.parent / "pipeline.toml")
+    other = first.model_copy(update={"title": "another"})
+    assert origin(first) == origin(other)
