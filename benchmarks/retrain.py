@@ -1,7 +1,8 @@
 """Retraining measured: what each loss does to a CIFAR ResNet-20, what it costs, where it fails.
 
     python -m benchmarks.retrain runs        --data DIR --out DIR [--seeds 5] [--epochs 1]
-    python -m benchmarks.retrain table       --data DIR --out DIR
+    python -m benchmarks.retrain runs        --digits   --out DIR  the same on scikit-learn's digits
+    python -m benchmarks.retrain table       --out DIR
     python -m benchmarks.retrain overhead    --data DIR --out DIR
     python -m benchmarks.retrain convergence --out DIR [--figure FILE.svg]
 
@@ -13,19 +14,20 @@ import argparse
 import io
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 
 from extract.network import Network, load_network
+from extract.split import image_id, split_of
+from extract.taps import forward_taps
 from extract.transform import Transform
 from train.retrain import retrain
 
 LOSSES = ("ce", "gap_supcon", "map_pair", "cam_supcon", "cam_chamfer", "icnn", "triplet")
 BATCH = 120
-PARENT = {"loss": "ce", "batch_size": BATCH, "augment": "shift_flip", "lr": 5e-3, "seed": 0}
-RUN = {"batch_size": BATCH // 2, "augment": "shift_flip", "lr": 2e-3}
 SMALL = """
 from torch import nn
 
@@ -38,24 +40,40 @@ def small(classes=10):
 """
 
 
-class Cifar:
-    """The shared CIFAR-10 files as images for `retrain`, and as tensors to judge on."""
+def as_file(pixels: np.ndarray) -> bytes:
+    """One image (H, W, 3) in .npy form."""
+    file = io.BytesIO()
+    np.save(file, pixels)
+    return file.getvalue()
 
-    def __init__(self, data: Path) -> None:
-        self.files = {
-            kind: np.load(data / f"cifar10_{kind}_dev.npz") for kind in ("jpeg", "lossless")
-        }
-        self.pixels = {
-            f"{kind}/{side}": file[f"x_{side}"]
-            for kind, file in self.files.items()
-            for side in ("train", "test")
-        }
-        self.labels = {
-            f"{kind}/{side}": file[f"y_{side}"].astype(int)
-            for kind, file in self.files.items()
-            for side in ("train", "test")
-        }
-        self.classes = [str(name) for name in self.files["jpeg"]["classes"]]
+
+class Cifar:
+    """The shared CIFAR-10 files as images for `retrain`, and as arrays to judge on."""
+
+    parent: ClassVar[dict[str, Any]] = {
+        "batch_size": 120,
+        "augment": "shift_flip",
+        "lr": 5e-3,
+        "epochs": 8,
+    }
+    run: ClassVar[dict[str, Any]] = {
+        "batch_size": 120,
+        "augment": "shift_flip",
+        "lr": 2e-3,
+        "epochs": 1,
+    }
+    held_out = ("jpeg/test", "lossless/test")
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.network = f"{asked.data / 'cifar_resnet.py'}:resnet"
+        self.transform = Transform()
+        self.pixels, self.labels = {}, {}
+        for kind in ("jpeg", "lossless"):
+            file = np.load(asked.data / f"cifar10_{kind}_dev.npz")
+            self.classes = [str(name) for name in file["classes"]]
+            for side in ("train", "test"):
+                self.pixels[f"{kind}/{side}"] = file[f"x_{side}"]
+                self.labels[f"{kind}/{side}"] = file[f"y_{side}"].astype(int)
         self.train = [
             (f"{part}/{row}", self.classes[label])
             for part in ("jpeg/train", "lossless/train")
@@ -65,24 +83,49 @@ class Cifar:
     def read(self, path: str) -> bytes:
         """One image in .npy form."""
         part, _, row = path.rpartition("/")
-        file = io.BytesIO()
-        np.save(file, self.pixels[part][int(row)])
-        return file.getvalue()
+        return as_file(self.pixels[part][int(row)])
+
+
+class Digits:
+    """The digits of the demo: its network, its transform, half of the images held out."""
+
+    parent: ClassVar[dict[str, Any]] = {"lr": 5e-3, "epochs": 12}
+    run: ClassVar[dict[str, Any]] = {"lr": 3e-3, "epochs": 8}
+    held_out = ("digits/test",)
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        from sklearn.datasets import load_digits
+
+        from flows import digits_network
+
+        digits = load_digits()
+        self.network = f"{digits_network.__file__}:small_network"
+        self.transform = Transform(resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+        grey = (digits.images * 255 / 16).round().astype(np.uint8)
+        self.every = np.repeat(grey[:, :, :, None], 3, axis=3)
+        files = [as_file(pixels) for pixels in self.every]
+        trained = np.array([split_of(image_id(file), 0.5) == "train" for file in files])
+        self.train = [(str(row), str(digits.target[row])) for row in np.flatnonzero(trained)]
+        self.pixels = {"digits/test": self.every[~trained]}
+        self.labels = {"digits/test": digits.target[~trained]}
+
+    def read(self, path: str) -> bytes:
+        """One image in .npy form."""
+        return as_file(self.every[int(path)])
 
 
 def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, and sameness, MAP@R and NC1 of the pooled last map, all pairs, exact."""
-    module, features, logits = network.module, [], []
-    tapped = module.layer3.register_forward_hook(
-        lambda _module, _args, output: features.append(output.mean((2, 3)).double().numpy())
-    )
+    features, predicted = [], []
     with torch.no_grad():
         for first in range(0, len(pixels), 250):
             frames = torch.from_numpy(pixels[first : first + 250]).permute(0, 3, 1, 2)
-            logits.append(module(network.transform.normalise(frames)).numpy())
-    tapped.remove()
-    z, predicted = np.concatenate(features), np.concatenate(logits).argmax(1)
-    return {"accuracy": float((predicted == labels).mean()), **structure(z, labels)}
+            inputs = torch.stack([network.transform(frame) for frame in frames])
+            found = forward_taps(network, inputs, ("gap", "logits"))
+            features.append(found["gap"].double().numpy())
+            predicted.append(found["logits"].argmax(1).numpy())
+    right = np.concatenate(predicted) == labels
+    return {"accuracy": float(right.mean()), **structure(np.concatenate(features), labels)}
 
 
 def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -113,41 +156,31 @@ def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def runs(asked: argparse.Namespace) -> None:
     """Train the checkpoint, then every loss from it with every seed; judge each."""
-    cifar = Cifar(asked.data)
-    name = f"{asked.data / 'cifar_resnet.py'}:resnet"
-    start = time.perf_counter()
+    images = Digits(asked) if asked.digits else Cifar(asked)
+    fresh = load_network(images.network, transform=images.transform)
     parent = retrain(
-        load_network(name, transform=Transform()),
-        cifar.train,
-        cifar.read,
-        out=asked.out / "parent",
-        epochs=asked.parent_epochs,
-        **PARENT,
+        fresh, images.train, images.read, out=asked.out / "parent", loss="ce", **images.parent
     )
-    network = load_network(name, str(parent.weights))
-    judge(asked.out, "parent", 0, network, cifar, parent.seconds)
+    network = load_network(images.network, str(parent.weights))
+    judge(asked.out, ("parent", 0), network, images)
+    changes = images.run | ({"epochs": asked.epochs} if asked.epochs else {})
     part, parts = (int(number) for number in asked.part.split("/"))
-    todo = [(seed, loss) for seed in range(asked.seeds) for loss in LOSSES]
+    todo = [(seed, loss) for seed in range(asked.seeds) for loss in asked.losses.split(",")]
     todo.sort(key=lambda one: one[1] == "cam_chamfer")  # its steps cost several of the others
     for seed, loss in todo[part - 1 :: parts]:
-        if time.perf_counter() - start > 60 * asked.minutes:
-            print("out of time; run again to go on", flush=True)
-            return
-        changes = RUN | {"loss": loss, "seed": seed + 1, "epochs": asked.epochs}
-        folder = asked.out / f"{loss}-{seed}"
-        run = retrain(network, cifar.train[:: asked.every], cifar.read, out=folder, **changes)
-        trained = load_network(name, str(run.weights))
-        judge(asked.out, loss, seed, trained, cifar, run.seconds)
+        named = {"loss": loss, "seed": seed + 1, "out": asked.out / f"{loss}-{seed}"}
+        run = retrain(network, images.train[:: asked.every], images.read, **named, **changes)
+        judge(asked.out, (loss, seed), load_network(images.network, str(run.weights)), images)
 
 
-def judge(out: Path, loss: str, seed: int, network: Network, cifar: Cifar, seconds: float) -> None:
-    """Write the scores of one network on both held-out sets."""
+def judge(out: Path, run: tuple[str, int], network: Network, images: Cifar | Digits) -> None:
+    """Write the scores of one network on the held-out sets."""
     rows = []
-    for held_out in ("jpeg/test", "lossless/test"):
-        found = scores(network, cifar.pixels[held_out], cifar.labels[held_out])
-        rows.append({"loss": loss, "seed": seed, "held_out": held_out, **found, "s": seconds})
-    pd.DataFrame(rows).to_csv(out / f"scores-{loss}-{seed}.csv", index=False)
-    print(f"{loss} {seed}: {rows[0]}", flush=True)
+    for held_out in images.held_out:
+        found = scores(network, images.pixels[held_out], images.labels[held_out])
+        rows.append({"loss": run[0], "seed": run[1], "held_out": held_out, **found})
+    pd.DataFrame(rows).to_csv(out / f"scores-{run[0]}-{run[1]}.csv", index=False)
+    print(rows[0], flush=True)
 
 
 def table(asked: argparse.Namespace) -> None:
@@ -180,8 +213,8 @@ def overhead(asked: argparse.Namespace) -> None:
     from train.losses import LOSSES as ROWS
     from train.prepare import prepare
 
-    cifar = Cifar(asked.data)
-    network = load_network(f"{asked.data / 'cifar_resnet.py'}:resnet", transform=Transform())
+    cifar = Cifar(asked)
+    network = load_network(cifar.network, transform=cifar.transform)
     frames = torch.from_numpy(cifar.pixels["jpeg/train"][:BATCH]).permute(0, 3, 1, 2)
     labels = torch.arange(BATCH) % 10
     steps = {}
@@ -236,9 +269,7 @@ def convergence(asked: argparse.Namespace) -> None:
     pixels = np.repeat((digits.images * 255 / 16).astype(np.uint8)[:, :, :, None], 3, axis=3)
 
     def read(path: str) -> bytes:
-        file = io.BytesIO()
-        np.save(file, pixels[int(path)])
-        return file.getvalue()
+        return as_file(pixels[int(path)])
 
     listed = [(str(row), str(label)) for row, label in enumerate(digits.target)]
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -293,10 +324,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, help="of each run, instead of the usual number")
     parser.add_argument("--every", type=int, default=1, help="use every n-th training image")
-    parser.add_argument("--parent-epochs", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--losses", default=",".join(LOSSES))
+    parser.add_argument("--digits", action="store_true", help="digits instead of CIFAR-10")
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
