@@ -28,6 +28,7 @@ taps = ["last_conv", "fc", "logits"]
 when = "sameness < 0.99"    # any score by name
 loss = "gap_supcon"
 epochs = 8
+trainer = {{ lr = 0.003 }}
 control = true              # the same steps with plain cross-entropy, to compare with
 
 [output]
