@@ -139,7 +139,9 @@ class Engine:
         selector = None if allowed is None else _selector(allowed)
         parameters = search_parameters(self.base, search, selector)
         found: tuple[NDArray[np.float32], NDArray[np.int64]]
-        found = self.base.search(vectors, k, params=parameters)
+        # Whoever imports faiss.contrib.torch_utils replaces `search` by one without `params`.
+        ask = getattr(self.base, "search_numpy", self.base.search)
+        found = ask(vectors, k, params=parameters)
         return found
 
 

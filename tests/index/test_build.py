@@ -110,7 +110,9 @@ def test_a_listing_sorted_by_class_does_not_hide_bad_recall(make_store):
 
 
 def naive_recall(index, unit, rows, nprobe):
-    found = index.search(unit[rows], 11, params=faiss.SearchParametersIVF(nprobe=nprobe))[1]
+    found = getattr(index, "search_numpy", index.search)(
+        unit[rows], 11, params=faiss.SearchParametersIVF(nprobe=nprobe)
+    )[1]
     return recall(found, faiss.knn(unit[rows], unit, 11)[1])
 
 

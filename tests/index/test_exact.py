@@ -1,5 +1,8 @@
 """Exact search in bfloat16: every certified answer is the true one, on kind and nasty vectors."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -104,3 +107,17 @@ def test_interval_holds_the_mean():
     mean, low, high = interval(DRAW.integers(8, 11, 500) / 10)
     assert low < mean < high
     assert high - low < 0.02
+
+
+def test_a_library_that_replaces_faiss_methods_does_no_harm() -> None:
+    """pytorch-metric-learning imports faiss.contrib.torch_utils, in the same process as a run."""
+    code = (
+        "import faiss.contrib.torch_utils, numpy as np, faiss\n"
+        "from index.engine import Engine\n"
+        "vectors = np.eye(4, 8, dtype=np.float32)\n"
+        "index = faiss.IndexIDMap2(faiss.IndexFlatL2(8))\n"
+        "index.add_with_ids(vectors, np.arange(4))\n"
+        "print(Engine(index).search(vectors[2:3], 1, {})[1].tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[2]]"
