@@ -70,7 +70,8 @@ def write_report(
         comparison: paired differences, as `analysis.compare.compare` gives them.
         store: the store of the features; gives thumbnails, maps and the list of bad images.
         run: the manifest: title, source, network, weights, settings, versions, stages (step ->
-            seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, created,
+            seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, verdict,
+            created,
             reused (names of steps), control (a comparison: the same training without the loss
             against `after`), likeness (linear_cka, rsa). Whatever is missing is left out.
         thumbnails: show images; needs the store and the images where they were.
@@ -140,7 +141,9 @@ def _top(subject: Subject, run: dict[str, Any]) -> str:
         for key in ("title", "network", "source", "created")
         if run.get(key)
     )
-    lines = "".join(f"<p>{text(line)}</p>" for line in said.sentences)
+    verdict = str(run.get("verdict") or "")
+    sentences = [*said.sentences, *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else [])]
+    lines = "".join(f"<p>{text(line)}</p>" for line in sentences)
     lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (
         f'<header class="top {said.tone}"><p class="kicker">{text(kicker)}</p>'

@@ -163,6 +163,10 @@ def _accuracy_change(
     before: Analysed, after: Analysed, comparison: pd.DataFrame | None
 ) -> list[str]:
     row = _compared(before, after, comparison, "", "accuracy")
+    only = accuracy_of(after)
+    if row is None and only is not None:
+        share = number(only.value, "share")
+        return [f"The new network names {share} of the images rightly; the old has other classes."]
     if row is None:
         return []
     told = f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}"

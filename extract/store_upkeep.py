@@ -195,7 +195,7 @@ def describe(store: Store) -> dict[str, object]:
         "url": store.url,
         "images": len(view),
         "rows": store.n_rows,
-        "not_read": len(view) - len(read),
+        "not_read": int(bad_images(store)["path"].nunique()),
         "classes": int(view["label"].nunique()),
         "repeated": int(read["row"].duplicated().sum()),
         "labels_differ": int((labels > 1).sum()),

@@ -43,6 +43,13 @@ def check(pipeline: Pipeline) -> None:
 def _check_retrain(pipeline: Pipeline) -> None:
     if pipeline.retrain is None:
         return
+    from analysis.scores import SCORES
     from train.losses import loss_named
 
     loss_named(pipeline.retrain.loss)
+    score = pipeline.retrain.rules.condition.score
+    if score not in SCORES:
+        raise BadInput(
+            f"retrain.when = {pipeline.retrain.when!r}: no score {score!r}; expected one of "
+            f"{', '.join(SCORES)}"
+        )

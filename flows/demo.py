@@ -24,6 +24,9 @@ transform = {{ resize = 16, mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }}
 [extract]
 taps = ["last_conv", "fc", "logits"]
 
+[explain]
+continuity_images = 16      # 0, the default, leaves it out: minutes for a large network on a CPU
+
 [retrain]
 when = "sameness < 0.99"    # any score by name
 loss = "gap_supcon"

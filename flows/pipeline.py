@@ -35,6 +35,7 @@ class Finished:
         reused: true where nothing had changed and nothing was computed.
         decisions: what was decided, each with its reason.
         seconds: time of each step that ran.
+        bad: images that could not be used.
     """
 
     report: Path
@@ -42,6 +43,7 @@ class Finished:
     reused: bool
     decisions: tuple[str, ...]
     seconds: dict[str, float]
+    bad: int = 0
 
 
 def run_pipeline(path: Path, progress: Progress = silent) -> Finished:
@@ -74,7 +76,8 @@ def _run(path: Path, progress: Progress) -> Finished:
     report = run.folder / "report.html"
     known = run.memo.outputs("run", question)
     if known is not None and not run.seconds:
-        return Finished(report, known["key"], True, tuple(known["decisions"]), {})
+        bad = len(run.store().features(key).bad())
+        return Finished(report, known["key"], True, tuple(known["decisions"]), {}, bad)
     untrained = None
     if run.pipeline.analyse.untrained and served.weights != "none":
         untrained = step(steps.extract_images, "extract")(run, "none", "untrained", network)
@@ -88,7 +91,8 @@ def _run(path: Path, progress: Progress) -> Finished:
     run.memo.record("run", question, outputs, (report,))
     Served(rounds.weights, rounds.served, parent).write(run)
     run.store().set_served(rounds.served)
-    return Finished(report, rounds.served, False, tuple(run.decisions), run.seconds)
+    bad = len(run.store().features(key).bad())
+    return Finished(report, rounds.served, False, tuple(run.decisions), run.seconds, bad)
 
 
 def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
@@ -111,6 +115,7 @@ def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
         "bad": bad.to_dict(orient="records"),
         "decisions": run.decisions,
         "control": rounds.control,
+        "verdict": rounds.verdict,
         "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
     if rounds.after is not None:

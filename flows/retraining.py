@@ -67,6 +67,7 @@ class Rounds:
         after: analysis of the last retrained network, accepted or not.
         comparison: before against after on the held-out images.
         control: continued cross-entropy against after, where the settings ask for it.
+        verdict: whether the last retrained network replaced the one before, and why.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Rounds:
         self.after: Analysis | None = None
         self.comparison: pd.DataFrame | None = None
         self.control: pd.DataFrame | None = None
+        self.verdict = ""
 
     def go(self) -> None:
         """Retrain, extract, judge and compare until a guard or the condition says stop."""
@@ -108,6 +110,7 @@ class Rounds:
         new = self._scores(after)
         verdict = replaces(settings.rules, scores, new)
         run.decisions.append(verdict.reason)
+        self.verdict = verdict.reason
         name = settings.rules.condition.score
         self._write_down(
             "replace", verdict.go, verdict.reason, new,

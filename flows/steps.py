@@ -106,6 +106,12 @@ def extract_images(run: Run, weights: str, name: str, like: "Network | None" = N
         batch_size=settings.batch_size,
         progress=run.progress,
     )
+    if not report.n_rows:
+        first = report.bad.iloc[0]
+        raise BadInput(
+            f"none of the {report.n_listed} images of {run.pipeline.images.source} could be read; "
+            f"the first: {first.path}: {first.state}: {first.reason}"
+        )
     if report.n_computed:
         run.seconds[f"extract {name}"] = time.perf_counter() - started
     else:

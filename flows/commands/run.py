@@ -49,6 +49,8 @@ def run_settings(settings: Path, json: bool) -> None:
         typer.echo("Nothing has changed since the last run: nothing was computed.")
     for name, seconds in finished.seconds.items():
         typer.echo(f"  {name:<22} {seconds:6.1f} s")
+    if finished.bad:
+        typer.echo(f"{finished.bad} images could not be used: see the report")
     for decision in finished.decisions:
         typer.echo(decision)
     typer.echo(f"Report: {finished.report}")

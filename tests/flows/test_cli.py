@@ -62,6 +62,8 @@ def place(tmp_path_factory):
         ("two", 'name = "resnet18"\nweights = "weights.pth"', "weights.pth"),
         ("two", 'name = "resnet18"\nweights = "gone.pth"', "no such file"),
         ("two", 'name = "absent.py:make"', "absent.py"),
+        ("two", 'name = "resnet18"\n[retrain]\nwhen = "samenes < 0.8"', "no score 'samenes'"),
+        ("two", 'name = "resnet18"\n[index]\nmeasure = "gap"', "measure 'gap'"),
     ],
 )
 def test_run_refuses(alike, place, source, network, says):
