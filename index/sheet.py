@@ -11,6 +11,9 @@ TILE = 128
 GAP = 6
 CAPTION = 28
 LEFT = 10
+WRAP = 10
+"""Neighbours in one line; more go on below, under an empty place."""
+
 SAME, OTHER, PLAIN = (26, 127, 55), (207, 34, 46), (87, 96, 106)
 """Frame of a neighbour of the query's class, of another, and where a class is not known."""
 
@@ -44,13 +47,20 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=11)
-    columns = 1 + max((len(cells) for _, cells in lines), default=0)
+    wrapped = [
+        (query, cells[low : low + WRAP], low)
+        for query, cells in lines
+        for low in range(0, max(len(cells), 1), WRAP)
+    ]
+    columns = 1 + max((len(cells) for _, cells, _ in wrapped), default=0)
     step = (tile + 2 * GAP, tile + 2 * GAP + CAPTION)
-    size = (columns * step[0] + 2 * LEFT, len(lines) * step[1] + 2 * GAP)
+    size = (columns * step[0] + 2 * LEFT, len(wrapped) * step[1] + 2 * GAP)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for line, (query, cells) in enumerate(lines):
+    for line, (query, cells, low) in enumerate(wrapped):
         for column, cell in enumerate((query, *cells)):
+            if low and not column:
+                continue
             # the query stands a little apart from its neighbours
             at = (column * step[0] + GAP + (LEFT if column else 0), line * step[1] + GAP)
             picture = _picture(cell.data, tile)
@@ -60,8 +70,8 @@ def contact_sheet(
                 box = (at[0] - 3, at[1] - 3, at[0] + tile + 2, at[1] + tile + 2)
                 draw.rectangle(box, outline=_colour(query.label, cell.label), width=3)
             for number, text in enumerate(cell.caption):
-                low = at[1] + tile + 4 + 13 * number
-                draw.text((at[0], low), _fit(draw, text, tile, font), fill="black", font=font)
+                place = (at[0], at[1] + tile + 4 + 13 * number)
+                draw.text(place, _fit(draw, text, tile, font), fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
     return path
