@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         methods: Annotated[
             str | None,
-            typer.Option(help="Of `alike list explainers`, and likeness; commas between."),
+            typer.Option(
+                help="Of `alike list explainers`, and likeness; commas between. "
+                "[default: likeness for two images, else all but it]"
+            ),
         ] = None,
         target: Annotated[
             str | None, typer.Option(help="Class name or index. [default: the predicted one]")
@@ -95,11 +98,12 @@ def _images(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from analysis.explain_images import METHODS, explain_images
+    from analysis.explain_images import LIKENESS, METHODS, explain_images
     from flows.console import print_table
 
     asked = [int(name) if name.isdecimal() else name for name in images]
-    found = explain_images(asked, chosen, methods=methods or METHODS, target=target)
+    usual = (LIKENESS,) if len(asked) == 2 else METHODS
+    found = explain_images(asked, chosen, methods=methods or usual, target=target)
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
     if arrays is not None:

@@ -17,7 +17,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     commands = typer.Typer(
-        help="Look after a feature store: check it, list it, see its history, clean it up.",
+        help="Look after a feature store: check it, list it, see its history, clean it up.\n\n"
+        "Example: alike store verify pets.store",
         no_args_is_help=True,
         rich_markup_mode="markdown",
     )
