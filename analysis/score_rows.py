@@ -42,6 +42,8 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
         )
     draws = _draws_note(found, note)
     drawn = pair_replicates(found.drawn)
+    bins = len(found.drawn[0])
+    undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
     certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by the bins"
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
@@ -51,6 +53,9 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
 
     def drawn_row(name: str, value: float, more: str = "") -> tuple[Any, ...]:
         values = drawn[name]
+        if len(undrawn[name]) and np.isfinite(undrawn[name][0]):
+            # The replicates have fewer bins, which moves all of them alike where pairs crowd.
+            values = values + (value - undrawn[name][0])
         if found.shrink < 1.0:
             values = value + (values - values.mean()) * found.shrink
         span = interval(values)
@@ -70,6 +75,14 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
             ("worst_class_sameness", worst["sameness"], NO_SPAN, f"class {worst['class']}")
         )
     return [score_row(found.name, *value) for value in values]
+
+
+def _coarser(counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
+    """A histogram in the bins of the replicates, (bins, 1); (1, 0) where they do not nest."""
+    if bins < 2 or len(counts) % bins:
+        return np.zeros((1, 0))
+    coarse: NDArray[np.float64] = counts.reshape(bins, -1).sum(axis=1, dtype=np.float64)
+    return coarse[:, None]
 
 
 def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:

@@ -55,6 +55,11 @@ def test_squeezenet_on_photographs(shared_data, tmp_path):
     assert scores["one_nn"] == pytest.approx(one_nn)
     # The figures of the shared README, whose preprocessing it does not state, lie within 3 %.
     assert (intra, inter, one_nn) == pytest.approx((87.22, 100.9, 0.814), rel=0.03)
+    # Probabilities of 1,000 classes crowd near 0: coarse bins must not move the interval.
+    found = analyse(Store.open(str(tmp_path / "store")).features(), measures=["softmax_dot"])
+    rows = found.tables["scores"].set_index("score").loc[["sameness", "auc", "eer"]]
+    assert (rows.low < rows.value).all()
+    assert (rows.value < rows.high).all()
 
 
 def plain_loop(weights, folder):
