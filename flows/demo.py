@@ -1,6 +1,5 @@
 """The demo: the whole loop on scikit-learn's digits, with no download, server or GPU."""
 
-from hashlib import sha256
 from pathlib import Path
 
 from extract.progress import Progress, silent
@@ -80,7 +79,7 @@ def prepare_demo(folder: Path, progress: Progress = silent) -> Path:
 def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
     from extract.network import load_network
     from extract.source import open_source
-    from extract.split import split_of
+    from extract.split import image_id, split_of
     from extract.transform import Transform
     from train.retrain import retrain
 
@@ -89,7 +88,7 @@ def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
         (item.path, item.label)
         for item in images
         if item.label is not None
-        and split_of(sha256(images.read(item.path)).hexdigest(), TRAIN_SHARE) == "train"
+        and split_of(image_id(images.read(item.path)), TRAIN_SHARE) == "train"
     ]
     transform = Transform(resize=16, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
     name = f"{folder / 'digits_network.py'}:small_network"

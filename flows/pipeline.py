@@ -64,14 +64,13 @@ def _flow(path: str, progress: Any) -> Finished:  # Prefect cannot make a schema
 
 def _run(path: Path, progress: Progress) -> Finished:
     run = Run(read_pipeline(path), progress)
-    served = Served.read(run)
-    network = steps.load(run.pipeline, served.weights)
+    network = steps.load(run.pipeline, run.pipeline.network.weights)
+    served = Served.read(run, network.weights_hash)
     key = step(steps.extract_images, "extract")(run, served.weights, "network")
-    parent = served.parent or network.weights_hash
     question = {
         "settings": run.pipeline.model_dump(mode="json"),
         "images": steps.view_digest(run.store()),
-        "network": parent,
+        "network": network.weights_hash,
     }
     report = run.folder / "report.html"
     known = run.memo.outputs("run", question)
@@ -89,7 +88,7 @@ def _run(path: Path, progress: Progress) -> Finished:
     step(_report, "report")(run, before, rounds, report)
     outputs = {"key": rounds.served, "decisions": run.decisions}
     run.memo.record("run", question, outputs, (report,))
-    Served(rounds.weights, rounds.served, parent).write(run)
+    Served(rounds.weights, rounds.served, network.weights_hash).write(run)
     run.store().set_served(rounds.served)
     bad = len(run.store().features(key).bad())
     return Finished(report, rounds.served, False, tuple(run.decisions), run.seconds, bad)

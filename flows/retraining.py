@@ -39,14 +39,20 @@ class Served:
     parent: str = ""
 
     @classmethod
-    def read(cls, run: Run) -> "Served":
-        """What is served; the settings' own weights where they changed or nothing is served."""
+    def read(cls, run: Run, own_hash: str) -> "Served":
+        """What is served; the settings' own weights where they changed or nothing is served.
+
+        Args:
+            run: whose folder and settings.
+            own_hash: of the settings' own weights now; a file may be replaced under its name.
+        """
         file = run.folder / "served.json"
         own = run.pipeline.network.weights
         if file.is_file():
             kept = json.loads(file.read_text(encoding="utf-8"))
             there = kept["weights"] == own or Path(kept["weights"]).exists()
-            if kept.pop("origin") == origin(run.pipeline) and there:
+            same = kept.pop("origin") == origin(run.pipeline) and kept["parent"] == own_hash
+            if same and there:
                 return cls(**kept)
         return cls(own)
 

@@ -66,6 +66,7 @@ def register(app: typer.Typer) -> None:
 
         then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store photos.store`
         """
+        from flows.commands.extract import pairs
         from flows.console import progress_bars
         from train.retrain import retrain
 
@@ -85,7 +86,7 @@ def register(app: typer.Typer) -> None:
                 device=device,
                 devices=devices,
                 progress=progress,
-                **{**named, **given, **_settings(set_)},
+                **{**named, **given, **pairs(set_)},
             )
         _tell(run, len(training), len(held_out), as_json)
 
@@ -170,24 +171,6 @@ def _from_images(
         for part in (table[sides == side] for side in ("train", "held_out"))
     )
     return load_network(network, weights), training, held_out, source.read
-
-
-def _settings(given: list[str] | None) -> dict[str, Any]:
-    """`NAME=VALUE` as values: JSON where it is JSON, else text."""
-    import json
-
-    from extract.errors import BadInput
-
-    found = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise BadInput(f"--set {text!r}: NAME=VALUE expected, such as --set warmup=0.3")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:

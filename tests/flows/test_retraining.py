@@ -22,18 +22,19 @@ def run_of(folder, threshold=0.8):
 
 def test_an_accepted_network_is_served_until_the_settings_change(tmp_path):
     run = run_of(tmp_path)
-    assert Served.read(run) == Served("none")
+    assert Served.read(run, "parent") == Served("none")
     weights = tmp_path / "new.safetensors"
     weights.touch()
     Served(str(weights), "key", "parent").write(run)
-    assert Served.read(run_of(tmp_path)) == Served(str(weights), "key", "parent")
-    assert Served.read(run_of(tmp_path, threshold=0.9)) == Served("none")
+    assert Served.read(run_of(tmp_path), "parent") == Served(str(weights), "key", "parent")
+    assert Served.read(run_of(tmp_path, threshold=0.9), "parent") == Served("none")
+    assert Served.read(run_of(tmp_path), "replaced under its name") == Served("none")
 
 
 def test_lost_weights_are_not_served(tmp_path):
     run = run_of(tmp_path)
     Served(str(tmp_path / "gone.safetensors"), "key", "parent").write(run)
-    assert Served.read(run) == Served("none")
+    assert Served.read(run, "parent") == Served("none")
 
 
 def test_origin_ignores_what_does_not_change_the_network(tmp_path):
