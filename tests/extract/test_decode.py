@@ -12,7 +12,7 @@ from images import encoded, picture
 from PIL import Image
 
 import extract.decode
-from extract.decode import decode
+from extract.decode import NPY, decode
 from extract.errors import BadImage
 
 IMAGE = picture(0, (60, 40))
@@ -117,8 +117,10 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "bomb jpeg": ("too large", huge_jpeg),
     "float tiff": ("wrong mode", lambda: encoded(IMAGE.convert("F"), "TIFF")),
     "float array": ("wrong mode", lambda: as_npy(np.zeros((4, 4, 3), np.float32))),
+    "no array": ("unreadable", lambda: NPY + b"\x01\x00\x02\x00{}"),
+    "half a header": ("truncated", lambda: as_npy(np.zeros((4, 4), np.uint8))[:40]),
     "five channels": ("wrong mode", lambda: as_npy(np.zeros((4, 4, 5), np.uint8))),
-    "pickle in npy": ("unreadable", lambda: as_npy(np.array([{}], dtype=object))),
+    "pickle in npy": ("wrong mode", lambda: as_npy(np.array([{}], dtype=object))),
 }
 
 
@@ -158,3 +160,20 @@ def test_pillow_takes_over_when_torchvision_has_no_decoder(monkeypatch: pytest.M
     assert torch.equal(decode(turned()), expected)
     with pytest.raises(BadImage, match="truncated"):
         decode(encoded(IMAGE)[:700])
+
+
+@pytest.mark.parametrize("array", [
+    np.arange(60, dtype=np.uint8).reshape(4, 5, 3),
+    np.asfortranarray(np.arange(20, dtype=np.uint8).reshape(4, 5)),
+])  # fmt: skip
+def test_arrays_are_read_without_a_parser_that_threads_may_not_share(array, monkeypatch):
+    """CPython issue 106905: two threads that parse with `ast` at once raise SystemError."""
+    data = as_npy(array)
+
+    def shared(*_, **__):
+        raise AssertionError("parsed with ast")
+
+    monkeypatch.setattr("ast.literal_eval", shared)
+    found = decode(data).numpy()
+    wanted = array.transpose(2, 0, 1) if array.ndim == 3 else np.stack([array] * 3)
+    np.testing.assert_array_equal(found, wanted)
