@@ -87,11 +87,10 @@ def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
     n, dimension = exam.vectors.shape
     wish, allowed, least = exam.wish, [], math.inf
     for kind in INDEX_KINDS.values() if names is None else [kind_of(name) for name in names]:
-        if not kind.available() or kind.spec(n, dimension) is None:
-            continue
-        if kind.name == "flat_bfloat16" and (exam.metric != "l2" or wish.batch < FEW):
-            continue
-        if kind.rounded and wish.memory is None and names is None:
+        unfit = _unfit(kind, exam)
+        if unfit and names is not None:
+            raise BadInput(f"index kind {kind.name} does not serve here: {unfit}; leave it out")
+        if unfit or (kind.rounded and wish.memory is None and names is None):
             continue
         size = kind.bytes(n, dimension)
         least = min(least, size)
@@ -101,6 +100,20 @@ def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
         msg = f"memory {wish.memory} bytes is too little for {n} vectors of {dimension} numbers"
         raise BadInput(f"{msg}: at least {int(least)} are needed, or lists on disk (--on-disk)")
     return allowed
+
+
+def _unfit(kind: IndexKind, exam: Exam) -> str:
+    """Why a kind cannot be a candidate on this machine, for these vectors; empty where it can."""
+    n, dimension = exam.vectors.shape
+    if not kind.available():
+        return "this CPU does not multiply bfloat16 natively (AVX512-BF16 or AMX)"
+    if kind.spec(n, dimension) is None:
+        return f"{dimension} numbers a vector divide into no product codes of 2 to 8"
+    if kind.name == "flat_bfloat16" and exam.metric != "l2":
+        return "it bounds distances, and this measure is an inner product"
+    if kind.name == "flat_bfloat16" and exam.wish.batch < FEW:
+        return f"it answers batches of {FEW} queries or more, the wish is {exam.wish.batch}"
+    return ""
 
 
 def kind_of(name: str) -> IndexKind:

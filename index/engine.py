@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.bfloat import BfloatSearch
+from index.bfloat import BfloatSearch, has_bfloat16
 from index.specs import IndexSpec
 
 FEW = 8
@@ -255,7 +255,9 @@ def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] =
     """
     if ranges:
         return DiskEngine(index, rows_of(ranges))
-    return BfloatEngine(index) if spec.kind == "flat_bfloat16" else Engine(index)
+    # chosen on a machine that multiplies bfloat16; elsewhere its file is a flat index as any other
+    fast = spec.kind == "flat_bfloat16" and has_bfloat16()
+    return BfloatEngine(index) if fast else Engine(index)
 
 
 def _selector(allowed: NDArray[np.bool_]) -> Any:

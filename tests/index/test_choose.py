@@ -1,8 +1,11 @@
 """The choice: by measuring, under the wish, and said in the end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from extract.errors import BadInput
 from index.choose import FINALISTS, choose
 from index.kinds import INDEX_KINDS
 from index.specs import Point, Wish
@@ -53,6 +56,29 @@ def test_batches_may_be_answered_in_bfloat16():
     assert {point.spec.kind for point in chosen.curve} == {"flat", "flat_bfloat16"}
     alone = choose(exam(Wish(1.0, batch=1)))
     assert {point.spec.kind for point in alone.curve} == {"flat"}
+
+
+@pytest.mark.parametrize(
+    ("native", "batch", "kind", "told"),
+    [
+        (False, 64, "flat_bfloat16", "this CPU does not multiply bfloat16 natively"),
+        (True, 1, "flat_bfloat16", "batches of 8 queries or more, the wish is 1"),
+        (True, 1, "ivf_pq", "13 numbers a vector divide into no product codes"),
+    ],
+)
+def test_a_kind_asked_for_that_does_not_serve_is_refused(monkeypatch, native, batch, kind, told):
+    row = replace(INDEX_KINDS[kind], available=lambda: native or kind != "flat_bfloat16")
+    monkeypatch.setitem(INDEX_KINDS, kind, row)
+    dimension = 13 if kind == "ivf_pq" else 16
+    with pytest.raises(BadInput, match=told):
+        choose(exam(Wish(batch=batch), n=400, queries=40, dimension=dimension), kinds=[kind])
+
+
+def test_emulated_bfloat16_is_no_candidate(monkeypatch):
+    row = replace(INDEX_KINDS["flat_bfloat16"], available=lambda: False)
+    monkeypatch.setitem(INDEX_KINDS, "flat_bfloat16", row)
+    chosen = choose(exam(Wish(1.0, batch=64), n=1500, queries=64))
+    assert {point.spec.kind for point in chosen.curve} == {"flat"}
 
 
 def test_no_time_no_candidates_but_the_exact_ones():
