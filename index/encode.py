@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from extract.errors import BadImage, BadInput
 from extract.measures import Measure, constants_of
+from extract.source import MAX_BYTES, check_bytes, read_local
 
 if TYPE_CHECKING:
     from extract.network import Network
@@ -26,13 +27,24 @@ def read_image(image: str | Path | bytes) -> bytes:
         return image
     try:
         if isinstance(image, str) and "://" in image:
-            import fsspec
+            return _read_url(image)
+        return read_local(Path(image).expanduser())
+    except BadImage as error:
+        raise BadInput(f"image {image} cannot be read, {error}: give a file or a URL") from error
 
-            return bytes(fsspec.open(image, "rb").open().read())
-        return Path(image).read_bytes()
-    except (OSError, ValueError, ImportError) as error:
-        msg = f"image {image}: {error.__class__.__name__}, a readable file or URL expected"
-        raise BadInput(msg) from error
+
+def _read_url(url: str) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            data = bytes(file.read(MAX_BYTES + 1))
+    except Exception as error:
+        # every filesystem raises errors of its own
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+        raise BadImage("unreadable", reason) from error
+    check_bytes(len(data))
+    return data
 
 
 class Encoder:

@@ -17,6 +17,12 @@ from index.filters import Among
 from index.query import ALL, NeighbourIndex
 from index.show import neighbour_table
 
+COLUMNS = {
+    "number": "int64", "query": "string", "query_row": "int64", "rank": "int64", "row": "int64",
+    "distance": "float64", "path": "string", "label": "string",
+}  # fmt: skip
+"""Of the file: those of `neighbour_table`, with their types."""
+
 AHEAD = 4
 """Batches that are read while one is embedded."""
 
@@ -43,13 +49,15 @@ def query_many(
     k: int = 10,
     *,
     among: Among = ALL,
+    label: str | None = None,
+    rerank: str | None = None,
     readers: int = 4,
     progress: Progress = silent,
 ) -> ManyReport:
     """Write the neighbours of every image of a source to a Parquet file.
 
     The file has the columns of `neighbour_table`, the number counting over all queries, and
-    appears only when it is whole. A query's class is the source's, where it names one.
+    appears only when it is whole. A query's class is the source's where it names one, else `label`.
 
     Args:
         index: to ask.
@@ -57,6 +65,8 @@ def query_many(
         path: of the Parquet file.
         k: neighbours an image.
         among: which rows may answer.
+        label: class of the images whose class the source does not name.
+        rerank: as in `NeighbourIndex.query`.
         readers: threads that read and check images.
         progress: told of images answered.
 
@@ -68,43 +78,27 @@ def query_many(
 
     listed = list(source)
     bad: list[tuple[str, str, str]] = []
-    aside = path.with_name(f"{path.name}.partial")
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, writer = 0, None
+    aside, done = path.with_name(f"{path.name}.partial"), 0
     try:
-        with ThreadPoolExecutor(readers) as pool:
+        with pq.ParquetWriter(aside, schema) as writer, ThreadPoolExecutor(readers) as pool:
             for batch in _read_ahead(pool, source, listed, bad):
-                table = _answer(index, batch, k, among, done)
-                arrow = pa.Table.from_pandas(table, preserve_index=False)
-                writer = writer or pq.ParquetWriter(aside, arrow.schema, compression="zstd")
-                writer.write_table(arrow.cast(writer.schema))
-                done += len(batch)
+                # one class at a time: the class of an image matters to what may answer it
+                for named, part in itertools.groupby(batch, key=lambda one: one[1] or label):
+                    paths, _, images = zip(*part, strict=True)
+                    found = index.query(images, k, among=among, label=named, rerank=rerank)
+                    table = neighbour_table(index, paths, found)
+                    table["number"] += done
+                    writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+                    done += len(images)
                 progress("neighbours", done + len(bad), len(listed))
+        if not done:
+            raise BadInput(f"no usable image among {len(listed)} of {source.spec}")
+        aside.replace(path)
     finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        raise BadInput(f"no usable image among {len(listed)} of {source.spec}")
-    aside.replace(path)
+        aside.unlink(missing_ok=True)
     return ManyReport(path, done, pd.DataFrame(bad, columns=["path", "state", "reason"]))
-
-
-def _answer(
-    index: NeighbourIndex,
-    batch: list[tuple[str, str | None, bytes]],
-    k: int,
-    among: Among,
-    done: int,
-) -> pd.DataFrame:
-    tables = []
-    # one class at a time: the class of an image matters to what may answer it
-    for label, part in itertools.groupby(batch, key=lambda one: one[1]):
-        images = list(part)
-        found = index.query([data for _, _, data in images], k, among=among, label=label)
-        table = neighbour_table(index, [path for path, _, _ in images], found)
-        tables.append(table.assign(number=table["number"] + done))
-        done += len(images)
-    return pd.concat(tables, ignore_index=True)
 
 
 def _read_ahead(

@@ -116,7 +116,7 @@ class NeighbourIndex:
             network: to embed with instead of the store's own; its weights must be the same.
             among: which rows may answer.
             label: class of the images that are not stored, for `among`.
-            rerank: a key of `RERANKERS`, to order the candidates anew by their feature maps.
+            rerank: a key of `SET_MEASURES`, to order the candidates anew by their feature maps.
             threads: of the search; None: FAISS's number.
 
         Raises:

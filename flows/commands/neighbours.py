@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Class of the queries that are not stored.")
         ] = None,
         rerank: Annotated[
-            str | None, typer.Option(help="chamfer: compare feature maps part by part.")
+            str | None, typer.Option(help="chamfer or sinkhorn: compare feature maps part by part.")
         ] = None,
         contact_sheet: Annotated[
             Path | None, typer.Option(help="Write a PNG of queries and neighbours.")
@@ -65,9 +65,12 @@ def register(app: typer.Typer) -> None:
         folder = len(images) == 1 and Path(images[0]).is_dir()
         if folder != (to is not None):
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
+        if folder and contact_sheet is not None:
+            raise BadInput("--contact-sheet shows named images: give them instead of their folder")
         opened = NeighbourIndex.open(store, features, measure)
         if to is not None:
-            _many(opened, images[0], to, k, allowed, as_json)
+            ways = {"among": allowed, "label": label, "rerank": rerank}
+            _many(opened, images[0], to, k, ways, as_json)
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
         found = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
@@ -83,13 +86,13 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"contact sheet: {contact_sheet}")
 
 
-def _many(opened: Any, folder: str, to: Path, k: int, allowed: Any, as_json: bool) -> None:
+def _many(opened: Any, folder: str, to: Path, k: int, ways: dict[str, Any], as_json: bool) -> None:
     from extract.source import open_source
     from flows.console import print_json, print_table, progress_bars
     from index.many import query_many
 
     with progress_bars() as progress:
-        report = query_many(opened, open_source(folder), to, k, among=allowed, progress=progress)
+        report = query_many(opened, open_source(folder), to, k, progress=progress, **ways)
     if as_json:
         print_json({"path": report.path, "n_queries": report.n_queries, "bad": report.bad})
         return

@@ -61,6 +61,12 @@ def test_what_does_not_go_together(make_store, run, words, told):
         run("neighbours", 3, "--store", make_store(n=9).url, *words)
 
 
+def test_a_folder_has_no_contact_sheet(make_store, run, tmp_path):
+    words = ["--store", make_store(n=9).url, "--to", tmp_path / "x.parquet"]
+    with pytest.raises(BadInput, match="--contact-sheet shows named images"):
+        run("neighbours", tmp_path, *words, "--contact-sheet", tmp_path / "x.png")
+
+
 def test_sizes():
     assert parse_bytes("4GB") == 4 * 10**9
     assert parse_bytes("1.5 MiB") == 1_500_000

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from extract.errors import BadInput
 from extract.network import load_network
 from extract.pipeline import extract
+from extract.set_measures import SET_MEASURES
 from extract.source import open_source
 from extract.store import Store
 from index.build import build_index
@@ -16,7 +16,6 @@ from index.filters import Among
 from index.many import query_many
 from index.neighbours import tidy
 from index.query import NeighbourIndex
-from index.rerank import chamfer
 from index.show import neighbour_sheet, neighbour_table
 
 from .conftest import HASH, clustered
@@ -202,6 +201,22 @@ class TestImages:
         other = opened.query([tmp_path / "new.png"], 3, among=Among("other"), label="green")
         assert "green" not in set(opened.images["label"][other.rows[0]])
 
+    def test_url_of_any_filesystem(self, opened, pictures):
+        import fsspec
+
+        data = (pictures / "images" / "blue" / "05.png").read_bytes()
+        with fsspec.open("memory://queries/05.png", "wb") as file:
+            file.write(data)
+        found = opened.query(["memory://queries/05.png", data], 4)
+        assert found.rows[0].tolist() == found.rows[1].tolist()
+        for wrong, told in (
+            ("memory://queries/none.png", "FileNotFoundError"),
+            ("tape://queries/05.png", "Protocol not known: tape"),
+            (str(pictures / "images"), "not a regular file"),
+        ):
+            with pytest.raises(BadInput, match=f"cannot be read, unreadable: .*{told}"):
+                opened.query([wrong])
+
     def test_no_image(self, opened, tmp_path):
         (tmp_path / "text.png").write_text("no image")
         with pytest.raises(BadInput, match=r"text\.png cannot be used"):
@@ -231,11 +246,17 @@ class TestImages:
         with pytest.raises(BadInput, match="unknown rerank 'emd'"):
             opened.query([0], rerank="emd")
 
-    def test_chamfer_does_not_mind_where_parts_lie(self):
-        query = torch.rand(6, 4, 4).numpy()
-        moved = np.roll(query, (1, 2), axis=(1, 2))[None]
-        assert chamfer(query, moved)[0] == pytest.approx(0, abs=1e-5)
-        assert chamfer(query, torch.rand(1, 6, 3, 5).numpy())[0] > 0.01
+    @pytest.mark.parametrize("name", SET_MEASURES)
+    def test_rerank_orders_by_the_set_measure(self, opened, name):
+        found = opened.query([7], 39, rerank=name)
+        maps = opened.features.read("last_conv", np.arange(40))
+        true = SET_MEASURES[name].to_all(maps[7], maps)
+        true[7] = np.inf
+        assert (
+            found.rows[0].tolist()
+            == np.argsort(true.astype(np.float32), kind="stable")[:39].tolist()
+        )
+        assert not found.exact.any()
 
     def test_many(self, opened, pictures, tmp_path):
         folder = tmp_path / "queries"
@@ -254,10 +275,34 @@ class TestImages:
         assert set(table["label"]) == {"red"}
         alone = opened.query([pictures / "images" / "red" / "03.png"], 4, among=Among("same"))
         assert table[table["query"] == "red/03.png"]["row"].tolist() == alone.rows[0].tolist()
+        assert {path.name for path in tmp_path.iterdir()} == {"queries", "out.parquet"}
         (tmp_path / "empty").mkdir()
         with pytest.raises(BadInput, match="no usable image"):
             query_many(opened, open_source(str(tmp_path / "empty")), tmp_path / "none.parquet")
         assert not (tmp_path / "none.parquet").exists()
+
+    def test_many_without_class_folders(self, opened, pictures, tmp_path):
+        """Loose files have no class: it is given once for all; an answer may be empty."""
+        folder, out = tmp_path / "loose", tmp_path / "out.parquet"
+        folder.mkdir()
+        for label, number in (("blue", 2), ("red", 0)):
+            name = f"{number:02d}.png"
+            (folder / name).write_bytes((pictures / "images" / label / name).read_bytes())
+        Image.fromarray(np.full((24, 20, 3), 90, dtype=np.uint8)).save(folder / "new.png")
+        source = open_source(str(folder))
+        with pytest.raises(BadInput, match=r"class of query 2 is not known.*--label"):
+            query_many(opened, source, out, 4, among=Among("other"))
+        assert not list(tmp_path.glob("out*"))
+        query_many(opened, source, out, 4, among=Among("other"), label="green", rerank="chamfer")
+        table = pd.read_parquet(out)
+        # of a stored image its own class counts
+        assert "red" not in set(table[table["query"] == "00.png"]["label"])
+        assert "green" not in set(table[table["query"] == "new.png"]["label"])
+        alone = opened.query([folder / "new.png"], 4, among=Among("other"), label="green",
+                             rerank="chamfer")  # fmt: skip
+        assert table[table["query"] == "new.png"]["row"].tolist() == alone.rows[0].tolist()
+        query_many(opened, source, out, 4, among=Among("same", ("red",)), label="green")
+        assert set(pd.read_parquet(out)["query"]) == {"00.png"}
 
     def test_contact_sheet(self, opened, tmp_path):
         found = opened.query([0, 1], 3)
