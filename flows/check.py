@@ -4,7 +4,7 @@ from pathlib import Path
 
 from extract.errors import BadInput
 from flows.settings import Pipeline
-from flows.steps import load, parse_bytes, source_of
+from flows.steps import load, source_of
 
 
 def check(pipeline: Pipeline) -> None:
@@ -21,7 +21,6 @@ def check(pipeline: Pipeline) -> None:
             raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
     for name in pipeline.explain.methods:
         explainer(name)
-    parse_bytes(pipeline.index.memory)
     _check_retrain(pipeline)
     network = pipeline.network
     if network.weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin")):

@@ -1,8 +1,10 @@
 """The command ``alike``: every command is a module of `flows.commands`."""
 
+import errno
 import importlib
 import pkgutil
 import sys
+from typing import Any
 
 import typer
 
@@ -22,17 +24,57 @@ for _module in pkgutil.iter_modules(flows.commands.__path__):
     importlib.import_module(f"flows.commands.{_module.name}").register(app)
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What a wrong option or argument raises; Typer gives it no name of its own."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for bad input, 1 for a fault of ours."""
     try:
-        app()
+        status = app(prog_name="alike", standalone_mode=False)
+        if status == INTERRUPTED:
+            _say("interrupted; what was finished is kept: the same command goes on from there", 130)
+        sys.exit(status)
+    except _UsageError as error:
+        sys.exit(_say_usage(error))
     except BadInput as error:
         sys.exit(_say(error, 2))
     except AlikeError as error:
         sys.exit(_say(error, 1))
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        sys.exit(_say(_told(error), _NOT_OURS[error.errno]))
 
 
-def _say(error: Exception, status: int) -> int:
+_NOT_OURS = {
+    errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2,
+    errno.ENAMETOOLONG: 2, errno.ENOSPC: 1, errno.EDQUOT: 1,
+}  # fmt: skip
+"""Exit status by what the system refused: a place that the user named, or room on the disk."""
+
+
+def _told(error: OSError) -> str:
+    """The refusal with its file; `--to` and [output] folder are what one would change."""
+    place = error.filename or error.filename2
+    told = f"{place}: {error.strerror}" if place else str(error)
+    return f"{told}; choose another place, or make room there"
+
+
+def _say_usage(error: Any) -> int:
+    """One line about a wrong option or argument; the help where no command was given."""
+    if not error.format_message():
+        error.show()
+        return 2
+    command = error.ctx.command_path if error.ctx else "alike"
+    told = error.format_message().replace("Value error, ", "").rstrip(".")
+    return _say(f"{told}; see {command} --help", 2)
+
+
+def _say(error: object, status: int) -> int:
     line = " ".join(str(error).split())
     sys.stderr.write(f"alike: {line}\n")
     return status

@@ -14,6 +14,26 @@ from extract.errors import BadInput
 from train.settings import TrainSettings
 from train.trigger import Condition, Rules
 
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `4GB`, `512 MiB`, `500M` or `1e9`.
+
+    Raises:
+        BadInput: no size.
+    """
+    number = text.strip().upper().removesuffix("B").rstrip("KMGTI ")
+    unit = text.strip().upper().removesuffix("B")[len(number) :].strip()
+    try:
+        size = float(number) * _BYTES[unit]
+        if not 0 < size < float("inf"):
+            raise ValueError(text)
+    except (ValueError, KeyError):
+        raise BadInput(f"memory {text!r}: expected a size such as 4GB or 512MiB") from None
+    return int(size)
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,8 +85,16 @@ class Index(_Section):
     measure: str = "gap_cosine"
     recall: float = Field(default=0.95, gt=0.0, le=1.0)
     at: int = Field(default=10, ge=1)
-    memory: str | None = None
-    """Upper bound of the index's memory, such as `4GB`."""
+    memory: int | None = None
+    """Upper bound of the index's memory: bytes, or a size such as `4GB`."""
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _in_bytes(cls, memory: object) -> object:
+        try:
+            return parse_bytes(memory) if isinstance(memory, str) else memory
+        except BadInput as error:
+            raise ValueError(str(error)) from error
 
 
 class Analyse(_Section):

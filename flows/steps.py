@@ -136,7 +136,7 @@ def build(run: Run, key: str, name: str) -> None:
         settings.measure,
         recall=settings.recall,
         at=settings.at,
-        memory=parse_bytes(settings.memory),
+        memory=settings.memory,
         progress=run.progress,
     )
     run.seconds[f"index {name}"] = time.perf_counter() - started
@@ -284,17 +284,3 @@ def named_scores(scores: "pd.DataFrame", measure: str) -> dict[str, float]:
     """Every score of one measure by name, and those that belong to no measure."""
     rows = scores[scores.measure.isin([measure, "network", ""])]
     return {str(name): float(number) for name, number in zip(rows.score, rows.value, strict=True)}
-
-
-def parse_bytes(text: str | None) -> int | None:
-    """`4GB`, `512 MiB` or a plain number of bytes, as bytes."""
-    if text is None:
-        return None
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-    number = text.strip().rstrip("BKMGTIbkmgti ")
-    unit = text.strip()[len(number) :].strip().upper()
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"memory = {text!r}: expected a size such as 4GB or 512MiB") from error

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+
 
 class Precision(StrEnum):
     """What products may be rounded to."""
@@ -18,15 +20,13 @@ def register(app: typer.Typer) -> None:
 
     @app.command("analyse")
     def analyse(
-        store: Annotated[str, typer.Option(help="Where the features are.")],
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        store: StoreOption,
+        features: FeaturesOption = None,
         measures: Annotated[
             str | None,
             typer.Option(help="Names of `alike list measures`, with commas between; all common."),
         ] = None,
-        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
         seed: Annotated[int, typer.Option(help="Of draws and folds.")] = 0,
         untrained: Annotated[
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         precision: Annotated[
             Precision, typer.Option(help="Of the products: bfloat16 is faster and coarser.")
         ] = Precision.FLOAT32,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Judge how much nearer images of one class are than images of different classes.
 
@@ -65,8 +65,8 @@ def register(app: typer.Typer) -> None:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             found = judge(
                 chosen,
-                measures=measures.split(",") if measures else None,
-                split=split,
+                measures=names_of(measures),
+                split=split.value,
                 bootstrap=bootstrap,
                 seed=seed,
                 untrained=opened.features(untrained) if untrained else None,
@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
         wanted = [name for name in SHOWN if name in table.columns]
         print_table(
             table[wanted].dropna(how="all").reset_index(),
-            f"{found.n_images} images of {len(found.classes)} classes, {split}",
+            f"{found.n_images} images of {len(found.classes)} classes, {split.value}",
         )
         for name, reason in found.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import JsonOption, Split, SplitOption, StoreOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -12,15 +14,15 @@ def register(app: typer.Typer) -> None:
     def compare(
         a: Annotated[str, typer.Argument(help="First extraction.")],
         b: Annotated[str, typer.Argument(help="Second extraction.")],
-        store: Annotated[str, typer.Option(help="Where the features are.")],
+        store: StoreOption,
         store_b: Annotated[
             str | None, typer.Option(help="Where the second one is, if elsewhere.")
         ] = None,
         measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
-        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
         seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Set two extractions side by side; the intervals are of the paired difference.
 
@@ -37,16 +39,16 @@ def register(app: typer.Typer) -> None:
             table = set_side_by_side(
                 first,
                 second,
-                split=split,
+                split=split.value,
                 measure=measure,
                 bootstrap=bootstrap,
                 seed=seed,
                 progress=progress,
             )
-        alike, _ = likeness(first, second, split=split, measure=measure, seed=seed)
+        alike, _ = likeness(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
-                "a": a, "b": b, "measure": measure, "split": split, "scores": table,
+                "a": a, "b": b, "measure": measure, "split": split.value, "scores": table,
                 "likeness": alike,
             })  # fmt: skip
         else:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.run import run_settings
+from flows.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -14,10 +15,10 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path(
+    to: Annotated[Path, typer.Option(help="Folder of everything that is written.")] = Path(
         "alike-demo"
     ),
-    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Try the whole loop on 1,797 real images of digits: no download, no server, no GPU.
 
@@ -27,13 +28,13 @@ def demo(
     Examples:
         alike demo
 
-        alike demo --out ~/my-first-run
+        alike demo --to ~/my-first-run
     """
     from flows.console import progress_bars
     from flows.demo import prepare_demo
     from flows.engine import prepare
 
-    folder = folder.expanduser().resolve()
+    folder = to.expanduser().resolve()
     prepare(folder)
     with progress_bars() as progress:
         settings = prepare_demo(folder, progress)

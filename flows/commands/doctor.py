@@ -1,8 +1,8 @@
 """`alike doctor`: what is installed and what would be used."""
 
-from typing import Annotated
-
 import typer
+
+from flows.options import JsonOption
 
 PACKAGES = (
     "alike", "torch", "torchvision", "zarr", "h5py", "dask", "faiss-gpu", "faiss-cpu", "prefect",
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(json: JsonOption = False) -> None:
     """Show versions, devices, free disk and what a run would use here.
 
     Example:

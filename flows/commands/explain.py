@@ -5,20 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command("explain")
     def explain(
+        store: StoreOption,
         images: Annotated[
             list[str] | None,
             typer.Argument(help="Image files, or numbers of stored rows; two are compared."),
         ] = None,
-        store: Annotated[str, typer.Option(help="Where the features are.")] = "",
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        features: FeaturesOption = None,
         methods: Annotated[
             str | None,
             typer.Option(
@@ -48,8 +48,8 @@ def register(app: typer.Typer) -> None:
         limit: Annotated[
             int | None, typer.Option(min=1, help="Images for --all and --continuity (64).")
         ] = None,
-        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "all",
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        split: SplitOption = Split.HELD_OUT,
+        as_json: JsonOption = False,
     ) -> None:
         """Show what speaks for a class in an image, or where two images are alike.
 
@@ -65,13 +65,11 @@ def register(app: typer.Typer) -> None:
         from extract.store import Store
         from flows.console import print_json
 
-        if not store:
-            raise BadInput("which store? give --store URL, made by `alike extract`")
         if not (images or every or classes or confused or continuity):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
         chosen = Store.open(store).features(features)
-        side = None if split == "all" else split
-        names = methods.split(",") if methods else None
+        side = split.side
+        names = names_of(methods)
         said: dict[str, Any] = {}
         if images:
             said["images"] = _images(chosen, images, names, target, to, arrays, as_json)

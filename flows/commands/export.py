@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command("export")
     def export(
-        store: Annotated[str, typer.Option(help="Where the features are.")],
+        store: StoreOption,
         to: Annotated[
             Path,
             typer.Option(
@@ -19,17 +21,15 @@ def register(app: typer.Typer) -> None:
                 ".fiftyone.json"
             ),
         ],
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        features: FeaturesOption = None,
         arrays: Annotated[
             str, typer.Option(help="Feature arrays, with commas between; empty for none.")
         ] = "gap",
-        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "all",
+        split: SplitOption = Split.HELD_OUT,
         measure: Annotated[str, typer.Option(help="Whose neighbours are written.")] = "gap_cosine",
         maps: Annotated[bool, typer.Option(help="Add the places of the 2-D map.")] = False,
         images: Annotated[bool, typer.Option(help="Put small pictures into Parquet.")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Write features, and what `alike analyse` found, with the manifest inside.
 
@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
 
         `alike export --store pets.store --to study.h5 --arrays gap,logits`
 
-        `alike export --store pets.store --to atlas.parquet --split held_out --maps --images`
+        `alike export --store pets.store --to atlas.parquet --maps --images`
 
-        `alike export --store pets.store --to graph.npz --split held_out`
+        `alike export --store pets.store --to graph.npz`
         """
         from analysis.analyse import Analysis
         from analysis.export import ending_of
@@ -58,14 +58,14 @@ def register(app: typer.Typer) -> None:
             # Features can be studied before anything was analysed.
             tables = {}
         with progress_bars() as progress:
-            settings = MapSettings(measure, split)
+            settings = MapSettings(measure, split.value)
             places = make_map(chosen, settings, progress=progress) if maps else None
             written = write(
                 chosen,
                 to,
-                arrays=[name for name in arrays.split(",") if name],
+                arrays=names_of(arrays) or [],
                 tables=tables,
-                split=None if split == "all" else split,
+                split=split.side,
                 measure=measure,
                 places=places,
                 images=images,

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import JsonOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -55,7 +57,7 @@ def register(app: typer.Typer) -> None:
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Compute the features of images that have none yet, and store them.
 

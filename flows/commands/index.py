@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, StoreOption
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from index.disk import Run
     from index.specs import Card
-
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +19,8 @@ def register(app: typer.Typer) -> None:
 
     @app.command("index")
     def index(
-        store: Annotated[str, typer.Option(help="Where the features are.")],
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        store: StoreOption,
+        features: FeaturesOption = None,
         measure: Annotated[
             str, typer.Option(help="A row of `alike list measures`.")
         ] = "gap_cosine",
@@ -51,7 +49,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         rebuild: Annotated[bool, typer.Option("--rebuild", help="Build anew.")] = False,
         effort: Annotated[float, typer.Option(help="Seconds to spend on candidates.")] = 900.0,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Choose and build the index of a measure by measuring, or bring it up to date.
 
@@ -62,6 +60,7 @@ def register(app: typer.Typer) -> None:
         from extract.errors import BadInput
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
+        from flows.settings import parse_bytes
         from index.build import build_index
         from index.specs import Wish
 
@@ -123,19 +122,3 @@ def curve_table(card: "Card") -> "pd.DataFrame":
         for point in card.curve
     ]
     return pd.DataFrame(rows)
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as `4GB`, `500M` or `1e9`.
-
-    Raises:
-        BadInput: no size.
-    """
-    from extract.errors import BadInput
-
-    number = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = number[-1:] if number[-1:] in "kmgt" else ""
-    try:
-        return int(float(number.removesuffix(unit)) * _BYTES[unit])
-    except ValueError:
-        raise BadInput(f"memory {text!r}: a size such as 4GB or 500M expected") from None

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import JsonOption
+
 TABLES = {
     "datasets": ("extract.source", "SOURCES"),
     "measures": ("extract.measures", "MEASURES"),
@@ -35,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def list_rows(
     what: Annotated[What, typer.Argument(help="Which table.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """List the networks, measures, scores, losses… that there are.
 

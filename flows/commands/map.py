@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command("map")
     def map_(
-        store: Annotated[str, typer.Option(help="Where the features are.")],
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        store: StoreOption,
+        features: FeaturesOption = None,
         measure: Annotated[str, typer.Option(help="Whose vectors are mapped.")] = "gap_cosine",
-        split: Annotated[str, typer.Option(help="held_out, train or all.")] = "held_out",
+        split: SplitOption = Split.HELD_OUT,
         perplexity: Annotated[
             float, typer.Option(min=2, help="About how many neighbours count.")
         ] = 30.0,
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path | None, typer.Option(help="Also write this CSV or Parquet file.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Make the PCA and t-SNE map that the report shows, and keep it in the store.
 
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
             raise BadInput(f"cannot write a map to {to.name}: expected .csv or .parquet.")
         opened = Store.open(store)
         chosen = opened.features(features)
-        settings = MapSettings(measure, split, perplexity, sample, seed)
+        settings = MapSettings(measure, split.value, perplexity, sample, seed)
         with progress_bars() as progress:
             first = make_map(opened.features(like), settings, progress=progress) if like else None
             table = make_map(chosen, settings, like=first, progress=progress)

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, StoreOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -15,11 +17,9 @@ def register(app: typer.Typer) -> None:
             list[str],
             typer.Argument(help="Image files, URLs, numbers of stored rows; or one folder."),
         ],
-        store: Annotated[str, typer.Option(help="Where the features are.")],
+        store: StoreOption,
         k: Annotated[int, typer.Option("-k", help="Neighbours an image.")] = 10,
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        features: FeaturesOption = None,
         measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
         same_class: Annotated[
             bool, typer.Option("--same-class", help="Only images of the query's class.")
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path | None, typer.Option(help="Write a Parquet file (for a folder).")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Show the stored images nearest to an image; a stored one is never its own neighbour.
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption, StoreOption
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,10 +20,8 @@ def register(app: typer.Typer) -> None:
 
     @app.command("report")
     def report(
-        store: Annotated[str, typer.Option(help="Where the features are.")],
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        store: StoreOption,
+        features: FeaturesOption = None,
         after: Annotated[
             str | None, typer.Option(help="A second extraction, set beside the first.")
         ] = None,
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         title: Annotated[str, typer.Option(help="In the first line.")] = "",
         maps: Annotated[bool, typer.Option(help="Show the map of the images.")] = True,
         thumbnails: Annotated[bool, typer.Option(help="Show the images.")] = True,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Write the report of what `alike analyse` found; it loads nothing from anywhere.
 

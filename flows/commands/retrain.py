@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.options import FeaturesOption, JsonOption
+
 if TYPE_CHECKING:
     from extract.network import Network
     from extract.store import Store
@@ -18,13 +20,11 @@ def register(app: typer.Typer) -> None:
 
     @app.command("retrain")
     def retrain_(
-        out: Annotated[Path, typer.Option(help="Folder of the run: weights, log, decisions.")],
+        to: Annotated[Path, typer.Option(help="Folder of the run: weights, log, decisions.")],
         store: Annotated[
             str | None, typer.Option(help="A store: its network, its images, its train split.")
         ] = None,
-        features: Annotated[
-            str | None, typer.Option(help="Extraction; needed where the store has several.")
-        ] = None,
+        features: FeaturesOption = None,
         images: Annotated[
             str | None, typer.Option(help="Or images, as for `alike extract`, with --network.")
         ] = None,
@@ -53,16 +53,16 @@ def register(app: typer.Typer) -> None:
         ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
         devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU.")] = 1,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Train a network further so that images of one class get alike features.
 
         Only images of the train split are trained on; which side an image is on follows from its
         content, so `alike analyse` judges the result on images that no training saw.
 
-        `alike retrain --store digits.store --loss gap_supcon --out runs/supcon`
+        `alike retrain --store digits.store --loss gap_supcon --to runs/supcon`
 
-        `alike retrain --images photos/ --network mobilenet_v2 --weights m.pth --out runs/a`
+        `alike retrain --images photos/ --network mobilenet_v2 --weights m.pth --to runs/a`
 
         then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store photos.store`
         """
@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
                 loaded,
                 training,
                 read,
-                out=out.expanduser().resolve(),
+                out=to.expanduser().resolve(),
                 held_out=held_out,
                 device=device,
                 devices=devices,

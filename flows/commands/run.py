@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import JsonOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -13,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     settings: Annotated[Path, typer.Argument(help="The settings file, such as pipeline.toml.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Extract, index, analyse, retrain where triggered, compare and report.
 

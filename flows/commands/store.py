@@ -156,7 +156,9 @@ def gc(
 
 def export(
     url: Url,
-    file: Annotated[str, typer.Argument(help="A file ending in .h5, .npz, .parquet or .nc.")],
+    to: Annotated[
+        str, typer.Option("--to", help="File; its ending says what kind: .h5 .npz .parquet .nc")
+    ],
     key: Key = None,
     array: Annotated[
         list[str] | None, typer.Option(help="Only this array; repeat it for more.")
@@ -167,13 +169,13 @@ def export(
 
     Images, features, classifier and provenance; h5py, NumPy, pandas and xarray read the file too.
 
-    Example: `alike store export features group.h5`
+    Example: `alike store export features --to group.h5`
     """
     from extract.store import Store
     from extract.store_transfer import export_group, formats
 
     features = Store.open(url).features(key)
-    written = export_group(features, file, arrays=array)
+    written = export_group(features, to, arrays=array)
     size = written.stat().st_size
     if json:
         print_json({"file": str(written), "key": features.key, "bytes": size})

@@ -74,7 +74,7 @@ def test_files_with_the_same_bytes_are_told(run, tmp_path):
 
 def test_export_and_import(run, tmp_path):
     known.filled(tmp_path / "a", 1500)
-    status, out, _ = run("export", str(tmp_path / "a"), str(tmp_path / "g.h5"))
+    status, out, _ = run("export", str(tmp_path / "a"), "--to", str(tmp_path / "g.h5"))
     assert status == 0
     assert "h5py" in out
     status, out, _ = run("import", str(tmp_path / "b"), str(tmp_path / "g.h5"), "--json")

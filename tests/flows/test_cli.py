@@ -1,6 +1,7 @@
 """Bad input: one line that names it, status 2, no traceback, and nothing computed."""
 
 import json
+import re
 import sys
 from typing import NamedTuple
 
@@ -76,9 +77,39 @@ def test_run_refuses(alike, place, source, network, says):
     assert done.err.count("\n") == 1, done.err
 
 
-def test_unknown_command_and_option(alike):
-    assert alike("analize").status == 2
-    assert alike("run", "--fast").status == 2
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("analize",), "'analyse'"),
+        (("run", "--fast"), "No such option: --fast; see alike run --help"),
+        (("run",), "Missing argument"),
+        (("compare", "a", "b", "--store", "s", "--split", "half"), "'held_out', 'train', 'all'"),
+        (("index", "--store", "s", "--at", "many"), "'--at'"),
+        (("analyse", "--store", "absent"), "no store at absent"),
+    ],
+)
+def test_wrong_use_is_one_line(alike, words, says):
+    done = alike(*words)
+    assert (done.status, done.out) == (2, "")
+    assert says in done.err
+    assert done.err.startswith("alike: ")
+    assert done.err.count("\n") == 1, done.err
+
+
+def test_no_command_shows_the_help(alike):
+    done = alike()
+    assert done.status == 2
+    assert "neighbours" in done.out + done.err
+
+
+def test_a_place_that_cannot_be_written_is_named(alike, place):
+    (place / "file").touch()
+    text = '[images]\nsource = "two"\n[network]\nname = "resnet18"\n[output]\nfolder = "file/a"\n'
+    (place / "nowhere.toml").write_text(text, encoding="utf-8")
+    done = alike("run", "nowhere.toml", cwd=place)
+    assert done.status == 2, done.err
+    assert str(place / "file") in done.err
+    assert done.err.count("\n") == 1, done.err
 
 
 @pytest.mark.parametrize(
@@ -96,14 +127,39 @@ def test_doctor(alike):
     assert found["A run would use"]["device"] in ("cpu", "cuda")
 
 
-def test_help_of_every_command_has_an_example():
-    def leaves(command, words):
-        inner = getattr(command, "commands", None)
-        if inner is None:
-            yield words, command
-        else:
-            for name, child in inner.items():
-                yield from leaves(child, (*words, name))
+def leaves(command, words=()):
+    """Every command with the words that call it."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield words, command
+    else:
+        for name, child in inner.items():
+            yield from leaves(child, (*words, name))
 
-    for words, command in leaves(typer.main.get_command(app), ()):
-        assert f"alike {words[0]}" in command.help, words
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_an_example_whose_options_exist(words):
+    shown = COMMANDS[words].help
+    assert f"alike {' '.join(words)}" in shown
+    known = {flag for option in COMMANDS[words].params for flag in option.opts}
+    used = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", " ".join(examples(words, shown))))
+    assert used <= known
+
+
+def examples(words, shown):
+    """The lines of a help text that call this command."""
+    return re.findall(rf"alike {' '.join(words)} ([^`\n]*)", shown)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_one_name_and_one_default_for_what_commands_share(words):
+    options = {flag: option for option in COMMANDS[words].params for flag in option.opts}
+    assert not {"--out", "--output", "--key"} & set(options), "--to, --features"
+    if "--split" in options:
+        assert options["--split"].default == "held_out"
+    for name, about in (("--store", "Where the features are."), ("--features", "xtraction")):
+        if name in options and words[0] not in ("extract", "retrain"):
+            assert about in options[name].help

@@ -51,7 +51,7 @@ class Loaded(HTMLParser):
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a") / "Dé mo"
     cwd = tmp_path_factory.mktemp("elsewhere")
-    done = alike("demo", "--out", folder, "--json", cwd=cwd)
+    done = alike("demo", "--to", folder, "--json", cwd=cwd)
     assert not list(cwd.iterdir()), "the demo writes nothing outside its folder"
     return folder, json.loads(done.stdout)
 

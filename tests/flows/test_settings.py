@@ -1,8 +1,7 @@
 import pytest
 
 from extract.errors import BadInput
-from flows.settings import read_pipeline
-from flows.steps import parse_bytes
+from flows.settings import parse_bytes, read_pipeline
 
 SMALL = '[images]\nsource = "photos"\n[network]\nname = "resnet18"\n'
 
@@ -35,6 +34,7 @@ def test_train_share_follows_retrain(tmp_path):
         (SMALL + "[extrct]\n", "extrct: no such setting"),
         ('[images]\nsource = "x"\n', "network: must be given"),
         (SMALL + "[index]\nrecall = 1.5\n", "index.recall = 1.5"),
+        (SMALL + "[index]\nmemory = 'much'\n", "expected a size such as 4GB"),
         (SMALL + '[retrain]\nepochs = "many"\n', "retrain.epochs = 'many'"),
         ("[images\n", "not a TOML file"),
     ],
@@ -56,13 +56,20 @@ def test_missing_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [(None, None), ("4GB", 4 * 10**9), ("512 MiB", 512 * 2**20), ("100", 100), ("1.5kB", 1500)],
+    [
+        ("4GB", 4 * 10**9),
+        ("512 MiB", 512 * 2**20),
+        ("500M", 5 * 10**8),
+        ("100", 100),
+        ("1e9", 10**9),
+        ("1.5kB", 1500),
+    ],
 )
 def test_sizes(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["much", "4XB", ""])
+@pytest.mark.parametrize("text", ["much", "4XB", "", "-1GB", "inf", "nan", "G"])
 def test_wrong_sizes(text):
     with pytest.raises(BadInput, match="expected a size"):
         parse_bytes(text)

@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from extract.errors import BadInput
 from flows.cli import app
-from flows.commands.index import parse_bytes
 
 
 @pytest.fixture
@@ -65,11 +64,3 @@ def test_a_folder_has_no_contact_sheet(make_store, run, tmp_path):
     words = ["--store", make_store(n=9).url, "--to", tmp_path / "x.parquet"]
     with pytest.raises(BadInput, match="--contact-sheet shows named images"):
         run("neighbours", tmp_path, *words, "--contact-sheet", tmp_path / "x.png")
-
-
-def test_sizes():
-    assert parse_bytes("4GB") == 4 * 10**9
-    assert parse_bytes("1.5 MiB") == 1_500_000
-    assert parse_bytes("800") == 800
-    with pytest.raises(BadInput, match="memory 'much'"):
-        parse_bytes("much")

@@ -37,7 +37,7 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
     source = place / "images"
     said = alike(
         "retrain", "--images", source, "--network", network, "--loss", "ce", "--epochs", 2,
-        "--out", first, "--json",
+        "--to", first, "--json",
     )  # fmt: skip
     run = json.loads(said.stdout)
     assert run["trained_on"] + run["held_out"] == 120
@@ -47,7 +47,7 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
         "extract", source, "--network", network, "--weights", first, "--store", store,
         "--train-share", 0.5,
     )  # fmt: skip
-    words = ("retrain", "--store", store, "--epochs", 1, "--set", "warmup=0.0", "--out", second)
+    words = ("retrain", "--store", store, "--epochs", 1, "--set", "warmup=0.0", "--to", second)
     shown = alike(*words).stdout
     assert "weights: " in shown
     assert "held out" in shown
@@ -71,12 +71,12 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
 )
 def test_bad_use_is_told(words, message, tmp_path):
     with pytest.raises(BadInput, match=message):
-        alike("retrain", "--out", tmp_path / "run", *words)
+        alike("retrain", "--to", tmp_path / "run", *words)
 
 
 def test_bad_setting_is_told(folder, tmp_path):
     place, network = folder
-    words = ("--images", place / "images", "--network", network, "--out", tmp_path / "run")
+    words = ("--images", place / "images", "--network", network, "--to", tmp_path / "run")
     with pytest.raises(BadInput, match="NAME=VALUE"):
         alike("retrain", *words, "--set", "warmup")
     with pytest.raises(BadInput, match="warmup 2"):

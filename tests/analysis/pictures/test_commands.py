@@ -66,7 +66,7 @@ def test_export_and_map(alike, store, tmp_path):
     ("words", "said"),
     [
         (("export", "--to", "x.doc"), "expected a name ending in"),
-        (("export", "--to", "x.npz"), "--split"),
+        (("export", "--to", "x.npz", "--split", "all"), "--split"),
         (("export", "--to", "x.csv", "--arrays", "fc"), "has no array fc"),
         (("map", "--split", "half"), "held_out"),
         (("map", "--measure", "cosine"), "unknown measure"),

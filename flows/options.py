@@ -1,0 +1,38 @@
+"""Options that several commands share: one name, one meaning, one default."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Split(StrEnum):
+    """Which images: those that no training saw are judged, unless others are asked for."""
+
+    HELD_OUT = "held_out"
+    TRAIN = "train"
+    ALL = "all"
+
+    @property
+    def side(self) -> str | None:
+        """As `Features.table` takes it: None for all images."""
+        return None if self is Split.ALL else self.value
+
+
+StoreOption = Annotated[str, typer.Option("--store", help="Where the features are.")]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option("--features", help="Extraction; needed where the store has several."),
+]
+SplitOption = Annotated[
+    Split,
+    typer.Option("--split", help="Which images; held_out are those that no training sees."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """The names of a list with commas between; None where none was given."""
+    if text is None:
+        return None
+    return [name.strip() for name in text.split(",") if name.strip()]
