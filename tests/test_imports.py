@@ -25,6 +25,8 @@ ONLY_IN = {
     "dask": ("analysis/", "extract/distributed.py"),
     "distributed": ("analysis/", "extract/distributed.py"),
     "fastapi": ("serve/",),
+    "starlette": ("serve/",),
+    "uvicorn": ("serve/",),
     "lightning": ("train/",),
     "zarr": ("extract/store",),
 }

@@ -1,0 +1,1 @@
+"""The page and HTTP API over a feature store."""

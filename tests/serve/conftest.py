@@ -1,0 +1,87 @@
+"""A store of real files and a real network, served by `alike serve` in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORK = """
+from torch import nn
+
+TRANSFORM = {"resize": [16, 16]}
+
+def small(classes=3):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with images in three classes (one name not ASCII), a network and a store."""
+    from extract.network import load_network
+    from extract.pipeline import extract
+    from extract.source import open_source
+    from extract.store import Store
+    from index.build import build_index
+
+    folder = tmp_path_factory.mktemp("served")
+    draw = np.random.default_rng(0)
+    for label, counts in {"cat": 8, "dog": 8, "Käfer": 4}.items():
+        (folder / "images" / label).mkdir(parents=True)
+        for number in range(counts):
+            pixels = draw.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((60, 40), Image.Resampling.BICUBIC)
+            picture.save(folder / "images" / label / f"{number}.png")
+    (folder / "nets.py").write_text(NETWORK)
+    store = Store.open(folder / "store", create=True)
+    network = load_network(f"{folder}/nets.py:small", "none")
+    source = open_source(str(folder / "images"))
+    report = extract(source, network, store, taps=("last_conv", "logits"), device="cpu")
+    build_index(store.features(report.key), "gap_cosine")
+    return folder
+
+
+class Client:
+    """Asks the server as a browser would."""
+
+    def __init__(self, address):
+        self.address = address.rstrip("/")
+
+    def get(self, path, data=None, **headers):
+        """Status, headers and body."""
+        asked = urllib.request.Request(self.address + path, data=data, headers=headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as told:
+                return told.status, told.headers, told.read()
+        except HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    def json(self, path, data=None):
+        """What a good answer says."""
+        status, _, body = self.get(path, data)
+        assert status == 200, body
+        return json.loads(body)
+
+
+@pytest.fixture(scope="session")
+def client(place):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = "import sys; from flows.cli import main; sys.exit(main())"
+    words = ["serve", "--store", str(place / "store"), "--port", "0"]
+    started = [sys.executable, "-c", command, *words]
+    with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), address
+        yield Client(address)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
