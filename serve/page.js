@@ -277,7 +277,7 @@ async function start() {
   }
   const classes = Object.keys(facts.classes);
   at("facts").textContent = `${facts.images.toLocaleString("en")} images, ${classes.length} classes, ` +
-    `${facts.network} (${facts.weights}), ${facts.measure}`;
+    `${facts.network.split("/").pop()} (${facts.weights}), ${facts.measure}`;
   at("facts").title = facts.about;
   at("label").append(...classes.map((name) => new Option(`${name} (${facts.classes[name]})`, name)));
   showSome().catch(say);
