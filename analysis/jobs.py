@@ -1,6 +1,5 @@
 """Where the blocks of a statistic run: Dask's threads here, or the workers of a cluster."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,8 @@ from typing import Any
 
 from analysis.product import one_thread_each
 from analysis.statistic import Run
-from extract.errors import BadInput
+from extract.distributed import dask_client
+from extract.pipeline import usable_cores
 from extract.progress import Progress, silent
 
 AHEAD = 4
@@ -123,7 +123,7 @@ def _threaded(function: Callable[[Any], Any], todo: list[Any], workers: int) -> 
 
 def here() -> Jobs:
     """Threads of this process, one a core."""
-    return Jobs(None, len(os.sched_getaffinity(0)))
+    return Jobs(None, usable_cores())
 
 
 @contextmanager
@@ -143,21 +143,6 @@ def open_jobs(
     if dask is None and workers is None:
         yield here()
         return
-    from distributed import Client, LocalCluster
-
-    if dask is not None:
-        try:
-            client = Client(dask, timeout=timeout)
-        except (OSError, TimeoutError, ValueError) as error:
-            msg = f"no Dask scheduler answers at {dask}: start one by `dask scheduler`"
-            raise BadInput(msg) from error
-        with client:
-            yield Jobs(client, sum(client.nthreads().values()))
-        return
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield Jobs(client, workers or 1)
+    place = dask if dask is not None else int(workers or 1)
+    with dask_client(place, timeout, dashboard="127.0.0.1:0") as client:
+        yield Jobs(client, sum(client.nthreads().values()))

@@ -1,6 +1,5 @@
 """Two ways to put vectors on a plane: PCA from the moment matrix, t-SNE by openTSNE (SCIENCE 5)."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from extract.errors import BadInput
+from extract.pipeline import usable_cores
 from extract.progress import Progress, silent
 
 MOST_DIMENSIONS = 4096
@@ -147,4 +147,4 @@ def _threads(n: int) -> int:
     # as long as one for a few hundred points, and gain nothing there on an idle one.
     if n < 4000:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else -1
+    return usable_cores()

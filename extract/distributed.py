@@ -23,6 +23,9 @@ from extract.source import ImageSource, open_source
 from extract.store import Store
 from extract.units import STAGES, Work
 
+STARTING = "300s"
+"""How long workers started here may take until they answer."""
+
 
 def extract_distributed(
     source: ImageSource,
@@ -51,7 +54,7 @@ def extract_distributed(
     def engine(run: Run, works: Works, done: Done) -> Mapping[str, float]:
         if not any(works.values()):
             return dict.fromkeys(STAGES, 0.0)
-        with _client(workers, timeout) as client:
+        with dask_client(workers, timeout) as client:
             return _compute(client, run, works, done)
 
     return extract(source, network, store, engine=engine, **settings)
@@ -74,31 +77,48 @@ def map_on_workers(
     """
     from distributed import as_completed
 
-    with _client(workers, timeout) as client:
+    with dask_client(workers, timeout) as client:
         for future in as_completed(client.map(work, parts, pure=False)):
             yield future.result()
 
 
 @contextmanager
-def _client(workers: str | int, timeout: float) -> Iterator[Any]:
+def dask_client(
+    workers: str | int, timeout: float = 30.0, dashboard: str | None = None
+) -> Iterator[Any]:
+    """A client of Dask workers; processes that are started here end with it.
+
+    Args:
+        workers: as in `extract_distributed`.
+        timeout: as there.
+        dashboard: address of the dashboard of workers started here, None for none.
+
+    Raises:
+        BadInput: nobody answers at the address.
+    """
+    import dask
     from distributed import Client, LocalCluster
 
     if not str(workers).isdigit():
         try:
             client = Client(str(workers), timeout=timeout)
         except (OSError, ValueError, TimeoutError) as error:
-            raise BadInput(f"no Dask scheduler at {workers} ({error}): start one") from error
+            raise BadInput(
+                f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
+            ) from error
         with client:
             yield client
         return
-    cluster = LocalCluster(
-        n_workers=int(workers),
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        protocol="tcp://",
-    )
-    with cluster, Client(cluster) as client:
+    # A process needs longer than Dask's 30 s to start and to connect where others use the cores.
+    with dask.config.set({"distributed.comm.timeouts.connect": STARTING}):
+        cluster = LocalCluster(
+            n_workers=int(workers),
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=dashboard,
+            protocol="tcp://",
+        )
+    with cluster, Client(cluster, timeout=STARTING) as client:
         yield client
 
 

@@ -107,9 +107,18 @@ class Run:
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             check_disk(self.store, {n: s for n, s in shapes.items() if n not in known})
+        self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
         if "classifier/weight" not in self.features.constants():
             self._store_classifier()
+
+    def _check_names(self, logits: tuple[tuple[int, ...], str] | None) -> None:
+        names = self.network.class_names
+        if names and logits and logits[0][0] != len(names):
+            raise BadInput(
+                f"{len(names)} class names ({names[0]}…) for the {logits[0][0]} logits of "
+                f"{self.network.name}: give one a logit, in order, or none"
+            )
 
     def _store_classifier(self) -> None:
         classifier = self.network.classifier()

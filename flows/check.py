@@ -14,6 +14,7 @@ def check(pipeline: Pipeline) -> None:
         BadInput: the first fault found.
     """
     from analysis.explain import explainer
+    from extract.forward import choose_device, choose_precision
     from extract.measures import MEASURES
 
     for name in (pipeline.index.measure, *pipeline.analyse.measures):
@@ -21,20 +22,23 @@ def check(pipeline: Pipeline) -> None:
             raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
     for name in pipeline.explain.methods:
         explainer(name)
+    choose_precision(pipeline.extract.precision, choose_device(pipeline.extract.device))
     _check_retrain(pipeline)
     network = pipeline.network
     if network.weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin")):
         file = Path(network.weights)
         if not file.is_file():
             raise BadInput(f"network.weights = {network.weights!r}: no such file")
+    source = source_of(pipeline)
     load(pipeline, pipeline.network.weights)
-    labels = {item.label for item in source_of(pipeline)}
+    labels = {item.label for item in source}
     if not labels:
         raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
     classes = len(labels - {None})
     if classes < 2:
+        held = "images of 1 class" if classes else "images without a class"
         raise BadInput(
-            f"{pipeline.images.source} holds images of {classes} class, expected two or more, "
+            f"{pipeline.images.source} holds {held}, expected two classes or more, "
             "for alike is judged against different: one folder per class"
         )
 
@@ -43,9 +47,11 @@ def _check_retrain(pipeline: Pipeline) -> None:
     if pipeline.retrain is None:
         return
     from analysis.scores import SCORES
+    from train.augment import augmentation_named
     from train.losses import loss_named
 
     loss_named(pipeline.retrain.loss)
+    augmentation_named(pipeline.retrain.train_settings().augment, (1, 1))
     score = pipeline.retrain.rules.condition.score
     if score not in SCORES:
         raise BadInput(

@@ -34,17 +34,18 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
+    from extract.pipeline import usable_cores
+    from index.bfloat import has_bfloat16
+
     free = shutil.disk_usage(Path.cwd()).free / GIB
     memory = psutil.virtual_memory()
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "memory": f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
         "disk": f"{free:.1f} GiB free in {Path.cwd()}",
         "GPUs": ", ".join(gpus) or "none",
-        "bfloat16": "yes" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "?",
+        "bfloat16": "multiplied by this processor" if has_bfloat16() else "no units for it here",
     }
 
 

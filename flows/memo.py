@@ -1,9 +1,15 @@
-"""What a run remembers of its steps, so that an unchanged step is not run again."""
+"""What a run remembers of its steps, so that an unchanged step is not run again; one at a time."""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from extract.errors import StoreBusy
 
 
 class Memo:
@@ -46,3 +52,26 @@ def digest(value: object) -> str:
     """SHA-256 of a JSON-like value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: two runs would overwrite each other's memo, decisions and report.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        StoreBusy: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "run.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise StoreBusy(
+            f"another run works in {folder}: wait for its end, or name another [output] folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -22,7 +22,9 @@ class Split(StrEnum):
 StoreOption = Annotated[str, typer.Option("--store", help="Where the features are.")]
 FeaturesOption = Annotated[
     str | None,
-    typer.Option("--features", help="Extraction; needed where the store has several."),
+    typer.Option(
+        "--features", help="Extraction. [default: the only one, or the one that a run serves]"
+    ),
 ]
 SplitOption = Annotated[
     Split,

@@ -15,6 +15,7 @@ from prefect import flow
 from extract.progress import Progress, silent
 from flows import steps
 from flows.engine import step
+from flows.memo import alone_in
 from flows.retraining import Rounds, Served
 from flows.settings import read_pipeline
 from flows.steps import Run
@@ -63,7 +64,12 @@ def _flow(path: str, progress: Any) -> Finished:  # Prefect cannot make a schema
 
 
 def _run(path: Path, progress: Progress) -> Finished:
-    run = Run(read_pipeline(path), progress)
+    pipeline = read_pipeline(path)
+    with alone_in(pipeline.output.folder):
+        return _go(Run(pipeline, progress))
+
+
+def _go(run: Run) -> Finished:
     network = steps.load(run.pipeline, run.pipeline.network.weights)
     served = Served.read(run, network.weights_hash)
     key = step(steps.extract_images, "extract")(run, served.weights, "network")

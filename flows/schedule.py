@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from extract.errors import AlikeError, BadInput
+from flows.check import check
 from flows.engine import prepare
 from flows.settings import read_pipeline
 
@@ -26,11 +27,12 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
     Raises:
         BadInput: the settings or the cron expression cannot work.
     """
-    settings = settings.resolve()
-    pipeline = read_pipeline(settings)
-    prepare(pipeline.output.folder, quiet=False)
     if len(cron.split()) != 5:
         raise BadInput(_CRON.format(cron))
+    settings = settings.resolve()
+    pipeline = read_pipeline(settings)
+    check(pipeline)
+    prepare(pipeline.output.folder, quiet=False)
     if not os.environ.get("PREFECT_API_URL"):
         url = start_server(port, pipeline.output.folder / "prefect" / "server.log")
         os.environ["PREFECT_API_URL"] = url

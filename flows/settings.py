@@ -236,7 +236,7 @@ def _fault(error: Any) -> str:
         return f"{place}: no such setting"
     if error["type"] == "missing":
         return f"{place}: must be given"
-    return f"{place} = {error['input']!r}: {error['msg']}"
+    return f"{place} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:

@@ -4,6 +4,7 @@ A step whose inputs are unchanged is not run again; the memo of the output folde
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from extract.errors import BadInput
 from extract.progress import Progress, silent
 from flows.memo import Memo, digest
 from flows.settings import Pipeline
+from flows.unseen import check_unseen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,10 @@ class Run:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memo = Memo(self.folder)
+
+    def decide(self, sentences: Iterable[str]) -> None:
+        """Take down what was decided; what two trainings say alike once."""
+        self.decisions.extend(said for said in sentences if said not in self.decisions)
 
     @property
     def folder(self) -> Path:
@@ -149,6 +155,7 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
 
     store = run.store()
     features = store.features(key)
+    check_unseen(features)
     beside = store.features(untrained) if untrained else None
     inputs = {
         "digest": features.digest,
@@ -227,7 +234,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     known = run.memo.outputs("retrain", inputs)
     if known is not None:
         run.reused.append(f"retrain {loss}")
-        run.decisions.extend(known["decisions"])
+        run.decide(known["decisions"])
         return str(known["weights"])
     if table.label.nunique() < 2:
         raise BadInput(
@@ -245,7 +252,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         progress=run.progress,
     )
     run.seconds[f"retrain {loss}"] = time.perf_counter() - started
-    run.decisions.extend(trained.decisions)
+    run.decide(trained.decisions)
     outputs = {"weights": str(trained.weights), "decisions": list(trained.decisions)}
     run.memo.record("retrain", inputs, outputs, (trained.weights,))
     return str(trained.weights)

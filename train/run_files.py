@@ -112,7 +112,7 @@ def write_train_images(out: Path, images: Sequence[LabelledImage]) -> None:
 
 
 def trained_ids(weights: Path) -> set[str]:
-    """Ids of all images that a network was trained on, through all its parents that are ours.
+    """Ids of all images that a network was trained on, through all its parents that are there.
 
     Args:
         weights: a ``weights.safetensors`` of a run, or any other weights file.
@@ -131,7 +131,10 @@ def trained_ids(weights: Path) -> set[str]:
             break
         listing = at.parent / TRAIN_IMAGES
         if not listing.is_file():
-            raise BadInput(f"{listing} is gone: it is not known what {at} was trained on")
+            raise BadInput(
+                f"{listing} is gone: it is not known what {at} was trained on; bring it back, "
+                "or the run's folder as a whole"
+            )
         found |= set(pd.read_parquet(listing)["image_id"])
         parent = str(said.get("parent_weights", "none"))
         at = Path(parent) if parent != "none" else None

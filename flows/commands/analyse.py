@@ -57,9 +57,12 @@ def register(app: typer.Typer) -> None:
         from analysis.jobs import open_jobs
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
+        from flows.unseen import check_unseen
 
         opened = Store.open(store)
         chosen = opened.features(features)
+        if split is Split.HELD_OUT:
+            check_unseen(chosen)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)

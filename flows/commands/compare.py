@@ -32,9 +32,13 @@ def register(app: typer.Typer) -> None:
         from analysis.networks import likeness
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
+        from flows.unseen import check_unseen
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
+        if split is Split.HELD_OUT:
+            check_unseen(first)
+            check_unseen(second)
         with progress_bars() as progress:
             table = set_side_by_side(
                 first,

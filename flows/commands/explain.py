@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         arrays: Annotated[Path | None, typer.Option(help="Write the maps to an .npz file.")] = None,
         every: Annotated[
-            bool, typer.Option("--all", help="Explain all stored images, into the store.")
+            bool, typer.Option("--all", help="Explain every image of the split, into the store.")
         ] = False,
         classes: Annotated[
             bool, typer.Option("--classes", help="Mean maps: what makes images of a class alike.")

@@ -1,6 +1,7 @@
 """`alike extract`: features of a set of images into a store; only what is missing is computed."""
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -69,6 +70,7 @@ def register(app: typer.Typer) -> None:
         from extract.source import open_source
         from extract.store import Store
         from flows.console import print_json, progress_bars
+        from flows.unseen import told, trained_on
 
         images = open_source(source, **pairs(source_option))
         loaded = load_network(
@@ -91,6 +93,10 @@ def register(app: typer.Typer) -> None:
         }
         with progress_bars() as progress:
             report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
+        made = opened.features(report.key)
+        seen = trained_on(made)
+        if seen:
+            report = replace(report, notes=(*report.notes, told(made, seen)))
         print_json(report.to_dict()) if as_json else _print(report)
 
 
@@ -141,8 +147,6 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
     Raises:
         BadInput: not of that form.
     """
-    from dataclasses import replace
-
     from extract.errors import BadInput
 
     if resize is None and crop is None:

@@ -64,7 +64,8 @@ def register(app: typer.Typer) -> None:
 
         `alike retrain --images photos/ --network mobilenet_v2 --weights m.pth --to runs/a`
 
-        then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store photos.store`
+        then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store a.store
+        --train-share 0.5`
         """
         from flows.commands.extract import pairs
         from flows.console import progress_bars

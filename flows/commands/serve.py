@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import FeaturesOption, StoreOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -11,10 +13,8 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: Annotated[str, typer.Option(help="Where the features are.")],
-    features: Annotated[
-        str | None, typer.Option(help="Extraction; None for the one that the store serves.")
-    ] = None,
+    store: StoreOption,
+    features: FeaturesOption = None,
     measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,

@@ -1,6 +1,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,6 +199,15 @@ def test_bad_images_are_recorded_and_never_stored(
     assert np.isnan(features.read("gap", rows)).all()
     again = run(folder, network, store)
     assert (again.n_computed, again.n_bad) == (0, 2)
+
+
+def test_class_names_must_be_as_many_as_logits(
+    folder: Path, network: Network, store: Store
+) -> None:
+    named = replace(network, class_names=("cat", "dog"))
+    with pytest.raises(BadInput, match=r"2 class names .* for the 3 logits"):
+        run(folder, named, store)
+    assert store.groups() == []
 
 
 def test_set_without_a_good_image_is_refused(

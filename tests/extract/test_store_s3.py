@@ -42,7 +42,8 @@ def endpoint(tmp_path_factory):
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        until = time.monotonic() + 300
+        while server.poll() is None and time.monotonic() < until:
             try:
                 urllib.request.urlopen(url, timeout=1).close()
                 break

@@ -64,6 +64,10 @@ def place(tmp_path_factory):
         ("two", 'name = "resnet18"\nweights = "gone.pth"', "no such file"),
         ("two", 'name = "absent.py:make"', "absent.py"),
         ("two", 'name = "resnet18"\n[retrain]\nwhen = "samenes < 0.8"', "no score 'samenes'"),
+        ("two", 'name = "resnet18"\n[retrain]\ntrainer = {augment = "flop"}', "'flop'"),
+        ("two", 'name = "resnet18"\n[extract]\nprecision = "half"', "half"),
+        ("two", 'name = "resnet18"\n[extract]\ndevice = "gpu"', "gpu"),
+        ("two/cat", 'name = "resnet18"', "without a class"),
         ("two", 'name = "resnet18"\n[index]\nmeasure = "gap"', "measure 'gap'"),
     ],
 )

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import zarr
 
+from extract.store import Store
+
 ALIKE = (sys.executable, "-c", "from flows.cli import main; main()")
 
 
@@ -80,8 +82,6 @@ def test_both_networks_are_in_the_store(demo):
 
 def test_what_is_judged_was_never_trained_on(demo):
     folder, _ = demo
-    from extract.store import Store
-
     table = Store.open(str(folder / "store")).features(demo[1]["key"]).table()
     held_out = set(table[table.split == "held_out"].image_id)
     trained = set()
@@ -110,16 +110,20 @@ def test_neighbours_of_a_file(demo, tmp_path):
     assert len(str(found)) > 100
 
 
-@pytest.mark.parametrize("ending", ["parquet", "h5", "csv"])
-def test_export(demo, tmp_path, ending):
+@pytest.mark.parametrize(
+    ("ending", "split"), [("parquet", ()), ("h5", ("--split", "all")), ("csv", ())]
+)
+def test_export(demo, tmp_path, ending, split):
     folder, outcome = demo
+    table = Store.open(str(folder / "store")).features(outcome["key"]).table()
+    held_out = int((table.split == "held_out").sum())
     file = tmp_path / f"features.{ending}"
     store = ("--store", folder / "store", "--features", outcome["key"])
-    alike("export", *store, "--to", file, cwd=tmp_path)
+    alike("export", *store, "--to", file, *split, cwd=tmp_path)
     if ending == "parquet":
-        assert len(pd.read_parquet(file)) == 1797
+        assert len(pd.read_parquet(file)) == held_out < 1797
     elif ending == "csv":
-        assert len(pd.read_csv(file, comment="#")) == 1797
+        assert len(pd.read_csv(file, comment="#")) == held_out
     else:
         with h5py.File(file) as stored:
             assert stored["features/gap"].shape == (1797, 64)

@@ -1,4 +1,7 @@
-from flows.memo import Memo, digest
+import pytest
+
+from extract.errors import StoreBusy
+from flows.memo import Memo, alone_in, digest
 
 
 def test_remembers_across_processes(tmp_path):
@@ -30,3 +33,13 @@ def test_a_torn_file_counts_as_empty(tmp_path):
 def test_digest_ignores_the_order_of_keys():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    refused = pytest.raises(StoreBusy, match="another run works in")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="failed"), alone_in(tmp_path):
+        raise ValueError("failed")
+    with alone_in(tmp_path):
+        pass

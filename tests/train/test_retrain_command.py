@@ -47,6 +47,14 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
         "extract", source, "--network", network, "--weights", first, "--store", store,
         "--train-share", 0.5,
     )  # fmt: skip
+    alike("analyse", "--store", store, "--bootstrap", 0, "--measures", "gap_cosine")
+    unsplit = tmp_path / "unsplit"
+    noted = alike("extract", source, "--network", network, "--weights", first, "--store", unsplit)
+    assert f"note: {run['trained_on']} of 120 held-out images" in noted.stdout.replace("\n", " ")
+    with pytest.raises(BadInput, match="trained on by"):
+        alike("analyse", "--store", unsplit)
+    alike("analyse", "--store", unsplit, "--split", "all", "--bootstrap", 0)
+
     words = ("retrain", "--store", store, "--epochs", 1, "--set", "warmup=0.0", "--to", second)
     shown = alike(*words).stdout
     assert "weights: " in shown
