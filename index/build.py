@@ -17,7 +17,7 @@ from index.choose import EFFORT, choose
 from index.disk import Run, build_on_disk, one_by_one
 from index.engine import METRICS, new_index
 from index.files import building, folder_of, publish, read_card
-from index.kinds import POINTS_PER_LIST, lists
+from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from index.sample import draw_sample
 from index.specs import Card, IndexSpec, Point, Wish
 from index.trial import add_rows, set_exam
@@ -26,6 +26,9 @@ from index.update import bring_up_to_date
 EMBED_ROWS = 8192
 SMALL = 1000
 """Rows below which search is exact and nothing is measured."""
+
+FEWEST = 100
+"""Rows below which nothing else can be measured: a tenth of them would judge it."""
 
 Float = NDArray[np.float32]
 
@@ -92,6 +95,9 @@ def build_index(
     folder = folder_of(features.store, features.key, measure)
     with building(folder):
         table = _rows_of(features)
+        if len(table) < FEWEST and (on_disk or kinds not in (None, ["flat"])):
+            msg = f"{len(table)} rows: fewer than {FEWEST} are searched exactly, in memory"
+            raise BadInput(f"{msg}; leave out the kind of index and --on-disk")
         found = None
         if not rebuild and _same_wish(folder, wish, kinds, on_disk):
             found = bring_up_to_date(features, ready, folder, table, progress)
@@ -138,7 +144,14 @@ def _build(
     rows, labels = table["row"].to_numpy(), table["label"].to_numpy()
     vectors = embed(features, measure, rows, progress)
     card = new_card(features, measure, wish, vectors)
-    if len(rows) < SMALL and kinds is None:
+    size = INDEX_KINDS["flat"].bytes(*vectors.shape)
+    fits = wish.memory is None or size <= wish.memory
+    if len(rows) < FEWEST and not fits:
+        msg = f"memory {wish.memory} bytes is too little for {len(rows)} vectors"
+        raise BadInput(
+            f"{msg}: {size} are needed to search them exactly, as fewer than {FEWEST} are"
+        )
+    if len(rows) < FEWEST or (len(rows) < SMALL and kinds is None and fits):
         spec = IndexSpec("flat", "Flat")
         index = new_index(spec.factory, vectors.shape[1], card.metric)
         add_rows(index, vectors, rows, spec, progress)

@@ -9,14 +9,20 @@ from extract.errors import BadInput
 from extract.progress import Progress, silent
 from index.engine import FEW
 from index.kinds import INDEX_KINDS, IndexKind
-from index.specs import Point
-from index.trial import Candidate, Exam, examine, subset
+from index.specs import Point, Wish
+from index.trial import Candidate, Exam, examine, holds, subset
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""
 
 STAGE = 60_000
 """Vectors from which on kinds are first tried on a part."""
+
+EQUAL = 0.95
+"""Share of the fastest's speed that counts as equal: one timing differs from the next by as much.
+
+Of equally fast kinds the smallest index is taken.
+"""
 
 PART = 20_000
 FINALISTS = 3
@@ -48,7 +54,7 @@ def choose(
     stage: int = STAGE,
     progress: Progress = silent,
 ) -> Choice:
-    """Build candidates, measure them, keep the fastest that holds.
+    """Build candidates, measure them, keep the fastest that holds; of equally fast the smallest.
 
     Args:
         exam: what to index and to judge by.
@@ -63,7 +69,7 @@ def choose(
     start = time.perf_counter()
     allowed = _allowed(exam, kinds)
     tried = [(kind, _examine(kind, exam, 0.0, progress)) for kind in allowed if kind.exact]
-    best = _fastest(tried)
+    best = _best(tried, exam.wish)
     soon = exam.wish.latency if exam.wish.latency is not None else SOON
     if best is not None and best[1].latency <= soon and kinds is None:
         told = _told(best[1], exam)
@@ -75,8 +81,8 @@ def choose(
             continue
         least = best[1].queries_per_second if best is not None else 0.0
         tried.append((kind, _examine(kind, exam, least, progress)))
-        tried = _let_go(tried)
-        best = _fastest(tried)
+        best = _best(tried, exam.wish)
+        tried = _let_go(tried, best)
     if best is None:
         raise BadInput(_nearest(tried, exam))
     told = _told(best[1], exam)
@@ -165,16 +171,21 @@ def _growth(kind: IndexKind, ratio: float) -> float:
     return grown.get(kind.growth, 1 + math.log(ratio) / math.log(PART))
 
 
-def _fastest(
-    tried: Sequence[tuple[IndexKind, Candidate]],
+def _best(
+    tried: Sequence[tuple[IndexKind, Candidate]], wish: Wish
 ) -> tuple[Candidate, Point] | None:
+    """Of those that hold and are as fast as any, the smallest."""
     holding = [(one, one.best) for _, one in tried if one.best is not None]
-    return max(holding, key=lambda pair: pair[1].queries_per_second, default=None)
+    seen = [point for _, one in tried for point in one.points if holds(point, wish)]
+    enough = EQUAL * max((point.queries_per_second for point in seen), default=0.0)
+    fast = [pair for pair in holding if pair[1].queries_per_second >= enough]
+    return min(fast, key=lambda pair: pair[1].bytes, default=None)
 
 
-def _let_go(tried: Sequence[tuple[IndexKind, Candidate]]) -> list[tuple[IndexKind, Candidate]]:
+def _let_go(
+    tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point] | None
+) -> list[tuple[IndexKind, Candidate]]:
     """Drop the indexes that lost, keep what was measured of them."""
-    best = _fastest(tried)
     kept = []
     for kind, one in tried:
         lost = best is not None and one is not best[0]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
-from index.engine import DiskEngine, faiss_metric, faiss_threads, ranges_of, rows_of
+from index.engine import DiskEngine, faiss_threads, ranges_of, rows_of
 from index.files import publish, read_lists, sync, told_on_stderr
+from index.flat import faiss_metric
 from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from index.neighbours import tidy
 from index.sample import draw_sample

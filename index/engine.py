@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.bfloat import BfloatSearch, has_bfloat16
+from index.flat import faiss_metric, flat_vectors, nearest
 from index.specs import IndexSpec
 
 FEW = 8
@@ -22,13 +23,6 @@ METRICS = {"cosine": "l2", "euclidean": "l2", "inner": "inner"}
 Unit vectors are searched by squared distance too, 2 - 2 cos, because inverted lists are then
 probed in a better order: recall 0.996 beside 0.978 at equal work (IVF512, N = 50,000, D = 512).
 """
-
-
-def faiss_metric(metric: str) -> int:
-    """FAISS's number of `inner` or `l2`."""
-    import faiss
-
-    return int(faiss.METRIC_INNER_PRODUCT if metric == "inner" else faiss.METRIC_L2)
 
 
 @contextlib.contextmanager
@@ -135,7 +129,11 @@ class Engine:
             search: parameters, as in `IndexSpec.search`.
             allowed: (n,) positions that may be answered; None allows all.
         """
+        import faiss
+
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if allowed is None and isinstance(self.base, faiss.IndexFlat):
+            return nearest(vectors, flat_vectors(self.base), k, "inner" if self.inner else "l2")
         selector = None if allowed is None else _selector(allowed)
         parameters = search_parameters(self.base, search, selector)
         found: tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -233,16 +231,6 @@ class _Counter:
 
     def __call__(self, data: bytes) -> None:
         self.total += len(data)
-
-
-def flat_vectors(flat: Any) -> NDArray[np.float32]:
-    """The vectors (n, D) of a flat index, not copied; the index must outlive them."""
-    import faiss
-
-    pointer = flat.get_xb()
-    shape = (flat.ntotal, flat.d)
-    vectors: NDArray[np.float32] = faiss.rev_swig_ptr(pointer, shape[0] * shape[1]).reshape(shape)
-    return vectors
 
 
 def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] = ()) -> Engine:

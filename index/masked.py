@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.measures import embed_rows
-from index.engine import Engine, faiss_metric
+from index.engine import Engine
+from index.flat import nearest
 from index.kinds import INDEX_KINDS
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ def search_masked(
         k: answers wanted; fewer columns come where the mask leaves fewer.
         mask: (n,) positions that may answer.
     """
-    import faiss
-
     card, allowed = index.card, np.flatnonzero(mask)
     k = min(k, len(allowed))
     if k == 0:
@@ -54,7 +53,5 @@ def search_masked(
     rows = engine.rows[allowed]
     order = np.argsort(rows)
     stored = embed_rows(index.features, index.measure, rows[order])
-    raw, places = faiss.knn(
-        np.ascontiguousarray(vectors), stored, k, metric=faiss_metric(card.metric)
-    )
+    raw, places = nearest(vectors, stored, k, card.metric)
     return raw, allowed[order][places], True

@@ -215,8 +215,8 @@ class NeighbourIndex:
         with faiss_threads(threads):
             for queries, mask in self._groups(among, labels):
                 part = vectors[queries]
-                if mask is None:
-                    answer = (*self._engine.search(part, wanted, search), kind.exact)
+                if among.all:
+                    answer = (*self._engine.search(part, wanted, search, mask), kind.exact)
                 else:
                     answer = search_masked(self, self._engine, part, wanted, mask)
                 width = answer[1].shape[1]

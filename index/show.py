@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from extract.errors import BadImage
 from index.neighbours import Neighbours
 from index.sheet import Cell, contact_sheet
 
 if TYPE_CHECKING:
+    from extract.source import ImageSource
     from index.query import Image, NeighbourIndex
 
 
@@ -70,12 +72,20 @@ def neighbour_sheet(
         known = label if row < 0 else index.images.at[row, "label"]
         near = [
             Cell(
-                source.read(one.path),
+                _read(source, one.path),
                 (f"{one.distance:.4f}  {one.label or ''}", one.path),
                 one.label,
             )
             for one in table[table["number"] == number].itertuples(index=False)
         ]
-        picture = source.read(name) if data is None else data
+        picture = _read(source, name) if data is None else data
         lines.append((Cell(picture, (f"query  {known or ''}", name), known), near))
     return contact_sheet(lines, path)
+
+
+def _read(source: "ImageSource", path: str) -> bytes:
+    """Bytes of a stored image; none where it is gone, which the sheet shows as an empty place."""
+    try:
+        return source.read(path)
+    except BadImage:
+        return b""

@@ -1,12 +1,11 @@
 """The true neighbours, by blocked matrix products: what an index is judged against."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from index.bfloat import BfloatSearch, has_bfloat16
-from index.engine import faiss_metric, faiss_threads
+from index.engine import faiss_threads
+from index.flat import faiss_metric, nearest, raw_distances
 
 Float = NDArray[np.float32]
 
@@ -38,22 +37,17 @@ def true_neighbours(
         if metric == "l2" and many and has_bfloat16():
             used = faiss.omp_get_max_threads()
             return certified(BfloatSearch(vectors), queries, vectors, k, used)
-        found: tuple[Float, NDArray[np.int64]]
-        found = faiss.knn(queries, vectors, k, metric=faiss_metric(metric))
-        return found
+        return nearest(queries, vectors, k, metric)
 
 
 def certified(
     search: BfloatSearch, queries: Float, vectors: Float, k: int, threads: int
 ) -> tuple[Float, NDArray[np.int64]]:
     """Answers of a `BfloatSearch`, those without a certificate found again in float32."""
-    import faiss
-
     distances, places, sure = search.search(queries, k, threads=threads)
     again = np.flatnonzero(~sure)
     if len(again):
-        redone = faiss.knn(np.ascontiguousarray(queries[again]), vectors, k)
-        distances[again], places[again] = redone
+        distances[again], places[again] = nearest(queries[again], vectors, k, "l2")
     return distances, places
 
 
@@ -87,7 +81,7 @@ def recall_of(
     """
     k = truth[1].shape[1]
     places = np.where(found[:, :k] >= 0, found[:, :k], 0)
-    near = _raw(queries, vectors, places, metric)
+    near = raw_distances(queries, vectors, places, metric)
     last = truth[0][:, -1:]
     # float32 rounding of two ways to compute one distance
     slack = 1e-5 * np.abs(last) + 1e-6 * float(np.abs(truth[0]).max(initial=1e-12))
@@ -95,17 +89,6 @@ def recall_of(
     good &= found[:, :k] >= 0
     share: NDArray[np.float64] = good.sum(axis=1) / k
     return share
-
-
-def _raw(queries: Float, vectors: Float, places: NDArray[np.int64], metric: str) -> Any:
-    out = np.empty(places.shape, dtype=np.float32)
-    for line in range(len(queries)):
-        rows = vectors[places[line]]
-        if metric == "l2":
-            out[line] = np.square(rows - queries[line]).sum(axis=1)
-        else:
-            out[line] = rows @ queries[line]
-    return out
 
 
 def interval(

@@ -161,6 +161,20 @@ class TestGrowing:
         store.list_images(listing_of(names, labels))
         assert NeighbourIndex.open(store).query([5], 1).rows[0, 0] == nearest
 
+    def test_removed_rows_do_not_slow_an_approximate_index(self, make_store, monkeypatch):
+        """It masks them itself: to read all that is left from the store would take a second."""
+        vectors, labels = clustered(1500, classes=30)
+        store = make_store(vectors=vectors, labels=labels)
+        build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
+        gone = int(NeighbourIndex.open(store).query([5], 1).rows[0, 0])
+        kept = [i for i in range(1500) if i != gone]
+        store.list_images(listing_of([f"image{i}" for i in kept], labels[kept]))
+        index = NeighbourIndex.open(store)
+        monkeypatch.setattr("index.masked.embed_rows", None)
+        found = index.query([5, 700], 20)
+        assert gone not in found.rows
+        assert (found.rows >= 0).all()
+
     def test_a_set_that_doubled_is_built_anew(self, make_store):
         vectors, labels = clustered(1000)
         store = make_store(vectors=vectors[:300], labels=labels[:300])
@@ -201,6 +215,22 @@ class TestWish:
             build_index(store.features(), memory=1000)
         with pytest.raises(BadInput, match=r"no index of recall@10 >= 0\.95, latency <= 1e-09 s"):
             build_index(store.features(), wish=Wish(latency=1e-9), kinds=["flat"])
+
+    def test_few_rows_are_searched_exactly_or_refused(self, make_store):
+        """Nine rows leave no query to judge by, and no points for k-means."""
+        features = make_store(n=9).features()
+        for options in ({"kinds": ["ivf_flat"]}, {"on_disk": True}):
+            with pytest.raises(BadInput, match="9 rows: fewer than 100 are searched exactly"):
+                build_index(features, **options)
+        with pytest.raises(BadInput, match="memory 100 bytes is too little for 9 vectors: 648"):
+            build_index(features, memory=100)
+        assert build_index(features, kinds=["flat"], memory=648).card.spec.kind == "flat"
+
+    def test_memory_counts_for_small_sets_too(self, make_store):
+        vectors, labels = clustered(900, dimension=64)
+        store = make_store(vectors=vectors, labels=labels)
+        card = build_index(store.features(), memory=150_000, recall=0.5).card
+        assert card.size <= 150_000 < 900 * 64 * 4
 
     def test_memory_leaves_only_what_fits(self, make_store):
         vectors, labels = clustered(4000, dimension=64, classes=20)

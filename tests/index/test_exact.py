@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from index.bfloat import BfloatSearch
+from index.flat import PRODUCT, nearest
 from index.select import SENTINEL, select_smallest
 from index.truth import certified, interval, recall_of, true_neighbours
 
@@ -91,6 +92,20 @@ def test_true_neighbours_are_those_of_brute_force(metric):
     else:
         products = queries @ vectors.T
         assert (places == np.argsort(-products, axis=1)[:, :5]).all()
+
+
+@pytest.mark.parametrize("count", [1, PRODUCT - 1, PRODUCT, 300])
+@pytest.mark.parametrize("name", VECTORS)
+def test_float32_search_is_exact_for_few_and_for_many(name, count):
+    """FAISS's product alone puts copies 3e-4 of their length apart, and out of order."""
+    vectors = VECTORS[name](1500).astype(np.float32)
+    queries = vectors[:count]
+    raw, places = nearest(queries, vectors, 10, "l2")
+    exact = np.square(vectors[places].astype(np.float64) - queries[:, None]).sum(axis=2)
+    assert np.allclose(raw, exact, rtol=1e-5, atol=0)
+    assert (np.lexsort((places, raw), axis=-1) == np.arange(10)).all()
+    size = float(np.square(vectors.astype(np.float64)).sum(axis=1).max())
+    assert np.abs(raw - brute(queries, vectors, 10)).max() <= 1e-5 * size
 
 
 def test_recall_counts_equally_near_rows():
