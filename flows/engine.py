@@ -6,13 +6,20 @@ this machine is looked up. Prefect's states are never the truth about data: the 
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from extract.errors import StoreFull
+
 EMBEDDED = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
+    # A busy machine is slow, not broken: no run ends for a state that Prefect was late to write.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "120",
+    "PREFECT_API_REQUEST_TIMEOUT": "300",
 }
 
 ALWAYS = {
@@ -24,6 +31,10 @@ ALWAYS = {
 }
 
 
+LEAST_DISK = 100_000_000
+"""Bytes that must be free: on a full disk Prefect waits for its database until it gives up."""
+
+
 def prepare(folder: Path, *, quiet: bool = True) -> None:
     """Set Prefect's environment; call it before anything imports Prefect.
 
@@ -31,6 +42,9 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
         folder: the run's folder; Prefect's own files go to its `prefect/`, unless the user has
             set `PREFECT_HOME`. A server named by `PREFECT_API_URL` is used where there is one.
         quiet: keep Prefect's log off the terminal.
+
+    Raises:
+        StoreFull: the disk has no room for it.
     """
     wanted = dict(ALWAYS)
     if not quiet:
@@ -42,7 +56,14 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     # Prefect makes only the last folder of this path itself, and then waits for ever.
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    if free < LEAST_DISK:
+        raise StoreFull(
+            f"{home.parent} has {free / 1e6:.0f} MB left on its disk, a run needs "
+            f"{LEAST_DISK / 1e6:.0f} MB beside its features: make room, or name another folder"
+        )
 
 
 def step(function: Callable[..., Any], name: str) -> Callable[..., Any]:

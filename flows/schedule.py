@@ -33,10 +33,12 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
     pipeline = read_pipeline(settings)
     check(pipeline)
     prepare(pipeline.output.folder, quiet=False)
-    if not os.environ.get("PREFECT_API_URL"):
-        url = start_server(port, pipeline.output.folder / "prefect" / "server.log")
-        os.environ["PREFECT_API_URL"] = url
+    ours = not os.environ.get("PREFECT_API_URL")
+    if ours:
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     _check_cron(cron)
+    if ours:
+        start_server(port, pipeline.output.folder / "prefect" / "server.log")
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import scheduled
@@ -64,6 +66,8 @@ def _check_cron(cron: str) -> None:
 def start_server(port: int, log: Path) -> str:
     """Start a Prefect server on the loopback address; returns its API's URL once it answers.
 
+    It ends with this process.
+
     Raises:
         BadInput: the port is taken.
         AlikeError: the server ended or did not answer in time; its log is named.
@@ -78,7 +82,10 @@ def start_server(port: int, log: Path) -> str:
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with log.open("ab") as out:
         server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=out, stderr=out
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=out,
+            stderr=out,
+            env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         )
     atexit.register(_stop, server)
     url = f"http://127.0.0.1:{port}/api"

@@ -155,7 +155,7 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
 
     store = run.store()
     features = store.features(key)
-    check_unseen(features)
+    run.decide(check_unseen(features))
     beside = store.features(untrained) if untrained else None
     inputs = {
         "digest": features.digest,

@@ -17,6 +17,9 @@ def trained_on(features: "Features", split: str | None = "held_out") -> int:
     Args:
         features: the extraction.
         split: `train`, `held_out` or None for all images.
+
+    Raises:
+        BadInput: weights of theirs that stand alone, without that list.
     """
     from train.run_files import trained_ids
 
@@ -24,19 +27,34 @@ def trained_on(features: "Features", split: str | None = "held_out") -> int:
     return int(features.table(split)["image_id"].isin(ids).sum()) if ids else 0
 
 
-def check_unseen(features: "Features") -> None:
+def check_unseen(features: "Features") -> list[str]:
     """Refuse to call images held out that the network was trained on.
+
+    Returns:
+        What must be told: weights that were taken away from the list of their images are judged
+        all the same, for they may well be judged by other images.
 
     Raises:
         BadInput: some of them were.
     """
-    seen = trained_on(features)
+    try:
+        seen = trained_on(features)
+    except BadInput as error:
+        return [str(error)]
     if seen:
-        raise BadInput(told(features, seen))
+        raise BadInput(_told(features, seen))
+    return []
 
 
-def told(features: "Features", seen: int) -> str:
-    """What is wrong, and the next action."""
+def doubts(features: "Features") -> list[str]:
+    """The same as notes, for a step that judges nothing."""
+    try:
+        return check_unseen(features)
+    except BadInput as error:
+        return [str(error)]
+
+
+def _told(features: "Features", seen: int) -> str:
     share = features.store.split()[0]
     return (
         f"{seen} of {len(features.table('held_out'))} held-out images of {features.key} were "

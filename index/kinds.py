@@ -44,7 +44,7 @@ class IndexKind:
         vector_bytes: (dimension) to bytes held for each vector, rows and overhead of lists left
             out.
         sweep: search parameters and the values to try.
-        what: one line.
+        about: one line.
         exact: whether it always finds the true neighbours.
         growth: how the time of one query grows with n: `n`, `sqrt` or `log`.
         available: whether this machine has what it needs.
@@ -57,7 +57,7 @@ class IndexKind:
     factory: Callable[[int, int], str | None]
     vector_bytes: Callable[[int], float]
     sweep: Sweep
-    what: str
+    about: str
     exact: bool = False
     growth: str = "sqrt"
     available: Callable[[], bool] = field(default=lambda: True)

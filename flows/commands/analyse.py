@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(min=1, help="Processes of a Dask cluster of this machine.")
         ] = None,
         budget: Annotated[
-            float, typer.Option(help="Multiplications a measure; above: a sample of images.")
+            float, typer.Option(min=1, help="Multiplications a measure; above: a sample of images.")
         ] = 1e14,
         bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 65536,
         precision: Annotated[
@@ -62,7 +62,8 @@ def register(app: typer.Typer) -> None:
         opened = Store.open(store)
         chosen = opened.features(features)
         if split is Split.HELD_OUT:
-            check_unseen(chosen)
+            for note in check_unseen(chosen):
+                typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)

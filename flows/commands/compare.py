@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
         if split is Split.HELD_OUT:
-            check_unseen(first)
-            check_unseen(second)
+            for note in (*check_unseen(first), *check_unseen(second)):
+                typer.echo(f"note: {note}", err=True)
         with progress_bars() as progress:
             table = set_side_by_side(
                 first,

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         from extract.source import open_source
         from extract.store import Store
         from flows.console import print_json, progress_bars
-        from flows.unseen import told, trained_on
+        from flows.unseen import doubts
 
         images = open_source(source, **pairs(source_option))
         loaded = load_network(
@@ -93,10 +93,8 @@ def register(app: typer.Typer) -> None:
         }
         with progress_bars() as progress:
             report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
-        made = opened.features(report.key)
-        seen = trained_on(made)
-        if seen:
-            report = replace(report, notes=(*report.notes, told(made, seen)))
+        notes = (*report.notes, *doubts(opened.features(report.key)))
+        report = replace(report, notes=notes)
         print_json(report.to_dict()) if as_json else _print(report)
 
 

@@ -1,15 +1,19 @@
 """Bad input: one line that names it, status 2, no traceback, and nothing computed."""
 
 import json
+import os
 import re
 import sys
+from types import SimpleNamespace
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 import typer.main
 from PIL import Image
 
+from flows import engine
 from flows.cli import app, main
 
 
@@ -26,7 +30,9 @@ def alike(monkeypatch, capsys, tmp_path):
     def run(*arguments, cwd=tmp_path):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["alike", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
+        exits = pytest.raises(SystemExit)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+        with mock.patch.dict(os.environ, environment, clear=True), exits as ended:
             main()
         said = capsys.readouterr()
         return Outcome(ended.value.code or 0, said.out, said.err)
@@ -106,6 +112,16 @@ def test_no_command_shows_the_help(alike):
     assert "neighbours" in done.out + done.err
 
 
+def test_a_full_disk_is_told_before_anything_starts(alike, place, monkeypatch):
+    monkeypatch.setattr(engine.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    text = '[images]\nsource = "two"\n[network]\nname = "resnet18"\n'
+    (place / "full.toml").write_text(text, encoding="utf-8")
+    done = alike("run", "full.toml", cwd=place)
+    assert done.status == 1, done.err
+    assert "3 MB left" in done.err
+    assert done.err.count("\n") == 1, done.err
+
+
 def test_a_place_that_cannot_be_written_is_named(alike, place):
     (place / "file").touch()
     text = '[images]\nsource = "two"\n[network]\nname = "resnet18"\n[output]\nfolder = "file/a"\n'
@@ -122,6 +138,7 @@ def test_a_place_that_cannot_be_written_is_named(alike, place):
 def test_list(alike, table):
     rows = json.loads(alike("list", table, "--json").out)
     assert len(rows) >= 4
+    assert len({row["about"] for row in rows}) > 1 or table == "networks"
     assert all(row["about"] for row in rows)
 
 
