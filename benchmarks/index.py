@@ -28,6 +28,7 @@ import numpy as np
 
 D, QUERIES, K = 512, 1000, 10
 TARGETS = (0.95, 0.99)
+AGAIN, MOST_SLOW = 5, 5
 LINKS, CONSTRUCTION = 16, 200
 WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 800, 1200)
 
@@ -88,9 +89,9 @@ def ours(kind):
             engine = open_engine(faiss.read_index(file.name), spec)
         if not INDEX_KINDS[kind].sweep:
             return Built([{}], lambda q, setting: engine.search(q, K, setting)[1], engine)
-        probes = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+        probes = (4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
         if "k_factor" in INDEX_KINDS[kind].sweep:
-            settings = [{"nprobe": p, "k_factor": f} for p in probes for f in (2, 4, 8, 16, 32)]
+            settings = [{"nprobe": p, "k_factor": f} for p in probes for f in (2, 3, 4, 8, 16, 32)]
         elif "nprobe" in INDEX_KINDS[kind].sweep:
             settings = [{"nprobe": p} for p in probes]
         else:
@@ -182,7 +183,7 @@ def scann(x, threads):
         ask = index.search_batched if threads == 1 else index.search_batched_parallel
         return ask(q, K, kept, probes)[0].astype(np.int64)
 
-    probes = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+    probes = (4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
     return Built([(p, kept) for p in probes for kept in (30, 60, 120, 240)], search, index)
 
 
@@ -254,11 +255,15 @@ def one(name, place, threads):
     built = (OURS | PEERS)[name](x, threads)
     seconds = clock() - start
     memory = held() - before
+    seen = list(measured(built, q, truth, clock))
     best = {}
-    for setting, recall, speed in measured(built, q, truth, clock):
-        for target in TARGETS:
-            if recall >= target and speed > best.get(target, (0,))[0]:
-                best[target] = (speed, str(setting), recall)
+    for target in TARGETS:
+        holding = sorted((one for one in seen if one[1] >= target), key=lambda one: -one[2])
+        # the fastest ones again, at another moment
+        for setting, recall, speed in holding[:AGAIN]:
+            again = len(q) / shortest(partial(built.search, q, setting), clock, 0.7)
+            if max(speed, again) > best.get(target, (0,))[0]:
+                best[target] = (max(speed, again), str(setting), recall)
     row = {"index": name, "build s": seconds, "MB": memory / 1e6}
     for target in TARGETS:
         speed, setting, recall = best.get(target, (float("nan"), "", float("nan")))
@@ -268,7 +273,7 @@ def one(name, place, threads):
 
 def measured(built, q, truth, clock) -> Iterator:
     """Recall and speed of each setting; ends where recall holds and only slows down."""
-    top, budget = 0.0, clock() + 60
+    top, slow, budget = 0.0, 0, clock() + 60
     for setting in built.settings:
         start = clock()
         found = built.search(q, setting)
@@ -279,7 +284,9 @@ def measured(built, q, truth, clock) -> Iterator:
             speed = max(speed, len(q) / shortest(partial(built.search, q, setting), clock, 0.5))
         yield setting, recall, speed
         if recall >= TARGETS[-1]:
-            if speed < 0.5 * top:
+            # a row of settings ends slow, and the next one may begin fast
+            slow = slow + 1 if speed < 0.5 * top else 0
+            if slow > MOST_SLOW:
                 return
             top = max(top, speed)
         if clock() > budget:
@@ -344,11 +351,12 @@ def vectors_of(args):
 
 
 def exact(args):
-    """Exact search: bfloat16 with a certificate beside IndexFlatIP, by batch size."""
+    """Exact search by batch size: ours, and with a certificate where bfloat16 is native."""
     import faiss
     import torch
 
-    from index.bfloat import BfloatSearch
+    from index.bfloat import BfloatSearch, has_bfloat16
+    from index.flat import nearest
     from index.truth import certified
 
     torch.set_num_threads(args.threads)
@@ -357,24 +365,34 @@ def exact(args):
     x, q = vectors_of(args)
     flat = faiss.IndexFlatIP(x.shape[1])
     flat.add(x)
-    start = time.perf_counter()
-    search = BfloatSearch(x)
-    seconds = time.perf_counter() - start
-    print(f"rounding {len(x):,} rows: {seconds:.2f} s, {search.bytes / 1e6:,.0f} MB")
-    sure = search.search(q, K, threads=args.threads)[2].mean()
-    found, true = certified(search, q, x, K, args.threads)[1], flat.search(q, K)[1]
-    same = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, true, strict=True)]) / K
-    print(f"recall {same:.5f}, certified {sure:.4f}")
+    search = BfloatSearch(x) if has_bfloat16() else None
+    true, default = flat.search(q, K)[1], faiss.cvar.distance_compute_blas_threshold
+
+    def as_it_comes(part):
+        faiss.cvar.distance_compute_blas_threshold = default
+        return flat.search(part, K)
+
+    ways = {"IndexFlatIP": as_it_comes, "flat": lambda part: nearest(part, x, K, "l2")}
+    if search is None:
+        print("bfloat16 is not native here")
+    else:
+        print(f"rounded: {search.bytes / 1e6:,.0f} MB")
+        print(f"certified: {search.search(q, K, threads=args.threads)[2].mean():.4f}")
+        ways["flat_bfloat16"] = lambda part: certified(search, part, x, K, args.threads)
+    for name, way in ways.items():
+        found = way(q)[1]
+        same = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, true, strict=True)]) / K
+        print(f"{name}: recall {same:.5f}")
     for batch in (1, 8, 64, 256, 1000):
-        asked = q[:batch]
-        ways = {
-            "flat": lambda part=asked: flat.search(part, K),
-            "bfloat16": lambda part=asked: certified(search, part, x, K, args.threads),
+        speed = {
+            name: batch / shortest(partial(way, q[:batch]), clock, 1.0)
+            for name, way in ways.items()
         }
-        speed = {name: batch / shortest(way, clock) for name, way in ways.items()}
-        ratio = speed["bfloat16"] / speed["flat"]
-        told = ", ".join(f"{name} {value:,.0f}/s" for name, value in speed.items())
-        print(f"batch {batch:5d}: {told} -> {ratio:.2f}x", flush=True)
+        told = ", ".join(
+            f"{name} {value:,.0f}/s ({value / speed['IndexFlatIP']:.2f}x)"
+            for name, value in speed.items()
+        )
+        print(f"batch {batch:5d}: {told}", flush=True)
 
 
 def shortest(way, clock, seconds=3.0):
@@ -464,7 +482,7 @@ def grow(args):
             start = clock()
             return build_index(store.features(), wish=wish, **options), clock() - start
 
-        chosen, first = timed()
+        chosen, first = timed(kinds=args.only.split(",") if args.only else None)
         print(f"choice and build: {first:.1f} s, {chosen.card.why}", flush=True)
         kinds = [chosen.card.spec.kind]
         _, alone = timed(kinds=kinds, rebuild=True)

@@ -14,7 +14,7 @@ Sweep = Mapping[str, tuple[int, ...]]
 
 PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
-REFINED = (1, 2, 4, 8, 16, 32, 64, 128)
+REFINED = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 LINKS = 32
 POINTS_PER_LIST = 50
 """Rows that k-means sees for each list; FAISS warns below 39."""
