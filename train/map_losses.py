@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from train.similarity import same_class, supcon, unit
 POSITIVE_MARGIN = 0.1
 NEGATIVE_MARGIN = 1.0
 BACKGROUND = 1e-3
+PRODUCTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,54 @@ def cam_chamfer(view: StepView) -> Tensor:
     """Supervised contrast of the two-sided, mask-weighted best match of positions.
 
     s_ij = (T_ij + T_ji)/2, T_ij = sum_p m_ip max_q cos(a_ip, a_jq). Costs B² P² C multiplications
-    and B² P² floats for P = H·W positions.
+    for P = H·W positions; see `BestMatches` for the memory.
     """
     batch, channels = view.maps.shape[:2]
-    columns = view.maps.flatten(2).transpose(1, 2)
-    columns = unit(columns.reshape(-1, channels))
-    cosines = (columns @ columns.T).view(batch, -1, batch, columns.shape[0] // batch)
-    matched = torch.einsum("ipj,ip->ij", cosines.amax(3), view.mask().flatten(1))
+    columns = unit(view.maps.flatten(2).transpose(1, 2).reshape(-1, channels))
+    best: Tensor = BestMatches.apply(columns, batch)  # type: ignore[no-untyped-call]
+    matched = torch.einsum("ipj,ip->ij", best, view.mask().flatten(1))
     return supcon((matched + matched.T) / 2.0, view.labels)
+
+
+class BestMatches(torch.autograd.Function):
+    """max_q a_ip · a_jq for every position p of image i and every image j, with its gradient.
+
+    The B² P² products are made a few images at a time and forgotten; only the B² P places of the
+    maxima are kept. Autograd on `amax` keeps them all and walks through them several times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, batch: int) -> Tensor:
+        """Values (B, P, B) for columns (B·P, C); of equal maxima the gradient follows one."""
+        values, places = [], []
+        for part in _parts(columns):
+            products = (part @ columns.T).view(len(part), batch, -1)
+            value, place = products.max(2)
+            values.append(value)
+            places.append(place)
+        ctx.save_for_backward(columns, torch.cat(places))
+        return torch.cat(values).view(batch, -1, batch)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Each maximum pulls its two columns towards each other."""
+        columns, places = ctx.saved_tensors
+        batch = places.shape[1]
+        pulls = gradient.reshape(len(columns), batch)
+        result = torch.zeros_like(columns)
+        first = 0
+        for part in _parts(columns):
+            rows = slice(first, first + len(part))
+            sparse = columns.new_zeros(len(part), batch, len(columns) // batch)
+            sparse.scatter_(2, places[rows, :, None], pulls[rows, :, None])
+            dense = sparse.view(len(part), -1)
+            result[rows] += dense @ columns
+            result += dense.T @ part
+            first += len(part)
+        return result, None
+
+
+def _parts(columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns (B·P, C) in parts, the products of which with all fit into a cache."""
+    rows = max(1, PRODUCTS // len(columns))
+    return columns.split(rows)
