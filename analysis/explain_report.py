@@ -1,7 +1,7 @@
 """The report's section on explanations: continuity as a table, explainer by network, and pictures.
 
-It shows what the store holds (`continuity_of`, `keep_confused`, `alike explain --continuity
---confused 4`) and computes nothing.
+It shows what the store holds (`keep_examples`, `continuity_of`, `keep_confused`, `alike explain
+--continuity --confused 4`) and computes nothing.
 """
 
 import base64
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
+EXAMPLES = "explanations/{key}/examples.png"
 LEAD = (
     "Where in the images the network finds its evidence, and whether small changes of an image "
     "change the explanation little: |R − R'| / |x − x'|, relevance scaled to 1; smaller is more "
@@ -53,6 +54,8 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
             judged = pd.DataFrame()
         if len(judged):
             body += f"<h3>{text(f'Continuity of explanations{title}')}</h3>{_table(judged)}"
+        seen = f"Where the network finds evidence for the class that it predicts{title}"
+        body += _picture(store, EXAMPLES.format(key=key), seen)
         body += _picture(store, PICTURE.format(key=key), f"The least continuous pairs{title}")
         alike = f"Images of different classes that the network takes for most alike{title}"
         body += _picture(store, CONFUSED.format(key=key), alike)

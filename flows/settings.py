@@ -117,6 +117,8 @@ class Explain(_Section):
     network, minutes for one of ImageNet's on a CPU. 0: leave it out."""
     confused: int = Field(default=4, ge=0)
     """Most alike pairs of different classes of which is shown where they are alike."""
+    examples: int = Field(default=6, ge=0)
+    """Images of which the class activation map is shown, the same before and after retraining."""
     methods: tuple[str, ...] = ()
     """Names of `alike list explainers`; empty: all that fit the network."""
 

@@ -184,10 +184,11 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
 
 
 def explain(run: Run, key: str, weights: str, name: str) -> None:
-    """Continuity of the explainers and the most confused pairs, kept in the store."""
+    """Class activation of examples, continuity, the most confused pairs: kept in the store."""
     from analysis.continuity import METHODS
     from analysis.explain_classes import keep_confused
     from analysis.explain_continuity import continuity_of
+    from analysis.explain_examples import keep_examples
 
     store = run.store()
     features = store.features(key)
@@ -202,10 +203,13 @@ def explain(run: Run, key: str, weights: str, name: str) -> None:
         run.reused.append(f"explain {name}")
         return
     started = time.perf_counter()
+    network = load(run.pipeline, weights)
+    if settings.examples:
+        keep_examples(features, network, settings.examples)
     if settings.continuity_images:
         continuity_of(
             features,
-            load(run.pipeline, weights),
+            network,
             methods=settings.methods or METHODS,
             n_images=settings.continuity_images,
             progress=run.progress,

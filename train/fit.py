@@ -1,6 +1,7 @@
 """Lightning's Trainer around a step: device, precision, processes, and silence."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from extract.errors import BadInput
 from train.run_log import RunLog
@@ -26,6 +28,7 @@ def fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Pat
 
     Raises:
         BadInput: a device that is not there.
+        SystemExit: 143 after SIGTERM; the run goes on from its checkpoint when called again.
     """
     device, devices = where
     accelerator, numbers = _device(device, devices)
@@ -45,7 +48,11 @@ def fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Pat
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(step, ckpt_path=str(resumed) if resumed else None)
+        try:
+            trainer.fit(step, ckpt_path=str(resumed) if resumed else None)
+        except SIGTERMException as ended:
+            # Lightning's own ends with status 0, as if the run were finished.
+            raise SystemExit(128 + signal.SIGTERM) from ended
         if not trainer.is_global_zero:
             raise SystemExit(0)
 

@@ -67,6 +67,10 @@ class ConsistencyStep(LightningModule):
         """Planned batches, each made by the images themselves in one call."""
         return DataLoader(self.frames, sampler=self.batches, batch_size=None)
 
+    def on_train_epoch_start(self) -> None:
+        """Training mode, which Lightning (2.2 and later) leaves to whoever owns the network."""
+        self.net.train()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what chance the step has."""
         key = [self.settings.seed, self.global_step, self.trainer.global_rank]

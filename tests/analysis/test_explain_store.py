@@ -1,5 +1,6 @@
 """Explanations over a store: pairs, classes, whole sets, continuity, and the command."""
 
+import io
 import json
 import tarfile
 
@@ -14,6 +15,7 @@ from analysis.explain import explain
 from analysis.explain_alike import centre_of, compare_images, stored_pair
 from analysis.explain_classes import class_likeness, confused_pairs, keep_confused
 from analysis.explain_continuity import continuity_of, read_continuity
+from analysis.explain_examples import example_images, keep_examples
 from analysis.explain_images import explain_images
 from analysis.explain_inputs import network_for
 from analysis.explain_report import explanations_section
@@ -98,6 +100,26 @@ def test_confused_pairs_are_the_most_alike_of_different_classes(features):
     assert table["cosine"].iloc[0] == pytest.approx((units @ units.T)[different].max(), rel=1e-6)
     assert (table["label_a"] != table["label_b"]).all()
     assert (np.diff(table["cosine"]) <= 0).all()
+
+
+def test_examples_are_the_same_images_for_every_network(features):
+    table = features.table()
+    chosen = example_images(table, 4)
+    assert chosen["label"].tolist() == ["left", "middle", "right", "left"]
+    smallest = table.groupby("label")["image_id"].min()
+    assert chosen["image_id"].tolist()[:3] == smallest[["left", "middle", "right"]].tolist()
+    shuffled = table.sample(frac=1.0, random_state=0)
+    assert example_images(shuffled, 4)["row"].tolist() == chosen["row"].tolist()
+    assert len(example_images(table, 100)) == 18
+
+
+def test_examples_stand_in_the_report(features):
+    assert keep_examples(features, count=4, split=None) == "cam"
+    picture = features.store.read_file(f"explanations/{features.key}/examples.png")
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.size[0] > 4 * 150
+    shown = explanations_section({"after": features.key}, features.store)
+    assert "evidence for the class that it predicts, after" in shown
 
 
 def test_a_whole_store_is_explained_once(features):

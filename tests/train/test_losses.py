@@ -142,6 +142,17 @@ def test_chamfer_naive():
     torch.testing.assert_close(ours, supcon(similarity, labels))
 
 
+def test_chamfer_in_parts_is_the_same(monkeypatch):
+    results = []
+    for products in (2**20, 1, 500):
+        monkeypatch.setattr("train.map_losses.PRODUCTS", products)
+        maps = seeded(BATCH, CHANNELS, SIDE, SIDE, seed=3).requires_grad_()
+        value = cam_chamfer(view(maps))
+        results.append((value.detach(), *torch.autograd.grad(value, maps)))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
 def test_map_pair_raw_naive():
     flat = seeded(4, 8)
     labels = torch.tensor([0, 0, 1, 1])

@@ -7,12 +7,15 @@ import pytest
 import torch
 from digit_images import Digits, write_network
 from safetensors.torch import load_file
+from torch import nn
 from torchvision import models
 
+from extract.capture import TappedNetwork
 from extract.errors import BadInput
 from extract.network import load_network
 from extract.transform import Transform
 from train.losses import LOSSES
+from train.prepare import prepare
 from train.retrain import retrain
 from train.run_files import trained_ids
 
@@ -144,6 +147,42 @@ def test_the_body_waits_for_a_new_head(parent, digits, tmp_path):
     # One step of AdamW moves a weight by about the learning rate: here 1 of 10 steps was allowed.
     assert moved(0.9) == pytest.approx(1e-3, rel=0.05)
     assert moved(0.0) > 2e-3
+
+
+@pytest.mark.parametrize("loss", ["ce", "gap_supcon"])
+def test_statistics_of_batchnorm_follow_the_batches(loss, parent, digits, tmp_path):
+    """Lightning leaves a network in the mode it is in: in eval mode nothing here would move."""
+    before = load_file(parent[1].weights)
+    after = load_file(again(parent, digits, tmp_path, loss=loss, batch_size=40).weights)
+    for name in ("1.running_mean", "1.running_var", "5.running_mean"):
+        assert not torch.equal(after[name], before[name])
+    steps = after["1.num_batches_tracked"] - before["1.num_batches_tracked"]
+    assert steps == 2 * 5, "2 epochs of 200 images in batches of 40"
+
+
+def test_dropout_drops(parent, digits, tmp_path):
+    name, first = parent
+    hashes = set()
+    for share in (0.0, 0.9):
+        network = load_network(name, str(first.weights), args={"dropout": share})
+        run = retrain(network, digits.images, digits.read, epochs=1, out=tmp_path / str(share))
+        hashes.add(hashlib.sha256(load_file(run.weights)["10.weight"].numpy().tobytes()).digest())
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0", "mobilenet_v3_small"])
+def test_the_same_map_is_tapped_while_a_network_trains(name):
+    network = load_network(name, transform=Transform(resize=(64, 64)))
+    module, start, _, _ = prepare(network, ["a", "b"], (64, 64), LOSSES["cam_supcon"], 0)
+    module.train()
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    captured = TappedNetwork(module, list(start.taps.values()))(torch.randn(4, 3, 64, 64))
+    assert captured["last_conv"].shape[1:] == start.taps["last_conv"].shape
+    if start.linear:
+        made = start.head.layer(captured["last_conv"].mean((2, 3)))
+        torch.testing.assert_close(made, captured["logits"])
 
 
 def test_fixed_simplex_head_stays(parent, digits, tmp_path):

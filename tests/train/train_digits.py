@@ -1,10 +1,11 @@
-"""Trains on digits as a process of its own: `python train_digits.py FOLDER DEVICES EPOCHS LOSS`.
+"""Trains on digits as a process of its own.
 
-A fifth argument is the number of epochs after which it waits to be killed.
+python train_digits.py FOLDER DEVICES EPOCHS LOSS [STEP at which it gets a SIGNAL]
 """
 
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -34,16 +35,16 @@ def train(folder: Path, *, devices=1, epochs=6, loss="centre", progress=None):
     )
 
 
+def ended_at(last, name):
+    def progress(stage, done, total, note=""):
+        if stage == "train" and done >= last:
+            os.kill(os.getpid(), signal.Signals[name])
+
+    return progress
+
+
 if __name__ == "__main__":
-    place, devices, epochs, loss, *stop = sys.argv[1:]
-
-    def wait(stage: str, done: int, total: int, note: str = "") -> None:
-        """Stand still within the epoch after the last that is wanted."""
-        log = Path(place) / "run" / "log.csv"
-        if stop and log.is_file() and len(log.read_text().splitlines()) > int(stop[0]):
-            sys.stdout.write("waiting\n")
-            sys.stdout.flush()
-            time.sleep(3600)
-
-    run = train(Path(place), devices=int(devices), epochs=int(epochs), loss=loss, progress=wait)
+    place, devices, epochs, loss, *end = sys.argv[1:]
+    told = {"progress": ended_at(int(end[0]), end[1])} if end else {}
+    run = train(Path(place), devices=int(devices), epochs=int(epochs), loss=loss, **told)
     sys.stdout.write(run.weights_hash)

@@ -1,0 +1,94 @@
+"""Where a network finds its evidence in a few held-out images: the same images for every network.
+
+Set beside each other in a report, they show what retraining did to where a network looks.
+"""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from analysis.explain import explain_batch
+from analysis.explain_alike import stored_frames
+from analysis.explain_inputs import network_for
+from analysis.explain_report import EXAMPLES
+from analysis.overlay import Tile, overlay, panel, png
+from extract.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analysis.explain import Explanation
+    from extract.network import Network
+    from extract.store import Features
+
+METHODS = ("cam", "gradcam")
+
+
+def keep_examples(
+    features: "Features",
+    network: "Network | None" = None,
+    count: int = 6,
+    *,
+    split: str | None = "held_out",
+) -> str:
+    """Draw the class activation maps of a few images; keep the picture in the store.
+
+    The class explained is the predicted one: that of the label would tell the network the answer.
+    The picture is `explanations/<key>/examples.png`.
+
+    Args:
+        features: whose images, and whose network where none is given.
+        network: from `load_network`.
+        count: images, of as many classes as there are.
+        split: `train`, `held_out` or None for both.
+
+    Returns:
+        The method: `cam`, `gradcam` where the head is not pooling and one linear layer, or "" where
+        the network has no map that could be explained.
+    """
+    network = network_for(features, network)
+    chosen = example_images(features.table(split), count)
+    frames = stored_frames(features, [int(row) for row in chosen["row"]])
+    inputs = [torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames]
+    for method in METHODS:
+        try:
+            found = _explained(inputs, network, method)
+        except BadInput:
+            continue
+        tiles = [_tiles(one, str(label)) for one, label in zip(found, chosen["label"], strict=True)]
+        columns = [list(row) for row in zip(*tiles, strict=True)]
+        features.store.write_file(EXAMPLES.format(key=features.key), png(panel(columns, side=150)))
+        return method
+    return ""
+
+
+def example_images(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Choose images by their content and label alone, one a class in turn, smallest id first.
+
+    Args:
+        table: with `image_id` and `label`.
+        count: at most so many.
+    """
+    ordered = table[table["label"].notna()].sort_values("image_id")
+    turn = ordered.groupby("label").cumcount()
+    return ordered.assign(turn=turn).sort_values(["turn", "label"]).head(count)
+
+
+def _explained(
+    inputs: "Sequence[torch.Tensor]", network: "Network", method: str
+) -> "list[Explanation]":
+    from dataclasses import replace
+
+    from extract.transform import Transform
+
+    # The frames were resized and cropped already.
+    own = network.transform
+    seen = replace(network, transform=Transform(mean=own.mean, std=own.std))
+    return list(explain_batch(inputs, seen, method))
+
+
+def _tiles(found: "Explanation", label: str) -> tuple[Tile, Tile]:
+    said = f"{found.target_name} {found.probability:.2f}"
+    heat = overlay(found.image, found.relevance, side=150)
+    return Tile(found.image, (label,)), Tile(heat, (said,))
