@@ -1,6 +1,6 @@
 """Retraining measured: what each loss does to a CIFAR ResNet-20, what it costs, where it fails.
 
-    python -m benchmarks.retrain runs        --data DIR --out DIR [--seeds 5] [--epochs 1]
+    python -m benchmarks.retrain runs        --data DIR --out DIR [--seeds 5]
     python -m benchmarks.retrain runs        --data DIR --out DIR --pilot [--set lr=0.01 …]
     python -m benchmarks.retrain runs        --digits   --out DIR  the same on scikit-learn's digits
     python -m benchmarks.retrain table       --out DIR
@@ -8,15 +8,16 @@
     python -m benchmarks.retrain convergence --out DIR [--figure FILE.svg]
 
 `--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
-where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`. On CIFAR-10
-the checkpoint is trained on 80 % of the training images, by content hash; `--pilot` goes on with
-these and judges on the other 20 %, so that settings are chosen without a look at the test images.
+where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`. `--pilot`
+chooses settings without a look at the test images: checkpoint and runs see 80 % of the training
+images, by content hash, and the other 20 % judge.
 """
 
 import argparse
 import io
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,17 +55,17 @@ def as_file(pixels: np.ndarray) -> bytes:
 class Cifar:
     """The shared CIFAR-10 files as images for `retrain`, and as arrays to judge on."""
 
-    parent: ClassVar[dict[str, Any]] = {
+    parent: Mapping[str, Any] = {
         "batch_size": 60,
         "augment": "shift_flip",
         "lr": 5e-3,
-        "epochs": 5,
+        "epochs": 8,
     }
     run: ClassVar[dict[str, Any]] = {
         "batch_size": 120,
         "augment": "shift_flip",
-        "lr": 2e-3,
-        "epochs": 1,
+        "lr": 3e-3,
+        "epochs": 2,
     }
 
     def __init__(self, asked: argparse.Namespace) -> None:
@@ -85,9 +86,8 @@ class Cifar:
         sides: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
         for path, label in self.train:
             sides[split_of(image_id(self.read(path)), 0.8)].append((path, label))
-        self.parent_train = sides["train"]
         if asked.pilot:
-            self.train = self.parent_train
+            self.train, self.parent = sides["train"], {**self.parent, "epochs": 5}
             self._show("pilot", sides["held_out"])
         self._show("trained on", self.train[:: len(self.train) // 1000])
         unseen = ("pilot",) if asked.pilot else ("jpeg/test", "lossless/test")
@@ -128,7 +128,6 @@ class Digits:
         files = [as_file(pixels) for pixels in self.every]
         trained = np.array([split_of(image_id(file), 0.5) == "train" for file in files])
         self.train = [(str(row), str(digits.target[row])) for row in np.flatnonzero(trained)]
-        self.parent_train = self.train
         self.pixels = {"digits/test": self.every[~trained]}
         self.labels = {"digits/test": digits.target[~trained]}
 
@@ -184,14 +183,16 @@ def runs(asked: argparse.Namespace) -> None:
     if asked.parent is None:
         fresh = load_network(images.network, transform=images.transform)
         given = {"loss": "ce", "out": asked.out / "parent", **images.parent}
-        asked.parent = retrain(fresh, images.parent_train, images.read, **given).weights
+        asked.parent = retrain(fresh, images.train, images.read, **given).weights
     network = load_network(images.network, str(asked.parent))
     judge(asked.out, ("parent", 0), network, images)
     changes = images.run | {name: json.loads(value) for name, value in map(_pair, asked.set)}
     part, parts = (int(number) for number in asked.part.split("/"))
     todo = [(seed, loss) for seed in range(asked.seeds) for loss in asked.losses.split(",")]
     for seed, loss in todo[part - 1 :: parts]:
-        named = {"loss": loss, "seed": seed + 1, "out": asked.out / f"{loss}-{seed}"}
+        name, _, weight = loss.partition("@")
+        named = {"loss": name, "seed": seed + 1, "out": asked.out / f"{loss}-{seed}"}
+        named |= {"weight": float(weight)} if weight else {}
         run = retrain(network, images.train[:: asked.every], images.read, **named, **changes)
         judge(asked.out, (loss, seed), load_network(images.network, str(run.weights)), images)
 
@@ -215,15 +216,14 @@ def table(asked: argparse.Namespace) -> None:
     """Mean of each loss, and its difference to continued cross-entropy, paired over seeds."""
     from scipy.stats import t
 
-    found = pd.concat([pd.read_csv(file) for file in sorted(asked.out.glob("scores-*.csv"))])
-    for name, part in found.groupby("images"):
+    every = pd.concat([pd.read_csv(file) for file in sorted(asked.out.glob("scores-*.csv"))])
+    for name, part in every.groupby("images"):
         wide = part.set_index(["loss", "seed"])[["accuracy", "sameness", "map_at_r", "nc1"]]
         control = wide.loc["ce"]
         print(f"\n{name}; parent {wide.loc['parent'].iloc[0].round(3).to_dict()}")
         print("| loss | seeds | accuracy | sameness | MAP@R | NC1 |\n|---|---|---|---|---|---|")
-        for loss in LOSSES:
-            if loss not in wide.index.get_level_values(0):
-                continue
+        found = set(wide.index.get_level_values(0)) - {"parent"}
+        for loss in sorted(found, key=lambda one: (LOSSES.index(one.partition("@")[0]), one)):
             mine = wide.loc[loss]
             cells = []
             for score in wide.columns:
@@ -355,7 +355,7 @@ def main() -> None:
     parser.add_argument("--parent", type=Path, help="start from these weights")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of a run: epochs=5")
     parser.add_argument("--every", type=int, default=1, help="use every n-th training image")
-    parser.add_argument("--losses", default=",".join(LOSSES))
+    parser.add_argument("--losses", default=",".join(LOSSES), help="NAME or NAME@WEIGHT, commas")
     parser.add_argument("--pilot", action="store_true", help="choose settings: see above")
     parser.add_argument("--digits", action="store_true", help="digits instead of CIFAR-10")
     parser.add_argument("--part", default="1/1")
