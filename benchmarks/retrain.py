@@ -169,10 +169,11 @@ def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     means = np.stack([z[labels == one].mean(0) for one in np.unique(labels)])
     within = np.cov((z - means[labels]).T, bias=True)
     between = np.cov((means - means.mean(0)).T, bias=True)
+    inverse = np.linalg.pinv(between, rcond=1e-9, hermitian=True)
     return {
         "sameness": float(below.mean() / len(other) - 1.0),
         "map_at_r": float(np.mean(precisions)),
-        "nc1": float(np.trace(within @ np.linalg.pinv(between)) / len(means)),
+        "nc1": float(np.trace(within @ inverse) / len(means)),
     }
 
 

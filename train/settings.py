@@ -42,7 +42,7 @@ class TrainSettings:
     weight: float | None = None
     warmup: float = 0.25
     lr_warmup: float = 0.1
-    head_warmup: float = 0.0
+    head_warmup: float = 0.3
     weight_decay: float = 0.01
     optimiser: str = "adamw"
     augment: str = "shift"
