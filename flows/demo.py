@@ -97,7 +97,7 @@ def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
         listed,
         images.read,
         loss="ce",
-        epochs=8,
+        epochs=3,
         seed=0,
         out=folder / "weights" / "first",
         progress=progress,
