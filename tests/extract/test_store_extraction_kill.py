@@ -1,7 +1,7 @@
-"""`kill -9` of real extractions, every process of them, then the same command again.
+"""`kill -9` of real extractions with two workers over TCP, every process of them, then again.
 
-Two of three have two workers over TCP. Takes many minutes, so only by `ALIKE_FULL=1`, with
-`ALIKE_KILLS` (100) kills.
+`ALIKE_FULL=1` does it 100 times (half an hour), else twice; `ALIKE_KILLS` and `ALIKE_SEED` choose
+another number and other moments.
 """
 
 import os
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pytest
 from images import small_file
 
-from extract.store import Store
+from extract.store import Features, Store
 from extract.store_locks import holder_of
 from extract.store_verify import verify
 
-KILLS = int(os.environ.get("ALIKE_KILLS", "100"))
-IMAGES = 30_000
+FULL = os.environ.get("ALIKE_FULL") == "1"
+KILLS = int(os.environ.get("ALIKE_KILLS", "100" if FULL else "2"))
+IMAGES = 30_000 if FULL else 5_000
 ROOT = Path(__file__).parents[2]
 
 RUN = """
@@ -57,14 +57,16 @@ def start(folder: Path, place: Path, workers: int) -> subprocess.Popen:
     )
 
 
-def wait_for_lock(place: Path, run: subprocess.Popen) -> None:
-    """Wait until the run holds its extraction, so that it is past its imports."""
+def wait_for(place: Path, run: subprocess.Popen, what: str) -> None:
+    """Wait until a run holds its extraction (`locks`), or a worker a unit (`claims`)."""
     while run.poll() is None:
         if (place / "store.json").exists():
             files = Store.open(place).files
-            for name in files.listing("locks"):
-                holder = holder_of(files, f"locks/{name}")
-                if name.startswith("extract-") and holder and holder.pid == run.pid:
+            key = next(iter(Store.open(place).groups()), "")
+            folder = what if what == "locks" else f"ledger/{key}/claims"
+            for name in files.listing(folder):
+                holder = holder_of(files, f"{folder}/{name}") if name.endswith(".json") else None
+                if holder and holder.alive_here() and ("claims" in folder or "extract-" in name):
                     return
         time.sleep(0.01)
 
@@ -79,39 +81,21 @@ def kill_all(run: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-@pytest.mark.skipif(os.environ.get("ALIKE_FULL") != "1", reason="slow: set ALIKE_FULL=1")
-def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
-    chance = np.random.default_rng(int(os.environ.get("ALIKE_SEED", "0")))
-    images = chance.integers(0, 255, (IMAGES, 8, 8, 3), dtype=np.uint8)
-    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(IMAGES) % 3)
-    whole, place = tmp_path / "whole", tmp_path / "store"
-    undisturbed = start(tmp_path, whole, 1)
-    assert "Error" not in undisturbed.communicate()[1]
-    wanted = Store.open(whole).features()
-    assert wanted.pending() == []
-    kills = 0
-    seen = set()
-    while kills < KILLS:
-        run = start(tmp_path, place, 2 if kills % 3 else 1)
-        wait_for_lock(place, run)
-        time.sleep(float(chance.uniform(0, 5)))
-        kill_all(run)
-        errors = run.communicate()[1]
-        assert "StoreBusy" not in errors, errors
-        kills += 1
-        store = Store.open(place, create=True)
-        assert verify(store, mark=False).damage == ()
-        if store.groups():
-            features = store.features()
-            rows = features.table()["row"].to_numpy()
-            seen.add(len(rows))
-            for name in features.arrays:
-                same = wanted.read(name, rows)
-                assert np.array_equal(features.read(name, rows), same, equal_nan=True)
-            if not features.pending() and kills < KILLS:
-                place = tmp_path / f"store{kills}"
-    final = start(tmp_path, place, 1)
-    assert "Error" not in final.communicate()[1]
+def check(place: Path, wanted: Features) -> int:
+    """With fresh eyes: no damage, and every good row is that of the undisturbed run."""
+    store = Store.open(place)
+    assert verify(store, mark=False).damage == ()
+    if not store.groups():
+        return 0
+    features = store.features()
+    rows = features.table()["row"].to_numpy()
+    for name in features.arrays:
+        assert np.array_equal(features.read(name, rows), wanted.read(name, rows), equal_nan=True)
+    return len(rows)
+
+
+def check_bytes(place: Path, wanted: Features) -> None:
+    """Every shard equals that of the undisturbed run, byte for byte."""
     features = Store.open(place).features()
     assert features.pending() == []
     assert features.digest == wanted.digest
@@ -119,4 +103,35 @@ def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
         for shard in wanted.shard_sizes(name):
             file = f"features.zarr/{wanted.key}/{name}/{shard}"
             assert features.store.read_file(file) == wanted.store.read_file(file)
-    sys.stderr.write(f"{kills} kills, {len(seen)} different states seen\n")
+
+
+def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
+    chance = np.random.default_rng(int(os.environ.get("ALIKE_SEED", "0")))
+    images = chance.integers(0, 255, (IMAGES, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(IMAGES) % 3)
+    undisturbed = start(tmp_path, tmp_path / "whole", 1)
+    assert "Error" not in undisturbed.communicate()[1]
+    wanted = Store.open(tmp_path / "whole").features()
+    assert wanted.pending() == []
+    ended = 0
+    states = []
+    while len(states) < KILLS:
+        place = tmp_path / f"store{ended}"
+        run = start(tmp_path, place, 2)
+        # A quarter while the run prepares, the others while its workers compute and commit.
+        early = len(states) % 4 == 3
+        wait_for(place, run, "locks" if early else "claims")
+        time.sleep(float(chance.uniform(0, 3)))
+        kill_all(run)
+        errors = run.communicate()[1]
+        assert "StoreBusy" not in errors, errors
+        states.append(check(place, wanted))
+        if states[-1] == IMAGES:
+            check_bytes(place, wanted)
+            ended += 1
+    place = tmp_path / f"store{ended}"
+    final = start(tmp_path, place, 1)
+    assert "Error" not in final.communicate()[1]
+    check_bytes(place, wanted)
+    cut = sum(0 < rows < IMAGES for rows in states)
+    sys.stderr.write(f"{KILLS} kills, {cut} of them between two commits, {ended + 1} stores\n")
