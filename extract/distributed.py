@@ -172,4 +172,4 @@ def _unit(
     run.fix_size(size)
     torch.set_num_threads(run.settings.threads)
     busy = run.compute(names, [work], lambda _images, _busy: None)
-    return len(work.images), busy
+    return len(work.rows), busy

@@ -5,21 +5,27 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from extract.errors import BadImage, BadInput
 from extract.progress import Progress, silent
-from extract.source import ImageSource, Listed
+from extract.source import ImageSource
 from extract.split import image_id
 
 CHUNK, PART = 1024, 32
 COLUMNS = ("image_id", "path", "label", "size", "state", "reason")
+
+Read = tuple[str, int, str, str]
+"""Image id, bytes, state, reason."""
 
 
 def list_source(source: ImageSource, threads: int = 4, progress: Progress = silent) -> pd.DataFrame:
     """Read every image once and hash it; nothing is decoded.
 
     Args:
-        source: the images; memory is that of the listing, not of the images.
+        source: the images; memory is that of the listing (some 150 bytes an image, kept in
+            columns), not of the images.
         threads: that read and hash.
         progress: told how many are done.
 
@@ -30,31 +36,38 @@ def list_source(source: ImageSource, threads: int = 4, progress: Progress = sile
     Raises:
         BadInput: the source lists no image, or one path twice.
     """
-    listed = list(source)
-    if not listed:
+    listed = list(_listed(source))
+    total = sum(len(paths) for paths, _ in listed)
+    if not total:
         raise BadInput(f"no images in {source.spec}: files with an image's suffix are expected")
-    twice = len(listed) - len({one.path for one in listed})
+    twice = total - pc.count_distinct(pa.chunked_array([paths for paths, _ in listed])).as_py()
     if twice:
         raise BadInput(f"{source.spec} lists {twice} paths twice; a path names one image")
-    rows = []
+    tables = []
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
         # In chunks: a map over all would hold a future for every image of the set.
-        for chunk in _chunks(iter(listed)):
-            parts = [chunk[start : start + PART] for start in range(0, len(chunk), PART)]
-            for part in pool.map(lambda part: [_hashed(source, one) for one in part], parts):
-                rows += part
-            progress("list", len(rows), len(listed))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        for paths, labels in listed:
+            wanted = paths.to_pylist()
+            parts = [wanted[start : start + PART] for start in range(0, len(wanted), PART)]
+            done = pool.map(lambda part: [_hashed(source, path) for path in part], parts)
+            ids, sizes, states, reasons = zip(*(one for part in done for one in part), strict=True)
+            columns = [pa.array(ids), paths, labels, pa.array(sizes), pa.array(states)]
+            tables.append(pa.table([*columns, pa.array(reasons)], list(COLUMNS)))
+            progress("list", sum(map(len, tables)), total)
+    return pa.concat_tables(tables).to_pandas()
 
 
-def _chunks(items: Iterator[Listed]) -> Iterator[list[Listed]]:
-    while chunk := list(islice(items, CHUNK)):
-        yield chunk
+def _listed(source: ImageSource) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Paths and labels of a source in columns, chunk by chunk."""
+    images = iter(source)
+    while chunk := list(islice(images, CHUNK)):
+        paths = pa.array([one.path for one in chunk], pa.string())
+        yield paths, pa.array([one.label for one in chunk], pa.string())
 
 
-def _hashed(source: ImageSource, one: Listed) -> tuple[str, str, str | None, int, str, str]:
+def _hashed(source: ImageSource, path: str) -> Read:
     try:
-        data = source.read(one.path)
+        data = source.read(path)
     except BadImage as error:
-        return "", one.path, one.label, 0, error.state, error.reason
-    return image_id(data), one.path, one.label, len(data), "ok", ""
+        return "", 0, error.state, error.reason
+    return image_id(data), len(data), "ok", ""

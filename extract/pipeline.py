@@ -15,7 +15,7 @@ from extract.listing import list_source
 from extract.network import Network
 from extract.progress import Progress, silent
 from extract.run import Done, Run, Settings, Works
-from extract.selfcheck import preprocessing_warning, stored_top1
+from extract.selfcheck import self_check
 from extract.source import ImageSource
 from extract.store import Store
 from extract.units import STAGES
@@ -118,22 +118,21 @@ def extract(
         store.set_source(source.spec, source.options)
         run.prepare(view)
         with run.features.lock():
-            works = run.missing(view)
+            works = run.missing()
             stages = engine(run, works, _teller(works, len(view), progress))
     features = run.features
     table = features.table(names=run.names)
     bad = features.bad()[["row", "path", "state", "reason"]]
     check_counts(view, table, bad, features.key)
-    computed = {image.row for group in works.values() for work in group for image in work.images}
-    top1 = stored_top1(features, network.class_names)
-    warning = preprocessing_warning(source, network, table, top1) if computed else None
+    computed = _rows_of(works)
+    top1, warning = self_check(source, network, features, table, bool(len(computed)))
     notes: Mapping[str, str] = features.attrs.get("tap_notes", {})
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
         n_rows=len(table),
         n_computed=len(computed),
-        n_reused=int(np.isin(table["row"], list(computed), invert=True).sum()),
+        n_reused=int(np.isin(table["row"], computed, invert=True).sum()),
         n_bad=len(bad),
         bad=bad[["path", "state", "reason"]],
         stages=stages,
@@ -150,8 +149,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _rows_of(works: Works) -> np.ndarray:
+    """All rows of some works, each once."""
+    rows = [np.arange(one.rows.start, one.rows.stop) for group in works.values() for one in group]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *rows]))
+
+
 def _teller(works: Works, n_images: int, progress: Progress) -> Done:
-    total = sum(len(work.images) for group in works.values() for work in group)
+    total = sum(len(work.rows) for group in works.values() for work in group)
     told = 0
 
     def done(images: int, busy: Mapping[str, float]) -> None:
@@ -176,9 +181,10 @@ def check_counts(view: pd.DataFrame, table: pd.DataFrame, bad: pd.DataFrame, key
     Raises:
         AlikeError: naming how many are not.
     """
-    rows = set(view[view["row"] >= 0]["row"])
-    lost = rows - set(table["row"]) - set(bad["row"])
-    if lost or not set(table["row"]) <= rows:
+    listed = view["row"].to_numpy()
+    rows = np.unique(listed[listed >= 0])
+    lost = np.setdiff1d(rows, np.concatenate([table["row"], bad["row"]]))
+    if len(lost) or not np.isin(table["row"], rows).all():
         raise AlikeError(
             f"{len(lost)} of {len(rows)} images have neither a feature nor a reason in {key}: run "
             "`alike store verify`"

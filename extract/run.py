@@ -4,6 +4,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 MAX_BATCH = 512
 BEST_COMPRESSION = 0.39
 """Smallest share of their size that feature maps took after zstd: 1 / 2.57."""
+
+CLASSIFIER = ("classifier/weight", "classifier/bias")
 
 Works = Mapping[tuple[str, ...], Sequence[Work]]
 Done = Callable[[int, Mapping[str, float]], None]
@@ -106,11 +109,15 @@ class Run:
             forward = self.forward(self.names, self.size_of(view))
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
+            attrs["classifier"] = self.network.classifier() is not None
             check_disk(self.store, {n: s for n, s in shapes.items() if n not in known})
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
-        if "classifier/weight" not in self.features.constants():
-            self._store_classifier()
+        missing = set(CLASSIFIER) - set(self.features.constants())
+        # Said once: to look for a classifier again is a forward pass.
+        if missing and self.features.attrs.get("classifier", True):
+            for name, value in zip(CLASSIFIER, self.network.classifier() or (), strict=False):
+                self.features.write_constant(name, value.detach().float().cpu().numpy())
 
     def _check_names(self, logits: tuple[tuple[int, ...], str] | None) -> None:
         names = self.network.class_names
@@ -120,19 +127,8 @@ class Run:
                 f"{self.network.name}: give one a logit, in order, or none"
             )
 
-    def _store_classifier(self) -> None:
-        classifier = self.network.classifier()
-        if classifier is not None:
-            weight, bias = (value.detach().float().cpu().numpy() for value in classifier)
-            self.features.write_constant("classifier/weight", weight)
-            self.features.write_constant("classifier/bias", bias)
-
-    def missing(self, view: pd.DataFrame) -> dict[tuple[str, ...], list[Work]]:
+    def missing(self) -> dict[tuple[str, ...], list[Work]]:
         """Work by the arrays that are missing: one group, unless a tap was added later."""
-        images = view[view["row"] >= 0].drop_duplicates("row")
-        ids = self.store.image_ids()
-        paths = np.full(len(ids), None, dtype=object)
-        paths[images["row"].to_numpy()] = images["path"].to_numpy()
         wanted: dict[int, list[str]] = {}
         for name in self.names:
             for unit in self.features.pending([name]):
@@ -147,9 +143,23 @@ class Run:
             names = tuple(self.features.arrays) if unit in again else tuple(wanted[unit])
             todo = self.features.todo(unit, names)
             rows = range(min(todo.start, again.get(unit, todo.start)), todo.stop)
-            work = Work(unit, tuple(Image(row, paths[row], ids[row]) for row in rows))
-            works.setdefault(names, []).append(work)
+            works.setdefault(names, []).append(Work(unit, rows))
         return works
+
+    def images_of(self, work: Work) -> tuple[Image, ...]:
+        """The images of some rows; made when they are wanted, so that memory holds only those."""
+        rows = work.rows
+        ids = self.store.image_ids(rows.start, rows.stop)
+        paths = self._paths.reindex(rows).astype(object)
+        named = paths.where(paths.notna(), None)
+        return tuple(Image(*image) for image in zip(rows, named, ids, strict=True))
+
+    @cached_property
+    def _paths(self) -> pd.Series:
+        """Path of every row that has an image in the set."""
+        view = self.store.images()
+        listed = view[view["row"] >= 0].drop_duplicates("row")
+        return listed.set_index("row")["path"].sort_index()
 
     def forward(self, names: tuple[str, ...], size: tuple[int, int]) -> Forward:
         """The forward pass for frames of (height, width)."""
@@ -171,7 +181,7 @@ class Run:
 
         forward = self.forward(names, size)
         batch, threads = self.settings.batch(size), self.settings.threads
-        lanes = Lanes(self.source, forward, size, batch, threads, commit, done)
+        lanes = Lanes(self.source, self.images_of, forward, size, batch, threads, commit, done)
         lanes.run(works)
         return dict(lanes.busy.seconds)
 

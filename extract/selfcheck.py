@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from extract.store import Features
 
 GOOD_ENOUGH = 0.6
+MOVED = 0.05
 SAMPLE = (16, 64)
 SIGMAS = 3.0
 OTHER_INPUTS: Mapping[str, Callable[[Transform, torch.Tensor], torch.Tensor]] = {
@@ -73,17 +74,20 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
-def stored_top1(features: "Features", class_names: Sequence[str] | None) -> float | None:
+def stored_top1(
+    features: "Features", class_names: Sequence[str] | None, table: pd.DataFrame
+) -> float | None:
     """Share of labelled images whose largest stored logit is their class, or None.
 
     Args:
         features: with the array ``logits``, else the answer is None.
         class_names: of the logits in order.
+        table: row and label of usable images; those with logits count.
     """
     if "logits" not in features.arrays:
         return None
-    table = features.table(names=["logits"])
-    table = table[table["label"].notna()]
+    there = features.committed(["logits"], good=True)[table["row"].to_numpy()]
+    table = table[there & table["label"].notna()]
     outputs = features.arrays["logits"].tail[-1]
     index = match_classes(table["label"].unique(), class_names, outputs)
     if index is None:
@@ -95,6 +99,33 @@ def stored_top1(features: "Features", class_names: Sequence[str] | None) -> floa
         right += int((logits.argmax(1) == truth[done : done + len(block)]).sum())
         done += len(block)
     return right / done
+
+
+def self_check(
+    source: ImageSource, network: Network, features: "Features", table: pd.DataFrame, fresh: bool
+) -> tuple[float | None, str | None]:
+    """Top-1 of all stored images, and a warning where the preprocessing looks wrong.
+
+    The warning is kept in the group's attribute ``self_check``, so that a few new images do not pay
+    for it again: it is asked anew when the set has doubled or top-1 moved by `MOVED`.
+
+    Args:
+        source: of the images.
+        network: that made the features.
+        features: of all images.
+        table: row, path and label of usable images.
+        fresh: whether images were computed; without any, what is known is given.
+    """
+    top1 = stored_top1(features, network.class_names, table)
+    if top1 is None or top1 >= GOOD_ENOUGH:
+        return top1, None
+    known = features.attrs.get("self_check", {"images": 0, "top1": 0.0, "warning": None})
+    moved = abs(known["top1"] - top1) > MOVED
+    if fresh and (moved or len(table) >= 2 * known["images"]):
+        warning = preprocessing_warning(source, network, table, top1)
+        known = {"images": len(table), "top1": top1, "warning": warning}
+        features.store.create_features({**features.attrs, "self_check": known}, features.key, {})
+    return top1, known["warning"]
 
 
 def preprocessing_warning(

@@ -1,10 +1,11 @@
 """Who an image is (its bytes), and whether it may be trained on (decided by that alone)."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 Split = Literal["train", "held_out"]
 
@@ -23,14 +24,22 @@ def split_of(image_id: str, train_share: float, salt: str = "") -> Split:
         train_share: expected share of `train`, 0 to 1.
         salt: another salt gives another, independent split of the same images.
     """
-    return "train" if _uniform(image_id, salt) < train_share else "held_out"
+    return "train" if int(_drawn(image_id, salt), 16) / 2.0**64 < train_share else "held_out"
 
 
-def splits_of(image_ids: Iterable[str], train_share: float, salt: str = "") -> np.ndarray:
+def splits_of(
+    image_ids: Sequence[str] | pd.Series, train_share: float, salt: str = ""
+) -> np.ndarray:
     """Give `split_of` of many images, (N,) of `object`."""
-    return np.array([split_of(one, train_share, salt) for one in image_ids], dtype=object)
+    ids = np.asarray(image_ids, dtype=object)
+    if not 0 < train_share < 1:
+        return np.full(len(ids), "train" if train_share >= 1 else "held_out", dtype=object)
+    first = bytes.fromhex("".join([_drawn(one, salt) for one in ids]))
+    uniform = np.frombuffer(first, dtype=">u8") / 2.0**64
+    return np.array(["held_out", "train"], dtype=object)[(uniform < train_share).astype(np.int64)]
 
 
-def _uniform(image_id: str, salt: str) -> float:
-    drawn = hashlib.sha256(f"{salt}{image_id}".encode()).hexdigest() if salt else image_id
-    return int(drawn[:16], 16) / 2.0**64
+def _drawn(image_id: str, salt: str) -> str:
+    """64 random bits of an image, as 16 hexadecimal digits."""
+    salted = hashlib.sha256(f"{salt}{image_id}".encode()).hexdigest() if salt else image_id
+    return salted[:16]

@@ -157,14 +157,14 @@ class Store:
         """Give the view, as `list_images` returned it last."""
         return self.manifest.view()
 
-    def image_ids(self) -> np.ndarray:
-        """Give the image id of every row, (n_rows,) of `object`."""
-        return self.manifest.image_ids()
+    def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Give the image ids of a range of rows (None: to the last), (n,) of `object`."""
+        return self.manifest.image_ids(start, stop)
 
     @property
     def n_rows(self) -> int:
         """Rows that have been given to images, removed ones included."""
-        return len(self.manifest.image_ids())
+        return self.manifest.n_rows
 
     # Features
 

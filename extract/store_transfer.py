@@ -138,7 +138,7 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
 def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> None:
     """Commit a unit: carried rows, rows that were good already, absent ones for the rest."""
     rows = features.todo(unit, carried.specs)
-    ids = features.store.image_ids()[rows.start : rows.stop]
+    ids = features.store.image_ids(rows.start, rows.stop)
     at = pd.Index(carried.images["image_id"]).get_indexer(ids)
     if (at < 0).all():
         return

@@ -102,19 +102,20 @@ def verify(
 def _checked(
     features: Features, records: list[Record]
 ) -> Iterator[tuple[Record, list[tuple[str, Damage]]]]:
-    ids = features.store.image_ids()
-
     def check(record: Record) -> list[tuple[str, Damage]]:
-        return _unit_damage(features, record, ids)
+        return _unit_damage(features, record)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
         yield from zip(records, readers.map(check, records), strict=True)
 
 
-def _unit_damage(features: Features, record: Record, ids: np.ndarray) -> list[tuple[str, Damage]]:
+def _unit_damage(features: Features, record: Record) -> list[tuple[str, Damage]]:
     """Check one record: (array, damage) of every array that is not what was recorded."""
     end = max((one.hi for one in record.arrays.values()), default=record.lo)
-    theirs = end <= len(ids) and ids_hash(ids[record.lo : end]) == record.ids_hash
+    theirs = (
+        end <= features.store.n_rows
+        and ids_hash(features.store.image_ids(record.lo, end)) == record.ids_hash
+    )
     wrong = []
     for name, committed in record.arrays.items():
         rows = f"{record.lo}-{committed.hi - 1}"

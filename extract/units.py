@@ -11,11 +11,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -43,12 +44,12 @@ class Image:
     image_id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
-    """Rows of one unit that miss the same arrays."""
+    """The last rows of one unit, which miss the same arrays."""
 
     unit: int
-    images: tuple[Image, ...]
+    rows: range
 
 
 @dataclass
@@ -65,7 +66,7 @@ class _Open:
 @dataclass(frozen=True)
 class _Batch:
     unit: _Open
-    images: tuple[Image, ...]
+    images: Sequence[Image]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Busy:
 
 
 Commit = Callable[[int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]]], None]
+Images = Callable[[Work], Sequence[Image]]
 
 
 class Lanes:
@@ -102,6 +104,7 @@ class Lanes:
 
     Args:
         source: of the images' bytes.
+        images: gives the images of the rows of one work, when they are wanted.
         forward: gives the arrays of a batch.
         size: (height, width) of every frame; another is a bad image.
         batch_size: images of one forward pass.
@@ -113,6 +116,7 @@ class Lanes:
     def __init__(
         self,
         source: ImageSource,
+        images: Images,
         forward: Forward,
         size: tuple[int, int],
         batch_size: int,
@@ -120,7 +124,7 @@ class Lanes:
         commit: Commit,
         done: Callable[[int, Mapping[str, float]], None],
     ) -> None:
-        self.source, self.forward, self.size = source, forward, size
+        self.source, self.images, self.forward, self.size = source, images, forward, size
         self.batch_size, self.threads = batch_size, threads
         self.commit, self.done = commit, done
         self.busy = Busy()
@@ -177,14 +181,17 @@ class Lanes:
         for work in works:
             while not self._room.acquire(blocking=False):
                 yield None
-            starts = range(0, len(work.images), self.batch_size)
+            images = self.images(work)
+            # Batches of equal size: a small one at the end would leave a lane without work.
+            count = -(-len(images) // self.batch_size)
+            cuts = [len(images) * number // count for number in range(count + 1)]
             arrays = {
-                name: np.empty((len(work.images), *tail), dtype)
+                name: np.empty((len(images), *tail), dtype)
                 for name, (tail, dtype) in self.forward.shapes.items()
             }
-            unit = _Open(work, arrays, len(starts))
-            for start in starts:
-                yield _Batch(unit, work.images[start : start + self.batch_size])
+            unit = _Open(work, arrays, count)
+            for start, stop in pairwise(cuts):
+                yield _Batch(unit, images[start:stop])
 
     def _next(self) -> Callable[[], _Loaded] | None:
         ahead = 1 if self._pool is None else self.threads + 2
@@ -256,7 +263,7 @@ class Lanes:
             with self.busy.on("forward"):
                 arrays = self.forward(loaded.frames)
                 bad |= non_finite(arrays, loaded.good)
-            places = np.asarray(loaded.good) - unit.work.images[0].row
+            places = np.asarray(loaded.good) - unit.work.rows.start
             for name, rows in arrays.items():
                 unit.arrays[name][places] = rows
         with unit.lock:

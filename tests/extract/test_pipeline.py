@@ -11,6 +11,7 @@ import pytest
 import torch
 from images import class_folders, encoded, naive_taps, picture, small_file
 
+from extract import selfcheck, taps
 from extract.decode import decode
 from extract.errors import BadImage, BadInput, StoreBusy
 from extract.forward import Forward, choose_device, choose_precision
@@ -48,6 +49,8 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a forward pass was made")
 
     monkeypatch.setattr(Forward, "__init__", fail)
+    monkeypatch.setattr(taps, "trace_forward", fail)
+    monkeypatch.setattr(selfcheck, "preprocessing_warning", fail)
 
 
 def expected(network: Network, folder: Path, path: str) -> dict[str, np.ndarray]:
@@ -100,6 +103,38 @@ def test_second_run_makes_no_forward_pass(
     assert (report.n_computed, report.n_reused) == (0, 9)
     assert ("extract", 9, 9, "nothing new: no forward pass") in told
     assert store.features().digest == digest
+
+
+HEADLESS = """
+from torch import nn
+
+TRANSFORM = {"resize": [8, 8]}
+
+
+def headless():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def test_second_run_of_a_network_without_a_linear_looks_for_no_classifier(
+    folder: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "headless.py").write_text(HEADLESS)
+    network = f"{tmp_path}/headless.py:headless"
+    run(folder, load_network(network), store)
+    assert store.features().constants() == []
+    no_forward(monkeypatch)
+    assert run(folder, load_network(network), store).n_computed == 0
+
+
+def test_classifier_that_was_lost_is_stored_again(
+    folder: Path, network: Network, store: Store
+) -> None:
+    run(folder, network, store)
+    kept = store.features().read_constant("classifier/bias")
+    store.path("constants", store.features().key, "classifier", "bias.npz").unlink()
+    run(folder, network, store)
+    np.testing.assert_array_equal(store.features().read_constant("classifier/bias"), kept)
 
 
 def test_rename_relabel_and_removal_cost_nothing(
@@ -374,7 +409,9 @@ def test_second_process_is_refused_while_one_extracts(
         run(folder, network, other)
 
 
-def test_top1_and_a_warning_where_channels_are_swapped(tmp_path: Path, store: Store) -> None:
+def test_top1_and_a_warning_where_channels_are_swapped(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network that knows red from blue, with a preprocessing that swaps mean and std."""
     (tmp_path / "colours.py").write_text(COLOURS)
     folder = tmp_path / "set"
@@ -393,6 +430,12 @@ def test_top1_and_a_warning_where_channels_are_swapped(tmp_path: Path, store: St
     report = run(folder, wrong, store)
     assert report.top1 == 0
     assert "16 with channels in the order blue, green, red" in report.notes[-1]
+    # Remembered: neither an unchanged set nor a few new images pay for it again.
+    (folder / "red" / "new.png").write_bytes(encoded(picture(5), "PNG"))
+    monkeypatch.setattr(selfcheck, "preprocessing_warning", None)
+    for computed in (1, 0):
+        again = run(folder, wrong, store)
+        assert (again.n_computed, again.notes) == (computed, report.notes)
 
 
 COLOURS = """

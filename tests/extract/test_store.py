@@ -191,6 +191,8 @@ def test_split_is_by_content(tmp_path):
     assert len(features.table("train", train_share=1.0)) == 1500
     features.store.set_split(0.3, "another")
     other = features.table()["split"] == "train"
+    again = [split_of(one, 0.3, "another") for one in table["image_id"]]
+    assert list(features.table()["split"]) == again
     both = (other & (table["split"] == "train")).mean()
     assert abs(both - 0.09) < 0.03
     assert split_of(image_id(b"x"), 0.5) == split_of(image_id(b"x"), 0.5)
