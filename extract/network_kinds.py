@@ -46,8 +46,9 @@ class Kind:
         """
         try:
             module = self.factory(**args)
-        except (TypeError, ValueError) as error:
-            reason = str(error).split("\n")[0]
+        # A factory is anybody's code: it may raise anything.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise BadInput(f"network {self.name} with arguments {dict(args)}: {reason}") from error
         if not isinstance(module, nn.Module):
             raise BadInput(f"{self.name} gave {type(module).__name__}, a torch nn.Module expected")

@@ -3,6 +3,7 @@
 import glob
 import inspect
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -73,8 +74,14 @@ class FolderSource:
         self, folder: Path, label: str | None, prefix: str, above: frozenset[Path]
     ) -> Iterator[Listed]:
         # Entries know whether they are folders; asking every file costs as much as hashing it.
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            raise BadInput(
+                f"folder {folder} cannot be listed ({error.strerror}): ask for the permission, or "
+                "move it out of the set"
+            ) from error
         for name, is_folder in found:
             if name.startswith("."):
                 continue
@@ -83,13 +90,37 @@ class FolderSource:
                 # A link to a folder above would be walked for ever.
                 if real not in above:
                     inside = folder / name
-                    yield from self._walk(inside, label or name, f"{prefix}{name}/", above | {real})
+                    within, shown = label or _shown(name), f"{prefix}{_shown(name)}/"
+                    yield from self._walk(inside, within, shown, above | {real})
             elif "." + name.rpartition(".")[2].lower() in SUFFIXES:
-                yield Listed(prefix + name, label)
+                yield Listed(prefix + _shown(name), label)
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
-        return read_local(self.root / path)
+        file = self.root / path
+        if "\\x" in path and not file.exists():
+            file = self.root / _hidden(path)
+        return read_local(file)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A link to itself: as a file it becomes a bad image with this reason.
+    except OSError:
+        return False
+
+
+def _shown(name: str) -> str:
+    r"""A file's name as text: bytes that are not UTF-8 become ``\xe9``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _hidden(path: str) -> str:
+    """The name that `_shown` gave for."""
+    return os.fsdecode(
+        re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), os.fsencode(path))
+    )
 
 
 def read_local(file: Path) -> bytes:

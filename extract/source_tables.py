@@ -29,7 +29,8 @@ def open_table(spec: str, path: str, label: str, root: str, image: str) -> Image
     Raises:
         BadInput: not readable, or it has neither column.
     """
-    filesystem, name = _filesystem(spec)
+    with _Readable(spec):
+        filesystem, name = _filesystem(spec)
     given = {"path": path, "label": label, "root": root, "image": image}
     defaults = {"path": "path", "label": "label", "root": "", "image": "image"}
     options = {key: value for key, value in given.items() if value != defaults[key]}
@@ -190,6 +191,7 @@ class _Readable:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError | ValueError):
-            reason = str(error).split("\n")[0]
+        # Every filesystem raises its own errors: no credentials, an unknown protocol…
+        if isinstance(error, Exception):
+            reason = str(error).split("\n")[0] or type(error).__name__
             raise BadInput(f"manifest {self.spec} cannot be read: {reason}") from error

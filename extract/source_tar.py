@@ -68,7 +68,8 @@ class TarSource:
                         file = tar.extractfile(member)
                         text = file.read().decode(errors="replace") if file else ""
                         _keep_label(texts, _sample(name), name.suffix, text)
-        except (tarfile.TarError, OSError) as error:
+        # Every filesystem raises its own errors, beside tarfile's.
+        except Exception as error:
             raise BadInput(
                 f"{shard} cannot be read as an uncompressed tar ({error}): unpack it, or make the "
                 "shards again"
@@ -90,8 +91,9 @@ class TarSource:
             with _open(member.shard) as opened:
                 opened.seek(member.offset)
                 data: bytes = opened.read(member.size)
-        except OSError as error:
-            raise BadImage("unreadable", str(error)) from error
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+            raise BadImage("unreadable", reason) from error
         if len(data) < member.size:
             raise BadImage("truncated", f"shard ends {member.size - len(data)} bytes early")
         return data

@@ -156,7 +156,7 @@ class Manifest:
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """Give the columns of a view their types: text in columns, labels str or None."""
     codes, names = pd.factorize(table["label"])
-    labels = np.append(np.asarray(names, dtype=object), None)[codes]
+    labels = np.array([*names, None], dtype=object)[codes]
     text = {name: table[name].astype("str") for name in ("image_id", "path", "state")}
     return pd.DataFrame(
         {

@@ -49,9 +49,19 @@ def find_taps(
         Linears follow each other, ``fc7``, ``fc6``… counted back from the last (VGG, AlexNet).
 
     Raises:
-        BadInput: a path that is no module, or one that runs several times and has no ``#k``.
+        BadInput: a path that is no module, or one that runs several times and has no ``#k``; or the
+            network does not take such an input.
     """
-    trace = trace_forward(module, example)
+    try:
+        trace = trace_forward(module, example)
+    # A network is anybody's code: it may raise anything.
+    except Exception as error:
+        height, width = example.shape[-2:]
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise BadInput(
+            f"the network fails on an image of {height}x{width} ({reason}); give the size that it "
+            "was made for, for example --resize 224x224"
+        ) from error
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
     taps = _head_taps(trace, example)

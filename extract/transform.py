@@ -7,7 +7,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as geometry
 
-from extract.errors import BadInput
+from extract.decode import MAX_PIXELS
+from extract.errors import BadImage, BadInput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,6 +47,12 @@ class Transform:
         sizes = [*(self.resize if isinstance(self.resize, tuple) else (self.resize,)), self.crop]
         if any(size is not None and size < 1 for size in sizes):
             raise BadInput(f"transform resize {self.resize}, crop {self.crop}: pixels must be >= 1")
+        shortest = min(self.resize) if isinstance(self.resize, tuple) else self.resize
+        if self.crop is not None and shortest is not None and self.crop > shortest:
+            raise BadInput(
+                f"transform crop {self.crop} is larger than resize {self.resize}: the rest would "
+                "be black; crop at most what the image is resized to"
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise BadInput(
                 f"interpolation {self.interpolation!r}: one of {', '.join(INTERPOLATIONS)} expected"
@@ -75,8 +82,21 @@ class Transform:
         return self.resize if isinstance(self.resize, tuple) else None
 
     def frame(self, image: torch.Tensor) -> torch.Tensor:
-        """Resize and crop a uint8 image (3, H, W); the result is uint8 (3, h, w), contiguous."""
+        """Resize and crop a uint8 image (3, H, W); the result is uint8 (3, h, w), contiguous.
+
+        Raises:
+            BadImage: so long and thin that it would be too large.
+        """
         if self.resize is not None:
+            if isinstance(self.resize, int):
+                short, long = sorted(image.shape[-2:])
+                grown = self.resize * long // short
+                if self.resize * grown > MAX_PIXELS:
+                    raise BadImage(
+                        "too large",
+                        f"{short}x{long} is {self.resize}x{grown} when resized, at most "
+                        f"{MAX_PIXELS} pixels are",
+                    )
             image = geometry.resize(
                 image,
                 [self.resize] if isinstance(self.resize, int) else list(self.resize),

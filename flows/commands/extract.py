@@ -66,6 +66,7 @@ def register(app: typer.Typer) -> None:
 
         `alike extract set.npz --network nets.py:resnet --weights r20.th --store s --resize none`
         """
+        from extract.errors import BadInput
         from extract.network import load_network
         from extract.source import open_source
         from extract.store import Store
@@ -96,6 +97,12 @@ def register(app: typer.Typer) -> None:
         notes = (*report.notes, *doubts(opened.features(report.key)))
         report = replace(report, notes=notes)
         print_json(report.to_dict()) if as_json else _print(report)
+        if not report.n_rows:
+            first = report.bad.iloc[0]
+            raise BadInput(
+                f"none of {report.n_listed} images has a feature; the first: {first['path']}: "
+                f"{first['state']}: {first['reason']}"
+            )
 
 
 def _run(
@@ -127,10 +134,14 @@ def class_list(given: str | None) -> list[str] | None:
     """Names of classes from a file, one a line, or from a comma-separated list."""
     from pathlib import Path
 
+    from extract.errors import BadInput
+
     if given is None:
         return None
     if Path(given).is_file():
         return [line.strip() for line in Path(given).read_text().splitlines() if line.strip()]
+    if "," not in given:
+        raise BadInput(f"--classes {given!r}: no such file, and no list such as cat,dog,owl")
     return [name.strip() for name in given.split(",")]
 
 

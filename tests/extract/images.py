@@ -61,6 +61,10 @@ def small(classes=3):
 
 def broken(classes=3):
     raise ValueError("no such size")
+
+
+def negative():
+    return Small(-3)
 """
 
 

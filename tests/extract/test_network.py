@@ -101,10 +101,13 @@ def test_key_tells_weights_transform_and_precision_but_not_taps(small: str) -> N
         ("resnet50", "IMAGENET1K_V9", "IMAGENET1K_V1, IMAGENET1K_V2"),
         ("resnet18", "gone.pth", "does not exist"),
         ("nothere.py:net", "none", "does not exist"),
-        ("small.py:large", "none", "it has small, broken"),
+        ("small.py:large", "none", "it has small, broken, negative"),
         ("small.py:broken", "none", "no such size"),
         ("small.py:small", "pickled.pth", "not a plain state_dict"),
         ("small.py:small", "text.pth", "not a plain state_dict"),
+        ("small.py:small", "junk.pth", "not a plain state_dict"),
+        ("small.py:small", "nothing.pth", r"not a plain state_dict \(EOFError"),
+        ("small.py:negative", "none", "RuntimeError: .*negative dimension"),
         ("small.py:small", "text.safetensors", "not valid safetensors"),
         ("small.py:small", "empty.pth", "no tensors"),
         ("small.py:small", "other.pth", "missing 8 .*unexpected 1 .foo."),
@@ -115,6 +118,8 @@ def test_what_cannot_be_loaded_is_one_clear_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "junk.pth").write_text("junk")
+    (tmp_path / "nothing.pth").write_bytes(b"")
     (tmp_path / "text.safetensors").write_text("hello")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "pickled.pth")
     torch.save({}, tmp_path / "empty.pth")

@@ -175,6 +175,24 @@ def test_folder_labels_order_and_what_is_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_names_that_are_no_text_and_links_to_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\xe9 ü"
+    folder.mkdir()
+    (folder / "plain.png").write_bytes(b"1")
+    try:
+        (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"2")
+    except OSError:
+        pytest.skip("this filesystem takes names of UTF-8 alone")
+    (folder / "loop.png").symlink_to("loop.png")
+    source = open_source(str(tmp_path))
+    listing = list_source(source).set_index("path")
+    assert list(listing.index) == [
+        f"{folder.name}/{name}" for name in ("caf\\xe9.png", "loop.png", "plain.png")
+    ]
+    assert list(listing["state"]) == ["ok", "unreadable", "ok"]
+    assert source.read(f"{folder.name}/caf\\xe9.png") == b"2"
+
+
 def test_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(BadImage, match="not a regular file"):
@@ -236,7 +254,8 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     arrays = as_arrays()
     np.savez(tmp_path / "short.npz", x_test=arrays["x_test"], y_test=[1])
     np.savez(tmp_path / "wild.npz", **(arrays | {"y_test": np.arange(6)}))
-    return str(tmp_path / kind), {"colour": 1} if kind == "" else {}
+    spec = kind if "://" in kind else str(tmp_path / kind)
+    return spec, {"colour": 1} if kind == "" else {}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +266,8 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
         ("empty", "no images"),
         ("cifar", "reading a pickle runs the code in it"),
         ("set.csv", "has columns file; none is 'path'"),
+        ("nobody://knows/set.csv", "cannot be read: Protocol not known: nobody"),
+        ("nobody://knows/set.tar", "cannot be read .*Protocol not known: nobody"),
         ("set.tar", "uncompressed tar"),
         ("set-*.tar", "no file fits"),
         ("set.npz", "cannot be read as arrays"),

@@ -226,6 +226,12 @@ def test_what_is_no_classifier_is_refused() -> None:
         find_taps(nn.Sequential(nn.Flatten(0)), torch.zeros(1, 3, 4, 4))
 
 
+def test_network_of_another_input_size_is_one_clear_line() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    with pytest.raises(BadInput, match=r"fails on an image of 9x9 \(RuntimeError.*--resize"):
+        find_taps(module, torch.zeros(1, 3, 9, 9))
+
+
 def test_network_without_a_head_gives_what_it_pools() -> None:
     module = torchvision.models.shufflenet_v2_x0_5(weights=None).eval()
     module.fc = nn.Identity()

@@ -4,7 +4,7 @@ import torch
 from images import picture
 from torchvision.models import get_model_weights
 
-from extract.errors import BadInput
+from extract.errors import BadImage, BadInput
 from extract.transform import INTERPOLATIONS, Transform
 
 
@@ -53,8 +53,20 @@ def test_size_is_known_where_it_is_fixed() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"std": (1, 1, 0)}, {"mean": (1, 2)}, {"resize": 0}, {"interpolation": "cubic"}, {"side": 3}],
+    [
+        {"std": (1, 1, 0)},
+        {"mean": (1, 2)},
+        {"resize": 0},
+        {"resize": (32, 20), "crop": 24},
+        {"interpolation": "cubic"},
+        {"side": 3},
+    ],
 )
 def test_bad_settings_cannot_exist(bad: dict[str, object]) -> None:
     with pytest.raises(BadInput):
         Transform.from_dict(bad)
+
+
+def test_thin_image_that_would_grow_without_bounds_is_a_bad_image() -> None:
+    with pytest.raises(BadImage, match="1x20000 is 256x5120000 when resized"):
+        Transform(256, 224).frame(torch.zeros(3, 20000, 1, dtype=torch.uint8))
