@@ -1,7 +1,7 @@
 """`kill -9` of real extractions with two workers over TCP, every process of them, then again.
 
-`ALIKE_FULL=1` does it 100 times (half an hour), else twice; `ALIKE_KILLS` and `ALIKE_SEED` choose
-another number and other moments.
+Takes long, so only by `ALIKE_FULL=1`: 100 kills, or `ALIKE_KILLS`; `ALIKE_SEED` chooses other
+moments.
 """
 
 import os
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 from images import small_file
 
 from extract.store import Features, Store
+from extract.store_files import LocalFiles
 from extract.store_locks import holder_of
 from extract.store_verify import verify
 
-FULL = os.environ.get("ALIKE_FULL") == "1"
-KILLS = int(os.environ.get("ALIKE_KILLS", "100" if FULL else "2"))
-IMAGES = 30_000 if FULL else 5_000
+KILLS = int(os.environ.get("ALIKE_KILLS", "100"))
+IMAGES = 30_000
 ROOT = Path(__file__).parents[2]
 
 RUN = """
@@ -57,18 +58,22 @@ def start(folder: Path, place: Path, workers: int) -> subprocess.Popen:
     )
 
 
-def wait_for(place: Path, run: subprocess.Popen, what: str) -> None:
-    """Wait until a run holds its extraction (`locks`), or a worker a unit (`claims`)."""
+def wait_for_lock(place: Path, run: subprocess.Popen) -> None:
+    """Wait until a run holds its extraction: past its imports and its listing."""
+    files = LocalFiles(place)
     while run.poll() is None:
-        if (place / "store.json").exists():
-            files = Store.open(place).files
-            key = next(iter(Store.open(place).groups()), "")
-            folder = what if what == "locks" else f"ledger/{key}/claims"
-            for name in files.listing(folder):
-                holder = holder_of(files, f"{folder}/{name}") if name.endswith(".json") else None
-                if holder and holder.alive_here() and ("claims" in folder or "extract-" in name):
-                    return
-        time.sleep(0.01)
+        for name in files.listing("locks"):
+            holder = holder_of(files, f"locks/{name}") if name.startswith("extract-") else None
+            if holder and holder.pid == run.pid:
+                return
+        time.sleep(0.02)
+
+
+def wait_for_work(place: Path, run: subprocess.Popen) -> None:
+    """Wait until a worker takes or commits a unit."""
+    before = set(place.glob("ledger/**/*.json"))
+    while run.poll() is None and not set(place.glob("ledger/**/*.json")) - before:
+        time.sleep(0.02)
 
 
 def kill_all(run: subprocess.Popen) -> None:
@@ -105,6 +110,7 @@ def check_bytes(place: Path, wanted: Features) -> None:
             assert features.store.read_file(file) == wanted.store.read_file(file)
 
 
+@pytest.mark.skipif(os.environ.get("ALIKE_FULL") != "1", reason="slow: set ALIKE_FULL=1")
 def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
     chance = np.random.default_rng(int(os.environ.get("ALIKE_SEED", "0")))
     images = chance.integers(0, 255, (IMAGES, 8, 8, 3), dtype=np.uint8)
@@ -119,13 +125,13 @@ def test_killed_extractions_end_where_an_undisturbed_one_does(tmp_path):
         place = tmp_path / f"store{ended}"
         run = start(tmp_path, place, 2)
         # A quarter while the run prepares, the others while its workers compute and commit.
-        early = len(states) % 4 == 3
-        wait_for(place, run, "locks" if early else "claims")
+        (wait_for_lock if len(states) % 4 == 3 else wait_for_work)(place, run)
         time.sleep(float(chance.uniform(0, 3)))
         kill_all(run)
         errors = run.communicate()[1]
         assert "StoreBusy" not in errors, errors
         states.append(check(place, wanted))
+        sys.stderr.write(f"kill {len(states)}: {states[-1]} rows are good\n")
         if states[-1] == IMAGES:
             check_bytes(place, wanted)
             ended += 1
