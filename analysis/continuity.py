@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis import explain_pairs as near
-from analysis.explain import explainer, relevance
-from analysis.explain_inputs import evaluating
+from analysis.explain import explainer, relevances
+from analysis.explain_inputs import evaluating, ready_module
 from analysis.explain_methods import DoesNotFit, score
 from analysis.explain_pairs import Pairs
 from extract.errors import BadInput
@@ -123,20 +123,26 @@ def continuity(
     sampling = sampling or Sampling()
     if len(images) < 2 or (labels is not None and len(labels) != len(images)):
         raise BadInput(f"{len(images)} images, {len(labels or ())} labels: give 2 or more of each")
+    name = name or type(module).__name__
+    module = ready_module(module, (int(images.shape[-2]), int(images.shape[-1])))
     with evaluating(module), torch.no_grad():
         parts = [score(module, part).argmax(1) for part in _parts(images, batch_size)]
     asked = _Asked(module, images, torch.cat(parts), limits, batch_size)
     kinds = _all_pairs(asked, labels, sampling)
     fitting = [method for method in methods if _fits(asked, method)]
     if not fitting:
-        raise BadInput(f"none of {', '.join(methods)} fits {name or type(module).__name__}")
-    judged = []
-    for done, method in enumerate(fitting):
-        judged += _judge(asked, method, kinds)
-        progress("continuity", done + 1, len(fitting), method)
-    table = pd.DataFrame([row for row, _ in judged])
-    table.insert(0, "network", name or type(module).__name__)
-    return Continuity(table[list(COLUMNS)], tuple(example for _, example in judged))
+        raise BadInput(f"none of {', '.join(methods)} fits {name}")
+    base = asked.maps(fitting, images, asked.target)
+    found: dict[str, list[tuple[dict[str, object], Example]]] = {method: [] for method in fitting}
+    for done, pairs in enumerate(kinds):
+        for method, judged in _judge(asked, base, pairs).items():
+            found[method].append(judged)
+        progress("continuity", done + 1, len(kinds), pairs[0].kind)
+    rows = [row for judged in found.values() for row in _contrasted([row for row, _ in judged])]
+    table = pd.DataFrame(rows)
+    table.insert(0, "network", name)
+    examples = (example for judged in found.values() for _, example in judged)
+    return Continuity(table[list(COLUMNS)], tuple(examples))
 
 
 def continuity_table(
@@ -154,20 +160,20 @@ class _Asked:
     limits: tuple[Tensor, Tensor] | None
     batch_size: int
 
-    def maps(self, method: str, inputs: Tensor, target: Tensor) -> Tensor:
-        """Relevance (M, h, w) on the CPU, a batch at a time."""
+    def maps(self, methods: Sequence[str], inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Relevance (M, h, w) on the CPU by every method, a batch at a time."""
         parts = zip(_parts(inputs, self.batch_size), _parts(target, self.batch_size), strict=True)
         made = [
-            relevance(self.module, part, method, classes, limits=self.limits).cpu()
+            relevances(self.module, part, methods, classes, limits=self.limits)
             for part, classes in parts
         ]
-        return torch.cat(made)
+        return {method: torch.cat([part[method].cpu() for part in made]) for method in methods}
 
 
 def _fits(asked: _Asked, method: str) -> bool:
     explainer(method)
     try:
-        asked.maps(method, asked.images[:1], asked.target[:1])
+        asked.maps([method], asked.images[:1], asked.target[:1])
     except DoesNotFit:
         return False
     return True
@@ -200,64 +206,69 @@ def _pooled(asked: _Asked) -> npt.NDArray[np.floating]:
 
 
 def _judge(
-    asked: _Asked, method: str, kinds: list[list[Pairs]]
-) -> list[tuple[dict[str, object], Example]]:
-    base = asked.maps(method, asked.images, asked.target)
-    rows, means = [], {}
-    for pairs in kinds:
-        measured = [_measure(asked, method, base, part) for part in pairs]
-        ratios = np.concatenate([ratio for ratio, _ in measured])
-        worst = int(np.argmax([ratio.max() for ratio, _ in measured]))
-        at = int(measured[worst][0].argmax())
-        example = _example(asked, method, base, pairs[worst], measured[worst][1], at, ratios.max())
-        kind = pairs[0].kind
-        means[kind] = ratios.mean()
-        zero = sum(int((maps.flatten(1).abs().sum(1) == 0).sum()) for _, maps in measured)
-        row = _row(method, kind, ratios, _slope(pairs, measured), zero)
-        row["n_images"] = len(np.unique(pairs[0].first))
-        rows.append((row, example))
-    if "same_class" in means and "different_class" in means:
-        for row, _ in rows:
-            if row["pairs"] == "same_class":
-                row["contrast"] = means["different_class"] / means["same_class"]
+    asked: _Asked, base: dict[str, Tensor], pairs: list[Pairs]
+) -> dict[str, tuple[dict[str, object], Example]]:
+    """The row and the worst pair of every method, for one kind of pair."""
+    ratios: dict[str, list[npt.NDArray[np.floating]]] = {method: [] for method in base}
+    zero = dict.fromkeys(base, 0)
+    worst: dict[str, Example] = {}
+    for part in pairs:
+        first = torch.as_tensor(part.first)
+        second, maps = _second(asked, base, part)
+        apart = (asked.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
+        for method, found in maps.items():
+            ratio = near.continuity_ratios(base[method][first], found, apart)
+            ratios[method].append(ratio)
+            zero[method] += int((found.flatten(1).abs().sum(1) == 0).sum())
+            at = int(ratio.argmax())
+            if method not in worst or ratio[at] > worst[method].ratio:
+                inputs = torch.stack([asked.images[first[at]], second[at]]).cpu()
+                both = torch.stack([base[method][first[at]], found[at]])
+                worst[method] = Example(method, part.kind, float(ratio[at]), inputs, both)
+    return {
+        method: (_row(method, pairs, ratios[method], zero[method]), worst[method])
+        for method in base
+    }
+
+
+def _second(
+    asked: _Asked, base: dict[str, Tensor], pairs: Pairs
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The second inputs (M, 3, H, W) of pairs, and their maps by every method."""
+    if isinstance(pairs.second, Tensor):
+        target = asked.target[torch.as_tensor(pairs.first)]
+        return pairs.second, asked.maps(list(base), pairs.second, target)
+    rows = torch.as_tensor(pairs.second)
+    return asked.images[rows], {method: maps[rows] for method, maps in base.items()}
+
+
+def _contrasted(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows of one explainer, with the contrast of different-class to same-class pairs."""
+    by_kind = {row["pairs"]: row for row in rows}
+    if "same_class" in by_kind and "different_class" in by_kind:
+        same, different = (by_kind[kind]["mean"] for kind in ("same_class", "different_class"))
+        by_kind["same_class"]["contrast"] = different / same  # type: ignore[operator]
     return rows
 
 
-def _measure(
-    asked: _Asked, method: str, base: Tensor, pairs: Pairs
-) -> tuple[npt.NDArray[np.floating], Tensor]:
-    first = torch.as_tensor(pairs.first)
-    if isinstance(pairs.second, Tensor):
-        second, maps = pairs.second, asked.maps(method, pairs.second, asked.target[first])
-    else:
-        rows = torch.as_tensor(pairs.second)
-        second, maps = asked.images[rows], base[rows]
-    apart = (asked.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
-    return near.continuity_ratios(base[first], maps, apart), maps
-
-
 def _row(
-    method: str, kind: str, ratios: npt.NDArray[np.floating], slope: float, zero: int
+    method: str, pairs: list[Pairs], by_part: list[npt.NDArray[np.floating]], zero: int
 ) -> dict[str, object]:
+    ratios = np.concatenate(by_part)
+    radii, maxima = [part.radius for part in pairs], [float(part.max()) for part in by_part]
     return {
         "explainer": method,
-        "pairs": kind,
+        "pairs": pairs[0].kind,
+        "n_images": len(np.unique(pairs[0].first)),
         "n_pairs": len(ratios),
         "max": ratios.max(),
         "q99": np.quantile(ratios, 0.99),
         "median": np.median(ratios),
         "mean": ratios.mean(),
-        "slope": slope,
+        "slope": log_slope(radii, maxima) if len(pairs) > 1 else float("nan"),
         "contrast": float("nan"),
         "n_zero": zero,
     }
-
-
-def _slope(pairs: list[Pairs], measured: list[tuple[npt.NDArray[np.floating], Tensor]]) -> float:
-    if len(pairs) < 2:
-        return float("nan")
-    radii = [part.radius for part in pairs]
-    return log_slope(radii, [float(ratios.max()) for ratios, _ in measured])
 
 
 def log_slope(radii: Sequence[float], maxima: Sequence[float]) -> float:
@@ -265,17 +276,6 @@ def log_slope(radii: Sequence[float], maxima: Sequence[float]) -> float:
     if min(maxima) <= 0 or any(one == other for one, other in pairwise(radii)):
         return float("nan")
     return float(np.polyfit(-np.log(radii), np.log(maxima), 1)[0])
-
-
-def _example(
-    asked: _Asked, method: str, base: Tensor, pairs: Pairs, maps: Tensor, at: int, ratio: float
-) -> Example:
-    first = int(pairs.first[at])
-    second = (
-        pairs.second[at] if isinstance(pairs.second, Tensor) else asked.images[pairs.second[at]]
-    )
-    inputs = torch.stack([asked.images[first], second]).cpu()
-    return Example(method, pairs.kind, float(ratio), inputs, torch.stack([base[first], maps[at]]))
 
 
 def _parts(rows: Tensor, size: int) -> list[Tensor]:

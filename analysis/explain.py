@@ -1,7 +1,8 @@
 """What in an image speaks for a class, or makes it like another: one contract for every explainer.
 
-`EXPLAINERS` is the table; a row is a function of (module, batch, target) to relevance, at the
-resolution of the last feature map or of the input. `explain` does one image, `explain_batch` many.
+`EXPLAINERS` is the table; a row is the evidence that passes through the network give, and what is
+made of it without another pass, at the resolution of the last feature map or of the input.
+`explain` does one image, `explain_batch` many; `relevances` does several methods at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from analysis import explain_methods as methods
-from analysis.explain_inputs import Source, class_indices, class_name, evaluating, framed
+from analysis.explain_inputs import (
+    Source,
+    class_indices,
+    class_name,
+    evaluating,
+    framed,
+    ready_module,
+)
 from analysis.lrp import lrp, pixel_limits
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
     from extract.network import Network
 
-Relevance = Callable[..., Tensor]
+Evidence = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,19 +39,26 @@ class Explainer:
 
     Attributes:
         name: its name on the command line.
-        relevance: (module, batch (B, 3, H, W), target (B,)) -> (B, h, w) or (B, 3, H, W).
+        evidence: (module, batch (B, 3, H, W), target (B,)) -> (B, h, w) or (B, 3, H, W); rows with
+            the same evidence share its passes.
         resolution: `map` (positions of the last feature map) or `pixels` (of the network input).
         signed: whether values below zero mean "speaks against".
         about: one line for tables and figures.
-        boxed: whether it takes `limits`, the network's input for black and for white.
+        made: (evidence, batch) -> relevance, shaped as the evidence.
+        boxed: whether `evidence` takes `limits`, the network's input for black and for white.
     """
 
     name: str
-    relevance: Relevance
+    evidence: Evidence
     resolution: str
     signed: bool
     about: str
+    made: Callable[[Tensor, Tensor], Tensor] = methods.unchanged
     boxed: bool = False
+
+    def maps(self, module: nn.Module, batch: Tensor, target: methods.Target) -> Tensor:
+        """Relevance before any sum over channels, of a module in eval mode."""
+        return self.made(self.evidence(module, batch, target), batch)
 
 
 @dataclass(frozen=True)
@@ -69,41 +84,39 @@ class Explanation:
     image: npt.NDArray[np.uint8]
 
 
-def _lrp(composite: str) -> Relevance:
+def _lrp(composite: str) -> Evidence:
     return partial(lrp, composite=composite)
 
 
-EXPLAINERS: dict[str, Explainer] = {
-    row.name: row
-    for row in (
-        Explainer("cam", methods.cam, "map", True, "what each position adds to the score"),
-        Explainer("gradcam", methods.gradcam, "map", False, "Grad-CAM: what speaks for the class"),
-        Explainer(
-            "gradcam_raw",
-            methods.gradcam_raw,
-            "map",
-            True,
-            "Grad-CAM without its ReLU",
-        ),
-        Explainer("sa", methods.sensitivity, "pixels", False, "squared gradient of the score"),
-        Explainer(
-            "grad_x_input", methods.gradient_times_input, "pixels", True, "gradient times input"
-        ),
-        Explainer("lrp", _lrp("plus_box"), "pixels", False, "LRP: z+, box at the pixels", True),
-        Explainer(
-            "lrp_gamma", _lrp("gamma_box"), "pixels", True, "LRP: gamma, for and against", True
-        ),
-        Explainer("lrp_epsilon", _lrp("epsilon"), "pixels", True, "LRP: epsilon", True),
-        Explainer(
-            "deep_taylor",
-            _lrp("deep_taylor"),
-            "pixels",
-            False,
-            "LRP: z+ throughout, nothing lost",
-            True,
-        ),
-    )
-}
+_ROWS = (
+    Explainer("cam", methods.cam, "map", True, "what each position adds to the score"),
+    Explainer(
+        *("gradcam", methods.gradcam_raw, "map", False),
+        *("Grad-CAM: what speaks for the class", methods.positive),
+    ),
+    Explainer("gradcam_raw", methods.gradcam_raw, "map", True, "Grad-CAM without its ReLU"),
+    Explainer(
+        *("sa", methods.input_gradient, "pixels", False),
+        *("squared gradient of the score", methods.squared),
+    ),
+    Explainer(
+        *("grad_x_input", methods.input_gradient, "pixels", True),
+        *("gradient times input", methods.times_input),
+    ),
+    Explainer(
+        "lrp", _lrp("plus_box"), "pixels", False, "LRP: z+, box at the pixels", boxed=True
+    ),
+    Explainer(
+        *("lrp_gamma", _lrp("gamma_box"), "pixels", True),
+        "LRP: gamma, for and against", boxed=True,
+    ),
+    Explainer("lrp_epsilon", _lrp("epsilon"), "pixels", True, "LRP: epsilon", boxed=True),
+    Explainer(
+        *("deep_taylor", _lrp("deep_taylor"), "pixels", False),
+        "LRP: z+ throughout, nothing lost", boxed=True,
+    ),
+)  # fmt: skip
+EXPLAINERS: dict[str, Explainer] = {row.name: row for row in _ROWS}
 
 
 def explainer(name: str) -> Explainer:
@@ -143,12 +156,36 @@ def relevance(
         BadInput: unknown method, a class the network does not have, a network the method does not
             fit; the message says which.
     """
-    row = explainer(method)
+    return relevances(module, batch, [method], target, limits=limits)[method]
+
+
+def relevances(
+    module: nn.Module,
+    batch: Tensor,
+    names: Sequence[str],
+    target: methods.Target | None = None,
+    *,
+    limits: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """`relevance` by several methods; those of the same evidence share its passes.
+
+    Args and errors as `relevance`, with several `names` of `EXPLAINERS`.
+
+    Returns:
+        name -> (B, h, w) float32, detached.
+    """
+    rows = [explainer(name) for name in names]
+    asked = _predicted if target is None else target
+    found: dict[Evidence, Tensor] = {}
+    maps = {}
     with evaluating(module):
-        extra = {"limits": limits} if row.boxed else {}
-        asked = _predicted if target is None else target
-        found = row.relevance(module, batch, asked, **extra).detach()
-    return found.sum(1) if found.ndim == 4 else found
+        for row in rows:
+            if row.evidence not in found:
+                extra = {"limits": limits} if row.boxed else {}
+                found[row.evidence] = row.evidence(module, batch, asked, **extra).detach()
+            made = row.made(found[row.evidence], batch)
+            maps[row.name] = made.sum(1) if made.ndim == 4 else made
+    return maps
 
 
 def explain(
@@ -199,7 +236,8 @@ def _explain_frames(
         return seen[1]
 
     limits = pixel_limits(batch, network.transform.mean, network.transform.std)
-    maps = relevance(network.module, batch, method, choose, limits=limits)
+    module = ready_module(network.module, (int(batch.shape[-2]), int(batch.shape[-1])))
+    maps = relevance(module, batch, method, choose, limits=limits)
     found = maps.float().cpu().numpy()
     scores, classes = seen
     chances = scores.softmax(1)

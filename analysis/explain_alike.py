@@ -10,7 +10,7 @@ import torch
 
 from analysis.explain_inputs import Source, framed
 from analysis.likeness import Likeness, difference, likeness
-from analysis.overlay import SIDE, Pixels, Tile, overlay, panel
+from analysis.overlay import Pixels, Tile, full_colour, heat_tile, panel
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from extract.store import Features
 
 Floats = npt.NDArray[np.floating]
+NOTE = (
+    "Orange makes the two images alike, in the column difference it sets them apart; blue does the "
+    "opposite. Both images of a pair share the scale of a column; shares of the cosine of the "
+    "pooled maps, a position each."
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def compare_images(
         BadInput: the network pools no feature map, or an image is not there.
     """
     frames = [framed(source, network) for source in (image_a, image_b)]
-    maps = [_last_map(network, frame) for frame in frames]
+    maps = [last_map(network, frame) for frame in frames]
     centred = None if centre is None else likeness(maps[0], maps[1], centre=centre)
     first, second = (frame.permute(1, 2, 0).numpy() for frame in frames)
     found = likeness(maps[0], maps[1])
@@ -70,7 +75,7 @@ def alike_panel(
         title: above all.
 
     Returns:
-        (H, W, 3) uint8; each map has its own scale, for both sides sum to the same.
+        (H, W, 3) uint8; the maps of one column of a pair share a scale.
     """
     rows = []
     for pair, both in zip(pairs, names, strict=True):
@@ -78,18 +83,19 @@ def alike_panel(
             tiles = [Tile(pair.images[side], (both[side],))]
             tiles += [_side(pair, found, side) for found in (pair.likeness, pair.centred) if found]
             rows.append([*tiles, _side(pair, pair.difference, side)])
-    return panel(rows, title=title)
+    return panel(rows, title=title, note=NOTE)
 
 
 def _side(pair: Alike, found: Likeness, side: int) -> Tile:
     heat = (found.on_a, found.on_b)[side]
-    what = "centred likeness" if found is pair.centred else found.what
+    what = "likeness less what all share" if found is pair.centred else found.what
     whole = f" of {found.value:.3f}" if found.what == "difference" else ""
-    drawn = overlay(pair.images[side], heat, side=SIDE)
-    return Tile(drawn, (what, f"sums to {heat.sum():.3f}{whole}"))
+    top = full_colour(found.on_a, found.on_b)
+    return heat_tile(pair.images[side], heat, (what, f"sums to {heat.sum():.3f}{whole}"), top=top)
 
 
-def _last_map(network: "Network", frame: torch.Tensor) -> Floats:
+def last_map(network: "Network", frame: torch.Tensor) -> Floats:
+    """Return the feature map (C, h, w) float32 of one frame, uint8 (3, H, W)."""
     from extract.taps import forward_taps
 
     device = next(network.module.parameters(), torch.empty(0)).device

@@ -2,24 +2,40 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from torch import Tensor
 
-from analysis.explain_alike import alike_panel, centre_of, stored_frames, stored_pair
+from analysis.explain_alike import (
+    alike_panel,
+    centre_of,
+    last_map,
+    stored_frames,
+    stored_pair,
+)
+from analysis.explain_inputs import Source, framed
 from analysis.explain_report import CONFUSED
 from analysis.likeness import leave_one_out, likeness_to, unit
-from analysis.overlay import SIDE, Pixels, Tile, overlay, panel, png
+from analysis.overlay import SIDE, Pixels, Tile, full_colour, heat_tile, panel, png
 from extract.errors import BadInput
+from extract.split import image_id
 
 if TYPE_CHECKING:
+    from extract.network import Network
     from extract.store import Features
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 BLOCK = 1024
+COLUMNS = ("likeness to its class", "less likeness to the others")
+NOTE = (
+    "Orange makes an image like its class, blue unlike it. Images share the scale of a column; "
+    "shares of the mean cosine to the other images of the class, a position each."
+)
 
 
 @dataclass(frozen=True)
@@ -127,32 +143,97 @@ def confused_pairs(
     return pd.DataFrame({**sides, "cosine": [found[pair] for pair in best]})
 
 
+def images_to_class(
+    images: Sequence[Source], network: "Network", features: "Features", label: str
+) -> tuple[list[Pixels], ClassLikeness]:
+    """Say what makes given images like a class, and what makes them like all others.
+
+    An image that is itself stored under the class is compared with the other images of it.
+
+    Args:
+        images: paths, encoded bytes, or uint8 tensors (3, H, W).
+        network: that made the features.
+        features: whose stored images make the classes.
+        label: the class.
+
+    Returns:
+        What the network saw of each image, and their shares; `rows` are -1 where none is stored.
+
+    Raises:
+        BadInput: no such class, one class only, or a class of which the image is all there is.
+    """
+    table = features.table(names=["gap"])
+    table = table[table["label"].notna()].reset_index(drop=True)
+    own = (table["label"] == label).to_numpy()
+    if not own.any() or own.all():
+        known = ", ".join(sorted(set(table["label"])))
+        raise BadInput(f"likeness to class {label!r} needs it and another one; stored are {known}")
+    units = unit(features.read("gap", table["row"].to_numpy()))
+    place = {name: at for at, name in enumerate(table["image_id"]) if own[at]}
+    frames, rows, shares = [], [], []
+    for source in images:
+        frame = framed(source, network)
+        at = place.get(_image_id(source), -1)
+        members = own.copy()
+        if at >= 0:
+            members[at] = False
+        if not members.any():
+            raise BadInput(f"class {label!r} has no other image than the one given: add some")
+        directions = (units[members].mean(axis=0), units[~own].mean(axis=0))
+        found = last_map(network, frame)[None]
+        shares.append([likeness_to(found, direction)[0] for direction in directions])
+        rows.append(-1 if at < 0 else int(table["row"][at]))
+        frames.append(frame.permute(1, 2, 0).numpy())
+    both = [np.stack(maps) for maps in zip(*shares, strict=True)]
+    return frames, ClassLikeness(label, np.array(rows), both[0], both[1])
+
+
+def _image_id(source: Source) -> str:
+    if isinstance(source, Tensor):
+        return ""
+    return image_id(source if isinstance(source, bytes) else Path(source).read_bytes())
+
+
 def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5) -> Pixels:
     """Show a class: its mean maps, and its most and least typical images with theirs."""
-    typical = found.to_class.sum(axis=(1, 2))
-    order = np.argsort(-typical)
-    chosen = [*order[: examples - 1], *order[-1:]]
+    order = np.argsort(-found.to_class.sum(axis=(1, 2)))
+    chosen = [int(at) for at in (*order[: examples - 1], *order[-1:])]
     frames = stored_frames(features, [int(found.rows[at]) for at in chosen])
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    means = (("likeness to the class", found.mean_map), ("less to others", found.telling_map))
-    head = [
-        Tile(overlay(paper, heat, side=SIDE), (f"mean over {len(found.rows)}", what))
-        for what, heat in means
-    ]
-    rows = [head]
-    for at, frame in zip(chosen, frames, strict=True):
-        telling = found.to_class[at] - found.to_others[at]
-        rows.append(
-            [
-                Tile(frame, (f"row {found.rows[at]}",)),
-                Tile(
-                    overlay(frame, found.to_class[at], side=SIDE),
-                    (f"to the class: {typical[at]:.3f}",),
-                ),
-                Tile(overlay(frame, telling, side=SIDE), (f"less to others: {telling.sum():.3f}",)),
-            ]
-        )
-    return panel(rows, title=f"class {found.label}")
+    means = zip(COLUMNS, (found.mean_map, found.telling_map), strict=True)
+    every = Tile(paper, (f"mean over {len(found.rows)} images",))
+    head = [every, *(heat_tile(paper, heat, (what, _sum(heat))) for what, heat in means)]
+    said = ["among the most typical"] * (len(chosen) - 1) + ["the least typical"]
+    names = [(f"row {found.rows[at]}", what) for at, what in zip(chosen, said, strict=True)]
+    rows = [head, *_member_rows(frames, names, found.to_class[chosen], found.to_others[chosen])]
+    return panel(rows, title=f"What makes an image one of class {found.label}", note=NOTE)
+
+
+def to_class_panel(frames: Sequence[Pixels], names: Sequence[str], found: ClassLikeness) -> Pixels:
+    """Show what `images_to_class` found: one row an image."""
+    lines = [(name, f"beside class {found.label}") for name in names]
+    rows = _member_rows(frames, lines, found.to_class, found.to_others)
+    return panel(rows, title=f"What makes an image one of class {found.label}", note=NOTE)
+
+
+def _member_rows(
+    frames: Sequence[Pixels], names: Sequence[tuple[str, ...]], to_class: Floats, to_others: Floats
+) -> list[list[Tile]]:
+    """Images with their likeness to the class and the same less that to others."""
+    columns = (to_class, to_class - to_others)
+    tops = [full_colour(*maps) for maps in columns]
+    rows = []
+    for at, (frame, lines) in enumerate(zip(frames, names, strict=True)):
+        tiles = [
+            heat_tile(frame, maps[at], (what, _sum(maps[at])), top=top)
+            for what, maps, top in zip(COLUMNS, columns, tops, strict=True)
+        ]
+        rows.append([Tile(frame, lines), *tiles])
+    return rows
+
+
+def _sum(heat: Floats) -> str:
+    return f"sums to {heat.sum(dtype=np.float64):.3f}"
 
 
 def keep_confused(

@@ -11,7 +11,7 @@ from analysis.explain_alike import stored_frames
 from analysis.explain_inputs import network_for
 from analysis.explain_report import PICTURE, TABLE
 from analysis.lrp import pixel_limits
-from analysis.overlay import SIDE, Pixels, Tile, full_colour, overlay, panel, png
+from analysis.overlay import Pixels, Tile, full_colour, heat_tile, panel, png
 from extract.errors import BadInput
 from extract.progress import Progress, silent
 
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from extract.network import Network
     from extract.store import Features, Store
     from extract.transform import Transform
+
+WORDS = {
+    "noise": ("an image", "the same with noise"),
+    "shift_pixel": ("an image", "moved by a pixel"),
+    "shift_half": ("an image", "moved by half a pixel"),
+    "nearest_same": ("an image", "nearest of its class"),
+    "same_class": ("an image", "another of its class"),
+    "different_class": ("an image", "one of another class"),
+}
+NOTE = (
+    "Orange speaks for the class, blue against; both maps of a pair sum to 1 in magnitude and "
+    "share a scale. Ratio: |R - R'| / |x - x'|, the worst pair found."
+)
 
 
 def continuity_of(
@@ -95,17 +108,20 @@ def continuity_panel(
     for example in examples:
         if example.pairs in kinds:
             rows.setdefault(example.explainer, []).extend(_tiles(example, transform))
-    return panel(list(rows.values()), title="the least continuous pairs")
+    return panel(list(rows.values()), title="The least continuous pairs", note=NOTE)
 
 
 def _tiles(example: Example, transform: "Transform") -> list[Tile]:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
     seen = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
-    maps = [found / found.abs().sum().clamp_min(1e-30) for found in example.maps]
-    top = max(full_colour(found.numpy()) for found in maps)
-    said = ((example.explainer, example.pairs), ("its neighbour", f"ratio {example.ratio:.3g}"))
+    maps = [(found / found.abs().sum().clamp_min(1e-30)).numpy() for found in example.maps]
+    apart = float((example.inputs[0] - example.inputs[1]).norm())
+    said = (
+        (example.explainer, WORDS[example.pairs][0]),
+        (WORDS[example.pairs][1], f"|x - x'| {apart:.3g}, ratio {example.ratio:.3g}"),
+    )
     return [
-        Tile(overlay(image.permute(1, 2, 0).numpy(), found.numpy(), top=top, side=SIDE), lines)
+        heat_tile(image.permute(1, 2, 0).numpy(), found, lines, top=full_colour(*maps))
         for image, found, lines in zip(seen, maps, said, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from analysis.explain import explain_batch
 from analysis.explain_alike import stored_frames
 from analysis.explain_inputs import network_for
 from analysis.explain_report import EXAMPLES
-from analysis.overlay import Tile, overlay, panel, png
+from analysis.overlay import Tile, heat_tile, panel, png
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
@@ -90,5 +90,4 @@ def _explained(
 
 def _tiles(found: "Explanation", label: str) -> tuple[Tile, Tile]:
     said = f"{found.target_name} {found.probability:.2f}"
-    heat = overlay(found.image, found.relevance, side=150)
-    return Tile(found.image, (label,)), Tile(heat, (said,))
+    return Tile(found.image, (label,)), heat_tile(found.image, found.relevance, (said,), side=150)

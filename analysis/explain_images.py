@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.explain import Explanation, explain, explainer
+from analysis.explain import Explanation, explain_batch, explainer
 from analysis.explain_alike import Alike, alike_panel, centre_of, compare_images
 from analysis.explain_inputs import network_for
 from analysis.explain_methods import DoesNotFit
@@ -62,7 +62,8 @@ class Explained:
         """Panels by name: `explanations`, and `likeness` of two images."""
         made = {}
         if any(self.found):
-            made["explanations"] = explanation_panel([row for row in self.found if row])
+            names = [Path(name).name for name in self.names]
+            made["explanations"] = explanation_panel(self.found, names)
         if self.alike is not None:
             made[LIKENESS] = alike_panel(
                 [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
@@ -107,28 +108,31 @@ def explain_images(
         if method != LIKENESS:
             explainer(method)
     network = network_for(features)
-    sources = [_source(image, features) for image in images]
-    notes: dict[str, None] = {}
-    found = []
-    for source in sources:
-        every = []
-        for method in methods:
-            if method == LIKENESS:
-                continue
-            try:
-                every.append(explain(source, network, method, target))
-            except DoesNotFit as error:
-                notes[str(error)] = None
-        found.append(tuple(every))
+    sources = [source_of(image, features) for image in images]
+    notes = []
+    by_method = []
+    for method in methods:
+        if method == LIKENESS:
+            continue
+        try:
+            by_method.append(list(explain_batch(sources, network, method, target)))
+        except DoesNotFit as error:
+            notes.append(str(error))
+    found = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
     alike = None
     if LIKENESS in methods and len(sources) > 1:
         alike = compare_images(sources[0], sources[1], network, centre=centre_of(features))
     elif tuple(methods) == (LIKENESS,):
-        raise BadInput("likeness compares two images: give a second one")
-    return Explained(tuple(str(image) for image in images), tuple(found), alike, tuple(notes))
+        raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
+    return Explained(tuple(str(image) for image in images), found, alike, tuple(notes))
 
 
-def _source(image: str | int, features: "Features") -> Path | bytes:
+def source_of(image: str | int, features: "Features") -> Path | bytes:
+    """Return a path as it is, and the bytes of the image in a stored row.
+
+    Raises:
+        BadInput: no such row.
+    """
     if not isinstance(image, int):
         return Path(image)
     from extract.source import open_source

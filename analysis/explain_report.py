@@ -1,4 +1,4 @@
-"""The report's section on explanations: continuity as a table, explainer by network, and pictures.
+"""The report's section on explanations: continuity as a table, explainer by network; pictures.
 
 It shows what the store holds (`keep_examples`, `continuity_of`, `keep_confused`, `alike explain
 --continuity --confused 4`) and computes nothing.
@@ -24,7 +24,9 @@ EXAMPLES = "explanations/{key}/examples.png"
 LEAD = (
     "Where in the images the network finds its evidence, and whether small changes of an image "
     "change the explanation little: |R − R'| / |x − x'|, relevance scaled to 1; smaller is more "
-    "continuous. Slope: how fast the worst case grows as noise shrinks, 0 continuous, 1 a jump."
+    "continuous. Slope: how fast the worst case grows as noise shrinks, 0 continuous, 1 a jump. "
+    "Different ÷ same class: above 1, images of one class are explained more alike than images of "
+    "two, at the same distance of their pixels."
 )
 SHOWN = (
     ("noise, worst", "noise", "max"),
@@ -45,39 +47,46 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     """
     if store is None:
         return ""
-    body = ""
+    held = (_judged(store, name, key) for name, key in keys.items())
+    judged = [found for found in held if found is not None]
+    body = f"<h3>Continuity of explanations</h3>{_table(pd.concat(judged))}" if judged else ""
     for name, key in keys.items():
-        title = "" if name == "network" else f", {name}"
-        try:
-            judged, _ = store.read_table(TABLE.format(key=key))
-        except FileNotFoundError:
-            judged = pd.DataFrame()
-        if len(judged):
-            body += f"<h3>{text(f'Continuity of explanations{title}')}</h3>{_table(judged)}"
-        seen = f"Where the network finds evidence for the class that it predicts{title}"
+        of = "" if name == "network" else f", {name}"
+        seen = f"Where the network finds evidence for the class that it predicts{of}"
         body += _picture(store, EXAMPLES.format(key=key), seen)
-        body += _picture(store, PICTURE.format(key=key), f"The least continuous pairs{title}")
-        alike = f"Images of different classes that the network takes for most alike{title}"
+        body += _picture(store, PICTURE.format(key=key), f"The least continuous pairs{of}")
+        alike = f"Images of different classes that the network takes for most alike{of}"
         body += _picture(store, CONFUSED.format(key=key), alike)
     return section("explanations", "Explanations", LEAD, body)
 
 
+def _judged(store: "Store", name: str, key: str) -> pd.DataFrame | None:
+    try:
+        found, _ = store.read_table(TABLE.format(key=key))
+    except FileNotFoundError:
+        return None
+    return found.assign(called=found["network"] if name == "network" else name)
+
+
 def _table(judged: pd.DataFrame) -> str:
+    """One row an explainer and network."""
     # Here, for a report without explanations needs no torch.
     from analysis.explain import EXPLAINERS
 
-    columns = [("Explainer", "t"), *((title, "n") for title, _, _ in SHOWN)]
+    columns = [("Explainer", "t"), ("Network", "t"), *((title, "n") for title, _, _ in SHOWN)]
     rows = []
-    for name, found in judged.groupby("explainer", sort=False):
-        by_kind = found.set_index("pairs")
-        cells: list[object] = [f"{name}: {EXPLAINERS[name].about}" if name in EXPLAINERS else name]
-        for _, kind, column in SHOWN:
-            value = by_kind[column].get(kind, np.nan)
-            cells.append((f"{value:.3g}" if np.isfinite(value) else "–", float(value)))
-        rows.append(cells)
-    counts = judged.groupby("pairs")["n_pairs"].first()
+    for name, by_network in judged.groupby("explainer", sort=False):
+        said = f"{name}: {EXPLAINERS[name].about}" if name in EXPLAINERS else str(name)
+        for called, found in by_network.groupby("called", sort=False):
+            by_kind = found.set_index("pairs")
+            cells: list[object] = [said, str(called)]
+            for _, kind, column in SHOWN:
+                value = by_kind[column].get(kind, np.nan)
+                cells.append((f"{value:.3g}" if np.isfinite(value) else "–", float(value)))
+            rows.append(cells)
+    counts = judged.groupby("pairs", sort=False)["n_pairs"].first()
     pairs = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())
-    return table(columns, rows, caption=f"Pairs judged: {pairs}.")
+    return table(columns, rows, caption=f"Pairs judged, of each network: {pairs}.")
 
 
 def _picture(store: "Store", name: str, caption: str) -> str:
@@ -87,7 +96,7 @@ def _picture(store: "Store", name: str, caption: str) -> str:
         return ""
     small = io.BytesIO()
     with Image.open(io.BytesIO(held)) as image:
-        image.convert("RGB").save(small, "JPEG", quality=80)
+        image.convert("RGB").save(small, "JPEG", quality=88, subsampling=0)
     data = base64.b64encode(small.getvalue()).decode()
     said = text(caption)
     return (

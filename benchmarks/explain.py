@@ -4,8 +4,9 @@
 
 Needs captum, zennit and grad-cam. Rounds are interleaved, so that a busy machine troubles all
 alike; the median is shown. Batches: the same images one by one and in one batch, for ours and,
-where the other library takes batches, for it too. `--clock cpu` counts processor time of all
-threads instead of wall time, for a machine that others use meanwhile.
+where the other library takes batches, for it too. "Ours" is what `explain` runs: the network made
+ready (`ready_module`), which is done before the clock starts. `--clock cpu` counts processor time
+of all threads instead of wall time, for a machine that others use meanwhile.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from zennit.composites import EpsilonPlusFlat
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from analysis.explain import relevance
+from analysis.explain_inputs import ready_module
 from analysis.lrp import lrp
 
 Run = Callable[[Tensor, Tensor], object]
@@ -49,8 +51,23 @@ def zennit_run(net: nn.Module, name: str) -> Run:
 
 
 def ours(net: nn.Module, method: str) -> Run:
-    """One of our explainers."""
-    return lambda images, target: relevance(net, images, method, target)
+    """One of our explainers, on the network as `explain` prepares it."""
+
+    def run(images: Tensor, target: Tensor) -> Tensor:
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return relevance(ready_module(net, size), images, method, target)
+
+    return run
+
+
+def ours_lrp(net: nn.Module, composite: str) -> Run:
+    """One of our composites, on the network as `explain` prepares it."""
+
+    def run(images: Tensor, target: Tensor) -> Tensor:
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return lrp(ready_module(net, size), images, target, composite=composite)
+
+    return run
 
 
 def contenders(name: str, net: nn.Module) -> Iterator[tuple[str, str, Run]]:
@@ -73,9 +90,9 @@ def contenders(name: str, net: nn.Module) -> Iterator[tuple[str, str, Run]]:
         lambda x, t: InputXGradient(net).attribute(x.requires_grad_(), target=t),
     )
     if name in CANONIZERS:
-        yield "lrp plus_flat", "ours", lambda x, t: lrp(net, x, t, composite="plus_flat")
+        yield "lrp plus_flat", "ours", ours_lrp(net, "plus_flat")
         yield "lrp plus_flat", "zennit", zennit_run(net, name)
-    yield "lrp epsilon", "ours", lambda x, t: lrp(net, x, t, composite="epsilon")
+    yield "lrp epsilon", "ours", ours_lrp(net, "epsilon")
     if name == "vgg11_bn":  # captum's LRP is wrong on residual sums
         plain = torchvision.models.vgg11_bn(weights=None).eval()
         for layer in plain.modules():

@@ -39,6 +39,8 @@ class Tap:
         note: what a reader must know, "" where all is ordinary.
         weight: name of the parameter of the Linear that this vector enters, "" where none.
         bias: of the same Linear.
+        module: path of a module whose only output is this input, "" where there is none: a hook
+            on it reaches the tap without watching every call.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Tap:
     note: str = ""
     weight: str = ""
     bias: str = ""
+    module: str = ""
 
     def arrange(self, value: torch.Tensor) -> torch.Tensor:
         """A captured tensor as (N, *shape)."""

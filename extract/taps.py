@@ -64,7 +64,10 @@ def find_taps(
         ) from error
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
-    taps = _head_taps(trace, example)
+    taps = [
+        replace(tap, module=_module_before(trace, tap)) if tap.name == "last_conv" else tap
+        for tap in _head_taps(trace, example)
+    ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
     found = {tap.name: tap for tap in (*taps, logits)}
     return found | {path: _path_tap(trace, path) for path in paths if path not in found}
@@ -141,6 +144,17 @@ def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
     row = tuple(value.shape[1:])
     stored = (row[2], *row[:2]) if channels_last else row
     return Tap("last_conv", call.function, call.occurrence, "input", layout, stored, note=note)
+
+
+def _module_before(trace: Trace, tap: Tap) -> str:
+    """The module that gave what enters a call, where one did and it ran once."""
+    place = (tap.function, tap.occurrence)
+    call = next(call for call in trace.calls if (call.function, call.occurrence) == place)
+    made = next(trace.before(call), None)
+    if made is None or made.result is not call.input:
+        return ""
+    paths = (path for path, runs in trace.modules.items() if [run.call for run in runs] == [made])
+    return next(paths, "")
 
 
 def _grid(tokens: int, example: torch.Tensor) -> tuple[int, int, int]:

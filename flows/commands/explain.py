@@ -29,6 +29,10 @@ def register(app: typer.Typer) -> None:
         target: Annotated[
             str | None, typer.Option(help="Class name or index. [default: the predicted one]")
         ] = None,
+        like: Annotated[
+            str | None,
+            typer.Option(help="A label of the store: what makes the images like this class."),
+        ] = None,
         to: Annotated[
             Path | None, typer.Option(help="Folder for pictures. [default: in the store]")
         ] = None,
@@ -57,6 +61,8 @@ def register(app: typer.Typer) -> None:
 
         `alike explain cat.jpg dog.jpg --store pets.store --methods likeness --to pictures/`
 
+        `alike explain cat.jpg --store pets.store --like dog`
+
         `alike explain --store pets.store --all --methods gradcam`
 
         `alike explain --store pets.store --continuity --json`
@@ -65,22 +71,29 @@ def register(app: typer.Typer) -> None:
         from extract.store import Store
         from flows.console import print_json
 
+        if like is not None and not images:
+            raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
         chosen = Store.open(store).features(features)
         side = split.side
         names = names_of(methods)
         said: dict[str, Any] = {}
-        if images:
-            said["images"] = _images(chosen, images, names, target, to, arrays, as_json)
+        maps: dict[str, Any] = {}
+        if like is not None and images:
+            said["like"] = _like(chosen, images, like, to, maps, as_json)
+        if images and (like is None or names):
+            said["images"] = _images(chosen, images, names, target, to, maps, as_json)
         if every:
             said["all"] = _all(chosen, names, side, limit, as_json)
         if classes:
-            said["classes"] = _classes(chosen, side, to, as_json)
+            said["classes"] = _classes(chosen, side, to, maps, as_json)
         if confused:
             said["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
             said["continuity"] = _continuity(chosen, names, side, limit, as_json)
+        if arrays is not None:
+            said["arrays"] = _keep(arrays, maps, as_json)
         if as_json:
             print_json(said)
 
@@ -91,11 +104,9 @@ def _images(
     methods: list[str] | None,
     target: str | None,
     to: Path | None,
-    arrays: Path | None,
+    maps: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
-    import numpy as np
-
     from analysis.explain_images import LIKENESS, METHODS, explain_images
     from flows.console import print_table
 
@@ -104,9 +115,7 @@ def _images(
     found = explain_images(asked, chosen, methods=methods or usual, target=target)
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
-    if arrays is not None:
-        np.savez_compressed(arrays, **found.arrays)  # type: ignore[arg-type]
-        files.append(str(arrays))
+    maps |= found.arrays
     likeness = None if found.alike is None else found.alike.likeness.value
     if not quiet:
         if len(found.table):
@@ -117,6 +126,33 @@ def _images(
             typer.echo(f"left out: {note}")
         _say(files)
     return {"maps": found.table, "cosine": likeness, "left_out": found.notes, "files": files}
+
+
+def _like(
+    chosen: Any, images: list[str], label: str, to: Path | None, maps: dict[str, Any], quiet: bool
+) -> dict[str, Any]:
+    import pandas as pd
+
+    from analysis.explain_classes import images_to_class, to_class_panel
+    from analysis.explain_images import source_of
+    from analysis.explain_inputs import network_for
+    from flows.console import print_table
+
+    asked = [int(name) if name.isdecimal() else name for name in images]
+    sources = [source_of(image, chosen) for image in asked]
+    frames, found = images_to_class(sources, network_for(chosen), chosen, label)
+    stem = "-".join(Path(name).stem for name in images[:2])
+    picture = to_class_panel(frames, [Path(name).name for name in images], found)
+    files = [_write(chosen, to, f"{stem}-like-{label}", picture)]
+    for number in range(len(images)):
+        maps[f"{number}/to_class"] = found.to_class[number]
+        maps[f"{number}/to_others"] = found.to_others[number]
+    sums = (found.to_class.sum(axis=(1, 2)), found.to_others.sum(axis=(1, 2)))
+    table = pd.DataFrame({"image": images, "to_class": sums[0], "to_others": sums[1]})
+    if not quiet:
+        print_table(table, f"mean cosine to the images of {label}, and to all others")
+        _say(files)
+    return {"label": label, "images": table, "files": files}
 
 
 def _all(
@@ -137,7 +173,9 @@ def _all(
     return {**told, "images": report.table}
 
 
-def _classes(chosen: Any, split: str | None, to: Path | None, quiet: bool) -> dict[str, Any]:
+def _classes(
+    chosen: Any, split: str | None, to: Path | None, maps: dict[str, Any], quiet: bool
+) -> dict[str, Any]:
     import pandas as pd
 
     from analysis.explain_classes import class_likeness, class_panel
@@ -150,6 +188,8 @@ def _classes(chosen: Any, split: str | None, to: Path | None, quiet: bool) -> di
             {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
              "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
         )  # fmt: skip
+        maps[f"{found.label}/to_class"] = found.mean_map
+        maps[f"{found.label}/telling"] = found.telling_map
         files.append(_write(chosen, to, f"class-{found.label}", class_panel(chosen, found)))
     if not quiet:
         print_table(pd.DataFrame(rows), "mean cosine to the other images of the class")
@@ -185,6 +225,19 @@ def _continuity(
     if not quiet:
         print_table(found.table.drop(columns=["network"]), f"continuity of {chosen.key}")
     return found.table
+
+
+def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
+    import numpy as np
+
+    from extract.errors import BadInput
+
+    if not maps:
+        raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
+    np.savez_compressed(file, **maps)
+    if not quiet:
+        _say([str(file)])
+    return str(file)
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from analysis.continuity import COLUMNS, Sampling, continuity, log_slope
-from analysis.explain_methods import gradient_times_input, sensitivity
+from analysis.explain import EXPLAINERS
 from analysis.explain_pairs import (
     class_pairs,
     continuity_ratios,
@@ -69,13 +69,13 @@ def test_deep_taylor_is_continuous_with_constant_root_two():
 
 
 def test_sensitivity_jumps_as_two_over_the_distance():
-    found = [sup_ratio(sensitivity, radius) for radius in RADII]
+    found = [sup_ratio(EXPLAINERS["sa"].maps, radius) for radius in RADII]
     assert found == pytest.approx([2 / radius for radius in RADII])
     assert log_slope(RADII, found) == pytest.approx(1)
 
 
 def test_gradient_times_input_jumps_too():
-    found = [sup_ratio(gradient_times_input, radius) for radius in RADII]
+    found = [sup_ratio(EXPLAINERS["grad_x_input"].maps, radius) for radius in RADII]
     assert log_slope(RADII, found) == pytest.approx(1, abs=0.05)
 
 

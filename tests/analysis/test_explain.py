@@ -1,14 +1,18 @@
 """CAM, Grad-CAM, sensitivity and gradient times input against what they must equal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from analysis.explain import EXPLAINERS, relevance
-from analysis.explain_methods import cam, gradcam_raw, gradient_times_input, score, sensitivity
+from analysis.explain import EXPLAINERS, relevance, relevances
+from analysis.explain_inputs import ready_module
+from analysis.explain_methods import cam, gradcam_raw, score
 from extract.errors import BadInput
+from extract.taps import _FOUND, taps_at
 
 
 def network(name, seed=0):
@@ -19,6 +23,18 @@ def network(name, seed=0):
 
 def batch(n=2, side=64, seed=1):
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(name):
+    """With BatchNorm statistics as after training, not zeros and ones."""
+    net = network(name)
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.2, 1.0)
+                layer.bias.normal_(0, 0.1)
+    return net
 
 
 GAP_LINEAR = ("resnet18", "googlenet", "mobilenet_v2", "shufflenet_v2_x0_5")
@@ -66,11 +82,93 @@ def test_t3_gradcam_is_that_of_pytorch_grad_cam():
     assert float((large - torch.from_numpy(expected)).abs().max()) < 0.01
 
 
+def test_t3_constants_of_pytorch_grad_cam():
+    """What grad-cam 1.5.7 gives for this network, so that nothing need be installed for it."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for number, values in enumerate(net.parameters()):
+            values.copy_(torch.sin(torch.arange(values.numel()) * 0.7 + number).view_as(values))
+    images = torch.sin(torch.arange(3 * 12 * 12) * 0.13).view(1, 3, 12, 12)
+    ours = relevance(net, images, "gradcam", torch.tensor([2]))
+    large = nn.functional.interpolate(ours[None], (12, 12), mode="bilinear")[0, 0]
+    large = (large - large.min()) / (large.max() - large.min())
+    expected = [0.9026, 0.6936, 0.2423, 0.3246, 0.9842, 0.9519, 0.2922, 0.273, 0.7212, 0.6021]
+    torch.testing.assert_close(
+        large.diagonal(), torch.tensor([*expected, 0.1539, 0.0]), atol=2e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("resnet18", "layer4"),
+        ("mobilenet_v2", "features"),
+        ("squeezenet1_1", "classifier.0"),
+        ("alexnet", "features"),
+        ("densenet121", None),  # its last ReLU is no module
+    ],
+)
+def test_the_map_is_the_same_reached_by_a_hook_or_by_watching_every_call(name, place):
+    net, images, target = network(name), batch(), torch.tensor([3, 5])
+    tap = taps_at(net, (64, 64))["last_conv"]
+    if place is None:
+        assert tap.module == ""
+    else:
+        assert tap.module.startswith(place)
+    found = gradcam_raw(net, images, target)
+    _FOUND[net][64, 64]["last_conv"] = replace(tap, module="")
+    torch.testing.assert_close(gradcam_raw(net, images, target), found)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
+def test_a_network_made_ready_gives_the_same_explanations(name):
+    net, images, target = trained(name), batch(2, 64), torch.tensor([3, 5])
+    ready = ready_module(net, (64, 64))
+    assert ready is not net
+    methods = ["gradcam_raw", "sa", "grad_x_input", "deep_taylor", "lrp_gamma"]
+    expected, found = (relevances(module, images, methods, target) for module in (net, ready))
+    for method in methods:
+        off = (found[method] - expected[method]).abs().sum() / expected[method].abs().sum()
+        assert float(off) < 1e-3, method
+
+
+def test_a_network_made_ready_follows_its_weights():
+    net, images = network("resnet18"), batch()
+    first = ready_module(net, (64, 64))
+    assert ready_module(net, (64, 64)) is first
+    with torch.no_grad():
+        net.fc.bias[7] += 100
+    changed = ready_module(net, (64, 64))
+    assert changed is not first
+    torch.testing.assert_close(score(changed, images), score(net, images))
+    assert net.fc.bias.requires_grad
+
+
+def test_methods_of_the_same_evidence_share_its_passes():
+    net, images = network("mobilenet_v2"), batch()
+    passes = 0
+
+    def count(*_):
+        nonlocal passes
+        passes += 1
+
+    net.register_forward_hook(count)
+    names = ["gradcam", "gradcam_raw", "sa", "grad_x_input"]
+    together = relevances(net, images, names, torch.tensor([3, 5]))
+    assert passes == 2 + 1  # one of the three finds the taps
+    for name in names:
+        assert torch.equal(together[name], relevance(net, images, name, torch.tensor([3, 5])))
+
+
 def test_sensitivity_is_the_square_of_captums_saliency():
     captum = pytest.importorskip("captum.attr")
     net, images, target = network("resnet18"), batch(), torch.tensor([3, 5])
     expected = captum.Saliency(net).attribute(images.clone().requires_grad_(), target=target) ** 2
-    torch.testing.assert_close(sensitivity(net, images, target), expected)
+    torch.testing.assert_close(EXPLAINERS["sa"].maps(net, images, target), expected)
 
 
 def test_gradient_times_input_is_captums():
@@ -78,7 +176,7 @@ def test_gradient_times_input_is_captums():
     net, images, target = network("resnet18"), batch(), torch.tensor([3, 5])
     inputs = images.clone().requires_grad_()
     expected = captum.InputXGradient(net).attribute(inputs, target=target)
-    torch.testing.assert_close(gradient_times_input(net, images, target), expected)
+    torch.testing.assert_close(EXPLAINERS["grad_x_input"].maps(net, images, target), expected)
 
 
 @pytest.mark.parametrize("method", EXPLAINERS)

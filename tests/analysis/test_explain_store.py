@@ -12,15 +12,32 @@ from typer.testing import CliRunner
 
 from analysis.continuity import Sampling
 from analysis.explain import explain
-from analysis.explain_alike import centre_of, compare_images, stored_pair
-from analysis.explain_classes import class_likeness, confused_pairs, keep_confused
+from analysis.explain_alike import alike_panel, centre_of, compare_images, stored_pair
+from analysis.explain_classes import (
+    class_likeness,
+    confused_pairs,
+    images_to_class,
+    keep_confused,
+)
 from analysis.explain_continuity import continuity_of, read_continuity
 from analysis.explain_examples import example_images, keep_examples
 from analysis.explain_images import explain_images
 from analysis.explain_inputs import network_for
 from analysis.explain_report import explanations_section
 from analysis.explain_set import explain_set, stored_relevance
-from analysis.overlay import Tile, full_colour, overlay, panel, png
+from analysis.overlay import (
+    AGAINST,
+    FOR,
+    SIDE,
+    Scale,
+    Tile,
+    drawn,
+    full_colour,
+    heat_tile,
+    overlay,
+    panel,
+    png,
+)
 from extract.errors import BadInput
 from extract.network import load_network
 from extract.pipeline import extract
@@ -91,6 +108,24 @@ def test_every_class_is_decomposed_and_sums_to_its_mean_cosines(features):
         list(class_likeness(features, labels=["up"]))
 
 
+def test_given_images_are_decomposed_beside_a_class(features):
+    whole = next(class_likeness(features, labels=["right"]))
+    rows = [int(whole.rows[2]), 0]
+    files = [image_file(features, row) for row in rows]
+    frames, found = images_to_class(files, network_for(features), features, "right")
+    assert found.rows.tolist() == [rows[0], -1]  # the second is of another class
+    np.testing.assert_allclose(found.to_class[0], whole.to_class[2], atol=2e-3)
+    np.testing.assert_allclose(found.to_others[0], whole.to_others[2], atol=2e-3)
+    pooled = features.read("gap", whole.rows).astype(np.float64)
+    units = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    other = features.read("gap", np.array([0]))[0].astype(np.float64)
+    expected = (units @ other).mean() / np.linalg.norm(other)
+    assert found.to_class[1].sum() == pytest.approx(expected, rel=1e-4)
+    assert frames[0].shape == (32, 32, 3)
+    with pytest.raises(BadInput, match="stored are left, middle, right"):
+        images_to_class(files, network_for(features), features, "up")
+
+
 def test_confused_pairs_are_the_most_alike_of_different_classes(features):
     table = confused_pairs(features, 4)
     everyone = features.table()
@@ -159,6 +194,9 @@ def test_the_report_shows_what_the_store_holds(features):
     assert "what each position adds to the score" in shown
     assert "evidence for the class that it predicts" in shown
     assert shown.count("data:image/jpeg") == 3
+    twice = explanations_section({"before": features.key, "after": features.key}, features.store)
+    assert twice.count("<table") == 1  # one row an explainer and network
+    assert (twice.count(">before</td>"), twice.count(">after</td>")) == (1, 1)
     assert explanations_section({"network": "another"}, features.store) == ""
 
 
@@ -187,6 +225,13 @@ def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
     said = CliRunner().invoke(app, ["explain", "0", "7", "--methods", "cam,likeness", *where])
     assert said.exit_code == 0, said.output
     told = json.loads(said.stdout)["images"]
+    said_like = CliRunner().invoke(
+        app, ["explain", "0", "--like", "right", "--arrays", str(tmp_path / "a.npz"), *where]
+    )
+    assert said_like.exit_code == 0, said_like.output
+    assert set(np.load(tmp_path / "a.npz")) == {"0/to_class", "0/to_others"}
+    (tmp_path / "a.npz").unlink()
+    (tmp_path / "0-like-right.png").unlink()
     assert [row["method"] for row in told["maps"]] == ["cam", "cam"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0-7-explanations.png",
@@ -219,11 +264,70 @@ def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
     assert full_colour(heat) == pytest.approx(1)
 
 
+def test_a_map_states_its_scale_and_a_pair_shares_one(features):
+    image = np.full((8, 8, 3), 120, np.uint8)
+    heat = np.array([[4.0, 0], [0, -1]], np.float32)
+    assert heat_tile(image, heat, ("a",)).scale == Scale(full_colour(heat), signed=True)
+    assert not heat_tile(image, np.abs(heat), ("a",)).scale.signed
+    plain, scaled = Tile(image, ("a",)), heat_tile(image, heat, ("a",))
+    assert panel([[scaled]]).shape[0] > panel([[plain]]).shape[0]
+    bar = panel([[scaled]])[14 + SIDE + 8, 14 : 14 + SIDE].astype(int)
+    assert bar[0, 2] > bar[0, 0] + 50  # blue at the left end
+    assert bar[-1, 0] > bar[-1, 2] + 50  # orange at the right
+    found = compare_images(image_file(features, 0), image_file(features, 7), network_for(features))
+    kept = []
+    original = heat_tile.__globals__["overlay"]
+
+    def keep(image, heat, *, top=None, side=None):
+        kept.append(top)
+        return original(image, heat, top=top, side=side)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(heat_tile.__globals__, "overlay", keep)
+        alike_panel([found], [("a", "b")])
+    likeness_a, difference_a, likeness_b, difference_b = kept
+    assert likeness_a == likeness_b == full_colour(found.likeness.on_a, found.likeness.on_b)
+    assert difference_a == difference_b
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_the_colour_blind_tell_for_from_against(blindness):
+    def lab(rgb):
+        linear = np.power(np.asarray(rgb) / 255, 2.2)
+        seen = np.clip(np.asarray(BLINDNESS[blindness]) @ linear, 0, 1)
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        x, y, z = np.cbrt(np.asarray(to_xyz) @ seen / [0.9505, 1, 1.089])
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    for strength in (0, 1):  # weak and strong; a difference of 2.3 is just noticeable
+        assert np.linalg.norm(lab(FOR[strength]) - lab(AGAINST[strength])) > 30
+
+
+def test_pixels_are_smoothed_for_the_eye_and_positions_are_not():
+    small, large = np.zeros((32, 32), np.float32), np.zeros((224, 224), np.float32)
+    small[5, 5] = large[50, 50] = 1
+    assert drawn(small) is small
+    assert drawn(large).sum() == pytest.approx(1, rel=1e-3)
+    assert drawn(large).max() < 0.1
+
+
 def test_a_panel_is_a_png_and_needs_a_tile():
     sheet = panel(
         [[Tile(np.zeros((4, 6, 3), np.uint8), ("a very long line of text " * 9,))]], side=50
     )
-    assert sheet.shape[1] == 50 + 16
+    assert sheet.shape[1] == 50 + 2 * 14
     assert png(sheet).startswith(b"\x89PNG")
     with pytest.raises(BadInput, match="no tiles"):
         panel([])
