@@ -85,7 +85,7 @@ def cam_chamfer(view: StepView) -> Tensor:
     """
     batch, channels = view.maps.shape[:2]
     columns = unit(view.maps.flatten(2).transpose(1, 2).reshape(-1, channels))
-    best: Tensor = BestMatches.apply(columns, batch)  # type: ignore[no-untyped-call]
+    best: Tensor = BestMatches.apply(columns, batch)
     matched = torch.einsum("ipj,ip->ij", best, view.mask().flatten(1))
     return supcon((matched + matched.T) / 2.0, view.labels)
 
@@ -110,7 +110,7 @@ class BestMatches(torch.autograd.Function):
         return torch.cat(values).view(batch, -1, batch)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Each maximum pulls its two columns towards each other."""
         columns, places = ctx.saved_tensors
         batch = places.shape[1]
@@ -128,7 +128,7 @@ class BestMatches(torch.autograd.Function):
         return result, None
 
 
-def _parts(columns: Tensor) -> tuple[Tensor, ...]:
+def _parts(columns: Tensor) -> list[Tensor]:
     """Columns (B·P, C) in parts, the products of which with all fit into a cache."""
     rows = max(1, PRODUCTS // len(columns))
-    return columns.split(rows)
+    return [columns[first : first + rows] for first in range(0, len(columns), rows)]
