@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.pair_bins import Bins
-from analysis.pair_kernels import weigh_bins
+from analysis.pair_kernels import scratch, weigh_bins
 from analysis.pair_tiles import Slab, slabs, tiles
 from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors
@@ -97,9 +97,11 @@ def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArra
     sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.int32)
     row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
     row_codes, col_codes = codes[row_low:row_high], codes[col_low:col_high]
+    room = scratch()
     for tile in tiles(vectors, bins, slab):
         weigh_bins(
-            tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, row_codes[tile.rows],
-            col_codes[tile.cols], row_weights[tile.rows], col_weights[tile.cols], sums,
+            tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, tile.cells,
+            row_codes[tile.rows], col_codes[tile.cols], row_weights[tile.rows],
+            col_weights[tile.cols], sums, room,
         )  # fmt: skip
     return sums

@@ -54,10 +54,11 @@ def judge_measure(
     judged = draws.judged
     moments = class_moments(vectors, judged, run=run(f"{name} moments"))
     shape = class_shape(vectors, judged, moments, run=run(f"{name} means"))
-    chosen = measured_bins(vectors, bins)
+    chosen = measured_bins(vectors, judged, bins)
     counts = count_pairs(
-        vectors, judged, bins=chosen, precision=precision, run=run(f"{name} pairs")
-    )
+        vectors, judged, bins=chosen, precision=precision, run=run(f"{name} pairs"),
+        rounding=run(f"{name} rounding"),
+    )  # fmt: skip
     if precision != "float32":
         note = "; ".join(filter(None, [note, _rounding(vectors, judged, chosen, precision)]))
     near = nearest(vectors, judged, NEIGHBOURS, run=run(f"{name} neighbours"))

@@ -1,33 +1,88 @@
-"""The bins of pair histograms: over which range, how many, and what memory they need."""
+"""The bins of pair histograms: over which range, how many, how wide, and what memory they need.
 
-from dataclasses import dataclass
+Bins are of equal width where that tells pairs apart well enough, as a sample of pairs shows. Where
+distances crowd (probabilities of 1,000 classes: most inner products are below 1e-6) bins follow the
+pairs instead: each holds about the same share of them (`Cells`). A monotone map of the distances
+leaves the AUC as it is, and with n bins of equal shares its certified interval is narrower than
+1 / n whatever the distribution: with p and q the shares of same and of different pairs in a bin,
+(p + q) / 2 = 1 / n, its width is sum p q = sum 2 p q / (p + q) / n <= 1 / n.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.vectors import CENTRE_ROWS, Vectors, spread
+from analysis.judged import Judged
+from analysis.vectors import CENTRE_ROWS, Vectors
 from extract.errors import BadInput
 
 TILE = 1024
-BINS = 1 << 16
+BINS = 1 << 14
+"""A histogram of 64 KiB: twice as many bins cost a third more time, since they leave the cache."""
 MOST_BINS = 1 << 20
 FINE_BYTES = 96 << 20
 PAIR_BYTES = 256 << 20
+CROWDED = 5e-5
+"""Width of the interval of the AUC, expected from a sample, above which bins follow the pairs."""
+
+MANTISSA = 23
+CELL_BITS = 17
+"""Of the mantissa, within a cell: so 64 cells for every doubling of the distance to the origin."""
+OCTAVES = 40
+EVEN = 0.2
+"""Share of the bins that is dealt evenly over the range, so that tails keep their shape."""
 
 
-@dataclass(frozen=True)
-class Bins:
-    """Equal bins of the pair key (see `vectors`); what falls outside counts in the end bins.
+class Cells(NamedTuple):
+    """A piecewise linear map of a positive float32 to a bin, read from the bits of the number.
+
+    Bits of positive floats order as the floats do. The upper ones choose a cell, the lower ones
+    place linearly in it: bin = base[cell] + (rest * bins[cell] >> CELL_BITS), in integers, so that
+    the map is exactly monotone. No cells: bins are of equal width.
 
     Attributes:
-        first: lower edge of bin 0, in units of the key.
-        width: of one bin, > 0.
+        base: uint32 (K,) the first bin of each cell; K = 0: no map.
+        bins: uint32 (K,) how many bins the cell holds.
+        start: uint32, the bits of `floor`.
+        floor: float32, what lies below is taken as this; a cell begins there.
+        ceiling: float32, what lies above is taken as this.
+        drop: how many of the lowest bits are not used, so that the product fits in 32 bits.
+        flip: 0, or bins - 1, which turns the order round.
+        shift: 2^shift bins are joined.
+    """
+
+    base: NDArray[np.uint32]
+    bins: NDArray[np.uint32]
+    start: np.uint32
+    floor: np.float32
+    ceiling: np.float32
+    drop: np.uint32
+    flip: np.uint32
+    shift: np.uint32
+
+
+_NONE = np.zeros(0, dtype=np.uint32)
+_O = np.uint32(0)
+EQUAL = Cells(_NONE, _NONE, _O, np.float32(0), np.float32(0), _O, _O, _O)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Bins of the pair key (see `vectors`); what falls outside counts in the end bins.
+
+    Attributes:
+        first: lower edge of bin 0, in units of the key; with cells: the key from which they count.
+        width: of one bin, > 0; with cells: 1, or -1 where they count downwards.
         n: number of bins, a power of two.
+        cells: the map of (key - first) / width to bins where they are not of equal width.
     """
 
     first: float
     width: float
     n: int
+    cells: Cells = EQUAL
 
     def __post_init__(self) -> None:
         if not 2 <= self.n <= MOST_BINS or self.n & (self.n - 1):
@@ -35,12 +90,37 @@ class Bins:
             raise BadInput(msg)
 
     def edges(self) -> NDArray[np.float64]:
-        """All n + 1 edges, as keys."""
-        return np.asarray(self.first + self.width * np.arange(self.n + 1), dtype=np.float64)
+        """All n + 1 edges, as keys, ascending."""
+        if not len(self.cells.base):
+            return np.asarray(self.first + self.width * np.arange(self.n + 1), dtype=np.float64)
+        fine = _cell_edges(self.cells, self.n << int(self.cells.shift))
+        keys = self.first + self.width * fine[:: 1 << int(self.cells.shift)]
+        return keys if self.width > 0 else keys[::-1]
+
+    def middles(self) -> NDArray[np.float64]:
+        """The n middles, as keys."""
+        edges = self.edges()
+        return (edges[:-1] + edges[1:]) / 2.0
 
     def to(self, n: int) -> "Bins":
         """The same range in n bins, fewer or as many."""
-        return Bins(self.first, self.width * (self.n // n), n)
+        if not len(self.cells.base):
+            return Bins(self.first, self.width * (self.n // n), n)
+        shift = int(self.cells.shift) + (self.n // n).bit_length() - 1
+        return replace(self, n=n, cells=self.cells._replace(shift=np.uint32(shift)))
+
+
+def _cell_edges(cells: Cells, n: int) -> NDArray[np.float64]:
+    """Where each of n bins begins, and the end of the last: (n + 1,) float64, ascending."""
+    base, bins = cells.base.astype(np.int64), cells.bins.astype(np.int64)
+    cell = np.repeat(np.arange(len(base)), bins)
+    inside = np.arange(n) - base[cell]
+    # Cells without a bin of their own before a bin's cell count in it.
+    cell = np.where(inside == 0, np.searchsorted(base, np.arange(n)), cell)
+    bits = CELL_BITS - int(cells.drop)
+    rest = -((-inside << bits) // np.maximum(bins[cell], 1)) << int(cells.drop)
+    found = ((int(cells.start) + (cell << CELL_BITS) + rest).astype(np.uint32)).view(np.float32)
+    return np.append(found, cells.ceiling).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -68,13 +148,13 @@ def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:
 
     A pair of classes gets the finest power of two from 16 bins on that fits in 256 MiB in all. A
     class gets as many bins as there are pairs of a row's class with a column's in a tile, from 256
-    to 8,192, so that moving a tile's counts costs less than making them.
+    on, so that moving a tile's counts costs less than making them.
     """
     pairs = n_classes * (n_classes + 1) // 2
     if pairs * bins * 8 <= FINE_BYTES:
         return Layers(bins, bins, bins)
     in_tile = min(TILE, n_images / n_classes) ** 2
-    per_class = int(min(bins, np.clip(_power_below(in_tile), 256, 8192)))
+    per_class = min(bins, max(256, _power_below(in_tile)))
     per_pair = int(min(per_class, np.clip(_power_below(PAIR_BYTES / (8 * pairs)), 16, 1024)))
     return Layers(bins, per_class, per_pair)
 
@@ -83,20 +163,78 @@ def _power_below(x: float) -> int:
     return 1 << max(0, int(np.log2(max(x, 1.0))))
 
 
-def measured_bins(vectors: Vectors, n: int = BINS) -> Bins:
-    """Bins over the range of keys among up to 2,048 images spread over the classes, and a margin.
+def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
+    """Bins over the range of keys among up to 2,048 images, equally wide where that does.
 
-    With no more images than that the range is that of all pairs. Features that do not vary give
-    bins of which one holds every pair.
+    The sample is of runs of four images, which are sorted by class, so that it has pairs of both
+    kinds however many classes there are. Where the interval of its AUC in equal bins is wider than
+    `CROWDED`, the bins follow its pairs. Features that do not vary give bins of which one holds
+    every pair.
     """
-    z, b = vectors.rows(spread(vectors.n, CENTRE_ROWS))
+    at = _runs_of_four(vectors.n)
+    z, b = vectors.rows(at)
     if not np.isfinite(b).all():
         msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
         raise BadInput(msg)
-    low, high = np.inf, -np.inf
-    for start in range(0, len(z), TILE):
-        keys = b[start : start + TILE, None] + b[None, :] - z[start : start + TILE] @ z.T
-        keys[np.arange(len(keys)), np.arange(start, start + len(keys))] = np.nan
-        low, high = min(low, np.nanmin(keys)), max(high, np.nanmax(keys))
+    upper = np.triu_indices(len(at), 1)
+    keys = (b[:, None] + b[None, :] - z @ z.T)[upper]
+    same = judged.codes[at[upper[0]]] == judged.codes[at[upper[1]]]
+    low, high = float(keys.min()), float(keys.max())
     slack = max((high - low) * 0.02, 1e-12 + 1e-9 * abs(high))
-    return Bins(float(low - slack), float((high - low + 2 * slack) / n), n)
+    equal = Bins(low - slack, (high - low + 2 * slack) / n, n)
+    if not same.any() or same.all() or high <= low:
+        return equal
+    wide = _width(((keys - equal.first) / equal.width).astype(np.int64), same, n)
+    if wide <= CROWDED:
+        return equal
+    found = [(wide, equal)]
+    for first, width in ((low, 1.0), (high, -1.0)):
+        x = ((keys - first) * width).astype(np.float32)
+        cells, at_bin = _followed(x, same, n, flip=width < 0)
+        found.append((_width(at_bin, same, n), Bins(first, width, n, cells)))
+    return min(found, key=lambda each: each[0])[1]
+
+
+def _runs_of_four(n: int) -> NDArray[np.int64]:
+    """At most 2,048 positions spread over 0..n-1 in runs of four."""
+    if n <= CENTRE_ROWS:
+        return np.arange(n)
+    starts = np.linspace(0, n - 4, CENTRE_ROWS // 4).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(4))
+
+
+def _width(bins: NDArray[np.int64], same: NDArray[np.bool_], n: int) -> float:
+    """Width of the interval of the AUC of these pairs: the chance that two kinds share a bin."""
+    p, q = (np.bincount(bins[kind], minlength=n) / kind.sum() for kind in (same, ~same))
+    return float(p @ q)
+
+
+def _followed(
+    x: NDArray[np.float32], same: NDArray[np.bool_], n: int, *, flip: bool
+) -> tuple[Cells, NDArray[np.int64]]:
+    """Cells whose bins hold equal shares of these pairs, and the bin of each pair."""
+    top = np.float32(float(x.max()) * 1.02)
+    last = (int(top.view(np.uint32)) >> CELL_BITS) + 1
+    start = max(1, last - (OCTAVES << (MANTISSA - CELL_BITS)))
+    floor = np.uint32(start << CELL_BITS).view(np.float32)
+    ceiling = np.uint32((last << CELL_BITS) - 1).view(np.float32)
+    bits = np.clip(x, floor, ceiling).view(np.uint32).astype(np.int64) - (start << CELL_BITS)
+    cell, size = bits >> CELL_BITS, last - start
+    share = [np.bincount(cell[kind], minlength=size) / kind.sum() for kind in (same, ~same)]
+    ends = np.uint32(np.arange(start, last + 1) << CELL_BITS).view(np.float32).astype(np.float64)
+    even = np.diff(ends) / (ends[-1] - ends[0])
+    mass = (1.0 - EVEN) * (share[0] + share[1]) / 2.0 + EVEN * even
+    grown = np.concatenate([[0.0], np.cumsum(mass)])
+    base = np.minimum(np.floor(grown / grown[-1] * n + 1e-9), n).astype(np.int64)
+    base[-1] = n
+    held = np.diff(base)
+    drop = max(0, CELL_BITS + n.bit_length() - 1 - 31)
+    rest = (bits & ((1 << CELL_BITS) - 1)) >> drop
+    found = base[cell] + (rest * held[cell] >> (CELL_BITS - drop))
+    found = np.minimum(found, n - 1)
+    turned = n - 1 if flip else 0
+    cells = Cells(
+        np.minimum(base[:-1], n - 1).astype(np.uint32), held.astype(np.uint32),
+        np.uint32(start << CELL_BITS), floor, ceiling, np.uint32(drop), np.uint32(turned), _O,
+    )  # fmt: skip
+    return cells, found ^ turned

@@ -1,17 +1,19 @@
 """The compiled inner loops over pairs; each reads a matrix product that BLAS has just made.
 
 All take `product` (m, n) float32 = z_i . z_j and a `scale`, so that b_i + b_j - scale * product is
-the number of the bin. They release the GIL, so threads of one process share the work. Loops run
-from 0 over slices: with another start numba guards every index against being negative, and nothing
-is vectorised.
+the number of the bin, or what `Cells` map to one. They release the GIL, so threads of one process
+share the work. Loops run from 0 over slices: with another start numba guards every index against
+being negative, and nothing is vectorised.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from analysis.pair_bins import CELL_BITS, TILE, Cells
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -22,103 +24,141 @@ def compiled(function: _Function) -> _Function:
     return kept
 
 
+STRIP = 32
+"""Rows whose bins are held at once: 128 KiB, which the second cache holds."""
+
+
+class Scratch(NamedTuple):
+    """Room for the bins of a strip of rows.
+
+    Attributes:
+        bins: uint32 (STRIP, TILE).
+        x: float32 (TILE,).
+    """
+
+    bins: NDArray[np.uint32]
+    x: NDArray[np.float32]
+
+
+def scratch() -> Scratch:
+    """Room for one thread."""
+    return Scratch(np.empty((STRIP, TILE), np.uint32), np.empty(TILE, np.float32))
+
+
 _ONE = np.uint32(1)
 _ZERO = np.float32(0.0)
+_CELL = np.uint32(CELL_BITS)
+_REST = np.uint32((1 << CELL_BITS) - 1)
+
+
+@njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def place_row(
+    row: NDArray[np.float32],
+    b: np.float32,
+    col_b: NDArray[np.float32],
+    scale: np.float32,
+    top: np.float32,
+    cells: Cells,
+    x: NDArray[np.float32],
+    into: NDArray[np.uint32],
+) -> None:
+    """Write the bin of every pair of one row.
+
+    Sums are not reordered, since b + col_b may cancel and leave a small product exact.
+
+    Args:
+        row: (n,) products.
+        b: of the row, less the first bin.
+        col_b: (n,) b of the columns.
+        scale: of the product.
+        top: the last bin.
+        cells: of `Bins`; none: keys are in units of bins.
+        x: (n,) scratch.
+        into: (n,) written.
+    """
+    if not len(cells.base):
+        for j in range(len(into)):
+            key = min(max(b + col_b[j] - scale * row[j], _ZERO), top)
+            into[j] = np.uint32(np.int32(key))
+        return
+    for j in range(len(into)):
+        x[j] = min(max(b + col_b[j] - scale * row[j], cells.floor), cells.ceiling)
+    bits = x.view(np.uint32)
+    start = cells.start
+    for j in range(len(into)):
+        at = np.uint32(bits[j] - start)
+        cell = at >> _CELL
+        rest = np.uint32((at & _REST) >> cells.drop)
+        inside = np.uint32(rest * cells.bins[cell]) >> np.uint32(_CELL - cells.drop)
+        into[j] = ((cells.base[cell] + inside) ^ cells.flip) >> cells.shift
 
 
 @compiled
-def count_bins(
+def count_tile(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,
     first: int,
+    cells: Cells,
     edges: NDArray[np.int64],
-    slots: NDArray[np.int64],
     row_part: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    shift: int,
     counts: NDArray[np.uint32],
-    bins: NDArray[np.uint32],
+    kinds: NDArray[np.int64],
+    fine: NDArray[np.uint32],
+    scratch: Scratch,
 ) -> None:
-    """Add every pair of a tile to the histogram of its pair of classes.
+    """Add every pair of a tile to the histogram of its classes and, if given, to a finer one.
+
+    Strips of rows of one class are counted against one class of columns after the other, so that
+    the histogram which grows stays in the cache.
 
     Args:
         product: (m, n).
-        row_b: b of the rows in units of bins, less the first bin.
-        col_b: b of the columns in units of bins.
-        scale: 1 / bin width.
+        row_b: (m,) b of the rows, less the first bin, in units of bins.
+        col_b: (n,) b of the columns.
+        scale: of the product.
         first: row i is paired with the columns from max(0, i + first) on.
+        cells: of `Bins`.
         edges: (S + 1,) where the classes of the columns begin.
+        row_part: (m,) part of each row, ascending.
         slots: (R, S) histogram of row part r with column part s.
-        row_part: (m,) part of each row.
-        counts: (H, B) histograms, added to.
-        bins: (n,) scratch.
+        shift: a bin of `counts` joins 2^shift fine ones.
+        counts: (H, B >> shift), added to.
+        kinds: (R, S) row of `fine` for row part r with column part s.
+        fine: (K, B) added to; (K, 0): not wanted.
+        scratch: room for a strip.
     """
     m, n = product.shape
-    top = np.float32(counts.shape[1] - 1)
-    for i in range(m):
-        begin = min(max(i + first, 0), n)
-        b = row_b[i]
-        row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
-        for j in range(len(into)):
-            key = min(max(b + others[j] - scale * row[j], _ZERO), top)
-            into[j] = np.uint32(np.int32(key))
-        for s in range(len(edges) - 1):
-            counted = counts[slots[row_part[i], s]]
-            run = bins[max(begin, edges[s]) : edges[s + 1]]
-            for j in range(len(run)):
-                counted[run[j]] += _ONE
-
-
-@compiled
-def count_layers(
-    product: NDArray[np.float32],
-    row_b: NDArray[np.float32],
-    col_b: NDArray[np.float32],
-    scale: np.float32,
-    first: int,
-    edges: NDArray[np.int64],
-    row_part: NDArray[np.int64],
-    kinds: NDArray[np.int64],
-    shift: int,
-    fine: NDArray[np.uint32],
-    parts: NDArray[np.uint32],
-    bins: NDArray[np.uint32],
-) -> None:
-    """Add every pair of a tile to a fine histogram of its kind and a coarser one of its classes.
-
-    For many classes, where fine histograms of every pair of classes would need too much memory.
-
-    Args:
-        product: as in `count_bins`.
-        row_b: as in `count_bins`.
-        col_b: as in `count_bins`.
-        scale: as in `count_bins`.
-        first: as in `count_bins`.
-        edges: as in `count_bins`.
-        row_part: as in `count_bins`.
-        kinds: (R, S) 0 where row part and column part are one class, else 1.
-        shift: a coarse bin joins 2^shift fine ones.
-        fine: (2, B), added to.
-        parts: (R, S, B >> shift), added to.
-        bins: (n,) scratch.
-    """
-    m, n = product.shape
-    top = np.float32(fine.shape[1] - 1)
+    top = np.float32((counts.shape[1] << shift) - 1)
     shifted = np.uint32(shift)
-    for i in range(m):
-        begin = min(max(i + first, 0), n)
-        b = row_b[i]
-        row, others, into = product[i, begin:], col_b[begin:], bins[begin:n]
-        for j in range(len(into)):
-            key = min(max(b + others[j] - scale * row[j], _ZERO), top)
-            into[j] = np.uint32(np.int32(key))
-        r = row_part[i]
+    low = 0
+    while low < m:
+        r = row_part[low]
+        high = low
+        while high < m and high - low < len(scratch.bins) and row_part[high] == r:
+            begin = min(max(high + first, 0), n)
+            place_row(
+                product[high, begin:], row_b[high], col_b[begin:], scale, top, cells,
+                scratch.x[begin:n], scratch.bins[high - low, begin:n],
+            )  # fmt: skip
+            high += 1
         for s in range(len(edges) - 1):
-            kind, part = fine[kinds[r, s]], parts[r, s]
-            run = bins[max(begin, edges[s]) : edges[s + 1]]
-            for j in range(len(run)):
-                kind[run[j]] += _ONE
-                part[run[j] >> shifted] += _ONE
+            counted, kind = counts[slots[r, s]], fine[kinds[r, s]]
+            for i in range(low, high):
+                bins = scratch.bins[i - low]
+                # Unsigned, so that numba does not guard against a negative index.
+                begin, end = np.uint64(max(i + first, edges[s])), np.uint64(edges[s + 1])
+                if len(kind):
+                    for j in range(begin, end):
+                        kind[bins[j]] += _ONE
+                        counted[bins[j] >> shifted] += _ONE
+                else:
+                    for j in range(begin, end):
+                        counted[bins[j]] += _ONE
+        low = high
 
 
 @compiled
@@ -137,7 +177,7 @@ def flush_layers(
         parts: (R, S, B), zeroed.
         row_at: (R,) place of each row part in `rows` and `pairs`.
         col_at: (S,) place of each column part in `cols` and `pairs`.
-        kinds: (R, S) as in `count_layers`.
+        kinds: (R, S) of each pair of parts: 0 where they are one class, else 1.
         rows: (R', 2, B) same and different of row classes, added to.
         cols: (S', B) different of column classes, added to.
         pairs: (R', S', B // f), added to, f bins joined.
@@ -170,34 +210,43 @@ def weigh_bins(
     col_b: NDArray[np.float32],
     scale: np.float32,
     first: int,
+    cells: Cells,
     row_code: NDArray[np.int64],
     col_code: NDArray[np.int64],
     row_weight: NDArray[np.uint8],
     col_weight: NDArray[np.uint8],
     sums: NDArray[np.int32],
+    scratch: Scratch,
 ) -> None:
     """Add w_i w_j of every pair and every replicate to the histograms of same and different.
 
     Args:
-        product: (m, n), as in `count_bins`.
-        row_b: as in `count_bins`.
-        col_b: as in `count_bins`.
-        scale: as in `count_bins`.
-        first: as in `count_bins`.
+        product: (m, n), as in `count_tile`.
+        row_b: as in `count_tile`.
+        col_b: as in `count_tile`.
+        scale: as in `count_tile`.
+        first: as in `count_tile`.
+        cells: of `Bins`.
         row_code: class of each row.
         col_code: class of each column.
         row_weight: (m, R) how often each replicate draws a row.
         col_weight: (n, R).
         sums: (2, B, R); 0 = same class, 1 = different; added to.
+        scratch: room for a row.
     """
     m, n = product.shape
     replicates = row_weight.shape[1]
     top = np.float32(sums.shape[1] - 1)
     for i in range(m):
-        for j in range(min(max(i + first, 0), n), n):
-            key = min(max(row_b[i] + col_b[j] - scale * product[i, j], _ZERO), top)
+        begin = min(max(i + first, 0), n)
+        bins = scratch.bins[0, :n]
+        place_row(
+            product[i, begin:], row_b[i], col_b[begin:], scale, top, cells, scratch.x[begin:n],
+            bins[begin:],
+        )  # fmt: skip
+        for j in range(begin, n):
             kind = 0 if row_code[i] == col_code[j] else 1
-            summed, left, right = sums[kind, np.int32(key)], row_weight[i], col_weight[j]
+            summed, left, right = sums[kind, bins[j]], row_weight[i], col_weight[j]
             for r in range(replicates):
                 summed[r] += np.int32(left[r]) * np.int32(right[r])
 

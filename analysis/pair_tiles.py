@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.pair_bins import TILE as TILE
-from analysis.pair_bins import Bins
+from analysis.pair_bins import Bins, Cells
+from analysis.pair_kernels import Scratch, count_tile
 from analysis.product import Product, by_numpy
 from analysis.vectors import Vectors, blocks
 from extract.errors import BadInput
@@ -33,6 +34,7 @@ class Tile:
         first: row i is paired with the columns from max(0, i + first) on.
         row_b: (m,) b in bins, less the first bin.
         col_b: (n,) b in bins.
+        cells: of the bins.
     """
 
     product: NDArray[np.float32]
@@ -42,6 +44,26 @@ class Tile:
     first: int
     row_b: NDArray[np.float32]
     col_b: NDArray[np.float32]
+    cells: Cells
+
+    def count(
+        self,
+        edges: NDArray[np.int64],
+        row_part: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        counts: NDArray[np.uint32],
+        scratch: Scratch,
+        *,
+        fine: NDArray[np.uint32] | None = None,
+        kinds: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count every pair in `counts` and, with fewer bins there, in `fine`: see `count_tile`."""
+        shift = 0 if fine is None else (fine.shape[1] // counts.shape[1]).bit_length() - 1
+        count_tile(
+            self.product, self.row_b, self.col_b, self.scale, self.first, self.cells, edges,
+            row_part, slots, shift, counts, slots if kinds is None else kinds,
+            counts[:, :0] if fine is None else fine, scratch,
+        )  # fmt: skip
 
 
 def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy) -> Iterator[Tile]:
@@ -69,4 +91,4 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
                 continue
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
             out = product(part, other, room)
-            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols])
+            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols], bins.cells)

@@ -5,7 +5,7 @@ into bins at once (`pair_kernels`). Slabs of tiles are independent and their cou
 cutting and any number of workers gives the same counts.
 
 With few classes one histogram of each pair of classes holds everything. With many that would need
-C^2 fine histograms; then the totals stay fine (65,536 bins), those per class are middling, and
+C^2 fine histograms; then the totals stay fine (16,384 bins), those per class are middling, and
 those of the C^2 / 2 pairs of classes are coarse (`plan_layers` says how coarse and how large).
 """
 
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from analysis.judged import Judged
 from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
-from analysis.pair_kernels import count_bins, count_layers, flush_layers
-from analysis.pair_tiles import TILE, Slab, Tile, slabs, tiles
+from analysis.pair_kernels import Scratch, flush_layers, scratch
+from analysis.pair_tiles import Slab, Tile, slabs, tiles
 from analysis.product import Precision, Product, best_product
+from analysis.rounding import key_error
+from analysis.scores import Auc, auc
 from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, own_distance
 from extract.measures import Form
@@ -40,6 +42,7 @@ class PairCounts:
         same: (C, B') pairs within each class.
         different: (C, B') pairs of one image of a class with one of another class.
         pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b.
+        error: the most by which a key may be off, in units of the key; 0: parts of a bin.
     """
 
     bins: Bins
@@ -48,6 +51,11 @@ class PairCounts:
     same: Counts
     different: Counts
     pairs: Counts
+    error: float = 0.0
+
+    def area(self) -> Auc:
+        """AUC of all pairs, with the interval that holds it whatever bins and rounding do."""
+        return auc(*self.total, self.bins.edges(), self.error)
 
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""
@@ -59,8 +67,7 @@ class PairCounts:
 
     def middles(self, n: int) -> NDArray[np.float64]:
         """Middles of n bins, as own distances (n,)."""
-        bins = self.bins.to(n)
-        return np.asarray(self.own(bins.edges()[:-1] + bins.width / 2), dtype=np.float64)
+        return np.asarray(self.own(self.bins.to(n).middles()), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class SlabCounts:
     Attributes:
         row_classes: (R,) classes of its rows.
         col_classes: (S,) classes of its columns.
-        total: (2, B); B = 0 where `pairs` is as fine and says it all.
-        rows: (R, 2, B') same and different of the row classes; B' = 0 likewise.
+        total: (2, B); B = 0 where `rows` or `pairs` are as fine and say it.
+        rows: (R, 2, B') same and different of the row classes; B' = 0 where `pairs` says it all.
         cols: (S, B') different of the column classes; none likewise.
         pairs: (R, S, B'').
     """
@@ -109,23 +116,21 @@ def count_slab(
     col_classes, col_at = np.unique(col_codes, return_inverse=True)
     n_rows, n_cols = len(row_classes), len(col_classes)
     pairs = np.zeros((n_rows, n_cols, layers.per_pair), dtype=np.uint32)
-    scratch = np.empty(TILE, dtype=np.uint32)
     fine = layers.total == layers.per_pair
-    total = np.zeros((2, 0 if fine else layers.total), dtype=np.uint32)
+    total = np.zeros((2, 0 if layers.total == layers.per_class else layers.total), dtype=np.uint32)
     rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class), dtype=np.uint32)
     counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs)
     if not fine:
         counts = replace(counts, cols=np.zeros((n_cols, layers.per_class), dtype=np.uint32))
+    room = scratch()
     for tile in tiles(vectors, bins, slab, product):
         edges, cols = _runs(col_at[tile.cols])
         if fine:
             slots = np.arange(n_rows)[:, None] * n_cols + cols[None, :]
-            count_bins(
-                tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, slots,
-                row_at[tile.rows], pairs.reshape(-1, layers.per_pair), scratch,
-            )  # fmt: skip
+            every = pairs.reshape(-1, layers.per_pair)
+            tile.count(edges, row_at[tile.rows], slots, every, room)
         else:
-            _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, scratch)
+            _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, room)
     return counts
 
 
@@ -136,16 +141,17 @@ def _count_tile(
     edges: NDArray[np.int64],
     row_at: NDArray[np.int64],
     cols: NDArray[np.int64],
-    scratch: NDArray[np.uint32],
+    room: Scratch,
 ) -> None:
     rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
     parts = np.zeros((len(rows), len(cols), layers.per_class), dtype=np.uint32)
-    shift = (layers.total // layers.per_class).bit_length() - 1
-    count_layers(
-        tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, row_part, kinds, shift,
-        counts.total, parts, scratch,
-    )  # fmt: skip
+    slots = np.arange(kinds.size).reshape(kinds.shape)
+    every = parts.reshape(-1, layers.per_class)
+    if counts.total.size:
+        tile.count(edges, row_part, slots, every, room, fine=counts.total, kinds=kinds)
+    else:
+        tile.count(edges, row_part, slots, every, room)
     flush_layers(parts, rows, cols, kinds, counts.rows, counts.cols, counts.pairs)
 
 
@@ -171,8 +177,8 @@ def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
     rows, cols = part.row_classes[:, None], part.col_classes[None, :]
     inside = rows <= cols
     counts.pairs[pair_slot(rows, cols, n_classes)[inside]] += part.pairs[inside]
-    if part.total.size:
-        counts.total[:] += part.total
+    if part.rows.size:
+        counts.total[:] += part.total if part.total.size else part.rows.sum(axis=0)
         counts.same[part.row_classes] += part.rows[:, 0]
         counts.different[part.row_classes] += part.rows[:, 1]
         counts.different[part.col_classes] += part.cols
@@ -192,26 +198,29 @@ def count_pairs(
     bins: Bins | None = None,
     precision: Precision = "float32",
     run: Run = map,
+    rounding: Run = map,
 ) -> PairCounts:
     """Count all pairs.
 
     Args:
         vectors: of the judged images, in their order.
         judged: rows and classes.
-        bins: None: 65,536 over the measured range.
+        bins: None: 16,384 over the measured range.
         precision: of the matrix product.
         run: how slabs are mapped; `map` does them here, one after the other.
+        rounding: how blocks of images are, for the bound of what coarser products do.
     """
-    bins = measured_bins(vectors) if bins is None else bins
+    bins = measured_bins(vectors, judged) if bins is None else bins
     layers = plan_layers(len(judged.classes), vectors.n, bins.n)
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
-    return Statistic(
+    counts: PairCounts = Statistic(
         items=slabs(vectors),
         chunk=partial(count_slab, vectors, judged, bins, layers, product),
         start=partial(empty_counts, bins, vectors.form, layers, len(judged.classes)),
         combine=add_slab,
         finalize=_same,
     ).compute(run)
+    return replace(counts, error=key_error(vectors, bins, precision, rounding))
 
 
 def _same(counts: PairCounts) -> PairCounts:
@@ -226,14 +235,11 @@ def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:
         (row_low, row_high), (col_low, col_high) = slab
         row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
         part = np.zeros((2, bins.n), dtype=np.uint32)
-        scratch = np.empty(TILE, dtype=np.uint32)
+        room = scratch()
         for tile in tiles(vectors, bins, slab, product):
             edges, cols = _runs(col_codes[tile.cols])
             rows, row_part = np.unique(row_codes[tile.rows], return_inverse=True)
             kinds = (rows[:, None] != cols[None, :]).astype(np.int64)
-            count_bins(
-                tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, edges, kinds,
-                row_part, part, scratch,
-            )  # fmt: skip
+            tile.count(edges, row_part, kinds, part, room)
         counts += part
     return counts

@@ -31,7 +31,7 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
     same, different = found.same, found.different
     middles = found.counts.middles(len(same))
-    whole = score.auc(same, different)
+    whole = found.counts.area()
     far, tar = score.rates(same, different)
     near, apart = (score.binned_moments(counts, middles) for counts in found.counts.total)
     if found.counts.form != "euclidean":
@@ -44,7 +44,8 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
     drawn = pair_replicates(found.drawn)
     bins = len(found.drawn[0])
     undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
-    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by the bins"
+    by = "the bins and the rounding" if found.counts.error else "the bins"
+    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}"
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()

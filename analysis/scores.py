@@ -36,15 +36,38 @@ class Auc:
         return 2.0 * self.value - 1.0
 
 
-def auc(same: Counts, different: Counts) -> Auc:
-    """ROC-AUC with its certified interval; NaN where one kind has no pairs."""
+def auc(
+    same: Counts,
+    different: Counts,
+    edges: NDArray[np.float64] | None = None,
+    error: float = 0.0,
+) -> Auc:
+    """ROC-AUC with its certified interval; NaN where one kind has no pairs.
+
+    Args:
+        same: (B,) histogram of pairs of one class.
+        different: (B,) of pairs of different classes.
+        edges: (B + 1,) of the bins, needed where there is an error.
+        error: the most by which a distance that was counted is off. Two pairs then count as ordered
+            only where their bins are further apart than twice that; the end bins hold everything
+            beyond them.
+    """
     s, d = same.astype(np.float64), different.astype(np.float64)
     pairs = s.sum() * d.sum()
     if pairs == 0:
         return Auc(np.nan, np.nan, np.nan)
     won = float((np.cumsum(s) - s) @ d / pairs)
     tied = float(s @ d / pairs)
-    return Auc(won + tied / 2.0, won, won + tied)
+    value = won + tied / 2.0
+    if not error:
+        return Auc(value, won, won + tied)
+    if edges is None:
+        msg = "an error of the distances is in their units, so it needs the edges of the bins"
+        raise ValueError(msg)
+    low, high = np.append(-np.inf, edges[1:-1]), np.append(edges[1:-1], np.inf)
+    surely = np.searchsorted(high, low - 2.0 * error, side="right")
+    nearer, apart = (np.append(0.0, np.cumsum(counts))[surely] for counts in (s, d))
+    return Auc(value, float(nearer @ d / pairs), 1.0 - float(apart @ s / pairs))
 
 
 def auc_many(same: Counts, different: Counts) -> NDArray[np.float64]:

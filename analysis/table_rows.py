@@ -71,14 +71,24 @@ def _pair_histogram_moments(found: Judgement) -> tuple[Floats, Floats, Floats]:
 
 
 def histograms(found: Judgement) -> pd.DataFrame:
-    """How many same and different pairs lie in each of 256 ranges of distance."""
-    step = max(1, found.counts.bins.n // SHOWN_BINS)
-    edges = found.counts.edges(found.counts.bins.n // step)
-    same, different = (c.reshape(-1, step).sum(axis=1) for c in (found.same, found.different))
+    """How many same and different pairs lie in each of 256 equal ranges of distance.
+
+    A fine bin that lies across a boundary is shared out between both sides.
+    """
+    fine = found.counts.edges(found.counts.bins.n)
+    edges = np.linspace(fine[0], fine[-1], SHOWN_BINS + 1)
+    same, different = (_shared(counts, fine, edges) for counts in (found.same, found.different))
     return pd.DataFrame({
         "measure": found.name, "bin_low": edges[:-1], "bin_high": edges[1:],
         "same": same, "different": different,
     })  # fmt: skip
+
+
+def _shared(counts: NDArray[np.int64], fine: Floats, edges: Floats) -> NDArray[np.int64]:
+    grown = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
+    at = np.rint(np.interp(edges, fine, grown)).astype(np.int64)
+    at[0], at[-1] = 0, grown[-1]
+    return np.diff(at)
 
 
 def roc(found: Judgement, points: int = 400) -> pd.DataFrame:

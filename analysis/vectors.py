@@ -1,7 +1,7 @@
 """The vectors that pairs are made of, centred, with what turns inner products into distances.
 
 For every form of measure one key orders the pairs: key(i, j) = b_i + b_j - z_i . z_j, where z is
-the embedding less one fixed vector m (so that little cancels) and b is
+the embedding less one fixed vector m (so that little cancels; 0 for inner products) and b is
     euclidean: |z|^2 / 2                      key = squared distance / 2
     cosine and inner: (1 - m . m) / 2 - z . m      key = 1 - inner product, the own distance.
 """
@@ -103,6 +103,14 @@ def centred(x: Array, centre: Array, form: Form) -> Block:
     return z, (1.0 - wide @ wide) / 2.0 - np.einsum("nd,d->n", z, wide, dtype=np.float64)
 
 
+def _centre(sample: Array, form: Form) -> Array:
+    """m: the mean of a sample; 0 for inner products, whose least values a sum would swallow."""
+    if form == "inner":
+        return np.zeros(sample.shape[1], dtype=np.float32)
+    mean: Array = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
 def own_distance(form: Form, key: Any) -> Any:
     """The measure's own distance of a key: sqrt(2 key) for Euclid, else the key itself."""
     if form == "euclidean":
@@ -178,7 +186,7 @@ def _reopen(
 def held_vectors(x: Array, form: Form) -> Vectors:
     """Vectors that are in memory already: (N, D) float32."""
     x = np.ascontiguousarray(x, dtype=np.float32)
-    centre = x[spread(len(x), CENTRE_ROWS)].mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre = _centre(x[spread(len(x), CENTRE_ROWS)], form)
     return Vectors(len(x), form, centre, _Held(*centred(x, centre, form)))
 
 
@@ -193,5 +201,5 @@ def stored_vectors(
     sample = embed_rows(features, measure, rows[few])
     if len(rows) * sample.shape[1] * 4 <= memory:
         return held_vectors(embed_rows(features, measure, rows), measure.form)
-    centre = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre = _centre(sample, measure.form)
     return Vectors(len(rows), measure.form, centre, _Stored(features, measure, rows, centre))

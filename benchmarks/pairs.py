@@ -76,14 +76,14 @@ def here(stage: str) -> Any:
     return Jobs(None, CORES).run(stage)
 
 
-def bare_product(vectors: Vectors, product: Any) -> Took:
+def bare_product(vectors: Vectors, judged: Judged, product: Any) -> Took:
     """Seconds of the float32 products of the same tiles, nothing else, on two threads."""
 
     def one(slab: Any) -> None:
         for _ in tiles(vectors, bins, slab, product):
             pass
 
-    bins = measured_bins(vectors)
+    bins = measured_bins(vectors, judged)
     with one_thread_each(), ThreadPoolExecutor(CORES) as pool:
         return best(lambda: list(pool.map(one, slabs(vectors))))[0]
 
@@ -93,9 +93,9 @@ def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     vectors, judged = features(n, dim, n_classes)
     pairs = n * (n - 1) / 2
     fastest = best_product(dim, np.inf)
-    bare = bare_product(vectors, fastest)
+    bare = bare_product(vectors, judged, fastest)
     took, counts = best(lambda: count_pairs(vectors, judged, run=here("pairs")))
-    blas = bare_product(vectors, by_numpy)
+    blas = bare_product(vectors, judged, by_numpy)
     area = auc(*counts.total)
     print(
         f"histograms N={n} D={dim} C={n_classes}: {took.rate(pairs)} in {took.wall:.2f} s\n"
@@ -110,13 +110,13 @@ def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
 def bfloat16(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     """The same with bfloat16 products. Goal: 1.5 of the float32 product's rate."""
     vectors, judged = features(n, dim, n_classes)
-    bins = measured_bins(vectors)
+    bins = measured_bins(vectors, judged)
     took, rough = best(
         lambda: count_pairs(vectors, judged, bins=bins, precision="bfloat16", run=here("pairs"))
     )
     exact = count_pairs(vectors, judged, bins=bins, run=here("pairs"))
     fastest = best_product(dim, np.inf)
-    bare, blas = (bare_product(vectors, product) for product in (fastest, by_numpy))
+    bare, blas = (bare_product(vectors, judged, product) for product in (fastest, by_numpy))
     one, other = auc(*rough.total), auc(*exact.total)
     print(
         f"bfloat16 N={n}: {took.rate(n * (n - 1) / 2)}; rate over the float32 product's: "
@@ -222,7 +222,7 @@ def classes(n: int = 50_000, dim: int = 512) -> None:
 def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
     """Image bootstrap with every pair reweighed, without computing a distance twice."""
     vectors, judged = features(n, 512, 10)
-    bins = measured_bins(vectors)
+    bins = measured_bins(vectors, judged)
     draws = Draws(judged, replicates, 0)
     took, _ = best(lambda: weighted_histograms(vectors, draws, bins, run=here("bootstrap")))
     pairs = n * (n - 1) / 2
@@ -237,7 +237,7 @@ def warm() -> None:
     count_pairs(vectors, judged)
     nearest(vectors, judged)
     class_moments(vectors, judged)
-    weighted_histograms(vectors, Draws(judged, 2, 0), measured_bins(vectors))
+    weighted_histograms(vectors, Draws(judged, 2, 0), measured_bins(vectors, judged))
     count_pairs(*features(2000, 8, 200))
 
 

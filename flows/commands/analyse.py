@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         budget: Annotated[
             float, typer.Option(min=1, help="Multiplications a measure; above: a sample of images.")
         ] = 1e14,
-        bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 65536,
+        bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 16384,
         precision: Annotated[
             Precision, typer.Option(help="Of the products: bfloat16 is faster and coarser.")
         ] = Precision.FLOAT32,

@@ -27,11 +27,11 @@ def test_draws_keep_every_class_and_travel_as_a_seed(clustered):
 def test_weighted_histograms_weigh_every_pair_by_its_two_images(clustered):
     x, judged = clustered(n=250)
     vectors = held_vectors(x, "euclidean")
-    bins = measured_bins(vectors, 512)
+    bins = measured_bins(vectors, judged, 512)
     draws = Draws(judged, 7, 0)
     same, different = weighted_histograms(vectors, draws, bins)
     key = pdist(x.astype(np.float64), "sqeuclidean") / 2
-    at = np.clip(((key - bins.first) / bins.width).astype(int), 0, 511)
+    at = np.clip(np.searchsorted(bins.edges(), key, side="right") - 1, 0, 511)
     i, j = np.triu_indices(250, 1)
     alike = judged.codes[i] == judged.codes[j]
     for r in range(7):
@@ -45,7 +45,7 @@ def test_weighted_histograms_weigh_every_pair_by_its_two_images(clustered):
 def test_weights_of_one_give_the_plain_counts(clustered):
     x, judged = clustered(n=200)
     vectors = held_vectors(x, "euclidean")
-    bins = measured_bins(vectors, 1024)
+    bins = measured_bins(vectors, judged, 1024)
     draws = Draws(judged, 1, 0)
     draws.weights[:] = 1
     counted = count_pairs(vectors, judged, bins=bins).total
@@ -61,7 +61,7 @@ def test_interval_is_as_wide_as_new_images_make_it(clustered):
         means = np.stack([x[judged.codes == code].mean(axis=0) for code in range(3)])
         x = (means[judged.codes] + 2.0 * draw.standard_normal(x.shape)).astype(np.float32)
         vectors = held_vectors(x, "euclidean")
-        bins = measured_bins(vectors, 2048)
+        bins = measured_bins(vectors, judged, 2048)
         areas.append(scores.auc(*count_pairs(vectors, judged, bins=bins).total).value)
         drawn = scores.auc_many(*weighted_histograms(vectors, Draws(judged, 100, seed), bins))
         low, high = interval(drawn)
@@ -94,7 +94,7 @@ def test_folds_share_no_image_and_thresholds_come_from_the_others(clustered):
         sizes = np.bincount(fold_of[judged.codes == code], minlength=10)
         assert sizes.max() - sizes.min() <= 1
     vectors = held_vectors(x, "euclidean")
-    found = folded_accuracy(vectors, judged, measured_bins(vectors), seed=0)
+    found = folded_accuracy(vectors, judged, measured_bins(vectors, judged), seed=0)
     distance = np.sqrt(((x[:, None].astype(float) - x[None]) ** 2).sum(axis=2))
     wanted = []
     parts = []

@@ -10,8 +10,11 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from analysis import pair_bins, scores, vectors
 from analysis.judged import judge
 from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
+from analysis.pair_kernels import place_row, scratch
+from analysis.pair_tiles import slabs, tiles
 from analysis.pairs import class_pairs, count_pairs, pair_slot
-from analysis.product import best_product, by_numpy, by_onednn
+from analysis.product import best_product, by_bfloat16, by_numpy, by_onednn
+from analysis.rounding import key_error
 from analysis.vectors import held_vectors
 from extract.errors import BadInput
 
@@ -90,7 +93,7 @@ def test_ties_and_constants_lie_inside_the_interval():
 
 def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, layout):
     x, judged = clustered(n=700)
-    bins = measured_bins(held_vectors(x, "euclidean"), 1024)
+    bins = measured_bins(held_vectors(x, "euclidean"), judged, 1024)
     whole = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
     monkeypatch.setattr(vectors, "SLAB", 256)
     cut = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
@@ -126,10 +129,10 @@ def test_senseless_bins_are_refused(n):
 
 def test_memory_of_many_classes_is_bounded():
     few, many = plan_layers(10, 50_000), plan_layers(1000, 50_000)
-    assert few == Layers(1 << 16, 1 << 16, 1 << 16)
-    assert many.total == 1 << 16
-    # By hand: totals 2 x 65,536, classes 2 x 1,000 x 2,048, pairs 500,500 x 64, 8 bytes each.
-    assert many.memory(1000) == 8 * (2 * 65_536 + 2 * 1000 * 2048 + 500_500 * 64)
+    assert few == Layers(1 << 14, 1 << 14, 1 << 14)
+    assert many.total == 1 << 14
+    # By hand: totals 2 x 16,384, classes 2 x 1,000 x 2,048, pairs 500,500 x 64, 8 bytes each.
+    assert many.memory(1000) == 8 * (2 * 16_384 + 2 * 1000 * 2048 + 500_500 * 64)
 
 
 def test_one_bin_range_holds_what_was_not_sampled(clustered):
@@ -138,13 +141,112 @@ def test_one_bin_range_holds_what_was_not_sampled(clustered):
     assert found.total.sum() == 400 * 399 // 2
 
 
-def test_bfloat16_moves_the_auc_by_less_than_its_interval_allows(clustered):
-    x, judged = clustered(n=1200, dim=256, unit=True)
-    held = held_vectors(x, "cosine")
-    bins = measured_bins(held)
-    exact = scores.auc(*count_pairs(held, judged, bins=bins).total)
-    rough = scores.auc(*count_pairs(held, judged, bins=bins, precision="bfloat16").total)
-    assert rough.value == pytest.approx(exact.value, abs=1e-4)
+def crowds(kind, n=700):
+    """Features whose distances crowd, their classes, and the exact distances of all pairs."""
+    draw = np.random.default_rng(5)
+    judged = judge(np.arange(n), [f"{code:04d}" for code in draw.integers(0, 35, n)])
+    if kind == "probabilities":
+        logits = draw.standard_normal((n, 35)) * 3.0
+        logits[np.arange(n), judged.codes] += 6.0
+        x = np.exp(logits - logits.max(axis=1, keepdims=True))
+        x = (x / x.sum(axis=1, keepdims=True)).astype(np.float32)
+        form, distance = "inner", 1.0 - x.astype(np.float64) @ x.T.astype(np.float64)
+    else:
+        centres = draw.standard_normal((35, 16))
+        x = centres[judged.codes] + 1.5 * draw.standard_normal((n, 16))
+        if kind == "outliers":
+            x[::50] *= 1000.0
+        else:
+            x[judged.codes < 30] = centres[0] + 0.03 * x[judged.codes < 30]
+        form, x = "euclidean", x.astype(np.float32)
+        distance = cdist(x.astype(np.float64), x.astype(np.float64))
+    upper = np.triu_indices(n, 1)
+    same = judged.codes[upper[0]] == judged.codes[upper[1]]
+    return held_vectors(x, form), judged, distance[upper], same
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "outliers", "collapsed"])
+def test_where_distances_crowd_the_bins_follow_them(kind, layout):
+    held, judged, distance, same = crowds(kind)
+    counts = count_pairs(held, judged)
+    area, wanted = counts.area(), roc_auc_score(same, -distance)
+    assert len(counts.bins.cells.base)
+    assert area.low - 1e-6 <= wanted <= area.high + 1e-6
+    assert area.high - area.low < 1e-4
+    plain = measured_bins(held, judged)
+    equal = Bins(float(distance.min()), float(np.ptp(distance)) / plain.n, plain.n)
+    if held.form == "inner":
+        coarse = count_pairs(held, judged, bins=equal).area()
+        assert coarse.high - coarse.low > 1e-3
+    # Keys are float32: where the rest of a sum is small its last digits are not there.
+    found = counts.edges(counts.bins.n)
+    assert (np.diff(found) >= 0).all()
+    binned = np.histogram(distance, np.append(np.append(-np.inf, found[1:-1]), np.inf))[0]
+    apart = np.abs(np.cumsum(binned - counts.total.sum(axis=0)))
+    assert apart.max() <= 2e-3 * len(distance)
+
+
+@pytest.mark.parametrize("n", [16, 1 << 14, 1 << 18])
+def test_followed_bins_are_where_their_edges_say(n, monkeypatch):
+    monkeypatch.setattr(pair_bins, "CROWDED", 0.0)
+    held, judged, _, _ = crowds("probabilities")
+    bins = measured_bins(held, judged, n)
+    edges = bins.edges()
+    draw = np.random.default_rng(0)
+    inside = edges[1] + (edges[-2] - edges[1]) * draw.random(3000)
+    keys = np.concatenate([bins.middles(), inside])[-8000:]
+    width = np.float32(bins.width)
+    # Moved by the same rounding as in the loop: product 0, the key of the row, the edges float32.
+    row_b = np.full(1, -bins.first * bins.width, np.float32)
+    col_b = (keys * bins.width).astype(np.float32)
+    room = scratch()
+    for at in range(0, len(keys), 1024):
+        part = col_b[at : at + 1024]
+        into = np.empty(len(part), np.uint32)
+        nothing = np.zeros(len(part), np.float32)
+        place_row(nothing, row_b[0], part, width, np.float32(n), bins.cells, room.x, into)
+        x = (part + row_b[0]).astype(np.float64)
+        moved = bins.first + bins.width * x
+        found = np.clip(np.searchsorted(edges, moved, side="right") - 1, 0, n - 1)
+        if bins.width < 0:
+            found = np.clip(n - np.searchsorted(-edges[::-1], -moved, side="right"), 0, n - 1)
+        assert np.abs(into.astype(int) - found).max() <= (1 if n > 1 << 14 else 0)
+    for fewer in (n // 2, 8):
+        assert bins.to(fewer).edges() == pytest.approx(edges[:: n // fewer])
+
+
+@pytest.mark.parametrize("kind", ["clustered", "probabilities", "outliers", "collapsed", "ties"])
+def test_bfloat16_leaves_the_exact_auc_inside_the_interval(kind, clustered):
+    if kind == "clustered":
+        x, judged = clustered(n=1200, dim=256, unit=True)
+        held, (distance, same, _) = held_vectors(x, "cosine"), naive(x, judged, "cosine")
+    elif kind == "ties":
+        x, judged = clustered(n=500, dim=6)
+        x = np.round(x)
+        held, (distance, same, _) = held_vectors(x, "euclidean"), naive(x, judged, "euclidean")
+    else:
+        held, judged, distance, same = crowds(kind)
+    counts = count_pairs(held, judged, precision="bfloat16")
+    area, wanted = counts.area(), roc_auc_score(same, -distance)
+    assert area.low <= wanted <= area.high
+    assert 0.0 <= area.low <= area.value <= area.high <= 1.0
+    if kind == "clustered":
+        assert area.value == pytest.approx(wanted, abs=1e-4)
+        assert area.high - area.low < 0.1
+
+
+def test_no_key_of_bfloat16_products_is_further_off_than_the_bound(clustered):
+    x, judged = clustered(n=600, dim=200)
+    held = held_vectors(x, "euclidean")
+    bins = measured_bins(held, judged)
+    wide = x.astype(np.float64)
+    exact = cdist(wide, wide, "sqeuclidean") / 2.0
+    bound, worst = key_error(held, bins, "bfloat16"), 0.0
+    for tile in tiles(held, bins, slabs(held)[0], by_bfloat16):
+        keys = tile.row_b[:, None] + tile.col_b[None, :] - tile.scale * tile.product
+        worst = max(worst, np.abs(bins.first + bins.width * keys - exact).max())
+    assert worst <= bound <= 20.0 * worst
+    assert key_error(held, bins, "float32") == 0.0
 
 
 def test_products_agree():
