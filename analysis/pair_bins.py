@@ -176,10 +176,15 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     if not np.isfinite(b).all():
         msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
         raise BadInput(msg)
+    every = b[:, None] + b[None, :] - z @ z.T
+    np.fill_diagonal(every, every[0, -1])
+    low, high = float(every.min()), float(every.max())
+    # Half of the sample says enough about crowding, at a quarter of the time.
+    few = np.flatnonzero(np.arange(len(at)) // 4 % 2 == 0) if vectors.n > len(at) else slice(None)
+    every, at = every[few][:, few], at[few]
     upper = np.triu_indices(len(at), 1)
-    keys = (b[:, None] + b[None, :] - z @ z.T)[upper]
+    keys = every[upper]
     same = judged.codes[at[upper[0]]] == judged.codes[at[upper[1]]]
-    low, high = float(keys.min()), float(keys.max())
     slack = max((high - low) * 0.02, 1e-12 + 1e-9 * abs(high))
     equal = Bins(low - slack, (high - low + 2 * slack) / n, n)
     if not same.any() or same.all() or high <= low:

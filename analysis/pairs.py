@@ -178,7 +178,7 @@ def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
     inside = rows <= cols
     counts.pairs[pair_slot(rows, cols, n_classes)[inside]] += part.pairs[inside]
     if part.rows.size:
-        counts.total[:] += part.total if part.total.size else part.rows.sum(axis=0)
+        counts.total[:] += part.total if part.total.size else part.rows.sum(axis=0, dtype=np.int64)
         counts.same[part.row_classes] += part.rows[:, 0]
         counts.different[part.row_classes] += part.rows[:, 1]
         counts.different[part.col_classes] += part.cols

@@ -112,6 +112,19 @@ def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, 
     assert areas[0] == pytest.approx(areas[1], abs=1e-8)
 
 
+def test_layers_are_sums_of_the_fine_histograms(clustered, monkeypatch):
+    x, judged = clustered(n=700)
+    held = held_vectors(x, "euclidean")
+    bins = measured_bins(held, judged, 4096)
+    fine = count_pairs(held, judged, bins=bins)
+    monkeypatch.setattr(pair_bins, "FINE_BYTES", 0)
+    layered = count_pairs(held, judged, bins=bins)
+    assert plan_layers(5, 700, 4096) == Layers(4096, 4096, 1024)
+    for name in ("total", "same", "different"):
+        assert np.array_equal(getattr(layered, name), getattr(fine, name))
+    assert np.array_equal(layered.pairs, fine.pairs.reshape(15, 1024, 4).sum(axis=2))
+
+
 def test_nan_features_never_reach_the_compiled_loops(clustered):
     x, judged = clustered(n=50)
     x[3, 2] = np.nan
