@@ -154,7 +154,9 @@ def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:
     if pairs * bins * 8 <= FINE_BYTES:
         return Layers(bins, bins, bins)
     in_tile = min(TILE, n_images / n_classes) ** 2
-    per_class = min(bins, max(256, _power_below(in_tile)))
+    # As fine as the total only where a tile then needs one count a pair and still moves few.
+    most = bins if in_tile >= 4 * bins else bins // 2
+    per_class = min(most, max(256, _power_below(in_tile)))
     per_pair = int(min(per_class, np.clip(_power_below(PAIR_BYTES / (8 * pairs)), 16, 1024)))
     return Layers(bins, per_class, per_pair)
 

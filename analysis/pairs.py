@@ -123,6 +123,7 @@ def count_slab(
     if not fine:
         counts = replace(counts, cols=np.zeros((n_cols, layers.per_class), dtype=np.uint32))
     room = scratch()
+    parts = np.zeros(0, dtype=np.uint32)
     for tile in tiles(vectors, bins, slab, product):
         edges, cols = _runs(col_at[tile.cols])
         if fine:
@@ -130,7 +131,7 @@ def count_slab(
             every = pairs.reshape(-1, layers.per_pair)
             tile.count(edges, row_at[tile.rows], slots, every, room)
         else:
-            _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, room)
+            parts = _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, room, parts)
     return counts
 
 
@@ -142,10 +143,15 @@ def _count_tile(
     row_at: NDArray[np.int64],
     cols: NDArray[np.int64],
     room: Scratch,
-) -> None:
+    kept: NDArray[np.uint32],
+) -> NDArray[np.uint32]:
+    """Count a tile in zeroed memory, `kept` where that is enough; gives it back, zeroed again."""
     rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
-    parts = np.zeros((len(rows), len(cols), layers.per_class), dtype=np.uint32)
+    size = len(rows) * len(cols) * layers.per_class
+    if len(kept) < size:
+        kept = np.zeros(size, dtype=np.uint32)
+    parts = kept[:size].reshape(len(rows), len(cols), layers.per_class)
     slots = np.arange(kinds.size).reshape(kinds.shape)
     every = parts.reshape(-1, layers.per_class)
     if counts.total.size:
@@ -153,6 +159,7 @@ def _count_tile(
     else:
         tile.count(edges, row_part, slots, every, room)
     flush_layers(parts, rows, cols, kinds, counts.rows, counts.cols, counts.pairs)
+    return kept
 
 
 def _runs(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -76,7 +76,7 @@ def here(stage: str) -> Any:
     return Jobs(None, CORES).run(stage)
 
 
-def in_turn(*runs: Callable[[], Any], times: int = 4) -> list[tuple[Took, Any]]:
+def in_turn(*runs: Callable[[], Any], times: int = 3) -> list[tuple[Took, Any]]:
     """The fastest of each, one after the other several times over: the machine's pace may drift."""
     found = [best(run, 1) for run in runs]
     for _ in range(times - 1):
