@@ -5,7 +5,7 @@ the machine the second is the one to read.
 
 python -m benchmarks.pairs                 all, about three minutes on two cores
 python -m benchmarks.pairs histograms      one of: histograms, bfloat16, sklearn, dask, moments,
-                                           neighbours, classes, bootstrap
+                                           neighbours, classes, bootstrap, crowded
 """
 
 import argparse
@@ -23,7 +23,7 @@ from analysis.jobs import Jobs
 from analysis.judged import Judged, judge
 from analysis.moments import class_moments, pair_statistics
 from analysis.neighbours import nearest
-from analysis.pair_bins import TILE, measured_bins, plan_layers
+from analysis.pair_bins import TILE, Bins, measured_bins, plan_layers
 from analysis.pair_tiles import slabs, tiles
 from analysis.pairs import count_pairs
 from analysis.product import best_product, by_numpy, one_thread_each
@@ -254,6 +254,22 @@ def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
           f"{took.cpu / pairs * 1e9:.1f} CPU ns a pair")  # fmt: skip
 
 
+def crowded(n: int = 3000, n_classes: int = 1000) -> None:
+    """Inner products of made probabilities, which crowd near 0: the interval with either bins."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(n) % n_classes
+    logits = 2.5 * draw.standard_normal((n, n_classes))
+    logits[np.arange(n), labels] += 8.0
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    judged = judge(np.arange(n), [f"{label:04d}" for label in labels])
+    vectors = held_vectors((p / p.sum(axis=1, keepdims=True))[judged.rows], "inner")
+    equal = Bins(-0.02, 1.04 / 65_536, 65_536)
+    for name, bins in (("65,536 equal", equal), ("followed", measured_bins(vectors, judged))):
+        area = count_pairs(vectors, judged, bins=bins, run=here("pairs")).area()
+        print(f"crowded N={n} C={n_classes}: {bins.n} bins, {name}: AUC {area.value:.6f}, interval "
+              f"{area.high - area.low:.1e} wide")  # fmt: skip
+
+
 def warm() -> None:
     """Compile, import torch and measure the products before anything is timed."""
     best_product(512, np.inf)
@@ -265,7 +281,7 @@ def warm() -> None:
     count_pairs(*features(2000, 8, 200))
 
 
-PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, bootstrap)
+PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, bootstrap, crowded)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
