@@ -3,6 +3,7 @@
 Set beside each other in a report, they show what retraining did to where a network looks.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.explain_inputs import network_for
 from analysis.explain_report import EXAMPLES
 from analysis.overlay import Tile, heat_tile, panel, png
 from extract.errors import BadInput
+from extract.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,10 +47,12 @@ def keep_examples(
 
     Returns:
         The method: `cam`, `gradcam` where the head is not pooling and one linear layer, or "" where
-        the network has no map that could be explained.
+        no image has a label, or the network has no map that could be explained.
     """
     network = network_for(features, network)
     chosen = example_images(features.table(split), count)
+    if chosen.empty:
+        return ""
     frames = stored_frames(features, [int(row) for row in chosen["row"]])
     inputs = [torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames]
     for method in METHODS:
@@ -78,10 +82,6 @@ def example_images(table: pd.DataFrame, count: int) -> pd.DataFrame:
 def _explained(
     inputs: "Sequence[torch.Tensor]", network: "Network", method: str
 ) -> "list[Explanation]":
-    from dataclasses import replace
-
-    from extract.transform import Transform
-
     # The frames were resized and cropped already.
     own = network.transform
     seen = replace(network, transform=Transform(mean=own.mean, std=own.std))
