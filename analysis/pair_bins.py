@@ -228,7 +228,8 @@ def _followed(
     bits = np.clip(x, floor, ceiling).view(np.uint32).astype(np.int64) - (start << CELL_BITS)
     cell, size = bits >> CELL_BITS, last - start
     share = [np.bincount(cell[kind], minlength=size) / kind.sum() for kind in (same, ~same)]
-    ends = np.uint32(np.arange(start, last + 1) << CELL_BITS).view(np.float32).astype(np.float64)
+    patterns = (np.arange(start, last + 1) << CELL_BITS).astype(np.uint32)
+    ends = patterns.view(np.float32).astype(np.float64)
     even = np.diff(ends) / (ends[-1] - ends[0])
     mass = (1.0 - EVEN) * (share[0] + share[1]) / 2.0 + EVEN * even
     grown = np.concatenate([[0.0], np.cumsum(mass)])

@@ -55,7 +55,7 @@ class PairCounts:
 
     def area(self) -> Auc:
         """AUC of all pairs, with the interval that holds it whatever bins and rounding do."""
-        return auc(*self.total, self.bins.edges(), self.error)
+        return auc(self.total[0], self.total[1], self.bins.edges(), self.error)
 
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""

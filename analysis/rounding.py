@@ -42,7 +42,7 @@ def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map
         items=blocks(vectors.n, vectors.dim),
         chunk=partial(_longest, vectors),
         start=partial(np.zeros, 3),
-        combine=np.maximum,
+        combine=_larger,
         finalize=np.asarray,
     ).compute(run)
     z, r, b = map(float, longest)
@@ -53,6 +53,10 @@ def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map
     # Two sums and a multiplication of float32 numbers no larger than these.
     largest = 2.0 * b + abs(bins.first) + summed * (1.0 + COARSE)
     return product + 4.0 * UNIT * largest
+
+
+def _larger(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(a, b)
 
 
 def _longest(vectors: Vectors, block: tuple[int, int]) -> NDArray[np.float64]:

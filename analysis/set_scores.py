@@ -49,7 +49,7 @@ def judge_sets(
         else np.zeros((BINS, 0))
         for kind in (same, ~same)
     ]
-    area, (low, high) = auc(*counts), interval(auc_many(*drawn))
+    area, (low, high) = auc(counts[0], counts[1]), interval(auc_many(*drawn))
     np.fill_diagonal(distances, np.inf)
     hits = few.codes[distances.argmin(axis=1)] == few.codes
     return pd.DataFrame([
