@@ -178,7 +178,7 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     if not np.isfinite(b).all():
         msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
         raise BadInput(msg)
-    every = b[:, None] + b[None, :] - z @ z.T
+    every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
     np.fill_diagonal(every, every[0, -1])
     low, high = float(every.min()), float(every.max())
     # Half of the sample says enough about crowding, at a quarter of the time.

@@ -38,14 +38,14 @@ def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map
     """
     if precision == "float32":
         return 0.0
-    longest = Statistic(
+    longest: Statistic[tuple[int, int], Any, Any, Any] = Statistic(
         items=blocks(vectors.n, vectors.dim),
         chunk=partial(_longest, vectors),
         start=partial(np.zeros, 3),
         combine=_larger,
         finalize=np.asarray,
-    ).compute(run)
-    z, r, b = map(float, longest)
+    )
+    z, r, b = map(float, longest.compute(run))
     y = z + r
     g = vectors.dim * UNIT / (1.0 - vectors.dim * UNIT)
     summed = y * y * (1.0 + g)
