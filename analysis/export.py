@@ -79,8 +79,8 @@ def export(
         The files written.
 
     Raises:
-        BadInput: an unknown ending or array, an empty split, or something that this kind of file
-            cannot hold; the message says what can.
+        BadInput: an unknown ending or array, an empty split, a folder that cannot be made, or
+            something that this kind of file cannot hold; the message says what can.
     """
     target = Path(to)
     ending = ending_of(target)
@@ -105,7 +105,13 @@ def export(
         pictures=images,
         progress=progress,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = error.strerror or error
+        raise BadInput(
+            f"the folder {target.parent} cannot be made: {said}; choose another"
+        ) from error
     with aside(target) as part:
         WRITERS[ending].write(plan, part)
     written = [target]

@@ -160,5 +160,9 @@ class Rounds:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "about": about, "decision": yes,
             "reason": reason, "scores": scores, "past": past, "origin": origin(self.run.pipeline),
         }  # fmt: skip
-        with self._log.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        # written anew and renamed: a run that is killed here leaves no half line to the next one
+        before = self._log.read_text(encoding="utf-8") if self._log.is_file() else ""
+        aside = self._log.with_suffix(".part")
+        line = json.dumps(entry, ensure_ascii=False)
+        aside.write_text(f"{before}{line}\n", encoding="utf-8")
+        aside.replace(self._log)

@@ -187,3 +187,9 @@ def test_failed_export_leaves_the_old_one(write, tmp_path):
 def test_bad_input_says_what_to_do(write, name, options, said):
     with pytest.raises(BadInput, match=said):
         write(name, **options)
+
+
+def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):
+    (tmp_path / "öut dir").write_text("a file in the way")
+    with pytest.raises(BadInput, match="cannot be made"):
+        write("inner/x.csv")
