@@ -107,7 +107,7 @@ async function showPair(number) {
   draw();
 }
 
-// Colours of analysis/overlay.py: orange speaks for, blue against, grey is the image.
+// Colours of analysis/overlay.py, which the server tells; grey is the image.
 function colour(share) {
   const size = Math.abs(share), [weak, strong] = share < 0 ? facts.colours.against : facts.colours.for;
   return [weak.map((value, i) => value * (1 - size) + strong[i] * size), 0.8 * size ** 0.7];
