@@ -7,11 +7,13 @@ this machine is looked up. Prefect's states are never the truth about data: the 
 
 import os
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreFull
+from extract.errors import BadInput, StoreFull
 
 EMBEDDED = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -44,12 +46,16 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
         quiet: keep Prefect's log off the terminal.
 
     Raises:
+        BadInput: no server answers at `PREFECT_API_URL`.
         StoreFull: the disk has no room for it.
     """
     wanted = dict(ALWAYS)
     if not quiet:
         wanted.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL")
-    if not os.environ.get("PREFECT_API_URL"):
+    server = os.environ.get("PREFECT_API_URL")
+    if server:
+        _check_server(server)
+    else:
         os.environ.pop("PREFECT_API_URL", None)
         wanted |= EMBEDDED
     wanted["PREFECT_HOME"] = str(folder.resolve() / "prefect")
@@ -64,6 +70,20 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
             f"{home.parent} has {free / 1e6:.0f} MB left on its disk, a run needs "
             f"{LEAST_DISK / 1e6:.0f} MB beside its features: make room, or name another folder"
         )
+
+
+def _check_server(url: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=60):
+            pass
+    except urllib.error.HTTPError:
+        # something answers; whether it lets us in is its own to say
+        return
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}); "
+            "start it, or unset the variable to run without one"
+        ) from error
 
 
 def step(function: Callable[..., Any], name: str) -> Callable[..., Any]:
