@@ -1,7 +1,9 @@
 """One FAISS index as it is searched: parameters per call, rows for positions, masks."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,14 @@ from numpy.typing import NDArray
 
 from index.bfloat import BfloatSearch, has_bfloat16
 from index.flat import faiss_metric, flat_vectors, nearest
+from index.select import nearest_of
 from index.specs import IndexSpec
 
 FEW = 8
 """Queries in one call from which on bfloat16 is the faster way (measured: 8 in 5 ms, not 28)."""
+
+SHARE = 16
+"""Queries that are worth a thread of their own, which FAISS's would wait for in a loop."""
 
 PREFETCH = 4
 """Threads that read lists from disk ahead of a search."""
@@ -92,6 +98,13 @@ class Engine:
         if isinstance(index, faiss.IndexRefine):
             index = faiss.downcast_index(index.refine_index)
         return isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat | faiss.IndexIVFFlat)
+
+    @property
+    def refined_here(self) -> bool:
+        """Whether candidates are measured again by squared distances of float32 vectors."""
+        import faiss
+
+        return isinstance(self.base, faiss.IndexRefine) and self.float32 and not self.inner
 
     @property
     def vectors(self) -> NDArray[np.float32] | None:
@@ -175,6 +188,54 @@ class BfloatEngine(Engine):
         return distances, places
 
 
+class RefineEngine(Engine):
+    """An index whose candidates are measured in float32, by a loop of ours instead of FAISS's.
+
+    FAISS measures one candidate after the other and mostly waits for memory: 60 of each of 1,000
+    queries over 50,000 rows of 512 numbers take it 31 ms, and this loop 14.
+    """
+
+    def __init__(self, index: Any) -> None:
+        super().__init__(index)
+        self._held = self.vectors
+
+    def search(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        search: Mapping[str, float],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """See `Engine.search`; equal distances are in the order of positions."""
+        import faiss
+
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        base = faiss.downcast_index(self.base.base_index)
+        selector = None if allowed is None else _selector(allowed)
+        parameters = search_parameters(base, search, selector)
+        kept = max(k, int(k * search.get("k_factor", 1)))
+        ask = getattr(base, "search_numpy", base.search)
+        near = np.empty((len(vectors), k), dtype=np.float32)
+        found = np.empty((len(vectors), k), dtype=np.int64)
+
+        def answer(part: slice) -> None:
+            places = ask(vectors[part], kept, params=parameters)[1]
+            nearest_of(vectors[part], places, near[part], found[part], self._held)
+
+        def alone(part: slice) -> None:
+            faiss.omp_set_num_threads(1)
+            answer(part)
+
+        parts = min(faiss.omp_get_max_threads(), len(vectors) // SHARE)
+        if parts < 2:
+            answer(slice(None))
+            return near, found
+        cuts = np.linspace(0, len(vectors), parts + 1).astype(int)
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(alone, [slice(*ends) for ends in itertools.pairwise(cuts)]))
+        return near, found
+
+
 class DiskEngine(Engine):
     """An IVF index whose lists stay on disk; it numbers vectors by store row itself."""
 
@@ -244,8 +305,10 @@ def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] =
     if ranges:
         return DiskEngine(index, rows_of(ranges))
     # chosen on a machine that multiplies bfloat16; elsewhere its file is a flat index as any other
-    fast = spec.kind == "flat_bfloat16" and has_bfloat16()
-    return BfloatEngine(index) if fast else Engine(index)
+    if spec.kind == "flat_bfloat16" and has_bfloat16():
+        return BfloatEngine(index)
+    engine = Engine(index)
+    return RefineEngine(index) if engine.refined_here else engine
 
 
 def _selector(allowed: NDArray[np.bool_]) -> Any:

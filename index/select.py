@@ -1,4 +1,4 @@
-"""Compiled loops of the exact search: keep the smallest bounds, measure the candidates.
+"""Compiled loops of the searches: keep the smallest bounds, measure the candidates.
 
 They release the interpreter's lock, so that threads share the queries; compiled code is kept on
 the disk by numba.
@@ -60,7 +60,44 @@ def select_smallest(scores: Any, best: Any, place: Any, first: int) -> None:
                     worst = best[line, last]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _measure(query: Any, rows: Any, out: Any, vectors: Any) -> None:
+    """Squared distances of one query, four rows at a time.
+
+    They lie anywhere in memory, and one by one the processor would mostly wait for it.
+    """
+    slot, count = 0, len(rows)
+    while slot < count:
+        if (
+            slot + 4 <= count
+            and rows[slot] >= 0
+            and rows[slot + 1] >= 0
+            and rows[slot + 2] >= 0
+            and rows[slot + 3] >= 0
+        ):
+            a, b = vectors[rows[slot]], vectors[rows[slot + 1]]
+            c, d = vectors[rows[slot + 2]], vectors[rows[slot + 3]]
+            p, q, r, s = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            for at in range(query.size):
+                x = query[at]
+                p += (x - a[at]) * (x - a[at])
+                q += (x - b[at]) * (x - b[at])
+                r += (x - c[at]) * (x - c[at])
+                s += (x - d[at]) * (x - d[at])
+            out[slot], out[slot + 1], out[slot + 2], out[slot + 3] = p, q, r, s
+            slot += 4
+            continue
+        if rows[slot] < 0:
+            out[slot] = np.float32(np.inf)
+        else:
+            a, p = vectors[rows[slot]], np.float32(0.0)
+            for at in range(query.size):
+                p += (query[at] - a[at]) * (query[at] - a[at])
+            out[slot] = p
+        slot += 1
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def squared_distances(queries: Any, place: Any, out: Any, vectors: Any) -> None:
     """Squared Euclidean distances of chosen rows.
 
@@ -71,13 +108,38 @@ def squared_distances(queries: Any, place: Any, out: Any, vectors: Any) -> None:
         vectors: (N, D) float32.
     """
     for line in range(queries.shape[0]):
-        for slot in range(place.shape[1]):
-            row = place[line, slot]
-            total = np.float32(0.0)
-            if row < 0:
-                out[line, slot] = np.float32(np.inf)
+        _measure(queries[line], place[line], out[line], vectors)
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def nearest_of(queries: Any, place: Any, near: Any, found: Any, vectors: Any) -> None:
+    """The nearest of chosen rows, equal distances in the order of rows.
+
+    Args:
+        queries: (Q, D) float32.
+        place: (Q, M) int64 rows, -1 for none; M at least k.
+        near: (Q, k) float32, filled: squared distances, ascending.
+        found: (Q, k) int64, filled: their rows.
+        vectors: (N, D) float32.
+    """
+    every = np.empty(place.shape[1], dtype=np.float32)
+    k = near.shape[1]
+    for line in range(queries.shape[0]):
+        rows, least, kept = place[line], near[line], found[line]
+        _measure(queries[line], rows, every, vectors)
+        held = 0
+        for at in range(len(rows)):
+            one, row = every[at], rows[at]
+            if held == k:
+                last = k - 1
+                if one > least[last] or (one == least[last] and row > kept[last]):
+                    continue
             else:
-                for column in range(queries.shape[1]):
-                    step = queries[line, column] - vectors[row, column]
-                    total += step * step
-                out[line, slot] = total
+                last = held
+                held += 1
+            while last > 0 and (
+                least[last - 1] > one or (least[last - 1] == one and kept[last - 1] > row)
+            ):
+                least[last], kept[last] = least[last - 1], kept[last - 1]
+                last -= 1
+            least[last], kept[last] = one, row

@@ -136,3 +136,41 @@ def test_a_library_that_replaces_faiss_methods_does_no_harm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[[2]]"
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 33])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_candidates_are_measured_as_faiss_does(count, threads):
+    """The refinement of ours against FAISS's own, with masks, gaps and more asked than found."""
+    import faiss
+
+    from index.engine import Engine, open_engine
+    from index.specs import IndexSpec
+
+    vectors = VECTORS["non-negative, unit length"](1200).astype(np.float32)
+    vectors[600:640] = vectors[:40]
+    queries = vectors[20 : 20 + count] + np.float32(0.01)
+    base = faiss.index_factory(64, "IVF8,PQ16x4fs,RFlat")
+    base.train(vectors)
+    index = faiss.IndexIDMap(base)
+    index.add_with_ids(vectors, np.arange(len(vectors)))
+    ours, theirs = open_engine(index, IndexSpec("ivf_pq", "")), Engine(index)
+    assert type(ours) is not Engine
+    allowed = np.arange(len(vectors)) % 7 == 0
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        for k, search, mask in (
+            (5, {"nprobe": 2, "k_factor": 4}, None), (1, {"nprobe": 1, "k_factor": 1}, None),
+            (7, {"nprobe": 8, "k_factor": 3}, allowed), (600, {"nprobe": 1, "k_factor": 1}, None),
+        ):  # fmt: skip
+            near, places = ours.search(queries, k, search, mask)
+            wanted, same = theirs.search(queries, k, search, mask)
+            inside = places >= 0
+            assert (inside == (same >= 0)).all()
+            assert np.allclose(near[inside], wanted[inside], rtol=1e-5, atol=1e-6)
+            assert all(set(a) == set(b) for a, b in zip(places, same, strict=True))
+            step = np.diff(near[:, : inside.sum(axis=1).min()], axis=1)
+            assert (step >= 0).all()
+    finally:
+        faiss.omp_set_num_threads(before)
