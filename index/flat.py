@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from index.select import nearest_of
+
 Float = NDArray[np.float32]
 
 PRODUCT = 6
@@ -60,10 +62,9 @@ def nearest(queries: Float, vectors: Float, k: int, metric: str) -> tuple[Float,
     found = faiss.knn(np.ascontiguousarray(queries), vectors, k, metric=faiss_metric(metric))
     if metric == "inner" or count < PRODUCT or not len(vectors):
         return found
-    places = found[1]
-    exact = raw_distances(queries, vectors, places, metric)
-    order = np.lexsort((places, exact), axis=-1)
-    return np.take_along_axis(exact, order, axis=1), np.take_along_axis(places, order, axis=1)
+    exact, places = np.empty_like(found[0]), np.empty_like(found[1])
+    nearest_of(np.ascontiguousarray(queries), found[1], exact, places, vectors)
+    return exact, places
 
 
 @cache
