@@ -43,6 +43,8 @@ class ArraySource:
     def __init__(
         self, spec: str, split: str = "", images: str = "", labels: str = "", classes: str = ""
     ) -> None:
+        if "://" in spec:
+            raise BadInput(f"arrays {spec}: these are read from a local file; copy it first")
         path = Path(spec).expanduser().resolve()
         self.spec = str(path)
         given = {"split": split, "images": images, "labels": labels, "classes": classes}

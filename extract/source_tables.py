@@ -193,5 +193,5 @@ class _Readable:
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         # Every filesystem raises its own errors: no credentials, an unknown protocol…
         if isinstance(error, Exception):
-            reason = str(error).split("\n")[0] or type(error).__name__
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise BadInput(f"manifest {self.spec} cannot be read: {reason}") from error

@@ -140,11 +140,25 @@ def _expand(spec: str) -> list[str]:
             raise BadInput(f"{spec} names {last - first + 1} shards, at most {MAX_SHARDS} are read")
         numbers = [str(number).zfill(len(found[1])) for number in range(first, last + 1)]
         return [spec[: found.start()] + number + spec[found.end() :] for number in numbers]
-    if "://" not in spec and glob.has_magic(spec):
-        place = Path(spec)
-        root = Path(place.anchor)
-        shards = sorted(map(str, root.glob(str(place.relative_to(root)))))
+    if glob.has_magic(spec):
+        shards = _fitting(spec)
         if not shards:
             raise BadInput(f"no file fits {spec}")
         return shards
     return [spec]
+
+
+def _fitting(spec: str) -> list[str]:
+    """Files that fit a pattern, in order of names."""
+    if "://" not in spec:
+        place = Path(spec)
+        root = Path(place.anchor)
+        return sorted(map(str, root.glob(str(place.relative_to(root)))))
+    import fsspec
+
+    # Every filesystem raises its own errors: no credentials, no bucket…
+    try:
+        filesystem, pattern = fsspec.core.url_to_fs(spec)
+        return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(pattern))
+    except Exception as error:
+        raise BadInput(f"{spec} cannot be listed: {type(error).__name__}: {error}") from error

@@ -107,6 +107,15 @@ def write_shards(root: Path) -> str:
     return str(root / "set-{0000..0001}.tar")
 
 
+def write_remote_shards(root: Path) -> str:
+    import fsspec
+
+    write_shards(root)
+    for shard in root.glob("*.tar"):
+        fsspec.filesystem("memory").pipe_file(f"/{root.name}/{shard.name}", shard.read_bytes())
+    return f"memory://{root.name}/set-*.tar"
+
+
 def write_tar(root: Path) -> str:
     with tarfile.open(root / "set.tar", "w") as tar:
         for name in FILES:
@@ -138,7 +147,7 @@ WRITERS = {
     write.__name__[6:]: write
     for write in (
         *(write_folder, write_csv, write_manifest, write_embedded, write_memory, write_npz),
-        *(write_h5, write_shards, write_tar, write_saved),
+        *(write_h5, write_shards, write_remote_shards, write_tar, write_saved),
     )
 }
 
@@ -266,8 +275,12 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
         ("empty", "no images"),
         ("cifar", "reading a pickle runs the code in it"),
         ("set.csv", "has columns file; none is 'path'"),
-        ("nobody://knows/set.csv", "cannot be read: Protocol not known: nobody"),
+        ("nobody://knows/set.csv", "cannot be read: .*Protocol not known: nobody"),
         ("nobody://knows/set.tar", "cannot be read .*Protocol not known: nobody"),
+        ("nobody://knows/set-*.tar", "cannot be listed: .*Protocol not known: nobody"),
+        ("nobody://knows/set.npz", "from a local file; copy it first"),
+        ("memory://nowhere/set.csv", "cannot be read: FileNotFoundError"),
+        ("memory://nowhere/set-*.tar", "no file fits"),
         ("set.tar", "uncompressed tar"),
         ("set-*.tar", "no file fits"),
         ("set.npz", "cannot be read as arrays"),
