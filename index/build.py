@@ -17,7 +17,7 @@ from index.choose import EFFORT, choose
 from index.disk import Run, build_on_disk, one_by_one
 from index.engine import METRICS, new_index
 from index.files import building, folder_of, publish, read_card
-from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
+from index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
 from index.sample import draw_sample
 from index.specs import Card, IndexSpec, Point, Wish
 from index.trial import add_rows, set_exam
@@ -156,7 +156,7 @@ def _build(
         index = new_index(spec.factory, vectors.shape[1], card.metric)
         add_rows(index, vectors, rows, spec, progress)
         return publish(folder, index, replace(card, spec=spec, why=f"{len(rows)} rows: exact"))
-    sample = draw_sample(labels, POINTS_PER_LIST * lists(len(rows)))
+    sample = draw_sample(labels, max(POINTS_PER_LIST * lists(len(rows)), POINTS_OF_CODES))
     order, train = _queries_last(len(rows), sample.queries, sample.train)
     vectors, rows = vectors[order], rows[order]
     n = len(rows) - len(sample.queries)

@@ -63,6 +63,13 @@ def new_index(factory: str, dimension: int, metric: str) -> Any:
     import faiss
 
     base = faiss.index_factory(dimension, factory, faiss_metric(metric))
+    inner = faiss.try_extract_index_ivf(base)
+    if inner is not None:
+        lists = faiss.downcast_index(inner)
+        # What few rows train badly is seen when it is measured; FAISS would print it on each build.
+        lists.cp.min_points_per_centroid = 1
+        if hasattr(lists, "pq"):
+            lists.pq.cp.min_points_per_centroid = 1
     index = faiss.IndexIDMap(base)
     # the map does not own what it wraps, unless told
     base.this.disown()

@@ -19,6 +19,9 @@ LINKS = 32
 POINTS_PER_LIST = 50
 """Rows that k-means sees for each list; FAISS warns below 39."""
 
+POINTS_OF_CODES = 40 * 16
+"""Rows that the k-means of 4-bit product codes sees at least, where there are so many."""
+
 
 def lists(n: int) -> int:
     """Inverted lists for n vectors: the power of two nearest 2.6 sqrt(n), with 45 rows each."""

@@ -355,21 +355,25 @@ def test_killed_build_leaves_the_old_index(make_store):
 
 
 def test_readers_see_the_old_or_the_new_index_never_a_mixture(make_store):
-    """Two sets of vectors, told apart by their first neighbour, replace each other for a while."""
+    """Indexes of 200 and of 150 rows replace each other for a while."""
     vectors, labels = clustered(200)
     store = make_store(vectors=vectors, labels=labels)
     build_index(store.features())
     one = NeighbourIndex.open(store)
     before = one.query([7], 5)
+    near = {7, *before.rows[0].tolist()}
+    far = [row for row in range(200) if row not in near][:50]
+    whole = listing_of([f"image{i}" for i in range(200)], labels)
     wrong, seen, stop = [], set(), threading.Event()
 
     def read():
         while not stop.is_set():
             index = NeighbourIndex.open(store)
             found = index.query([7], 5)
-            seen.add(index.card.file)
-            if not (found.rows == before.rows).all():
-                wrong.append(found.rows)
+            seen.add((index.card.file, index.card.n_rows))
+            held = len(index._engine.rows)
+            if held != index.card.n_rows or not (found.rows == before.rows).all():
+                wrong.append((held, index.card.n_rows, found.rows))
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
@@ -377,6 +381,7 @@ def test_readers_see_the_old_or_the_new_index_never_a_mixture(make_store):
     try:
         # On a busy machine the readers come to see three of them late.
         for count in range(500):
+            store.list_images(whole if count % 2 else whole.drop(far))
             build_index(store.features(), rebuild=True)
             if count >= 15 and (wrong or len(seen) > 2):
                 break
@@ -386,7 +391,16 @@ def test_readers_see_the_old_or_the_new_index_never_a_mixture(make_store):
             reader.join()
     assert not wrong
     assert len(seen) > 2
+    assert {rows for _, rows in seen} == {150, 200}
     # what was opened before goes on answering, and knows how to be replaced
     assert (one.query([7], 5).rows == before.rows).all()
     assert one.refreshed() is not one
     assert one.refreshed().refreshed().card == NeighbourIndex.open(store).card
+
+
+@pytest.mark.parametrize("n", [100, 300, 700])
+@pytest.mark.parametrize("kind", [name for name in INDEX_KINDS if "ivf" in name])
+def test_few_rows_build_any_kind_in_silence(make_store, capfd, kind, n):
+    report = build_index(make_store(n).features(), kinds=[kind], wish=Wish(0.5))
+    assert report.card.spec.kind == kind
+    assert capfd.readouterr() == ("", "")

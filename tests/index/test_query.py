@@ -1,9 +1,12 @@
 """Queries: by row, by image, filtered, re-ranked, in bulk."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from extract.errors import BadInput
 from extract.network import load_network
@@ -11,6 +14,7 @@ from extract.pipeline import extract
 from extract.set_measures import SET_MEASURES
 from extract.source import open_source
 from extract.store import Store
+from flows.cli import app
 from index.build import build_index
 from index.filters import Among
 from index.many import query_many
@@ -304,6 +308,36 @@ class TestImages:
         assert table[table["query"] == "new.png"]["row"].tolist() == alone.rows[0].tolist()
         query_many(opened, source, out, 4, among=Among("same", ("red",)), label="green")
         assert set(pd.read_parquet(out)["query"]) == {"00.png"}
+
+    def test_every_way_on_the_command_line(self, opened, pictures, tmp_path):
+        import fsspec
+
+        def asked(*words):
+            words = ["neighbours", *words, "--store", pictures / "store"]
+            done = CliRunner().invoke(app, [str(word) for word in words])
+            assert done.exception is None, done.exception
+            return done.stdout
+
+        path = pictures / "images" / "blue" / "05.png"
+        fsspec.filesystem("memory").pipe_file("/asked/05.png", path.read_bytes())
+        row = int(opened.images.index[opened.images["path"] == "blue/05.png"][0])
+        ways = ("-k", 4, "--among", "red", "--among", "green", "--rerank", "chamfer")
+        found = json.loads(asked(path, "memory://asked/05.png", row, *ways, "--json"))
+        lines = [[one["row"] for one in found if one["number"] == query] for query in range(3)]
+        among = Among(labels=("red", "green"))
+        true = opened.query([row], 4, among=among, rerank="chamfer").rows[0].tolist()
+        assert lines == [true, true, true]
+        folder = tmp_path / "queries" / "blue"
+        folder.mkdir(parents=True)
+        for name in ("05.png", "08.png"):
+            (folder / name).write_bytes((path.parent / name).read_bytes())
+        (folder / "bad.png").write_text("no image")
+        told = asked(folder.parent, "-k", 3, "--other-class", "--to", tmp_path / "near.parquet")
+        assert "neighbours of 2 images" in told
+        assert "bad.png" in told
+        table = pd.read_parquet(tmp_path / "near.parquet")
+        assert table["query"].unique().tolist() == ["blue/05.png", "blue/08.png"]
+        assert "blue" not in set(table["label"])
 
     def test_contact_sheet(self, opened, tmp_path):
         found = opened.query([0, 1], 3)
