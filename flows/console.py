@@ -41,14 +41,19 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
     """Print a table, its numbers to four significant digits."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
     for name in table.columns:
         number = table[name].dtype.kind in "if"
         shown.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for row in table.itertuples(index=False):
         shown.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if title:
+        # Not the table's own title, which is folded into the width of a narrow table.
+        console.print(Text(title, style="italic"))
+    console.print(shown)
 
 
 @contextmanager
