@@ -20,7 +20,7 @@ from analysis.report_classes import classes
 from analysis.report_distances import distances
 from analysis.report_images import images
 from analysis.report_lookup import Analysed, main_measure, rungs
-from analysis.report_making import making
+from analysis.report_making import making, suspicions
 from analysis.report_map import map_section
 from analysis.report_parts import figure, text
 from analysis.report_scores import measures, scores, tiles
@@ -122,11 +122,11 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
     return (
         f'<nav><div class="in"><span class="mark">Alike</span>{links}<span class="space"></span>'
         '<button class="theme" type="button" aria-label="Colour theme">Auto</button></div></nav>'
-        f"{_top(subject, run)}<main>{main}</main>{_foot(run)}"
+        f"{_top(subject, run, store)}<main>{main}</main>{_foot(run)}"
     )
 
 
-def _top(subject: Subject, run: dict[str, Any]) -> str:
+def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
     said = answer(
         subject.before, subject.after, subject.comparison, subject.measure, run.get("control")
     )
@@ -142,7 +142,11 @@ def _top(subject: Subject, run: dict[str, Any]) -> str:
         if run.get(key)
     )
     verdict = str(run.get("verdict") or "")
-    sentences = [*said.sentences, *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else [])]
+    sentences = [
+        *suspicions(subject, store),
+        *said.sentences,
+        *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
+    ]
     lines = "".join(f"<p>{text(line)}</p>" for line in sentences)
     lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (

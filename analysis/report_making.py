@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.report_parts import definitions, details, facts, section, table, text
-from analysis.report_subject import Subject
+from analysis.report_subject import Subject, titled
 from analysis.report_words import SCORES, count, number, seconds
+from extract.selfcheck import stored_warning, tap_notes
 
 MOST_BAD = 500
 FACTS = ("source", "network", "weights", "created")
@@ -18,6 +19,7 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
     bad = _bad(run)
     parts = [
         _images(run, bad),
+        _list("Taps of an unusual kind", _notes(subject, store)),
         _list("Decisions taken on the way", run.get("decisions") or []),
         _reused(run),
         facts("The two networks against each other (1: they see the same)", _likeness(run)),
@@ -28,6 +30,24 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         details("What the scores mean", _glossary()),
     ]
     return section("making", "How it was made", "", "".join(parts))
+
+
+def suspicions(subject: Subject, store: Any) -> list[str]:
+    """What throws doubt on all numbers: a preprocessing that looks wrong."""
+    if store is None:
+        return []
+    warnings = {
+        name: stored_warning(store.features(analysis.key).attrs) for name, analysis in subject.named
+    }
+    return [titled(name, f"Beware: {warning}") for name, warning in warnings.items() if warning]
+
+
+def _notes(subject: Subject, store: Any) -> list[str]:
+    """Taps of an unusual kind, each once."""
+    if store is None:
+        return []
+    groups = [store.features(analysis.key).attrs for _, analysis in subject.named]
+    return list(dict.fromkeys(note for attrs in groups for note in tap_notes(attrs)))
 
 
 def _images(run: Mapping[str, Any], bad: pd.DataFrame) -> str:

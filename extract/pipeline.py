@@ -15,7 +15,7 @@ from extract.listing import list_source
 from extract.network import Network
 from extract.progress import Progress, silent
 from extract.run import Done, Run, Settings, Works
-from extract.selfcheck import self_check
+from extract.selfcheck import self_check, tap_notes
 from extract.source import ImageSource
 from extract.store import Store
 from extract.units import STAGES
@@ -126,7 +126,6 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(works)
     top1, warning = self_check(source, network, features, table, bool(len(computed)))
-    notes: Mapping[str, str] = features.attrs.get("tap_notes", {})
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -138,7 +137,7 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*(f"{name}: {note}" for name, note in notes.items()), *filter(None, [warning])),
+        notes=(*tap_notes(features.attrs), *filter(None, [warning])),
     )
 
 

@@ -102,6 +102,7 @@ class Run:
             **self.extraction.to_dict(),
             "class_names": list(self.network.class_names or ()),
             "source": self.source.spec,
+            "place": self.store.place,
         }
         if all(name in known for name in self.names):
             shapes = {name: (known[name].tail, known[name].dtype) for name in self.names}

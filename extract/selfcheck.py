@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -117,15 +117,32 @@ def self_check(
         fresh: whether images were computed; without any, what is known is given.
     """
     top1 = stored_top1(features, network.class_names, table)
+    known = {"images": 0, "top1": 0.0, "warning": None, **features.attrs.get("self_check", {})}
     if top1 is None or top1 >= GOOD_ENOUGH:
+        if known["warning"]:
+            _keep(features, {**known, "warning": None})
         return top1, None
-    known = features.attrs.get("self_check", {"images": 0, "top1": 0.0, "warning": None})
     moved = abs(known["top1"] - top1) > MOVED
     if fresh and (moved or len(table) >= 2 * known["images"]):
         warning = preprocessing_warning(source, network, table, top1)
         known = {"images": len(table), "top1": top1, "warning": warning}
-        features.store.create_features({**features.attrs, "self_check": known}, features.key, {})
+        _keep(features, known)
     return top1, known["warning"]
+
+
+def _keep(features: "Features", known: Mapping[str, object]) -> None:
+    features.store.create_features({**features.attrs, "self_check": known}, features.key, {})
+
+
+def stored_warning(attrs: Mapping[str, Any]) -> str | None:
+    """The warning that `self_check` kept in the attributes of a group."""
+    warning: str | None = attrs.get("self_check", {}).get("warning")
+    return warning
+
+
+def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
+    """What is unusual about the taps of a group: ``name: note``."""
+    return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
 
 
 def preprocessing_warning(

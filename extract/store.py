@@ -21,7 +21,7 @@ from extract.store_commit import ABSENT
 from extract.store_events import Event, note
 from extract.store_features import Features
 from extract.store_files import Files
-from extract.store_layout import lay_out, open_place
+from extract.store_layout import lay_out, moved_along, open_place
 from extract.store_locks import Lock, holder_of, is_dead
 from extract.store_manifest import Manifest, parquet_bytes, parquet_table
 
@@ -95,13 +95,14 @@ class Store:
 
     def set_source(self, spec: str, options: Mapping[str, Any] | None = None) -> None:
         """Remember where the images come from, for the steps that look at them again."""
-        self._set("source", {"spec": spec, "options": dict(options or {})})
+        self._set("source", {"spec": spec, "options": dict(options or {}), "place": self.place})
 
     def source(self) -> tuple[str, dict[str, Any]]:
         """Give what `set_source` was told; `BadInput` before that."""
         source = self._settings().get("source")
         if source is None:
             raise BadInput(f"{self.url} does not know its images; run `alike extract SOURCE` first")
+        source = moved_along(source, self.root_path, ("spec",))
         return str(source["spec"]), dict(source["options"])
 
     def set_split(self, train_share: float, salt: str = "") -> None:
@@ -193,7 +194,8 @@ class Store:
         arrays = {
             name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != VALID
         }
-        return Features(self, key, dict(group.attrs), arrays)
+        attrs = moved_along(dict(group.attrs), self.root_path, ("network", "weights", "source"))
+        return Features(self, key, attrs, arrays)
 
     def create_features(
         self,
@@ -267,6 +269,11 @@ class Store:
     def root_path(self) -> Path | None:
         """The store's folder, None for a remote store."""
         return self.files.root
+
+    @property
+    def place(self) -> str:
+        """Where the store is: its URL, or the full path of its folder."""
+        return self.url if self.files.root is None else str(self.files.root.absolute())
 
     def path(self, *parts: str) -> Path:
         """Give a path in a local store's folder; `BadInput` for a remote one."""

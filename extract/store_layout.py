@@ -1,6 +1,7 @@
 """Where a store lies, and how a group of arrays is made and grown: metadata only."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,28 @@ def open_place(url: str, options: Mapping[str, Any]) -> tuple[Files, Any]:
         raise BadInput(f"{url} cannot be opened: {error}; for s3:// pip install s3fs") from None
     tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=dict(options))
     return RemoteFiles(filesystem, base, url), tree
+
+
+def moved_along(said: Mapping[str, Any], root: Path | None, names: Sequence[str]) -> dict[str, Any]:
+    """Paths that a store remembers, where they are now: a folder may be moved with its store in it.
+
+    Args:
+        said: what the store remembers, with ``place``, where it was then.
+        root: where it is now, None for a URL.
+        names: of the paths; ``file.py:factory`` too. Those that exist are left alone.
+    """
+    found = dict(said)
+    place = None if root is None else root.absolute()
+    if place is None or said.get("place") in (None, str(place)):
+        return found
+    for name in names:
+        path, colon, factory = str(said.get(name, "")).rpartition(".py:")
+        was = Path(path + ".py" if colon else factory)
+        if was.is_absolute() and not was.exists():
+            now = Path(os.path.normpath(place / os.path.relpath(was, said["place"])))
+            if now.exists():
+                found[name] = f"{now}:{factory}" if colon else str(now)
+    return {**found, "place": str(place)}
 
 
 def lay_out(

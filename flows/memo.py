@@ -13,11 +13,14 @@ from extract.errors import StoreBusy
 
 
 class Memo:
-    """Inputs and outputs of the steps of one output folder, kept in `steps.json`."""
+    """Inputs and outputs of the steps of one output folder, kept in `steps.json`.
+
+    Files in the folder are remembered by their place in it, so that it may be moved.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the memo of `folder`; an unreadable file counts as empty."""
-        self._file = folder / "steps.json"
+        self._folder, self._file = folder, folder / "steps.json"
         self._steps: dict[str, dict[str, Any]] = {}
         if self._file.is_file():
             try:
@@ -28,7 +31,7 @@ class Memo:
     def outputs(self, step: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
         """What the step gave for exactly these inputs; None where it must run."""
         known = self._steps.get(f"{step}-{digest(inputs)[:16]}")
-        if known is None or not all(Path(path).exists() for path in known["files"]):
+        if known is None or not all(self.there(path).exists() for path in known["files"]):
             return None
         outputs: dict[str, Any] = known["outputs"]
         return outputs
@@ -41,11 +44,21 @@ class Memo:
         files: tuple[Path, ...] = (),
     ) -> None:
         """Remember a finished step; `files` must exist for it to count later."""
-        entry = {"inputs": inputs, "outputs": outputs, "files": [str(path) for path in files]}
+        kept = [self.kept(path) for path in files]
+        entry = {"inputs": inputs, "outputs": outputs, "files": kept}
         self._steps[f"{step}-{digest(inputs)[:16]}"] = entry
         aside = self._file.with_suffix(".part")
         aside.write_text(json.dumps(self._steps, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(self._file)
+
+    def kept(self, path: Path | str) -> str:
+        """A path as it is remembered: within the folder, or as it is where it lies elsewhere."""
+        inside = Path(path).is_relative_to(self._folder)
+        return Path(path).relative_to(self._folder).as_posix() if inside else str(path)
+
+    def there(self, kept: str) -> Path:
+        """Where a remembered path is now."""
+        return self._folder / kept
 
 
 def digest(value: object) -> str:

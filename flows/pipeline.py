@@ -37,6 +37,7 @@ class Finished:
         decisions: what was decided, each with its reason.
         seconds: time of each step that ran.
         bad: images that could not be used.
+        notes: what the extractions noted.
     """
 
     report: Path
@@ -45,6 +46,7 @@ class Finished:
     decisions: tuple[str, ...]
     seconds: dict[str, float]
     bad: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def run_pipeline(path: Path, progress: Progress = silent) -> Finished:
@@ -74,7 +76,7 @@ def _go(run: Run) -> Finished:
     served = Served.read(run, network.weights_hash)
     key = step(steps.extract_images, "extract")(run, served.weights, "network")
     question = {
-        "settings": run.pipeline.model_dump(mode="json"),
+        "settings": run.pipeline.written,
         "images": steps.view_digest(run.store()),
         "network": network.weights_hash,
     }
@@ -82,7 +84,9 @@ def _go(run: Run) -> Finished:
     known = run.memo.outputs("run", question)
     if known is not None and not run.seconds:
         bad = len(run.store().features(key).bad())
-        return Finished(report, known["key"], True, tuple(known["decisions"]), {}, bad)
+        return Finished(
+            report, known["key"], True, tuple(known["decisions"]), {}, bad, tuple(run.notes)
+        )
     untrained = None
     if run.pipeline.analyse.untrained and served.weights != "none":
         untrained = step(steps.extract_images, "extract")(run, "none", "untrained", network)
@@ -97,7 +101,8 @@ def _go(run: Run) -> Finished:
     Served(rounds.weights, rounds.served, network.weights_hash).write(run)
     run.store().set_served(rounds.served)
     bad = len(run.store().features(key).bad())
-    return Finished(report, rounds.served, False, tuple(run.decisions), run.seconds, bad)
+    decisions, notes = tuple(run.decisions), tuple(run.notes)
+    return Finished(report, rounds.served, False, decisions, run.seconds, bad, notes)
 
 
 def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Retraining within a run: decide, retrain, extract again, judge, compare, accept or not."""
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def origin(pipeline: Pipeline) -> str:
     """Changes with the settings of the network or of retraining; then all starts anew."""
-    return digest(pipeline.model_dump(mode="json", include={"network", "retrain"}))
+    return digest([pipeline.written.get(section) for section in ("network", "retrain")])
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Served:
         own = run.pipeline.network.weights
         if file.is_file():
             kept = json.loads(file.read_text(encoding="utf-8"))
-            there = kept["weights"] == own or Path(kept["weights"]).exists()
+            inside = run.memo.there(kept["weights"])
+            kept["weights"] = str(inside) if inside.exists() else kept["weights"]
+            there = kept["weights"] == own or inside.exists()
             same = kept.pop("origin") == origin(run.pipeline) and kept["parent"] == own_hash
             if same and there:
                 return cls(**kept)
@@ -58,7 +61,8 @@ class Served:
 
     def write(self, run: Run) -> None:
         """Keep it, beside what it came from."""
-        kept = {**vars(self), "origin": origin(run.pipeline)}
+        place = run.memo.kept(self.weights)
+        kept = {**vars(self), "weights": place, "origin": origin(run.pipeline)}
         aside = run.folder / "served.part"
         aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(run.folder / "served.json")
@@ -103,10 +107,19 @@ class Rounds:
 
     def _one_round(self, settings: Retrain, scores: dict[str, float]) -> bool:
         """One retraining; false where its network is not accepted."""
-        run, began = self.run, time.time()
-        weights = step(steps.retrain_network, "retrain")(
-            run, self.weights, self.served, settings.loss
-        )
+        from train.retrain import Diverged
+
+        run, began, name = self.run, time.time(), settings.rules.condition.score
+        try:
+            weights = step(steps.retrain_network, "retrain")(
+                run, self.weights, self.served, settings.loss
+            )
+        except Diverged as error:
+            self.verdict = f"the old network stays: {error}"
+            run.decisions.append(self.verdict)
+            past = {"at": began, "before": scores[name], "after": math.nan}
+            self._write_down("replace", False, self.verdict, scores, past=past)
+            return False
         key = step(steps.extract_images, "extract")(run, weights, "retrained")
         self.after = after = step(steps.judge, "analyse")(run, key, "retrained", self.untrained)
         step(steps.explain, "explain")(run, key, weights, "retrained")
@@ -117,7 +130,6 @@ class Rounds:
         verdict = replaces(settings.rules, scores, new)
         run.decisions.append(verdict.reason)
         self.verdict = verdict.reason
-        name = settings.rules.condition.score
         self._write_down(
             "replace", verdict.go, verdict.reason, new,
             past={"at": began, "before": scores[name], "after": new[name]},
@@ -146,7 +158,7 @@ class Rounds:
         entries = map(json.loads, self._log.read_text(encoding="utf-8").splitlines())
         same = origin(self.run.pipeline)
         done = (entry["past"] for entry in entries if entry["origin"] == same)
-        return [Past(**past) for past in done if past]
+        return [Past(**{k: math.nan if v is None else v for k, v in p.items()}) for p in done if p]
 
     def _write_down(
         self,
@@ -158,11 +170,17 @@ class Rounds:
     ) -> None:
         entry: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "about": about, "decision": yes,
-            "reason": reason, "scores": scores, "past": past, "origin": origin(self.run.pipeline),
+            "reason": reason, "scores": _as_json(scores), "past": past and _as_json(past),
+            "origin": origin(self.run.pipeline),
         }  # fmt: skip
         # written anew and renamed: a run that is killed here leaves no half line to the next one
         before = self._log.read_text(encoding="utf-8") if self._log.is_file() else ""
         aside = self._log.with_suffix(".part")
-        line = json.dumps(entry, ensure_ascii=False)
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
         aside.write_text(f"{before}{line}\n", encoding="utf-8")
         aside.replace(self._log)
+
+
+def _as_json(numbers: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a number that is not defined becomes null."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

@@ -8,7 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from extract.errors import BadInput
 from train.settings import TrainSettings
@@ -187,6 +194,15 @@ class Pipeline(_Section):
     retrain: Retrain | None = None
     output: Output = Output()
     title: str = ""
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """All settings but where the output goes, paths as they were written.
+
+        They do not change when a folder is moved with the settings file in it.
+        """
+        return self._written
 
     @field_validator("title")
     @classmethod
@@ -229,6 +245,7 @@ def read_pipeline(path: Path) -> Pipeline:
         pipeline = Pipeline.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{path}: {'; '.join(map(_fault, error.errors()))}") from error
+    pipeline._written = pipeline.model_dump(mode="json", exclude={"output"})
     return _resolved(pipeline, path.parent.resolve())
 
 

@@ -13,7 +13,7 @@ from extract.errors import BadInput
 from extract.progress import Progress, silent
 from flows.memo import Memo, digest
 from flows.settings import Pipeline
-from flows.unseen import check_unseen
+from flows.unseen import check_unseen, keep_trained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ class Run:
         seconds: time of every step that ran.
         reused: names of the steps that were not run again.
         decisions: sentences, in order.
+        notes: what the extractions noted: taps of an unusual kind, a suspicious preprocessing.
     """
 
     pipeline: Pipeline
@@ -41,6 +42,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +120,8 @@ def extract_images(run: Run, weights: str, name: str, like: "Network | None" = N
             f"none of the {report.n_listed} images of {run.pipeline.images.source} could be read; "
             f"the first: {first.path}: {first.state}: {first.reason}"
         )
+    keep_trained(store.features(report.key))
+    run.notes.extend(note for note in report.notes if note not in run.notes)
     if report.n_computed:
         run.seconds[f"extract {name}"] = time.perf_counter() - started
     else:
@@ -239,7 +243,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     if known is not None:
         run.reused.append(f"retrain {loss}")
         run.decide(known["decisions"])
-        return str(known["weights"])
+        return str(run.memo.there(known["weights"]))
     if table.label.nunique() < 2:
         raise BadInput(
             f"retraining needs images of two classes or more, but the {len(table)} training images "
@@ -257,7 +261,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     )
     run.seconds[f"retrain {loss}"] = time.perf_counter() - started
     run.decide(trained.decisions)
-    outputs = {"weights": str(trained.weights), "decisions": list(trained.decisions)}
+    outputs = {"weights": run.memo.kept(trained.weights), "decisions": list(trained.decisions)}
     run.memo.record("retrain", inputs, outputs, (trained.weights,))
     return str(trained.weights)
 

@@ -1,30 +1,61 @@
 """Images that a network was trained on must not judge it: found by what its weights came from."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extract.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from extract.store_features import Features
+
+
+def keep_trained(features: "Features") -> None:
+    """Keep in the store which images the network of an extraction was trained on.
+
+    From then on the store proves by itself that what is held out was never trained on, whatever
+    becomes of the folder that the weights lie in. Weights that no run of ours wrote, or without
+    their list, leave the store as it is.
+    """
+    from train.run_files import trained_images
+
+    try:
+        images = trained_images(str(features.attrs["weights"]))
+    except BadInput:
+        return
+    if len(images):
+        features.store.write_table(_place(features), images)
 
 
 def trained_on(features: "Features", split: str | None = "held_out") -> int:
     """How many images of a split the network of an extraction was trained on, as far as known.
 
-    Known is what `alike retrain` and a run wrote beside weights of theirs.
+    Known is what `keep_trained` kept, else what `alike retrain` and a run wrote beside weights of
+    theirs.
 
     Args:
         features: the extraction.
         split: `train`, `held_out` or None for all images.
 
     Raises:
-        BadInput: weights of theirs that stand alone, without that list.
+        BadInput: it is not known, for weights of theirs that stand alone without that list, or
+            that are gone.
     """
-    from train.run_files import trained_ids
-
-    ids = trained_ids(Path(str(features.attrs["weights"])))
+    ids = set(_trained(features)["image_id"])
     return int(features.table(split)["image_id"].isin(ids).sum()) if ids else 0
+
+
+def _trained(features: "Features") -> "pd.DataFrame":
+    from train.run_files import trained_images
+
+    try:
+        return features.store.read_table(_place(features))[0]
+    except FileNotFoundError:
+        return trained_images(str(features.attrs["weights"]))
+
+
+def _place(features: "Features") -> str:
+    return f"tables/{features.key}/trained_images.parquet"
 
 
 def check_unseen(features: "Features") -> list[str]:

@@ -37,8 +37,10 @@ class CollapseWatch:
         self, step: int, consistency: float, signature: float | None, inter_cosine: float
     ) -> None:
         """Take in one step; may change `factor`, `stopped` and `decisions`."""
+        if self.stopped:
+            return
         if not math.isfinite(consistency):
-            self.stopped = f"step {step}: the consistency loss is {consistency}; stopped"
+            self.stopped = f"step {step}: the loss is {consistency}; stopped"
             self.decisions.append(self.stopped)
             return
         reason = _reason(consistency, signature, inter_cosine)

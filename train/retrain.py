@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from extract.errors import BadInput
@@ -28,6 +29,7 @@ from train.run_files import (
     finished_run,
     forget_other_run,
     loads_back,
+    trained_images,
     write_run,
     write_train_images,
 )
@@ -36,6 +38,10 @@ from train.settings import TrainSettings
 from train.sides import Images, sides
 from train.start import Start
 from train.step import ConsistencyStep
+
+
+class Diverged(BadInput):
+    """A training after which the network's numbers are not finite: these settings cannot work."""
 
 
 def retrain(
@@ -78,6 +84,7 @@ def retrain(
     Raises:
         BadInput: an unknown setting, fewer than two classes, images in both sets, a network that
             cannot be trained for classes.
+        Diverged: the network's numbers are no longer finite; no weights are written.
     """
     began = time.monotonic()
     settings = _settled(settings, changes)
@@ -100,11 +107,13 @@ def retrain(
     if done is not None:
         return done
     resumed = checkpoint_of(out, fingerprint)
+    earlier, unknown = _seen_before(network)
+    decisions += unknown
     if os.environ.get("LOCAL_RANK", "0") == "0":
         out.mkdir(parents=True, exist_ok=True)
         if resumed is None:
             forget_other_run(out)
-        write_train_images(out, frames.images)
+        write_train_images(out, frames.images, snapshot, earlier)
 
     step = ConsistencyStep(module, loss, settings, start, training)
     log = RunLog(
@@ -118,8 +127,11 @@ def retrain(
     fit(step, log, (device, devices), resumed)
     decisions += _decided(step, log, resumed)
     final = _final_module(step, log)
+    _check_finite(final, step)
     decisions += settle_statistics(final, step)
     said = _provenance(network, settings, start, names, snapshot)
+    # None: not known, and so for all networks that come from this one.
+    said["earlier_ids_hashes"] = None if unknown else sorted(set(earlier["train_ids_hash"]))
     write_weights(out / WEIGHTS, final, said)
     run = TrainRun(
         weights=out / WEIGHTS,
@@ -144,6 +156,14 @@ def _settled(settings: TrainSettings | None, changes: dict[str, Any]) -> TrainSe
     return replace(settings or TrainSettings(), **changes)
 
 
+def _seen_before(network: Network) -> tuple[pd.DataFrame, list[str]]:
+    """Images that the weights to start from were trained on, or why these are not known."""
+    try:
+        return trained_images(network.weights), []
+    except BadInput as error:
+        return trained_images("none"), [str(error)]
+
+
 def _input_size(frames: Frames) -> tuple[int, int]:
     height, width = frames.stack([0]).shape[-2:]
     return int(height), int(width)
@@ -161,6 +181,19 @@ def _final_module(step: ConsistencyStep, log: RunLog) -> nn.Module:
     if log.best:
         step.net.load_state_dict(log.best["state"])
     return step.net.cpu().eval()
+
+
+def _check_finite(module: nn.Module, step: ConsistencyStep) -> None:
+    """Refuse to write weights that give no features."""
+    state = module.state_dict()
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        rate = step.settings.peak_rate(step.start.trained)
+        raise Diverged(
+            f"training diverged: {len(broken)} of {len(state)} tensors of the network are not "
+            f"finite, the first is {broken[0]}; give a rate below {rate:g} (lr), or a smaller "
+            "weight of the loss"
+        )
 
 
 def _provenance(

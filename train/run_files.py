@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 
 from extract.errors import BadInput
+from extract.extraction import safe_name
 from extract.network import RUN_WEIGHTS, Network, load_network
 from extract.weights import read_weights
-from train.images import LabelledImage
+from train.images import LabelledImage, snapshot_hash
 from train.run_log import CHECKPOINT, write_aside, write_json
 from train.settings import TrainSettings
 
@@ -49,7 +50,8 @@ class TrainRun:
 def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, devices: int) -> str:
     """SHA-256 of everything that decides a run."""
     decides = {
-        "network": network.name,
+        # Not the place of a network's file: its text is in the hash, and a folder may be moved.
+        "network": safe_name(network.name),
         "weights_hash": network.weights_hash,
         "transform": network.transform.to_dict(),
         "settings": settings.to_dict(),
@@ -99,46 +101,80 @@ def forget_other_run(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def write_train_images(out: Path, images: Sequence[LabelledImage]) -> None:
-    """Write which images were trained on: image_id, path, label."""
-    table = pd.DataFrame(
+def write_train_images(
+    out: Path, images: Sequence[LabelledImage], snapshot: str, earlier: pd.DataFrame
+) -> None:
+    """Write which images were trained on, by this run and by those that it goes back to.
+
+    Args:
+        out: folder of the run.
+        images: that this run trains on.
+        snapshot: `snapshot_hash` of them.
+        earlier: `trained_images` of the weights that it starts from.
+    """
+    own = pd.DataFrame(
         {
             "image_id": [image.image_id for image in images],
             "path": [image.path for image in images],
             "label": [image.label for image in images],
+            "train_ids_hash": snapshot,
         }
     )
+    earlier = earlier[earlier["train_ids_hash"] != snapshot]
+    table = pd.concat([own, earlier], ignore_index=True) if len(earlier) else own
     write_aside(out / TRAIN_IMAGES, table.to_parquet(index=False))
 
 
-def trained_ids(weights: Path) -> set[str]:
-    """Ids of all images that a network was trained on, through all its parents that are there.
+def trained_images(weights: str | Path) -> pd.DataFrame:
+    """All images that a network was trained on, by the run that wrote it and by earlier ones.
+
+    The list lies beside the weights, which hold its hashes: a run's folder proves by itself,
+    wherever it is and whatever became of the folders that it goes back to, what its network saw.
 
     Args:
-        weights: a ``weights.safetensors`` of a run, or any other weights file.
+        weights: a ``weights.safetensors`` of a run, any other weights file, or no file.
 
     Returns:
-        SHA-256 ids; empty for a file that no run of ours wrote.
+        image_id, path, label, train_ids_hash (of the run); empty for weights that no run of ours
+        wrote.
 
     Raises:
-        BadInput: a run of ours in the chain whose list of images is gone.
+        BadInput: it is not known: the weights are gone, or the list is gone or another.
     """
-    found: set[str] = set()
-    at: Path | None = Path(weights)
-    while at is not None and at.is_file() and at.suffix == ".safetensors":
-        said = read_weights(at)[1]
-        if "train_ids_hash" not in said:
-            break
-        listing = at.parent / TRAIN_IMAGES
-        if not listing.is_file():
-            raise BadInput(
-                f"{listing} is gone: it is not known what {at} was trained on; bring it back, "
-                "or the run's folder as a whole"
-            )
-        found |= set(pd.read_parquet(listing)["image_id"])
-        parent = str(said.get("parent_weights", "none"))
-        at = Path(parent) if parent != "none" else None
-    return found
+    none = pd.DataFrame(columns=["image_id", "path", "label", "train_ids_hash"], dtype=object)
+    at = Path(weights)
+    if not at.is_file():
+        if not at.is_absolute():
+            return none
+        raise BadInput(f"{at} is gone: it is not known what it was trained on; bring it back")
+    said = read_weights(at)[1] if at.suffix == ".safetensors" else {}
+    if "train_ids_hash" not in said:
+        return none
+    listing = at.parent / TRAIN_IMAGES
+    if not listing.is_file():
+        raise BadInput(
+            f"{listing} is gone: it is not known what {at} was trained on; bring it back, "
+            "or the run's folder as a whole"
+        )
+    if said.get("earlier_ids_hashes") is None:
+        raise BadInput(
+            f"{at} was trained from weights whose own list of images was gone: it is not known "
+            "what they were trained on; retrain from weights whose list is there"
+        )
+    table = pd.read_parquet(listing)
+    wanted = {said["train_ids_hash"], *said["earlier_ids_hashes"]}
+    parts = table.groupby("train_ids_hash") if "train_ids_hash" in table else ()
+    if {name for name, part in parts if _hash_of(part) == name} != wanted:
+        raise BadInput(
+            f"{listing} is not the list that {at} was written with: it is not known what it was "
+            "trained on; bring the right one back"
+        )
+    return table
+
+
+def _hash_of(table: pd.DataFrame) -> str:
+    columns = (table[name] for name in ("path", "label", "image_id"))
+    return snapshot_hash([LabelledImage(*row) for row in zip(*columns, strict=True)])
 
 
 def loads_back(network: Network, weights: Path) -> str:

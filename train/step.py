@@ -146,9 +146,10 @@ class ConsistencyStep(LightningModule):
         rows = values.tolist()
         for number, ((size, _), row) in enumerate(zip(self.seen, rows, strict=True)):
             self.steps.append([first + number, *row])
-            if self.consistency is not None:
-                signature = self.row.collapsed(size) if self.row.collapsed else None
-                self.watch.see(first + number, row[2], signature, row[5])
+            # Of a control the cross-entropy is watched: it must be a number.
+            value = row[0] if self.consistency is None else row[2]
+            signature = self.row.collapsed(size) if self.row.collapsed else None
+            self.watch.see(first + number, value, signature, row[5])
         self.seen.clear()
 
     def configure_optimizers(self) -> Any:

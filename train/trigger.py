@@ -158,6 +158,8 @@ def _guard(rules: Rules, past: Sequence[Past], now: float) -> str:
     if waited < rules.cool_down:
         left = timedelta(seconds=round(rules.cool_down - waited))
         return f"the last one began {timedelta(seconds=round(waited))} ago; {left} more to wait"
+    if math.isnan(last.after):
+        return "the last one failed"
     gain = rules.condition.gain(last.before, last.after)
     if not gain >= rules.minimum_gain:
         return f"the last one gained {gain:.4f}, less than the minimum of {rules.minimum_gain:g}"

@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
         from extract.source import open_source
         from extract.store import Store
         from flows.console import print_json, progress_bars
-        from flows.unseen import doubts
+        from flows.unseen import doubts, keep_trained
 
         images = open_source(source, **pairs(source_option))
         loaded = load_network(
@@ -94,6 +94,7 @@ def register(app: typer.Typer) -> None:
         }
         with progress_bars() as progress:
             report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
+        keep_trained(opened.features(report.key))
         notes = (*report.notes, *doubts(opened.features(report.key)))
         report = replace(report, notes=notes)
         print_json(report.to_dict()) if as_json else _print(report)

@@ -53,6 +53,8 @@ def run_settings(settings: Path, json: bool) -> None:
         typer.echo(f"  {name:<22} {seconds:6.1f} s")
     if finished.bad:
         typer.echo(f"{finished.bad} images could not be used: see the report")
+    for note in finished.notes:
+        typer.echo(f"note: {note}")
     for decision in finished.decisions:
         typer.echo(decision)
     typer.echo(f"Report: {finished.report}")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import h5py
 import pandas as pd
@@ -90,11 +91,19 @@ def test_what_is_judged_was_never_trained_on(demo):
     assert len(held_out) > 800
     assert trained
     assert not trained & held_out
+    kept = pd.read_parquet(folder / "store" / "tables" / demo[1]["key"] / "trained_images.parquet")
+    assert set(kept.image_id) == trained
 
 
-def test_second_run_computes_nothing(demo, tmp_path):
-    folder, _ = demo
-    done = alike("run", folder / "pipeline.toml", cwd=tmp_path)
+def test_second_run_computes_nothing_wherever_the_folder_is(demo, tmp_path):
+    folder, outcome = demo
+    moved = folder.rename(folder.with_name("moved"))
+    try:
+        key = Store.open(moved / "store").features(outcome["key"])
+        assert Path(key.attrs["weights"]).is_relative_to(moved)
+        done = alike("run", moved / "pipeline.toml", cwd=tmp_path)
+    finally:
+        moved.rename(folder)
     assert "nothing was computed" in done.stdout
 
 
@@ -127,3 +136,18 @@ def test_export(demo, tmp_path, ending, split):
     else:
         with h5py.File(file) as stored:
             assert stored["features/gap"].shape == (1797, 64)
+
+
+def test_a_training_that_diverges_leaves_the_old_network_and_is_told(demo, tmp_path):
+    """The last test of this folder: it serves the first network again."""
+    folder, outcome = demo
+    settings = (folder / "pipeline.toml").read_text(encoding="utf-8")
+    (folder / "wild.toml").write_text(settings.replace("lr = 0.003", "lr = 1e30"), encoding="utf-8")
+    said = json.loads(alike("run", folder / "wild.toml", "--json", cwd=tmp_path).stdout)
+    assert said["key"] != outcome["key"]
+    assert "the old network stays: training diverged" in said["decisions"][-1]
+    assert "give a rate below 1e+30" in said["decisions"][-1]
+    assert "training diverged" in (folder / "report.html").read_text(encoding="utf-8")
+    lines = (folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1], parse_constant=pytest.fail)
+    assert last["past"]["after"] is None

@@ -13,6 +13,20 @@ def test_remembers_across_processes(tmp_path):
     assert Memo(tmp_path).outputs("analyse", {"a": 1, "b": [2]}) is None
 
 
+def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path):
+    made, elsewhere = tmp_path / "out" / "weights" / "made", tmp_path / "elsewhere"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    elsewhere.touch()
+    memo = Memo(tmp_path / "out")
+    memo.record("retrain", {}, {"weights": memo.kept(made)}, (made, elsewhere))
+    moved = Memo((tmp_path / "out").rename(tmp_path / "moved"))
+    known = moved.outputs("retrain", {})
+    assert moved.there(known["weights"]) == tmp_path / "moved" / "weights" / "made"
+    elsewhere.unlink()
+    assert moved.outputs("retrain", {}) is None
+
+
 def test_forgets_what_lost_its_files(tmp_path):
     made = tmp_path / "made"
     made.touch()

@@ -31,6 +31,19 @@ def test_an_accepted_network_is_served_until_the_settings_change(tmp_path):
     assert Served.read(run_of(tmp_path), "replaced under its name") == Served("none")
 
 
+def test_what_is_served_moves_with_its_folder(tmp_path):
+    first = tmp_path / "first"
+    first.mkdir()
+    run = run_of(first)
+    weights = run.folder / "weights" / "new.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    Served(str(weights), "key", "parent").write(run)
+    moved = run_of(first.rename(tmp_path / "moved"))
+    there = tmp_path / "moved" / "alike-out" / "weights" / "new.safetensors"
+    assert Served.read(moved, "parent") == Served(str(there), "key", "parent")
+
+
 def test_lost_weights_are_not_served(tmp_path):
     run = run_of(tmp_path)
     Served(str(tmp_path / "gone.safetensors"), "key", "parent").write(run)

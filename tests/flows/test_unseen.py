@@ -1,6 +1,8 @@
 """What a network was trained on does not judge it unseen; no network is trained here."""
 
 import hashlib
+import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,18 +11,18 @@ from safetensors.numpy import save_file
 
 from extract.errors import BadInput
 from extract.store import Store
-from flows.unseen import check_unseen, doubts, trained_on
+from flows.unseen import check_unseen, doubts, keep_trained, trained_on
+from train.images import LabelledImage, snapshot_hash
+from train.run_files import trained_images, write_train_images
 
 
 @pytest.fixture
 def made(tmp_path):
-    """Features of ten images by weights that say that they were retrained; the images' ids."""
-    weights = tmp_path / "run" / "weights.safetensors"
-    weights.parent.mkdir()
-    about = {"train_ids_hash": '"0"', "parent_weights": '"none"'}
-    save_file({"w": np.zeros(1, np.float32)}, weights, about)
+    """Features of ten images, the folder of the run that made their network, the images' ids."""
+    folder = tmp_path / "out" / "run"
+    folder.mkdir(parents=True)
     ids = [hashlib.sha256(bytes([number])).hexdigest() for number in range(10)]
-    store = Store.open(tmp_path / "store", create=True)
+    store = Store.open(tmp_path / "out" / "store", create=True)
     store.list_images(
         pd.DataFrame({
             "image_id": ids, "path": [f"{n}.png" for n in range(10)], "label": list("ab") * 5,
@@ -28,17 +30,26 @@ def made(tmp_path):
         })
     )  # fmt: skip
     known = {
-        "network": "n", "weights": str(weights), "weights_hash": "0" * 16, "taps": ["gap"],
-        "transform": {}, "precision": "float32",
+        "network": "n", "weights": str(folder / "weights.safetensors"), "weights_hash": "0" * 16,
+        "taps": ["gap"], "transform": {}, "precision": "float32", "place": store.place,
     }  # fmt: skip
     features = store.create_features(known, "n-0-0", {"gap": ((2,), "float32")})
     features.write_unit(0, {"gap": np.ones((10, 2), np.float32)}, {}, run_id="t")
-    return weights.parent, store.features(), ids
+    return folder, store.features(), ids
+
+
+def trained(folder, ids):
+    """Write weights that say that they were trained on some images, and the list of these."""
+    images = [LabelledImage(f"{number}.png", "a", one) for number, one in enumerate(ids)]
+    snapshot = snapshot_hash(images)
+    about = {"train_ids_hash": json.dumps(snapshot), "earlier_ids_hashes": "[]"}
+    save_file({"w": np.zeros(1, np.float32)}, folder / "weights.safetensors", about)
+    write_train_images(folder, images, snapshot, trained_images("none"))
 
 
 def test_trained_images_that_count_as_held_out_are_refused(made):
     folder, features, ids = made
-    pd.DataFrame({"image_id": ids[:4]}).to_parquet(folder / "train_images.parquet")
+    trained(folder, ids[:4])
     assert trained_on(features) == 4
     with pytest.raises(BadInput, match=r"4 of 10 held-out images .* were trained on by"):
         check_unseen(features)
@@ -47,12 +58,37 @@ def test_trained_images_that_count_as_held_out_are_refused(made):
 
 def test_other_images_are_judged(made):
     folder, features, _ = made
-    pd.DataFrame({"image_id": ["f" * 64]}).to_parquet(folder / "train_images.parquet")
+    trained(folder, ["f" * 64])
     assert trained_on(features) == 0
     assert check_unseen(features) == []
 
 
 def test_weights_without_their_list_are_judged_with_a_note(made):
-    _, features, _ = made
+    folder, features, ids = made
+    trained(folder, ids[:4])
+    (folder / "train_images.parquet").unlink()
+    keep_trained(features)
     (note,) = check_unseen(features)
     assert "it is not known what" in note
+    (folder / "weights.safetensors").unlink()
+    (note,) = check_unseen(features)
+    assert "is gone: it is not known what" in note
+
+
+def test_the_store_proves_alone_what_was_seen(made):
+    folder, features, ids = made
+    trained(folder, ids[:4])
+    keep_trained(features)
+    shutil.rmtree(folder)
+    keep_trained(features)
+    with pytest.raises(BadInput, match=r"4 of 10 held-out images"):
+        check_unseen(features)
+
+
+def test_weights_that_moved_with_the_store_are_found(made):
+    folder, features, ids = made
+    trained(folder, ids[:4])
+    moved = folder.parent.rename(folder.parent.with_name("elsewhere"))
+    features = Store.open(moved / "store").features()
+    assert features.attrs["weights"] == str(moved / "run" / "weights.safetensors")
+    assert trained_on(features) == 4

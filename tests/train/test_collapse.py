@@ -50,7 +50,9 @@ def test_a_loss_without_signature_is_judged_by_cosine_alone():
 def test_a_loss_that_is_no_number_stops_at_once(value):
     watch = CollapseWatch()
     watch.see(7, value, None, 0.0)
-    assert watch.stopped == f"step 7: the consistency loss is {value}; stopped"
+    assert watch.stopped == f"step 7: the loss is {value}; stopped"
+    watch.see(8, value, None, 0.0)
+    assert len(watch.decisions) == 1
 
 
 def test_state_goes_and_comes_back():

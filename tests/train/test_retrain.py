@@ -1,6 +1,8 @@
 import hashlib
 import json
 import logging
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,8 +18,9 @@ from extract.network import load_network
 from extract.transform import Transform
 from train.losses import LOSSES
 from train.prepare import prepare
-from train.retrain import retrain
-from train.run_files import trained_ids
+from train.retrain import Diverged, retrain
+from train.run_files import fingerprint_of, trained_images
+from train.settings import TrainSettings
 
 FILES = {"log.csv", "run.json", "steps.csv", "train_images.parquet", "weights.safetensors"}
 
@@ -88,7 +91,47 @@ def test_weights_say_where_they_come_from(parent, digits, tmp_path):
     assert len(trained) == len(digits.images)
     ids = [hashlib.sha256(digits.read(path)).hexdigest() for path, _ in digits.images]
     assert trained["image_id"].tolist() == ids
-    assert trained_ids(run.weights) == set(ids)
+    assert trained_images(run.weights)["image_id"].tolist() == ids
+    # Not of another place of the same network: a folder that is moved is not trained anew.
+    assert fingerprint_of(loaded, TrainSettings(), "0", 1) == fingerprint_of(
+        replace(loaded, name="/elsewhere/small.py:small"), TrainSettings(), "0", 1
+    )
+
+
+def test_a_run_proves_alone_what_its_network_saw(parent, digits, tmp_path):
+    name, first = parent
+    others = Digits(first=200, count=100)
+    moved = shutil.copytree(first.weights.parent, tmp_path / "first") / "weights.safetensors"
+    second = retrain(
+        load_network(name, str(moved)), others.images, others.read, epochs=1, out=tmp_path / "b"
+    )
+    assert not [said for said in second.decisions if "not known" in said]
+    seen = [
+        hashlib.sha256(one.read(p)).hexdigest() for one in (others, digits) for p, _ in one.images
+    ]
+    shutil.rmtree(tmp_path / "first")
+    (tmp_path / "b").rename(tmp_path / "moved")
+    weights = tmp_path / "moved" / "weights.safetensors"
+    assert trained_images(weights)["image_id"].tolist() == seen
+    listing = weights.with_name("train_images.parquet")
+    whole = pd.read_parquet(listing)
+    for other in (whole[:250], whole.assign(image_id=whole["image_id"][::-1].to_numpy())):
+        other.to_parquet(listing)
+        with pytest.raises(BadInput, match=r"is not the list that .* was written with"):
+            trained_images(weights)
+    listing.unlink()
+    with pytest.raises(BadInput, match="is gone: it is not known what"):
+        trained_images(weights)
+    with pytest.raises(BadInput, match="is gone: it is not known what"):
+        trained_images(tmp_path / "b" / "weights.safetensors")
+    third = retrain(
+        load_network(name, str(weights)), others.images, others.read, epochs=1, out=tmp_path / "c"
+    )
+    assert [said for said in third.decisions if "is gone: it is not known what" in said]
+    with pytest.raises(BadInput, match="weights whose own list of images was gone"):
+        trained_images(third.weights)
+    for foreign in ("none", "IMAGENET1K_V1", name.rpartition(":")[0]):
+        assert trained_images(foreign).empty
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
@@ -209,6 +252,15 @@ def test_collapse_is_noticed_and_said(parent, digits, tmp_path):
     changes = {"warmup": 0.0, "collapse_steps": 3, "weight": 50.0, "lr": 0.05}
     run = again(parent, digits, tmp_path, loss="map_pair_raw", epochs=15, **changes)
     assert any("halved" in decision for decision in run.decisions)
+
+
+@pytest.mark.parametrize("loss", ["ce", "gap_supcon"])
+def test_a_network_that_diverged_is_not_written(loss, parent, digits, tmp_path):
+    with pytest.raises(Diverged, match=r"training diverged: .* give a rate below 1e\+30"):
+        again(parent, digits, tmp_path, loss=loss, lr=1e30, epochs=30)
+    assert not (tmp_path / "weights.safetensors").exists()
+    # It ends at once: nothing is gained by more steps.
+    assert len(pd.read_csv(tmp_path / "log.csv")) < 10
 
 
 def test_bad_images_are_left_out_and_said(parent, digits, tmp_path):

@@ -66,7 +66,8 @@ def test_guards_against_loops():
     assert "at most 2" in decide(rules, low, [good, good], NOW).reason
     assert "0:00:20 more to wait" in decide(rules, low, [Past(NOW - 40, 0.4, 0.5)], NOW).reason
     assert "gained 0.0400" in decide(rules, low, [Past(NOW - 100, 0.46, 0.50)], NOW).reason
-    assert not decide(rules, low, [Past(NOW - 100, 0.46, math.nan)], NOW).go
+    failed = decide(rules, low, [Past(NOW - 100, 0.46, math.nan)], NOW)
+    assert (failed.go, failed.reason[-19:]) == (False, "the last one failed")
     assert not decide(Rules(at_most=0), low, [], NOW).go
 
 

@@ -190,8 +190,30 @@ def test_one_real_network_without_maps_and_images(real, digits, tmp_path):
         tmp_path / "plain.html", before=real[0], store=digits.store, maps=False, thumbnails=False
     )
     page = path.read_text(encoding="utf-8")
+    assert "Beware" not in page
     assert '<section id="images"' not in page
     assert "data:image" not in page.replace("img-src data:", "")[: page.index("plotly.js v")]
+
+
+def test_what_the_extraction_noted_is_shown(real, digits, tmp_path):
+    before = digits.before.attrs
+    warning = {"images": 9, "top1": 0.1, "warning": "the preprocessing looks wrong: 2 of 16"}
+    said = {**before, "self_check": warning, "tap_notes": {"fc": "the mean of last_conv"}}
+    digits.store.create_features(said, digits.before.key, {})
+    try:
+        path = write_report(
+            tmp_path / "noted.html",
+            before=real[0],
+            store=digits.store,
+            maps=False,
+            thumbnails=False,
+        )
+    finally:
+        empty = {"self_check": {}, "tap_notes": {}}
+        digits.store.create_features({**before, **empty}, digits.before.key, {})
+    page = path.read_text(encoding="utf-8")
+    assert "Beware: the preprocessing looks wrong: 2 of 16" in first_lines(page)
+    assert "fc: the mean of last_conv" in page
 
 
 def test_a_map_that_takes_long_or_cannot_be_made_is_explained(real, digits):

@@ -1,0 +1,45 @@
+"""Steps of a run by themselves, without Prefect."""
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from flows.settings import read_pipeline
+from flows.steps import Run, extract_images
+
+NETWORK = """
+from torch import nn
+
+TRANSFORM = {"resize": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def flat(classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, classes)
+    )
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run on 30 digits by a network that flattens its map without pooling it."""
+    digits = load_digits(n_class=3)
+    for number in range(30):
+        file = tmp_path / "digits" / str(digits.target[number]) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * (255 / 16)).astype("uint8")).save(file)
+    (tmp_path / "net.py").write_text(NETWORK)
+    settings = '[images]\nsource = "digits"\n[network]\nname = "net.py:flat"\n'
+    (tmp_path / "pipeline.toml").write_text(settings)
+    return Run(read_pipeline(tmp_path / "pipeline.toml"))
+
+
+def test_what_an_extraction_notes_is_told_by_every_run(run):
+    key = extract_images(run, "none", "network")
+    (note,) = run.notes
+    assert note.startswith("last_conv: ")
+    extract_images(run, "none", "untrained")
+    assert run.notes == [note]
+    again = Run(run.pipeline)
+    assert extract_images(again, "none", "network") == key
+    assert (again.notes, again.reused) == ([note], ["extract network"])
