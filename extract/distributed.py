@@ -129,7 +129,7 @@ def _compute(client: Any, run: Run, works: Works, done: Done) -> dict[str, float
     told = len(client.scheduler_info()["workers"])
     threads = max(run.settings.threads // max(told, 1), 1)
     shared = (
-        run.store.url,
+        run.store.place,
         run.source.spec,
         tuple(sorted(run.source.options.items())),
         json.dumps(run.extraction.to_dict(), sort_keys=True),

@@ -27,14 +27,21 @@ class SavedSource:
         import pyarrow as pa
 
         self.spec, self.options = spec, options
-        state = json.loads((folder / "state.json").read_text())
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            files = [folder / entry["filename"] for entry in state["_data_files"]]
+            tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
+            info = json.loads((folder / "dataset_info.json").read_text())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise BadInput(
+                f"{folder} is not what save_to_disk wrote ({reason}): save it again"
+            ) from error
         if state.get("_indices_data_files"):
             raise BadInput(
                 f"{folder} was saved with an index of selected rows: call flatten_indices() before "
                 "save_to_disk"
             )
-        files = [folder / entry["filename"] for entry in state["_data_files"]]
-        tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
         table = pa.concat_tables(tables)
         if image not in table.column_names:
             raise BadInput(
@@ -42,7 +49,7 @@ class SavedSource:
             )
         self._images = table[image]
         self._labels = table[label] if label in table.column_names else None
-        features = json.loads((folder / "dataset_info.json").read_text()).get("features") or {}
+        features = info.get("features") or {}
         self._names: list[str] = (features.get(label) or {}).get("names") or []
 
     def __iter__(self) -> Iterator[Listed]:

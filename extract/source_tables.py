@@ -137,8 +137,13 @@ class EmbeddedSource:
             raise BadImage("unreadable", f"no row {path}")
         row = int(path)
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        with self._lock:
-            value = self._group(group)[row - int(self._starts[group])].as_py()
+        try:
+            with self._lock:
+                value = self._group(group)[row - int(self._starts[group])].as_py()
+        # Damaged pages make Arrow raise OSError or ArrowInvalid, a filesystem any type of its own.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+            raise BadImage("unreadable", reason) from error
         return embedded_bytes(value)
 
 

@@ -125,8 +125,9 @@ def build_on_disk(
     size = shard_rows(card.wish.memory, card.dimension)
     shards = [
         Shard(
-            str(features.store.root_path), features.key, measure.name, str(empty), part,
-            str(folder / f"{stem}-{number}.faiss"),
+            # Full paths: a worker may run in another folder.
+            features.store.place, features.key, measure.name, str(empty.absolute()), part,
+            str(folder.absolute() / f"{stem}-{number}.faiss"),
         )
         for number, part in enumerate(np.array_split(rows, -(-len(rows) // size)))
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """One training step: forward, cross-entropy, consistency, and what is watched meanwhile."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,8 @@ class ConsistencyStep(LightningModule):
         rows = values.tolist()
         for number, ((size, _), row) in enumerate(zip(self.seen, rows, strict=True)):
             self.steps.append([first + number, *row])
-            # Of a control the cross-entropy is watched: it must be a number.
-            value = row[0] if self.consistency is None else row[2]
+            # The total must be a number, with a consistency term or without.
+            value = row[2] if self.consistency is not None and math.isfinite(row[0]) else row[0]
             signature = self.row.collapsed(size) if self.row.collapsed else None
             self.watch.see(first + number, value, signature, row[5])
         self.seen.clear()

@@ -237,6 +237,17 @@ def test_names_that_look_like_numbers_or_nothing_stay_text(tmp_path: Path) -> No
     assert source.options == {"path": "file", "label": "kind"}
 
 
+def test_a_damaged_page_of_embedded_images_is_bad_images(tmp_path: Path) -> None:
+    file = Path(write_embedded(tmp_path))
+    group = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    data = bytearray(file.read_bytes())
+    start = group.dictionary_page_offset or group.data_page_offset
+    data[start : start + 40] = bytes(40)
+    file.write_bytes(data)
+    listing = list_source(open_source(str(file)))
+    assert listing["state"].tolist() == ["unreadable"] * 2 + ["ok"] * 4
+
+
 def test_splits_of_arrays_and_of_saved_datasets(tmp_path: Path) -> None:
     arrays = as_arrays()
     np.savez(tmp_path / "two.npz", x_train=arrays["x_test"][:2], y_train=[1, 0], **arrays)
@@ -263,6 +274,12 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     arrays = as_arrays()
     np.savez(tmp_path / "short.npz", x_test=arrays["x_test"], y_test=[1])
     np.savez(tmp_path / "wild.npz", **(arrays | {"y_test": np.arange(6)}))
+    for name, state in (("half", None), ("torn", '{"_data_files": [{"filename": "x.arrow"}]}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_info.json").write_text("{}")
+        if state:
+            (tmp_path / name / "state.json").write_text(state)
+            (tmp_path / name / "x.arrow").write_bytes(b"torn")
     spec = kind if "://" in kind else str(tmp_path / kind)
     return spec, {"colour": 1} if kind == "" else {}
 
@@ -273,6 +290,8 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
         ("nowhere", "do not exist"),
         ("", "no option colour for a folder"),
         ("empty", "no images"),
+        ("half", r"is not what save_to_disk wrote .*state\.json"),
+        ("torn", "is not what save_to_disk wrote"),
         ("cifar", "reading a pickle runs the code in it"),
         ("set.csv", "has columns file; none is 'path'"),
         ("nobody://knows/set.csv", "cannot be read: .*Protocol not known: nobody"),
