@@ -1,6 +1,7 @@
 """Judge an extraction: every measure, every score, all tables, stored beside the features."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis import checkpoint
 from analysis.bootstrap import Draws
-from analysis.checkpoint import forget, remembering
+from analysis.checkpoint import forget, keep_tables, kept_tables, remembering
 from analysis.jobs import Jobs, here
 from analysis.judged import Judged, check, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
-from analysis.pair_bins import BINS
+from analysis.pair_bins import BINS, plan_layers
 from analysis.product import Precision
 from analysis.set_scores import judge_sets
 from analysis.statistic import Run
@@ -23,6 +25,7 @@ from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
 from extract.set_measures import SET_MEASURES
+from extract.store_files import Files
 
 if TYPE_CHECKING:
     from extract.store import Store
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
-VERSION = 2
-"""Of the blocks' answers: another number makes unfinished runs start again."""
+RUNS = "runs/analyse"
+VERSION = 3
+"""Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 UNTRAINED = "untrained_gap_cosine"
 COMPANY = (
     HEADLINE,
@@ -141,25 +145,25 @@ def analyse(
     found_sets: list[pd.DataFrame] = []
     asked = Asked(bootstrap, seed, budget, bins, precision, progress)
     found: list[Tables] = []
+    unfinished: list[tuple[Files, str]] = []
     jobs = jobs or here()
     for name in sets:
-        run = jobs.run(name, progress)
-        chosen = SET_MEASURES[name]
-        found_sets.append(judge_sets(features, chosen, judged, bootstrap, seed, run))
+        kept = features.store.files, f"{RUNS}/{_digest(features, name, judged, asked)}"
+        unfinished.append(kept)
+        run = remembering(jobs.run(name, progress), *kept)
+        found_sets.append(judge_sets(features, SET_MEASURES[name], judged, bootstrap, seed, run))
     for name, (measure, rest) in ready.items():
-        found.append(_judge(features, name, measure, rest, asked, jobs))
+        found.append(_judge(features, name, measure, rest, asked, jobs, unfinished))
     if untrained is not None:
         measure = ready_measure(untrained, HEADLINE)
         same = _same_images(features, untrained, judged)
-        found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs))
-    tables = {
-        name: pd.concat([tables[name] for tables in found], ignore_index=True) for name in found[0]
-    }
+        found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs, unfinished))
+    tables = {name: _joined([tables[name] for tables in found]) for name in found[0]}
     network = network_scores(features, judged)
     tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
     settings = {
         "split": split, "measures": [*ready, *sets], "left_out": left_out, "bootstrap": bootstrap,
-        "seed": seed, "budget": budget, "bins": bins,
+        "seed": seed, "budget": budget, "bins": bins, "histograms": _told_layers(judged, bins),
         "precision": precision, "unlabelled": judged.unlabelled,
         "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
@@ -167,6 +171,8 @@ def analyse(
     }  # fmt: skip
     result = Analysis(features.key, len(judged), judged.classes, settings, tables)
     result.save(features.store)
+    for files, folder in unfinished:
+        forget(files, folder)
     return result
 
 
@@ -195,6 +201,24 @@ def _same_images(features: "Features", other: "Features", judged: Judged) -> Jud
         raise BadInput(msg)
     rows = there.loc[wanted[kept]].to_numpy(dtype=np.int64)
     return replace(judged.take(kept), rows=rows)
+
+
+def _told_layers(judged: Judged, bins: int) -> str:
+    n_classes = len(judged.classes)
+    layers = plan_layers(n_classes, len(judged), bins)
+    memory = layers.memory(n_classes) / 2**20
+    return (
+        f"{layers.total} bins for all pairs, {layers.per_class} a class, {layers.per_pair} a pair "
+        f"of classes: {memory:.3g} MiB"
+    )
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of every measure under each other; categories stay categories."""
+    if isinstance(parts[0]["measure"].dtype, pd.CategoricalDtype):
+        names = [part["measure"].iloc[0] for part in parts]
+        parts = [part.assign(measure=part["measure"].cat.set_categories(names)) for part in parts]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _place(key: str, name: str) -> str:
@@ -238,17 +262,29 @@ def _unfitted(judged: Judged, measure: Measure, split: str) -> Judged:
 
 
 def _judge(
-    features: "Features", name: str, measure: Measure, judged: Judged, asked: Asked, jobs: Jobs
+    features: "Features",
+    name: str,
+    measure: Measure,
+    judged: Judged,
+    asked: Asked,
+    jobs: Jobs,
+    unfinished: list[tuple[Files, str]],
 ) -> Tables:
+    """The tables of one measure; what the run keeps until it ends is added to `unfinished`."""
     dim = embed_rows(features, measure, judged.rows[:1]).shape[1]
     judged = judged.sample(max(1000, int((2.0 * asked.budget / dim) ** 0.5)), asked.seed)
     note = ""
     if judged.sampled_from:
         note = f"a stratified sample of {len(judged)} of {judged.sampled_from} images"
+    files = features.store.files
+    folder = f"{RUNS}/{_digest(features, f'{name} {measure.digest}', judged, asked)}"
+    unfinished.append((files, folder))
+    known = kept_tables(features.store, folder)
+    if known is not None:
+        return known
+    started = time.monotonic()
     vectors = stored_vectors(features, measure, judged.rows, memory=0 if jobs.remote else MEMORY)
     draws = Draws(judged, asked.bootstrap, asked.seed)
-    folder = f"runs/analyse/{_digest(features, measure, judged, asked)}"
-    files = features.store.files
 
     def run(stage: str) -> Run:
         done = f"{folder}/{stage.removeprefix(name).strip()}"
@@ -257,14 +293,15 @@ def _judge(
     tables = judge_measure(
         name, vectors, draws, run, bins=asked.bins, precision=asked.precision, note=note
     )
-    forget(files, folder)
+    if time.monotonic() - started >= checkpoint.EVERY:
+        keep_tables(features.store, folder, tables)
     return tables
 
 
-def _digest(features: "Features", measure: Measure, judged: Judged, asked: Asked) -> str:
-    """Changes with everything that the blocks of one measure depend on."""
-    told = hashlib.sha256(f"{features.key} {features.digest} {measure.digest}".encode())
+def _digest(features: "Features", measure: str, judged: Judged, asked: Asked) -> str:
+    """Changes with everything that the blocks and tables of one measure depend on."""
+    told = hashlib.sha256(f"{features.key} {features.digest} {measure}".encode())
     told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {asked.precision}".encode())
-    told.update(f"{slab_rows(1)} {VERSION}".encode())
+    told.update(f"{slab_rows(1)} {VERSION} {judged.sampled_from} {judged.classes}".encode())
     told.update(judged.rows.tobytes() + judged.codes.tobytes())
     return told.hexdigest()[:16]

@@ -1,29 +1,36 @@
-"""Finished blocks of a long run, kept in the store until the run ends, so that it can resume.
+"""What a long run has finished, kept in the store until the run ends, so that it can resume.
 
-Answers are written as plain arrays, every ten seconds of work at most: a short run writes nothing,
-a long one loses ten seconds when it dies. They lie under a digest of everything that they depend
-on, so another question never meets them.
+Answers of blocks are written as plain arrays, every ten seconds of work at most: a short run writes
+nothing, a long one loses ten seconds when it dies. A measure that took longer than that leaves its
+tables in their place. Both lie under a digest of everything that they depend on, so another
+question never meets them.
 """
 
 import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.moments import Moments
 from analysis.pairs import SlabCounts
 from analysis.shape import Shape
 from analysis.statistic import Run
+from extract.errors import StoreDamaged
 from extract.store_files import Files
+
+if TYPE_CHECKING:
+    from extract.store import Store
 
 EVERY = 10.0
 KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, Shape, SlabCounts)}
 """The dataclasses that blocks answer with."""
+DONE = "tables"
 
 
 def remembering(run: Run, files: Files, folder: str, every: float | None = None) -> Run:
@@ -58,10 +65,28 @@ def remembering(run: Run, files: Files, folder: str, every: float | None = None)
     return mapped
 
 
-def forget(files: Files, folder: str) -> None:
-    """Remove what a finished run left."""
+def forget(files: Files, folder: str, *, ending: str = "") -> None:
+    """Remove what a finished run left; with an ending, only files of that kind."""
     for name in files.walk(folder):
-        files.remove(f"{folder}/{name}")
+        if name.endswith(ending):
+            files.remove(f"{folder}/{name}")
+
+
+def keep_tables(store: "Store", folder: str, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the tables of a finished measure, the one that says so last; its blocks can go."""
+    for name, table in tables.items():
+        store.write_table(f"{folder}/{name}.parquet", table)
+    store.write_table(f"{folder}/{DONE}.parquet", pd.DataFrame({"name": list(tables)}))
+    forget(store.files, folder, ending=".npz")
+
+
+def kept_tables(store: "Store", folder: str) -> dict[str, pd.DataFrame] | None:
+    """What `keep_tables` wrote; None where there is nothing whole."""
+    try:
+        names = store.read_table(f"{folder}/{DONE}.parquet")[0]["name"]
+        return {name: store.read_table(f"{folder}/{name}.parquet")[0] for name in names}
+    except (FileNotFoundError, StoreDamaged):
+        return None
 
 
 def _parts(files: Files, folder: str) -> list[str]:

@@ -2,8 +2,11 @@
 
 The comparison is paired: images are matched by their content, both sides see the same draws of
 images, and the interval is that of the difference, which is far narrower than the two apart.
+The sameness of the worst class and NC1 are judged anew with a tenth of the images left out in turn
+(see `left_out`).
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +17,15 @@ from analysis import scores as score
 from analysis.bootstrap import Draws, interval, weighted_histograms
 from analysis.jobs import Jobs, here
 from analysis.judged import Judged, judge
+from analysis.left_out import GROUPS, groups_left_out, left_out_interval
+from analysis.moments import class_moments
 from analysis.neighbours import Nearest, nearest
-from analysis.network_scores import named_rightly
-from analysis.pairs import count_pairs
+from analysis.network_scores import ENTERING, named_rightly
+from analysis.pairs import PairCounts, count_pairs
 from analysis.score_rows import pair_replicates
 from analysis.score_table import SCORES
-from analysis.vectors import MEMORY, stored_vectors
+from analysis.shape import class_shape, collapse_scores
+from analysis.vectors import MEMORY, Vectors, stored_vectors
 from extract.errors import BadInput
 from extract.measures import ready_measure
 from extract.progress import Progress, silent
@@ -27,7 +33,26 @@ from extract.progress import Progress, silent
 if TYPE_CHECKING:
     from extract.store_features import Features
 
-Replicates = dict[str, tuple[float, NDArray[np.float64]]]
+WORST_PAIRS = 1e9
+"""Pairs up to which the worst class has an interval: beyond, ten more counts take minutes."""
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A score, and what it is on other images.
+
+    Attributes:
+        value: of all images.
+        values: of each draw of the images (R,), or with each tenth left out (10,).
+        left_out: which of the two.
+    """
+
+    value: float
+    values: NDArray[np.float64]
+    left_out: bool = False
+
+
+Side = dict[str, Replicated]
 
 
 def compare(
@@ -54,7 +79,8 @@ def compare(
         progress: told after every few blocks.
 
     Returns:
-        score, a, b, difference (b - a), low, high (95 % interval of the difference), better.
+        score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
+        is there where both sides store `fc`, accuracy where labels are classes of both networks.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds.
@@ -70,7 +96,7 @@ def compare(
 
 def _side(
     name: str, features: "Features", draws: Draws, measure: str, jobs: Jobs, progress: Progress
-) -> Replicates:
+) -> Side:
     ready = ready_measure(features, measure)
     judged = draws.judged
     if np.isin(judged.rows, ready.fitted_rows).any():
@@ -82,10 +108,13 @@ def _side(
         vectors, draws, counts.bins, run=jobs.run(f"{name} bootstrap", progress)
     )
     near = nearest(vectors, judged, run=jobs.run(f"{name} neighbours", progress))
+    kept = groups_left_out(judged, draws.seed)
     return {
         **_pair_scores(counts.total, drawn),
+        **_worst_class(name, vectors, judged, counts, kept, jobs, progress),
         **_image_scores(near, draws),
         **_accuracy(features, draws),
+        **_collapse(features, judged, kept),
     }
 
 
@@ -111,7 +140,7 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
     return first, second
 
 
-def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Replicates:
+def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:
     rates, whole = score.rates(*total), score.auc(*total)
     values = {
         "sameness": whole.sameness,
@@ -119,15 +148,58 @@ def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Replicates
         "eer": score.eer(*rates),
         "tar_at_far_1pct": score.tar_at_far(*rates, 0.01),
     }
-    return {name: (values[name], found) for name, found in pair_replicates(drawn).items()}
+    return {name: Replicated(values[name], got) for name, got in pair_replicates(drawn).items()}
 
 
-def _image_scores(near: Nearest, draws: Draws) -> Replicates:
+def _worst_class(
+    name: str,
+    vectors: Vectors,
+    judged: Judged,
+    counts: PairCounts,
+    kept: list[NDArray[np.int64]],
+    jobs: Jobs,
+    progress: Progress,
+) -> Side:
+    """Sameness of the worst class, whichever it is; without an interval above a billion pairs."""
+    values = np.full(GROUPS, np.nan)
+    if len(judged) ** 2 / 2 <= WORST_PAIRS:
+        for group, at in enumerate(kept):
+            run = jobs.run(f"{name} worst class {group + 1} of {GROUPS}", progress)
+            values[group] = _least_sameness(
+                count_pairs(vectors.take(at), judged.take(at), bins=counts.bins, run=run)
+            )
+    return {"worst_class_sameness": Replicated(_least_sameness(counts), values, left_out=True)}
+
+
+def _least_sameness(counts: PairCounts) -> float:
+    each = [score.auc(*pair).sameness for pair in zip(counts.same, counts.different, strict=True)]
+    return min((value for value in each if np.isfinite(value)), default=float("nan"))
+
+
+def _collapse(features: "Features", judged: Judged, kept: list[NDArray[np.int64]]) -> Side:
+    """NC1 of what enters the classifier; nothing where that is not stored."""
+    if "fc" not in features.arrays:
+        return {}
+    vectors = stored_vectors(features, ENTERING, judged.rows)
+    every = [(vectors, judged), *((vectors.take(at), judged.take(at)) for at in kept)]
+    value, *others = (_nc1(some, of) for some, of in every)
+    return {"nc1": Replicated(value, np.array(others), left_out=True)}
+
+
+def _nc1(vectors: Vectors, judged: Judged) -> float:
+    if (judged.counts > 0).sum() < 2:
+        return float("nan")
+    moments = class_moments(vectors, judged, second=False)
+    shape = class_shape(vectors, judged, moments)
+    return collapse_scores(moments, shape, None, None)["nc1"]
+
+
+def _image_scores(near: Nearest, draws: Draws) -> Side:
     judged = draws.judged
     hits = near.hits(judged)
     kept = judged.counts[judged.codes] > 1
     w = draws.weights[kept].astype(np.float64)
-    out: Replicates = {}
+    out: Side = {}
     for name, values in (
         ("one_nn", hits[:, 0].astype(np.float64)),
         ("purity_at_10", hits.mean(axis=1)),
@@ -135,25 +207,27 @@ def _image_scores(near: Nearest, draws: Draws) -> Replicates:
         ("map_at_r", near.map_at_r),
     ):
         known = values[kept]
-        out[name] = (float(known.mean()), (known @ w) / w.sum(axis=0))
+        out[name] = Replicated(float(known.mean()), (known @ w) / w.sum(axis=0))
     return out
 
 
-def _accuracy(features: "Features", draws: Draws) -> Replicates:
+def _accuracy(features: "Features", draws: Draws) -> Side:
     """The network's own accuracy under the same draws; nothing where its classes are others."""
     right = named_rightly(features, draws.judged)
     if right is None:
         return {}
     weights = draws.weights.astype(np.float64)
-    return {"accuracy": (float(right.mean()), (right @ weights) / weights.sum(axis=0))}
+    drawn = (right @ weights) / weights.sum(axis=0)
+    return {"accuracy": Replicated(float(right.mean()), drawn)}
 
 
-def _table(a: Replicates, b: Replicates) -> pd.DataFrame:
+def _table(a: Side, b: Side) -> pd.DataFrame:
     rows = []
-    for name, (value, draws) in a.items():
+    for name, one in a.items():
         if name not in b:
             continue
-        other, other_draws = b[name]
-        low, high = interval(other_draws - draws)
-        rows.append((name, value, other, other - value, low, high, SCORES[name].better))
+        other = b[name]
+        apart, values = other.value - one.value, other.values - one.values
+        low, high = left_out_interval(apart, values) if one.left_out else interval(values)
+        rows.append((name, one.value, other.value, apart, low, high, SCORES[name].better))
     return pd.DataFrame(rows, columns=["score", "a", "b", "difference", "low", "high", "better"])

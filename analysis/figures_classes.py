@@ -31,10 +31,12 @@ MOST_ROWS = 30
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
     """The mean distances as a square frame, classes on both axes in the table's order."""
     rows = class_pairs[class_pairs["measure"] == measure]
-    square = rows.pivot_table(index="class_a", columns="class_b", values="mean", sort=False)
-    names = list(dict.fromkeys([*square.index, *square.columns]))
-    square = square.reindex(index=names, columns=names)
-    return square.fillna(square.T)
+    names = pd.Index(dict.fromkeys([*rows["class_a"].unique(), *rows["class_b"].unique()]))
+    square = np.full((len(names), len(names)), np.nan)
+    at = names.get_indexer(rows["class_a"]), names.get_indexer(rows["class_b"])
+    square[at] = rows["mean"].to_numpy(float)
+    found = pd.DataFrame(square, names, names)
+    return found.fillna(found.T)
 
 
 def relative(square: pd.DataFrame) -> pd.DataFrame:

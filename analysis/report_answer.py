@@ -87,7 +87,7 @@ def _of_two(
         *_accuracy_change(before, after, comparison),
         *_against_control(control),
         *_distances(before, after, measure),
-        *_worst_change(before, after, measure),
+        *_worst_change(before, after, comparison, measure),
         *_scale(before, after, measure),
     ]
     return Answer(tone, VERDICTS[tone], tuple(sentences))
@@ -195,18 +195,23 @@ def _against_control(control: pd.DataFrame | None) -> list[str]:
     ]
 
 
-def _worst_change(before: Analysed, after: Analysed, measure: str) -> list[str]:
+def _worst_change(
+    before: Analysed, after: Analysed, comparison: pd.DataFrame | None, measure: str
+) -> list[str]:
     old, new = worst_class(before, measure), worst_class(after, measure)
     if old is None or new is None:
         return []
+    row = _compared(before, after, comparison, measure, "worst_class_sameness")
+    span = "" if row is None else interval(row["low"], row["high"], signed=True)
+    sure = f" (change {change(new[1] - old[1])}, 95 % interval {span})" if span else ""
     if old[0] == new[0]:
         return [
             f"The worst class is “{new[0]}” before and after: {number(old[1])}, then "
-            f"{number(new[1])}."
+            f"{number(new[1])}{sure}."
         ]
     return [
         f"The worst class was “{old[0]}” with {number(old[1])} and is now “{new[0]}” "
-        f"with {number(new[1])}."
+        f"with {number(new[1])}{sure}."
     ]
 
 

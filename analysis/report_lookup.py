@@ -8,6 +8,8 @@ import pandas as pd
 
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
+NETWORK = "network"
+"""Stands for the measure of what belongs to the network: accuracy and neural collapse."""
 UNTRAINED = "untrained_gap_cosine"
 
 

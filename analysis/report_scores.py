@@ -7,6 +7,7 @@ import pandas as pd
 from analysis.report_lookup import (
     CEILING,
     FLOOR,
+    NETWORK,
     Analysed,
     Value,
     accuracy_of,
@@ -56,7 +57,8 @@ def scores(subject: Subject) -> str:
     if own.empty:
         return ""
     accuracy = [] if accuracy_of(subject.last) is None else ["accuracy"]
-    names = list(dict.fromkeys([*own["score"], *accuracy]))
+    of_network = table_of(subject.last, "scores", NETWORK)["score"]
+    names = list(dict.fromkeys([*own["score"], *accuracy, *of_network]))
     own_heads = ("Value",) if subject.after is None else ("Before", "After", "Change")
     heads = [("Score", "t"), *((name, "n") for name in own_heads), ("Raw pixels", "n")]
     heads += [("Untrained", "n")] if _has_untrained(subject) else []
@@ -104,7 +106,8 @@ def _has_untrained(subject: Subject) -> bool:
 def _find(subject: Subject, analysis: Analysed, score: str) -> Value | None:
     if score == "accuracy":
         return accuracy_of(analysis)
-    return score_of(analysis, subject.measure, score)
+    found = score_of(analysis, subject.measure, score)
+    return score_of(analysis, NETWORK, score) if found is None else found
 
 
 def _row(comparison: pd.DataFrame | None, score: str) -> pd.Series | None:

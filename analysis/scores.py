@@ -5,6 +5,7 @@ Formulas: SCIENCE 2.2. Within a bin the order of pairs is unknown, so the AUC co
 interval that holds it whatever that order is; the others interpolate within the bin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,11 +151,25 @@ def binned_moments(counts: Counts, middles: NDArray[np.float64]) -> tuple[float,
 
 
 def quantiles(
-    counts: Counts, edges: NDArray[np.float64], shares: NDArray[np.float64]
+    counts: Counts, edges: NDArray[np.float64], shares: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Distances below which these shares of pairs lie, interpolated within the bin."""
-    grown = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
-    if grown[-1] == 0:
-        return np.full(len(shares), np.nan)
-    kept = np.concatenate([[True], np.diff(grown) > 0])
-    return np.asarray(np.interp(shares * grown[-1], grown[kept], edges[kept]), dtype=np.float64)
+    """Distances below which these shares of pairs lie, interpolated within the bin.
+
+    Args:
+        counts: (..., B) histograms.
+        edges: (B + 1,) of their bins.
+        shares: Q of them, each above 0 and at most 1.
+
+    Returns:
+        (..., Q); NaN where a histogram is empty.
+    """
+    grown = np.cumsum(counts, axis=-1, dtype=np.float64)
+    out = np.full((*counts.shape[:-1], len(shares)), np.nan)
+    for at, share in enumerate(shares):
+        wanted = share * grown[..., -1:]
+        bins = (grown >= wanted).argmax(axis=-1)[..., None]
+        held = np.take_along_axis(counts, bins, -1)
+        below = np.take_along_axis(grown, bins, -1) - held
+        part = np.divide(wanted - below, held, out=np.full(held.shape, np.nan), where=held > 0)
+        out[..., at] = (edges[bins] + part * (edges[bins + 1] - edges[bins]))[..., 0]
+    return out

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from analysis import analyse as module
@@ -21,7 +22,9 @@ from extract.measures import MEASURES, ready_measure
 
 COLUMNS = {
     "scores": ["measure", "score", "value", "low", "high", "better", "note"],
-    "class_pairs": ["measure", "class_a", "class_b", "mean", "std", "n_pairs"],
+    "class_pairs": [
+        "measure", "class_a", "class_b", "mean", "std", "q05", "median", "q95", "n_pairs",
+    ],
     "histograms": ["measure", "bin_low", "bin_high", "same", "different"],
     "per_class": [
         "measure", "class", "n", "auc", "sameness", "balanced_accuracy", "intra_mean", "inter_mean",
@@ -87,6 +90,21 @@ def test_class_pairs_hold_both_ways_and_a_class_of_one_is_nan(features):
     np.testing.assert_allclose(square, square.T)
     assert np.isnan(square[4, 4])
     assert np.isfinite(np.delete(square.ravel(), 24)).all()
+
+
+@pytest.mark.parametrize("measure", ["gap_cosine", "gap_euclid"])
+def test_quantiles_of_class_pairs_are_those_of_their_distances(measure, features, made):
+    table = analyse(features, measures=[measure], bootstrap=0).tables["class_pairs"]
+    gap = made.arrays["gap"].astype(np.float64)
+    distance = cdist(gap, gap, "cosine" if measure == "gap_cosine" else "euclidean")
+    for a, b in ((0, 1), (2, 2), (1, 4)):
+        chosen = distance[np.ix_(made.codes == a, made.codes == b)]
+        chosen = chosen[np.triu_indices(len(chosen), 1)] if a == b else chosen.ravel()
+        row = table.query(f"class_a == 'class {b}' and class_b == 'class {a}'").iloc[0]
+        ranks = [(np.sort(chosen) <= row[name] + 1e-4).mean() for name in ("q05", "median", "q95")]
+        assert ranks == pytest.approx([0.05, 0.5, 0.95], abs=0.02 + 1 / len(chosen))
+        assert row["n_pairs"] == len(chosen)
+    assert table.query("class_a == 'class 4' and class_b == 'class 4'")["median"].isna().all()
 
 
 def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
@@ -270,7 +288,39 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
     assert seen["gap_cosine pairs"] < 15
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
-    assert not list(features.store.path("runs").rglob("*.npz"))
+    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
+
+
+def test_a_run_that_dies_keeps_the_measures_that_were_finished(
+    tmp_path, make, write_features, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    features = write_features(tmp_path / "s", make(sizes=(30, 20, 1)))
+    measures = ["chamfer", "gap_cosine", "gap_euclid"]
+    wanted = analyse(features, measures=measures, bootstrap=5)
+
+    def dies(stage, done, total, note=""):
+        if stage == "gap_euclid neighbours":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=measures, bootstrap=5, progress=dies)
+    seen = set()
+    again = {"measures": measures, "progress": lambda stage, *more: seen.add(stage)}
+    found = analyse(features, bootstrap=5, **again)
+    assert seen == {f"gap_euclid {stage}" for stage in ("neighbours", "bootstrap", "folds")}
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
+    # Other labels are another question, and a table that was damaged is made again.
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=measures, bootstrap=5, progress=dies)
+    kept = next(features.store.path("runs").rglob("per_class.parquet"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    found = analyse(features, bootstrap=5, **again)
+    assert "gap_cosine pairs" in seen
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
 
 
 def test_a_damaged_block_is_done_again(tmp_path, features):

@@ -75,8 +75,15 @@ def test_scores_are_those_of_scikit_learns_curve(clustered):
     assert scores.best_balanced(far, tar)[0] == pytest.approx(wanted, abs=1e-4)
     at = np.argmin(np.abs(false - (1 - true)))
     assert scores.eer(far, tar) == pytest.approx(false[at], abs=1e-3)
-    found = scores.quantiles(counts.total[0], counts.edges(len(far) - 1), np.array([0.1, 0.5, 0.9]))
+    found = scores.quantiles(counts.total[0], counts.edges(len(far) - 1), [0.1, 0.5, 0.9])
     assert found == pytest.approx(np.quantile(distance[same], [0.1, 0.5, 0.9]), rel=1e-4)
+
+
+def test_quantiles_lie_in_the_bin_that_holds_them():
+    counts = np.array([[0, 0, 0, 10, 0, 0, 10, 0], [0] * 8])
+    found = scores.quantiles(counts, np.arange(9.0), [0.05, 0.5, 0.75, 1.0])
+    assert found[0] == pytest.approx([3.1, 4.0, 6.5, 7.0])
+    assert np.isnan(found[1]).all()
 
 
 def test_ties_and_constants_lie_inside_the_interval():
