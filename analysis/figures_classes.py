@@ -26,6 +26,7 @@ CLOSER_TO_APART = [
 MOST_CELLS = 240
 MOST_NAMES = 60
 MOST_ROWS = 30
+HEIGHT, HEIGHT_OF_MANY = 480, 680
 
 
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
@@ -93,8 +94,9 @@ def matrix_figure(
     if change:
         high = max(abs(low), abs(high))
         low = -high
-    figure = blank(height or int(np.clip(150 + 22 * len(labels), 320, 480)))
     named = len(labels) <= MOST_NAMES
+    most = HEIGHT if named else HEIGHT_OF_MANY
+    figure = blank(height or int(np.clip(150 + 22 * len(labels), 320, most)))
     positions = list(range(len(labels)))
     figure.add_trace(
         go.Heatmap(

@@ -9,7 +9,10 @@ from analysis.figures_classes import closest_pairs
 
 
 def purity(neighbours: pd.DataFrame, labels: Mapping[int, str | None], k: int = 10) -> pd.DataFrame:
-    """Share of each image's k nearest that have its class.
+    """Share of each image's k nearest that have its class, of as many as its class can fill.
+
+    An image of a class of six has five kin: its purity is the share of them among its five nearest.
+    Images alone in their class are left out.
 
     Args:
         neighbours: table `neighbours` of one measure: row, rank (from 1), neighbour, distance.
@@ -19,9 +22,10 @@ def purity(neighbours: pd.DataFrame, labels: Mapping[int, str | None], k: int = 
     Returns:
         row (ascending), label, purity (0 to 1), nearest (distance of the first neighbour).
     """
-    near = neighbours[neighbours["rank"] <= k]
-    own = near["row"].map(labels).to_numpy()
-    hit = pd.Series(own == near["neighbour"].map(labels).to_numpy(), index=near.index)
+    own = neighbours["row"].map(labels)
+    sizes = own[~neighbours["row"].duplicated()].value_counts()
+    near = neighbours[neighbours["rank"] <= np.minimum(k, own.map(sizes) - 1)]
+    hit = near["row"].map(labels) == near["neighbour"].map(labels)
     share = hit.groupby(near["row"]).mean()
     nearest = near.loc[near["rank"] == 1].set_index("row")["distance"].reindex(share.index)
     return pd.DataFrame(

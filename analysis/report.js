@@ -26,6 +26,7 @@
   for (const tag of document.querySelectorAll('script[type="application/json"][data-for]')) {
     figures.set(tag.dataset.for, tag);
   }
+  const webgl = Boolean(document.createElement("canvas").getContext("webgl"));
   const config = { displaylogo: false, responsive: true, displayModeBar: false, scrollZoom: false };
 
   function draw(box) {
@@ -33,6 +34,8 @@
     box.dataset.drawn = "yes";
     const spec = JSON.parse(figures.get(box.id).textContent);
     box.alike = spec;
+    // Slower, but drawn: remote desktops and strict browsers have no WebGL.
+    if (!webgl) for (const trace of spec.data) if (trace.type === "scattergl") trace.type = "scatter";
     const zoom = spec.layout.meta && spec.layout.meta.zoom;
     Plotly.newPlot(box, spec.data, dress(spec.layout),
       zoom ? { ...config, displayModeBar: true, scrollZoom: true,

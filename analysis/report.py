@@ -30,7 +30,8 @@ from extract.errors import AlikeError
 from extract.progress import Progress, silent
 
 POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    # Plotly's WebGL points, drawn where a map has many, compile functions from text.
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
 INTERVALS = (

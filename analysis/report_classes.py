@@ -47,7 +47,7 @@ def _two_matrices(squares: list[tuple[str, pd.DataFrame]], order: list[str]) -> 
     low = min(float(np.nanmin(square.to_numpy(float))) for _, square in squares)
     high = max(float(np.nanmax(square.to_numpy(float))) for _, square in squares)
     few = len(order) <= MOST_IN_THREE
-    height = 300 if few else None
+    height = 300 if few else figures_classes.HEIGHT
     note = f"1 is the mean distance between two classes. {_blocks(order)}"
     shown = [
         figure(

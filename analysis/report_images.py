@@ -97,7 +97,7 @@ def _blocks(pure: list[pd.DataFrame]) -> list[Block]:
     high = queries.best(last[~last["row"].isin(low)], 2)
     found += [
         Block("Worst", "Images whose nearest others belong to other classes.", low),
-        Block("Best", "Images whose nearest others are all of their class, and near.", high),
+        Block("Best", "Images whose nearest others are of their class, and near.", high),
     ]
     return [block for block in found if block.rows]
 

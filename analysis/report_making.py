@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import score_table
 from analysis.report_parts import definitions, details, facts, section, table, text
 from analysis.report_subject import Subject, titled
-from analysis.report_words import SCORES, count, number, seconds
+from analysis.report_words import count, number, seconds, words
 from extract.selfcheck import stored_warning, tap_notes
 
 MOST_BAD = 500
@@ -149,4 +150,5 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _glossary() -> str:
-    return definitions({word.label: word.says for word in SCORES.values()})
+    found = [words(name) for name in score_table.SCORES]
+    return definitions({word.label: word.says for word in found})

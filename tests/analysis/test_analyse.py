@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,11 @@ def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
     error = (row["high"] - row["low"]) / (2 * 1.96)
     assert abs(row["value"] - 0.5) <= 3 * error + 0.01
     assert value(found, "gap_cosine", "r_precision") == pytest.approx(59 / 179, abs=0.03)
-    assert value(found, "gap_cosine", "silhouette") <= 0.01
+    # A rank holds a kin with chance p, and each rank before it does by chance q given that.
+    p, q, rank = 59 / 179, 58 / 178, np.arange(1, 60)
+    chance = (p * (1 + (rank - 1) * q) / rank).sum() / 59
+    assert value(found, "gap_cosine", "map_at_r") == pytest.approx(chance, abs=0.03)
+    assert value(found, "gap_cosine", "silhouette") <= 0
     assert value(found, "network", "nc1") > 5
 
 
@@ -340,17 +345,42 @@ def test_a_damaged_block_is_done_again(tmp_path, features):
     assert np.array_equal(found[1][0], np.ones(2))
 
 
-def test_workers_give_what_threads_give(tmp_path, make, write_features):
-    features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)))
+def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypatch):
+    monkeypatch.setattr(vectors, "SLAB", 256)
+    features = write_features(tmp_path / "s", make(sizes=(300, 200, 100)))
     wanted = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5)
+    one = jobs.Jobs(None, 1)
+    alone = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=one)
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(alone.tables[name], table)
     with jobs.open_jobs(workers=1) as cluster:
-        assert cluster.dashboard is None or cluster.dashboard.startswith("http")
+        page = urllib.request.urlopen(cluster.dashboard, timeout=60).read()
+        assert b"Dask" in page
         found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
 
 
 @pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="kills a worker: set ALIKE_FULL=1")
+def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features):
+    made = make(sizes=(300, 200, 100))
+    order = np.random.default_rng(5).permutation(600)
+    ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(600)]
+    straight = write_features(tmp_path / "s", made, ids=ids)
+    made.arrays = {name: values[order] for name, values in made.arrays.items()}
+    made.labels = [made.labels[i] for i in order]
+    turned = write_features(tmp_path / "t", made, ids=[ids[i] for i in order])
+    measures = ["gap_cosine", "gap_euclid", "softmax_dot"]
+    one, other = (analyse(f, measures=measures, bootstrap=0) for f in (straight, turned))
+    # Folds are dealt by position, so this one only agrees within its interval.
+    rows = [a.tables["scores"].query("score != 'balanced_accuracy'") for a in (one, other)]
+    assert list(rows[0]["score"]) == list(rows[1]["score"])
+    np.testing.assert_allclose(rows[0]["value"], rows[1]["value"], rtol=2e-4, atol=1e-6)
+    for name in ("class_pairs", "per_class"):
+        left, right = (a.tables[name] for a in (one, other))
+        pd.testing.assert_frame_equal(left, right, rtol=2e-3, atol=1e-4)
+
+
 def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, monkeypatch):
     monkeypatch.setattr(vectors, "SLAB", 1024)
     features = write_features(tmp_path / "s", make(sizes=(4000, 3000, 3000)), taps=["gap"])
@@ -418,6 +448,34 @@ class TestCompare:
         assert 0 < row["low"] < row["difference"] < row["high"]
         alone = analyse(a, measures=["gap_cosine"], bootstrap=200)
         assert value(alone, "gap_cosine", "sameness") == pytest.approx(row["a"])
+
+    def test_worst_class_and_collapse_are_compared(self, tmp_path, make, write_features):
+        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
+        draw = np.random.default_rng(3)
+        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
+        for name in ("gap", "fc"):
+            noisy.arrays[name] = np.maximum(noisy.arrays[name] + 0.4 * noise, 0)
+        a = write_features(tmp_path / "a", noisy)
+        b = write_features(tmp_path / "b", made, key="net-1-0")
+        table = compare(a, b, bootstrap=20).set_index("score")
+        for features, side in ((a, "a"), (b, "b")):
+            alone = analyse(features, measures=["gap_cosine"], bootstrap=0)
+            for measure, score in (("network", "nc1"), ("gap_cosine", "worst_class_sameness")):
+                assert value(alone, measure, score) == pytest.approx(table.loc[score, side])
+        low, high = table.loc["nc1", "low"], table.loc["nc1", "high"]
+        assert low < table.loc["nc1", "difference"] < high < 0
+        row = table.loc["worst_class_sameness"]
+        assert row["low"] < row["difference"] < row["high"]
+        bare = write_features(tmp_path / "c", made, taps=["gap"])
+        assert "nc1" not in set(compare(a, bare, bootstrap=5)["score"])
+
+    def test_classes_too_small_to_leave_an_image_out_have_no_interval(
+        self, tmp_path, make, write_features
+    ):
+        features = write_features(tmp_path / "a", make(sizes=(2, 1)))
+        table = compare(features, features, bootstrap=5).set_index("score")
+        assert table.loc["nc1", ["low", "high"]].isna().all()
+        assert table.loc["worst_class_sameness", ["low", "high"]].isna().all()
 
     def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
         a = write_features(tmp_path / "a", made)

@@ -1,14 +1,20 @@
 """Class moments against naive sums and scikit-learn; neural collapse on a perfect simplex."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
+from analysis import scores
 from analysis.judged import judge
 from analysis.moments import class_moments, pair_statistics, pooled_statistics
+from analysis.neighbours import nearest
+from analysis.pairs import count_pairs
 from analysis.shape import class_shape, collapse_scores, shape_scores
 from analysis.vectors import held_vectors
+from extract.measures import MEASURES
 
 FORMS = ("cosine", "euclidean", "inner")
 
@@ -141,6 +147,35 @@ def test_s7_scale_and_rotation(clustered):
             second, _ = shapes(other, judged, form)
             for name in ("silhouette", "davies_bouldin", "cdnv", "fisher"):
                 assert second[name] == pytest.approx(first[name], rel=1e-4)
+            assert ranks(other, judged, form) == pytest.approx(ranks(x, judged, form), abs=1e-5)
+
+
+def ranks(x, judged, form):
+    """What only the order of distances decides: AUC, MAP@R, 1-NN."""
+    vectors = held_vectors(prepared(x, form).astype(np.float32), form)
+    counts, near = count_pairs(vectors, judged), nearest(vectors, judged)
+    return [
+        scores.auc(*counts.total).value,
+        near.map_at_r.mean(),
+        near.hits(judged)[:, 0].mean(),
+    ]
+
+
+@pytest.mark.parametrize("name", ["gap_euclid", "gap_cosine_centred", "lda_euclid", "lda_cosine"])
+def test_s8_a_constant_vector_leaves_what_is_centred(name, clustered):
+    x, judged = clustered(n=300)
+    moved = x + np.linspace(1.0, 4.0, 16, dtype=np.float32)
+    measure = MEASURES[name.replace("lda_euclid", "lda_cosine")]
+    vectors = []
+    for values in (x, moved):
+        taps = {"gap": values}
+        ready = measure.fit(taps, {}, judged.codes)
+        if name == "lda_euclid":
+            # The projection alone, before its vectors are normalised.
+            ready = replace(ready, chain=ready.chain[:1])
+        vectors.append(ready.embed(taps, {}))
+    distances = [cdist(v, v).ravel() for v in vectors]
+    assert distances[1] == pytest.approx(distances[0], rel=1e-3, abs=1e-3)
 
 
 def test_s8_a_constant_vector_changes_cosine_only(clustered):

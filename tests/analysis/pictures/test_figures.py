@@ -152,19 +152,29 @@ NEAR = pd.DataFrame(
         "distance": [0.1, 0.2, 0.1, 0.5, 0.3, 0.4, 0.3, 0.6],
     }
 )
+OF_FOUR = pd.DataFrame({"row": [4, 4], "rank": [1, 2], "neighbour": [2, 0], "distance": [0.2, 0.4]})
 LABELS = {0: "a", 1: "a", 2: "b", 3: "a"}
+PAIRS = {0: "a", 1: "a", 2: "b", 3: "b"}
 
 
 def test_purity_by_hand():
-    pure = queries.purity(NEAR, LABELS, k=2)
-    assert pure["purity"].tolist() == [0.5, 1.0, 0.0, 0.5]
-    assert pure["nearest"].tolist() == [0.1, 0.1, 0.3, 0.3]
-    assert queries.best(pure, 2) == [1, 2]
+    pure = queries.purity(pd.concat([NEAR, OF_FOUR]), {**LABELS, 4: "b"}, k=2)
+    assert pure["row"].tolist() == [0, 1, 2, 3, 4]
+    assert pure["purity"].tolist() == [0.5, 1.0, 0.0, 0.5, 1.0]
+    assert pure["nearest"].tolist() == [0.1, 0.1, 0.3, 0.3, 0.2]
+    assert queries.best(pure, 2) == [1, 4]
     assert queries.worst(pure, 2) == [2, 0]
 
 
+def test_purity_asks_for_no_more_kin_than_there_are():
+    assert queries.purity(NEAR, PAIRS)["purity"].tolist() == [1.0] * 4
+    alone = queries.purity(NEAR, LABELS)
+    assert alone["row"].tolist() == [0, 1, 3]
+    assert alone["purity"].tolist() == [0.5, 1.0, 0.5]
+
+
 def test_most_changed_leaves_out_what_stayed():
-    before = queries.purity(NEAR, LABELS, k=2)
+    before = queries.purity(NEAR, PAIRS).assign(purity=[0.5, 1.0, 0.0, 0.5])
     after = before.assign(purity=[0.5, 0.5, 1.0, 0.5])
     assert queries.most_changed(before, after, 3) == ([2], [1])
 

@@ -1,12 +1,15 @@
 """The report answers first, holds everything it shows, and fetches nothing."""
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import figures_map
 from analysis.report import write_report
 from analysis.report_answer import answer
 from analysis.report_lookup import rungs
@@ -78,6 +81,7 @@ def test_states_everything_of_the_run(two, run_record):
     page = two[0]
     for said in (
         "2.14.1",
+        "MAP@R</dt><dd>R-precision in which early ranks count more",
         "extract.taps",
         "ends early",
         "unreadable",
@@ -133,6 +137,28 @@ def test_thousand_classes_stay_small(tmp_path, made):
     assert "averaged into 240 blocks" in path.read_text(encoding="utf-8")
 
 
+def test_neural_collapse_stands_among_the_scores(made, compared, tmp_path):
+    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+    for one, value in ((before, 1.234), (after, 0.987)):
+        rows = one.tables["scores"]
+        rows.loc[len(rows)] = ["network", "nc1", value, np.nan, np.nan, "down", ""]
+    comparison = compared(before, after)
+    more = [
+        ("nc1", 1.234, 0.987, -0.247, -0.3, -0.2, "down"),
+        ("worst_class_sameness", 0.1, 0.2, 0.1, 0.05, 0.15, "up"),
+    ]
+    comparison = pd.concat(
+        [comparison, pd.DataFrame(more, columns=comparison.columns)], ignore_index=True
+    )
+    path = write_report(tmp_path / "nc.html", before=before, after=after, comparison=comparison)
+    page = path.read_text(encoding="utf-8")
+    row = page[page.index("NC1<span") :].partition("</tr>")[0]
+    assert "1.234" in row
+    assert "0.987" in row
+    assert '<span class="up">−0.247</span>' in row.replace("\N{MINUS SIGN}", "−")
+    assert "95 % interval +0.050 to +0.150" in first_lines(page)
+
+
 def test_missing_tables_leave_their_sections_out(made, tmp_path):
     one = made(n_classes=3, each=5)
     for name in ("histograms", "roc", "per_class", "neighbours", "pairs_examples"):
@@ -183,6 +209,34 @@ def test_real_images_are_inside(real, digits, tmp_path):
     assert loads(page) == []
     assert path.stat().st_size < 8_000_000
     assert page.count('class="thumb') > 100
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to draw what the report holds")
+@pytest.mark.parametrize("flag", ["--enable-unsafe-swiftshader", "--disable-3d-apis"])
+def test_a_browser_draws_the_map_of_many_images(real, digits, tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(figures_map, "SVG_POINTS", 10)
+    path = write_report(tmp_path / "r.html", before=real[0], store=digits.store)
+    page = path.read_text(encoding="utf-8")
+    assert '"scattergl"' in page
+    # Figures are drawn when they are looked at, or printed; nobody looks here.
+    draw = '<script>window.dispatchEvent(new Event("beforeprint"))</script></body>'
+    path.write_text(page.replace("</body>\n</html>", f"{draw}</html>"), encoding="utf-8")
+    command = [
+        CHROMIUM, "--headless=new", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", flag,
+        "--virtual-time-budget=10000", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    drawn = subprocess.run(command, capture_output=True, timeout=300, check=True).stdout.decode()
+    body = drawn[: drawn.index("plotly.js v")]
+    assert body.count('data-drawn="yes"') >= 5
+    assert "WebGL is not supported" not in body
+    drawn_map = body[body.index('id="map-network"') :].partition("application/json")[0]
+    without = flag == "--disable-3d-apis"
+    points = len(digits.before.table("held_out"))
+    assert (drawn_map.count("<path") >= points) == without
+    assert ("canvas" in drawn_map) != without
 
 
 def test_one_real_network_without_maps_and_images(real, digits, tmp_path):
