@@ -32,7 +32,7 @@ HEIGHT, HEIGHT_OF_MANY = 480, 680
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
     """The mean distances as a square frame, classes on both axes in the table's order."""
     rows = class_pairs[class_pairs["measure"] == measure]
-    names = pd.Index(dict.fromkeys([*rows["class_a"].unique(), *rows["class_b"].unique()]))
+    names = pd.Index(list(dict.fromkeys([*rows["class_a"].unique(), *rows["class_b"].unique()])))
     square = np.full((len(names), len(names)), np.nan)
     at = names.get_indexer(rows["class_a"]), names.get_indexer(rows["class_b"])
     square[at] = rows["mean"].to_numpy(float)

@@ -49,9 +49,9 @@ def judge_measure(
         run: stage name to a `map`.
         bins: of the histograms.
         precision: of the products that the histograms are made of.
-        note: added to the notes of the headline rows, such as that a sample was judged.
+        note: added to the note of every score, such as that a sample was judged.
     """
-    judged = draws.judged
+    judged, everywhere = draws.judged, note
     moments = class_moments(vectors, judged, run=run(f"{name} moments"))
     shape = class_shape(vectors, judged, moments, run=run(f"{name} means"))
     chosen = measured_bins(vectors, judged, bins)
@@ -75,6 +75,9 @@ def judge_measure(
         *neighbour_scores(found),
         *space_scores(found),
     ]
+    for row in rows:
+        if everywhere not in row["note"]:
+            row["note"] = "; ".join(filter(None, [row["note"], everywhere]))
     return {
         "scores": pd.DataFrame(rows),
         "per_class": classes,

@@ -17,6 +17,8 @@ import pandas as pd
 from extract.errors import BadInput
 
 MANIFEST = "alike"
+H5_ROWS = 1 << 18
+"""Written at once: a thousand classes have a million pairs a measure, with two names each."""
 
 
 def manifest_json(manifest: Mapping[str, Any]) -> str:
@@ -108,6 +110,9 @@ def column_values(column: pd.Series) -> np.ndarray:
     """A column as a plain numpy array: numbers stay numbers, everything else becomes text."""
     if column.dtype.kind in "iufb":
         return np.asarray(column)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        # The last stands for code -1, which is what has no category.
+        return np.array([*map(str, column.cat.categories), ""], dtype=object)[column.cat.codes]
     return np.asarray(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
@@ -120,12 +125,18 @@ def write_h5_table(parent: Any, result: Result) -> None:
     group.attrs["columns"] = [str(name) for name in result.table.columns]
     for name, column in result.table.items():
         values = column_values(column)
-        if values.dtype.kind == "O":
+        kind = values.dtype
+        if kind.kind == "O":
             # Text of a fixed width compresses, where h5py's text of any width does not.
-            coded = np.array([value.encode() for value in values], dtype=bytes)
-            values = coded.astype(h5py.string_dtype("utf-8", max(coded.dtype.itemsize, 1)))
+            width = max((len(value.encode()) for value in pd.unique(values)), default=0)
+            kind = h5py.string_dtype("utf-8", max(width, 1))
         packed = "gzip" if len(values) > 1000 else None
-        dataset = group.create_dataset(str(name), data=values, compression=packed)
+        dataset = group.create_dataset(str(name), values.shape, kind, compression=packed)
+        for low in range(0, len(values), H5_ROWS):
+            part = values[low : low + H5_ROWS]
+            if part.dtype.kind == "O":
+                part = np.array([value.encode() for value in part]).astype(kind)
+            dataset[low : low + H5_ROWS] = part
         dataset.attrs["units"] = result.units.get(str(name), "")
 
 

@@ -58,7 +58,7 @@ def class_pairs(found: Judgement) -> pd.DataFrame:
         if exact_variance is not None:
             columns["std"] = np.sqrt(exact_variance[upper, lower])
     every = np.arange(n_classes)
-    table = {
+    table: dict[str, Any] = {
         "measure": pd.Categorical.from_codes(np.zeros(n_classes**2, np.int8), [found.name]),
         "class_a": pd.Categorical.from_codes(np.repeat(every, n_classes), names),
         "class_b": pd.Categorical.from_codes(np.tile(every, n_classes), names),

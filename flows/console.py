@@ -93,13 +93,21 @@ def _bars() -> Iterator[Progress]:
 
 
 def _lines(every: float = 5.0) -> Progress:
-    """A line now and then; nothing about stages that are over sooner."""
+    """A line now and then, with the time left; nothing about stages that are over sooner."""
+    began: dict[str, tuple[float, int]] = {}
     last: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        start, first = began.setdefault(stage, (now, done))
         if now - last.setdefault(stage, now) >= every:
             last[stage] = now
-            sys.stderr.write(f"{stage}: {done}/{total} {note}".rstrip() + "\n")
+            parts = [note] if note else []
+            if first < done < total:
+                parts.append(f"{(now - start) / (done - first) * (total - done):.0f} s left")
+            sys.stderr.write(f"{stage}: {done}/{total} {', '.join(parts)}".rstrip() + "\n")
+        if done >= total:
+            began.pop(stage, None)
+            last.pop(stage, None)
 
     return report

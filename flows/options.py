@@ -30,6 +30,13 @@ SplitOption = Annotated[
     Split,
     typer.Option("--split", help="Which images; held_out are those that no training sees."),
 ]
+DaskOption = Annotated[
+    str | None, typer.Option("--dask", help="Dask scheduler, such as tcp://10.0.0.1:8786.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes of a Dask cluster of this machine."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

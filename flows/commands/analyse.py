@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+from flows.options import (
+    DaskOption,
+    FeaturesOption,
+    JsonOption,
+    Split,
+    SplitOption,
+    StoreOption,
+    WorkersOption,
+    names_of,
+)
 
 
 class Precision(StrEnum):
@@ -32,12 +41,8 @@ def register(app: typer.Typer) -> None:
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
         ] = None,
-        dask: Annotated[
-            str | None, typer.Option(help="Dask scheduler, such as tcp://10.0.0.1:8786.")
-        ] = None,
-        workers: Annotated[
-            int | None, typer.Option(min=1, help="Processes of a Dask cluster of this machine.")
-        ] = None,
+        dask: DaskOption = None,
+        workers: WorkersOption = None,
         budget: Annotated[
             float, typer.Option(min=1, help="Multiplications a measure; above: a sample of images.")
         ] = 1e14,

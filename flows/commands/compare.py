@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, Split, SplitOption, StoreOption
+from flows.options import (
+    DaskOption,
+    JsonOption,
+    Split,
+    SplitOption,
+    StoreOption,
+    WorkersOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +29,8 @@ def register(app: typer.Typer) -> None:
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
         seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+        dask: DaskOption = None,
+        workers: WorkersOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Set two extractions side by side; the intervals are of the paired difference.
@@ -29,6 +38,7 @@ def register(app: typer.Typer) -> None:
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
         """
         from analysis.compare import compare as set_side_by_side
+        from analysis.jobs import open_jobs
         from analysis.networks import likeness
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
@@ -39,7 +49,9 @@ def register(app: typer.Typer) -> None:
         if split is Split.HELD_OUT:
             for note in (*check_unseen(first), *check_unseen(second)):
                 typer.echo(f"note: {note}", err=True)
-        with progress_bars() as progress:
+        with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+            if jobs.dashboard:
+                typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             table = set_side_by_side(
                 first,
                 second,
@@ -47,6 +59,7 @@ def register(app: typer.Typer) -> None:
                 measure=measure,
                 bootstrap=bootstrap,
                 seed=seed,
+                jobs=jobs,
                 progress=progress,
             )
         alike, _ = likeness(first, second, split=split.value, measure=measure, seed=seed)

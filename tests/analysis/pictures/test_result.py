@@ -32,6 +32,17 @@ def test_round_trip(tmp_path, kind):
     assert back.attrs == {"seed": 3, "nested": {"taps": ["fc"], "nan": None}, "hash": "#1"}
 
 
+def test_names_as_categories_become_text_a_part_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.result.H5_ROWS", 2)
+    names = ["cat", "dög", None, "dög", "a longer name"]
+    table = pd.DataFrame({"class_a": pd.Categorical(names), "mean": np.arange(5.0)})
+    back = read_result(Result("class_pairs", table).to_h5(tmp_path / "x.h5")).table
+    assert back["class_a"].tolist() == ["cat", "dög", "", "dög", "a longer name"]
+    assert back["mean"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    empty = Result("none", table[:0]).to_h5(tmp_path / "y.h5")
+    assert read_result(empty).table.empty
+
+
 def test_xarray_keeps_units():
     data = result().to_xarray()
     assert data["value"].attrs["units"] == "0 to 1, up is better"
