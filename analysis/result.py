@@ -112,7 +112,9 @@ def column_values(column: pd.Series) -> np.ndarray:
         return np.asarray(column)
     if isinstance(column.dtype, pd.CategoricalDtype):
         # The last stands for code -1, which is what has no category.
-        return np.array([*map(str, column.cat.categories), ""], dtype=object)[column.cat.codes]
+        names = np.array([*map(str, column.cat.categories), ""], dtype=object)
+        found: np.ndarray = names[column.cat.codes]
+        return found
     return np.asarray(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
