@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.select import nearest_of
+from index.select import nearest_of, squared_distances
 
 Float = NDArray[np.float32]
 
@@ -78,10 +78,9 @@ def _counts_numbers() -> bool:
 def raw_distances(queries: Float, vectors: Float, places: NDArray[np.int64], metric: str) -> Float:
     """Squared distances, or inner products, of queries (Q, D) to chosen vectors (Q, m)."""
     out = np.empty(places.shape, dtype=np.float32)
+    if metric == "l2":
+        squared_distances(np.ascontiguousarray(queries), places, out, vectors)
+        return out
     for line in range(len(queries)):
-        rows = vectors[places[line]]
-        if metric == "l2":
-            out[line] = np.square(rows - queries[line]).sum(axis=1)
-        else:
-            out[line] = rows @ queries[line]
+        out[line] = vectors[places[line]] @ queries[line]
     return out
