@@ -3,7 +3,7 @@
 The comparison is paired: images are matched by their content, both sides see the same draws of
 images, and the interval is that of the difference, which is far narrower than the two apart.
 The sameness of the worst class and NC1 are judged anew with a tenth of the images left out in turn
-(see `left_out`).
+(see `jackknife`).
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from analysis import scores as score
 from analysis.bootstrap import Draws, interval, weighted_histograms
+from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
 from analysis.jobs import Jobs, here
 from analysis.judged import Judged, judge
-from analysis.left_out import GROUPS, groups_left_out, left_out_interval
 from analysis.moments import class_moments
 from analysis.neighbours import Nearest, nearest
 from analysis.network_scores import ENTERING, named_rightly
@@ -44,12 +44,12 @@ class Replicated:
     Attributes:
         value: of all images.
         values: of each draw of the images (R,), or with each tenth left out (10,).
-        left_out: which of the two.
+        jackknifed: which of the two.
     """
 
     value: float
     values: NDArray[np.float64]
-    left_out: bool = False
+    jackknifed: bool = False
 
 
 Side = dict[str, Replicated]
@@ -108,7 +108,7 @@ def _side(
         vectors, draws, counts.bins, run=jobs.run(f"{name} bootstrap", progress)
     )
     near = nearest(vectors, judged, run=jobs.run(f"{name} neighbours", progress))
-    kept = groups_left_out(judged, draws.seed)
+    kept = jackknife_groups(judged, draws.seed)
     return {
         **_pair_scores(counts.total, drawn),
         **_worst_class(name, vectors, judged, counts, kept, jobs, progress),
@@ -168,7 +168,7 @@ def _worst_class(
             values[group] = _least_sameness(
                 count_pairs(vectors.take(at), judged.take(at), bins=counts.bins, run=run)
             )
-    return {"worst_class_sameness": Replicated(_least_sameness(counts), values, left_out=True)}
+    return {"worst_class_sameness": Replicated(_least_sameness(counts), values, jackknifed=True)}
 
 
 def _least_sameness(counts: PairCounts) -> float:
@@ -183,7 +183,7 @@ def _collapse(features: "Features", judged: Judged, kept: list[NDArray[np.int64]
     vectors = stored_vectors(features, ENTERING, judged.rows)
     every = [(vectors, judged), *((vectors.take(at), judged.take(at)) for at in kept)]
     value, *others = (_nc1(some, of) for some, of in every)
-    return {"nc1": Replicated(value, np.array(others), left_out=True)}
+    return {"nc1": Replicated(value, np.array(others), jackknifed=True)}
 
 
 def _nc1(vectors: Vectors, judged: Judged) -> float:
@@ -228,6 +228,6 @@ def _table(a: Side, b: Side) -> pd.DataFrame:
             continue
         other = b[name]
         apart, values = other.value - one.value, other.values - one.values
-        low, high = left_out_interval(apart, values) if one.left_out else interval(values)
+        low, high = jackknife_interval(apart, values) if one.jackknifed else interval(values)
         rows.append((name, one.value, other.value, apart, low, high, SCORES[name].better))
     return pd.DataFrame(rows, columns=["score", "a", "b", "difference", "low", "high", "better"])

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from analysis.compare import _nc1
+from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
 from analysis.judged import judge
-from analysis.left_out import GROUPS, groups_left_out, left_out_interval
 from analysis.vectors import held_vectors
 
 
 def test_every_image_is_left_out_once_and_every_class_evenly():
     judged = judge(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
-    kept = groups_left_out(judged, 0)
+    kept = jackknife_groups(judged, 0)
     out = np.concatenate([np.setdiff1d(np.arange(157), at) for at in kept])
     assert sorted(out) == list(range(157))
     for at in kept:
@@ -21,11 +21,11 @@ def test_every_image_is_left_out_once_and_every_class_evenly():
 def test_of_a_mean_it_is_the_interval_of_students_t():
     values = np.random.default_rng(0).standard_normal(400)
     judged = judge(np.arange(400), ["a"] * 399 + ["b"])
-    means = np.array([values[at].mean() for at in groups_left_out(judged, 0)])
-    low, high = left_out_interval(values.mean(), means)
+    means = np.array([values[at].mean() for at in jackknife_groups(judged, 0)])
+    low, high = jackknife_interval(values.mean(), means)
     assert (low + high) / 2 == pytest.approx(values.mean())
     assert (high - low) / (2 * 2.262) == pytest.approx(0.05, rel=0.6)
-    assert np.isnan(left_out_interval(0.0, np.full(GROUPS, np.nan))).all()
+    assert np.isnan(jackknife_interval(0.0, np.full(GROUPS, np.nan))).all()
 
 
 def test_it_is_as_wide_as_new_images_make_it(clustered):
@@ -39,8 +39,8 @@ def test_it_is_as_wide_as_new_images_make_it(clustered):
         vectors = held_vectors(new, "euclidean")
         found.append(_nc1(vectors, judged))
         without = np.array([
-            _nc1(vectors.take(at), judged.take(at)) for at in groups_left_out(judged, seed)
+            _nc1(vectors.take(at), judged.take(at)) for at in jackknife_groups(judged, seed)
         ])  # fmt: skip
-        low, high = left_out_interval(found[-1], without)
+        low, high = jackknife_interval(found[-1], without)
         widths.append((high - low) / (2 * 2.262))
     assert 0.7 < np.mean(widths) / np.std(found, ddof=1) < 1.5

@@ -15,16 +15,25 @@ from analysis.judged import Judged
 GROUPS = 10
 
 
-def groups_left_out(judged: Judged, seed: int) -> list[NDArray[np.int64]]:
-    """Positions that stay when each of ten parts is left out, every class spread evenly."""
+def jackknife_groups(judged: Judged, seed: int) -> list[NDArray[np.int64]]:
+    """Positions (n,) that stay when each of ten parts is left out, every class spread evenly."""
     group_of = deal(judged, GROUPS, seed)
     return [np.flatnonzero(group_of != group) for group in range(GROUPS)]
 
 
-def left_out_interval(
+def jackknife_interval(
     value: float, values: NDArray[np.float64], level: float = 0.95
 ) -> tuple[float, float]:
-    """Value -+ t standard errors, from the values without each part; NaN where one is unknown."""
+    """Interval of a score, value -+ t standard errors.
+
+    Args:
+        value: of all images.
+        values: (10,) without each part.
+        level: of confidence.
+
+    Returns:
+        Low and high, in units of the score; NaN where one of the values is.
+    """
     from scipy.stats import t
 
     n = len(values)
