@@ -7,6 +7,7 @@ arrays as a plain dictionary (`fit_*`); it is applied by a step that reads them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,15 +58,23 @@ def bilinear_pool(taps: Arrays, constants: Arrays) -> Array:
     orthonormal projection (seed 0), or the vector would have millions of entries.
     """
     columns = _columns(taps["last_conv"])
-    channels = columns.shape[1]
-    if channels > BILINEAR_CHANNELS:
-        noise = np.random.default_rng(0).standard_normal((channels, BILINEAR_CHANNELS))
-        columns = np.einsum("ck,ncp->nkp", _f32(np.linalg.qr(noise)[0]), columns, optimize=True)
+    basis = bilinear_basis(columns.shape[1])
+    if basis is not None:
+        columns = np.einsum("ck,ncp->nkp", basis, columns, optimize=True)
     second = columns @ columns.transpose(0, 2, 1) / np.float32(columns.shape[2])
     upper, lower = np.triu_indices(second.shape[1])
     weights = np.where(upper == lower, 1.0, np.sqrt(2.0)).astype(np.float32)
     picked = second[:, upper, lower]
     return _f32(np.sign(picked) * np.sqrt(np.abs(picked)) * weights)
+
+
+@cache
+def bilinear_basis(channels: int) -> Array | None:
+    """The projection (C, 128) of `bilinear_pool`; None where the channels are few."""
+    if channels <= BILINEAR_CHANNELS:
+        return None
+    noise = np.random.default_rng(0).standard_normal((channels, BILINEAR_CHANNELS))
+    return _f32(np.linalg.qr(noise)[0])
 
 
 def cam_pool(taps: Arrays, constants: Arrays) -> Array:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
 from extract.errors import BadInput
+from extract.measures import MEASURES
 from train.icnn import icnn_loss
 from train.map_losses import (
     NEGATIVE_MARGIN,
@@ -18,7 +20,15 @@ from train.map_losses import (
     map_pair,
     map_pair_raw,
 )
-from train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
+from train.measured import vectors_of
+from train.vector_losses import (
+    CentreLoss,
+    Vectors,
+    gap_supcon,
+    triplet_batch_hard,
+    triplet_semi_hard,
+    vector_supcon,
+)
 
 LossFunction = Callable[[StepView], Tensor]
 
@@ -37,6 +47,10 @@ class Loss:
         gradient_share: when set, λ is chosen at every step so that the gradient of the term on
             the feature map has this share of the norm of the gradient of cross-entropy.
         masked: whether it needs to know where the class is in the map.
+        of: vectors of a measure to the consistency function of these; None where the term is not
+            one of vectors alone. Such a loss is also known as NAME:MEASURE.
+        taps: what the term reads of the network.
+        linear: whether it reads the weights of a linear classifier.
         smoothing: label smoothing of the cross-entropy, 0 to 1.
         head: "etf" fixes the classifier to a simplex equiangular tight frame.
     """
@@ -48,12 +62,23 @@ class Loss:
     collapsed: Callable[[int], float] | None = None
     gradient_share: float | None = None
     masked: bool = False
+    of: Callable[[Vectors], LossFunction] | None = None
+    taps: tuple[str, ...] = ("last_conv",)
+    linear: bool = False
     smoothing: float = 0.0
     head: Literal["linear", "etf"] = "linear"
 
 
 def _fixed(function: LossFunction) -> Callable[[int, int], LossFunction]:
     return lambda classes, channels: function
+
+
+def _contrast_of(vectors: Vectors) -> LossFunction:
+    return partial(vector_supcon, vectors=vectors)
+
+
+def _triplet_of(vectors: Vectors) -> LossFunction:
+    return partial(triplet_semi_hard, vectors=vectors)
 
 
 def _even_contrast(batch: int) -> float:
@@ -68,6 +93,14 @@ _ROWS = (
         _fixed(gap_supcon),
         weight=0.5,
         collapsed=_even_contrast,
+    ),
+    Loss(
+        "supcon",
+        "supervised contrast of the vectors of a measure, as in supcon:gem_cosine",
+        _fixed(gap_supcon),
+        weight=0.5,
+        collapsed=_even_contrast,
+        of=_contrast_of,
     ),
     Loss(
         "map_pair",
@@ -108,9 +141,10 @@ _ROWS = (
     ),
     Loss(
         "triplet",
-        "FaceNet: semi-hard triplets of normalised features, margin 0.2",
+        "FaceNet: semi-hard triplets of normalised features, margin 0.2; triplet:fc_cosine",
         _fixed(triplet_semi_hard),
         weight=0.5,
+        of=_triplet_of,
     ),
     Loss(
         "triplet_hard",
@@ -140,7 +174,21 @@ LOSSES: dict[str, Loss] = {row.name: row for row in _ROWS}
 
 
 def loss_named(name: str) -> Loss:
-    """The row of `LOSSES` called `name`; BadInput names the rows there are."""
-    if name not in LOSSES:
+    """The row of `LOSSES` called `name`, or for NAME:MEASURE that row on vectors of a measure.
+
+    Raises:
+        BadInput: an unknown loss, a measure that is unknown or cannot be trained, or a loss that
+            takes none.
+    """
+    first, colon, measure = name.partition(":")
+    if first not in LOSSES:
         raise BadInput(f"loss {name!r} is not known; choose one of {', '.join(LOSSES)}")
-    return LOSSES[name]
+    row = LOSSES[first]
+    if not colon:
+        return row
+    if row.of is None:
+        able = ", ".join(one.name for one in _ROWS if one.of)
+        raise BadInput(f"loss {name!r}: {first} takes no measure; those that do are {able}")
+    made = row.of(vectors_of(measure))
+    read = MEASURES[measure]
+    return replace(row, name=name, make=_fixed(made), taps=read.taps, linear=bool(read.constants))

@@ -1,18 +1,23 @@
 """Consistency losses on whole feature maps and on the parts that a class activation map marks."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from extract.errors import BadInput
 from train.similarity import same_class, supcon, unit
 
 POSITIVE_MARGIN = 0.1
 NEGATIVE_MARGIN = 1.0
 BACKGROUND = 1e-3
 PRODUCTS = 2**20
+
+
+def _no_classifier() -> Tensor:
+    raise BadInput("the network does not end in one linear layer: choose gap_supcon")
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,20 @@ class StepView:
         labels: (B,) int64.
         mask: gives (B, H, W), where the class is: non-negative, summing to 1, detached. A function,
             since only some losses pay for it.
+        captured: `logits` (B, K), and `fc` (B, D) where the loss asks for it, with gradient.
+        classifier: gives the weights (K, C) of the last layer, detached.
     """
 
     maps: Tensor
     labels: Tensor
     mask: Callable[[], Tensor]
+    captured: Mapping[str, Tensor] = field(default_factory=dict)
+    classifier: Callable[[], Tensor] = field(default=_no_classifier)
+
+    def taps(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Taps by the names that the store gives them."""
+        own = {"last_conv": lambda: self.maps, "gap": lambda: self.maps.mean((2, 3))}
+        return {name: own[name]() if name in own else self.captured[name] for name in names}
 
 
 def map_pair(

@@ -76,10 +76,16 @@ def prepare(
         decisions.append(f"head {head.path}: fixed to a simplex, it does not learn")
     head = find_head(module, example)
     found = find_taps(module, example)
-    taps = {name: tap for name, tap in found.items() if name in ("last_conv", "logits")}
+    wanted = {"last_conv", "logits", *loss.taps}
+    taps = {name: tap for name, tap in found.items() if name in wanted}
     if loss.make and "last_conv" not in taps:
         raise BadInput(f"loss {loss.name} needs a feature map, {network.name} has none; use ce")
+    if "fc" in loss.taps and "fc" not in taps:
+        raise BadInput(f"loss {loss.name} needs a last linear layer, {network.name} has none")
     linear = "last_conv" in taps and _is_linear(module, head.path, taps, size)
+    if loss.linear and not linear:
+        msg = f"loss {loss.name} reads the weights of a linear layer after global pooling"
+        raise BadInput(f"{msg}, {network.name} ends otherwise; choose supcon:gap_cosine")
     start = Start(head, taps, linear, network.weights != "none", fresh, loss.head == "etf")
     if loss.masked:
         decisions.append(_mask_told(module, start, size, loss.name))

@@ -83,37 +83,36 @@ class ConsistencyStep(LightningModule):
         inputs = self.frames.transform.normalise(frames).contiguous(
             memory_format=torch.channels_last
         )
-        if self.consistency is None:
-            logits = self.net(inputs)
-            maps = None
-        else:
-            captured = self.tapped(inputs)
-            logits, maps = captured["logits"], captured["last_conv"]
+        plain = self.consistency is None
+        captured = {"logits": self.net(inputs)} if plain else self.tapped(inputs)
         with torch.autocast(self.device.type, enabled=False):
-            logits = logits.float()
+            logits = captured["logits"].float()
             entropy = functional.cross_entropy(logits, labels, label_smoothing=self.row.smoothing)
             right = (logits.detach().argmax(1) == labels).float().mean()
             term, weight, cosine = entropy.new_zeros((3,))
-            if maps is not None:
-                term, weight, cosine = self._consistency(entropy, logits, maps, labels)
-            total = entropy + weight * term if maps is not None else entropy
+            total = entropy
+            if self.consistency is not None:
+                term, weight, cosine = self._consistency(entropy, captured, labels)
+                total = entropy + weight * term
         row = torch.stack((total, entropy, term, weight, right, cosine)).detach()
         self.seen.append((len(labels), row))
         return total
 
     def _consistency(
-        self, entropy: Tensor, logits: Tensor, maps: Tensor, labels: Tensor
+        self, entropy: Tensor, captured: dict[str, Tensor], labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The consistency term, its weight λ now, and the mean cosine between classes."""
         assert self.consistency is not None
-        wide = maps.float()
+        maps = captured["last_conv"]
+        floats = {name: value.float() for name, value in captured.items()}
+        wide = floats["last_conv"]
 
         def mask() -> Tensor:
             if self.start.linear:
                 return cam_mask(wide, self._head_weight(), labels)
-            return grad_cam_mask(maps, logits, labels)
+            return grad_cam_mask(maps, floats["logits"], labels)
 
-        term = self.consistency(StepView(wide, labels, mask))
+        term = self.consistency(StepView(wide, labels, mask, floats, self._head_weight))
         weight = entropy.new_tensor(self._weight_now())
         if self.row.gradient_share is not None:
             weight = weight * _balance(entropy, term, maps) * self.row.gradient_share

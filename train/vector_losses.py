@@ -1,6 +1,7 @@
 """Consistency losses on the pooled feature: contrast, triplets, centres."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from train.map_losses import StepView
 from train.similarity import supcon, unit
 
 MARGIN = 0.2
+Vectors = Callable[[StepView], Tensor]
 
 
 def pooled(view: StepView) -> Tensor:
@@ -19,7 +21,12 @@ def pooled(view: StepView) -> Tensor:
 
 def gap_supcon(view: StepView) -> Tensor:
     """Supervised contrast (T = 0.1) of z = normalise(mean_p a_p)."""
-    features = unit(pooled(view))
+    return vector_supcon(view, pooled)
+
+
+def vector_supcon(view: StepView, vectors: Vectors) -> Tensor:
+    """Supervised contrast (T = 0.1) of the cosines of any vectors (B, D)."""
+    features = unit(vectors(view))
     return supcon(features @ features.T, view.labels)
 
 
@@ -45,10 +52,10 @@ def _batch_hard(margin: float | None) -> tuple[Any, Any]:
     )
 
 
-def triplet_semi_hard(view: StepView, margin: float = MARGIN) -> Tensor:
+def triplet_semi_hard(view: StepView, margin: float = MARGIN, vectors: Vectors = pooled) -> Tensor:
     """FaceNet: mean of [|a-p|² - |a-n|² + m]+ over semi-hard triplets of unit vectors."""
     miner, loss = _semi_hard(margin)
-    features = unit(pooled(view))
+    features = unit(vectors(view))
     return _mined(miner, loss, features, view.labels)
 
 

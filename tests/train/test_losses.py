@@ -321,5 +321,5 @@ def test_unit_gives_dead_rows_no_gradient():
 
 
 def test_unknown_loss_names_those_there_are():
-    with pytest.raises(BadInput, match="gap_supcon, map_pair"):
-        loss_named("supcon")
+    with pytest.raises(BadInput, match="gap_supcon, supcon, map_pair"):
+        loss_named("contrast")

@@ -16,7 +16,7 @@ from extract.capture import TappedNetwork
 from extract.errors import BadInput
 from extract.network import load_network
 from extract.transform import Transform
-from train.losses import LOSSES
+from train.losses import LOSSES, loss_named
 from train.prepare import prepare
 from train.retrain import Diverged, retrain
 from train.run_files import fingerprint_of, trained_images
@@ -134,11 +134,14 @@ def test_a_run_proves_alone_what_its_network_saw(parent, digits, tmp_path):
         assert trained_images(foreign).empty
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+OF_MEASURES = ["supcon:cam_pred_cosine", "supcon:fc_cosine", "triplet:softmax_dot"]
+
+
+@pytest.mark.parametrize("loss", [*sorted(LOSSES), *OF_MEASURES])
 def test_every_loss_trains(loss, parent, digits, tmp_path):
     run = again(parent, digits, tmp_path, loss=loss, epochs=1, warmup=0.0)
     assert run.log[["loss", "cross_entropy", "consistency"]].notna().all(axis=None)
-    if LOSSES[loss].make:
+    if loss_named(loss).make:
         assert run.steps["weight"].iloc[-1] > 0
     weights = load_file(run.weights)
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
