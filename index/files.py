@@ -1,8 +1,11 @@
 """Index files in a store: written aside, named by a card that is replaced in one step.
 
-A folder `index/<extraction>/<measure>/` holds `card.json` and the FAISS file that it names. A new
+A folder `index/<extraction>/<measure>/` holds `card.json` and the FAISS files that it names. A new
 index is a file of a new name; then the card is replaced. So a reader sees the old index or the
 new one, and a build that is killed leaves the old one in place.
+
+Few rows that are added to a large index go to a small file beside it, its tail, and are added to
+the index where it is read: writing all anew would cost what the index weighs, not what was added.
 """
 
 import contextlib
@@ -18,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 from extract.errors import BadInput, StoreBusy, StoreDamaged
+from index.flat import faiss_metric, flat_vectors
 from index.specs import Card
 
 CARD = "card.json"
 TRIES = 20
 BLOCK = 1 << 24
+_ADVICE = "rebuild it by `alike index --rebuild`"
 _PRINTING = threading.Lock()
 
 
@@ -66,43 +73,62 @@ def read_index(folder: Path) -> tuple[Card, Any]:
             name = f"{folder.parent.name}, measure {folder.name}"
             raise BadInput(f"no index of {name}: build it by `alike index --measure {folder.name}`")
         try:
-            return card, _load(folder, card)
-        except FileNotFoundError:
+            index = _load(folder, card)
+            if card.tail:
+                index.add_with_ids(*read_tail(folder, card))
+            return card, index
+        except FileNotFoundError as error:
             # replaced between the two reads: the new card names the new file
             if read_card(folder) == card:
-                msg = f"{folder / card.file} is missing: rebuild it by `alike index --rebuild`"
-                raise StoreDamaged(msg) from None
+                raise StoreDamaged(f"{error.filename or error} is missing: {_ADVICE}") from None
     raise StoreBusy(f"{folder} was replaced {TRIES} times while it was read: try again")
 
 
 def _load(folder: Path, card: Card) -> Any:
-    import faiss
 
     path = folder / card.file
     size = path.stat().st_size
-    advice = "rebuild it by `alike index --rebuild`"
     if size != card.size:
-        raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {advice}")
+        raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {_ADVICE}")
     if card.lists:
         size = (folder / card.lists).stat().st_size
         if size != card.lists_size:
             # a mapped file that is too short ends the process, so this is looked at first
             msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
-            raise StoreDamaged(f"{msg}: {advice}")
-        return _read(read_lists, path, advice)
-    if checksum(path) != card.checksum:
-        raise StoreDamaged(f"{path} differs from its checksum: {advice}")
-    return _read(lambda name: faiss.read_index(str(name)), path, advice)
+            raise StoreDamaged(f"{msg}: {_ADVICE}")
+        return _read(read_lists, path)
+    return _checked(path, card.checksum)
 
 
-def _read(read: Callable[[Path], Any], path: Path, advice: str) -> Any:
+def read_tail(folder: Path, card: Card) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Vectors (n, D) and store rows (n,) of the tail, in the order in which they were added.
+
+    Raises:
+        StoreDamaged: the file is not what was written.
+    """
+    import faiss
+
+    tail = _checked(folder / card.tail, card.tail_checksum)
+    rows = faiss.vector_to_array(tail.id_map).copy()
+    return flat_vectors(faiss.downcast_index(tail.index)).copy(), rows
+
+
+def _checked(path: Path, wanted: str) -> Any:
+    import faiss
+
+    if checksum(path) != wanted:
+        raise StoreDamaged(f"{path} differs from its checksum: {_ADVICE}")
+    return _read(lambda name: faiss.read_index(str(name)), path)
+
+
+def _read(read: Callable[[Path], Any], path: Path) -> Any:
     """What FAISS reads; it tells a file that was just replaced from a broken one."""
     try:
         return read(path)
     except RuntimeError as error:
         if not path.exists():
             raise FileNotFoundError(path) from error
-        raise StoreDamaged(f"{path} is no index that FAISS reads ({error}): {advice}") from error
+        raise StoreDamaged(f"{path} is no index that FAISS reads ({error}): {_ADVICE}") from error
 
 
 def read_lists(path: Path) -> Any:
@@ -157,6 +183,31 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
     sync(path)
     found = "" if card.lists else checksum(path)
     card = replace(card, file=name, size=path.stat().st_size, checksum=found)
+    card = replace(card, tail="", tail_rows=0, tail_checksum="")
+    _write_card(folder, card)
+    sweep(folder, card)
+    return card
+
+
+def publish_tail(
+    folder: Path, vectors: NDArray[np.float32], rows: NDArray[np.int64], card: Card
+) -> Card:
+    """Write a new tail under a new name, then make the card name it; the index file stays.
+
+    Args:
+        folder: from `folder_of`; the caller holds `building`.
+        vectors: (n, D) float32 of all rows that were added since the index file was written.
+        rows: (n,) their store rows.
+        card: whose `tail`, `tail_rows` and `tail_checksum` are filled in.
+    """
+    import faiss
+
+    tail = faiss.IndexIDMap(faiss.IndexFlat(vectors.shape[1], faiss_metric(card.metric)))
+    tail.add_with_ids(vectors, rows)
+    path = folder / new_name()
+    faiss.write_index(tail, str(path))
+    sync(path)
+    card = replace(card, tail=path.name, tail_rows=len(rows), tail_checksum=checksum(path))
     _write_card(folder, card)
     sweep(folder, card)
     return card
@@ -178,7 +229,7 @@ def rewrite_card(folder: Path, card: Card) -> None:
 def sweep(folder: Path, card: Card) -> None:
     """Delete what earlier builds left, killed ones too; open readers keep their files."""
     for path in folder.iterdir():
-        if path.name not in (CARD, "lock", card.file, card.lists):
+        if path.name not in (CARD, "lock", card.file, card.tail, card.lists):
             path.unlink(missing_ok=True)
 
 

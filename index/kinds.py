@@ -67,6 +67,11 @@ class IndexKind:
     on_disk: bool = False
     rounded: bool = False
 
+    @property
+    def graph(self) -> bool:
+        """Whether a row that is added must look for its place among the others."""
+        return self.growth == "log"
+
     def spec(self, n: int, dimension: int) -> IndexSpec | None:
         """What to build for n vectors, without search parameters; None where it does not fit."""
         factory = self.factory(n, dimension)
@@ -74,8 +79,8 @@ class IndexKind:
 
     def bytes(self, n: int, dimension: int) -> int:
         """Memory of the index while it answers, estimated."""
-        around = 8 if self.exact or self.growth == "log" else 16
-        centroids = 0 if self.exact or self.growth == "log" else 4 * lists(n) * dimension
+        around = 8 if self.exact or self.graph else 16
+        centroids = 0 if self.exact or self.graph else 4 * lists(n) * dimension
         return int(n * (self.vector_bytes(dimension) + around) + centroids)
 
 

@@ -98,12 +98,16 @@ class Card:
         dimension: of the vectors.
         spec: kind, factory string and search parameters.
         wish: what it was chosen for.
-        n_rows: vectors in it.
+        n_rows: vectors in it, those of `tail` among them.
         n_built: vectors that were in it when it was built; later ones were added.
         digest: of the features that it was made from.
         file: name of the FAISS file beside this card.
         size: bytes of that file.
         checksum: crc32c of that file, hexadecimal; empty where its lists lie in a second file.
+        tail: name of a flat FAISS file of rows that were added since, which readers add to the
+            index in memory; empty where there are none.
+        tail_rows: how many.
+        tail_checksum: crc32c of that file.
         lists: name of the file of the inverted lists where they stay on disk, else empty.
         lists_size: bytes of that file.
         ranges: rows in such an index, as [first, last + 1] pairs; its file need not be read.
@@ -129,6 +133,9 @@ class Card:
     file: str
     size: int
     checksum: str
+    tail: str = ""
+    tail_rows: int = 0
+    tail_checksum: str = ""
     lists: str = ""
     lists_size: int = 0
     ranges: tuple[tuple[int, int], ...] = ()

@@ -12,7 +12,7 @@ from extract.measures import Measure, embed_rows
 from extract.progress import Progress
 from index.disk import add_on_disk
 from index.engine import Engine, faiss_threads, open_engine
-from index.files import publish, read_index, rewrite_card
+from index.files import publish, publish_tail, read_index, read_tail, rewrite_card
 from index.kinds import INDEX_KINDS
 from index.neighbours import tidy
 from index.specs import Card
@@ -20,6 +20,16 @@ from index.truth import interval, recall_of, true_neighbours
 
 CHECKED = 100
 """Stored rows, of those added last, that are asked again after rows were added."""
+
+TAIL = 0.05
+"""Share of an index's rows up to which rows added to it are kept beside its file.
+
+Whoever opens the index adds them, which takes that share of the time of adding all rows; beyond it
+the file is written anew with all of them.
+"""
+
+LARGE = 1 << 24
+"""Bytes of an index file below which it is always written anew, in some milliseconds."""
 
 DOUBLED = 2.0
 GONE = 0.3
@@ -62,38 +72,50 @@ def bring_up_to_date(
     if card.measure_digest != measure.digest:
         return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
     engine = open_engine(index, card.spec, card.ranges)
-    new = np.setdiff1d(rows, engine.rows)
-    gone = len(np.setdiff1d(engine.rows, rows))
+    new = np.setdiff1d(rows, engine.rows, assume_unique=True)
+    gone = len(np.setdiff1d(engine.rows, rows, assume_unique=True))
     stale = _outgrown(card, len(engine.rows) + len(new), gone)
     if stale:
         return Update(card, "unchanged", "", stale)
     if not len(new):
         note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
         return Update(card, "unchanged", note)
+    before, vectors = card, np.empty((0, card.dimension), dtype=np.float32)
     if card.lists:
         index, card = add_on_disk(features, measure, folder, card, new)
     else:
+        vectors = embed_rows(features, measure, new)
         with faiss_threads(card.wish.threads):
-            index.add_with_ids(embed_rows(features, measure, new), new)
+            index.add_with_ids(vectors, new)
     progress("add", len(new), len(new))
     engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
-    note = f"{len(new)} rows added to {card.n_rows - len(new)}"
+    note = f"{len(new)} rows added to {before.n_rows}"
     if not INDEX_KINDS[card.spec.kind].exact:
         card = replace(card, recall=measured(features, measure, engine, card, rows))
         card = replace(card, stale=_drifted(card))
         note += f", recall@{card.wish.at} is now {card.recall[0]:.4f}" if card.recall else ""
-    # a rebuild replaces the file as a whole: what was added need not be written first
-    card = rewrite_or_publish(folder, engine.index, card)
+    if card.stale:
+        # a rebuild replaces the file as a whole: what was added need not be written first
+        rewrite_card(folder, replace(before, recall=card.recall, stale=card.stale))
+    elif _goes_beside(card, len(new)):
+        if card.tail:
+            held, known = read_tail(folder, card)
+            vectors, new = np.concatenate([held, vectors]), np.concatenate([known, new])
+        card = publish_tail(folder, vectors, new, card)
+    else:
+        card = publish(folder, engine.index, card)
     return Update(card, "added", note, card.stale)
 
 
-def rewrite_or_publish(folder: Path, index: Any, card: Card) -> Card:
-    """Write the index with what was added; where it is stale, only the card says so."""
-    if card.stale:
-        rewrite_card(folder, replace(card, n_rows=card.n_built))
-        return card
-    return publish(folder, index, card)
+def _goes_beside(card: Card, added: int) -> bool:
+    """Whether rows that were added last are kept beside the index file.
+
+    Not with a graph, where every reader would look for their places anew.
+    """
+    if card.lists or INDEX_KINDS[card.spec.kind].graph or card.size < LARGE:
+        return False
+    return card.tail_rows + added <= TAIL * card.n_rows
 
 
 def _outgrown(card: Card, n: int, gone: int) -> str:
