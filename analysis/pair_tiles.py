@@ -81,14 +81,15 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
             "finite features of moderate size; run `alike store verify`, or use a cosine measure"
         )
         raise BadInput(msg)
+    left, right = product.ready(z_rows), product.ready(z_cols)
     scratch = np.empty(TILE * TILE, dtype=np.float32)
     for i in range(0, len(row_b), TILE):
         for j in range(0, len(col_b), TILE):
             rows, cols = slice(i, i + TILE), slice(j, j + TILE)
-            part, other = z_rows[rows], z_cols[cols]
+            part, other = left[rows], right[cols]
             first = (row_low + i) - (col_low + j) + 1
             if first > len(other):
                 continue
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
-            out = product(part, other, room)
+            out = product.multiply(part, other, room)
             yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols], bins.cells)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -18,8 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
-Product = Callable[[Matrix, Matrix, Matrix], Matrix]
-"""(x (m, D), y (n, D), room (m, n)) to x y^T, contiguous, in `room` or in memory of its own."""
 Precision = Literal["float32", "bfloat16"]
 
 WORTH = 2e11
@@ -28,13 +27,35 @@ WORTH_MEASURING = 1e10
 """The same where torch is there already."""
 
 
-def by_numpy(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
-    """The product by numpy's BLAS."""
+def _as_it_is(z: Matrix) -> Any:
+    return z
+
+
+@dataclass(frozen=True)
+class Product:
+    """A way to multiply.
+
+    Attributes:
+        name: for tables.
+        multiply: (x (m, D), y (n, D), room (m, n)) to x y^T, contiguous, in `room` or in memory of
+            its own; x and y as `ready` gives them, or slices of that.
+        ready: vectors (n, D) to the form in which they are multiplied; for many products at once.
+    """
+
+    name: str
+    multiply: Callable[[Any, Any, Matrix], Matrix]
+    ready: Callable[[Matrix], Any] = _as_it_is
+
+    def __call__(self, x: Matrix, y: Matrix, room: Matrix) -> Matrix:
+        """The product of vectors that are multiplied once."""
+        return self.multiply(self.ready(x), self.ready(y), room)
+
+
+def _numpy(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
     return np.dot(x, y.T, out=room)
 
 
-def by_onednn(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
-    """The float32 product by oneDNN, as torch's own compiler calls it."""
+def _onednn(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
     import torch
 
     torch.set_num_threads(1)
@@ -43,14 +64,27 @@ def by_onednn(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
     return found
 
 
-def by_bfloat16(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
-    """The product of both rounded to bfloat16; sums are float32, the result is rounded again."""
+def _rounded(z: Matrix) -> Any:
     import torch
 
     torch.set_num_threads(1)
-    left, right = (torch.from_numpy(part).bfloat16() for part in (x, y))
-    torch.from_numpy(room).copy_(torch.mm(left, right.T))
+    return torch.from_numpy(z).bfloat16()
+
+
+def _bfloat16(x: Any, y: Any, room: Matrix) -> Matrix:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.from_numpy(room).copy_(torch.mm(x, y.T))
     return room
+
+
+by_numpy = Product("numpy", _numpy)
+"""float32 by numpy's BLAS."""
+by_onednn = Product("oneDNN", _onednn)
+"""float32 by oneDNN, as torch's own compiler calls it."""
+by_bfloat16 = Product("bfloat16", _bfloat16, _rounded)
+"""Both rounded to bfloat16; sums are float32, the result is rounded again."""
 
 
 def best_product(dim: int, work: float, precision: Precision = "float32") -> Product:

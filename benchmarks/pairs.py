@@ -116,7 +116,7 @@ def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     area = counts.area()
     print(
         f"histograms N={n} D={dim} C={n_classes}: {took.rate(pairs)} in {took.wall:.2f} s\n"
-        f"  bare product: {fastest.__name__} {bare.rate(pairs)}, by_numpy {blas.rate(pairs)}\n"
+        f"  bare product: {fastest.name} {bare.rate(pairs)}; numpy {blas.rate(pairs)}\n"
         f"  rate as a share of the fastest product's {bare.over(took)}, of numpy's "
         f"{blas.over(took)}; {(took.cpu - bare.cpu) / pairs * 1e9:.2f} CPU ns a pair more\n"
         f"  AUC {area.value:.6f}, interval {area.high - area.low:.1e} wide; "
@@ -142,7 +142,7 @@ def bfloat16(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     one, other = rough.area(), count("float32").area()
     print(
         f"bfloat16 N={n}: {took.rate(n * (n - 1) / 2)}; rate over the float32 product's: "
-        f"{fastest.__name__} {bare.over(took)}, by_numpy {blas.over(took)}\n"
+        f"{fastest.name} {bare.over(took)}; numpy {blas.over(took)}\n"
         f"  AUC {one.value:.7f} against {other.value:.7f}: {one.value - other.value:+.1e}, "
         f"certain to {one.low:.5f}..{one.high:.5f}"
     )
