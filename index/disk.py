@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from extract.errors import BadInput
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
-from index.engine import DiskEngine, faiss_threads, ranges_of, rows_of
+from index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
 from index.files import publish, read_lists, sync, told_on_stderr
 from index.flat import faiss_metric
 from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
@@ -117,7 +117,7 @@ def build_on_disk(
     spec = _code(vectors, len(rows), card, kinds)
     with faiss_threads(card.wish.threads):
         trained = faiss.index_factory(card.dimension, spec.factory, faiss_metric(card.metric))
-        trained.train(vectors)
+        train(trained, vectors)
     del vectors
     stem = uuid.uuid4().hex[:12]
     empty = folder / f"{stem}-trained.faiss"

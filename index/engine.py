@@ -77,6 +77,27 @@ def new_index(factory: str, dimension: int, metric: str) -> Any:
     return index
 
 
+def train(index: Any, vectors: NDArray[np.float32]) -> None:
+    """Train an index; the k-means of its lists runs on the GPUs, where there are some.
+
+    The index itself stays in the memory of the processor, which serves it.
+    """
+    import faiss
+
+    inner = faiss.try_extract_index_ivf(index)
+    if inner is None or not faiss.get_num_gpus():
+        index.train(vectors)
+        return
+    lists = faiss.downcast_index(inner)
+    # FAISS keeps a bare pointer: this must live until it has trained
+    assigning = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(lists.d, lists.metric_type))
+    lists.clustering_index = assigning
+    try:
+        index.train(vectors)
+    finally:
+        lists.clustering_index = None
+
+
 class Engine:
     """A FAISS index over rows of a store.
 
@@ -300,10 +321,11 @@ def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] =
     """
     if ranges:
         return DiskEngine(index, rows_of(ranges))
-    # chosen on a machine that multiplies bfloat16; elsewhere its file is a flat index as any other
-    if spec.kind == "flat_bfloat16" and has_bfloat16():
-        return BfloatEngine(index)
     engine = Engine(index)
+    # Bounds are those of squared distances, on a machine that multiplies bfloat16; elsewhere its
+    # file is a flat index as any other.
+    if spec.kind == "flat_bfloat16" and not engine.inner and has_bfloat16():
+        return BfloatEngine(index)
     return RefineEngine(index) if engine.refined_here else engine
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.progress import Progress, silent
-from index.engine import Engine, faiss_threads, new_index, open_engine
+from index.engine import Engine, faiss_threads, new_index, open_engine, train
 from index.kinds import INDEX_KINDS, IndexKind
 from index.specs import IndexSpec, Point, Wish
 from index.truth import interval, recall_of, true_neighbours
@@ -94,7 +94,7 @@ def build_candidate(
     with faiss_threads(exam.wish.threads):
         index = new_index(spec.factory, exam.vectors.shape[1], exam.metric)
         if not index.is_trained:
-            index.train(exam.vectors[exam.train])
+            train(index, exam.vectors[exam.train])
         add_rows(index, exam.inside, exam.rows[: exam.n], spec, progress)
     return open_engine(index, spec), time.perf_counter() - start
 

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index.engine import METRICS, BfloatEngine, Engine, new_index, open_engine
+from index.engine import METRICS, BfloatEngine, Engine, new_index, open_engine, train
 from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists, quantisers
 from index.sample import draw_sample
 from index.truth import true_neighbours
@@ -133,3 +133,43 @@ class TestSample:
         sample = draw_sample(self.labels[:50], 1200)
         assert len(sample.train) == 45
         assert len(sample.queries) == 5
+
+
+@pytest.mark.parametrize("name", ["ivf_flat", "ivf_pq", "ivf_rabitq"])
+@pytest.mark.parametrize("metric", sorted(set(METRICS.values())))
+def test_lists_are_the_same_whoever_assigns_points_in_k_means(name, metric, monkeypatch):
+    """What a GPU would do is done here by the processor, through the same calls of FAISS."""
+    spec = INDEX_KINDS[name].spec(N, D)
+    plain, assigned = (new_index(spec.factory, D, metric) for _ in range(2))
+    train(plain, VECTORS)
+    asked = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: asked.append(index) or index)
+    train(assigned, VECTORS)
+    assert len(asked) == 1
+    centroids = [
+        faiss.downcast_index(faiss.extract_index_ivf(index).quantizer).reconstruct_n()
+        for index in (plain, assigned)
+    ]
+    assert centroids[0] == pytest.approx(centroids[1], abs=1e-5)
+    assert faiss.extract_index_ivf(assigned).clustering_index is None
+
+
+@pytest.mark.skipif(not faiss.get_num_gpus(), reason="needs a GPU")
+@pytest.mark.parametrize("metric", sorted(set(METRICS.values())))
+@pytest.mark.parametrize("name", INDEX_KINDS)
+def test_gpu_equals_cpu(name, metric, monkeypatch):
+    spec, found = INDEX_KINDS[name].spec(N, D), []
+    for gpus in (faiss.get_num_gpus(), 0):
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda gpus=gpus: gpus)
+        index = new_index(spec.factory, D, metric)
+        train(index, VECTORS)
+        index.add_with_ids(VECTORS, np.arange(N))
+        most = {key: values[-1] for key, values in INDEX_KINDS[name].sweep.items()}
+        near = open_engine(index, spec).search(QUERIES, 10, most)[0]
+        true = true_neighbours(QUERIES, VECTORS, 10, metric)[0]
+        found.append((near, true))
+    (near, true), (near_here, true_here) = found
+    assert true == pytest.approx(true_here, rel=1e-4, abs=1e-4)
+    # other sums, other centroids: where all lists are searched, as near
+    assert near.mean() == pytest.approx(near_here.mean(), rel=0.02)
