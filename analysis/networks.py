@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 RSA_IMAGES = 2000
+NEIGHBOURS = 10
+LIKENESS = {
+    "linear_cka": "1: equal features up to rotation and scale",
+    "linear_cka_unbiased": "the same, fair with few images; about 0 if unrelated",
+    "rsa": "rank correlation of the distances of all pairs",
+    "neighbours_kept": f"share of the {NEIGHBOURS} nearest that stay",
+    "neighbours_gained_right": "new neighbours of the own class, mean an image",
+    "neighbours_lost_right": "lost neighbours of the own class, mean an image",
+}
+"""What `likeness` tells, in words."""
 
 
 def linear_cka(x: Vectors, y: Vectors) -> tuple[float, float]:
@@ -153,7 +163,7 @@ def likeness(
     *,
     split: str = "held_out",
     measure: str = "gap_cosine",
-    k: int = 10,
+    k: int = NEIGHBOURS,
     seed: int = 0,
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """How alike two networks see the same images.

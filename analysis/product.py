@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 Precision = Literal["float32", "bfloat16"]
 
+BRING_BLAS = ("scipy.linalg", "torch", "faiss")
+"""Modules that load a BLAS of their own."""
+
 WORTH = 2e11
 """Multiplications below which OpenBLAS is taken unmeasured, if torch would have to be imported."""
 WORTH_MEASURING = 1e10
@@ -130,14 +133,22 @@ def _seconds(product: Product, *arrays: Any) -> float:
     return time.perf_counter() - started
 
 
+@cache
+def _libraries(loaded: tuple[bool, ...]) -> Any:
+    """The BLAS libraries of this process; looking for them takes two milliseconds."""
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """One BLAS thread for each of the blocks that run side by side; torch's setting comes back."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else 0
-    with threadpool_limits(1, user_api="blas"):
+    with _libraries(tuple(name in sys.modules for name in BRING_BLAS)).limit(
+        limits=1, user_api="blas"
+    ):
         yield
     if torch is not None:
         torch.set_num_threads(before)

@@ -37,9 +37,11 @@ def register(app: typer.Typer) -> None:
 
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
         """
+        import pandas as pd
+
         from analysis.compare import compare as set_side_by_side
         from analysis.jobs import open_jobs
-        from analysis.networks import likeness
+        from analysis.networks import LIKENESS, likeness
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
         from flows.unseen import check_unseen
@@ -70,4 +72,8 @@ def register(app: typer.Typer) -> None:
             })  # fmt: skip
         else:
             print_table(table, f"{measure}: a = {a}, b = {b}")
-            typer.echo("  ".join(f"{name} {value:.4g}" for name, value in alike.items()))
+            told = [(name, value, LIKENESS[name]) for name, value in alike.items()]
+            print_table(
+                pd.DataFrame(told, columns=["likeness", "value", "meaning"]),
+                "how alike the two see these images",
+            )
