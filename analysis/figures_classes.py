@@ -119,9 +119,10 @@ def matrix_figure(
         )
     )
     ticks = positions if named else []
+    short = max(map(len, labels)) <= 2
     figure.update_xaxes(
-        tickvals=ticks, ticktext=[labels[i] for i in ticks], tickangle=-45, showgrid=False,
-        constrain="domain",
+        tickvals=ticks, ticktext=[labels[i] for i in ticks], showgrid=False,
+        tickangle=0 if short else -45, constrain="domain",
     )  # fmt: skip
     figure.update_yaxes(
         tickvals=ticks,

@@ -27,7 +27,7 @@ LIKENESS = {
     "linear_cka": "1: equal features up to rotation and scale",
     "linear_cka_unbiased": "the same, fair with few images; about 0 if unrelated",
     "rsa": "rank correlation of the distances of all pairs",
-    "neighbours_kept": f"share of the {NEIGHBOURS} nearest that stay",
+    "neighbours_kept": f"of the {NEIGHBOURS} nearest that stay, mean an image",
     "neighbours_gained_right": "new neighbours of the own class, mean an image",
     "neighbours_lost_right": "lost neighbours of the own class, mean an image",
 }
