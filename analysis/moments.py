@@ -75,7 +75,7 @@ def class_moments(
     every = blocks(vectors.n, dim)
     return Statistic(
         items=[every[low : low + BLOCKS] for low in range(0, len(every), BLOCKS)],
-        chunk=partial(_several, vectors, judged, second),
+        chunk=partial(_block_moments, vectors, judged, second),
         start=list,
         combine=_sum,
         finalize=_only,
@@ -90,39 +90,31 @@ def _only(total: list[Moments]) -> Moments:
     return total[0]
 
 
-def _several(
-    vectors: Vectors, judged: Judged, second: bool, several: list[tuple[int, int]]
+def _block_moments(
+    vectors: Vectors, judged: Judged, second: bool, some: list[tuple[int, int]]
 ) -> Moments:
-    found = [block_moments(vectors, judged, second, block) for block in several]
-    return sum(found[1:], start=found[0])
-
-
-def block_moments(
-    vectors: Vectors, judged: Judged, second: bool, block: tuple[int, int]
-) -> Moments:
-    """The sums of one block of positions."""
+    """The sums of some blocks of positions."""
     n_classes, dim = len(judged.classes), vectors.dim
-    low, high = block
-    z, b = vectors.block(low, high)
-    codes = judged.codes[low:high]
     s, v = np.zeros((n_classes, dim)), np.zeros((n_classes, dim))
-    own = np.zeros(high - low)
-    add_class_sums(z, codes, s, own)
-    self_key = 2.0 * b - own
     m = np.zeros((n_classes, dim, dim)) if second else None
-    if m is not None:
-        add_scaled_sums(z, b, codes, v)
-        for code in np.unique(codes):
-            part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
-            wide = part.astype(np.float64)
-            m[code] = wide.T @ wide
-    counted = {
-        "n": None, "b": b, "b2": b * b, "self1": self_key, "self2": self_key**2, "norm2": own,
-    }  # fmt: skip
-    sums = {
-        name: np.bincount(codes, values, n_classes).astype(np.float64)
-        for name, values in counted.items()
-    }
+    sums = dict.fromkeys(("n", "b", "b2", "self1", "self2", "norm2"), np.zeros(n_classes))
+    for low, high in some:
+        z, b = vectors.block(low, high)
+        codes = judged.codes[low:high]
+        own = np.zeros(high - low)
+        add_class_sums(z, codes, s, own)
+        self_key = 2.0 * b - own
+        if m is not None:
+            add_scaled_sums(z, b, codes, v)
+            for code in np.unique(codes):
+                part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
+                wide = part.astype(np.float64)
+                m[code] += wide.T @ wide
+        counted = {
+            "n": None, "b": b, "b2": b * b, "self1": self_key, "self2": self_key**2, "norm2": own,
+        }  # fmt: skip
+        for name, values in counted.items():
+            sums[name] = sums[name] + np.bincount(codes, values, n_classes)
     return Moments(s=s, v=v, m=m, **sums)
 
 

@@ -282,7 +282,8 @@ def test_bad_images_are_left_out_and_said(parent, digits, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "supcon"}, "'supcon' is not known"),
+        ({"loss": "contrast"}, "'contrast' is not known"),
+        ({"loss": "supcon:gap_euclid"}, "gap_euclid cannot be trained"),
         ({"augment": "cutmix"}, "'cutmix' is not known"),
         ({"epoch": 3}, r"unknown training settings \['epoch'\]"),
         ({"epochs": 0}, "epochs 0"),
