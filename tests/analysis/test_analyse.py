@@ -374,7 +374,6 @@ def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypa
         pd.testing.assert_frame_equal(found.tables[name], table)
 
 
-@pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="kills a worker: set ALIKE_FULL=1")
 def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features):
     made = make(sizes=(300, 200, 100))
     order = np.random.default_rng(5).permutation(600)
