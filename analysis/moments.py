@@ -9,7 +9,7 @@ squared Euclid). The vectors are centred already, sums are float64, and everythi
 blocks, so any chunking gives the same numbers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -35,7 +35,7 @@ class Moments:
         s: sum of z (C, D).
         b: sum of b (C,).
         b2: sum of b^2 (C,).
-        v: sum of b z (C, D); 0 where M is None.
+        v: sum of b z (C, D); (C, 0) where M is None.
         self1: sum of key(i, i) (C,): 0 but for rounding, zero vectors and inner products.
         self2: sum of key(i, i)^2 (C,).
         norm2: sum of |z|^2 (C,).
@@ -51,13 +51,6 @@ class Moments:
     self2: Floats
     norm2: Floats
     m: Floats | None
-
-    def __add__(self, other: "Moments") -> "Moments":
-        """Return the sums over both sets."""
-        names = ("n", "s", "b", "b2", "v", "self1", "self2", "norm2")
-        joined = {name: getattr(self, name) + getattr(other, name) for name in names}
-        both = self.m is not None and other.m is not None
-        return replace(self, **joined, m=self.m + other.m if both else None)  # type: ignore[operator]
 
     @property
     def means(self) -> Floats:
@@ -76,46 +69,57 @@ def class_moments(
     return Statistic(
         items=[every[low : low + BLOCKS] for low in range(0, len(every), BLOCKS)],
         chunk=partial(_block_moments, vectors, judged, second),
-        start=list,
-        combine=_sum,
-        finalize=_only,
+        start=partial(_none, n_classes, dim, second),
+        combine=_add,
+        finalize=_same,
     ).compute(run)
 
 
-def _sum(total: list[Moments], part: Moments) -> list[Moments]:
-    return [total[0] + part] if total else [part]
+def _none(n_classes: int, dim: int, second: bool) -> Moments:
+    """The sums of no images."""
+    n, b, b2, self1, self2, norm2 = np.zeros((6, n_classes))
+    s, v = np.zeros((n_classes, dim)), np.zeros((n_classes, dim if second else 0))
+    m = np.zeros((n_classes, dim, dim)) if second else None
+    return Moments(n, s, b, b2, v, self1, self2, norm2, m)
 
 
-def _only(total: list[Moments]) -> Moments:
-    return total[0]
+def _add(total: Moments, part: Moments) -> Moments:
+    """Add in place: long vectors of many classes take gigabytes."""
+    for name in vars(total):
+        into = getattr(total, name)
+        if into is not None:
+            into += getattr(part, name)
+    return total
+
+
+def _same(total: Moments) -> Moments:
+    return total
 
 
 def _block_moments(
     vectors: Vectors, judged: Judged, second: bool, some: list[tuple[int, int]]
 ) -> Moments:
     """The sums of some blocks of positions."""
-    n_classes, dim = len(judged.classes), vectors.dim
-    s, v = np.zeros((n_classes, dim)), np.zeros((n_classes, dim))
-    m = np.zeros((n_classes, dim, dim)) if second else None
-    sums = dict.fromkeys(("n", "b", "b2", "self1", "self2", "norm2"), np.zeros(n_classes))
+    found = _none(len(judged.classes), vectors.dim, second)
     for low, high in some:
         z, b = vectors.block(low, high)
         codes = judged.codes[low:high]
         own = np.zeros(high - low)
-        add_class_sums(z, codes, s, own)
+        add_class_sums(z, codes, found.s, own)
         self_key = 2.0 * b - own
-        if m is not None:
-            add_scaled_sums(z, b, codes, v)
+        if found.m is not None:
+            add_scaled_sums(z, b, codes, found.v)
             for code in np.unique(codes):
                 part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
                 wide = part.astype(np.float64)
-                m[code] += wide.T @ wide
+                found.m[code] += wide.T @ wide
         counted = {
             "n": None, "b": b, "b2": b * b, "self1": self_key, "self2": self_key**2, "norm2": own,
         }  # fmt: skip
         for name, values in counted.items():
-            sums[name] = sums[name] + np.bincount(codes, values, n_classes)
-    return Moments(s=s, v=v, m=m, **sums)
+            into = getattr(found, name)
+            into += np.bincount(codes, values, len(into))
+    return found
 
 
 def pair_counts(moments: Moments) -> Floats:
