@@ -19,6 +19,11 @@ from analysis.statistic import Run, Statistic
 from analysis.vectors import Vectors, blocks
 
 PANEL_BYTES = 64 << 20
+CLOSE = 2.0**-10
+"""Share of the squared length below which a key is measured anew: float32 has 3 digits left."""
+DIFFERENCES = 1 << 22
+SAME = 1e-5
+"""By how much more one key must be than another to be of another distance: float32 products."""
 NONE = np.uint64(np.iinfo(np.uint64).max)
 
 Floats = NDArray[np.float64]
@@ -110,8 +115,9 @@ def _panel(
     best = np.sort(near[:, :kept], axis=1)
     r_precision, map_at_r = np.empty(m), np.empty(m)
     rank_scores(best, judged.codes, codes, judged.counts, r_precision, map_at_r)
-    places, near_keys = _unpack(best[:, :k])
+    places, near_keys = _remeasured(vectors, z, *_unpack(best[:, :k]))
     alien_at, alien_key = _unpack(alien)
+    alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
     kin_at, kin_key = _unpack(kin)
     alone = judged.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
@@ -125,6 +131,33 @@ def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
     return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), keys.astype(np.float64)
 
 
+def _remeasured(
+    vectors: Vectors, z: NDArray[np.float32], places: Places, keys: Floats
+) -> tuple[Places, Floats]:
+    """Keys near 0 anew from the difference of the vectors, and all in order again.
+
+    A product rounds small keys as it rounds large ones; so copies of an image are at 0.
+
+    Args:
+        vectors: all.
+        z: (m, D) of the images that ask.
+        places: (m, k) positions of others.
+        keys: (m, k) as products gave them.
+    """
+    if vectors.form == "inner":
+        return places, keys
+    size = np.einsum("nd,nd->n", z, z, dtype=np.float64)
+    line, slot = np.nonzero(keys <= CLOSE * size[:, None])
+    step = max(1, DIFFERENCES // vectors.dim)
+    for low in range(0, len(line), step):
+        asking, asked = line[low : low + step], slot[low : low + step]
+        at, which = np.unique(places[asking, asked], return_inverse=True)
+        apart = z[asking].astype(np.float64) - vectors.rows(at)[0][which]
+        keys[asking, asked] = np.einsum("nd,nd->n", apart, apart) / 2.0
+    order = np.lexsort((places, keys), axis=-1)
+    return np.take_along_axis(places, order, axis=1), np.take_along_axis(keys, order, axis=1)
+
+
 def hub_skew(places: Places, n: int) -> float:
     """Skewness of how often an image is among the k nearest of others; 0: no hubs."""
     listed = np.bincount(places.ravel(), minlength=n).astype(np.float64)
@@ -135,8 +168,9 @@ def hub_skew(places: Places, n: int) -> float:
 def two_nn(keys: Floats, kept: float = 0.9) -> float:
     """Intrinsic dimension by the ratio of the two nearest distances (Facco 2017).
 
-    -log(1 - F(mu)) = d log mu is fitted through the origin on the smallest 90 % of mu = r2 / r1;
-    images with a duplicate (r1 = 0) or with r1 = r2 are left out. NaN where fewer than 10 remain.
+    -log(1 - F(mu)) = d log mu is fitted through the origin on the smallest 90 % of mu = r2 / r1.
+    Copies are one point: r1 and r2 are the two smallest distances above 0 that differ. Images that
+    have no two among their k are left out; NaN where fewer than 10 remain.
 
     Args:
         keys: (N, k >= 2) keys of the nearest, half the squared distance.
@@ -144,8 +178,9 @@ def two_nn(keys: Floats, kept: float = 0.9) -> float:
     """
     if keys.shape[1] < 2:
         return float("nan")
-    first, second = np.maximum(keys[:, 0], 0.0), np.maximum(keys[:, 1], 0.0)
-    usable = (first > 0) & (second > first)
+    first = np.where(keys > 0, keys, np.inf).min(axis=1)
+    second = np.where(keys > first[:, None] * (1.0 + SAME), keys, np.inf).min(axis=1)
+    usable = np.isfinite(second)
     if usable.sum() < 10:
         return float("nan")
     log_mu = np.sort(0.5 * np.log(second[usable] / first[usable]))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.judged import Judged
-from analysis.vectors import CENTRE_ROWS, Vectors
+from analysis.vectors import CENTRE_ROWS, Vectors, blocks
 from extract.errors import BadInput
 
 TILE = 1024
@@ -27,6 +27,7 @@ PAIR_BYTES = 256 << 20
 CROWDED = 5e-5
 """Width of the interval of the AUC, expected from a sample, above which bins follow the pairs."""
 
+FARTHEST = 64
 MANTISSA = 23
 CELL_BITS = 17
 """Of the mantissa, within a cell: so 64 cells for every doubling of the distance to the origin."""
@@ -169,11 +170,14 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     """Bins over the range of keys among up to 2,048 images, equally wide where that does.
 
     The sample is of runs of four images, which are sorted by class, so that it has pairs of both
-    kinds however many classes there are. Where the interval of its AUC in equal bins is wider than
-    `CROWDED`, the bins follow its pairs. Features that do not vary give bins of which one holds
-    every pair.
+    kinds however many classes there are; of plain distances, which have no bound, the images
+    farthest from the centre are in it, whichever they are. Where the interval of its AUC in equal
+    bins is wider than `CROWDED`, the bins follow its pairs. Features that do not vary give bins of
+    which one holds every pair.
     """
-    at = _runs_of_four(vectors.n)
+    runs = _runs_of_four(vectors.n)
+    far = _farthest(vectors) if len(runs) < vectors.n and vectors.form == "euclidean" else runs[:0]
+    at = np.union1d(runs, far)
     z, b = vectors.rows(at)
     if not np.isfinite(b).all():
         msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
@@ -181,9 +185,11 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
     np.fill_diagonal(every, every[0, -1])
     low, high = float(every.min()), float(every.max())
-    # Half of the sample says enough about crowding, at a quarter of the time.
-    few = np.flatnonzero(np.arange(len(at)) // 4 % 2 == 0) if vectors.n > len(at) else slice(None)
-    every, at = every[few][:, few], at[few]
+    if len(runs) < vectors.n:
+        # Half of the sample says enough about crowding, at a quarter of the time.
+        half = runs[np.arange(len(runs)) // 4 % 2 == 0]
+        few = np.flatnonzero(np.isin(at, np.union1d(half, far)))
+        every, at = every[few][:, few], at[few]
     upper = np.triu_indices(len(at), 1)
     keys = every[upper]
     same = judged.codes[at[upper[0]]] == judged.codes[at[upper[1]]]
@@ -208,6 +214,17 @@ def _runs_of_four(n: int) -> NDArray[np.int64]:
         return np.arange(n)
     starts = np.linspace(0, n - 4, CENTRE_ROWS // 4).astype(np.int64)
     return np.unique(starts[:, None] + np.arange(4))
+
+
+def _farthest(vectors: Vectors) -> NDArray[np.int64]:
+    """At most 64 positions: the images with the longest centred vectors, of Euclid's form."""
+    at, lengths = np.zeros(0, dtype=np.int64), np.zeros(0)
+    for low, high in blocks(vectors.n, vectors.dim):
+        lengths = np.concatenate([lengths, vectors.block(low, high)[1]])
+        at = np.concatenate([at, np.arange(low, high)])
+        longest = np.argsort(-lengths, kind="stable")[:FARTHEST]
+        at, lengths = at[longest], lengths[longest]
+    return at
 
 
 def _width(bins: NDArray[np.int64], same: NDArray[np.bool_], n: int) -> float:

@@ -95,13 +95,34 @@ def test_hub_skew_is_that_of_scipy():
     assert hub_skew(np.arange(50)[:, None], 50) == 0.0
 
 
+@pytest.mark.parametrize("form", ["euclidean", "cosine"])
+def test_copies_are_at_distance_0_and_near_copies_where_they_are(form):
+    """A product alone gives a copy the rounding of large distances."""
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((600, 512)) + 3.0
+    x[300:] = x[:300]
+    x[450:] += 1e-5 * draw.standard_normal((150, 512))
+    if form == "cosine":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = x.astype(np.float32)
+    judged = judge(np.arange(600), ["a", "b", "c", "d", "e", "f"] * 100)
+    held = held_vectors(x[judged.rows], form)
+    found = nearest(held, judged, 5)
+    z = held.block(0, 600)[0].astype(np.float64)
+    exact = ((z - z[found.places[:, 0]]) ** 2).sum(axis=1) / 2
+    assert found.keys[:, 0] == pytest.approx(exact, rel=1e-9, abs=0)
+    assert (found.keys[:, 0] == 0).sum() == 300
+    assert (np.diff(found.keys, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("copies", [100, 1500])
 @pytest.mark.parametrize("dim", [2, 5])
-def test_two_nn_finds_the_dimension_of_a_cube_and_ignores_duplicates(dim):
+def test_two_nn_finds_the_dimension_of_a_cube_and_ignores_duplicates(dim, copies):
     x = np.random.default_rng(0).random((3000, dim)).astype(np.float32)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0][:dim]
     x = (x @ turn).astype(np.float32)
-    x[:100] = x[100:200]
+    x[:copies] = x[copies : 2 * copies]
     judged = judge(np.arange(3000), ["a", "b"] * 1500)
-    found = nearest(held_vectors(x[judged.rows], "euclidean"), judged, 2)
+    found = nearest(held_vectors(x[judged.rows], "euclidean"), judged, 10)
     assert two_nn(found.keys) == pytest.approx(dim, rel=0.1)
     assert np.isnan(two_nn(np.zeros((50, 2))))

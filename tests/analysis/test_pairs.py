@@ -161,6 +161,22 @@ def test_one_bin_range_holds_what_was_not_sampled(clustered):
     assert found.total.sum() == 400 * 399 // 2
 
 
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_one_far_image_that_no_sample_holds_moves_no_mean(scale):
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((4500, 8)).astype(np.float32)
+    x[17] *= scale
+    judged = judge(np.arange(4500), ["a", "b", "c"] * 1500)
+    place = int(np.flatnonzero(judged.rows == 17)[0])
+    assert place not in pair_bins._runs_of_four(4500)
+    counts = count_pairs(held_vectors(x[judged.rows], "euclidean"), judged)
+    distance = cdist(*2 * [x[judged.rows].astype(np.float64)])[np.triu_indices(4500, 1)]
+    mean, variance = scores.binned_moments(counts.total.sum(axis=0), counts.middles(counts.bins.n))
+    assert mean == pytest.approx(distance.mean(), rel=2e-3)
+    assert variance**0.5 == pytest.approx(distance.std(), rel=2e-3)
+    assert counts.edges(counts.bins.n)[-1] >= distance.max()
+
+
 def crowds(kind, n=700):
     """Features whose distances crowd, their classes, and the exact distances of all pairs."""
     draw = np.random.default_rng(5)
