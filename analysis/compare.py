@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import scores as score
-from analysis.bootstrap import Draws, interval, weighted_histograms
+from analysis.bootstrap import Draws, interval, weighted_histograms, weighted_means
 from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
 from analysis.jobs import Jobs, here
 from analysis.judged import Judged, judge
@@ -198,7 +198,7 @@ def _image_scores(near: Nearest, draws: Draws) -> Side:
     judged = draws.judged
     hits = near.hits(judged)
     kept = judged.counts[judged.codes] > 1
-    w = draws.weights[kept].astype(np.float64)
+    w = draws.weights[kept]
     out: Side = {}
     for name, values in (
         ("one_nn", hits[:, 0].astype(np.float64)),
@@ -207,7 +207,7 @@ def _image_scores(near: Nearest, draws: Draws) -> Side:
         ("map_at_r", near.map_at_r),
     ):
         known = values[kept]
-        out[name] = Replicated(float(known.mean()), (known @ w) / w.sum(axis=0))
+        out[name] = Replicated(float(known.mean()), weighted_means(known, w))
     return out
 
 
@@ -216,9 +216,7 @@ def _accuracy(features: "Features", draws: Draws) -> Side:
     right = named_rightly(features, draws.judged)
     if right is None:
         return {}
-    weights = draws.weights.astype(np.float64)
-    drawn = (right @ weights) / weights.sum(axis=0)
-    return {"accuracy": Replicated(float(right.mean()), drawn)}
+    return {"accuracy": Replicated(float(right.mean()), weighted_means(right, draws.weights))}
 
 
 def _table(a: Side, b: Side) -> pd.DataFrame:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 RSA_IMAGES = 2000
 NEIGHBOURS = 10
+MOMENT_DIM = 4096
+"""Numbers a vector up to which CKA takes D x D matrices: three of 128 MiB."""
 LIKENESS = {
     "linear_cka": "1: equal features up to rotation and scale",
     "linear_cka_unbiased": "the same, fair with few images; about 0 if unrelated",
@@ -38,19 +40,15 @@ def linear_cka(x: Vectors, y: Vectors) -> tuple[float, float]:
     """Linear CKA of two sets of vectors of the same images, and its unbiased version.
 
     ||Xc^T Yc||^2 / (||Xc^T Xc|| ||Yc^T Yc||) (Kornblith 2019), from three streamed cross-moment
-    matrices; the second number replaces the HSIC of each by the unbiased estimate (Song 2012,
-    Nguyen 2021), which matters where there are fewer than some ten images a dimension.
+    matrices or, where vectors are long, from inner products of images. The second number replaces
+    the HSIC of each by the unbiased estimate (Song 2012, Nguyen 2021), which matters where there
+    are fewer than some ten images a dimension.
 
     Returns:
         (biased, unbiased); 1 for representations equal up to rotation and scale.
     """
     n = x.n
     sums = [np.zeros(x.dim), np.zeros(y.dim)]
-    cross = {
-        "xx": np.zeros((x.dim, x.dim)),
-        "yy": np.zeros((y.dim, y.dim)),
-        "xy": np.zeros((x.dim, y.dim)),
-    }
     # Of the Gram matrices K = X X^T and L = Y Y^T: their diagonals' products, and K 1, L 1.
     diagonals = {"xx": 0.0, "yy": 0.0, "xy": 0.0}
     traces = [0.0, 0.0]
@@ -58,20 +56,19 @@ def linear_cka(x: Vectors, y: Vectors) -> tuple[float, float]:
         a, b = x.block(low, high)[0].astype(np.float64), y.block(low, high)[0].astype(np.float64)
         sums[0] += a.sum(axis=0)
         sums[1] += b.sum(axis=0)
-        cross["xx"] += a.T @ a
-        cross["yy"] += b.T @ b
-        cross["xy"] += a.T @ b
         p, q = np.einsum("nd,nd->n", a, a), np.einsum("nd,nd->n", b, b)
         traces[0] += p.sum()
         traces[1] += q.sum()
         diagonals["xx"] += p @ p
         diagonals["yy"] += q @ q
         diagonals["xy"] += p @ q
-    biased = _biased(cross, sums, n)
+    long = max(x.dim, y.dim) > MOMENT_DIM
+    squares = _squares_of_images(x, y) if long else _squares_of_moments(x, y)
     row_sums = _row_sums(x, y, sums)
+    biased = _biased(squares, row_sums, sums, n)
     hsic = {
         name: _unbiased_hsic(
-            float((cross[name] ** 2).sum()), diagonals[name], traces[i], traces[j],
+            squares[name], diagonals[name], traces[i], traces[j],
             row_sums[name], float(sums[i] @ sums[i]), float(sums[j] @ sums[j]), n,
         )
         for name, i, j in (("xx", 0, 0), ("yy", 1, 1), ("xy", 0, 1))
@@ -81,13 +78,45 @@ def linear_cka(x: Vectors, y: Vectors) -> tuple[float, float]:
     return biased, float(unbiased)
 
 
-def _biased(cross: dict[str, Floats], sums: list[Floats], n: int) -> float:
-    norm = {
-        name: float(np.linalg.norm(cross[name] - np.outer(sums[i], sums[j]) / n))
+def _squares_of_moments(x: Vectors, y: Vectors) -> dict[str, float]:
+    """||X^T X||^2, ||Y^T Y||^2 and ||X^T Y||^2 from cross-moments: D^2 memory, N D^2 time."""
+    dims = {"xx": (x.dim, x.dim), "yy": (y.dim, y.dim), "xy": (x.dim, y.dim)}
+    cross = {name: np.zeros(dim) for name, dim in dims.items()}
+    for low, high in blocks(x.n, max(x.dim, y.dim)):
+        a, b = x.block(low, high)[0].astype(np.float64), y.block(low, high)[0].astype(np.float64)
+        cross["xx"] += a.T @ a
+        cross["yy"] += b.T @ b
+        cross["xy"] += a.T @ b
+    return {name: float((moment**2).sum()) for name, moment in cross.items()}
+
+
+def _squares_of_images(x: Vectors, y: Vectors) -> dict[str, float]:
+    """The same from inner products of images, block by block: for long vectors, N^2 D time."""
+    found = {"xx": 0.0, "yy": 0.0, "xy": 0.0}
+    cuts = blocks(x.n, max(x.dim, y.dim))
+    for i, one in enumerate(cuts):
+        left = [vectors.block(*one)[0] for vectors in (x, y)]
+        for other in cuts[i:]:
+            right = [vectors.block(*other)[0] for vectors in (x, y)]
+            k, m = (np.asarray(a @ b.T, np.float64) for a, b in zip(left, right, strict=True))
+            twice = 1.0 if one == other else 2.0
+            found["xx"] += twice * float((k * k).sum())
+            found["yy"] += twice * float((m * m).sum())
+            found["xy"] += twice * float((k * m).sum())
+    return found
+
+
+def _biased(
+    squares: dict[str, float], row_sums: dict[str, tuple[float, ...]], sums: list[Floats], n: int
+) -> float:
+    """CKA from ||Xc^T Yc||^2 = ||X^T Y||^2 - 2 1^T K L 1 / n + |X^T 1|^2 |Y^T 1|^2 / n^2."""
+    centred = {
+        name: squares[name] - 2.0 * row_sums[name][0] / n
+        + float(sums[i] @ sums[i]) * float(sums[j] @ sums[j]) / n**2
         for name, i, j in (("xx", 0, 0), ("yy", 1, 1), ("xy", 0, 1))
-    }
-    below = norm["xx"] * norm["yy"]
-    return norm["xy"] ** 2 / below if below > 0 else float("nan")
+    }  # fmt: skip
+    below = centred["xx"] * centred["yy"]
+    return float(centred["xy"] / below**0.5) if below > 0 else float("nan")
 
 
 def _row_sums(x: Vectors, y: Vectors, sums: list[Floats]) -> dict[str, tuple[float, ...]]:

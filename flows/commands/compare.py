@@ -64,6 +64,8 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
+        if not as_json:
+            print_table(table, f"{measure}: a = {a}, b = {b}")
         alike, _ = likeness(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
@@ -71,7 +73,6 @@ def register(app: typer.Typer) -> None:
                 "likeness": alike,
             })  # fmt: skip
         else:
-            print_table(table, f"{measure}: a = {a}, b = {b}")
             told = [(name, value, LIKENESS[name]) for name, value in alike.items()]
             print_table(
                 pd.DataFrame(told, columns=["likeness", "value", "meaning"]),

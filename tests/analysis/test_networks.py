@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from analysis import networks, vectors
 from analysis.jobs import here
 from analysis.judged import judge
 from analysis.networks import linear_cka, neighbour_changes, rsa
@@ -21,10 +22,13 @@ def unbiased(k, m):
     ) / (n * (n - 3))
 
 
-def test_cka_is_that_of_the_gram_matrices():
+@pytest.mark.parametrize("longest", [4096, 1])
+def test_cka_is_that_of_the_gram_matrices(longest, monkeypatch):
+    monkeypatch.setattr(networks, "MOMENT_DIM", longest)
+    monkeypatch.setattr(vectors, "SLAB", 256)
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((80, 12)).astype(np.float32) + 1
-    y = (x[:, :5] + draw.standard_normal((80, 5))).astype(np.float32)
+    x = draw.standard_normal((600, 12)).astype(np.float32) + 1
+    y = (x[:, :5] + draw.standard_normal((600, 5))).astype(np.float32)
     biased, better = linear_cka(held_vectors(x, "euclidean"), held_vectors(y, "euclidean"))
     a, b = (v.astype(float) - v.mean(axis=0, dtype=float) for v in (x, y))
     k, m = a @ a.T, b @ b.T
