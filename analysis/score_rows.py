@@ -15,6 +15,8 @@ from analysis.score_table import SCORES
 from analysis.shape import shape_scores
 
 NO_SPAN = (float("nan"), float("nan"))
+RESOLVED = 1e-3
+"""Span of cosine distances from which on 16,384 bins are wider than float32's rounding of 1."""
 
 
 def score_row(
@@ -25,6 +27,18 @@ def score_row(
         "measure": measure, "score": name, "value": float(value), "low": span[0], "high": span[1],
         "better": SCORES[name].better, "note": note,
     }  # fmt: skip
+
+
+def _unresolved(found: Judgement) -> str:
+    """A warning where cosines differ by less than a bin of float32's own rounding would be wide."""
+    if found.counts.form != "cosine":
+        return ""
+    filled = np.flatnonzero(found.counts.total.sum(axis=0))
+    edges = found.counts.edges(found.counts.bins.n)
+    span = float(edges[filled[-1] + 1] - edges[filled[0]])
+    if span >= RESOLVED:
+        return ""
+    return f"; but all distances lie within {span:.1e}, where float32 rounds them too: not certain"
 
 
 def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
@@ -45,7 +59,7 @@ def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> li
     bins = len(found.drawn[0])
     undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
     by = "the bins and the rounding" if found.counts.error else "the bins"
-    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}"
+    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}{_unresolved(found)}"
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()

@@ -537,3 +537,13 @@ class TestCommands:
 
 def test_default_company_are_measures():
     assert set(module.COMPANY) <= set(MEASURES)
+
+
+def test_distances_too_small_for_float32_are_not_called_certain(tmp_path, make, write_features):
+    """A collapsed network: what is left of its distances is rounding."""
+    made = make(sizes=(30, 25), channels=16)
+    made.arrays["gap"] = made.arrays["gap"].astype(np.float32) + np.float32(3000.0)
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    found = analyse(features, measures=["gap_cosine"], bootstrap=0)
+    note = found.tables["scores"].query("score == 'auc'")["note"].iloc[0]
+    assert "where float32 rounds them too: not certain" in note
