@@ -14,9 +14,9 @@ from index.disk import add_on_disk
 from index.engine import Engine, faiss_threads, open_engine
 from index.files import publish, publish_tail, read_index, read_tail, rewrite_card
 from index.kinds import INDEX_KINDS
-from index.neighbours import tidy
 from index.specs import Card
-from index.truth import interval, recall_of, true_neighbours
+from index.stored import StoredTruth
+from index.truth import interval
 
 CHECKED = 100
 """Stored rows, of those added last, that are asked again after rows were added."""
@@ -159,18 +159,11 @@ def measured(
         checked: how many rows ask.
         seed: of their draw.
     """
-    held = engine.vectors
-    vectors = embed_rows(features, measure, engine.rows) if held is None else held
     late = np.arange(min(card.n_built, len(engine.rows) - 1), len(engine.rows))
     draw = np.random.default_rng(seed)
     asked = np.sort(draw.choice(late, min(checked, len(late)), replace=False))
-    k = min(card.wish.at, len(engine.rows) - 1)
-    queries = vectors[asked]
-    raw, places = true_neighbours(queries, vectors, k + 1, card.metric, threads=card.wish.threads)
-    sign = 1.0 if card.metric == "l2" else -1.0
-    near, true = tidy(sign * raw, places, k, asked)
-    with faiss_threads(card.wish.threads):
-        got, found = engine.search(queries, k + 1, card.spec.search)
-    answered = tidy(sign * got, found, k, asked)[1]
-    shares = recall_of(queries, vectors, answered, (sign * near, true), card.metric)
-    return interval(shares)
+    truth = StoredTruth(
+        features, measure, engine.rows, asked, card.wish.at, card.metric,
+        held=engine.vectors, threads=card.wish.threads,
+    )  # fmt: skip
+    return interval(truth.shares(engine, card.spec.search))

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from extract.errors import BadInput, StoreDamaged
+from extract.measures import embed_rows, ready_measure
 from index.build import build_index
-from index.disk import build_shard, shard_rows
+from index.disk import build_shard, shard_rows, training_rows
 from index.engine import ranges_of, rows_of
 from index.files import folder_of
 from index.query import NeighbourIndex
 from index.specs import Wish
+from index.update import measured
 
 from .conftest import clustered, fill, listing_of
 
@@ -101,6 +103,52 @@ def test_new_and_removed_rows(make_store):
     assert (found.rows >= 2500).any()
     # its files were replaced, what it has mapped lives on
     assert (before.query([7], 5).rows == old).all()
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_adding_reads_vectors_in_blocks(make_store, monkeypatch, on_disk):
+    """Recall is measured anew without the vectors of all rows in memory."""
+    vectors, labels = clustered(20_000, dimension=16, classes=9)
+    mixed = np.random.default_rng(0).permutation(20_000)
+    vectors, labels = vectors[mixed], labels[mixed]
+    wish = Wish(0.3, memory=1 if on_disk else 1 << 20)
+    options = {"on_disk": on_disk, "kinds": ["ivf_sq8"], "wish": wish}
+    store = make_store(vectors=vectors[:11_000], labels=labels[:11_000])
+    build_index(store.features(), **options)
+    store.list_images(listing_of([f"image{i}" for i in range(20_000)], labels))
+    fill(store, vectors)
+    read, built = [], []
+
+    def counted(features, measure, rows):
+        read.append(len(rows))
+        return embed_rows(features, measure, rows)
+
+    def built_one(shard):
+        built.append(len(shard.rows))
+        return build_shard(shard)
+
+    for name in ("index.stored", "index.disk"):
+        monkeypatch.setattr(f"{name}.embed_rows", counted)
+    monkeypatch.setattr("index.disk.build_shard", built_one)
+    report = build_index(store.features(), **options)
+    assert report.action == "added"
+    assert max(read) <= 8192
+    assert built == ([4500, 4500] if on_disk else [])
+    index = NeighbourIndex.open(store)
+    assert index._engine.index.ntotal == len(index) == 20_000
+    # as measured with all vectors in memory
+    engine = index._engine
+    held = embed_rows(store.features(), ready_measure(store.features(), "gap_cosine"), engine.rows)
+    monkeypatch.setattr(type(engine), "vectors", held)
+    ready = ready_measure(store.features(), "gap_cosine")
+    again = measured(store.features(), ready, engine, report.card, engine.rows)
+    assert again == pytest.approx(report.card.recall, abs=2e-3)
+
+
+def test_the_training_sample_is_a_shard_at_most_where_k_means_allows():
+    assert training_rows(1_000_000, 1 << 34, 512) == 50 * 2048
+    assert training_rows(1_000_000, 4 * 90_000 * 4 * 512, 512) == 90_000
+    assert training_rows(1_000_000, 1 << 20, 512) == 39 * 2048
 
 
 def test_truncated_lists_are_refused(make_store):

@@ -1,0 +1,96 @@
+"""What an index over rows of a store is judged against, where its vectors lie in the store.
+
+The true neighbours are found block by block: there may be more vectors than memory.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.measures import Measure, embed_rows
+from index.engine import Engine, faiss_threads
+from index.neighbours import tidy
+from index.truth import recall_of, true_neighbours
+
+Float = NDArray[np.float32]
+
+BLOCK = 8192
+"""Rows that are read at once."""
+
+
+class StoredTruth:
+    """Rows of an index that ask it, and their true neighbours among all its rows.
+
+    The rows are in the index already, which does not help to find their neighbours in lists (it
+    does in a graph); each is left out of its own answer, in the index and in the truth.
+
+    Attributes:
+        queries: (Q, D) float32.
+        k: answers that recall counts: those asked for, or all others where there are fewer.
+    """
+
+    def __init__(
+        self,
+        features: Any,
+        measure: Measure,
+        rows: NDArray[np.int64],
+        asked: NDArray[np.int64],
+        at: int,
+        metric: str,
+        *,
+        held: Float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Find the truth.
+
+        Args:
+            features: the extraction.
+            measure: ready.
+            rows: (n,) the store row of each position of the index, in any order.
+            asked: (Q,) positions that ask, ascending.
+            at: neighbours that recall counts.
+            metric: `l2` or `inner`.
+            held: (n, D) vectors by position, where they are in memory anyway.
+            threads: of this and of the search; None: FAISS's number.
+        """
+        self._features, self._measure, self._rows, self._held = features, measure, rows, held
+        self._asked, self._metric, self._threads = asked, metric, threads
+        self._sign = np.float32(1.0 if metric == "l2" else -1.0)
+        self.queries = self._vectors(asked)
+        self.k = min(at, len(rows) - 1)
+        near = np.full((len(asked), self.k), np.inf, dtype=np.float32)
+        places = np.full((len(asked), self.k), -1, dtype=np.int64)
+        for here, block in self._blocks():
+            k = min(self.k + 1, len(block))
+            raw, found = true_neighbours(self.queries, block, k, metric, threads=threads)
+            both = np.concatenate([near, self._sign * raw], axis=1)
+            known = np.concatenate([places, here[found]], axis=1)
+            near, places = tidy(both, known, self.k, asked)
+        self._truth = (self._sign * near, places)
+
+    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Float]]:
+        """Positions and vectors of all rows, in parts."""
+        if self._held is not None:
+            yield np.arange(len(self._rows)), self._held
+            return
+        # in the order of the store, each of whose shards is then read once
+        order = np.argsort(self._rows, kind="stable")
+        for low in range(0, len(order), BLOCK):
+            here = order[low : low + BLOCK]
+            yield here, self._vectors(here)
+
+    def _vectors(self, places: NDArray[np.int64]) -> Float:
+        if self._held is not None:
+            return self._held[places]
+        return embed_rows(self._features, self._measure, self._rows[places])
+
+    def shares(self, engine: Engine, search: Mapping[str, float]) -> NDArray[np.float64]:
+        """Share of the true neighbours that an index of these rows finds, by query, (Q,)."""
+        with faiss_threads(self._threads):
+            raw, found = engine.search(self.queries, self.k + 1, search)
+        found = tidy(self._sign * raw, found, self.k, self._asked)[1]
+        needed = np.unique(found[found >= 0])
+        local = np.where(found >= 0, np.searchsorted(needed, found), -1)
+        return recall_of(self.queries, self._vectors(needed), local, self._truth, self._metric)
