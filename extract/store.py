@@ -158,6 +158,10 @@ class Store:
         """Give the view, as `list_images` returned it last."""
         return self.manifest.view()
 
+    def view_stamp(self) -> Any:
+        """Changes with every listing; cheap to ask."""
+        return self.manifest.view_stamp()
+
     def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Give the image ids of a range of rows (None: to the last), (n,) of `object`."""
         return self.manifest.image_ids(start, stop)

@@ -66,9 +66,13 @@ class Manifest:
             self._read = len(names), ids
         return ids
 
+    def view_stamp(self) -> Stamp | None:
+        """Changes with every listing; None before the first."""
+        return self._files.listing(FOLDER).get(VIEW.removeprefix(f"{FOLDER}/"))
+
     def view(self) -> pd.DataFrame:
         """Give the set as last listed; empty before the first listing."""
-        stamp = self._files.listing(FOLDER).get(VIEW.removeprefix(f"{FOLDER}/"))
+        stamp = self.view_stamp()
         if stamp is None or self._view is None or self._view[0] != stamp:
             self._view = (stamp, self._read_view())
         return self._view[1].copy()

@@ -135,7 +135,9 @@ def build(run: Run, key: str, name: str) -> None:
 
     store = run.store()
     features = store.features(key)
-    inputs = {"digest": features.digest, **run.pipeline.index.model_dump()}
+    inputs = {
+        "digest": features.digest, "images": view_digest(store), **run.pipeline.index.model_dump()
+    }  # fmt: skip
     if run.memo.outputs("index", inputs) is not None:
         run.reused.append(f"index {name}")
         return

@@ -1,5 +1,6 @@
 """Search where only some rows may answer."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,40 @@ EXACT_BYTES = 1 << 26
 """Vectors of the allowed rows up to which they are read and searched exactly."""
 
 MOST = {"nprobe": 1 << 14, "efSearch": 4096, "k_factor": 256}
+
+
+def search_filled(
+    engine: Engine,
+    vectors: Float,
+    k: int,
+    search: Mapping[str, float],
+    mask: NDArray[np.bool_] | None = None,
+) -> tuple[Float, NDArray[np.int64]]:
+    """Raw distances and positions (Q, k) of the rows that a mask leaves, -1 only where these end.
+
+    Where the lists that are searched hold fewer than k such rows, they are searched four times as
+    deep, and so on; and where many rows are masked, in proportion deeper from the start.
+
+    Args:
+        engine: an index.
+        vectors: (Q, D).
+        k: answers wanted.
+        search: its parameters, as in `IndexSpec.search`.
+        mask: (n,) positions that may answer; None: all.
+    """
+    n, free = len(engine.rows), len(engine.rows) if mask is None else int(mask.sum())
+    depth = n / max(free, 1)
+    raw, found = engine.search(vectors, k, _deeper(search, depth), mask)
+    while True:
+        short = np.flatnonzero((found >= 0).sum(axis=1) < min(k, free))
+        before, depth = _deeper(search, depth), 4.0 * depth
+        if not len(short) or _deeper(search, depth) == before:
+            return raw, found
+        raw[short], found[short] = engine.search(vectors[short], k, _deeper(search, depth), mask)
+
+
+def _deeper(search: Mapping[str, float], depth: float) -> dict[str, float]:
+    return {name: min(value * depth, MOST[name]) for name, value in search.items()}
 
 
 def search_masked(
@@ -47,9 +82,7 @@ def search_masked(
         return empty.astype(np.float32), empty.astype(np.int64), True
     exact = INDEX_KINDS[card.spec.kind].exact
     if exact or len(allowed) * card.dimension * 4 > EXACT_BYTES:
-        share = len(allowed) / len(mask)
-        deeper = {name: min(value / share, MOST[name]) for name, value in card.spec.search.items()}
-        return *engine.search(vectors, k, deeper, mask), exact
+        return *search_filled(engine, vectors, k, card.spec.search, mask), exact
     rows = engine.rows[allowed]
     order = np.argsort(rows)
     stored = embed_rows(index.features, index.measure, rows[order])

@@ -16,7 +16,7 @@ from index.engine import Engine, faiss_threads, open_engine, own_distances
 from index.files import folder_of, read_card, read_index
 from index.filters import Among
 from index.kinds import INDEX_KINDS
-from index.masked import search_masked
+from index.masked import search_filled, search_masked
 from index.neighbours import Neighbours, tidy
 from index.specs import Card
 
@@ -42,6 +42,7 @@ class NeighbourIndex:
         self.features = features
         self.measure = measure
         self.card = card
+        self._view = features.store.view_stamp()
         self.images: pd.DataFrame = features.table().set_index("row")
         self._engine = engine
         self._alive = np.isin(engine.rows, self.images.index.to_numpy())
@@ -79,11 +80,20 @@ class NeighbourIndex:
         return int(self._alive.sum())
 
     def refreshed(self) -> "NeighbourIndex":
-        """This index, or the one that has replaced it since; the network stays loaded."""
-        folder = folder_of(self.features.store, self.features.key, self.measure.name)
-        if read_card(folder) == self.card:
+        """This index of the images as they are now, or the one that has replaced it since.
+
+        The network stays loaded.
+        """
+        store, key, measure = self.features.store, self.features.key, self.measure.name
+        if read_card(folder_of(store, key, measure)) != self.card:
+            fresh = NeighbourIndex.open(store, key, measure)
+        elif store.view_stamp() != self._view:
+            # Images were removed, came back or have other labels: the index itself is the same.
+            ready = ready_measure(self.features, measure)
+            _check_card(self.card, self.features, ready)
+            fresh = NeighbourIndex(self.features, ready, self.card, self._engine)
+        else:
             return self
-        fresh = NeighbourIndex.open(self.features.store, self.features.key, self.measure.name)
         fresh._encoder = self._encoder
         return fresh
 
@@ -117,7 +127,7 @@ class NeighbourIndex:
             among: which rows may answer.
             label: class of the images that are not stored, for `among`.
             rerank: a key of `SET_MEASURES`, to order the candidates anew by their feature maps.
-            threads: of the search; None: FAISS's number.
+            threads: of the search; None: those of the wish, or FAISS's number.
 
         Raises:
             BadInput: k below 1, an image that cannot be read, a row that is not stored.
@@ -207,6 +217,7 @@ class NeighbourIndex:
         labels: Sequence[str | None],
         threads: int | None,
     ) -> Neighbours:
+        threads = self.card.wish.threads if threads is None else threads
         wanted = min(k + 1 + SPARE, max(len(self), 1))
         raw = np.full((len(vectors), wanted), np.inf, dtype=np.float32)
         found = np.full((len(vectors), wanted), -1, dtype=np.int64)
@@ -216,7 +227,7 @@ class NeighbourIndex:
             for queries, mask in self._groups(among, labels):
                 part = vectors[queries]
                 if among.all:
-                    answer = (*self._engine.search(part, wanted, search, mask), kind.exact)
+                    answer = (*search_filled(self._engine, part, wanted, search, mask), kind.exact)
                 else:
                     answer = search_masked(self, self._engine, part, wanted, mask)
                 width = answer[1].shape[1]
@@ -234,7 +245,7 @@ class NeighbourIndex:
         if among.all:
             yield np.arange(len(labels)), None if self._alive.all() else self._alive
             return
-        known = sorted({str(label) for label in self._labels if label is not None})
+        known = sorted({label for label in self._labels if isinstance(label, str)})
         among.check(known)
         for queries, mask in among.groups(labels, self._labels):
             yield queries, mask & self._alive
