@@ -12,7 +12,7 @@ from analysis.score_rows import NO_SPAN, score_row
 from analysis.shape import class_shape, collapse_scores
 from analysis.vectors import stored_vectors
 from extract.measure_steps import WEIGHT, Take
-from extract.measures import Measure
+from extract.measures import Measure, check_finite
 from extract.selfcheck import match_classes
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
     Accuracy and NC4 need logits, and labels that are classes of the network; NC3 the weights of a
     linear classifier as well. NC1 and NC2 need the tap `fc` only. The papers report collapse on
     training images; on held-out ones it says something else, so the note names what was judged.
+
+    Raises:
+        BadInput: logits or features that are NaN or infinite; the rows are named.
     """
     places = logit_places(features)
     predicted, rows = None, []
@@ -68,10 +71,13 @@ def logit_places(features: "Features") -> dict[str, int] | None:
 
 
 def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> NDArray[np.int64]:
-    parts = [
-        features.read("logits", judged.rows[low : low + block]).argmax(axis=1)
-        for low in range(0, len(judged), block)
-    ]
+    parts = []
+    for low in range(0, len(judged), block):
+        rows = judged.rows[low : low + block]
+        logits = features.read("logits", rows)
+        # The largest of NaNs is the first of them: a class that nothing names.
+        check_finite("logits", logits, rows, features.key)
+        parts.append(logits.argmax(axis=1))
     return np.concatenate(parts).astype(np.int64)
 
 

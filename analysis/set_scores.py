@@ -13,7 +13,7 @@ from analysis.score_rows import NO_SPAN, score_row
 from analysis.scores import auc, auc_many
 from analysis.statistic import Run, Statistic
 from extract.errors import BadInput
-from extract.measures import missing_tap
+from extract.measures import check_finite, missing_tap
 from extract.set_measures import SetMeasure
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def judge_sets(
     """Rows of `scores`: sameness, auc, mean distances, one_nn of a sample of the images.
 
     Raises:
-        BadInput: the feature maps are not stored.
+        BadInput: the feature maps are not stored, or some are NaN or infinite.
     """
     if TAP not in features.arrays:
         raise BadInput(missing_tap(measure.name, (TAP,), features.key))
@@ -66,6 +66,7 @@ def all_pairs(
 ) -> NDArray[np.float64]:
     """Distances of all pairs of few images: (n, n), symmetric, zero diagonal."""
     maps = features.read(TAP, rows)
+    check_finite(TAP, maps, rows, features.key)
     found: NDArray[np.float64] = Statistic(
         items=range(len(rows)),
         chunk=partial(_to_later, measure, maps),

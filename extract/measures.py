@@ -249,18 +249,26 @@ def embed_rows(
         part = rows[low:high]
         taps = {tap: features.read(tap, part) for tap in measure.taps}
         vectors = measure.embed(taps, constants)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            wrong = part[~finite]
-            msg = (
-                f"{measure.name} is NaN or infinite in rows {_some(wrong)} of {features.key}: "
-                "run `alike store verify`, or extract them again"
-            )
-            raise BadInput(msg)
+        check_finite(measure.name, vectors, part, features.key)
         if out is None:
             out = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
         out[low:high] = vectors
     return np.empty((0, 0), dtype=np.float32) if out is None else out
+
+
+def check_finite(name: str, values: NDArray[Any], rows: NDArray[np.int64], key: str) -> None:
+    """Refuse values (N, ...) of these rows (N,) of an extraction that are no numbers.
+
+    Raises:
+        BadInput: some are NaN or infinite; the rows are named.
+    """
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        msg = (
+            f"{name} is NaN or infinite in rows {_some(np.asarray(rows)[~finite])} of {key}: "
+            "run `alike store verify`, or extract them again"
+        )
+        raise BadInput(msg)
 
 
 def balanced_rows(

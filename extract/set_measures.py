@@ -25,7 +25,7 @@ class SetMeasure:
     Attributes:
         name: as in `SET_MEASURES`.
         to_all: (one map (C, H, W), others (M, C, H, W)) to distances (M,), smaller is nearer,
-            0 for equal maps, symmetric.
+            0 for equal maps, symmetric. Maps must be finite (see `measures.check_finite`).
         about: one line for tables and help.
         sample: images of which all pairs are judged by default.
     """

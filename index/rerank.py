@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extract.errors import BadInput
+from extract.measures import check_finite
 from extract.set_measures import SET_MEASURES
 from index.neighbours import Neighbours, tidy
 
@@ -51,7 +52,7 @@ def rerank_neighbours(
         network: as in `NeighbourIndex.query`.
 
     Raises:
-        BadInput: feature maps are not stored.
+        BadInput: feature maps are not stored, or those of a candidate are NaN or infinite.
     """
     if TAP not in index.features.arrays:
         msg = f"rerank {name} compares {TAP}, not stored in {index.features.key}"
@@ -67,6 +68,7 @@ def rerank_neighbours(
         else:
             query = index.encoder(network).taps([data], [TAP], [image])[TAP][0]
         others = index.features.read(TAP, rows[good])
+        check_finite(TAP, others, rows[good], index.features.key)
         distances[line, good] = SET_MEASURES[name].to_all(query, others)
     best, rows = tidy(distances, found.rows, min(k, found.rows.shape[1]), found.query_rows)
     # the candidates are those of the measure: farther ones may be nearer by this distance

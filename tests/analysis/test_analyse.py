@@ -234,6 +234,23 @@ def test_nan_features_are_named_by_row(tmp_path, made, write_features):
         analyse(features, measures=["gap_cosine"])
 
 
+@pytest.mark.parametrize(("measure", "wrong"), [("chamfer", np.nan), ("sinkhorn", np.inf)])
+def test_maps_that_are_no_numbers_are_named_by_row(measure, wrong, tmp_path, made, write_features):
+    made.arrays["last_conv"][17, 3, 1, 1] = wrong
+    features = write_features(tmp_path / "s", made)
+    with pytest.raises(BadInput, match=r"last_conv is NaN or infinite in rows 17 of net-0-0"):
+        analyse(features, measures=[measure], bootstrap=0)
+
+
+@pytest.mark.parametrize("judging", [analyse, lambda f, **rest: compare(f, f, **rest)])
+def test_logits_that_are_no_numbers_are_named_by_row(judging, tmp_path, made, write_features):
+    made.arrays["logits"][17, 2] = np.nan
+    features = write_features(tmp_path / "s", made)
+    asked = {"measures": ["gap_cosine"]} if judging is analyse else {}
+    with pytest.raises(BadInput, match=r"logits is NaN or infinite in rows 17 of net-0-0"):
+        judging(features, bootstrap=1, **asked)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
