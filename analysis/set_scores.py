@@ -1,6 +1,7 @@
 """Scores of a set measure: all pairs of a stratified sample of images, with their uncertainty."""
 
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from analysis.scores import auc, auc_many
 from analysis.statistic import Run, Statistic
 from extract.errors import BadInput
 from extract.measures import check_finite, missing_tap
-from extract.set_measures import SetMeasure
+from extract.set_measures import SET_MEASURES, SetMeasure
 
 if TYPE_CHECKING:
     from extract.store_features import Features
@@ -65,11 +66,9 @@ def all_pairs(
     features: "Features", measure: SetMeasure, rows: NDArray[np.int64], run: Run = map
 ) -> NDArray[np.float64]:
     """Distances of all pairs of few images: (n, n), symmetric, zero diagonal."""
-    maps = features.read(TAP, rows)
-    check_finite(TAP, maps, rows, features.key)
     found: NDArray[np.float64] = Statistic(
         items=range(len(rows)),
-        chunk=partial(_to_later, measure, maps),
+        chunk=partial(_to_later, measure.name, _Maps(features, rows)),
         start=list,
         combine=_append,
         finalize=np.stack,
@@ -77,10 +76,44 @@ def all_pairs(
     return found + found.T
 
 
-def _to_later(measure: SetMeasure, maps: NDArray[Any], at: int) -> NDArray[np.float64]:
+class _Maps:
+    """Maps of few rows, read where they are first asked for; travels as names (see `vectors`)."""
+
+    def __init__(self, features: "Features", rows: NDArray[np.int64]) -> None:
+        self.features = features
+        self.rows = rows
+        self._read: NDArray[Any] | None = None
+        self._lock = Lock()
+
+    def __call__(self) -> NDArray[Any]:
+        """Give the maps (n, C, H, W).
+
+        Raises:
+            BadInput: some are NaN or infinite; the rows are named.
+        """
+        with self._lock:
+            if self._read is None:
+                maps = self.features.read(TAP, self.rows)
+                check_finite(TAP, maps, self.rows, self.features.key)
+                self._read = maps
+            return self._read
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel by the store's place and the extraction's key."""
+        return _reopen, (self.features.store.url, self.features.key, self.rows)
+
+
+def _reopen(url: str, key: str, rows: NDArray[np.int64]) -> _Maps:
+    from extract.store import Store
+
+    return _Maps(Store.open(url).features(key), rows)
+
+
+def _to_later(measure: str, stored: _Maps, at: int) -> NDArray[np.float64]:
+    maps = stored()
     out = np.zeros(len(maps))
     if at + 1 < len(maps):
-        out[at + 1 :] = measure.to_all(maps[at], maps[at + 1 :])
+        out[at + 1 :] = SET_MEASURES[measure].to_all(maps[at], maps[at + 1 :])
     return out
 
 

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import urllib.request
+from dataclasses import replace
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +18,13 @@ from analysis import analyse as module
 from analysis import checkpoint, jobs, vectors
 from analysis.analyse import Analysis, analyse
 from analysis.compare import compare
+from analysis.judged import judged_rows
 from analysis.networks import likeness
 from analysis.score_table import SCORES
+from analysis.set_scores import all_pairs
 from extract.errors import BadInput
 from extract.measures import MEASURES, ready_measure
+from extract.set_measures import SET_MEASURES
 from flows.cli import app
 
 COLUMNS = {
@@ -208,15 +213,43 @@ def test_every_measure_goes_through(name, tmp_path, make, write_features):
     assert len(found.tables["per_class"]) == 2
 
 
-def test_set_measures_judge_a_sample(tmp_path, make, write_features):
-    features = write_features(tmp_path / "s", make(sizes=(30, 30)))
+def test_set_measures_judge_a_sample(tmp_path, make, write_features, monkeypatch):
+    features = write_features(tmp_path / "s", make(sizes=(200, 150)))
+    # Fewer sinkhorn pairs than the default: the test would take a minute.
+    monkeypatch.setitem(SET_MEASURES, "sinkhorn", replace(SET_MEASURES["sinkhorn"], sample=40))
     found = analyse(features, measures=["chamfer", "sinkhorn"], bootstrap=20)
-    assert value(found, "chamfer", "auc") > 0.6
-    assert value(found, "sinkhorn", "auc") > 0.6
+    scores = found.tables["scores"]
+    for name, size in (("chamfer", 300), ("sinkhorn", 40)):
+        assert value(found, name, "auc") > 0.6
+        notes = scores[scores["measure"] == name]["note"]
+        assert (notes == f"all pairs of a stratified sample of {size} of 350 images").all()
     assert value(found, "gap_cosine", "auc") > 0.6
+    judged = judged_rows(features, "held_out")
+    few = judged.sample(300, 0)
+    assert few.counts.tolist() == [171, 129]
+    distances = all_pairs(features, SET_MEASURES["chamfer"], few.rows)
+    same = few.codes[:, None] == few.codes[None]
+    upper = np.triu(np.ones_like(same), 1)
+    assert value(found, "chamfer", "intra_mean") == pytest.approx(distances[same & upper].mean())
+    assert value(found, "chamfer", "inter_mean") == pytest.approx(distances[~same & upper].mean())
     bare = write_features(tmp_path / "t", make(sizes=(30, 30)), taps=["gap"])
     with pytest.raises(BadInput, match=r"--taps last_conv"):
         analyse(bare, measures=["chamfer"])
+
+
+def test_maps_of_a_set_measure_are_read_where_they_are_compared(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(40, 40)))
+    rows, travelled = np.arange(80), []
+
+    def elsewhere(function, items):
+        travelled.append(cloudpickle.dumps(function))
+        return map(cloudpickle.loads(travelled[0]), items)
+
+    measure = SET_MEASURES["chamfer"]
+    found = all_pairs(features, measure, rows, elsewhere)
+    assert np.array_equal(found, all_pairs(features, measure, rows))
+    # Names and row numbers; the maps are 80 x 12 x 9 numbers of 2 bytes.
+    assert len(travelled[0]) < rows.nbytes + 2000
 
 
 def test_a_tap_that_was_not_stored_is_named_with_its_command(tmp_path, made, write_features):
