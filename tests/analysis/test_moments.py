@@ -115,7 +115,8 @@ def test_s5_a_perfect_simplex_has_collapsed():
     codes = np.repeat(np.arange(k), 8)
     judged = judge(np.arange(40), [str(code) for code in codes])
     found = collapse(simplex[codes].astype(np.float32), judged, 3.0 * simplex, codes)
-    assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-6)
+    names = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
+    assert found == pytest.approx(dict.fromkeys(names, 0.0), abs=1e-6)
 
 
 def test_nc1_is_the_trace_with_the_pseudo_inverse(clustered):
