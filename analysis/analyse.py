@@ -13,10 +13,10 @@ from analysis import checkpoint
 from analysis.bootstrap import Draws
 from analysis.checkpoint import forget, keep_tables, kept_tables, remembering
 from analysis.jobs import Jobs, here
-from analysis.judged import Judged, check, judged_rows
+from analysis.judged import Judged, check, check_seed, judged_rows
 from analysis.network_scores import network_scores
 from analysis.one_measure import Tables, judge_measure
-from analysis.pair_bins import BINS, plan_layers
+from analysis.pair_bins import BINS, check_bins, plan_layers
 from analysis.product import Precision
 from analysis.set_scores import judge_sets
 from analysis.statistic import Run
@@ -135,8 +135,11 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features, a wrong
+            number of bins, a negative seed.
     """
+    check_seed(seed)
+    check_bins(bins)
     judged = judged_rows(features, split)
     sets = [name for name in measures or () if name in SET_MEASURES]
     named = [name for name in measures or () if name not in sets]

@@ -17,7 +17,7 @@ from analysis import scores as score
 from analysis.bootstrap import Draws, interval, weighted_histograms, weighted_means
 from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
 from analysis.jobs import Jobs, here
-from analysis.judged import Judged, judge
+from analysis.judged import Judged, check_seed, judge
 from analysis.moments import class_moments
 from analysis.neighbours import Nearest, nearest
 from analysis.network_scores import ENTERING, named_rightly
@@ -83,8 +83,9 @@ def compare(
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
 
     Raises:
-        BadInput: no images in common, or none that make pairs of both kinds.
+        BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
     """
+    check_seed(seed)
     judged_a, judged_b = matched(a, b, split)
     jobs = jobs or here()
     sides = [

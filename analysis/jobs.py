@@ -136,10 +136,10 @@ def open_jobs(
     Args:
         dask: address of a scheduler that runs already, such as `tcp://10.0.0.1:8786`.
         workers: processes of a cluster of this machine; None: threads, one a core.
-        timeout: seconds to wait for an answer of that address.
+        timeout: seconds to wait for an answer of that address, and for a worker there.
 
     Raises:
-        BadInput: nobody answers at the address.
+        BadInput: nobody answers at the address, or no worker is there.
     """
     if dask is None and workers is None:
         yield here()

@@ -111,6 +111,16 @@ def check(judged: Judged) -> None:
         raise BadInput(msg)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy does not take.
+
+    Raises:
+        BadInput: a negative seed.
+    """
+    if seed < 0:
+        raise BadInput(f"seed {seed}: expected a whole number from 0 on")
+
+
 def judged_rows(features: FeatureRows, split: str) -> Judged:
     """The labelled images of a split: `held_out`, `train` or `all`.
 

@@ -18,6 +18,8 @@ from extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
 BLOCK = 8192
+MOST_SEEDS = 1 << 32
+"""Of openTSNE, which takes seeds of 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class MapSettings:
         split: `held_out`, `train` or `all`.
         perplexity: of t-SNE: about how many neighbours count.
         sample: above so many images t-SNE is fitted on a random sample and places the rest.
-        seed: of everything random.
+        seed: of everything random, from 0 to 2^32 - 1.
     """
 
     measure: str = "gap_cosine"
@@ -37,6 +39,10 @@ class MapSettings:
     perplexity: float = 30.0
     sample: int = SAMPLE
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < MOST_SEEDS:
+            raise BadInput(f"seed {self.seed}: expected a whole number from 0 to {MOST_SEEDS - 1}")
 
 
 def find_map(

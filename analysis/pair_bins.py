@@ -32,6 +32,8 @@ MANTISSA = 23
 CELL_BITS = 17
 """Of the mantissa, within a cell: so 64 cells for every doubling of the distance to the origin."""
 OCTAVES = 40
+VANISHING = 1e-36
+"""Half a squared length below which float32, which ends at 1e-38, has few digits or none."""
 EVEN = 0.2
 """Share of the bins that is dealt evenly over the range, so that tails keep their shape."""
 
@@ -86,9 +88,7 @@ class Bins:
     cells: Cells = EQUAL
 
     def __post_init__(self) -> None:
-        if not 2 <= self.n <= MOST_BINS or self.n & (self.n - 1):
-            msg = f"{self.n} bins: expected a power of two from 2 to {MOST_BINS}, such as {BINS}"
-            raise BadInput(msg)
+        check_bins(self.n)
 
     def edges(self) -> NDArray[np.float64]:
         """All n + 1 edges, as keys, ascending."""
@@ -109,6 +109,17 @@ class Bins:
             return Bins(self.first, self.width * (self.n // n), n)
         shift = int(self.cells.shift) + (self.n // n).bit_length() - 1
         return replace(self, n=n, cells=self.cells._replace(shift=np.uint32(shift)))
+
+
+def check_bins(n: int) -> None:
+    """Refuse a number of bins that is no power of two from 2 to `MOST_BINS`.
+
+    Raises:
+        BadInput: such a number.
+    """
+    if not 2 <= n <= MOST_BINS or n & (n - 1):
+        msg = f"{n} bins: expected a power of two from 2 to {MOST_BINS}, such as {BINS}"
+        raise BadInput(msg)
 
 
 def _cell_edges(cells: Cells, n: int) -> NDArray[np.float64]:
@@ -174,7 +185,11 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     farthest from the centre are in it, whichever they are. Where the interval of its AUC in equal
     bins is wider than `CROWDED`, the bins follow its pairs. Features that do not vary give bins of
     which one holds every pair.
+
+    Raises:
+        BadInput: a wrong number of bins; distances whose squares leave the range of float32.
     """
+    check_bins(n)
     runs = _runs_of_four(vectors.n)
     far = _farthest(vectors) if len(runs) < vectors.n and vectors.form == "euclidean" else runs[:0]
     at = np.union1d(runs, far)
@@ -182,7 +197,14 @@ def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
     if not np.isfinite(b).all():
         msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
         raise BadInput(msg)
-    every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
+    with np.errstate(over="ignore", invalid="ignore"):
+        every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
+    if not np.isfinite(every).all() or (vectors.form == "euclidean" and 0 < b.max() < VANISHING):
+        msg = (
+            f"squared distances of about {2.0 * b.max():.0e} overflow float32 or vanish in it: "
+            "expected finite features of moderate size; scale them, or use a cosine measure"
+        )
+        raise BadInput(msg)
     np.fill_diagonal(every, every[0, -1])
     low, high = float(every.min()), float(every.max())
     if len(runs) < vectors.n:

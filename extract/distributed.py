@@ -44,11 +44,11 @@ def extract_distributed(
         store: not in memory.
         workers: a number of processes of this machine, or the address of a scheduler
             (``tcp://host:8786``). Give each worker one GPU by CUDA_VISIBLE_DEVICES.
-        timeout: seconds to wait for that scheduler.
+        timeout: seconds to wait for that scheduler, and for its first worker.
         settings: those of `extract`.
 
     Raises:
-        BadInput: no scheduler there, and what `extract` raises.
+        BadInput: no scheduler or no worker there, and what `extract` raises.
     """
 
     def engine(run: Run, works: Works, done: Done) -> Mapping[str, float]:
@@ -94,7 +94,7 @@ def dask_client(
         dashboard: address of the dashboard of workers started here, None for none.
 
     Raises:
-        BadInput: nobody answers at the address.
+        BadInput: nobody answers at the address, or no worker is there.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -107,6 +107,14 @@ def dask_client(
                 f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
             ) from error
         with client:
+            try:
+                # Without a worker every task would wait for ever, and nobody would say why.
+                client.wait_for_workers(1, timeout=timeout)
+            except TimeoutError as error:
+                raise BadInput(
+                    f"the Dask scheduler at {workers} has no worker after {timeout:g} s: start one "
+                    f"by `dask worker {workers}`"
+                ) from error
             yield client
         return
     # A process needs longer than Dask's 30 s to start and to connect where others use the cores.

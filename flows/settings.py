@@ -113,7 +113,7 @@ class Analyse(_Section):
     """Resamples of the images for each confidence interval."""
     untrained: bool = True
     """Judge the same architecture with random weights too, for comparison."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class Explain(_Section):
@@ -137,7 +137,7 @@ class Retrain(_Section):
     """A score of the index's measure compared with a threshold."""
     loss: str = "gap_supcon"
     epochs: int = Field(default=10, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     trainer: dict[str, Any] = {}
     """Further settings of the trainer by name, such as lr, weight, batch_size, warmup, augment."""
     control: bool = False

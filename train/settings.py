@@ -56,6 +56,8 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "per_class", "collapse_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"{name} {getattr(self, name)}: at least 1 is expected")
+        if self.seed < 0:
+            raise BadInput(f"seed {self.seed}: 0 or more is expected")
         for name in ("warmup", "lr_warmup", "head_warmup", "validation"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise BadInput(f"{name} {getattr(self, name)}: a share from 0 to below 1 expected")

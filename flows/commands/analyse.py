@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
-        seed: Annotated[int, typer.Option(help="Of draws and folds.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, help="Of draws and folds.")] = 0,
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
         ] = None,

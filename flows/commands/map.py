@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         sample: Annotated[
             int, typer.Option(min=100, help="Fit t-SNE on so many images at most.")
         ] = 200_000,
-        seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,
         like: Annotated[
             str | None, typer.Option(help="Begin where this other extraction's map ends.")
         ] = None,

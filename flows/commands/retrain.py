@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         loss: Annotated[str, typer.Option(help="A row of `alike list losses`.")] = "gap_supcon",
         epochs: Annotated[int, typer.Option(min=1)] = 20,
-        seed: Annotated[int, typer.Option()] = 0,
+        seed: Annotated[int, typer.Option(min=0)] = 0,
         lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
         weight: Annotated[float | None, typer.Option(help="Of the loss; else its own.")] = None,
         batch_size: Annotated[int | None, typer.Option(min=1)] = None,

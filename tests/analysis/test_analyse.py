@@ -11,6 +11,7 @@ import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import LocalCluster
 from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from analysis import checkpoint, jobs, vectors
 from analysis.analyse import Analysis, analyse
 from analysis.compare import compare
 from analysis.judged import judged_rows
+from analysis.maps import MapSettings
 from analysis.networks import likeness
 from analysis.score_table import SCORES
 from analysis.set_scores import all_pairs
@@ -310,6 +312,34 @@ def test_splits_and_names_that_do_not_exist(features):
         Analysis.load(features.store, "other")
 
 
+@pytest.mark.parametrize("bins", [-2, 0, 1, 1000])
+def test_a_wrong_number_of_bins_is_refused_before_anything_is_read(bins, features):
+    with pytest.raises(BadInput, match=f"{bins} bins: expected a power of two"):
+        analyse(features, split="no such", bins=bins)
+
+
+def test_a_seed_below_zero_is_refused(features):
+    for asked in (
+        lambda: analyse(features, seed=-1),
+        lambda: compare(features, features, seed=-1),
+        lambda: MapSettings(seed=-1),
+    ):
+        with pytest.raises(BadInput, match="seed -1: expected a whole number from 0"):
+            asked()
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-21, 1e-30])
+def test_distances_beyond_float32_are_refused(size, tmp_path, made, write_features):
+    made.arrays["gap"] = made.arrays["gap"] * np.float32(size)
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    for asked in (
+        lambda: analyse(features, measures=["gap_euclid"], bootstrap=0),
+        lambda: compare(features, features, measure="gap_euclid", bootstrap=1),
+    ):
+        with pytest.raises(BadInput, match="overflow float32 or vanish in it"):
+            asked()
+
+
 def test_constant_features_are_at_chance_not_an_error(tmp_path, made, write_features):
     made.arrays["gap"][:] = 1.0
     features = write_features(tmp_path / "s", made, taps=["gap"])
@@ -481,6 +511,15 @@ def test_no_scheduler_at_the_address():
     with (
         pytest.raises(BadInput, match="no Dask scheduler at tcp://127"),
         jobs.open_jobs("tcp://127.0.0.1:9", timeout=1),
+    ):
+        pass
+
+
+def test_a_scheduler_without_workers_is_told():
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(BadInput, match="has no worker after 1 s: start one by `dask worker inproc:"),
+        jobs.open_jobs(cluster.scheduler_address, timeout=1),
     ):
         pass
 
