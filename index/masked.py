@@ -31,8 +31,8 @@ def search_filled(
 ) -> tuple[Float, NDArray[np.int64]]:
     """Raw distances and positions (Q, k) of the rows that a mask leaves, -1 only where these end.
 
-    Where the lists that are searched hold fewer than k such rows, they are searched four times as
-    deep, and so on; and where many rows are masked, in proportion deeper from the start.
+    Where many rows are masked the search is in proportion deeper. Where it still finds fewer than
+    k, those around the query are masked, or k is large: then everything is searched.
 
     Args:
         engine: an index.
@@ -42,18 +42,13 @@ def search_filled(
         mask: (n,) positions that may answer; None: all.
     """
     n, free = len(engine.rows), len(engine.rows) if mask is None else int(mask.sum())
-    depth = n / max(free, 1)
-    raw, found = engine.search(vectors, k, _deeper(search, depth), mask)
-    while True:
-        short = np.flatnonzero((found >= 0).sum(axis=1) < min(k, free))
-        before, depth = _deeper(search, depth), 4.0 * depth
-        if not len(short) or _deeper(search, depth) == before:
-            return raw, found
-        raw[short], found[short] = engine.search(vectors[short], k, _deeper(search, depth), mask)
-
-
-def _deeper(search: Mapping[str, float], depth: float) -> dict[str, float]:
-    return {name: min(value * depth, MOST[name]) for name, value in search.items()}
+    deeper = {name: min(value * n / max(free, 1), MOST[name]) for name, value in search.items()}
+    raw, found = engine.search(vectors, k, deeper, mask)
+    short = np.flatnonzero((found >= 0).sum(axis=1) < min(k, free))
+    if len(short) and search:
+        every = {name: MOST[name] for name in search}
+        raw[short], found[short] = engine.search(vectors[short], k, every, mask)
+    return raw, found
 
 
 def search_masked(

@@ -115,6 +115,7 @@ class Card:
         curve: what was measured.
         recall: as measured last on this very index, with its interval, or None where exact.
         stale: why it should be rebuilt; empty while it holds what was asked.
+        removed: rows of it that had been removed from the set when that was measured.
         trained_on: how many rows, from how many classes, and how they were drawn.
         versions: of faiss, numpy and this schema.
     """
@@ -143,6 +144,7 @@ class Card:
     curve: tuple[Point, ...] = ()
     recall: tuple[float, float, float] | None = None
     stale: str = ""
+    removed: int = 0
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from extract.measures import Measure, embed_rows
 from index.engine import Engine, faiss_threads
+from index.masked import search_filled
 from index.neighbours import tidy
 from index.truth import recall_of, true_neighbours
 
@@ -41,6 +42,7 @@ class StoredTruth:
         metric: str,
         *,
         held: Float | None = None,
+        alive: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> None:
         """Find the truth.
@@ -53,13 +55,16 @@ class StoredTruth:
             at: neighbours that recall counts.
             metric: `l2` or `inner`.
             held: (n, D) vectors by position, where they are in memory anyway.
+            alive: (n,) positions that may be answered; None: all.
             threads: of this and of the search; None: FAISS's number.
         """
         self._features, self._measure, self._rows, self._held = features, measure, rows, held
         self._asked, self._metric, self._threads = asked, metric, threads
+        self._alive = None if alive is None or alive.all() else alive
+        n = len(rows) if self._alive is None else int(self._alive.sum())
         self._sign = np.float32(1.0 if metric == "l2" else -1.0)
         self.queries = self._vectors(asked)
-        self.k = min(at, len(rows) - 1)
+        self.k = min(at, n - 1)
         near = np.full((len(asked), self.k), np.inf, dtype=np.float32)
         places = np.full((len(asked), self.k), -1, dtype=np.int64)
         for here, block in self._blocks():
@@ -71,12 +76,13 @@ class StoredTruth:
         self._truth = (self._sign * near, places)
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Float]]:
-        """Positions and vectors of all rows, in parts."""
-        if self._held is not None:
+        """Positions and vectors of all rows that may be answered, in parts."""
+        if self._held is not None and self._alive is None:
             yield np.arange(len(self._rows)), self._held
             return
         # in the order of the store, each of whose shards is then read once
         order = np.argsort(self._rows, kind="stable")
+        order = order if self._alive is None else order[self._alive[order]]
         for low in range(0, len(order), BLOCK):
             here = order[low : low + BLOCK]
             yield here, self._vectors(here)
@@ -89,7 +95,7 @@ class StoredTruth:
     def shares(self, engine: Engine, search: Mapping[str, float]) -> NDArray[np.float64]:
         """Share of the true neighbours that an index of these rows finds, by query, (Q,)."""
         with faiss_threads(self._threads):
-            raw, found = engine.search(self.queries, self.k + 1, search)
+            raw, found = search_filled(engine, self.queries, self.k + 1, search, self._alive)
         found = tidy(self._sign * raw, found, self.k, self._asked)[1]
         needed = np.unique(found[found >= 0])
         local = np.where(found >= 0, np.searchsorted(needed, found), -1)

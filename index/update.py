@@ -19,7 +19,7 @@ from index.stored import StoredTruth
 from index.truth import interval
 
 CHECKED = 100
-"""Stored rows, of those added last, that are asked again after rows were added."""
+"""Stored rows, first of those added last, that are asked again after rows came or went."""
 
 TAIL = 0.05
 """Share of an index's rows up to which rows added to it are kept beside its file.
@@ -79,7 +79,11 @@ def bring_up_to_date(
         return Update(card, "unchanged", "", stale)
     if not len(new):
         note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
-        return Update(card, "unchanged", note)
+        if gone != card.removed:
+            card, told = _judged_anew(features, measure, engine, card, rows)
+            rewrite_card(folder, card)
+            note += told
+        return Update(card, "unchanged", note, card.stale)
     before, vectors = card, np.empty((0, card.dimension), dtype=np.float32)
     if card.lists:
         index, card = add_on_disk(features, measure, folder, card, new)
@@ -90,11 +94,8 @@ def bring_up_to_date(
     progress("add", len(new), len(new))
     engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
-    note = f"{len(new)} rows added to {before.n_rows}"
-    if not INDEX_KINDS[card.spec.kind].exact:
-        card = replace(card, recall=measured(features, measure, engine, card, rows))
-        card = replace(card, stale=_drifted(card))
-        note += f", recall@{card.wish.at} is now {card.recall[0]:.4f}" if card.recall else ""
+    card, told = _judged_anew(features, measure, engine, card, rows)
+    note = f"{len(new)} rows added to {before.n_rows}{told}"
     if card.stale:
         # a rebuild replaces the file as a whole: what was added need not be written first
         rewrite_card(folder, replace(before, recall=card.recall, stale=card.stale))
@@ -106,6 +107,18 @@ def bring_up_to_date(
     else:
         card = publish(folder, engine.index, card)
     return Update(card, "added", note, card.stale)
+
+
+def _judged_anew(
+    features: Any, measure: Measure, engine: Engine, card: Card, rows: NDArray[np.int64]
+) -> tuple[Card, str]:
+    """The card with its recall of now, and a few words on it."""
+    card = replace(card, removed=len(engine.rows) - int(np.isin(engine.rows, rows).sum()))
+    if INDEX_KINDS[card.spec.kind].exact:
+        return card, ""
+    recall = measured(features, measure, engine, card, rows)
+    card = replace(card, recall=recall)
+    return replace(card, stale=_drifted(card)), f", recall@{card.wish.at} is now {recall[0]:.4f}"
 
 
 def _goes_beside(card: Card, added: int) -> bool:
@@ -147,23 +160,27 @@ def measured(
 ) -> tuple[float, float, float]:
     """Recall of an index as it is, with its 95 % interval, asked by rows added last.
 
-    They were never trained on, and they show drift first. Each is left out of its own answer, in
-    the index and in the truth.
+    They were never trained on, and they show drift first; where there are few, older rows ask too.
+    Each is left out of its own answer, in the index and in the truth.
 
     Args:
         features: the extraction.
         measure: ready.
         engine: the index.
         card: its wish and search parameters.
-        rows: usable rows now, ascending.
+        rows: usable rows now, ascending; no other may be answered, and no other asks.
         checked: how many rows ask.
         seed: of their draw.
     """
-    late = np.arange(min(card.n_built, len(engine.rows) - 1), len(engine.rows))
+    alive = np.isin(engine.rows, rows)
+    able = np.flatnonzero(alive)
     draw = np.random.default_rng(seed)
-    asked = np.sort(draw.choice(late, min(checked, len(late)), replace=False))
+    order = draw.permutation(able)
+    # those that were added come first
+    order = order[np.argsort(order < card.n_built, kind="stable")]
+    asked = np.sort(order[:checked])
     truth = StoredTruth(
         features, measure, engine.rows, asked, card.wish.at, card.metric,
-        held=engine.vectors, threads=card.wish.threads,
+        held=engine.vectors, alive=alive, threads=card.wish.threads,
     )  # fmt: skip
     return interval(truth.shares(engine, card.spec.search))

@@ -10,25 +10,30 @@ from index.query import NeighbourIndex
 from index.specs import Wish
 
 from .conftest import clustered, listing_of
-from .test_build import brute, recall
+from .test_build import brute, grow, recall
 
 N, CLASSES = 3000, 10
 
 
 @pytest.fixture
 def removed(make_store):
+    return one_class_removed(make_store)
+
+
+def one_class_removed(make_store, asked=0.9):
     """A store and its approximate index, from whose set one whole class was removed since."""
     vectors, labels = clustered(N, dimension=24, classes=CLASSES)
     store = make_store(vectors=vectors, labels=labels)
-    build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
+    build_index(store.features(), kinds=["ivf_flat"], wish=Wish(asked))
     before = NeighbourIndex.open(store)
     kept = np.flatnonzero(labels != 3)
     store.list_images(listing_of([f"image{i}" for i in kept], labels[kept]))
     return store, vectors, labels, kept, before
 
 
-def test_an_image_like_those_removed_still_finds_the_nearest_of_the_others(removed):
-    store, vectors, labels, kept, _ = removed
+def test_an_image_like_those_removed_still_finds_the_nearest_of_the_others(make_store):
+    """All that lie in the lists around it are masked."""
+    store, vectors, labels, kept, _ = one_class_removed(make_store, asked=0.3)
     gone = np.flatnonzero(labels == 3)[::15]
     index = NeighbourIndex.open(store)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -36,7 +41,11 @@ def test_an_image_like_those_removed_still_finds_the_nearest_of_the_others(remov
     assert (found.rows >= 0).all()
     assert np.isin(found.rows, kept).all()
     near = kept[np.argsort(-(unit[gone] @ unit[kept].T), axis=1)[:, :10]]
-    assert recall(found.rows, near) > 0.5
+    mask = np.isin(index._engine.rows, kept)
+    plain = index._engine.search(unit[gone], 10, index.card.spec.search, mask)[1]
+    hollow = (plain < 0).any(axis=1)
+    assert hollow.sum() > len(gone) / 2
+    assert recall(found.rows[hollow], near[hollow]) == 1.0
 
 
 def test_all_neighbours_that_were_asked_for_come(make_store):
@@ -74,3 +83,43 @@ def test_a_removed_image_is_of_no_class(removed):
     with pytest.raises(BadInput, match="there are: 0, 1, 2, 4, 5, 6, 7, 8, 9") as told:
         index.query([0], 5, among=Among(labels=("nan",)))
     assert "nan," not in str(told.value)
+
+
+def test_recall_is_measured_anew_after_removals(removed):
+    store, _, labels, _, _ = removed
+    report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
+    assert report.action == "unchanged"
+    assert "300 of them removed and masked, recall@10 is now" in report.note
+    assert report.card.removed == 300
+    low, high = report.card.recall[1:]
+    assert 0.85 < low < high
+    again = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
+    assert again.card == report.card
+    assert "recall" not in again.note
+    store.list_images(listing_of([f"image{i}" for i in range(N)], labels))
+    assert build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9)).card.removed == 0
+
+
+def test_where_removals_spoil_an_index_it_is_built_anew(removed, monkeypatch):
+    store = removed[0]
+    monkeypatch.setattr("index.update.measured", lambda *args: (0.8, 0.75, 0.85))
+    report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
+    assert report.action == "rebuilt"
+    assert "recall@10 fell to 0.8000 (0.7500 to 0.8500), asked was 0.9" in report.note
+    assert report.card.n_rows == N - 300
+    assert report.card.stale == ""
+
+
+def test_one_image_more_is_no_reason_to_build_anew(make_store):
+    """Recall asked by one image alone would be 0.9 or 1.0, and nothing between."""
+    vectors, labels = clustered(N, dimension=24, classes=CLASSES)
+    mixed = np.random.default_rng(0).permutation(N)
+    vectors, labels = vectors[mixed], labels[mixed]
+    store = make_store(vectors=vectors[:2900], labels=labels[:2900])
+    first = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95))
+    assert first.card.recall[0] < 0.99
+    for n in range(2901, 2911):
+        grow(store, vectors[:n], labels[:n])
+        report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95))
+        assert report.action == "added"
+        assert report.card.recall[1] < report.card.recall[2]
