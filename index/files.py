@@ -226,11 +226,19 @@ def rewrite_card(folder: Path, card: Card) -> None:
     _write_card(folder, card)
 
 
-def sweep(folder: Path, card: Card) -> None:
-    """Delete what earlier builds left, killed ones too; open readers keep their files."""
+def sweep(folder: Path, card: Card | None) -> None:
+    """Delete what a card does not name; open readers keep their files."""
+    named = {CARD, "lock"} | (set() if card is None else {card.file, card.tail, card.lists})
     for path in folder.iterdir():
-        if path.name not in (CARD, "lock", card.file, card.tail, card.lists):
+        if path.name not in named and not path.is_dir():
             path.unlink(missing_ok=True)
+
+
+def _sweep_unnamed(folder: Path) -> None:
+    """Delete what builds left that failed or were killed."""
+    # a card that cannot be read may name anything
+    with contextlib.suppress(StoreDamaged, BadInput):
+        sweep(folder, read_card(folder))
 
 
 def sync(path: Path) -> None:
@@ -246,6 +254,8 @@ def sync(path: Path) -> None:
 def building(folder: Path) -> Iterator[None]:
     """Hold the folder for one builder; the lock ends with its process, however that ends.
 
+    What the card does not name is deleted before and after.
+
     Raises:
         StoreBusy: another process builds there.
     """
@@ -260,4 +270,8 @@ def building(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.uname().nodename} process {os.getpid()}")
         lock.flush()
-        yield
+        _sweep_unnamed(folder)
+        try:
+            yield
+        finally:
+            _sweep_unnamed(folder)

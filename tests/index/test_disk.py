@@ -105,6 +105,42 @@ def test_new_and_removed_rows(make_store):
     assert (before.query([7], 5).rows == old).all()
 
 
+def names(store):
+    return {path.name for path in folder(store).iterdir()}
+
+
+def test_a_build_that_fails_leaves_nothing(make_store):
+    store = make_store(n=2000)
+    slow = Wish(0.5, latency=1e-9)
+    with pytest.raises(BadInput, match="relax the wish"):
+        build_index(store.features(), wish=slow, **DISK)
+    assert names(store) == {"lock"}
+    card = build_index(store.features(), wish=Wish(0.5), **DISK).card
+    with pytest.raises(BadInput, match="relax the wish"):
+        build_index(store.features(), wish=slow, **DISK)
+    assert names(store) == {"card.json", "lock", card.file, card.lists}
+    assert NeighbourIndex.open(store).card == card
+
+
+def test_rows_added_in_vain_leave_nothing(make_store, monkeypatch):
+    """Recall drifted, and the index that was to replace this one failed."""
+    vectors, labels = clustered(2100)
+    store = make_store(vectors=vectors[:2000], labels=labels[:2000])
+    card = build_index(store.features(), wish=Wish(0.5), **DISK).card
+    store.list_images(listing_of([f"image{i}" for i in range(2100)], labels))
+    fill(store, vectors)
+
+    def fails(*args, **options):
+        raise BadInput("relax the wish")
+
+    monkeypatch.setattr("index.update._drifted", lambda card: "recall fell")
+    monkeypatch.setattr("index.build.build_on_disk", fails)
+    with pytest.raises(BadInput, match="relax the wish"):
+        build_index(store.features(), wish=Wish(0.5), **DISK)
+    assert names(store) == {"card.json", "lock", card.file, card.lists}
+    assert len(NeighbourIndex.open(store)) == 2000
+
+
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_adding_reads_vectors_in_blocks(make_store, monkeypatch, on_disk):
     """Recall is measured anew without the vectors of all rows in memory."""
