@@ -61,7 +61,8 @@ def read_card(folder: Path) -> Card | None:
 def read_index(folder: Path) -> tuple[Card, Any]:
     """Card and FAISS index that belong together.
 
-    Lists on disk stay there and are mapped into memory; any other file is read and checked.
+    Lists on disk stay there and are mapped into memory, checked by their size only; any other file
+    is read and checked.
 
     Raises:
         BadInput: there is no index.
@@ -96,8 +97,9 @@ def _load(folder: Path, card: Card) -> Any:
             # a mapped file that is too short ends the process, so this is looked at first
             msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
             raise StoreDamaged(f"{msg}: {_ADVICE}")
-        return _read(read_lists, path)
-    return _checked(path, card.checksum)
+    read = read_lists if card.lists else _whole
+    # a card of an index on disk once had no checksum
+    return _checked(path, card.checksum, read) if card.checksum else _read(read, path)
 
 
 def read_tail(folder: Path, card: Card) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -113,12 +115,16 @@ def read_tail(folder: Path, card: Card) -> tuple[NDArray[np.float32], NDArray[np
     return flat_vectors(faiss.downcast_index(tail.index)).copy(), rows
 
 
-def _checked(path: Path, wanted: str) -> Any:
+def _whole(path: Path) -> Any:
     import faiss
 
+    return faiss.read_index(str(path))
+
+
+def _checked(path: Path, wanted: str, read: Callable[[Path], Any] = _whole) -> Any:
     if checksum(path) != wanted:
         raise StoreDamaged(f"{path} differs from its checksum: {_ADVICE}")
-    return _read(lambda name: faiss.read_index(str(name)), path)
+    return _read(read, path)
 
 
 def _read(read: Callable[[Path], Any], path: Path) -> Any:
@@ -181,8 +187,7 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
     path = folder / name
     faiss.write_index(index, str(path))
     sync(path)
-    found = "" if card.lists else checksum(path)
-    card = replace(card, file=name, size=path.stat().st_size, checksum=found)
+    card = replace(card, file=name, size=path.stat().st_size, checksum=checksum(path))
     card = replace(card, tail="", tail_rows=0, tail_checksum="")
     _write_card(folder, card)
     sweep(folder, card)

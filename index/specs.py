@@ -103,13 +103,14 @@ class Card:
         digest: of the features that it was made from.
         file: name of the FAISS file beside this card.
         size: bytes of that file.
-        checksum: crc32c of that file, hexadecimal; empty where its lists lie in a second file.
+        checksum: crc32c of that file, hexadecimal.
         tail: name of a flat FAISS file of rows that were added since, which readers add to the
             index in memory; empty where there are none.
         tail_rows: how many.
         tail_checksum: crc32c of that file.
         lists: name of the file of the inverted lists where they stay on disk, else empty.
-        lists_size: bytes of that file.
+        lists_size: bytes of that file, which is all that is checked of it: reading it whole would
+            take what the lists on disk are to save.
         ranges: rows in such an index, as [first, last + 1] pairs; its file need not be read.
         why: the choice in one sentence.
         curve: what was measured.

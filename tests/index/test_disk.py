@@ -195,6 +195,16 @@ def test_truncated_lists_are_refused(make_store):
         NeighbourIndex.open(store)
 
 
+def test_altered_centroids_are_refused(make_store):
+    store = make_store(n=2000)
+    path = folder(store) / build_index(store.features(), wish=Wish(0.5), **DISK).card.file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreDamaged, match="differs from its checksum"):
+        NeighbourIndex.open(store)
+
+
 def test_moved_store(make_store, tmp_path):
     store = make_store(n=2000)
     build_index(store.features(), wish=Wish(0.5), **DISK)
