@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
+from extract.errors import BadInput, StoreDamaged
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
 from index.choose import EFFORT, choose
@@ -98,11 +98,13 @@ def build_index(
         if len(table) < FEWEST and (on_disk or kinds not in (None, ["flat"])):
             msg = f"{len(table)} rows: fewer than {FEWEST} are searched exactly, in memory"
             raise BadInput(f"{msg}; leave out the kind of index and --on-disk")
-        found = None
-        if not rebuild and _same_wish(folder, wish, kinds, on_disk):
+        card, why = _card_there(folder)
+        if card is not None and not rebuild and _same_wish(card, wish, kinds, on_disk):
             found = bring_up_to_date(features, ready, folder, table, progress)
-        if found is not None and not found.stale:
-            return IndexReport(found.card, found.action, found.note, time.perf_counter() - start)
+            if not found.stale:
+                seconds = time.perf_counter() - start
+                return IndexReport(found.card, found.action, found.note, seconds)
+            why = found.stale
         if on_disk:
             card = new_card(
                 features, ready, wish, embed(features, ready, table["row"].to_numpy()[:1])
@@ -112,9 +114,8 @@ def build_index(
             )
         else:
             card = _build(features, ready, folder, table, wish, kinds, effort, progress)
-    action = "built" if found is None else "rebuilt"
-    note = card.why if found is None else f"{found.stale}: {card.why}"
-    return IndexReport(card, action, note, time.perf_counter() - start)
+    note = f"{why}: {card.why}" if why else card.why
+    return IndexReport(card, "rebuilt" if why else "built", note, time.perf_counter() - start)
 
 
 def _rows_of(features: Any) -> pd.DataFrame:
@@ -124,9 +125,16 @@ def _rows_of(features: Any) -> pd.DataFrame:
     return table
 
 
-def _same_wish(folder: Path, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> bool:
-    card = read_card(folder)
-    if card is None or card.wish != wish or bool(card.lists) != on_disk:
+def _card_there(folder: Path) -> tuple[Card | None, str]:
+    """The card of the index there is; where it cannot be read None, and why."""
+    try:
+        return read_card(folder), ""
+    except StoreDamaged as error:
+        return None, str(error).rsplit(": ", 1)[0]
+
+
+def _same_wish(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> bool:
+    if card.wish != wish or bool(card.lists) != on_disk:
         return False
     return kinds is None or card.spec.kind in kinds
 

@@ -31,7 +31,6 @@ from index.specs import Card
 CARD = "card.json"
 TRIES = 20
 BLOCK = 1 << 24
-_ADVICE = "rebuild it by `alike index --rebuild`"
 _PRINTING = threading.Lock()
 
 
@@ -48,14 +47,22 @@ def folder_of(store: Any, key: str, measure: str) -> Path:
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card of the index in a folder, or None where there is none."""
+    """The card of the index in a folder, or None where there is none.
+
+    Raises:
+        StoreDamaged: it is no card, or one of another schema.
+    """
     try:
         return Card.from_dict(json.loads((folder / CARD).read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
-        msg = f"{folder / CARD} is no index card ({error}): rebuild it by `alike index`"
+    except (ValueError, TypeError, KeyError, AttributeError, BadInput) as error:
+        msg = f"{folder / CARD} is no index card ({error}): {_advice(folder)}"
         raise StoreDamaged(msg) from error
+
+
+def _advice(folder: Path) -> str:
+    return f"rebuild it by `alike index --rebuild --measure {folder.name}`"
 
 
 def read_index(folder: Path) -> tuple[Card, Any]:
@@ -81,22 +88,22 @@ def read_index(folder: Path) -> tuple[Card, Any]:
         except FileNotFoundError as error:
             # replaced between the two reads: the new card names the new file
             if read_card(folder) == card:
-                raise StoreDamaged(f"{error.filename or error} is missing: {_ADVICE}") from None
+                msg = f"{error.filename or error} is missing: {_advice(folder)}"
+                raise StoreDamaged(msg) from None
     raise StoreBusy(f"{folder} was replaced {TRIES} times while it was read: try again")
 
 
 def _load(folder: Path, card: Card) -> Any:
-
     path = folder / card.file
     size = path.stat().st_size
     if size != card.size:
-        raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {_ADVICE}")
+        raise StoreDamaged(f"{path} has {size} bytes, the card says {card.size}: {_advice(folder)}")
     if card.lists:
         size = (folder / card.lists).stat().st_size
         if size != card.lists_size:
             # a mapped file that is too short ends the process, so this is looked at first
             msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
-            raise StoreDamaged(f"{msg}: {_ADVICE}")
+            raise StoreDamaged(f"{msg}: {_advice(folder)}")
     read = read_lists if card.lists else _whole
     # a card of an index on disk once had no checksum
     return _checked(path, card.checksum, read) if card.checksum else _read(read, path)
@@ -123,7 +130,7 @@ def _whole(path: Path) -> Any:
 
 def _checked(path: Path, wanted: str, read: Callable[[Path], Any] = _whole) -> Any:
     if checksum(path) != wanted:
-        raise StoreDamaged(f"{path} differs from its checksum: {_ADVICE}")
+        raise StoreDamaged(f"{path} differs from its checksum: {_advice(path.parent)}")
     return _read(read, path)
 
 
@@ -134,7 +141,8 @@ def _read(read: Callable[[Path], Any], path: Path) -> Any:
     except RuntimeError as error:
         if not path.exists():
             raise FileNotFoundError(path) from error
-        raise StoreDamaged(f"{path} is no index that FAISS reads ({error}): {_ADVICE}") from error
+        msg = f"{path} is no index that FAISS reads ({error}): {_advice(path.parent)}"
+        raise StoreDamaged(msg) from error
 
 
 def read_lists(path: Path) -> Any:
@@ -242,7 +250,7 @@ def sweep(folder: Path, card: Card | None) -> None:
 def _sweep_unnamed(folder: Path) -> None:
     """Delete what builds left that failed or were killed."""
     # a card that cannot be read may name anything
-    with contextlib.suppress(StoreDamaged, BadInput):
+    with contextlib.suppress(StoreDamaged):
         sweep(folder, read_card(folder))
 
 

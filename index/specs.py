@@ -161,8 +161,7 @@ class Card:
             BadInput: another schema.
         """
         if stored.get("schema") != SCHEMA:
-            msg = f"index card of schema {stored.get('schema')!r}, expected {SCHEMA!r}: rebuild it"
-            raise BadInput(f"{msg} by `alike index`")
+            raise BadInput(f"index card of schema {stored.get('schema')!r}, expected {SCHEMA!r}")
         values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
         values["spec"] = IndexSpec(**values["spec"])
         values["wish"] = Wish(**values["wish"])

@@ -294,6 +294,23 @@ class TestFiles:
         with pytest.raises(StoreDamaged, match="is no index card"):
             NeighbourIndex.open(store)
 
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", '{"schema": "alike-index/0"}', '{"schema": "alike-index/1"}']
+    )
+    def test_a_broken_card_is_told_and_replaced(self, make_store, text):
+        store = make_store(n=300)
+        build_index(store.features())
+        (folder(store) / CARD).write_text(text)
+        told = "card.json is no index card .*: rebuild it by .* --measure gap_cosine"
+        with pytest.raises(StoreDamaged, match=told):
+            NeighbourIndex.open(store)
+        report = build_index(store.features())
+        assert report.action == "rebuilt"
+        assert "card.json is no index card" in report.note
+        assert "rebuild it" not in report.note
+        assert len(NeighbourIndex.open(store)) == 300
+        assert len(list(folder(store).iterdir())) == 3
+
     def test_no_index(self, make_store):
         with pytest.raises(BadInput, match="build it by `alike index --measure gap_cosine`"):
             NeighbourIndex.open(make_store(n=10))
