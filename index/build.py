@@ -99,12 +99,14 @@ def build_index(
             msg = f"{len(table)} rows: fewer than {FEWEST} are searched exactly, in memory"
             raise BadInput(f"{msg}; leave out the kind of index and --on-disk")
         card, why = _card_there(folder)
-        if card is not None and not rebuild and _same_wish(card, wish, kinds, on_disk):
-            found = bring_up_to_date(features, ready, folder, table, progress)
-            if not found.stale:
-                seconds = time.perf_counter() - start
-                return IndexReport(found.card, found.action, found.note, seconds)
-            why = found.stale
+        if card is not None and not rebuild:
+            why = _asked_anew(card, wish, kinds, on_disk)
+            if not why:
+                found = bring_up_to_date(features, ready, folder, table, progress)
+                if not found.stale:
+                    seconds = time.perf_counter() - start
+                    return IndexReport(found.card, found.action, found.note, seconds)
+                why = found.stale
         if on_disk:
             card = new_card(
                 features, ready, wish, embed(features, ready, table["row"].to_numpy()[:1])
@@ -133,10 +135,23 @@ def _card_there(folder: Path) -> tuple[Card | None, str]:
         return None, str(error).rsplit(": ", 1)[0]
 
 
-def _same_wish(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> bool:
-    if card.wish != wish or bool(card.lists) != on_disk:
-        return False
-    return kinds is None or card.spec.kind in kinds
+def _asked_anew(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> str:
+    """What is asked otherwise than of the index there is; empty where it is the same."""
+    told = card.wish.changes(wish)
+    if bool(card.lists) != on_disk:
+        told.append("lists in memory -> on disk" if on_disk else "lists on disk -> in memory")
+    if kinds is not None and card.spec.kind not in kinds:
+        told.append(f"kind {card.spec.kind} -> {' or '.join(kinds)}")
+    return f"asked anew: {', '.join(told)}" if told else ""
+
+
+def card_there(features: Any, measure: str) -> Card | None:
+    """The card of the index of a measure; None where there is none, or none that can be read.
+
+    Raises:
+        BadInput: the store is not a local folder.
+    """
+    return _card_there(folder_of(features.store, features.key, measure))[0]
 
 
 def _build(

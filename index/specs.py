@@ -38,6 +38,30 @@ class Wish:
             if value is not None and value <= 0:
                 raise BadInput(f"{name} {value}: must be above 0")
 
+    def __str__(self) -> str:
+        said = self._words()
+        told = [f"recall {said.pop('recall')} at {said.pop('at')}"]
+        told += [f"{name} {said[name]}" for name in said if getattr(self, name) is not None]
+        return ", ".join(told)
+
+    def changes(self, other: "Wish") -> list[str]:
+        """What another wish asks otherwise, such as `recall 0.95 -> 0.99`."""
+        ours, theirs = self._words(), other._words()
+        return [
+            f"{name} {ours[name]} -> {theirs[name]}"
+            for name in ours
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def _words(self) -> dict[str, str]:
+        told = {name: str(value) for name, value in dataclasses.asdict(self).items()}
+        told = {name: "any" if value == "None" else value for name, value in told.items()}
+        if self.memory is not None:
+            told["memory"] = f"{self.memory:,} bytes"
+        if self.latency is not None:
+            told["latency"] = f"{1000 * self.latency:g} ms"
+        return told
+
 
 @dataclass(frozen=True)
 class IndexSpec:

@@ -1,7 +1,8 @@
 """`alike index`: choose and build the index of a measure, or bring it up to date."""
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from index.disk import Run
-    from index.specs import Card
+    from index.specs import Card, Wish
 
 
 def register(app: typer.Typer) -> None:
@@ -25,24 +26,52 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="A row of `alike list measures`.")
         ] = "gap_cosine",
         recall: Annotated[
-            float, typer.Option(help="Share of the true neighbours to find; 1 asks for exact.")
-        ] = 0.95,
-        at: Annotated[int, typer.Option(help="How many neighbours recall counts.")] = 10,
+            float | None,
+            typer.Option(
+                help="Share of the true neighbours to find; 1 asks for exact.",
+                show_default=_default("0.95"),
+            ),
+        ] = None,
+        at: Annotated[
+            int | None,
+            typer.Option(help="How many neighbours recall counts.", show_default=_default("10")),
+        ] = None,
         memory: Annotated[
-            str | None, typer.Option(help="Most memory of the index in use, such as 4GB.")
+            str | None,
+            typer.Option(
+                help="Most memory of the index in use, such as 4GB, or any.",
+                show_default=_default("any"),
+            ),
         ] = None,
         latency: Annotated[
-            float | None, typer.Option(help="Most milliseconds of one call of --batch queries.")
+            float | None,
+            typer.Option(
+                help="Most milliseconds of one call of --batch queries; 0: any.",
+                show_default=_default("0"),
+            ),
         ] = None,
-        batch: Annotated[int, typer.Option(help="Queries that come at once.")] = 1,
-        threads: Annotated[int | None, typer.Option(help="Threads of the search.")] = None,
+        batch: Annotated[
+            int | None,
+            typer.Option(help="Queries that come at once.", show_default=_default("1")),
+        ] = None,
+        threads: Annotated[
+            int | None,
+            typer.Option(
+                help="Threads of the search; 0: as many as FAISS takes.",
+                show_default=_default("0"),
+            ),
+        ] = None,
         kind: Annotated[
             list[str] | None, typer.Option(help="Only this kind of index; may be repeated.")
         ] = None,
         on_disk: Annotated[
-            bool,
-            typer.Option("--on-disk", help="Leave lists on disk: for sets larger than memory."),
-        ] = False,
+            bool | None,
+            typer.Option(
+                "--on-disk/--in-memory",
+                help="Leave lists on disk: for sets larger than memory.",
+                show_default=_default("in memory"),
+            ),
+        ] = None,
         shards: Annotated[
             str | None,
             typer.Option(help="With --on-disk: Dask workers that build parts, a number or tcp://…"),
@@ -53,6 +82,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Choose and build the index of a measure by measuring, or bring it up to date.
 
+        What is not given stays as it was asked of the index there is.
+
         `alike index --store digits.store --recall 0.99 --memory 2GB`
 
         `alike index --store large.store --on-disk --memory 4GB --shards 8`
@@ -60,16 +91,20 @@ def register(app: typer.Typer) -> None:
         from extract.errors import BadInput
         from extract.store import Store
         from flows.console import print_json, print_table, progress_bars
-        from flows.settings import parse_bytes
-        from index.build import build_index
+        from index.build import build_index, card_there
         from index.specs import Wish
 
+        chosen = Store.open(store).features(features)
+        card = card_there(chosen, measure)
+        there = Wish() if card is None else card.wish
+        wish = _wish(there, recall, at, memory, latency, batch, threads)
+        if on_disk is None:
+            on_disk = card is not None and bool(card.lists)
         if shards is not None and not on_disk:
             raise BadInput(f"--shards {shards} builds lists on disk: give --on-disk too")
-        most = None if memory is None else parse_bytes(memory)
-        seconds = None if latency is None else latency / 1000
-        wish = Wish(recall, at, most, seconds, batch, threads)
-        chosen = Store.open(store).features(features)
+        if card is not None and (there != Wish() or card.lists):
+            kept = f"{there}, lists on disk" if card.lists else str(there)
+            typer.echo(f"wish of the index there is: {kept}", err=as_json)
         with progress_bars() as progress:
             report = build_index(
                 chosen,
@@ -89,6 +124,33 @@ def register(app: typer.Typer) -> None:
         if report.action in ("built", "rebuilt") and report.card.curve:
             print_table(curve_table(report.card), f"{measure}: what was measured")
         typer.echo(f"{report.action} in {report.seconds:.1f} s: {report.note}")
+
+
+def _default(value: str) -> str:
+    return f"that of the index there is, else {value}"
+
+
+def _wish(
+    there: "Wish",
+    recall: float | None,
+    at: int | None,
+    memory: str | None,
+    latency: float | None,
+    batch: int | None,
+    threads: int | None,
+) -> "Wish":
+    """A wish with what was given on the command line in the place of what was asked before."""
+    from flows.settings import parse_bytes
+
+    given: dict[str, Any] = {"recall": recall, "at": at, "batch": batch}
+    given = {name: value for name, value in given.items() if value is not None}
+    if memory is not None:
+        given["memory"] = None if memory == "any" else parse_bytes(memory)
+    if latency is not None:
+        given["latency"] = None if latency == 0 else latency / 1000
+    if threads is not None:
+        given["threads"] = None if threads == 0 else threads
+    return replace(there, **given)
 
 
 def shard_runner(workers: str | None) -> "Run":

@@ -205,7 +205,15 @@ class TestGrowing:
     def test_another_wish_builds_anew(self, make_store):
         store = make_store(n=300)
         build_index(store.features())
-        assert build_index(store.features(), recall=0.99).action == "built"
+        report = build_index(store.features(), wish=Wish(0.99, at=20, latency=0.5, threads=1))
+        assert report.action == "rebuilt"
+        asked = "recall 0.95 -> 0.99, at 10 -> 20, latency any -> 500 ms, threads any -> 1"
+        assert report.note.startswith(f"asked anew: {asked}: ")
+        kept = {"wish": report.card.wish}
+        assert build_index(store.features(), **kept).action == "unchanged"
+        report = build_index(store.features(), kinds=["ivf_flat"], on_disk=True, **kept)
+        asked = "lists in memory -> on disk, kind flat -> ivf_flat"
+        assert report.note.startswith(f"asked anew: {asked}: ")
 
 
 class TestWish:

@@ -41,11 +41,31 @@ def test_index_then_neighbours(make_store, run):
 
 
 def test_lists_on_disk_by_workers(make_store, run):
-    store = make_store(n=1500)
-    options = ["--on-disk", "--shards", 1, "--recall", 0.5, "--kind", "ivf_flat"]
-    told = run("index", "--store", store.url, *options)
-    assert "lists on disk from 1 shards" in told
+    store = make_store(n=9000)
+    options = ["--on-disk", "--shards", 2, "--recall", 0.3, "--memory", "1MB", "--at", 3]
+    told = run("index", "--store", store.url, *options, "--kind", "ivf_flat")
+    assert "lists on disk from 2 shards" in told
     assert len(json.loads(run("neighbours", 5, "--store", store.url, "-k", 3, "--json"))) == 3
+
+
+def test_what_is_not_given_stays_as_it_was_asked(make_store, run):
+    store = make_store(n=1500)
+    index = ("index", "--store", store.url, "--kind", "ivf_flat")
+    first = ["--recall", 0.5, "--at", 3, "--memory", "1MB", "--latency", 900, "--batch", 2]
+    assert "wish of the index" not in run(*index, *first, "--threads", 1, "--on-disk")
+    told = run(*index)
+    wish = "recall 0.5 at 3, memory 1,000,000 bytes, latency 900 ms, batch 2, threads 1"
+    assert f"wish of the index there is: {wish}, lists on disk\n" in told
+    assert "unchanged in" in told
+    again = json.loads(run(*index, "--recall", 0.6, "--json"))
+    assert again["action"] == "rebuilt"
+    assert again["note"].startswith("asked anew: recall 0.5 -> 0.6: lists on disk from")
+    free = ["--memory", "any", "--latency", 0, "--threads", 0, "--in-memory"]
+    told = run(*index, *free)
+    asked = "memory 1,000,000 bytes -> any, latency 900 ms -> any, threads 1 -> any"
+    assert "rebuilt in" in told
+    assert f"asked anew: {asked}, lists on disk -> in memory" in " ".join(told.split())
+    assert run(*index, "--measure", "gap_euclid").count("wish of the index") == 0
 
 
 @pytest.mark.parametrize(
