@@ -135,8 +135,8 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features, a wrong
-            number of bins, a negative seed.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features, a
+            wrong number of bins, a negative seed.
     """
     check_seed(seed)
     check_bins(bins)

@@ -53,6 +53,20 @@ class TestKind:
         assert (found >= 0).all()
         assert allowed[found].all()
 
+    def test_few_rows_less_are_left_out_of_any_answer(self, built, name, metric):
+        most = {key: values[-1] for key, values in INDEX_KINDS[name].sweep.items()}
+        every = built(name, metric).search(QUERIES, 1, most)[1][:, 0]
+        allowed = np.ones(N, dtype=bool)
+        allowed[every[:40]] = False
+        near, found = built(name, metric).search(QUERIES, 10, most, allowed)
+        assert (found >= 0).all()
+        assert allowed[found].all()
+        if INDEX_KINDS[name].exact:
+            kept = np.flatnonzero(allowed)
+            wanted, places = true_neighbours(QUERIES, VECTORS[kept], 10, metric)
+            assert near == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+            assert (found == kept[places]).mean() > 0.99
+
     def test_memory_is_as_told(self, built, name, metric):
         held = built(name, metric).bytes
         told = INDEX_KINDS[name].bytes(N, D)
