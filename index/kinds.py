@@ -80,8 +80,12 @@ class IndexKind:
     def bytes(self, n: int, dimension: int) -> int:
         """Memory of the index while it answers, estimated."""
         around = 8 if self.exact or self.graph else 16
-        centroids = 0 if self.exact or self.graph else 4 * lists(n) * dimension
-        return int(n * (self.vector_bytes(dimension) + around) + centroids)
+        rows = n * (self.vector_bytes(dimension) + around)
+        return int(rows + self.centroid_bytes(n, dimension))
+
+    def centroid_bytes(self, n: int, dimension: int) -> int:
+        """Of `bytes` those that rows added to the index do not change."""
+        return 0 if self.exact or self.graph else 4 * lists(n) * dimension
 
 
 def _ivf(code: str) -> Callable[[int, int], str | None]:

@@ -94,7 +94,7 @@ class Point:
         queries_per_second: at the wish's batch size and threads.
         latency: seconds of one call at that batch size.
         build_seconds: training and adding.
-        bytes: of the serialised index: what it holds in memory.
+        bytes: of the serialised index: what it holds in memory, the held-out rows counted.
         n: vectors in the index that was measured.
     """
 

@@ -1,5 +1,6 @@
 """Build one candidate and measure it: recall on held-out queries, speed, memory."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def examine(
         progress: told of rows added.
     """
     engine, seconds = build_candidate(spec, exam, progress)
-    size = engine.bytes
+    size = _with_queries(engine.bytes, spec, exam)
 
     def measure(search: Mapping[str, float]) -> Point:
         tried = replace(spec, search=dict(search))
@@ -131,6 +132,13 @@ def examine(
     holding = [point for point in points if holds(point, exam.wish)]
     best = max(holding, key=lambda point: point.queries_per_second, default=None)
     return Candidate(engine, tuple(points), best)
+
+
+def _with_queries(size: int, spec: IndexSpec, exam: Exam) -> int:
+    """Bytes of an index once the queries are in it too, as they are when it is kept."""
+    n, dimension = exam.vectors.shape
+    fixed = INDEX_KINDS[spec.kind].centroid_bytes(n, dimension)
+    return int(fixed + math.ceil((size - fixed) * n / exam.n))
 
 
 def holds(point: Point, wish: Wish) -> bool:

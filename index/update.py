@@ -95,6 +95,7 @@ def bring_up_to_date(
     engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
     card, told = _judged_anew(features, measure, engine, card, rows)
+    card = replace(card, stale=card.stale or _too_large(card, engine))
     note = f"{len(new)} rows added to {before.n_rows}{told}"
     if card.stale:
         # a rebuild replaces the file as a whole: what was added need not be written first
@@ -139,6 +140,14 @@ def _outgrown(card: Card, n: int, gone: int) -> str:
     if gone > GONE * n:
         return f"{gone} of {n} rows were removed"
     return ""
+
+
+def _too_large(card: Card, engine: Engine) -> str:
+    # lists on disk are not held: the memory of the wish bounds what they are built in
+    most = None if card.lists else card.wish.memory
+    if most is None or (size := engine.bytes) <= most:
+        return ""
+    return f"{card.n_rows} rows take {size:,} bytes, asked were {most:,}"
 
 
 def _drifted(card: Card) -> str:

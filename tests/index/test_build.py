@@ -185,6 +185,24 @@ class TestGrowing:
         assert "grew from 300 to 1000" in report.note
         assert report.card.n_built == 1000
 
+    def test_an_index_that_outgrew_its_memory_is_built_anew(self, make_store):
+        vectors, labels = clustered(2800, dimension=64, classes=20)
+        mixed = np.random.default_rng(0).permutation(2800)
+        vectors, labels = vectors[mixed], labels[mixed]
+        store = make_store(vectors=vectors[:2000], labels=labels[:2000])
+        wish = Wish(0.5, memory=400_000)
+        first = build_index(store.features(), kinds=["ivf_fp16"], wish=wish).card
+        grow(store, vectors[:2600], labels[:2600])
+        card = build_index(store.features(), kinds=["ivf_fp16"], wish=wish).card
+        assert (card.spec, card.size <= 400_000) == (first.spec, True)
+        grow(store, vectors, labels)
+        report = build_index(store.features(), kinds=["ivf_fp16", "ivf_sq8"], wish=wish)
+        assert report.action == "rebuilt"
+        assert report.note.startswith("2800 rows take 41")
+        assert "bytes, asked were 400,000: " in report.note
+        assert report.card.spec.kind == "ivf_sq8"
+        assert report.card.size <= 400_000
+
     def test_drift_is_seen_and_ends_in_a_rebuild(self, make_store):
         """New rows of another kind than the lists were trained for: recall falls."""
         vectors, labels = clustered(1500, dimension=24, classes=30, spread=0.1)
@@ -246,6 +264,16 @@ class TestWish:
         card = build_index(store.features(), memory=500_000, recall=0.8).card
         assert card.size <= 500_000
         assert card.spec.kind in ("ivf_sq8", "ivf_pq_sq8", "ivf_rabitq_sq8")
+
+    @pytest.mark.parametrize("kind", [name for name in INDEX_KINDS if "ivf" in name])
+    def test_memory_counts_the_rows_that_are_held_out(self, make_store, kind):
+        """They are added after the index was judged, and were a tenth of it here."""
+        store = make_store(n=2000, dimension=64)
+        whole = build_index(store.features(), kinds=[kind], wish=Wish(0.1)).card
+        assert whole.size <= whole.curve[0].bytes < 1.01 * whole.size
+        wish = Wish(0.1, memory=int(0.99 * whole.size))
+        with pytest.raises(BadInput, match="memory"):
+            build_index(store.features(), kinds=[kind], wish=wish)
 
     def test_exact_was_asked(self, make_store):
         store = make_store(n=1200)
