@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
+from extract.errors import BadInput, StoreDamaged
 from extract.measures import Measure, embed_rows, ready_measure
 from extract.progress import Progress, silent
 from index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
@@ -111,6 +111,7 @@ def build_on_disk(
 
     Raises:
         BadInput: recall cannot be met by any code.
+        StoreDamaged: a shard was lost.
     """
     import faiss
 
@@ -131,6 +132,7 @@ def build_on_disk(
     for done, _ in enumerate(run(build_shard, shards), start=1):
         progress("shards", done, len(shards))
     index = merge(trained, [mapped(shard.out) for shard in shards], folder / f"{stem}.ivfdata")
+    _none_lost(index, rows)
     seconds = time.perf_counter() - start
     engine = DiskEngine(index, rows)
     exam = _Exam(features, measure, rows, sample.queries, card, seconds)
@@ -199,6 +201,12 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     return empty
 
 
+def _none_lost(index: Any, rows: NDArray[np.int64]) -> None:
+    if index.ntotal != len(rows):
+        msg = f"the merged lists hold {index.ntotal} vectors, {len(rows)} expected"
+        raise StoreDamaged(f"{msg}: a part was lost while it was built, so build again")
+
+
 def add_on_disk(
     features: Any, measure: Measure, folder: Path, card: Card, new: NDArray[np.int64]
 ) -> tuple[Any, Card]:
@@ -210,6 +218,9 @@ def add_on_disk(
         folder: of the index; the caller holds `building`.
         card: of the index.
         new: rows to add, ascending.
+
+    Raises:
+        StoreDamaged: a shard was lost.
     """
     import faiss
 
@@ -223,6 +234,7 @@ def add_on_disk(
     target = folder / f"{stem}.ivfdata"
     index = merge(merged, [old, *parts], target)
     rows = np.union1d(rows_of(card.ranges), new)
+    _none_lost(index, rows)
     size = target.stat().st_size
     card = replace(card, ranges=ranges_of(rows), lists=target.name, lists_size=size)
     return index, replace(card, n_rows=len(rows))

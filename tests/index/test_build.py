@@ -407,6 +407,54 @@ def test_killed_build_leaves_the_old_index(make_store):
     assert {path.name for path in folder(store).iterdir()} == {CARD, "lock", after.file}
 
 
+KILLED_BEFORE_THE_CARD = """
+import json, os, signal, sys
+from extract.store import Store
+from index import files, update
+from index.build import build_index
+from index.specs import Wish
+
+place, options, large = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+update.LARGE = large
+files._write_card = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+build_index(Store.open(place).features(), wish=Wish(0.3), **options)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "large"),
+    [
+        pytest.param({"kinds": ["ivf_flat"]}, 1 << 40, id="whole"),
+        pytest.param({"kinds": ["ivf_flat"]}, 1, id="tail"),
+        pytest.param({"kinds": ["ivf_flat"], "on_disk": True}, 1, id="lists"),
+    ],
+)
+def test_killed_between_file_and_card(make_store, monkeypatch, options, large):
+    monkeypatch.setattr("index.update.LARGE", large)
+    vectors, labels = clustered(1520)
+    mixed = np.random.default_rng(0).permutation(1520)
+    vectors, labels = vectors[mixed], labels[mixed]
+    store = make_store(vectors=vectors[:1500], labels=labels[:1500])
+    before = build_index(store.features(), wish=Wish(0.3), **options).card
+    files = {path.name for path in folder(store).iterdir()}
+    grow(store, vectors, labels)
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_CARD, store.url, json.dumps(options)]
+    child = subprocess.run([*command, str(large)], cwd=ROOT, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert {path.name for path in folder(store).iterdir()} > files
+    index = NeighbourIndex.open(store)
+    assert (index.card, len(index)) == (before, 1500)
+    assert (index.query([3], 5).rows >= 0).all()
+    # what it left is swept away, and the rows are added
+    report = build_index(store.features(), wish=Wish(0.3), **options)
+    card = report.card
+    assert (report.action, card.n_rows, bool(card.tail)) == (
+        "added", 1520, large == 1 and not card.lists,
+    )  # fmt: skip
+    named = {CARD, "lock", card.file, card.tail, card.lists} - {""}
+    assert {path.name for path in folder(store).iterdir()} == named
+
+
 def test_readers_see_the_old_or_the_new_index_never_a_mixture(make_store):
     """Indexes of 200 and of 150 rows replace each other for a while."""
     vectors, labels = clustered(200)
