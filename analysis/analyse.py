@@ -98,6 +98,15 @@ class Analysis:
         tables = {name: store.read_table(_place(key, name))[0] for name in attrs["names"]}
         return Analysis(key, attrs["n_images"], tuple(attrs["classes"]), attrs["settings"], tables)
 
+    def outdated(self, digest: str) -> str:
+        """What to say where the features have another digest by now; empty where they have not."""
+        if self.settings.get("features_digest") in (None, digest):
+            return ""
+        return (
+            f"the features of {self.key} changed after its analysis, which is of {self.n_images} "
+            "images: run `alike analyse` to judge what is there now"
+        )
+
 
 def analyse(
     features: "Features",
@@ -141,8 +150,9 @@ def analyse(
     check_seed(seed)
     check_bins(bins)
     judged = judged_rows(features, split)
-    sets = [name for name in measures or () if name in SET_MEASURES]
-    named = [name for name in measures or () if name not in sets]
+    asked_for = list(dict.fromkeys(measures or ()))
+    sets = [name for name in asked_for if name in SET_MEASURES]
+    named = [name for name in asked_for if name not in sets]
     wanted = named or ([HEADLINE] if sets else [])
     ready, left_out = _ready(features, judged, split, wanted)
     found_sets: list[pd.DataFrame] = []
@@ -156,7 +166,8 @@ def analyse(
         run = remembering(jobs.run(name, progress), *kept)
         found_sets.append(judge_sets(features, SET_MEASURES[name], judged, bootstrap, seed, run))
     for name, (measure, rest) in ready.items():
-        found.append(_judge(features, name, measure, rest, asked, jobs, unfinished))
+        note = "" if len(rest) == len(judged) else _fitted_note(len(rest), len(judged))
+        found.append(_judge(features, name, measure, rest, asked, jobs, unfinished, note))
     if untrained is not None:
         measure = ready_measure(untrained, HEADLINE)
         same = _same_images(features, untrained, judged)
@@ -216,6 +227,10 @@ def _told_layers(judged: Judged, bins: int) -> str:
     )
 
 
+def _fitted_note(n: int, of: int) -> str:
+    return f"{n} of {of} images: the others fitted the measure, so compare with care"
+
+
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """The rows of every measure under each other; categories stay categories."""
     if isinstance(parts[0]["measure"].dtype, pd.CategoricalDtype):
@@ -272,13 +287,14 @@ def _judge(
     asked: Asked,
     jobs: Jobs,
     unfinished: list[tuple[Files, str]],
+    note: str = "",
 ) -> Tables:
     """The tables of one measure; what the run keeps until it ends is added to `unfinished`."""
     dim = embed_rows(features, measure, judged.rows[:1]).shape[1]
     judged = judged.sample(max(1000, int((2.0 * asked.budget / dim) ** 0.5)), asked.seed)
-    note = ""
     if judged.sampled_from:
-        note = f"a stratified sample of {len(judged)} of {judged.sampled_from} images"
+        sampled = f"a stratified sample of {len(judged)} of {judged.sampled_from} images"
+        note = f"{sampled}; {note}" if note else sampled
     files = features.store.files
     folder = f"{RUNS}/{_digest(features, f'{name} {measure.digest}', judged, asked)}"
     unfinished.append((files, folder))

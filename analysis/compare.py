@@ -27,8 +27,9 @@ from analysis.score_table import SCORES
 from analysis.shape import class_shape, collapse_scores
 from analysis.vectors import MEMORY, Vectors, stored_vectors
 from extract.errors import BadInput
-from extract.measures import ready_measure
+from extract.measures import MEASURES, ready_measure
 from extract.progress import Progress, silent
+from extract.set_measures import SET_MEASURES
 
 if TYPE_CHECKING:
     from extract.store_features import Features
@@ -86,6 +87,9 @@ def compare(
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
     """
     check_seed(seed)
+    if measure in SET_MEASURES:
+        able = ", ".join(MEASURES)
+        raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
     judged_a, judged_b = matched(a, b, split)
     jobs = jobs or here()
     sides = [

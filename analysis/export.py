@@ -54,6 +54,7 @@ def export(
     *,
     arrays: Sequence[str] = ("gap",),
     tables: Mapping[str, pd.DataFrame] | None = None,
+    analysed: Mapping[str, Any] | None = None,
     split: str | None = None,
     measure: str = "gap_cosine",
     places: pd.DataFrame | None = None,
@@ -68,6 +69,7 @@ def export(
             every table becomes a file of its own, `<stem>.<table>.<ending>`.
         arrays: which feature arrays to write.
         tables: name -> table, for example `Analysis.tables`.
+        analysed: the settings of the analysis that they are of, `Analysis.settings`.
         split: `train`, `held_out` or None for both.
         measure: whose neighbours are written as columns or as a graph.
         places: a map, as `analysis.maps.make_map` gives it; becomes the columns projection_x and
@@ -99,7 +101,7 @@ def export(
         features=features,
         images=_placed(found.reset_index(drop=True), places),
         arrays=tuple(arrays),
-        results=tuple(_results(tables or {}, manifest)),
+        results=tuple(_results(tables or {}, _manifest_of_tables(manifest, analysed))),
         manifest=manifest,
         neighbours=_neighbours(tables or {}, measure),
         pictures=images,
@@ -154,6 +156,16 @@ def _placed(images: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:
     kept = places.rename(columns={"tsne_x": "projection_x", "tsne_y": "projection_y"})
     names = ["row", "projection_x", "projection_y", "pca_x", "pca_y"]
     return images.merge(kept[names], on="row", how="left")
+
+
+def _manifest_of_tables(
+    manifest: dict[str, Any], analysed: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Tables are of the images and the features that were analysed, not of those exported now."""
+    if analysed is None:
+        return manifest
+    of = {"split": analysed.get("split"), "digest": analysed.get("features_digest")}
+    return {**manifest, **of, "analysis": dict(analysed)}
 
 
 def _results(tables: Mapping[str, pd.DataFrame], manifest: dict[str, Any]) -> Iterator[Result]:

@@ -69,6 +69,8 @@ def judge_measure(
     )
     classes = table_rows.per_class(found)
     folds = f"{len(folded.accuracies)} folds of images, interval over folds"
+    if not np.isfinite(folded.value):
+        folds = "no fold has pairs of both kinds: too few images"
     rows = [
         *pair_scores(found, classes, note),
         score_row(name, "balanced_accuracy", folded.value, folded.interval, folds),

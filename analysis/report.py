@@ -137,11 +137,8 @@ def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
         if len(steps)
         else ""
     )
-    kicker = " · ".join(
-        _last_part(str(run[key]))
-        for key in ("title", "network", "source", "created")
-        if run.get(key)
-    )
+    shown = ("title", "network", "source", "created")
+    kicker = " · ".join(dict.fromkeys(_last_part(str(run[key])) for key in shown if run.get(key)))
     verdict = str(run.get("verdict") or "")
     sentences = [
         *suspicions(subject, store),

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from extract.measures import MEASURES
+
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
 NETWORK = "network"
@@ -57,10 +59,16 @@ def table_of(analysis: Analysed, name: str, measure: str | None = None) -> pd.Da
 
 
 def main_measure(analysis: Analysed) -> str:
-    """The measure that the headline rests on: `gap_cosine`, or the first that was computed."""
+    """The measure that the headline rests on: `gap_cosine`, or the first that was computed.
+
+    Never a floor, a ceiling or a control where there is another.
+    """
     scores = table_of(analysis, "scores")
-    measures = list(dict.fromkeys(scores.get("measure", [])))
-    return HEADLINE if HEADLINE in measures or not measures else str(measures[0])
+    measures = [str(name) for name in dict.fromkeys(scores.get("measure", [])) if name != NETWORK]
+    if HEADLINE in measures or not measures:
+        return HEADLINE
+    plain = [name for name in measures if name in MEASURES and MEASURES[name].role == "measure"]
+    return (plain or measures)[0]
 
 
 def score_of(analysis: Analysed | None, measure: str, score: str) -> Value | None:

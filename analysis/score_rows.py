@@ -15,6 +15,8 @@ from analysis.score_table import SCORES
 from analysis.shape import shape_scores
 
 NO_SPAN = (float("nan"), float("nan"))
+LISTED = 10
+"""Neighbours that `purity_at_10` and `recall_at_10` are named after."""
 RESOLVED = 1e-3
 """Span of cosine distances from which on 16,384 bins are wider than float32's rounding of 1."""
 
@@ -127,6 +129,9 @@ def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
     hits = near.hits(found.judged)
     alone = int((found.judged.counts == 1).sum())
     note = f"{alone} classes of one image left out" if alone else ""
+    if hits.shape[1] < LISTED:
+        few = f"k cut to {hits.shape[1]}, since there are {len(hits)} images"
+        note = f"{note}; {few}" if note else few
     has_kin = found.judged.counts[found.judged.codes] > 1
 
     def over_images(name: str, values: Any) -> dict[str, Any]:

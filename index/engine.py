@@ -184,7 +184,7 @@ class Engine:
         if allowed is None or not masked:
             return raw, found
         last = np.argsort(~allowed[found], axis=1, kind="stable")[:, :k]
-        raw, found = (np.take_along_axis(part, last, axis=1) for part in (raw, found))
+        raw, found = np.take_along_axis(raw, last, 1), np.take_along_axis(found, last, 1)
         gone = ~allowed[found]
         raw[gone], found[gone] = -np.inf if self.inner else np.inf, -1
         return raw, found

@@ -1,7 +1,7 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from flows.options import (
     WorkersOption,
     names_of,
 )
+
+if TYPE_CHECKING:
+    from extract.store import Store
 
 
 class Precision(StrEnum):
@@ -69,6 +72,10 @@ def register(app: typer.Typer) -> None:
         if split is Split.HELD_OUT:
             for note in check_unseen(chosen):
                 typer.echo(f"note: {note}", err=True)
+        replaced = _replaced(opened, chosen.key, names_of(measures))
+        if replaced:
+            told = "the measures given are the whole analysis"
+            typer.echo(f"note: {told}; this replaces that of {', '.join(replaced)}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
@@ -100,6 +107,20 @@ def register(app: typer.Typer) -> None:
         )
         for name, reason in found.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
+
+
+def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
+    """Measures of the analysis there is that a new one would not have."""
+    from analysis.analyse import Analysis
+    from extract.errors import BadInput
+
+    if not measures:
+        return []
+    try:
+        known = Analysis.load(store, key).settings["measures"]
+    except BadInput:
+        return []
+    return [str(name) for name in known if name not in measures]
 
 
 SHOWN = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")

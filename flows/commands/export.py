@@ -53,10 +53,12 @@ def register(app: typer.Typer) -> None:
         opened = Store.open(store)
         chosen = opened.features(features)
         try:
-            tables = dict(Analysis.load(opened, chosen.key).tables)
+            analysis = Analysis.load(opened, chosen.key)
         except BadInput:
             # Features can be studied before anything was analysed.
-            tables = {}
+            analysis = None
+        if analysis and (told := analysis.outdated(chosen.digest)):
+            typer.echo(f"note: {told}", err=True)
         with progress_bars() as progress:
             settings = MapSettings(measure, split.value)
             places = make_map(chosen, settings, progress=progress) if maps else None
@@ -64,7 +66,8 @@ def register(app: typer.Typer) -> None:
                 chosen,
                 to,
                 arrays=names_of(arrays) or [],
-                tables=tables,
+                tables=analysis.tables if analysis else None,
+                analysed=analysis.settings if analysis else None,
                 split=split.side,
                 measure=measure,
                 places=places,

@@ -46,6 +46,9 @@ def register(app: typer.Typer) -> None:
         key = opened.features(features).key
         before = Analysis.load(opened, key)
         second = Analysis.load(opened, opened.features(after).key) if after else None
+        for found in (before, *([second] if second else [])):
+            if told := found.outdated(opened.features(found.key).digest):
+                typer.echo(f"note: {told}", err=True)
         with progress_bars() as progress:
             comparison = _comparison(opened, before, second, progress) if second else None
             record = _record(opened, key, title)
@@ -70,21 +73,25 @@ def register(app: typer.Typer) -> None:
 
 def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.DataFrame":
     from analysis.compare import compare
+    from analysis.report_lookup import main_measure
 
     return compare(
         store.features(before.key),
         store.features(after.key),
         split=str(before.settings["split"]),
         seed=int(before.settings["seed"]),
+        measure=main_measure(before),
         progress=progress,
     )
 
 
 def _likeness(store: "Store", before: Any, after: Any) -> dict[str, float]:
     from analysis.networks import likeness
+    from analysis.report_lookup import main_measure
 
     pair = (store.features(before.key), store.features(after.key))
-    return likeness(*pair, split=str(before.settings["split"]))[0]
+    split, measure = str(before.settings["split"]), main_measure(before)
+    return likeness(*pair, split=split, measure=measure)[0]
 
 
 def _record(store: "Store", key: str, title: str) -> dict[str, Any]:

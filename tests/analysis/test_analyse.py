@@ -636,3 +636,24 @@ def test_distances_too_small_for_float32_are_not_called_certain(tmp_path, make, 
     found = analyse(features, measures=["gap_cosine"], bootstrap=0)
     note = found.tables["scores"].query("score == 'auc'")["note"].iloc[0]
     assert "where float32 rounds them too: not certain" in note
+
+
+def test_few_images_and_fitted_measures_say_so(tmp_path, make, write_features):
+    features = write_features(tmp_path / "few", make(sizes=(3, 2)), taps=["gap"])
+    scores = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    notes = scores.set_index("score")["note"]
+    assert "k cut to 4, since there are 5 images" in notes["purity_at_10"]
+    assert notes["balanced_accuracy"] == "no fold has pairs of both kinds: too few images"
+    features = write_features(tmp_path / "half", make(sizes=(60, 60)), taps=["gap"], share=0.5)
+    measures = ["gap_cosine", "lda_cosine", "lda_cosine"]
+    found = analyse(features, measures=measures, split="all", bootstrap=0).tables["scores"]
+    assert found.groupby("measure")["score"].apply(lambda names: names.is_unique).all()
+    rest = len(features.table("held_out"))
+    notes = found[found["measure"] == "lda_cosine"]["note"]
+    assert notes.str.contains(f"{rest} of 120 images: the others fitted the measure").all()
+
+
+def test_set_measures_are_not_compared(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(20, 20)))
+    with pytest.raises(BadInput, match="chamfer compares maps of few images, not vectors"):
+        compare(features, features, measure="chamfer")

@@ -81,3 +81,56 @@ def test_bad_input_is_one_line_and_status_two(alike, store, words, said, tmp_pat
     assert said in err
     assert err.strip().count("\n") == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_without_the_default_measure_is_of_one_measure(alike, digits, tmp_path):
+    """Verdict, tiles and interval are of the same one, which is not the floor."""
+    for features in (digits.before, digits.after):
+        analyse(features, measures=["pixel_euclid", "gap_pearson"], bootstrap=10)
+    place = ("--store", digits.store.url, "--features", "plain-0001", "--after", "tuned-0002")
+    try:
+        status, _, _ = alike("report", *place, "--to", tmp_path / "r.html")
+        found = [
+            analyse(features, measures=["gap_pearson"], bootstrap=0).tables["scores"]
+            for features in (digits.before, digits.after)
+        ]
+    finally:
+        for features in (digits.before, digits.after):
+            analyse(features, measures=["gap_cosine"], bootstrap=10)
+    assert status == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    values = [scores.query("score == 'sameness'")["value"].iloc[0] for scores in found]
+    assert f"Sameness went from {values[0]:.3f} to {values[1]:.3f}" in page
+
+
+def test_tables_say_of_which_analysis_they_are(alike, store, digits, tmp_path):
+    to = tmp_path / "x.parquet"
+    status, _, err = alike(
+        "export", "--store", store, "--features", "tuned-0002", "--to", to, "--split", "all"
+    )
+    assert (status, err) == (0, "")
+    assert read_result(to).attrs["split"] == "all"
+    scores = read_result(tmp_path / "x.scores.parquet").attrs
+    assert scores["split"] == "held_out"
+    assert scores["analysis"]["bootstrap"] == 10
+    assert scores["digest"] == digits.after.digest
+
+
+def test_an_analysis_of_other_features_is_said(alike, store, digits, tmp_path, monkeypatch):
+    from extract.store_features import Features
+
+    monkeypatch.setattr(Features, "digest", property(lambda self: "another"))
+    place = ("--store", store, "--features", "tuned-0002")
+    for words in (("report", "--to", tmp_path / "r.html"), ("export", "--to", tmp_path / "x.csv")):
+        _, _, err = alike(*words, *place)
+        assert "the features of tuned-0002 changed after its analysis, which is of" in err
+
+
+def test_what_a_second_analysis_replaces_is_said(alike, store):
+    place = ("--store", store, "--features", "tuned-0002", "--bootstrap", 10)
+    _, _, err = alike("analyse", *place, "--measures", "pixel_euclid")
+    assert "this replaces that of gap_cosine" in err
+    _, _, err = alike("analyse", *place, "--measures", "gap_cosine,pixel_euclid")
+    assert "replaces" not in err
+    analyse_again = alike("analyse", *place, "--measures", "gap_cosine")
+    assert "this replaces that of pixel_euclid" in analyse_again[2]
