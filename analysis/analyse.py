@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 3
+VERSION = 4
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 UNTRAINED = "untrained_gap_cosine"
 COMPANY = (

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from analysis.judged import Judged
 from analysis.moments import class_moments
 from analysis.score_rows import NO_SPAN, score_row
-from analysis.shape import class_shape, collapse_scores
+from analysis.shape import class_shape, collapse_scores, shape_notes
 from analysis.vectors import stored_vectors
 from extract.measure_steps import WEIGHT, Take
 from extract.measures import Measure, check_finite
@@ -99,7 +99,8 @@ def _collapse(
     moments = class_moments(vectors, judged, second=False)
     shape = class_shape(vectors, judged, moments)
     note = f"of {len(judged)} judged images, features entering the classifier"
+    more = shape_notes(moments)
     return [
-        score_row(NAME, name, value, NO_SPAN, note)
+        score_row(NAME, name, value, NO_SPAN, "; ".join(filter(None, [note, more.get(name)])))
         for name, value in collapse_scores(moments, shape, weight, predicted).items()
     ]

@@ -12,7 +12,7 @@ from analysis.judgement import Judgement
 from analysis.moments import pooled_statistics
 from analysis.neighbours import hub_skew, two_nn
 from analysis.score_table import SCORES
-from analysis.shape import shape_scores
+from analysis.shape import shape_notes, shape_scores
 
 NO_SPAN = (float("nan"), float("nan"))
 LISTED = 10
@@ -152,8 +152,9 @@ def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
 
 def space_scores(found: Judgement) -> list[dict[str, Any]]:
     """Scores of how classes lie in the measure's own space, and how the sphere is used."""
+    notes = shape_notes(found.moments)
     rows = [
-        score_row(found.name, name, value, NO_SPAN, "")
+        score_row(found.name, name, value, NO_SPAN, notes.get(name, ""))
         for name, value in shape_scores(found.moments, found.shape).items()
     ]
     if found.counts.form == "cosine":

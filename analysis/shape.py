@@ -17,6 +17,11 @@ from analysis.vectors import Vectors, blocks
 
 Floats = NDArray[np.float64]
 RANK_CUT = 1e-6
+COINCIDE = 1e-12
+"""Distance of two means, as a share of the vectors' root mean square, which is rounding alone."""
+CLOSE = 1e-8
+"""Share of the squared lengths below which a squared distance is measured from the difference."""
+DIFFERENCES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,10 @@ class Shape:
     Attributes:
         silhouette: sum over images of the exact silhouette by the key (cosine, or squared Euclid);
             an image alone in its class counts 0, as in scikit-learn.
-        simplified: sum of the silhouette by distances to class means.
+        simplified: sum of the silhouette by distances to class means; the same for an image alone,
+            which would be at distance 0 of its own mean.
         scatter: sum of the Euclidean distance to the own mean, per class (C,).
-        right: images whose nearest class mean is their own.
+        right: images whose nearest class mean is their own, without those alone in their class.
         nearest: (n,) nearest class mean of each image, in order.
         residual: sum of (u_k . (z - mean))^2 along the directions of the class means (K',).
     """
@@ -73,10 +79,15 @@ def _only(total: list[Shape]) -> Shape:
 
 
 def mean_directions(moments: Moments) -> tuple[Floats, Floats]:
-    """Left singular vectors and values of the class means less their mean: (D, K'), (K',)."""
-    means = moments.means[moments.n > 0]
+    """Left singular vectors and values of the class means less their mean: (D, K'), (K',).
+
+    Of classes of two images or more: one image is no mean. K' is 0 where all means coincide.
+    """
+    means = moments.means[moments.n > 1]
+    if not len(means):
+        return np.zeros((means.shape[1], 0)), np.zeros(0)
     left, values, _ = np.linalg.svd((means - means.mean(axis=0)).T, full_matrices=False)
-    kept = values > RANK_CUT * values.max(initial=0.0)
+    kept = values > max(RANK_CUT * values.max(initial=0.0), COINCIDE * _size(moments) ** 0.5)
     return left[:, kept], values[kept]
 
 
@@ -110,13 +121,13 @@ def block_shape(
     squared = np.where(filled[None, :], np.maximum(squared, 0.0), np.inf)
     distance = np.sqrt(squared)
     nearest = squared.argmin(axis=1).astype(np.int64)
-    simplified = _silhouette(distance, distance[at, codes], codes, filled, own > 0)
+    simplified = _silhouette(distance, distance[at, codes], codes, filled, own > 1)
     residual = (wide - means[codes]) @ directions
     return Shape(
         float(silhouette.sum()),
         float(simplified.sum()),
         np.bincount(codes, distance[at, codes], len(n)).astype(np.float64),
-        int((nearest == codes).sum()),
+        int(((nearest == codes) & (own > 1)).sum()),
         nearest,
         (residual**2).sum(axis=0),
     )
@@ -139,31 +150,70 @@ def _silhouette(
 
 
 def shape_scores(moments: Moments, shape: Shape) -> dict[str, float]:
-    """Scores of a measure's own space; what is undefined is NaN."""
-    filled = moments.n > 0
+    """Scores of a measure's own space; what is undefined is NaN (see `shape_notes`)."""
+    filled, several = moments.n > 0, moments.n > 1
     n, means = moments.n[filled], moments.means[filled]
     total, k = n.sum(), len(n)
-    overall = (means * n[:, None]).sum(axis=0) / total
-    between = float((n * ((means - overall) ** 2).sum(axis=1)).sum())
-    within_class = np.maximum(moments.norm2[filled] - n * (means**2).sum(axis=1), 0.0)
-    within = float(within_class.sum())
-    apart = _squared_distances(means)
-    scatter = shape.scatter[filled] / n
-    with np.errstate(divide="ignore", invalid="ignore"):
-        overlap = (scatter[:, None] + scatter[None, :]) / np.sqrt(apart)
-        variance = within_class / n
-        cdnv = (variance[:, None] + variance[None, :]) / (2.0 * apart)
-    off = ~np.eye(k, dtype=bool)
-    overlap[~off] = -np.inf
-    return {
+    out = {
         "silhouette": shape.silhouette / total,
         "simplified_silhouette": shape.simplified / total,
-        "davies_bouldin": float(np.nan_to_num(overlap.max(axis=1), posinf=np.inf).mean()),
-        "calinski_harabasz": _ratio(between * (total - k), within * (k - 1)),
-        "fisher": _ratio(between, within),
-        "cdnv": float(cdnv[off].mean()),
-        "nearest_mean_accuracy": shape.right / total,
+        "davies_bouldin": float("nan"),
+        "calinski_harabasz": float("nan"),
+        "fisher": float("nan"),
+        "cdnv": float("nan"),
+        "nearest_mean_accuracy": float("nan"),
     }
+    if do_not_vary(moments):
+        return out
+    apart = _squared_distances(means, _size(moments))
+    scatter = shape.scatter[filled] / n
+    # As in scikit-learn, two classes with one mean do not overlap.
+    distance = np.where(apart > 0, np.sqrt(apart), np.inf)
+    overlap = (scatter[:, None] + scatter[None, :]) / distance
+    out["davies_bouldin"] = float(overlap.max(axis=1).mean())
+    between, within = _between(moments, filled), _within(moments, filled)
+    out["calinski_harabasz"] = _ratio(between * (total - k), within.sum() * (k - 1))
+    out["nearest_mean_accuracy"] = _ratio(shape.right, float(moments.n[several].sum()))
+    if several.sum() > 1:
+        within = _within(moments, several)
+        out["fisher"] = _ratio(_between(moments, several), float(within.sum()))
+        variance, kept = within / moments.n[several], several[filled]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cdnv = (variance[:, None] + variance[None, :]) / (2.0 * apart[np.ix_(kept, kept)])
+        out["cdnv"] = float(cdnv[~np.eye(len(variance), dtype=bool)].mean())
+    return out
+
+
+def shape_notes(moments: Moments) -> dict[str, str]:
+    """What must be known beside `shape_scores` and `collapse_scores`, by the name of the score."""
+    left_out = ("fisher", "cdnv", "nearest_mean_accuracy", *COLLAPSE)
+    counted_0 = ("silhouette", "simplified_silhouette")
+    without_spread = ("davies_bouldin", "calinski_harabasz")
+    if do_not_vary(moments):
+        return dict.fromkeys(left_out + counted_0 + without_spread, "features do not vary")
+    told: dict[str, list[str]] = {name: [] for name in left_out + counted_0 + without_spread}
+    filled, several = moments.n > 0, moments.n > 1
+    alone = int((moments.n == 1).sum())
+    if alone:
+        for names, how in (
+            (left_out, "left out"),
+            (counted_0, "count 0, as in scikit-learn"),
+            (without_spread, "count as without spread, as in scikit-learn"),
+        ):
+            for name in names:
+                told[name].append(f"{alone} classes of one image {how}")
+    for name, of in (("davies_bouldin", filled), ("cdnv", several)):
+        apart = _squared_distances(moments.means[of], _size(moments))
+        together = int((apart == 0).sum() - len(apart)) // 2
+        if together:
+            how = "left out, as in scikit-learn" if name == "davies_bouldin" else "infinite or NaN"
+            told[name].append(f"{together} pairs of classes with one mean {how}")
+    if not len(mean_directions(moments)[1]):
+        told["nc1"].append("no two class means differ")
+    return {name: "; ".join(notes) for name, notes in told.items() if notes}
+
+
+COLLAPSE = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
 
 
 def collapse_scores(
@@ -174,38 +224,77 @@ def collapse_scores(
 ) -> dict[str, float]:
     """NC1 to NC4 (Papyan, Han, Donoho 2020) of the vectors that enter the classifier.
 
+    Classes of one image are left out: one image is no mean, and has no spread. What is undefined is
+    NaN (see `shape_notes`).
+
     Args:
         moments: of those vectors.
         shape: of those vectors.
         weight: (C, D) classifier rows in the order of the judged classes, or None: no NC3.
         predicted: (N,) class that the network names, in judged order; None: no NC4.
     """
-    filled = moments.n > 0
-    means = moments.means[filled]
-    k = len(means)
+    several = moments.n > 1
+    k = int(several.sum())
+    absent = {"nc3": weight is None, "nc4": predicted is None}
+    out = {name: float("nan") for name in COLLAPSE if not absent.get(name)}
+    if k < 2 or do_not_vary(moments):
+        return out
+    means = moments.means[several]
     centred = means - means.mean(axis=0)
     _, values = mean_directions(moments)
     sizes = np.linalg.norm(centred, axis=1)
-    out = {
-        "nc1": float((shape.residual / moments.n.sum() / (values**2 / k)).sum() / k),
-        "nc2_norm": _ratio(float(sizes.std(ddof=1)), float(sizes.mean())),
-        "nc2_angle": float("nan"),
-    }
-    if (sizes > 0).all():
+    if len(values):
+        within = shape.residual / moments.n[several].sum()
+        out["nc1"] = float((within / (values**2 / k)).sum() / k)
+        out["nc2_norm"] = _ratio(float(sizes.std(ddof=1)), float(sizes.mean()))
+    if len(values) and (sizes > 0).all():
         unit = centred / sizes[:, None]
         angles = np.abs(unit @ unit.T + 1.0 / (k - 1))
         out["nc2_angle"] = float(angles[~np.eye(k, dtype=bool)].mean())
-    if weight is not None and np.linalg.norm(centred) > 0:
-        rows = weight[filled] / np.linalg.norm(weight[filled])
+    if len(values) and weight is not None:
+        rows = weight[several] / np.linalg.norm(weight[several])
         out["nc3"] = float(((rows - centred / np.linalg.norm(centred)) ** 2).sum())
     if predicted is not None:
-        out["nc4"] = float((shape.nearest != predicted).mean())
+        kept = np.repeat(several, moments.n.astype(np.int64))
+        out["nc4"] = float((shape.nearest != predicted)[kept].mean())
     return out
 
 
-def _squared_distances(x: Floats) -> Floats:
+def do_not_vary(moments: Moments) -> bool:
+    """Whether all vectors are one, up to the rounding of sums."""
+    mean = moments.s.sum(axis=0) / moments.n.sum()
+    return bool(_size(moments) - mean @ mean <= COINCIDE * _size(moments))
+
+
+def _size(moments: Moments) -> float:
+    """Mean squared length of the vectors."""
+    return float(moments.norm2.sum() / moments.n.sum())
+
+
+def _between(moments: Moments, of: NDArray[np.bool_]) -> float:
+    """Scatter of the means of some classes about the mean of their images."""
+    n, means = moments.n[of], moments.means[of]
+    overall = (means * n[:, None]).sum(axis=0) / n.sum()
+    return float((n * ((means - overall) ** 2).sum(axis=1)).sum())
+
+
+def _within(moments: Moments, of: NDArray[np.bool_]) -> Floats:
+    """Scatter of the images of each of some classes about its mean."""
+    own = moments.norm2[of] - moments.n[of] * (moments.means[of] ** 2).sum(axis=1)
+    scatter: Floats = np.maximum(own, 0.0)
+    return scatter
+
+
+def _squared_distances(x: Floats, size: float) -> Floats:
+    """(C, D) to (C, C); exactly 0 where vectors coincide but for rounding."""
     norms = np.einsum("cd,cd->c", x, x)
     squared: Floats = np.maximum(norms[:, None] + norms[None, :] - 2.0 * x @ x.T, 0.0)
+    line, column = np.nonzero(squared <= CLOSE * (norms[:, None] + norms[None, :]))
+    step = max(1, DIFFERENCES // max(x.shape[1], 1))
+    for low in range(0, len(line), step):
+        one, other = line[low : low + step], column[low : low + step]
+        squared[one, other] = ((x[one] - x[other]) ** 2).sum(axis=1)
+    squared[squared <= COINCIDE**2 * size] = 0.0
     return squared
 
 

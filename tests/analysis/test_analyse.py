@@ -312,6 +312,17 @@ def test_splits_and_names_that_do_not_exist(features):
         Analysis.load(features.store, "other")
 
 
+def test_a_class_of_one_is_told_wherever_it_counts_otherwise(features):
+    scores = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    told = scores[scores["note"].str.contains("1 classes of one image")]
+    assert set(told["score"]) == {
+        "one_nn", "purity_at_10", "recall_at_10", "r_precision", "map_at_r",
+        "silhouette", "simplified_silhouette", "davies_bouldin", "calinski_harabasz",
+        "fisher", "cdnv", "nearest_mean_accuracy",
+        "nc1", "nc2_norm", "nc2_angle", "nc3", "nc4",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("bins", [-2, 0, 1, 1000])
 def test_a_wrong_number_of_bins_is_refused_before_anything_is_read(bins, features):
     with pytest.raises(BadInput, match=f"{bins} bins: expected a power of two"):

@@ -12,7 +12,7 @@ from analysis.judged import judge
 from analysis.moments import class_moments, pair_statistics, pooled_statistics
 from analysis.neighbours import nearest
 from analysis.pairs import count_pairs
-from analysis.shape import class_shape, collapse_scores, shape_scores
+from analysis.shape import class_shape, collapse_scores, shape_notes, shape_scores
 from analysis.vectors import held_vectors
 from extract.measures import MEASURES
 
@@ -77,6 +77,102 @@ def test_s2_shape_scores_equal_scikit_learns(form, clustered):
     assert found["calinski_harabasz"] == pytest.approx(
         calinski_harabasz_score(wide, judged.codes), rel=1e-5
     )
+
+
+def shape_of(x, labels, form="euclidean"):
+    """Scores and notes of vectors that are sorted by label."""
+    judged = judge(np.arange(len(x)), labels)
+    vectors = held_vectors(x.astype(np.float32), form)
+    moments = class_moments(vectors, judged, second=False)
+    return shape_scores(moments, class_shape(vectors, judged, moments)), shape_notes(moments)
+
+
+@pytest.mark.parametrize("how", ["two dead classes", "two equal classes", "all classes equal"])
+def test_classes_with_one_mean_are_as_in_scikit_learn(how):
+    x = np.random.default_rng(0).standard_normal((30, 4)) + np.repeat([0, 1, 4], 10)[:, None]
+    if how == "two dead classes":
+        x[:20] = 0.0
+    elif how == "two equal classes":
+        x[10:20] = x[:10]
+    else:
+        x = np.tile(x[:10], (3, 1))
+    labels = np.repeat(["a", "b", "c"], 10)
+    x = x.astype(np.float32)
+    found, notes = shape_of(x, labels)
+    wanted = davies_bouldin_score(x.astype(np.float64), labels)
+    assert found["davies_bouldin"] == pytest.approx(wanted, rel=1e-5)
+    pairs = 3 if how == "all classes equal" else 1
+    assert notes["davies_bouldin"] == (
+        f"{pairs} pairs of classes with one mean left out, as in scikit-learn"
+    )
+    # Two dead classes are 0 / 0; classes that vary about one mean are not apart at all.
+    assert np.isnan(found["cdnv"]) if how == "two dead classes" else np.isinf(found["cdnv"])
+    assert "with one mean" in notes["cdnv"]
+    assert np.isfinite(found["fisher"])
+    if how == "all classes equal":
+        judged = judge(np.arange(30), labels)
+        assert np.isnan(collapse(x, judged)["nc1"])
+        assert "no two class means differ" in notes["nc1"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_that_do_not_vary_are_not_perfect(form):
+    x = np.full((30, 5), 0.3, dtype=np.float32)
+    labels = np.repeat(["a", "b", "c"], 10)
+    found, notes = shape_of(x, labels, form)
+    assert found.pop("silhouette") == pytest.approx(0.0, abs=1e-6)
+    assert found.pop("simplified_silhouette") == pytest.approx(0.0, abs=1e-6)
+    assert len(found) == 5
+    assert np.isnan(list(found.values())).all()
+    judged = judge(np.arange(30), labels)
+    collapsed = collapse(x, judged, np.eye(5)[:3], judged.codes)
+    assert list(collapsed) == ["nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"]
+    assert np.isnan(list(collapsed.values())).all()
+    assert set(notes.values()) == {"features do not vary"}
+    assert {*found, *collapsed, "silhouette"} <= set(notes)
+
+
+def test_classes_of_one_image_are_left_out_where_they_are_trivially_right(clustered):
+    x, judged = clustered(n=120, classes=3)
+    labels = [judged.classes[code] for code in judged.codes]
+    without, no_notes = shape_of(x, labels)
+    assert no_notes == {}
+    # Two images far away, each a class of its own: its own mean, without spread.
+    lone = np.concatenate([x, x[:1] + 100, x[:1] - 100]).astype(np.float32)
+    lone_labels = [*labels, "y", "z"]
+    found, notes = shape_of(lone, lone_labels)
+    for name in ("fisher", "cdnv", "nearest_mean_accuracy"):
+        assert found[name] == pytest.approx(without[name], rel=1e-4)
+        assert notes[name] == "2 classes of one image left out"
+    wide = lone.astype(np.float64)
+    own = silhouette_score(wide, lone_labels, metric="sqeuclidean")
+    assert found["silhouette"] == pytest.approx(own, abs=1e-5)
+    assert found["simplified_silhouette"] < 120 / 122
+    assert "2 classes of one image count 0" in notes["silhouette"]
+    assert "2 classes of one image count 0" in notes["simplified_silhouette"]
+    for name, theirs in (
+        ("davies_bouldin", davies_bouldin_score),
+        ("calinski_harabasz", calinski_harabasz_score),
+    ):
+        assert found[name] == pytest.approx(theirs(wide, lone_labels), rel=1e-4)
+        assert "2 classes of one image count as without spread" in notes[name]
+    more = judge(np.arange(122), lone_labels)
+    weight = np.random.default_rng(0).standard_normal((5, 16))
+    # The network is wrong about everything but the two that are alone.
+    named = np.r_[(judged.codes + 1) % 3, 3, 4]
+    collapsed = collapse(lone, more, weight, named)
+    wanted = collapse(x, judged, weight[:3], named[:120])
+    assert collapsed == pytest.approx(wanted, rel=1e-3)
+    assert {notes[name] for name in collapsed} == {"2 classes of one image left out"}
+
+
+def test_one_class_of_several_images_leaves_nothing_to_compare(clustered):
+    x = clustered(n=20)[0]
+    judged = judge(np.arange(20), ["a"] * 18 + ["b", "c"])
+    found, _ = shape_of(x, ["a"] * 18 + ["b", "c"])
+    assert np.isnan([found["fisher"], found["cdnv"]]).all()
+    assert np.isfinite(found["davies_bouldin"])
+    assert np.isnan(collapse(x, judged)["nc1"])
 
 
 def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
