@@ -146,8 +146,17 @@ def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
         over_images("r_precision", near.r_precision),
         over_images("map_at_r", near.map_at_r),
         score_row(found.name, "hub_skew", hub_skew(near.places, len(hits)), NO_SPAN, ""),
-        score_row(found.name, "two_nn", two_nn(near.keys), NO_SPAN, "describes, orders nothing"),
+        _two_nn(found),
     ]
+
+
+def _two_nn(found: Judgement) -> dict[str, Any]:
+    if found.counts.form == "inner":
+        # 1 - p . q is no half of a squared distance: its ratios say nothing about dimension.
+        note = "undefined: the measure's distance is 1 - an inner product, which is no metric"
+        return score_row(found.name, "two_nn", float("nan"), NO_SPAN, note)
+    note = "describes, orders nothing"
+    return score_row(found.name, "two_nn", two_nn(found.near.keys), NO_SPAN, note)
 
 
 def space_scores(found: Judgement) -> list[dict[str, Any]]:

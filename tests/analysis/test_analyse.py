@@ -323,6 +323,14 @@ def test_a_class_of_one_is_told_wherever_it_counts_otherwise(features):
     }  # fmt: skip
 
 
+def test_dimension_is_that_of_distances_not_of_inner_products(features):
+    found = analyse(features, measures=["logits_cosine", "softmax_dot"], bootstrap=0)
+    assert value(found, "logits_cosine", "two_nn") > 0
+    assert np.isnan(value(found, "softmax_dot", "two_nn"))
+    rows = found.tables["scores"].query("measure == 'softmax_dot' and score == 'two_nn'")
+    assert rows["note"].iloc[0].startswith("undefined: the measure's distance is 1 - an inner")
+
+
 @pytest.mark.parametrize("bins", [-2, 0, 1, 1000])
 def test_a_wrong_number_of_bins_is_refused_before_anything_is_read(bins, features):
     with pytest.raises(BadInput, match=f"{bins} bins: expected a power of two"):
