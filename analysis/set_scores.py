@@ -66,9 +66,12 @@ def all_pairs(
     features: "Features", measure: SetMeasure, rows: NDArray[np.int64], run: Run = map
 ) -> NDArray[np.float64]:
     """Distances of all pairs of few images: (n, n), symmetric, zero diagonal."""
+    stored = _Maps(features, rows)
+    # Read here too, so that what is refused is not told by the log of a worker first.
+    stored()
     found: NDArray[np.float64] = Statistic(
         items=range(len(rows)),
-        chunk=partial(_to_later, measure.name, _Maps(features, rows)),
+        chunk=partial(_to_later, measure.name, stored),
         start=list,
         combine=_append,
         finalize=np.stack,
