@@ -65,7 +65,9 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if not as_json:
-            print_table(table, f"{measure}: a = {a}, b = {b}")
+            n, of = table.attrs["images"], table.attrs["of"]
+            images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
+            print_table(table, f"{measure}, {images}: a = {a}, b = {b}")
         alike, _ = likeness(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({

@@ -676,3 +676,12 @@ def test_set_measures_are_not_compared(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(20, 20)))
     with pytest.raises(BadInput, match="chamfer compares maps of few images, not vectors"):
         compare(features, features, measure="chamfer")
+
+
+def test_large_sets_are_compared_on_the_same_sample(tmp_path, make, write_features, monkeypatch):
+    features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)), taps=["gap"])
+    monkeypatch.setattr("analysis.compare.WORK", 20 * 90**2 / 2)
+    table = compare(features, features, bootstrap=20)
+    assert (table.attrs["images"], table.attrs["of"]) == (90, 150)
+    assert (table["difference"] == 0).all()
+    assert (table["a"] == table["b"]).all()
