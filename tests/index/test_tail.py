@@ -1,6 +1,7 @@
 """Few rows added to a large index are kept beside its file."""
 
 import os
+import threading
 
 import faiss
 import numpy as np
@@ -127,3 +128,28 @@ def test_a_stale_index_keeps_what_its_files_hold(make_store, mixed, monkeypatch)
     card = add_up_to(store, mixed, 1860).card
     assert (card.stale, card.n_rows, card.tail_rows) == ("recall fell", 1850, 50)
     assert len(NeighbourIndex.open(store)) == 1850
+
+
+def test_readers_never_see_a_tail_of_another_card(make_store, mixed):
+    store, _ = built(make_store, mixed)
+    wrong, seen, stop = [], set(), threading.Event()
+
+    def read():
+        while not stop.is_set():
+            index = NeighbourIndex.open(store)
+            seen.add(index.card.n_rows)
+            if len(index._engine.rows) != index.card.n_rows:
+                wrong.append(index.card)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for n in range(1810, 2000, 10):
+            add_up_to(store, mixed, n)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert not wrong
+    assert len(seen) > 2
