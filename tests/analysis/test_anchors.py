@@ -1,7 +1,6 @@
 """Measured anchors on real images with trained networks (SCIENCE 1.3, 2.7; data/README)."""
 
 import importlib.util
-import os
 
 import numpy as np
 import pytest
@@ -69,7 +68,6 @@ def test_lossless_cifar(shared_data, depth, intra, inter, first):
     assert nearest(vectors, judged).hits(judged)[:, 0].mean() == pytest.approx(first, abs=1e-9)
 
 
-@pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="2,000 images: set ALIKE_FULL=1")
 @pytest.mark.parametrize(("trained", "area", "near", "far", "nc1"), [
     (True, 0.9200, 0.830, 0.614, 0.932), (False, 0.536, None, None, None),
 ])  # fmt: skip
@@ -115,7 +113,6 @@ POOLED = {
 """AUC of SCIENCE 1.3 and 1.4 for ResNet-20; fitted measures need features that do not lie here."""
 
 
-@pytest.mark.skipif("ALIKE_FULL" not in os.environ, reason="2,000 images: set ALIKE_FULL=1")
 def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):
     """The notes judged 1,500 of the same 10,000 images: 2 points of slack."""
     maps, logits, images, judged, weight = maps_and_logits(shared_data)
