@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.compare import matched
 from analysis.jobs import Jobs, here
-from analysis.judged import Judged
+from analysis.judged import Judged, check_seed
 from analysis.neighbours import nearest
 from analysis.vectors import Vectors, blocks, stored_vectors
 from extract.measures import ready_measure
@@ -212,6 +212,7 @@ def likeness(
     Raises:
         BadInput: as `compare`.
     """
+    check_seed(seed)
     sides = matched(a, b, split)
     x, y = (
         stored_vectors(features, ready_measure(features, measure), judged.rows)

@@ -52,7 +52,7 @@ def rerank_neighbours(
         network: as in `NeighbourIndex.query`.
 
     Raises:
-        BadInput: feature maps are not stored, or those of a candidate are NaN or infinite.
+        BadInput: feature maps are not stored, or those of a candidate or query are NaN or infinite.
     """
     if TAP not in index.features.arrays:
         msg = f"rerank {name} compares {TAP}, not stored in {index.features.key}"
@@ -64,7 +64,9 @@ def rerank_neighbours(
         if not good.any():
             continue
         if data is None:
-            query = index.features.read(TAP, np.array([row]))[0]
+            own = np.array([row])
+            query = index.features.read(TAP, own)[0]
+            check_finite(TAP, query[None], own, index.features.key)
         else:
             query = index.encoder(network).taps([data], [TAP], [image])[TAP][0]
         others = index.features.read(TAP, rows[good])

@@ -341,6 +341,7 @@ def test_a_seed_below_zero_is_refused(features):
     for asked in (
         lambda: analyse(features, seed=-1),
         lambda: compare(features, features, seed=-1),
+        lambda: likeness(features, features, seed=-1),
         lambda: MapSettings(seed=-1),
     ):
         with pytest.raises(BadInput, match="seed -1: expected a whole number from 0"):

@@ -251,6 +251,20 @@ class TestImages:
         with pytest.raises(BadInput, match="unknown rerank 'emd'"):
             opened.query([0], rerank="emd")
 
+    @pytest.mark.parametrize("wrong", [3, 7])
+    def test_maps_that_are_no_numbers_are_named_by_row(self, opened, wrong, monkeypatch):
+        whole = opened.features.read
+
+        def read(name, rows):
+            values = np.array(whole(name, rows))
+            if name == "last_conv":
+                values[np.asarray(rows) == wrong, 0, 0, 0] = np.nan
+            return values
+
+        monkeypatch.setattr(opened.features, "read", read)
+        with pytest.raises(BadInput, match=f"last_conv is NaN or infinite in rows {wrong} of"):
+            opened.query([7], 39, rerank="chamfer")
+
     @pytest.mark.parametrize("name", SET_MEASURES)
     def test_rerank_orders_by_the_set_measure(self, opened, name):
         found = opened.query([7], 39, rerank=name)
