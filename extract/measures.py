@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import measure_steps as steps
+from extract.again import UNKNOWN, extract_again
 from extract.errors import BadInput
 from extract.measure_steps import Array, Arrays
 
@@ -304,7 +305,7 @@ def _some(rows: NDArray[np.int64], most: int = 10) -> str:
 def _check_stored(features: FeatureRows, measure: Measure) -> None:
     absent = [tap for tap in measure.taps if tap not in features.arrays]
     if absent:
-        raise BadInput(missing_tap(measure.name, absent, features.key))
+        raise BadInput(missing_tap(measure.name, absent, features.key, extract_again(features)))
     lost = [name for name in measure.constants if name not in features.constants()]
     if lost:
         msg = (
@@ -314,11 +315,11 @@ def _check_stored(features: FeatureRows, measure: Measure) -> None:
         raise BadInput(msg)
 
 
-def missing_tap(name: str, absent: Sequence[str], key: str) -> str:
+def missing_tap(name: str, absent: Sequence[str], key: str, command: str = UNKNOWN) -> str:
     """The line that tells which taps a measure lacks, and the command that adds them."""
     return (
         f"measure {name} needs {', '.join(absent)}, not stored in {key}: add it by "
-        f"`alike extract ... --taps {','.join(absent)}`"
+        f"`{command} --taps {','.join(absent)}`"
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from extract.errors import BadInput
+from extract.measures import ready_measure
 from extract.network import Network, load_network
 from extract.store import Store
 from flows.cli import app
@@ -46,6 +48,27 @@ def test_extract_then_nothing_to_do(place: Path) -> None:
     store = Store.open(place / "store")
     assert store.split()[0] == 0.5
     assert store.source()[1] == {"split": "test"}
+
+
+def test_the_command_of_a_missing_tap_can_be_pasted(place: Path) -> None:
+    more = ("--weights", "none", "--seed", "3", "--classes", "a b,c", "--resize", "6x7")
+    place = place.rename(place.with_name("a folder"))
+    first = command(place, *more, "--source-option", "split=test", "--taps", "logits")
+    assert CliRunner().invoke(app, first).exit_code == 0
+    features = Store.open(place / "store").features()
+    with pytest.raises(BadInput, match=r"map_cosine needs last_conv") as told:
+        ready_measure(features, "map_cosine")
+    words = shlex.split(str(told.value).split("`")[1])
+    assert words[0] == "alike"
+    assert CliRunner().invoke(app, words[1:]).exit_code == 0
+    store = Store.open(place / "store")
+    assert store.groups() == [features.key]
+    assert store.features().attrs["class_names"] == ["a b", "c"]
+    assert "last_conv" in store.features().arrays
+    # A command line has no room for these names: better the general words than others' names.
+    features.attrs["class_names"] = ["a, b", "c"]
+    with pytest.raises(BadInput, match=r"`alike extract \.\.\. --taps last_conv`"):
+        ready_measure(features, "map_cosine")
 
 
 def test_own_network_must_say_its_weights(place: Path) -> None:
