@@ -62,7 +62,9 @@ def register(app: typer.Typer) -> None:
             raise BadInput("--same-class and --other-class exclude each other: give one of them")
         relation = "same" if same_class else "other" if other_class else "any"
         allowed = Among(relation, tuple(among or ()))
-        folder = len(images) == 1 and Path(images[0]).is_dir()
+        # with --to a URL is that of a folder
+        place = "://" in images[0] and to is not None
+        folder = len(images) == 1 and (place or Path(images[0]).is_dir())
         if folder != (to is not None):
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         if folder and contact_sheet is not None:
@@ -74,7 +76,10 @@ def register(app: typer.Typer) -> None:
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
         found = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
-        names = [name for _, _, name in opened.read(asked)]
+        names = [
+            str(opened.images.at[image, "path"] if isinstance(image, int) else image)
+            for image in asked
+        ]
         table = neighbour_table(opened, names, found)
         if contact_sheet is not None:
             neighbour_sheet(opened, asked, table, contact_sheet, label)
@@ -82,6 +87,8 @@ def register(app: typer.Typer) -> None:
             print_json(table)
             return
         print_table(table.drop(columns=["number"]), f"nearest by {rerank or measure}")
+        if not len(table):
+            typer.echo("no stored image may be an answer: ask with fewer filters")
         if contact_sheet is not None:
             typer.echo(f"contact sheet: {contact_sheet}")
 

@@ -84,3 +84,10 @@ def test_a_folder_has_no_contact_sheet(make_store, run, tmp_path):
     words = ["--store", make_store(n=9).url, "--to", tmp_path / "x.parquet"]
     with pytest.raises(BadInput, match="--contact-sheet shows named images"):
         run("neighbours", tmp_path, *words, "--contact-sheet", tmp_path / "x.png")
+
+
+def test_an_answer_without_rows_says_why(make_store, run):
+    store = make_store(n=300)
+    run("index", "--store", store.url)
+    told = run("neighbours", 5, "--store", store.url, "--same-class", "--among", "1")
+    assert "no stored image may be an answer: ask with fewer filters" in told
