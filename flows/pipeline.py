@@ -107,6 +107,7 @@ def _go(run: Run) -> Finished:
 
 def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
     from analysis.report import write_report
+    from analysis.report_lookup import main_measure
 
     store = run.store()
     view = store.images()
@@ -129,7 +130,8 @@ def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
         "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
     if rounds.after is not None:
-        facts["likeness"] = steps.how_alike(run, before.key, rounds.after.key)
+        measure = main_measure(before)
+        facts["likeness"] = steps.how_alike(run, before.key, rounds.after.key, measure)
     write_report(
         path,
         before=before,

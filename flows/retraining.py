@@ -107,6 +107,7 @@ class Rounds:
 
     def _one_round(self, settings: Retrain, scores: dict[str, float]) -> bool:
         """One retraining; false where its network is not accepted."""
+        from analysis.report_lookup import main_measure
         from train.retrain import Diverged
 
         run, began, name = self.run, time.time(), settings.rules.condition.score
@@ -123,9 +124,11 @@ class Rounds:
         key = step(steps.extract_images, "extract")(run, weights, "retrained")
         self.after = after = step(steps.judge, "analyse")(run, key, "retrained", self.untrained)
         step(steps.explain, "explain")(run, key, weights, "retrained")
-        self.comparison = step(steps.set_side_by_side, "compare")(run, self.first, key)
+        self.comparison = step(steps.set_side_by_side, "compare")(
+            run, self.first, key, main_measure(after)
+        )
         if settings.control and settings.loss != "ce":
-            self._compare_with_control(key)
+            self._compare_with_control(key, main_measure(after))
         new = self._scores(after)
         verdict = replaces(settings.rules, scores, new)
         run.decisions.append(verdict.reason)
@@ -139,10 +142,10 @@ class Rounds:
             self.served, self.weights, self.current = key, weights, after
         return verdict.go
 
-    def _compare_with_control(self, key: str) -> None:
+    def _compare_with_control(self, key: str, measure: str) -> None:
         plain = step(steps.retrain_network, "retrain")(self.run, self.weights, self.served, "ce")
         beside = step(steps.extract_images, "extract")(self.run, plain, "control")
-        self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key)
+        self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key, measure)
 
     def _scores(self, analysis: "Analysis") -> dict[str, float]:
         return steps.named_scores(analysis.tables["scores"], self.run.pipeline.index.measure)

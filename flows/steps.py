@@ -268,8 +268,11 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     return str(trained.weights)
 
 
-def set_side_by_side(run: Run, before: str, after: str) -> "pd.DataFrame":
-    """Scores of two groups with paired uncertainty, over the images judged in both."""
+def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.DataFrame":
+    """Scores of two groups with paired uncertainty, over the images judged in both.
+
+    The measure is that of the report's headline: one page does not speak of two.
+    """
     from analysis.compare import compare
 
     store = run.store()
@@ -277,17 +280,17 @@ def set_side_by_side(run: Run, before: str, after: str) -> "pd.DataFrame":
     return compare(
         store.features(before),
         store.features(after),
+        measure=measure,
         bootstrap=max(settings.bootstrap, 200),
         seed=settings.seed,
     )
 
 
-def how_alike(run: Run, before: str, after: str) -> dict[str, float]:
+def how_alike(run: Run, before: str, after: str, measure: str) -> dict[str, float]:
     """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
     from analysis.networks import likeness
 
     store = run.store()
-    measure = run.pipeline.index.measure
     return likeness(store.features(before), store.features(after), measure=measure)[0]
 
 

@@ -1,6 +1,11 @@
 """What is served, and when all starts anew; no network is trained here (test_demo does that)."""
 
-from flows.retraining import Served, origin
+from types import SimpleNamespace
+
+import pandas as pd
+
+from flows import retraining, steps
+from flows.retraining import Rounds, Served, origin
 from flows.settings import read_pipeline
 from flows.steps import Run
 
@@ -54,3 +59,24 @@ def test_origin_ignores_what_does_not_change_the_network(tmp_path):
     first = read_pipeline(run_of(tmp_path).folder.parent / "pipeline.toml")
     other = first.model_copy(update={"title": "another"})
     assert origin(first) == origin(other)
+
+
+def test_what_is_compared_is_the_measure_of_the_headline(tmp_path, monkeypatch):
+    """Settings whose analysis has no `gap_cosine`: the default of `compare` would be another."""
+    scores = pd.DataFrame([
+        {"measure": measure, "score": "sameness", "value": 0.5}
+        for measure in ("pixel_euclid", "gap_pearson", "gap_cosine_centred")
+    ])  # fmt: skip
+    analysis = SimpleNamespace(key="k", tables={"scores": scores})
+    made = {"retrain_network": "w", "extract_images": "k", "judge": analysis, "explain": None}
+    for name, answer in made.items():
+        monkeypatch.setattr(steps, name, lambda *_, answer=answer: answer)
+    # No server of Prefect for what takes no time.
+    monkeypatch.setattr(retraining, "step", lambda function, _: function)
+    asked = []
+    monkeypatch.setattr(steps, "set_side_by_side", lambda run, a, b, measure: asked.append(measure))
+    text = TEXT.replace("[retrain]", '[index]\nmeasure = "gap_pearson"\n[retrain]\ncontrol = true')
+    (tmp_path / "pipeline.toml").write_text(text.format(threshold=0.8), encoding="utf-8")
+    run = Run(read_pipeline(tmp_path / "pipeline.toml"))
+    Rounds(run, "k", "w", analysis, None).go()
+    assert asked == ["gap_pearson", "gap_pearson"]
