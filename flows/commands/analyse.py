@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:
-            told = "the measures given are the whole analysis"
+            told = "the measures asked for are the whole analysis"
             typer.echo(f"note: {told}; this replaces that of {', '.join(replaced)}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
@@ -111,16 +111,19 @@ def register(app: typer.Typer) -> None:
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
     """Measures of the analysis there is that a new one would not have."""
-    from analysis.analyse import Analysis
-    from extract.errors import BadInput
+    from analysis.analyse import COMPANY, HEADLINE, Analysis
+    from extract.errors import BadInput, StoreDamaged
+    from extract.set_measures import SET_MEASURES
 
-    if not measures:
-        return []
     try:
         known = Analysis.load(store, key).settings["measures"]
-    except BadInput:
+    except (BadInput, StoreDamaged):
+        # None there, or one that the new analysis repairs.
         return []
-    return [str(name) for name in known if name not in measures]
+    wanted = set(measures or COMPANY)
+    if wanted <= set(SET_MEASURES):
+        wanted.add(HEADLINE)  # `analyse` judges it beside them.
+    return [str(name) for name in known if name not in wanted]
 
 
 SHOWN = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")

@@ -7,6 +7,7 @@ import pytest
 
 from analysis.analyse import analyse
 from analysis.result import read_result
+from flows.commands.analyse import _replaced
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,18 @@ def test_what_a_second_analysis_replaces_is_said(alike, store):
     assert "replaces" not in err
     analyse_again = alike("analyse", *place, "--measures", "gap_cosine")
     assert "this replaces that of pixel_euclid" in analyse_again[2]
+
+
+def test_the_default_company_replaces_too_and_a_damaged_analysis_is_repaired(
+    alike, store, digits, monkeypatch
+):
+    monkeypatch.setattr("analysis.analyse.COMPANY", ("gap_cosine",))
+    place = ("--store", store, "--features", "tuned-0002", "--bootstrap", 10)
+    alike("analyse", *place, "--measures", "gap_cosine,gap_pearson")
+    _, _, err = alike("analyse", *place)
+    assert "this replaces that of gap_pearson" in err
+    assert _replaced(digits.store, "tuned-0002", ["chamfer"]) == []
+    scores = digits.store.path("tables", "tuned-0002", "scores.parquet")
+    scores.write_bytes(scores.read_bytes()[:-9])
+    status, _, err = alike("analyse", *place, "--measures", "gap_cosine")
+    assert (status, "replaces" in err) == (0, False)
