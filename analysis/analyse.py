@@ -103,8 +103,8 @@ class Analysis:
         if self.settings.get("features_digest") in (None, digest):
             return ""
         return (
-            f"the features of {self.key} changed after its analysis, which is of {self.n_images} "
-            "images: run `alike analyse` to judge what is there now"
+            f"images or taps of {self.key} came or changed after its analysis, which is of "
+            f"{self.n_images} images: run `alike analyse` to judge what is there now"
         )
 
 

@@ -124,7 +124,7 @@ def test_an_analysis_of_other_features_is_said(alike, store, digits, tmp_path, m
     place = ("--store", store, "--features", "tuned-0002")
     for words in (("report", "--to", tmp_path / "r.html"), ("export", "--to", tmp_path / "x.csv")):
         _, _, err = alike(*words, *place)
-        assert "the features of tuned-0002 changed after its analysis, which is of" in err
+        assert "images or taps of tuned-0002 came or changed after its analysis, which is of" in err
 
 
 def test_what_a_second_analysis_replaces_is_said(alike, store):
