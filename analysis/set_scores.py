@@ -35,7 +35,9 @@ def judge_sets(
     if TAP not in features.arrays:
         raise BadInput(missing_tap(measure.name, (TAP,), features.key))
     few = judged.sample(measure.sample, seed)
-    note = f"all pairs of a stratified sample of {len(few)} of {len(judged)} images"
+    whole = len(few) == len(judged)
+    which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(judged)}"
+    note = f"all pairs of {which} images"
     distances = all_pairs(features, measure, few.rows, run)
     upper = np.triu_indices(len(few), 1)
     same = few.codes[upper[0]] == few.codes[upper[1]]
