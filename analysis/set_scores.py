@@ -13,6 +13,7 @@ from analysis.judged import Judged
 from analysis.score_rows import NO_SPAN, score_row
 from analysis.scores import auc, auc_many
 from analysis.statistic import Run, Statistic
+from extract.again import extract_again
 from extract.errors import BadInput
 from extract.measures import check_finite, missing_tap
 from extract.set_measures import SET_MEASURES, SetMeasure
@@ -33,7 +34,7 @@ def judge_sets(
         BadInput: the feature maps are not stored, or some are NaN or infinite.
     """
     if TAP not in features.arrays:
-        raise BadInput(missing_tap(measure.name, (TAP,), features.key))
+        raise BadInput(missing_tap(measure.name, (TAP,), features.key, extract_again(features)))
     few = judged.sample(measure.sample, seed)
     whole = len(few) == len(judged)
     which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(judged)}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.again import extract_again
 from extract.errors import BadInput
-from extract.measures import check_finite
+from extract.measures import check_finite, missing_tap
 from extract.set_measures import SET_MEASURES
 from index.neighbours import Neighbours, tidy
 
@@ -55,8 +56,8 @@ def rerank_neighbours(
         BadInput: feature maps are not stored, or those of a candidate or query are NaN or infinite.
     """
     if TAP not in index.features.arrays:
-        msg = f"rerank {name} compares {TAP}, not stored in {index.features.key}"
-        raise BadInput(f"{msg}: add it by `alike extract ... --taps {TAP}`")
+        again = extract_again(index.features)
+        raise BadInput(missing_tap(name, (TAP,), index.features.key, again))
     distances = np.full(found.rows.shape, np.inf, dtype=np.float32)
     for line, (row, data, image) in enumerate(given):
         rows = found.rows[line]
