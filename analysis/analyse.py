@@ -167,11 +167,15 @@ def analyse(
         found_sets.append(judge_sets(features, SET_MEASURES[name], judged, bootstrap, seed, run))
     for name, (measure, rest) in ready.items():
         note = "" if len(rest) == len(judged) else _fitted_note(len(rest), len(judged))
-        found.append(_judge(features, name, measure, rest, asked, jobs, unfinished, note))
+        tables, kept = _judge(features, name, measure, rest, asked, jobs, note)
+        found.append(tables)
+        unfinished.append(kept)
     if untrained is not None:
         measure = ready_measure(untrained, HEADLINE)
         same = _same_images(features, untrained, judged)
-        found.append(_judge(untrained, UNTRAINED, measure, same, asked, jobs, unfinished))
+        tables, kept = _judge(untrained, UNTRAINED, measure, same, asked, jobs)
+        found.append(tables)
+        unfinished.append(kept)
     tables = {name: _joined([tables[name] for tables in found]) for name in found[0]}
     network = network_scores(features, judged)
     tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
@@ -286,10 +290,9 @@ def _judge(
     judged: Judged,
     asked: Asked,
     jobs: Jobs,
-    unfinished: list[tuple[Files, str]],
     note: str = "",
-) -> Tables:
-    """The tables of one measure; what the run keeps until it ends is added to `unfinished`."""
+) -> tuple[Tables, tuple[Files, str]]:
+    """The tables of one measure, and where it keeps what is finished until the run ends."""
     dim = embed_rows(features, measure, judged.rows[:1]).shape[1]
     judged = judged.sample(max(1000, int((2.0 * asked.budget / dim) ** 0.5)), asked.seed)
     if judged.sampled_from:
@@ -297,10 +300,9 @@ def _judge(
         note = f"{sampled}; {note}" if note else sampled
     files = features.store.files
     folder = f"{RUNS}/{_digest(features, f'{name} {measure.digest}', judged, asked)}"
-    unfinished.append((files, folder))
     known = kept_tables(features.store, folder)
     if known is not None:
-        return known
+        return known, (files, folder)
     started = time.monotonic()
     vectors = stored_vectors(features, measure, judged.rows, memory=0 if jobs.remote else MEMORY)
     draws = Draws(judged, asked.bootstrap, asked.seed)
@@ -314,7 +316,7 @@ def _judge(
     )
     if time.monotonic() - started >= checkpoint.EVERY:
         keep_tables(features.store, folder, tables)
-    return tables
+    return tables, (files, folder)
 
 
 def _digest(features: "Features", measure: str, judged: Judged, asked: Asked) -> str:

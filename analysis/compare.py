@@ -95,7 +95,7 @@ def compare(
         able = ", ".join(MEASURES)
         raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
     both = matched(a, b, split)
-    at = both[0].sample_at(int((2.0 * WORK / bootstrap) ** 0.5), seed)
+    at = both[0].sample_at(int((2.0 * WORK / max(bootstrap, 1)) ** 0.5), seed)
     judged_a, judged_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
     sides = [

@@ -225,13 +225,8 @@ def count_pairs(
         chunk=partial(count_slab, vectors, judged, bins, layers, product),
         start=partial(empty_counts, bins, vectors.form, layers, len(judged.classes)),
         combine=add_slab,
-        finalize=_same,
     ).compute(run)
     return replace(counts, error=key_error(vectors, bins, precision, rounding))
-
-
-def _same(counts: PairCounts) -> PairCounts:
-    return counts
 
 
 def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:

@@ -22,6 +22,10 @@ class Run(Protocol):
         """Yield function(item) for each item."""
 
 
+def _as_it_is(state: Any) -> Any:
+    return state
+
+
 @dataclass(frozen=True)
 class Statistic(Generic[Item, Part, State, Answer]):
     """How something is computed block by block.
@@ -31,14 +35,14 @@ class Statistic(Generic[Item, Part, State, Answer]):
         chunk: item to its part. It travels to workers, so it must be picklable by cloudpickle.
         start: the state before any part.
         combine: (state, part) to the state with the part; it may change and return the state.
-        finalize: state to the answer.
+        finalize: state to the answer; left out: the state is the answer.
     """
 
     items: Sequence[Item]
     chunk: Callable[[Item], Part]
     start: Callable[[], State]
     combine: Callable[[State, Part], State]
-    finalize: Callable[[State], Answer]
+    finalize: Callable[[State], Answer] = _as_it_is
 
     def compute(self, run: Run = map) -> Answer:
         """Run it."""

@@ -16,7 +16,7 @@ from extract.progress import Progress, silent
 from index.choose import EFFORT, choose
 from index.disk import Run, build_on_disk, one_by_one
 from index.engine import METRICS, new_index
-from index.files import building, folder_of, publish, read_card
+from index.files import CARD, building, folder_of, publish, read_card
 from index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
 from index.sample import draw_sample
 from index.specs import Card, IndexSpec, Point, Wish
@@ -131,8 +131,8 @@ def _card_there(folder: Path) -> tuple[Card | None, str]:
     """The card of the index there is; where it cannot be read None, and why."""
     try:
         return read_card(folder), ""
-    except StoreDamaged as error:
-        return None, str(error).rsplit(": ", 1)[0]
+    except StoreDamaged:
+        return None, f"{folder / CARD} could not be read"
 
 
 def _asked_anew(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> str:

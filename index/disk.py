@@ -135,10 +135,15 @@ def build_on_disk(
     _none_lost(index, rows)
     seconds = time.perf_counter() - start
     engine = DiskEngine(index, rows)
-    exam = _Exam(features, measure, rows, sample.queries, card, seconds)
-    points = list(
-        sweep(lambda search: exam.measure(engine, spec, search), spec.kind, card.wish.recall)
-    )
+    truth = StoredTruth(
+        features, measure, rows, sample.queries, card.wish.at, card.metric,
+        threads=card.wish.threads,
+    )  # fmt: skip
+
+    def measured(search: Mapping[str, float]) -> Point:
+        return _point(engine, replace(spec, search=dict(search)), truth, card.wish, seconds)
+
+    points = list(sweep(measured, spec.kind, card.wish.recall))
     point = _best(points, card.wish)
     told = {"rows": len(sample.train), "classes": int(table["label"].nunique()), "balanced": True}
     card = replace(
@@ -284,30 +289,14 @@ def _best(points: Sequence[Point], wish: Wish) -> Point:
     return max(holding, key=lambda point: point.queries_per_second)
 
 
-class _Exam:
-    """Held-out rows that ask an index on disk, and the points of its curve."""
-
-    def __init__(
-        self,
-        features: Any,
-        measure: Measure,
-        rows: NDArray[np.int64],
-        asked: NDArray[np.int64],
-        card: Card,
-        seconds: float,
-    ) -> None:
-        self._card, self._seconds, self._n = card, seconds, len(rows)
-        at, threads = card.wish.at, card.wish.threads
-        self._truth = StoredTruth(features, measure, rows, asked, at, card.metric, threads=threads)
-
-    def measure(self, engine: DiskEngine, spec: IndexSpec, search: Mapping[str, float]) -> Point:
-        """One point of the curve."""
-        wish, truth = self._card.wish, self._truth
-        recall, low, high = interval(truth.shares(engine, search))
-        with faiss_threads(wish.threads):
-            call = time_of(
-                lambda part: engine.search(part, truth.k, search), truth.queries, wish.batch
-            )
-        tried = replace(spec, search=dict(search))
-        speed = wish.batch / call
-        return Point(tried, recall, low, high, speed, call, self._seconds, engine.bytes, self._n)
+def _point(
+    engine: DiskEngine, spec: IndexSpec, truth: StoredTruth, wish: Wish, seconds: float
+) -> Point:
+    """One point of the curve of an index that took so many seconds to build."""
+    recall, low, high = interval(truth.shares(engine, spec.search))
+    with faiss_threads(wish.threads):
+        call = time_of(
+            lambda part: engine.search(part, truth.k, spec.search), truth.queries, wish.batch
+        )
+    speed, n = wish.batch / call, len(engine.rows)
+    return Point(spec, recall, low, high, speed, call, seconds, engine.bytes, n)

@@ -32,7 +32,8 @@ def search_filled(
     """Raw distances and positions (Q, k) of the rows that a mask leaves, -1 only where these end.
 
     Where many rows are masked the search is in proportion deeper. Where it still finds fewer than
-    k, those around the query are masked, or k is large: then everything is searched.
+    k, those around the query are masked, or k is large: then everything is searched (of which a
+    graph may still miss some).
 
     Args:
         engine: an index.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from extract.measures import Measure, embed_rows
 from extract.progress import Progress
 from index.disk import add_on_disk
-from index.engine import Engine, faiss_threads, open_engine
+from index.engine import Engine, faiss_threads, open_engine, rows_of
 from index.files import publish, publish_tail, read_index, read_tail, rewrite_card
 from index.kinds import INDEX_KINDS
 from index.specs import Card
@@ -71,15 +71,16 @@ def bring_up_to_date(
         return Update(card, "unchanged", "", f"the index is of {card.key}, not of {features.key}")
     if card.measure_digest != measure.digest:
         return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
-    engine = open_engine(index, card.spec, card.ranges)
-    new = np.setdiff1d(rows, engine.rows, assume_unique=True)
-    gone = len(np.setdiff1d(engine.rows, rows, assume_unique=True))
-    stale = _outgrown(card, len(engine.rows) + len(new), gone)
+    known = rows_of(card.ranges) if card.ranges else Engine(index).rows
+    new = np.setdiff1d(rows, known, assume_unique=True)
+    gone = len(np.setdiff1d(known, rows, assume_unique=True))
+    stale = _outgrown(card, len(known) + len(new), gone)
     if stale:
         return Update(card, "unchanged", "", stale)
     if not len(new):
         note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
         if gone != card.removed:
+            engine = open_engine(index, card.spec, card.ranges)
             card, told = _judged_anew(features, measure, engine, card, rows)
             rewrite_card(folder, card)
             note += told
@@ -102,8 +103,8 @@ def bring_up_to_date(
         rewrite_card(folder, replace(before, recall=card.recall, stale=card.stale))
     elif _goes_beside(card, len(new)):
         if card.tail:
-            held, known = read_tail(folder, card)
-            vectors, new = np.concatenate([held, vectors]), np.concatenate([known, new])
+            held, earlier = read_tail(folder, card)
+            vectors, new = np.concatenate([held, vectors]), np.concatenate([earlier, new])
         card = publish_tail(folder, vectors, new, card)
     else:
         card = publish(folder, engine.index, card)

@@ -25,9 +25,9 @@ from train.vector_losses import (
     CentreLoss,
     Vectors,
     gap_supcon,
+    measure_supcon,
     triplet_batch_hard,
     triplet_semi_hard,
-    vector_supcon,
 )
 
 LossFunction = Callable[[StepView], Tensor]
@@ -74,7 +74,7 @@ def _fixed(function: LossFunction) -> Callable[[int, int], LossFunction]:
 
 
 def _contrast_of(vectors: Vectors) -> LossFunction:
-    return partial(vector_supcon, vectors=vectors)
+    return partial(measure_supcon, vectors=vectors)
 
 
 def _triplet_of(vectors: Vectors) -> LossFunction:

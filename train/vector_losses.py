@@ -21,12 +21,16 @@ def pooled(view: StepView) -> Tensor:
 
 def gap_supcon(view: StepView) -> Tensor:
     """Supervised contrast (T = 0.1) of z = normalise(mean_p a_p)."""
-    return vector_supcon(view, pooled)
+    features = unit(pooled(view))
+    return supcon(features @ features.T, view.labels)
 
 
-def vector_supcon(view: StepView, vectors: Vectors) -> Tensor:
-    """Supervised contrast (T = 0.1) of the cosines of any vectors (B, D)."""
-    features = unit(vectors(view))
+def measure_supcon(view: StepView, vectors: Vectors) -> Tensor:
+    """Supervised contrast (T = 0.1) of the inner products of a measure's vectors (B, D).
+
+    These are its cosines, for a measure of that form; of `softmax_dot` what it is named after.
+    """
+    features = vectors(view)
     return supcon(features @ features.T, view.labels)
 
 

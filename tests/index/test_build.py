@@ -342,7 +342,7 @@ class TestFiles:
             NeighbourIndex.open(store)
         report = build_index(store.features())
         assert report.action == "rebuilt"
-        assert "card.json is no index card" in report.note
+        assert "card.json could not be read" in report.note
         assert "rebuild it" not in report.note
         assert len(NeighbourIndex.open(store)) == 300
         assert len(list(folder(store).iterdir())) == 3

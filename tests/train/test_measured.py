@@ -81,10 +81,12 @@ def test_dead_maps_give_finite_gradients(name):
     assert all(torch.isfinite(gradient).all() for gradient in given if gradient is not None)
 
 
-def test_supcon_of_a_measure_is_contrast_of_its_cosines():
+@pytest.mark.parametrize("name", ["gem_cosine", "softmax_dot"])
+def test_supcon_of_a_measure_is_contrast_of_its_own_inner_products(name):
     view = step()
-    loss = loss_named("supcon:gem_cosine").make(CLASSES, CHANNELS)(view)
-    z = MEASURES["gem_cosine"].embed({"last_conv": view.maps.detach().numpy()}, {})
+    loss = loss_named(f"supcon:{name}").make(CLASSES, CHANNELS)(view)
+    taps = view.taps(MEASURES[name].taps)
+    z = MEASURES[name].embed({tap: value.detach().numpy() for tap, value in taps.items()}, {})
     wanted = supcon(torch.from_numpy(z.astype(np.float64) @ z.T), view.labels)
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
 
