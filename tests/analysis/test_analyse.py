@@ -1,22 +1,16 @@
 """The whole analysis on a real store: tables, company, resume, cluster, bad input."""
 
-import hashlib
 import json
-import os
-import signal
-import urllib.request
 from dataclasses import replace
 
 import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import LocalCluster
 from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from analysis import analyse as module
-from analysis import checkpoint, jobs, vectors
 from analysis.analyse import Analysis, analyse
 from analysis.compare import compare
 from analysis.judged import judged_rows
@@ -368,152 +362,6 @@ def test_constant_features_are_at_chance_not_an_error(tmp_path, made, write_feat
     assert value(found, "gap_euclid", "auc") == pytest.approx(0.5)
 
 
-def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_features, monkeypatch):
-    monkeypatch.setattr(vectors, "SLAB", 256)
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    made = make(sizes=(700, 500))
-    features = write_features(tmp_path / "s", made, taps=["gap"])
-    wanted = analyse(features, measures=["gap_cosine"], bootstrap=5)
-    calls = []
-
-    def dies(stage, done, total, note=""):
-        calls.append(stage)
-        if stage.endswith("pairs") and done == 9:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=["gap_cosine"], bootstrap=5, progress=dies)
-    kept = sorted(path.name for path in features.store.path("runs").rglob("*.npz"))
-    assert len(kept) >= 8
-    seen = {}
-    found = analyse(
-        features, measures=["gap_cosine"], bootstrap=5,
-        progress=lambda stage, done, total, note="": seen.setdefault(stage, total),
-    )  # fmt: skip
-    assert "gap_cosine moments" not in seen
-    assert seen["gap_cosine pairs"] < 15
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
-    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
-
-
-def test_a_run_that_dies_keeps_the_measures_that_were_finished(
-    tmp_path, make, write_features, monkeypatch
-):
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    features = write_features(tmp_path / "s", make(sizes=(30, 20, 1)))
-    measures = ["chamfer", "gap_cosine", "gap_euclid"]
-    wanted = analyse(features, measures=measures, bootstrap=5)
-
-    def dies(stage, done, total, note=""):
-        if stage == "gap_euclid neighbours":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=measures, bootstrap=5, progress=dies)
-    seen = set()
-    again = {"measures": measures, "progress": lambda stage, *more: seen.add(stage)}
-    found = analyse(features, bootstrap=5, **again)
-    assert seen == {f"gap_euclid {stage}" for stage in ("neighbours", "bootstrap", "folds")}
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
-    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
-    # Other labels are another question, and a table that was damaged is made again.
-    with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=measures, bootstrap=5, progress=dies)
-    kept = next(features.store.path("runs").rglob("per_class.parquet"))
-    kept.write_bytes(kept.read_bytes()[:100])
-    found = analyse(features, bootstrap=5, **again)
-    assert "gap_cosine pairs" in seen
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
-
-
-def test_a_damaged_block_is_done_again(tmp_path, features):
-    files = features.store.files
-    answers = [np.arange(3), (np.ones(2), np.zeros(1))]
-    files.write("runs/x/000000000-000000002.npz", checkpoint.pack(answers))
-    files.write("runs/x/000000002-000000004.npz", b"not a zip file")
-    asked = []
-
-    def run(function, items):
-        asked.extend(items)
-        return map(function, items)
-
-    found = list(checkpoint.remembering(run, files, "runs/x")(lambda item: item, range(5)))
-    assert asked == [2, 3, 4]
-    assert found[2:] == [2, 3, 4]
-    assert np.array_equal(found[1][0], np.ones(2))
-
-
-def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypatch):
-    monkeypatch.setattr(vectors, "SLAB", 256)
-    features = write_features(tmp_path / "s", make(sizes=(300, 200, 100)))
-    wanted = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5)
-    one = jobs.Jobs(None, 1)
-    alone = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=one)
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(alone.tables[name], table)
-    with jobs.open_jobs(workers=1) as cluster:
-        page = urllib.request.urlopen(cluster.dashboard, timeout=60).read()
-        assert b"Dask" in page
-        # The same cluster again, as a user who has one names it.
-        said = CliRunner().invoke(app, [
-            "analyse", "--store", features.store.url, "--measures", "gap_cosine,map_cosine",
-            "--bootstrap", "5", "--dask", cluster.client.scheduler.address,
-        ])  # fmt: skip
-        assert said.exit_code == 0, said.output
-        assert f"dask dashboard: {cluster.dashboard}" in said.stderr
-        side = compare(features, features, bootstrap=5, jobs=cluster)
-        pd.testing.assert_frame_equal(side, compare(features, features, bootstrap=5))
-        again = Analysis.load(features.store, features.key)
-        for name, table in wanted.tables.items():
-            pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
-        found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
-
-
-def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features):
-    made = make(sizes=(300, 200, 100))
-    order = np.random.default_rng(5).permutation(600)
-    ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(600)]
-    straight = write_features(tmp_path / "s", made, ids=ids)
-    made.arrays = {name: values[order] for name, values in made.arrays.items()}
-    made.labels = [made.labels[i] for i in order]
-    turned = write_features(tmp_path / "t", made, ids=[ids[i] for i in order])
-    measures = ["gap_cosine", "gap_euclid", "softmax_dot"]
-    one, other = (analyse(f, measures=measures, bootstrap=0) for f in (straight, turned))
-    # Folds are dealt by position, so this one only agrees within its interval.
-    rows = [a.tables["scores"].query("score != 'balanced_accuracy'") for a in (one, other)]
-    assert list(rows[0]["score"]) == list(rows[1]["score"])
-    np.testing.assert_allclose(rows[0]["value"], rows[1]["value"], rtol=2e-4, atol=1e-6)
-    for name in ("class_pairs", "per_class"):
-        left, right = (a.tables[name] for a in (one, other))
-        pd.testing.assert_frame_equal(left, right, rtol=2e-3, atol=1e-4)
-
-
-def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, monkeypatch):
-    monkeypatch.setattr(vectors, "SLAB", 1024)
-    features = write_features(tmp_path / "s", make(sizes=(4000, 3000, 3000)), taps=["gap"])
-    wanted = analyse(features, measures=["gap_cosine"], bootstrap=20)
-    killed = []
-    with jobs.open_jobs(workers=2) as cluster:
-        workers = list(cluster.client.run(os.getpid).values())
-
-        def kills(stage, done, total, note=""):
-            if stage.endswith("bootstrap") and done == 5 and not killed:
-                killed.append(workers[0])
-                os.kill(workers[0], signal.SIGKILL)
-
-        found = analyse(
-            features, measures=["gap_cosine"], bootstrap=20, jobs=cluster, progress=kills
-        )
-    assert killed
-    for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
-
-
 def test_coarser_products_say_what_they_do(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(60, 50)), taps=["gap"])
     exact = analyse(features, measures=["gap_cosine"], bootstrap=0)
@@ -525,101 +373,6 @@ def test_coarser_products_say_what_they_do(tmp_path, make, write_features):
     assert "bfloat16 products, which move the AUC of 110 images by" in note
     with pytest.raises(BadInput, match="power of two"):
         analyse(features, bins=1000)
-
-
-def test_no_scheduler_at_the_address():
-    with (
-        pytest.raises(BadInput, match="no Dask scheduler at tcp://127"),
-        jobs.open_jobs("tcp://127.0.0.1:9", timeout=1),
-    ):
-        pass
-
-
-def test_a_scheduler_without_workers_is_told():
-    with (
-        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
-        pytest.raises(BadInput, match="has no worker after 1 s: start one by `dask worker inproc:"),
-        jobs.open_jobs(cluster.scheduler_address, timeout=1),
-    ):
-        pass
-
-
-def test_an_error_in_a_thread_reaches_the_caller():
-    def fails(item):
-        if item == 5:
-            raise BadInput("five")
-        return item
-
-    with pytest.raises(BadInput, match="five"):
-        list(jobs.Jobs(None, 2).run("stage")(fails, range(50)))
-
-
-class TestCompare:
-    def test_better_features_win_and_the_difference_is_paired(self, tmp_path, make, write_features):
-        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
-        draw = np.random.default_rng(3)
-        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
-        noisy.arrays["gap"] = np.maximum(noisy.arrays["gap"] + 0.4 * noise, 0)
-        a = write_features(tmp_path / "a", noisy)
-        b = write_features(tmp_path / "b", made, key="net-1-0")
-        table = compare(a, b, bootstrap=200).set_index("score")
-        assert list(table.columns) == ["a", "b", "difference", "low", "high", "better"]
-        row = table.loc["sameness"]
-        assert row["difference"] == pytest.approx(row["b"] - row["a"])
-        assert 0 < row["low"] < row["difference"] < row["high"]
-        alone = analyse(a, measures=["gap_cosine"], bootstrap=200)
-        assert value(alone, "gap_cosine", "sameness") == pytest.approx(row["a"])
-
-    def test_worst_class_and_collapse_are_compared(self, tmp_path, make, write_features):
-        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
-        draw = np.random.default_rng(3)
-        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
-        for name in ("gap", "fc"):
-            noisy.arrays[name] = np.maximum(noisy.arrays[name] + 0.4 * noise, 0)
-        a = write_features(tmp_path / "a", noisy)
-        b = write_features(tmp_path / "b", made, key="net-1-0")
-        table = compare(a, b, bootstrap=20).set_index("score")
-        for features, side in ((a, "a"), (b, "b")):
-            alone = analyse(features, measures=["gap_cosine"], bootstrap=0)
-            for measure, score in (("network", "nc1"), ("gap_cosine", "worst_class_sameness")):
-                assert value(alone, measure, score) == pytest.approx(table.loc[score, side])
-        low, high = table.loc["nc1", "low"], table.loc["nc1", "high"]
-        assert low < table.loc["nc1", "difference"] < high < 0
-        row = table.loc["worst_class_sameness"]
-        assert row["low"] < row["difference"] < row["high"]
-        bare = write_features(tmp_path / "c", made, taps=["gap"])
-        assert "nc1" not in set(compare(a, bare, bootstrap=5)["score"])
-
-    def test_classes_too_small_to_leave_an_image_out_have_no_interval(
-        self, tmp_path, make, write_features
-    ):
-        features = write_features(tmp_path / "a", make(sizes=(2, 1)))
-        table = compare(features, features, bootstrap=5).set_index("score")
-        assert table.loc["nc1", ["low", "high"]].isna().all()
-        assert table.loc["worst_class_sameness", ["low", "high"]].isna().all()
-
-    def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
-        a = write_features(tmp_path / "a", made)
-        table = compare(a, a, bootstrap=50)
-        assert (table[["difference", "low", "high"]] == 0).all(axis=None)
-        numbers, changes = likeness(a, a)
-        assert numbers["linear_cka"] == pytest.approx(1.0)
-        assert numbers["linear_cka_unbiased"] == pytest.approx(1.0)
-        assert numbers["rsa"] == pytest.approx(1.0)
-        assert (changes[["gained", "lost"]] == 0).all(axis=None)
-
-    def test_images_are_matched_by_content(self, tmp_path, make, write_features):
-        made, turned = make(sizes=(30, 30)), make(sizes=(30, 30))
-        turned.arrays = {name: v[::-1].copy() for name, v in turned.arrays.items()}
-        turned.labels = turned.labels[::-1]
-        ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60)]
-        a = write_features(tmp_path / "a", made, ids=ids)
-        b = write_features(tmp_path / "b", turned, ids=ids[::-1])
-        table = compare(a, b, bootstrap=20)
-        assert table["difference"].abs().max() < 1e-9
-        strangers = write_features(tmp_path / "c", made, ids=[i[::-1] for i in ids])
-        with pytest.raises(BadInput, match="no image in common"):
-            compare(a, strangers)
 
 
 class TestCommands:
@@ -671,18 +424,3 @@ def test_few_images_and_fitted_measures_say_so(tmp_path, make, write_features):
     rest = len(features.table("held_out"))
     notes = found[found["measure"] == "lda_cosine"]["note"]
     assert notes.str.contains(f"{rest} of 120 images: the others fitted the measure").all()
-
-
-def test_set_measures_are_not_compared(tmp_path, make, write_features):
-    features = write_features(tmp_path / "s", make(sizes=(20, 20)))
-    with pytest.raises(BadInput, match="chamfer compares maps of few images, not vectors"):
-        compare(features, features, measure="chamfer")
-
-
-def test_large_sets_are_compared_on_the_same_sample(tmp_path, make, write_features, monkeypatch):
-    features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)), taps=["gap"])
-    monkeypatch.setattr("analysis.compare.WORK", 20 * 90**2 / 2)
-    table = compare(features, features, bootstrap=20)
-    assert (table.attrs["images"], table.attrs["of"]) == (90, 150)
-    assert (table["difference"] == 0).all()
-    assert (table["a"] == table["b"]).all()

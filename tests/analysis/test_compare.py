@@ -1,0 +1,104 @@
+"""Two networks or two weights side by side."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from analysis.analyse import analyse
+from analysis.compare import compare
+from analysis.networks import likeness
+from extract.errors import BadInput
+
+
+@pytest.fixture
+def features(tmp_path, made, write_features):
+    return write_features(tmp_path / "store", made)
+
+
+def value(analysis, measure, score):
+    rows = analysis.tables["scores"]
+    return float(rows[(rows["measure"] == measure) & (rows["score"] == score)]["value"].iloc[0])
+
+
+class TestCompare:
+    def test_better_features_win_and_the_difference_is_paired(self, tmp_path, make, write_features):
+        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
+        draw = np.random.default_rng(3)
+        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
+        noisy.arrays["gap"] = np.maximum(noisy.arrays["gap"] + 0.4 * noise, 0)
+        a = write_features(tmp_path / "a", noisy)
+        b = write_features(tmp_path / "b", made, key="net-1-0")
+        table = compare(a, b, bootstrap=200).set_index("score")
+        assert list(table.columns) == ["a", "b", "difference", "low", "high", "better"]
+        row = table.loc["sameness"]
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+        assert 0 < row["low"] < row["difference"] < row["high"]
+        alone = analyse(a, measures=["gap_cosine"], bootstrap=200)
+        assert value(alone, "gap_cosine", "sameness") == pytest.approx(row["a"])
+
+    def test_worst_class_and_collapse_are_compared(self, tmp_path, make, write_features):
+        made, noisy = make(sizes=(60, 60, 60)), make(sizes=(60, 60, 60))
+        draw = np.random.default_rng(3)
+        noise = draw.standard_normal(noisy.arrays["gap"].shape).astype(np.float32)
+        for name in ("gap", "fc"):
+            noisy.arrays[name] = np.maximum(noisy.arrays[name] + 0.4 * noise, 0)
+        a = write_features(tmp_path / "a", noisy)
+        b = write_features(tmp_path / "b", made, key="net-1-0")
+        table = compare(a, b, bootstrap=20).set_index("score")
+        for features, side in ((a, "a"), (b, "b")):
+            alone = analyse(features, measures=["gap_cosine"], bootstrap=0)
+            for measure, score in (("network", "nc1"), ("gap_cosine", "worst_class_sameness")):
+                assert value(alone, measure, score) == pytest.approx(table.loc[score, side])
+        low, high = table.loc["nc1", "low"], table.loc["nc1", "high"]
+        assert low < table.loc["nc1", "difference"] < high < 0
+        row = table.loc["worst_class_sameness"]
+        assert row["low"] < row["difference"] < row["high"]
+        bare = write_features(tmp_path / "c", made, taps=["gap"])
+        assert "nc1" not in set(compare(a, bare, bootstrap=5)["score"])
+
+    def test_classes_too_small_to_leave_an_image_out_have_no_interval(
+        self, tmp_path, make, write_features
+    ):
+        features = write_features(tmp_path / "a", make(sizes=(2, 1)))
+        table = compare(features, features, bootstrap=5).set_index("score")
+        assert table.loc["nc1", ["low", "high"]].isna().all()
+        assert table.loc["worst_class_sameness", ["low", "high"]].isna().all()
+
+    def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
+        a = write_features(tmp_path / "a", made)
+        table = compare(a, a, bootstrap=50)
+        assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+        numbers, changes = likeness(a, a)
+        assert numbers["linear_cka"] == pytest.approx(1.0)
+        assert numbers["linear_cka_unbiased"] == pytest.approx(1.0)
+        assert numbers["rsa"] == pytest.approx(1.0)
+        assert (changes[["gained", "lost"]] == 0).all(axis=None)
+
+    def test_images_are_matched_by_content(self, tmp_path, make, write_features):
+        made, turned = make(sizes=(30, 30)), make(sizes=(30, 30))
+        turned.arrays = {name: v[::-1].copy() for name, v in turned.arrays.items()}
+        turned.labels = turned.labels[::-1]
+        ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60)]
+        a = write_features(tmp_path / "a", made, ids=ids)
+        b = write_features(tmp_path / "b", turned, ids=ids[::-1])
+        table = compare(a, b, bootstrap=20)
+        assert table["difference"].abs().max() < 1e-9
+        strangers = write_features(tmp_path / "c", made, ids=[i[::-1] for i in ids])
+        with pytest.raises(BadInput, match="no image in common"):
+            compare(a, strangers)
+
+
+def test_set_measures_are_not_compared(tmp_path, make, write_features):
+    features = write_features(tmp_path / "s", make(sizes=(20, 20)))
+    with pytest.raises(BadInput, match="chamfer compares maps of few images, not vectors"):
+        compare(features, features, measure="chamfer")
+
+
+def test_large_sets_are_compared_on_the_same_sample(tmp_path, make, write_features, monkeypatch):
+    features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)), taps=["gap"])
+    monkeypatch.setattr("analysis.compare.WORK", 20 * 90**2 / 2)
+    table = compare(features, features, bootstrap=20)
+    assert (table.attrs["images"], table.attrs["of"]) == (90, 150)
+    assert (table["difference"] == 0).all()
+    assert (table["a"] == table["b"]).all()

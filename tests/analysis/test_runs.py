@@ -1,0 +1,201 @@
+"""Where and how often blocks run changes no answer: threads, workers, runs that die."""
+
+import hashlib
+import os
+import signal
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import LocalCluster
+from typer.testing import CliRunner
+
+from analysis import checkpoint, jobs, vectors
+from analysis.analyse import Analysis, analyse
+from analysis.compare import compare
+from extract.errors import BadInput
+from flows.cli import app
+
+
+@pytest.fixture
+def features(tmp_path, made, write_features):
+    return write_features(tmp_path / "store", made)
+
+
+def value(analysis, measure, score):
+    rows = analysis.tables["scores"]
+    return float(rows[(rows["measure"] == measure) & (rows["score"] == score)]["value"].iloc[0])
+
+
+def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_features, monkeypatch):
+    monkeypatch.setattr(vectors, "SLAB", 256)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    made = make(sizes=(700, 500))
+    features = write_features(tmp_path / "s", made, taps=["gap"])
+    wanted = analyse(features, measures=["gap_cosine"], bootstrap=5)
+    calls = []
+
+    def dies(stage, done, total, note=""):
+        calls.append(stage)
+        if stage.endswith("pairs") and done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=["gap_cosine"], bootstrap=5, progress=dies)
+    kept = sorted(path.name for path in features.store.path("runs").rglob("*.npz"))
+    assert len(kept) >= 8
+    seen = {}
+    found = analyse(
+        features, measures=["gap_cosine"], bootstrap=5,
+        progress=lambda stage, done, total, note="": seen.setdefault(stage, total),
+    )  # fmt: skip
+    assert "gap_cosine moments" not in seen
+    assert seen["gap_cosine pairs"] < 15
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
+
+
+def test_a_run_that_dies_keeps_the_measures_that_were_finished(
+    tmp_path, make, write_features, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    features = write_features(tmp_path / "s", make(sizes=(30, 20, 1)))
+    measures = ["chamfer", "gap_cosine", "gap_euclid"]
+    wanted = analyse(features, measures=measures, bootstrap=5)
+
+    def dies(stage, done, total, note=""):
+        if stage == "gap_euclid neighbours":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=measures, bootstrap=5, progress=dies)
+    seen = set()
+    again = {"measures": measures, "progress": lambda stage, *more: seen.add(stage)}
+    found = analyse(features, bootstrap=5, **again)
+    assert seen == {f"gap_euclid {stage}" for stage in ("neighbours", "bootstrap", "folds")}
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+    assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
+    # Other labels are another question, and a table that was damaged is made again.
+    with pytest.raises(KeyboardInterrupt):
+        analyse(features, measures=measures, bootstrap=5, progress=dies)
+    kept = next(features.store.path("runs").rglob("per_class.parquet"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    found = analyse(features, bootstrap=5, **again)
+    assert "gap_cosine pairs" in seen
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+def test_a_damaged_block_is_done_again(tmp_path, features):
+    files = features.store.files
+    answers = [np.arange(3), (np.ones(2), np.zeros(1))]
+    files.write("runs/x/000000000-000000002.npz", checkpoint.pack(answers))
+    files.write("runs/x/000000002-000000004.npz", b"not a zip file")
+    asked = []
+
+    def run(function, items):
+        asked.extend(items)
+        return map(function, items)
+
+    found = list(checkpoint.remembering(run, files, "runs/x")(lambda item: item, range(5)))
+    assert asked == [2, 3, 4]
+    assert found[2:] == [2, 3, 4]
+    assert np.array_equal(found[1][0], np.ones(2))
+
+
+def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypatch):
+    monkeypatch.setattr(vectors, "SLAB", 256)
+    features = write_features(tmp_path / "s", make(sizes=(300, 200, 100)))
+    wanted = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5)
+    one = jobs.Jobs(None, 1)
+    alone = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=one)
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(alone.tables[name], table)
+    with jobs.open_jobs(workers=1) as cluster:
+        page = urllib.request.urlopen(cluster.dashboard, timeout=60).read()
+        assert b"Dask" in page
+        # The same cluster again, as a user who has one names it.
+        said = CliRunner().invoke(app, [
+            "analyse", "--store", features.store.url, "--measures", "gap_cosine,map_cosine",
+            "--bootstrap", "5", "--dask", cluster.client.scheduler.address,
+        ])  # fmt: skip
+        assert said.exit_code == 0, said.output
+        assert f"dask dashboard: {cluster.dashboard}" in said.stderr
+        side = compare(features, features, bootstrap=5, jobs=cluster)
+        pd.testing.assert_frame_equal(side, compare(features, features, bootstrap=5))
+        again = Analysis.load(features.store, features.key)
+        for name, table in wanted.tables.items():
+            pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
+        found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features):
+    made = make(sizes=(300, 200, 100))
+    order = np.random.default_rng(5).permutation(600)
+    ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(600)]
+    straight = write_features(tmp_path / "s", made, ids=ids)
+    made.arrays = {name: values[order] for name, values in made.arrays.items()}
+    made.labels = [made.labels[i] for i in order]
+    turned = write_features(tmp_path / "t", made, ids=[ids[i] for i in order])
+    measures = ["gap_cosine", "gap_euclid", "softmax_dot"]
+    one, other = (analyse(f, measures=measures, bootstrap=0) for f in (straight, turned))
+    # Folds are dealt by position, so this one only agrees within its interval.
+    rows = [a.tables["scores"].query("score != 'balanced_accuracy'") for a in (one, other)]
+    assert list(rows[0]["score"]) == list(rows[1]["score"])
+    np.testing.assert_allclose(rows[0]["value"], rows[1]["value"], rtol=2e-4, atol=1e-6)
+    for name in ("class_pairs", "per_class"):
+        left, right = (a.tables[name] for a in (one, other))
+        pd.testing.assert_frame_equal(left, right, rtol=2e-3, atol=1e-4)
+
+
+def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, monkeypatch):
+    monkeypatch.setattr(vectors, "SLAB", 1024)
+    features = write_features(tmp_path / "s", make(sizes=(4000, 3000, 3000)), taps=["gap"])
+    wanted = analyse(features, measures=["gap_cosine"], bootstrap=20)
+    killed = []
+    with jobs.open_jobs(workers=2) as cluster:
+        workers = list(cluster.client.run(os.getpid).values())
+
+        def kills(stage, done, total, note=""):
+            if stage.endswith("bootstrap") and done == 5 and not killed:
+                killed.append(workers[0])
+                os.kill(workers[0], signal.SIGKILL)
+
+        found = analyse(
+            features, measures=["gap_cosine"], bootstrap=20, jobs=cluster, progress=kills
+        )
+    assert killed
+    for name, table in wanted.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table)
+
+
+def test_no_scheduler_at_the_address():
+    with (
+        pytest.raises(BadInput, match="no Dask scheduler at tcp://127"),
+        jobs.open_jobs("tcp://127.0.0.1:9", timeout=1),
+    ):
+        pass
+
+
+def test_a_scheduler_without_workers_is_told():
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(BadInput, match="has no worker after 1 s: start one by `dask worker inproc:"),
+        jobs.open_jobs(cluster.scheduler_address, timeout=1),
+    ):
+        pass
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    def fails(item):
+        if item == 5:
+            raise BadInput("five")
+        return item
+
+    with pytest.raises(BadInput, match="five"):
+        list(jobs.Jobs(None, 2).run("stage")(fails, range(50)))
