@@ -9,27 +9,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import checkpoint
-from analysis.bootstrap import Draws
-from analysis.checkpoint import forget, keep_tables, kept_tables, remembering
-from analysis.jobs import Jobs, here
-from analysis.judged import Judged, check, check_seed, judged_rows
-from analysis.network_scores import network_scores
-from analysis.one_measure import Tables, judge_measure
-from analysis.pair_bins import BINS, check_bins, plan_layers
-from analysis.product import Precision
-from analysis.set_scores import judge_sets
-from analysis.statistic import Run
-from analysis.vectors import MEMORY, slab_rows, stored_vectors
-from extract.errors import BadInput
-from extract.measures import Measure, embed_rows, ready_measure
-from extract.progress import Progress, silent
-from extract.set_measures import SET_MEASURES
-from extract.store_files import Files
+from alike.analysis.blocks import (
+    MEMORY,
+    Jobs,
+    Judged,
+    Precision,
+    Run,
+    check,
+    check_seed,
+    checkpoint,
+    forget,
+    here,
+    judged_rows,
+    keep_tables,
+    kept_tables,
+    remembering,
+    slab_rows,
+    stored_vectors,
+)
+from alike.analysis.pairs import BINS, Draws, check_bins, plan_layers
+from alike.analysis.scores import Tables, judge_measure, judge_sets, network_scores
+from alike.extract.errors import BadInput
+from alike.extract.measures import SET_MEASURES, Measure, embed_rows, ready_measure
+from alike.extract.progress import Progress, silent
+from alike.extract.store import Files
 
 if TYPE_CHECKING:
-    from extract.store import Store
-    from extract.store_features import Features
+    from alike.extract.store import Features, Store
 
 HEADLINE = "gap_cosine"
 BUDGET = 1e14

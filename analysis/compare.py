@@ -13,26 +13,37 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import scores as score
-from analysis.bootstrap import Draws, interval, weighted_histograms, weighted_means
-from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
-from analysis.jobs import Jobs, here
-from analysis.judged import Judged, check_seed, judge
-from analysis.moments import class_moments
-from analysis.neighbours import Nearest, nearest
-from analysis.network_scores import ENTERING, named_rightly
-from analysis.pairs import PairCounts, count_pairs
-from analysis.score_rows import pair_replicates
-from analysis.score_table import SCORES
-from analysis.shape import class_shape, collapse_scores
-from analysis.vectors import MEMORY, Vectors, stored_vectors
-from extract.errors import BadInput
-from extract.measures import MEASURES, ready_measure
-from extract.progress import Progress, silent
-from extract.set_measures import SET_MEASURES
+from alike.analysis.blocks import (
+    MEMORY,
+    Jobs,
+    Judged,
+    Vectors,
+    check_seed,
+    here,
+    judge,
+    stored_vectors,
+)
+from alike.analysis.classes import class_moments, class_shape, collapse_scores
+from alike.analysis.neighbours import Nearest, nearest
+from alike.analysis.pairs import (
+    GROUPS,
+    Draws,
+    PairCounts,
+    count_pairs,
+    interval,
+    jackknife_groups,
+    jackknife_interval,
+    weighted_histograms,
+    weighted_means,
+)
+from alike.analysis.pairs import curves as score
+from alike.analysis.scores import ENTERING, SCORES, named_rightly, pair_replicates
+from alike.extract.errors import BadInput
+from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
+from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from extract.store_features import Features
+    from alike.extract.store import Features
 
 WORK = 2e12
 """Weighted pairs (pairs times draws) of one side above which a sample is compared: minutes."""

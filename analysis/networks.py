@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare import matched
-from analysis.jobs import Jobs, here
-from analysis.judged import Judged, check_seed
-from analysis.neighbours import nearest
-from analysis.vectors import Vectors, blocks, stored_vectors
-from extract.measures import ready_measure
+from alike.analysis.blocks import Jobs, Judged, Vectors, blocks, check_seed, here, stored_vectors
+from alike.analysis.compare import matched
+from alike.analysis.neighbours import nearest
+from alike.extract.measures import ready_measure
 
 if TYPE_CHECKING:
-    from extract.store_features import Features
+    from alike.extract.store import Features
 
 Floats = NDArray[np.float64]
 RSA_IMAGES = 2000

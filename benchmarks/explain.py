@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from zennit.composites import EpsilonPlusFlat
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from analysis.explain import relevance
-from analysis.explain_inputs import ready_module
-from analysis.lrp import lrp
+from alike.analysis.explain import ready_module, relevance
+from alike.analysis.explain.lrp import lrp
 
 Run = Callable[[Tensor, Tensor], object]
 LAST = {"resnet18": "layer4", "vgg11_bn": "features", "mobilenet_v2": "features"}

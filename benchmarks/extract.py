@@ -39,13 +39,13 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from extract.decode import decode
-from extract.forward import PRECISIONS, Forward, array_names, choose_device, choose_precision
-from extract.network import Network, load_network
-from extract.pipeline import extract, usable_cores
-from extract.run import Settings
-from extract.source import open_source
-from extract.store import UNIT, Store
+from alike.extract.forward import PRECISIONS, Forward, array_names, choose_device, choose_precision
+from alike.extract.images import decode, open_source
+from alike.extract.machine import usable_cores
+from alike.extract.networks import Network, load_network
+from alike.extract.pipeline import extract
+from alike.extract.run import Settings
+from alike.extract.store import UNIT, Store
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ def net():
 """
 RUN = """
 import json, resource, sys, time
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
+from alike.extract.networks import load_network
+from alike.extract.pipeline import extract
+from alike.extract.images import open_source
+from alike.extract.store import Store
 
 def note(stage, done, total, said=""):
     if stage == "list":

@@ -68,11 +68,11 @@ def ours(kind):
     def build(x, threads):
         import faiss
 
-        from index.engine import open_engine
-        from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
-        from index.sample import draw_sample
-        from index.specs import Wish
-        from index.trial import Exam, build_candidate
+        from alike.index.engine import open_engine
+        from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
+        from alike.index.sample import draw_sample
+        from alike.index.specs import Wish
+        from alike.index.trial import Exam, build_candidate
 
         faiss.omp_set_num_threads(threads)
         spec = INDEX_KINDS[kind].spec(len(x), x.shape[1])
@@ -297,7 +297,7 @@ def peers(args):
     """Measure all, each in its own process."""
     import pandas as pd
 
-    from index.truth import true_neighbours
+    from alike.index.truth import true_neighbours
 
     names = args.only.split(",") if args.only else list(OURS | PEERS)
     rows, absent = [], []
@@ -340,8 +340,8 @@ def vectors_of(args):
     if args.features is None:
         x = clustered(args.n + QUERIES)
         return np.ascontiguousarray(x[: args.n]), np.ascontiguousarray(x[args.n :])
-    from extract.measures import embed_rows, ready_measure
-    from extract.store import Store
+    from alike.extract.measures import embed_rows, ready_measure
+    from alike.extract.store import Store
 
     features = Store.open(args.features).features()
     measure = ready_measure(features, "gap_cosine")
@@ -355,9 +355,9 @@ def exact(args):
     import faiss
     import torch
 
-    from index.bfloat import BfloatSearch, has_bfloat16
-    from index.flat import nearest
-    from index.truth import certified
+    from alike.index.bfloat import BfloatSearch, has_bfloat16
+    from alike.index.flat import nearest
+    from alike.index.truth import certified
 
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
@@ -414,12 +414,12 @@ def single(args):
     import torch
     from PIL import Image
 
-    from extract.network import load_network
-    from extract.pipeline import extract
-    from extract.source import open_source
-    from extract.store import Store
-    from index.build import build_index
-    from index.query import NeighbourIndex
+    from alike.extract.images import open_source
+    from alike.extract.networks import load_network
+    from alike.extract.pipeline import extract
+    from alike.extract.store import Store
+    from alike.index.build import build_index
+    from alike.index.query import NeighbourIndex
 
     torch.set_num_threads(args.threads)
     draw = np.random.default_rng(0)
@@ -464,9 +464,9 @@ def grow(args):
     import faiss
     from conftest import fill, listing_of
 
-    from extract.store import Store
-    from index.build import build_index
-    from index.specs import Wish
+    from alike.extract.store import Store
+    from alike.index.build import build_index
+    from alike.index.specs import Wish
 
     faiss.omp_set_num_threads(args.threads)
     x = clustered(args.n)

@@ -18,17 +18,30 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bootstrap import Draws, weighted_histograms
-from analysis.jobs import Jobs
-from analysis.judged import Judged, judge
-from analysis.moments import class_moments, pair_statistics
-from analysis.neighbours import nearest
-from analysis.pair_bins import TILE, Bins, measured_bins, plan_layers
-from analysis.pair_tiles import slabs, tiles
-from analysis.pairs import count_pairs
-from analysis.product import best_product, by_numpy, one_thread_each
-from analysis.scores import auc
-from analysis.vectors import Vectors, held_vectors
+from alike.analysis.blocks import (
+    Jobs,
+    Judged,
+    Vectors,
+    best_product,
+    by_numpy,
+    held_vectors,
+    judge,
+    one_thread_each,
+)
+from alike.analysis.classes import class_moments, pair_statistics
+from alike.analysis.neighbours import nearest
+from alike.analysis.pairs import (
+    TILE,
+    Bins,
+    Draws,
+    auc,
+    count_pairs,
+    measured_bins,
+    plan_layers,
+    slabs,
+    tiles,
+    weighted_histograms,
+)
 
 CORES = 2
 

@@ -26,12 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from extract.decode import decode
-from extract.network import Network, load_network
-from extract.split import image_id, split_of
-from extract.taps import forward_taps
-from extract.transform import Transform
-from train.retrain import retrain
+from alike.extract.images import decode, image_id, split_of
+from alike.extract.networks import Network, Transform, forward_taps, load_network
+from alike.train.retrain import retrain
 
 LOSSES = ("ce", "gap_supcon", "map_pair", "cam_supcon", "cam_chamfer", "icnn", "triplet")
 BATCH = 120
@@ -120,7 +117,7 @@ class Digits:
     def __init__(self, asked: argparse.Namespace) -> None:
         from sklearn.datasets import load_digits
 
-        from flows import digits_network
+        from alike.flows import digits_network
 
         digits = load_digits()
         self.network = f"{digits_network.__file__}:small_network"
@@ -269,8 +266,8 @@ def table(asked: argparse.Namespace) -> None:
 
 def overhead(asked: argparse.Namespace) -> None:
     """Step time of each loss against cross-entropy: the same batches, turn by turn."""
-    from train.losses import LOSSES as ROWS
-    from train.prepare import prepare
+    from alike.train.losses import LOSSES as ROWS
+    from alike.train.prepare import prepare
 
     cifar = Cifar(asked)
     network = load_network(cifar.network, transform=cifar.transform)
@@ -297,9 +294,9 @@ def overhead(asked: argparse.Namespace) -> None:
 
 
 def _one_step(module, start, row, transform, frames, labels):
-    """A whole training step as `train.step` does it, without Lightning around it."""
-    from train.settings import TrainSettings
-    from train.step import ConsistencyStep
+    """A whole training step as `alike.train.step` does it, without Lightning around it."""
+    from alike.train.settings import TrainSettings
+    from alike.train.step import ConsistencyStep
 
     class Images:
         def __init__(self) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from extract.store import UNIT, Features, Store
-from extract.store_verify import verify
+from alike.extract.store import UNIT, Features, Store, verify
 
 EXTRACTION = {"weights_hash": "00ab", "transform": {}, "precision": "float32", "taps": []}
 ARRAYS = {"last_conv": ((512, 7, 7), "float16"), "gap": ((512,), "float32")}

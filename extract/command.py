@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BadInput
-from extract.extraction import Extraction
-from extract.transform import Transform
+from alike.extract.errors import BadInput
+from alike.extract.networks import Extraction, Transform
 
 LISTED = 100
 """Names of classes that a command line may hold."""

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from extract.errors import BadInput
-from extract.extraction import Extraction
-from extract.network import network_of
-from extract.pipeline import ExtractionReport, extract
-from extract.run import Done, Run, Settings, Works
-from extract.source import ImageSource, open_source
-from extract.store import Store
-from extract.units import STAGES, Work
+from alike.extract.errors import BadInput
+from alike.extract.images import ImageSource, open_source
+from alike.extract.lanes import STAGES, Work
+from alike.extract.networks import Extraction, network_of
+from alike.extract.pipeline import ExtractionReport, extract
+from alike.extract.run import Done, Run, Settings, Works
+from alike.extract.store import Store
 
 STARTING = "300s"
 """How long workers started here may take until they answer."""

@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from extract.capture import COMPUTED, TappedNetwork, choose_taps, computed_taps, small_pixels
-from extract.errors import BadInput
-from extract.fold import folded
-from extract.network import Network
-from extract.taps import taps_at
+from alike.extract.errors import BadInput
+from alike.extract.networks import (
+    COMPUTED,
+    Network,
+    TappedNetwork,
+    choose_taps,
+    computed_taps,
+    folded,
+    small_pixels,
+    taps_at,
+)
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float32": torch.float32,

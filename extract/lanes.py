@@ -21,12 +21,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from extract.decode import decode
-from extract.errors import BadImage
-from extract.forward import Forward
-from extract.source import ImageSource
-from extract.split import image_id
-from extract.store import ABSENT
+from alike.extract.errors import BadImage
+from alike.extract.forward import Forward
+from alike.extract.images import ImageSource, decode, image_id
+from alike.extract.store import ABSENT
 
 OPEN_UNITS = 3
 GPU_LANES = 2

@@ -1,6 +1,5 @@
 """Extraction: images of a source, through a network, into the store; only what is missing."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract.errors import AlikeError
-from extract.forward import choose_device, choose_precision
-from extract.listing import list_source
-from extract.network import Network
-from extract.progress import Progress, silent
-from extract.run import Done, Run, Settings, Works
-from extract.selfcheck import self_check, tap_notes
-from extract.source import ImageSource
-from extract.store import Store
-from extract.units import STAGES
+from alike.extract.errors import AlikeError
+from alike.extract.forward import choose_device, choose_precision
+from alike.extract.images import ImageSource, list_source
+from alike.extract.lanes import STAGES
+from alike.extract.machine import usable_cores
+from alike.extract.networks import Network
+from alike.extract.progress import Progress, silent
+from alike.extract.run import Done, Run, Settings, Works
+from alike.extract.selfcheck import self_check, tap_notes
+from alike.extract.store import Store
 
 TAPS = ("last_conv", "fc", "logits")
 
@@ -98,7 +97,7 @@ def extract(
         batch_size: images of one forward pass; found by itself, and halved when memory runs out.
         threads: cores to use; all that this process may.
         progress: told how far listing and extraction are.
-        engine: who computes; `extract.distributed` has one for several processes.
+        engine: who computes; `alike.extract.distributed` has one for several processes.
 
     Returns:
         What was done; a run on an unchanged set does no forward pass.
@@ -139,13 +138,6 @@ def extract(
         top1=top1,
         notes=(*tap_notes(features.attrs), *filter(None, [warning])),
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rows_of(works: Works) -> np.ndarray:

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from extract.decode import decode
-from extract.errors import BadImage, BadInput
-from extract.extraction import Extraction
-from extract.forward import Forward, array_names
-from extract.network import Network
-from extract.source import ImageSource
-from extract.store import UNIT, Features, Store
-from extract.units import RETRIED, Image, Lanes, Work
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.forward import Forward, array_names
+from alike.extract.images import ImageSource, decode
+from alike.extract.lanes import RETRIED, Image, Lanes, Work
+from alike.extract.networks import Extraction, Network
+from alike.extract.store import UNIT, Features, Store
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 MAX_BATCH = 512

@@ -8,15 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from extract.capture import first_tensor
-from extract.decode import decode
-from extract.errors import BadImage
-from extract.network import Network
-from extract.source import ImageSource
-from extract.transform import Transform
+from alike.extract.errors import BadImage
+from alike.extract.images import ImageSource, decode
+from alike.extract.networks import Network, Transform, first_tensor
 
 if TYPE_CHECKING:
-    from extract.store import Features
+    from alike.extract.store import Features
 
 GOOD_ENOUGH = 0.6
 MOVED = 0.05

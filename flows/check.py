@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from extract.errors import BadInput
-from flows.settings import Pipeline
-from flows.steps import load, source_of
+from alike.extract.errors import BadInput
+from alike.flows.settings import Pipeline
+from alike.flows.steps import load, source_of
 
 
 def check(pipeline: Pipeline) -> None:
@@ -13,9 +13,9 @@ def check(pipeline: Pipeline) -> None:
     Raises:
         BadInput: the first fault found.
     """
-    from analysis.explain import explainer
-    from extract.forward import choose_device, choose_precision
-    from extract.measures import MEASURES
+    from alike.analysis.explain import explainer
+    from alike.extract.forward import choose_device, choose_precision
+    from alike.extract.measures import MEASURES
 
     for name in (pipeline.index.measure, *pipeline.analyse.measures):
         if name not in MEASURES:
@@ -46,9 +46,9 @@ def check(pipeline: Pipeline) -> None:
 def _check_retrain(pipeline: Pipeline) -> None:
     if pipeline.retrain is None:
         return
-    from analysis.scores import SCORES
-    from train.augment import augmentation_named
-    from train.losses import loss_named
+    from alike.analysis.scores import SCORES
+    from alike.train.augment import augmentation_named
+    from alike.train.losses import loss_named
 
     loss_named(pipeline.retrain.loss)
     augmentation_named(pipeline.retrain.train_settings().augment, (1, 1))

@@ -1,4 +1,4 @@
-"""The command ``alike``: every command is a module of `flows.commands`."""
+"""The command ``alike``: every command is a module of `alike.flows.commands`."""
 
 import errno
 import importlib
@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-import flows.commands
-from extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput
+from alike.flows import commands
 
 app = typer.Typer(
     name="alike",
@@ -20,8 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in pkgutil.iter_modules(flows.commands.__path__):
-    importlib.import_module(f"flows.commands.{_module.name}").register(app)
+for _module in pkgutil.iter_modules(commands.__path__):
+    importlib.import_module(f"alike.flows.commands.{_module.name}").register(app)
 
 
 _UsageError: Any = typer.BadParameter.__base__

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from extract.progress import Progress
+from alike.extract.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from extract.progress import Progress, silent
-from flows import digits_network
+from alike.extract.progress import Progress, silent
+from alike.flows import digits_network
 
 TRAIN_SHARE = 0.5
 
@@ -77,11 +77,9 @@ def prepare_demo(folder: Path, progress: Progress = silent) -> Path:
 
 
 def _train_first(folder: Path, source: Path, progress: Progress) -> Path:
-    from extract.network import load_network
-    from extract.source import open_source
-    from extract.split import image_id, split_of
-    from extract.transform import Transform
-    from train.retrain import retrain
+    from alike.extract.images import image_id, open_source, split_of
+    from alike.extract.networks import Transform, load_network
+    from alike.train.retrain import retrain
 
     images = open_source(str(source))
     listed = [

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BadInput, StoreFull
+from alike.extract.errors import BadInput, StoreFull
 
 EMBEDDED = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -90,7 +90,7 @@ def step(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A plain function as the Prefect task `name`.
 
     Nothing is cached or persisted by Prefect: steps exchange keys of stored artefacts, and whether
-    one must run again is decided from the store (`flows.memo`), which survives Prefect.
+    one must run again is decided from the store (`alike.flows.memo`), which survives Prefect.
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE

@@ -34,8 +34,8 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from extract.pipeline import usable_cores
-    from index.bfloat import has_bfloat16
+    from alike.extract.machine import usable_cores
+    from alike.index.bfloat import has_bfloat16
 
     free = shutil.disk_usage(Path.cwd()).free / GIB
     memory = psutil.virtual_memory()

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from extract.errors import StoreBusy
+from alike.extract.errors import StoreBusy
 
 
 class Memo:

@@ -1,6 +1,6 @@
 """The flow: extract, index, analyse, retrain where triggered, extract again, compare, report.
 
-Import it only after `flows.engine.prepare`, for Prefect reads its settings when it is imported.
+Import it only after `alike.flows.engine.prepare`: Prefect reads its settings as it is imported.
 """
 
 import shutil
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
-from extract.progress import Progress, silent
-from flows import steps
-from flows.engine import step
-from flows.memo import alone_in
-from flows.retraining import Rounds, Served
-from flows.settings import read_pipeline
-from flows.steps import Run
+from alike.extract.progress import Progress, silent
+from alike.flows import steps
+from alike.flows.engine import step
+from alike.flows.memo import alone_in
+from alike.flows.retraining import Rounds, Served
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import Run
 
 if TYPE_CHECKING:
-    from analysis.analyse import Analysis
+    from alike.analysis.analyse import Analysis
 
 VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "faiss-gpu", "faiss-cpu", "prefect")
 
@@ -106,8 +106,7 @@ def _go(run: Run) -> Finished:
 
 
 def _report(run: Run, before: "Analysis", rounds: Rounds, path: Path) -> None:
-    from analysis.report import write_report
-    from analysis.report_lookup import main_measure
+    from alike.analysis.report import main_measure, write_report
 
     store = run.store()
     view = store.images()

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import steps
-from flows.engine import step
-from flows.memo import digest
-from flows.settings import Pipeline, Retrain
-from flows.steps import Run
-from train.trigger import Past, decide, replaces
+from alike.flows import steps
+from alike.flows.engine import step
+from alike.flows.memo import digest
+from alike.flows.settings import Pipeline, Retrain
+from alike.flows.steps import Run
+from alike.train.trigger import Past, decide, replaces
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.analyse import Analysis
+    from alike.analysis.analyse import Analysis
 
 
 def origin(pipeline: Pipeline) -> str:
@@ -107,8 +107,8 @@ class Rounds:
 
     def _one_round(self, settings: Retrain, scores: dict[str, float]) -> bool:
         """One retraining; false where its network is not accepted."""
-        from analysis.report_lookup import main_measure
-        from train.retrain import Diverged
+        from alike.analysis.report import main_measure
+        from alike.train.retrain import Diverged
 
         run, began, name = self.run, time.time(), settings.rules.condition.score
         try:

@@ -9,10 +9,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-from extract.errors import AlikeError, BadInput
-from flows.check import check
-from flows.engine import prepare
-from flows.settings import read_pipeline
+from alike.extract.errors import AlikeError, BadInput
+from alike.flows.check import check
+from alike.flows.engine import prepare
+from alike.flows.settings import read_pipeline
 
 START_SECONDS = 180.0
 _CRON = "--cron {!r}: expected five fields, such as '0 2 * * *' for every night at two"
@@ -41,7 +41,7 @@ def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
         start_server(port, pipeline.output.folder / "prefect" / "server.log")
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.pipeline import scheduled
+    from alike.flows.pipeline import scheduled
 
     scheduled.serve(
         name=f"alike-{pipeline.title or settings.parent.name}",

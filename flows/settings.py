@@ -17,9 +17,9 @@ from pydantic import (
     field_validator,
 )
 
-from extract.errors import BadInput
-from train.settings import TrainSettings
-from train.trigger import Condition, Rules
+from alike.extract.errors import BadInput
+from alike.train.settings import TrainSettings
+from alike.train.trigger import Condition, Rules
 
 _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

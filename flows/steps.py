@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.errors import BadInput
-from extract.progress import Progress, silent
-from flows.memo import Memo, digest
-from flows.settings import Pipeline
-from flows.unseen import check_unseen, keep_trained
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress, silent
+from alike.flows.memo import Memo, digest
+from alike.flows.settings import Pipeline
+from alike.flows.trained_images import check_unseen, keep_trained
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.analyse import Analysis
-    from extract.network import Network
-    from extract.source import ImageSource
-    from extract.store import Store
+    from alike.analysis.analyse import Analysis
+    from alike.extract.images import ImageSource
+    from alike.extract.networks import Network
+    from alike.extract.store import Store
 
 
 @dataclass
@@ -64,15 +64,14 @@ class Run:
 
     def store(self) -> "Store":
         """The feature store, made where it is not there yet."""
-        from extract.store import Store
+        from alike.extract.store import Store
 
         return Store.open(self.store_url, create=True)
 
 
 def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Network":
     """The network of the settings with these weights; `like` gives the transform."""
-    from extract.network import load_network
-    from extract.transform import Transform
+    from alike.extract.networks import Transform, load_network
 
     settings = pipeline.network
     transform = like.transform if like else None
@@ -91,14 +90,14 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
 
 def source_of(pipeline: Pipeline) -> "ImageSource":
     """The images of the settings."""
-    from extract.source import open_source
+    from alike.extract.images import open_source
 
     return open_source(pipeline.images.source, **pipeline.images.options)
 
 
 def extract_images(run: Run, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
-    from extract.pipeline import extract
+    from alike.extract.pipeline import extract
 
     started = time.perf_counter()
     settings = run.pipeline.extract
@@ -131,7 +130,7 @@ def extract_images(run: Run, weights: str, name: str, like: "Network | None" = N
 
 def build(run: Run, key: str, name: str) -> None:
     """The nearest-neighbour index of a group, where its features changed."""
-    from index.build import build_index
+    from alike.index.build import build_index
 
     store = run.store()
     features = store.features(key)
@@ -157,7 +156,7 @@ def build(run: Run, key: str, name: str) -> None:
 
 def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analysis":
     """Distances, scores and tables of a group, over the images that no training saw."""
-    from analysis.analyse import Analysis, analyse
+    from alike.analysis.analyse import Analysis, analyse
 
     store = run.store()
     features = store.features(key)
@@ -191,10 +190,8 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
 
 def explain(run: Run, key: str, weights: str, name: str) -> None:
     """Class activation of examples, continuity, the most confused pairs: kept in the store."""
-    from analysis.continuity import METHODS
-    from analysis.explain_classes import keep_confused
-    from analysis.explain_continuity import continuity_of
-    from analysis.explain_examples import keep_examples
+    from alike.analysis.explain import keep_confused, keep_examples
+    from alike.analysis.explain.continuity import METHODS, continuity_of
 
     store = run.store()
     features = store.features(key)
@@ -228,7 +225,7 @@ def explain(run: Run, key: str, weights: str, name: str) -> None:
 
 def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     """Continue training on the images of the split `train`; returns the weights file."""
-    from train.retrain import retrain
+    from alike.train.retrain import retrain
 
     settings = run.pipeline.retrain
     if settings is None:
@@ -273,7 +270,7 @@ def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.Dat
 
     The measure is that of the report's headline: one page does not speak of two.
     """
-    from analysis.compare import compare
+    from alike.analysis.compare import compare
 
     store = run.store()
     settings = run.pipeline.analyse
@@ -288,7 +285,7 @@ def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.Dat
 
 def how_alike(run: Run, before: str, after: str, measure: str) -> dict[str, float]:
     """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
-    from analysis.networks import likeness
+    from alike.analysis.networks import likeness
 
     store = run.store()
     return likeness(store.features(before), store.features(after), measure=measure)[0]

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from extract.store_features import Features
+    from alike.extract.store import Features
 
 
 def keep_trained(features: "Features") -> None:
@@ -17,7 +17,7 @@ def keep_trained(features: "Features") -> None:
     becomes of the folder that the weights lie in. Weights that no run of ours wrote, or without
     their list, leave the store as it is.
     """
-    from train.run_files import trained_images
+    from alike.train.run_files import trained_images
 
     try:
         images = trained_images(str(features.attrs["weights"]))
@@ -46,7 +46,7 @@ def trained_on(features: "Features", split: str | None = "held_out") -> int:
 
 
 def _trained(features: "Features") -> "pd.DataFrame":
-    from train.run_files import trained_images
+    from alike.train.run_files import trained_images
 
     try:
         return features.store.read_table(_place(features))[0]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.select import SENTINEL, select_smallest, squared_distances
+from alike.index.select import SENTINEL, select_smallest, squared_distances
 
 EXTRA = 8
 """Columns added: three each for the two squared norms, one for each of the two error terms."""

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.errors import BadInput, StoreDamaged
-from extract.measures import Measure, embed_rows, ready_measure
-from extract.progress import Progress, silent
-from index.choose import EFFORT, choose
-from index.disk import Run, build_on_disk, one_by_one
-from index.engine import METRICS, new_index
-from index.files import CARD, building, folder_of, publish, read_card
-from index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
-from index.sample import draw_sample
-from index.specs import Card, IndexSpec, Point, Wish
-from index.trial import add_rows, set_exam
-from index.update import bring_up_to_date
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.measures import Measure, embed_rows, ready_measure
+from alike.extract.progress import Progress, silent
+from alike.index.choose import EFFORT, choose
+from alike.index.disk import Run, build_on_disk, one_by_one
+from alike.index.engine import METRICS, new_index
+from alike.index.files import CARD, building, folder_of, publish, read_card
+from alike.index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
+from alike.index.sample import draw_sample
+from alike.index.specs import Card, IndexSpec, Point, Wish
+from alike.index.trial import add_rows, set_exam
+from alike.index.update import bring_up_to_date
 
 EMBED_ROWS = 8192
 SMALL = 1000

@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from extract.errors import BadInput
-from extract.progress import Progress, silent
-from index.engine import FEW
-from index.kinds import INDEX_KINDS, IndexKind
-from index.specs import Point, Wish
-from index.trial import Candidate, Exam, examine, holds, subset
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress, silent
+from alike.index.engine import FEW
+from alike.index.kinds import INDEX_KINDS, IndexKind
+from alike.index.specs import Point, Wish
+from alike.index.trial import Candidate, Exam, examine, holds, subset
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BadImage
+from alike.extract.errors import BadImage
 
 TILE = 128
 GAP = 6
@@ -95,7 +95,7 @@ def _fit(draw: Any, text: str, width: int, font: Any) -> str:
 def _picture(data: bytes, tile: int) -> Any:
     from PIL import Image
 
-    from extract.decode import decode
+    from alike.extract.images import decode
 
     try:
         array = decode(data).permute(1, 2, 0).contiguous().numpy()

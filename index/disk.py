@@ -18,18 +18,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.errors import BadInput, StoreDamaged
-from extract.measures import Measure, embed_rows, ready_measure
-from extract.progress import Progress, silent
-from index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from index.files import publish, read_lists, sync, told_on_stderr
-from index.flat import faiss_metric
-from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
-from index.sample import draw_sample
-from index.specs import Card, IndexSpec, Point, Wish
-from index.stored import BLOCK, StoredTruth
-from index.trial import ceiling, holds, set_exam, sweep, time_of
-from index.truth import interval
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.measures import Measure, embed_rows, ready_measure
+from alike.extract.progress import Progress, silent
+from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
+from alike.index.files import publish, read_lists, sync, told_on_stderr
+from alike.index.flat import faiss_metric
+from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
+from alike.index.sample import draw_sample
+from alike.index.specs import Card, IndexSpec, Point, Wish
+from alike.index.stored import BLOCK, StoredTruth
+from alike.index.trial import ceiling, holds, set_exam, sweep, time_of
+from alike.index.truth import interval
 
 Float = NDArray[np.float32]
 Run = Callable[[Callable[["Shard"], str], Sequence["Shard"]], Iterable[str]]
@@ -69,7 +69,7 @@ def build_shard(shard: Shard) -> str:
     """Build one part; gives its file. Runs in any process that sees the store's files."""
     import faiss
 
-    from extract.store import Store
+    from alike.extract.store import Store
 
     features = Store.open(shard.store).features(shard.key)
     measure = ready_measure(features, shard.measure)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import BadImage, BadInput
-from extract.measures import Measure, constants_of
-from extract.source import MAX_BYTES, check_bytes, read_local
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images import MAX_BYTES, check_bytes, read_local
+from alike.extract.measures import Measure, constants_of
 
 if TYPE_CHECKING:
-    from extract.network import Network
+    from alike.extract.networks import Network
 
 BATCH = 32
 
@@ -60,7 +60,7 @@ class Encoder:
         Raises:
             BadInput: a network whose weights or preprocessing are not those of the store.
         """
-        from extract.extraction import Extraction
+        from alike.extract.networks import Extraction
 
         wanted = Extraction.from_dict(features.attrs)
         self.network = load_stored(wanted) if network is None else network
@@ -101,8 +101,8 @@ class Encoder:
     ) -> dict[str, NDArray[Any]]:
         import torch
 
-        from extract.decode import decode
-        from extract.taps import forward_taps
+        from alike.extract.images import decode
+        from alike.extract.networks import forward_taps
 
         ready = []
         for place, data in enumerate(images):
@@ -151,8 +151,7 @@ def check_weights(wanted: str, given: str, key: str) -> None:
 
 def load_stored(wanted: Any) -> "Network":
     """The network that an `Extraction` names."""
-    from extract.network import load_network
-    from extract.transform import Transform
+    from alike.extract.networks import Transform, load_network
 
     return load_network(
         wanted.network,

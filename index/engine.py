@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.bfloat import BfloatSearch, has_bfloat16
-from index.flat import faiss_metric, flat_vectors, nearest
-from index.select import nearest_of
-from index.specs import IndexSpec
+from alike.index.bfloat import BfloatSearch, has_bfloat16
+from alike.index.flat import faiss_metric, flat_vectors, nearest
+from alike.index.select import nearest_of
+from alike.index.specs import IndexSpec
 
 FEW = 8
 """Queries in one call from which on bfloat16 is the faster way (measured: 8 in 5 ms, not 28)."""

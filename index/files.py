@@ -24,9 +24,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import BadInput, StoreBusy, StoreDamaged
-from index.flat import faiss_metric, flat_vectors
-from index.specs import Card
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.index.flat import faiss_metric, flat_vectors
+from alike.index.specs import Card
 
 CARD = "card.json"
 TRIES = 20

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 RELATIONS = ("any", "same", "other")
 

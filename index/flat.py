@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.select import nearest_of, squared_distances
+from alike.index.select import nearest_of, squared_distances
 
 Float = NDArray[np.float32]
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from index.bfloat import ALIGN, EXTRA, has_bfloat16
-from index.specs import IndexSpec
+from alike.index.bfloat import ALIGN, EXTRA, has_bfloat16
+from alike.index.specs import IndexSpec
 
 Sweep = Mapping[str, tuple[int, ...]]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from extract.errors import BadImage, BadInput
-from extract.progress import Progress, silent
-from index.encode import BATCH
-from index.filters import Among
-from index.query import ALL, NeighbourIndex
-from index.show import neighbour_table
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.progress import Progress, silent
+from alike.index.encode import BATCH
+from alike.index.filters import Among
+from alike.index.query import ALL, NeighbourIndex
+from alike.index.show import neighbour_table
 
 COLUMNS = {
     "number": "int64", "query": "string", "query_row": "int64", "rank": "int64", "row": "int64",
@@ -125,7 +125,7 @@ def _read_ahead(
 
 
 def _checked(source: Any, path: str) -> bytes:
-    from extract.decode import decode
+    from alike.extract.images import decode
 
     data: bytes = source.read(path)
     decode(data)

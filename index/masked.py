@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.measures import embed_rows
-from index.engine import Engine
-from index.flat import nearest
-from index.kinds import INDEX_KINDS
+from alike.extract.measures import embed_rows
+from alike.index.engine import Engine
+from alike.index.flat import nearest
+from alike.index.kinds import INDEX_KINDS
 
 if TYPE_CHECKING:
-    from index.query import NeighbourIndex
+    from alike.index.query import NeighbourIndex
 
 Float = NDArray[np.float32]
 

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
-from extract.measures import Measure, embed_rows, ready_measure
-from index.encode import Encoder, check_weights, read_image
-from index.engine import Engine, faiss_threads, open_engine, own_distances
-from index.files import folder_of, read_card, read_index
-from index.filters import Among
-from index.kinds import INDEX_KINDS
-from index.masked import search_filled, search_masked
-from index.neighbours import Neighbours, tidy
-from index.specs import Card
+from alike.extract.errors import BadInput
+from alike.extract.measures import Measure, embed_rows, ready_measure
+from alike.index.encode import Encoder, check_weights, read_image
+from alike.index.engine import Engine, faiss_threads, open_engine, own_distances
+from alike.index.files import folder_of, read_card, read_index
+from alike.index.filters import Among
+from alike.index.kinds import INDEX_KINDS
+from alike.index.masked import search_filled, search_masked
+from alike.index.neighbours import Neighbours, tidy
+from alike.index.specs import Card
 
 SPARE = 4
 """Answers fetched beyond k, so that ties at the end fall by row and not by chance."""
@@ -66,7 +66,7 @@ class NeighbourIndex:
             BadInput: no such store, extraction or index, or an index of other features.
             StoreDamaged: the index file is not what was written.
         """
-        from extract.store import Store
+        from alike.extract.store import Store
 
         opened = Store.open(store) if isinstance(store, str | Path) else store
         features = opened.features(key)
@@ -132,7 +132,7 @@ class NeighbourIndex:
         Raises:
             BadInput: k below 1, an image that cannot be read, a row that is not stored.
         """
-        from index.rerank import rerank_neighbours, wanted_candidates
+        from alike.index.rerank import rerank_neighbours, wanted_candidates
 
         if k < 1:
             raise BadInput(f"k {k}: at least 1 neighbour expected")

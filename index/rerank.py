@@ -1,7 +1,7 @@
 """Order candidates anew by comparing feature maps position by position.
 
 Distances between sets of positions are no embeddings, so no index serves them: they look again at
-the candidates that a measure has found. There are those of `extract.set_measures.SET_MEASURES`.
+the candidates that a measure has found: those of `SET_MEASURES`.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.again import extract_again
-from extract.errors import BadInput
-from extract.measures import check_finite, missing_tap
-from extract.set_measures import SET_MEASURES
-from index.neighbours import Neighbours, tidy
+from alike.extract.command import extract_again
+from alike.extract.errors import BadInput
+from alike.extract.measures import SET_MEASURES, check_finite, missing_tap
+from alike.index.neighbours import Neighbours, tidy
 
 if TYPE_CHECKING:
-    from index.query import NeighbourIndex
+    from alike.index.query import NeighbourIndex
 
 CANDIDATES = 50
 TAP = "last_conv"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from extract.errors import BadImage
-from index.neighbours import Neighbours
-from index.sheet import Cell, contact_sheet
+from alike.extract.errors import BadImage
+from alike.index.contact_sheet import Cell, contact_sheet
+from alike.index.neighbours import Neighbours
 
 if TYPE_CHECKING:
-    from extract.source import ImageSource
-    from index.query import Image, NeighbourIndex
+    from alike.extract.images import ImageSource
+    from alike.index.query import Image, NeighbourIndex
 
 
 def neighbour_table(
@@ -54,7 +54,7 @@ def neighbour_sheet(
     path: Path,
     label: str | None = None,
 ) -> Path:
-    """Write a PNG of queries and their neighbours; see `index.sheet.contact_sheet`.
+    """Write a PNG of queries and their neighbours; see `alike.index.contact_sheet.contact_sheet`.
 
     Args:
         index: that answered.
@@ -63,7 +63,7 @@ def neighbour_sheet(
         path: of the PNG.
         label: class of the queries that are not stored, or None.
     """
-    from extract.source import open_source
+    from alike.extract.images import open_source
 
     spec, options = index.features.store.source()
     source = open_source(spec, **options)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 SCHEMA = "alike-index/1"
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.measures import Measure, embed_rows
-from index.engine import Engine, faiss_threads
-from index.masked import search_filled
-from index.neighbours import tidy
-from index.truth import recall_of, true_neighbours
+from alike.extract.measures import Measure, embed_rows
+from alike.index.engine import Engine, faiss_threads
+from alike.index.masked import search_filled
+from alike.index.neighbours import tidy
+from alike.index.truth import recall_of, true_neighbours
 
 Float = NDArray[np.float32]
 

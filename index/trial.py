@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.progress import Progress, silent
-from index.engine import Engine, faiss_threads, new_index, open_engine, train
-from index.kinds import INDEX_KINDS, IndexKind
-from index.specs import IndexSpec, Point, Wish
-from index.truth import interval, recall_of, true_neighbours
+from alike.extract.progress import Progress, silent
+from alike.index.engine import Engine, faiss_threads, new_index, open_engine, train
+from alike.index.kinds import INDEX_KINDS, IndexKind
+from alike.index.specs import IndexSpec, Point, Wish
+from alike.index.truth import interval, recall_of, true_neighbours
 
 Float = NDArray[np.float32]
 

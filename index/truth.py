@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from index.bfloat import BfloatSearch, has_bfloat16
-from index.engine import faiss_threads
-from index.flat import faiss_metric, nearest, raw_distances
+from alike.index.bfloat import BfloatSearch, has_bfloat16
+from alike.index.engine import faiss_threads
+from alike.index.flat import faiss_metric, nearest, raw_distances
 
 Float = NDArray[np.float32]
 

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from extract.measures import Measure, embed_rows
-from extract.progress import Progress
-from index.disk import add_on_disk
-from index.engine import Engine, faiss_threads, open_engine, rows_of
-from index.files import publish, publish_tail, read_index, read_tail, rewrite_card
-from index.kinds import INDEX_KINDS
-from index.specs import Card
-from index.stored import StoredTruth
-from index.truth import interval
+from alike.extract.measures import Measure, embed_rows
+from alike.extract.progress import Progress
+from alike.index.disk import add_on_disk
+from alike.index.engine import Engine, faiss_threads, open_engine, rows_of
+from alike.index.files import publish, publish_tail, read_index, read_tail, rewrite_card
+from alike.index.kinds import INDEX_KINDS
+from alike.index.specs import Card
+from alike.index.stored import StoredTruth
+from alike.index.truth import interval
 
 CHECKED = 100
 """Stored rows, first of those added last, that are asked again after rows came or went."""

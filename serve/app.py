@@ -8,8 +8,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from extract.errors import AlikeError, BadInput
-from serve.desk import Desk
+from alike.extract.errors import AlikeError, BadInput
+from alike.serve.service import Desk
 
 MAX_BYTES = 64 * 2**20
 """Largest image file that may be brought."""
@@ -108,4 +108,4 @@ def _png(data: bytes) -> Response:
 
 
 def _part(name: str) -> str:
-    return (files("serve") / name).read_text(encoding="utf-8")
+    return (files("alike.serve") / name).read_text(encoding="utf-8")

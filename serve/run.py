@@ -7,9 +7,9 @@ from typing import Any
 
 import uvicorn
 
-from extract.errors import BadInput
-from serve.app import create_app
-from serve.desk import Desk
+from alike.extract.errors import BadInput
+from alike.serve.app import create_app
+from alike.serve.service import Desk
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

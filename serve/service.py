@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.likeness import difference, likeness, position_pairs
-from analysis.overlay import AGAINST, FOR
-from extract.decode import decode
-from extract.errors import BadImage, BadInput
-from extract.source import open_source
-from index.filters import Among
-from index.query import NeighbourIndex
+from alike.analysis.explain import AGAINST, FOR, difference, likeness, position_pairs
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images import decode, open_source
+from alike.index.filters import Among
+from alike.index.query import NeighbourIndex
 
 KEPT = 64
 """Images that were brought and are remembered, the latest ones; older ones have to come again."""
@@ -203,7 +201,7 @@ class Desk:
 
     @property
     def _transform(self) -> Any:
-        from extract.transform import Transform
+        from alike.extract.networks import Transform
 
         return Transform.from_dict(dict(self.index.features.attrs["transform"]))
 

@@ -1,61 +1,169 @@
-"""The folders are layers with one direction (DESIGN section 3): parsed, not run."""
+"""The folders are floors of a house with one direction: parsed, not run."""
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"extract", "index", "analysis", "train", "flows", "serve"}
+FOLDERS = ("extract", "index", "analysis", "train", "flows", "serve")
 
 MAY_IMPORT = {
     "extract": set(),
     "index": {"extract"},
     "analysis": {"extract"},
     "train": {"extract"},
-    "flows": OURS,
-    "serve": OURS - {"flows"},
+    "flows": set(FOLDERS),
+    "serve": {*FOLDERS} - {"flows"},
 }
+"""First level: folder to the other folders that it may import."""
+
+BASE = {"errors", "progress", "machine", "limits"}
+ROOMS = {
+    "extract": {
+        "images": BASE,
+        "networks": BASE,
+        "store": BASE | {"images.split"},
+        "measures": BASE | {"command"},
+    },
+    "analysis": {
+        "blocks": set(),
+        "pairs": {"blocks"},
+        "classes": {"blocks"},
+        "neighbours": {"blocks", "pairs"},
+        "scores": {"blocks", "pairs", "classes", "neighbours"},
+        "explain": set(),
+        "figures": set(),
+        "maps": {"blocks"},
+        "report": {"scores", "explain", "figures", "maps"},
+        "export": {"report"},
+    },
+}
+"""Second level: room to the rooms and modules beside it that it may import."""
 
 ONLY_IN = {
-    "prefect": ("flows/",),
-    "typer": ("flows/",),
-    "rich": ("flows/",),
-    "faiss": ("index/",),
-    "dask": ("analysis/", "extract/distributed.py"),
-    "distributed": ("analysis/", "extract/distributed.py"),
-    "fastapi": ("serve/",),
-    "starlette": ("serve/",),
-    "uvicorn": ("serve/",),
-    "lightning": ("train/",),
-    "zarr": ("extract/store",),
+    "prefect": ("alike.flows.",),
+    "typer": ("alike.flows.",),
+    "rich": ("alike.flows.",),
+    "faiss": ("alike.index.",),
+    "dask": ("alike.analysis.", "alike.extract.distributed"),
+    "distributed": ("alike.analysis.", "alike.extract.distributed"),
+    "fastapi": ("alike.serve.",),
+    "starlette": ("alike.serve.",),
+    "uvicorn": ("alike.serve.",),
+    "lightning": ("alike.train.",),
+    "zarr": ("alike.extract.store.",),
 }
 
-FILES = sorted(path.relative_to(ROOT) for folder in OURS for path in (ROOT / folder).rglob("*.py"))
+
+def _name(path: Path) -> str:
+    parts = ("alike", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = set()
+MODULES = {_name(path): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+MODULES["alike"] = ROOT / "alike" / "__init__.py"
+
+
+@cache
+def handed_on(package: str) -> dict[str, str]:
+    """Public name to defining module, for a folder whose stub hands names on."""
+    stub = MODULES[package].with_suffix(".pyi") if package in MODULES else None
+    if stub is None or not stub.exists():
+        return {}
+    nodes = ast.parse(stub.read_text(encoding="utf-8")).body
+    found = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {one.name: f"{package}.{node.module}" for node in found for one in node.names}
+
+
+@cache
+def imported(module: str) -> frozenset[tuple[str, bool]]:
+    """Modules that a module imports, each with whether that is for type checkers alone."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names = set()
     for node in ast.walk(tree):
+        typed = id(node) in for_types
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {(alias.name, typed) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").partition(".")[0])
-    return found
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                names.add((_defining(node.module, alias.name), typed))
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_layers(file):
-    folder = file.parts[0]
-    names = imported(ROOT / file)
-    forbidden = (names & OURS) - MAY_IMPORT[folder] - {folder}
-    assert not forbidden, f"{file} imports {forbidden}"
-    for library, places in ONLY_IN.items():
-        if library in names:
-            assert file.as_posix().startswith(places), f"{file} imports {library}"
+def _defining(module: str, name: str) -> str:
+    whole = f"{module}.{name}"
+    return whole if whole in MODULES else handed_on(module).get(name, module)
 
 
-def test_rule_sees_a_breach():
-    assert imported(ROOT / "flows" / "cli.py") >= {"typer", "extract"}
+def _folder(module: str) -> str:
+    return module.split(".")[1] if module.startswith("alike.") else ""
+
+
+def _breaches(module: str) -> list[str]:
+    """Imports of a module that the two tables do not allow."""
+    folder, *inner = module.split(".")[1:]
+    room = inner[0] if len(inner) > 1 and inner[0] in ROOMS.get(folder, {}) else None
+    wrong = []
+    for target, _ in imported(module):
+        other = _folder(target)
+        if not other:
+            continue
+        if other != folder and other not in MAY_IMPORT[folder]:
+            wrong.append(target)
+        elif other == folder and room is not None:
+            beside = target.removeprefix(f"alike.{folder}.")
+            allowed = ROOMS[folder][room] | {room}
+            if not any(beside == one or beside.startswith(f"{one}.") for one in allowed):
+                wrong.append(target)
+    return sorted(wrong)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"alike"}))
+def test_floors(module):
+    assert not _breaches(module)
+    for target, _ in imported(module):
+        places = ONLY_IN.get(target.partition(".")[0])
+        assert places is None or module.startswith(places), f"{module} imports {target}"
+        assert target.partition(".")[0] not in {*FOLDERS, "tests", "benchmarks"}
+
+
+def _graph() -> dict[str, set[str]]:
+    return {
+        module: {target for target, _ in imported(module) if target in MODULES} - {module}
+        for module in MODULES
+    }
+
+
+def test_no_module_reaches_itself():
+    """Imports inside functions and for types count: a need is a need wherever it stands."""
+    try:
+        list(TopologicalSorter(_graph()).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("package", sorted(m for m in MODULES if handed_on(m)))
+def test_what_a_folder_hands_on(package):
+    """Each name is defined where the stub says, and none is also the name of a module there."""
+    beside = {one.rpartition(".")[2] for one in MODULES if one.rpartition(".")[0] == package}
+    for name, module in handed_on(package).items():
+        assert module in MODULES, f"{package}: {module} does not exist"
+        assert name not in beside
+
+
+def test_rule_sees_a_breach(monkeypatch):
+    assert ("alike.extract.errors", False) in imported("alike.flows.cli")
+    monkeypatch.setitem(MAY_IMPORT, "index", set())
+    monkeypatch.setitem(ROOMS["analysis"], "report", set())
+    assert any("alike.extract" in one for one in _breaches("alike.index.query"))
+    assert any("scores" in one for one in _breaches("alike.analysis.report.words"))

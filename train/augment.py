@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as geometry
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 Parts = Callable[[int, int], list[v2.Transform]]
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from train.step import ConsistencyStep
+from alike.train.step import ConsistencyStep
 
 MAX_BATCHES = 50
 

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from extract.errors import BadInput
-from train.run_log import RunLog
-from train.step import ConsistencyStep
+from alike.extract.errors import BadInput
+from alike.train.run_log import RunLog
+from alike.train.step import ConsistencyStep
 
 
 def fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Path | None) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from extract.capture import first_tensor
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
+from alike.extract.networks import first_tensor
 
 
 @dataclass(frozen=True)

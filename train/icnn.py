@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from train.map_losses import StepView
+from alike.train.map_losses import StepView
 
 BETA = 4.0
 PEAK = 5.0

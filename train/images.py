@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from extract.decode import decode
-from extract.errors import BadImage, BadInput
-from extract.progress import Progress, silent
-from extract.split import image_id
-from extract.transform import Transform
-from train.augment import Augmentation
-from train.batches import PlannedBatch
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images import decode, image_id
+from alike.extract.networks import Transform
+from alike.extract.progress import Progress, silent
+from alike.train.augment import Augmentation
+from alike.train.batches import PlannedBatch
 
 CACHE_BYTES = 2 * 2**30
 THREADS = 4

@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from extract.errors import BadInput
-from extract.measures import MEASURES
-from train.icnn import icnn_loss
-from train.map_losses import (
+from alike.extract.errors import BadInput
+from alike.extract.measures import MEASURES
+from alike.train.icnn import icnn_loss
+from alike.train.map_losses import (
     NEGATIVE_MARGIN,
     StepView,
     cam_chamfer,
@@ -20,8 +20,8 @@ from train.map_losses import (
     map_pair,
     map_pair_raw,
 )
-from train.measured import vectors_of
-from train.vector_losses import (
+from alike.train.measured import vectors_of
+from alike.train.vector_losses import (
     CentreLoss,
     Vectors,
     gap_supcon,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extract.errors import BadInput
-from train.similarity import same_class, supcon, unit
+from alike.extract.errors import BadInput
+from alike.train.similarity import same_class, supcon, unit
 
 POSITIVE_MARGIN = 0.1
 NEGATIVE_MARGIN = 1.0

@@ -1,6 +1,6 @@
 """The vectors of a measure with gradient, so that a loss can train what is judged afterwards.
 
-A measure of `extract.measures.MEASURES` is a pool and a chain of steps in NumPy. Here stands the
+A measure of `MEASURES` is a pool and a chain of steps in NumPy. Here stands the
 same of each in torch, keyed by the NumPy function: a new measure made of known parts can be
 trained at once. Tests hold the two equal for every row.
 """
@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extract import measure_steps as steps
-from extract.errors import BadInput
-from extract.measures import MEASURES, Measure
-from train.map_losses import StepView
-from train.similarity import unit
-from train.vector_losses import Vectors
+from alike.extract.errors import BadInput
+from alike.extract.measures import MEASURES, Measure, steps
+from alike.train.map_losses import StepView
+from alike.train.similarity import unit
+from alike.train.vector_losses import Vectors
 
 Taps = Mapping[str, Tensor]
 ROOT_FLOOR = 1e-12

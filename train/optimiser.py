@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from train.schedule import rate
-from train.settings import TrainSettings
-from train.start import Start
+from alike.train.schedule import rate
+from alike.train.settings import TrainSettings
+from alike.train.start import Start
 
 
 def make_optimiser(

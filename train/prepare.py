@@ -6,14 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from extract.capture import Tap, TappedNetwork
-from extract.errors import BadInput
-from extract.network import Network
-from extract.network_kinds import kind_of
-from extract.taps import find_taps
-from train.head import find_head, fix_to_simplex, resize_head
-from train.losses import Loss
-from train.start import Start
+from alike.extract.errors import BadInput
+from alike.extract.networks import Network, Tap, TappedNetwork, find_taps, kind_of
+from alike.train.head import find_head, fix_to_simplex, resize_head
+from alike.train.losses import Loss
+from alike.train.start import Start
 
 
 def class_order(network: Network, labels: Sequence[str], outputs: int) -> tuple[list[str], str]:

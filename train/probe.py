@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from extract.capture import Tap, TappedNetwork
-from train.images import Frames
+from alike.extract.networks import Tap, TappedNetwork
+from alike.train.images import Frames
 
 PROBE_SIZE = 200
 PROBE_BATCH = 100

@@ -10,19 +10,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from extract.errors import BadInput
-from extract.network import Network
-from extract.network_kinds import kind_of
-from extract.progress import Progress, silent
-from extract.weights import write_weights
-from train.augment import augmentation_named
-from train.batchnorm import settle_statistics
-from train.fit import fit
-from train.images import CACHE_BYTES, Frames, Read, snapshot_hash
-from train.losses import loss_named
-from train.prepare import prepare
-from train.probe import Probe
-from train.run_files import (
+from alike.extract.errors import BadInput
+from alike.extract.networks import Network, kind_of, write_weights
+from alike.extract.progress import Progress, silent
+from alike.train.augment import augmentation_named
+from alike.train.batchnorm import settle_statistics
+from alike.train.fit import fit
+from alike.train.images import CACHE_BYTES, Frames, Read, snapshot_hash
+from alike.train.losses import loss_named
+from alike.train.prepare import prepare
+from alike.train.probe import Probe
+from alike.train.run_files import (
     WEIGHTS,
     TrainRun,
     fingerprint_of,
@@ -33,11 +31,11 @@ from train.run_files import (
     write_run,
     write_train_images,
 )
-from train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
-from train.settings import TrainSettings
-from train.sides import Images, sides
-from train.start import Start
-from train.step import ConsistencyStep
+from alike.train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
+from alike.train.settings import TrainSettings
+from alike.train.split import Images, sides
+from alike.train.start import Start
+from alike.train.step import ConsistencyStep
 
 
 class Diverged(BadInput):

@@ -9,13 +9,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from extract.errors import BadInput
-from extract.extraction import safe_name
-from extract.network import RUN_WEIGHTS, Network, load_network
-from extract.weights import read_weights
-from train.images import LabelledImage, snapshot_hash
-from train.run_log import CHECKPOINT, write_aside, write_json
-from train.settings import TrainSettings
+from alike.extract.errors import BadInput
+from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_weights, safe_name
+from alike.train.images import LabelledImage, snapshot_hash
+from alike.train.run_log import CHECKPOINT, write_aside, write_json
+from alike.train.settings import TrainSettings
 
 WEIGHTS = RUN_WEIGHTS
 RUN = "run.json"

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from extract.progress import Progress
-from train.probe import Probe, look
-from train.step import ConsistencyStep
+from alike.extract.progress import Progress
+from alike.train.probe import Probe, look
+from alike.train.step import ConsistencyStep
 
 CHECKPOINT = "checkpoint.ckpt"
 STEP_COLUMNS = ("step", "loss", "cross_entropy", "consistency", "weight", "accuracy", "inter")

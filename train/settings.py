@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 OPTIMISERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from extract.errors import BadImage, BadInput
-from extract.split import image_id, split_of
-from train.images import Frames, Read
-from train.probe import PROBE_SIZE
-from train.settings import TrainSettings
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images import image_id, split_of
+from alike.train.images import Frames, Read
+from alike.train.probe import PROBE_SIZE
+from alike.train.settings import TrainSettings
 
 Images = Sequence[tuple[str, str]]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from extract.capture import Tap
-from train.head import Head
+from alike.extract.networks import Tap
+from alike.train.head import Head
 
 
 @dataclass(frozen=True)

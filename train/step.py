@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from extract.capture import TappedNetwork
-from train.batches import PlannedBatches
-from train.collapse import CollapseWatch
-from train.images import Frames
-from train.losses import Loss
-from train.map_losses import StepView
-from train.masks import cam_mask, grad_cam_mask
-from train.optimiser import make_optimiser
-from train.schedule import ramp
-from train.settings import TrainSettings
-from train.similarity import same_class, unit
-from train.start import Start
+from alike.extract.networks import TappedNetwork
+from alike.train.batches import PlannedBatches
+from alike.train.collapse import CollapseWatch
+from alike.train.images import Frames
+from alike.train.losses import Loss
+from alike.train.map_losses import StepView
+from alike.train.masks import cam_mask, grad_cam_mask
+from alike.train.optimiser import make_optimiser
+from alike.train.schedule import ramp
+from alike.train.settings import TrainSettings
+from alike.train.similarity import same_class, unit
+from alike.train.start import Start
 
 WATCH_EVERY = 10
 
@@ -153,7 +153,7 @@ class ConsistencyStep(LightningModule):
         self.seen.clear()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, as `train.optimiser` makes them."""
+        """The optimiser and its schedule, as `alike.train.optimiser` makes them."""
         optimiser, schedule = make_optimiser(self.net, self.start, self.settings, self.total_steps)
         return [optimiser], [{"scheduler": schedule, "interval": "step"}]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.map_losses import StepView
-from train.similarity import supcon, unit
+from alike.train.map_losses import StepView
+from alike.train.similarity import supcon, unit
 
 MARGIN = 0.2
 Vectors = Callable[[StepView], Tensor]

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.moments import Moments
-from analysis.pairs import SlabCounts
-from analysis.shape import Shape
-from analysis.statistic import Run
-from extract.errors import StoreDamaged
-from extract.store_files import Files
+from alike.analysis.blocks.statistic import Run
+from alike.analysis.classes import Moments, Shape
+from alike.analysis.pairs import SlabCounts
+from alike.extract.errors import StoreDamaged
+from alike.extract.store import Files
 
 if TYPE_CHECKING:
-    from extract.store import Store
+    from alike.extract.store import Store
 
 EVERY = 10.0
 KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, Shape, SlabCounts)}

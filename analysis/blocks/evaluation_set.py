@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
-from extract.measures import FeatureRows
+from alike.extract.errors import BadInput
+from alike.extract.measures import FeatureRows
 
 
 @dataclass(frozen=True)

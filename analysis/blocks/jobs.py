@@ -9,11 +9,11 @@ from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
-from analysis.product import one_thread_each
-from analysis.statistic import Run
-from extract.distributed import dask_client
-from extract.pipeline import usable_cores
-from extract.progress import Progress, silent
+from alike.analysis.blocks.product import one_thread_each
+from alike.analysis.blocks.statistic import Run
+from alike.extract.distributed import dask_client
+from alike.extract.machine import usable_cores
+from alike.extract.progress import Progress, silent
 
 AHEAD = 4
 """Blocks in flight for each worker: enough to keep it busy, few enough to hold their answers."""

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.measure_steps import Array
-from extract.measures import FeatureRows, Form, Measure, embed_rows
+from alike.extract.measures import Array, FeatureRows, Form, Measure, embed_rows
 
 CENTRE_ROWS = 2048
 SLAB = 4096
@@ -178,7 +177,7 @@ class _Stored:
 def _reopen(
     url: str, key: str, measure: Measure, rows: NDArray[np.int64], centre: Array
 ) -> _Stored:
-    from extract.store import Store
+    from alike.extract.store import Store
 
     return _Stored(Store.open(url).features(key), measure, rows, centre)
 

@@ -10,10 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.moments import Moments
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, blocks
+from alike.analysis.blocks import Judged, Run, Statistic, Vectors, blocks
+from alike.analysis.classes.moments import Moments
 
 Floats = NDArray[np.float64]
 RANK_CUT = 1e-6

@@ -15,10 +15,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.pair_kernels import add_class_sums, add_scaled_sums
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, blocks
+from alike.analysis.blocks import Judged, Run, Statistic, Vectors, blocks
+from alike.analysis.classes.kernels import add_class_sums, add_scaled_sums
 
 Floats = NDArray[np.float64]
 SECOND_BYTES = 512 << 20

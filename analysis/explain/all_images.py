@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.explain import explain_batch, explainer
-from analysis.explain_inputs import class_name, network_for
-from extract.progress import Progress, silent
+from alike.analysis.explain.explain import explain_batch, explainer
+from alike.analysis.explain.inputs import class_name, network_for
+from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from extract.network import Network
-    from extract.store import Features
+    from alike.extract.networks import Network
+    from alike.extract.store import Features
 
 PART = 256
 # Raise it when a method gives other maps than before, so that stored ones are not taken for them.
@@ -115,7 +115,7 @@ def _hash(part: pd.DataFrame) -> str:
 def _explained(
     features: "Features", network: "Network", method: str, part: pd.DataFrame, batch_size: int
 ) -> bytes:
-    from extract.source import open_source
+    from alike.extract.images import open_source
 
     spec, options = features.store.source()
     source = open_source(spec, **options)

@@ -10,23 +10,17 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from analysis.explain_alike import (
-    alike_panel,
-    centre_of,
-    last_map,
-    stored_frames,
-    stored_pair,
-)
-from analysis.explain_inputs import Source, framed
-from analysis.explain_report import CONFUSED
-from analysis.likeness import leave_one_out, likeness_to, unit
-from analysis.overlay import SIDE, Pixels, Tile, full_colour, heat_tile, panel, png
-from extract.errors import BadInput
-from extract.split import image_id
+from alike.analysis.explain.inputs import Source, framed
+from alike.analysis.explain.kept import CONFUSED
+from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
+from alike.analysis.explain.overlay import SIDE, Pixels, Tile, full_colour, heat_tile, panel, png
+from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
+from alike.extract.errors import BadInput
+from alike.extract.images import image_id
 
 if TYPE_CHECKING:
-    from extract.network import Network
-    from extract.store import Features
+    from alike.extract.networks import Network
+    from alike.extract.store import Features
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]

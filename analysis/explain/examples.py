@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from analysis.explain import explain_batch
-from analysis.explain_alike import stored_frames
-from analysis.explain_inputs import network_for
-from analysis.explain_report import EXAMPLES
-from analysis.overlay import Tile, heat_tile, panel, png
-from extract.errors import BadInput
-from extract.transform import Transform
+from alike.analysis.explain.explain import explain_batch
+from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.kept import EXAMPLES
+from alike.analysis.explain.overlay import Tile, heat_tile, panel, png
+from alike.analysis.explain.pair import stored_frames
+from alike.extract.errors import BadInput
+from alike.extract.networks import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analysis.explain import Explanation
-    from extract.network import Network
-    from extract.store import Features
+    from alike.analysis.explain.explain import Explanation
+    from alike.extract.networks import Network
+    from alike.extract.store import Features
 
 METHODS = ("cam", "gradcam")
 

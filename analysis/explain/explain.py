@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from analysis import explain_methods as methods
-from analysis.explain_inputs import (
+from alike.analysis.explain import gradients as methods
+from alike.analysis.explain.inputs import (
     Source,
     class_indices,
     class_name,
@@ -24,11 +24,11 @@ from analysis.explain_inputs import (
     framed,
     ready_module,
 )
-from analysis.lrp import lrp, pixel_limits
-from extract.errors import BadInput
+from alike.analysis.explain.lrp import lrp, pixel_limits
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
-    from extract.network import Network
+    from alike.extract.networks import Network
 
 Evidence = Callable[..., Tensor]
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from extract.capture import Tap, TappedNetwork, first_tensor, function_name
-from extract.errors import BadInput
-from extract.taps import taps_at
+from alike.extract.errors import BadInput
+from alike.extract.networks import Tap, TappedNetwork, first_tensor, function_name, taps_at
 
 Target = Tensor | Callable[[Tensor], Tensor]
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.explain import Explanation, explain_batch, explainer
-from analysis.explain_alike import Alike, alike_panel, centre_of, compare_images
-from analysis.explain_inputs import network_for
-from analysis.explain_methods import DoesNotFit
-from analysis.overlay import Pixels, explanation_panel
-from extract.errors import BadInput
+from alike.analysis.explain.explain import Explanation, explain_batch, explainer
+from alike.analysis.explain.gradients import DoesNotFit
+from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.overlay import Pixels, explanation_panel
+from alike.analysis.explain.pair import Alike, alike_panel, centre_of, compare_images
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
-    from extract.store import Features
+    from alike.extract.store import Features
 
 LIKENESS = "likeness"
 METHODS = ("cam", "gradcam", "lrp", "sa", LIKENESS)
@@ -135,7 +135,7 @@ def source_of(image: str | int, features: "Features") -> Path | bytes:
     """
     if not isinstance(image, int):
         return Path(image)
-    from extract.source import open_source
+    from alike.extract.images import open_source
 
     paths = features.store.images().drop_duplicates("row").set_index("row")["path"]
     if image not in paths.index or image < 0:

@@ -9,13 +9,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from extract.errors import BadImage, BadInput
-from extract.fold import folded
-from extract.taps import taps_at
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.networks import folded, taps_at
 
 if TYPE_CHECKING:
-    from extract.network import Network
-    from extract.store import Features
+    from alike.extract.networks import Network
+    from alike.extract.store import Features
 
 Source = Path | str | bytes | Tensor
 
@@ -26,7 +25,7 @@ def framed(source: Source, network: "Network") -> Tensor:
     Raises:
         BadInput: no such file, or one that is no readable image.
     """
-    from extract.decode import decode
+    from alike.extract.images import decode
 
     if isinstance(source, Tensor):
         return network.transform.frame(source)
@@ -70,8 +69,7 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
     Raises:
         BadInput: its files are gone or changed, or the one given has other weights.
     """
-    from extract.extraction import Extraction
-    from extract.network import network_of
+    from alike.extract.networks import Extraction, network_of
 
     if network is None:
         network = network_of(Extraction.from_dict(features.attrs))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 Floats = npt.NDArray[np.floating]
 FORMS = ("cosine", "inner")

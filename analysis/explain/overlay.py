@@ -15,10 +15,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
-    from analysis.explain import Explanation
+    from alike.analysis.explain.explain import Explanation
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
@@ -205,7 +205,7 @@ def explanation_panel(
     Returns:
         (H, W, 3) uint8; `png` makes a file of it, so that a report can embed it.
     """
-    from analysis.explain import EXPLAINERS
+    from alike.analysis.explain.explain import EXPLAINERS
 
     rows = []
     for number, found in enumerate(explanations):

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from analysis.explain_inputs import Source, framed
-from analysis.likeness import Likeness, difference, likeness
-from analysis.overlay import Pixels, Tile, full_colour, heat_tile, panel
-from extract.errors import BadInput
+from alike.analysis.explain.inputs import Source, framed
+from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
+from alike.analysis.explain.overlay import Pixels, Tile, full_colour, heat_tile, panel
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
-    from extract.network import Network
-    from extract.store import Features
+    from alike.extract.networks import Network
+    from alike.extract.store import Features
 
 Floats = npt.NDArray[np.floating]
 NOTE = (
@@ -96,7 +96,7 @@ def _side(pair: Alike, found: Likeness, side: int) -> Tile:
 
 def last_map(network: "Network", frame: torch.Tensor) -> Floats:
     """Return the feature map (C, h, w) float32 of one frame, uint8 (3, H, W)."""
-    from extract.taps import forward_taps
+    from alike.extract.networks import forward_taps
 
     device = next(network.module.parameters(), torch.empty(0)).device
     batch = network.transform.normalise(frame[None]).to(device)
@@ -119,9 +119,8 @@ def stored_pair(
 
 def stored_frames(features: "Features", rows: Sequence[int]) -> list[Pixels]:
     """Return what the network saw of stored images, (H, W, 3) uint8, read from their source."""
-    from extract.decode import decode
-    from extract.source import open_source
-    from extract.transform import Transform
+    from alike.extract.images import decode, open_source
+    from alike.extract.networks import Transform
 
     spec, options = features.store.source()
     source = open_source(spec, **options)

@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.export_plan import Plan
-from analysis.result import MANIFEST, Result, column_values, manifest_json, write_h5_table
-from extract.errors import BadInput
+from alike.analysis.export.plan import Plan
+from alike.analysis.export.result import (
+    MANIFEST,
+    Result,
+    column_values,
+    manifest_json,
+    write_h5_table,
+)
+from alike.extract.errors import BadInput
 
 
 def write_h5(plan: Plan, path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.export_graph import neighbour_lists
-from analysis.export_plan import Plan
-from analysis.result import MANIFEST, manifest_json
-from extract.errors import BadInput
+from alike.analysis.export.graph import neighbour_lists
+from alike.analysis.export.plan import Plan
+from alike.analysis.export.result import MANIFEST, manifest_json
+from alike.extract.errors import BadInput
 
 
 def write_fiftyone(plan: Plan, path: Path) -> None:

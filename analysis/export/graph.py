@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.export_plan import Plan
-from analysis.result import MANIFEST, manifest_json
-from extract.errors import BadInput
+from alike.analysis.export.plan import Plan
+from alike.analysis.export.result import MANIFEST, manifest_json
+from alike.extract.errors import BadInput
 
 
 def neighbour_lists(plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:

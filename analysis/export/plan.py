@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.result import Result
-from extract.progress import Progress
+from alike.analysis.export.result import Result
+from alike.extract.progress import Progress
 
 COLUMN_UNITS = {
     "row": "row number in the store",

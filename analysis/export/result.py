@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 MANIFEST = "alike"
 H5_ROWS = 1 << 18

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.export_graph import neighbour_lists
-from analysis.export_plan import Plan
-from analysis.result import MANIFEST, manifest_json
-from extract.errors import BadInput
+from alike.analysis.export.graph import neighbour_lists
+from alike.analysis.export.plan import Plan
+from alike.analysis.export.result import MANIFEST, manifest_json
+from alike.extract.errors import BadInput
 
 MOST_CSV_COLUMNS = 4096
 
@@ -61,7 +61,7 @@ def _neighbor_column(ids: np.ndarray, distances: np.ndarray) -> Any:
 def _pictures(plan: Plan) -> Any:
     if not plan.pictures:
         return None
-    from analysis.thumbnails import Pictures
+    from alike.analysis.report import Pictures
 
     return Pictures(plan.features.store)
 

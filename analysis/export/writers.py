@@ -14,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.export_arrays import write_h5, write_netcdf, write_zarr
-from analysis.export_fiftyone import write_fiftyone
-from analysis.export_graph import write_graph
-from analysis.export_plan import COLUMN_UNITS, Plan
-from analysis.export_tables import write_csv, write_parquet
-from analysis.result import Result
-from extract.errors import BadInput
-from extract.progress import Progress, silent
+from alike.analysis.export.arrays import write_h5, write_netcdf, write_zarr
+from alike.analysis.export.fiftyone import write_fiftyone
+from alike.analysis.export.graph import write_graph
+from alike.analysis.export.plan import COLUMN_UNITS, Plan
+from alike.analysis.export.result import Result
+from alike.analysis.export.tables import write_csv, write_parquet
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def export(
         analysed: the settings of the analysis that they are of, `Analysis.settings`.
         split: `train`, `held_out` or None for both.
         measure: whose neighbours are written as columns or as a graph.
-        places: a map, as `analysis.maps.make_map` gives it; becomes the columns projection_x and
+        places: a map, as `make_map` gives it; becomes the columns projection_x and
             projection_y.
         images: put a small picture of every image into a Parquet file.
         progress: told how many images are written.

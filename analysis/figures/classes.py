@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.figures import AFTER, BEFORE, blank
+from alike.analysis.figures.figures import AFTER, BEFORE, blank
 
 NEAR_TO_FAR = [
     [0.0, "#0b3954"],

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.figures import blank
+from alike.analysis.figures.figures import blank
 
 # Ten colours that stay apart for most eyes, on light and on dark paper (after Tableau's).
 TEN = (
@@ -59,7 +59,7 @@ def map_figure(
     """A 2-D map; similar images are near, but distances across the map mean little.
 
     Args:
-        table: as `analysis.maps.make_map` gives it.
+        table: as `alike.analysis.maps.maps.make_map` gives it.
         labels: class of each of its rows.
         kind: `tsne` or `pca`.
         order: the classes in the order of the legend and the colours; None: by name.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.projections import SAMPLE, pca, tsne
-from extract.errors import BadInput
-from extract.measures import embed_rows, ready_measure
-from extract.progress import Progress, silent
+from alike.analysis.maps.projections import SAMPLE, pca, tsne
+from alike.extract.errors import BadInput
+from alike.extract.measures import embed_rows, ready_measure
+from alike.extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
 BLOCK = 8192

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import BadInput
-from extract.pipeline import usable_cores
-from extract.progress import Progress, silent
+from alike.extract.errors import BadInput
+from alike.extract.machine import usable_cores
+from alike.extract.progress import Progress, silent
 
 MOST_DIMENSIONS = 4096
 SAMPLE = 200_000

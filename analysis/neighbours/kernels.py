@@ -7,7 +7,7 @@ its position, so that comparing candidates compares keys, and equal keys by posi
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pair_kernels import compiled
+from alike.analysis.blocks import compiled
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)

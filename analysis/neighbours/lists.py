@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.neighbour_kernels import CHUNK, close, offer, rank_scores
-from analysis.pair_bins import TILE
-from analysis.product import Product, best_product
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, blocks
+from alike.analysis.blocks import Judged, Product, Run, Statistic, Vectors, best_product, blocks
+from alike.analysis.neighbours.kernels import CHUNK, close, offer, rank_scores
+from alike.analysis.pairs import TILE
 
 PANEL_BYTES = 64 << 20
 CLOSE = 2.0**-10

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.vectors import CENTRE_ROWS, Vectors, blocks
-from extract.errors import BadInput
+from alike.analysis.blocks import CENTRE_ROWS, Judged, Vectors, blocks
+from alike.extract.errors import BadInput
 
 TILE = 1024
 BINS = 1 << 14

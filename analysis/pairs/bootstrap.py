@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.pair_bins import Bins
-from analysis.pair_kernels import scratch, weigh_bins
-from analysis.pair_tiles import Slab, slabs, tiles
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors
+from alike.analysis.blocks import Judged, Run, Statistic, Vectors
+from alike.analysis.pairs.bins import Bins
+from alike.analysis.pairs.kernels import scratch, weigh_bins
+from alike.analysis.pairs.tiling import Slab, slabs, tiles
 
 BINS = 1024
 LEVEL = 0.95

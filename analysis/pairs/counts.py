@@ -17,16 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
-from analysis.pair_kernels import Scratch, flush_layers, scratch
-from analysis.pair_tiles import Slab, Tile, slabs, tiles
-from analysis.product import Precision, Product, best_product
-from analysis.rounding import key_error
-from analysis.scores import Auc, auc
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, own_distance
-from extract.measures import Form
+from alike.analysis.blocks import (
+    Judged,
+    Precision,
+    Product,
+    Run,
+    Statistic,
+    Vectors,
+    best_product,
+    own_distance,
+)
+from alike.analysis.pairs.bins import Bins, Layers, measured_bins, plan_layers
+from alike.analysis.pairs.curves import Auc, auc
+from alike.analysis.pairs.kernels import Scratch, flush_layers, scratch
+from alike.analysis.pairs.rounding import key_error
+from alike.analysis.pairs.tiling import Slab, Tile, slabs, tiles
+from alike.extract.measures import Form
 
 Counts = NDArray[np.int64]
 

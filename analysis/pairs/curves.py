@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.score_table import SCORES as SCORES
-
 Counts = NDArray[Any]
 
 

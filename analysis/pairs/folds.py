@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.pair_bins import Bins
-from analysis.pairs import count_kinds
-from analysis.scores import folded_balanced
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors
+from alike.analysis.blocks import Judged, Run, Statistic, Vectors
+from alike.analysis.pairs.bins import Bins
+from alike.analysis.pairs.counts import count_kinds
+from alike.analysis.pairs.curves import folded_balanced
 
 FOLDS = 10
 

@@ -9,8 +9,8 @@ hangs on the images (delete-a-group jackknife; Shao and Wu 1989 for scores that 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.folds import deal
-from analysis.judged import Judged
+from alike.analysis.blocks import Judged
+from alike.analysis.pairs.folds import deal
 
 GROUPS = 10
 

@@ -6,23 +6,14 @@ share the work. Loops run from 0 over slices: with another start numba guards ev
 being negative, and nothing is vectorised.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from analysis.pair_bins import CELL_BITS, TILE, Cells
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile with numba: without the GIL, kept on disk between runs."""
-    kept: _Function = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
-    return kept
-
+from alike.analysis.blocks.jit import compiled
+from alike.analysis.pairs.bins import CELL_BITS, TILE, Cells
 
 STRIP = 32
 """Rows whose bins are held at once: 128 KiB, which the second cache holds."""
@@ -249,43 +240,3 @@ def weigh_bins(
             summed, left, right = sums[kind, bins[j]], row_weight[i], col_weight[j]
             for r in range(replicates):
                 summed[r] += np.int32(left[r]) * np.int32(right[r])
-
-
-@compiled
-def add_class_sums(
-    z: NDArray[np.float32],
-    codes: NDArray[np.int64],
-    s: NDArray[np.float64],
-    norms: NDArray[np.float64],
-) -> None:
-    """Add every row to the sum of its class in float64, and note |z|^2; reads z once.
-
-    Args:
-        z: (n, D).
-        codes: (n,) class of each row.
-        s: (C, D) sums of z, added to.
-        norms: (n,) written.
-    """
-    n, dim = z.shape
-    for i in range(n):
-        row, total, square = z[i], s[codes[i]], 0.0
-        for d in range(dim):
-            value = np.float64(row[d])
-            total[d] += value
-            square += value * value
-        norms[i] = square
-
-
-@compiled
-def add_scaled_sums(
-    z: NDArray[np.float32],
-    b: NDArray[np.float64],
-    codes: NDArray[np.int64],
-    v: NDArray[np.float64],
-) -> None:
-    """Add b z of every row to the sum of its class: (n, D), (n,), (n,) to (C, D)."""
-    n, dim = z.shape
-    for i in range(n):
-        row, total, weight = z[i], v[codes[i]], b[i]
-        for d in range(dim):
-            total[d] += weight * np.float64(row[d])

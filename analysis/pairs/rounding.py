@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pair_bins import Bins
-from analysis.product import Precision
-from analysis.statistic import Run, Statistic
-from analysis.vectors import Vectors, blocks
+from alike.analysis.blocks import Precision, Run, Statistic, Vectors, blocks
+from alike.analysis.pairs.bins import Bins
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""

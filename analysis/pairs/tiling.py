@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pair_bins import TILE as TILE
-from analysis.pair_bins import Bins, Cells
-from analysis.pair_kernels import Scratch, count_tile
-from analysis.product import Product, by_numpy
-from analysis.vectors import Vectors, blocks
-from extract.errors import BadInput
+from alike.analysis.blocks import Product, Vectors, blocks, by_numpy
+from alike.analysis.pairs.bins import TILE as TILE
+from alike.analysis.pairs.bins import Bins, Cells
+from alike.analysis.pairs.kernels import Scratch, count_tile
+from alike.extract.errors import BadInput
 
 Slab = tuple[tuple[int, int], tuple[int, int]]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.report_lookup import (
+from alike.analysis.report.lookup import (
     Analysed,
     accuracy_of,
     as_number,
@@ -18,7 +18,7 @@ from analysis.report_lookup import (
     score_of,
     worst_class,
 )
-from analysis.report_words import change, count, interval, number
+from alike.analysis.report.words import change, count, interval, number
 
 Tone = Literal["better", "worse", "unclear", "single"]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis import figures_classes
-from analysis.report_lookup import table_of
-from analysis.report_parts import columns, details, figure, section, table
-from analysis.report_subject import Subject, titled
-from analysis.report_words import count, number, words
+from alike.analysis.figures import classes as figures_classes
+from alike.analysis.report.lookup import table_of
+from alike.analysis.report.parts import columns, details, figure, section, table
+from alike.analysis.report.subject import Subject, titled
+from alike.analysis.report.words import count, number, words
 
 MOST_IN_THREE = 14
 

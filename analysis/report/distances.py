@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from analysis import figures
-from analysis.report_lookup import CEILING, FLOOR, HEADLINE, UNTRAINED, table_of
-from analysis.report_parts import columns, figure, section
-from analysis.report_subject import Subject, titled
+from alike.analysis.figures import figures
+from alike.analysis.report.lookup import CEILING, FLOOR, HEADLINE, UNTRAINED, table_of
+from alike.analysis.report.parts import columns, figure, section
+from alike.analysis.report.subject import Subject, titled
 
 
 def distances(subject: Subject) -> str:

@@ -13,14 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from analysis.report_parts import section, table, text
+from alike.analysis.explain.kept import CONFUSED, EXAMPLES, PICTURE, TABLE
+from alike.analysis.report.parts import section, table, text
 
 if TYPE_CHECKING:
-    from extract.store import Store
+    from alike.extract.store import Store
 
-TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
-CONFUSED = "explanations/{key}/confused.png"
-EXAMPLES = "explanations/{key}/examples.png"
 LEAD = (
     "Where in the images the network finds its evidence, and whether small changes of an image "
     "change the explanation little: |R − R'| / |x − x'|, relevance scaled to 1; smaller is more "
@@ -71,7 +69,7 @@ def _judged(store: "Store", name: str, key: str) -> pd.DataFrame | None:
 def _table(judged: pd.DataFrame) -> str:
     """One row an explainer and network."""
     # Here, for a report without explanations needs no torch.
-    from analysis.explain import EXPLAINERS
+    from alike.analysis.explain import EXPLAINERS
 
     columns = [("Explainer", "t"), ("Network", "t"), *((title, "n") for title, _, _ in SHOWN)]
     rows = []

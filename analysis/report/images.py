@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import figures_classes, queries
-from analysis.report_lookup import Analysed, table_of
-from analysis.report_parts import section, text
-from analysis.report_subject import Subject
-from analysis.report_words import number
-from analysis.thumbnails import Pictures, Thumbnail
+from alike.analysis.figures import classes as figures_classes
+from alike.analysis.report import queries
+from alike.analysis.report.lookup import Analysed, table_of
+from alike.analysis.report.parts import section, text
+from alike.analysis.report.subject import Subject
+from alike.analysis.report.thumbnails import Pictures, Thumbnail
+from alike.analysis.report.words import number
 
 SHOWN = 10
 WORDS = ("More", "Fewer")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from extract.measures import MEASURES
+from alike.extract.measures import MEASURES
 
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
@@ -16,7 +16,7 @@ UNTRAINED = "untrained_gap_cosine"
 
 
 class Analysed(Protocol):
-    """What the report needs of an analysis; `analysis.analyse.Analysis` is one."""
+    """What the report needs of an analysis; `alike.analysis.analyse.Analysis` is one."""
 
     @property
     def key(self) -> str:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import score_table
-from analysis.report_parts import definitions, details, facts, section, table, text
-from analysis.report_subject import Subject, titled
-from analysis.report_words import count, number, seconds, words
-from extract.selfcheck import stored_warning, tap_notes
+from alike.analysis.report.parts import definitions, details, facts, section, table, text
+from alike.analysis.report.subject import Subject, titled
+from alike.analysis.report.words import count, number, seconds, words
+from alike.analysis.scores import table as score_table
+from alike.extract.selfcheck import stored_warning, tap_notes
 
 MOST_BAD = 500
 FACTS = ("source", "network", "weights", "created")

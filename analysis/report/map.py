@@ -4,16 +4,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures_classes import class_matrix, similarity_order
-from analysis.figures_map import MOST_POINTS, map_figure, shown_rows
-from analysis.maps import MapSettings, find_map, make_map
-from analysis.report_lookup import table_of
-from analysis.report_parts import columns, figure, section, text
-from analysis.report_subject import Subject, titled
-from analysis.report_words import count, number
-from analysis.thumbnails import Atlas, Pictures, listed
-from extract.errors import BadInput
-from extract.progress import Progress
+from alike.analysis.figures import (
+    MOST_POINTS,
+    class_matrix,
+    map_figure,
+    shown_rows,
+    similarity_order,
+)
+from alike.analysis.maps import MapSettings, find_map, make_map
+from alike.analysis.report.lookup import table_of
+from alike.analysis.report.parts import columns, figure, section, text
+from alike.analysis.report.subject import Subject, titled
+from alike.analysis.report.thumbnails import Atlas, Pictures, listed
+from alike.analysis.report.words import count, number
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress
 
 MOST_PICTURES = 1500
 MOST_AT_ONCE = 10_000

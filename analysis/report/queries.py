@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.figures_classes import closest_pairs
+from alike.analysis.figures import closest_pairs
 
 
 def purity(neighbours: pd.DataFrame, labels: Mapping[int, str | None], k: int = 10) -> pd.DataFrame:

@@ -13,21 +13,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures
-from analysis.explain_report import explanations_section
-from analysis.report_answer import answer
-from analysis.report_classes import classes
-from analysis.report_distances import distances
-from analysis.report_images import images
-from analysis.report_lookup import Analysed, main_measure, rungs
-from analysis.report_making import making, suspicions
-from analysis.report_map import map_section
-from analysis.report_parts import figure, text
-from analysis.report_scores import measures, scores, tiles
-from analysis.report_subject import Subject
-from analysis.thumbnails import Pictures
-from extract.errors import AlikeError
-from extract.progress import Progress, silent
+from alike.analysis.figures import figures
+from alike.analysis.report.answer import answer
+from alike.analysis.report.classes import classes
+from alike.analysis.report.distances import distances
+from alike.analysis.report.explanations import explanations_section
+from alike.analysis.report.images import images
+from alike.analysis.report.lookup import Analysed, main_measure, rungs
+from alike.analysis.report.making import making, suspicions
+from alike.analysis.report.map import map_section
+from alike.analysis.report.parts import figure, text
+from alike.analysis.report.scores import measures, scores, tiles
+from alike.analysis.report.subject import Subject
+from alike.analysis.report.thumbnails import Pictures
+from alike.extract.errors import AlikeError
+from alike.extract.progress import Progress, silent
 
 POLICY = (
     # Plotly's WebGL points, drawn where a map has many, compile functions from text.
@@ -68,7 +68,7 @@ def write_report(
         path: the HTML file; written aside and renamed.
         before: the analysis to report, or the one before retraining.
         after: the analysis after retraining, of the same images.
-        comparison: paired differences, as `analysis.compare.compare` gives them.
+        comparison: paired differences, as `alike.analysis.compare.compare` gives them.
         store: the store of the features; gives thumbnails, maps and the list of bad images.
         run: the manifest: title, source, network, weights, settings, versions, stages (step ->
             seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, verdict,
@@ -173,7 +173,7 @@ def _foot(run: dict[str, Any]) -> str:
 def _page(title: str, body: str) -> str:
     from plotly.offline import get_plotlyjs
 
-    own = resources.files("analysis")
+    own = resources.files("alike.analysis.report")
     style = own.joinpath("report.css").read_text(encoding="utf-8")
     script = own.joinpath("report.js").read_text(encoding="utf-8")
     return (

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.report_lookup import (
+from alike.analysis.report.lookup import (
     CEILING,
     FLOOR,
     NETWORK,
@@ -16,9 +16,9 @@ from analysis.report_lookup import (
     untrained_score,
     worst_class,
 )
-from analysis.report_parts import Html, details, facts, section, table, text, tile
-from analysis.report_subject import Subject
-from analysis.report_words import FIRST, Form, change, interval, measure_words, number, words
+from alike.analysis.report.parts import Html, details, facts, section, table, text, tile
+from alike.analysis.report.subject import Subject
+from alike.analysis.report.words import FIRST, Form, change, interval, measure_words, number, words
 
 ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_10", "map_at_r")
 

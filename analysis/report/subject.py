@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.report_lookup import Analysed
+from alike.analysis.report.lookup import Analysed
 
 
 @dataclass(frozen=True)

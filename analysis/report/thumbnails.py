@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.decode import decode
-from extract.errors import AlikeError
-from extract.source import open_source
+from alike.extract.errors import AlikeError
+from alike.extract.images import decode, open_source
 
 TINY = 48
 READERS = 8

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from analysis import score_table
-from extract.measures import MEASURES
+from alike.analysis.scores import table as score_table
+from alike.extract.measures import MEASURES
 
 Form = Literal["share", "plain", "distance"]
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap import Draws
-from analysis.judged import Judged
-from analysis.moments import Moments
-from analysis.neighbours import Nearest
-from analysis.pairs import PairCounts
-from analysis.shape import Shape
+from alike.analysis.blocks import Judged
+from alike.analysis.classes import Moments, Shape
+from alike.analysis.neighbours import Nearest
+from alike.analysis.pairs import Draws, PairCounts
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import table_rows
-from analysis.bootstrap import Draws, weighted_histograms
-from analysis.folds import folded_accuracy
-from analysis.judged import Judged
-from analysis.judgement import Judgement
-from analysis.moments import class_moments
-from analysis.neighbours import nearest
-from analysis.pair_bins import BINS, Bins, measured_bins
-from analysis.pairs import count_pairs
-from analysis.product import Precision
-from analysis.score_rows import neighbour_scores, pair_scores, score_row, space_scores
-from analysis.scores import auc
-from analysis.shape import class_shape
-from analysis.statistic import Run
-from analysis.vectors import CENTRE_ROWS, Vectors, spread
+from alike.analysis.blocks import CENTRE_ROWS, Judged, Precision, Run, Vectors, spread
+from alike.analysis.classes import class_moments, class_shape
+from alike.analysis.neighbours import nearest
+from alike.analysis.pairs import (
+    BINS,
+    Bins,
+    Draws,
+    auc,
+    count_pairs,
+    folded_accuracy,
+    measured_bins,
+    weighted_histograms,
+)
+from alike.analysis.scores import tables as table_rows
+from alike.analysis.scores.findings import Judgement
+from alike.analysis.scores.rows import neighbour_scores, pair_scores, score_row, space_scores
 
 NEIGHBOURS = 10
 

@@ -6,17 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.judged import Judged
-from analysis.moments import class_moments
-from analysis.score_rows import NO_SPAN, score_row
-from analysis.shape import class_shape, collapse_scores, shape_notes
-from analysis.vectors import stored_vectors
-from extract.measure_steps import WEIGHT, Take
-from extract.measures import Measure, check_finite
-from extract.selfcheck import match_classes
+from alike.analysis.blocks import Judged, stored_vectors
+from alike.analysis.classes import class_moments, class_shape, collapse_scores, shape_notes
+from alike.analysis.scores.rows import NO_SPAN, score_row
+from alike.extract.measures import WEIGHT, Measure, Take, check_finite
+from alike.extract.selfcheck import match_classes
 
 if TYPE_CHECKING:
-    from extract.store_features import Features
+    from alike.extract.store import Features
 
 NAME = "network"
 ENTERING = Measure("fc", ("fc",), Take("fc"), (), "euclidean", "what enters the classifier")

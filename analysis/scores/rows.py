@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import scores as score
-from analysis.bootstrap import interval, mean_interval
-from analysis.judgement import Judgement
-from analysis.moments import pooled_statistics
-from analysis.neighbours import hub_skew, two_nn
-from analysis.score_table import SCORES
-from analysis.shape import shape_notes, shape_scores
+from alike.analysis.classes import pooled_statistics, shape_notes, shape_scores
+from alike.analysis.neighbours import hub_skew, two_nn
+from alike.analysis.pairs import curves as score
+from alike.analysis.pairs import interval, mean_interval
+from alike.analysis.scores.findings import Judgement
+from alike.analysis.scores.table import SCORES
 
 NO_SPAN = (float("nan"), float("nan"))
 LISTED = 10

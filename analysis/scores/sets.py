@@ -8,18 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.bootstrap import Draws, interval
-from analysis.judged import Judged
-from analysis.score_rows import NO_SPAN, score_row
-from analysis.scores import auc, auc_many
-from analysis.statistic import Run, Statistic
-from extract.again import extract_again
-from extract.errors import BadInput
-from extract.measures import check_finite, missing_tap
-from extract.set_measures import SET_MEASURES, SetMeasure
+from alike.analysis.blocks import Judged, Run, Statistic
+from alike.analysis.pairs import Draws, auc, auc_many, interval
+from alike.analysis.scores.rows import NO_SPAN, score_row
+from alike.extract.command import extract_again
+from alike.extract.errors import BadInput
+from alike.extract.measures import SET_MEASURES, SetMeasure, check_finite, missing_tap
 
 if TYPE_CHECKING:
-    from extract.store_features import Features
+    from alike.extract.store import Features
 
 TAP = "last_conv"
 BINS = 4096
@@ -110,7 +107,7 @@ class _Maps:
 
 
 def _reopen(url: str, key: str, rows: NDArray[np.int64]) -> _Maps:
-    from extract.store import Store
+    from alike.extract.store import Store
 
     return _Maps(Store.open(url).features(key), rows)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import scores as score
-from analysis.judgement import Judgement
-from analysis.moments import pair_statistics
+from alike.analysis.classes import pair_statistics
+from alike.analysis.pairs import curves as score
+from alike.analysis.scores.findings import Judgement
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import BadImage, BadInput
-from extract.source import Listed
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.source import Listed
 
 SPLITS = ("train", "val", "test", "")
 PAIRS = (

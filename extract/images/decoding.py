@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from extract.errors import BadImage
-
-MAX_PIXELS = 89_478_485
-"""Pillow's own limit: a quarter of a gigabyte as RGB."""
+from alike.extract.errors import BadImage
+from alike.extract.limits import MAX_PIXELS
 
 JPEG, NPY = b"\xff\xd8\xff", b"\x93NUMPY"
 NPY_HEADER = re.compile(

@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from extract.errors import BadImage, BadInput
-from extract.progress import Progress, silent
-from extract.source import ImageSource
-from extract.split import image_id
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.source import ImageSource
+from alike.extract.images.split import image_id
+from alike.extract.progress import Progress, silent
 
 CHUNK, PART = 1024, 32
 COLUMNS = ("image_id", "path", "label", "size", "state", "reason")

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BadImage, BadInput
-from extract.source import ImageSource, Listed, read_local
-from extract.source_tables import embedded_bytes
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.source import ImageSource, Listed, read_local
+from alike.extract.images.tables import embedded_bytes
 
 
 class SavedSource:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import BadImage, BadInput
-from extract.source import MAX_BYTES, ImageSource, Listed, check_bytes, read_local
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.source import MAX_BYTES, ImageSource, Listed, check_bytes, read_local
 
 OPEN_GROUPS = 4
 """Row groups of a Parquet file kept in memory."""

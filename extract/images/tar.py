@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from extract.errors import BadImage, BadInput
-from extract.source import SUFFIXES, Listed, check_bytes
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.source import SUFFIXES, Listed, check_bytes
 
 LABEL_SUFFIXES = (".cls", ".label")
 MAX_SHARDS = 100_000

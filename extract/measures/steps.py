@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 Array = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput
 
 COMPUTED = ("gap", "pixels")
 PIXELS_SIDE = 32

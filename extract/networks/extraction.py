@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 
 @dataclass(frozen=True)

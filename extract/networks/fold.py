@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.capture import Tap, first_tensor
-from extract.trace import Call, Trace, trace_forward
+from alike.extract.networks.capture import Tap, first_tensor
+from alike.extract.networks.trace import Call, Trace, trace_forward
 
 CLOSE = 1e-4
 """Largest change of the output, relative to its largest value, that counts as rounding."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.errors import BadInput
-from extract.transform import Transform
+from alike.extract.errors import BadInput
+from alike.extract.networks.transform import Transform
 
 INCEPTIONS = {"googlenet", "inception_v3"}
 NO_AUXILIARY: Mapping[str, object] = {"aux_logits": False, "init_weights": False}

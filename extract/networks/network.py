@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.errors import BadInput
-from extract.extraction import Extraction, safe_name
-from extract.network_kinds import Kind, kind_of
-from extract.taps import taps_at
-from extract.transform import Transform
-from extract.weights import (
+from alike.extract.errors import BadInput
+from alike.extract.networks.extraction import Extraction, safe_name
+from alike.extract.networks.kinds import Kind, kind_of
+from alike.extract.networks.taps import taps_at
+from alike.extract.networks.transform import Transform
+from alike.extract.networks.weights import (
     class_count_change,
     fit_names,
     hash_weights,

@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from extract.capture import Tap, TappedNetwork, choose_taps, computed_taps
-from extract.errors import BadInput
-from extract.trace import Call, Trace, trace_forward
+from alike.extract.errors import BadInput
+from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from alike.extract.networks.trace import Call, Trace, trace_forward
 
 if TYPE_CHECKING:
-    from extract.network import Network
+    from alike.extract.networks.network import Network
 
 __all__ = ["Tap", "TappedNetwork", "find_taps", "forward_taps", "taps_at"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extract.capture import first_tensor, function_name
+from alike.extract.networks.capture import first_tensor, function_name
 
 
 @dataclass(frozen=True, eq=False)

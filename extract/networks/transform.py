@@ -7,8 +7,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as geometry
 
-from extract.decode import MAX_PIXELS
-from extract.errors import BadImage, BadInput
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.limits import MAX_PIXELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 # DenseNet files of torchvision still carry the names of torch 0.3, where a dot was allowed.

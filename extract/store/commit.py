@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extract.errors import StoreDamaged
-from extract.store_arrays import UNIT, check_rows, write_rows
-from extract.store_files import explain
-from extract.store_ledger import Committed, Record, ids_hash, provenance, row_hash
+from alike.extract.errors import StoreDamaged
+from alike.extract.store.arrays import UNIT, check_rows, write_rows
+from alike.extract.store.files import explain
+from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
 
 if TYPE_CHECKING:
-    from extract.store_features import Features
+    from alike.extract.store.features import Features
 
 ABSENT = "absent"
 """State of a row whose image was not in the set when its unit was computed.

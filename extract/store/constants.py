@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 
-from extract.errors import BadInput, StoreDamaged
-from extract.store_files import Files
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.store.files import Files
 
 _END = ".npz"
 

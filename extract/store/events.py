@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from extract.store_files import Files
-from extract.store_ledger import provenance
+from alike.extract.store.files import Files
+from alike.extract.store.ledger import provenance
 
 _FOLDER = "log"
 

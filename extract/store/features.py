@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from extract import store_constants
-from extract.errors import BadInput, StoreDamaged
-from extract.split import splits_of
-from extract.store_arrays import TREE, UNIT, VALID, ArraySpec, write_rows
-from extract.store_commit import Bad, commit_unit, pending_units, rows_to_do
-from extract.store_files import explain
-from extract.store_ledger import Ledger, Record, digest_of, row_hash
-from extract.store_locks import Lock
-from extract.store_shards import grouped_by_unit, read_shard_rows
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.images import splits_of
+from alike.extract.store import constants as store_constants
+from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, write_rows
+from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
+from alike.extract.store.files import explain
+from alike.extract.store.ledger import Ledger, Record, digest_of, row_hash
+from alike.extract.store.locks import Lock
+from alike.extract.store.shards import grouped_by_unit, read_shard_rows
 
 if TYPE_CHECKING:
-    from extract.store import Store
+    from alike.extract.store.store import Store
 
 Rows = np.ndarray | slice
 _READERS = 4

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from extract.errors import AlikeError, BadInput, StoreFull
+from alike.extract.errors import AlikeError, BadInput, StoreFull
 
 PARTIAL = ".partial"
 """End of the names of files still being written; zarr-python uses the same."""

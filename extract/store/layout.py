@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BadInput
-from extract.store_arrays import TREE, VALID, ArraySpec, create_array, create_valid, spec_of
-from extract.store_files import Files, LocalFiles, explain
-from extract.store_remote import RemoteFiles
+from alike.extract.errors import BadInput
+from alike.extract.store.arrays import TREE, VALID, ArraySpec, create_array, create_valid, spec_of
+from alike.extract.store.files import Files, LocalFiles, explain
+from alike.extract.store.remote import RemoteFiles
 
 _SAME = ("weights_hash", "transform", "precision")
 """What decides a feature's value: a group never mixes two of any."""

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import StoreDamaged
-from extract.store_arrays import UNIT
-from extract.store_files import ADVICE, Files, Stamp
+from alike.extract.errors import StoreDamaged
+from alike.extract.store.arrays import UNIT
+from alike.extract.store.files import ADVICE, Files, Stamp
 
 SCHEMA = "alike-ledger/1"
 

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import psutil
 
-from extract.errors import BadInput, StoreBusy
-from extract.store_files import Files
+from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.store.files import Files
 
 BEAT = 15.0
 """Seconds between two signs of life."""

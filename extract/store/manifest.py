@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from extract.errors import StoreDamaged
-from extract.store_files import PARTIAL, Files, Stamp
+from alike.extract.errors import StoreDamaged
+from alike.extract.store.files import PARTIAL, Files, Stamp
 
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"

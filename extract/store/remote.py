@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.store_files import PARTIAL, Stamp
+from alike.extract.store.files import PARTIAL, Stamp
 
 
 class RemoteFiles:

@@ -13,9 +13,9 @@ import google_crc32c
 import numcodecs.zstd  # type: ignore[import-untyped]
 import numpy as np
 
-from extract.errors import StoreDamaged
-from extract.store_arrays import UNIT, ArraySpec
-from extract.store_files import ADVICE, Files
+from alike.extract.errors import StoreDamaged
+from alike.extract.store.arrays import UNIT, ArraySpec
+from alike.extract.store.files import ADVICE, Files
 
 _ABSENT = 2**64 - 1
 _PAUSE = 0.02

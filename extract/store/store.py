@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract.errors import BadInput, StoreBusy, StoreDamaged
-from extract.store_arrays import UNIT, VALID, ArraySpec, spec_of
-from extract.store_commit import ABSENT
-from extract.store_events import Event, note
-from extract.store_features import Features
-from extract.store_files import Files
-from extract.store_layout import lay_out, moved_along, open_place
-from extract.store_locks import Lock, holder_of, is_dead
-from extract.store_manifest import Manifest, parquet_bytes, parquet_table
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.store.arrays import UNIT, VALID, ArraySpec, spec_of
+from alike.extract.store.commit import ABSENT
+from alike.extract.store.events import Event, note
+from alike.extract.store.features import Features
+from alike.extract.store.files import Files
+from alike.extract.store.layout import lay_out, moved_along, open_place
+from alike.extract.store.locks import Lock, holder_of, is_dead
+from alike.extract.store.manifest import Manifest, parquet_bytes, parquet_table
 
 __all__ = ["ABSENT", "UNIT", "Features", "Store"]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from extract.errors import BadInput
-from extract.progress import Progress, silent
-from extract.store import ABSENT, Features, Store
-from extract.store_arrays import ArraySpec
-from extract.store_carried import IMAGE_COLUMNS, Carried
-from extract.store_events import Event, note
-from extract.store_files import PARTIAL, explain
-from extract.store_formats import FORMATS, Format
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress, silent
+from alike.extract.store.arrays import ArraySpec
+from alike.extract.store.events import Event, note
+from alike.extract.store.files import PARTIAL, explain
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried
+from alike.extract.store.formats.formats import FORMATS, Format
+from alike.extract.store.store import ABSENT, Features, Store
 
 _ABSENT = (ABSENT, "not in the imported file")
 

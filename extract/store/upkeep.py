@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from extract.errors import BadInput, StoreBusy
-from extract.store import Store
-from extract.store_arrays import TREE
-from extract.store_events import Event, events, note
-from extract.store_files import PARTIAL
-from extract.store_locks import holder_of, is_dead, require_writable
+from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.store.arrays import TREE
+from alike.extract.store.events import Event, events, note
+from alike.extract.store.files import PARTIAL
+from alike.extract.store.locks import holder_of, is_dead, require_writable
+from alike.extract.store.store import Store
 
 _HOMES = ("ledger", TREE, "constants", "tables", "index")
 """Folders of a store in which an extraction has one of its own."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extract.errors import StoreDamaged
-from extract.progress import Progress, silent
-from extract.store import Store
-from extract.store_arrays import UNIT
-from extract.store_commit import withdraw
-from extract.store_events import Event, note
-from extract.store_features import Features
-from extract.store_ledger import Record, ids_hash, row_hash
-from extract.store_locks import require_writable
+from alike.extract.errors import StoreDamaged
+from alike.extract.progress import Progress, silent
+from alike.extract.store.arrays import UNIT
+from alike.extract.store.commit import withdraw
+from alike.extract.store.events import Event, note
+from alike.extract.store.features import Features
+from alike.extract.store.ledger import Record, ids_hash, row_hash
+from alike.extract.store.locks import require_writable
+from alike.extract.store.store import Store
 
 
 @dataclass(frozen=True)

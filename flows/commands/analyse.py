@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import (
+from alike.flows.options import (
     DaskOption,
     FeaturesOption,
     JsonOption,
@@ -17,7 +17,7 @@ from flows.options import (
 )
 
 if TYPE_CHECKING:
-    from extract.store import Store
+    from alike.extract.store import Store
 
 
 class Precision(StrEnum):
@@ -61,11 +61,11 @@ def register(app: typer.Typer) -> None:
 
         `alike analyse --store pets.store --measures gap_cosine,map_cosine --split all --json`
         """
-        from analysis.analyse import analyse as judge
-        from analysis.jobs import open_jobs
-        from extract.store import Store
-        from flows.console import print_json, print_table, progress_bars
-        from flows.unseen import check_unseen
+        from alike.analysis.analyse import analyse as judge
+        from alike.analysis.blocks import open_jobs
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, print_table, progress_bars
+        from alike.flows.trained_images import check_unseen
 
         opened = Store.open(store)
         chosen = opened.features(features)
@@ -111,9 +111,9 @@ def register(app: typer.Typer) -> None:
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
     """Measures of the analysis there is that a new one would not have."""
-    from analysis.analyse import COMPANY, HEADLINE, Analysis
-    from extract.errors import BadInput, StoreDamaged
-    from extract.set_measures import SET_MEASURES
+    from alike.analysis.analyse import COMPANY, HEADLINE, Analysis
+    from alike.extract.errors import BadInput, StoreDamaged
+    from alike.extract.measures import SET_MEASURES
 
     try:
         known = Analysis.load(store, key).settings["measures"]

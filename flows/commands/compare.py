@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import (
+from alike.flows.options import (
     DaskOption,
     JsonOption,
     Split,
@@ -39,12 +39,12 @@ def register(app: typer.Typer) -> None:
         """
         import pandas as pd
 
-        from analysis.compare import compare as set_side_by_side
-        from analysis.jobs import open_jobs
-        from analysis.networks import LIKENESS, likeness
-        from extract.store import Store
-        from flows.console import print_json, print_table, progress_bars
-        from flows.unseen import check_unseen
+        from alike.analysis.blocks import open_jobs
+        from alike.analysis.compare import compare as set_side_by_side
+        from alike.analysis.networks import LIKENESS, likeness
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, print_table, progress_bars
+        from alike.flows.trained_images import check_unseen
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)

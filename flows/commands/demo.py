@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.run import run_settings
-from flows.options import JsonOption
+from alike.flows.commands.run import run_settings
+from alike.flows.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -30,9 +30,9 @@ def demo(
 
         alike demo --to ~/my-first-run
     """
-    from flows.console import progress_bars
-    from flows.demo import prepare_demo
-    from flows.engine import prepare
+    from alike.flows.console import progress_bars
+    from alike.flows.demo import prepare_demo
+    from alike.flows.engine import prepare
 
     folder = to.expanduser().resolve()
     prepare(folder)

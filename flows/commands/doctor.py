@@ -2,7 +2,7 @@
 
 import typer
 
-from flows.options import JsonOption
+from alike.flows.options import JsonOption
 
 PACKAGES = (
     "alike", "torch", "torchvision", "zarr", "h5py", "dask", "faiss-gpu", "faiss-cpu", "prefect",
@@ -21,8 +21,8 @@ def doctor(json: JsonOption = False) -> None:
     Example:
         alike doctor
     """
-    from flows.console import print_json
-    from flows.machine import describe
+    from alike.flows.console import print_json
+    from alike.flows.machine import describe
 
     found = describe(PACKAGES)
     if json:

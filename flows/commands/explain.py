@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+from alike.flows.options import (
+    FeaturesOption,
+    JsonOption,
+    Split,
+    SplitOption,
+    StoreOption,
+    names_of,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -67,9 +74,9 @@ def register(app: typer.Typer) -> None:
 
         `alike explain --store pets.store --continuity --json`
         """
-        from extract.errors import BadInput
-        from extract.store import Store
-        from flows.console import print_json
+        from alike.extract.errors import BadInput
+        from alike.extract.store import Store
+        from alike.flows.console import print_json
 
         if like is not None and not images:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
@@ -107,8 +114,8 @@ def _images(
     maps: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
-    from analysis.explain_images import LIKENESS, METHODS, explain_images
-    from flows.console import print_table
+    from alike.analysis.explain import LIKENESS, METHODS, explain_images
+    from alike.flows.console import print_table
 
     asked = [int(name) if name.isdecimal() else name for name in images]
     usual = (LIKENESS,) if len(asked) == 2 else METHODS
@@ -133,10 +140,8 @@ def _like(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from analysis.explain_classes import images_to_class, to_class_panel
-    from analysis.explain_images import source_of
-    from analysis.explain_inputs import network_for
-    from flows.console import print_table
+    from alike.analysis.explain import images_to_class, network_for, source_of, to_class_panel
+    from alike.flows.console import print_table
 
     asked = [int(name) if name.isdecimal() else name for name in images]
     sources = [source_of(image, chosen) for image in asked]
@@ -158,8 +163,8 @@ def _like(
 def _all(
     chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
 ) -> dict[str, Any]:
-    from analysis.explain_set import explain_set
-    from flows.console import progress_bars
+    from alike.analysis.explain import explain_set
+    from alike.flows.console import progress_bars
 
     with progress_bars() as progress:
         report = explain_set(
@@ -178,8 +183,8 @@ def _classes(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from analysis.explain_classes import class_likeness, class_panel
-    from flows.console import print_table
+    from alike.analysis.explain import class_likeness, class_panel
+    from alike.flows.console import print_table
 
     rows, files = [], []
     for found in class_likeness(chosen, split=split):
@@ -200,8 +205,8 @@ def _classes(
 def _confused(
     chosen: Any, count: int, split: str | None, to: Path | None, quiet: bool
 ) -> dict[str, Any]:
-    from analysis.explain_classes import confused_panel
-    from flows.console import print_table
+    from alike.analysis.explain import confused_panel
+    from alike.flows.console import print_table
 
     table, picture = confused_panel(chosen, count, split=split)
     files = [_write(chosen, to, "confused", picture)]
@@ -214,9 +219,8 @@ def _confused(
 def _continuity(
     chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
 ) -> Any:
-    from analysis.continuity import METHODS
-    from analysis.explain_continuity import continuity_of
-    from flows.console import print_table, progress_bars
+    from alike.analysis.explain.continuity import METHODS, continuity_of
+    from alike.flows.console import print_table, progress_bars
 
     with progress_bars() as progress:
         found = continuity_of(
@@ -230,7 +234,7 @@ def _continuity(
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
     import numpy as np
 
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     if not maps:
         raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
@@ -241,7 +245,7 @@ def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
-    from analysis.overlay import png
+    from alike.analysis.explain import png
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     if to is None:

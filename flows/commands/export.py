@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption, names_of
+from alike.flows.options import (
+    FeaturesOption,
+    JsonOption,
+    Split,
+    SplitOption,
+    StoreOption,
+    names_of,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,13 +48,13 @@ def register(app: typer.Typer) -> None:
 
         `alike export --store pets.store --to graph.npz`
         """
-        from analysis.analyse import Analysis
-        from analysis.export import ending_of
-        from analysis.export import export as write
-        from analysis.maps import MapSettings, make_map
-        from extract.errors import BadInput
-        from extract.store import Store
-        from flows.console import print_json, progress_bars
+        from alike.analysis.analyse import Analysis
+        from alike.analysis.export import ending_of
+        from alike.analysis.export import export as write
+        from alike.analysis.maps import MapSettings, make_map
+        from alike.extract.errors import BadInput
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, progress_bars
 
         ending_of(to)
         opened = Store.open(store)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from alike.flows.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -66,12 +66,12 @@ def register(app: typer.Typer) -> None:
 
         `alike extract set.npz --network nets.py:resnet --weights r20.th --store s --resize none`
         """
-        from extract.errors import BadInput
-        from extract.network import load_network
-        from extract.source import open_source
-        from extract.store import Store
-        from flows.console import print_json, progress_bars
-        from flows.unseen import doubts, keep_trained
+        from alike.extract.errors import BadInput
+        from alike.extract.images import open_source
+        from alike.extract.networks import load_network
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, progress_bars
+        from alike.flows.trained_images import doubts, keep_trained
 
         images = open_source(source, **pairs(source_option))
         loaded = load_network(
@@ -110,10 +110,10 @@ def _run(
     images: Any, network: Any, store: Any, settings: dict[str, Any], workers: str | None
 ) -> Any:
     if workers is None:
-        from extract.pipeline import extract
+        from alike.extract.pipeline import extract
 
         return extract(images, network, store, **settings)
-    from extract.distributed import extract_distributed
+    from alike.extract.distributed import extract_distributed
 
     return extract_distributed(images, network, store, workers=workers, **settings)
 
@@ -124,7 +124,7 @@ def default_weights(network: str) -> str:
     Raises:
         BadInput: there are no weights to fall back on.
     """
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     if ".py:" in network:
         raise BadInput(f"network {network} needs --weights FILE, or --weights none for random ones")
@@ -135,7 +135,7 @@ def class_list(given: str | None) -> list[str] | None:
     """Names of classes from a file, one a line, or from a comma-separated list."""
     from pathlib import Path
 
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     if given is None:
         return None
@@ -157,7 +157,7 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
     Raises:
         BadInput: not of that form.
     """
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     if resize is None and crop is None:
         return network
@@ -176,7 +176,7 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
     Raises:
         BadInput: no equals sign.
     """
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     found: dict[str, Any] = {}
     for text in given or []:
@@ -191,7 +191,7 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
 
 
 def _print(report: Any) -> None:
-    from flows.console import print_table
+    from alike.flows.console import print_table
 
     computed = f"{report.n_computed} computed" if report.n_computed else "no forward pass"
     typer.echo(

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from index.disk import Run
-    from index.specs import Card, Wish
+    from alike.index.disk import Run
+    from alike.index.specs import Card, Wish
 
 
 def register(app: typer.Typer) -> None:
@@ -88,11 +88,11 @@ def register(app: typer.Typer) -> None:
 
         `alike index --store large.store --on-disk --memory 4GB --shards 8`
         """
-        from extract.errors import BadInput
-        from extract.store import Store
-        from flows.console import print_json, print_table, progress_bars
-        from index.build import build_index, card_there
-        from index.specs import Wish
+        from alike.extract.errors import BadInput
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, print_table, progress_bars
+        from alike.index.build import build_index, card_there
+        from alike.index.specs import Wish
 
         chosen = Store.open(store).features(features)
         card = card_there(chosen, measure)
@@ -140,7 +140,7 @@ def _wish(
     threads: int | None,
 ) -> "Wish":
     """A wish with what was given on the command line in the place of what was asked before."""
-    from flows.settings import parse_bytes
+    from alike.flows.settings import parse_bytes
 
     given: dict[str, Any] = {"recall": recall, "at": at, "batch": batch}
     given = {name: value for name, value in given.items() if value is not None}
@@ -155,11 +155,11 @@ def _wish(
 
 def shard_runner(workers: str | None) -> "Run":
     """What builds the shards: this process, or Dask workers."""
-    from index.disk import one_by_one
+    from alike.index.disk import one_by_one
 
     if workers is None:
         return one_by_one
-    from extract.distributed import map_on_workers
+    from alike.extract.distributed import map_on_workers
 
     return partial(map_on_workers, workers=workers)
 

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from alike.flows.options import JsonOption
 
 TABLES = {
-    "datasets": ("extract.source", "SOURCES"),
-    "measures": ("extract.measures", "MEASURES"),
-    "scores": ("analysis.scores", "SCORES"),
-    "losses": ("train.losses", "LOSSES"),
-    "explainers": ("analysis.explain", "EXPLAINERS"),
-    "indexes": ("index.kinds", "INDEX_KINDS"),
+    "datasets": ("alike.extract.images.source", "SOURCES"),
+    "measures": ("alike.extract.measures.measures", "MEASURES"),
+    "scores": ("alike.analysis.scores.table", "SCORES"),
+    "losses": ("alike.train.losses", "LOSSES"),
+    "explainers": ("alike.analysis.explain.explain", "EXPLAINERS"),
+    "indexes": ("alike.index.kinds", "INDEX_KINDS"),
 }
 
 
@@ -46,7 +46,7 @@ def list_rows(
 
         alike list measures --json
     """
-    from flows.console import print_json
+    from alike.flows.console import print_json
 
     rows = _networks() if what is What.NETWORKS else _rows(*TABLES[what.value])
     if json:

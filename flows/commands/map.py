@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption
 
 
 def register(app: typer.Typer) -> None:
@@ -38,11 +38,11 @@ def register(app: typer.Typer) -> None:
 
         `alike map --store pets.store --split all --perplexity 50 --to map.csv`
         """
-        from analysis.maps import MapSettings, make_map
-        from analysis.result import Result
-        from extract.errors import BadInput
-        from extract.store import Store
-        from flows.console import print_json, progress_bars
+        from alike.analysis.export import Result
+        from alike.analysis.maps import MapSettings, make_map
+        from alike.extract.errors import BadInput
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, progress_bars
 
         if to is not None and to.suffix not in {".csv", ".parquet"}:
             raise BadInput(f"cannot write a map to {to.name}: expected .csv or .parquet.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption
 
 
 def register(app: typer.Typer) -> None:
@@ -52,11 +52,11 @@ def register(app: typer.Typer) -> None:
 
         `alike neighbours new_images/ --store pets.store --to answers.parquet`
         """
-        from extract.errors import BadInput
-        from flows.console import print_json, print_table
-        from index.filters import Among
-        from index.query import NeighbourIndex
-        from index.show import neighbour_sheet, neighbour_table
+        from alike.extract.errors import BadInput
+        from alike.flows.console import print_json, print_table
+        from alike.index.filters import Among
+        from alike.index.query import NeighbourIndex
+        from alike.index.show import neighbour_sheet, neighbour_table
 
         if same_class and other_class:
             raise BadInput("--same-class and --other-class exclude each other: give one of them")
@@ -94,9 +94,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _many(opened: Any, folder: str, to: Path, k: int, ways: dict[str, Any], as_json: bool) -> None:
-    from extract.source import open_source
-    from flows.console import print_json, print_table, progress_bars
-    from index.many import query_many
+    from alike.extract.images import open_source
+    from alike.flows.console import print_json, print_table, progress_bars
+    from alike.index.many import query_many
 
     with progress_bars() as progress:
         report = query_many(opened, open_source(folder), to, k, progress=progress, **ways)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from extract.store import Store
+    from alike.extract.store import Store
 
 VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "openTSNE", "plotly", "numpy")
 
@@ -37,10 +37,10 @@ def register(app: typer.Typer) -> None:
 
         `alike report --store pets.store --features resnet18-aa… --after resnet18-bb…`
         """
-        from analysis.analyse import Analysis
-        from analysis.report import write_report
-        from extract.store import Store
-        from flows.console import print_json, progress_bars
+        from alike.analysis.analyse import Analysis
+        from alike.analysis.report import write_report
+        from alike.extract.store import Store
+        from alike.flows.console import print_json, progress_bars
 
         opened = Store.open(store)
         key = opened.features(features).key
@@ -72,8 +72,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.DataFrame":
-    from analysis.compare import compare
-    from analysis.report_lookup import main_measure
+    from alike.analysis.compare import compare
+    from alike.analysis.report import main_measure
 
     return compare(
         store.features(before.key),
@@ -86,8 +86,8 @@ def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.D
 
 
 def _likeness(store: "Store", before: Any, after: Any) -> dict[str, float]:
-    from analysis.networks import likeness
-    from analysis.report_lookup import main_measure
+    from alike.analysis.networks import likeness
+    from alike.analysis.report import main_measure
 
     pair = (store.features(before.key), store.features(after.key))
     split, measure = str(before.settings["split"]), main_measure(before)

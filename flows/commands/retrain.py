@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.options import FeaturesOption, JsonOption
+from alike.flows.options import FeaturesOption, JsonOption
 
 if TYPE_CHECKING:
-    from extract.network import Network
-    from extract.store import Store
-    from train.run_files import TrainRun
+    from alike.extract.networks import Network
+    from alike.extract.store import Store
+    from alike.train.run_files import TrainRun
 
 Labelled = list[tuple[str, str]]
 
@@ -67,9 +67,9 @@ def register(app: typer.Typer) -> None:
         then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store a.store
         --train-share 0.5`
         """
-        from flows.commands.extract import pairs
-        from flows.console import progress_bars
-        from train.retrain import retrain
+        from alike.flows.commands.extract import pairs
+        from alike.flows.console import progress_bars
+        from alike.train.retrain import retrain
 
         loaded, training, held_out, read = _inputs(
             (store, features, train_share), (images, network, weights)
@@ -97,7 +97,7 @@ def _inputs(
     listed: tuple[str | None, str | None, str],
 ) -> tuple["Network", Labelled, Labelled, Any]:
     """The network, images to train on, images held out, and how to read one."""
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     store, features, share = stored
     images, network, weights = listed
@@ -113,11 +113,10 @@ def _inputs(
 def _from_store(
     url: str, key: str | None, share: float | None, other: tuple[str | None, str]
 ) -> tuple["Network", Labelled, Labelled, Any]:
-    from extract.errors import BadInput
-    from extract.extraction import Extraction
-    from extract.network import load_network, network_of
-    from extract.source import open_source
-    from extract.store import Store
+    from alike.extract.errors import BadInput
+    from alike.extract.images import open_source
+    from alike.extract.networks import Extraction, load_network, network_of
+    from alike.extract.store import Store
 
     opened = Store.open(url)
     features = opened.features(key)
@@ -142,7 +141,7 @@ def _from_store(
 
 def _keep_apart(store: "Store", share: float | None) -> None:
     """Make the split the store's own, so that every later judgement is of the held-out images."""
-    from extract.errors import BadInput
+    from alike.extract.errors import BadInput
 
     present, _ = store.split()
     if share is None or share == present:
@@ -158,10 +157,8 @@ def _keep_apart(store: "Store", share: float | None) -> None:
 def _from_images(
     images: str, network: str, weights: str, share: float
 ) -> tuple["Network", Labelled, Labelled, Any]:
-    from extract.listing import list_source
-    from extract.network import load_network
-    from extract.source import open_source
-    from extract.split import splits_of
+    from alike.extract.images import list_source, open_source, splits_of
+    from alike.extract.networks import load_network
 
     source = open_source(images)
     table = list_source(source)
@@ -175,7 +172,7 @@ def _from_images(
 
 
 def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
-    from flows.console import print_json, print_table
+    from alike.flows.console import print_json, print_table
 
     last = run.log.iloc[-1].to_dict()
     if as_json:

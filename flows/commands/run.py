@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption
+from alike.flows.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -32,15 +32,15 @@ def run(
 
 def run_settings(settings: Path, json: bool) -> None:
     """Run a settings file and say what came of it."""
-    from flows.check import check
-    from flows.console import print_json, progress_bars
-    from flows.engine import prepare
-    from flows.settings import read_pipeline
+    from alike.flows.check import check
+    from alike.flows.console import print_json, progress_bars
+    from alike.flows.engine import prepare
+    from alike.flows.settings import read_pipeline
 
     pipeline = read_pipeline(settings)
     check(pipeline)
     prepare(pipeline.output.folder)
-    from flows.pipeline import run_pipeline
+    from alike.flows.pipeline import run_pipeline
 
     with progress_bars() as progress:
         finished = run_pipeline(settings, progress)

@@ -26,6 +26,6 @@ def schedule(
 
         PREFECT_API_URL=http://prefect.lab:4200/api alike schedule pipeline.toml --cron "0 2 * * *"
     """
-    from flows.schedule import serve_schedule
+    from alike.flows.schedule import serve_schedule
 
     serve_schedule(settings, cron, port=port)

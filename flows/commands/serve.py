@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import FeaturesOption, StoreOption
+from alike.flows.options import FeaturesOption, StoreOption
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def serve(
 
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/images
     """
-    from serve.desk import Desk
-    from serve.run import serve as run
+    from alike.serve.run import serve as run
+    from alike.serve.service import Desk
 
     run(Desk(store, features, measure), host, port, typer.echo)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.console import print_json, print_table, progress_bars
+from alike.flows.console import print_json, print_table, progress_bars
 
 Url = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/place.")]
 Key = Annotated[
@@ -50,8 +50,8 @@ def verify(
 
     import pandas as pd
 
-    from extract.store import Store
-    from extract.store_verify import verify as check
+    from alike.extract.store import Store
+    from alike.extract.store import verify as check
 
     with progress_bars() as progress:
         verdict = check(Store.open(url), key, mark=not check_only, progress=progress)
@@ -78,8 +78,7 @@ def ls(
 
     Example: `alike store ls features --bad`
     """
-    from extract.store import Store
-    from extract.store_upkeep import bad_images, contents, describe
+    from alike.extract.store import Store, bad_images, contents, describe
 
     store = Store.open(url)
     if bad:
@@ -112,8 +111,7 @@ def log(url: Url, json: Json = False) -> None:
 
     Example: `alike store log features`
     """
-    from extract.store import Store
-    from extract.store_upkeep import history
+    from alike.extract.store import Store, history
 
     table = history(Store.open(url))
     if json:
@@ -140,8 +138,7 @@ def gc(
 
     import pandas as pd
 
-    from extract.store import Store
-    from extract.store_upkeep import collect_garbage
+    from alike.extract.store import Store, collect_garbage
 
     litter = collect_garbage(Store.open(url), drop=tuple(drop or ()), dry_run=dry_run)
     if json:
@@ -171,8 +168,7 @@ def export(
 
     Example: `alike store export features --to group.h5`
     """
-    from extract.store import Store
-    from extract.store_transfer import export_group, formats
+    from alike.extract.store import Store, export_group, formats
 
     features = Store.open(url).features(key)
     written = export_group(features, to, arrays=array)
@@ -195,8 +191,7 @@ def import_(
 
     Example: `alike store import elsewhere group.h5`
     """
-    from extract.store import Store
-    from extract.store_transfer import import_group
+    from alike.extract.store import Store, import_group
 
     with progress_bars() as progress:
         features = import_group(Store.open(url, create=True), file, progress=progress)

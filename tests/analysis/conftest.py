@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.judged import judge
-from extract.store import Store
+from alike.analysis.blocks.evaluation_set import judge
+from alike.extract.store.store import Store
 
 
 class Made:

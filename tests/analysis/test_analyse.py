@@ -10,18 +10,19 @@ import pytest
 from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
-from analysis import analyse as module
-from analysis.analyse import Analysis, analyse
-from analysis.compare import compare
-from analysis.judged import judged_rows
-from analysis.maps import MapSettings
-from analysis.networks import likeness
-from analysis.score_table import SCORES
-from analysis.set_scores import all_pairs
-from extract.errors import BadInput
-from extract.measures import MEASURES, ready_measure
-from extract.set_measures import SET_MEASURES
-from flows.cli import app
+from alike.analysis import analyse as module
+from alike.analysis.analyse import Analysis, analyse
+from alike.analysis.blocks.evaluation_set import judged_rows
+from alike.analysis.compare import compare
+from alike.analysis.maps.maps import MapSettings
+from alike.analysis.networks import likeness
+from alike.analysis.scores.sets import all_pairs
+from alike.analysis.scores.table import SCORES
+from alike.extract.errors import BadInput
+from alike.extract.measures.measures import MEASURES
+from alike.extract.measures.sets import SET_MEASURES
+from alike.extract.measures.stored import ready_measure
+from alike.flows.cli import app
 
 COLUMNS = {
     "scores": ["measure", "score", "value", "low", "high", "better", "note"],
@@ -188,7 +189,7 @@ def test_beyond_the_budget_a_sample_is_judged_and_said_so(tmp_path, make, write_
 
 
 def test_a_large_bootstrap_is_made_on_a_sample(tmp_path, make, write_features, monkeypatch):
-    from analysis import one_measure
+    from alike.analysis.scores import measure as one_measure
 
     features = write_features(tmp_path / "s", make(sizes=(300, 300)), taps=["gap"])
     whole = analyse(features, measures=["gap_cosine"], bootstrap=100).tables["scores"]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import scores
-from analysis.judged import judge
-from analysis.moments import class_moments, pooled_statistics
-from analysis.neighbours import hub_skew, nearest
-from analysis.pairs import count_pairs
-from analysis.shape import class_shape, collapse_scores, shape_scores
-from analysis.vectors import held_vectors
-from extract.measure_steps import WEIGHT
-from extract.measures import MEASURES
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.classes.geometry import class_shape, collapse_scores, shape_scores
+from alike.analysis.classes.moments import class_moments, pooled_statistics
+from alike.analysis.neighbours.lists import hub_skew, nearest
+from alike.analysis.pairs import curves as scores
+from alike.analysis.pairs.counts import count_pairs
+from alike.extract.measures.measures import MEASURES
+from alike.extract.measures.steps import WEIGHT
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEIGHTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th"}

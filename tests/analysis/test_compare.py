@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from analysis.analyse import analyse
-from analysis.compare import compare
-from analysis.networks import likeness
-from extract.errors import BadInput
+from alike.analysis.analyse import analyse
+from alike.analysis.compare import compare
+from alike.analysis.networks import likeness
+from alike.extract.errors import BadInput
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_set_measures_are_not_compared(tmp_path, make, write_features):
 
 def test_large_sets_are_compared_on_the_same_sample(tmp_path, make, write_features, monkeypatch):
     features = write_features(tmp_path / "s", make(sizes=(60, 50, 40)), taps=["gap"])
-    monkeypatch.setattr("analysis.compare.WORK", 20 * 90**2 / 2)
+    monkeypatch.setattr("alike.analysis.compare.WORK", 20 * 90**2 / 2)
     table = compare(features, features, bootstrap=20)
     assert (table.attrs["images"], table.attrs["of"]) == (90, 150)
     assert (table["difference"] == 0).all()

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis import networks, vectors
-from analysis.jobs import here
-from analysis.judged import judge
-from analysis.networks import linear_cka, neighbour_changes, rsa
-from analysis.vectors import held_vectors
+from alike.analysis import networks
+from alike.analysis.blocks import vectors
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.jobs import here
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.networks import linear_cka, neighbour_changes, rsa
 
 
 def unbiased(k, m):
@@ -54,7 +55,7 @@ def test_rsa_is_spearman_of_all_distances(monkeypatch):
     distances = [((v[:, None] - v[None]) ** 2).sum(axis=2)[upper] for v in (x, y)]
     sides = held_vectors(x, "euclidean"), held_vectors(y, "euclidean")
     assert rsa(*sides)[0] == pytest.approx(spearmanr(*distances).statistic, abs=1e-5)
-    monkeypatch.setattr("analysis.networks.RSA_IMAGES", 30)
+    monkeypatch.setattr("alike.analysis.networks.RSA_IMAGES", 30)
     assert rsa(*sides)[1] == 30
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from extract.errors import StoreBusy
-from extract.store import Features, Store
+from alike.extract.errors import StoreBusy
+from alike.extract.store.store import Features, Store
 
 KEY = "net-00ab"
 ARRAYS = {"maps": ((8, 4, 4), "float16"), "fc": ((16,), "float32")}

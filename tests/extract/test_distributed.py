@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from images import small_file
 
-from extract.distributed import extract_distributed
-from extract.errors import BadInput
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
-from extract.transform import Transform
+from alike.extract.distributed import extract_distributed
+from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.networks.network import load_network
+from alike.extract.networks.transform import Transform
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
 
 
 def test_two_processes_give_the_store_of_one(tmp_path: Path) -> None:

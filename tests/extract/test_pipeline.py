@@ -11,18 +11,20 @@ import pytest
 import torch
 from images import class_folders, encoded, naive_taps, picture, small_file
 
-from extract import selfcheck, taps
-from extract.decode import decode
-from extract.errors import BadImage, BadInput, StoreBusy
-from extract.forward import Forward, choose_device, choose_precision
-from extract.listing import list_source
-from extract.network import Network, load_network
-from extract.pipeline import ExtractionReport, bound_by, extract
-from extract.run import disk_bytes
-from extract.source import ImageSource, Listed, open_source
-from extract.store import Features, Store
-from extract.transform import Transform
-from extract.units import non_finite
+from alike.extract import selfcheck
+from alike.extract.errors import BadImage, BadInput, StoreBusy
+from alike.extract.forward import Forward, choose_device, choose_precision
+from alike.extract.images.decoding import decode
+from alike.extract.images.listing import list_source
+from alike.extract.images.source import ImageSource, Listed
+from alike.extract.images.sources import open_source
+from alike.extract.lanes import non_finite
+from alike.extract.networks import taps
+from alike.extract.networks.network import Network, load_network
+from alike.extract.networks.transform import Transform
+from alike.extract.pipeline import ExtractionReport, bound_by, extract
+from alike.extract.run import disk_bytes
+from alike.extract.store.store import Features, Store
 
 
 @pytest.fixture

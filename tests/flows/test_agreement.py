@@ -7,11 +7,11 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader
 
-from analysis.analyse import analyse
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
+from alike.analysis.analyse import analyse
+from alike.extract.images.sources import open_source
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
 
 
 def judged(network, source, folder):

@@ -13,8 +13,8 @@ import pytest
 import typer.main
 from PIL import Image
 
-from flows import engine
-from flows.cli import app, main
+from alike.flows import engine
+from alike.flows.cli import app, main
 
 
 class Outcome(NamedTuple):

@@ -4,7 +4,7 @@ import io
 import re
 import sys
 
-from flows import console
+from alike.flows import console
 
 
 class Terminal(io.StringIO):

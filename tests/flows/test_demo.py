@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import zarr
 
-from extract.store import Store
+from alike.extract.store.store import Store
 
-ALIKE = (sys.executable, "-c", "from flows.cli import main; main()")
+ALIKE = (sys.executable, "-c", "from alike.flows.cli import main; main()")
 
 
 def alike(*arguments, cwd, ok=0):

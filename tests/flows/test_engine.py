@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from extract.errors import BadInput
-from flows.engine import prepare
+from alike.extract.errors import BadInput
+from alike.flows.engine import prepare
 
 
 def free_port():

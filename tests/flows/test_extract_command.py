@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from extract.errors import BadInput
-from extract.measures import ready_measure
-from extract.network import Network, load_network
-from extract.store import Store
-from flows.cli import app
-from flows.commands.extract import class_list, pairs, with_size
+from alike.extract.errors import BadInput
+from alike.extract.measures.stored import ready_measure
+from alike.extract.networks.network import Network, load_network
+from alike.extract.store.store import Store
+from alike.flows.cli import app
+from alike.flows.commands.extract import class_list, pairs, with_size
 
 NET = """
 from torch import nn

@@ -1,7 +1,7 @@
 import pytest
 
-from extract.errors import StoreBusy
-from flows.memo import Memo, alone_in, digest
+from alike.extract.errors import StoreBusy
+from alike.flows.memo import Memo, alone_in, digest
 
 
 def test_remembers_across_processes(tmp_path):

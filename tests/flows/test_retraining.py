@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from flows import retraining, steps
-from flows.retraining import Rounds, Served, origin
-from flows.settings import read_pipeline
-from flows.steps import Run
+from alike.flows import retraining, steps
+from alike.flows.retraining import Rounds, Served, origin
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import Run
 
 TEXT = """
 [images]

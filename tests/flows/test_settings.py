@@ -1,7 +1,7 @@
 import pytest
 
-from extract.errors import BadInput
-from flows.settings import parse_bytes, read_pipeline
+from alike.extract.errors import BadInput
+from alike.flows.settings import parse_bytes, read_pipeline
 
 SMALL = '[images]\nsource = "photos"\n[network]\nname = "resnet18"\n'
 

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from flows.settings import read_pipeline
-from flows.steps import Run, extract_images
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import Run, extract_images
 
 NETWORK = """
 from torch import nn

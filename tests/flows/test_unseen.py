@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from extract.errors import BadInput
-from extract.store import Store
-from flows.unseen import check_unseen, doubts, keep_trained, trained_on
-from train.images import LabelledImage, snapshot_hash
-from train.run_files import trained_images, write_train_images
+from alike.extract.errors import BadInput
+from alike.extract.store.store import Store
+from alike.flows.trained_images import check_unseen, doubts, keep_trained, trained_on
+from alike.train.images import LabelledImage, snapshot_hash
+from alike.train.run_files import trained_images, write_train_images
 
 
 @pytest.fixture

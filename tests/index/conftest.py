@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extract.extraction import Extraction
-from extract.store import UNIT, Store
-from extract.transform import Transform
+from alike.extract.networks.extraction import Extraction
+from alike.extract.networks.transform import Transform
+from alike.extract.store.store import UNIT, Store
 
 HASH = "ab" * 32
 

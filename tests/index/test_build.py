@@ -12,14 +12,14 @@ import faiss
 import numpy as np
 import pytest
 
-from extract.errors import BadInput, StoreBusy, StoreDamaged
-from extract.store import Store
-from index.build import build_index
-from index.engine import Engine
-from index.files import CARD, building, folder_of, read_card, read_index
-from index.kinds import INDEX_KINDS
-from index.query import NeighbourIndex
-from index.specs import Card, Wish
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.store.store import Store
+from alike.index.build import build_index
+from alike.index.engine import Engine
+from alike.index.files import CARD, building, folder_of, read_card, read_index
+from alike.index.kinds import INDEX_KINDS
+from alike.index.query import NeighbourIndex
+from alike.index.specs import Card, Wish
 
 from .conftest import clustered, fill, listing_of
 
@@ -170,7 +170,7 @@ class TestGrowing:
         kept = [i for i in range(1500) if i != gone]
         store.list_images(listing_of([f"image{i}" for i in kept], labels[kept]))
         index = NeighbourIndex.open(store)
-        monkeypatch.setattr("index.masked.embed_rows", None)
+        monkeypatch.setattr("alike.index.masked.embed_rows", None)
         found = index.query([5, 700], 20)
         assert gone not in found.rows
         assert (found.rows >= 0).all()
@@ -380,8 +380,8 @@ class TestFiles:
 
 BUILD_SLOWLY = """
 import sys, time
-from extract.store import Store
-from index.build import build_index
+from alike.extract.store.store import Store
+from alike.index.build import build_index
 
 def wait(stage, done, total, note=""):
     if stage.startswith("build"):
@@ -409,10 +409,11 @@ def test_killed_build_leaves_the_old_index(make_store):
 
 KILLED_BEFORE_THE_CARD = """
 import json, os, signal, sys
-from extract.store import Store
-from index import files, update
-from index.build import build_index
-from index.specs import Wish
+from alike.extract.store.store import Store
+from alike.index import files
+from alike.index import update
+from alike.index.build import build_index
+from alike.index.specs import Wish
 
 place, options, large = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 update.LARGE = large
@@ -430,7 +431,7 @@ build_index(Store.open(place).features(), wish=Wish(0.3), **options)
     ],
 )
 def test_killed_between_file_and_card(make_store, monkeypatch, options, large):
-    monkeypatch.setattr("index.update.LARGE", large)
+    monkeypatch.setattr("alike.index.update.LARGE", large)
     vectors, labels = clustered(1520)
     mixed = np.random.default_rng(0).permutation(1520)
     vectors, labels = vectors[mixed], labels[mixed]

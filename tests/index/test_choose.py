@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract.errors import BadInput
-from index.choose import EQUAL, FINALISTS, _best, choose
-from index.kinds import INDEX_KINDS
-from index.specs import IndexSpec, Point, Wish
-from index.trial import Candidate, holds, set_exam, sweep
+from alike.extract.errors import BadInput
+from alike.index.choose import EQUAL, FINALISTS, _best, choose
+from alike.index.kinds import INDEX_KINDS
+from alike.index.specs import IndexSpec, Point, Wish
+from alike.index.trial import Candidate, holds, set_exam, sweep
 
 from .conftest import clustered
 

@@ -10,15 +10,15 @@ import faiss
 import numpy as np
 import pytest
 
-from extract.errors import BadInput, StoreDamaged
-from extract.measures import embed_rows, ready_measure
-from index.build import build_index
-from index.disk import build_shard, merge, shard_rows, training_rows
-from index.engine import ranges_of, rows_of
-from index.files import folder_of
-from index.query import NeighbourIndex
-from index.specs import Wish
-from index.update import measured
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.measures.stored import embed_rows, ready_measure
+from alike.index.build import build_index
+from alike.index.disk import build_shard, merge, shard_rows, training_rows
+from alike.index.engine import ranges_of, rows_of
+from alike.index.files import folder_of
+from alike.index.query import NeighbourIndex
+from alike.index.specs import Wish
+from alike.index.update import measured
 
 from .conftest import clustered, fill, listing_of
 
@@ -32,7 +32,7 @@ def folder(store):
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_fp16", "ivf_sq8"])
 def test_answers_as_an_index_in_memory_would(make_store, monkeypatch, kind):
-    monkeypatch.setattr("index.disk.BLOCK", 500)
+    monkeypatch.setattr("alike.index.disk.BLOCK", 500)
     vectors, labels = clustered(2500, dimension=32, classes=20)
     store = make_store(vectors=vectors, labels=labels)
     seen = []
@@ -88,15 +88,15 @@ def test_shards_are_merged_whole(make_store):
 
 def test_a_lost_shard_is_told(make_store, monkeypatch):
     store = make_store(n=2000)
-    monkeypatch.setattr("index.disk.BLOCK", 500)
+    monkeypatch.setattr("alike.index.disk.BLOCK", 500)
     whole = merge
-    monkeypatch.setattr("index.disk.merge", lambda a, parts, b: whole(a, parts[:-1], b))
+    monkeypatch.setattr("alike.index.disk.merge", lambda a, parts, b: whole(a, parts[:-1], b))
     with pytest.raises(StoreDamaged, match="hold 1500 vectors, 2000 expected"):
         build_index(store.features(), wish=Wish(0.5, memory=1), **DISK)
 
 
 def test_new_and_removed_rows(make_store, monkeypatch):
-    monkeypatch.setattr("index.disk.BLOCK", 300)
+    monkeypatch.setattr("alike.index.disk.BLOCK", 300)
     vectors, labels = clustered(3000, dimension=16, classes=9)
     mixed = np.random.default_rng(0).permutation(3000)
     vectors, labels = vectors[mixed], labels[mixed]
@@ -150,8 +150,8 @@ def test_rows_added_in_vain_leave_nothing(make_store, monkeypatch):
     def fails(*args, **options):
         raise BadInput("relax the wish")
 
-    monkeypatch.setattr("index.update._drifted", lambda card: "recall fell")
-    monkeypatch.setattr("index.build.build_on_disk", fails)
+    monkeypatch.setattr("alike.index.update._drifted", lambda card: "recall fell")
+    monkeypatch.setattr("alike.index.build.build_on_disk", fails)
     with pytest.raises(BadInput, match="relax the wish"):
         build_index(store.features(), wish=Wish(0.5), **DISK)
     assert names(store) == {"card.json", "lock", card.file, card.lists}
@@ -180,9 +180,9 @@ def test_adding_reads_vectors_in_blocks(make_store, monkeypatch, on_disk):
         built.append(len(shard.rows))
         return build_shard(shard)
 
-    for name in ("index.stored", "index.disk"):
+    for name in ("alike.index.stored", "alike.index.disk"):
         monkeypatch.setattr(f"{name}.embed_rows", counted)
-    monkeypatch.setattr("index.disk.build_shard", built_one)
+    monkeypatch.setattr("alike.index.disk.build_shard", built_one)
     report = build_index(store.features(), **options)
     assert report.action == "added"
     assert max(read) <= 8192
@@ -237,7 +237,7 @@ def test_kind_without_lists(make_store):
 LIMITED = """
 import resource, sys
 import faiss, numpy as np
-from index.query import NeighbourIndex
+from alike.index.query import NeighbourIndex
 
 faiss.omp_set_num_threads(1)
 place, how, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -291,4 +291,4 @@ def test_ranges():
 def test_a_shard_takes_a_quarter_of_the_memory():
     assert shard_rows(1 << 30, 512) == (1 << 28) // 2048
     assert shard_rows(None, 512) == (1 << 30) // 2048
-    assert build_shard.__module__ == "index.disk"
+    assert build_shard.__module__ == "alike.index.disk"

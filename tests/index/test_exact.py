@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from index.bfloat import BfloatSearch
-from index.flat import PRODUCT, nearest
-from index.select import SENTINEL, select_smallest
-from index.truth import certified, interval, recall_of, true_neighbours
+from alike.index.bfloat import BfloatSearch
+from alike.index.flat import PRODUCT, nearest
+from alike.index.select import SENTINEL, select_smallest
+from alike.index.truth import certified, interval, recall_of, true_neighbours
 
 DRAW = np.random.default_rng(0)
 
@@ -128,7 +128,7 @@ def test_a_library_that_replaces_faiss_methods_does_no_harm() -> None:
     """pytorch-metric-learning imports faiss.contrib.torch_utils, in the same process as a run."""
     code = (
         "import faiss.contrib.torch_utils, numpy as np, faiss\n"
-        "from index.engine import Engine\n"
+        "from alike.index.engine import Engine\n"
         "vectors = np.eye(4, 8, dtype=np.float32)\n"
         "index = faiss.IndexIDMap2(faiss.IndexFlatL2(8))\n"
         "index.add_with_ids(vectors, np.arange(4))\n"
@@ -144,8 +144,8 @@ def test_candidates_are_measured_as_faiss_does(count, threads):
     """The refinement of ours against FAISS's own, with masks, gaps and more asked than found."""
     import faiss
 
-    from index.engine import Engine, open_engine
-    from index.specs import IndexSpec
+    from alike.index.engine import Engine, open_engine
+    from alike.index.specs import IndexSpec
 
     vectors = VECTORS["non-negative, unit length"](1200).astype(np.float32)
     vectors[600:640] = vectors[:40]

@@ -4,10 +4,10 @@ import faiss
 import numpy as np
 import pytest
 
-from index.engine import METRICS, BfloatEngine, Engine, new_index, open_engine, train
-from index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists, quantisers
-from index.sample import draw_sample
-from index.truth import true_neighbours
+from alike.index.engine import METRICS, BfloatEngine, Engine, new_index, open_engine, train
+from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists, quantisers
+from alike.index.sample import draw_sample
+from alike.index.truth import true_neighbours
 
 N, D = 3000, 32
 DRAW = np.random.default_rng(1)
@@ -91,7 +91,7 @@ class TestKind:
 @pytest.mark.parametrize(("native", "engine"), [(True, BfloatEngine), (False, Engine)])
 def test_bfloat16_only_where_it_is_native(monkeypatch, native, engine):
     """A store goes from machine to machine: where bfloat16 is emulated its index is a flat one."""
-    monkeypatch.setattr("index.engine.has_bfloat16", lambda: native)
+    monkeypatch.setattr("alike.index.engine.has_bfloat16", lambda: native)
     spec = INDEX_KINDS["flat_bfloat16"].spec(N, D)
     index = new_index(spec.factory, D, "l2")
     index.add_with_ids(VECTORS, np.arange(N))

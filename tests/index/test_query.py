@@ -8,19 +8,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from extract.errors import BadInput
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.set_measures import SET_MEASURES
-from extract.source import open_source
-from extract.store import Store
-from flows.cli import app
-from index.build import build_index
-from index.filters import Among
-from index.many import query_many
-from index.neighbours import tidy
-from index.query import NeighbourIndex
-from index.show import neighbour_sheet, neighbour_table
+from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.measures.sets import SET_MEASURES
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
+from alike.flows.cli import app
+from alike.index.build import build_index
+from alike.index.filters import Among
+from alike.index.many import query_many
+from alike.index.neighbours import tidy
+from alike.index.query import NeighbourIndex
+from alike.index.show import neighbour_sheet, neighbour_table
 
 from .conftest import HASH, clustered
 

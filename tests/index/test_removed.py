@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from extract.errors import BadInput
-from index.build import build_index
-from index.filters import Among
-from index.query import NeighbourIndex
-from index.specs import Wish
+from alike.extract.errors import BadInput
+from alike.index.build import build_index
+from alike.index.filters import Among
+from alike.index.query import NeighbourIndex
+from alike.index.specs import Wish
 
 from .conftest import clustered, listing_of
 from .test_build import brute, grow, recall
@@ -102,7 +102,7 @@ def test_recall_is_measured_anew_after_removals(removed):
 
 def test_where_removals_spoil_an_index_it_is_built_anew(removed, monkeypatch):
     store = removed[0]
-    monkeypatch.setattr("index.update.measured", lambda *args: (0.8, 0.75, 0.85))
+    monkeypatch.setattr("alike.index.update.measured", lambda *args: (0.8, 0.75, 0.85))
     report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
     assert report.action == "rebuilt"
     assert "recall@10 fell to 0.8000 (0.7500 to 0.8500), asked was 0.9" in report.note

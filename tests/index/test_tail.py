@@ -7,12 +7,12 @@ import faiss
 import numpy as np
 import pytest
 
-from extract.errors import StoreDamaged
-from index.build import build_index
-from index.files import read_card, read_index, read_tail
-from index.kinds import INDEX_KINDS
-from index.query import NeighbourIndex
-from index.specs import Wish
+from alike.extract.errors import StoreDamaged
+from alike.index.build import build_index
+from alike.index.files import read_card, read_index, read_tail
+from alike.index.kinds import INDEX_KINDS
+from alike.index.query import NeighbourIndex
+from alike.index.specs import Wish
 
 from .conftest import clustered, listing_of
 from .test_build import folder, grow
@@ -23,7 +23,7 @@ N = 2000
 
 @pytest.fixture(autouse=True)
 def _every_file_is_large(monkeypatch):
-    monkeypatch.setattr("index.update.LARGE", 1)
+    monkeypatch.setattr("alike.index.update.LARGE", 1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_answers_are_those_of_one_file_with_all_rows(make_store, mixed, kind, mo
     assert len(beside) == 1860
     assert (found.rows >= 1800).any()
 
-    monkeypatch.setattr("index.update.TAIL", 0.0)
+    monkeypatch.setattr("alike.index.update.TAIL", 0.0)
     card = add_up_to(store, mixed, 1861, kind).card
     assert card.file != first.file
     assert (card.tail, card.tail_rows) == ("", 0)
@@ -123,8 +123,8 @@ def test_a_stale_index_keeps_what_its_files_hold(make_store, mixed, monkeypatch)
     """Between the card that says stale and the rebuild, a reader finds what it was told of."""
     store, _ = built(make_store, mixed)
     add_up_to(store, mixed, 1850)
-    monkeypatch.setattr("index.update._drifted", lambda card: "recall fell")
-    monkeypatch.setattr("index.build._build", lambda *args: read_card(folder(store)))
+    monkeypatch.setattr("alike.index.update._drifted", lambda card: "recall fell")
+    monkeypatch.setattr("alike.index.build._build", lambda *args: read_card(folder(store)))
     card = add_up_to(store, mixed, 1860).card
     assert (card.stale, card.n_rows, card.tail_rows) == ("recall fell", 1850, 50)
     assert len(NeighbourIndex.open(store)) == 1850

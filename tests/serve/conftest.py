@@ -28,11 +28,11 @@ def small(classes=3):
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A folder with images in three classes (one name not ASCII), a network and a store."""
-    from extract.network import load_network
-    from extract.pipeline import extract
-    from extract.source import open_source
-    from extract.store import Store
-    from index.build import build_index
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+    from alike.extract.store.store import Store
+    from alike.index.build import build_index
 
     folder = tmp_path_factory.mktemp("served")
     draw = np.random.default_rng(0)
@@ -76,7 +76,7 @@ class Client:
 @pytest.fixture(scope="session")
 def client(place):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    command = "import sys; from flows.cli import main; sys.exit(main())"
+    command = "import sys; from alike.flows.cli import main; sys.exit(main())"
     words = ["serve", "--store", str(place / "store"), "--port", "0"]
     started = [sys.executable, "-c", command, *words]
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:

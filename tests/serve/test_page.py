@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from analysis.likeness import likeness
-from extract.decode import decode
-from extract.errors import BadInput
-from extract.store import Store
-from index.query import NeighbourIndex
-from serve.desk import KEPT, Desk
-from serve.run import serve
+from alike.analysis.explain.likeness_maps import likeness
+from alike.extract.errors import BadInput
+from alike.extract.images.decoding import decode
+from alike.extract.store.store import Store
+from alike.index.query import NeighbourIndex
+from alike.serve.run import serve
+from alike.serve.service import KEPT, Desk
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_the_set(client, index):
 
 @pytest.mark.parametrize("relation", ["any", "same", "other"])
 def test_neighbours_of_a_stored_image(client, index, relation):
-    from index.filters import Among
+    from alike.index.filters import Among
 
     told = client.json(f"/api/images/3/neighbours?k=5&relation={relation}")
     wanted = index.query([3], 5, among=Among(relation))

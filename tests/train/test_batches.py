@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train.batches import PlannedBatches
-from train.schedule import ramp, rate
+from alike.train.batches import PlannedBatches
+from alike.train.schedule import ramp, rate
 
 
 def rows(plan):

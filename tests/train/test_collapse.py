@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from train.collapse import CollapseWatch
+from alike.train.collapse import CollapseWatch
 
 
 def feed(watch, steps, value=2.0, signature=1.0, cosine=0.5, first=0):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from extract.errors import BadInput
-from train.head import find_head, fix_to_simplex, resize_head, simplex
+from alike.extract.errors import BadInput
+from alike.train.head import find_head, fix_to_simplex, resize_head, simplex
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 from pytorch_metric_learning.losses import SupConLoss
 from torch.nn import functional
 
-from extract.errors import BadInput
-from train.icnn import exact_information_loss, icnn_loss, templates
-from train.losses import LOSSES, loss_named
-from train.map_losses import (
+from alike.extract.errors import BadInput
+from alike.train.icnn import exact_information_loss, icnn_loss, templates
+from alike.train.losses import LOSSES, loss_named
+from alike.train.map_losses import (
     StepView,
     cam_chamfer,
     cam_supcon,
@@ -18,9 +18,9 @@ from train.map_losses import (
     map_pair,
     map_pair_raw,
 )
-from train.masks import cam_mask, grad_cam_mask
-from train.similarity import supcon, unit
-from train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
+from alike.train.masks import cam_mask, grad_cam_mask
+from alike.train.similarity import supcon, unit
+from alike.train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
 
 CLASSES, CHANNELS, SIDE, BATCH = 4, 6, 3, 12
 WITH_TERM = [name for name, row in LOSSES.items() if row.make]
@@ -145,7 +145,7 @@ def test_chamfer_naive():
 def test_chamfer_in_parts_is_the_same(monkeypatch):
     results = []
     for products in (2**20, 1, 500):
-        monkeypatch.setattr("train.map_losses.PRODUCTS", products)
+        monkeypatch.setattr("alike.train.map_losses.PRODUCTS", products)
         maps = seeded(BATCH, CHANNELS, SIDE, SIDE, seed=3).requires_grad_()
         value = cam_chamfer(view(maps))
         results.append((value.detach(), *torch.autograd.grad(value, maps)))

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from extract.errors import BadInput
-from extract.measures import MEASURES
-from extract.network import load_network
-from extract.transform import Transform
-from train.losses import LOSSES, loss_named
-from train.map_losses import StepView
-from train.measured import trainable, vectors_of
-from train.prepare import prepare
-from train.similarity import supcon
+from alike.extract.errors import BadInput
+from alike.extract.measures.measures import MEASURES
+from alike.extract.networks.network import load_network
+from alike.extract.networks.transform import Transform
+from alike.train.losses import LOSSES, loss_named
+from alike.train.map_losses import StepView
+from alike.train.measured import trainable, vectors_of
+from alike.train.prepare import prepare
+from alike.train.similarity import supcon
 
 CLASSES, CHANNELS, SIDE, BATCH = 4, 6, 3, 12
 TAKE_A_MEASURE = [name for name, row in LOSSES.items() if row.of]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import train_digits
 
-from train.run_log import CHECKPOINT
+from alike.train.run_log import CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
 
-from extract.capture import TappedNetwork
-from extract.errors import BadInput
-from extract.network import load_network
-from extract.transform import Transform
-from train.losses import LOSSES, loss_named
-from train.prepare import prepare
-from train.retrain import Diverged, retrain
-from train.run_files import fingerprint_of, trained_images
-from train.settings import TrainSettings
+from alike.extract.errors import BadInput
+from alike.extract.networks.capture import TappedNetwork
+from alike.extract.networks.network import load_network
+from alike.extract.networks.transform import Transform
+from alike.train.losses import LOSSES, loss_named
+from alike.train.prepare import prepare
+from alike.train.retrain import Diverged, retrain
+from alike.train.run_files import fingerprint_of, trained_images
+from alike.train.settings import TrainSettings
 
 FILES = {"log.csv", "run.json", "steps.csv", "train_images.parquet", "weights.safetensors"}
 
@@ -329,6 +329,6 @@ def test_statistics_are_measured_again_after_batches_of_few_classes(parent, digi
 
 def test_a_cache_too_small_changes_nothing(parent, digits, tmp_path, monkeypatch):
     plenty = again(parent, digits, tmp_path / "plenty", epochs=1)
-    monkeypatch.setattr("train.retrain.CACHE_BYTES", 10_000)
+    monkeypatch.setattr("alike.train.retrain.CACHE_BYTES", 10_000)
     little = again(parent, digits, tmp_path / "little", epochs=1)
     assert little.weights_hash == plenty.weights_hash

@@ -5,8 +5,8 @@ import pytest
 from digit_images import Digits, write_network
 from typer.testing import CliRunner
 
-from extract.errors import BadInput
-from flows.cli import app
+from alike.extract.errors import BadInput
+from alike.flows.cli import app
 
 
 @pytest.fixture(scope="module")

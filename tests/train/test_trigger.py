@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from extract.errors import BadInput
-from train.trigger import Condition, Past, Rules, decide, replaces
+from alike.extract.errors import BadInput
+from alike.train.trigger import Condition, Past, Rules, decide, replaces
 
 NOW = 1_000_000.0
 

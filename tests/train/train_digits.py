@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from digit_images import Digits, write_network
 
-from extract.network import load_network
-from train.retrain import retrain
+from alike.extract.networks.network import load_network
+from alike.train.retrain import retrain
 
 
 def train(folder: Path, *, devices=1, epochs=6, loss="centre", progress=None):

@@ -19,14 +19,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis import explain_pairs as near
-from analysis.explain import explainer, relevances
-from analysis.explain_inputs import evaluating, ready_module
-from analysis.explain_methods import DoesNotFit, score
-from analysis.explain_pairs import Pairs
-from extract.errors import BadInput
-from extract.progress import Progress, silent
-from extract.taps import taps_at
+from alike.analysis.explain.continuity import perturbations as near
+from alike.analysis.explain.continuity.perturbations import Pairs
+from alike.analysis.explain.explain import explainer, relevances
+from alike.analysis.explain.gradients import DoesNotFit, score
+from alike.analysis.explain.inputs import evaluating, ready_module
+from alike.extract.errors import BadInput
+from alike.extract.networks import taps_at
+from alike.extract.progress import Progress, silent
 
 METHODS = ("cam", "gradcam", "sa", "grad_x_input", "lrp")
 COLUMNS = (
@@ -193,7 +193,7 @@ def _all_pairs(
 
 
 def _pooled(asked: _Asked) -> npt.NDArray[np.floating]:
-    from extract.capture import TappedNetwork
+    from alike.extract.networks import TappedNetwork
 
     height, width = asked.images.shape[-2:]
     taps = taps_at(asked.module, (int(height), int(width)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from analysis.likeness import unit
+from alike.analysis.explain.likeness_maps import unit
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]

@@ -6,21 +6,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.continuity import METHODS, Continuity, Example, Sampling, continuity
-from analysis.explain_alike import stored_frames
-from analysis.explain_inputs import network_for
-from analysis.explain_report import PICTURE, TABLE
-from analysis.lrp import pixel_limits
-from analysis.overlay import Pixels, Tile, full_colour, heat_tile, panel, png
-from extract.errors import BadInput
-from extract.progress import Progress, silent
+from alike.analysis.explain.continuity.continuity import (
+    METHODS,
+    Continuity,
+    Example,
+    Sampling,
+    continuity,
+)
+from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.kept import PICTURE, TABLE
+from alike.analysis.explain.lrp import pixel_limits
+from alike.analysis.explain.overlay import Pixels, Tile, full_colour, heat_tile, panel, png
+from alike.analysis.explain.pair import stored_frames
+from alike.extract.errors import BadInput
+from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from extract.network import Network
-    from extract.store import Features, Store
-    from extract.transform import Transform
+    from alike.extract.networks import Network, Transform
+    from alike.extract.store import Features, Store
 
 WORDS = {
     "noise": ("an image", "the same with noise"),

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from analysis import lrp_rules as rules
-from analysis.lrp_functions import Average, Linear, Pass, Sum
+from alike.analysis.explain.lrp import rules
+from alike.analysis.explain.lrp.functions import Average, Linear, Pass, Sum
 
 if TYPE_CHECKING:
-    from analysis.lrp_trace import RelevanceMode
+    from alike.analysis.explain.lrp.trace import RelevanceMode
 
 
 def _names(text: str) -> frozenset[str]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis import lrp_rules as rules
-from extract.errors import BadInput
+from alike.analysis.explain.lrp import rules
+from alike.extract.errors import BadInput
 
 # Terms of both signs may cancel; relevance above them is then small too, so this moves little.
 SIGNED_EPSILON = 1e-9

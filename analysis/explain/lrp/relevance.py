@@ -14,10 +14,11 @@ outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU,
 import torch
 from torch import Tensor, nn
 
-from analysis.explain_methods import DoesNotFit, Target, chosen, score
-from analysis.lrp_trace import Composite, RelevanceMode
-from extract.errors import BadInput
-from extract.transform import IMAGENET_MEAN, IMAGENET_STD
+from alike.analysis.explain.gradients import DoesNotFit, Target, chosen, score
+from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.trace import RelevanceMode
+from alike.extract.errors import BadInput
+from alike.extract.networks import IMAGENET_MEAN, IMAGENET_STD
 
 COMPOSITES: dict[str, Composite] = {
     row.name: row

@@ -11,7 +11,6 @@ for the new one, so networks written in place need no change.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from analysis.explain_methods import DoesNotFit
-from analysis.lrp_calls import (
+from alike.analysis.explain.gradients import DoesNotFit
+from alike.analysis.explain.lrp.calls import (
     ELEMENTWISE,
     GATES,
     HANDLERS,
@@ -30,33 +29,9 @@ from analysis.lrp_calls import (
     detached,
     tensors_in,
 )
-from analysis.lrp_functions import Pass
-from analysis.lrp_rules import Rule
-from extract.capture import function_name
-
-Limits = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Composite:
-    """Which rule serves which layer; rules by name, or given as a Rule.
-
-    Attributes:
-        name: its name.
-        pixels: rule of the layers that see the network's input.
-        convolution: rule of the other convolutions, and of linear layers applied to each position.
-        dense: rule of linear layers that see one vector an image.
-        sums: `same_sign` (a sum above zero is owed to its positive terms, below zero to its
-            negative ones: conserves and never explodes) or `signed` (in proportion to the terms).
-        meaning: one line.
-    """
-
-    name: str
-    pixels: str | Rule
-    convolution: str | Rule
-    dense: str | Rule
-    sums: str
-    meaning: str
+from alike.analysis.explain.lrp.composite import Composite, Limits
+from alike.analysis.explain.lrp.functions import Pass
+from alike.extract.networks import function_name
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -169,7 +144,8 @@ class RelevanceMode(TorchFunctionMode):
         """The error that names a layer without a rule, to be raised."""
         return DoesNotFit(
             f"no relevance rule for {function} in {_place(self.module)}: {why}; "
-            "explain this network with gradcam or sa, or give it a rule in analysis/lrp_calls.py"
+            "explain this network with gradcam or sa, or give it a rule in "
+            "analysis/explain/lrp/calls.py"
         )
 
 

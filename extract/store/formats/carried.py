@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract.store_arrays import UNIT, ArraySpec
+from alike.extract.store.arrays import UNIT, ArraySpec
 
 IMAGE_COLUMNS = ("image_id", "path", "label", "labelled", "size", "state", "reason")
 CONSTANTS = "constants/"

@@ -5,8 +5,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract import store_as_h5, store_as_nc, store_as_npz, store_as_parquet
-from extract.store_carried import Carried
+from alike.extract.store.formats.carried import Carried
+from alike.extract.store.formats.h5 import open_file as open_h5
+from alike.extract.store.formats.h5 import write as write_h5
+from alike.extract.store.formats.nc import open_file as open_nc
+from alike.extract.store.formats.nc import write as write_nc
+from alike.extract.store.formats.npz import open_file as open_npz
+from alike.extract.store.formats.npz import write as write_npz
+from alike.extract.store.formats.parquet import open_file as open_parquet
+from alike.extract.store.formats.parquet import write as write_parquet
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,9 @@ class Format:
     reader: str
 
 
-FORMATS = {
-    ".h5": Format(store_as_h5.write, store_as_h5.open_file, "h5py.File(f)['arrays/gap']"),
-    ".npz": Format(store_as_npz.write, store_as_npz.open_file, "numpy.load(f)['gap']"),
-    ".parquet": Format(
-        store_as_parquet.write, store_as_parquet.open_file, "pandas.read_parquet(f)['gap']"
-    ),
-    ".nc": Format(
-        store_as_nc.write, store_as_nc.open_file, "xarray.open_dataset(f, engine='h5netcdf')['gap']"
-    ),
+FORMATS: dict[str, Format] = {
+    ".h5": Format(write_h5, open_h5, "h5py.File(f)['arrays/gap']"),
+    ".npz": Format(write_npz, open_npz, "numpy.load(f)['gap']"),
+    ".parquet": Format(write_parquet, open_parquet, "pandas.read_parquet(f)['gap']"),
+    ".nc": Format(write_nc, open_nc, "xarray.open_dataset(f, engine='h5netcdf')['gap']"),
 }

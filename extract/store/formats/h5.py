@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from extract.store_arrays import ArraySpec
-from extract.store_carried import CONSTANTS, IMAGE_COLUMNS, NUMBERS, Carried, columns_of, images_of
+from alike.extract.store.arrays import ArraySpec
+from alike.extract.store.formats.carried import (
+    CONSTANTS,
+    IMAGE_COLUMNS,
+    NUMBERS,
+    Carried,
+    columns_of,
+    images_of,
+)
 
 
 def write(path: Path, carried: Carried) -> None:

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import BadInput
-from extract.store_arrays import ArraySpec
-from extract.store_carried import IMAGE_COLUMNS, NUMBERS, Carried, columns_of, images_of
+from alike.extract.errors import BadInput
+from alike.extract.store.arrays import ArraySpec
+from alike.extract.store.formats.carried import (
+    IMAGE_COLUMNS,
+    NUMBERS,
+    Carried,
+    columns_of,
+    images_of,
+)
 
 
 def _h5netcdf() -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.store_arrays import UNIT, ArraySpec
-from extract.store_carried import IMAGE_COLUMNS, Carried, columns_of, images_of
+from alike.extract.store.arrays import UNIT, ArraySpec
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried, columns_of, images_of
 
 
 def write(path: Path, carried: Carried) -> None:

@@ -11,11 +11,11 @@ import pytest
 from distributed import LocalCluster
 from typer.testing import CliRunner
 
-from analysis import checkpoint, jobs, vectors
-from analysis.analyse import Analysis, analyse
-from analysis.compare import compare
-from extract.errors import BadInput
-from flows.cli import app
+from alike.analysis.analyse import Analysis, analyse
+from alike.analysis.blocks import checkpoint, jobs, vectors
+from alike.analysis.compare import compare
+from alike.extract.errors import BadInput
+from alike.flows.cli import app
 
 
 @pytest.fixture

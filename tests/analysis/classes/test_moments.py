@@ -7,14 +7,14 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
-from analysis import scores
-from analysis.judged import judge
-from analysis.moments import class_moments, pair_statistics, pooled_statistics
-from analysis.neighbours import nearest
-from analysis.pairs import count_pairs
-from analysis.shape import class_shape, collapse_scores, shape_notes, shape_scores
-from analysis.vectors import held_vectors
-from extract.measures import MEASURES
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.classes.geometry import class_shape, collapse_scores, shape_notes, shape_scores
+from alike.analysis.classes.moments import class_moments, pair_statistics, pooled_statistics
+from alike.analysis.neighbours.lists import nearest
+from alike.analysis.pairs import curves as scores
+from alike.analysis.pairs.counts import count_pairs
+from alike.extract.measures.measures import MEASURES
 
 FORMS = ("cosine", "euclidean", "inner")
 
@@ -299,7 +299,7 @@ def test_s9_duplicates_change_means_only_by_their_zero_distances(clustered):
 
 
 def test_s10_cutting_does_not_matter(clustered, monkeypatch):
-    from analysis import vectors as module
+    from alike.analysis.blocks import vectors as module
 
     x, judged = clustered(n=900)
     whole = class_moments(held_vectors(x, "euclidean"), judged)
@@ -310,7 +310,7 @@ def test_s10_cutting_does_not_matter(clustered, monkeypatch):
 
 
 def test_variances_are_left_out_where_memory_forbids(clustered, monkeypatch):
-    from analysis import moments as module
+    from alike.analysis.classes import moments as module
 
     x, judged = clustered(n=100)
     monkeypatch.setattr(module, "SECOND_BYTES", 0)

@@ -8,11 +8,11 @@ import torch
 import torchvision
 from torch import nn
 
-from analysis.explain import EXPLAINERS, relevance, relevances
-from analysis.explain_inputs import ready_module
-from analysis.explain_methods import cam, gradcam_raw, score
-from extract.errors import BadInput
-from extract.taps import _FOUND, taps_at
+from alike.analysis.explain.explain import EXPLAINERS, relevance, relevances
+from alike.analysis.explain.gradients import cam, gradcam_raw, score
+from alike.analysis.explain.inputs import ready_module
+from alike.extract.errors import BadInput
+from alike.extract.networks.taps import _FOUND, taps_at
 
 
 def network(name, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.likeness import (
+from alike.analysis.explain.likeness_maps import (
     class_direction,
     difference,
     leave_one_out,
@@ -12,7 +12,7 @@ from analysis.likeness import (
     position_pairs,
     unit,
 )
-from extract.errors import BadInput
+from alike.extract.errors import BadInput
 
 
 def maps(seed, n=2, channels=512, h=7, w=7, dtype=np.float32):

@@ -10,22 +10,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from analysis.continuity import Sampling
-from analysis.explain import explain
-from analysis.explain_alike import alike_panel, centre_of, compare_images, stored_pair
-from analysis.explain_classes import (
+from alike.analysis.explain.all_images import explain_set, stored_relevance
+from alike.analysis.explain.classes import (
     class_likeness,
     confused_pairs,
     images_to_class,
     keep_confused,
 )
-from analysis.explain_continuity import continuity_of, read_continuity
-from analysis.explain_examples import example_images, keep_examples
-from analysis.explain_images import explain_images
-from analysis.explain_inputs import network_for
-from analysis.explain_report import explanations_section
-from analysis.explain_set import explain_set, stored_relevance
-from analysis.overlay import (
+from alike.analysis.explain.continuity.continuity import Sampling
+from alike.analysis.explain.continuity.stored import continuity_of, read_continuity
+from alike.analysis.explain.examples import example_images, keep_examples
+from alike.analysis.explain.explain import explain
+from alike.analysis.explain.images import explain_images
+from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.overlay import (
     AGAINST,
     FOR,
     SIDE,
@@ -38,11 +36,13 @@ from analysis.overlay import (
     panel,
     png,
 )
-from extract.errors import BadInput
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
+from alike.analysis.explain.pair import alike_panel, centre_of, compare_images, stored_pair
+from alike.analysis.report.explanations import explanations_section
+from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
 
 NETWORK = """
 import torch
@@ -219,7 +219,7 @@ def test_given_images_by_path_and_by_row(features):
 
 
 def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
-    from flows.cli import app
+    from alike.flows.cli import app
 
     where = ["--store", features.store.url, "--to", str(tmp_path), "--json"]
     said = CliRunner().invoke(app, ["explain", "0", "7", "--methods", "cam,likeness", *where])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from analysis import vectors as vectors_module
-from analysis.judged import judge
-from analysis.neighbours import hub_skew, nearest, two_nn
-from analysis.vectors import held_vectors
+from alike.analysis.blocks import vectors as vectors_module
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.neighbours.lists import hub_skew, nearest, two_nn
 
 
 def naive(x, judged):

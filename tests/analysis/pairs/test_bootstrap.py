@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from analysis import scores
-from analysis.bootstrap import Draws, interval, mean_interval, weighted_histograms
-from analysis.folds import deal, folded_accuracy
-from analysis.pair_bins import measured_bins
-from analysis.pairs import count_pairs
-from analysis.vectors import held_vectors
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.pairs import curves as scores
+from alike.analysis.pairs.bins import measured_bins
+from alike.analysis.pairs.bootstrap import Draws, interval, mean_interval, weighted_histograms
+from alike.analysis.pairs.counts import count_pairs
+from alike.analysis.pairs.folds import deal, folded_accuracy
 
 
 def test_draws_keep_every_class_and_travel_as_a_seed(clustered):

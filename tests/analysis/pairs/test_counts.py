@@ -7,16 +7,18 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from analysis import pair_bins, scores, vectors
-from analysis.judged import judge
-from analysis.pair_bins import Bins, Layers, measured_bins, plan_layers
-from analysis.pair_kernels import place_row, scratch
-from analysis.pair_tiles import slabs, tiles
-from analysis.pairs import class_pairs, count_pairs, pair_slot
-from analysis.product import best_product, by_bfloat16, by_numpy, by_onednn
-from analysis.rounding import key_error
-from analysis.vectors import held_vectors
-from extract.errors import BadInput
+from alike.analysis.blocks import vectors
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.product import best_product, by_bfloat16, by_numpy, by_onednn
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.pairs import bins as pair_bins
+from alike.analysis.pairs import curves as scores
+from alike.analysis.pairs.bins import Bins, Layers, measured_bins, plan_layers
+from alike.analysis.pairs.counts import class_pairs, count_pairs, pair_slot
+from alike.analysis.pairs.kernels import place_row, scratch
+from alike.analysis.pairs.rounding import key_error
+from alike.analysis.pairs.tiling import slabs, tiles
+from alike.extract.errors import BadInput
 
 METRICS = {"cosine": "cosine", "euclidean": "euclidean"}
 

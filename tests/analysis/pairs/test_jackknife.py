@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.compare import _nc1
-from analysis.jackknife import GROUPS, jackknife_groups, jackknife_interval
-from analysis.judged import judge
-from analysis.vectors import held_vectors
+from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.compare import _nc1
+from alike.analysis.pairs.jackknife import GROUPS, jackknife_groups, jackknife_interval
 
 
 def test_every_image_is_left_out_once_and_every_class_evenly():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from extract.store import Store
+from alike.extract.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from analysis.analyse import analyse
-from analysis.result import read_result
-from flows.commands.analyse import _replaced
+from alike.analysis.analyse import analyse
+from alike.analysis.export.result import read_result
+from alike.flows.commands.analyse import _replaced
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def store(digits):
 
 @pytest.fixture
 def alike(monkeypatch, capsys):
-    from flows.cli import main
+    from alike.flows.cli import main
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["alike", *map(str, words)])
@@ -118,7 +118,7 @@ def test_tables_say_of_which_analysis_they_are(alike, store, digits, tmp_path):
 
 
 def test_an_analysis_of_other_features_is_said(alike, store, digits, tmp_path, monkeypatch):
-    from extract.store_features import Features
+    from alike.extract.store.features import Features
 
     monkeypatch.setattr(Features, "digest", property(lambda self: "another"))
     place = ("--store", store, "--features", "tuned-0002")
@@ -140,7 +140,7 @@ def test_what_a_second_analysis_replaces_is_said(alike, store):
 def test_the_default_company_replaces_too_and_a_damaged_analysis_is_repaired(
     alike, store, digits, monkeypatch
 ):
-    monkeypatch.setattr("analysis.analyse.COMPANY", ("gap_cosine",))
+    monkeypatch.setattr("alike.analysis.analyse.COMPANY", ("gap_cosine",))
     place = ("--store", store, "--features", "tuned-0002", "--bootstrap", 10)
     alike("analyse", *place, "--measures", "gap_cosine,gap_pearson")
     _, _, err = alike("analyse", *place)

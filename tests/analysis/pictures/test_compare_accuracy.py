@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.compare import compare
+from alike.analysis.compare import compare
 
 
 def test_accuracy_is_paired(digits):

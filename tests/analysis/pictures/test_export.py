@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.export import WRITERS, export
-from analysis.maps import make_map
-from analysis.result import read_result
-from extract.errors import BadInput
+from alike.analysis.export.result import read_result
+from alike.analysis.export.writers import WRITERS, export
+from alike.analysis.maps.maps import make_map
+from alike.extract.errors import BadInput
 
 
 @pytest.fixture(scope="module")
 def judged(digits):
-    from analysis.analyse import analyse
+    from alike.analysis.analyse import analyse
 
     measures = ["gap_cosine", "pixel_euclid"]
     return analyse(digits.after, measures=measures, bootstrap=0).tables

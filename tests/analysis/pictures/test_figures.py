@@ -7,7 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analysis import figures, figures_classes, figures_map, queries
+from alike.analysis.figures import classes as figures_classes
+from alike.analysis.figures import figures
+from alike.analysis.figures import map as figures_map
+from alike.analysis.report import queries
 
 
 def numbers(figure):

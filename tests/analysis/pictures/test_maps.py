@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
-from analysis.maps import MapSettings, find_map, make_map
-from analysis.projections import pca, tsne
-from extract.errors import BadInput
+from alike.analysis.maps.maps import MapSettings, find_map, make_map
+from alike.analysis.maps.projections import pca, tsne
+from alike.extract.errors import BadInput
 
 
 def vectors(n=300, width=20, seed=0):

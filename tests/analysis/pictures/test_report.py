@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures_map
-from analysis.report import write_report
-from analysis.report_answer import answer
-from analysis.report_lookup import rungs
+from alike.analysis.figures import map as figures_map
+from alike.analysis.report.answer import answer
+from alike.analysis.report.lookup import rungs
+from alike.analysis.report.report import write_report
 
 
 class Loads(HTMLParser):
@@ -82,7 +82,7 @@ def test_states_everything_of_the_run(two, run_record):
     for said in (
         "2.14.1",
         "MAP@R</dt><dd>R-precision in which early ranks count more",
-        "extract.taps",
+        "alike.extract.networks.taps",
         "ends early",
         "unreadable",
         "λ halved",
@@ -178,8 +178,8 @@ def test_rungs_are_in_order(made):
 
 @pytest.fixture(scope="module")
 def real(digits):
-    from analysis.analyse import analyse
-    from analysis.compare import compare
+    from alike.analysis.analyse import analyse
+    from alike.analysis.compare import compare
 
     wanted = ["gap_cosine", "softmax_dot", "pixel_euclid"]
     sides = [
@@ -271,9 +271,9 @@ def test_what_the_extraction_noted_is_shown(real, digits, tmp_path):
 
 
 def test_a_map_that_takes_long_or_cannot_be_made_is_explained(real, digits):
-    from analysis.report_map import make_maps
-    from analysis.report_subject import Subject
-    from extract.progress import silent
+    from alike.analysis.report.map import make_maps
+    from alike.analysis.report.subject import Subject
+    from alike.extract.progress import silent
 
     subject = Subject(real[0], None, None, "gap_cosine")
     assert make_maps(subject, digits.store, most=10**6, progress=silent)[1] == ""

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.result import Result, read_result
-from extract.errors import BadInput
+from alike.analysis.export.result import Result, read_result
+from alike.extract.errors import BadInput
 
 TABLE = pd.DataFrame(
     {
@@ -33,7 +33,7 @@ def test_round_trip(tmp_path, kind):
 
 
 def test_names_as_categories_become_text_a_part_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.result.H5_ROWS", 2)
+    monkeypatch.setattr("alike.analysis.export.result.H5_ROWS", 2)
     names = ["cat", "dög", None, "dög", "a longer name"]
     table = pd.DataFrame({"class_a": pd.Categorical(names), "mean": np.arange(5.0)})
     back = read_result(Result("class_pairs", table).to_h5(tmp_path / "x.h5")).table

@@ -11,9 +11,9 @@ import torch
 from images import encoded, picture
 from PIL import Image
 
-import extract.decode
-from extract.decode import NPY, decode
-from extract.errors import BadImage
+import alike.extract.images.decoding
+from alike.extract.errors import BadImage
+from alike.extract.images.decoding import NPY, decode
 
 IMAGE = picture(0, (60, 40))
 WIDE = np.linspace(0, 65535, 2400).astype(np.uint16).reshape(40, 60)
@@ -156,7 +156,7 @@ def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
 
 def test_pillow_takes_over_when_torchvision_has_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = decode(turned())
-    monkeypatch.setattr(extract.decode, "_jpeg_operator", lambda: None)
+    monkeypatch.setattr(alike.extract.images.decoding, "_jpeg_operator", lambda: None)
     assert torch.equal(decode(turned()), expected)
     with pytest.raises(BadImage, match="truncated"):
         decode(encoded(IMAGE)[:700])

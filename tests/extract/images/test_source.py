@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from images import class_folders, encoded, picture
 
-import extract.source
-from extract.decode import decode
-from extract.errors import BadImage, BadInput
-from extract.listing import list_source
-from extract.source import Listed, open_source
-from extract.split import image_id
+import alike.extract.images.source
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.decoding import decode
+from alike.extract.images.listing import list_source
+from alike.extract.images.source import Listed
+from alike.extract.images.sources import open_source
+from alike.extract.images.split import image_id
 
 FILES = {f"{label}/{number}.png": label for label in ("cat", "dog") for number in range(3)}
 
@@ -212,7 +213,7 @@ def test_large_file_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "big.jpg").write_bytes(bytes(1001))
-    monkeypatch.setattr(extract.source, "MAX_BYTES", 1000)
+    monkeypatch.setattr(alike.extract.images.source, "MAX_BYTES", 1000)
     with pytest.raises(BadImage, match="too large: 1001 bytes"):
         open_source(str(tmp_path)).read("big.jpg")
 

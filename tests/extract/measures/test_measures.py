@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from extract.errors import BadInput
-from extract.measures import MEASURES, balanced_rows, embed_rows, ready_measure
-from extract.set_measures import SET_MEASURES, chamfer
+from alike.extract.errors import BadInput
+from alike.extract.measures.measures import MEASURES
+from alike.extract.measures.sets import SET_MEASURES, chamfer
+from alike.extract.measures.stored import balanced_rows, embed_rows, ready_measure
 
 N, C, P, K = 90, 16, 9, 4
 

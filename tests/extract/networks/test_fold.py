@@ -6,10 +6,10 @@ import torchvision
 from images import small_file
 from torch import nn
 
-from extract.capture import TappedNetwork
-from extract.fold import folded
-from extract.network import load_network
-from extract.taps import find_taps
+from alike.extract.networks.capture import TappedNetwork
+from alike.extract.networks.fold import folded
+from alike.extract.networks.network import load_network
+from alike.extract.networks.taps import find_taps
 
 
 def unsettled(module: nn.Module) -> nn.Module:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from images import small_file
 
-from extract.errors import BadInput
-from extract.extraction import Extraction
-from extract.forward import Forward
-from extract.network import load_network, network_of, write_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
-from extract.taps import forward_taps
-from extract.transform import Transform
+from alike.extract.errors import BadInput
+from alike.extract.forward import Forward
+from alike.extract.images.sources import open_source
+from alike.extract.networks.extraction import Extraction
+from alike.extract.networks.network import load_network, network_of, write_network
+from alike.extract.networks.taps import forward_taps
+from alike.extract.networks.transform import Transform
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from images import naive_taps, small_file
 from torch import nn
 from torchvision.models.regnet import BlockParams
 
-from extract.errors import AlikeError, BadInput
-from extract.network import load_network
-from extract.taps import Tap, TappedNetwork, find_taps, forward_taps
+from alike.extract.errors import AlikeError, BadInput
+from alike.extract.networks.network import load_network
+from alike.extract.networks.taps import Tap, TappedNetwork, find_taps, forward_taps
 
 NETWORKS = torchvision.models.list_models(module=torchvision.models)
 NO_LINEAR = {"squeezenet1_0", "squeezenet1_1"}

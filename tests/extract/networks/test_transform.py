@@ -4,8 +4,8 @@ import torch
 from images import picture
 from torchvision.models import get_model_weights
 
-from extract.errors import BadImage, BadInput
-from extract.transform import INTERPOLATIONS, Transform
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.networks.transform import INTERPOLATIONS, Transform
 
 
 def pixels(seed: int, size: tuple[int, int]) -> torch.Tensor:

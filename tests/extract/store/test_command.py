@@ -5,7 +5,7 @@ import json
 import pytest
 import store_writer as known
 
-from flows.cli import main
+from alike.flows.cli import main
 
 
 @pytest.fixture

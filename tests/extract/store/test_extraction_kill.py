@@ -15,10 +15,10 @@ import psutil
 import pytest
 from images import small_file
 
-from extract.store import Features, Store
-from extract.store_files import LocalFiles
-from extract.store_locks import holder_of
-from extract.store_verify import verify
+from alike.extract.store.files import LocalFiles
+from alike.extract.store.locks import holder_of
+from alike.extract.store.store import Features, Store
+from alike.extract.store.verification import verify
 
 KILLS = int(os.environ.get("ALIKE_KILLS", "100"))
 IMAGES = 30_000
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 
 RUN = """
 import sys
-from extract.distributed import extract_distributed
-from extract.network import load_network
-from extract.pipeline import extract
-from extract.source import open_source
-from extract.store import Store
-from extract.transform import Transform
+from alike.extract.distributed import extract_distributed
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
+from alike.extract.images.sources import open_source
+from alike.extract.store.store import Store
+from alike.extract.networks.transform import Transform
 
 if __name__ == "__main__":
     set_, file, place, workers = sys.argv[1:]

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import store_writer as known
 
-from extract.errors import BadInput, StoreBusy, StoreDamaged, StoreFull
-from extract.store import Store
-from extract.store_files import LocalFiles, explain
-from extract.store_locks import Holder, Lock
-from extract.store_upkeep import bad_images, collect_garbage, contents, history
-from extract.store_verify import verify
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged, StoreFull
+from alike.extract.store.files import LocalFiles, explain
+from alike.extract.store.locks import Holder, Lock
+from alike.extract.store.store import Store
+from alike.extract.store.upkeep import bad_images, collect_garbage, contents, history
+from alike.extract.store.verification import verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def test_a_record_without_its_data_is_never_left(tmp_path):
     features = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "import store_writer as known; from extract.store import Store;"
+        "import store_writer as known; from alike.extract.store.store import Store;"
         "known.extract(Store.open(sys.argv[1]).features())"
     )
     ran = run_python("-c", script, str(tmp_path / "s"))
@@ -206,7 +206,7 @@ def test_rows_that_change_are_taken_back_first(tmp_path, monkeypatch):
 
     other = {name: known.rows_of(name, range(1024)) + 1 for name in known.ARRAYS}
     with monkeypatch.context() as patch:
-        patch.setattr("extract.store_ledger.Ledger.write", crash)
+        patch.setattr("alike.extract.store.ledger.Ledger.write", crash)
         with pytest.raises(KeyboardInterrupt):
             features.write_unit(0, other)
     assert features.pending() == [0]
@@ -236,7 +236,7 @@ def test_a_file_is_no_store(tmp_path):
 def test_second_process_is_refused_by_name(tmp_path):
     features = known.filled(tmp_path, 10)
     script = (
-        "import sys; from extract.store import Store\n"
+        "import sys; from alike.extract.store.store import Store\n"
         "with Store.open(sys.argv[1]).features().lock(): print('held', flush=True); input()"
     )
     other = subprocess.Popen(
@@ -272,7 +272,7 @@ def test_second_process_is_refused_by_name(tmp_path):
 def test_lock_waits_for_a_living_holder(tmp_path):
     features = known.filled(tmp_path, 10)
     script = (
-        "import sys, time; from extract.store import Store\n"
+        "import sys, time; from alike.extract.store.store import Store\n"
         "with Store.open(sys.argv[1]).features().lock(): print('held', flush=True); time.sleep(1)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -328,8 +328,9 @@ def test_read_only_folder_is_read(tmp_path):
     folders = [tmp_path / "s", *(one for one in (tmp_path / "s").rglob("*"))]
     modes = [(one, one.stat().st_mode) for one in folders]
     script = (
-        "import os, sys, numpy as np; from extract.store import Store\n"
-        "from extract.store_verify import verify; from extract.errors import BadInput\n"
+        "import os, sys, numpy as np; from alike.extract.store.store import Store\n"
+        "from alike.extract.store.verification import verify\n"
+        "from alike.extract.errors import BadInput\n"
         "Store.open(sys.argv[1]).features().table()\n"  # imports what root alone may read
         "os.geteuid() or os.setuid(65534)\n"
         "store = Store.open(sys.argv[1]); features = store.features()\n"

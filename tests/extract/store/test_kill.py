@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import store_writer as known
 
-from extract.store import Store
-from extract.store_files import PARTIAL, LocalFiles
-from extract.store_locks import holder_of
-from extract.store_verify import verify
+from alike.extract.store.files import PARTIAL, LocalFiles
+from alike.extract.store.locks import holder_of
+from alike.extract.store.store import Store
+from alike.extract.store.verification import verify
 
 KILLS = 100 if os.environ.get("ALIKE_FULL") == "1" else 3
 SIZES = (2500, 5000, 6000, 9000, 15000, 30000)

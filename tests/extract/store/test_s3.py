@@ -15,11 +15,11 @@ import pytest
 import store_writer as known
 import zarr
 
-from extract.errors import BadInput, StoreBusy, StoreDamaged
-from extract.store import Store
-from extract.store_transfer import export_group, import_group
-from extract.store_upkeep import collect_garbage, contents
-from extract.store_verify import verify
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.store.store import Store
+from alike.extract.store.transfer import export_group, import_group
+from alike.extract.store.upkeep import collect_garbage, contents
+from alike.extract.store.verification import verify
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -130,7 +130,7 @@ def test_only_one_creates_and_holds(place):
     files.touch("x.json")
     assert 0 <= files.age("x.json") < 60
     script = (
-        "import sys; from extract.store import Store\n"
+        "import sys; from alike.extract.store.store import Store\n"
         "with Store.open(sys.argv[1]).features().lock(): print('held', flush=True); input()"
     )
     other = subprocess.Popen(
@@ -161,7 +161,7 @@ def test_killed_writers(place):
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     for _ in range(10):
         script = (
-            "import sys, store_writer as known; from extract.store import Store\n"
+            "import sys, store_writer as known; from alike.extract.store.store import Store\n"
             "f = Store.open(sys.argv[1]).features(); print('ready', flush=True); known.extract(f)"
         )
         writers = [

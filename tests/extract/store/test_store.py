@@ -7,9 +7,9 @@ import store_writer as known
 import xarray
 import zarr
 
-from extract.errors import BadInput
-from extract.split import image_id, split_of
-from extract.store import ABSENT, UNIT, Store
+from alike.extract.errors import BadInput
+from alike.extract.images.split import image_id, split_of
+from alike.extract.store.store import ABSENT, UNIT, Store
 
 
 def test_rows_come_back_by_any_reader(tmp_path):

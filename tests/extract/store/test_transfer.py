@@ -7,11 +7,11 @@ import pytest
 import store_writer as known
 import xarray
 
-from extract.errors import BadInput
-from extract.store import Store
-from extract.store_formats import FORMATS
-from extract.store_transfer import export_group, import_group
-from extract.store_verify import verify
+from alike.extract.errors import BadInput
+from alike.extract.store.formats.formats import FORMATS
+from alike.extract.store.store import Store
+from alike.extract.store.transfer import export_group, import_group
+from alike.extract.store.verification import verify
 
 BAD = {5: ("truncated", "ends at byte 7")}
 

@@ -6,9 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from analysis.continuity import COLUMNS, Sampling, continuity, log_slope
-from analysis.explain import EXPLAINERS
-from analysis.explain_pairs import (
+from alike.analysis.explain.continuity.continuity import COLUMNS, Sampling, continuity, log_slope
+from alike.analysis.explain.continuity.perturbations import (
     class_pairs,
     continuity_ratios,
     noise_pairs,
@@ -16,9 +15,10 @@ from analysis.explain_pairs import (
     shift_pairs,
     unit_maps,
 )
-from analysis.lrp import lrp
-from analysis.lrp_trace import Composite
-from extract.errors import BadInput
+from alike.analysis.explain.explain import EXPLAINERS
+from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.relevance import lrp
+from alike.extract.errors import BadInput
 
 ALL_PLUS = Composite(
     "all_plus", "zplus", "zplus", "zplus", "same_sign", "deep Taylor without a box"

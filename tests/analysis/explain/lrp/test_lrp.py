@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
-from analysis.lrp import COMPOSITES, lrp, pixel_limits
-from analysis.lrp_rules import RULES
-from analysis.lrp_trace import Composite
-from extract.errors import BadInput
+from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.relevance import COMPOSITES, lrp, pixel_limits
+from alike.analysis.explain.lrp.rules import RULES
+from alike.extract.errors import BadInput
 
 ALL_PLUS = Composite(
     "all_plus", "zplus", "zplus", "zplus", "same_sign", "deep Taylor without a box"

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from analysis.lrp import lrp, pixel_limits
-from analysis.lrp_rules import RULES, Rule, Share
-from analysis.lrp_trace import Composite
+from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.relevance import lrp, pixel_limits
+from alike.analysis.explain.lrp.rules import RULES, Rule, Share
 
 zennit_rules = pytest.importorskip("zennit.rules")
 zennit_composites = pytest.importorskip("zennit.composites")

@@ -1,0 +1,1 @@
+"""Do alike images get alike features?"""

@@ -1,0 +1,5 @@
+"""How anything is computed block by block: statistics, jobs, checkpoints, vectors."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

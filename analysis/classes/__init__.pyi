@@ -1,0 +1,9 @@
+from .geometry import Shape as Shape
+from .geometry import class_shape as class_shape
+from .geometry import collapse_scores as collapse_scores
+from .geometry import shape_notes as shape_notes
+from .geometry import shape_scores as shape_scores
+from .moments import Moments as Moments
+from .moments import class_moments as class_moments
+from .moments import pair_statistics as pair_statistics
+from .moments import pooled_statistics as pooled_statistics

@@ -1,0 +1,5 @@
+"""Explanations of one image, of a pair, and of a set."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .decoding import decode as decode
+from .listing import list_source as list_source
+from .source import MAX_BYTES as MAX_BYTES
+from .source import ImageSource as ImageSource
+from .source import check_bytes as check_bytes
+from .source import read_local as read_local
+from .sources import open_source as open_source
+from .split import image_id as image_id
+from .split import split_of as split_of
+from .split import splits_of as splits_of

@@ -1,0 +1,10 @@
+"""What this machine lets a process use."""
+
+import os
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

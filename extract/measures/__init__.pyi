@@ -1,0 +1,14 @@
+from .measures import MEASURES as MEASURES
+from .measures import Form as Form
+from .measures import Measure as Measure
+from .sets import SET_MEASURES as SET_MEASURES
+from .sets import SetMeasure as SetMeasure
+from .steps import WEIGHT as WEIGHT
+from .steps import Array as Array
+from .steps import Take as Take
+from .stored import FeatureRows as FeatureRows
+from .stored import check_finite as check_finite
+from .stored import constants_of as constants_of
+from .stored import embed_rows as embed_rows
+from .stored import missing_tap as missing_tap
+from .stored import ready_measure as ready_measure

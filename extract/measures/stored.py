@@ -1,0 +1,199 @@
+"""A measure meets stored rows: fitted or loaded, then vectors block by block."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alike.extract.command import UNKNOWN, extract_again
+from alike.extract.errors import BadInput
+from alike.extract.measures.measures import MEASURES, Measure
+from alike.extract.measures.steps import Array
+
+FIT_ROWS = 20_000
+
+
+BLOCK = 1024
+
+
+class FeatureRows(Protocol):
+    """What a measure needs of stored features; `alike.extract.store.store.Features` is one."""
+
+    key: str
+    arrays: Any
+    """Names of the stored arrays; `in` must work."""
+
+    def read(self, name: str, rows: Any) -> NDArray[Any]:
+        """Rows of one array, in the order asked for."""
+
+    def constants(self) -> Any:
+        """Names of the stored constants; `in` must work."""
+
+    def read_constant(self, name: str) -> NDArray[Any]:
+        """One array that belongs to the network or to a measure, not to an image."""
+
+    def write_constant(self, name: str, value: NDArray[Any]) -> None:
+        """Store such an array."""
+
+    def table(self, split: str | None = None) -> Any:
+        """Usable rows: row, image_id, path, label, split."""
+
+
+def ready_measure(
+    features: FeatureRows, name: str, *, fit_rows: NDArray[np.int64] | None = None
+) -> Measure:
+    """The measure, ready to embed: its taps are there, its arrays loaded or fitted and stored.
+
+    Args:
+        features: the extraction to measure.
+        name: a key of `MEASURES`.
+        fit_rows: rows to fit on; None: up to 20,000 rows of the train split, balanced by class,
+            or what was fitted before on rows that are all still in the train split.
+
+    Raises:
+        BadInput: an unknown name, a tap or constant that is not stored, no rows to fit on.
+    """
+    measure = MEASURES.get(name)
+    if measure is None:
+        msg = f"unknown measure {name!r}, expected one of {', '.join(MEASURES)}"
+        raise BadInput(msg)
+    _check_stored(features, measure)
+    if not measure.needs_fit:
+        return measure
+    known = _load(features, measure)
+    if fit_rows is None:
+        train = features.table("train")
+        if known is not None and np.isin(known.fitted_rows, train["row"].to_numpy()).all():
+            return known
+        fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
+    fit_rows = np.unique(np.asarray(fit_rows, dtype=np.int64))
+    if known is not None and np.array_equal(known.fitted_rows, fit_rows):
+        return known
+    return _fit(features, measure, fit_rows)
+
+
+def constants_of(features: FeatureRows, measure: Measure) -> dict[str, NDArray[Any]]:
+    """The stored constants that the measure reads."""
+    return {name: features.read_constant(name) for name in measure.constants}
+
+
+def embed_rows(
+    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, block: int = BLOCK
+) -> Array:
+    """Vectors (N, D) float32 of these rows, in their order; reads `block` rows at a time.
+
+    Raises:
+        BadInput: rows whose features are NaN or infinite, named.
+    """
+    constants = constants_of(features, measure)
+    rows = np.asarray(rows, dtype=np.int64)
+    out: Array | None = None
+    for low, high in _spans(len(rows), block):
+        part = rows[low:high]
+        taps = {tap: features.read(tap, part) for tap in measure.taps}
+        vectors = measure.embed(taps, constants)
+        check_finite(measure.name, vectors, part, features.key)
+        if out is None:
+            out = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+        out[low:high] = vectors
+    return np.empty((0, 0), dtype=np.float32) if out is None else out
+
+
+def check_finite(name: str, values: NDArray[Any], rows: NDArray[np.int64], key: str) -> None:
+    """Refuse values (N, ...) of these rows (N,) of an extraction that are no numbers.
+
+    Raises:
+        BadInput: some are NaN or infinite; the rows are named.
+    """
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        msg = (
+            f"{name} is NaN or infinite in rows {_some(np.asarray(rows)[~finite])} of {key}: "
+            "run `alike store verify`, or extract them again"
+        )
+        raise BadInput(msg)
+
+
+def balanced_rows(
+    rows: NDArray[np.int64], labels: NDArray[Any], limit: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """At most `limit` of `rows`, as even over the classes as they allow; sorted, seeded.
+
+    Each class gives its whole content or the same quota; rows without a label are left out.
+    """
+    known = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
+    rows, labels = np.asarray(rows)[known], np.asarray(labels)[known].astype(str)
+    if len(rows) <= limit:
+        return np.sort(rows)
+    draw = np.random.default_rng(seed)
+    groups = [draw.permutation(rows[labels == label]) for label in np.unique(labels)]
+    left, taken = limit, []
+    for done, group in enumerate(sorted(groups, key=len)):
+        quota = left // (len(groups) - done)
+        taken.append(group[:quota])
+        left -= len(taken[-1])
+    return np.sort(np.concatenate(taken))
+
+
+def _spans(total: int, block: int) -> Iterator[tuple[int, int]]:
+    return ((low, min(low + block, total)) for low in range(0, total, block))
+
+
+def _some(rows: NDArray[np.int64], most: int = 10) -> str:
+    told = ", ".join(str(row) for row in rows[:most])
+    return told if len(rows) <= most else f"{told} and {len(rows) - most} more"
+
+
+def _check_stored(features: FeatureRows, measure: Measure) -> None:
+    absent = [tap for tap in measure.taps if tap not in features.arrays]
+    if absent:
+        raise BadInput(missing_tap(measure.name, absent, features.key, extract_again(features)))
+    lost = [name for name in measure.constants if name not in features.constants()]
+    if lost:
+        msg = (
+            f"measure {measure.name} needs the weights of a linear classifier, and {features.key} "
+            "has none: choose a network that ends in global pooling and one linear layer"
+        )
+        raise BadInput(msg)
+
+
+def missing_tap(name: str, absent: Sequence[str], key: str, command: str = UNKNOWN) -> str:
+    """The line that tells which taps a measure lacks, and the command that adds them."""
+    return (
+        f"measure {name} needs {', '.join(absent)}, not stored in {key}: add it by "
+        f"`{command} --taps {','.join(absent)}`"
+    )
+
+
+def _place(measure: Measure, name: str) -> str:
+    return f"measures/{measure.name}/{name}"
+
+
+def _load(features: FeatureRows, measure: Measure) -> Measure | None:
+    start = _place(measure, "")
+    names = [name for name in features.constants() if name.startswith(start)]
+    if _place(measure, "rows") not in names:
+        return None
+    found = {name.removeprefix(start): features.read_constant(name) for name in names}
+    rows = found.pop("rows").astype(np.int64)
+    return replace(measure, fitted=found, fitted_rows=rows)
+
+
+def _fit(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> Measure:
+    if len(rows) < 2:
+        msg = (
+            f"measure {measure.name} is fitted on rows that it never judges, and the train split "
+            f"of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
+        )
+        raise BadInput(msg)
+    table = features.table().set_index("row")
+    labels = np.unique(table.loc[rows, "label"].astype(str).to_numpy(), return_inverse=True)[1]
+    constants = constants_of(features, measure)
+    taps = {tap: features.read(tap, rows) for tap in measure.taps}
+    fitted = replace(measure.fit(taps, constants, labels.astype(np.int64)), fitted_rows=rows)
+    for name, value in fitted.fitted.items():
+        features.write_constant(_place(measure, name), value)
+    features.write_constant(_place(measure, "rows"), rows)
+    return fitted

@@ -1,0 +1,1 @@
+"""A group of features, carried out of a store and into one, by format."""
