@@ -11,8 +11,8 @@ import pandas as pd
 
 from alike.analysis.blocks import (
     MEMORY,
+    EvaluationSet,
     Jobs,
-    Judged,
     Precision,
     Run,
     check,
@@ -20,11 +20,11 @@ from alike.analysis.blocks import (
     checkpoint,
     forget,
     here,
-    judged_rows,
     keep_tables,
     kept_tables,
     remembering,
     slab_rows,
+    stored_evaluation_set,
     stored_vectors,
 )
 from alike.analysis.pairs import BINS, Draws, check_bins, plan_layers
@@ -56,7 +56,7 @@ COMPANY = (
     "softmax_dot",
     "pixel_euclid",
 )
-"""Judged where nothing is named: the headline, its floor and ceiling, and what explains them."""
+"""The default measures: the headline, its floor and ceiling, and what explains them."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def analyse(
     """
     check_seed(seed)
     check_bins(bins)
-    judged = judged_rows(features, split)
+    judged = stored_evaluation_set(features, split)
     asked_for = list(dict.fromkeys(measures or ()))
     sets = [name for name in asked_for if name in SET_MEASURES]
     named = [name for name in asked_for if name not in sets]
@@ -212,7 +212,7 @@ class Asked:
     progress: Progress
 
 
-def _same_images(features: "Features", other: "Features", judged: Judged) -> Judged:
+def _same_images(features: "Features", other: "Features", judged: EvaluationSet) -> EvaluationSet:
     """The judged images as rows of another extraction, matched by content."""
     if other.store is features.store:
         return judged
@@ -227,7 +227,7 @@ def _same_images(features: "Features", other: "Features", judged: Judged) -> Jud
     return replace(judged.take(kept), rows=rows)
 
 
-def _told_layers(judged: Judged, bins: int) -> str:
+def _told_layers(judged: EvaluationSet, bins: int) -> str:
     n_classes = len(judged.classes)
     layers = plan_layers(n_classes, len(judged), bins)
     memory = layers.memory(n_classes) / 2**20
@@ -254,10 +254,10 @@ def _place(key: str, name: str) -> str:
 
 
 def _ready(
-    features: "Features", judged: Judged, split: str, names: Sequence[str]
-) -> tuple[dict[str, tuple[Measure, Judged]], dict[str, str]]:
+    features: "Features", judged: EvaluationSet, split: str, names: Sequence[str]
+) -> tuple[dict[str, tuple[Measure, EvaluationSet]], dict[str, str]]:
     """Measures with the images that each may judge; of the default company what does not fit."""
-    ready: dict[str, tuple[Measure, Judged]] = {}
+    ready: dict[str, tuple[Measure, EvaluationSet]] = {}
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names or COMPANY):
         try:
@@ -273,7 +273,7 @@ def _ready(
     return ready, left_out
 
 
-def _unfitted(judged: Judged, measure: Measure, split: str) -> Judged:
+def _unfitted(judged: EvaluationSet, measure: Measure, split: str) -> EvaluationSet:
     """Leave out the rows that the measure was fitted on."""
     seen = np.isin(judged.rows, measure.fitted_rows)
     if not seen.any():
@@ -281,7 +281,7 @@ def _unfitted(judged: Judged, measure: Measure, split: str) -> Judged:
     if seen.all():
         msg = (
             f"every image of the split {split} was used to fit {measure.name}, which it must not "
-            f"judge: judge --split held_out"
+            f"judge: use --split held_out"
         )
         raise BadInput(msg)
     rest = judged.take(~seen)
@@ -293,7 +293,7 @@ def _judge(
     features: "Features",
     name: str,
     measure: Measure,
-    judged: Judged,
+    judged: EvaluationSet,
     asked: Asked,
     jobs: Jobs,
     note: str = "",
@@ -325,7 +325,7 @@ def _judge(
     return tables, (files, folder)
 
 
-def _digest(features: "Features", measure: str, judged: Judged, asked: Asked) -> str:
+def _digest(features: "Features", measure: str, judged: EvaluationSet, asked: Asked) -> str:
     """Changes with everything that the blocks and tables of one measure depend on."""
     told = hashlib.sha256(f"{features.key} {features.digest} {measure}".encode())
     told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {asked.precision}".encode())

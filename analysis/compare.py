@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
     MEMORY,
+    EvaluationSet,
     Jobs,
-    Judged,
     Vectors,
     check_seed,
+    evaluation_set_of,
     here,
-    judge,
     stored_vectors,
 )
-from alike.analysis.classes import class_moments, class_shape, collapse_scores
+from alike.analysis.classes import class_geometry, class_moments, collapse_scores
 from alike.analysis.neighbours import Nearest, nearest
 from alike.analysis.pairs import (
     GROUPS,
@@ -124,7 +124,7 @@ def _side(
     ready = ready_measure(features, measure)
     judged = draws.judged
     if np.isin(judged.rows, ready.fitted_rows).any():
-        msg = f"{measure} was fitted on images to be compared: judge --split held_out"
+        msg = f"{measure} was fitted on images to be compared: use --split held_out"
         raise BadInput(msg)
     vectors = stored_vectors(features, ready, judged.rows, memory=0 if jobs.remote else MEMORY)
     counts = count_pairs(vectors, judged, run=jobs.run(f"{name} pairs", progress))
@@ -142,7 +142,7 @@ def _side(
     }
 
 
-def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
+def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, EvaluationSet]:
     """The images that both sides have in this split, in one order on both sides.
 
     Raises:
@@ -157,10 +157,10 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[Judged, Judged]:
             "images on both sides: extract one source with both networks"
         )
         raise BadInput(msg)
-    first = judge(both["row_x"].to_numpy(), both["label"].tolist())
+    first = evaluation_set_of(both["row_x"].to_numpy(), both["label"].tolist())
     to_b = both.set_index("row_x")["row_y"]
     rows_b = to_b.loc[first.rows].to_numpy(dtype=np.int64)
-    second = Judged(rows_b, first.codes, first.classes, first.starts, first.unlabelled)
+    second = EvaluationSet(rows_b, first.codes, first.classes, first.starts, first.unlabelled)
     return first, second
 
 
@@ -178,7 +178,7 @@ def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:
 def _worst_class(
     name: str,
     vectors: Vectors,
-    judged: Judged,
+    judged: EvaluationSet,
     counts: PairCounts,
     kept: list[NDArray[np.int64]],
     jobs: Jobs,
@@ -200,7 +200,7 @@ def _least_sameness(counts: PairCounts) -> float:
     return min((value for value in each if np.isfinite(value)), default=float("nan"))
 
 
-def _collapse(features: "Features", judged: Judged, kept: list[NDArray[np.int64]]) -> Side:
+def _collapse(features: "Features", judged: EvaluationSet, kept: list[NDArray[np.int64]]) -> Side:
     """NC1 of what enters the classifier; nothing where that is not stored."""
     if "fc" not in features.arrays:
         return {}
@@ -210,11 +210,11 @@ def _collapse(features: "Features", judged: Judged, kept: list[NDArray[np.int64]
     return {"nc1": Replicated(value, np.array(others), jackknifed=True)}
 
 
-def _nc1(vectors: Vectors, judged: Judged) -> float:
+def _nc1(vectors: Vectors, judged: EvaluationSet) -> float:
     if (judged.counts > 0).sum() < 2:
         return float("nan")
     moments = class_moments(vectors, judged, second=False)
-    shape = class_shape(vectors, judged, moments)
+    shape = class_geometry(vectors, judged, moments)
     return collapse_scores(moments, shape, None, None)["nc1"]
 
 

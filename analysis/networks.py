@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Jobs, Judged, Vectors, blocks, check_seed, here, stored_vectors
+from alike.analysis.blocks import (
+    EvaluationSet,
+    Jobs,
+    Vectors,
+    blocks,
+    check_seed,
+    here,
+    stored_vectors,
+)
 from alike.analysis.compare import matched
 from alike.analysis.neighbours import nearest
 from alike.extract.measures import ready_measure
@@ -165,7 +173,9 @@ def rsa(x: Vectors, y: Vectors, seed: int = 0) -> tuple[float, int]:
     return (float(ranks[0] @ ranks[1] / below) if below > 0 else float("nan")), len(at)
 
 
-def neighbour_changes(x: Vectors, y: Vectors, judged: Judged, k: int, jobs: Jobs) -> pd.DataFrame:
+def neighbour_changes(
+    x: Vectors, y: Vectors, judged: EvaluationSet, k: int, jobs: Jobs
+) -> pd.DataFrame:
     """Per image: how many of its k neighbours by x are kept, lost and gained by y, of which right.
 
     Returns:

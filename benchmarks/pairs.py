@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from alike.analysis.blocks import (
+    EvaluationSet,
     Jobs,
-    Judged,
     Vectors,
     best_product,
     by_numpy,
+    evaluation_set_of,
     held_vectors,
-    judge,
     one_thread_each,
 )
 from alike.analysis.classes import class_moments, pair_statistics
@@ -46,14 +46,14 @@ from alike.analysis.pairs import (
 CORES = 2
 
 
-def features(n: int, dim: int, n_classes: int) -> tuple[Vectors, Judged]:
+def features(n: int, dim: int, n_classes: int) -> tuple[Vectors, EvaluationSet]:
     """Rectified clustered features as a trained network gives them, on the unit sphere."""
     draw = np.random.default_rng(0)
     labels = np.arange(n) % n_classes
     centres = draw.standard_normal((n_classes, dim), dtype=np.float32)
     x = np.maximum(centres[labels] * 0.5 + draw.standard_normal((n, dim), dtype=np.float32), 0)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    judged = judge(np.arange(n), [f"{label:04d}" for label in labels])
+    judged = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
     return held_vectors(x[judged.rows], "cosine"), judged
 
 
@@ -100,7 +100,7 @@ def in_turn(*runs: Callable[[], Any], times: int = 3) -> list[tuple[Took, Any]]:
     return found
 
 
-def bare_product(vectors: Vectors, judged: Judged, product: Any) -> Callable[[], Any]:
+def bare_product(vectors: Vectors, judged: EvaluationSet, product: Any) -> Callable[[], Any]:
     """The float32 products of the same tiles, nothing else, on two threads."""
 
     def one(slab: Any) -> None:
@@ -206,7 +206,7 @@ def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     x = vectors.block(0, n)[0]
     read, _ = best(lambda: float(x.sum()), 5)
 
-    def ours(held: Vectors, of: Judged) -> Any:
+    def ours(held: Vectors, of: EvaluationSet) -> Any:
         return pair_statistics(class_moments(held, of, run=here("moments"), second=False))
 
     took, _ = best(lambda: ours(vectors, judged), 5)
@@ -274,7 +274,7 @@ def crowded(n: int = 3000, n_classes: int = 1000) -> None:
     logits = 2.5 * draw.standard_normal((n, n_classes))
     logits[np.arange(n), labels] += 8.0
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    judged = judge(np.arange(n), [f"{label:04d}" for label in labels])
+    judged = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
     vectors = held_vectors((p / p.sum(axis=1, keepdims=True))[judged.rows], "inner")
     equal = Bins(-0.02, 1.04 / 65_536, 65_536)
     for name, bins in (("65,536 equal", equal), ("followed", measured_bins(vectors, judged))):

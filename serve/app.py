@@ -1,4 +1,4 @@
-"""The HTTP API and the page: each route is one question to the desk."""
+"""The HTTP API and the page: each route is one question to the service."""
 
 from importlib.resources import files
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.serve.service import Desk
+from alike.serve.service import NeighbourService
 
 MAX_BYTES = 64 * 2**20
 """Largest image file that may be brought."""
@@ -18,11 +18,13 @@ POLICY += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancest
 PARTS = {"page.css": "text/css", "page.js": "text/javascript"}
 
 
-def create_app(desk: Desk, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
+def create_app(
+    service: NeighbourService, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+) -> FastAPI:
     """Make the application.
 
     Args:
-        desk: answers the questions.
+        service: answers the questions.
         hosts: names under which the page may be asked for, `*` for any; others are refused, so
             that no page of somebody else can read the store through a name of its own.
     """
@@ -51,27 +53,27 @@ def create_app(desk: Desk, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) 
     @app.get("/api/set")
     def facts() -> dict[str, Any]:
         """The set, the network, the index."""
-        return desk.facts()
+        return service.facts()
 
     @app.get("/api/images")
     def some(count: int = 24, seed: int = 0, label: str | None = None) -> list[dict[str, Any]]:
         """Stored images drawn at random."""
-        return desk.some(min(count, 200), seed, label)
+        return service.some(min(count, 200), seed, label)
 
     @app.post("/api/images")
     async def bring(request: Request) -> dict[str, Any]:
         """Bring an image: the body is the file. Its name in other questions is `image`."""
-        return await run_in_threadpool(desk.bring, await _body(request))
+        return await run_in_threadpool(service.bring, await _body(request))
 
     @app.get("/api/images/{image}/picture")
     def picture(image: str, side: int = 160) -> Response:
         """The image as PNG."""
-        return _png(desk.picture(image, side))
+        return _png(service.picture(image, side))
 
     @app.get("/api/images/{image}/seen")
     def seen(image: str) -> Response:
         """What the network sees of it, as PNG."""
-        return _png(desk.seen(image))
+        return _png(service.seen(image))
 
     @app.get("/api/images/{image}/neighbours")
     def neighbours(
@@ -81,12 +83,12 @@ def create_app(desk: Desk, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) 
         label: Annotated[list[str] | None, Query()] = None,
     ) -> dict[str, Any]:
         """The k nearest stored images: `relation` any, same or other (class), of these labels."""
-        return desk.neighbours(image, k, relation, tuple(label or ()))
+        return service.neighbours(image, k, relation, tuple(label or ()))
 
     @app.get("/api/images/{first}/alike/{second}")
     def alike(first: str, second: str) -> dict[str, Any]:
         """Where two images are alike, position by position."""
-        return desk.alike(first, second)
+        return service.alike(first, second)
 
     return app
 

@@ -9,18 +9,21 @@ import uvicorn
 
 from alike.extract.errors import BadInput
 from alike.serve.app import create_app
-from alike.serve.service import Desk
+from alike.serve.service import NeighbourService
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
-    desk: Desk, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], Any] = print
+    service: NeighbourService,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str], Any] = print,
 ) -> None:
     """Answer until interrupted.
 
     Args:
-        desk: answers the questions.
+        service: answers the questions.
         host: address to listen at; one that others reach shows them the stored images.
         port: 0 for any free one.
         ready: told the page's address once it can be asked for.
@@ -39,7 +42,7 @@ def serve(
             raise BadInput(f"{host}:{port}: {said}; choose another by --host, --port") from error
         listener.listen(128)
         hosts = (*LOOPBACK, "[::1]") if host in LOOPBACK else ("*",)
-        app = create_app(desk, hosts)
+        app = create_app(service, hosts)
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(app, log_level="warning", lifespan="off")

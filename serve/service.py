@@ -26,7 +26,7 @@ MAX_PAIRS = 2**16
 TAP = "last_conv"
 
 
-class Desk:
+class NeighbourService:
     """Answers for one extraction and one measure of a store.
 
     An image is named by its row, or by the sha256 of its bytes where it was brought by `bring`.

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from alike.analysis.blocks.statistic import Run
-from alike.analysis.classes import Moments, Shape
+from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.pairs import SlabCounts
 from alike.extract.errors import StoreDamaged
 from alike.extract.store import Files
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from alike.extract.store import Store
 
 EVERY = 10.0
-KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, Shape, SlabCounts)}
+KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, ClassGeometry, SlabCounts)}
 """The dataclasses that blocks answer with."""
 DONE = "tables"
 

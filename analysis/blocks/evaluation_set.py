@@ -12,7 +12,7 @@ from alike.extract.measures import FeatureRows
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationSet:
     """Labelled images sorted by class, so that every pair of classes is a rectangle of pairs.
 
     Attributes:
@@ -40,7 +40,7 @@ class Judged:
         """Images of each class, int64 (C,)."""
         return np.diff(self.starts)
 
-    def take(self, keep: NDArray[Any]) -> "Judged":
+    def take(self, keep: NDArray[Any]) -> "EvaluationSet":
         """The images at these positions (a mask or ascending numbers), classes unchanged."""
         codes = self.codes[keep]
         starts = np.searchsorted(codes, np.arange(len(self.classes) + 1))
@@ -60,13 +60,13 @@ class Judged:
             kept.append(np.sort(draw.choice(np.arange(low, high), size=size, replace=False)))
         return np.concatenate(kept)
 
-    def sample(self, limit: int, seed: int) -> "Judged":
+    def sample(self, limit: int, seed: int) -> "EvaluationSet":
         """These images, or a stratified sample of about `limit` that remembers how many."""
         at = self.sample_at(limit, seed)
         return self if at is None else replace(self.take(at), sampled_from=len(self))
 
 
-def judge(rows: NDArray[np.int64], labels: Sequence[Any]) -> Judged:
+def evaluation_set_of(rows: NDArray[np.int64], labels: Sequence[Any]) -> EvaluationSet:
     """Sort labelled rows by class.
 
     Args:
@@ -83,12 +83,12 @@ def judge(rows: NDArray[np.int64], labels: Sequence[Any]) -> Judged:
     order = np.lexsort((rows, codes))
     rows, codes = rows[order], codes[order].astype(np.int64)
     starts = np.searchsorted(codes, np.arange(len(classes) + 1)).astype(np.int64)
-    found = Judged(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
+    found = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
     check(found)
     return found
 
 
-def check(judged: Judged) -> None:
+def check(judged: EvaluationSet) -> None:
     """Refuse what has no pairs of both kinds.
 
     Raises:
@@ -99,14 +99,14 @@ def check(judged: Judged) -> None:
         name = judged.classes[int(filled.argmax())] if filled.any() else None
         found = f"one class ({name})" if name else "no labelled image"
         msg = (
-            f"the images to judge hold {found}, expected two classes or more, since pairs of "
+            f"the images to evaluate hold {found}, expected two classes or more, since pairs of "
             "different classes are compared: label them by class folders or a manifest"
         )
         raise BadInput(msg)
     if judged.counts.max() < 2:
         msg = (
             f"every one of the {filled.sum()} classes has a single image, expected two or more in "
-            "some class, since pairs of one class are compared: add images or judge --split all"
+            "some class, since pairs of one class are compared: add images or use --split all"
         )
         raise BadInput(msg)
 
@@ -121,7 +121,7 @@ def check_seed(seed: int) -> None:
         raise BadInput(f"seed {seed}: expected a whole number from 0 on")
 
 
-def judged_rows(features: FeatureRows, split: str) -> Judged:
+def stored_evaluation_set(features: FeatureRows, split: str) -> EvaluationSet:
     """The labelled images of a split: `held_out`, `train` or `all`.
 
     Raises:
@@ -132,6 +132,6 @@ def judged_rows(features: FeatureRows, split: str) -> Judged:
         raise BadInput(msg)
     table = features.table(None if split == "all" else split)
     if not len(table):
-        msg = f"the split {split} of {features.key} is empty: judge --split all, or extract images"
+        msg = f"the split {split} of {features.key} is empty: use --split all, or extract images"
         raise BadInput(msg)
-    return judge(table["row"].to_numpy(), table["label"].tolist())
+    return evaluation_set_of(table["row"].to_numpy(), table["label"].tolist())

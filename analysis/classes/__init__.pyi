@@ -1,5 +1,5 @@
-from .geometry import Shape as Shape
-from .geometry import class_shape as class_shape
+from .geometry import ClassGeometry as ClassGeometry
+from .geometry import class_geometry as class_geometry
 from .geometry import collapse_scores as collapse_scores
 from .geometry import shape_notes as shape_notes
 from .geometry import shape_scores as shape_scores

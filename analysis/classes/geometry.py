@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Run, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors, blocks
 from alike.analysis.classes.moments import Moments
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ DIFFERENCES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Shape:
+class ClassGeometry:
     """Sums over images that need the class means first; parts add.
 
     Attributes:
@@ -44,9 +44,9 @@ class Shape:
     nearest: NDArray[np.int64]
     residual: Floats
 
-    def __add__(self, other: "Shape") -> "Shape":
+    def __add__(self, other: "ClassGeometry") -> "ClassGeometry":
         """Return the sums over both sets; `other` follows."""
-        return Shape(
+        return ClassGeometry(
             self.silhouette + other.silhouette,
             self.simplified + other.simplified,
             self.scatter + other.scatter,
@@ -56,7 +56,9 @@ class Shape:
         )
 
 
-def class_shape(vectors: Vectors, judged: Judged, moments: Moments, *, run: Run = map) -> Shape:
+def class_geometry(
+    vectors: Vectors, judged: EvaluationSet, moments: Moments, *, run: Run = map
+) -> ClassGeometry:
     """The second pass."""
     directions, _ = mean_directions(moments)
     return Statistic(
@@ -68,11 +70,11 @@ def class_shape(vectors: Vectors, judged: Judged, moments: Moments, *, run: Run 
     ).compute(run)
 
 
-def _sum(total: list[Shape], part: Shape) -> list[Shape]:
+def _sum(total: list[ClassGeometry], part: ClassGeometry) -> list[ClassGeometry]:
     return [total[0] + part] if total else [part]
 
 
-def _only(total: list[Shape]) -> Shape:
+def _only(total: list[ClassGeometry]) -> ClassGeometry:
     return total[0]
 
 
@@ -91,11 +93,11 @@ def mean_directions(moments: Moments) -> tuple[Floats, Floats]:
 
 def block_shape(
     vectors: Vectors,
-    judged: Judged,
+    judged: EvaluationSet,
     moments: Moments,
     directions: Floats,
     block: tuple[int, int],
-) -> Shape:
+) -> ClassGeometry:
     """The sums of one block of positions."""
     z, b = vectors.block(*block)
     wide, codes = z.astype(np.float64), judged.codes[block[0] : block[1]]
@@ -121,7 +123,7 @@ def block_shape(
     nearest = squared.argmin(axis=1).astype(np.int64)
     simplified = _silhouette(distance, distance[at, codes], codes, filled, own > 1)
     residual = (wide - means[codes]) @ directions
-    return Shape(
+    return ClassGeometry(
         float(silhouette.sum()),
         float(simplified.sum()),
         np.bincount(codes, distance[at, codes], len(n)).astype(np.float64),
@@ -147,7 +149,7 @@ def _silhouette(
     return np.where(defined, ratio, 0.0)
 
 
-def shape_scores(moments: Moments, shape: Shape) -> dict[str, float]:
+def shape_scores(moments: Moments, shape: ClassGeometry) -> dict[str, float]:
     """Scores of a measure's own space; what is undefined is NaN (see `shape_notes`)."""
     filled, several = moments.n > 0, moments.n > 1
     n, means = moments.n[filled], moments.means[filled]
@@ -216,7 +218,7 @@ COLLAPSE = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
 
 def collapse_scores(
     moments: Moments,
-    shape: Shape,
+    shape: ClassGeometry,
     weight: Floats | None,
     predicted: NDArray[np.int64] | None,
 ) -> dict[str, float]:

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Run, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors, blocks
 from alike.analysis.classes.kernels import add_class_sums, add_scaled_sums
 
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ class Moments:
 
 
 def class_moments(
-    vectors: Vectors, judged: Judged, *, run: Run = map, second: bool = True
+    vectors: Vectors, judged: EvaluationSet, *, run: Run = map, second: bool = True
 ) -> Moments:
     """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
     n_classes, dim = len(judged.classes), vectors.dim
@@ -90,7 +90,7 @@ def _add(total: Moments, part: Moments) -> Moments:
 
 
 def _block_moments(
-    vectors: Vectors, judged: Judged, second: bool, some: list[tuple[int, int]]
+    vectors: Vectors, judged: EvaluationSet, second: bool, some: list[tuple[int, int]]
 ) -> Moments:
     """The sums of some blocks of positions."""
     found = _none(len(judged.classes), vectors.dim, second)

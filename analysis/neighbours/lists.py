@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Product, Run, Statistic, Vectors, best_product, blocks
+from alike.analysis.blocks import (
+    EvaluationSet,
+    Product,
+    Run,
+    Statistic,
+    Vectors,
+    best_product,
+    blocks,
+)
 from alike.analysis.neighbours.kernels import CHUNK, close, offer, rank_scores
 from alike.analysis.pairs import TILE
 
@@ -50,12 +58,12 @@ class Nearest:
     kin: Places
     kin_key: Floats
 
-    def hits(self, judged: Judged) -> NDArray[np.bool_]:
+    def hits(self, judged: EvaluationSet) -> NDArray[np.bool_]:
         """Whether each neighbour is of the image's class: (N, k)."""
         return np.asarray(judged.codes[self.places] == judged.codes[:, None], dtype=np.bool_)
 
 
-def nearest(vectors: Vectors, judged: Judged, k: int = 10, *, run: Run = map) -> Nearest:
+def nearest(vectors: Vectors, judged: EvaluationSet, k: int = 10, *, run: Run = map) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
     Among equal distances the image earlier in the judged order comes first, so the answer does
@@ -84,7 +92,7 @@ def _concatenate(panels: list[Any]) -> Nearest:
 
 
 def _panel(
-    vectors: Vectors, judged: Judged, k: int, product: Product, panel: tuple[int, int]
+    vectors: Vectors, judged: EvaluationSet, k: int, product: Product, panel: tuple[int, int]
 ) -> tuple[Any, ...]:
     low, high = panel
     m, codes = high - low, judged.codes[low:high]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import CENTRE_ROWS, Judged, Vectors, blocks
+from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Vectors, blocks
 from alike.extract.errors import BadInput
 
 TILE = 1024
@@ -176,7 +176,7 @@ def _power_below(x: float) -> int:
     return 1 << max(0, int(np.log2(max(x, 1.0))))
 
 
-def measured_bins(vectors: Vectors, judged: Judged, n: int = BINS) -> Bins:
+def measured_bins(vectors: Vectors, judged: EvaluationSet, n: int = BINS) -> Bins:
     """Bins over the range of keys among up to 2,048 images, equally wide where that does.
 
     The sample is of runs of four images, which are sorted by class, so that it has pairs of both

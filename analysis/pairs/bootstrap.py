@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Run, Statistic, Vectors
+from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.kernels import scratch, weigh_bins
 from alike.analysis.pairs.tiling import Slab, slabs, tiles
@@ -35,7 +35,7 @@ class Draws:
         seed: of the draws.
     """
 
-    judged: Judged
+    judged: EvaluationSet
     replicates: int
     seed: int
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
-    Judged,
+    EvaluationSet,
     Precision,
     Product,
     Run,
@@ -109,7 +109,7 @@ def class_pairs(n_classes: int) -> Iterator[tuple[int, int]]:
 
 def count_slab(
     vectors: Vectors,
-    judged: Judged,
+    judged: EvaluationSet,
     bins: Bins,
     layers: Layers,
     product: Product,
@@ -206,7 +206,7 @@ def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
 
 def count_pairs(
     vectors: Vectors,
-    judged: Judged,
+    judged: EvaluationSet,
     *,
     bins: Bins | None = None,
     precision: Precision = "float32",
@@ -235,7 +235,7 @@ def count_pairs(
     return replace(counts, error=key_error(vectors, bins, precision, rounding))
 
 
-def count_kinds(vectors: Vectors, judged: Judged, bins: Bins) -> Counts:
+def count_kinds(vectors: Vectors, judged: EvaluationSet, bins: Bins) -> Counts:
     """Same and different pairs of few images, without telling classes apart: (2, B)."""
     product = best_product(vectors.dim, 0.0)
     counts = np.zeros((2, bins.n), dtype=np.int64)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Run, Statistic, Vectors
+from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import folded_balanced
@@ -45,7 +45,7 @@ class Folded:
         return self.value - error, self.value + error
 
 
-def deal(judged: Judged, folds: int, seed: int) -> NDArray[np.int64]:
+def deal(judged: EvaluationSet, folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each image (N,): every class spread evenly, its images shuffled."""
     draw = np.random.default_rng(seed)
     out = np.empty(len(judged), dtype=np.int64)
@@ -56,7 +56,7 @@ def deal(judged: Judged, folds: int, seed: int) -> NDArray[np.int64]:
 
 def folded_accuracy(
     vectors: Vectors,
-    judged: Judged,
+    judged: EvaluationSet,
     bins: Bins,
     *,
     folds: int = FOLDS,
@@ -79,7 +79,7 @@ def folded_accuracy(
 
 
 def _count_fold(
-    vectors: Vectors, judged: Judged, bins: Bins, fold_of: NDArray[np.int64], fold: int
+    vectors: Vectors, judged: EvaluationSet, bins: Bins, fold_of: NDArray[np.int64], fold: int
 ) -> NDArray[np.int64]:
     at = np.flatnonzero(fold_of == fold)
     return count_kinds(vectors.take(at), judged.take(at), bins)

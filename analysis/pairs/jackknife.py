@@ -9,13 +9,13 @@ hangs on the images (delete-a-group jackknife; Shao and Wu 1989 for scores that 
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged
+from alike.analysis.blocks import EvaluationSet
 from alike.analysis.pairs.folds import deal
 
 GROUPS = 10
 
 
-def jackknife_groups(judged: Judged, seed: int) -> list[NDArray[np.int64]]:
+def jackknife_groups(judged: EvaluationSet, seed: int) -> list[NDArray[np.int64]]:
     """Positions (n,) that stay when each of ten parts is left out, every class spread evenly."""
     group_of = deal(judged, GROUPS, seed)
     return [np.flatnonzero(group_of != group) for group in range(GROUPS)]

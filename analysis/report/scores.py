@@ -66,8 +66,8 @@ def scores(subject: Subject) -> str:
     first = [_score_row(subject, name) for name in FIRST if name in names]
     rest = [_score_row(subject, str(name)) for name in names if name not in FIRST]
     lead = (
-        f"Judged by {subject.measure} ({measure_words(subject.measure)}), with 95 % intervals. Raw "
-        "pixels are the floor. The classifier's own probabilities are the ceiling where its "
+        f"Evaluated by {subject.measure} ({measure_words(subject.measure)}), with 95 % intervals. "
+        "Raw pixels are the floor. The classifier's own probabilities are the ceiling where its "
         "classes are those of the images; where they are not, features can lie above it."
     )
     more = details(f"{len(rest)} more scores", table(heads, rest)) if rest else ""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged
-from alike.analysis.classes import Moments, Shape
+from alike.analysis.blocks import EvaluationSet
+from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.neighbours import Nearest
 from alike.analysis.pairs import Draws, PairCounts
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Findings:
     """What is measured once and read by several tables.
 
     Attributes:
@@ -28,10 +28,10 @@ class Judgement:
     """
 
     name: str
-    judged: Judged
+    judged: EvaluationSet
     counts: PairCounts
     moments: Moments
-    shape: Shape
+    shape: ClassGeometry
     near: Nearest
     draws: Draws
     drawn: tuple[NDArray[np.float64], NDArray[np.float64]]

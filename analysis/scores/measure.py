@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import CENTRE_ROWS, Judged, Precision, Run, Vectors, spread
-from alike.analysis.classes import class_moments, class_shape
+from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Precision, Run, Vectors, spread
+from alike.analysis.classes import class_geometry, class_moments
 from alike.analysis.neighbours import nearest
 from alike.analysis.pairs import (
     BINS,
@@ -20,7 +20,7 @@ from alike.analysis.pairs import (
     weighted_histograms,
 )
 from alike.analysis.scores import tables as table_rows
-from alike.analysis.scores.findings import Judgement
+from alike.analysis.scores.findings import Findings
 from alike.analysis.scores.rows import neighbour_scores, pair_scores, score_row, space_scores
 
 NEIGHBOURS = 10
@@ -54,7 +54,7 @@ def judge_measure(
     """
     judged, everywhere = draws.judged, note
     moments = class_moments(vectors, judged, run=run(f"{name} moments"))
-    shape = class_shape(vectors, judged, moments, run=run(f"{name} means"))
+    shape = class_geometry(vectors, judged, moments, run=run(f"{name} means"))
     chosen = measured_bins(vectors, judged, bins)
     counts = count_pairs(
         vectors, judged, bins=chosen, precision=precision, run=run(f"{name} pairs"),
@@ -64,7 +64,7 @@ def judge_measure(
         note = "; ".join(filter(None, [note, _rounding(vectors, judged, chosen, precision)]))
     near = nearest(vectors, judged, NEIGHBOURS, run=run(f"{name} neighbours"))
     drawn, shrink = _drawn(vectors, draws, counts.bins, run(f"{name} bootstrap"))
-    found = Judgement(name, judged, counts, moments, shape, near, draws, drawn, shrink)
+    found = Findings(name, judged, counts, moments, shape, near, draws, drawn, shrink)
     folded = folded_accuracy(
         vectors, judged, counts.bins, seed=draws.seed, run=run(f"{name} folds")
     )
@@ -92,7 +92,7 @@ def judge_measure(
     }
 
 
-def _rounding(vectors: Vectors, judged: Judged, bins: Bins, precision: Precision) -> str:
+def _rounding(vectors: Vectors, judged: EvaluationSet, bins: Bins, precision: Precision) -> str:
     """What the coarser products do to the AUC of up to 2,048 of these images."""
     at = spread(vectors.n, CENTRE_ROWS)
     few, of = vectors.take(at), judged.take(at)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, stored_vectors
-from alike.analysis.classes import class_moments, class_shape, collapse_scores, shape_notes
+from alike.analysis.blocks import EvaluationSet, stored_vectors
+from alike.analysis.classes import class_geometry, class_moments, collapse_scores, shape_notes
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.measures import WEIGHT, Measure, Take, check_finite
 from alike.extract.selfcheck import match_classes
@@ -19,7 +19,7 @@ NAME = "network"
 ENTERING = Measure("fc", ("fc",), Take("fc"), (), "euclidean", "what enters the classifier")
 
 
-def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
+def network_scores(features: "Features", judged: EvaluationSet) -> pd.DataFrame:
     """Rows of `scores` under the measure `network`, as far as taps and class names allow.
 
     Accuracy and NC4 need logits, and labels that are classes of the network; NC3 the weights of a
@@ -48,7 +48,7 @@ def network_scores(features: "Features", judged: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def named_rightly(features: "Features", judged: Judged) -> NDArray[np.bool_] | None:
+def named_rightly(features: "Features", judged: EvaluationSet) -> NDArray[np.bool_] | None:
     """Whether the logits' first choice is the label, (N,); None where that cannot be said."""
     places = logit_places(features)
     if places is None:
@@ -67,7 +67,9 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     return match_classes(labels, names, features.arrays["logits"].tail[-1])
 
 
-def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> NDArray[np.int64]:
+def _first_choice(
+    features: "Features", judged: EvaluationSet, block: int = 4096
+) -> NDArray[np.int64]:
     parts = []
     for low in range(0, len(judged), block):
         rows = judged.rows[low : low + block]
@@ -79,7 +81,7 @@ def _first_choice(features: "Features", judged: Judged, block: int = 4096) -> ND
 
 
 def _weight(
-    features: "Features", judged: Judged, places: dict[str, int]
+    features: "Features", judged: EvaluationSet, places: dict[str, int]
 ) -> NDArray[np.float64] | None:
     if WEIGHT not in features.constants():
         return None
@@ -88,13 +90,13 @@ def _weight(
 
 
 def _collapse(
-    features: "Features", judged: Judged, weight: Any, predicted: NDArray[np.int64] | None
+    features: "Features", judged: EvaluationSet, weight: Any, predicted: NDArray[np.int64] | None
 ) -> list[dict[str, Any]]:
     vectors = stored_vectors(features, ENTERING, judged.rows)
     if weight is not None and weight.shape[1] != vectors.dim:
         weight = None
     moments = class_moments(vectors, judged, second=False)
-    shape = class_shape(vectors, judged, moments)
+    shape = class_geometry(vectors, judged, moments)
     note = f"of {len(judged)} judged images, features entering the classifier"
     more = shape_notes(moments)
     return [

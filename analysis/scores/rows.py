@@ -10,7 +10,7 @@ from alike.analysis.classes import pooled_statistics, shape_notes, shape_scores
 from alike.analysis.neighbours import hub_skew, two_nn
 from alike.analysis.pairs import curves as score
 from alike.analysis.pairs import interval, mean_interval
-from alike.analysis.scores.findings import Judgement
+from alike.analysis.scores.findings import Findings
 from alike.analysis.scores.table import SCORES
 
 NO_SPAN = (float("nan"), float("nan"))
@@ -30,7 +30,7 @@ def score_row(
     }  # fmt: skip
 
 
-def _unresolved(found: Judgement) -> str:
+def _unresolved(found: Findings) -> str:
     """A warning where cosines differ by less than a bin of float32's own rounding would be wide."""
     if found.counts.form != "cosine":
         return ""
@@ -42,7 +42,7 @@ def _unresolved(found: Judgement) -> str:
     return f"; but all distances lie within {span:.1e}, where float32 rounds them too: not certain"
 
 
-def pair_scores(found: Judgement, per_class: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
+def pair_scores(found: Findings, per_class: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
     same, different = found.same, found.different
     middles = found.counts.middles(len(same))
@@ -113,7 +113,7 @@ def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _draws_note(found: Judgement, note: str) -> str:
+def _draws_note(found: Findings, note: str) -> str:
     told = "no bootstrap"
     if found.draws.replicates:
         told = f"{found.draws.replicates} draws of images within classes"
@@ -122,7 +122,7 @@ def _draws_note(found: Judgement, note: str) -> str:
     return f"{told}; {note}" if note else told
 
 
-def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
+def neighbour_scores(found: Findings) -> list[dict[str, Any]]:
     """Scores of the neighbour lists; intervals are of means over drawn images."""
     near, draws = found.near, found.draws
     hits = near.hits(found.judged)
@@ -149,7 +149,7 @@ def neighbour_scores(found: Judgement) -> list[dict[str, Any]]:
     ]
 
 
-def _two_nn(found: Judgement) -> dict[str, Any]:
+def _two_nn(found: Findings) -> dict[str, Any]:
     if found.counts.form == "inner":
         # 1 - p . q is no half of a squared distance: its ratios say nothing about dimension.
         note = "undefined: the measure's distance is 1 - an inner product, which is no metric"
@@ -158,7 +158,7 @@ def _two_nn(found: Judgement) -> dict[str, Any]:
     return score_row(found.name, "two_nn", two_nn(found.near.keys), NO_SPAN, note)
 
 
-def space_scores(found: Judgement) -> list[dict[str, Any]]:
+def space_scores(found: Findings) -> list[dict[str, Any]]:
     """Scores of how classes lie in the measure's own space, and how the sphere is used."""
     notes = shape_notes(found.moments)
     rows = [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Judged, Run, Statistic
+from alike.analysis.blocks import EvaluationSet, Run, Statistic
 from alike.analysis.pairs import Draws, auc, auc_many, interval
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.command import extract_again
@@ -23,7 +23,12 @@ BINS = 4096
 
 
 def judge_sets(
-    features: "Features", measure: SetMeasure, judged: Judged, replicates: int, seed: int, run: Run
+    features: "Features",
+    measure: SetMeasure,
+    judged: EvaluationSet,
+    replicates: int,
+    seed: int,
+    run: Run,
 ) -> pd.DataFrame:
     """Rows of `scores`: sameness, auc, mean distances, one_nn of a sample of the images.
 

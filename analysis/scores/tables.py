@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from alike.analysis.classes import pair_statistics
 from alike.analysis.pairs import curves as score
-from alike.analysis.scores.findings import Judgement
+from alike.analysis.scores.findings import Findings
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ PAIR_NUMBERS = 1 << 22
 EXAMPLES = 12
 
 
-def per_class(found: Judgement) -> pd.DataFrame:
+def per_class(found: Findings) -> pd.DataFrame:
     """Scores of each class; its balanced accuracy is at its own best threshold, so optimistic."""
     middles = found.counts.middles(found.counts.same.shape[1])
     rows = []
@@ -40,7 +40,7 @@ def per_class(found: Judgement) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def class_pairs(found: Judgement) -> pd.DataFrame:
+def class_pairs(found: Findings) -> pd.DataFrame:
     """Mean, deviation and quantiles of the distances of each pair of classes, both ways round.
 
     Exact from moments where the own distance is the key (cosine, inner product); for Euclid, and
@@ -70,7 +70,7 @@ def class_pairs(found: Judgement) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _of_pair_histograms(found: Judgement) -> dict[str, NDArray[Any]]:
+def _of_pair_histograms(found: Findings) -> dict[str, NDArray[Any]]:
     """Columns of the table of class pairs, each (C (C + 1) / 2,); a part of the pairs at a time."""
     counts = found.counts.pairs
     middles, edges = (at(counts.shape[1]) for at in (found.counts.middles, found.counts.edges))
@@ -94,7 +94,7 @@ def _of_pair_histograms(found: Judgement) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def histograms(found: Judgement) -> pd.DataFrame:
+def histograms(found: Findings) -> pd.DataFrame:
     """How many same and different pairs lie in each of 256 equal ranges of distance.
 
     A fine bin that lies across a boundary is shared out between both sides.
@@ -115,7 +115,7 @@ def _shared(counts: NDArray[np.int64], fine: Floats, edges: Floats) -> NDArray[n
     return np.diff(at)
 
 
-def roc(found: Judgement, points: int = 400) -> pd.DataFrame:
+def roc(found: Findings, points: int = 400) -> pd.DataFrame:
     """FAR and TAR at thresholds spread over both, and at the one of best balanced accuracy."""
     far, tar = score.rates(found.same, found.different)
     wanted = np.unique(np.concatenate([np.linspace(0, 1, points), np.geomspace(1e-5, 1, points)]))
@@ -129,7 +129,7 @@ def roc(found: Judgement, points: int = 400) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def examples(found: Judgement) -> pd.DataFrame:
+def examples(found: Findings) -> pd.DataFrame:
     """Pairs worth a look: 12 of each kind, each image with its own extreme partner."""
     near, rows, own = found.near, found.judged.rows, found.counts.own
     everyone = np.arange(len(rows))
@@ -154,7 +154,7 @@ def examples(found: Judgement) -> pd.DataFrame:
     return pd.DataFrame(out, columns=["measure", "kind", "row_a", "row_b", "distance"])
 
 
-def neighbours(found: Judgement) -> pd.DataFrame:
+def neighbours(found: Findings) -> pd.DataFrame:
     """The 10 nearest others of every image."""
     n, k = found.near.places.shape
     return pd.DataFrame({

@@ -32,6 +32,6 @@ def serve(
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/images
     """
     from alike.serve.run import serve as run
-    from alike.serve.service import Desk
+    from alike.serve.service import NeighbourService
 
-    run(Desk(store, features, measure), host, port, typer.echo)
+    run(NeighbourService(store, features, measure), host, port, typer.echo)

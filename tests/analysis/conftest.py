@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.extract.store.store import Store
 
 
@@ -85,7 +85,7 @@ def make():
 
 @pytest.fixture
 def clustered():
-    """(n, dim, sizes or number of classes) to vectors sorted by class and `Judged`."""
+    """(n, dim, sizes or number of classes) to vectors sorted by class and `EvaluationSet`."""
 
     def build(n=600, dim=16, classes=5, seed=0, spread=1.0, unit=False):
         draw = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def clustered():
         codes = draw.choice(classes, size=n, p=share / share.sum())
         centres = draw.standard_normal((classes, dim))
         x = (centres[codes] + spread * draw.standard_normal((n, dim))).astype(np.float32)
-        judged = judge(np.arange(n), [f"{code:04d}" for code in codes])
+        judged = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in codes])
         x = x[judged.rows]
         if unit:
             x = x / np.linalg.norm(x, axis=1, keepdims=True)

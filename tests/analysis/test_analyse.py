@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from alike.analysis import analyse as module
 from alike.analysis.analyse import Analysis, analyse
-from alike.analysis.blocks.evaluation_set import judged_rows
+from alike.analysis.blocks.evaluation_set import stored_evaluation_set
 from alike.analysis.compare import compare
 from alike.analysis.maps.maps import MapSettings
 from alike.analysis.networks import likeness
@@ -221,7 +221,7 @@ def test_set_measures_judge_a_sample(tmp_path, make, write_features, monkeypatch
         notes = scores[scores["measure"] == name]["note"]
         assert (notes == f"all pairs of a stratified sample of {size} of 350 images").all()
     assert value(found, "gap_cosine", "auc") > 0.6
-    judged = judged_rows(features, "held_out")
+    judged = stored_evaluation_set(features, "held_out")
     few = judged.sample(300, 0)
     assert few.counts.tolist() == [171, 129]
     distances = all_pairs(features, SET_MEASURES["chamfer"], few.rows)

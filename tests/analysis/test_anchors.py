@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.classes.geometry import class_shape, collapse_scores, shape_scores
+from alike.analysis.classes.geometry import class_geometry, collapse_scores, shape_scores
 from alike.analysis.classes.moments import class_moments, pooled_statistics
 from alike.analysis.neighbours.lists import hub_skew, nearest
 from alike.analysis.pairs import curves as scores
@@ -46,7 +46,7 @@ def gap_and_logits(shared, depth, file, trained=True):
             parts.append((kept["map"].mean((2, 3)).numpy(), logits.numpy()))
     gap, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
     labels = data["y_test"]
-    judged = judge(np.arange(len(labels)), [f"{label:02d}" for label in labels])
+    judged = evaluation_set_of(np.arange(len(labels)), [f"{label:02d}" for label in labels])
     weight = net.linear.weight.detach().numpy().astype(np.float64)
     return gap[judged.rows], logits[judged.rows], judged, weight
 
@@ -87,7 +87,7 @@ def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
     pooled = pooled_statistics(moments)
     assert scores.d_prime(*pooled) == pytest.approx(2.028, abs=0.1)
     assert 2 * same == pytest.approx(0.340, abs=0.02)
-    shape = class_shape(vectors, judged, moments)
+    shape = class_geometry(vectors, judged, moments)
     wanted = {"silhouette": 0.296, "simplified_silhouette": 0.258, "nearest_mean_accuracy": 0.828}
     found_shape = shape_scores(moments, shape)
     for name, value in wanted.items():
@@ -96,7 +96,7 @@ def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
     raw = held_vectors(gap, "euclidean")
     raw_moments = class_moments(raw, judged)
     collapse = collapse_scores(
-        raw_moments, class_shape(raw, judged, raw_moments), weight, logits.argmax(axis=1)
+        raw_moments, class_geometry(raw, judged, raw_moments), weight, logits.argmax(axis=1)
     )
     assert collapse["nc1"] == pytest.approx(nc1, rel=0.08)
     assert collapse["nc2_angle"] == pytest.approx(0.237, abs=0.02)
@@ -132,7 +132,7 @@ def maps_and_logits(shared):
     net, kept = network(shared, 20), {}
     net.layer3.register_forward_hook(lambda module, args, out: kept.update(map=out))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    judged = judge(np.arange(2000), [f"{label:02d}" for label in data["y_test"]])
+    judged = evaluation_set_of(np.arange(2000), [f"{label:02d}" for label in data["y_test"]])
     images = torch.from_numpy(data["x_test"][judged.rows]).permute(0, 3, 1, 2).float() / 255
     maps, logits = [], []
     with torch.inference_mode():

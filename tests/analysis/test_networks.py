@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from alike.analysis import networks
 from alike.analysis.blocks import vectors
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.jobs import here
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.networks import linear_cka, neighbour_changes, rsa
@@ -62,7 +62,7 @@ def test_rsa_is_spearman_of_all_distances(monkeypatch):
 def test_neighbours_gained_and_lost():
     x = np.array([[0.0], [1.0], [3.0], [7.0]], dtype=np.float32)
     y = np.array([[0.0], [9.0], [1.0], [20.0]], dtype=np.float32)
-    judged = judge(np.arange(4), ["a", "a", "b", "b"])
+    judged = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
     found = neighbour_changes(
         held_vectors(x, "euclidean"), held_vectors(y, "euclidean"), judged, 1, here()
     )

@@ -12,7 +12,7 @@ from alike.extract.images.decoding import decode
 from alike.extract.store.store import Store
 from alike.index.query import NeighbourIndex
 from alike.serve.run import serve
-from alike.serve.service import KEPT, Desk
+from alike.serve.service import KEPT, NeighbourService
 
 
 @pytest.fixture
@@ -142,18 +142,18 @@ def test_other_names_of_the_host_are_refused(client):
 def test_a_taken_port_is_told(client, place):
     port = int(client.address.rpartition(":")[2])
     with pytest.raises(BadInput, match="choose another by --host, --port"):
-        serve(Desk(place / "store"), port=port)
+        serve(NeighbourService(place / "store"), port=port)
 
 
 def test_only_the_latest_images_are_remembered(place):
     from PIL import Image
 
-    desk = Desk(place / "store")
+    service = NeighbourService(place / "store")
     names = []
     for number in range(KEPT + 1):
         file = place / "one.png"
         Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
-        names.append(desk.bring(file.read_bytes())["image"])
-    assert desk.about(names[1])["row"] == -1
+        names.append(service.bring(file.read_bytes())["image"])
+    assert service.about(names[1])["row"] == -1
     with pytest.raises(BadInput, match="bring it again"):
-        desk.about(names[0])
+        service.about(names[0])

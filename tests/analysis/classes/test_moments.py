@@ -7,9 +7,14 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.classes.geometry import class_shape, collapse_scores, shape_notes, shape_scores
+from alike.analysis.classes.geometry import (
+    class_geometry,
+    collapse_scores,
+    shape_notes,
+    shape_scores,
+)
 from alike.analysis.classes.moments import class_moments, pair_statistics, pooled_statistics
 from alike.analysis.neighbours.lists import nearest
 from alike.analysis.pairs import curves as scores
@@ -65,7 +70,7 @@ def test_s2_shape_scores_equal_scikit_learns(form, clustered):
     x = prepared(x, form).astype(np.float32)
     vectors = held_vectors(x, form)
     moments = class_moments(vectors, judged, second=False)
-    found = shape_scores(moments, class_shape(vectors, judged, moments))
+    found = shape_scores(moments, class_geometry(vectors, judged, moments))
     metric = "cosine" if form == "cosine" else "sqeuclidean"
     wide = x.astype(np.float64)
     assert found["silhouette"] == pytest.approx(
@@ -81,10 +86,10 @@ def test_s2_shape_scores_equal_scikit_learns(form, clustered):
 
 def shape_of(x, labels, form="euclidean"):
     """Scores and notes of vectors that are sorted by label."""
-    judged = judge(np.arange(len(x)), labels)
+    judged = evaluation_set_of(np.arange(len(x)), labels)
     vectors = held_vectors(x.astype(np.float32), form)
     moments = class_moments(vectors, judged, second=False)
-    return shape_scores(moments, class_shape(vectors, judged, moments)), shape_notes(moments)
+    return shape_scores(moments, class_geometry(vectors, judged, moments)), shape_notes(moments)
 
 
 @pytest.mark.parametrize("how", ["two dead classes", "two equal classes", "all classes equal"])
@@ -110,7 +115,7 @@ def test_classes_with_one_mean_are_as_in_scikit_learn(how):
     assert "with one mean" in notes["cdnv"]
     assert np.isfinite(found["fisher"])
     if how == "all classes equal":
-        judged = judge(np.arange(30), labels)
+        judged = evaluation_set_of(np.arange(30), labels)
         assert np.isnan(collapse(x, judged)["nc1"])
         assert "no two class means differ" in notes["nc1"]
 
@@ -124,7 +129,7 @@ def test_features_that_do_not_vary_are_not_perfect(form):
     assert found.pop("simplified_silhouette") == pytest.approx(0.0, abs=1e-6)
     assert len(found) == 5
     assert np.isnan(list(found.values())).all()
-    judged = judge(np.arange(30), labels)
+    judged = evaluation_set_of(np.arange(30), labels)
     collapsed = collapse(x, judged, np.eye(5)[:3], judged.codes)
     assert list(collapsed) == ["nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"]
     assert np.isnan(list(collapsed.values())).all()
@@ -156,7 +161,7 @@ def test_classes_of_one_image_are_left_out_where_they_are_trivially_right(cluste
     ):
         assert found[name] == pytest.approx(theirs(wide, lone_labels), rel=1e-4)
         assert "2 classes of one image count as without spread" in notes[name]
-    more = judge(np.arange(122), lone_labels)
+    more = evaluation_set_of(np.arange(122), lone_labels)
     weight = np.random.default_rng(0).standard_normal((5, 16))
     # The network is wrong about everything but the two that are alone.
     named = np.r_[(judged.codes + 1) % 3, 3, 4]
@@ -168,7 +173,7 @@ def test_classes_of_one_image_are_left_out_where_they_are_trivially_right(cluste
 
 def test_one_class_of_several_images_leaves_nothing_to_compare(clustered):
     x = clustered(n=20)[0]
-    judged = judge(np.arange(20), ["a"] * 18 + ["b", "c"])
+    judged = evaluation_set_of(np.arange(20), ["a"] * 18 + ["b", "c"])
     found, _ = shape_of(x, ["a"] * 18 + ["b", "c"])
     assert np.isnan([found["fisher"], found["cdnv"]]).all()
     assert np.isfinite(found["davies_bouldin"])
@@ -179,7 +184,7 @@ def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
     x, judged = clustered(n=200, classes=3)
     vectors = held_vectors(x, "euclidean")
     moments = class_moments(vectors, judged)
-    found = shape_scores(moments, class_shape(vectors, judged, moments))
+    found = shape_scores(moments, class_geometry(vectors, judged, moments))
     wide = x.astype(np.float64)
     parts = [wide[judged.codes == code] for code in range(3)]
     means = np.stack([part.mean(axis=0) for part in parts])
@@ -201,7 +206,7 @@ def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
 def collapse(x, judged, weight=None, predicted=None):
     vectors = held_vectors(x, "euclidean")
     moments = class_moments(vectors, judged, second=False)
-    shape = class_shape(vectors, judged, moments)
+    shape = class_geometry(vectors, judged, moments)
     return collapse_scores(moments, shape, weight, predicted)
 
 
@@ -209,7 +214,7 @@ def test_s5_a_perfect_simplex_has_collapsed():
     k = 5
     simplex = np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
     codes = np.repeat(np.arange(k), 8)
-    judged = judge(np.arange(40), [str(code) for code in codes])
+    judged = evaluation_set_of(np.arange(40), [str(code) for code in codes])
     found = collapse(simplex[codes].astype(np.float32), judged, 3.0 * simplex, codes)
     names = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
     assert found == pytest.approx(dict.fromkeys(names, 0.0), abs=1e-6)
@@ -228,7 +233,7 @@ def test_nc1_is_the_trace_with_the_pseudo_inverse(clustered):
 def shapes(x, judged, form):
     vectors = held_vectors(prepared(x, form).astype(np.float32), form)
     moments = class_moments(vectors, judged)
-    return shape_scores(moments, class_shape(vectors, judged, moments)), moments
+    return shape_scores(moments, class_geometry(vectors, judged, moments)), moments
 
 
 def test_s7_scale_and_rotation(clustered):
@@ -288,7 +293,7 @@ def test_s8_a_constant_vector_changes_cosine_only(clustered):
 def test_s9_duplicates_change_means_only_by_their_zero_distances(clustered):
     x, judged = clustered(n=150, classes=3)
     (near, _), (far, _) = pooled_statistics(class_moments(held_vectors(x, "euclidean"), judged))
-    twice = judge(np.arange(300), [judged.classes[code] for code in judged.codes] * 2)
+    twice = evaluation_set_of(np.arange(300), [judged.classes[code] for code in judged.codes] * 2)
     vectors = held_vectors(np.concatenate([x, x])[twice.rows], "euclidean")
     (near2, _), (far2, _) = pooled_statistics(class_moments(vectors, twice))
     n = judged.counts

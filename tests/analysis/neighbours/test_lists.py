@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from alike.analysis.blocks import vectors as vectors_module
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.neighbours.lists import hub_skew, nearest, two_nn
 
@@ -48,7 +48,7 @@ def test_s4_equal_to_pytorch_metric_learning():
     labels = np.concatenate([draw.integers(0, 6, 249), [6]])
     x = (draw.standard_normal((7, 8))[labels] + draw.standard_normal((250, 8))).astype(np.float32)
     x[5], x[6] = x[7], x[7]
-    judged = judge(np.arange(250), [str(label) for label in labels])
+    judged = evaluation_set_of(np.arange(250), [str(label) for label in labels])
     x, codes = x[judged.rows], judged.codes
     found = nearest(held_vectors(x, "euclidean"), judged, 10)
     kept = judged.counts[codes] > 1
@@ -62,7 +62,7 @@ def test_s4_equal_to_pytorch_metric_learning():
 
 def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):
     x, _ = clustered(n=40)
-    judged = judge(np.arange(40), ["a"] * 20 + ["b"] * 19 + ["c"])
+    judged = evaluation_set_of(np.arange(40), ["a"] * 20 + ["b"] * 19 + ["c"])
     found = nearest(held_vectors(x, "euclidean"), judged, 5)
     assert np.isnan(found.map_at_r[39])
     assert found.kin[39] == -1
@@ -72,14 +72,14 @@ def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):
 
 def test_k_is_cut_to_the_others_there_are(clustered):
     x, _ = clustered(n=4)
-    judged = judge(np.arange(4), ["a", "a", "b", "b"])
+    judged = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
     assert nearest(held_vectors(x, "euclidean"), judged, 10).places.shape == (4, 3)
 
 
 def test_ties_go_to_the_earlier_image_however_the_work_is_cut(monkeypatch):
     draw = np.random.default_rng(0)
     x = draw.integers(0, 2, (600, 3)).astype(np.float32)
-    judged = judge(np.arange(600), [str(label) for label in draw.integers(0, 4, 600)])
+    judged = evaluation_set_of(np.arange(600), [str(label) for label in draw.integers(0, 4, 600)])
     whole = nearest(held_vectors(x, "euclidean"), judged, 10)
     monkeypatch.setattr(vectors_module, "SLAB", 256)
     cut = nearest(held_vectors(x, "euclidean"), judged, 10)
@@ -105,7 +105,7 @@ def test_copies_are_at_distance_0_and_near_copies_where_they_are(form):
     if form == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     x = x.astype(np.float32)
-    judged = judge(np.arange(600), ["a", "b", "c", "d", "e", "f"] * 100)
+    judged = evaluation_set_of(np.arange(600), ["a", "b", "c", "d", "e", "f"] * 100)
     held = held_vectors(x[judged.rows], form)
     found = nearest(held, judged, 5)
     z = held.block(0, 600)[0].astype(np.float64)
@@ -122,7 +122,7 @@ def test_two_nn_finds_the_dimension_of_a_cube_and_ignores_duplicates(dim, copies
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0][:dim]
     x = (x @ turn).astype(np.float32)
     x[:copies] = x[copies : 2 * copies]
-    judged = judge(np.arange(3000), ["a", "b"] * 1500)
+    judged = evaluation_set_of(np.arange(3000), ["a", "b"] * 1500)
     found = nearest(held_vectors(x[judged.rows], "euclidean"), judged, 10)
     assert two_nn(found.keys) == pytest.approx(dim, rel=0.1)
     assert np.isnan(two_nn(np.zeros((50, 2))))

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from alike.analysis.blocks import vectors
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.product import best_product, by_bfloat16, by_numpy, by_onednn
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.pairs import bins as pair_bins
@@ -91,7 +91,7 @@ def test_quantiles_lie_in_the_bin_that_holds_them():
 def test_ties_and_constants_lie_inside_the_interval():
     draw = np.random.default_rng(0)
     x = draw.integers(0, 3, (300, 4)).astype(np.float32)
-    judged = judge(np.arange(300), [str(label) for label in draw.integers(0, 3, 300)])
+    judged = evaluation_set_of(np.arange(300), [str(label) for label in draw.integers(0, 3, 300)])
     x = x[judged.rows]
     distance, same, _ = naive(x, judged, "euclidean")
     area = scores.auc(*count_pairs(held_vectors(x, "euclidean"), judged).total)
@@ -109,7 +109,7 @@ def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, 
     draw = np.random.default_rng(1)
     order = draw.permutation(len(x))
     names = [judged.classes[code] for code in judged.codes[order]]
-    again = judge(judged.rows[order], names)
+    again = evaluation_set_of(judged.rows[order], names)
     assert np.array_equal(again.rows, judged.rows)
     for name in ("total", "same", "different", "pairs"):
         one, other = getattr(whole, name), getattr(cut, name)
@@ -168,7 +168,7 @@ def test_one_far_image_that_no_sample_holds_moves_no_mean(scale):
     draw = np.random.default_rng(3)
     x = draw.standard_normal((4500, 8)).astype(np.float32)
     x[17] *= scale
-    judged = judge(np.arange(4500), ["a", "b", "c"] * 1500)
+    judged = evaluation_set_of(np.arange(4500), ["a", "b", "c"] * 1500)
     place = int(np.flatnonzero(judged.rows == 17)[0])
     assert place not in pair_bins._runs_of_four(4500)
     counts = count_pairs(held_vectors(x[judged.rows], "euclidean"), judged)
@@ -182,7 +182,7 @@ def test_one_far_image_that_no_sample_holds_moves_no_mean(scale):
 def crowds(kind, n=700):
     """Features whose distances crowd, their classes, and the exact distances of all pairs."""
     draw = np.random.default_rng(5)
-    judged = judge(np.arange(n), [f"{code:04d}" for code in draw.integers(0, 35, n)])
+    judged = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in draw.integers(0, 35, n)])
     if kind == "probabilities":
         logits = draw.standard_normal((n, 35)) * 3.0
         logits[np.arange(n), judged.codes] += 6.0
@@ -299,7 +299,7 @@ def test_products_agree():
 
 def test_a_class_of_one_has_no_score_of_its_own(clustered):
     x, _ = clustered(n=60)
-    judged = judge(np.arange(60), ["a"] * 30 + ["b"] * 29 + ["c"])
+    judged = evaluation_set_of(np.arange(60), ["a"] * 30 + ["b"] * 29 + ["c"])
     counts = count_pairs(held_vectors(x, "euclidean"), judged)
     assert np.isnan(scores.auc(counts.same[2], counts.different[2]).value)
     assert counts.different[2].sum() == 59
@@ -315,11 +315,11 @@ def test_a_class_of_one_has_no_score_of_its_own(clustered):
 )
 def test_labels_without_both_kinds_of_pairs_are_refused(labels, message):
     with pytest.raises(BadInput, match=message):
-        judge(np.arange(4), labels)
+        evaluation_set_of(np.arange(4), labels)
 
 
 def test_a_sample_keeps_the_shares_of_classes():
-    judged = judge(np.arange(1000), ["a"] * 800 + ["b"] * 197 + ["c"] * 3)
+    judged = evaluation_set_of(np.arange(1000), ["a"] * 800 + ["b"] * 197 + ["c"] * 3)
     few = judged.sample(100, 0)
     assert few.counts.tolist() == [80, 20, 2]
     assert few.sampled_from == 1000

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from alike.analysis.blocks.evaluation_set import judge
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.compare import _nc1
 from alike.analysis.pairs.jackknife import GROUPS, jackknife_groups, jackknife_interval
 
 
 def test_every_image_is_left_out_once_and_every_class_evenly():
-    judged = judge(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
+    judged = evaluation_set_of(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
     kept = jackknife_groups(judged, 0)
     out = np.concatenate([np.setdiff1d(np.arange(157), at) for at in kept])
     assert sorted(out) == list(range(157))
@@ -20,7 +20,7 @@ def test_every_image_is_left_out_once_and_every_class_evenly():
 
 def test_of_a_mean_it_is_the_interval_of_students_t():
     values = np.random.default_rng(0).standard_normal(400)
-    judged = judge(np.arange(400), ["a"] * 399 + ["b"])
+    judged = evaluation_set_of(np.arange(400), ["a"] * 399 + ["b"])
     means = np.array([values[at].mean() for at in jackknife_groups(judged, 0)])
     low, high = jackknife_interval(values.mean(), means)
     assert (low + high) / 2 == pytest.approx(values.mean())
