@@ -142,7 +142,7 @@ def write_h5_table(parent: Any, result: Result) -> None:
         dataset.attrs["units"] = result.units.get(str(name), "")
 
 
-def read_result(path: Path, name: str = "") -> Result:
+def read_result(path: str | Path, name: str = "") -> Result:
     """Read back what `Result` or `alike export` wrote (Parquet, CSV or HDF5).
 
     Args:
@@ -152,6 +152,7 @@ def read_result(path: Path, name: str = "") -> Result:
     Raises:
         BadInput: the ending is not one of these, or the file holds no manifest.
     """
+    path = Path(path)
     reader = {".parquet": _from_parquet, ".csv": _from_csv}.get(path.suffix)
     if reader is None and path.suffix not in {".h5", ".hdf5"}:
         raise BadInput(f"{path.name}: expected a file ending in .parquet, .csv or .h5.")

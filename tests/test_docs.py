@@ -1,0 +1,137 @@
+"""The pages hold: their Python runs, their links lead somewhere, their commands are ours."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data" / "README.md")
+)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OPTIONAL = ("cleanlab", "fiftyone", "datasets")
+NETWORK = """
+import torch
+from torch import nn
+
+TRANSFORM = {"resize": [32, 32]}
+CLASS_NAMES = ["cat", "dog"]
+
+def small(num_classes=2):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [code for found, code in FENCED.findall(text) if found == language]
+
+
+def run_commands(folder: Path, *lines: str) -> None:
+    """Run commands of `alike`, one after the other, in one process that starts once."""
+    script = (
+        "import sys\nfrom alike.flows.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    sys.argv = line.split()\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code, line\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script, *lines], cwd=folder, env=environment, check=True)
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory):
+    """A folder with what the pages name: pets.store, cat.jpg, and the files of its exports."""
+    folder = tmp_path_factory.mktemp("pets")
+    draw = np.random.default_rng(0)
+    for label, shade in (("cat", 40), ("dog", 90)):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(14):
+            pixels = draw.integers(shade, shade + 120, (6, 6, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((48, 40), Image.Resampling.BICUBIC)
+            picture.save(folder / "photos" / label / f"{number}.png")
+    picture.save(folder / "cat.jpg")
+    (folder / "nets.py").write_text(NETWORK)
+    run_commands(
+        folder,
+        "alike extract photos --network nets.py:small --weights none --store pets.store",
+        "alike index --store pets.store",
+        "alike analyse --store pets.store --measures gap_cosine,pixel_euclid",
+        *(
+            f"alike export --store pets.store --to {name}"
+            for name in ("pets.parquet", "pets.csv", "pets.nc", "graph.npz")
+        ),
+    )
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_runs(page, pets, monkeypatch, subtests):
+    """Blocks of a page run in order, in one namespace, beside a store called pets.store."""
+    monkeypatch.chdir(pets)
+    namespace: dict[str, object] = {}
+    for number, code in enumerate(blocks(page, "python"), 1):
+        absent = [name for name in OPTIONAL if name in code and find_spec(name) is None]
+        with subtests.test(f"block {number}"):
+            if absent:
+                pytest.skip(f"needs {', '.join(absent)}")
+            exec(compile(code, f"{page}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Relative links name files of the repository."""
+    text = FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    lost = [
+        one for one in links if "://" not in one and not (ROOT / page).parent.joinpath(one).exists()
+    ]
+    assert not lost
+
+
+def _commands(page: str) -> list[str]:
+    """The calls of `alike` in a page's fenced blocks without a language, whole and uncommented."""
+    text = "\n".join([*blocks(page, ""), *blocks(page, "console"), *blocks(page, "bash")])
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if re.match(r"(\$ )?alike [a-z]", line)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)])
+def test_options_exist(page):
+    """Every option of a command in a page is one that the command has."""
+    import typer.main
+
+    from alike.flows.cli import app
+
+    group = typer.main.get_command(app)
+    for line in _commands(page):
+        words = shlex.split(re.split(r"\s{2,}", line.removeprefix("$ "))[0], comments=True)[1:]
+        command = group
+        while hasattr(command, "commands") and words and words[0] in command.commands:
+            command, words = command.commands[words[0]], words[1:]
+        known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+        asked = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert asked <= known | {"--help"}, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_exist(page):
+    """A path of the repository that a page names in code quotes is there."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    folders = "alike|analysis|benchmarks|docs|extract|flows|index|serve|tests|train"
+    named = re.findall(rf"`((?:{folders})/[\w/.*-]+?)`", text)
+    made = {"index/", "docs/api"}
+    assert not [one for one in named if not list(ROOT.glob(one.rstrip("/"))) and one not in made]
