@@ -1,15 +1,32 @@
-# make demo: the whole loop on digits, in minutes.  make test: lint, types, import rules, tests.
+# make demo     the whole loop on digits, in minutes
+# make test     lint, types, import rules, tests
+# make quick    lint, types and the fastest tests of every file, in under a minute
+# make numeric  the tests of numbers again, under two other kernels of OpenBLAS
+# make docs     the site of the pages and the API, in build/docs
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+NUMERIC := tests/extract/measures tests/analysis/blocks tests/analysis/pairs tests/analysis/classes tests/analysis/neighbours
+
+.PHONY: demo test quick numeric docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/alike demo
 
 test: lint
 	$(BIN)/pytest
+
+quick: lint
+	$(BIN)/pytest --quick
+
+# Nehalem runs on every x86-64 processor, Haswell on those with AVX2.
+numeric: $(VENV)/installed
+	OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest $(NUMERIC)
+	if grep -q avx2 /proc/cpuinfo; then OPENBLAS_CORETYPE=Haswell $(BIN)/pytest $(NUMERIC); fi
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -24,7 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 # Colour of weak and of strong relevance, for and against.
-FOR, AGAINST = ((255, 196, 92), (196, 40, 0)), ((120, 190, 255), (8, 56, 150))
+FOR = ((255, 196, 92), (196, 40, 0))
+AGAINST = ((120, 190, 255), (8, 56, 150))
 SIDE, GAP, LINE, FONT, BAR = 288, 14, 19, 15, 9
 INK, FAINT, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
 SMOOTHED = 112
