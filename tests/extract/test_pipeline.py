@@ -24,7 +24,8 @@ from alike.extract.networks.network import Network, load_network
 from alike.extract.networks.transform import Transform
 from alike.extract.pipeline import ExtractionReport, bound_by, extract
 from alike.extract.run import disk_bytes
-from alike.extract.store.store import Features, Store
+from alike.extract.store.features import Features
+from alike.extract.store.store import Store
 
 
 @pytest.fixture
