@@ -4,13 +4,10 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alike.extract.errors import BadInput
 from alike.extract.networks import Extraction
-
-if TYPE_CHECKING:
-    from alike.extract.networks import Transform
 
 MAX_NAMES = 100
 """Names of classes that a command line may hold."""
@@ -25,7 +22,7 @@ def extract_again(features: Any) -> str:
         features: a `Features`; others give `UNKNOWN`.
 
     Returns:
-        The command, quoted for a shell; `UNKNOWN` where the store does not know all of it.
+        The command, quoted for a shell; `UNKNOWN` if the store does not know all of it.
     """
     # Messages of measures name this command: they must not load torch before they are needed.
     from alike.extract.networks import Transform
@@ -42,16 +39,9 @@ def extract_again(features: Any) -> str:
     names = [str(name) for name in features.attrs.get("class_names") or () if names_needed]
     if len(names) == 1 or len(names) > MAX_NAMES or any("," in name for name in names):
         return UNKNOWN
-    words = [
-        "alike",
-        "extract",
-        spec,
-        "--network",
-        extraction.network,
-        "--weights",
-        extraction.weights,
-    ]
-    words += ["--store", features.store.url, *_size(transform), "--precision", extraction.precision]
+    words = ["alike", "extract", spec, "--network", extraction.network]
+    words += ["--weights", extraction.weights, "--store", features.store.url]
+    words += [*_size(transform.resize, transform.crop), "--precision", extraction.precision]
     words += ["--seed", str(extraction.seed)] if extraction.weights == "none" else []
     words += ["--classes", ",".join(names)] if names else []
     words += [word for pair in extraction.args.items() for word in ("--network-arg", _pair(*pair))]
@@ -59,11 +49,9 @@ def extract_again(features: Any) -> str:
     return shlex.join(words)
 
 
-def _size(transform: "Transform") -> Sequence[str]:
-    resize = transform.resize
+def _size(resize: tuple[int, int] | int | None, crop: int | None) -> Sequence[str]:
     size = "x".join(map(str, resize)) if isinstance(resize, tuple) else str(resize or "none")
-    crop = [] if transform.crop is None else ["--crop", str(transform.crop)]
-    return ["--resize", size, *crop]
+    return ["--resize", size, *([] if crop is None else ["--crop", str(crop)])]
 
 
 def _pair(name: str, value: Any) -> str:

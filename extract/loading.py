@@ -1,4 +1,4 @@
-"""From rows of the store to frames of the network: images are read, checked, decoded and resized."""
+"""From rows of the store to frames of the network: images are read, checked, decoded, resized."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
