@@ -35,7 +35,7 @@ from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
 if TYPE_CHECKING:
-    from alike.extract.store import Features, Store
+    from alike.extract.store import Features, Store, StoreBase
 
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
@@ -77,7 +77,7 @@ class Analysis:
     settings: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
 
-    def save(self, store: "Store") -> None:
+    def save(self, store: "StoreBase") -> None:
         """Write every table to `tables/<key>/<name>.parquet`, the settings inside each."""
         attrs = {
             "key": self.key,

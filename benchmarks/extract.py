@@ -44,7 +44,7 @@ from alike.extract.images import decode, open_source
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Network, load_network
 from alike.extract.pipeline import extract
-from alike.extract.run import Settings
+from alike.extract.run import ComputeSettings
 from alike.extract.store import UNIT, Store
 
 
@@ -243,7 +243,7 @@ def main() -> None:
     device = choose_device(given.device)
     network = load_network(given.network, given.weights)
     size = network.transform.size or (224, 224)
-    settings = Settings(str(device), None, usable_cores())
+    settings = ComputeSettings(str(device), None, usable_cores())
     with tempfile.TemporaryDirectory() as scratch:
         make_images(given.tar, Path(scratch) / "images", given.images, given.side)
         bench = Bench(

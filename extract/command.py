@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.networks import Extraction, Transform
+from alike.extract.networks import Extraction
 
-LISTED = 100
+MAX_NAMES = 100
 """Names of classes that a command line may hold."""
 UNKNOWN = "alike extract ..."
+"""The command if the store does not know all of it."""
 
 
 def extract_again(features: Any) -> str:
@@ -21,34 +22,36 @@ def extract_again(features: Any) -> str:
         features: a `Features`; others give `UNKNOWN`.
 
     Returns:
-        The command, quoted for a shell; `UNKNOWN` where the store does not know all of it.
+        The command, quoted for a shell; `UNKNOWN` if the store does not know all of it.
     """
+    # Messages of measures name this command: they must not load torch before they are needed.
+    from alike.extract.networks import Transform
+
     try:
         spec, options = features.store.source()
-        made = Extraction.from_dict(features.attrs)
-        transform = Transform.from_dict(made.transform)
+        extraction = Extraction.from_dict(features.attrs)
+        transform = Transform.from_dict(extraction.transform)
     except (AttributeError, BadInput):
         # Features that were imported, or that no store holds.
         return UNKNOWN
     # Weights of a file take the names of their logits from the command; others bring their own.
-    asks = made.weights == "none" or Path(made.weights).is_absolute()
-    names = [str(name) for name in features.attrs.get("class_names") or () if asks]
-    if len(names) == 1 or len(names) > LISTED or any("," in name for name in names):
+    names_needed = extraction.weights == "none" or Path(extraction.weights).is_absolute()
+    names = [str(name) for name in features.attrs.get("class_names") or () if names_needed]
+    if len(names) == 1 or len(names) > MAX_NAMES or any("," in name for name in names):
         return UNKNOWN
-    words = ["alike", "extract", spec, "--network", made.network, "--weights", made.weights]
-    words += ["--store", features.store.url, *_size(transform), "--precision", made.precision]
-    words += ["--seed", str(made.seed)] if made.weights == "none" else []
+    words = ["alike", "extract", spec, "--network", extraction.network]
+    words += ["--weights", extraction.weights, "--store", features.store.url]
+    words += [*_size(transform.resize, transform.crop), "--precision", extraction.precision]
+    words += ["--seed", str(extraction.seed)] if extraction.weights == "none" else []
     words += ["--classes", ",".join(names)] if names else []
-    words += [word for pair in made.args.items() for word in ("--network-arg", _pair(*pair))]
+    words += [word for pair in extraction.args.items() for word in ("--network-arg", _pair(*pair))]
     words += [word for pair in options.items() for word in ("--source-option", _pair(*pair))]
     return shlex.join(words)
 
 
-def _size(transform: Transform) -> Sequence[str]:
-    sides = transform.resize
-    given = "x".join(map(str, sides)) if isinstance(sides, tuple) else str(sides or "none")
-    crop = [] if transform.crop is None else ["--crop", str(transform.crop)]
-    return ["--resize", given, *crop]
+def _size(resize: tuple[int, int] | int | None, crop: int | None) -> Sequence[str]:
+    size = "x".join(map(str, resize)) if isinstance(resize, tuple) else str(resize or "none")
+    return ["--resize", size, *([] if crop is None else ["--crop", str(crop)])]
 
 
 def _pair(name: str, value: Any) -> str:

@@ -9,6 +9,7 @@ same names.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 
 from alike.extract.errors import BadInput
 from alike.extract.images import ImageSource, open_source
-from alike.extract.lanes import STAGES, Work
+from alike.extract.lanes import BatchProgress, UnitRows
 from alike.extract.networks import Extraction, network_of
 from alike.extract.pipeline import ExtractionReport, extract
-from alike.extract.run import Done, Run, Settings, Works
+from alike.extract.run import ComputeSettings, ExtractionRun, Workload
+from alike.extract.stages import STAGES
 from alike.extract.store import Store
 
 STARTING = "300s"
@@ -50,13 +52,15 @@ def extract_distributed(
         BadInput: no scheduler or no worker there, and what `extract` raises.
     """
 
-    def engine(run: Run, works: Works, done: Done) -> Mapping[str, float]:
-        if not any(works.values()):
+    def on_workers(
+        run: ExtractionRun, workload: Workload, progress: BatchProgress
+    ) -> Mapping[str, float]:
+        if not any(workload.values()):
             return dict.fromkeys(STAGES, 0.0)
         with dask_client(workers, timeout) as client:
-            return _compute(client, run, works, done)
+            return _compute(client, run, workload, progress)
 
-    return extract(source, network, store, engine=engine, **settings)
+    return extract(source, network, store, executor=on_workers, **settings)
 
 
 def map_on_workers(
@@ -83,14 +87,14 @@ def map_on_workers(
 
 @contextmanager
 def dask_client(
-    workers: str | int, timeout: float = 30.0, dashboard: str | None = None
+    workers: str | int, timeout: float = 30.0, *, dashboard: bool = False
 ) -> Iterator[Any]:
     """A client of Dask workers; processes that are started here end with it.
 
     Args:
         workers: as in `extract_distributed`.
         timeout: as there.
-        dashboard: address of the dashboard of workers started here, None for none.
+        dashboard: whether workers started here have one, on a free port of this machine.
 
     Raises:
         BadInput: nobody answers at the address, or no worker is there.
@@ -122,61 +126,87 @@ def dask_client(
             n_workers=int(workers),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=dashboard,
+            # Dask opens a port even without a dashboard: 8787, unless another is named here.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard},
             protocol="tcp://",
         )
     with cluster, Client(cluster, timeout=STARTING) as client:
         yield client
 
 
-def _compute(client: Any, run: Run, works: Works, done: Done) -> dict[str, float]:
+def _compute(
+    client: Any, run: ExtractionRun, workload: Workload, progress: BatchProgress
+) -> dict[str, float]:
     from distributed import as_completed
 
-    size = run.size_of(None)
-    told = len(client.scheduler_info()["workers"])
-    threads = max(run.settings.threads // max(told, 1), 1)
-    shared = (
+    size = run.frame_size(None)
+    n_workers = len(client.scheduler_info()["workers"])
+    threads = max(run.settings.threads // max(n_workers, 1), 1)
+    recipe = _Recipe(
         run.store.place,
         run.source.spec,
         tuple(sorted(run.source.options.items())),
         json.dumps(run.extraction.to_dict(), sort_keys=True),
-        Settings(run.settings.device, run.settings.batch_size, threads),
+        ComputeSettings(run.settings.device, run.settings.batch_size, threads),
+        size,
         run.run_id,
     )
     futures = [
-        client.submit(_unit, shared, names, work, size, pure=False)
-        for names, group in works.items()
-        for work in group
+        client.submit(_compute_unit, recipe, names, todo, pure=False)
+        for names, units in workload.items()
+        for todo in units
     ]
     stages = dict.fromkeys(STAGES, 0.0)
     for future, (images, busy) in as_completed(futures, with_results=True):
         for stage, seconds in busy.items():
             stages[stage] += seconds
-        done(images, stages)
+        progress(images, stages)
         future.release()
     return stages
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What a worker needs to open a run: small, hashable values.
+
+    Attributes:
+        store: place of the store.
+        source: spec of the images.
+        options: of the source, sorted pairs.
+        extraction: `Extraction.to_dict()` as JSON.
+        settings: how to compute.
+        size: (height, width) of the frames.
+        run_id: of the run.
+    """
+
+    store: str
+    source: str
+    options: tuple[tuple[str, Any], ...]
+    extraction: str
+    settings: ComputeSettings
+    size: tuple[int, int]
+    run_id: str
+
+
 @lru_cache(2)
-def _run_of(shared: tuple[Any, ...]) -> Run:
-    """The run as a worker sees it; kept, so that a network is loaded once a process."""
-    url, spec, options, described, settings, run_id = shared
-    extraction = Extraction.from_dict(json.loads(described))
-    store = Store.open(url)
-    run = Run(
-        open_source(spec, **dict(options)), network_of(extraction), store, extraction, settings
-    )
+def _opened(recipe: _Recipe) -> ExtractionRun:
+    """The run as a worker sees it; cached, so that a network is loaded once a process."""
+    extraction = Extraction.from_dict(json.loads(recipe.extraction))
+    store = Store.open(recipe.store)
+    source = open_source(recipe.source, **dict(recipe.options))
+    run = ExtractionRun(source, network_of(extraction), store, extraction, recipe.settings)
     run.features = store.features(extraction.key)
-    run.run_id = run_id
+    run.fix_size(recipe.size)
+    run.run_id = recipe.run_id
     return run
 
 
-def _unit(
-    shared: tuple[Any, ...], names: tuple[str, ...], work: Work, size: tuple[int, int]
+def _compute_unit(
+    recipe: _Recipe, names: tuple[str, ...], todo: UnitRows
 ) -> tuple[int, dict[str, float]]:
     """One unit, in a worker: (images, busy seconds of each stage)."""
-    run = _run_of(shared)
-    run.fix_size(size)
+    run = _opened(recipe)
     torch.set_num_threads(run.settings.threads)
-    busy = run.compute(names, [work], lambda _images, _busy: None)
-    return len(work.rows), busy
+    busy = run.compute(names, [todo], lambda _images, _busy: None)
+    return len(todo.rows), busy

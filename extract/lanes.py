@@ -1,49 +1,35 @@
-"""The lanes of a run: units of 1024 rows are read, decoded, computed and committed, overlapping.
+"""The lanes of a run: threads that load, compute and commit units of 1024 rows, overlapping.
 
-On a CPU every core is a lane that decodes a batch and computes it with one thread: no barrier
+On a CPU every core is a lane that loads a batch and computes it with one thread: no barrier
 between cores, no core that waits for a stage. On a GPU two lanes with a stream each take turns, so
-that one copies while the other computes, and a pool of threads decodes ahead of them. A writer
-commits whole units. What is in memory is bounded by the number of open units and of batches ahead,
-not by the number of images.
+that one copies while the other computes, and a pool of threads loads batches ahead of them. A
+writer commits whole units. What is in memory is bounded by the number of open units and of batches
+ahead, not by the number of images.
 """
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 
-from alike.extract.errors import BadImage
 from alike.extract.forward import Forward
-from alike.extract.images import ImageSource, decode, image_id
-from alike.extract.store import ABSENT
+from alike.extract.loading import FrameLoader, Frames, Image
 
 OPEN_UNITS = 3
+"""Units that are being filled or written at once: what bounds the memory of a run."""
 GPU_LANES = 2
-STAGES = ("read", "decode", "forward", "write")
-RETRIED = (ABSENT, "changed", "missing")
-"""States that say nothing about the image's content: the next run tries again."""
+_WAIT = 0.05
+"""Seconds after which a lane that waits for an open unit looks for errors of other threads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """One row to compute; `path` is None for an image that left the set before it was computed."""
-
-    row: int
-    path: str | None
-    image_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
+class UnitRows:
     """The last rows of one unit, which miss the same arrays."""
 
     unit: int
@@ -51,95 +37,75 @@ class Work:
 
 
 @dataclass
-class _Open:
-    """A unit being filled; `left` counts the batches that are not in yet."""
+class _OpenUnit:
+    """A unit being filled; `batches_left` counts the batches that are not in yet."""
 
-    work: Work
+    todo: UnitRows
     arrays: dict[str, np.ndarray]
-    left: int
+    batches_left: int
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    unit: _Open
+    unit: _OpenUnit
     images: Sequence[Image]
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    batch: _Batch
-    frames: torch.Tensor
-    good: list[int]
-    bad: dict[int, tuple[str, str]]
+_Loading = tuple[_Batch, Callable[[], Frames]]
+"""A batch, and what gives its frames: at once, or when a thread of the pool has loaded them."""
 
-
-class Busy:
-    """Seconds that each stage was busy, summed over its threads."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def on(self, stage: str) -> Iterator[None]:
-        """Count the time inside."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[stage] += time.perf_counter() - start
-
-
+ImagesOf = Callable[[UnitRows], Sequence[Image]]
+"""Gives the images of some rows."""
 Commit = Callable[[int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]]], None]
-Images = Callable[[Work], Sequence[Image]]
+"""Takes (unit, arrays, bad) of a finished unit; called from one thread."""
+BatchProgress = Callable[[int, Mapping[str, float]], None]
+"""Takes the number of images just computed, and the busy seconds of each stage so far."""
 
 
 class Lanes:
     """Compute and commit units.
 
     Args:
-        source: of the images' bytes.
-        images: gives the images of the rows of one work, when they are wanted.
+        load: gives the frames of the images of a batch.
         forward: gives the arrays of a batch.
-        size: (height, width) of every frame; another is a bad image.
+        images_of: called when the images are needed, so that memory holds only those.
+        commit: of finished units.
+        progress: of batches.
         batch_size: images of one forward pass.
         threads: cores to use.
-        commit: takes (unit, arrays, bad) of a finished unit, called from one thread.
-        done: told the number of images just computed, and the busy seconds of each stage.
     """
 
     def __init__(
         self,
-        source: ImageSource,
-        images: Images,
+        load: FrameLoader,
         forward: Forward,
-        size: tuple[int, int],
+        images_of: ImagesOf,
+        commit: Commit,
+        progress: BatchProgress,
+        *,
         batch_size: int,
         threads: int,
-        commit: Commit,
-        done: Callable[[int, Mapping[str, float]], None],
     ) -> None:
-        self.source, self.images, self.forward, self.size = source, images, forward, size
+        self.load, self.forward, self.images_of = load, forward, images_of
+        self.commit, self.progress = commit, progress
         self.batch_size, self.threads = batch_size, threads
-        self.commit, self.done = commit, done
-        self.busy = Busy()
-        self._ahead: deque[Callable[[], _Loaded]] = deque()
+        self.clock = load.clock
         self._batches: Iterator[_Batch | None] = iter(())
+        self._ahead: deque[_Loading] = deque()
         self._lock = threading.Lock()
         self._room = threading.Semaphore(OPEN_UNITS)
-        self._finished: queue.Queue[_Open | None] = queue.Queue()
-        self._failed: list[BaseException] = []
+        self._whole_units: queue.Queue[_OpenUnit | None] = queue.Queue()
+        self._errors: list[BaseException] = []
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, works: Iterable[Work]) -> None:
-        """Compute all work; the first error of any thread ends all and is raised.
+    def run(self, units: Iterable[UnitRows]) -> None:
+        """Compute units; the first error of any thread ends all and is raised.
 
         Units committed before an error stay committed.
         """
-        self._batches = self._cut(works)
+        self._batches = self._cut(units)
         on_cpu = self.forward.device.type == "cpu"
         cores = torch.get_num_threads()
         writer = threading.Thread(target=self._guarded, args=(self._write,), name="write")
@@ -156,30 +122,30 @@ class Lanes:
                 for lane in lanes:
                     lane.join()
             except BaseException as error:
-                self._failed.insert(0, error)
+                self._errors.insert(0, error)
                 raise
             finally:
                 for lane in lanes:
                     lane.join()
-                self._finished.put(None)
+                self._whole_units.put(None)
                 writer.join()
                 # Threads started later take this process-wide value, which a lane set to 1.
                 torch.set_num_threads(cores)
-        if self._failed:
-            raise self._failed[0]
+        if self._errors:
+            raise self._errors[0]
 
     def _guarded(self, stage: Callable[[], None]) -> None:
         try:
             stage()
         except BaseException as error:
-            self._failed.append(error)
+            self._errors.append(error)
 
-    def _cut(self, works: Iterable[Work]) -> Iterator[_Batch | None]:
-        """Batches in order; None where a new unit has to wait until one is written."""
-        for work in works:
+    def _cut(self, units: Iterable[UnitRows]) -> Iterator[_Batch | None]:
+        """Batches in order; None as long as a new unit has to wait until one is written."""
+        for todo in units:
             while not self._room.acquire(blocking=False):
                 yield None
-            images = self.images(work)
+            images = self.images_of(todo)
             # Batches of equal size: a small one at the end would leave a lane without work.
             count = -(-len(images) // self.batch_size)
             cuts = [len(images) * number // count for number in range(count + 1)]
@@ -187,113 +153,79 @@ class Lanes:
                 name: np.empty((len(images), *tail), dtype)
                 for name, (tail, dtype) in self.forward.shapes.items()
             }
-            unit = _Open(work, arrays, count)
+            unit = _OpenUnit(todo, arrays, count)
             for start, stop in pairwise(cuts):
                 yield _Batch(unit, images[start:stop])
 
-    def _next(self) -> Callable[[], _Loaded] | None:
-        ahead = 1 if self._pool is None else self.threads + 2
-        while not self._failed:
+    def _next(self) -> _Loading | None:
+        """Give a lane its next batch; None when there is no more, or another thread failed."""
+        while not self._errors:
+            # One lane at a time: the iterator of batches and the queue ahead belong to all.
             with self._lock:
-                for batch in self._batches:
-                    if batch is None:
-                        break
-                    load = partial(self._load, batch)
-                    self._ahead.append(
-                        load if self._pool is None else self._pool.submit(load).result
-                    )
-                    if len(self._ahead) >= ahead:
-                        break
-                else:
-                    return self._ahead.popleft() if self._ahead else None
+                exhausted = self._fill_ahead()
                 if self._ahead:
                     return self._ahead.popleft()
-            # Every open unit is in other hands: wait for the writer to close one.
-            if self._room.acquire(timeout=0.05):
+                if exhausted:
+                    return None
+            # All open units have their batches with other lanes. Wait for the writer to close one,
+            # outside of the lock, which those lanes need to go on; `_cut` takes the room itself.
+            if self._room.acquire(timeout=_WAIT):
                 self._room.release()
         return None
+
+    def _fill_ahead(self) -> bool:
+        """Take batches up to the number wanted ahead; whether there are no more.
+
+        On a CPU that is the one batch which the lane loads itself. On a GPU it keeps every thread
+        of the pool loading, with a batch for each lane beside.
+        """
+        n_ahead = 1 if self._pool is None else self.threads + GPU_LANES
+        for batch in self._batches:
+            if batch is None:
+                return False
+            self._ahead.append((batch, self._frames_of(batch.images)))
+            if len(self._ahead) >= n_ahead:
+                return False
+        return True
+
+    def _frames_of(self, images: Sequence[Image]) -> Callable[[], Frames]:
+        if self._pool is None:
+            return lambda: self.load(images)
+        return self._pool.submit(self.load, images).result
 
     def _lane(self) -> None:
         if self._pool is None:
             torch.set_num_threads(1)
         with self.forward.lane():
-            while (load := self._next()) is not None:
-                loaded = load()
-                self._store(loaded)
+            while (loading := self._next()) is not None:
+                batch, frames_of = loading
+                self._compute(batch.unit, frames_of())
                 with self._lock:
-                    self.done(len(loaded.batch.images), self.busy.seconds)
+                    self.progress(len(batch.images), self.clock.seconds)
 
-    def _load(self, batch: _Batch) -> _Loaded:
-        """Read, check, decode and frame the images of a batch; runs in any thread."""
-        pinned = self.forward.device.type == "cuda"
-        stored = torch.empty(
-            (len(batch.images), *self.size, 3), dtype=torch.uint8, pin_memory=pinned
-        )
-        frames = stored.permute(0, 3, 1, 2)
-        good: list[int] = []
-        bad: dict[int, tuple[str, str]] = {}
-        for image in batch.images:
-            try:
-                with self.busy.on("read"):
-                    data = read_checked(self.source, image)
-                with self.busy.on("decode"):
-                    frames[len(good)] = self._frame(data)
-                good.append(image.row)
-            except BadImage as error:
-                bad[image.row] = (error.state, error.reason)
-        return _Loaded(batch, frames[: len(good)], good, bad)
-
-    def _frame(self, data: bytes) -> torch.Tensor:
-        frame = self.forward.network.transform.frame(decode(data))
-        if tuple(frame.shape[1:]) != self.size:
-            (height, width), (rows, columns) = frame.shape[1:], self.size
-            raise BadImage(
-                "wrong size",
-                f"{height}x{width} where the set is {rows}x{columns} and nothing resizes",
-            )
-        return frame
-
-    def _store(self, loaded: _Loaded) -> None:
+    def _compute(self, unit: _OpenUnit, loaded: Frames) -> None:
         """Compute a batch and put its rows into their unit; the last batch hands the unit on."""
-        unit = loaded.batch.unit
         bad = dict(loaded.bad)
-        if loaded.good:
-            with self.busy.on("forward"):
+        if loaded.rows:
+            with self.clock.on("forward"):
                 arrays = self.forward(loaded.frames)
-                bad |= non_finite(arrays, loaded.good)
-            places = np.asarray(loaded.good) - unit.work.rows.start
+                bad |= non_finite(arrays, loaded.rows)
+            places = np.asarray(loaded.rows) - unit.todo.rows.start
             for name, rows in arrays.items():
                 unit.arrays[name][places] = rows
         with unit.lock:
             unit.bad |= bad
-            unit.left -= 1
-            whole = unit.left == 0
+            unit.batches_left -= 1
+            whole = unit.batches_left == 0
         if whole:
-            self._finished.put(unit)
+            self._whole_units.put(unit)
 
     def _write(self) -> None:
-        while (unit := self._finished.get()) is not None:
-            if not self._failed:
-                with self.busy.on("write"):
-                    self.commit(unit.work.unit, unit.arrays, unit.bad)
+        while (unit := self._whole_units.get()) is not None:
+            if not self._errors:
+                with self.clock.on("write"):
+                    self.commit(unit.todo.unit, unit.arrays, unit.bad)
             self._room.release()
-
-
-def read_checked(source: ImageSource, image: Image) -> bytes:
-    """An image's bytes, if they still are the bytes that were listed.
-
-    Raises:
-        BadImage: `absent`, `missing` or `changed`; these states are tried again by the next run.
-    """
-    if image.path is None:
-        raise BadImage(ABSENT, "left the set before it was computed")
-    try:
-        data = source.read(image.path)
-    except BadImage as error:
-        raise BadImage("missing", f"{error.state} after it was listed: {error.reason}") from error
-    if image_id(data) != image.image_id:
-        raise BadImage("changed", "its bytes are not those that were listed")
-    return data
 
 
 def non_finite(arrays: Mapping[str, np.ndarray], rows: list[int]) -> dict[int, tuple[str, str]]:
@@ -301,7 +233,7 @@ def non_finite(arrays: Mapping[str, np.ndarray], rows: list[int]) -> dict[int, t
     bad = {}
     for name, array in arrays.items():
         wide = torch.float64 if array.dtype == np.float32 else torch.float32
-        # One pass: a wider sum is finite only where all its terms are.
+        # One pass: a wider sum is finite only if all its terms are.
         sums = torch.from_numpy(array).reshape(len(array), -1).sum(1, dtype=wide)
         for index in np.flatnonzero(~np.isfinite(sums.numpy())):
             bad[rows[index]] = ("non-finite", f"{name} has NaN or infinite values ({array.dtype})")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,20 @@ import pandas as pd
 from alike.extract.errors import AlikeError
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source
-from alike.extract.lanes import STAGES
+from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Network
+from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
 from alike.extract.progress import Progress, silent
-from alike.extract.run import Done, Run, Settings, Works
-from alike.extract.selfcheck import self_check, tap_notes
-from alike.extract.store import Store
+from alike.extract.run import ComputeSettings, ExtractionRun, Workload
+from alike.extract.selfcheck import self_check
+from alike.extract.stages import STAGES, bound_by
+from alike.extract.store import Features, Store
 
 TAPS = ("last_conv", "fc", "logits")
 
-Engine = Callable[[Run, Works, Done], Mapping[str, float]]
-"""Computes and commits all work of a run; tells `Done`; gives busy seconds of each stage."""
+Executor = Callable[[ExtractionRun, Workload, BatchProgress], Mapping[str, float]]
+"""Computes and commits the workload of a run; gives the busy seconds of each stage."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class ExtractionReport:
         n_listed: paths that the source lists.
         n_rows: images with features, each once.
         n_computed: images that this run put through the network.
-        n_reused: images whose features were there.
+        n_reused: images whose features were in the store before.
         n_bad: listed paths without a feature.
         bad: path, state, reason of those.
         stages: busy seconds of read, decode, forward, write, summed over threads.
         seconds: of the whole run, listing included.
-        top1: share of labelled images classified rightly, None where classes do not match.
+        top1: share of labelled images classified correctly, None if classes do not match.
         notes: what a reader must know: taps of an unusual kind, a suspicious top-1.
     """
 
@@ -63,11 +65,13 @@ class ExtractionReport:
         }
 
 
-def in_process(run: Run, works: Works, done: Done) -> Mapping[str, float]:
-    """The engine of one machine."""
+def in_process(
+    run: ExtractionRun, workload: Workload, progress: BatchProgress
+) -> Mapping[str, float]:
+    """The executor of one machine."""
     stages = dict.fromkeys(STAGES, 0.0)
-    for names, group in works.items():
-        for stage, seconds in run.compute(names, group, done).items():
+    for names, units in workload.items():
+        for stage, seconds in run.compute(names, units, progress).items():
             stages[stage] += seconds
     return stages
 
@@ -83,21 +87,21 @@ def extract(
     batch_size: int | None = None,
     threads: int | None = None,
     progress: Progress = silent,
-    engine: Engine = in_process,
+    executor: Executor = in_process,
 ) -> ExtractionReport:
     """Compute the features that are missing of a set of images.
 
     Args:
         source: the images; the set in the store becomes exactly these.
         network: from `load_network`.
-        store: opened with ``create=True`` or there before.
+        store: opened, if it is new with ``create=True``.
         taps: to store, beside `gap` and `pixels`, which always are; module paths too.
         device: ``auto``, ``cpu``, ``cuda``…
         precision: ``auto`` (float16 on a GPU, float32 on a CPU), ``bfloat16``…
-        batch_size: images of one forward pass; found by itself, and halved when memory runs out.
-        threads: cores to use; all that this process may.
+        batch_size: images of one forward pass; None to choose it. Halved when memory runs out.
+        threads: cores to use; None for all that this process may use.
         progress: told how far listing and extraction are.
-        engine: who computes; `alike.extract.distributed` has one for several processes.
+        executor: where to compute; `alike.extract.distributed` has one for several processes.
 
     Returns:
         What was done; a run on an unchanged set does no forward pass.
@@ -111,20 +115,22 @@ def extract(
     on = choose_device(device)
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
     listing = list_source(source, max(threads, 4), progress)
-    run = Run(source, network, store, extraction, Settings(str(on), batch_size, threads))
+    settings = ComputeSettings(str(on), batch_size, threads)
+    run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
         view = store.list_images(listing)
         store.set_source(source.spec, source.options)
         run.prepare(view)
         with run.features.lock():
-            works = run.missing()
-            stages = engine(run, works, _teller(works, len(view), progress))
+            workload = run.missing()
+            stages = executor(run, workload, _batch_progress(workload, len(view), progress))
     features = run.features
     table = features.table(names=run.names)
     bad = features.bad()[["row", "path", "state", "reason"]]
     check_counts(view, table, bad, features.key)
-    computed = _rows_of(works)
-    top1, warning = self_check(source, network, features, table, bool(len(computed)))
+    computed = _rows_of(workload)
+    top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
+    _keep_check(store, features, check)
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -136,41 +142,40 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*tap_notes(features.attrs), *filter(None, [warning])),
+        notes=(*tap_notes(features.attrs), *filter(None, [check.warning])),
     )
 
 
-def _rows_of(works: Works) -> np.ndarray:
-    """All rows of some works, each once."""
-    rows = [np.arange(one.rows.start, one.rows.stop) for group in works.values() for one in group]
+def _rows_of(workload: Workload) -> np.ndarray:
+    """All rows of a workload, each once."""
+    rows = [np.asarray(todo.rows) for units in workload.values() for todo in units]
     return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *rows]))
 
 
-def _teller(works: Works, n_images: int, progress: Progress) -> Done:
-    total = sum(len(work.rows) for group in works.values() for work in group)
-    told = 0
+def _batch_progress(workload: Workload, n_images: int, progress: Progress) -> BatchProgress:
+    total = sum(len(todo.rows) for units in workload.values() for todo in units)
+    n_computed = 0
 
-    def done(images: int, busy: Mapping[str, float]) -> None:
-        nonlocal told
-        told += images
-        progress("extract", told, total, bound_by(busy))
+    def report(images: int, busy: Mapping[str, float]) -> None:
+        nonlocal n_computed
+        n_computed += images
+        progress("extract", n_computed, total, bound_by(busy))
 
     if not total:
         progress("extract", n_images, n_images, "nothing new: no forward pass")
-    return done
+    return report
 
 
-def bound_by(seconds: Mapping[str, float]) -> str:
-    """Which stage was busiest: ``decode bound: 3.1 of 3.7 s``."""
-    stage = max(seconds, key=lambda name: seconds[name])
-    return f"{stage} bound: {seconds[stage]:.1f} of {sum(seconds.values()):.1f} s"
+def _keep_check(store: Store, features: Features, check: SelfCheck) -> None:
+    if check != SelfCheck.stored(features.attrs):
+        store.create_features({**features.attrs, SELF_CHECK: asdict(check)}, features.key, {})
 
 
 def check_counts(view: pd.DataFrame, table: pd.DataFrame, bad: pd.DataFrame, key: str) -> None:
-    """Every listed image is either usable or bad, and no row was lost or added.
+    """Check that every listed image is either usable or bad, and that no row was lost or added.
 
     Raises:
-        AlikeError: naming how many are not.
+        AlikeError: some are neither; it says how many.
     """
     listed = view["row"].to_numpy()
     rows = np.unique(listed[listed >= 0])

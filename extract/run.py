@@ -1,8 +1,8 @@
-"""What a run has to do: the arrays to have, the rows that miss them, and who computes those."""
+"""One extraction into one store: the arrays that it needs, the rows that miss them."""
 
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,23 +14,29 @@ import torch
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.forward import Forward, array_names
 from alike.extract.images import ImageSource, decode
-from alike.extract.lanes import RETRIED, Image, Lanes, Work
+from alike.extract.lanes import BatchProgress, Lanes, UnitRows
+from alike.extract.loading import RETRIED, FrameLoader, Image
 from alike.extract.networks import Extraction, Network
+from alike.extract.stages import StageClock
 from alike.extract.store import UNIT, Features, Store
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
+"""Pixels of one forward pass by the type of the device."""
 MAX_BATCH = 512
 BEST_COMPRESSION = 0.39
 """Smallest share of their size that feature maps took after zstd: 1 / 2.57."""
 
 CLASSIFIER = ("classifier/weight", "classifier/bias")
+"""Constants of a group that hold the classifier of its network."""
 
-Works = Mapping[tuple[str, ...], Sequence[Work]]
-Done = Callable[[int, Mapping[str, float]], None]
+Workload = Mapping[tuple[str, ...], Sequence[UnitRows]]
+"""Names of arrays to the rows that miss all of them."""
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""Name of an array to (shape of one row, dtype)."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComputeSettings:
     """How to compute: nothing here changes a feature beyond rounding.
 
     Attributes:
@@ -51,18 +57,18 @@ class Settings:
         return min(max(pixels // (size[0] * size[1]), 1), MAX_BATCH)
 
 
-class Run:
+class ExtractionRun:
     """One extraction into one store.
 
     Args:
         source: of the images.
-        network: that makes the features.
+        network: that gives the features.
         store: where they go.
         extraction: their description.
         settings: how to compute.
 
     Attributes:
-        names: arrays to have.
+        names: arrays that every image gets.
         features: the group, after `prepare`.
         run_id: in every record that the run commits.
     """
@@ -75,7 +81,7 @@ class Run:
         network: Network,
         store: Store,
         extraction: Extraction,
-        settings: Settings,
+        settings: ComputeSettings,
     ) -> None:
         self.source, self.network, self.store = source, network, store
         self.extraction, self.settings = extraction, settings
@@ -95,25 +101,28 @@ class Run:
                 f"none of {len(view)} images of {self.source.spec} is readable: {reason}"
             )
         key = self.extraction.key
-        known = self.store.features(key).arrays if key in self.store.groups() else {}
+        stored = self.store.features(key).arrays if key in self.store.groups() else {}
         attrs: dict[str, Any] = {
             **self.extraction.to_dict(),
             "class_names": list(self.network.class_names or ()),
             "source": self.source.spec,
             "place": self.store.place,
         }
-        if all(name in known for name in self.names):
-            shapes = {name: (known[name].tail, known[name].dtype) for name in self.names}
+        if all(name in stored for name in self.names):
+            shapes = {name: (stored[name].tail, stored[name].dtype) for name in self.names}
         else:
-            forward = self.forward(self.names, self.size_of(view))
+            forward = self.forward(self.names, self.frame_size(view))
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             attrs["classifier"] = self.network.classifier() is not None
-            check_disk(self.store, {n: s for n, s in shapes.items() if n not in known})
+            check_disk(self.store, {n: shape for n, shape in shapes.items() if n not in stored})
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
+        self._store_classifier()
+
+    def _store_classifier(self) -> None:
         missing = set(CLASSIFIER) - set(self.features.constants())
-        # Said once: to look for a classifier again is a forward pass.
+        # The attribute says that there is none: to look for a classifier again is a forward pass.
         if missing and self.features.attrs.get("classifier", True):
             for name, value in zip(CLASSIFIER, self.network.classifier() or (), strict=False):
                 self.features.write_constant(name, value.detach().float().cpu().numpy())
@@ -126,32 +135,32 @@ class Run:
                 f"{self.network.name}: give one a logit, in order, or none"
             )
 
-    def missing(self) -> dict[tuple[str, ...], list[Work]]:
-        """Work by the arrays that are missing: one group, unless a tap was added later."""
-        wanted: dict[int, list[str]] = {}
+    def missing(self) -> dict[tuple[str, ...], list[UnitRows]]:
+        """Rows to compute by the arrays that miss them: one entry, unless a tap was added later."""
+        missing_arrays: dict[int, list[str]] = {}
         for name in self.names:
             for unit in self.features.pending([name]):
-                wanted.setdefault(unit, []).append(name)
+                missing_arrays.setdefault(unit, []).append(name)
         bad = self.features.bad()
         retried = bad[(bad["row"] >= 0) & bad["state"].isin(RETRIED)]["row"]
         # Of each unit the first row to try again; `bad` is in order of paths.
-        again = {int(row) // UNIT: int(row) for row in sorted(retried, reverse=True)}
-        works: dict[tuple[str, ...], list[Work]] = {}
-        for unit in sorted(wanted.keys() | again):
+        first_retried = {int(row) // UNIT: int(row) for row in sorted(retried, reverse=True)}
+        workload: dict[tuple[str, ...], list[UnitRows]] = {}
+        for unit in sorted(missing_arrays.keys() | first_retried):
             # A row stops being bad only when it is given for every array.
-            names = tuple(self.features.arrays) if unit in again else tuple(wanted[unit])
+            names = tuple(self.features.arrays if unit in first_retried else missing_arrays[unit])
             todo = self.features.todo(unit, names)
-            rows = range(min(todo.start, again.get(unit, todo.start)), todo.stop)
-            works.setdefault(names, []).append(Work(unit, rows))
-        return works
+            first = min(todo.start, first_retried.get(unit, todo.start))
+            workload.setdefault(names, []).append(UnitRows(unit, range(first, todo.stop)))
+        return workload
 
-    def images_of(self, work: Work) -> tuple[Image, ...]:
-        """The images of some rows; made when they are wanted, so that memory holds only those."""
-        rows = work.rows
+    def images_of(self, todo: UnitRows) -> tuple[Image, ...]:
+        """The images of some rows; built when they are needed: memory holds only those."""
+        rows = todo.rows
         ids = self.store.image_ids(rows.start, rows.stop)
         paths = self._paths.reindex(rows).astype(object)
-        named = paths.where(paths.notna(), None)
-        return tuple(Image(*image) for image in zip(rows, named, ids, strict=True))
+        paths = paths.where(paths.notna(), None)
+        return tuple(Image(*image) for image in zip(rows, paths, ids, strict=True))
 
     @cached_property
     def _paths(self) -> pd.Series:
@@ -166,29 +175,42 @@ class Run:
         return Forward(self.network, size, names, device, self.extraction.precision)
 
     def compute(
-        self, names: tuple[str, ...], works: Sequence[Work], done: Done
+        self, names: tuple[str, ...], units: Sequence[UnitRows], progress: BatchProgress
     ) -> dict[str, float]:
-        """Compute and commit work in this process.
+        """Compute and commit rows in this process.
+
+        Args:
+            names: arrays to compute.
+            units: the rows that miss them.
+            progress: told of every batch.
 
         Returns:
             Busy seconds of each stage.
         """
-        size = self.size_of(None)
+        size, clock = self.frame_size(None), StageClock()
 
         def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any) -> None:
             self.features.write_unit(unit, arrays, bad, run_id=self.run_id)
 
         forward = self.forward(names, size)
-        batch, threads = self.settings.batch(size), self.settings.threads
-        lanes = Lanes(self.source, self.images_of, forward, size, batch, threads, commit, done)
-        lanes.run(works)
-        return dict(lanes.busy.seconds)
+        pinned = forward.device.type == "cuda"
+        lanes = Lanes(
+            FrameLoader(self.source, self.network.transform, size, pinned, clock),
+            forward,
+            self.images_of,
+            commit,
+            progress,
+            batch_size=self.settings.batch(size),
+            threads=self.settings.threads,
+        )
+        lanes.run(units)
+        return dict(clock.seconds)
 
     def fix_size(self, size: tuple[int, int]) -> None:
-        """Take (height, width) of the frames as found elsewhere: workers must agree."""
+        """Set (height, width) of the frames: all workers must use the same."""
         self._size = size
 
-    def size_of(self, view: pd.DataFrame | None) -> tuple[int, int]:
+    def frame_size(self, view: pd.DataFrame | None) -> tuple[int, int]:
         """(height, width) of the frames: the transform's, or that of the first good image."""
         if self._size is None:
             view = self.store.images() if view is None else view
@@ -203,12 +225,12 @@ class Run:
         return self._size
 
 
-def check_disk(store: Store, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-    """Refuse before the run what cannot fit even when maps compress as well as they ever did.
+def check_disk(store: Store, shapes: Shapes) -> None:
+    """Refuse before the run what cannot fit even if maps compress as well as they ever did.
 
     Args:
-        store: a remote one is not asked.
-        shapes: name -> (shape of one row, dtype) of the arrays to come.
+        store: a remote one is not checked.
+        shapes: of the arrays to come.
 
     Raises:
         BadInput: with the size, the space, and what to leave out.
@@ -221,11 +243,11 @@ def check_disk(store: Store, shapes: Mapping[str, tuple[tuple[int, ...], str]]) 
         raise BadInput(
             f"features of {store.n_rows} images take at least {needed / 1e9:.3g} GB, {store.url} "
             f"has {free / 1e9:.3g} GB free: leave out {', '.join(maps) or 'images'} (gap is stored "
-            "anyway), free space, or give another place"
+            "anyway), free some space, or give another place"
         )
 
 
-def disk_bytes(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> float:
+def disk_bytes(shapes: Shapes) -> float:
     """Smallest bytes of one image in the store: vectors as they are, maps after zstd."""
     return float(
         sum(

@@ -1,24 +1,26 @@
-"""Does the network know these images? Top-1 where classes match, and a look at preprocessing."""
+"""A check after extraction: is the network right on these images, and would it be otherwise?"""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import torch
 
+from alike.extract.class_names import match_classes, stored_top1
 from alike.extract.errors import BadImage
 from alike.extract.images import ImageSource, decode
 from alike.extract.networks import Network, Transform, first_tensor
-
-if TYPE_CHECKING:
-    from alike.extract.store import Features
+from alike.extract.notes import SelfCheck
+from alike.extract.store import Features
 
 GOOD_ENOUGH = 0.6
+"""Top-1 from which on the preprocessing is not questioned."""
 MOVED = 0.05
+"""Change of top-1 after which it is questioned again."""
 SAMPLE = (16, 64)
+"""Fewest and most images that the other preprocessings are tried on."""
 SIGMAS = 3.0
+"""Standard deviations of chance by which another preprocessing must be better."""
 OTHER_INPUTS: Mapping[str, Callable[[Transform, torch.Tensor], torch.Tensor]] = {
     "channels in the order blue, green, red": lambda t, x: t.normalise(x.flip(1)),
     "values in [0, 1] without mean and std": lambda _, x: x.float() / 255,
@@ -26,144 +28,60 @@ OTHER_INPUTS: Mapping[str, Callable[[Transform, torch.Tensor], torch.Tensor]] = 
     "values in [-1, 1]": lambda _, x: x.float() / 127.5 - 1,
     "the mean and std of ImageNet": lambda _, x: Transform().normalise(x),
 }
-"""Mistakes that were made for months without a word (DESIGN 11.7): another input of the frames."""
-
-
-def match_classes(
-    labels: Iterable[str | None], class_names: Sequence[str] | None, outputs: int | None = None
-) -> dict[str, int] | None:
-    """Index of every label in the network's classes.
-
-    Args:
-        labels: of the images; None is left out.
-        class_names: of the logits in order, or None. An entry may hold several names (``tench,
-            Tinca tinca``) and begin with a WordNet id (``n01440764 tench``); each is a name.
-        outputs: logits of a network whose class names are not known. As many labels are taken for
-            its classes in alphabetical order, as folders of classes are numbered everywhere.
-
-    Returns:
-        label -> index; None unless every label is a name of exactly one class, case, hyphens,
-        underscores and spaces aside.
-    """
-    wanted = {label for label in labels if label is not None}
-    if not class_names and outputs is not None and len(wanted) == outputs:
-        return {label: index for index, label in enumerate(sorted(wanted))}
-    if not class_names or not wanted:
-        return None
-    named: dict[str, set[int]] = {}
-    for index, entry in enumerate(class_names):
-        for name in _names_in(entry):
-            named.setdefault(name, set()).add(index)
-    found = {label: named.get(_plain(label), set()) for label in wanted}
-    if any(len(indices) != 1 for indices in found.values()):
-        return None
-    return {label: indices.pop() for label, indices in found.items()}
-
-
-def _names_in(entry: str) -> set[str]:
-    identifier = re.match(r"(n\d{8})\s+", entry)
-    rest = entry[identifier.end() :] if identifier else entry
-    names = [entry, rest, *rest.split(","), *(identifier.groups() if identifier else ())]
-    return {_plain(name) for name in names}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().lower()
-
-
-def stored_top1(
-    features: "Features", class_names: Sequence[str] | None, table: pd.DataFrame
-) -> float | None:
-    """Share of labelled images whose largest stored logit is their class, or None.
-
-    Args:
-        features: with the array ``logits``, else the answer is None.
-        class_names: of the logits in order.
-        table: row and label of usable images; those with logits count.
-    """
-    if "logits" not in features.arrays:
-        return None
-    there = features.committed(["logits"], good=True)[table["row"].to_numpy()]
-    table = table[there & table["label"].notna()]
-    outputs = features.arrays["logits"].tail[-1]
-    index = match_classes(table["label"].unique(), class_names, outputs)
-    if index is None:
-        return None
-    truth = table["label"].map(index).to_numpy(dtype=np.int64)
-    rows = table["row"].to_numpy(dtype=np.int64)
-    right = done = 0
-    for block, logits in features.blocks("logits", rows):
-        right += int((logits.argmax(1) == truth[done : done + len(block)]).sum())
-        done += len(block)
-    return right / done
+"""Usual mistakes of preprocessing: what the network would get from the same uint8 frames."""
 
 
 def self_check(
-    source: ImageSource, network: Network, features: "Features", table: pd.DataFrame, fresh: bool
-) -> tuple[float | None, str | None]:
-    """Top-1 of all stored images, and a warning where the preprocessing looks wrong.
+    source: ImageSource, network: Network, features: Features, table: pd.DataFrame, fresh: bool
+) -> tuple[float | None, SelfCheck]:
+    """Top-1 of all stored images, and whether the preprocessing looks wrong.
 
-    The warning is kept in the group's attribute ``self_check``, so that a few new images do not pay
-    for it again: it is asked anew when the set has doubled or top-1 moved by `MOVED`.
+    A few new images do not pay for another check: it is repeated if the set has doubled since the
+    last one, or top-1 moved by `MOVED`.
 
     Args:
         source: of the images.
         network: that made the features.
-        features: of all images.
+        features: of all images, their attributes with the last check.
         table: row, path and label of usable images.
-        fresh: whether images were computed; without any, what is known is given.
+        fresh: whether images were computed; if not, the last check counts.
+
+    Returns:
+        Top-1, None if labels and classes do not match; and the check that counts now.
     """
     top1 = stored_top1(features, network.class_names, table)
-    known = {"images": 0, "top1": 0.0, "warning": None, **features.attrs.get("self_check", {})}
+    last = SelfCheck.stored(features.attrs)
     if top1 is None or top1 >= GOOD_ENOUGH:
-        if known["warning"]:
-            _keep(features, {**known, "warning": None})
-        return top1, None
-    moved = abs(known["top1"] - top1) > MOVED
-    if fresh and (moved or len(table) >= 2 * known["images"]):
+        return top1, replace(last, warning=None)
+    moved = abs(last.top1 - top1) > MOVED
+    if fresh and (moved or len(table) >= 2 * last.images):
         warning = preprocessing_warning(source, network, table, top1)
-        known = {"images": len(table), "top1": top1, "warning": warning}
-        _keep(features, known)
-    return top1, known["warning"]
-
-
-def _keep(features: "Features", known: Mapping[str, object]) -> None:
-    features.store.create_features({**features.attrs, "self_check": known}, features.key, {})
-
-
-def stored_warning(attrs: Mapping[str, Any]) -> str | None:
-    """The warning that `self_check` kept in the attributes of a group."""
-    warning: str | None = attrs.get("self_check", {}).get("warning")
-    return warning
-
-
-def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
-    """What is unusual about the taps of a group: ``name: note``."""
-    return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
+        return top1, SelfCheck(len(table), top1, warning)
+    return top1, last
 
 
 def preprocessing_warning(
     source: ImageSource, network: Network, table: pd.DataFrame, top1: float | None
 ) -> str | None:
-    """A line where another preprocessing makes the network right much more often.
+    """A line if another preprocessing makes the network right much more often.
 
-    Only asked where classes match and top-1 is below `GOOD_ENOUGH`; puts a tenth of the images,
-    at least and at most `SAMPLE`, through the network for each of `OTHER_INPUTS`.
+    Only tried if classes match and top-1 is below `GOOD_ENOUGH`. A tenth of the images, between
+    the two numbers of `SAMPLE`, goes through the network for each of `OTHER_INPUTS`.
 
     Args:
         source: of the images.
         network: with class names.
         table: row, path and label of usable images.
-        top1: that was found.
+        top1: of the stored logits.
     """
     index = match_classes(table["label"], network.class_names)
     if top1 is None or top1 >= GOOD_ENOUGH or index is None or network.weights == "none":
         return None
     labelled = table[table["label"].notna()]
-    wanted = min(max(len(labelled) // 10, SAMPLE[0]), SAMPLE[1], len(labelled))
-    drawn = labelled.sample(wanted, random_state=0)
+    n_sample = min(max(len(labelled) // 10, SAMPLE[0]), SAMPLE[1], len(labelled))
+    sample = labelled.sample(n_sample, random_state=0)
     frames, truth = [], []
-    for path, label in zip(drawn["path"], drawn["label"], strict=True):
+    for path, label in zip(sample["path"], sample["label"], strict=True):
         try:
             frames.append(network.transform.frame(decode(source.read(path))))
             truth.append(index[label])
@@ -171,28 +89,27 @@ def preprocessing_warning(
             continue
     if not frames or len({frame.shape for frame in frames}) > 1:
         return None
-    answers = torch.tensor(truth)
-    batch = torch.stack(frames)
-    ours = _right(network, network.transform.normalise(batch), answers)
-    found = {
-        name: _right(network, other(network.transform, batch), answers)
+    batch, targets = torch.stack(frames), torch.tensor(truth)
+    ours = _n_right(network, network.transform.normalise(batch), targets)
+    others = {
+        name: _n_right(network, other(network.transform, batch), targets)
         for name, other in OTHER_INPUTS.items()
     }
-    name = max(found, key=lambda key: found[key])
+    name = max(others, key=lambda key: others[key])
     # Of the images on which the two disagree, chance would give each half.
-    if found[name] - ours <= SIGMAS * max(found[name] + ours, 1) ** 0.5:
+    if others[name] - ours <= SIGMAS * max(others[name] + ours, 1) ** 0.5:
         return None
     return (
-        f"the preprocessing looks wrong: {ours} of {len(truth)} images right, but {found[name]} "
+        f"the preprocessing looks wrong: {ours} of {len(truth)} images right, but {others[name]} "
         f"with {name}"
     )
 
 
 @torch.inference_mode()
-def _right(network: Network, batch: torch.Tensor, truth: torch.Tensor) -> int:
+def _n_right(network: Network, batch: torch.Tensor, targets: torch.Tensor) -> int:
     device = next(network.module.parameters()).device
     parts = [
         first_tensor((network.module(batch[start : start + 16].to(device)),)).cpu()
         for start in range(0, len(batch), 16)
     ]
-    return int((torch.cat(parts).argmax(1) == truth).sum())
+    return int((torch.cat(parts).argmax(1) == targets).sum())

@@ -24,7 +24,7 @@ from alike.extract.errors import StoreDamaged
 from alike.extract.store import Files
 
 if TYPE_CHECKING:
-    from alike.extract.store import Store
+    from alike.extract.store import StoreBase
 
 EVERY = 10.0
 KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, ClassGeometry, SlabCounts)}
@@ -71,7 +71,7 @@ def forget(files: Files, folder: str, *, ending: str = "") -> None:
             files.remove(f"{folder}/{name}")
 
 
-def keep_tables(store: "Store", folder: str, tables: Mapping[str, pd.DataFrame]) -> None:
+def keep_tables(store: "StoreBase", folder: str, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write the tables of a finished measure, the one that says so last; its blocks can go."""
     for name, table in tables.items():
         store.write_table(f"{folder}/{name}.parquet", table)
@@ -79,7 +79,7 @@ def keep_tables(store: "Store", folder: str, tables: Mapping[str, pd.DataFrame])
     forget(store.files, folder, ending=".npz")
 
 
-def kept_tables(store: "Store", folder: str) -> dict[str, pd.DataFrame] | None:
+def kept_tables(store: "StoreBase", folder: str) -> dict[str, pd.DataFrame] | None:
     """What `keep_tables` wrote; None where there is nothing whole."""
     try:
         names = store.read_table(f"{folder}/{DONE}.parquet")[0]["name"]

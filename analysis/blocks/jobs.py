@@ -145,5 +145,5 @@ def open_jobs(
         yield here()
         return
     place = dask if dask is not None else int(workers or 1)
-    with dask_client(place, timeout, dashboard="127.0.0.1:0") as client:
+    with dask_client(place, timeout, dashboard=True) as client:
         yield Jobs(client, sum(client.nthreads().values()))

@@ -1,11 +1,12 @@
 from .arrays import UNIT as UNIT
 from .arrays import ArraySpec as ArraySpec
+from .base import StoreBase as StoreBase
 from .commit import ABSENT as ABSENT
 from .features import Features as Features
 from .files import Files as Files
 from .store import Store as Store
+from .transfer import export_formats as export_formats
 from .transfer import export_group as export_group
-from .transfer import formats as formats
 from .transfer import import_group as import_group
 from .upkeep import bad_images as bad_images
 from .upkeep import collect_garbage as collect_garbage

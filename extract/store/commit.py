@@ -6,17 +6,14 @@ A crash anywhere leaves a record with its rows, or no record: what is recorded i
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT, check_rows, write_rows
 from alike.extract.store.files import explain
+from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
-
-if TYPE_CHECKING:
-    from alike.extract.store.features import Features
 
 ABSENT = "absent"
 """State of a row whose image was not in the set when its unit was computed.
@@ -30,18 +27,18 @@ _STEP = 8
 Bad = Mapping[int, tuple[str, str]]
 
 
-def pending_units(features: "Features", names: list[str]) -> list[int]:
+def pending_units(group: Group, names: list[str]) -> list[int]:
     """Give the units that miss good rows of any of `names`; sizes tell torn and lost shards."""
-    records = features.ledger.records()
-    sizes = {name: features.shard_sizes(name) for name in names}
-    n_rows = features.store.n_rows
-    back = _came_back(features, records.values())
+    records = group.ledger.records()
+    sizes = {name: group.shard_sizes(name) for name in names}
+    n_rows = group.store.n_rows
+    back = _came_back(group, records.values())
 
     def whole(record: Record, end: int) -> bool:
         return record.hi(names) >= end and all(
             record.arrays[name].stored == sizes[name].get(spec.shard_name(record.unit), 0)
             for name in names
-            if (spec := features.arrays[name])
+            if (spec := group.arrays[name])
         )
 
     units = range(-(-n_rows // UNIT))
@@ -53,20 +50,20 @@ def pending_units(features: "Features", names: list[str]) -> list[int]:
     ]
 
 
-def rows_to_do(features: "Features", unit: int, names: list[str]) -> range:
+def rows_to_do(group: Group, unit: int, names: list[str]) -> range:
     """Give the last rows of a unit that have to be computed; those before are still good."""
-    rows = features.unit_rows(unit)
-    record = features.ledger.record(unit)
+    rows = group.unit_rows(unit)
+    record = group.ledger.record(unit)
     if record is None:
         return rows
-    first = min([record.hi(names), *_came_back(features, [record]).get(unit, [])])
+    first = min([record.hi(names), *_came_back(group, [record]).get(unit, [])])
     begun = [name for name in names if record.hi_of(name) > rows.start]
-    if first >= rows.stop or not all(features.intact(record, name) for name in begun):
+    if first >= rows.stop or not all(group.intact(record, name) for name in begun):
         return rows
     return range(first, rows.stop)
 
 
-def _came_back(features: "Features", records: Iterable[Record]) -> dict[int, list[int]]:
+def _came_back(group: Group, records: Iterable[Record]) -> dict[int, list[int]]:
     """Give unit to rows that were absent when it was computed and are in the set now."""
     absent = {
         record.unit: rows
@@ -75,77 +72,77 @@ def _came_back(features: "Features", records: Iterable[Record]) -> dict[int, lis
     }
     if not absent:
         return {}
-    here = set(features.store.images()["row"])
+    here = set(group.store.images()["row"])
     found = {unit: [row for row in rows if row in here] for unit, rows in absent.items()}
     return {unit: rows for unit, rows in found.items() if rows}
 
 
 def commit_unit(
-    features: "Features", unit: int, arrays: Mapping[str, np.ndarray], bad: Bad, run_id: str
+    group: Group, unit: int, arrays: Mapping[str, np.ndarray], bad: Bad, run_id: str
 ) -> None:
     """Write rows and their record; see `Features.write_unit`."""
-    rows = features.unit_rows(unit)
+    rows = group.unit_rows(unit)
     lengths = {len(given) for given in arrays.values()}
     if len(lengths) != 1 or not 0 < min(lengths) <= len(rows):
         raise ValueError(f"unit {unit} has {len(rows)} rows, given: {sorted(lengths)}")
     first = rows.stop - lengths.pop()
     if any(row not in range(first, rows.stop) for row in bad):
         raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
-    with features.claim(unit) as claim:
-        old = features.ledger.record(unit)
-        joined = {name: _joined(features, old, name, first, arrays[name], bad) for name in arrays}
+    with group.claim(unit) as claim:
+        old = group.ledger.record(unit)
+        joined = {name: _joined(group, old, name, first, arrays[name], bad) for name in arrays}
         wholes = {name: whole for name, (whole, _) in joined.items()}
         keeps = {name for name, (_, stays) in joined.items() if stays}
         if old and set(arrays) & set(old.arrays) - keeps:
             # Rows that change are taken back first: what is recorded is always what is there.
-            old = withdraw(features, old, set(arrays) - keeps)
+            old = withdraw(group, old, set(arrays) - keeps)
         committed = dict(old.arrays) if old else {}
         for name, whole in wholes.items():
-            committed[name] = _write_array(features, unit, name, whole, bad, name in keeps)
+            committed[name] = _write_array(group, unit, name, whole, bad, name in keeps)
         # A row that was bad stays so until it is given for every array at once.
         again = set(committed) <= set(arrays)
         known = (old.bad if old else {}).items()
         kept = {row: why for row, why in known if row < first or not again}
-        ids = features.store.image_ids(rows.start, rows.stop)
+        ids = group.store.image_ids(rows.start, rows.stop)
         record = Record(unit, committed, {**kept, **bad}, ids_hash(ids), provenance(run_id))
         claim.check()
-        features.ledger.write(record)
+        group.ledger.write(record)
 
 
-def withdraw(features: "Features", record: Record, names: Collection[str]) -> Record | None:
+def withdraw(group: Group, record: Record, names: Collection[str]) -> Record | None:
     """Take arrays out of a record; give what is left of it."""
     left = {name: one for name, one in record.arrays.items() if name not in names}
     if not left:
-        features.ledger.forget(record.unit)
+        group.ledger.forget(record.unit)
         return None
     less = replace(record, arrays=left)
-    features.ledger.write(less)
+    group.ledger.write(less)
     return less
 
 
 def _joined(
-    features: "Features", old: Record | None, name: str, first: int, given: np.ndarray, bad: Bad
+    group: Group, old: Record | None, name: str, first: int, given: np.ndarray, bad: Bad
 ) -> tuple[np.ndarray, bool]:
     """Put the unit's rows together: those that are kept, then the given ones, NaN where bad.
 
     Returns:
         The rows, and whether all committed ones are intact and stay what they are.
     """
-    check_rows(features.arrays, name, given)
+    check_rows(group.arrays, name, given)
     lo = first // UNIT * UNIT
     if bad:
         given = given.copy()
-        given[[row - first for row in bad]] = features.arrays[name].fill
+        given[[row - first for row in bad]] = group.arrays[name].fill
     if first == lo:
         if old is None or name not in old.arrays:
             return given, False
         same = row_hash(given[: old.hi_of(name) - lo]) == old.arrays[name].hash
-        return given, same and features.intact(old, name)
+        return given, same and group.intact(old, name)
     if old is None or old.hi_of(name) < first:
         raise ValueError(f"{name}: rows {lo} to {first} are not committed")
-    committed = features.verified(old, name)
+    committed = group.verified(old, name)
     if committed is None:
-        place = features.place(name, old.unit)
+        place = group.place(name, old.unit)
         raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
     whole = np.concatenate([committed[: first - lo], given])
     stays = len(committed) == first - lo
@@ -153,21 +150,21 @@ def _joined(
 
 
 def _write_array(
-    features: "Features", unit: int, name: str, whole: np.ndarray, bad: Bad, keeps: bool
+    group: Group, unit: int, name: str, whole: np.ndarray, bad: Bad, keeps: bool
 ) -> Committed:
-    files, place, lo = features.store.files, features.place(name, unit), unit * UNIT
+    files, place, lo = group.store.files, group.place(name, unit), unit * UNIT
     # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
     # shard that holds no intact committed rows goes first.
     if not keeps:
         files.remove(place)
     try:
-        write_rows(features.store.tree, f"{features.key}/{name}", lo, whole)
+        write_rows(group.store.tree, f"{group.key}/{name}", lo, whole)
         # Zarr keeps no shard of missing rows alone.
         stored = files.size(place) or 0
         if stored:
             files.sync(place)
     except OSError as error:
-        raise explain(error, features.store.url) or error from error
+        raise explain(error, group.store.url) or error from error
     nonfinite = _nonfinite(whole, [row - lo for row in bad])
     return Committed(lo + len(whole), row_hash(whole), stored, nonfinite)
 

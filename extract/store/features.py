@@ -3,24 +3,22 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.errors import BadInput
 from alike.extract.images import splits_of
 from alike.extract.store import constants as store_constants
-from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, write_rows
+from alike.extract.store.arrays import UNIT, VALID, ArraySpec, write_rows
+from alike.extract.store.base import StoreBase
 from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
 from alike.extract.store.files import explain
-from alike.extract.store.ledger import Ledger, Record, digest_of, row_hash
-from alike.extract.store.locks import Lock
-from alike.extract.store.shards import grouped_by_unit, read_shard_rows
-
-if TYPE_CHECKING:
-    from alike.extract.store.store import Store
+from alike.extract.store.group import Group
+from alike.extract.store.ledger import Record, digest_of
+from alike.extract.store.shards import grouped_by_unit
 
 Rows = np.ndarray | slice
 _READERS = 4
@@ -29,26 +27,22 @@ _AHEAD = 2
 """Blocks that are read before they are asked for: three are in memory at once."""
 
 
-class Features:
+class Features(Group):
     """Arrays of one group, all with one row an image.
 
     Attributes:
         key: name of the group.
         store: the store that it belongs to.
-        attrs: the extraction's description, with `class_names` and `source` where known.
+        attrs: the extraction's description, with `class_names` and `source` if known.
         arrays: name to shape and type of every array.
         ledger: what is committed.
     """
 
     def __init__(
-        self, store: "Store", key: str, attrs: dict[str, Any], arrays: dict[str, ArraySpec]
+        self, store: StoreBase, key: str, attrs: dict[str, Any], arrays: dict[str, ArraySpec]
     ) -> None:
-        self.key = key
-        self.store = store
+        super().__init__(store, key, arrays)
         self.attrs = attrs
-        self.arrays = arrays
-        self.ledger = Ledger(store.files, key)
-        self._claims: dict[int, Lock] = {}
 
     # What is there
 
@@ -60,10 +54,6 @@ class Features:
     def digest_for(self, names: Iterable[str]) -> str:
         """Hash of the committed rows of some arrays: a tap that is added does not change it."""
         return digest_of(self.ledger.records(), set(names))
-
-    def unit_rows(self, unit: int) -> range:
-        """Give the rows of a unit."""
-        return range(unit * UNIT, min((unit + 1) * UNIT, self.store.n_rows))
 
     def pending(self, names: Iterable[str] | None = None) -> list[int]:
         """Give the units that miss committed rows of any of `names` (None: of any array)."""
@@ -205,21 +195,6 @@ class Features:
             yield
             self.publish()
 
-    def claim(self, unit: int, wait: float = 0.0) -> AbstractContextManager[Lock]:
-        """Hold one unit among several writers: `StoreBusy` where another living one has it."""
-        held = self._claims.get(unit)
-        return nullcontext(held) if held else self._claim(unit, wait)
-
-    @contextmanager
-    def _claim(self, unit: int, wait: float) -> Iterator[Lock]:
-        place = f"{self.ledger.folder}/claims/{unit:08d}.json"
-        with Lock(self.store.files, place, f"unit {unit} of {self.key}", wait) as held:
-            self._claims[unit] = held
-            try:
-                yield held
-            finally:
-                del self._claims[unit]
-
     def write_unit(
         self,
         unit: int,
@@ -265,36 +240,6 @@ class Features:
     def constants(self) -> list[str]:
         """Give the names of the stored constants."""
         return store_constants.constants(self.store.files, self.key)
-
-    # For the modules `extract.store_*`
-
-    def place(self, name: str, unit: int) -> str:
-        """Name the file of a shard."""
-        return f"{TREE}/{self.key}/{name}/{self.arrays[name].shard_name(unit)}"
-
-    def shard_sizes(self, name: str) -> dict[str, int]:
-        """Give the bytes of every shard of an array."""
-        listed = self.store.files.listing(f"{TREE}/{self.key}/{name}")
-        return {shard: stamp.size for shard, stamp in listed.items()}
-
-    def read_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
-        """Read committed rows, `at` counted from the unit's first."""
-        spec = self.arrays[name]
-        if not record.arrays[name].stored:
-            return spec.empty(len(at))
-        return read_shard_rows(self.store.files, self.place(name, record.unit), spec, at)
-
-    def verified(self, record: Record, name: str) -> np.ndarray | None:
-        """Read the committed rows of an array; None where they are not what was recorded."""
-        try:
-            rows = self.read_unit(name, record, np.arange(record.hi_of(name) - record.lo))
-        except StoreDamaged:
-            return None
-        return rows if row_hash(rows) == record.arrays[name].hash else None
-
-    def intact(self, record: Record, name: str) -> bool:
-        """Say whether the committed rows of an array are what was recorded."""
-        return self.verified(record, name) is not None
 
     def _spec(self, name: str) -> ArraySpec:
         if name not in self.arrays:

@@ -12,11 +12,13 @@ import pandas as pd
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress, silent
 from alike.extract.store.arrays import ArraySpec
+from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
+from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL, explain
 from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried
 from alike.extract.store.formats.formats import FORMATS, Format
-from alike.extract.store.store import ABSENT, Features, Store
+from alike.extract.store.store import Store
 
 _ABSENT = (ABSENT, "not in the imported file")
 
@@ -170,6 +172,6 @@ def _rows_at(carried: Carried, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
     return out
 
 
-def formats() -> Mapping[str, str]:
+def export_formats() -> Mapping[str, str]:
     """Give the endings that can be exported, and how others read each."""
     return {ending: one.reader for ending, one in FORMATS.items()}

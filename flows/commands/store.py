@@ -168,7 +168,7 @@ def export(
 
     Example: `alike store export features --to group.h5`
     """
-    from alike.extract.store import Store, export_group, formats
+    from alike.extract.store import Store, export_formats, export_group
 
     features = Store.open(url).features(key)
     written = export_group(features, to, arrays=array)
@@ -176,7 +176,7 @@ def export(
     if json:
         print_json({"file": str(written), "key": features.key, "bytes": size})
     else:
-        reader = formats()[written.suffix]
+        reader = export_formats()[written.suffix]
         sys.stdout.write(f"{written}: {features.key}, {size / 1e6:.3g} MB; read it by {reader}\n")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.errors import StoreBusy
-from alike.extract.store.store import Features, Store
+from alike.extract.store.features import Features
+from alike.extract.store.store import Store
 
 KEY = "net-00ab"
 ARRAYS = {"maps": ((8, 4, 4), "float16"), "fc": ((16,), "float32")}

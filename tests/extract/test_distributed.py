@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from images import small_file
 
-from alike.extract.distributed import extract_distributed
+from alike.extract.distributed import dask_client, extract_distributed
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
@@ -37,3 +37,9 @@ def test_no_scheduler_is_one_clear_line(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     with pytest.raises(BadInput, match="no Dask scheduler at tcp://127"):
         extract_distributed(source, network, store, workers="tcp://127.0.0.1:9", timeout=1)
+
+
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_workers_started_here_need_no_fixed_port(dashboard: bool) -> None:
+    with dask_client(0, dashboard=dashboard) as client:
+        assert client.scheduler_info()["services"]["dashboard"] not in (0, 8787)

@@ -11,7 +11,8 @@ import pytest
 
 from alike.extract.networks.extraction import Extraction
 from alike.extract.networks.transform import Transform
-from alike.extract.store.store import UNIT, Store
+from alike.extract.store.arrays import UNIT
+from alike.extract.store.store import Store
 
 HASH = "ab" * 32
 

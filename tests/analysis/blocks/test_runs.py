@@ -184,7 +184,7 @@ def test_no_scheduler_at_the_address():
 
 def test_a_scheduler_without_workers_is_told():
     with (
-        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
         pytest.raises(BadInput, match="has no worker after 1 s: start one by `dask worker inproc:"),
         jobs.open_jobs(cluster.scheduler_address, timeout=1),
     ):

@@ -15,9 +15,10 @@ import psutil
 import pytest
 from images import small_file
 
+from alike.extract.store.features import Features
 from alike.extract.store.files import LocalFiles
 from alike.extract.store.locks import holder_of
-from alike.extract.store.store import Features, Store
+from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 
 KILLS = int(os.environ.get("ALIKE_KILLS", "100"))

@@ -9,7 +9,9 @@ import zarr
 
 from alike.extract.errors import BadInput
 from alike.extract.images.split import image_id, split_of
-from alike.extract.store.store import ABSENT, UNIT, Store
+from alike.extract.store.arrays import UNIT
+from alike.extract.store.commit import ABSENT
+from alike.extract.store.store import Store
 
 
 def test_rows_come_back_by_any_reader(tmp_path):
