@@ -1,9 +1,9 @@
-"""Judge an extraction: every measure, every score, all tables, stored beside the features."""
+"""Evaluate an extraction: measures, scores, all tables, stored beside the features."""
 
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from alike.analysis.blocks import (
     MEMORY,
     EvaluationSet,
     Jobs,
+    MapBlocks,
+    MeasuredRows,
     Precision,
-    Run,
     check,
     check_seed,
     checkpoint,
@@ -22,15 +23,16 @@ from alike.analysis.blocks import (
     here,
     keep_tables,
     kept_tables,
+    measured_rows,
     remembering,
     slab_rows,
     stored_evaluation_set,
-    stored_vectors,
 )
-from alike.analysis.pairs import BINS, Draws, check_bins, plan_layers
-from alike.analysis.scores import Tables, judge_measure, judge_sets, network_scores
+from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layers
+from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.extract.errors import BadInput
-from alike.extract.measures import SET_MEASURES, Measure, embed_rows, ready_measure
+from alike.extract.measures import SET_MEASURES, Measure, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -42,8 +44,10 @@ BUDGET = 1e14
 RUNS = "runs/analyse"
 VERSION = 4
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
+ANSWERS = (Moments, ClassGeometry, SlabCounts)
+"""The dataclasses that blocks answer with."""
 UNTRAINED = "untrained_gap_cosine"
-COMPANY = (
+DEFAULT_MEASURES = (
     HEADLINE,
     "gap_cosine_centred",
     "gap_euclid",
@@ -65,7 +69,7 @@ class Analysis:
 
     Attributes:
         key: of the extraction.
-        n_images: judged.
+        n_images: evaluated.
         classes: their names, sorted.
         settings: everything that the numbers depend on, and which measures were left out and why.
         tables: by name; columns in docs/analysis.md.
@@ -114,35 +118,72 @@ class Analysis:
         )
 
 
+@dataclass(frozen=True)
+class AnalysisSettings:
+    """What an analysis depends on besides the features.
+
+    Attributes:
+        measures: keys of `MEASURES`, and of `SET_MEASURES`, which compare a sample of images; None:
+            the default measures, as far as the stored taps allow.
+        split: which images are evaluated: `held_out`, `train` or `all`.
+        bootstrap: draws of the images for the intervals; 0: none.
+        seed: of the draws, the folds and samples, 0 or more.
+        budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair
+            counts; beyond it a stratified sample of images does, and the notes say so.
+        bins: of the histograms of all pairs, a power of two.
+        precision: of the products under those histograms; `bfloat16` is faster if the processor
+            multiplies it, and the notes say what it does to the AUC.
+
+    Raises:
+        BadInput: a wrong number of bins, a negative seed.
+    """
+
+    measures: Sequence[str] | None = None
+    split: str = "held_out"
+    bootstrap: int = 200
+    seed: int = 0
+    budget: float = BUDGET
+    bins: int = BINS
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_bins(self.bins)
+
+    @property
+    def set_measures(self) -> list[str]:
+        """The measures of sets that are asked for, each once."""
+        return [name for name in dict.fromkeys(self.measures or ()) if name in SET_MEASURES]
+
+    @property
+    def vector_measures(self) -> list[str]:
+        """The measures of vectors that are asked for, each once; empty: the default measures.
+
+        A set measure alone has the headline beside it.
+        """
+        sets = self.set_measures
+        named = [name for name in dict.fromkeys(self.measures or ()) if name not in sets]
+        return named or ([HEADLINE] if sets else [])
+
+
+DEFAULTS = AnalysisSettings()
+
+
 def analyse(
     features: "Features",
+    settings: AnalysisSettings = DEFAULTS,
     *,
-    measures: Sequence[str] | None = None,
-    split: str = "held_out",
-    bootstrap: int = 200,
-    seed: int = 0,
     untrained: "Features | None" = None,
-    budget: float = BUDGET,
-    bins: int = BINS,
-    precision: Precision = "float32",
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
-    """Judge how much nearer images of one class are than images of different classes.
+    """Tell how much nearer images of one class are than images of different classes.
 
     Args:
         features: the extraction.
-        measures: keys of `MEASURES`, and of `SET_MEASURES`, which judge a sample of images beside
-            the others; None: the default company, as far as the stored taps allow.
-        split: which images are judged: `held_out`, `train` or `all`.
-        bootstrap: draws of the images for the intervals; 0: none.
-        seed: of the draws, the folds and samples.
-        untrained: features of the same architecture with random weights, judged by the headline.
-        budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair is
-            judged; beyond it a stratified sample of images is, and the notes say so.
-        bins: of the histograms of all pairs, a power of two.
-        precision: of the products under those histograms; `bfloat16` is faster where the processor
-            multiplies it, and the notes say what it does to the AUC.
+        settings: measures, images, and how surely.
+        untrained: features of the same architecture with random weights, evaluated by the headline
+            measure.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
@@ -150,86 +191,182 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features, a
-            wrong number of bins, a negative seed.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
     """
-    check_seed(seed)
-    check_bins(bins)
-    judged = stored_evaluation_set(features, split)
-    asked_for = list(dict.fromkeys(measures or ()))
-    sets = [name for name in asked_for if name in SET_MEASURES]
-    named = [name for name in asked_for if name not in sets]
-    wanted = named or ([HEADLINE] if sets else [])
-    ready, left_out = _ready(features, judged, split, wanted)
-    found_sets: list[pd.DataFrame] = []
-    asked = Asked(bootstrap, seed, budget, bins, precision, progress)
-    found: list[Tables] = []
-    unfinished: list[tuple[Files, str]] = []
-    jobs = jobs or here()
-    for name in sets:
-        kept = features.store.files, f"{RUNS}/{_digest(features, name, judged, asked)}"
-        unfinished.append(kept)
-        run = remembering(jobs.run(name, progress), *kept)
-        found_sets.append(judge_sets(features, SET_MEASURES[name], judged, bootstrap, seed, run))
-    for name, (measure, rest) in ready.items():
-        note = "" if len(rest) == len(judged) else _fitted_note(len(rest), len(judged))
-        tables, kept = _judge(features, name, measure, rest, asked, jobs, note)
-        found.append(tables)
-        unfinished.append(kept)
+    images = stored_evaluation_set(features, settings.split)
+    plan, left_out = _plan(features, images, settings)
+    measures = [part.name for part in plan]
+    digests = {part.name: part.source.measure.digest for part in plan}
     if untrained is not None:
-        measure = ready_measure(untrained, HEADLINE)
-        same = _same_images(features, untrained, judged)
-        tables, kept = _judge(untrained, UNTRAINED, measure, same, asked, jobs)
-        found.append(tables)
-        unfinished.append(kept)
-    tables = {name: _joined([tables[name] for tables in found]) for name in found[0]}
-    network = network_scores(features, judged)
-    tables["scores"] = pd.concat([tables["scores"], *found_sets, network], ignore_index=True)
-    settings = {
-        "split": split, "measures": [*ready, *sets], "left_out": left_out, "bootstrap": bootstrap,
-        "seed": seed, "budget": budget, "bins": bins, "histograms": _told_layers(judged, bins),
-        "precision": precision, "unlabelled": judged.unlabelled,
-        "features_digest": features.digest,
+        same = _same_images(features, untrained, images)
+        plan.append(_planned(UNTRAINED, ready_measure(untrained, HEADLINE), untrained, same))
+    work = Work(settings, jobs or here(), progress)
+    set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
+    parts = [work.evaluate(part.within(settings)) for part in plan]
+    tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    network = network_scores(features, images)
+    tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
+    record = {
+        "split": settings.split, "measures": [*measures, *settings.set_measures],
+        "left_out": left_out, "bootstrap": settings.bootstrap, "seed": settings.seed,
+        "budget": settings.budget, "bins": settings.bins,
+        "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
+        "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": {name: measure.digest for name, (measure, _) in ready.items()},
+        "measure_digests": digests,
     }  # fmt: skip
-    result = Analysis(features.key, len(judged), judged.classes, settings, tables)
-    result.save(features.store)
-    for files, folder in unfinished:
-        forget(files, folder)
-    return result
+    analysis = Analysis(features.key, len(images), images.classes, record, tables)
+    analysis.save(features.store)
+    work.forget()
+    return analysis
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What holds for every measure of an analysis; fields as in `analyse`."""
+class Planned:
+    """One measure with the images that it evaluates, resolved before anything long runs.
 
-    bootstrap: int
-    seed: int
-    budget: float
-    bins: int
-    precision: Precision
+    Attributes:
+        name: in the tables.
+        features: the extraction.
+        source: its rows as the measure embeds them, in the order of `images`.
+        images: the evaluation set.
+        note: added to every score, such as that images were left out.
+    """
+
+    name: str
+    features: "Features"
+    source: MeasuredRows
+    images: EvaluationSet
+    note: str = ""
+
+    def within(self, settings: AnalysisSettings) -> "Planned":
+        """The same on as many images as the budget allows, 1,000 at least."""
+        most = max(1000, int((2.0 * settings.budget / self.source.dim) ** 0.5))
+        few = self.images.sample(most, settings.seed)
+        if not few.sampled_from:
+            return self
+        sampled = f"a stratified sample of {len(few)} of {few.sampled_from} images"
+        note = f"{sampled}; {self.note}" if self.note else sampled
+        source = replace(self.source, rows=few.rows)
+        return replace(self, source=source, images=few, note=note)
+
+
+def _planned(
+    name: str, measure: Measure, features: "Features", images: EvaluationSet, note: str = ""
+) -> Planned:
+    return Planned(name, features, measured_rows(features, measure, images.rows), images, note)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Evaluates measures; what a run leaves unfinished stays in the store until `forget`.
+
+    Attributes:
+        settings: of the analysis.
+        jobs: where blocks run.
+        progress: told after every block.
+        folders: of unfinished work, filled as measures begin.
+    """
+
+    settings: AnalysisSettings
+    jobs: Jobs
     progress: Progress
+    folders: list[tuple[Files, str]] = field(default_factory=list)
+
+    def evaluate(self, planned: Planned) -> Tables:
+        """The tables of one measure, or those that an earlier run finished."""
+        source, settings = planned.source, self.settings
+        store = planned.features.store
+        measure = f"{planned.name} {source.measure.digest}"
+        folder = self._folder(planned.features, measure, planned.images)
+        finished = kept_tables(store, folder)
+        if finished is not None:
+            return finished
+        started = time.monotonic()
+        vectors = source.load(0 if self.jobs.remote else MEMORY)
+        draws = Draws(planned.images, settings.bootstrap, settings.seed)
+
+        def stage(name: str) -> MapBlocks:
+            place = f"{folder}/{name.removeprefix(planned.name).strip()}"
+            return remembering(self.jobs.stage(name, self.progress), store.files, place, ANSWERS)
+
+        tables = evaluate_measure(
+            planned.name, vectors, draws, stage,
+            bins=settings.bins, precision=settings.precision, note=planned.note,
+        )  # fmt: skip
+        if time.monotonic() - started >= checkpoint.EVERY:
+            keep_tables(store, folder, tables)
+        return tables
+
+    def evaluate_sets(self, features: "Features", name: str, images: EvaluationSet) -> pd.DataFrame:
+        """The scores of one set measure."""
+        settings = self.settings
+        folder = self._folder(features, name, images)
+        stage = remembering(self.jobs.stage(name, self.progress), features.store.files, folder)
+        return evaluate_sets(
+            features, SET_MEASURES[name], images, settings.bootstrap, settings.seed, stage
+        )
+
+    def forget(self) -> None:
+        """Remove what was kept, since the run has ended."""
+        for files, folder in self.folders:
+            forget(files, folder)
+
+    def _folder(self, features: "Features", measure: str, images: EvaluationSet) -> str:
+        """Where work is kept, under a digest of everything that its blocks and tables depend on."""
+        settings = self.settings
+        facts = (
+            f"{features.key} {features.digest} {measure}"
+            f"{settings.bootstrap} {settings.seed} {settings.bins} {settings.precision}"
+            f"{slab_rows(1)} {VERSION} {images.sampled_from} {images.classes}"
+        )
+        digest = hashlib.sha256(facts.encode() + images.rows.tobytes() + images.codes.tobytes())
+        folder = f"{RUNS}/{digest.hexdigest()[:16]}"
+        self.folders.append((features.store.files, folder))
+        return folder
 
 
-def _same_images(features: "Features", other: "Features", judged: EvaluationSet) -> EvaluationSet:
-    """The judged images as rows of another extraction, matched by content."""
+def _plan(
+    features: "Features", images: EvaluationSet, settings: AnalysisSettings
+) -> tuple[list[Planned], dict[str, str]]:
+    """The measures of vectors, and why default measures that do not fit were left out."""
+    plan: list[Planned] = []
+    left_out: dict[str, str] = {}
+    for name in settings.vector_measures or DEFAULT_MEASURES:
+        try:
+            measure = ready_measure(features, name)
+            rest = _unfitted(images, measure, settings.split)
+            note = "" if len(rest) == len(images) else _fitted_note(len(rest), len(images))
+            # Only an embedding shows whether the classifier reads what the map has.
+            early = _planned(name, measure, features, rest, note) if measure.constants else None
+        except BadInput as error:
+            if settings.vector_measures or name == HEADLINE:
+                raise
+            left_out[name] = str(error)
+            continue
+        # Without constants, what cannot be embedded is damaged: no reason to leave a measure out.
+        plan.append(early or _planned(name, measure, features, rest, note))
+    return plan, left_out
+
+
+def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:
+    """The images as rows of another extraction, matched by content."""
     if other.store is features.store:
-        return judged
+        return images
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
-    wanted = here.loc[judged.rows]
+    wanted = here.loc[images.rows]
     kept = wanted.isin(there.index).to_numpy()
     if not kept.any():
-        msg = f"{other.key} holds none of the judged images: extract the same source with it"
+        msg = f"{other.key} holds none of the evaluated images: extract the same source with it"
         raise BadInput(msg)
     rows = there.loc[wanted[kept]].to_numpy(dtype=np.int64)
-    return replace(judged.take(kept), rows=rows)
+    return replace(images.take(kept), rows=rows)
 
 
-def _told_layers(judged: EvaluationSet, bins: int) -> str:
-    n_classes = len(judged.classes)
-    layers = plan_layers(n_classes, len(judged), bins)
+def _layers_in_words(images: EvaluationSet, bins: int) -> str:
+    n_classes = len(images.classes)
+    layers = plan_layers(n_classes, len(images), bins)
     memory = layers.memory(n_classes) / 2**20
     return (
         f"{layers.total} bins for all pairs, {layers.per_class} a class, {layers.per_pair} a pair "
@@ -253,82 +390,17 @@ def _place(key: str, name: str) -> str:
     return f"tables/{key}/{name}.parquet"
 
 
-def _ready(
-    features: "Features", judged: EvaluationSet, split: str, names: Sequence[str]
-) -> tuple[dict[str, tuple[Measure, EvaluationSet]], dict[str, str]]:
-    """Measures with the images that each may judge; of the default company what does not fit."""
-    ready: dict[str, tuple[Measure, EvaluationSet]] = {}
-    left_out: dict[str, str] = {}
-    for name in dict.fromkeys(names or COMPANY):
-        try:
-            measure = ready_measure(features, name)
-            if measure.constants:
-                # Whether the classifier reads what the map has shows only when it is applied.
-                embed_rows(features, measure, judged.rows[:1])
-            ready[name] = measure, _unfitted(judged, measure, split)
-        except BadInput as error:
-            if names or name == HEADLINE:
-                raise
-            left_out[name] = str(error)
-    return ready, left_out
-
-
-def _unfitted(judged: EvaluationSet, measure: Measure, split: str) -> EvaluationSet:
+def _unfitted(images: EvaluationSet, measure: Measure, split: str) -> EvaluationSet:
     """Leave out the rows that the measure was fitted on."""
-    seen = np.isin(judged.rows, measure.fitted_rows)
+    seen = np.isin(images.rows, measure.fitted_rows)
     if not seen.any():
-        return judged
+        return images
     if seen.all():
         msg = (
             f"every image of the split {split} was used to fit {measure.name}, which it must not "
             f"judge: use --split held_out"
         )
         raise BadInput(msg)
-    rest = judged.take(~seen)
+    rest = images.take(~seen)
     check(rest)
     return rest
-
-
-def _judge(
-    features: "Features",
-    name: str,
-    measure: Measure,
-    judged: EvaluationSet,
-    asked: Asked,
-    jobs: Jobs,
-    note: str = "",
-) -> tuple[Tables, tuple[Files, str]]:
-    """The tables of one measure, and where it keeps what is finished until the run ends."""
-    dim = embed_rows(features, measure, judged.rows[:1]).shape[1]
-    judged = judged.sample(max(1000, int((2.0 * asked.budget / dim) ** 0.5)), asked.seed)
-    if judged.sampled_from:
-        sampled = f"a stratified sample of {len(judged)} of {judged.sampled_from} images"
-        note = f"{sampled}; {note}" if note else sampled
-    files = features.store.files
-    folder = f"{RUNS}/{_digest(features, f'{name} {measure.digest}', judged, asked)}"
-    known = kept_tables(features.store, folder)
-    if known is not None:
-        return known, (files, folder)
-    started = time.monotonic()
-    vectors = stored_vectors(features, measure, judged.rows, memory=0 if jobs.remote else MEMORY)
-    draws = Draws(judged, asked.bootstrap, asked.seed)
-
-    def run(stage: str) -> Run:
-        done = f"{folder}/{stage.removeprefix(name).strip()}"
-        return remembering(jobs.run(stage, asked.progress), files, done)
-
-    tables = judge_measure(
-        name, vectors, draws, run, bins=asked.bins, precision=asked.precision, note=note
-    )
-    if time.monotonic() - started >= checkpoint.EVERY:
-        keep_tables(features.store, folder, tables)
-    return tables, (files, folder)
-
-
-def _digest(features: "Features", measure: str, judged: EvaluationSet, asked: Asked) -> str:
-    """Changes with everything that the blocks and tables of one measure depend on."""
-    told = hashlib.sha256(f"{features.key} {features.digest} {measure}".encode())
-    told.update(f"{asked.bootstrap} {asked.seed} {asked.bins} {asked.precision}".encode())
-    told.update(f"{slab_rows(1)} {VERSION} {judged.sampled_from} {judged.classes}".encode())
-    told.update(judged.rows.tobytes() + judged.codes.tobytes())
-    return told.hexdigest()[:16]

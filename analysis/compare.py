@@ -2,8 +2,8 @@
 
 The comparison is paired: images are matched by their content, both sides see the same draws of
 images, and the interval is that of the difference, which is far narrower than the two apart.
-The sameness of the worst class and NC1 are judged anew with a tenth of the images left out in turn
-(see `jackknife`).
+The sameness of the worst class and NC1 are computed again with a tenth of the images left out in
+turn (see `jackknife`).
 """
 
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ from alike.analysis.pairs import (
     Draws,
     PairCounts,
     count_pairs,
-    interval,
     jackknife_groups,
     jackknife_interval,
+    quantile_interval,
     weighted_histograms,
     weighted_means,
 )
 from alike.analysis.pairs import curves as score
-from alike.analysis.scores import ENTERING, SCORES, named_rightly, pair_replicates
+from alike.analysis.scores import PENULTIMATE, SCORES, named_rightly, pair_replicates
 from alike.extract.errors import BadInput
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
@@ -85,7 +85,7 @@ def compare(
     Args:
         a: first extraction.
         b: second extraction, of the same store or another; images are matched by content.
-        split: which images of both are judged: `held_out`, `train` or `all`.
+        split: which images of both are evaluated: `held_out`, `train` or `all`.
         measure: a key of `MEASURES`, used for both.
         bootstrap: draws of the images.
         seed: of the draws.
@@ -95,7 +95,7 @@ def compare(
     Returns:
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
-        `attrs` holds how many `images` were judged `of` how many: beyond 2e12 weighted pairs
+        `attrs` holds how many `images` were compared `of` how many: beyond 2e12 weighted pairs
         (63,000 images at 1,000 draws) a stratified sample is.
 
     Raises:
@@ -107,14 +107,14 @@ def compare(
         raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
     both = matched(a, b, split)
     at = both[0].sample_at(int((2.0 * WORK / max(bootstrap, 1)) ** 0.5), seed)
-    judged_a, judged_b = both if at is None else (side.take(at) for side in both)
+    images_a, images_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
     sides = [
-        _side(name, features, Draws(judged, bootstrap, seed), measure, jobs, progress)
-        for name, features, judged in (("a", a, judged_a), ("b", b, judged_b))
+        _side(name, features, Draws(images, bootstrap, seed), measure, jobs, progress)
+        for name, features, images in (("a", a, images_a), ("b", b, images_b))
     ]
     table = _table(*sides)
-    table.attrs = {"images": len(judged_a), "of": len(both[0])}
+    table.attrs = {"images": len(images_a), "of": len(both[0])}
     return table
 
 
@@ -122,23 +122,23 @@ def _side(
     name: str, features: "Features", draws: Draws, measure: str, jobs: Jobs, progress: Progress
 ) -> Side:
     ready = ready_measure(features, measure)
-    judged = draws.judged
-    if np.isin(judged.rows, ready.fitted_rows).any():
+    images = draws.images
+    if np.isin(images.rows, ready.fitted_rows).any():
         msg = f"{measure} was fitted on images to be compared: use --split held_out"
         raise BadInput(msg)
-    vectors = stored_vectors(features, ready, judged.rows, memory=0 if jobs.remote else MEMORY)
-    counts = count_pairs(vectors, judged, run=jobs.run(f"{name} pairs", progress))
+    vectors = stored_vectors(features, ready, images.rows, memory=0 if jobs.remote else MEMORY)
+    counts = count_pairs(vectors, images, map_blocks=jobs.stage(f"{name} pairs", progress))
     drawn = weighted_histograms(
-        vectors, draws, counts.bins, run=jobs.run(f"{name} bootstrap", progress)
+        vectors, draws, counts.bins, map_blocks=jobs.stage(f"{name} bootstrap", progress)
     )
-    near = nearest(vectors, judged, run=jobs.run(f"{name} neighbours", progress))
-    kept = jackknife_groups(judged, draws.seed)
+    near = nearest(vectors, images, map_blocks=jobs.stage(f"{name} neighbours", progress))
+    kept = jackknife_groups(images, draws.seed)
     return {
         **_pair_scores(counts.total, drawn),
-        **_worst_class(name, vectors, judged, counts, kept, jobs, progress),
+        **_worst_class(name, vectors, images, counts, kept, jobs, progress),
         **_image_scores(near, draws),
         **_accuracy(features, draws),
-        **_collapse(features, judged, kept),
+        **_collapse(features, images, kept),
     }
 
 
@@ -178,7 +178,7 @@ def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:
 def _worst_class(
     name: str,
     vectors: Vectors,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     counts: PairCounts,
     kept: list[NDArray[np.int64]],
     jobs: Jobs,
@@ -186,11 +186,13 @@ def _worst_class(
 ) -> Side:
     """Sameness of the worst class, whichever it is; without an interval above a billion pairs."""
     values = np.full(GROUPS, np.nan)
-    if len(judged) ** 2 / 2 <= WORST_PAIRS:
+    if len(images) ** 2 / 2 <= WORST_PAIRS:
         for group, at in enumerate(kept):
-            run = jobs.run(f"{name} worst class {group + 1} of {GROUPS}", progress)
+            map_blocks = jobs.stage(f"{name} worst class {group + 1} of {GROUPS}", progress)
             values[group] = _least_sameness(
-                count_pairs(vectors.take(at), judged.take(at), bins=counts.bins, run=run)
+                count_pairs(
+                    vectors.take(at), images.take(at), bins=counts.bins, map_blocks=map_blocks
+                )
             )
     return {"worst_class_sameness": Replicated(_least_sameness(counts), values, jackknifed=True)}
 
@@ -200,28 +202,28 @@ def _least_sameness(counts: PairCounts) -> float:
     return min((value for value in each if np.isfinite(value)), default=float("nan"))
 
 
-def _collapse(features: "Features", judged: EvaluationSet, kept: list[NDArray[np.int64]]) -> Side:
+def _collapse(features: "Features", images: EvaluationSet, kept: list[NDArray[np.int64]]) -> Side:
     """NC1 of what enters the classifier; nothing where that is not stored."""
     if "fc" not in features.arrays:
         return {}
-    vectors = stored_vectors(features, ENTERING, judged.rows)
-    every = [(vectors, judged), *((vectors.take(at), judged.take(at)) for at in kept)]
+    vectors = stored_vectors(features, PENULTIMATE, images.rows)
+    every = [(vectors, images), *((vectors.take(at), images.take(at)) for at in kept)]
     value, *others = (_nc1(some, of) for some, of in every)
     return {"nc1": Replicated(value, np.array(others), jackknifed=True)}
 
 
-def _nc1(vectors: Vectors, judged: EvaluationSet) -> float:
-    if (judged.counts > 0).sum() < 2:
+def _nc1(vectors: Vectors, images: EvaluationSet) -> float:
+    if (images.counts > 0).sum() < 2:
         return float("nan")
-    moments = class_moments(vectors, judged, second=False)
-    shape = class_geometry(vectors, judged, moments)
-    return collapse_scores(moments, shape, None, None)["nc1"]
+    moments = class_moments(vectors, images, second=False)
+    geometry = class_geometry(vectors, images, moments)
+    return collapse_scores(moments, geometry, None, None)["nc1"]
 
 
 def _image_scores(near: Nearest, draws: Draws) -> Side:
-    judged = draws.judged
-    hits = near.hits(judged)
-    kept = judged.counts[judged.codes] > 1
+    images = draws.images
+    hits = near.hits(images)
+    kept = images.counts[images.codes] > 1
     w = draws.weights[kept]
     out: Side = {}
     for name, values in (
@@ -237,7 +239,7 @@ def _image_scores(near: Nearest, draws: Draws) -> Side:
 
 def _accuracy(features: "Features", draws: Draws) -> Side:
     """The network's own accuracy under the same draws; nothing where its classes are others."""
-    right = named_rightly(features, draws.judged)
+    right = named_rightly(features, draws.images)
     if right is None:
         return {}
     return {"accuracy": Replicated(float(right.mean()), weighted_means(right, draws.weights))}
@@ -250,6 +252,8 @@ def _table(a: Side, b: Side) -> pd.DataFrame:
             continue
         other = b[name]
         apart, values = other.value - one.value, other.values - one.values
-        low, high = jackknife_interval(apart, values) if one.jackknifed else interval(values)
+        low, high = (
+            jackknife_interval(apart, values) if one.jackknifed else quantile_interval(values)
+        )
         rows.append((name, one.value, other.value, apart, low, high, SCORES[name].better))
     return pd.DataFrame(rows, columns=["score", "a", "b", "difference", "low", "high", "better"])

@@ -31,7 +31,7 @@ RSA_IMAGES = 2000
 NEIGHBOURS = 10
 MOMENT_DIM = 4096
 """Numbers a vector up to which CKA takes D x D matrices: three of 128 MiB."""
-LIKENESS = {
+SIMILARITY = {
     "linear_cka": "1: equal features up to rotation and scale",
     "linear_cka_unbiased": "the same, fair with few images; about 0 if unrelated",
     "rsa": "rank correlation of the distances of all pairs",
@@ -174,27 +174,27 @@ def rsa(x: Vectors, y: Vectors, seed: int = 0) -> tuple[float, int]:
 
 
 def neighbour_changes(
-    x: Vectors, y: Vectors, judged: EvaluationSet, k: int, jobs: Jobs
+    x: Vectors, y: Vectors, images: EvaluationSet, k: int, jobs: Jobs
 ) -> pd.DataFrame:
     """Per image: how many of its k neighbours by x are kept, lost and gained by y, of which right.
 
     Returns:
         row, kept, gained, lost, gained_right, lost_right: `right` means of the image's class.
     """
-    first = nearest(x, judged, k, run=jobs.run("a neighbours")).places
-    second = nearest(y, judged, k, run=jobs.run("b neighbours")).places
+    first = nearest(x, images, k, map_blocks=jobs.stage("a neighbours")).places
+    second = nearest(y, images, k, map_blocks=jobs.stage("b neighbours")).places
     gone = ~(first[:, :, None] == second[:, None, :]).any(axis=2)
     new = ~(second[:, :, None] == first[:, None, :]).any(axis=2)
-    own = judged.codes[:, None]
+    own = images.codes[:, None]
     return pd.DataFrame({
-        "row": judged.rows,
+        "row": images.rows,
         "kept": (~gone).sum(axis=1), "gained": new.sum(axis=1), "lost": gone.sum(axis=1),
-        "gained_right": (new & (judged.codes[second] == own)).sum(axis=1),
-        "lost_right": (gone & (judged.codes[first] == own)).sum(axis=1),
+        "gained_right": (new & (images.codes[second] == own)).sum(axis=1),
+        "lost_right": (gone & (images.codes[first] == own)).sum(axis=1),
     })  # fmt: skip
 
 
-def likeness(
+def network_similarity(
     a: "Features",
     b: "Features",
     *,
@@ -223,8 +223,8 @@ def likeness(
     check_seed(seed)
     sides = matched(a, b, split)
     x, y = (
-        stored_vectors(features, ready_measure(features, measure), judged.rows)
-        for features, judged in zip((a, b), sides, strict=True)
+        stored_vectors(features, ready_measure(features, measure), images.rows)
+        for features, images in zip((a, b), sides, strict=True)
     )
     changes = neighbour_changes(x, y, sides[0], k, here())
     biased, unbiased = linear_cka(x, y)

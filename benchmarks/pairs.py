@@ -53,8 +53,8 @@ def features(n: int, dim: int, n_classes: int) -> tuple[Vectors, EvaluationSet]:
     centres = draw.standard_normal((n_classes, dim), dtype=np.float32)
     x = np.maximum(centres[labels] * 0.5 + draw.standard_normal((n, dim), dtype=np.float32), 0)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    judged = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
-    return held_vectors(x[judged.rows], "cosine"), judged
+    images = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
+    return held_vectors(x[images.rows], "cosine"), images
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def best(run: Callable[[], Any], times: int = 2) -> tuple[Took, Any]:
 
 
 def here(stage: str) -> Any:
-    """Dask's threads."""
-    return Jobs(None, CORES).run(stage)
+    """Threads of this process, as an analysis uses them."""
+    return Jobs(None, CORES).stage(stage)
 
 
 def in_turn(*runs: Callable[[], Any], times: int = 3) -> list[tuple[Took, Any]]:
@@ -100,7 +100,7 @@ def in_turn(*runs: Callable[[], Any], times: int = 3) -> list[tuple[Took, Any]]:
     return found
 
 
-def bare_product(vectors: Vectors, judged: EvaluationSet, product: Any) -> Callable[[], Any]:
+def bare_product(vectors: Vectors, images: EvaluationSet, product: Any) -> Callable[[], Any]:
     """The float32 products of the same tiles, nothing else, on two threads."""
 
     def one(slab: Any) -> None:
@@ -111,19 +111,19 @@ def bare_product(vectors: Vectors, judged: EvaluationSet, product: Any) -> Calla
         with one_thread_each(), ThreadPoolExecutor(CORES) as pool:
             list(pool.map(one, slabs(vectors)))
 
-    bins = measured_bins(vectors, judged)
+    bins = measured_bins(vectors, images)
     return run
 
 
 def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     """All pairs with class-pair histograms against the bare product. Goal: 0.85 of its rate."""
-    vectors, judged = features(n, dim, n_classes)
+    vectors, images = features(n, dim, n_classes)
     pairs = n * (n - 1) / 2
     fastest = best_product(dim, np.inf)
     (bare, _), (took, counts), *more = in_turn(
-        bare_product(vectors, judged, fastest),
-        lambda: count_pairs(vectors, judged, run=here("pairs")),
-        *([] if fastest is by_numpy else [bare_product(vectors, judged, by_numpy)]),
+        bare_product(vectors, images, fastest),
+        lambda: count_pairs(vectors, images, map_blocks=here("pairs")),
+        *([] if fastest is by_numpy else [bare_product(vectors, images, by_numpy)]),
     )
     blas = more[0][0] if more else bare
     area = counts.area()
@@ -139,17 +139,19 @@ def histograms(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
 
 def bfloat16(n: int = 50_000, dim: int = 512, n_classes: int = 10) -> None:
     """The same with bfloat16 products. Goal: 1.5 of the float32 product's rate."""
-    vectors, judged = features(n, dim, n_classes)
-    bins = measured_bins(vectors, judged)
+    vectors, images = features(n, dim, n_classes)
+    bins = measured_bins(vectors, images)
 
     def count(precision: Any) -> Any:
-        return count_pairs(vectors, judged, bins=bins, precision=precision, run=here("pairs"))
+        return count_pairs(
+            vectors, images, bins=bins, precision=precision, map_blocks=here("pairs")
+        )
 
     fastest = best_product(dim, np.inf)
     (took, rough), (bare, _), (blas, _) = in_turn(
         lambda: count("bfloat16"),
-        bare_product(vectors, judged, fastest),
-        bare_product(vectors, judged, by_numpy),
+        bare_product(vectors, images, fastest),
+        bare_product(vectors, images, by_numpy),
         times=2,
     )
     one, other = rough.area(), count("float32").area()
@@ -165,15 +167,15 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
     """Against pairwise_distances and roc_auc_score. Goal: 50 times as fast."""
     from sklearn.metrics import pairwise_distances, roc_auc_score
 
-    vectors, judged = features(n, dim, 10)
-    took, counts = best(lambda: count_pairs(vectors, judged, run=here("pairs")), 3)
+    vectors, images = features(n, dim, 10)
+    took, counts = best(lambda: count_pairs(vectors, images, map_blocks=here("pairs")), 3)
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     x = vectors.block(0, n)[0] + vectors.centre
 
     def naive() -> float:
         upper = np.triu_indices(n, 1)
         distances = pairwise_distances(x, metric="cosine")[upper]
-        same = judged.codes[upper[0]] == judged.codes[upper[1]]
+        same = images.codes[upper[0]] == images.codes[upper[1]]
         return float(roc_auc_score(same, -distances))
 
     theirs, wanted = best(naive, 1)
@@ -186,30 +188,30 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
 
 
 def dask(n: int = 30_000, dim: int = 512) -> None:
-    """Dask's threads against a plain pool of threads. Goal: at most 10 % more time."""
-    vectors, judged = features(n, dim, 10)
+    """Blocks in a bounded window against a plain pool of threads. Goal: at most 10 % more time."""
+    vectors, images = features(n, dim, 10)
 
     def pool(function: Any, items: Any) -> Any:
         with one_thread_each(), ThreadPoolExecutor(CORES) as workers:
             return list(workers.map(function, items))
 
     (plain, _), (took, _) = in_turn(
-        lambda: count_pairs(vectors, judged, run=pool),
-        lambda: count_pairs(vectors, judged, run=here("pairs")),
+        lambda: count_pairs(vectors, images, map_blocks=pool),
+        lambda: count_pairs(vectors, images, map_blocks=here("pairs")),
     )
     print(f"dask N={n}: {took.wall:.2f} s, plain threads {plain.wall:.2f} s, {took.over(plain)}")
 
 
 def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     """Means of all class pairs against reading the data once. Goal: within twice that."""
-    vectors, judged = features(n, dim, n_classes)
+    vectors, images = features(n, dim, n_classes)
     x = vectors.block(0, n)[0]
     read, _ = best(lambda: float(x.sum()), 5)
 
     def ours(held: Vectors, of: EvaluationSet) -> Any:
-        return pair_statistics(class_moments(held, of, run=here("moments"), second=False))
+        return pair_statistics(class_moments(held, of, map_blocks=here("moments"), second=False))
 
-    took, _ = best(lambda: ours(vectors, judged), 5)
+    took, _ = best(lambda: ours(vectors, images), 5)
     print(f"moments N={n} D={dim} C={n_classes}: {took.wall:.3f} s, reading once "
           f"{read.wall:.3f} s, ratio {took.over(read)}")  # fmt: skip
     from sklearn.metrics import pairwise_distances
@@ -232,13 +234,13 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
     """Leave-one-out neighbours with MAP@R against faiss IndexFlat. Goal: within 1.5 times it."""
     import faiss
 
-    vectors, judged = features(n, dim, n_classes)
-    took, _ = best(lambda: nearest(vectors, judged, 10, run=here("neighbours")), 1)
+    vectors, images = features(n, dim, n_classes)
+    took, _ = best(lambda: nearest(vectors, images, 10, map_blocks=here("neighbours")), 1)
     x = vectors.block(0, n)[0] + vectors.centre
     faiss.omp_set_num_threads(CORES)
     index = faiss.IndexFlatIP(dim)
     index.add(x)
-    k = int(judged.counts.max())
+    k = int(images.counts.max())
     theirs, _ = best(lambda: index.search(x, k), 1)
     short, _ = best(lambda: index.search(x, 11), 1)
     print(
@@ -258,10 +260,10 @@ def classes(n: int = 50_000, dim: int = 512) -> None:
 
 def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
     """Image bootstrap with every pair reweighed, without computing a distance twice."""
-    vectors, judged = features(n, 512, 10)
-    bins = measured_bins(vectors, judged)
-    draws = Draws(judged, replicates, 0)
-    took, _ = best(lambda: weighted_histograms(vectors, draws, bins, run=here("bootstrap")))
+    vectors, images = features(n, 512, 10)
+    bins = measured_bins(vectors, images)
+    draws = Draws(images, replicates, 0)
+    took, _ = best(lambda: weighted_histograms(vectors, draws, bins, map_blocks=here("bootstrap")))
     pairs = n * (n - 1) / 2
     print(f"bootstrap N={n} R={replicates}: {took.wall:.2f} s, "
           f"{took.cpu / pairs * 1e9:.1f} CPU ns a pair")  # fmt: skip
@@ -274,11 +276,11 @@ def crowded(n: int = 3000, n_classes: int = 1000) -> None:
     logits = 2.5 * draw.standard_normal((n, n_classes))
     logits[np.arange(n), labels] += 8.0
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    judged = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
-    vectors = held_vectors((p / p.sum(axis=1, keepdims=True))[judged.rows], "inner")
+    images = evaluation_set_of(np.arange(n), [f"{label:04d}" for label in labels])
+    vectors = held_vectors((p / p.sum(axis=1, keepdims=True))[images.rows], "inner")
     equal = Bins(-0.02, 1.04 / 65_536, 65_536)
-    for name, bins in (("65,536 equal", equal), ("followed", measured_bins(vectors, judged))):
-        area = count_pairs(vectors, judged, bins=bins, run=here("pairs")).area()
+    for name, bins in (("65,536 equal", equal), ("followed", measured_bins(vectors, images))):
+        area = count_pairs(vectors, images, bins=bins, map_blocks=here("pairs")).area()
         print(f"crowded N={n} C={n_classes}: {bins.n} bins, {name}: AUC {area.value:.6f}, interval "
               f"{area.high - area.low:.1e} wide")  # fmt: skip
 
@@ -286,11 +288,11 @@ def crowded(n: int = 3000, n_classes: int = 1000) -> None:
 def warm() -> None:
     """Compile, import torch and measure the products before anything is timed."""
     best_product(512, np.inf)
-    vectors, judged = features(500, 8, 2)
-    count_pairs(vectors, judged)
-    nearest(vectors, judged)
-    class_moments(vectors, judged)
-    weighted_histograms(vectors, Draws(judged, 2, 0), measured_bins(vectors, judged))
+    vectors, images = features(500, 8, 2)
+    count_pairs(vectors, images)
+    nearest(vectors, images)
+    class_moments(vectors, images)
+    weighted_histograms(vectors, Draws(images, 2, 0), measured_bins(vectors, images))
     count_pairs(*features(2000, 8, 200))
 
 

@@ -108,7 +108,7 @@ class Analyse(_Section):
     """Which measures judge the pairs, and how."""
 
     measures: tuple[str, ...] = ()
-    """Names of `alike list measures`; empty: the default company."""
+    """Names of `alike list measures`; empty: the default measures."""
     bootstrap: int = Field(default=200, ge=0)
     """Resamples of the images for each confidence interval."""
     untrained: bool = True

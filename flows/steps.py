@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress, silent
@@ -156,7 +156,7 @@ def build(run: Run, key: str, name: str) -> None:
 
 def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analysis":
     """Distances, scores and tables of a group, over the images that no training saw."""
-    from alike.analysis.analyse import Analysis, analyse
+    from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
 
     store = run.store()
     features = store.features(key)
@@ -173,16 +173,11 @@ def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analy
         run.reused.append(f"analyse {name}")
         return Analysis.load(store, key)
     started = time.perf_counter()
-    settings = run.pipeline.analyse
-    chosen: dict[str, Any] = {"measures": settings.measures} if settings.measures else {}
-    analysis = analyse(
-        features,
-        bootstrap=settings.bootstrap,
-        seed=settings.seed,
-        untrained=beside,
-        progress=run.progress,
-        **chosen,
+    chosen = run.pipeline.analyse
+    settings = AnalysisSettings(
+        measures=chosen.measures or None, bootstrap=chosen.bootstrap, seed=chosen.seed
     )
+    analysis = analyse(features, settings, untrained=beside, progress=run.progress)
     run.seconds[f"analyse {name}"] = time.perf_counter() - started
     run.memo.record("analyse", inputs, {"key": key}, (store.path("tables", key),))
     return analysis
@@ -285,10 +280,10 @@ def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.Dat
 
 def how_alike(run: Run, before: str, after: str, measure: str) -> dict[str, float]:
     """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
-    from alike.analysis.networks import likeness
+    from alike.analysis.networks import network_similarity
 
     store = run.store()
-    return likeness(store.features(before), store.features(after), measure=measure)[0]
+    return network_similarity(store.features(before), store.features(after), measure=measure)[0]
 
 
 def view_digest(store: "Store") -> str:

@@ -16,13 +16,15 @@ from .product import Product as Product
 from .product import best_product as best_product
 from .product import by_numpy as by_numpy
 from .product import one_thread_each as one_thread_each
-from .statistic import Run as Run
+from .statistic import MapBlocks as MapBlocks
 from .statistic import Statistic as Statistic
 from .vectors import CENTRE_ROWS as CENTRE_ROWS
 from .vectors import MEMORY as MEMORY
+from .vectors import MeasuredRows as MeasuredRows
 from .vectors import Vectors as Vectors
 from .vectors import blocks as blocks
 from .vectors import held_vectors as held_vectors
+from .vectors import measured_rows as measured_rows
 from .vectors import own_distance as own_distance
 from .vectors import slab_rows as slab_rows
 from .vectors import spread as spread

@@ -8,18 +8,18 @@ question never meets them.
 
 import io
 import json
+import re
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from alike.analysis.blocks.statistic import Run
-from alike.analysis.classes import ClassGeometry, Moments
-from alike.analysis.pairs import SlabCounts
+from alike.analysis.blocks.statistic import MapBlocks
 from alike.extract.errors import StoreDamaged
 from alike.extract.store import Files
 
@@ -27,33 +27,44 @@ if TYPE_CHECKING:
     from alike.extract.store import StoreBase
 
 EVERY = 10.0
-KEPT: dict[str, Any] = {kind.__name__: kind for kind in (Moments, ClassGeometry, SlabCounts)}
-"""The dataclasses that blocks answer with."""
 DONE = "tables"
+PART = re.compile(r"(\d{9})-(\d{9})\.npz")
+"""Name of a file of answers: the first block, and the one after the last."""
 
 
-def remembering(run: Run, files: Files, folder: str, every: float | None = None) -> Run:
+def remembering(
+    map_blocks: MapBlocks,
+    files: Files,
+    folder: str,
+    kinds: Sequence[type] = (),
+    every: float | None = None,
+) -> MapBlocks:
     """The same `map`, which first gives the answers that an earlier run left in `folder`.
 
+    Answers that cannot be read, such as those of another version, are computed again.
+
     Args:
-        run: does what is not there yet.
+        map_blocks: does what is not there yet.
         files: of the store.
         folder: of this stage alone.
+        kinds: the dataclasses that blocks answer with; a file names them by their `__name__`.
         every: seconds of work between two writes; None: ten.
     """
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         todo = list(items)
         done = 0
-        for name in _parts(files, folder):
-            answers = unpack(files.read(name))
-            if len(answers) != _last(name) - done:
+        for name, size in _parts(files, folder):
+            answers = unpack(files.read(name), kinds)
+            if len(answers) != size:
+                # It would hide the file that is written in its place, which may end elsewhere.
+                files.remove(name)
                 break
             yield from answers
-            done += len(answers)
+            done += size
         fresh: list[Any] = []
         last = time.monotonic()
-        for answer in run(function, todo[done:]):
+        for answer in map_blocks(function, todo[done:]):
             fresh.append(answer)
             if time.monotonic() - last >= (EVERY if every is None else every):
                 files.write(f"{folder}/{done:09d}-{done + len(fresh):09d}.npz", pack(fresh))
@@ -88,23 +99,23 @@ def kept_tables(store: "StoreBase", folder: str) -> dict[str, pd.DataFrame] | No
         return None
 
 
-def _parts(files: Files, folder: str) -> list[str]:
-    """Files whose ranges follow one another from 0 on; anything after a gap is not used."""
+def _parts(files: Files, folder: str) -> list[tuple[str, int]]:
+    """Files whose ranges follow one another from 0 on, with their number of answers.
+
+    Anything after a gap is not used, nor are files with other names.
+    """
     out, done = [], 0
-    for name in sorted(name for name in files.walk(folder) if name.endswith(".npz")):
-        if int(name.rsplit("/", 1)[-1].partition("-")[0]) != done:
-            break
-        out.append(f"{folder}/{name}")
-        done = _last(name)
+    for name in sorted(files.walk(folder)):
+        part = PART.fullmatch(name)
+        if part is None or int(part[1]) != done:
+            continue
+        out.append((f"{folder}/{name}", int(part[2]) - done))
+        done = int(part[2])
     return out
 
 
-def _last(name: str) -> int:
-    return int(name.removesuffix(".npz").rpartition("-")[2])
-
-
 def pack(answers: list[Any]) -> bytes:
-    """Answers of blocks as one npz file: arrays, tuples of them, and the dataclasses of `KEPT`."""
+    """Answers of blocks as one npz file: numbers, arrays, and tuples and dataclasses of them."""
     arrays: list[Any] = []
     plan = [_plan(answer, arrays) for answer in answers]
     sink = io.BytesIO()
@@ -113,13 +124,15 @@ def pack(answers: list[Any]) -> bytes:
     return sink.getvalue()
 
 
-def unpack(data: bytes) -> list[Any]:
-    """What `pack` was given; nothing where the file is damaged, so its blocks are done again."""
+def unpack(data: bytes, kinds: Sequence[type] = ()) -> list[Any]:
+    """What `pack` was given; nothing if the file is damaged or names a dataclass not in `kinds`."""
+    by_name = {kind.__name__: kind for kind in kinds}
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            plan = json.loads(found["plan"].tobytes())
-            return [_build(part, found) for part in plan]
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError):
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            plan = json.loads(arrays["plan"].tobytes())
+            return [_build(part, arrays, by_name) for part in plan]
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError):
+        # A dataclass of another version has another name (KeyError) or other fields (TypeError).
         return []
 
 
@@ -135,12 +148,12 @@ def _plan(value: Any, arrays: list[Any]) -> Any:
     return {"value": value}
 
 
-def _build(plan: Any, arrays: Any) -> Any:
+def _build(plan: Any, arrays: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     if "array" in plan:
         return arrays[f"a{plan['array']}"]
     if "tuple" in plan:
-        return tuple(_build(item, arrays) for item in plan["tuple"])
+        return tuple(_build(item, arrays, kinds) for item in plan["tuple"])
     if "kind" in plan:
-        parts = {name: _build(part, arrays) for name, part in plan["parts"].items()}
-        return KEPT[plan["kind"]](**parts)
+        parts = {name: _build(part, arrays, kinds) for name, part in plan["parts"].items()}
+        return kinds[plan["kind"]](**parts)
     return plan["value"]

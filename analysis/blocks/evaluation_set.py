@@ -1,4 +1,4 @@
-"""Which images are judged, in the order in which pairs are counted: by class, then by row."""
+"""Which images are evaluated, in the order in which pairs are counted: by class, then by row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -88,22 +88,22 @@ def evaluation_set_of(rows: NDArray[np.int64], labels: Sequence[Any]) -> Evaluat
     return found
 
 
-def check(judged: EvaluationSet) -> None:
+def check(images: EvaluationSet) -> None:
     """Refuse what has no pairs of both kinds.
 
     Raises:
         BadInput: fewer than two classes, or no class with two images.
     """
-    filled = judged.counts > 0
+    filled = images.counts > 0
     if filled.sum() < 2:
-        name = judged.classes[int(filled.argmax())] if filled.any() else None
+        name = images.classes[int(filled.argmax())] if filled.any() else None
         found = f"one class ({name})" if name else "no labelled image"
         msg = (
             f"the images to evaluate hold {found}, expected two classes or more, since pairs of "
             "different classes are compared: label them by class folders or a manifest"
         )
         raise BadInput(msg)
-    if judged.counts.max() < 2:
+    if images.counts.max() < 2:
         msg = (
             f"every one of the {filled.sum()} classes has a single image, expected two or more in "
             "some class, since pairs of one class are compared: add images or use --split all"

@@ -1,21 +1,25 @@
-"""Where the blocks of a statistic run: Dask's threads here, or the workers of a cluster."""
+"""Where the blocks of a statistic run: threads of this process, or the workers of a Dask cluster.
+
+Blocks run in order, in a window of a few blocks for each worker. So the first answer comes after
+the first block, answers are stored and progress is told all along, and few answers wait in memory.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Queue
-from threading import Event, Thread
+from functools import partial
 from typing import Any
 
 from alike.analysis.blocks.product import one_thread_each
-from alike.analysis.blocks.statistic import Run
+from alike.analysis.blocks.statistic import MapBlocks
 from alike.extract.distributed import dask_client
 from alike.extract.machine import usable_cores
 from alike.extract.progress import Progress, silent
 
-AHEAD = 4
+AHEAD = 3
 """Blocks in flight for each worker: enough to keep it busy, few enough to hold their answers."""
 
 
@@ -41,26 +45,35 @@ class Jobs:
         """Address of Dask's dashboard, where there is one."""
         return str(self.client.dashboard_link) if self.client is not None else None
 
-    def run(self, stage: str, progress: Progress = silent) -> Run:
-        """A `map` whose progress is told under the name `stage`."""
+    def stage(self, name: str, progress: Progress = silent) -> MapBlocks:
+        """A way to map whose progress is told under this name."""
 
-        def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        def map_blocks(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
             todo = list(items)
             started = time.monotonic()
-            answers = self._remote(function, todo) if self.remote else self._here(function, todo)
-            for done, answer in enumerate(answers, start=1):
+            mapped = self._remote if self.remote else self._here
+            for done, answer in enumerate(mapped(function, todo), start=1):
                 rate = done / max(time.monotonic() - started, 1e-9)
-                progress(stage, done, len(todo), f"{rate:.3g} blocks/s")
+                progress(name, done, len(todo), f"{rate:.3g} blocks/s")
                 yield answer
 
-        return mapped
+        return map_blocks
 
     def _here(self, function: Callable[[Any], Any], todo: list[Any]) -> Iterator[Any]:
         with one_thread_each():
             if len(todo) == 1 or self.workers == 1:
                 yield from map(function, todo)
-            else:
-                yield from _threaded(function, todo, self.workers)
+                return
+            pool = ThreadPoolExecutor(self.workers)
+
+            def submit(item: Any) -> Any:
+                return pool.submit(function, item)
+
+            try:
+                yield from _in_order(submit, todo, AHEAD * self.workers)
+            finally:
+                # If the caller stopped or a block failed, what has not begun must not begin.
+                pool.shutdown(cancel_futures=True)
 
     def _remote(self, function: Callable[[Any], Any], todo: list[Any]) -> Iterator[Any]:
         import cloudpickle  # type: ignore[import-untyped]
@@ -68,14 +81,9 @@ class Jobs:
         # One task turns the function's bytes into the function, so that a worker which replaces a
         # lost one can make it again; the blocks depend on it.
         loaded = self.client.submit(cloudpickle.loads, cloudpickle.dumps(function), pure=False)
-        window: deque[Any] = deque()
-        most = AHEAD * max(1, sum(self.client.nthreads().values()))
-        for item in todo:
-            window.append(self.client.submit(_call, loaded, item, pure=False, retries=2))
-            if len(window) >= most:
-                yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
+        submit = partial(self.client.submit, _call, loaded, pure=False, retries=2)
+        threads = max(1, sum(self.client.nthreads().values()))
+        yield from _in_order(submit, todo, AHEAD * threads)
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:
@@ -83,43 +91,27 @@ def _call(function: Callable[[Any], Any], item: Any) -> Any:
         return function(item)
 
 
-def _threaded(function: Callable[[Any], Any], todo: list[Any], workers: int) -> Iterator[Any]:
-    """Dask's threaded scheduler, its answers handed over in order while it works."""
-    from dask.threaded import get
+def _in_order(submit: Callable[[Any], Any], todo: Iterable[Any], most: int) -> Iterator[Any]:
+    """Yield the answers in the order of the items, of which at most `most` are in flight.
 
-    answers: Queue[tuple[int, Any, BaseException | None]] = Queue(AHEAD * workers)
-    stop = Event()
+    A finished answer waits for those before it, so the window also bounds the memory of answers.
 
-    def one(index: int) -> None:
-        if stop.is_set():
-            return
-        try:
-            answers.put((index, function(todo[index]), None))
-        except BaseException as error:
-            answers.put((index, None, error))
-
-    def schedule() -> None:
-        # Written down, since `dask.delayed` and the optimiser take as long as short blocks do.
-        get({str(index): (one, index) for index in range(len(todo))},
-            [str(index) for index in range(len(todo))], num_workers=workers)  # fmt: skip
-
-    thread = Thread(target=schedule, daemon=True)
-    thread.start()
-    waiting: dict[int, Any] = {}
+    Args:
+        submit: item to a future, of `concurrent.futures` or of `distributed`.
+        todo: the items.
+        most: blocks that run, wait to run or wait to be taken.
+    """
+    window: deque[Any] = deque()
     try:
-        for index in range(len(todo)):
-            while index not in waiting:
-                at, answer, error = answers.get()
-                if error is not None:
-                    raise error
-                waiting[at] = answer
-            yield waiting.pop(index)
+        for item in todo:
+            window.append(submit(item))
+            if len(window) == most:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
     finally:
-        stop.set()
-        while thread.is_alive():
-            while not answers.empty():
-                answers.get()
-            thread.join(0.01)
+        # A cluster drops the blocks of futures that nobody holds; an error would hold this frame.
+        window.clear()
 
 
 def here() -> Jobs:

@@ -15,7 +15,7 @@ State = TypeVar("State")
 Answer = TypeVar("Answer")
 
 
-class Run(Protocol):
+class MapBlocks(Protocol):
     """Maps a function over items and gives the answers in their order; `map` is one."""
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
@@ -44,9 +44,9 @@ class Statistic(Generic[Item, Part, State, Answer]):
     combine: Callable[[State, Part], State]
     finalize: Callable[[State], Answer] = _as_it_is
 
-    def compute(self, run: Run = map) -> Answer:
+    def compute(self, map_blocks: MapBlocks = map) -> Answer:
         """Run it."""
         state = self.start()
-        for part in run(self.chunk, self.items):
+        for part in map_blocks(self.chunk, self.items):
             state = self.combine(state, part)
         return self.finalize(state)

@@ -189,16 +189,48 @@ def held_vectors(x: Array, form: Form) -> Vectors:
     return Vectors(len(x), form, centre, _Held(*centred(x, centre, form)))
 
 
+@dataclass(frozen=True)
+class MeasuredRows:
+    """Rows of a store as a measure embeds them, of which nothing is held yet.
+
+    Attributes:
+        features: where they are stored.
+        measure: fitted already.
+        rows: int64 (N,).
+        dim: length of an embedded row.
+    """
+
+    features: FeatureRows
+    measure: Measure
+    rows: NDArray[np.int64]
+    dim: int
+
+    def load(self, memory: int = MEMORY) -> Vectors:
+        """Vectors that are held in memory if they need at most `memory` bytes.
+
+        Otherwise, as with 0, they are read where they are needed, as workers elsewhere must.
+        """
+        if len(self.rows) * self.dim * 4 <= memory:
+            x = embed_rows(self.features, self.measure, self.rows)
+            return held_vectors(x, self.measure.form)
+        few = self.rows[spread(len(self.rows), CENTRE_ROWS)]
+        centre = _centre(embed_rows(self.features, self.measure, few), self.measure.form)
+        stored = _Stored(self.features, self.measure, self.rows, centre)
+        return Vectors(len(self.rows), self.measure.form, centre, stored)
+
+
+def measured_rows(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> MeasuredRows:
+    """Embed the first row, which tells the length, and whether the measure fits what is stored.
+
+    Raises:
+        BadInput: the measure cannot embed it: a tap is missing, sizes do not match, it is NaN.
+    """
+    dim = embed_rows(features, measure, rows[:1]).shape[1]
+    return MeasuredRows(features, measure, rows, dim)
+
+
 def stored_vectors(
     features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, memory: int = MEMORY
 ) -> Vectors:
-    """Vectors of stored rows: held in memory where they need less than `memory` bytes.
-
-    With `memory` 0 they are read where they are needed, as workers elsewhere must.
-    """
-    few = spread(len(rows), CENTRE_ROWS)
-    sample = embed_rows(features, measure, rows[few])
-    if len(rows) * sample.shape[1] * 4 <= memory:
-        return held_vectors(embed_rows(features, measure, rows), measure.form)
-    centre = _centre(sample, measure.form)
-    return Vectors(len(rows), measure.form, centre, _Stored(features, measure, rows, centre))
+    """Vectors of stored rows; see `MeasuredRows.load`."""
+    return measured_rows(features, measure, rows).load(memory)

@@ -1,8 +1,8 @@
 from .geometry import ClassGeometry as ClassGeometry
 from .geometry import class_geometry as class_geometry
 from .geometry import collapse_scores as collapse_scores
-from .geometry import shape_notes as shape_notes
-from .geometry import shape_scores as shape_scores
+from .geometry import geometry_notes as geometry_notes
+from .geometry import geometry_scores as geometry_scores
 from .moments import Moments as Moments
 from .moments import class_moments as class_moments
 from .moments import pair_statistics as pair_statistics

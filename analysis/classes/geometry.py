@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
 from alike.analysis.classes.moments import Moments
 
 Floats = NDArray[np.float64]
@@ -57,17 +57,17 @@ class ClassGeometry:
 
 
 def class_geometry(
-    vectors: Vectors, judged: EvaluationSet, moments: Moments, *, run: Run = map
+    vectors: Vectors, images: EvaluationSet, moments: Moments, *, map_blocks: MapBlocks = map
 ) -> ClassGeometry:
     """The second pass."""
     directions, _ = mean_directions(moments)
     return Statistic(
         items=blocks(vectors.n, vectors.dim),
-        chunk=partial(block_shape, vectors, judged, moments, directions),
+        chunk=partial(block_geometry, vectors, images, moments, directions),
         start=list,
         combine=_sum,
         finalize=_only,
-    ).compute(run)
+    ).compute(map_blocks)
 
 
 def _sum(total: list[ClassGeometry], part: ClassGeometry) -> list[ClassGeometry]:
@@ -91,16 +91,16 @@ def mean_directions(moments: Moments) -> tuple[Floats, Floats]:
     return left[:, kept], values[kept]
 
 
-def block_shape(
+def block_geometry(
     vectors: Vectors,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     moments: Moments,
     directions: Floats,
     block: tuple[int, int],
 ) -> ClassGeometry:
     """The sums of one block of positions."""
     z, b = vectors.block(*block)
-    wide, codes = z.astype(np.float64), judged.codes[block[0] : block[1]]
+    wide, codes = z.astype(np.float64), images.codes[block[0] : block[1]]
     n = moments.n
     at = np.arange(len(codes))
     filled = n > 0
@@ -149,14 +149,14 @@ def _silhouette(
     return np.where(defined, ratio, 0.0)
 
 
-def shape_scores(moments: Moments, shape: ClassGeometry) -> dict[str, float]:
+def geometry_scores(moments: Moments, geometry: ClassGeometry) -> dict[str, float]:
     """Scores of a measure's own space; what is undefined is NaN (see `shape_notes`)."""
     filled, several = moments.n > 0, moments.n > 1
     n, means = moments.n[filled], moments.means[filled]
     total, k = n.sum(), len(n)
     out = {
-        "silhouette": shape.silhouette / total,
-        "simplified_silhouette": shape.simplified / total,
+        "silhouette": geometry.silhouette / total,
+        "simplified_silhouette": geometry.simplified / total,
         "davies_bouldin": float("nan"),
         "calinski_harabasz": float("nan"),
         "fisher": float("nan"),
@@ -166,14 +166,14 @@ def shape_scores(moments: Moments, shape: ClassGeometry) -> dict[str, float]:
     if do_not_vary(moments):
         return out
     apart = _squared_distances(means, _size(moments))
-    scatter = shape.scatter[filled] / n
+    scatter = geometry.scatter[filled] / n
     # As in scikit-learn, two classes with one mean do not overlap.
     distance = np.where(apart > 0, np.sqrt(apart), np.inf)
     overlap = (scatter[:, None] + scatter[None, :]) / distance
     out["davies_bouldin"] = float(overlap.max(axis=1).mean())
     between, within = _between(moments, filled), _within(moments, filled)
     out["calinski_harabasz"] = _ratio(between * (total - k), within.sum() * (k - 1))
-    out["nearest_mean_accuracy"] = _ratio(shape.right, float(moments.n[several].sum()))
+    out["nearest_mean_accuracy"] = _ratio(geometry.right, float(moments.n[several].sum()))
     if several.sum() > 1:
         within = _within(moments, several)
         out["fisher"] = _ratio(_between(moments, several), float(within.sum()))
@@ -184,7 +184,7 @@ def shape_scores(moments: Moments, shape: ClassGeometry) -> dict[str, float]:
     return out
 
 
-def shape_notes(moments: Moments) -> dict[str, str]:
+def geometry_notes(moments: Moments) -> dict[str, str]:
     """What must be known beside `shape_scores` and `collapse_scores`, by the name of the score."""
     left_out = ("fisher", "cdnv", "nearest_mean_accuracy", *COLLAPSE)
     counted_0 = ("silhouette", "simplified_silhouette")
@@ -218,7 +218,7 @@ COLLAPSE = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
 
 def collapse_scores(
     moments: Moments,
-    shape: ClassGeometry,
+    geometry: ClassGeometry,
     weight: Floats | None,
     predicted: NDArray[np.int64] | None,
 ) -> dict[str, float]:
@@ -229,9 +229,9 @@ def collapse_scores(
 
     Args:
         moments: of those vectors.
-        shape: of those vectors.
-        weight: (C, D) classifier rows in the order of the judged classes, or None: no NC3.
-        predicted: (N,) class that the network names, in judged order; None: no NC4.
+        geometry: of those vectors.
+        weight: (C, D) classifier rows in the order of the evaluated classes, or None: no NC3.
+        predicted: (N,) class that the network names, in the order of the images; None: no NC4.
     """
     several = moments.n > 1
     k = int(several.sum())
@@ -244,7 +244,7 @@ def collapse_scores(
     _, values = mean_directions(moments)
     sizes = np.linalg.norm(centred, axis=1)
     if len(values):
-        within = shape.residual / moments.n[several].sum()
+        within = geometry.residual / moments.n[several].sum()
         out["nc1"] = float((within / (values**2 / k)).sum() / k)
         out["nc2_norm"] = _ratio(float(sizes.std(ddof=1)), float(sizes.mean()))
     if len(values) and (sizes > 0).all():
@@ -256,7 +256,7 @@ def collapse_scores(
         out["nc3"] = float(((rows - centred / np.linalg.norm(centred)) ** 2).sum())
     if predicted is not None:
         kept = np.repeat(several, moments.n.astype(np.int64))
-        out["nc4"] = float((shape.nearest != predicted)[kept].mean())
+        out["nc4"] = float((geometry.nearest != predicted)[kept].mean())
     return out
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks.jit import compiled
+from alike.analysis.blocks import compiled
 
 
 @compiled

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
 from alike.analysis.classes.kernels import add_class_sums, add_scaled_sums
 
 Floats = NDArray[np.float64]
@@ -58,18 +58,18 @@ class Moments:
 
 
 def class_moments(
-    vectors: Vectors, judged: EvaluationSet, *, run: Run = map, second: bool = True
+    vectors: Vectors, images: EvaluationSet, *, map_blocks: MapBlocks = map, second: bool = True
 ) -> Moments:
     """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
-    n_classes, dim = len(judged.classes), vectors.dim
+    n_classes, dim = len(images.classes), vectors.dim
     second = second and n_classes * dim * dim * 8 <= SECOND_BYTES
     every = blocks(vectors.n, dim)
     return Statistic(
         items=[every[low : low + BLOCKS] for low in range(0, len(every), BLOCKS)],
-        chunk=partial(_block_moments, vectors, judged, second),
+        chunk=partial(_block_moments, vectors, images, second),
         start=partial(_none, n_classes, dim, second),
         combine=_add,
-    ).compute(run)
+    ).compute(map_blocks)
 
 
 def _none(n_classes: int, dim: int, second: bool) -> Moments:
@@ -90,13 +90,13 @@ def _add(total: Moments, part: Moments) -> Moments:
 
 
 def _block_moments(
-    vectors: Vectors, judged: EvaluationSet, second: bool, some: list[tuple[int, int]]
+    vectors: Vectors, images: EvaluationSet, second: bool, some: list[tuple[int, int]]
 ) -> Moments:
     """The sums of some blocks of positions."""
-    found = _none(len(judged.classes), vectors.dim, second)
+    found = _none(len(images.classes), vectors.dim, second)
     for low, high in some:
         z, b = vectors.block(low, high)
-        codes = judged.codes[low:high]
+        codes = images.codes[low:high]
         own = np.zeros(high - low)
         add_class_sums(z, codes, found.s, own)
         self_key = 2.0 * b - own

@@ -1,4 +1,4 @@
-"""Exact neighbours of every judged image among all others, and the scores that follow.
+"""Exact neighbours of every evaluated image among all others, and the scores that follow.
 
 Leave-one-out: an image is excluded from its own list by its position, never as "the first hit",
 so duplicates count as what they are. Formulas: SCIENCE 2.3; equal to pytorch-metric-learning's.
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
     EvaluationSet,
+    MapBlocks,
     Product,
-    Run,
     Statistic,
     Vectors,
     best_product,
@@ -58,29 +58,31 @@ class Nearest:
     kin: Places
     kin_key: Floats
 
-    def hits(self, judged: EvaluationSet) -> NDArray[np.bool_]:
+    def hits(self, images: EvaluationSet) -> NDArray[np.bool_]:
         """Whether each neighbour is of the image's class: (N, k)."""
-        return np.asarray(judged.codes[self.places] == judged.codes[:, None], dtype=np.bool_)
+        return np.asarray(images.codes[self.places] == images.codes[:, None], dtype=np.bool_)
 
 
-def nearest(vectors: Vectors, judged: EvaluationSet, k: int = 10, *, run: Run = map) -> Nearest:
+def nearest(
+    vectors: Vectors, images: EvaluationSet, k: int = 10, *, map_blocks: MapBlocks = map
+) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
-    Among equal distances the image earlier in the judged order comes first, so the answer does
+    Among equal distances the image earlier in the evaluation set comes first, so the answer does
     not depend on how the work is cut.
     """
     k = min(k, vectors.n - 1)
     product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
-    largest = max(int(judged.counts.max()), k + 1)
+    largest = max(int(images.counts.max()), k + 1)
     size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
     return Statistic(
         items=panels,
-        chunk=partial(_panel, vectors, judged, k, product),
+        chunk=partial(_panel, vectors, images, k, product),
         start=list,
         combine=_append,
         finalize=_concatenate,
-    ).compute(run)
+    ).compute(map_blocks)
 
 
 def _append(panels: list[Any], panel: tuple[Any, ...]) -> list[Any]:
@@ -92,15 +94,15 @@ def _concatenate(panels: list[Any]) -> Nearest:
 
 
 def _panel(
-    vectors: Vectors, judged: EvaluationSet, k: int, product: Product, panel: tuple[int, int]
+    vectors: Vectors, images: EvaluationSet, k: int, product: Product, panel: tuple[int, int]
 ) -> tuple[Any, ...]:
     low, high = panel
-    m, codes = high - low, judged.codes[low:high]
-    kept = int(max(k, judged.counts[np.unique(codes)].max() - 1, 1))
+    m, codes = high - low, images.codes[low:high]
+    kept = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
     near = np.empty((m, 2 * kept + 2 * CHUNK), dtype=np.uint64)
     counts = np.zeros(m, dtype=np.int64)
     alien, kin = np.full(m, NONE), np.zeros(m, dtype=np.uint64)
-    own = np.stack([judged.starts[codes], judged.starts[codes + 1]], axis=1)
+    own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
     limits = np.full(m, np.inf, dtype=np.float32)
     keys = np.empty(TILE, dtype=np.float32)
     bits = keys.view(np.uint32)
@@ -119,12 +121,12 @@ def _panel(
     close(near, counts, kept)
     best = np.sort(near[:, :kept], axis=1)
     r_precision, map_at_r = np.empty(m), np.empty(m)
-    rank_scores(best, judged.codes, codes, judged.counts, r_precision, map_at_r)
+    rank_scores(best, images.codes, codes, images.counts, r_precision, map_at_r)
     places, near_keys = _remeasured(vectors, z, *_unpack(best[:, :k]))
     alien_at, alien_key = _unpack(alien)
     alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
     kin_at, kin_key = _unpack(kin)
-    alone = judged.counts[codes] == 1
+    alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
         places, near_keys, r_precision, map_at_r, alien_at, alien_key, kin_at, kin_key

@@ -5,8 +5,8 @@ from .bins import check_bins as check_bins
 from .bins import measured_bins as measured_bins
 from .bins import plan_layers as plan_layers
 from .bootstrap import Draws as Draws
-from .bootstrap import interval as interval
 from .bootstrap import mean_interval as mean_interval
+from .bootstrap import quantile_interval as quantile_interval
 from .bootstrap import weighted_histograms as weighted_histograms
 from .bootstrap import weighted_means as weighted_means
 from .counts import PairCounts as PairCounts

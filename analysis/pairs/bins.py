@@ -176,7 +176,7 @@ def _power_below(x: float) -> int:
     return 1 << max(0, int(np.log2(max(x, 1.0))))
 
 
-def measured_bins(vectors: Vectors, judged: EvaluationSet, n: int = BINS) -> Bins:
+def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bins:
     """Bins over the range of keys among up to 2,048 images, equally wide where that does.
 
     The sample is of runs of four images, which are sorted by class, so that it has pairs of both
@@ -213,7 +213,7 @@ def measured_bins(vectors: Vectors, judged: EvaluationSet, n: int = BINS) -> Bin
         every, at = every[few][:, few], at[few]
     upper = np.triu_indices(len(at), 1)
     keys = every[upper]
-    same = judged.codes[at[upper[0]]] == judged.codes[at[upper[1]]]
+    same = images.codes[at[upper[0]]] == images.codes[at[upper[1]]]
     slack = max((high - low) * 0.02, 1e-12 + 1e-9 * abs(high))
     equal = Bins(low - slack, (high - low + 2 * slack) / n, n)
     if not same.any() or same.all() or high <= low:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.kernels import scratch, weigh_bins
 from alike.analysis.pairs.tiling import Slab, slabs, tiles
@@ -30,12 +30,12 @@ class Draws:
     """How often each replicate draws each image; made where it is needed, from the seed.
 
     Attributes:
-        judged: the images; every class keeps its size.
+        images: the evaluation set; every class keeps its size.
         replicates: R.
         seed: of the draws.
     """
 
-    judged: EvaluationSet
+    images: EvaluationSet
     replicates: int
     seed: int
 
@@ -43,8 +43,8 @@ class Draws:
     def weights(self) -> NDArray[np.uint8]:
         """(N, R); no image is drawn as often as 256 times."""
         draw = np.random.default_rng(self.seed)
-        starts = self.judged.starts
-        out = np.zeros((len(self.judged), self.replicates), dtype=np.uint8)
+        starts = self.images.starts
+        out = np.zeros((len(self.images), self.replicates), dtype=np.uint8)
         for low, high in pairwise(starts):
             if high > low:
                 share = np.full(high - low, 1.0 / (high - low))
@@ -53,11 +53,11 @@ class Draws:
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the weights."""
-        return {"judged": self.judged, "replicates": self.replicates, "seed": self.seed}
+        return {"images": self.images, "replicates": self.replicates, "seed": self.seed}
 
 
 def weighted_histograms(
-    vectors: Vectors, draws: Draws, bins: Bins, *, run: Run = map
+    vectors: Vectors, draws: Draws, bins: Bins, *, map_blocks: MapBlocks = map
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Same and different histograms of each replicate, (B, R) each, in at most 1,024 bins."""
     coarse = bins.to(min(bins.n, BINS))
@@ -68,11 +68,11 @@ def weighted_histograms(
         combine=np.add,
         finalize=np.asarray,
     )
-    total = joined.compute(run)
+    total = joined.compute(map_blocks)
     return total[0], total[1]
 
 
-def interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
+def quantile_interval(values: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
     """Percentile interval of the replicates; NaN where none is finite."""
     kept = values[np.isfinite(values)]
     if not len(kept):
@@ -86,7 +86,7 @@ def mean_interval(
 ) -> tuple[float, float]:
     """Interval of a mean over images: each replicate weighs each image as often as drawn."""
     kept = np.isfinite(values)
-    return interval(weighted_means(values[kept], weights[kept]), level)
+    return quantile_interval(weighted_means(values[kept], weights[kept]), level)
 
 
 def weighted_means(values: NDArray[Any], weights: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -106,7 +106,7 @@ def weighted_means(values: NDArray[Any], weights: NDArray[np.uint8]) -> NDArray[
 def weigh_slab(vectors: Vectors, draws: Draws, bins: Bins, slab: Slab) -> NDArray[np.int32]:
     """Weighted histograms of one slab: (2, B, R), same and different, replicate by replicate."""
     (row_low, row_high), (col_low, col_high) = slab
-    weights, codes = draws.weights, draws.judged.codes
+    weights, codes = draws.weights, draws.images.codes
     sums = np.zeros((2, bins.n, weights.shape[1]), dtype=np.int32)
     row_weights, col_weights = weights[row_low:row_high], weights[col_low:col_high]
     row_codes, col_codes = codes[row_low:row_high], codes[col_low:col_high]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
     EvaluationSet,
+    MapBlocks,
     Precision,
     Product,
-    Run,
     Statistic,
     Vectors,
     best_product,
@@ -109,7 +109,7 @@ def class_pairs(n_classes: int) -> Iterator[tuple[int, int]]:
 
 def count_slab(
     vectors: Vectors,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     bins: Bins,
     layers: Layers,
     product: Product,
@@ -117,7 +117,7 @@ def count_slab(
 ) -> SlabCounts:
     """Histograms of one slab."""
     (row_low, row_high), (col_low, col_high) = slab
-    row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
+    row_codes, col_codes = images.codes[row_low:row_high], images.codes[col_low:col_high]
     row_classes, row_at = np.unique(row_codes, return_inverse=True)
     col_classes, col_at = np.unique(col_codes, return_inverse=True)
     n_rows, n_cols = len(row_classes), len(col_classes)
@@ -206,42 +206,42 @@ def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
 
 def count_pairs(
     vectors: Vectors,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     *,
     bins: Bins | None = None,
     precision: Precision = "float32",
-    run: Run = map,
-    rounding: Run = map,
+    map_blocks: MapBlocks = map,
+    rounding: MapBlocks = map,
 ) -> PairCounts:
     """Count all pairs.
 
     Args:
-        vectors: of the judged images, in their order.
-        judged: rows and classes.
+        vectors: of the images, in their order.
+        images: the evaluation set.
         bins: None: 16,384 over the measured range.
         precision: of the matrix product.
-        run: how slabs are mapped; `map` does them here, one after the other.
+        map_blocks: how slabs are mapped; `map` does them here, one after the other.
         rounding: how blocks of images are, for the bound of what coarser products do.
     """
-    bins = measured_bins(vectors, judged) if bins is None else bins
-    layers = plan_layers(len(judged.classes), vectors.n, bins.n)
+    bins = measured_bins(vectors, images) if bins is None else bins
+    layers = plan_layers(len(images.classes), vectors.n, bins.n)
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
     counts: PairCounts = Statistic(
         items=slabs(vectors),
-        chunk=partial(count_slab, vectors, judged, bins, layers, product),
-        start=partial(empty_counts, bins, vectors.form, layers, len(judged.classes)),
+        chunk=partial(count_slab, vectors, images, bins, layers, product),
+        start=partial(empty_counts, bins, vectors.form, layers, len(images.classes)),
         combine=add_slab,
-    ).compute(run)
+    ).compute(map_blocks)
     return replace(counts, error=key_error(vectors, bins, precision, rounding))
 
 
-def count_kinds(vectors: Vectors, judged: EvaluationSet, bins: Bins) -> Counts:
+def count_kinds(vectors: Vectors, images: EvaluationSet, bins: Bins) -> Counts:
     """Same and different pairs of few images, without telling classes apart: (2, B)."""
     product = best_product(vectors.dim, 0.0)
     counts = np.zeros((2, bins.n), dtype=np.int64)
     for slab in slabs(vectors):
         (row_low, row_high), (col_low, col_high) = slab
-        row_codes, col_codes = judged.codes[row_low:row_high], judged.codes[col_low:col_high]
+        row_codes, col_codes = images.codes[row_low:row_high], images.codes[col_low:col_high]
         part = np.zeros((2, bins.n), dtype=np.uint32)
         room = scratch()
         for tile in tiles(vectors, bins, slab, product):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, Run, Statistic, Vectors
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import folded_balanced
@@ -45,44 +45,44 @@ class Folded:
         return self.value - error, self.value + error
 
 
-def deal(judged: EvaluationSet, folds: int, seed: int) -> NDArray[np.int64]:
+def deal(images: EvaluationSet, folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each image (N,): every class spread evenly, its images shuffled."""
     draw = np.random.default_rng(seed)
-    out = np.empty(len(judged), dtype=np.int64)
-    for low, high in zip(judged.starts[:-1], judged.starts[1:], strict=True):
+    out = np.empty(len(images), dtype=np.int64)
+    for low, high in zip(images.starts[:-1], images.starts[1:], strict=True):
         out[low:high] = draw.permutation((np.arange(high - low) + draw.integers(folds)) % folds)
     return out
 
 
 def folded_accuracy(
     vectors: Vectors,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     bins: Bins,
     *,
     folds: int = FOLDS,
     seed: int = 0,
-    run: Run = map,
+    map_blocks: MapBlocks = map,
 ) -> Folded:
-    """Deal, count and judge; fewer folds where classes are too small for two images in each."""
-    folds = int(max(2, min(folds, np.median(judged.counts[judged.counts > 1]) // 2)))
-    fold_of = deal(judged, folds, seed)
+    """Deal, count and evaluate; fewer folds where classes are too small for two images in each."""
+    folds = int(max(2, min(folds, np.median(images.counts[images.counts > 1]) // 2)))
+    fold_of = deal(images, folds, seed)
     coarse = bins.to(min(bins.n, 8192))
 
     counts = Statistic(
         items=range(folds),
-        chunk=partial(_count_fold, vectors, judged, coarse, fold_of),
+        chunk=partial(_count_fold, vectors, images, coarse, fold_of),
         start=list,
         combine=_append,
         finalize=np.stack,
-    ).compute(run)
+    ).compute(map_blocks)
     return Folded(folded_balanced(counts[:, 0], counts[:, 1]))
 
 
 def _count_fold(
-    vectors: Vectors, judged: EvaluationSet, bins: Bins, fold_of: NDArray[np.int64], fold: int
+    vectors: Vectors, images: EvaluationSet, bins: Bins, fold_of: NDArray[np.int64], fold: int
 ) -> NDArray[np.int64]:
     at = np.flatnonzero(fold_of == fold)
-    return count_kinds(vectors.take(at), judged.take(at), bins)
+    return count_kinds(vectors.take(at), images.take(at), bins)
 
 
 def _append(parts: list[Any], part: Any) -> list[Any]:

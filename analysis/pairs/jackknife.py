@@ -15,9 +15,9 @@ from alike.analysis.pairs.folds import deal
 GROUPS = 10
 
 
-def jackknife_groups(judged: EvaluationSet, seed: int) -> list[NDArray[np.int64]]:
+def jackknife_groups(images: EvaluationSet, seed: int) -> list[NDArray[np.int64]]:
     """Positions (n,) that stay when each of ten parts is left out, every class spread evenly."""
-    group_of = deal(judged, GROUPS, seed)
+    group_of = deal(images, GROUPS, seed)
     return [np.flatnonzero(group_of != group) for group in range(GROUPS)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from alike.analysis.blocks.jit import compiled
+from alike.analysis.blocks import compiled
 from alike.analysis.pairs.bins import CELL_BITS, TILE, Cells
 
 STRIP = 32

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Precision, Run, Statistic, Vectors, blocks
+from alike.analysis.blocks import MapBlocks, Precision, Statistic, Vectors, blocks
 from alike.analysis.pairs.bins import Bins
 
 UNIT = 2.0**-24
@@ -23,7 +23,9 @@ COARSE = 2.0**-8
 """Unit roundoff of bfloat16."""
 
 
-def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map) -> float:
+def key_error(
+    vectors: Vectors, bins: Bins, precision: Precision, map_blocks: MapBlocks = map
+) -> float:
     """The most by which the key of any pair of these images can be off; 0 for float32.
 
     float32 products are off by parts of a bin only, which the interval leaves out.
@@ -32,7 +34,7 @@ def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map
         vectors: the images.
         bins: in which the keys are counted.
         precision: of the products.
-        run: how blocks of images are mapped.
+        map_blocks: how blocks of images are mapped.
     """
     if precision == "float32":
         return 0.0
@@ -43,7 +45,7 @@ def key_error(vectors: Vectors, bins: Bins, precision: Precision, run: Run = map
         combine=_larger,
         finalize=np.asarray,
     )
-    z, r, b = map(float, longest.compute(run))
+    z, r, b = map(float, longest.compute(map_blocks))
     y = z + r
     g = vectors.dim * UNIT / (1.0 - vectors.dim * UNIT)
     summed = y * y * (1.0 + g)

@@ -25,7 +25,7 @@ class Words:
     form: Form = "plain"
 
 
-SCORES: dict[str, Words] = {
+SCORE_WORDS: dict[str, Words] = {
     "sameness": Words(
         "Sameness",
         "2 × AUC − 1. 1: every same-class pair is nearer than every different-class pair; "
@@ -103,8 +103,8 @@ DASH = "\N{EN DASH}"
 
 
 def words(score: str) -> Words:
-    """The words of a score; what `SCORES` here does not say is taken from `score_table`."""
-    known = SCORES.get(score, Words(score.replace("_", " ").capitalize()))
+    """The words of a score; what `SCORE_WORDS` does not say is taken from `score_table`."""
+    known = SCORE_WORDS.get(score, Words(score.replace("_", " ").capitalize()))
     row = score_table.SCORES.get(score)
     if known.says or row is None:
         return known

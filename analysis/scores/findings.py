@@ -17,10 +17,10 @@ class Findings:
 
     Attributes:
         name: of the measure.
-        judged: the images.
+        images: the evaluation set.
         counts: histograms of all pairs.
         moments: class sums.
-        shape: how the classes lie.
+        geometry: how the classes lie.
         near: neighbours.
         draws: of the bootstrap; 0 replicates: no intervals.
         drawn: weighted histograms of same and different, (B', R) each.
@@ -28,10 +28,10 @@ class Findings:
     """
 
     name: str
-    judged: EvaluationSet
+    images: EvaluationSet
     counts: PairCounts
     moments: Moments
-    shape: ClassGeometry
+    geometry: ClassGeometry
     near: Nearest
     draws: Draws
     drawn: tuple[NDArray[np.float64], NDArray[np.float64]]

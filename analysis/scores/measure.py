@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Precision, Run, Vectors, spread
+from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, MapBlocks, Precision, Vectors, spread
 from alike.analysis.classes import class_geometry, class_moments
 from alike.analysis.neighbours import nearest
 from alike.analysis.pairs import (
@@ -26,16 +26,16 @@ from alike.analysis.scores.rows import neighbour_scores, pair_scores, score_row,
 NEIGHBOURS = 10
 
 Tables = dict[str, pd.DataFrame]
-Runner = Callable[[str], Run]
+Stage = Callable[[str], MapBlocks]
 BOOTSTRAP_WORK = 2e11
 """Weighted pairs (pairs times replicates) up to which every image takes part in the bootstrap."""
 
 
-def judge_measure(
+def evaluate_measure(
     name: str,
     vectors: Vectors,
     draws: Draws,
-    run: Runner,
+    stage: Stage,
     *,
     bins: int = BINS,
     precision: Precision = "float32",
@@ -45,38 +45,38 @@ def judge_measure(
 
     Args:
         name: of the measure, written into every row.
-        vectors: of the judged images.
-        draws: of the bootstrap, with the judged images; its seed deals the folds too.
-        run: stage name to a `map`.
+        vectors: of the images.
+        draws: of the bootstrap, with the images; its seed deals the folds too.
+        stage: name of a stage to the way in which its blocks are mapped.
         bins: of the histograms.
         precision: of the products that the histograms are made of.
-        note: added to the note of every score, such as that a sample was judged.
+        note: added to the note of every score, such as that a sample was evaluated.
     """
-    judged, everywhere = draws.judged, note
-    moments = class_moments(vectors, judged, run=run(f"{name} moments"))
-    shape = class_geometry(vectors, judged, moments, run=run(f"{name} means"))
-    chosen = measured_bins(vectors, judged, bins)
+    images, everywhere = draws.images, note
+    moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
+    geometry = class_geometry(vectors, images, moments, map_blocks=stage(f"{name} means"))
+    chosen = measured_bins(vectors, images, bins)
     counts = count_pairs(
-        vectors, judged, bins=chosen, precision=precision, run=run(f"{name} pairs"),
-        rounding=run(f"{name} rounding"),
+        vectors, images, bins=chosen, precision=precision, map_blocks=stage(f"{name} pairs"),
+        rounding=stage(f"{name} rounding"),
     )  # fmt: skip
     if precision != "float32":
-        note = "; ".join(filter(None, [note, _rounding(vectors, judged, chosen, precision)]))
-    near = nearest(vectors, judged, NEIGHBOURS, run=run(f"{name} neighbours"))
-    drawn, shrink = _drawn(vectors, draws, counts.bins, run(f"{name} bootstrap"))
-    found = Findings(name, judged, counts, moments, shape, near, draws, drawn, shrink)
+        note = "; ".join(filter(None, [note, _rounding(vectors, images, chosen, precision)]))
+    near = nearest(vectors, images, NEIGHBOURS, map_blocks=stage(f"{name} neighbours"))
+    drawn, shrink = _drawn(vectors, draws, counts.bins, stage(f"{name} bootstrap"))
+    findings = Findings(name, images, counts, moments, geometry, near, draws, drawn, shrink)
     folded = folded_accuracy(
-        vectors, judged, counts.bins, seed=draws.seed, run=run(f"{name} folds")
+        vectors, images, counts.bins, seed=draws.seed, map_blocks=stage(f"{name} folds")
     )
-    classes = table_rows.per_class(found)
+    classes = table_rows.per_class(findings)
     folds = f"{len(folded.accuracies)} folds of images, interval over folds"
     if not np.isfinite(folded.value):
         folds = "no fold has pairs of both kinds: too few images"
     rows = [
-        *pair_scores(found, classes, note),
+        *pair_scores(findings, classes, note),
         score_row(name, "balanced_accuracy", folded.value, folded.interval, folds),
-        *neighbour_scores(found),
-        *space_scores(found),
+        *neighbour_scores(findings),
+        *space_scores(findings),
     ]
     for row in rows:
         if everywhere not in row["note"]:
@@ -84,25 +84,25 @@ def judge_measure(
     return {
         "scores": pd.DataFrame(rows),
         "per_class": classes,
-        "class_pairs": table_rows.class_pairs(found),
-        "histograms": table_rows.histograms(found),
-        "roc": table_rows.roc(found),
-        "pairs_examples": table_rows.examples(found),
-        "neighbours": table_rows.neighbours(found),
+        "class_pairs": table_rows.class_pairs(findings),
+        "histograms": table_rows.histograms(findings),
+        "roc": table_rows.roc(findings),
+        "pairs_examples": table_rows.examples(findings),
+        "neighbours": table_rows.neighbours(findings),
     }
 
 
-def _rounding(vectors: Vectors, judged: EvaluationSet, bins: Bins, precision: Precision) -> str:
+def _rounding(vectors: Vectors, images: EvaluationSet, bins: Bins, precision: Precision) -> str:
     """What the coarser products do to the AUC of up to 2,048 of these images."""
     at = spread(vectors.n, CENTRE_ROWS)
-    few, of = vectors.take(at), judged.take(at)
+    few, of = vectors.take(at), images.take(at)
     exact = auc(*count_pairs(few, of, bins=bins).total).value
     rough = auc(*count_pairs(few, of, bins=bins, precision=precision).total).value
     return f"{precision} products, which move the AUC of {len(at)} images by {rough - exact:+.1e}"
 
 
 def _drawn(
-    vectors: Vectors, draws: Draws, bins: Bins, run: Run
+    vectors: Vectors, draws: Draws, bins: Bins, map_blocks: MapBlocks
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
     """Replicates of the histograms; of a sample, with the factor for its size, where N is large.
 
@@ -112,10 +112,10 @@ def _drawn(
     if not draws.replicates:
         return (np.zeros((1, 0)), np.zeros((1, 0))), 1.0
     most = int((2.0 * BOOTSTRAP_WORK / draws.replicates) ** 0.5)
-    judged = draws.judged
-    at = judged.sample_at(most, draws.seed)
+    images = draws.images
+    at = images.sample_at(most, draws.seed)
     if at is None:
-        return weighted_histograms(vectors, draws, bins, run=run), 1.0
-    few = Draws(judged.take(at), draws.replicates, draws.seed)
-    drawn = weighted_histograms(vectors.take(at), few, bins, run=run)
-    return drawn, float((len(at) / len(judged)) ** 0.5)
+        return weighted_histograms(vectors, draws, bins, map_blocks=map_blocks), 1.0
+    few = Draws(images.take(at), draws.replicates, draws.seed)
+    drawn = weighted_histograms(vectors.take(at), few, bins, map_blocks=map_blocks)
+    return drawn, float((len(at) / len(images)) ** 0.5)

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, stored_vectors
-from alike.analysis.classes import class_geometry, class_moments, collapse_scores, shape_notes
+from alike.analysis.classes import class_geometry, class_moments, collapse_scores, geometry_notes
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.class_names import match_classes
 from alike.extract.measures import WEIGHT, Measure, Take, check_finite
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from alike.extract.store import Features
 
 NAME = "network"
-ENTERING = Measure("fc", ("fc",), Take("fc"), (), "euclidean", "what enters the classifier")
+PENULTIMATE = Measure("fc", ("fc",), Take("fc"), (), "euclidean", "what enters the classifier")
 
 
-def network_scores(features: "Features", judged: EvaluationSet) -> pd.DataFrame:
+def network_scores(features: "Features", images: EvaluationSet) -> pd.DataFrame:
     """Rows of `scores` under the measure `network`, as far as taps and class names allow.
 
     Accuracy and NC4 need logits, and labels that are classes of the network; NC3 the weights of a
     linear classifier as well. NC1 and NC2 need the tap `fc` only. The papers report collapse on
-    training images; on held-out ones it says something else, so the note names what was judged.
+    training images; on held-out ones it says something else, so the note names the images.
 
     Raises:
         BadInput: logits or features that are NaN or infinite; the rows are named.
@@ -32,9 +32,9 @@ def network_scores(features: "Features", judged: EvaluationSet) -> pd.DataFrame:
     places = logit_places(features)
     predicted, rows = None, []
     if places is not None:
-        of_network = np.array([places[name] for name in judged.classes])
-        first = _first_choice(features, judged)
-        right = float((first == of_network[judged.codes]).mean())
+        of_network = np.array([places[name] for name in images.classes])
+        first = _first_choice(features, images)
+        right = float((first == of_network[images.codes]).mean())
         note = "the logits' first choice against the label"
         if not features.attrs.get("class_names"):
             note += "; classes taken to be the labels in alphabetical order"
@@ -43,18 +43,18 @@ def network_scores(features: "Features", judged: EvaluationSet) -> pd.DataFrame:
         code_of[of_network] = np.arange(len(of_network))
         predicted = code_of[first]
     if "fc" in features.arrays:
-        weight = None if places is None else _weight(features, judged, places)
-        rows += _collapse(features, judged, weight, predicted)
+        weight = None if places is None else _weight(features, images, places)
+        rows += _collapse(features, images, weight, predicted)
     return pd.DataFrame(rows)
 
 
-def named_rightly(features: "Features", judged: EvaluationSet) -> NDArray[np.bool_] | None:
+def named_rightly(features: "Features", images: EvaluationSet) -> NDArray[np.bool_] | None:
     """Whether the logits' first choice is the label, (N,); None where that cannot be said."""
     places = logit_places(features)
     if places is None:
         return None
-    of_network = np.array([places[name] for name in judged.classes])
-    right: NDArray[np.bool_] = _first_choice(features, judged) == of_network[judged.codes]
+    of_network = np.array([places[name] for name in images.classes])
+    right: NDArray[np.bool_] = _first_choice(features, images) == of_network[images.codes]
     return right
 
 
@@ -68,11 +68,11 @@ def logit_places(features: "Features") -> dict[str, int] | None:
 
 
 def _first_choice(
-    features: "Features", judged: EvaluationSet, block: int = 4096
+    features: "Features", images: EvaluationSet, block: int = 4096
 ) -> NDArray[np.int64]:
     parts = []
-    for low in range(0, len(judged), block):
-        rows = judged.rows[low : low + block]
+    for low in range(0, len(images), block):
+        rows = images.rows[low : low + block]
         logits = features.read("logits", rows)
         # The largest of NaNs is the first of them: a class that nothing names.
         check_finite("logits", logits, rows, features.key)
@@ -81,25 +81,25 @@ def _first_choice(
 
 
 def _weight(
-    features: "Features", judged: EvaluationSet, places: dict[str, int]
+    features: "Features", images: EvaluationSet, places: dict[str, int]
 ) -> NDArray[np.float64] | None:
     if WEIGHT not in features.constants():
         return None
     weight = features.read_constant(WEIGHT).astype(np.float64)
-    return weight[[places[name] for name in judged.classes]]
+    return weight[[places[name] for name in images.classes]]
 
 
 def _collapse(
-    features: "Features", judged: EvaluationSet, weight: Any, predicted: NDArray[np.int64] | None
+    features: "Features", images: EvaluationSet, weight: Any, predicted: NDArray[np.int64] | None
 ) -> list[dict[str, Any]]:
-    vectors = stored_vectors(features, ENTERING, judged.rows)
+    vectors = stored_vectors(features, PENULTIMATE, images.rows)
     if weight is not None and weight.shape[1] != vectors.dim:
         weight = None
-    moments = class_moments(vectors, judged, second=False)
-    shape = class_geometry(vectors, judged, moments)
-    note = f"of {len(judged)} judged images, features entering the classifier"
-    more = shape_notes(moments)
+    moments = class_moments(vectors, images, second=False)
+    geometry = class_geometry(vectors, images, moments)
+    note = f"of {len(images)} judged images, features entering the classifier"
+    more = geometry_notes(moments)
     return [
         score_row(NAME, name, value, NO_SPAN, "; ".join(filter(None, [note, more.get(name)])))
-        for name, value in collapse_scores(moments, shape, weight, predicted).items()
+        for name, value in collapse_scores(moments, geometry, weight, predicted).items()
     ]

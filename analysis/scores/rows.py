@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.classes import pooled_statistics, shape_notes, shape_scores
+from alike.analysis.classes import geometry_notes, geometry_scores, pooled_statistics
 from alike.analysis.neighbours import hub_skew, two_nn
 from alike.analysis.pairs import curves as score
-from alike.analysis.pairs import interval, mean_interval
+from alike.analysis.pairs import mean_interval, quantile_interval
 from alike.analysis.scores.findings import Findings
 from alike.analysis.scores.table import SCORES
 
@@ -30,37 +30,39 @@ def score_row(
     }  # fmt: skip
 
 
-def _unresolved(found: Findings) -> str:
+def _unresolved(findings: Findings) -> str:
     """A warning where cosines differ by less than a bin of float32's own rounding would be wide."""
-    if found.counts.form != "cosine":
+    if findings.counts.form != "cosine":
         return ""
-    filled = np.flatnonzero(found.counts.total.sum(axis=0))
-    edges = found.counts.edges(found.counts.bins.n)
+    filled = np.flatnonzero(findings.counts.total.sum(axis=0))
+    edges = findings.counts.edges(findings.counts.bins.n)
     span = float(edges[filled[-1] + 1] - edges[filled[0]])
     if span >= RESOLVED:
         return ""
     return f"; but all distances lie within {span:.1e}, where float32 rounds them too: not certain"
 
 
-def pair_scores(found: Findings, per_class: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
+def pair_scores(
+    findings: Findings, per_class: pd.DataFrame, note: str = ""
+) -> list[dict[str, Any]]:
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
-    same, different = found.same, found.different
-    middles = found.counts.middles(len(same))
-    whole = found.counts.area()
+    same, different = findings.same, findings.different
+    middles = findings.counts.middles(len(same))
+    whole = findings.counts.area()
     far, tar = score.rates(same, different)
-    near, apart = (score.binned_moments(counts, middles) for counts in found.counts.total)
-    if found.counts.form != "euclidean":
-        exact = pooled_statistics(found.moments)
+    near, apart = (score.binned_moments(counts, middles) for counts in findings.counts.total)
+    if findings.counts.form != "euclidean":
+        exact = pooled_statistics(findings.moments)
         near, apart = (
             (mean, variance if np.isfinite(variance) else binned[1])
             for (mean, variance), binned in zip(exact, (near, apart), strict=True)
         )
-    draws = _draws_note(found, note)
-    drawn = pair_replicates(found.drawn)
-    bins = len(found.drawn[0])
+    draws = _draws_note(findings, note)
+    drawn = pair_replicates(findings.drawn)
+    bins = len(findings.drawn[0])
     undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
-    by = "the bins and the rounding" if found.counts.error else "the bins"
-    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}{_unresolved(found)}"
+    by = "the bins and the rounding" if findings.counts.error else "the bins"
+    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}{_unresolved(findings)}"
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()
@@ -72,9 +74,9 @@ def pair_scores(found: Findings, per_class: pd.DataFrame, note: str = "") -> lis
         if len(undrawn[name]) and np.isfinite(undrawn[name][0]):
             # The replicates have fewer bins, which moves all of them alike where pairs crowd.
             values = values + (value - undrawn[name][0])
-        if found.shrink < 1.0:
-            values = value + (values - values.mean()) * found.shrink
-        span = interval(values)
+        if findings.shrink < 1.0:
+            values = value + (values - values.mean()) * findings.shrink
+        span = quantile_interval(values)
         return name, value, span, f"{draws}{more}"
 
     values = [
@@ -90,7 +92,7 @@ def pair_scores(found: Findings, per_class: pd.DataFrame, note: str = "") -> lis
         values.append(
             ("worst_class_sameness", worst["sameness"], NO_SPAN, f"class {worst['class']}")
         )
-    return [score_row(found.name, *value) for value in values]
+    return [score_row(findings.name, *value) for value in values]
 
 
 def _coarser(counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
@@ -113,30 +115,30 @@ def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _draws_note(found: Findings, note: str) -> str:
+def _draws_note(findings: Findings, note: str) -> str:
     told = "no bootstrap"
-    if found.draws.replicates:
-        told = f"{found.draws.replicates} draws of images within classes"
-    if found.shrink < 1.0:
-        told += f", of a sample, scaled by {found.shrink:.2f} to all images"
+    if findings.draws.replicates:
+        told = f"{findings.draws.replicates} draws of images within classes"
+    if findings.shrink < 1.0:
+        told += f", of a sample, scaled by {findings.shrink:.2f} to all images"
     return f"{told}; {note}" if note else told
 
 
-def neighbour_scores(found: Findings) -> list[dict[str, Any]]:
+def neighbour_scores(findings: Findings) -> list[dict[str, Any]]:
     """Scores of the neighbour lists; intervals are of means over drawn images."""
-    near, draws = found.near, found.draws
-    hits = near.hits(found.judged)
-    alone = int((found.judged.counts == 1).sum())
+    near, draws = findings.near, findings.draws
+    hits = near.hits(findings.images)
+    alone = int((findings.images.counts == 1).sum())
     note = f"{alone} classes of one image left out" if alone else ""
     if hits.shape[1] < LISTED:
         few = f"k cut to {hits.shape[1]}, since there are {len(hits)} images"
         note = f"{note}; {few}" if note else few
-    has_kin = found.judged.counts[found.judged.codes] > 1
+    has_kin = findings.images.counts[findings.images.codes] > 1
 
     def over_images(name: str, values: Any) -> dict[str, Any]:
         values = np.where(has_kin, values, np.nan)
         span = mean_interval(values, draws.weights) if draws.replicates else NO_SPAN
-        return score_row(found.name, name, float(np.nanmean(values)), span, note)
+        return score_row(findings.name, name, float(np.nanmean(values)), span, note)
 
     return [
         over_images("one_nn", hits[:, 0].astype(np.float64)),
@@ -144,34 +146,34 @@ def neighbour_scores(found: Findings) -> list[dict[str, Any]]:
         over_images("recall_at_10", hits.any(axis=1).astype(np.float64)),
         over_images("r_precision", near.r_precision),
         over_images("map_at_r", near.map_at_r),
-        score_row(found.name, "hub_skew", hub_skew(near.places, len(hits)), NO_SPAN, ""),
-        _two_nn(found),
+        score_row(findings.name, "hub_skew", hub_skew(near.places, len(hits)), NO_SPAN, ""),
+        _two_nn(findings),
     ]
 
 
-def _two_nn(found: Findings) -> dict[str, Any]:
-    if found.counts.form == "inner":
+def _two_nn(findings: Findings) -> dict[str, Any]:
+    if findings.counts.form == "inner":
         # 1 - p . q is no half of a squared distance: its ratios say nothing about dimension.
         note = "undefined: the measure's distance is 1 - an inner product, which is no metric"
-        return score_row(found.name, "two_nn", float("nan"), NO_SPAN, note)
+        return score_row(findings.name, "two_nn", float("nan"), NO_SPAN, note)
     note = "describes, orders nothing"
-    return score_row(found.name, "two_nn", two_nn(found.near.keys), NO_SPAN, note)
+    return score_row(findings.name, "two_nn", two_nn(findings.near.keys), NO_SPAN, note)
 
 
-def space_scores(found: Findings) -> list[dict[str, Any]]:
+def space_scores(findings: Findings) -> list[dict[str, Any]]:
     """Scores of how classes lie in the measure's own space, and how the sphere is used."""
-    notes = shape_notes(found.moments)
+    notes = geometry_notes(findings.moments)
     rows = [
-        score_row(found.name, name, value, NO_SPAN, notes.get(name, ""))
-        for name, value in shape_scores(found.moments, found.shape).items()
+        score_row(findings.name, name, value, NO_SPAN, notes.get(name, ""))
+        for name, value in geometry_scores(findings.moments, findings.geometry).items()
     ]
-    if found.counts.form == "cosine":
-        near, _ = pooled_statistics(found.moments)
-        counted = found.counts.total.sum(axis=0).astype(np.float64)
+    if findings.counts.form == "cosine":
+        near, _ = pooled_statistics(findings.moments)
+        counted = findings.counts.total.sum(axis=0).astype(np.float64)
         # |u - v|^2 = 2 (1 - cos), so exp(-2 |u - v|^2) = exp(-4 key).
-        kernel = np.exp(-4.0 * found.counts.middles(len(counted)))
+        kernel = np.exp(-4.0 * findings.counts.middles(len(counted)))
         uniform = float(np.log(counted @ kernel / counted.sum()))
         note = "describes, orders nothing: an untrained network aligns best"
-        rows.append(score_row(found.name, "alignment", 2.0 * near[0], NO_SPAN, note))
-        rows.append(score_row(found.name, "uniformity", uniform, NO_SPAN, note))
+        rows.append(score_row(findings.name, "alignment", 2.0 * near[0], NO_SPAN, note))
+        rows.append(score_row(findings.name, "uniformity", uniform, NO_SPAN, note))
     return rows

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, Run, Statistic
-from alike.analysis.pairs import Draws, auc, auc_many, interval
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic
+from alike.analysis.pairs import Draws, auc, auc_many, quantile_interval
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
@@ -22,13 +22,13 @@ TAP = "last_conv"
 BINS = 4096
 
 
-def judge_sets(
+def evaluate_sets(
     features: "Features",
     measure: SetMeasure,
-    judged: EvaluationSet,
+    images: EvaluationSet,
     replicates: int,
     seed: int,
-    run: Run,
+    map_blocks: MapBlocks,
 ) -> pd.DataFrame:
     """Rows of `scores`: sameness, auc, mean distances, one_nn of a sample of the images.
 
@@ -37,11 +37,11 @@ def judge_sets(
     """
     if TAP not in features.arrays:
         raise BadInput(missing_tap(measure.name, (TAP,), features.key, extract_again(features)))
-    few = judged.sample(measure.sample, seed)
-    whole = len(few) == len(judged)
-    which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(judged)}"
+    few = images.sample(measure.sample, seed)
+    whole = len(few) == len(images)
+    which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(images)}"
     note = f"all pairs of {which} images"
-    distances = all_pairs(features, measure, few.rows, run)
+    distances = all_pairs(features, measure, few.rows, map_blocks)
     upper = np.triu_indices(len(few), 1)
     same = few.codes[upper[0]] == few.codes[upper[1]]
     found = distances[upper]
@@ -55,7 +55,7 @@ def judge_sets(
         else np.zeros((BINS, 0))
         for kind in (same, ~same)
     ]
-    area, (low, high) = auc(counts[0], counts[1]), interval(auc_many(*drawn))
+    area, (low, high) = auc(counts[0], counts[1]), quantile_interval(auc_many(*drawn))
     np.fill_diagonal(distances, np.inf)
     hits = few.codes[distances.argmin(axis=1)] == few.codes
     return pd.DataFrame([
@@ -68,7 +68,7 @@ def judge_sets(
 
 
 def all_pairs(
-    features: "Features", measure: SetMeasure, rows: NDArray[np.int64], run: Run = map
+    features: "Features", measure: SetMeasure, rows: NDArray[np.int64], map_blocks: MapBlocks = map
 ) -> NDArray[np.float64]:
     """Distances of all pairs of few images: (n, n), symmetric, zero diagonal."""
     stored = _Maps(features, rows)
@@ -80,7 +80,7 @@ def all_pairs(
         start=list,
         combine=_append,
         finalize=np.stack,
-    ).compute(run)
+    ).compute(map_blocks)
     return found + found.T
 
 

@@ -19,18 +19,18 @@ PAIR_NUMBERS = 1 << 22
 EXAMPLES = 12
 
 
-def per_class(found: Findings) -> pd.DataFrame:
+def per_class(findings: Findings) -> pd.DataFrame:
     """Scores of each class; its balanced accuracy is at its own best threshold, so optimistic."""
-    middles = found.counts.middles(found.counts.same.shape[1])
+    images, counts = findings.images, findings.counts
+    middles = counts.middles(counts.same.shape[1])
     rows = []
     for name, n, same, different in zip(
-        found.judged.classes, found.judged.counts, found.counts.same, found.counts.different,
-        strict=True,
-    ):  # fmt: skip
+        images.classes, images.counts, counts.same, counts.different, strict=True
+    ):
         area = score.auc(same, different)
         both = same.any() and different.any()
         rows.append({
-            "measure": found.name, "class": name, "n": int(n), "auc": area.value,
+            "measure": findings.name, "class": name, "n": int(n), "auc": area.value,
             "sameness": area.sameness,
             "balanced_accuracy":
                 score.best_balanced(*score.rates(same, different))[0] if both else np.nan,
@@ -40,7 +40,7 @@ def per_class(found: Findings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def class_pairs(found: Findings) -> pd.DataFrame:
+def class_pairs(findings: Findings) -> pd.DataFrame:
     """Mean, deviation and quantiles of the distances of each pair of classes, both ways round.
 
     Exact from moments where the own distance is the key (cosine, inner product); for Euclid, and
@@ -48,18 +48,18 @@ def class_pairs(found: Findings) -> pd.DataFrame:
     (float32, since a bin is coarser than that). Names are categories: as text the million rows a
     measure of 1,000 classes would fill the memory.
     """
-    names = list(found.judged.classes)
+    names = list(findings.images.classes)
     n_classes = len(names)
     upper, lower = np.triu_indices(n_classes)
-    columns = _of_pair_histograms(found)
-    if found.counts.form != "euclidean":
-        exact, exact_variance = pair_statistics(found.moments)
+    columns = _of_pair_histograms(findings)
+    if findings.counts.form != "euclidean":
+        exact, exact_variance = pair_statistics(findings.moments)
         columns["mean"] = exact[upper, lower]
         if exact_variance is not None:
             columns["std"] = np.sqrt(exact_variance[upper, lower])
     every = np.arange(n_classes)
     table: dict[str, Any] = {
-        "measure": pd.Categorical.from_codes(np.zeros(n_classes**2, np.int8), [found.name]),
+        "measure": pd.Categorical.from_codes(np.zeros(n_classes**2, np.int8), [findings.name]),
         "class_a": pd.Categorical.from_codes(np.repeat(every, n_classes), names),
         "class_b": pd.Categorical.from_codes(np.tile(every, n_classes), names),
     }
@@ -70,10 +70,12 @@ def class_pairs(found: Findings) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _of_pair_histograms(found: Findings) -> dict[str, NDArray[Any]]:
+def _of_pair_histograms(findings: Findings) -> dict[str, NDArray[Any]]:
     """Columns of the table of class pairs, each (C (C + 1) / 2,); a part of the pairs at a time."""
-    counts = found.counts.pairs
-    middles, edges = (at(counts.shape[1]) for at in (found.counts.middles, found.counts.edges))
+    counts = findings.counts.pairs
+    middles, edges = (
+        at(counts.shape[1]) for at in (findings.counts.middles, findings.counts.edges)
+    )
     parts: dict[str, list[NDArray[Any]]] = {}
     step = max(1, PAIR_NUMBERS // counts.shape[1])
     for low in range(0, len(counts), step):
@@ -94,16 +96,18 @@ def _of_pair_histograms(found: Findings) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def histograms(found: Findings) -> pd.DataFrame:
+def histograms(findings: Findings) -> pd.DataFrame:
     """How many same and different pairs lie in each of 256 equal ranges of distance.
 
     A fine bin that lies across a boundary is shared out between both sides.
     """
-    fine = found.counts.edges(found.counts.bins.n)
+    fine = findings.counts.edges(findings.counts.bins.n)
     edges = np.linspace(fine[0], fine[-1], SHOWN_BINS + 1)
-    same, different = (_shared(counts, fine, edges) for counts in (found.same, found.different))
+    same, different = (
+        _shared(counts, fine, edges) for counts in (findings.same, findings.different)
+    )
     return pd.DataFrame({
-        "measure": found.name, "bin_low": edges[:-1], "bin_high": edges[1:],
+        "measure": findings.name, "bin_low": edges[:-1], "bin_high": edges[1:],
         "same": same, "different": different,
     })  # fmt: skip
 
@@ -115,25 +119,25 @@ def _shared(counts: NDArray[np.int64], fine: Floats, edges: Floats) -> NDArray[n
     return np.diff(at)
 
 
-def roc(found: Findings, points: int = 400) -> pd.DataFrame:
+def roc(findings: Findings, points: int = 400) -> pd.DataFrame:
     """FAR and TAR at thresholds spread over both, and at the one of best balanced accuracy."""
-    far, tar = score.rates(found.same, found.different)
+    far, tar = score.rates(findings.same, findings.different)
     wanted = np.unique(np.concatenate([np.linspace(0, 1, points), np.geomspace(1e-5, 1, points)]))
     at = np.unique(np.concatenate([
         np.searchsorted(far, wanted), np.searchsorted(tar, wanted),
         [score.best_balanced(far, tar)[1]],
     ]).clip(0, len(far) - 1))  # fmt: skip
     return pd.DataFrame({
-        "measure": found.name, "far": far[at], "tar": tar[at],
-        "threshold": found.counts.edges(len(far) - 1)[at],
+        "measure": findings.name, "far": far[at], "tar": tar[at],
+        "threshold": findings.counts.edges(len(far) - 1)[at],
     })  # fmt: skip
 
 
-def examples(found: Findings) -> pd.DataFrame:
+def examples(findings: Findings) -> pd.DataFrame:
     """Pairs worth a look: 12 of each kind, each image with its own extreme partner."""
-    near, rows, own = found.near, found.judged.rows, found.counts.own
+    near, rows, own = findings.near, findings.images.rows, findings.counts.own
     everyone = np.arange(len(rows))
-    hits = near.hits(found.judged)
+    hits = near.hits(findings.images)
     first = np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
     friend = np.where(first >= 0, near.places[everyone, first], -1)
     kinds = (
@@ -150,17 +154,17 @@ def examples(found: Findings) -> pd.DataFrame:
             pair = (min(int(at), int(other[at])), max(int(at), int(other[at])))
             if pair not in seen and len(seen) < EXAMPLES:
                 seen.add(pair)
-                out.append((found.name, kind, rows[pair[0]], rows[pair[1]], float(own(key[at]))))
+                out.append((findings.name, kind, rows[pair[0]], rows[pair[1]], float(own(key[at]))))
     return pd.DataFrame(out, columns=["measure", "kind", "row_a", "row_b", "distance"])
 
 
-def neighbours(found: Findings) -> pd.DataFrame:
+def neighbours(findings: Findings) -> pd.DataFrame:
     """The 10 nearest others of every image."""
-    n, k = found.near.places.shape
+    n, k = findings.near.places.shape
     return pd.DataFrame({
-        "measure": found.name,
-        "row": np.repeat(found.judged.rows, k),
+        "measure": findings.name,
+        "row": np.repeat(findings.images.rows, k),
         "rank": np.tile(np.arange(1, k + 1), n),
-        "neighbour": found.judged.rows[found.near.places.ravel()],
-        "distance": np.asarray(found.counts.own(found.near.keys.ravel()), dtype=np.float64),
+        "neighbour": findings.images.rows[findings.near.places.ravel()],
+        "distance": np.asarray(findings.counts.own(findings.near.keys.ravel()), dtype=np.float64),
     })  # fmt: skip

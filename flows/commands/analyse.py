@@ -61,7 +61,8 @@ def register(app: typer.Typer) -> None:
 
         `alike analyse --store pets.store --measures gap_cosine,map_cosine --split all --json`
         """
-        from alike.analysis.analyse import analyse as judge
+        from alike.analysis.analyse import AnalysisSettings
+        from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -79,16 +80,19 @@ def register(app: typer.Typer) -> None:
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
-            found = judge(
-                chosen,
+            settings = AnalysisSettings(
                 measures=names_of(measures),
                 split=split.value,
                 bootstrap=bootstrap,
                 seed=seed,
-                untrained=opened.features(untrained) if untrained else None,
                 budget=budget,
                 bins=bins,
                 precision=precision.value,
+            )
+            found = evaluate(
+                chosen,
+                settings,
+                untrained=opened.features(untrained) if untrained else None,
                 jobs=jobs,
                 progress=progress,
             )
@@ -111,7 +115,7 @@ def register(app: typer.Typer) -> None:
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
     """Measures of the analysis there is that a new one would not have."""
-    from alike.analysis.analyse import COMPANY, HEADLINE, Analysis
+    from alike.analysis.analyse import DEFAULT_MEASURES, HEADLINE, Analysis
     from alike.extract.errors import BadInput, StoreDamaged
     from alike.extract.measures import SET_MEASURES
 
@@ -120,7 +124,7 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
     except (BadInput, StoreDamaged):
         # None there, or one that the new analysis repairs.
         return []
-    wanted = set(measures or COMPANY)
+    wanted = set(measures or DEFAULT_MEASURES)
     if wanted <= set(SET_MEASURES):
         wanted.add(HEADLINE)  # `analyse` judges it beside them.
     return [str(name) for name in known if name not in wanted]

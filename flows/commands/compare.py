@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         from alike.analysis.blocks import open_jobs
         from alike.analysis.compare import compare as set_side_by_side
-        from alike.analysis.networks import LIKENESS, likeness
+        from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_unseen
@@ -68,14 +68,14 @@ def register(app: typer.Typer) -> None:
             n, of = table.attrs["images"], table.attrs["of"]
             images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
             print_table(table, f"{measure}, {images}: a = {a}, b = {b}")
-        alike, _ = likeness(first, second, split=split.value, measure=measure, seed=seed)
+        alike, _ = network_similarity(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
                 "a": a, "b": b, "measure": measure, "split": split.value, "scores": table,
                 "likeness": alike,
             })  # fmt: skip
         else:
-            told = [(name, value, LIKENESS[name]) for name, value in alike.items()]
+            told = [(name, value, SIMILARITY[name]) for name, value in alike.items()]
             print_table(
                 pd.DataFrame(told, columns=["likeness", "value", "meaning"]),
                 "how alike the two see these images",

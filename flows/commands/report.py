@@ -86,12 +86,12 @@ def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.D
 
 
 def _likeness(store: "Store", before: Any, after: Any) -> dict[str, float]:
-    from alike.analysis.networks import likeness
+    from alike.analysis.networks import network_similarity
     from alike.analysis.report import main_measure
 
     pair = (store.features(before.key), store.features(after.key))
     split, measure = str(before.settings["split"]), main_measure(before)
-    return likeness(*pair, split=split, measure=measure)[0]
+    return network_similarity(*pair, split=split, measure=measure)[0]
 
 
 def _record(store: "Store", key: str, title: str) -> dict[str, Any]:

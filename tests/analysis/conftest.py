@@ -93,10 +93,10 @@ def clustered():
         codes = draw.choice(classes, size=n, p=share / share.sum())
         centres = draw.standard_normal((classes, dim))
         x = (centres[codes] + spread * draw.standard_normal((n, dim))).astype(np.float32)
-        judged = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in codes])
-        x = x[judged.rows]
+        images = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in codes])
+        x = x[images.rows]
         if unit:
             x = x / np.linalg.norm(x, axis=1, keepdims=True)
-        return x, judged
+        return x, images
 
     return build

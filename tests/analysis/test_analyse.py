@@ -1,4 +1,4 @@
-"""The whole analysis on a real store: tables, company, resume, cluster, bad input."""
+"""The whole analysis on a real store: tables, default measures, resume, cluster, bad input."""
 
 import json
 from dataclasses import replace
@@ -11,11 +11,11 @@ from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from alike.analysis import analyse as module
-from alike.analysis.analyse import Analysis, analyse
+from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import stored_evaluation_set
 from alike.analysis.compare import compare
 from alike.analysis.maps.maps import MapSettings
-from alike.analysis.networks import likeness
+from alike.analysis.networks import network_similarity
 from alike.analysis.scores.sets import all_pairs
 from alike.analysis.scores.table import SCORES
 from alike.extract.errors import BadInput
@@ -50,7 +50,7 @@ def value(analysis, measure, score):
 
 
 def test_tables_are_what_they_are_said_to_be_and_come_back(features):
-    found = analyse(features, bootstrap=20)
+    found = analyse(features, AnalysisSettings(bootstrap=20))
     assert {name: list(table.columns) for name, table in found.tables.items()} == COLUMNS
     assert set(found.settings["left_out"]) == {"gap_cosine_centred", "lda_cosine"}
     again = Analysis.load(features.store, features.key)
@@ -67,7 +67,7 @@ def test_tables_are_what_they_are_said_to_be_and_come_back(features):
 
 
 def test_rows_follow_labels_not_order(features, made):
-    found = analyse(features, measures=["gap_euclid"], bootstrap=0)
+    found = analyse(features, AnalysisSettings(measures=["gap_euclid"], bootstrap=0))
     gap = made.arrays["gap"].astype(np.float64)
     distance = np.sqrt(((gap[:, None] - gap[None]) ** 2).sum(axis=2))
     table = features.table().set_index("row")
@@ -88,7 +88,9 @@ def test_rows_follow_labels_not_order(features, made):
 
 
 def test_class_pairs_hold_both_ways_and_a_class_of_one_is_nan(features):
-    table = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["class_pairs"]
+    table = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0)).tables[
+        "class_pairs"
+    ]
     assert len(table) == 25
     square = table.pivot(index="class_a", columns="class_b", values="mean").to_numpy()
     np.testing.assert_allclose(square, square.T)
@@ -98,7 +100,9 @@ def test_class_pairs_hold_both_ways_and_a_class_of_one_is_nan(features):
 
 @pytest.mark.parametrize("measure", ["gap_cosine", "gap_euclid"])
 def test_quantiles_of_class_pairs_are_those_of_their_distances(measure, features, made):
-    table = analyse(features, measures=[measure], bootstrap=0).tables["class_pairs"]
+    table = analyse(features, AnalysisSettings(measures=[measure], bootstrap=0)).tables[
+        "class_pairs"
+    ]
     gap = made.arrays["gap"].astype(np.float64)
     distance = cdist(gap, gap, "cosine" if measure == "gap_cosine" else "euclidean")
     for a, b in ((0, 1), (2, 2), (1, 4)):
@@ -114,7 +118,10 @@ def test_quantiles_of_class_pairs_are_those_of_their_distances(measure, features
 def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
     made = make(sizes=(60, 60, 60))
     made.labels = list(np.random.default_rng(1).permutation(made.labels))
-    found = analyse(write_features(tmp_path / "s", made), measures=["gap_cosine"], bootstrap=100)
+    found = analyse(
+        write_features(tmp_path / "s", made),
+        AnalysisSettings(measures=["gap_cosine"], bootstrap=100),
+    )
     row = found.tables["scores"].query("score == 'auc'").iloc[0]
     error = (row["high"] - row["low"]) / (2 * 1.96)
     assert abs(row["value"] - 0.5) <= 3 * error + 0.01
@@ -129,49 +136,51 @@ def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
 
 def test_fitted_measures_never_judge_what_they_saw(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(60, 60, 60)), share=0.5)
-    found = analyse(features, measures=["lda_cosine", "gap_cosine"], bootstrap=0)
+    found = analyse(features, AnalysisSettings(measures=["lda_cosine", "gap_cosine"], bootstrap=0))
     seen = ready_measure(features, "lda_cosine").fitted_rows
-    judged = found.tables["neighbours"].query("measure == 'lda_cosine'")["row"]
+    images = found.tables["neighbours"].query("measure == 'lda_cosine'")["row"]
     assert len(seen) > 0
-    assert not np.isin(judged, seen).any()
+    assert not np.isin(images, seen).any()
     with pytest.raises(BadInput, match="must not judge"):
-        analyse(features, measures=["lda_cosine"], split="train", bootstrap=0)
+        analyse(features, AnalysisSettings(measures=["lda_cosine"], split="train", bootstrap=0))
 
 
-def test_company_of_floor_ceiling_and_untrained(tmp_path, make, write_features):
+def test_floor_ceiling_and_untrained(tmp_path, make, write_features):
     made = make(sizes=(40, 40, 40))
     features = write_features(tmp_path / "s", made)
     blind = make(sizes=(40, 40, 40), seed=9)
     blind.arrays = {k: np.random.default_rng(0).permutation(v) for k, v in blind.arrays.items()}
     untrained = write_features(tmp_path / "u", blind)
-    found = analyse(features, untrained=untrained, bootstrap=0)
+    found = analyse(features, AnalysisSettings(bootstrap=0), untrained=untrained)
     floor, middle = value(found, "pixel_euclid", "sameness"), value(found, "gap_cosine", "sameness")
     none = value(found, "untrained_gap_cosine", "sameness")
     ceiling = value(found, "softmax_dot", "sameness")
     assert max(floor, none) < 0.2 < middle < ceiling
 
 
-def test_company_leaves_out_what_does_not_fit_and_says_why(tmp_path, make, write_features):
+def test_the_default_set_leaves_out_what_does_not_fit_and_says_why(tmp_path, make, write_features):
     made = make(sizes=(40, 40))
     made.weight = np.ones((2, 99), np.float32)
     features = write_features(tmp_path / "s", made, share=0.5)
-    left_out = analyse(features, bootstrap=0).settings["left_out"]
+    left_out = analyse(features, AnalysisSettings(bootstrap=0)).settings["left_out"]
     assert set(left_out) == {"cam_pred_cosine", "gap_wpred_cosine"}
     assert "99 inputs but the map has 12 channels" in left_out["cam_pred_cosine"]
-    left_out = analyse(features, bootstrap=0, split="train").settings["left_out"]
+    left_out = analyse(features, AnalysisSettings(bootstrap=0, split="train")).settings["left_out"]
     assert "must not judge" in left_out["lda_cosine"]
     with pytest.raises(BadInput, match="99 inputs"):
-        analyse(features, measures=["cam_pred_cosine"])
+        analyse(features, AnalysisSettings(measures=["cam_pred_cosine"]))
 
 
 def test_accuracy_needs_labels_that_the_network_knows(tmp_path, make, write_features):
     made = make(sizes=(40, 40))
-    known = analyse(write_features(tmp_path / "a", made), measures=["gap_cosine"], bootstrap=0)
+    known = analyse(
+        write_features(tmp_path / "a", made), AnalysisSettings(measures=["gap_cosine"], bootstrap=0)
+    )
     right = (made.arrays["logits"].argmax(axis=1) == made.codes).mean()
     assert value(known, "network", "accuracy") == pytest.approx(right)
     assert value(known, "network", "nc3") > 0
     other = write_features(tmp_path / "b", made, names=["cat", "dog"])
-    rows = analyse(other, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    rows = analyse(other, AnalysisSettings(measures=["gap_cosine"], bootstrap=0)).tables["scores"]
     assert "accuracy" not in set(rows["score"])
     assert "nc1" in set(rows["score"])
 
@@ -179,8 +188,8 @@ def test_accuracy_needs_labels_that_the_network_knows(tmp_path, make, write_feat
 def test_beyond_the_budget_a_sample_is_judged_and_said_so(tmp_path, make, write_features):
     made = make(sizes=(900, 700))
     features = write_features(tmp_path / "s", made, taps=["gap"])
-    found = analyse(features, measures=["gap_cosine"], bootstrap=10, budget=1.0)
-    whole = analyse(features, measures=["gap_cosine"], bootstrap=10)
+    found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10, budget=1.0))
+    whole = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10))
     notes = found.tables["scores"].query("measure == 'gap_cosine'")["note"]
     assert notes.str.count("sample of 1000 of 1600 images").eq(1).all()
     low, high = found.tables["scores"].query("score == 'sameness'")[["low", "high"]].iloc[0]
@@ -192,9 +201,13 @@ def test_a_large_bootstrap_is_made_on_a_sample(tmp_path, make, write_features, m
     from alike.analysis.scores import measure as one_measure
 
     features = write_features(tmp_path / "s", make(sizes=(300, 300)), taps=["gap"])
-    whole = analyse(features, measures=["gap_cosine"], bootstrap=100).tables["scores"]
+    whole = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
+        "scores"
+    ]
     monkeypatch.setattr(one_measure, "BOOTSTRAP_WORK", 100 * 200**2 / 2)
-    small = analyse(features, measures=["gap_cosine"], bootstrap=100).tables["scores"]
+    small = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
+        "scores"
+    ]
     one, other = (t.query("score == 'auc'").iloc[0] for t in (whole, small))
     assert "scaled by 0.58" in other["note"]
     assert one["value"] == other["value"]
@@ -205,7 +218,7 @@ def test_a_large_bootstrap_is_made_on_a_sample(tmp_path, make, write_features, m
 @pytest.mark.parametrize("name", [n for n in MEASURES if n not in ("gap_cosine", "softmax_dot")])
 def test_every_measure_goes_through(name, tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(40, 40)), share=0.5)
-    found = analyse(features, measures=[name], bootstrap=3)
+    found = analyse(features, AnalysisSettings(measures=[name], bootstrap=3))
     assert 0 <= value(found, name, "auc") <= 1
     assert len(found.tables["per_class"]) == 2
 
@@ -214,15 +227,15 @@ def test_set_measures_judge_a_sample(tmp_path, make, write_features, monkeypatch
     features = write_features(tmp_path / "s", make(sizes=(200, 150)))
     # Fewer sinkhorn pairs than the default: the test would take a minute.
     monkeypatch.setitem(SET_MEASURES, "sinkhorn", replace(SET_MEASURES["sinkhorn"], sample=40))
-    found = analyse(features, measures=["chamfer", "sinkhorn"], bootstrap=20)
+    found = analyse(features, AnalysisSettings(measures=["chamfer", "sinkhorn"], bootstrap=20))
     scores = found.tables["scores"]
     for name, size in (("chamfer", 300), ("sinkhorn", 40)):
         assert value(found, name, "auc") > 0.6
         notes = scores[scores["measure"] == name]["note"]
         assert (notes == f"all pairs of a stratified sample of {size} of 350 images").all()
     assert value(found, "gap_cosine", "auc") > 0.6
-    judged = stored_evaluation_set(features, "held_out")
-    few = judged.sample(300, 0)
+    images = stored_evaluation_set(features, "held_out")
+    few = images.sample(300, 0)
     assert few.counts.tolist() == [171, 129]
     distances = all_pairs(features, SET_MEASURES["chamfer"], few.rows)
     same = few.codes[:, None] == few.codes[None]
@@ -231,7 +244,7 @@ def test_set_measures_judge_a_sample(tmp_path, make, write_features, monkeypatch
     assert value(found, "chamfer", "inter_mean") == pytest.approx(distances[~same & upper].mean())
     bare = write_features(tmp_path / "t", make(sizes=(30, 30)), taps=["gap"])
     with pytest.raises(BadInput, match=r"--taps last_conv"):
-        analyse(bare, measures=["chamfer"])
+        analyse(bare, AnalysisSettings(measures=["chamfer"]))
 
 
 def test_maps_of_a_set_measure_are_read_where_they_are_compared(tmp_path, make, write_features):
@@ -252,8 +265,8 @@ def test_maps_of_a_set_measure_are_read_where_they_are_compared(tmp_path, make, 
 def test_a_tap_that_was_not_stored_is_named_with_its_command(tmp_path, made, write_features):
     features = write_features(tmp_path / "s", made, taps=["gap"])
     with pytest.raises(BadInput, match=r"alike extract .* --taps last_conv"):
-        analyse(features, measures=["map_cosine"])
-    found = analyse(features, bootstrap=0)
+        analyse(features, AnalysisSettings(measures=["map_cosine"]))
+    found = analyse(features, AnalysisSettings(bootstrap=0))
     assert "map_cosine" in found.settings["left_out"]
 
 
@@ -261,7 +274,7 @@ def test_nan_features_are_named_by_row(tmp_path, made, write_features):
     made.arrays["gap"][17] = np.nan
     features = write_features(tmp_path / "s", made)
     with pytest.raises(BadInput, match=r"row.* 17 "):
-        analyse(features, measures=["gap_cosine"])
+        analyse(features, AnalysisSettings(measures=["gap_cosine"]))
 
 
 @pytest.mark.parametrize(("measure", "wrong"), [("chamfer", np.nan), ("sinkhorn", np.inf)])
@@ -269,16 +282,21 @@ def test_maps_that_are_no_numbers_are_named_by_row(measure, wrong, tmp_path, mad
     made.arrays["last_conv"][17, 3, 1, 1] = wrong
     features = write_features(tmp_path / "s", made)
     with pytest.raises(BadInput, match=r"last_conv is NaN or infinite in rows 17 of net-0-0"):
-        analyse(features, measures=[measure], bootstrap=0)
+        analyse(features, AnalysisSettings(measures=[measure], bootstrap=0))
 
 
-@pytest.mark.parametrize("judging", [analyse, lambda f, **rest: compare(f, f, **rest)])
-def test_logits_that_are_no_numbers_are_named_by_row(judging, tmp_path, made, write_features):
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        lambda f: analyse(f, AnalysisSettings(measures=["gap_cosine"], bootstrap=1)),
+        lambda f: compare(f, f, bootstrap=1),
+    ],
+)
+def test_logits_that_are_no_numbers_are_named_by_row(evaluate, tmp_path, made, write_features):
     made.arrays["logits"][17, 2] = np.nan
     features = write_features(tmp_path / "s", made)
-    asked = {"measures": ["gap_cosine"]} if judging is analyse else {}
     with pytest.raises(BadInput, match=r"logits is NaN or infinite in rows 17 of net-0-0"):
-        judging(features, bootstrap=1, **asked)
+        evaluate(features)
 
 
 @pytest.mark.parametrize(
@@ -298,17 +316,19 @@ def test_labels_that_make_no_pairs(change, message, tmp_path, made, write_featur
 
 def test_splits_and_names_that_do_not_exist(features):
     with pytest.raises(BadInput, match="held_out, train or all"):
-        analyse(features, split="test")
+        analyse(features, AnalysisSettings(split="test"))
     with pytest.raises(BadInput, match="empty"):
-        analyse(features, split="train")
+        analyse(features, AnalysisSettings(split="train"))
     with pytest.raises(BadInput, match="unknown measure 'cosine'"):
-        analyse(features, measures=["cosine"])
+        analyse(features, AnalysisSettings(measures=["cosine"]))
     with pytest.raises(BadInput, match="was not analysed yet"):
         Analysis.load(features.store, "other")
 
 
 def test_a_class_of_one_is_told_wherever_it_counts_otherwise(features):
-    scores = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    scores = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0)).tables[
+        "scores"
+    ]
     told = scores[scores["note"].str.contains("1 classes of one image")]
     assert set(told["score"]) == {
         "one_nn", "purity_at_10", "recall_at_10", "r_precision", "map_at_r",
@@ -319,7 +339,9 @@ def test_a_class_of_one_is_told_wherever_it_counts_otherwise(features):
 
 
 def test_dimension_is_that_of_distances_not_of_inner_products(features):
-    found = analyse(features, measures=["logits_cosine", "softmax_dot"], bootstrap=0)
+    found = analyse(
+        features, AnalysisSettings(measures=["logits_cosine", "softmax_dot"], bootstrap=0)
+    )
     assert value(found, "logits_cosine", "two_nn") > 0
     assert np.isnan(value(found, "softmax_dot", "two_nn"))
     rows = found.tables["scores"].query("measure == 'softmax_dot' and score == 'two_nn'")
@@ -329,14 +351,14 @@ def test_dimension_is_that_of_distances_not_of_inner_products(features):
 @pytest.mark.parametrize("bins", [-2, 0, 1, 1000])
 def test_a_wrong_number_of_bins_is_refused_before_anything_is_read(bins, features):
     with pytest.raises(BadInput, match=f"{bins} bins: expected a power of two"):
-        analyse(features, split="no such", bins=bins)
+        analyse(features, AnalysisSettings(split="no such", bins=bins))
 
 
 def test_a_seed_below_zero_is_refused(features):
     for asked in (
-        lambda: analyse(features, seed=-1),
+        lambda: analyse(features, AnalysisSettings(seed=-1)),
         lambda: compare(features, features, seed=-1),
-        lambda: likeness(features, features, seed=-1),
+        lambda: network_similarity(features, features, seed=-1),
         lambda: MapSettings(seed=-1),
     ):
         with pytest.raises(BadInput, match="seed -1: expected a whole number from 0"):
@@ -348,7 +370,7 @@ def test_distances_beyond_float32_are_refused(size, tmp_path, made, write_featur
     made.arrays["gap"] = made.arrays["gap"] * np.float32(size)
     features = write_features(tmp_path / "s", made, taps=["gap"])
     for asked in (
-        lambda: analyse(features, measures=["gap_euclid"], bootstrap=0),
+        lambda: analyse(features, AnalysisSettings(measures=["gap_euclid"], bootstrap=0)),
         lambda: compare(features, features, measure="gap_euclid", bootstrap=1),
     ):
         with pytest.raises(BadInput, match="overflow float32 or vanish in it"):
@@ -358,22 +380,24 @@ def test_distances_beyond_float32_are_refused(size, tmp_path, made, write_featur
 def test_constant_features_are_at_chance_not_an_error(tmp_path, made, write_features):
     made.arrays["gap"][:] = 1.0
     features = write_features(tmp_path / "s", made, taps=["gap"])
-    found = analyse(features, measures=["gap_cosine", "gap_euclid"], bootstrap=5)
+    found = analyse(features, AnalysisSettings(measures=["gap_cosine", "gap_euclid"], bootstrap=5))
     assert value(found, "gap_cosine", "auc") == pytest.approx(0.5)
     assert value(found, "gap_euclid", "auc") == pytest.approx(0.5)
 
 
 def test_coarser_products_say_what_they_do(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(60, 50)), taps=["gap"])
-    exact = analyse(features, measures=["gap_cosine"], bootstrap=0)
-    rough = analyse(features, measures=["gap_cosine"], bootstrap=0, precision="bfloat16")
+    exact = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
+    rough = analyse(
+        features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0, precision="bfloat16")
+    )
     assert value(rough, "gap_cosine", "auc") == pytest.approx(
         value(exact, "gap_cosine", "auc"), abs=2e-3
     )
     note = rough.tables["scores"].query("score == 'auc'")["note"].iloc[0]
     assert "bfloat16 products, which move the AUC of 110 images by" in note
     with pytest.raises(BadInput, match="power of two"):
-        analyse(features, bins=1000)
+        analyse(features, AnalysisSettings(bins=1000))
 
 
 class TestCommands:
@@ -398,8 +422,8 @@ class TestCommands:
         assert "left out: lda_cosine" in said.stdout
 
 
-def test_default_company_are_measures():
-    assert set(module.COMPANY) <= set(MEASURES)
+def test_default_measures_are_measures():
+    assert set(module.DEFAULT_MEASURES) <= set(MEASURES)
 
 
 def test_distances_too_small_for_float32_are_not_called_certain(tmp_path, make, write_features):
@@ -407,20 +431,24 @@ def test_distances_too_small_for_float32_are_not_called_certain(tmp_path, make, 
     made = make(sizes=(30, 25), channels=16)
     made.arrays["gap"] = made.arrays["gap"].astype(np.float32) + np.float32(3000.0)
     features = write_features(tmp_path / "s", made, taps=["gap"])
-    found = analyse(features, measures=["gap_cosine"], bootstrap=0)
+    found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
     note = found.tables["scores"].query("score == 'auc'")["note"].iloc[0]
     assert "where float32 rounds them too: not certain" in note
 
 
 def test_few_images_and_fitted_measures_say_so(tmp_path, make, write_features):
     features = write_features(tmp_path / "few", make(sizes=(3, 2)), taps=["gap"])
-    scores = analyse(features, measures=["gap_cosine"], bootstrap=0).tables["scores"]
+    scores = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0)).tables[
+        "scores"
+    ]
     notes = scores.set_index("score")["note"]
     assert "k cut to 4, since there are 5 images" in notes["purity_at_10"]
     assert notes["balanced_accuracy"] == "no fold has pairs of both kinds: too few images"
     features = write_features(tmp_path / "half", make(sizes=(60, 60)), taps=["gap"], share=0.5)
     measures = ["gap_cosine", "lda_cosine", "lda_cosine"]
-    found = analyse(features, measures=measures, split="all", bootstrap=0).tables["scores"]
+    found = analyse(features, AnalysisSettings(measures=measures, split="all", bootstrap=0)).tables[
+        "scores"
+    ]
     assert found.groupby("measure")["score"].apply(lambda names: names.is_unique).all()
     rest = len(features.table("held_out"))
     notes = found[found["measure"] == "lda_cosine"]["note"]

@@ -8,7 +8,7 @@ import torch
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.classes.geometry import class_geometry, collapse_scores, shape_scores
+from alike.analysis.classes.geometry import class_geometry, collapse_scores, geometry_scores
 from alike.analysis.classes.moments import class_moments, pooled_statistics
 from alike.analysis.neighbours.lists import hub_skew, nearest
 from alike.analysis.pairs import curves as scores
@@ -46,9 +46,9 @@ def gap_and_logits(shared, depth, file, trained=True):
             parts.append((kept["map"].mean((2, 3)).numpy(), logits.numpy()))
     gap, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
     labels = data["y_test"]
-    judged = evaluation_set_of(np.arange(len(labels)), [f"{label:02d}" for label in labels])
+    evaluation_set = evaluation_set_of(np.arange(len(labels)), [f"{label:02d}" for label in labels])
     weight = net.linear.weight.detach().numpy().astype(np.float64)
-    return gap[judged.rows], logits[judged.rows], judged, weight
+    return gap[evaluation_set.rows], logits[evaluation_set.rows], evaluation_set, weight
 
 
 def unit(x):
@@ -59,13 +59,15 @@ def unit(x):
     ("depth", "intra", "inter", "first"), [(20, 4.740, 8.166, 0.870), (32, 4.808, 8.585, 0.894)]
 )
 def test_lossless_cifar(shared_data, depth, intra, inter, first):
-    gap, _, judged, _ = gap_and_logits(shared_data, depth, "cifar10_lossless_dev.npz")
+    gap, _, evaluation_set, _ = gap_and_logits(shared_data, depth, "cifar10_lossless_dev.npz")
     vectors = held_vectors(gap, "euclidean")
-    counts = count_pairs(vectors, judged)
+    counts = count_pairs(vectors, evaluation_set)
     middles = counts.middles(counts.total.shape[1])
     assert scores.binned_moments(counts.total[0], middles)[0] == pytest.approx(intra, abs=6e-4)
     assert scores.binned_moments(counts.total[1], middles)[0] == pytest.approx(inter, abs=6e-4)
-    assert nearest(vectors, judged).hits(judged)[:, 0].mean() == pytest.approx(first, abs=1e-9)
+    assert nearest(vectors, evaluation_set).hits(evaluation_set)[:, 0].mean() == pytest.approx(
+        first, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("trained", "area", "near", "far", "nc1"), [
@@ -73,30 +75,34 @@ def test_lossless_cifar(shared_data, depth, intra, inter, first):
 ])  # fmt: skip
 def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
     """The notes judged 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
-    gap, logits, judged, weight = gap_and_logits(shared_data, 20, "cifar10_jpeg_dev.npz", trained)
+    gap, logits, evaluation_set, weight = gap_and_logits(
+        shared_data, 20, "cifar10_jpeg_dev.npz", trained
+    )
     vectors = held_vectors(unit(gap), "cosine")
-    found = scores.auc(*count_pairs(vectors, judged).total)
+    found = scores.auc(*count_pairs(vectors, evaluation_set).total)
     assert found.value == pytest.approx(area, abs=0.02 if trained else 0.06)
     if not trained:
         # How near 1 the cosines of an untrained network are depends on how it was initialised.
         return
-    moments = class_moments(vectors, judged)
+    moments = class_moments(vectors, evaluation_set)
     (same, _), (different, _) = pooled_statistics(moments)
     assert (1 - same, 1 - different) == pytest.approx((near, far), abs=0.02)
     assert found.high - found.low <= 1e-4
     pooled = pooled_statistics(moments)
     assert scores.d_prime(*pooled) == pytest.approx(2.028, abs=0.1)
     assert 2 * same == pytest.approx(0.340, abs=0.02)
-    shape = class_geometry(vectors, judged, moments)
+    shape = class_geometry(vectors, evaluation_set, moments)
     wanted = {"silhouette": 0.296, "simplified_silhouette": 0.258, "nearest_mean_accuracy": 0.828}
-    found_shape = shape_scores(moments, shape)
+    found_shape = geometry_scores(moments, shape)
     for name, value in wanted.items():
         assert found_shape[name] == pytest.approx(value, abs=0.02)
-    assert hub_skew(nearest(vectors, judged).places, len(gap)) == pytest.approx(1.21, abs=0.3)
+    assert hub_skew(nearest(vectors, evaluation_set).places, len(gap)) == pytest.approx(
+        1.21, abs=0.3
+    )
     raw = held_vectors(gap, "euclidean")
-    raw_moments = class_moments(raw, judged)
+    raw_moments = class_moments(raw, evaluation_set)
     collapse = collapse_scores(
-        raw_moments, class_geometry(raw, judged, raw_moments), weight, logits.argmax(axis=1)
+        raw_moments, class_geometry(raw, evaluation_set, raw_moments), weight, logits.argmax(axis=1)
     )
     assert collapse["nc1"] == pytest.approx(nc1, rel=0.08)
     assert collapse["nc2_angle"] == pytest.approx(0.237, abs=0.02)
@@ -115,7 +121,7 @@ POOLED = {
 
 def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):
     """The notes judged 1,500 of the same 10,000 images: 2 points of slack."""
-    maps, logits, images, judged, weight = maps_and_logits(shared_data)
+    maps, logits, images, evaluation_set, weight = maps_and_logits(shared_data)
     taps = {
         "gap": maps.mean(axis=(2, 3)), "last_conv": maps, "logits": logits, "pixels": images,
     }  # fmt: skip
@@ -123,7 +129,9 @@ def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):
     for name in POOLED:
         measure = MEASURES[name]
         x = measure.embed({tap: taps[tap] for tap in measure.taps}, {WEIGHT: weight})
-        found[name] = scores.auc(*count_pairs(held_vectors(x, measure.form), judged).total).value
+        found[name] = scores.auc(
+            *count_pairs(held_vectors(x, measure.form), evaluation_set).total
+        ).value
     assert found == pytest.approx(POOLED, abs=0.02)
 
 
@@ -132,12 +140,14 @@ def maps_and_logits(shared):
     net, kept = network(shared, 20), {}
     net.layer3.register_forward_hook(lambda module, args, out: kept.update(map=out))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    judged = evaluation_set_of(np.arange(2000), [f"{label:02d}" for label in data["y_test"]])
-    images = torch.from_numpy(data["x_test"][judged.rows]).permute(0, 3, 1, 2).float() / 255
+    evaluation_set = evaluation_set_of(
+        np.arange(2000), [f"{label:02d}" for label in data["y_test"]]
+    )
+    images = torch.from_numpy(data["x_test"][evaluation_set.rows]).permute(0, 3, 1, 2).float() / 255
     maps, logits = [], []
     with torch.inference_mode():
         for part in images.split(250):
             logits.append(net((part - mean) / std).numpy())
             maps.append(kept["map"].numpy())
     weight = net.linear.weight.detach().numpy()
-    return np.concatenate(maps), np.concatenate(logits), images.numpy(), judged, weight
+    return np.concatenate(maps), np.concatenate(logits), images.numpy(), evaluation_set, weight

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from alike.analysis.analyse import analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.compare import compare
-from alike.analysis.networks import likeness
+from alike.analysis.networks import network_similarity
 from alike.extract.errors import BadInput
 
 
@@ -34,7 +34,7 @@ class TestCompare:
         row = table.loc["sameness"]
         assert row["difference"] == pytest.approx(row["b"] - row["a"])
         assert 0 < row["low"] < row["difference"] < row["high"]
-        alone = analyse(a, measures=["gap_cosine"], bootstrap=200)
+        alone = analyse(a, AnalysisSettings(measures=["gap_cosine"], bootstrap=200))
         assert value(alone, "gap_cosine", "sameness") == pytest.approx(row["a"])
 
     def test_worst_class_and_collapse_are_compared(self, tmp_path, make, write_features):
@@ -47,7 +47,7 @@ class TestCompare:
         b = write_features(tmp_path / "b", made, key="net-1-0")
         table = compare(a, b, bootstrap=20).set_index("score")
         for features, side in ((a, "a"), (b, "b")):
-            alone = analyse(features, measures=["gap_cosine"], bootstrap=0)
+            alone = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
             for measure, score in (("network", "nc1"), ("gap_cosine", "worst_class_sameness")):
                 assert value(alone, measure, score) == pytest.approx(table.loc[score, side])
         low, high = table.loc["nc1", "low"], table.loc["nc1", "high"]
@@ -69,7 +69,7 @@ class TestCompare:
         a = write_features(tmp_path / "a", made)
         table = compare(a, a, bootstrap=50)
         assert (table[["difference", "low", "high"]] == 0).all(axis=None)
-        numbers, changes = likeness(a, a)
+        numbers, changes = network_similarity(a, a)
         assert numbers["linear_cka"] == pytest.approx(1.0)
         assert numbers["linear_cka_unbiased"] == pytest.approx(1.0)
         assert numbers["rsa"] == pytest.approx(1.0)

@@ -62,9 +62,9 @@ def test_rsa_is_spearman_of_all_distances(monkeypatch):
 def test_neighbours_gained_and_lost():
     x = np.array([[0.0], [1.0], [3.0], [7.0]], dtype=np.float32)
     y = np.array([[0.0], [9.0], [1.0], [20.0]], dtype=np.float32)
-    judged = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
+    images = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
     found = neighbour_changes(
-        held_vectors(x, "euclidean"), held_vectors(y, "euclidean"), judged, 1, here()
+        held_vectors(x, "euclidean"), held_vectors(y, "euclidean"), images, 1, here()
     )
     assert found.iloc[0].to_dict() == {
         "row": 0, "kept": 0, "gained": 1, "lost": 1, "gained_right": 0, "lost_right": 1,

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader
 
-from alike.analysis.analyse import analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
@@ -18,7 +18,7 @@ def judged(network, source, folder):
     """Report of the extraction, and score -> value of gap_euclid and of the network."""
     store = Store.open(str(folder / "store"), create=True)
     report = extract(source, network, store, taps=("logits",))
-    analysis = analyse(store.features(), measures=["gap_euclid"], bootstrap=0)
+    analysis = analyse(store.features(), AnalysisSettings(measures=["gap_euclid"], bootstrap=0))
     scores = analysis.tables["scores"]
     return report, dict(zip(scores.score, scores.value, strict=True))
 
@@ -56,7 +56,9 @@ def test_squeezenet_on_photographs(shared_data, tmp_path):
     # The figures of the shared README, whose preprocessing it does not state, lie within 3 %.
     assert (intra, inter, one_nn) == pytest.approx((87.22, 100.9, 0.814), rel=0.03)
     # Probabilities of 1,000 classes crowd near 0: coarse bins must not move the interval.
-    found = analyse(Store.open(str(tmp_path / "store")).features(), measures=["softmax_dot"])
+    found = analyse(
+        Store.open(str(tmp_path / "store")).features(), AnalysisSettings(measures=["softmax_dot"])
+    )
     rows = found.tables["scores"].set_index("score").loc[["sameness", "auc", "eer"]]
     assert (rows.low < rows.value).all()
     assert (rows.value < rows.high).all()

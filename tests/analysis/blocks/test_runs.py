@@ -11,7 +11,7 @@ import pytest
 from distributed import LocalCluster
 from typer.testing import CliRunner
 
-from alike.analysis.analyse import Analysis, analyse
+from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
 from alike.analysis.blocks import checkpoint, jobs, vectors
 from alike.analysis.compare import compare
 from alike.extract.errors import BadInput
@@ -33,7 +33,7 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     made = make(sizes=(700, 500))
     features = write_features(tmp_path / "s", made, taps=["gap"])
-    wanted = analyse(features, measures=["gap_cosine"], bootstrap=5)
+    wanted = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=5))
     calls = []
 
     def dies(stage, done, total, note=""):
@@ -42,12 +42,13 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=["gap_cosine"], bootstrap=5, progress=dies)
+        analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=5), progress=dies)
     kept = sorted(path.name for path in features.store.path("runs").rglob("*.npz"))
     assert len(kept) >= 8
     seen = {}
+    settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=5)
     found = analyse(
-        features, measures=["gap_cosine"], bootstrap=5,
+        features, settings,
         progress=lambda stage, done, total, note="": seen.setdefault(stage, total),
     )  # fmt: skip
     assert "gap_cosine moments" not in seen
@@ -63,27 +64,28 @@ def test_a_run_that_dies_keeps_the_measures_that_were_finished(
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     features = write_features(tmp_path / "s", make(sizes=(30, 20, 1)))
     measures = ["chamfer", "gap_cosine", "gap_euclid"]
-    wanted = analyse(features, measures=measures, bootstrap=5)
+    wanted = analyse(features, AnalysisSettings(measures=measures, bootstrap=5))
 
     def dies(stage, done, total, note=""):
         if stage == "gap_euclid neighbours":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=measures, bootstrap=5, progress=dies)
+        analyse(features, AnalysisSettings(measures=measures, bootstrap=5), progress=dies)
     seen = set()
-    again = {"measures": measures, "progress": lambda stage, *more: seen.add(stage)}
-    found = analyse(features, bootstrap=5, **again)
+    again = {"progress": lambda stage, *more: seen.add(stage)}
+    settings = AnalysisSettings(measures=measures, bootstrap=5)
+    found = analyse(features, settings, **again)
     assert seen == {f"gap_euclid {stage}" for stage in ("neighbours", "bootstrap", "folds")}
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
     assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
     # Other labels are another question, and a table that was damaged is made again.
     with pytest.raises(KeyboardInterrupt):
-        analyse(features, measures=measures, bootstrap=5, progress=dies)
+        analyse(features, AnalysisSettings(measures=measures, bootstrap=5), progress=dies)
     kept = next(features.store.path("runs").rglob("per_class.parquet"))
     kept.write_bytes(kept.read_bytes()[:100])
-    found = analyse(features, bootstrap=5, **again)
+    found = analyse(features, settings, **again)
     assert "gap_cosine pairs" in seen
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
@@ -109,9 +111,11 @@ def test_a_damaged_block_is_done_again(tmp_path, features):
 def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypatch):
     monkeypatch.setattr(vectors, "SLAB", 256)
     features = write_features(tmp_path / "s", make(sizes=(300, 200, 100)))
-    wanted = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5)
+    wanted = analyse(features, AnalysisSettings(measures=["gap_cosine", "map_cosine"], bootstrap=5))
     one = jobs.Jobs(None, 1)
-    alone = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=one)
+    alone = analyse(
+        features, AnalysisSettings(measures=["gap_cosine", "map_cosine"], bootstrap=5), jobs=one
+    )
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(alone.tables[name], table)
     with jobs.open_jobs(workers=1) as cluster:
@@ -129,7 +133,11 @@ def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypa
         again = Analysis.load(features.store, features.key)
         for name, table in wanted.tables.items():
             pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
-        found = analyse(features, measures=["gap_cosine", "map_cosine"], bootstrap=5, jobs=cluster)
+        found = analyse(
+            features,
+            AnalysisSettings(measures=["gap_cosine", "map_cosine"], bootstrap=5),
+            jobs=cluster,
+        )
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
 
@@ -143,7 +151,9 @@ def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features)
     made.labels = [made.labels[i] for i in order]
     turned = write_features(tmp_path / "t", made, ids=[ids[i] for i in order])
     measures = ["gap_cosine", "gap_euclid", "softmax_dot"]
-    one, other = (analyse(f, measures=measures, bootstrap=0) for f in (straight, turned))
+    one, other = (
+        analyse(f, AnalysisSettings(measures=measures, bootstrap=0)) for f in (straight, turned)
+    )
     # Folds are dealt by position, so this one only agrees within its interval.
     rows = [a.tables["scores"].query("score != 'balanced_accuracy'") for a in (one, other)]
     assert list(rows[0]["score"]) == list(rows[1]["score"])
@@ -156,7 +166,7 @@ def test_any_order_of_rows_gives_the_same_answer(tmp_path, make, write_features)
 def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, monkeypatch):
     monkeypatch.setattr(vectors, "SLAB", 1024)
     features = write_features(tmp_path / "s", make(sizes=(4000, 3000, 3000)), taps=["gap"])
-    wanted = analyse(features, measures=["gap_cosine"], bootstrap=20)
+    wanted = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=20))
     killed = []
     with jobs.open_jobs(workers=2) as cluster:
         workers = list(cluster.client.run(os.getpid).values())
@@ -167,7 +177,10 @@ def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, mon
                 os.kill(workers[0], signal.SIGKILL)
 
         found = analyse(
-            features, measures=["gap_cosine"], bootstrap=20, jobs=cluster, progress=kills
+            features,
+            AnalysisSettings(measures=["gap_cosine"], bootstrap=20),
+            jobs=cluster,
+            progress=kills,
         )
     assert killed
     for name, table in wanted.tables.items():
@@ -198,4 +211,4 @@ def test_an_error_in_a_thread_reaches_the_caller():
         return item
 
     with pytest.raises(BadInput, match="five"):
-        list(jobs.Jobs(None, 2).run("stage")(fails, range(50)))
+        list(jobs.Jobs(None, 2).stage("stage")(fails, range(50)))

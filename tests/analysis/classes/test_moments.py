@@ -12,8 +12,8 @@ from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.classes.geometry import (
     class_geometry,
     collapse_scores,
-    shape_notes,
-    shape_scores,
+    geometry_notes,
+    geometry_scores,
 )
 from alike.analysis.classes.moments import class_moments, pair_statistics, pooled_statistics
 from alike.analysis.neighbours.lists import nearest
@@ -42,17 +42,17 @@ def keys(vectors):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_s1_means_and_variances_of_all_class_pairs(form, clustered):
-    x, judged = clustered(n=500, classes=5)
+    x, images = clustered(n=500, classes=5)
     vectors = held_vectors(prepared(x, form), form)
-    moments = class_moments(vectors, judged)
+    moments = class_moments(vectors, images)
     mean, variance = pair_statistics(moments)
     key, other = keys(vectors), ~np.eye(500, dtype=bool)
     for a in range(5):
         for b in range(5):
-            chosen = key[(judged.codes[:, None] == a) & (judged.codes[None] == b) & other]
+            chosen = key[(images.codes[:, None] == a) & (images.codes[None] == b) & other]
             assert mean[a, b] == pytest.approx(chosen.mean(), rel=1e-10)
             assert variance[a, b] == pytest.approx(chosen.var(), rel=1e-9)
-    same = (judged.codes[:, None] == judged.codes[None]) & other
+    same = (images.codes[:, None] == images.codes[None]) & other
     for found, kind in zip(pooled_statistics(moments), (same, ~same & other), strict=True):
         assert found == pytest.approx((key[kind].mean(), key[kind].var()), rel=1e-9)
 
@@ -66,30 +66,32 @@ def test_keys_are_the_measures_distances(clustered):
 
 @pytest.mark.parametrize("form", ["cosine", "euclidean"])
 def test_s2_shape_scores_equal_scikit_learns(form, clustered):
-    x, judged = clustered(n=400, classes=6)
+    x, images = clustered(n=400, classes=6)
     x = prepared(x, form).astype(np.float32)
     vectors = held_vectors(x, form)
-    moments = class_moments(vectors, judged, second=False)
-    found = shape_scores(moments, class_geometry(vectors, judged, moments))
+    moments = class_moments(vectors, images, second=False)
+    found = geometry_scores(moments, class_geometry(vectors, images, moments))
     metric = "cosine" if form == "cosine" else "sqeuclidean"
     wide = x.astype(np.float64)
     assert found["silhouette"] == pytest.approx(
-        silhouette_score(wide, judged.codes, metric=metric), abs=1e-6
+        silhouette_score(wide, images.codes, metric=metric), abs=1e-6
     )
     assert found["davies_bouldin"] == pytest.approx(
-        davies_bouldin_score(wide, judged.codes), rel=1e-5
+        davies_bouldin_score(wide, images.codes), rel=1e-5
     )
     assert found["calinski_harabasz"] == pytest.approx(
-        calinski_harabasz_score(wide, judged.codes), rel=1e-5
+        calinski_harabasz_score(wide, images.codes), rel=1e-5
     )
 
 
 def shape_of(x, labels, form="euclidean"):
     """Scores and notes of vectors that are sorted by label."""
-    judged = evaluation_set_of(np.arange(len(x)), labels)
+    images = evaluation_set_of(np.arange(len(x)), labels)
     vectors = held_vectors(x.astype(np.float32), form)
-    moments = class_moments(vectors, judged, second=False)
-    return shape_scores(moments, class_geometry(vectors, judged, moments)), shape_notes(moments)
+    moments = class_moments(vectors, images, second=False)
+    return geometry_scores(moments, class_geometry(vectors, images, moments)), geometry_notes(
+        moments
+    )
 
 
 @pytest.mark.parametrize("how", ["two dead classes", "two equal classes", "all classes equal"])
@@ -115,8 +117,8 @@ def test_classes_with_one_mean_are_as_in_scikit_learn(how):
     assert "with one mean" in notes["cdnv"]
     assert np.isfinite(found["fisher"])
     if how == "all classes equal":
-        judged = evaluation_set_of(np.arange(30), labels)
-        assert np.isnan(collapse(x, judged)["nc1"])
+        images = evaluation_set_of(np.arange(30), labels)
+        assert np.isnan(collapse(x, images)["nc1"])
         assert "no two class means differ" in notes["nc1"]
 
 
@@ -129,8 +131,8 @@ def test_features_that_do_not_vary_are_not_perfect(form):
     assert found.pop("simplified_silhouette") == pytest.approx(0.0, abs=1e-6)
     assert len(found) == 5
     assert np.isnan(list(found.values())).all()
-    judged = evaluation_set_of(np.arange(30), labels)
-    collapsed = collapse(x, judged, np.eye(5)[:3], judged.codes)
+    images = evaluation_set_of(np.arange(30), labels)
+    collapsed = collapse(x, images, np.eye(5)[:3], images.codes)
     assert list(collapsed) == ["nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"]
     assert np.isnan(list(collapsed.values())).all()
     assert set(notes.values()) == {"features do not vary"}
@@ -138,8 +140,8 @@ def test_features_that_do_not_vary_are_not_perfect(form):
 
 
 def test_classes_of_one_image_are_left_out_where_they_are_trivially_right(clustered):
-    x, judged = clustered(n=120, classes=3)
-    labels = [judged.classes[code] for code in judged.codes]
+    x, images = clustered(n=120, classes=3)
+    labels = [images.classes[code] for code in images.codes]
     without, no_notes = shape_of(x, labels)
     assert no_notes == {}
     # Two images far away, each a class of its own: its own mean, without spread.
@@ -164,29 +166,29 @@ def test_classes_of_one_image_are_left_out_where_they_are_trivially_right(cluste
     more = evaluation_set_of(np.arange(122), lone_labels)
     weight = np.random.default_rng(0).standard_normal((5, 16))
     # The network is wrong about everything but the two that are alone.
-    named = np.r_[(judged.codes + 1) % 3, 3, 4]
+    named = np.r_[(images.codes + 1) % 3, 3, 4]
     collapsed = collapse(lone, more, weight, named)
-    wanted = collapse(x, judged, weight[:3], named[:120])
+    wanted = collapse(x, images, weight[:3], named[:120])
     assert collapsed == pytest.approx(wanted, rel=1e-3)
     assert {notes[name] for name in collapsed} == {"2 classes of one image left out"}
 
 
 def test_one_class_of_several_images_leaves_nothing_to_compare(clustered):
     x = clustered(n=20)[0]
-    judged = evaluation_set_of(np.arange(20), ["a"] * 18 + ["b", "c"])
+    images = evaluation_set_of(np.arange(20), ["a"] * 18 + ["b", "c"])
     found, _ = shape_of(x, ["a"] * 18 + ["b", "c"])
     assert np.isnan([found["fisher"], found["cdnv"]]).all()
     assert np.isfinite(found["davies_bouldin"])
-    assert np.isnan(collapse(x, judged)["nc1"])
+    assert np.isnan(collapse(x, images)["nc1"])
 
 
 def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
-    x, judged = clustered(n=200, classes=3)
+    x, images = clustered(n=200, classes=3)
     vectors = held_vectors(x, "euclidean")
-    moments = class_moments(vectors, judged)
-    found = shape_scores(moments, class_geometry(vectors, judged, moments))
+    moments = class_moments(vectors, images)
+    found = geometry_scores(moments, class_geometry(vectors, images, moments))
     wide = x.astype(np.float64)
-    parts = [wide[judged.codes == code] for code in range(3)]
+    parts = [wide[images.codes == code] for code in range(3)]
     means = np.stack([part.mean(axis=0) for part in parts])
     spread = [((part - part.mean(axis=0)) ** 2).sum(axis=1).mean() for part in parts]
     pairs = [(0, 1), (0, 2), (1, 2)]
@@ -199,14 +201,14 @@ def test_cdnv_fisher_and_nearest_mean_by_hand(clustered):
         len(p) * ((m - wide.mean(axis=0)) ** 2).sum() for m, p in zip(means, parts, strict=True)
     )
     assert found["fisher"] == pytest.approx(between / within, rel=1e-5)
-    right = cdist(wide, means).argmin(axis=1) == judged.codes
+    right = cdist(wide, means).argmin(axis=1) == images.codes
     assert found["nearest_mean_accuracy"] == pytest.approx(right.mean())
 
 
-def collapse(x, judged, weight=None, predicted=None):
+def collapse(x, images, weight=None, predicted=None):
     vectors = held_vectors(x, "euclidean")
-    moments = class_moments(vectors, judged, second=False)
-    shape = class_geometry(vectors, judged, moments)
+    moments = class_moments(vectors, images, second=False)
+    shape = class_geometry(vectors, images, moments)
     return collapse_scores(moments, shape, weight, predicted)
 
 
@@ -214,64 +216,64 @@ def test_s5_a_perfect_simplex_has_collapsed():
     k = 5
     simplex = np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
     codes = np.repeat(np.arange(k), 8)
-    judged = evaluation_set_of(np.arange(40), [str(code) for code in codes])
-    found = collapse(simplex[codes].astype(np.float32), judged, 3.0 * simplex, codes)
+    images = evaluation_set_of(np.arange(40), [str(code) for code in codes])
+    found = collapse(simplex[codes].astype(np.float32), images, 3.0 * simplex, codes)
     names = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
     assert found == pytest.approx(dict.fromkeys(names, 0.0), abs=1e-6)
 
 
 def test_nc1_is_the_trace_with_the_pseudo_inverse(clustered):
-    x, judged = clustered(n=300, classes=4)
+    x, images = clustered(n=300, classes=4)
     wide = x.astype(np.float64)
-    means = np.stack([wide[judged.codes == code].mean(axis=0) for code in range(4)])
-    residual, centred = wide - means[judged.codes], means - means.mean(axis=0)
+    means = np.stack([wide[images.codes == code].mean(axis=0) for code in range(4)])
+    residual, centred = wide - means[images.codes], means - means.mean(axis=0)
     within, between = residual.T @ residual / 300, centred.T @ centred / 4
     wanted = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 4
-    assert collapse(x, judged)["nc1"] == pytest.approx(wanted, rel=1e-6)
+    assert collapse(x, images)["nc1"] == pytest.approx(wanted, rel=1e-6)
 
 
-def shapes(x, judged, form):
+def shapes(x, images, form):
     vectors = held_vectors(prepared(x, form).astype(np.float32), form)
-    moments = class_moments(vectors, judged)
-    return shape_scores(moments, class_geometry(vectors, judged, moments)), moments
+    moments = class_moments(vectors, images)
+    return geometry_scores(moments, class_geometry(vectors, images, moments)), moments
 
 
 def test_s7_scale_and_rotation(clustered):
-    x, judged = clustered(n=300)
+    x, images = clustered(n=300)
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
-    base, scaled, turned = (collapse(y, judged) for y in (x, 10 * x, (x @ turn).astype(np.float32)))
+    base, scaled, turned = (collapse(y, images) for y in (x, 10 * x, (x @ turn).astype(np.float32)))
     for other in (scaled, turned):
         assert other["nc1"] == pytest.approx(base["nc1"], rel=1e-5)
         assert other["nc2_angle"] == pytest.approx(base["nc2_angle"], abs=1e-5)
     for form in ("cosine", "euclidean"):
-        first, _ = shapes(x, judged, form)
+        first, _ = shapes(x, images, form)
         for other in (10 * x, x @ turn):
-            second, _ = shapes(other, judged, form)
+            second, _ = shapes(other, images, form)
             for name in ("silhouette", "davies_bouldin", "cdnv", "fisher"):
                 assert second[name] == pytest.approx(first[name], rel=1e-4)
-            assert ranks(other, judged, form) == pytest.approx(ranks(x, judged, form), abs=1e-5)
+            assert ranks(other, images, form) == pytest.approx(ranks(x, images, form), abs=1e-5)
 
 
-def ranks(x, judged, form):
+def ranks(x, images, form):
     """What only the order of distances decides: AUC, MAP@R, 1-NN."""
     vectors = held_vectors(prepared(x, form).astype(np.float32), form)
-    counts, near = count_pairs(vectors, judged), nearest(vectors, judged)
+    counts, near = count_pairs(vectors, images), nearest(vectors, images)
     return [
         scores.auc(*counts.total).value,
         near.map_at_r.mean(),
-        near.hits(judged)[:, 0].mean(),
+        near.hits(images)[:, 0].mean(),
     ]
 
 
 @pytest.mark.parametrize("name", ["gap_euclid", "gap_cosine_centred", "lda_euclid", "lda_cosine"])
 def test_s8_a_constant_vector_leaves_what_is_centred(name, clustered):
-    x, judged = clustered(n=300)
+    x, images = clustered(n=300)
     moved = x + np.linspace(1.0, 4.0, 16, dtype=np.float32)
     measure = MEASURES[name.replace("lda_euclid", "lda_cosine")]
     vectors = []
     for values in (x, moved):
         taps = {"gap": values}
-        ready = measure.fit(taps, {}, judged.codes)
+        ready = measure.fit(taps, {}, images.codes)
         if name == "lda_euclid":
             # The projection alone, before its vectors are normalised.
             ready = replace(ready, chain=ready.chain[:1])
@@ -281,22 +283,22 @@ def test_s8_a_constant_vector_leaves_what_is_centred(name, clustered):
 
 
 def test_s8_a_constant_vector_changes_cosine_only(clustered):
-    x, judged = clustered(n=300)
+    x, images = clustered(n=300)
     moved = x + np.float32(4.0)
-    first, second = (shapes(y, judged, "euclidean")[0] for y in (x, moved))
+    first, second = (shapes(y, images, "euclidean")[0] for y in (x, moved))
     assert second == pytest.approx(first, rel=1e-4)
-    assert collapse(moved, judged) == pytest.approx(collapse(x, judged), rel=1e-4)
-    near, moved_near = (pooled_statistics(shapes(y, judged, "cosine")[1])[0][0] for y in (x, moved))
+    assert collapse(moved, images) == pytest.approx(collapse(x, images), rel=1e-4)
+    near, moved_near = (pooled_statistics(shapes(y, images, "cosine")[1])[0][0] for y in (x, moved))
     assert moved_near < near / 2
 
 
 def test_s9_duplicates_change_means_only_by_their_zero_distances(clustered):
-    x, judged = clustered(n=150, classes=3)
-    (near, _), (far, _) = pooled_statistics(class_moments(held_vectors(x, "euclidean"), judged))
-    twice = evaluation_set_of(np.arange(300), [judged.classes[code] for code in judged.codes] * 2)
+    x, images = clustered(n=150, classes=3)
+    (near, _), (far, _) = pooled_statistics(class_moments(held_vectors(x, "euclidean"), images))
+    twice = evaluation_set_of(np.arange(300), [images.classes[code] for code in images.codes] * 2)
     vectors = held_vectors(np.concatenate([x, x])[twice.rows], "euclidean")
     (near2, _), (far2, _) = pooled_statistics(class_moments(vectors, twice))
-    n = judged.counts
+    n = images.counts
     assert far2 == pytest.approx(far, rel=1e-6)
     # Each unordered pair occurs four times, and each image has a copy at distance zero.
     pairs, zeros = (n * (n - 1)).sum() * 4, (2 * n).sum()
@@ -306,10 +308,10 @@ def test_s9_duplicates_change_means_only_by_their_zero_distances(clustered):
 def test_s10_cutting_does_not_matter(clustered, monkeypatch):
     from alike.analysis.blocks import vectors as module
 
-    x, judged = clustered(n=900)
-    whole = class_moments(held_vectors(x, "euclidean"), judged)
+    x, images = clustered(n=900)
+    whole = class_moments(held_vectors(x, "euclidean"), images)
     monkeypatch.setattr(module, "SLAB", 256)
-    cut = class_moments(held_vectors(x, "euclidean"), judged)
+    cut = class_moments(held_vectors(x, "euclidean"), images)
     for one, other in zip(pair_statistics(whole), pair_statistics(cut), strict=True):
         assert other == pytest.approx(one, rel=1e-10)
 
@@ -317,8 +319,8 @@ def test_s10_cutting_does_not_matter(clustered, monkeypatch):
 def test_variances_are_left_out_where_memory_forbids(clustered, monkeypatch):
     from alike.analysis.classes import moments as module
 
-    x, judged = clustered(n=100)
+    x, images = clustered(n=100)
     monkeypatch.setattr(module, "SECOND_BYTES", 0)
-    found = class_moments(held_vectors(x, "euclidean"), judged)
+    found = class_moments(held_vectors(x, "euclidean"), images)
     assert pair_statistics(found)[1] is None
     assert np.isnan(pooled_statistics(found)[0][1])

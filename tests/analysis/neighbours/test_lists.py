@@ -10,32 +10,32 @@ from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.neighbours.lists import hub_skew, nearest, two_nn
 
 
-def naive(x, judged):
+def naive(x, images):
     keys = cdist(x.astype(np.float64), x.astype(np.float64), "sqeuclidean") / 2
     r_precision, map_at_r = np.full((2, len(x)), np.nan)
     for i in range(len(x)):
         order = np.argsort(keys[i], kind="stable")
         order = order[order != i]
-        wanted = int((judged.codes == judged.codes[i]).sum()) - 1
+        wanted = int((images.codes == images.codes[i]).sum()) - 1
         if wanted == 0:
             continue
-        hits = judged.codes[order[:wanted]] == judged.codes[i]
+        hits = images.codes[order[:wanted]] == images.codes[i]
         r_precision[i] = hits.mean()
         map_at_r[i] = (np.cumsum(hits) / np.arange(1, wanted + 1) * hits).sum() / wanted
     return keys, r_precision, map_at_r
 
 
 def test_everything_against_sorting(clustered):
-    x, judged = clustered(n=700, classes=6)
+    x, images = clustered(n=700, classes=6)
     x[10] = x[11] = x[12]
-    found = nearest(held_vectors(x, "euclidean"), judged, 10)
-    keys, r_precision, map_at_r = naive(x, judged)
+    found = nearest(held_vectors(x, "euclidean"), images, 10)
+    keys, r_precision, map_at_r = naive(x, images)
     np.testing.assert_allclose(found.r_precision, r_precision, atol=1e-12)
     np.testing.assert_allclose(found.map_at_r, map_at_r, atol=1e-12)
     np.fill_diagonal(keys, np.inf)
     assert np.array_equal(found.places, np.argsort(keys, axis=1, kind="stable")[:, :10])
     np.testing.assert_allclose(found.keys, np.sort(keys, axis=1)[:, :10], atol=1e-4)
-    same = judged.codes[:, None] == judged.codes[None]
+    same = images.codes[:, None] == images.codes[None]
     assert np.array_equal(found.alien, np.where(same, np.inf, keys).argmin(axis=1))
     assert np.array_equal(found.kin, np.where(same & np.isfinite(keys), keys, -1.0).argmax(axis=1))
 
@@ -48,22 +48,22 @@ def test_s4_equal_to_pytorch_metric_learning():
     labels = np.concatenate([draw.integers(0, 6, 249), [6]])
     x = (draw.standard_normal((7, 8))[labels] + draw.standard_normal((250, 8))).astype(np.float32)
     x[5], x[6] = x[7], x[7]
-    judged = evaluation_set_of(np.arange(250), [str(label) for label in labels])
-    x, codes = x[judged.rows], judged.codes
-    found = nearest(held_vectors(x, "euclidean"), judged, 10)
-    kept = judged.counts[codes] > 1
+    images = evaluation_set_of(np.arange(250), [str(label) for label in labels])
+    x, codes = x[images.rows], images.codes
+    found = nearest(held_vectors(x, "euclidean"), images, 10)
+    kept = images.counts[codes] > 1
     names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     calculator = AccuracyCalculator(include=names, k="max_bin_count", device=torch.device("cpu"))
     wanted = calculator.get_accuracy(x, codes)
-    assert found.hits(judged)[kept, 0].mean() == pytest.approx(wanted[names[0]], abs=1e-12)
+    assert found.hits(images)[kept, 0].mean() == pytest.approx(wanted[names[0]], abs=1e-12)
     assert np.nanmean(found.r_precision) == pytest.approx(wanted[names[1]], abs=1e-12)
     assert np.nanmean(found.map_at_r) == pytest.approx(wanted[names[2]], abs=1e-12)
 
 
 def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):
     x, _ = clustered(n=40)
-    judged = evaluation_set_of(np.arange(40), ["a"] * 20 + ["b"] * 19 + ["c"])
-    found = nearest(held_vectors(x, "euclidean"), judged, 5)
+    images = evaluation_set_of(np.arange(40), ["a"] * 20 + ["b"] * 19 + ["c"])
+    found = nearest(held_vectors(x, "euclidean"), images, 5)
     assert np.isnan(found.map_at_r[39])
     assert found.kin[39] == -1
     assert np.isnan(found.kin_key[39])
@@ -72,17 +72,17 @@ def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):
 
 def test_k_is_cut_to_the_others_there_are(clustered):
     x, _ = clustered(n=4)
-    judged = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
-    assert nearest(held_vectors(x, "euclidean"), judged, 10).places.shape == (4, 3)
+    images = evaluation_set_of(np.arange(4), ["a", "a", "b", "b"])
+    assert nearest(held_vectors(x, "euclidean"), images, 10).places.shape == (4, 3)
 
 
 def test_ties_go_to_the_earlier_image_however_the_work_is_cut(monkeypatch):
     draw = np.random.default_rng(0)
     x = draw.integers(0, 2, (600, 3)).astype(np.float32)
-    judged = evaluation_set_of(np.arange(600), [str(label) for label in draw.integers(0, 4, 600)])
-    whole = nearest(held_vectors(x, "euclidean"), judged, 10)
+    images = evaluation_set_of(np.arange(600), [str(label) for label in draw.integers(0, 4, 600)])
+    whole = nearest(held_vectors(x, "euclidean"), images, 10)
     monkeypatch.setattr(vectors_module, "SLAB", 256)
-    cut = nearest(held_vectors(x, "euclidean"), judged, 10)
+    cut = nearest(held_vectors(x, "euclidean"), images, 10)
     assert np.array_equal(whole.places, cut.places)
     assert np.array_equal(whole.map_at_r, cut.map_at_r)
 
@@ -105,9 +105,9 @@ def test_copies_are_at_distance_0_and_near_copies_where_they_are(form):
     if form == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     x = x.astype(np.float32)
-    judged = evaluation_set_of(np.arange(600), ["a", "b", "c", "d", "e", "f"] * 100)
-    held = held_vectors(x[judged.rows], form)
-    found = nearest(held, judged, 5)
+    images = evaluation_set_of(np.arange(600), ["a", "b", "c", "d", "e", "f"] * 100)
+    held = held_vectors(x[images.rows], form)
+    found = nearest(held, images, 5)
     z = held.block(0, 600)[0].astype(np.float64)
     exact = ((z - z[found.places[:, 0]]) ** 2).sum(axis=1) / 2
     assert found.keys[:, 0] == pytest.approx(exact, rel=1e-9, abs=0)
@@ -122,7 +122,7 @@ def test_two_nn_finds_the_dimension_of_a_cube_and_ignores_duplicates(dim, copies
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0][:dim]
     x = (x @ turn).astype(np.float32)
     x[:copies] = x[copies : 2 * copies]
-    judged = evaluation_set_of(np.arange(3000), ["a", "b"] * 1500)
-    found = nearest(held_vectors(x[judged.rows], "euclidean"), judged, 10)
+    images = evaluation_set_of(np.arange(3000), ["a", "b"] * 1500)
+    found = nearest(held_vectors(x[images.rows], "euclidean"), images, 10)
     assert two_nn(found.keys) == pytest.approx(dim, rel=0.1)
     assert np.isnan(two_nn(np.zeros((50, 2))))

@@ -23,10 +23,10 @@ from alike.extract.errors import BadInput
 METRICS = {"cosine": "cosine", "euclidean": "euclidean"}
 
 
-def naive(x, judged, form):
+def naive(x, images, form):
     upper = np.triu_indices(len(x), 1)
     distance = cdist(x.astype(np.float64), x.astype(np.float64), METRICS[form])[upper]
-    return distance, judged.codes[upper[0]] == judged.codes[upper[1]], upper
+    return distance, images.codes[upper[0]] == images.codes[upper[1]], upper
 
 
 @pytest.fixture(params=["fine", "layered"])
@@ -39,25 +39,25 @@ def layout(request, monkeypatch):
 
 @pytest.mark.parametrize("form", list(METRICS))
 def test_counts_and_auc_are_those_of_all_pairs(form, layout, clustered):
-    x, judged = clustered(n=500, unit=form == "cosine")
-    distance, same, upper = naive(x, judged, form)
-    counts = count_pairs(held_vectors(x, form), judged)
+    x, images = clustered(n=500, unit=form == "cosine")
+    distance, same, upper = naive(x, images, form)
+    counts = count_pairs(held_vectors(x, form), images)
     assert counts.total.sum(axis=1).tolist() == [same.sum(), (~same).sum()]
     area = scores.auc(*counts.total)
     wanted = roc_auc_score(same, -distance)
     assert area.low - 1e-6 <= wanted <= area.high + 1e-6
     assert area.value == pytest.approx(wanted, abs=1e-6)
     assert area.high - area.low < 1e-4
-    for code in range(len(judged.classes)):
-        inside = (judged.codes[upper[0]] == code) | (judged.codes[upper[1]] == code)
+    for code in range(len(images.classes)):
+        inside = (images.codes[upper[0]] == code) | (images.codes[upper[1]] == code)
         found = scores.auc(counts.same[code], counts.different[code])
         assert found.value == pytest.approx(
             roc_auc_score(same[inside], -distance[inside]), abs=1e-5
         )
-    pair = np.sort(judged.codes[np.array(upper)], axis=0)
-    for a, b in class_pairs(len(judged.classes)):
+    pair = np.sort(images.codes[np.array(upper)], axis=0)
+    for a, b in class_pairs(len(images.classes)):
         chosen = distance[(pair[0] == a) & (pair[1] == b)]
-        counted = counts.pairs[pair_slot(a, b, len(judged.classes))]
+        counted = counts.pairs[pair_slot(a, b, len(images.classes))]
         mean, variance = scores.binned_moments(counted, counts.middles(len(counted)))
         assert counted.sum() == len(chosen)
         assert mean == pytest.approx(chosen.mean(), rel=1e-3)
@@ -65,9 +65,9 @@ def test_counts_and_auc_are_those_of_all_pairs(form, layout, clustered):
 
 
 def test_scores_are_those_of_scikit_learns_curve(clustered):
-    x, judged = clustered(n=800, spread=1.5)
-    distance, same, _ = naive(x, judged, "euclidean")
-    counts = count_pairs(held_vectors(x, "euclidean"), judged)
+    x, images = clustered(n=800, spread=1.5)
+    distance, same, _ = naive(x, images, "euclidean")
+    counts = count_pairs(held_vectors(x, "euclidean"), images)
     far, tar = scores.rates(*counts.total)
     false, true, _ = roc_curve(same, -distance)
     assert scores.tar_at_far(far, tar, 0.01) == pytest.approx(
@@ -91,26 +91,26 @@ def test_quantiles_lie_in_the_bin_that_holds_them():
 def test_ties_and_constants_lie_inside_the_interval():
     draw = np.random.default_rng(0)
     x = draw.integers(0, 3, (300, 4)).astype(np.float32)
-    judged = evaluation_set_of(np.arange(300), [str(label) for label in draw.integers(0, 3, 300)])
-    x = x[judged.rows]
-    distance, same, _ = naive(x, judged, "euclidean")
-    area = scores.auc(*count_pairs(held_vectors(x, "euclidean"), judged).total)
+    images = evaluation_set_of(np.arange(300), [str(label) for label in draw.integers(0, 3, 300)])
+    x = x[images.rows]
+    distance, same, _ = naive(x, images, "euclidean")
+    area = scores.auc(*count_pairs(held_vectors(x, "euclidean"), images).total)
     assert area.low <= roc_auc_score(same, -np.round(distance, 9)) <= area.high
-    flat = scores.auc(*count_pairs(held_vectors(np.ones((300, 4)), "euclidean"), judged).total)
+    flat = scores.auc(*count_pairs(held_vectors(np.ones((300, 4)), "euclidean"), images).total)
     assert (flat.value, flat.low, flat.high) == (0.5, 0.0, 1.0)
 
 
 def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, layout):
-    x, judged = clustered(n=700)
-    bins = measured_bins(held_vectors(x, "euclidean"), judged, 1024)
-    whole = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
+    x, images = clustered(n=700)
+    bins = measured_bins(held_vectors(x, "euclidean"), images, 1024)
+    whole = count_pairs(held_vectors(x, "euclidean"), images, bins=bins)
     monkeypatch.setattr(vectors, "SLAB", 256)
-    cut = count_pairs(held_vectors(x, "euclidean"), judged, bins=bins)
+    cut = count_pairs(held_vectors(x, "euclidean"), images, bins=bins)
     draw = np.random.default_rng(1)
     order = draw.permutation(len(x))
-    names = [judged.classes[code] for code in judged.codes[order]]
-    again = evaluation_set_of(judged.rows[order], names)
-    assert np.array_equal(again.rows, judged.rows)
+    names = [images.classes[code] for code in images.codes[order]]
+    again = evaluation_set_of(images.rows[order], names)
+    assert np.array_equal(again.rows, images.rows)
     for name in ("total", "same", "different", "pairs"):
         one, other = getattr(whole, name), getattr(cut, name)
         # A product of another shape may round the last bit otherwise: a pair on the edge of a bin
@@ -122,12 +122,12 @@ def test_any_cutting_and_any_order_give_the_same_counts(clustered, monkeypatch, 
 
 
 def test_layers_are_sums_of_the_fine_histograms(clustered, monkeypatch):
-    x, judged = clustered(n=700)
+    x, images = clustered(n=700)
     held = held_vectors(x, "euclidean")
-    bins = measured_bins(held, judged, 4096)
-    fine = count_pairs(held, judged, bins=bins)
+    bins = measured_bins(held, images, 4096)
+    fine = count_pairs(held, images, bins=bins)
     monkeypatch.setattr(pair_bins, "FINE_BYTES", 0)
-    layered = count_pairs(held, judged, bins=bins)
+    layered = count_pairs(held, images, bins=bins)
     assert plan_layers(5, 700, 4096) == Layers(4096, 4096, 1024)
     for name in ("total", "same", "different"):
         assert np.array_equal(getattr(layered, name), getattr(fine, name))
@@ -135,12 +135,12 @@ def test_layers_are_sums_of_the_fine_histograms(clustered, monkeypatch):
 
 
 def test_nan_features_never_reach_the_compiled_loops(clustered):
-    x, judged = clustered(n=50)
+    x, images = clustered(n=50)
     x[3, 2] = np.nan
     with pytest.raises(BadInput, match="NaN"):
-        count_pairs(held_vectors(x, "euclidean"), judged, bins=Bins(0.0, 1.0, 16))
+        count_pairs(held_vectors(x, "euclidean"), images, bins=Bins(0.0, 1.0, 16))
     with pytest.raises(BadInput, match="NaN"):
-        count_pairs(held_vectors(x, "euclidean"), judged)
+        count_pairs(held_vectors(x, "euclidean"), images)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 1000, 1 << 21])
@@ -158,8 +158,8 @@ def test_memory_of_many_classes_is_bounded():
 
 
 def test_one_bin_range_holds_what_was_not_sampled(clustered):
-    x, judged = clustered(n=400)
-    found = count_pairs(held_vectors(x, "euclidean"), judged, bins=Bins(5.0, 0.01, 64))
+    x, images = clustered(n=400)
+    found = count_pairs(held_vectors(x, "euclidean"), images, bins=Bins(5.0, 0.01, 64))
     assert found.total.sum() == 400 * 399 // 2
 
 
@@ -168,11 +168,11 @@ def test_one_far_image_that_no_sample_holds_moves_no_mean(scale):
     draw = np.random.default_rng(3)
     x = draw.standard_normal((4500, 8)).astype(np.float32)
     x[17] *= scale
-    judged = evaluation_set_of(np.arange(4500), ["a", "b", "c"] * 1500)
-    place = int(np.flatnonzero(judged.rows == 17)[0])
+    images = evaluation_set_of(np.arange(4500), ["a", "b", "c"] * 1500)
+    place = int(np.flatnonzero(images.rows == 17)[0])
     assert place not in pair_bins._runs_of_four(4500)
-    counts = count_pairs(held_vectors(x[judged.rows], "euclidean"), judged)
-    distance = cdist(*2 * [x[judged.rows].astype(np.float64)])[np.triu_indices(4500, 1)]
+    counts = count_pairs(held_vectors(x[images.rows], "euclidean"), images)
+    distance = cdist(*2 * [x[images.rows].astype(np.float64)])[np.triu_indices(4500, 1)]
     mean, variance = scores.binned_moments(counts.total.sum(axis=0), counts.middles(counts.bins.n))
     assert mean == pytest.approx(distance.mean(), rel=2e-3)
     assert variance**0.5 == pytest.approx(distance.std(), rel=2e-3)
@@ -182,39 +182,39 @@ def test_one_far_image_that_no_sample_holds_moves_no_mean(scale):
 def crowds(kind, n=700):
     """Features whose distances crowd, their classes, and the exact distances of all pairs."""
     draw = np.random.default_rng(5)
-    judged = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in draw.integers(0, 35, n)])
+    images = evaluation_set_of(np.arange(n), [f"{code:04d}" for code in draw.integers(0, 35, n)])
     if kind == "probabilities":
         logits = draw.standard_normal((n, 35)) * 3.0
-        logits[np.arange(n), judged.codes] += 6.0
+        logits[np.arange(n), images.codes] += 6.0
         x = np.exp(logits - logits.max(axis=1, keepdims=True))
         x = (x / x.sum(axis=1, keepdims=True)).astype(np.float32)
         form, distance = "inner", 1.0 - x.astype(np.float64) @ x.T.astype(np.float64)
     else:
         centres = draw.standard_normal((35, 16))
-        x = centres[judged.codes] + 1.5 * draw.standard_normal((n, 16))
+        x = centres[images.codes] + 1.5 * draw.standard_normal((n, 16))
         if kind == "outliers":
             x[::50] *= 1000.0
         else:
-            x[judged.codes < 30] = centres[0] + 0.03 * x[judged.codes < 30]
+            x[images.codes < 30] = centres[0] + 0.03 * x[images.codes < 30]
         form, x = "euclidean", x.astype(np.float32)
         distance = cdist(x.astype(np.float64), x.astype(np.float64))
     upper = np.triu_indices(n, 1)
-    same = judged.codes[upper[0]] == judged.codes[upper[1]]
-    return held_vectors(x, form), judged, distance[upper], same
+    same = images.codes[upper[0]] == images.codes[upper[1]]
+    return held_vectors(x, form), images, distance[upper], same
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "outliers", "collapsed"])
 def test_where_distances_crowd_the_bins_follow_them(kind, layout):
-    held, judged, distance, same = crowds(kind)
-    counts = count_pairs(held, judged)
+    held, images, distance, same = crowds(kind)
+    counts = count_pairs(held, images)
     area, wanted = counts.area(), roc_auc_score(same, -distance)
     assert len(counts.bins.cells.base)
     assert area.low - 1e-6 <= wanted <= area.high + 1e-6
     assert area.high - area.low < 1e-4
-    plain = measured_bins(held, judged)
+    plain = measured_bins(held, images)
     equal = Bins(float(distance.min()), float(np.ptp(distance)) / plain.n, plain.n)
     if held.form == "inner":
-        coarse = count_pairs(held, judged, bins=equal).area()
+        coarse = count_pairs(held, images, bins=equal).area()
         assert coarse.high - coarse.low > 1e-3
     # Keys are float32: where the rest of a sum is small its last digits are not there.
     found = counts.edges(counts.bins.n)
@@ -227,8 +227,8 @@ def test_where_distances_crowd_the_bins_follow_them(kind, layout):
 @pytest.mark.parametrize("n", [16, 1 << 14, 1 << 18])
 def test_followed_bins_are_where_their_edges_say(n, monkeypatch):
     monkeypatch.setattr(pair_bins, "CROWDED", 0.0)
-    held, judged, _, _ = crowds("probabilities")
-    bins = measured_bins(held, judged, n)
+    held, images, _, _ = crowds("probabilities")
+    bins = measured_bins(held, images, n)
     edges = bins.edges()
     draw = np.random.default_rng(0)
     inside = edges[1] + (edges[-2] - edges[1]) * draw.random(3000)
@@ -256,15 +256,15 @@ def test_followed_bins_are_where_their_edges_say(n, monkeypatch):
 @pytest.mark.parametrize("kind", ["clustered", "probabilities", "outliers", "collapsed", "ties"])
 def test_bfloat16_leaves_the_exact_auc_inside_the_interval(kind, clustered):
     if kind == "clustered":
-        x, judged = clustered(n=1200, dim=256, unit=True)
-        held, (distance, same, _) = held_vectors(x, "cosine"), naive(x, judged, "cosine")
+        x, images = clustered(n=1200, dim=256, unit=True)
+        held, (distance, same, _) = held_vectors(x, "cosine"), naive(x, images, "cosine")
     elif kind == "ties":
-        x, judged = clustered(n=500, dim=6)
+        x, images = clustered(n=500, dim=6)
         x = np.round(x)
-        held, (distance, same, _) = held_vectors(x, "euclidean"), naive(x, judged, "euclidean")
+        held, (distance, same, _) = held_vectors(x, "euclidean"), naive(x, images, "euclidean")
     else:
-        held, judged, distance, same = crowds(kind)
-    counts = count_pairs(held, judged, precision="bfloat16")
+        held, images, distance, same = crowds(kind)
+    counts = count_pairs(held, images, precision="bfloat16")
     area, wanted = counts.area(), roc_auc_score(same, -distance)
     assert area.low <= wanted <= area.high
     assert 0.0 <= area.low <= area.value <= area.high <= 1.0
@@ -274,9 +274,9 @@ def test_bfloat16_leaves_the_exact_auc_inside_the_interval(kind, clustered):
 
 
 def test_no_key_of_bfloat16_products_is_further_off_than_the_bound(clustered):
-    x, judged = clustered(n=600, dim=200)
+    x, images = clustered(n=600, dim=200)
     held = held_vectors(x, "euclidean")
-    bins = measured_bins(held, judged)
+    bins = measured_bins(held, images)
     wide = x.astype(np.float64)
     exact = cdist(wide, wide, "sqeuclidean") / 2.0
     bound, worst = key_error(held, bins, "bfloat16"), 0.0
@@ -299,8 +299,8 @@ def test_products_agree():
 
 def test_a_class_of_one_has_no_score_of_its_own(clustered):
     x, _ = clustered(n=60)
-    judged = evaluation_set_of(np.arange(60), ["a"] * 30 + ["b"] * 29 + ["c"])
-    counts = count_pairs(held_vectors(x, "euclidean"), judged)
+    images = evaluation_set_of(np.arange(60), ["a"] * 30 + ["b"] * 29 + ["c"])
+    counts = count_pairs(held_vectors(x, "euclidean"), images)
     assert np.isnan(scores.auc(counts.same[2], counts.different[2]).value)
     assert counts.different[2].sum() == 59
 
@@ -319,9 +319,9 @@ def test_labels_without_both_kinds_of_pairs_are_refused(labels, message):
 
 
 def test_a_sample_keeps_the_shares_of_classes():
-    judged = evaluation_set_of(np.arange(1000), ["a"] * 800 + ["b"] * 197 + ["c"] * 3)
-    few = judged.sample(100, 0)
+    images = evaluation_set_of(np.arange(1000), ["a"] * 800 + ["b"] * 197 + ["c"] * 3)
+    few = images.sample(100, 0)
     assert few.counts.tolist() == [80, 20, 2]
     assert few.sampled_from == 1000
-    assert judged.sample(1000, 0) is judged
+    assert images.sample(1000, 0) is images
     assert replace(few, sampled_from=0).codes.tolist() == sorted(few.codes)

@@ -10,18 +10,18 @@ from alike.analysis.pairs.jackknife import GROUPS, jackknife_groups, jackknife_i
 
 
 def test_every_image_is_left_out_once_and_every_class_evenly():
-    judged = evaluation_set_of(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
-    kept = jackknife_groups(judged, 0)
+    images = evaluation_set_of(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
+    kept = jackknife_groups(images, 0)
     out = np.concatenate([np.setdiff1d(np.arange(157), at) for at in kept])
     assert sorted(out) == list(range(157))
     for at in kept:
-        assert np.bincount(judged.codes[at]).tolist()[:2] == [81, 54]
+        assert np.bincount(images.codes[at]).tolist()[:2] == [81, 54]
 
 
 def test_of_a_mean_it_is_the_interval_of_students_t():
     values = np.random.default_rng(0).standard_normal(400)
-    judged = evaluation_set_of(np.arange(400), ["a"] * 399 + ["b"])
-    means = np.array([values[at].mean() for at in jackknife_groups(judged, 0)])
+    images = evaluation_set_of(np.arange(400), ["a"] * 399 + ["b"])
+    means = np.array([values[at].mean() for at in jackknife_groups(images, 0)])
     low, high = jackknife_interval(values.mean(), means)
     assert (low + high) / 2 == pytest.approx(values.mean())
     assert (high - low) / (2 * 2.262) == pytest.approx(0.05, rel=0.6)
@@ -30,16 +30,16 @@ def test_of_a_mean_it_is_the_interval_of_students_t():
 
 def test_it_is_as_wide_as_new_images_make_it(clustered):
     """NC1 of images drawn anew scatters as the images left out say, within a factor."""
-    x, judged = clustered(n=300, classes=3, dim=8, spread=2.0)
-    means = np.stack([x[judged.codes == code].mean(axis=0) for code in range(3)])
+    x, images = clustered(n=300, classes=3, dim=8, spread=2.0)
+    means = np.stack([x[images.codes == code].mean(axis=0) for code in range(3)])
     found, widths = [], []
     for seed in range(30):
         draw = np.random.default_rng(seed)
-        new = (means[judged.codes] + 2.0 * draw.standard_normal(x.shape)).astype(np.float32)
+        new = (means[images.codes] + 2.0 * draw.standard_normal(x.shape)).astype(np.float32)
         vectors = held_vectors(new, "euclidean")
-        found.append(_nc1(vectors, judged))
+        found.append(_nc1(vectors, images))
         without = np.array([
-            _nc1(vectors.take(at), judged.take(at)) for at in jackknife_groups(judged, seed)
+            _nc1(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)
         ])  # fmt: skip
         low, high = jackknife_interval(found[-1], without)
         widths.append((high - low) / (2 * 2.262))

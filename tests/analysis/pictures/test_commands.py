@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from alike.analysis.analyse import analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.export.result import read_result
 from alike.flows.commands.analyse import _replaced
 
@@ -13,7 +13,7 @@ from alike.flows.commands.analyse import _replaced
 @pytest.fixture(scope="module")
 def store(digits):
     for features in (digits.before, digits.after):
-        analyse(features, measures=["gap_cosine"], bootstrap=10)
+        analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10))
     return digits.store.url
 
 
@@ -87,17 +87,19 @@ def test_bad_input_is_one_line_and_status_two(alike, store, words, said, tmp_pat
 def test_a_report_without_the_default_measure_is_of_one_measure(alike, digits, tmp_path):
     """Verdict, tiles and interval are of the same one, which is not the floor."""
     for features in (digits.before, digits.after):
-        analyse(features, measures=["pixel_euclid", "gap_pearson"], bootstrap=10)
+        analyse(features, AnalysisSettings(measures=["pixel_euclid", "gap_pearson"], bootstrap=10))
     place = ("--store", digits.store.url, "--features", "plain-0001", "--after", "tuned-0002")
     try:
         status, _, _ = alike("report", *place, "--to", tmp_path / "r.html")
         found = [
-            analyse(features, measures=["gap_pearson"], bootstrap=0).tables["scores"]
+            analyse(features, AnalysisSettings(measures=["gap_pearson"], bootstrap=0)).tables[
+                "scores"
+            ]
             for features in (digits.before, digits.after)
         ]
     finally:
         for features in (digits.before, digits.after):
-            analyse(features, measures=["gap_cosine"], bootstrap=10)
+            analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10))
     assert status == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     values = [scores.query("score == 'sameness'")["value"].iloc[0] for scores in found]
@@ -137,10 +139,10 @@ def test_what_a_second_analysis_replaces_is_said(alike, store):
     assert "this replaces that of pixel_euclid" in analyse_again[2]
 
 
-def test_the_default_company_replaces_too_and_a_damaged_analysis_is_repaired(
+def test_the_default_measures_replace_too_and_a_damaged_analysis_is_repaired(
     alike, store, digits, monkeypatch
 ):
-    monkeypatch.setattr("alike.analysis.analyse.COMPANY", ("gap_cosine",))
+    monkeypatch.setattr("alike.analysis.analyse.DEFAULT_MEASURES", ("gap_cosine",))
     place = ("--store", store, "--features", "tuned-0002", "--bootstrap", 10)
     alike("analyse", *place, "--measures", "gap_cosine,gap_pearson")
     _, _, err = alike("analyse", *place)

@@ -14,10 +14,10 @@ from alike.extract.errors import BadInput
 
 @pytest.fixture(scope="module")
 def judged(digits):
-    from alike.analysis.analyse import analyse
+    from alike.analysis.analyse import AnalysisSettings, analyse
 
     measures = ["gap_cosine", "pixel_euclid"]
-    return analyse(digits.after, measures=measures, bootstrap=0).tables
+    return analyse(digits.after, AnalysisSettings(measures=measures, bootstrap=0)).tables
 
 
 @pytest.fixture(scope="module")

@@ -178,12 +178,12 @@ def test_rungs_are_in_order(made):
 
 @pytest.fixture(scope="module")
 def real(digits):
-    from alike.analysis.analyse import analyse
+    from alike.analysis.analyse import AnalysisSettings, analyse
     from alike.analysis.compare import compare
 
     wanted = ["gap_cosine", "softmax_dot", "pixel_euclid"]
     sides = [
-        analyse(features, measures=wanted, bootstrap=20)
+        analyse(features, AnalysisSettings(measures=wanted, bootstrap=20))
         for features in (digits.before, digits.after)
     ]
     return (*sides, compare(digits.before, digits.after, bootstrap=20))
