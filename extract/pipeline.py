@@ -14,9 +14,10 @@ from alike.extract.images import ImageSource, list_source
 from alike.extract.lanes import STAGES
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Network
+from alike.extract.notes import tap_notes
 from alike.extract.progress import Progress, silent
 from alike.extract.run import Done, Run, Settings, Works
-from alike.extract.selfcheck import self_check, tap_notes
+from alike.extract.selfcheck import self_check
 from alike.extract.store import Store
 
 TAPS = ("last_conv", "fc", "logits")

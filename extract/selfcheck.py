@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -129,17 +129,6 @@ def self_check(
 
 def _keep(features: "Features", known: Mapping[str, object]) -> None:
     features.store.create_features({**features.attrs, "self_check": known}, features.key, {})
-
-
-def stored_warning(attrs: Mapping[str, Any]) -> str | None:
-    """The warning that `self_check` kept in the attributes of a group."""
-    warning: str | None = attrs.get("self_check", {}).get("warning")
-    return warning
-
-
-def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
-    """What is unusual about the taps of a group: ``name: note``."""
-    return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
 
 
 def preprocessing_warning(

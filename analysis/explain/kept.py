@@ -1,9 +1,6 @@
-"""Where a store keeps what `alike explain` and a run have drawn: one name a kind of file."""
+"""Names of the files in which a store holds drawn explanations; loads neither plotly nor torch."""
 
-TABLE, PICTURE = "tables/{key}/continuity.parquet", "explanations/{key}/continuity.png"
-
-
+TABLE = "tables/{key}/continuity.parquet"
+PICTURE = "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
-
-
 EXAMPLES = "explanations/{key}/examples.png"

@@ -68,7 +68,7 @@ def _judged(store: "Store", name: str, key: str) -> pd.DataFrame | None:
 
 def _table(judged: pd.DataFrame) -> str:
     """One row an explainer and network."""
-    # Here, for a report without explanations needs no torch.
+    # Here, because explainers load torch: a report without explanations does not.
     from alike.analysis.explain import EXPLAINERS
 
     columns = [("Explainer", "t"), ("Network", "t"), *((title, "n") for title, _, _ in SHOWN)]

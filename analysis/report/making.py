@@ -9,7 +9,7 @@ from alike.analysis.report.parts import definitions, details, facts, section, ta
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
-from alike.extract.selfcheck import stored_warning, tap_notes
+from alike.extract.notes import stored_warning, tap_notes
 
 MOST_BAD = 500
 FACTS = ("source", "network", "weights", "created")
