@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -356,3 +358,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+WITHOUT_PLOTLY = """
+import sys
+
+from alike.analysis.explain import explain_images, keep_confused, keep_examples
+from alike.extract.store import Store
+
+features = Store.open(sys.argv[1]).features()
+keep_confused(features, 1)
+keep_examples(features, count=2, split=None)
+explain_images([0, 7], features, methods=("cam", "likeness")).pictures
+print(*sorted({"plotly", "dask", "zennit"} & set(sys.modules)))
+"""
+
+
+def test_drawing_and_keeping_an_explanation_loads_no_plotly(features):
+    words = [sys.executable, "-c", WITHOUT_PLOTLY, features.store.url]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
