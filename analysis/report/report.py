@@ -4,8 +4,6 @@ The file loads nothing: plotly's script, the data of the figures and the thumbna
 and a content security policy forbids the browser to fetch anything else.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -26,6 +24,7 @@ from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import aside
 
 if TYPE_CHECKING:
     from alike.analysis.report.thumbnails import Pictures
@@ -95,11 +94,9 @@ def write_report(
     middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_page(str((run or {}).get("title") or "Alike report"), body))
-    Path(aside).chmod(0o644)
-    Path(aside).replace(target)
+    with aside(target) as part:
+        title = str((run or {}).get("title") or "Alike report")
+        part.write_text(_page(title, body), encoding="utf-8")
     return target
 
 
