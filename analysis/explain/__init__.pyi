@@ -29,10 +29,5 @@ from .likeness_maps import position_pairs as position_pairs
 from .likeness_maps import unit as unit
 from .overlay import AGAINST as AGAINST
 from .overlay import FOR as FOR
-from .overlay import Pixels as Pixels
-from .overlay import Tile as Tile
 from .overlay import full_colour as full_colour
-from .overlay import heat_tile as heat_tile
-from .overlay import panel as panel
-from .overlay import png as png
 from .pair import stored_frames as stored_frames

@@ -13,10 +13,11 @@ from torch import Tensor
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.kept import CONFUSED
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
-from alike.analysis.explain.overlay import SIDE, Pixels, Tile, full_colour, heat_tile, panel, png
+from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
 from alike.extract.errors import BadInput
 from alike.extract.images import image_id
+from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
@@ -195,8 +196,8 @@ def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5
     frames = stored_frames(features, [int(found.rows[at]) for at in chosen])
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
     means = zip(COLUMNS, (found.mean_map, found.telling_map), strict=True)
-    every = Tile(paper, (f"mean over {len(found.rows)} images",))
-    head = [every, *(heat_tile(paper, heat, (what, _sum(heat))) for what, heat in means)]
+    every = PanelImage(paper, (f"mean over {len(found.rows)} images",))
+    head = [every, *(heat_image(paper, heat, (what, _sum(heat))) for what, heat in means)]
     said = ["among the most typical"] * (len(chosen) - 1) + ["the least typical"]
     names = [(f"row {found.rows[at]}", what) for at, what in zip(chosen, said, strict=True)]
     rows = [head, *_member_rows(frames, names, found.to_class[chosen], found.to_others[chosen])]
@@ -212,17 +213,17 @@ def to_class_panel(frames: Sequence[Pixels], names: Sequence[str], found: ClassL
 
 def _member_rows(
     frames: Sequence[Pixels], names: Sequence[tuple[str, ...]], to_class: Floats, to_others: Floats
-) -> list[list[Tile]]:
+) -> list[list[PanelImage]]:
     """Images with their likeness to the class and the same less that to others."""
     columns = (to_class, to_class - to_others)
     tops = [full_colour(*maps) for maps in columns]
     rows = []
     for at, (frame, lines) in enumerate(zip(frames, names, strict=True)):
         tiles = [
-            heat_tile(frame, maps[at], (what, _sum(maps[at])), top=top)
+            heat_image(frame, maps[at], (what, _sum(maps[at])), top=top)
             for what, maps, top in zip(COLUMNS, columns, tops, strict=True)
         ]
-        rows.append([Tile(frame, lines), *tiles])
+        rows.append([PanelImage(frame, lines), *tiles])
     return rows
 
 

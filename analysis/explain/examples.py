@@ -12,10 +12,11 @@ import torch
 from alike.analysis.explain.explain import explain_batch
 from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.kept import EXAMPLES
-from alike.analysis.explain.overlay import Tile, heat_tile, panel, png
+from alike.analysis.explain.overlay import heat_image
 from alike.analysis.explain.pair import stored_frames
 from alike.extract.errors import BadInput
 from alike.extract.networks import Transform
+from alike.extract.panels import PanelImage, panel, png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +89,8 @@ def _explained(
     return list(explain_batch(inputs, seen, method))
 
 
-def _tiles(found: "Explanation", label: str) -> tuple[Tile, Tile]:
+def _tiles(found: "Explanation", label: str) -> tuple[PanelImage, PanelImage]:
     said = f"{found.target_name} {found.probability:.2f}"
-    return Tile(found.image, (label,)), heat_tile(found.image, found.relevance, (said,), side=150)
+    return PanelImage(found.image, (label,)), heat_image(
+        found.image, found.relevance, (said,), side=150
+    )

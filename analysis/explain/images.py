@@ -12,9 +12,10 @@ import pandas as pd
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.overlay import Pixels, explanation_panel
+from alike.analysis.explain.overlay import explanation_panel
 from alike.analysis.explain.pair import Alike, alike_panel, centre_of, compare_images
 from alike.extract.errors import BadInput
+from alike.extract.panels import Pixels
 
 if TYPE_CHECKING:
     from alike.extract.store import Features

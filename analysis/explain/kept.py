@@ -1,4 +1,4 @@
-"""Where a store keeps what `alike explain` and a run have drawn: one name a kind of file."""
+"""Names of the files in which a store holds drawn explanations; loads neither plotly nor torch."""
 
 TABLE = "tables/{key}/continuity.parquet"
 PICTURE = "explanations/{key}/continuity.png"

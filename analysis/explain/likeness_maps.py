@@ -56,13 +56,11 @@ def likeness(
     Raises:
         BadInput: where the maps have other channels, the form is unknown, or a pooled map is zero.
     """
-    a, b = _columns(map_a, centre), _columns(map_b, centre)
-    if len(a) != len(b):
-        raise BadInput(f"maps of {len(a)} and {len(b)} channels: give two maps of one network")
-    g_a, g_b = a.mean(axis=1), b.mean(axis=1)
-    scale = 1.0 if form == "inner" else 1.0 / (_length(g_a, "a") * _length(g_b, "b"))
+    a, b = _column_pair(map_a, map_b, centre)
     if form not in FORMS:
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    g_a, g_b = a.mean(axis=1), b.mean(axis=1)
+    scale = 1.0 if form == "inner" else 1.0 / (_length(g_a, "a") * _length(g_b, "b"))
     on_a = (g_b @ a) * (scale / a.shape[1])
     on_b = (g_a @ b) * (scale / b.shape[1])
     return Likeness(float(g_a @ g_b * scale), _shaped(on_a, map_a), _shaped(on_b, map_b))
@@ -76,9 +74,7 @@ def difference(map_a: Floats, map_b: Floats, *, centre: Floats | None = None) ->
 
     Args and errors as `likeness`; the two maps together sum to `value = 1 - cos`.
     """
-    a, b = _columns(map_a, centre), _columns(map_b, centre)
-    if len(a) != len(b):
-        raise BadInput(f"maps of {len(a)} and {len(b)} channels: give two maps of one network")
+    a, b = _column_pair(map_a, map_b, centre)
     g_a, g_b = a.mean(axis=1), b.mean(axis=1)
     n_a, n_b = _length(g_a, "a"), _length(g_b, "b")
     apart = g_a / n_a - g_b / n_b
@@ -136,7 +132,7 @@ def position_pairs(map_a: Floats, map_b: Floats, *, centre: Floats | None = None
     Row p, shaped like map b, tells which positions of b position p of a is like; the row sums are
     `likeness(...).on_a`, the column sums `.on_b`.
     """
-    a, b = _columns(map_a, centre), _columns(map_b, centre)
+    a, b = _column_pair(map_a, map_b, centre)
     scale = _length(a.mean(axis=1), "a") * _length(b.mean(axis=1), "b") * a.shape[1] * b.shape[1]
     return np.asarray(a.T @ b / scale, np.float32)
 
@@ -154,6 +150,16 @@ def unit(pooled: Floats, *, centre: Floats | None = None) -> Floats:
 def mean_map(maps: Sequence[Floats] | Floats) -> Floats:
     """Return the mean (h, w) float32 of maps of one shape."""
     return np.asarray(np.mean(np.asarray(maps, np.float64), axis=0), np.float32)
+
+
+def _column_pair(
+    map_a: Floats, map_b: Floats, centre: Floats | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Feature columns (C, P) and (C, Q) of two maps of one network."""
+    a, b = _columns(map_a, centre), _columns(map_b, centre)
+    if len(a) != len(b):
+        raise BadInput(f"maps of {len(a)} and {len(b)} channels: give two maps of one network")
+    return a, b
 
 
 def _columns(feature_map: Floats, centre: Floats | None) -> npt.NDArray[np.float64]:

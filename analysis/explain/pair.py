@@ -10,8 +10,9 @@ import torch
 
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
-from alike.analysis.explain.overlay import Pixels, Tile, full_colour, heat_tile, panel
+from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.extract.errors import BadInput
+from alike.extract.panels import PanelImage, Pixels, panel
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
@@ -80,18 +81,18 @@ def alike_panel(
     rows = []
     for pair, both in zip(pairs, names, strict=True):
         for side in (0, 1):
-            tiles = [Tile(pair.images[side], (both[side],))]
+            tiles = [PanelImage(pair.images[side], (both[side],))]
             tiles += [_side(pair, found, side) for found in (pair.likeness, pair.centred) if found]
             rows.append([*tiles, _side(pair, pair.difference, side)])
     return panel(rows, title=title, note=NOTE)
 
 
-def _side(pair: Alike, found: Likeness, side: int) -> Tile:
+def _side(pair: Alike, found: Likeness, side: int) -> PanelImage:
     heat = (found.on_a, found.on_b)[side]
     what = "likeness less what all share" if found is pair.centred else found.what
     whole = f" of {found.value:.3f}" if found.what == "difference" else ""
     top = full_colour(found.on_a, found.on_b)
-    return heat_tile(pair.images[side], heat, (what, f"sums to {heat.sum():.3f}{whole}"), top=top)
+    return heat_image(pair.images[side], heat, (what, f"sums to {heat.sum():.3f}{whole}"), top=top)
 
 
 def last_map(network: "Network", frame: torch.Tensor) -> Floats:

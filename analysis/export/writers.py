@@ -4,10 +4,7 @@ One row of `WRITERS` is one kind of file. Each is written aside and renamed, so 
 fails leaves what was there before; features are read a stored shard at a time.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from alike.analysis.export.result import Result
 from alike.analysis.export.tables import write_csv, write_parquet
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import aside
 
 
 @dataclass(frozen=True)
@@ -133,21 +131,6 @@ def ending_of(path: Path) -> str:
             return ending
     known = ", ".join(WRITERS)
     raise BadInput(f"cannot export to {path.name}: expected a name ending in one of {known}.")
-
-
-@contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """A path beside the target that takes its place when the block ends well, and goes when not."""
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    part = folder / target.name
-    try:
-        yield part
-        if target.is_dir() and not target.is_symlink():
-            # A folder cannot be replaced in one step; the old one goes only now.
-            target.rename(folder / "old")
-        part.replace(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _placed(images: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:

@@ -4,7 +4,6 @@ It shows what the store holds (`keep_examples`, `continuity_of`, `keep_confused`
 --continuity --confused 4`) and computes nothing.
 """
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from alike.analysis.explain.kept import CONFUSED, EXAMPLES, PICTURE, TABLE
-from alike.analysis.report.parts import section, table, text
+from alike.analysis.report.parts import data_uri, section, table, text
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
@@ -68,7 +67,7 @@ def _judged(store: "Store", name: str, key: str) -> pd.DataFrame | None:
 
 def _table(judged: pd.DataFrame) -> str:
     """One row an explainer and network."""
-    # Here, for a report without explanations needs no torch.
+    # Here, because explainers load torch: a report without explanations does not.
     from alike.analysis.explain import EXPLAINERS
 
     columns = [("Explainer", "t"), ("Network", "t"), *((title, "n") for title, _, _ in SHOWN)]
@@ -95,9 +94,8 @@ def _picture(store: "Store", name: str, caption: str) -> str:
     small = io.BytesIO()
     with Image.open(io.BytesIO(held)) as image:
         image.convert("RGB").save(small, "JPEG", quality=88, subsampling=0)
-    data = base64.b64encode(small.getvalue()).decode()
     said = text(caption)
     return (
         f'<figure><img style="max-width:100%;height:auto" alt="{said}" '
-        f'src="data:image/jpeg;base64,{data}"><figcaption>{said}</figcaption></figure>'
+        f'src="{data_uri(small.getvalue(), "jpeg")}"><figcaption>{said}</figcaption></figure>'
     )

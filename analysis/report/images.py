@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,8 +11,10 @@ from alike.analysis.report import queries
 from alike.analysis.report.lookup import Analysed, table_of
 from alike.analysis.report.parts import section, text
 from alike.analysis.report.subject import Subject
-from alike.analysis.report.thumbnails import Pictures, Thumbnail
 from alike.analysis.report.words import number
+
+if TYPE_CHECKING:
+    from alike.analysis.report.thumbnails import Pictures, Thumbnail
 
 SHOWN = 10
 WORDS = ("More", "Fewer")
@@ -38,7 +41,7 @@ class Block:
     both: bool = False
 
 
-def images(subject: Subject, pictures: Pictures | None, why_not: str) -> str:
+def images(subject: Subject, pictures: "Pictures | None", why_not: str) -> str:
     """Contact sheets; a sentence that says why where no image can be shown."""
     tables = [table_of(a, "neighbours", subject.measure) for _, a in subject.named]
     if any(table.empty for table in tables):
@@ -114,7 +117,7 @@ def _nearest(table: pd.DataFrame, rows: list[int]) -> dict[int, list[tuple[int, 
 class Sheet:
     """Draws thumbnails with their class and frame."""
 
-    def __init__(self, pictures: Pictures, thumbnails: dict[int, Thumbnail]) -> None:
+    def __init__(self, pictures: "Pictures", thumbnails: "dict[int, Thumbnail]") -> None:
         self.labels, self.paths, self.thumbnails = pictures.labels, pictures.paths, thumbnails
 
     def cell(self, row: int, caption: str, kind: str = "") -> str:

@@ -1,11 +1,13 @@
 """The small parts of a page: escaped text, tables, tiles, figures, definition lists."""
 
+import base64
 import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 def text(value: object) -> str:
@@ -70,7 +72,7 @@ def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
     )
 
 
-def figure(shown: go.Figure, name: str, *, title: str = "", caption: str = "") -> str:
+def figure(shown: "go.Figure", name: str, *, title: str = "", caption: str = "") -> str:
     """A figure: its data as JSON beside an empty box, drawn when it scrolls into view."""
     data = shown.to_json().replace("</", "<\\/")
     height = int(shown.layout.height or 360)
@@ -131,3 +133,8 @@ def plain(value: Any) -> str:
 def details(summary: str, body: str) -> str:
     """A part that opens on a click."""
     return f"<details><summary>{text(summary)}</summary>{body}</details>" if body else ""
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes of an image, `png` or `jpeg`, as an address that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -4,12 +4,10 @@ The file loads nothing: plotly's script, the data of the figures and the thumbna
 and a content security policy forbids the browser to fetch anything else.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -21,13 +19,15 @@ from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.images import images
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
-from alike.analysis.report.map import map_section
 from alike.analysis.report.parts import figure, text
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
-from alike.analysis.report.thumbnails import Pictures
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import aside
+
+if TYPE_CHECKING:
+    from alike.analysis.report.thumbnails import Pictures
 
 POLICY = (
     # Plotly's WebGL points, drawn where a map has many, compile functions from text.
@@ -87,20 +87,24 @@ def write_report(
     pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
     middle = images(subject, pictures, why_not)
     if store is not None and maps:
+        # Here, because vectors are made with torch: a report of tables alone does not load it.
+        from alike.analysis.report.map import map_section
+
         middle += map_section(subject, store, pictures, progress)
     middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_page(str((run or {}).get("title") or "Alike report"), body))
-    Path(aside).chmod(0o644)
-    Path(aside).replace(target)
+    with aside(target) as part:
+        title = str((run or {}).get("title") or "Alike report")
+        part.write_text(_page(title, body), encoding="utf-8")
     return target
 
 
-def _pictures(store: Any) -> tuple[Pictures | None, str]:
+def _pictures(store: Any) -> "tuple[Pictures | None, str]":
     """The reader of images, or the sentence that says why there is none."""
+    # Here, because images are decoded with torch.
+    from alike.analysis.report.thumbnails import Pictures
+
     try:
         return Pictures(store), ""
     except (AlikeError, OSError) as error:

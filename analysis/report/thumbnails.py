@@ -1,6 +1,5 @@
 """Small pictures of stored images, read from where the images lie."""
 
-import base64
 import io
 import math
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alike.analysis.report.parts import data_uri
 from alike.extract.errors import AlikeError
 from alike.extract.images import decode, open_source
 
@@ -137,8 +137,3 @@ def _coded(picture: Any, kind: str, **options: Any) -> bytes:
     sink = io.BytesIO()
     picture.save(sink, kind.upper(), **options)
     return sink.getvalue()
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """Bytes of an image as an address that holds them."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -245,7 +245,7 @@ def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
-    from alike.analysis.explain import png
+    from alike.extract.panels import png
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     if to is None:

@@ -16,9 +16,10 @@ from alike.analysis.explain.continuity.continuity import (
 from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.kept import PICTURE, TABLE
 from alike.analysis.explain.lrp import pixel_limits
-from alike.analysis.explain.overlay import Pixels, Tile, full_colour, heat_tile, panel, png
+from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import stored_frames
 from alike.extract.errors import BadInput
+from alike.extract.panels import PanelImage, Pixels, panel, png
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -109,14 +110,14 @@ def continuity_panel(
     kinds: "Sequence[str]" = ("noise", "nearest_same"),
 ) -> Pixels:
     """Show the worst pairs: one row an explainer, for each kind both inputs with their maps."""
-    rows: dict[str, list[Tile]] = {}
+    rows: dict[str, list[PanelImage]] = {}
     for example in examples:
         if example.pairs in kinds:
             rows.setdefault(example.explainer, []).extend(_tiles(example, transform))
     return panel(list(rows.values()), title="The least continuous pairs", note=NOTE)
 
 
-def _tiles(example: Example, transform: "Transform") -> list[Tile]:
+def _tiles(example: Example, transform: "Transform") -> list[PanelImage]:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
     seen = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
     maps = [(found / found.abs().sum().clamp_min(1e-30)).numpy() for found in example.maps]
@@ -126,7 +127,7 @@ def _tiles(example: Example, transform: "Transform") -> list[Tile]:
         (WORDS[example.pairs][1], f"|x - x'| {apart:.3g}, ratio {example.ratio:.3g}"),
     )
     return [
-        heat_tile(image.permute(1, 2, 0).numpy(), found, lines, top=full_colour(*maps))
+        heat_image(image.permute(1, 2, 0).numpy(), found, lines, top=full_colour(*maps))
         for image, found, lines in zip(seen, maps, said, strict=True)
     ]
 

@@ -1,20 +1,18 @@
 """What each torch function does to relevance: the tables, and a handler for each that mixes values.
 
-A handler gets the mode, the function and the call's own arguments; it returns the call's result,
-made by an autograd function of `lrp_functions` whose backward pass carries relevance.
+A handler takes the signals, the function and the call's own arguments. It returns the call's result
+from an autograd function of `lrp.functions`, whose backward pass carries relevance.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alike.analysis.explain.lrp import rules
 from alike.analysis.explain.lrp.functions import Average, Linear, Pass, Sum
-
-if TYPE_CHECKING:
-    from alike.analysis.explain.lrp.trace import RelevanceMode
+from alike.analysis.explain.lrp.signals import Signals, tensors_in
 
 
 def _names(text: str) -> frozenset[str]:
@@ -41,22 +39,22 @@ SCALINGS = _names("mul mul_ add add_ sub sub_ div div_")
 
 
 def _linear_layer(
-    mode: "RelevanceMode", name: str, x: Tensor, y: Tensor, layer: rules.LinearLayer
+    signals: Signals, name: str, x: Tensor, y: Tensor, layer: rules.LinearLayer
 ) -> Tensor:
-    composite, limits = mode.composite, mode.limits.get(x)
+    composite, limits = signals.composite, signals.limits.get(x)
     where = "pixels" if limits is not None else "convolution"
     if limits is None and layer.dense and x.ndim == 2:
         where = "dense"
     chosen = getattr(composite, where)
     rule = chosen if isinstance(chosen, rules.Rule) else rules.RULES[chosen]
-    if x in mode.gates or x not in mode.signals:
-        raise mode.no_rule(name, "its weight, not its input, comes from the image")
+    if x in signals.gates or x not in signals:
+        raise signals.no_rule(name, "its weight, not its input, comes from the image")
     result: Tensor = Linear.apply(x, y, layer, rule, limits)
     return result
 
 
 def _conv2d(
-    mode: "RelevanceMode",
+    signals: Signals,
     func: Callable[..., Tensor],
     input: Tensor,
     weight: Tensor,
@@ -67,20 +65,20 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     if isinstance(padding, str):
-        raise mode.no_rule("conv2d", f"padding {padding!r} is given by name")
+        raise signals.no_rule("conv2d", f"padding {padding!r} is given by name")
     x, weight = input, weight.detach()
     bias = None if bias is None else bias.detach()
     with torch.no_grad():
         y = func(x.detach(), weight, bias, stride, padding, dilation, groups)
     around = (_two(stride), _two(padding), _two(dilation), groups)
     layer = rules.LinearLayer(weight, bias, *around)
-    result = _linear_layer(mode, "conv2d", x, y, layer)
-    mode.layers[result] = (x, layer)
+    result = _linear_layer(signals, "conv2d", x, y, layer)
+    signals.layers[result] = (x, layer)
     return result
 
 
 def _dense(
-    mode: "RelevanceMode",
+    signals: Signals,
     func: Callable[..., Tensor],
     input: Tensor,
     weight: Tensor,
@@ -91,13 +89,13 @@ def _dense(
     with torch.no_grad():
         y = func(x.detach(), weight, bias)
     layer = rules.LinearLayer(weight, bias)
-    result = _linear_layer(mode, "linear", x, y, layer)
-    mode.layers[result] = (x, layer)
+    result = _linear_layer(signals, "linear", x, y, layer)
+    signals.layers[result] = (x, layer)
     return result
 
 
 def _batch_norm(
-    mode: "RelevanceMode",
+    signals: Signals,
     func: Callable[..., Tensor],
     input: Tensor,
     running_mean: Tensor | None,
@@ -110,21 +108,21 @@ def _batch_norm(
 ) -> Tensor:
     """Folded into the linear layer before it; alone, a map of each channel: relevance passes."""
     if training or running_mean is None or running_var is None:
-        raise mode.no_rule("batch_norm", "it uses the statistics of the batch")
+        raise signals.no_rule("batch_norm", "it uses the statistics of the batch")
     x = input
     with torch.no_grad():
         y = func(x.detach(), running_mean, running_var, weight, bias, False, momentum, eps)
         scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - running_mean * scale
-    if x not in mode.layers:
+    if x not in signals.layers:
         alone: Tensor = Pass.apply(x, y)
         return alone
-    source, layer = mode.layers[x]
-    return _linear_layer(mode, "batch_norm", source, y, layer.scaled(scale, shift))
+    source, layer = signals.layers[x]
+    return _linear_layer(signals, "batch_norm", source, y, layer.scaled(scale, shift))
 
 
 def _pass(
-    mode: "RelevanceMode", func: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any
+    signals: Signals, func: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any
 ) -> Tensor:
     """LayerNorm and its kin, the identity rule of Achtibat et al. 2024 (AttnLRP), section 3.3."""
     with torch.no_grad():
@@ -134,49 +132,47 @@ def _pass(
 
 
 def _add(
-    mode: "RelevanceMode", func: Callable[..., Tensor], a: Any, b: Any, *, alpha: float = 1
+    signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, *, alpha: float = 1
 ) -> Tensor:
-    mode.refuse_gates("add", tensors_in((a, b)))
-    if _is_signal(mode, a) and _is_signal(mode, b):
-        result: Tensor = Sum.apply(a, b if alpha == 1 else b * alpha, mode.composite.sums)
+    signals.refuse_gates("add", tensors_in((a, b)))
+    if a in signals and b in signals:
+        result: Tensor = Sum.apply(a, b if alpha == 1 else b * alpha, signals.composite.sums)
         return result
     with torch.no_grad():
         y = _plain(a) + alpha * _plain(b)
-    constant: Tensor = Pass.apply(a if _is_signal(mode, a) else b, y)
+    constant: Tensor = Pass.apply(a if a in signals else b, y)
     return constant
 
 
-def _subtract(mode: "RelevanceMode", func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
-    if _is_signal(mode, b):
-        raise mode.no_rule("sub", "a signal is subtracted")
-    return _add(mode, func, a, -b)
+def _subtract(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+    if b in signals:
+        raise signals.no_rule("sub", "a signal is subtracted")
+    return _add(signals, func, a, -b)
 
 
-def _multiply(mode: "RelevanceMode", func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+def _multiply(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
     """A gate or a constant scales: all relevance goes to the signal (Arras et al. 2017)."""
-    if _is_signal(mode, a) and _is_signal(mode, b):
-        raise mode.no_rule("mul", "two signals are multiplied, and neither comes from a sigmoid")
+    if a in signals and b in signals:
+        raise signals.no_rule("mul", "two signals are multiplied, and neither comes from a sigmoid")
     with torch.no_grad():
         y = _plain(a) * _plain(b)
-    result: Tensor = Pass.apply(a if _is_signal(mode, a) else b, y)
+    result: Tensor = Pass.apply(a if a in signals else b, y)
     return result
 
 
-def _divide(
-    mode: "RelevanceMode", func: Callable[..., Tensor], a: Any, b: Any, **kwargs: Any
-) -> Tensor:
-    if _is_signal(mode, b):
-        raise mode.no_rule("div", "a signal is divided by")
-    return _pass(mode, func, a, b, **kwargs)
+def _divide(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, **kwargs: Any) -> Tensor:
+    if b in signals:
+        raise signals.no_rule("div", "a signal is divided by")
+    return _pass(signals, func, a, b, **kwargs)
 
 
 def _average(
-    mode: "RelevanceMode", func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
+    signals: Signals, func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     def average(values: Tensor) -> Tensor:
         return func(values, *args, **kwargs)
 
-    result: Tensor = Average.apply(x, average, mode.composite.sums)
+    result: Tensor = Average.apply(x, average, signals.composite.sums)
     return result
 
 
@@ -193,10 +189,6 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _is_signal(mode: "RelevanceMode", value: Any) -> bool:
-    return isinstance(value, Tensor) and value in mode.signals
-
-
 def _plain(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
@@ -204,17 +196,6 @@ def _plain(value: Any) -> Any:
 def detached(args: Sequence[Any]) -> list[Any]:
     """Arguments without their gradients."""
     return [_plain(value) for value in args]
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """The tensors among arguments, also in lists and tuples, in order."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += tensors_in(value)
-    return found
 
 
 def _two(value: Any) -> tuple[int, int]:

@@ -30,7 +30,7 @@ class Pass(torch.autograd.Function):
 
 
 class Linear(torch.autograd.Function):
-    """A linear layer under a rule of `lrp_rules`."""
+    """A linear layer under a rule of `lrp.rules`."""
 
     @staticmethod
     def forward(

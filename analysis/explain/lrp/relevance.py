@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation by our own small rules.
 
-`lrp` takes any network whose calls have a rule in `lrp_calls`: AlexNet, VGG, SqueezeNet, ResNet,
+`lrp` takes any network whose calls have a rule in `lrp.calls`: AlexNet, VGG, SqueezeNet, ResNet,
 DenseNet, GoogLeNet, MobileNet, EfficientNet, ConvNeXt, and what is built of the same parts. A
 layer without a rule is an error that names it.
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alike.analysis.explain.gradients import DoesNotFit, Target, chosen, score
 from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.signals import Signals
 from alike.analysis.explain.lrp.trace import RelevanceMode
 from alike.extract.errors import BadInput
 from alike.extract.networks import IMAGENET_MEAN, IMAGENET_STD
@@ -76,7 +77,8 @@ def lrp(
     low, high = pixel_limits(batch) if limits is None else limits
     with torch.enable_grad():
         pixels = batch.detach().clone().requires_grad_()
-        with RelevanceMode(module, rules, pixels, (low.to(batch), high.to(batch))):
+        signals = Signals(module, rules, pixels, (low.to(batch), high.to(batch)))
+        with RelevanceMode(signals):
             scores = score(module, pixels)
         if not scores.requires_grad:
             raise DoesNotFit(f"no relevance reaches the pixels of {type(module).__name__}")

@@ -1,7 +1,7 @@
 """Runs a network so that its backward pass carries relevance instead of gradients.
 
 A `TorchFunctionMode` sees every call of a torch function in the forward pass, in modules and
-outside of them (residual sums, concatenations, DenseNet's ``F.relu``). The tables of `lrp_calls`
+outside of them (residual sums, concatenations, DenseNet's ``F.relu``). The tables of `lrp.calls`
 say what each function does to relevance; one that is in none is an error that names it, so there is
 no wrong map.
 
@@ -9,17 +9,13 @@ In-place calls are replaced by calls that return a new tensor; the name of the o
 for the new one, so networks written in place need no change.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.lrp.calls import (
     ELEMENTWISE,
     GATES,
@@ -27,10 +23,9 @@ from alike.analysis.explain.lrp.calls import (
     MOVES,
     SCALINGS,
     detached,
-    tensors_in,
 )
-from alike.analysis.explain.lrp.composite import Composite, Limits
 from alike.analysis.explain.lrp.functions import Pass
+from alike.analysis.explain.lrp.signals import Signals, tensors_in
 from alike.extract.networks import function_name
 
 
@@ -38,22 +33,12 @@ class RelevanceMode(TorchFunctionMode):
     """Inside it, a module's forward pass records how relevance goes back.
 
     Args:
-        module: names the layer in errors.
-        composite: the rules.
-        pixels: the network's input, requiring gradients.
-        limits: least and greatest value of the input, broadcastable to it.
+        signals: of the pass, which hold the network's input.
     """
 
-    def __init__(
-        self, module: nn.Module, composite: Composite, pixels: Tensor, limits: Limits
-    ) -> None:
+    def __init__(self, signals: Signals) -> None:
         super().__init__()
-        self.module, self.composite = module, composite
-        self.signals: Any = WeakTensorKeyDictionary({pixels: True})
-        self.gates: Any = WeakTensorKeyDictionary()
-        self.limits: Any = WeakTensorKeyDictionary({pixels: limits})
-        self.layers: Any = WeakTensorKeyDictionary()
-        self.replaced: Any = WeakTensorKeyDictionary()
+        self.signals = signals
 
     def __torch_function__(
         self,
@@ -62,19 +47,20 @@ class RelevanceMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given, named = self._current(args), self._current(kwargs or {})
+        signals = self.signals
+        given, named = signals.current(args), signals.current(kwargs or {})
         inputs = tensors_in((*given, *named.values()))
-        if not any(value in self.signals for value in inputs):
+        if not any(value in signals for value in inputs):
             with torch.no_grad():
                 result = func(*given, **named)
-            if any(value in self.gates for value in inputs):
-                self._mark(self.gates, result)
+            if any(value in signals.gates for value in inputs):
+                signals.add_gates(result)
             return result
         name = function_name(func)
         result = self._handled(name, func, given, named, inputs)
         in_place = name.endswith("_") and not name.startswith("_")
         if in_place or named.get("inplace") is True:
-            self.replaced[given[0]] = result
+            signals.replaced[given[0]] = result
         return result
 
     def _handled(
@@ -83,20 +69,20 @@ class RelevanceMode(TorchFunctionMode):
         if name in GATES:
             with torch.no_grad():
                 gate = func(args[0].detach().clone(), *args[1:], **kwargs)
-            self.gates[gate] = True
+            self.signals.add_gates(gate)
             return gate
         if name in HANDLERS:
-            result = HANDLERS[name](self, func, *args, **kwargs)
+            result = HANDLERS[name](self.signals, func, *args, **kwargs)
         elif name in ELEMENTWISE:
-            self.refuse_gates(name, inputs)
+            self.signals.refuse_gates(name, inputs)
             value = args[0].detach().clone()
             result = Pass.apply(args[0], func(value, *detached(args[1:]), **kwargs))
         elif name in MOVES:
-            self.refuse_gates(name, inputs)
+            self.signals.refuse_gates(name, inputs)
             result = func(*args, **kwargs)
         else:
             return self._unmoved(name, func, args, kwargs)
-        self._mark(self.signals, result)
+        self.signals.add(result)
         if name in MOVES or name in SCALINGS:
             self._move_limits(func, args, kwargs, inputs, result)
         return result
@@ -106,47 +92,18 @@ class RelevanceMode(TorchFunctionMode):
         with torch.no_grad():
             result = func(*args, **kwargs)
         if tensors_in((result,)) and name != "detach":
-            raise self.no_rule(name, "it is neither linear, element by element nor a move")
+            raise self.signals.no_rule(name, "it is neither linear, element by element nor a move")
         return result
 
     def _move_limits(
         self, func: Callable[..., Any], args: Any, kwargs: Any, inputs: list[Tensor], result: Any
     ) -> None:
-        if not all(value in self.limits for value in inputs):
+        limits = self.signals.limits
+        if not all(value in limits for value in inputs):
             return
-        ends = [
-            tensors_in((func(*_swapped(args, self.limits, end), **kwargs),)) for end in range(2)
-        ]
+        ends = [tensors_in((func(*_swapped(args, limits, end), **kwargs),)) for end in range(2)]
         for value, low, high in zip(tensors_in((result,)), *ends, strict=True):
-            self.limits[value] = (torch.minimum(low, high), torch.maximum(low, high))
-
-    def _current(self, values: Any) -> Any:
-        if isinstance(values, Tensor):
-            while values in self.replaced:
-                values = self.replaced[values]
-            return values
-        if isinstance(values, list | tuple) and type(values) in (list, tuple):
-            return type(values)(self._current(value) for value in values)
-        if isinstance(values, Mapping):
-            return {key: self._current(value) for key, value in values.items()}
-        return values
-
-    def _mark(self, marks: Any, result: Any) -> None:
-        for value in tensors_in((result,)):
-            marks[value] = True
-
-    def refuse_gates(self, name: str, inputs: list[Tensor]) -> None:
-        """Raise where a gate meets a signal other than in a product."""
-        if any(value in self.gates for value in inputs):
-            raise self.no_rule(name, "it mixes a gate (sigmoid) with a signal; only products may")
-
-    def no_rule(self, function: str, why: str) -> DoesNotFit:
-        """The error that names a layer without a rule, to be raised."""
-        return DoesNotFit(
-            f"no relevance rule for {function} in {_place(self.module)}: {why}; "
-            "explain this network with gradcam or sa, or give it a rule in "
-            "analysis/explain/lrp/calls.py"
-        )
+            limits[value] = (torch.minimum(low, high), torch.maximum(low, high))
 
 
 def _swapped(args: Any, limits: Any, end: int) -> Any:
@@ -155,16 +112,3 @@ def _swapped(args: Any, limits: Any, end: int) -> Any:
     if isinstance(args, list | tuple):
         return type(args)(_swapped(value, limits, end) for value in args)
     return args
-
-
-def _place(module: nn.Module) -> str:
-    """The path of the module that is running, found among the callers."""
-    paths = {id(part): path for path, part in module.named_modules()}
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        running = frame.f_locals.get("self")
-        if isinstance(running, nn.Module) and id(running) in paths:
-            path = paths[id(running)]
-            return f"{path} ({type(running).__name__})" if path else type(running).__name__
-        frame = frame.f_back
-    return type(module).__name__

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -26,21 +28,17 @@ from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.overlay import (
     AGAINST,
     FOR,
-    SIDE,
-    Scale,
-    Tile,
     drawn,
     full_colour,
-    heat_tile,
+    heat_image,
     overlay,
-    panel,
-    png,
 )
 from alike.analysis.explain.pair import alike_panel, centre_of, compare_images, stored_pair
 from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
+from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 
@@ -267,23 +265,25 @@ def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
 def test_a_map_states_its_scale_and_a_pair_shares_one(features):
     image = np.full((8, 8, 3), 120, np.uint8)
     heat = np.array([[4.0, 0], [0, -1]], np.float32)
-    assert heat_tile(image, heat, ("a",)).scale == Scale(full_colour(heat), signed=True)
-    assert not heat_tile(image, np.abs(heat), ("a",)).scale.signed
-    plain, scaled = Tile(image, ("a",)), heat_tile(image, heat, ("a",))
+    top = f"{full_colour(heat):.2g}"
+    signed = ((0.0, f"-{top}"), (0.5, "0"), (1.0, top))
+    assert heat_image(image, heat, ("a",)).bar.labels == signed
+    assert heat_image(image, np.abs(heat), ("a",)).bar.labels == ((0.0, "0"), (1.0, top))
+    plain, scaled = PanelImage(image, ("a",)), heat_image(image, heat, ("a",))
     assert panel([[scaled]]).shape[0] > panel([[plain]]).shape[0]
     bar = panel([[scaled]])[14 + SIDE + 8, 14 : 14 + SIDE].astype(int)
     assert bar[0, 2] > bar[0, 0] + 50  # blue at the left end
     assert bar[-1, 0] > bar[-1, 2] + 50  # orange at the right
     found = compare_images(image_file(features, 0), image_file(features, 7), network_for(features))
     kept = []
-    original = heat_tile.__globals__["overlay"]
+    original = heat_image.__globals__["overlay"]
 
     def keep(image, heat, *, top=None, side=None):
         kept.append(top)
         return original(image, heat, top=top, side=side)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(heat_tile.__globals__, "overlay", keep)
+        patch.setitem(heat_image.__globals__, "overlay", keep)
         alike_panel([found], [("a", "b")])
     likeness_a, difference_a, likeness_b, difference_b = kept
     assert likeness_a == likeness_b == full_colour(found.likeness.on_a, found.likeness.on_b)
@@ -323,13 +323,13 @@ def test_pixels_are_smoothed_for_the_eye_and_positions_are_not():
     assert drawn(large).max() < 0.1
 
 
-def test_a_panel_is_a_png_and_needs_a_tile():
+def test_a_panel_is_a_png_and_needs_a_picture():
     sheet = panel(
-        [[Tile(np.zeros((4, 6, 3), np.uint8), ("a very long line of text " * 9,))]], side=50
+        [[PanelImage(np.zeros((4, 6, 3), np.uint8), ("a very long line of text " * 9,))]], side=50
     )
     assert sheet.shape[1] == 50 + 2 * 14
     assert png(sheet).startswith(b"\x89PNG")
-    with pytest.raises(BadInput, match="no tiles"):
+    with pytest.raises(BadInput, match="no pictures"):
         panel([])
 
 
@@ -356,3 +356,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+WITHOUT_PLOTLY = """
+import sys
+
+from alike.analysis.explain import explain_images, keep_confused, keep_examples
+from alike.extract.store import Store
+
+features = Store.open(sys.argv[1]).features()
+keep_confused(features, 1)
+keep_examples(features, count=2, split=None)
+explain_images([0, 7], features, methods=("cam", "likeness")).pictures
+print(*sorted({"plotly", "dask", "zennit"} & set(sys.modules)))
+"""
+
+
+def test_drawing_and_keeping_an_explanation_loads_no_plotly(features):
+    words = [sys.executable, "-c", WITHOUT_PLOTLY, features.store.url]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

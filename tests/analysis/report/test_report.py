@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -44,8 +45,8 @@ def first_lines(page):
 
 
 @pytest.fixture(scope="module")
-def two(made, compared, run_record, tmp_path_factory):
-    before, after = made(spread=0.45), made(spread=0.3, key="net-1")
+def two(analysed, compared, run_record, tmp_path_factory):
+    before, after = analysed(spread=0.45), analysed(spread=0.3, key="net-1")
     path = tmp_path_factory.mktemp("réport dir") / "report.html"
     write_report(
         path, before=before, after=after, comparison=compared(before, after), run=run_record,
@@ -82,7 +83,7 @@ def test_states_everything_of_the_run(two, run_record):
     for said in (
         "2.14.1",
         "MAP@R</dt><dd>R-precision in which early ranks count more",
-        "alike.extract.networks.taps",
+        "extract.taps",
         "ends early",
         "unreadable",
         "λ halved",
@@ -98,22 +99,22 @@ def test_states_everything_of_the_run(two, run_record):
     ("low", "high", "tone"),
     [(0.01, 0.05, "better"), (-0.01, 0.05, "unclear"), (-0.05, -0.01, "worse")],
 )
-def test_verdict_follows_the_interval(made, low, high, tone):
-    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+def test_verdict_follows_the_interval(analysed, low, high, tone):
+    before, after = analysed(n_classes=3, each=5), analysed(n_classes=3, each=5, spread=0.3)
     row = ("sameness", 0.5, 0.53, 0.03, low, high, "up")
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     comparison = pd.DataFrame([row], columns=columns)
     assert answer(before, after, comparison, "gap_cosine").tone == tone
 
 
-def test_without_interval_no_verdict_is_claimed(made):
-    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+def test_without_interval_no_verdict_is_claimed(analysed):
+    before, after = analysed(n_classes=3, each=5), analysed(n_classes=3, each=5, spread=0.3)
     assert answer(before, after, None, "gap_cosine").tone == "unclear"
 
 
 @pytest.mark.parametrize("n_classes", [2, 10, 70])
-def test_one_analysis_of_any_number_of_classes(made, tmp_path, n_classes):
-    one = made(n_classes=n_classes, each=4)
+def test_one_analysis_of_any_number_of_classes(analysed, tmp_path, n_classes):
+    one = analysed(n_classes=n_classes, each=4)
     page = write_report(tmp_path / "one.html", before=one).read_text(encoding="utf-8")
     said = first_lines(page)
     assert "of 100 comparisons" in said
@@ -122,8 +123,8 @@ def test_one_analysis_of_any_number_of_classes(made, tmp_path, n_classes):
     assert "raw pixels" in page
 
 
-def test_thousand_classes_stay_small(tmp_path, made):
-    one = made(n_classes=3, each=4)
+def test_thousand_classes_stay_small(tmp_path, analysed):
+    one = analysed(n_classes=3, each=4)
     names = [f"n{i:05d}" for i in range(1000)]
     rng = np.random.default_rng(0)
     a, b = np.meshgrid(names, names, indexing="ij")
@@ -137,8 +138,8 @@ def test_thousand_classes_stay_small(tmp_path, made):
     assert "averaged into 240 blocks" in path.read_text(encoding="utf-8")
 
 
-def test_neural_collapse_stands_among_the_scores(made, compared, tmp_path):
-    before, after = made(n_classes=3, each=5), made(n_classes=3, each=5, spread=0.3)
+def test_neural_collapse_stands_among_the_scores(analysed, compared, tmp_path):
+    before, after = analysed(n_classes=3, each=5), analysed(n_classes=3, each=5, spread=0.3)
     for one, value in ((before, 1.234), (after, 0.987)):
         rows = one.tables["scores"]
         rows.loc[len(rows)] = ["network", "nc1", value, np.nan, np.nan, "down", ""]
@@ -159,8 +160,8 @@ def test_neural_collapse_stands_among_the_scores(made, compared, tmp_path):
     assert "95 % interval +0.050 to +0.150" in first_lines(page)
 
 
-def test_missing_tables_leave_their_sections_out(made, tmp_path):
-    one = made(n_classes=3, each=5)
+def test_missing_tables_leave_their_sections_out(analysed, tmp_path):
+    one = analysed(n_classes=3, each=5)
     for name in ("histograms", "roc", "per_class", "neighbours", "pairs_examples"):
         one.tables.pop(name)
     page = write_report(tmp_path / "thin.html", before=one, run={"network": None}).read_text(
@@ -170,8 +171,8 @@ def test_missing_tables_leave_their_sections_out(made, tmp_path):
     assert '<section id="scores"' in page
 
 
-def test_rungs_are_in_order(made):
-    one = made(n_classes=4, each=6)
+def test_rungs_are_in_order(analysed):
+    one = analysed(n_classes=4, each=6)
     steps = rungs(one, None, "gap_cosine")
     assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]
 
@@ -249,6 +250,36 @@ def test_one_real_network_without_maps_and_images(real, digits, tmp_path):
     assert "data:image" not in page.replace("img-src data:", "")[: page.index("plotly.js v")]
 
 
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+from alike.analysis.report import write_report
+from alike.extract.store import Store
+
+url, key, folder, to = sys.argv[1:]
+tables = {path.stem: pd.read_parquet(path) for path in Path(folder).glob("*.parquet")}
+analysis = SimpleNamespace(key=key, n_images=9, classes=("a", "b"), settings={}, tables=tables)
+write_report(to, before=analysis, store=Store.open(url), maps=False, thumbnails=False)
+print(*sorted({"torch", "torchvision", "plotly"} & set(sys.modules)))
+"""
+
+
+def test_a_report_without_explanations_loads_no_torch(real, digits, tmp_path):
+    for name, table in real[0].tables.items():
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    to = tmp_path / "r.html"
+    words = [digits.store.url, digits.before.key, str(tmp_path), str(to)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["plotly"]
+    assert '<section id="classes">' in to.read_text(encoding="utf-8")
+
+
 def test_what_the_extraction_noted_is_shown(real, digits, tmp_path):
     before = digits.before.attrs
     warning = {"images": 9, "top1": 0.1, "warning": "the preprocessing looks wrong: 2 of 16"}
@@ -311,8 +342,8 @@ def test_one_image_that_went_away_leaves_a_gap(real, digits, tmp_path):
     assert (tmp_path / "gap.html").exists()
 
 
-def test_control_and_reuse_are_told(made, compared, tmp_path):
-    before, after = made(n_classes=3, each=6), made(n_classes=3, each=6, spread=0.3)
+def test_control_and_reuse_are_told(analysed, compared, tmp_path):
+    before, after = analysed(n_classes=3, each=6), analysed(n_classes=3, each=6, spread=0.3)
     comparison = compared(before, after)
     run = {"control": comparison, "reused": ["extract network", "index network"]}
     path = write_report(

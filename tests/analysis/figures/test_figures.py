@@ -10,7 +10,6 @@ import pytest
 from alike.analysis.figures import classes as figures_classes
 from alike.analysis.figures import figures
 from alike.analysis.figures import map as figures_map
-from alike.analysis.report import queries
 
 
 def numbers(figure):
@@ -18,8 +17,8 @@ def numbers(figure):
     return json.loads(figure.to_json())
 
 
-def test_histogram_keeps_every_pair(made):
-    one = made(n_classes=5, each=8)
+def test_histogram_keeps_every_pair(analysed):
+    one = analysed(n_classes=5, each=8)
     table = one.tables["histograms"].query("measure == 'gap_cosine'")
     figure = figures.histogram(table, threshold=0.3)
     for trace, column in zip(figure.data, ("different", "same"), strict=True):
@@ -28,8 +27,8 @@ def test_histogram_keeps_every_pair(made):
     assert figure.layout.shapes[0].x0 == 0.3
 
 
-def test_threshold_is_the_best_of_the_curve(made):
-    one = made(n_classes=5, each=8)
+def test_threshold_is_the_best_of_the_curve(analysed):
+    one = analysed(n_classes=5, each=8)
     roc = one.tables["roc"].query("measure == 'gap_cosine'")
     best = figures.best_threshold(roc)
     gain = (roc["tar"] - roc["far"]).max()
@@ -38,8 +37,8 @@ def test_threshold_is_the_best_of_the_curve(made):
     assert np.isnan(figures.best_threshold(roc, "unknown"))
 
 
-def test_roc_has_a_curve_for_each(made):
-    table = made(n_classes=5, each=8).tables["roc"]
+def test_roc_has_a_curve_for_each(analysed):
+    table = analysed(n_classes=5, each=8).tables["roc"]
     figure = figures.roc({"network": (table, "gap_cosine"), "raw pixels": (table, "pixel_euclid")})
     assert [trace.name for trace in figure.data] == ["network", "raw pixels"]
     assert figure.data[0].y[-1] == pytest.approx(100)
@@ -145,56 +144,3 @@ def test_every_class_has_a_colour(n):
     colours = figures_map.class_colours([f"c{i}" for i in range(n)])
     assert len(colours) == n
     assert len(set(colours.values())) > 0.6 * n
-
-
-NEAR = pd.DataFrame(
-    {
-        "row": np.repeat([0, 1, 2, 3], 2),
-        "rank": [1, 2] * 4,
-        "neighbour": [1, 2, 0, 3, 3, 0, 2, 1],
-        "distance": [0.1, 0.2, 0.1, 0.5, 0.3, 0.4, 0.3, 0.6],
-    }
-)
-OF_FOUR = pd.DataFrame({"row": [4, 4], "rank": [1, 2], "neighbour": [2, 0], "distance": [0.2, 0.4]})
-LABELS = {0: "a", 1: "a", 2: "b", 3: "a"}
-PAIRS = {0: "a", 1: "a", 2: "b", 3: "b"}
-
-
-def test_purity_by_hand():
-    pure = queries.purity(pd.concat([NEAR, OF_FOUR]), {**LABELS, 4: "b"}, k=2)
-    assert pure["row"].tolist() == [0, 1, 2, 3, 4]
-    assert pure["purity"].tolist() == [0.5, 1.0, 0.0, 0.5, 1.0]
-    assert pure["nearest"].tolist() == [0.1, 0.1, 0.3, 0.3, 0.2]
-    assert queries.best(pure, 2) == [1, 4]
-    assert queries.worst(pure, 2) == [2, 0]
-
-
-def test_purity_asks_for_no_more_kin_than_there_are():
-    assert queries.purity(NEAR, PAIRS)["purity"].tolist() == [1.0] * 4
-    alone = queries.purity(NEAR, LABELS)
-    assert alone["row"].tolist() == [0, 1, 3]
-    assert alone["purity"].tolist() == [0.5, 1.0, 0.5]
-
-
-def test_most_changed_leaves_out_what_stayed():
-    before = queries.purity(NEAR, PAIRS).assign(purity=[0.5, 1.0, 0.0, 0.5])
-    after = before.assign(purity=[0.5, 0.5, 1.0, 0.5])
-    assert queries.most_changed(before, after, 3) == ([2], [1])
-
-
-def test_turnover_by_hand():
-    after = NEAR.assign(neighbour=[1, 3, 0, 3, 1, 0, 2, 0])
-    found = queries.turnover(NEAR, after, LABELS)
-    assert found == {
-        "k": 2, "kept": 5 / 4, "gained": 3 / 4, "gained_right": 2 / 4, "lost_right": 1 / 4
-    }  # fmt: skip
-
-
-def test_confused_classes_come_with_their_images():
-    square = pd.DataFrame([[0.1, 0.4], [0.4, 0.1]], ["a", "b"], ["a", "b"])
-    found = queries.confused(square, NEAR, LABELS)
-    assert [(low, high) for low, high, _, _ in found] == [("a", "b")]
-    assert found[0][2] == pytest.approx(4 / 8)
-    assert found[0][3] == [(0, 2, 0.2)]
-    clean = NEAR.assign(neighbour=NEAR["row"])
-    assert queries.confused(square, clean, LABELS)[0][3] == []
