@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alike.extract.errors import BadImage
+from alike.extract.errors import BadInput
+from alike.extract.frames import read_image
 
 TILE = 128
 GAP = 6
@@ -15,7 +16,7 @@ WRAP = 10
 """Neighbours in one line; more go on below, under an empty place."""
 
 SAME, OTHER, PLAIN = (26, 127, 55), (207, 34, 46), (87, 96, 106)
-"""Frame of a neighbour of the query's class, of another, and where a class is not known."""
+"""Frame of a neighbour of the query's class, of another, and of one if a class is not known."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def contact_sheet(
 
     Args:
         lines: (query, neighbours); neighbours are framed green where they have the query's class,
-            red where they have another, grey where either is not known.
+            red where they have another, grey if either is not known.
         path: of the PNG.
         tile: side of a picture in pixels; pictures keep their proportions.
     """
@@ -61,7 +62,7 @@ def contact_sheet(
         for column, cell in enumerate((query, *cells)):
             if low and not column:
                 continue
-            # the query stands a little apart from its neighbours
+            # The query stands a little apart from its neighbours
             at = (column * step[0] + GAP + (LEFT if column else 0), line * step[1] + GAP)
             picture = _picture(cell.data, tile)
             place = (at[0] + (tile - picture.width) // 2, at[1] + (tile - picture.height) // 2)
@@ -84,7 +85,7 @@ def _colour(query: str | None, other: str | None) -> tuple[int, int, int]:
 
 
 def _fit(draw: Any, text: str, width: int, font: Any) -> str:
-    """The text, its beginning cut where it is too wide: the end of a path tells more."""
+    """The text; one that is too wide loses its beginning, since the end of a path tells more."""
     if draw.textlength(text, font=font) <= width:
         return text
     while len(text) > 1 and draw.textlength("…" + text, font=font) > width:
@@ -95,16 +96,14 @@ def _fit(draw: Any, text: str, width: int, font: Any) -> str:
 def _picture(data: bytes, tile: int) -> Any:
     from PIL import Image
 
-    from alike.extract.images import decode
-
     try:
-        array = decode(data).permute(1, 2, 0).contiguous().numpy()
-    except BadImage:
-        # the sheet shows that an image cannot be read any more rather than failing as a whole
+        array = read_image(data).pixels().permute(1, 2, 0).contiguous().numpy()
+    except BadInput:
+        # The sheet shows that an image cannot be read any more, and does not fail as a whole.
         return Image.new("RGB", (tile, tile), (235, 235, 235))
     picture = Image.fromarray(array)
     scale = tile / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    # small pictures keep their pixels, large ones are smoothed
+    # Small pictures keep their pixels, large ones are smoothed
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     return picture.resize(size, how)

@@ -1,18 +1,16 @@
 """Search where only some rows may answer."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.extract.measures import embed_rows
+from alike.extract.measures import Measure, embed_rows
 from alike.index.engine import Engine
 from alike.index.flat import nearest
 from alike.index.kinds import INDEX_KINDS
-
-if TYPE_CHECKING:
-    from alike.index.query import NeighbourIndex
+from alike.index.specs import Card
 
 Float = NDArray[np.float32]
 
@@ -31,9 +29,9 @@ def search_filled(
 ) -> tuple[Float, NDArray[np.int64]]:
     """Raw distances and positions (Q, k) of the rows that a mask leaves, -1 only where these end.
 
-    Where many rows are masked the search is in proportion deeper. Where it still finds fewer than
-    k, those around the query are masked, or k is large: then everything is searched (of which a
-    graph may still miss some).
+    The more rows are masked, the deeper the search. If it still finds fewer than k, the rows around
+    the query are masked, or k is large: then everything is searched, of which a graph may still
+    miss some.
 
     Args:
         engine: an index.
@@ -44,16 +42,18 @@ def search_filled(
     """
     n, free = len(engine.rows), len(engine.rows) if mask is None else int(mask.sum())
     deeper = {name: min(value * n / max(free, 1), MOST[name]) for name, value in search.items()}
-    raw, found = engine.search(vectors, k, deeper, mask)
-    short = np.flatnonzero((found >= 0).sum(axis=1) < min(k, free))
+    raw, positions = engine.search(vectors, k, deeper, mask)
+    short = np.flatnonzero((positions >= 0).sum(axis=1) < min(k, free))
     if len(short) and search:
         every = {name: MOST[name] for name in search}
-        raw[short], found[short] = engine.search(vectors[short], k, every, mask)
-    return raw, found
+        raw[short], positions[short] = engine.search(vectors[short], k, every, mask)
+    return raw, positions
 
 
 def search_masked(
-    index: "NeighbourIndex",
+    features: Any,
+    measure: Measure,
+    card: Card,
     engine: Engine,
     vectors: Float,
     k: int,
@@ -65,13 +65,15 @@ def search_masked(
     it may not answer would find few of the others. Otherwise it searches in proportion deeper.
 
     Args:
-        index: whose measure and features are read.
-        engine: its index.
+        features: the extraction.
+        measure: of the index, ready.
+        card: of the index.
+        engine: the index.
         vectors: (Q, D).
         k: answers wanted; fewer columns come where the mask leaves fewer.
         mask: (n,) positions that may answer.
     """
-    card, allowed = index.card, np.flatnonzero(mask)
+    allowed = np.flatnonzero(mask)
     k = min(k, len(allowed))
     if k == 0:
         empty = np.empty((len(vectors), 0))
@@ -81,6 +83,6 @@ def search_masked(
         return *search_filled(engine, vectors, k, card.spec.search, mask), exact
     rows = engine.rows[allowed]
     order = np.argsort(rows)
-    stored = embed_rows(index.features, index.measure, rows[order])
+    stored = embed_rows(features, measure, rows[order])
     raw, places = nearest(vectors, stored, k, card.metric)
     return raw, allowed[order][places], True

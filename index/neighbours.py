@@ -1,9 +1,26 @@
-"""The answer to a query: rows and distances, nearest first."""
+"""A query, and its answer: rows and distances, nearest first."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alike.extract.frames import NamedImage
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image whose neighbours are asked for.
+
+    Attributes:
+        row: of the store; -1 for an image that is not stored.
+        name: what messages and captions call it.
+        image: as it was read; None if it was given by its row.
+    """
+
+    row: int
+    name: str
+    image: NamedImage | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The neighbours of images: opens index and network once, then answers a stream of queries."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.extract.errors import BadInput
+from alike.extract.frames import ImageLike, NamedImage, read_image
 from alike.extract.measures import Measure, embed_rows, ready_measure
-from alike.index.encode import Encoder, check_weights, read_image
+from alike.index.encode import Encoder, check_weights
 from alike.index.engine import Engine, faiss_threads, open_engine, own_distances
 from alike.index.files import folder_of, read_card, read_index
 from alike.index.filters import Among
 from alike.index.kinds import INDEX_KINDS
 from alike.index.masked import search_filled, search_masked
-from alike.index.neighbours import Neighbours, tidy
+from alike.index.neighbours import Neighbours, Query, tidy
+from alike.index.rerank import TAP, rerank_neighbours, wanted_candidates
 from alike.index.specs import Card
 
 SPARE = 4
 """Answers fetched beyond k, so that ties at the end fall by row and not by chance."""
 
-Image = str | Path | bytes | int
+Image = ImageLike | int
 Float = NDArray[np.float32]
 ALL = Among()
 
@@ -59,7 +60,7 @@ class NeighbourIndex:
 
         Args:
             store: a `Store`, or the place of one.
-            key: extraction; None where there is only one.
+            key: extraction; None for the only one, or the one that the store serves.
             measure: whose index.
 
         Raises:
@@ -132,19 +133,21 @@ class NeighbourIndex:
         Raises:
             BadInput: k below 1, an image that cannot be read, a row that is not stored.
         """
-        from alike.index.rerank import rerank_neighbours, wanted_candidates
-
         if k < 1:
             raise BadInput(f"k {k}: at least 1 neighbour expected")
-        given = self.read(images)
-        vectors = self.vectors(given, network=network)
-        rows = np.array([row for row, _, _ in given], dtype=np.int64)
+        queries = self.read(images)
+        vectors = self.vectors(queries, network=network)
+        rows = np.array([query.row for query in queries], dtype=np.int64)
         labels = [label if row < 0 else self.images.at[row, "label"] for row in rows]
         fetched = k if rerank is None else wanted_candidates(rerank, k)
-        found = self._answer(vectors, rows, fetched, among, labels, threads)
+        answer = self._answer(vectors, rows, fetched, among, labels, threads)
         if rerank is None:
-            return found
-        return rerank_neighbours(self, rerank, given, found, k, network)
+            return answer
+
+        def map_of(image: NamedImage) -> NDArray[Any]:
+            return np.asarray(self.encoder(network).taps([image], [TAP])[TAP][0])
+
+        return rerank_neighbours(self.features, map_of, rerank, queries, answer, k)
 
     def query_vectors(
         self,
@@ -174,38 +177,34 @@ class NeighbourIndex:
         own = np.full(len(vectors), -1, dtype=np.int64) if rows is None else rows
         return self._answer(vectors, own, k, ALL, [None] * len(vectors), threads)
 
-    def read(self, images: Sequence[Image]) -> list[tuple[int, bytes | None, str]]:
-        """Row (-1 where not stored), content (None where a row was given) and name of images.
+    def read(self, images: Sequence[Image]) -> list[Query]:
+        """The queries that images are.
 
         Raises:
             BadInput: an image that cannot be read, a row that has no usable feature.
         """
         return [self._read(image) for image in images]
 
-    def _read(self, image: Image) -> tuple[int, bytes | None, str]:
+    def _read(self, image: Image) -> Query:
         if isinstance(image, int | np.integer):
             row = int(image)
             if row not in self.images.index:
                 msg = f"row {row} has no usable feature in {self.features.key}"
                 raise BadInput(f"{msg}: `alike store ls` lists what is stored")
-            return row, None, str(self.images.at[row, "path"])
-        data = read_image(image)
-        row = self._row_of.get(hashlib.sha256(data).hexdigest(), -1)
-        return row, data, f"{len(data)} bytes" if isinstance(image, bytes) else str(image)
+            return Query(row, str(self.images.at[row, "path"]))
+        named = read_image(image)
+        return Query(self._row_of.get(named.image_id, -1), named.name, named)
 
-    def vectors(
-        self, given: Sequence[tuple[int, bytes | None, str]], *, network: Any = None
-    ) -> Float:
-        """Vectors (Q, D) of images from `read`; those that are no rows go through the network."""
-        out = np.empty((len(given), self.card.dimension), dtype=np.float32)
-        stored = np.array([data is None for _, data, _ in given], dtype=bool)
-        if stored.any():
-            rows = np.array([row for row, data, _ in given if data is None], dtype=np.int64)
-            out[stored] = embed_rows(self.features, self.measure, rows)
-        if not stored.all():
-            data = [data for _, data, _ in given if data is not None]
-            names = [name for _, data, name in given if data is not None]
-            out[~stored] = self.encoder(network)(data, names)
+    def vectors(self, queries: Sequence[Query], *, network: Any = None) -> Float:
+        """Vectors (Q, D) of queries; images that were not given by row go through the network."""
+        out = np.empty((len(queries), self.card.dimension), dtype=np.float32)
+        by_row = np.array([query.image is None for query in queries], dtype=bool)
+        if by_row.any():
+            rows = np.array([q.row for q in queries if q.image is None], dtype=np.int64)
+            out[by_row] = embed_rows(self.features, self.measure, rows)
+        images = [query.image for query in queries if query.image is not None]
+        if images:
+            out[~by_row] = self.encoder(network)(images)
         return out
 
     def _answer(
@@ -220,38 +219,41 @@ class NeighbourIndex:
         threads = self.card.wish.threads if threads is None else threads
         wanted = min(k + 1 + SPARE, max(len(self), 1))
         raw = np.full((len(vectors), wanted), np.inf, dtype=np.float32)
-        found = np.full((len(vectors), wanted), -1, dtype=np.int64)
+        positions = np.full((len(vectors), wanted), -1, dtype=np.int64)
         sure = np.zeros(len(vectors), dtype=bool)
         search, kind = self.card.spec.search, INDEX_KINDS[self.card.spec.kind]
         with faiss_threads(threads):
             for queries, mask in self._groups(among, labels):
                 part = vectors[queries]
-                if among.all:
+                if among.all or mask is None:
                     answer = (*search_filled(self._engine, part, wanted, search, mask), kind.exact)
                 else:
-                    answer = search_masked(self, self._engine, part, wanted, mask)
+                    answer = search_masked(
+                        self.features, self.measure, self.card, self._engine, part, wanted, mask
+                    )
                 width = answer[1].shape[1]
-                raw[queries, :width], found[queries, :width] = answer[:2]
+                raw[queries, :width], positions[queries, :width] = answer[:2]
                 sure[queries] = answer[2]
-        rows = np.where(found >= 0, self._engine.rows[found], -1)
+        rows = np.where(positions >= 0, self._engine.rows[positions], -1)
         if not self._engine.float32:
             raw = self._exact_distances(vectors, rows, raw)
         distances = own_distances(self.measure.own, raw)
         distances, rows = tidy(distances, rows, min(k, len(self._engine.rows)), own_rows)
         return Neighbours(distances, rows, own_rows, sure)
 
-    def _groups(self, among: Among, labels: Sequence[str | None]) -> Any:
+    def _groups(
+        self, among: Among, labels: Sequence[str | None]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_] | None]]:
         """Queries that share a mask of positions; a mask of None allows all."""
         if among.all:
             yield np.arange(len(labels)), None if self._alive.all() else self._alive
             return
-        known = sorted({label for label in self._labels if isinstance(label, str)})
-        among.check(known)
+        among.check(sorted({label for label in self._labels if isinstance(label, str)}))
         for queries, mask in among.groups(labels, self._labels):
             yield queries, mask & self._alive
 
     def _exact_distances(self, vectors: Float, rows: NDArray[np.int64], raw: Float) -> Float:
-        """Distances of answers from the stored features, where the index holds rounded ones."""
+        """Distances of answers from the stored features, for an index of rounded vectors."""
         needed = np.unique(rows[rows >= 0])
         if not len(needed):
             return raw

@@ -4,19 +4,22 @@ Distances between sets of positions are no embeddings, so no index serves them: 
 the candidates that a measure has found: those of `SET_MEASURES`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
+from alike.extract.frames import NamedImage
 from alike.extract.measures import SET_MEASURES, check_finite, missing_tap
-from alike.index.neighbours import Neighbours, tidy
+from alike.index.neighbours import Neighbours, Query, tidy
 
-if TYPE_CHECKING:
-    from alike.index.query import NeighbourIndex
+Maps = NDArray[Any]
+MapOf = Callable[[NamedImage], Maps]
+"""An image to its feature map (C, H, W)."""
 
 CANDIDATES = 50
 TAP = "last_conv"
@@ -34,44 +37,47 @@ def wanted_candidates(name: str, k: int) -> int:
 
 
 def rerank_neighbours(
-    index: "NeighbourIndex",
+    features: Any,
+    map_of: MapOf,
     name: str,
-    given: Sequence[tuple[int, bytes | None, str]],
-    found: Neighbours,
+    queries: Sequence[Query],
+    candidates: Neighbours,
     k: int,
-    network: Any = None,
 ) -> Neighbours:
-    """The k nearest of the candidates by another distance, which is then the one told.
+    """The k nearest of the candidates by another distance, which is then the distance given.
 
     Args:
-        index: whose features are read.
+        features: the extraction; its feature maps are compared.
+        map_of: gives the feature map of an image that is not stored.
         name: a key of `SET_MEASURES`.
-        given: queries, from `NeighbourIndex.read`.
-        found: their candidates.
+        queries: the images that ask.
+        candidates: what a measure found for them.
         k: neighbours wanted.
-        network: as in `NeighbourIndex.query`.
 
     Raises:
         BadInput: feature maps are not stored, or those of a candidate or query are NaN or infinite.
     """
-    if TAP not in index.features.arrays:
-        again = extract_again(index.features)
-        raise BadInput(missing_tap(name, (TAP,), index.features.key, again))
-    distances = np.full(found.rows.shape, np.inf, dtype=np.float32)
-    for line, (row, data, image) in enumerate(given):
-        rows = found.rows[line]
+    if TAP not in features.arrays:
+        raise BadInput(missing_tap(name, (TAP,), features.key, extract_again(features)))
+    distances = np.full(candidates.rows.shape, np.inf, dtype=np.float32)
+    for line, query in enumerate(queries):
+        rows = candidates.rows[line]
         good = rows >= 0
         if not good.any():
             continue
-        if data is None:
-            own = np.array([row])
-            query = index.features.read(TAP, own)[0]
-            check_finite(TAP, query[None], own, index.features.key)
+        if query.image is None:
+            own = _stored_maps(features, np.array([query.row]))[0]
         else:
-            query = index.encoder(network).taps([data], [TAP], [image])[TAP][0]
-        others = index.features.read(TAP, rows[good])
-        check_finite(TAP, others, rows[good], index.features.key)
-        distances[line, good] = SET_MEASURES[name].to_all(query, others)
-    best, rows = tidy(distances, found.rows, min(k, found.rows.shape[1]), found.query_rows)
-    # the candidates are those of the measure: farther ones may be nearer by this distance
-    return replace(found, distances=best, rows=rows, exact=np.zeros(len(rows), dtype=bool))
+            own = map_of(query.image)
+        others = _stored_maps(features, rows[good])
+        distances[line, good] = SET_MEASURES[name].to_all(own, others)
+    width = min(k, candidates.rows.shape[1])
+    best, rows = tidy(distances, candidates.rows, width, candidates.query_rows)
+    # The candidates are those of the measure: rows that it left out may be nearer by this distance.
+    return replace(candidates, distances=best, rows=rows, exact=np.zeros(len(rows), dtype=bool))
+
+
+def _stored_maps(features: Any, rows: NDArray[np.int64]) -> Maps:
+    maps: Maps = features.read(TAP, rows)
+    check_finite(TAP, maps, rows, features.key)
+    return maps

@@ -56,9 +56,9 @@ def create_app(
         return service.facts()
 
     @app.get("/api/images")
-    def some(count: int = 24, seed: int = 0, label: str | None = None) -> list[dict[str, Any]]:
+    def sample(count: int = 24, seed: int = 0, label: str | None = None) -> list[dict[str, Any]]:
         """Stored images drawn at random."""
-        return service.some(min(count, 200), seed, label)
+        return service.sample(min(count, 200), seed, label)
 
     @app.post("/api/images")
     async def bring(request: Request) -> dict[str, Any]:

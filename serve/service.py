@@ -1,6 +1,5 @@
 """Questions about a store, answered for the page: plain values in, plain values out."""
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -11,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.explain import AGAINST, FOR, difference, likeness, position_pairs
-from alike.extract.errors import BadImage, BadInput
-from alike.extract.images import decode, open_source
+from alike.extract.errors import BadInput
+from alike.extract.frames import NamedImage, StoredImages, transform_of
+from alike.extract.images import open_source
 from alike.index.filters import Among
 from alike.index.query import NeighbourIndex
 
@@ -22,14 +22,14 @@ MAX_NEIGHBOURS = 200
 SIDES = (16, 1024)
 """Smallest and largest side of a picture, in pixels."""
 MAX_PAIRS = 2**16
-"""Pairs of positions beyond which they are not told: they would be megabytes of text."""
+"""Pairs of positions up to which they are answered: more would be megabytes of text."""
 TAP = "last_conv"
 
 
 class NeighbourService:
     """Answers for one extraction and one measure of a store.
 
-    An image is named by its row, or by the sha256 of its bytes where it was brought by `bring`.
+    An image is named by its row, or by the sha256 of its bytes if it was brought by `bring`.
 
     Attributes:
         index: the index that answers now; a new one on the disk takes its place.
@@ -44,14 +44,14 @@ class NeighbourService:
             measure: whose index.
 
         Raises:
-            BadInput: as `NeighbourIndex.open`, and where the store does not know its images.
+            BadInput: as `NeighbourIndex.open`, and if the store does not know its images.
         """
         self.index = NeighbourIndex.open(store, key, measure)
         spec, options = self.index.features.store.source()
         self._source = open_source(spec, **options)
-        self._brought: OrderedDict[str, bytes] = OrderedDict()
+        self._brought: OrderedDict[str, NamedImage] = OrderedDict()
         self._brought_lock = threading.Lock()
-        # one forward pass at a time: more would only share the same cores or the same GPU
+        # One forward pass at a time: more would only share the same cores or the same GPU
         self._network_lock = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class NeighbourService:
             "colours": {"for": FOR, "against": AGAINST},
         }
 
-    def some(self, count: int, seed: int, label: str | None = None) -> list[dict[str, Any]]:
+    def sample(self, count: int, seed: int, label: str | None = None) -> list[dict[str, Any]]:
         """Stored images drawn at random, of one class or of all.
 
         Raises:
@@ -91,13 +91,11 @@ class NeighbourService:
         Raises:
             BadInput: no readable image; says why.
         """
-        try:
-            decode(data)
-        except BadImage as error:
-            raise BadInput(f"this is no image that can be used: {error}") from error
-        name = hashlib.sha256(data).hexdigest()
+        image = NamedImage("brought", data)
+        image.pixels()
+        name = image.image_id
         with self._brought_lock:
-            self._brought[name] = data
+            self._brought[name] = image
             self._brought.move_to_end(name)
             while len(self._brought) > KEPT:
                 self._brought.popitem(last=False)
@@ -109,8 +107,10 @@ class NeighbourService:
         if row < 0:
             return {"image": image, "row": -1, "path": "", "label": None, "split": None}
         path, label, split = self.index.images.loc[row, ["path", "label", "split"]]
-        told = {"path": str(path), "label": None if pd.isna(label) else str(label)}
-        return {"image": str(row), "row": row, **told, "split": str(split)}
+        name = None if pd.isna(label) else str(label)
+        return {
+            "image": str(row), "row": row, "path": str(path), "label": name, "split": str(split)
+        }  # fmt: skip
 
     def neighbours(
         self, image: str, k: int, relation: str = "any", labels: tuple[str, ...] = ()
@@ -123,17 +123,17 @@ class NeighbourService:
         if not 1 <= k <= MAX_NEIGHBOURS:
             raise BadInput(f"k {k}: from 1 to {MAX_NEIGHBOURS} neighbours expected")
         self.index = self.index.refreshed()
-        row, data = self._find(image)
-        asked: int | bytes = row if data is None else data
+        row, brought = self._find(image)
         with self._network_lock:
-            found = self.index.query([asked], k, among=Among(relation, labels))
+            asked = row if brought is None else brought
+            answer = self.index.query([asked], k, among=Among(relation, labels))
         query = self.about(image)
         near = [
             {**self.about(str(other)), "distance": float(distance)}
-            for other, distance in zip(found.rows[0], found.distances[0], strict=True)
+            for other, distance in zip(answer.rows[0], answer.distances[0], strict=True)
             if other >= 0
         ]
-        return {"query": query, "neighbours": near, "exact": bool(found.exact[0])}
+        return {"query": query, "neighbours": near, "exact": bool(answer.exact[0])}
 
     def picture(self, image: str, side: int) -> bytes:
         """A PNG no larger than `side` pixels; small images keep their size.
@@ -143,11 +143,12 @@ class NeighbourService:
         """
         if not SIDES[0] <= side <= SIDES[1]:
             raise BadInput(f"side {side}: from {SIDES[0]} to {SIDES[1]} pixels expected")
-        return _png(self._pixels(image), side)
+        pixels = self._image(image).pixels()
+        return _png(pixels.permute(1, 2, 0).contiguous().numpy(), side)
 
     def seen(self, image: str) -> bytes:
         """A PNG of what the network sees of an image, before normalisation."""
-        frame = self._transform.frame(decode(self._bytes(image)))
+        frame = self._image(image).frame(transform_of(self.index.features))
         return _png(frame.permute(1, 2, 0).contiguous().numpy(), SIDES[1])
 
     def alike(self, first: str, second: str) -> dict[str, Any]:
@@ -155,65 +156,53 @@ class NeighbourService:
 
         Returns:
             `value`, the cosine; `likeness` and `difference`, each two maps, (h, w) lists; `pairs`
-            (P, Q): what every pair of positions adds to the cosine, None where they are too many.
+            (P, Q): what every pair of positions adds to the cosine, None if they are too many.
 
         Raises:
             BadInput: the network pools no map, a pooled map is zero.
         """
         a, b = self._map(first), self._map(second)
-        found, apart = likeness(a, b), difference(a, b)
-        few = found.on_a.size * found.on_b.size <= MAX_PAIRS
+        shared, apart = likeness(a, b), difference(a, b)
+        few = shared.on_a.size * shared.on_b.size <= MAX_PAIRS
         return {
             "first": self.about(first),
             "second": self.about(second),
-            "value": found.value,
-            "likeness": [_rounded(found.on_a), _rounded(found.on_b)],
+            "value": shared.value,
+            "likeness": [_rounded(shared.on_a), _rounded(shared.on_b)],
             "difference": [_rounded(apart.on_a), _rounded(apart.on_b)],
             "pairs": _rounded(position_pairs(a, b)) if few else None,
         }
 
-    def _find(self, image: str) -> tuple[int, bytes | None]:
-        """Row, or -1 and the bytes."""
+    def _find(self, image: str) -> tuple[int, NamedImage | None]:
+        """Row and None of a stored image, else -1 and the image that was brought."""
         if image.isdecimal():
             row = int(image)
             if row not in self.index.images.index:
                 raise BadInput(f"row {row} is not stored; rows come from the answers of this page")
             return row, None
         with self._brought_lock:
-            data = self._brought.get(image)
-        if data is None:
+            brought = self._brought.get(image)
+        if brought is None:
             raise BadInput(f"image {image[:12]}… is not remembered any more: bring it again")
-        known = self.index.images.index[self.index.images["image_id"] == image]
-        return (int(known[0]), None) if len(known) else (-1, data)
+        rows = self.index.images.index[self.index.images["image_id"] == image]
+        return (int(rows[0]), None) if len(rows) else (-1, brought)
 
-    def _bytes(self, image: str) -> bytes:
-        row, data = self._find(image)
-        if data is not None:
-            return data
-        path = str(self.index.images.at[row, "path"])
-        try:
-            return self._source.read(path)
-        except (BadImage, OSError) as error:
-            raise BadInput(f"{path} cannot be read any more: {error}") from error
-
-    def _pixels(self, image: str) -> NDArray[np.uint8]:
-        return decode(self._bytes(image)).permute(1, 2, 0).contiguous().numpy()
-
-    @property
-    def _transform(self) -> Any:
-        from alike.extract.networks import Transform
-
-        return Transform.from_dict(dict(self.index.features.attrs["transform"]))
+    def _image(self, image: str) -> NamedImage:
+        row, brought = self._find(image)
+        if brought is not None:
+            return brought
+        index = self.index
+        return StoredImages(self._source, index.images, index.features.store.url).read(row)
 
     def _map(self, image: str) -> NDArray[Any]:
-        """(C, H, W), from the store where it is kept there."""
-        row, data = self._find(image)
+        """(C, H, W), from the store if it is kept there."""
+        row, brought = self._find(image)
         features = self.index.features
-        if data is None and TAP in features.arrays:
+        if brought is None and TAP in features.arrays:
             stored: NDArray[Any] = features.read(TAP, np.array([row]))[0]
             return stored
         with self._network_lock:
-            taps = self.index.encoder().taps([self._bytes(image)], [TAP], [image])
+            taps = self.index.encoder().taps([self._image(image)], [TAP])
         return np.asarray(taps[TAP][0])
 
 

@@ -17,7 +17,6 @@ from .gradients import score as score
 from .images import LIKENESS as LIKENESS
 from .images import METHODS as METHODS
 from .images import explain_images as explain_images
-from .images import source_of as source_of
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
 from .inputs import ready_module as ready_module

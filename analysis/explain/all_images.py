@@ -17,6 +17,7 @@ import pandas as pd
 
 from alike.analysis.explain.explain import explain_batch, explainer
 from alike.analysis.explain.inputs import class_name, network_for
+from alike.extract.frames import StoredImages
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -115,11 +116,8 @@ def _hash(part: pd.DataFrame) -> str:
 def _explained(
     features: "Features", network: "Network", method: str, part: pd.DataFrame, batch_size: int
 ) -> bytes:
-    from alike.extract.images import open_source
-
-    spec, options = features.store.source()
-    source = open_source(spec, **options)
-    images = [source.read(path) for path in part["path"]]
+    stored = StoredImages.of(features.store, part)
+    images = [stored.read(int(row)) for row in part["row"]]
     found = list(explain_batch(images, network, method, batch_size=batch_size))
     held = io.BytesIO()
     np.savez_compressed(

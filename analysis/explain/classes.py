@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, uni
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
 from alike.extract.errors import BadInput
-from alike.extract.images import image_id
+from alike.extract.frames import read_image
 from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
 
 if TYPE_CHECKING:
@@ -166,9 +165,11 @@ def images_to_class(
     units = unit(features.read("gap", table["row"].to_numpy()))
     place = {name: at for at, name in enumerate(table["image_id"]) if own[at]}
     frames, rows, shares = [], [], []
-    for source in images:
+    for image in images:
+        # Read once: the bytes of a URL are asked for by both lines below.
+        source = image if isinstance(image, Tensor) else read_image(image)
         frame = framed(source, network)
-        at = place.get(_image_id(source), -1)
+        at = -1 if isinstance(source, Tensor) else place.get(source.image_id, -1)
         members = own.copy()
         if at >= 0:
             members[at] = False
@@ -181,12 +182,6 @@ def images_to_class(
         frames.append(frame.permute(1, 2, 0).numpy())
     both = [np.stack(maps) for maps in zip(*shares, strict=True)]
     return frames, ClassLikeness(label, np.array(rows), both[0], both[1])
-
-
-def _image_id(source: Source) -> str:
-    if isinstance(source, Tensor):
-        return ""
-    return image_id(source if isinstance(source, bytes) else Path(source).read_bytes())
 
 
 def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5) -> Pixels:

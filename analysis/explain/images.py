@@ -15,6 +15,7 @@ from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.overlay import explanation_panel
 from alike.analysis.explain.pair import Alike, alike_panel, centre_of, compare_images
 from alike.extract.errors import BadInput
+from alike.extract.frames import ImageLike, read_images
 from alike.extract.panels import Pixels
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Explained:
 
 
 def explain_images(
-    images: Sequence[str | int],
+    images: Sequence[ImageLike | int],
     features: "Features",
     *,
     methods: Sequence[str] = METHODS,
@@ -95,7 +96,7 @@ def explain_images(
     """Explain images by the network of a store.
 
     Args:
-        images: paths of image files, or numbers of stored rows.
+        images: image files, URLs of fsspec filesystems, or numbers of stored rows.
         features: whose network is used; the mean of its `gap` centres the likeness.
         methods: names of `EXPLAINERS`, and `likeness` for the first two images.
         target: class index or name for all; None explains what is predicted for each.
@@ -109,7 +110,11 @@ def explain_images(
         if method != LIKENESS:
             explainer(method)
     network = network_for(features)
-    sources = [source_of(image, features) for image in images]
+    sources = read_images(images, features.store)
+    names = tuple(
+        str(image) if isinstance(image, int) else source.name
+        for image, source in zip(images, sources, strict=True)
+    )
     notes = []
     by_method = []
     for method in methods:
@@ -125,24 +130,7 @@ def explain_images(
         alike = compare_images(sources[0], sources[1], network, centre=centre_of(features))
     elif tuple(methods) == (LIKENESS,):
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
-    return Explained(tuple(str(image) for image in images), found, alike, tuple(notes))
-
-
-def source_of(image: str | int, features: "Features") -> Path | bytes:
-    """Return a path as it is, and the bytes of the image in a stored row.
-
-    Raises:
-        BadInput: no such row.
-    """
-    if not isinstance(image, int):
-        return Path(image)
-    from alike.extract.images import open_source
-
-    paths = features.store.images().drop_duplicates("row").set_index("row")["path"]
-    if image not in paths.index or image < 0:
-        raise BadInput(f"no row {image}: {features.store.url} has rows 0 to {paths.index.max()}")
-    spec, options = features.store.source()
-    return open_source(spec, **options).read(paths[image])
+    return Explained(names, found, alike, tuple(notes))
 
 
 def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -2,42 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from alike.extract.errors import BadImage, BadInput
+from alike.extract.errors import BadInput
+from alike.extract.frames import ImageLike, read_image
 from alike.extract.networks import folded, taps_at
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
     from alike.extract.store import Features
 
-Source = Path | str | bytes | Tensor
+Source = ImageLike | Tensor
+"""An image to explain: as `read_image` takes it, or decoded, uint8 (3, H, W)."""
 
 
 def framed(source: Source, network: "Network") -> Tensor:
     """Return what the network sees of an image, before normalisation: uint8 (3, h, w).
 
     Raises:
-        BadInput: no such file, or one that is no readable image.
+        BadInput: an image that cannot be read or decoded.
     """
-    from alike.extract.images import decode
-
     if isinstance(source, Tensor):
         return network.transform.frame(source)
-    name = "the image" if isinstance(source, bytes) else f"image {str(source)!r}"
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        return network.transform.frame(decode(data))
-    except OSError as error:
-        said = error.strerror or error
-        raise BadInput(f"{name}: {said}; give the path of an image file") from error
-    except BadImage as error:
-        raise BadInput(f"{name} is no readable image ({error}); give another") from error
+    return read_image(source).frame(network.transform)
 
 
 def class_indices(

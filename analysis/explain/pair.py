@@ -12,6 +12,7 @@ from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.extract.errors import BadInput
+from alike.extract.frames import StoredImages, transform_of
 from alike.extract.panels import PanelImage, Pixels, panel
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def compare_images(
     """Say where two images are alike for a network.
 
     Args:
-        image_a: a path, encoded bytes, or a uint8 tensor (3, H, W).
+        image_a: a path, URL, encoded bytes, or a uint8 tensor (3, H, W).
         image_b: the other one.
         network: from `load_network`.
         centre: (C,) mean pooled feature of a data set, for `centred`.
@@ -119,15 +120,12 @@ def stored_pair(
 
 
 def stored_frames(features: "Features", rows: Sequence[int]) -> list[Pixels]:
-    """Return what the network saw of stored images, (H, W, 3) uint8, read from their source."""
-    from alike.extract.images import decode, open_source
-    from alike.extract.networks import Transform
+    """Return what the network saw of stored images, (H, W, 3) uint8, read from their source.
 
-    spec, options = features.store.source()
-    source = open_source(spec, **options)
-    transform = Transform.from_dict(features.attrs["transform"])
-    paths = features.table().set_index("row")["path"]
-    frames = [transform.frame(decode(source.read(paths[row]))) for row in rows]
+    Raises:
+        BadInput: an image is gone, or has changed since its features were computed.
+    """
+    frames = StoredImages.of(features.store).frames(rows, transform_of(features))
     return [frame.permute(1, 2, 0).numpy() for frame in frames]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from alike.analysis.report.parts import data_uri
 from alike.extract.errors import AlikeError
-from alike.extract.images import decode, open_source
+from alike.extract.frames import StoredImages
 
 TINY = 48
 READERS = 8
@@ -74,8 +74,7 @@ class Pictures:
     """
 
     def __init__(self, store: Any) -> None:
-        spec, options = store.source()
-        self._source = open_source(spec, **options)
+        self._images = StoredImages.of(store)
         self.paths, self.labels = listed(store)
 
     def thumbnails(self, rows: Iterable[int], side: int = 96) -> dict[int, Thumbnail]:
@@ -117,9 +116,9 @@ class Pictures:
         from PIL import Image
 
         try:
-            pixels = decode(self._source.read(self.paths[row]))
-        except (AlikeError, OSError):
-            # A picture that has gone since extraction leaves a gap; its numbers stay.
+            pixels = self._images.read(row).pixels()
+        except AlikeError:
+            # A picture that has gone or changed since extraction leaves a gap; its numbers stay.
             return None
         picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
         tiny = max(picture.size) <= TINY

@@ -4,6 +4,8 @@ from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
 from .source import check_bytes as check_bytes
 from .source import read_local as read_local
+from .source import read_url as read_url
+from .sources import SOURCES as SOURCES
 from .sources import open_source as open_source
 from .split import image_id as image_id
 from .split import split_of as split_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import Listed
+from alike.extract.images.source import Listed, local_path
 
 SPLITS = ("train", "val", "test", "")
 PAIRS = (
@@ -23,7 +23,7 @@ PAIRS = (
     ("X", "y"),
     ("data", "labels"),
 )
-"""Names of the arrays of images and labels that are found without being told."""
+"""Names of the arrays of images and labels that are found without being named."""
 CLASSES = ("classes", "class_names", "label_names")
 
 
@@ -43,20 +43,21 @@ class ArraySource:
     def __init__(
         self, spec: str, split: str = "", images: str = "", labels: str = "", classes: str = ""
     ) -> None:
-        if "://" in spec:
+        file = local_path(spec)
+        if file is None:
             raise BadInput(f"arrays {spec}: these are read from a local file; copy it first")
-        path = Path(spec).expanduser().resolve()
+        path = file.resolve()
         self.spec = str(path)
         given = {"split": split, "images": images, "labels": labels, "classes": classes}
         self.options = {name: value for name, value in given.items() if value}
         self._arrays = _open(path)
-        self._pairs = self._found(split, images, labels)
+        self._pairs = self._pairs_of(split, images, labels)
         names = self._arrays.get(classes or next((c for c in CLASSES if c in self._arrays), ""))
         self._classes = None if names is None else [_text(name) for name in names[()]]
         # HDF5 handles serve one thread at a time.
         self._lock = threading.Lock()
 
-    def _found(self, split: str, images: str, labels: str) -> list[tuple[str, str | None]]:
+    def _pairs_of(self, split: str, images: str, labels: str) -> list[tuple[str, str | None]]:
         if images:
             pairs = [(images, labels or None)]
         else:
@@ -72,9 +73,9 @@ class ArraySource:
                 if a in self._arrays and self._arrays[a].ndim >= 3
             ]
         if not pairs or any(name not in self._arrays for name, _ in pairs):
-            known = ", ".join(f"{name} {array.shape}" for name, array in self._arrays.items())
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in self._arrays.items())
             raise BadInput(
-                f"{self.spec}: no array of images {images or split or ''} found; it has {known}; "
+                f"{self.spec}: no array of images {images or split or ''} found; it has {shapes}; "
                 "name them with the options images and labels"
             )
         return pairs
@@ -98,7 +99,7 @@ class ArraySource:
             return _text(value)
         if not 0 <= value < len(self._classes):
             raise BadInput(
-                f"{self.spec}: label {value} where there are {len(self._classes)} classes"
+                f"{self.spec}: label {value}, but there are {len(self._classes)} classes"
             )
         return self._classes[int(value)]
 
@@ -129,14 +130,14 @@ def _open(path: Path) -> Mapping[str, Any]:
 def _datasets(path: Path) -> dict[str, Any]:
     import h5py
 
-    found: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
 
     def keep(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item
+            datasets[name] = item
 
     h5py.File(path, "r").visititems(keep)
-    return found
+    return datasets
 
 
 def _text(value: Any) -> str:

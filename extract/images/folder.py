@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import SUFFIXES, Listed, read_local
+from alike.extract.images.source import SUFFIXES, Listed, local_path, read_local
 
 
 class FolderSource:
@@ -16,11 +16,14 @@ class FolderSource:
     Hidden files and files without an image's suffix are left out. Symbolic links are followed.
 
     Args:
-        root: the folder.
+        spec: path of the folder, or its ``file://`` URL.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().resolve()
+    def __init__(self, spec: str) -> None:
+        path = local_path(spec)
+        if path is None:
+            raise BadInput(f"folder {spec}: folders are read from a local disk; copy it first")
+        self.root = path.resolve()
         self.spec = str(self.root)
         self.options: dict[str, Any] = {}
 
@@ -34,13 +37,13 @@ class FolderSource:
         # Entries know whether they are folders; asking every file costs as much as hashing it.
         try:
             with os.scandir(folder) as entries:
-                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             raise BadInput(
                 f"folder {folder} cannot be listed ({error.strerror}): ask for the permission, or "
                 "move it out of the set"
             ) from error
-        for name, is_folder in found:
+        for name, is_folder in names:
             if name.startswith("."):
                 continue
             if is_folder:
@@ -77,5 +80,5 @@ def _shown(name: str) -> str:
 def _hidden(path: str) -> str:
     """The name that `_shown` gave for."""
     return os.fsdecode(
-        re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), os.fsencode(path))
+        re.sub(rb"\\x([0-9a-f]{2})", lambda byte: bytes([int(byte[1], 16)]), os.fsencode(path))
     )

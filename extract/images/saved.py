@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import ImageSource, Listed, read_local
+from alike.extract.images.source import ImageSource, Listed, local_path, read_local
 from alike.extract.images.tables import embedded_bytes
 
 
@@ -70,13 +70,24 @@ class SavedSource:
         return embedded_bytes(value)
 
 
-def open_saved(folder: Path, split: str, image: str, label: str) -> ImageSource:
+def open_saved(
+    spec: str, split: str = "", image: str = "image", label: str = "label"
+) -> ImageSource:
     """Open a saved dataset, or one split of a saved dictionary of datasets.
+
+    Args:
+        spec: the folder.
+        split: of a dictionary of datasets; "" for one dataset.
+        image: column of images.
+        label: column of classes.
 
     Raises:
         BadInput: a split is needed and not given, or it does not exist.
     """
-    folder = folder.resolve()
+    path = local_path(spec)
+    if path is None:
+        raise BadInput(f"dataset {spec}: these are read from a local folder; copy it first")
+    folder = path.resolve()
     given = {"split": (split, ""), "image": (image, "image"), "label": (label, "label")}
     options = {key: value for key, (value, default) in given.items() if value != default}
     place = folder

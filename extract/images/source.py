@@ -1,8 +1,10 @@
-"""Where images come from: an ordered list of (path, label), and the bytes of each."""
+"""What a source of images is, and how one file or URL is read, whoever asks for it."""
 
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,10 @@ from alike.extract.errors import BadImage
 _PLAIN = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "ppm", "pgm")
 SUFFIXES = frozenset(f".{name}" for name in (*_PLAIN, "tif", "tiff", "avif", "npy"))
 MAX_BYTES = 256 * 2**20
+"""Largest image file that is read."""
+
+LOCAL = ("file://", "local://")
+"""Beginnings of URLs that name local files: these get the guards of local files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +54,80 @@ class ImageSource(Protocol):
         """
 
 
+def local_path(spec: str) -> Path | None:
+    """The local path that a path or URL names, ``~`` resolved; None for other URLs."""
+    for scheme in LOCAL:
+        spec = spec.removeprefix(scheme)
+    # Not `Path.expanduser`, which raises where a user has no home.
+    return None if "://" in spec else Path(os.path.expanduser(spec))  # noqa: PTH111
+
+
 def read_local(file: Path) -> bytes:
-    """Bytes of a local file; a pipe or device is refused, it could block for ever.
+    """Bytes of a local file.
 
     Raises:
-        BadImage: not there, not a regular file, or larger than `MAX_BYTES`.
+        BadImage: not there, a folder, a pipe or device, or larger than `MAX_BYTES`.
     """
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise BadImage("unreadable", "a folder, not a file")
+        # A pipe or device could block for ever, or never end.
+        if not stat.S_ISREG(status.st_mode):
             raise BadImage("unreadable", "not a regular file")
-        check_bytes(found.st_size)
+        check_bytes(status.st_size)
         return file.read_bytes()
     except OSError as error:
         raise BadImage("unreadable", error.strerror or str(error)) from error
+    except ValueError as error:
+        raise BadImage("unreadable", f"not the name of a file ({error})") from error
+
+
+def read_url(url: str) -> bytes:
+    """Bytes of a path, or of a URL of any fsspec filesystem; of this only `MAX_BYTES` are fetched.
+
+    Raises:
+        BadImage: it cannot be read, or is larger than `MAX_BYTES`.
+    """
+    file = local_path(url)
+    if file is not None:
+        return read_local(file)
+    try:
+        filesystem, path = filesystem_of(url)
+        data = bytes(filesystem.cat_file(path, start=0, end=MAX_BYTES + 1))
+    except Exception as error:
+        # Every filesystem raises errors of its own.
+        raise BadImage("unreadable", one_line(error)) from error
+    check_bytes(len(data))
+    return data
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL or local path, and the path in it."""
+    import fsspec
+
+    file = local_path(url)
+    if file is not None:
+        return fsspec.filesystem("file"), str(file)
+    if "::" in url:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return filesystem, str(path)
+    scheme, _, rest = url.partition("://")
+    filesystem = _filesystem(f"{scheme}://{rest.partition('/')[0]}")
+    return filesystem, str(filesystem._strip_protocol(url))
+
+
+@lru_cache(64)
+def _filesystem(root: str) -> Any:
+    # fsspec itself keeps one for each thread, with connections and credentials of its own.
+    import fsspec
+
+    return fsspec.core.url_to_fs(root)[0]
+
+
+def one_line(error: Exception) -> str:
+    """The type and the first line of an error, for a reason that is kept with an image."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:160]
 
 
 def check_bytes(size: int) -> None:

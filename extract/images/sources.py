@@ -4,12 +4,15 @@ import glob
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
+from alike.extract.images.arrays import ArraySource
 from alike.extract.images.folder import FolderSource
-from alike.extract.images.source import ImageSource
+from alike.extract.images.saved import open_saved
+from alike.extract.images.source import ImageSource, local_path
+from alike.extract.images.tables import open_table
+from alike.extract.images.tar import TarSource
 
 
 def open_source(spec: str, **options: Any) -> ImageSource:
@@ -21,9 +24,21 @@ def open_source(spec: str, **options: Any) -> ImageSource:
 
     Raises:
         BadInput: nothing there, a kind that is not read, or options that it does not take.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> (folder / "cat").mkdir()
+        >>> _ = (folder / "cat" / "tom.png").write_bytes(b"the bytes of an image")
+        >>> source = open_source(str(folder))
+        >>> list(source)
+        [Listed(path='cat/tom.png', label='cat')]
+        >>> source.read("cat/tom.png")
+        b'the bytes of an image'
     """
-    local = "://" not in spec
-    if local and not glob.has_magic(spec) and "{" not in spec and not _local(spec).exists():
+    path = local_path(spec)
+    is_pattern = glob.has_magic(spec) or "{" in spec
+    if path is not None and not is_pattern and not path.exists():
         raise BadInput(f"images {spec} do not exist; give {_kinds()}")
     for row in SOURCES.values():
         if row.fits(spec):
@@ -49,10 +64,6 @@ class SourceKind:
     open: Callable[..., ImageSource]
 
 
-def _local(spec: str) -> Path:
-    return Path(spec.removeprefix("file://")).expanduser()
-
-
 def _kinds() -> str:
     return "; ".join(row.about for row in SOURCES.values() if not row.about.startswith("refused"))
 
@@ -63,11 +74,23 @@ def _ends(*suffixes: str) -> Callable[[str], bool]:
 
 def _holds(*names: str) -> Callable[[str], bool]:
     """Whether the spec is a local folder with a file of one of these names."""
-    return lambda spec: any((_local(spec) / name).is_file() for name in names)
+
+    def fits(spec: str) -> bool:
+        path = local_path(spec)
+        return path is not None and any((path / name).is_file() for name in names)
+
+    return fits
+
+
+def _is_folder(spec: str) -> bool:
+    path = local_path(spec)
+    return path is not None and path.is_dir()
 
 
 def _is_pickle(spec: str) -> bool:
-    path = _local(spec)
+    path = local_path(spec)
+    if path is None:
+        return False
     children = path.iterdir() if path.is_dir() else ()
     names = [path.name, *(child.name for child in children)]
     marks = ("data_batch", "test_batch", "batches.meta")
@@ -81,59 +104,34 @@ def _refuse_pickle(spec: str) -> ImageSource:
     )
 
 
-def _folder(spec: str) -> ImageSource:
-    return FolderSource(_local(spec))
-
-
-def _tar(spec: str) -> ImageSource:
-    from alike.extract.images.tar import TarSource
-
-    return TarSource(spec)
-
-
-def _arrays(
-    spec: str, split: str = "", images: str = "", labels: str = "", classes: str = ""
-) -> ImageSource:
-    from alike.extract.images.arrays import ArraySource
-
-    return ArraySource(spec, split=split, images=images, labels=labels, classes=classes)
-
-
-def _manifest(
-    spec: str, path: str = "path", label: str = "label", root: str = "", image: str = "image"
-) -> ImageSource:
-    from alike.extract.images.tables import open_table
-
-    return open_table(spec, path=path, label=label, root=root, image=image)
-
-
-def _saved(spec: str, split: str = "", image: str = "image", label: str = "label") -> ImageSource:
-    from alike.extract.images.saved import open_saved
-
-    return open_saved(_local(spec), split=split, image=image, label=label)
-
-
 SOURCES: Mapping[str, SourceKind] = {
     "pickle": SourceKind("refused: CIFAR-style pickles", _is_pickle, _refuse_pickle),
     "manifest": SourceKind(
         "a .csv or .parquet manifest (path, label), or .parquet with images in it, also by URL",
         _ends(".csv", ".parquet"),
-        _manifest,
+        open_table,
     ),
     "arrays": SourceKind(
         "an .npz or .h5 file of uint8 arrays (x_test, y_test, classes)",
         _ends(".npz", ".h5", ".hdf5"),
-        _arrays,
+        ArraySource,
     ),
     "tar": SourceKind(
         "WebDataset tar shards (name-{0000..0009}.tar, name-*.tar), also by URL",
         _ends(".tar"),
-        _tar,
+        TarSource,
     ),
     "saved": SourceKind(
         "a folder saved by Hugging Face datasets",
         _holds("dataset_info.json", "dataset_dict.json"),
-        _saved,
+        open_saved,
     ),
-    "folder": SourceKind("a folder of class folders", lambda spec: _local(spec).is_dir(), _folder),
+    "folder": SourceKind("a folder of class folders", _is_folder, FolderSource),
 }
+"""Kinds of image sets by name, in the order in which `open_source` asks them.
+
+>>> SOURCES["tar"].fits("s3://bucket/train-{0000..0009}.tar")
+True
+>>> SOURCES["folder"].about
+'a folder of class folders'
+"""

@@ -5,32 +5,43 @@ import posixpath
 import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import MAX_BYTES, ImageSource, Listed, check_bytes, read_local
+from alike.extract.images.source import (
+    ImageSource,
+    Listed,
+    check_bytes,
+    filesystem_of,
+    one_line,
+    read_local,
+    read_url,
+)
 
 OPEN_GROUPS = 4
 """Row groups of a Parquet file kept in memory."""
 
 
-def open_table(spec: str, path: str, label: str, root: str, image: str) -> ImageSource:
+def open_table(
+    spec: str, path: str = "path", label: str = "label", root: str = "", image: str = "image"
+) -> ImageSource:
     """Open a manifest, or Parquet with embedded images.
 
     Args:
         spec: .csv or .parquet, a path or a URL of any fsspec filesystem.
         path: column of paths or URLs; relative ones start at `root`.
         label: column of class names; may be missing.
-        root: folder or URL of relative paths; the manifest's own folder where "".
+        root: folder or URL of relative paths; "" for the manifest's own folder.
         image: column of embedded images: bytes, or a struct with the field ``bytes``.
 
     Raises:
         BadInput: not readable, or it has neither column.
     """
     with _Readable(spec):
-        filesystem, name = _filesystem(spec)
+        filesystem, name = filesystem_of(spec)
     given = {"path": path, "label": label, "root": root, "image": image}
     defaults = {"path": "path", "label": "label", "root": "", "image": "image"}
     options = {key: value for key, value in given.items() if value != defaults[key]}
@@ -78,20 +89,9 @@ class ManifestSource:
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
-        place = path if "://" in path or path.startswith("/") else f"{self._base}/{path}"
-        if "://" not in place:
-            from pathlib import Path
-
-            return read_local(Path(place))
-        filesystem, name = _filesystem(place)
-        try:
-            data: bytes = filesystem.cat_file(name, start=0, end=MAX_BYTES + 1)
-        except Exception as error:
-            # Every filesystem raises its own errors; the reason is kept with the image.
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-            raise BadImage("unreadable", reason) from error
-        check_bytes(len(data))
-        return data
+        is_whole = "://" in path or path.startswith("/")
+        place = path if is_whole else f"{self._base}/{path}"
+        return read_url(place) if "://" in place else read_local(Path(place))
 
 
 class EmbeddedSource:
@@ -142,15 +142,14 @@ class EmbeddedSource:
                 value = self._group(group)[row - int(self._starts[group])].as_py()
         # Damaged pages make Arrow raise OSError or ArrowInvalid, a filesystem any type of its own.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-            raise BadImage("unreadable", reason) from error
+            raise BadImage("unreadable", one_line(error)) from error
         return embedded_bytes(value)
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
     """Names of integer labels that Hugging Face `datasets` writes into a schema; [] if none."""
-    told = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    features = (told.get("info") or {}).get("features") or {}
+    written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    features = (written.get("info") or {}).get("features") or {}
     names: list[str] = (features.get(label) or {}).get("names") or []
     return names
 
@@ -166,20 +165,6 @@ def embedded_bytes(value: Any) -> bytes:
         raise BadImage("unreadable", "no bytes in this row")
     check_bytes(len(data))
     return data
-
-
-@lru_cache(64)
-def _by_protocol(protocol: str) -> Any:
-    import fsspec
-
-    return fsspec.filesystem(protocol)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """(filesystem, path in it); one filesystem for all URLs of a protocol."""
-    protocol = url.split("://")[0] if "://" in url else "file"
-    filesystem = _by_protocol(protocol)
-    return filesystem, filesystem._strip_protocol(url)
 
 
 def _absolute(spec: str) -> str:
@@ -198,5 +183,4 @@ class _Readable:
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         # Every filesystem raises its own errors: no credentials, an unknown protocol…
         if isinstance(error, Exception):
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise BadInput(f"manifest {self.spec} cannot be read: {reason}") from error
+            raise BadInput(f"manifest {self.spec} cannot be read: {one_line(error)}") from error

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import SUFFIXES, Listed, check_bytes
+from alike.extract.images.source import SUFFIXES, Listed, check_bytes, one_line
 
 LABEL_SUFFIXES = (".cls", ".label")
 MAX_SHARDS = 100_000
@@ -92,8 +92,7 @@ class TarSource:
                 opened.seek(member.offset)
                 data: bytes = opened.read(member.size)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-            raise BadImage("unreadable", reason) from error
+            raise BadImage("unreadable", one_line(error)) from error
         if len(data) < member.size:
             raise BadImage("truncated", f"shard ends {member.size - len(data)} bytes early")
         return data
@@ -124,26 +123,26 @@ def _keep_label(texts: dict[str, str], sample: str, suffix: str, text: str) -> N
         texts[sample] = text.strip()
         return
     try:
-        said = json.loads(text)
+        sample_info = json.loads(text)
     except ValueError:
         return
-    if isinstance(said, dict) and said.get("label") is not None:
-        texts.setdefault(sample, str(said["label"]))
+    if isinstance(sample_info, dict) and sample_info.get("label") is not None:
+        texts.setdefault(sample, str(sample_info["label"]))
 
 
 def _expand(spec: str) -> list[str]:
     """Shards of ``{0000..0009}`` and ``*``; names must differ, paths begin with them."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", spec)
-    if found:
-        first, last = int(found[1]), int(found[2])
+    span = re.search(r"\{(\d+)\.\.(\d+)\}", spec)
+    if span:
+        first, last = int(span[1]), int(span[2])
         if last - first >= MAX_SHARDS:
             raise BadInput(f"{spec} names {last - first + 1} shards, at most {MAX_SHARDS} are read")
-        numbers = [str(number).zfill(len(found[1])) for number in range(first, last + 1)]
-        return [spec[: found.start()] + number + spec[found.end() :] for number in numbers]
+        numbers = [str(number).zfill(len(span[1])) for number in range(first, last + 1)]
+        return [spec[: span.start()] + number + spec[span.end() :] for number in numbers]
     if glob.has_magic(spec):
         shards = _fitting(spec)
         if not shards:
-            raise BadInput(f"no file fits {spec}")
+            raise BadInput(f"no file fits {spec}: check the pattern")
         return shards
     return [spec]
 

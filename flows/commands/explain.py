@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         store: StoreOption,
         images: Annotated[
             list[str] | None,
-            typer.Argument(help="Image files, or numbers of stored rows; two are compared."),
+            typer.Argument(help="Image files, URLs, or numbers of stored rows; two are compared."),
         ] = None,
         features: FeaturesOption = None,
         methods: Annotated[
@@ -140,11 +140,12 @@ def _like(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from alike.analysis.explain import images_to_class, network_for, source_of, to_class_panel
+    from alike.analysis.explain import images_to_class, network_for, to_class_panel
+    from alike.extract.frames import read_images
     from alike.flows.console import print_table
 
     asked = [int(name) if name.isdecimal() else name for name in images]
-    sources = [source_of(image, chosen) for image in asked]
+    sources = read_images(asked, chosen.store)
     frames, found = images_to_class(sources, network_for(chosen), chosen, label)
     stem = "-".join(Path(name).stem for name in images[:2])
     picture = to_class_panel(frames, [Path(name).name for name in images], found)

@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import print_json, print_table
         from alike.index.filters import Among
         from alike.index.query import NeighbourIndex
-        from alike.index.show import neighbour_sheet, neighbour_table
+        from alike.index.show import neighbour_table, write_contact_sheet
 
         if same_class and other_class:
             raise BadInput("--same-class and --other-class exclude each other: give one of them")
@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
         ]
         table = neighbour_table(opened, names, found)
         if contact_sheet is not None:
-            neighbour_sheet(opened, asked, table, contact_sheet, label)
+            write_contact_sheet(opened, asked, table, contact_sheet, label)
         if as_json:
             print_json(table)
             return

@@ -112,7 +112,7 @@ def test_images_at_random(client):
         ("/api/images?label=cow", None, "no image has the label 'cow'"),
         ("/api/images/3/picture?side=5000", None, "from 16 to 1024 pixels"),
         ("/api/images", b"", "an empty body"),
-        ("/api/images", b"no image at all", "no image that can be used"),
+        ("/api/images", b"no image at all", "cannot be decoded"),
     ],
 )
 def test_bad_questions_get_one_clear_line(client, path, data, told):

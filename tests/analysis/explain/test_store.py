@@ -244,9 +244,9 @@ def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
 
 def test_what_is_no_image_is_named(features, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(BadInput, match=r"text\.jpg' is no readable image"):
+    with pytest.raises(BadInput, match=r"text\.jpg' cannot be decoded"):
         explain_images([str(tmp_path / "text.jpg")], features)
-    with pytest.raises(BadInput, match=r"gone\.jpg': No such file"):
+    with pytest.raises(BadInput, match=r"gone\.jpg' cannot be read \(unreadable: No such file"):
         explain_images([str(tmp_path / "gone.jpg")], features)
 
 

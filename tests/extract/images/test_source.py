@@ -306,7 +306,7 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
         ("set.npz", "cannot be read as arrays"),
         ("flat.npz", r"values \(4,\)"),
         ("short.npz", "6 images in x_test, 1 labels"),
-        ("wild.npz", "label 2 where there are 2 classes"),
+        ("wild.npz", "label 2, but there are 2 classes"),
         ("notes.txt", "not a kind that is read"),
     ],
 )
