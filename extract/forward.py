@@ -26,36 +26,36 @@ PRECISIONS: Mapping[str, torch.dtype] = {
 }
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device: `auto` is the first GPU, else the CPU.
 
     Raises:
         BadInput: it is not there.
     """
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise BadInput(f"device {wanted!r} cannot be used ({reason}); give cpu or auto") from error
+        raise BadInput(f"device {name!r} cannot be used ({reason}); give cpu or auto") from error
     return device
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> str:
     """The arithmetic: `auto` is float16 on a GPU (10 bits of mantissa), float32 elsewhere.
 
     Raises:
         BadInput: unknown, or float16 on a CPU.
     """
-    if wanted == "auto":
+    if name == "auto":
         return "float16" if device.type == "cuda" else "float32"
-    if wanted not in PRECISIONS:
-        raise BadInput(f"precision {wanted!r}: one of auto, {', '.join(PRECISIONS)} expected")
-    if wanted == "float16" and device.type == "cpu":
+    if name not in PRECISIONS:
+        raise BadInput(f"precision {name!r}: one of auto, {', '.join(PRECISIONS)} expected")
+    if name == "float16" and device.type == "cpu":
         raise BadInput("precision float16 has no kernels on a CPU: use bfloat16 or float32")
-    return wanted
+    return name
 
 
 class Forward:
@@ -89,7 +89,7 @@ class Forward:
         self.taps = choose_taps(taps_at(network.module, size, self.names), self.names)
         module = folded(network.module, self.taps, size)
         module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._run = TappedNetwork(module, self.taps)
+        self._tapped = TappedNetwork(module, self.taps)
         self.shapes = self._shapes(size)
 
     def _shapes(self, size: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -105,7 +105,7 @@ class Forward:
 
     @property
     def notes(self) -> dict[str, str]:
-        """What a reader must know of the taps; empty where all is ordinary."""
+        """What a reader must know of the taps: name of the unusual ones to a note."""
         return {tap.name: tap.note for tap in self.taps if tap.note}
 
     @torch.inference_mode()
@@ -141,7 +141,7 @@ class Forward:
     def _batch(self, frames: torch.Tensor) -> dict[str, np.ndarray]:
         batch = self.network.transform.normalise(frames.to(self.device, non_blocking=True))
         with self._autocast():
-            captured = self._run(batch) if self.taps else {}
+            captured = self._tapped(batch) if self.taps else {}
         arrays = {
             name: self._on_host(value.to(getattr(torch, self.shapes[name][1])).contiguous())
             for name, value in computed_taps(batch, captured, self.names).items()

@@ -4,7 +4,7 @@ import os
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, where the system tells."""
+    """Cores that this process may use: its affinity, if the system tells."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

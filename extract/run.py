@@ -90,7 +90,7 @@ class ExtractionRun:
         self._size = network.transform.size
 
     def prepare(self, view: pd.DataFrame) -> None:
-        """Make or grow the group's arrays; no forward pass where all of them are there.
+        """Make or grow the group's arrays; no forward pass if all of them are there.
 
         Raises:
             BadInput: no image is readable, a tap does not exist, or the disk cannot hold it.
@@ -132,7 +132,7 @@ class ExtractionRun:
         if names and logits and logits[0][0] != len(names):
             raise BadInput(
                 f"{len(names)} class names ({names[0]}…) for the {logits[0][0]} logits of "
-                f"{self.network.name}: give one a logit, in order, or none"
+                f"{self.network.name}: give one for each logit, in order, or none"
             )
 
     def missing(self) -> dict[tuple[str, ...], list[UnitRows]]:

@@ -43,8 +43,8 @@ class ArraySpec:
     @property
     def chunk_rows(self) -> int:
         """Rows of one inner chunk: a power of two, about 384 KiB, 1 to 128."""
-        wanted = round(math.log2(_CHUNK_BYTES / max(self.row_bytes, 1)))
-        return int(2 ** min(max(wanted, 0), int(math.log2(_MAX_CHUNK_ROWS))))
+        exponent = round(math.log2(_CHUNK_BYTES / max(self.row_bytes, 1)))
+        return int(2 ** min(max(exponent, 0), int(math.log2(_MAX_CHUNK_ROWS))))
 
     @property
     def compressed(self) -> bool:

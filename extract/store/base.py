@@ -45,7 +45,7 @@ class StoreBase:
         self._set("source", {"spec": spec, "options": dict(options or {}), "place": self.place})
 
     def source(self) -> tuple[str, dict[str, Any]]:
-        """Give what `set_source` was told; `BadInput` before that."""
+        """Give (spec, options) as `set_source` stored them; `BadInput` before that."""
         source = self.settings().get("source")
         if source is None:
             raise BadInput(f"{self.url} does not know its images; run `alike extract SOURCE` first")
@@ -64,7 +64,7 @@ class StoreBase:
         return float(split["train_share"]), str(split["salt"])
 
     def set_served(self, key: str) -> None:
-        """Say which extraction is meant where none is named, of a store that holds several."""
+        """Set the extraction that is meant if none is named, in a store that holds several."""
         self._set("served", key)
 
     def settings(self) -> dict[str, Any]:
@@ -93,14 +93,14 @@ class StoreBase:
                 size (bytes), state (`ok`, or why there is no image), reason.
 
         Returns:
-            The view: the listing with a column row (int64), -1 where the state is not `ok`.
+            The view: the listing with a column row (int64), -1 if the state is not `ok`.
         """
         with self.brief_lock("listing"):
             n_before = self.n_rows
             view = self.manifest.list_images(listing, self._refuse_while_extracting)
             if self.n_rows > n_before:
-                said = f"{len(view)} images, {self.n_rows - n_before} new"
-                note(self.files, Event("listed", "", said))
+                counts = f"{len(view)} images, {self.n_rows - n_before} new"
+                note(self.files, Event("listed", "", counts))
         return view
 
     def images(self) -> pd.DataFrame:
@@ -176,7 +176,7 @@ class StoreBase:
     def path(self, *parts: str) -> Path:
         """Give a path in a local store's folder; `BadInput` for a remote one."""
         if self.files.root is None:
-            raise BadInput(f"{self.url} is no local folder, as this step needs")
+            raise BadInput(f"{self.url} is no local folder; this step needs one")
         return self.files.root.joinpath(*parts)
 
     def write_file(self, name: str, data: bytes) -> None:
@@ -184,7 +184,7 @@ class StoreBase:
         self.files.write(name, data)
 
     def read_file(self, name: str) -> bytes:
-        """Read a file; `FileNotFoundError` where there is none."""
+        """Read a file; `FileNotFoundError` if there is none."""
         return self.files.read(name)
 
     def write_table(

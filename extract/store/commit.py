@@ -5,13 +5,13 @@ A crash anywhere leaves a record with its rows, or no record: what is recorded i
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT, check_rows, write_rows
-from alike.extract.store.files import explain
+from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
 
@@ -25,6 +25,7 @@ _STEP = 8
 """Rows looked at in one go: their temporaries stay in the cache, six times as fast as a unit's."""
 
 Bad = Mapping[int, tuple[str, str]]
+"""Row to (state, reason) of an image without a feature."""
 
 
 def pending_units(group: Group, names: list[str]) -> list[int]:
@@ -72,9 +73,9 @@ def _came_back(group: Group, records: Iterable[Record]) -> dict[int, list[int]]:
     }
     if not absent:
         return {}
-    here = set(group.store.images()["row"])
-    found = {unit: [row for row in rows if row in here] for unit, rows in absent.items()}
-    return {unit: rows for unit, rows in found.items() if rows}
+    listed = set(group.store.images()["row"])
+    back = {unit: [row for row in rows if row in listed] for unit, rows in absent.items()}
+    return {unit: rows for unit, rows in back.items() if rows}
 
 
 def commit_unit(
@@ -82,99 +83,103 @@ def commit_unit(
 ) -> None:
     """Write rows and their record; see `Features.write_unit`."""
     rows = group.unit_rows(unit)
-    lengths = {len(given) for given in arrays.values()}
+    lengths = {len(new_rows) for new_rows in arrays.values()}
     if len(lengths) != 1 or not 0 < min(lengths) <= len(rows):
         raise ValueError(f"unit {unit} has {len(rows)} rows, given: {sorted(lengths)}")
     first = rows.stop - lengths.pop()
     if any(row not in range(first, rows.stop) for row in bad):
         raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
     with group.claim(unit) as claim:
-        old = group.ledger.record(unit)
-        joined = {name: _joined(group, old, name, first, arrays[name], bad) for name in arrays}
-        wholes = {name: whole for name, (whole, _) in joined.items()}
-        keeps = {name for name, (_, stays) in joined.items() if stays}
-        if old and set(arrays) & set(old.arrays) - keeps:
+        record = group.ledger.record(unit)
+        shards = {name: _joined(group, record, name, first, arrays[name], bad) for name in arrays}
+        changed = {name for name, shard in shards.items() if not shard.stays}
+        if record and changed & set(record.arrays):
             # Rows that change are taken back first: what is recorded is always what is there.
-            old = withdraw(group, old, set(arrays) - keeps)
-        committed = dict(old.arrays) if old else {}
-        for name, whole in wholes.items():
-            committed[name] = _write_array(group, unit, name, whole, bad, name in keeps)
-        # A row that was bad stays so until it is given for every array at once.
-        again = set(committed) <= set(arrays)
-        known = (old.bad if old else {}).items()
-        kept = {row: why for row, why in known if row < first or not again}
+            record = withdraw(group, record, changed)
+        committed = dict(record.arrays) if record else {}
+        for name, shard in shards.items():
+            committed[name] = _write_array(group, unit, name, shard, bad)
+        earlier_bad = record.bad if record else {}
+        if set(committed) <= set(arrays):
+            # A row that was bad stays so until it is given for every array at once.
+            earlier_bad = {row: why for row, why in earlier_bad.items() if row < first}
         ids = group.store.image_ids(rows.start, rows.stop)
-        record = Record(unit, committed, {**kept, **bad}, ids_hash(ids), provenance(run_id))
+        all_bad = {**earlier_bad, **bad}
         claim.check()
-        group.ledger.write(record)
+        group.ledger.write(Record(unit, committed, all_bad, ids_hash(ids), provenance(run_id)))
 
 
 def withdraw(group: Group, record: Record, names: Collection[str]) -> Record | None:
     """Take arrays out of a record; give what is left of it."""
-    left = {name: one for name, one in record.arrays.items() if name not in names}
-    if not left:
+    arrays = {name: one for name, one in record.arrays.items() if name not in names}
+    if not arrays:
         group.ledger.forget(record.unit)
         return None
-    less = replace(record, arrays=left)
-    group.ledger.write(less)
-    return less
+    rest = replace(record, arrays=arrays)
+    group.ledger.write(rest)
+    return rest
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """All rows of one array of a unit, before they are written.
+
+    Attributes:
+        rows: (n, *tail), from the unit's first row.
+        stays: whether the rows committed before are intact and stay what they are.
+    """
+
+    rows: np.ndarray
+    stays: bool
 
 
 def _joined(
-    group: Group, old: Record | None, name: str, first: int, given: np.ndarray, bad: Bad
-) -> tuple[np.ndarray, bool]:
-    """Put the unit's rows together: those that are kept, then the given ones, NaN where bad.
-
-    Returns:
-        The rows, and whether all committed ones are intact and stay what they are.
-    """
-    check_rows(group.arrays, name, given)
+    group: Group, record: Record | None, name: str, first: int, new_rows: np.ndarray, bad: Bad
+) -> _Shard:
+    """Put the unit's rows together: those before `first` as committed, new ones, NaN if bad."""
+    check_rows(group.arrays, name, new_rows)
     lo = first // UNIT * UNIT
     if bad:
-        given = given.copy()
-        given[[row - first for row in bad]] = group.arrays[name].fill
+        new_rows = new_rows.copy()
+        new_rows[[row - first for row in bad]] = group.arrays[name].fill
     if first == lo:
-        if old is None or name not in old.arrays:
-            return given, False
-        same = row_hash(given[: old.hi_of(name) - lo]) == old.arrays[name].hash
-        return given, same and group.intact(old, name)
-    if old is None or old.hi_of(name) < first:
+        if record is None or name not in record.arrays:
+            return _Shard(new_rows, stays=False)
+        same = row_hash(new_rows[: record.hi_of(name) - lo]) == record.arrays[name].hash
+        return _Shard(new_rows, same and group.intact(record, name))
+    if record is None or record.hi_of(name) < first:
         raise ValueError(f"{name}: rows {lo} to {first} are not committed")
-    committed = group.verified(old, name)
+    committed = group.verified(record, name)
     if committed is None:
-        place = group.place(name, old.unit)
+        place = group.place(name, record.unit)
         raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
-    whole = np.concatenate([committed[: first - lo], given])
+    rows = np.concatenate([committed[: first - lo], new_rows])
     stays = len(committed) == first - lo
-    return whole, stays or row_hash(whole[: len(committed)]) == old.arrays[name].hash
+    return _Shard(rows, stays or row_hash(rows[: len(committed)]) == record.arrays[name].hash)
 
 
-def _write_array(
-    group: Group, unit: int, name: str, whole: np.ndarray, bad: Bad, keeps: bool
-) -> Committed:
+def _write_array(group: Group, unit: int, name: str, shard: _Shard, bad: Bad) -> Committed:
     files, place, lo = group.store.files, group.place(name, unit), unit * UNIT
     # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
     # shard that holds no intact committed rows goes first.
-    if not keeps:
+    if not shard.stays:
         files.remove(place)
-    try:
-        write_rows(group.store.tree, f"{group.key}/{name}", lo, whole)
+    with disk_errors(group.store.url):
+        write_rows(group.store.tree, f"{group.key}/{name}", lo, shard.rows)
         # Zarr keeps no shard of missing rows alone.
         stored = files.size(place) or 0
         if stored:
             files.sync(place)
-    except OSError as error:
-        raise explain(error, group.store.url) or error from error
-    nonfinite = _nonfinite(whole, [row - lo for row in bad])
-    return Committed(lo + len(whole), row_hash(whole), stored, nonfinite)
+    nonfinite = _nonfinite(shard.rows, [row - lo for row in bad])
+    return Committed(lo + len(shard.rows), row_hash(shard.rows), stored, nonfinite)
 
 
 def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:
     """Count elements that are NaN or infinite, those of bad rows left out."""
     if rows.dtype.kind != "f":
         return 0
-    found = sum(_count_nonfinite(rows[at : at + _STEP]) for at in range(0, len(rows), _STEP))
-    return found - _count_nonfinite(rows[bad])
+    total = sum(_count_nonfinite(rows[at : at + _STEP]) for at in range(0, len(rows), _STEP))
+    return total - _count_nonfinite(rows[bad])
 
 
 def _count_nonfinite(rows: np.ndarray) -> int:

@@ -22,16 +22,16 @@ def write_constant(files: Files, key: str, name: str, value: np.ndarray) -> None
 
 
 def read_constant(files: Files, key: str, name: str) -> np.ndarray:
-    """Read one array; `BadInput` where there is none, `StoreDamaged` where it is broken."""
+    """Read one array; `BadInput` if there is none, `StoreDamaged` if it is broken."""
     place = _place(key, name)
     try:
         data = files.read(place)
     except FileNotFoundError:
-        have = ", ".join(constants(files, key)) or "none"
-        raise BadInput(f"no constant {name!r} in {key}; there are: {have}") from None
+        names = ", ".join(constants(files, key)) or "none"
+        raise BadInput(f"no constant {name!r} in {key}; there are: {names}") from None
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as read:
-            return np.asarray(read["value"])
+        with np.load(io.BytesIO(data), allow_pickle=False) as members:
+            return np.asarray(members["value"])
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
         raise StoreDamaged(f"{place} is damaged ({error}); delete it and run again") from error
 

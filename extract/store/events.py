@@ -40,6 +40,6 @@ def note(files: Files, event: Event) -> None:
 def events(files: Files) -> pd.DataFrame:
     """Give the diary: time, event, key, note, host, pid; oldest first."""
     names = sorted(name for name in files.listing(_FOLDER) if name.endswith(".json"))
-    read: list[dict[str, Any]] = [json.loads(files.read(f"{_FOLDER}/{name}")) for name in names]
+    entries: list[dict[str, Any]] = [json.loads(files.read(f"{_FOLDER}/{name}")) for name in names]
     columns = ["time", "event", "key", "note", "host", "pid"]
-    return pd.DataFrame([[one[name] for name in columns] for one in read], columns=columns)
+    return pd.DataFrame([[one[name] for name in columns] for one in entries], columns=columns)

@@ -15,7 +15,7 @@ from alike.extract.store import constants as store_constants
 from alike.extract.store.arrays import UNIT, VALID, ArraySpec, write_rows
 from alike.extract.store.base import StoreBase
 from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
-from alike.extract.store.files import explain
+from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
 from alike.extract.store.shards import grouped_by_unit
@@ -69,12 +69,12 @@ class Features(Group):
     def committed(self, names: Iterable[str] | None = None, *, good: bool = False) -> np.ndarray:
         """Say of every row whether it is committed, and `good`: has a feature; (n_rows,) bool."""
         names = None if names is None else list(names)
-        found = np.zeros(self.store.n_rows, dtype=bool)
+        committed = np.zeros(self.store.n_rows, dtype=bool)
         for record in self.ledger.records().values():
-            found[record.lo : record.hi(names)] = True
+            committed[record.lo : record.hi(names)] = True
             if good and record.bad:
-                found[list(record.bad)] = False
-        return found
+                committed[list(record.bad)] = False
+        return committed
 
     def table(
         self,
@@ -101,18 +101,18 @@ class Features(Group):
         share, salt = self.store.split()
         share = share if train_share is None else train_share
         table = view[["row", "image_id", "path", "label"]].reset_index(drop=True)
-        sides = splits_of(table["image_id"], share, salt)
-        table["split"] = pd.Series(sides, index=table.index, dtype=object)
-        return table if split is None else table[sides == split].reset_index(drop=True)
+        splits = splits_of(table["image_id"], share, salt)
+        table["split"] = pd.Series(splits, index=table.index, dtype=object)
+        return table if split is None else table[splits == split].reset_index(drop=True)
 
     def bad(self) -> pd.DataFrame:
         """Give the images that have no feature: row (-1: never read), path, state, reason."""
         view = self.store.images()
         unread = view[view["row"] < 0][["row", "path", "state", "reason"]]
         records = self.ledger.records().values()
-        why = {row: why for record in records for row, why in record.bad.items()}
-        failed = view[view["row"].isin(list(why))][["row", "path"]]
-        states = [why[row] for row in failed["row"]]
+        reasons = {row: why for record in records for row, why in record.bad.items()}
+        failed = view[view["row"].isin(list(reasons))][["row", "path"]]
+        states = [reasons[row] for row in failed["row"]]
         failed = failed.assign(
             state=pd.Series([one[0] for one in states], failed.index, dtype=object),
             reason=pd.Series([one[1] for one in states], failed.index, dtype=object),
@@ -138,12 +138,12 @@ class Features(Group):
         spec = self._spec(name)
         rows = self._numbers(rows)
         groups = grouped_by_unit(rows)
-        records = self._check_committed(name, [(unit, rows[here]) for unit, here in groups])
+        records = self._check_committed(name, [(unit, rows[at]) for unit, at in groups])
         out = np.empty((len(rows), *spec.tail), dtype=spec.dtype)
 
         def fetch(group: tuple[int, np.ndarray]) -> None:
-            unit, here = group
-            out[here] = self.read_unit(name, records[unit], rows[here] - unit * UNIT)
+            unit, at = group
+            out[at] = self.read_unit(name, records[unit], rows[at] - unit * UNIT)
 
         if len(groups) > 1:
             with ThreadPoolExecutor(_READERS) as readers:
@@ -166,22 +166,22 @@ class Features(Group):
             Row numbers (b,), and the array (b, *tail), or a dict of arrays for several names.
         """
         names = [name] if isinstance(name, str) else list(name)
-        wanted = self._numbers(self.table(names=names)["row"] if rows is None else rows)
+        all_rows = self._numbers(self.table(names=names)["row"] if rows is None else rows)
         span = max(size // UNIT, 1) * UNIT
-        wholes = np.split(wanted, np.flatnonzero(np.diff(wanted // span)) + 1)
+        spans = np.split(all_rows, np.flatnonzero(np.diff(all_rows // span)) + 1)
 
-        def load(whole: np.ndarray) -> dict[str, np.ndarray]:
-            return {one: self.read(one, whole) for one in names}
+        def load(span_rows: np.ndarray) -> dict[str, np.ndarray]:
+            return {one: self.read(one, span_rows) for one in names}
 
         with ThreadPoolExecutor(_AHEAD, "blocks") as readers:
-            coming = deque(readers.submit(load, whole) for whole in wholes[:_AHEAD])
-            for i, whole in enumerate(wholes):
-                read = coming.popleft().result()
-                if i + _AHEAD < len(wholes):
-                    coming.append(readers.submit(load, wholes[i + _AHEAD]))
-                for lo in range(0, len(whole), size):
-                    part = {one: array[lo : lo + size] for one, array in read.items()}
-                    yield whole[lo : lo + size], part[name] if isinstance(name, str) else part
+            ahead = deque(readers.submit(load, span_rows) for span_rows in spans[:_AHEAD])
+            for i, span_rows in enumerate(spans):
+                arrays = ahead.popleft().result()
+                if i + _AHEAD < len(spans):
+                    ahead.append(readers.submit(load, spans[i + _AHEAD]))
+                for lo in range(0, len(span_rows), size):
+                    block = {one: array[lo : lo + size] for one, array in arrays.items()}
+                    yield span_rows[lo : lo + size], block[name] if isinstance(name, str) else block
 
     # Writing
 
@@ -222,10 +222,8 @@ class Features(Group):
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
         good = self.committed(good=True).astype(np.uint8)
-        try:
+        with disk_errors(self.store.url):
             write_rows(self.store.tree, f"{self.key}/{VALID}", 0, good)
-        except OSError as error:
-            raise explain(error, self.store.url) or error from error
 
     # Constants: small arrays that belong to the group, such as its classifier or a fitted mean
 
@@ -234,7 +232,7 @@ class Features(Group):
         store_constants.write_constant(self.store.files, self.key, name, value)
 
     def read_constant(self, name: str) -> np.ndarray:
-        """Read one array; `BadInput` where there is none, `StoreDamaged` where it is broken."""
+        """Read one array; `BadInput` if there is none, `StoreDamaged` if it is broken."""
         return store_constants.read_constant(self.store.files, self.key, name)
 
     def constants(self) -> list[str]:

@@ -7,7 +7,8 @@ renamed; an object store's PUT is atomic by itself.
 import errno
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -37,13 +38,13 @@ class Files(Protocol):
     root: Path | None
 
     def read(self, name: str) -> bytes:
-        """Read a whole file; `FileNotFoundError` where there is none."""
+        """Read a whole file; `FileNotFoundError` if there is none."""
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read the byte ranges [start, stop) of one file; a negative start counts from the end."""
 
     def size(self, name: str) -> int | None:
-        """Give the bytes of a file, None where there is none."""
+        """Give the bytes of a file, None if there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file as one atomic, durable step; `StoreFull` when the disk is."""
@@ -52,7 +53,7 @@ class Files(Protocol):
         """Write a file only if there is none; whether it was written."""
 
     def touch(self, name: str) -> None:
-        """Make a file new without changing it; `FileNotFoundError` where there is none."""
+        """Make a file new without changing it; `FileNotFoundError` if there is none."""
 
     def age(self, name: str) -> float | None:
         """Give seconds since a file was written or touched, by the storage's own clock."""
@@ -61,13 +62,22 @@ class Files(Protocol):
         """Make a file that something else wrote durable."""
 
     def remove(self, name: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file; nothing happens if there is none."""
 
     def listing(self, folder: str) -> dict[str, Stamp]:
-        """Give the files right in a folder, empty where there is no folder."""
+        """Give the files right in a folder, empty if there is no folder."""
 
     def walk(self, folder: str) -> list[str]:
         """Give the names of all files under a folder, relative to it, sorted."""
+
+
+@contextmanager
+def disk_errors(where: str) -> Iterator[None]:
+    """Raise errors of the disk inside as `explain` puts them; others as they are."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, where) or error from error
 
 
 def explain(error: OSError, where: str) -> AlikeError | None:
@@ -107,12 +117,12 @@ class LocalFiles:
         """Read byte ranges."""
         with self.path(name).open("rb", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
-            found = []
+            parts = []
             for start, stop in ranges:
                 low = start + end if start < 0 else start
                 high = stop + end if start < 0 and stop <= 0 else stop
-                found.append(os.pread(file.fileno(), high - low, low) if low >= 0 else b"")
-        return found
+                parts.append(os.pread(file.fileno(), high - low, low) if low >= 0 else b"")
+        return parts
 
     def size(self, name: str) -> int | None:
         """Give the bytes of a file."""
@@ -129,7 +139,7 @@ class LocalFiles:
         _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write aside, then link: a link is refused where the name exists."""
+        """Write aside, then link: a link is refused if the name exists."""
         target = self.path(name)
         aside = self._aside(target, data, durable)
         try:
@@ -172,10 +182,10 @@ class LocalFiles:
         """Give the files of a folder."""
         try:
             with os.scandir(self.path(folder)) as entries:
-                found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+                stats = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
         except FileNotFoundError:
             return {}
-        return {name: Stamp(at.st_size, (at.st_mtime_ns, at.st_ino)) for name, at in found}
+        return {name: Stamp(at.st_size, (at.st_mtime_ns, at.st_ino)) for name, at in stats}
 
     def walk(self, folder: str) -> list[str]:
         """Give all files under a folder."""

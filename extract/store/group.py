@@ -35,7 +35,7 @@ class Group:
         return range(unit * UNIT, min((unit + 1) * UNIT, self.store.n_rows))
 
     def claim(self, unit: int, wait: float = 0.0) -> AbstractContextManager[Lock]:
-        """Hold one unit among several writers: `StoreBusy` where another living one has it."""
+        """Hold one unit among several writers: `StoreBusy` if another living one has it."""
         lock = self._claims.get(unit)
         return nullcontext(lock) if lock else self._claim(unit, wait)
 
@@ -55,8 +55,8 @@ class Group:
 
     def shard_sizes(self, name: str) -> dict[str, int]:
         """Give the bytes of every shard of an array."""
-        listed = self.store.files.listing(f"{TREE}/{self.key}/{name}")
-        return {shard: stamp.size for shard, stamp in listed.items()}
+        stamps = self.store.files.listing(f"{TREE}/{self.key}/{name}")
+        return {shard: stamp.size for shard, stamp in stamps.items()}
 
     def read_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
         """Read committed rows, `at` counted from the unit's first."""
@@ -66,7 +66,7 @@ class Group:
         return read_shard_rows(self.store.files, self.place(name, record.unit), spec, at)
 
     def verified(self, record: Record, name: str) -> np.ndarray | None:
-        """Read the committed rows of an array; None where they are not what was recorded."""
+        """Read the committed rows of an array; None if they are not what was recorded."""
         try:
             rows = self.read_unit(name, record, np.arange(record.hi_of(name) - record.lo))
         except StoreDamaged:

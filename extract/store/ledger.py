@@ -75,48 +75,48 @@ class Record:
 
     def to_json(self) -> bytes:
         """Write the record as a file, with a hash of itself."""
-        said = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
-        said["bad"] = {str(row): list(why) for row, why in self.bad.items()}
-        return json.dumps({"record": said, "hash": _hash_of(said)}).encode()
+        fields = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
+        fields["bad"] = {str(row): list(why) for row, why in self.bad.items()}
+        return json.dumps({"record": fields, "hash": _hash_of(fields)}).encode()
 
     @staticmethod
     def from_json(data: bytes) -> "Record":
-        """Read a record; `ValueError` where it is none, or not what was written."""
+        """Read a record; `ValueError` if it is none, or not what was written."""
         try:
-            both = json.loads(data)
-            read = both["record"]
-            if both["hash"] != _hash_of(read):
+            document = json.loads(data)
+            fields = document["record"]
+            if document["hash"] != _hash_of(fields):
                 raise ValueError("it differs from its own hash")
-            arrays = {name: Committed(**one) for name, one in read["arrays"].items()}
+            arrays = {name: Committed(**one) for name, one in fields["arrays"].items()}
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"no record of a unit: {error}") from error
-        bad = {int(row): (str(why[0]), str(why[1])) for row, why in read["bad"].items()}
-        return Record(int(read["unit"]), arrays, bad, str(read["ids_hash"]), read["run"])
+        bad = {int(row): (str(why[0]), str(why[1])) for row, why in fields["bad"].items()}
+        return Record(int(fields["unit"]), arrays, bad, str(fields["ids_hash"]), fields["run"])
 
 
-def _hash_of(said: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+def _hash_of(fields: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
 
 
 class Ledger:
-    """The records of one group, read once and again only where a file changed."""
+    """The records of one group, read once and again only if a file changed."""
 
     def __init__(self, files: Files, key: str) -> None:
         self._files = files
         self.folder = f"ledger/{key}"
-        self._read: dict[int, tuple[Stamp, Record | str]] = {}
+        self._cache: dict[int, tuple[Stamp, Record | str]] = {}
 
     def name(self, unit: int) -> str:
         """Name of the file of a unit's record."""
         return f"{self.folder}/{unit:08d}.json"
 
     def records(self) -> dict[int, Record]:
-        """Give the records of all units, in order of units; `StoreDamaged` where one is broken."""
-        found = self._scan()
-        for unit, record in found.items():
+        """Give the records of all units, in order of units; `StoreDamaged` if one is broken."""
+        scan = self._scan()
+        for unit, record in scan.items():
             if isinstance(record, str):
                 raise StoreDamaged(f"{self.name(unit)} is damaged ({record}); {ADVICE}")
-        return {unit: record for unit, record in found.items() if isinstance(record, Record)}
+        return {unit: record for unit, record in scan.items() if isinstance(record, Record)}
 
     def sound(self) -> dict[int, Record]:
         """Give the records that can be read."""
@@ -127,21 +127,22 @@ class Ledger:
         return {unit: one for unit, one in self._scan().items() if isinstance(one, str)}
 
     def _scan(self) -> dict[int, Record | str]:
-        listed = self._files.listing(self.folder)
-        fresh: dict[int, tuple[Stamp, Record | str]] = {}
-        for name in sorted(listed):
+        """Give of every unit its record, or why that cannot be read."""
+        stamps = self._files.listing(self.folder)
+        entries: dict[int, tuple[Stamp, Record | str]] = {}
+        for name in sorted(stamps):
             if not name.endswith(".json"):
                 continue
-            unit, stamp = int(name[:-5]), listed[name]
-            known = self._read.get(unit)
-            if known is None or known[0] != stamp:
-                found = self._load(unit)
-                if found is None:
+            unit, stamp = int(name[:-5]), stamps[name]
+            entry = self._cache.get(unit)
+            if entry is None or entry[0] != stamp:
+                record = self._load(unit)
+                if record is None:
                     continue
-                known = (stamp, found)
-            fresh[unit] = known
-        self._read = fresh
-        return {unit: found for unit, (_, found) in fresh.items()}
+                entry = (stamp, record)
+            entries[unit] = entry
+        self._cache = entries
+        return {unit: record for unit, (_, record) in entries.items()}
 
     def _load(self, unit: int) -> Record | str | None:
         try:
@@ -152,11 +153,11 @@ class Ledger:
             return str(error)
 
     def record(self, unit: int) -> Record | None:
-        """Read the record of one unit as it is now; `StoreDamaged` where it is broken."""
-        found = self._load(unit)
-        if isinstance(found, str):
-            raise StoreDamaged(f"{self.name(unit)} is damaged ({found}); {ADVICE}")
-        return found
+        """Read the record of one unit as it is now; `StoreDamaged` if it is broken."""
+        record = self._load(unit)
+        if isinstance(record, str):
+            raise StoreDamaged(f"{self.name(unit)} is damaged ({record}); {ADVICE}")
+        return record
 
     def write(self, record: Record) -> None:
         """Commit a unit."""

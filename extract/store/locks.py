@@ -37,7 +37,7 @@ class Holder:
     Attributes:
         host: name of its machine.
         pid: its process number there.
-        boot: tells the machine's run from any other, where the system gives it.
+        boot: tells the machine's run from any other, if the system gives it.
         started: when that process began, seconds since the boot: setting the clock moves it not.
         token: tells this lock from any other.
         since: when the lock was taken, seconds since 1970.
@@ -79,7 +79,7 @@ def _started(pid: int) -> float:
 
 
 def holder_of(files: Files, name: str) -> Holder | None:
-    """Read who holds a lock, None where nobody does."""
+    """Read who holds a lock, None if nobody does."""
     try:
         return Holder(**json.loads(files.read(name)))
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def is_dead(files: Files, name: str, holder: Holder) -> bool:
 
 
 class Lock:
-    """One lock, for `with`; `StoreBusy` where a living process holds it.
+    """One lock, for `with`; `StoreBusy` if a living process holds it.
 
     Args:
         files: the store's files.
@@ -146,7 +146,7 @@ class Lock:
         self._me = None
 
     def check(self) -> None:
-        """Raise `StoreBusy` where the lock is no longer this one's."""
+        """Raise `StoreBusy` if the lock is no longer this one's."""
         holder = holder_of(self._files, self._name)
         if self._me is None or holder is None or holder.token != self._me.token:
             who = f"process {holder.pid} on {holder.host}" if holder else "nobody"
@@ -155,8 +155,8 @@ class Lock:
     def _evict(self, dead: Holder) -> None:
         # Two that saw the same dead holder must not remove each other's new lock.
         with _guard(self._files):
-            now = holder_of(self._files, self._name)
-            if now is not None and now.token == dead.token:
+            holder = holder_of(self._files, self._name)
+            if holder is not None and holder.token == dead.token:
                 self._files.remove(self._name)
 
     def _beat(self) -> None:
@@ -181,6 +181,6 @@ def _guard(files: Files) -> Any:
 
 
 def require_writable(files: Files) -> None:
-    """Raise `BadInput` where a local store's folder cannot be written."""
+    """Raise `BadInput` if a local store's folder cannot be written."""
     if files.root is not None and files.root.exists() and not os.access(files.root, os.W_OK):
         raise BadInput(f"{files.url} cannot be written; copy it or ask for the permission")

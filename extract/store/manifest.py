@@ -48,15 +48,15 @@ class Manifest:
     @property
     def n_rows(self) -> int:
         """Rows that were given to images."""
-        return len(self._known())
+        return len(self._all_ids())
 
     def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Give the image ids of a range of rows (None: to the last), (n,) of `object`."""
-        known = self._known()
-        stop = len(known) if stop is None else stop
-        return np.array(known.slice(start, stop - start).to_pylist(), dtype=object)
+        ids = self._all_ids()
+        stop = len(ids) if stop is None else stop
+        return np.array(ids.slice(start, stop - start).to_pylist(), dtype=object)
 
-    def _known(self) -> pa.ChunkedArray:
+    def _all_ids(self) -> pa.ChunkedArray:
         names = self._segments()
         n_read, ids = self._read
         if len(names) > n_read:
@@ -103,8 +103,8 @@ class Manifest:
         # In columns throughout: a Python object for each image would be most of the memory.
         good = np.flatnonzero(listing["state"] == OK)
         ids = pa.Table.from_pandas(listing[["image_id"]].iloc[good], preserve_index=False)[0]
-        known = self._known()
-        rows = pc.index_in(ids, known.cast(ids.type)).fill_null(-1).to_numpy().astype(np.int64)
+        stored_ids = self._all_ids()
+        rows = pc.index_in(ids, stored_ids.cast(ids.type)).fill_null(-1).to_numpy().astype(np.int64)
         new = np.flatnonzero(rows < 0)
         if len(new):
             # Numbered in order of first appearance: two new files with the same bytes share a row.
@@ -112,29 +112,31 @@ class Manifest:
             codes = coded.indices.to_numpy()
             _, first = np.unique(codes, return_index=True)
             before_growth(len(first))
-            self._append(listing.iloc[good[new[first]]], len(known))
-            rows[new] = codes + len(known)
+            self._append(listing.iloc[good[new[first]]], len(stored_ids))
+            rows[new] = codes + len(stored_ids)
         listing.loc[good, "row"] = rows
         self._files.write(VIEW, parquet_bytes(listing))
         return listing
 
     def broken(self) -> list[tuple[str, str]]:
-        """Give (file, reason) for segments and the view where they cannot be trusted."""
-        found = []
+        """Give (file, reason) for segments and the view if they cannot be trusted."""
+        faults = []
         first = 0
         for name in self._segments():
             try:
                 rows = parquet_table(self._files.read(f"{FOLDER}/{name}"))["row"].to_numpy()
                 if not np.array_equal(rows, np.arange(first, first + len(rows))):
-                    found.append((f"{FOLDER}/{name}", f"its rows do not follow on row {first - 1}"))
+                    faults.append(
+                        (f"{FOLDER}/{name}", f"its rows do not follow on row {first - 1}")
+                    )
                 first += len(rows)
             except (ValueError, OSError, KeyError) as error:
-                found.append((f"{FOLDER}/{name}", str(error)))
+                faults.append((f"{FOLDER}/{name}", str(error)))
         try:
             self.view()
         except StoreDamaged as error:
-            found.append((VIEW, str(error)))
-        return found
+            faults.append((VIEW, str(error)))
+        return faults
 
     def _append(self, new: pd.DataFrame, first: int) -> None:
         segment = new[["image_id", "path", "label", "size"]].reset_index(drop=True)

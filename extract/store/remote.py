@@ -67,8 +67,8 @@ class RemoteFiles:
         probe = f"{name}.{uuid.uuid4().hex}{PARTIAL}"
         self.write(probe, b"")
         try:
-            then, now = (self._files.info(self.path(one), refresh=True) for one in (name, probe))
-            return float((now["LastModified"] - then["LastModified"]).total_seconds())
+            old, new = (self._files.info(self.path(one), refresh=True) for one in (name, probe))
+            return float((new["LastModified"] - old["LastModified"]).total_seconds())
         except FileNotFoundError:
             return None
         finally:
@@ -86,14 +86,14 @@ class RemoteFiles:
         """Give the objects right under a prefix."""
         self._files.invalidate_cache()
         try:
-            found = self._files.ls(self.path(folder), detail=True)
+            objects = self._files.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {
             one["name"].rsplit("/", 1)[1]: Stamp(
                 int(one["size"]), (one.get("ETag"), str(one.get("LastModified")))
             )
-            for one in found
+            for one in objects
             if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
         }
 

@@ -54,11 +54,11 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
 
 def _read(files: Files, name: str, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
     chunks, inside = np.divmod(at, spec.chunk_rows)
-    wanted, position = np.unique(chunks, return_inverse=True)
-    decoded = spec.empty(len(wanted) * spec.chunk_rows).reshape(
-        len(wanted), spec.chunk_rows, *spec.tail
+    needed, position = np.unique(chunks, return_inverse=True)
+    decoded = spec.empty(len(needed) * spec.chunk_rows).reshape(
+        len(needed), spec.chunk_rows, *spec.tail
     )
-    for i, data in _fetch(files, name, _index(files, name, spec)[wanted]):
+    for i, data in _fetch(files, name, _index(files, name, spec)[needed]):
         _decode(data, spec, decoded[i])
     flat = decoded.reshape(-1, *spec.tail)
     if len(at) <= len(flat) and at[0] % spec.chunk_rows == 0 and (np.diff(at) == 1).all():
@@ -84,12 +84,18 @@ def _index(files: Files, name: str, spec: ArraySpec) -> np.ndarray:
     return np.frombuffer(data[:-4], dtype="<u8").reshape(-1, 2)
 
 
-def _fetch(files: Files, name: str, wanted: np.ndarray) -> Iterator[tuple[int, memoryview]]:
-    """Give (position in `wanted`, stored bytes) of every chunk, near ones read together."""
+def _fetch(files: Files, name: str, entries: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+    """Give (position in `entries`, stored bytes) of every chunk; near ones are read together.
+
+    Args:
+        files: the store's files.
+        name: the shard's file.
+        entries: (n, 2) uint64, offset and length of each chunk, from the index.
+    """
     # Zarr leaves out chunks of nothing but the fill value, here chunks of bad images alone; that
     # a chunk was left out is guarded by the index's checksum.
-    present = np.flatnonzero(wanted[:, 0] != _ABSENT)
-    spans = {int(i): (int(wanted[i, 0]), int(wanted[i].sum())) for i in present}
+    present = np.flatnonzero(entries[:, 0] != _ABSENT)
+    spans = {int(i): (int(entries[i, 0]), int(entries[i].sum())) for i in present}
     order = sorted(spans, key=lambda i: spans[i])
     runs: list[tuple[int, int, list[int]]] = []
     for i in order:

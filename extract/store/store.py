@@ -39,7 +39,7 @@ class Store(StoreBase):
 
         Args:
             url: a folder, or any URL of fsspec such as `s3://bucket/place`.
-            create: make an empty store where there is none.
+            create: make an empty store if there is none.
             options: given to fsspec, for a URL (endpoint, credentials).
 
         Raises:
@@ -92,9 +92,9 @@ class Store(StoreBase):
         if key is None:
             key = groups[0] if len(groups) == 1 else self.settings().get("served")
         if key is None or key not in groups:
-            have = ", ".join(groups) or "none yet: run `alike extract`"
-            wanted = "which features? name one" if key is None else f"no features {key!r}"
-            raise BadInput(f"{wanted}; {self.url} has: {have}")
+            keys = ", ".join(groups) or "none yet: run `alike extract`"
+            question = "which features? name one" if key is None else f"no features {key!r}"
+            raise BadInput(f"{question}; {self.url} has: {keys}")
         group = zarr.open_group(self.tree, path=key, mode="r")
         arrays = {
             name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != VALID
@@ -123,7 +123,7 @@ class Store(StoreBase):
                 ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
                 for name, (tail, dtype) in arrays.items()
             ]
-            added = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)
-            if added:
-                note(self.files, Event("laid out", key, f"arrays {', '.join(added)}"))
+            new_arrays = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)
+            if new_arrays:
+                note(self.files, Event("laid out", key, f"arrays {', '.join(new_arrays)}"))
         return self.features(key)

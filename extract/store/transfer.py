@@ -15,7 +15,7 @@ from alike.extract.store.arrays import ArraySpec
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
-from alike.extract.store.files import PARTIAL, explain
+from alike.extract.store.files import PARTIAL, disk_errors
 from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried
 from alike.extract.store.formats.formats import FORMATS, Format
 from alike.extract.store.store import Store
@@ -39,7 +39,7 @@ def export_group(
         StoreFull: no room for the file.
     """
     target = Path(to)
-    made = _format(target)
+    file_format = _format(target)
     names = list(features.arrays if arrays is None else arrays)
     unknown = sorted(set(names) - set(features.arrays))
     if unknown:
@@ -48,10 +48,9 @@ def export_group(
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        made.write(aside, carried)
-        aside.replace(target)
-    except OSError as error:
-        raise explain(error, str(target.parent)) or error from error
+        with disk_errors(str(target.parent)):
+            file_format.write(aside, carried)
+            aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
     return target
@@ -59,7 +58,7 @@ def export_group(
 
 def _format(path: Path) -> Format:
     if path.suffix not in FORMATS:
-        raise BadInput(f"{path.name}: a group travels as one of {', '.join(FORMATS)}")
+        raise BadInput(f"{path.name}: a group is exported as one of {', '.join(FORMATS)}")
     return FORMATS[path.suffix]
 
 
@@ -102,9 +101,9 @@ def import_group(store: Store, source: str | Path, *, progress: Progress = silen
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"no file {path}; name one that `alike store export` wrote")
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         try:
-            carried = opened.enter_context(_format(path).open(path))
+            carried = stack.enter_context(_format(path).open(path))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadInput(f"{path} holds no exported group ({error})") from error
         return _take_in(store, carried, path.name, progress)
@@ -116,18 +115,18 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
     with store.lock(key):
         view = store.images()
         images = carried.images.rename_axis(None)
-        come = images[~images["image_id"].isin(view["image_id"])].copy()
-        come["label"] = come["label"].where(come["labelled"] == 1, None)
-        come["state"], come["reason"] = "ok", ""
+        new = images[~images["image_id"].isin(view["image_id"])].copy()
+        new["label"] = new["label"].where(new["labelled"] == 1, None)
+        new["state"], new["reason"] = "ok", ""
         columns = [column for column in IMAGE_COLUMNS if column != "labelled"]
-        if len(come):
-            store.list_images(pd.concat([view[columns], come[columns]], ignore_index=True))
+        if len(new):
+            store.list_images(pd.concat([view[columns], new[columns]], ignore_index=True))
         specs = {one: (spec.tail, spec.dtype) for one, spec in carried.specs.items()}
         features = store.create_features(attrs, key, specs)
         with features.lock():
-            known = set(features.constants())
+            stored = set(features.constants())
             for constant, value in carried.constants.items():
-                if constant not in known:
+                if constant not in stored:
                     features.write_constant(constant, value)
             units = features.pending(carried.specs)
             for done, unit in enumerate(units, 1):
@@ -146,29 +145,29 @@ def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> Non
         return
     states = carried.images[["state", "reason"]].to_numpy()
     bad = {
-        row: _ABSENT if here < 0 else (str(states[here][0]), str(states[here][1]))
-        for row, here in zip(rows, at, strict=True)
-        if here < 0 or states[here][0] != "ok"
+        row: _ABSENT if position < 0 else (str(states[position][0]), str(states[position][1]))
+        for row, position in zip(rows, at, strict=True)
+        if position < 0 or states[position][0] != "ok"
     }
     arrays = {name: _rows_at(carried, spec, at) for name, spec in carried.specs.items()}
     good = features.committed(list(carried.specs), good=True)[rows.start : rows.stop]
-    kept = np.flatnonzero(good & (at < 0))
-    for row in kept:
-        del bad[rows.start + int(row)]
+    stored = np.flatnonzero(good & (at < 0))
+    for offset in stored:
+        del bad[rows.start + int(offset)]
     for name, array in arrays.items():
-        if len(kept):
-            array[kept] = features.read(name, kept + rows.start)
+        if len(stored):
+            array[stored] = features.read(name, stored + rows.start)
     features.write_unit(unit, arrays, bad, run_id=f"import {run}")
 
 
 def _rows_at(carried: Carried, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
     """Read carried rows in any order: the range that holds them, if it is not much more."""
     out = spec.empty(len(at))
-    wanted = np.sort(at[at >= 0])
-    for part in np.split(wanted, np.flatnonzero(np.diff(wanted) > len(at)) + 1):
+    positions = np.sort(at[at >= 0])
+    for part in np.split(positions, np.flatnonzero(np.diff(positions) > len(at)) + 1):
         lo, hi = int(part[0]), int(part[-1]) + 1
-        here = np.flatnonzero((at >= lo) & (at < hi))
-        out[here] = carried.read(spec.name, lo, hi)[at[here] - lo]
+        inside = np.flatnonzero((at >= lo) & (at < hi))
+        out[inside] = carried.read(spec.name, lo, hi)[at[inside] - lo]
     return out
 
 

@@ -1,6 +1,5 @@
 """What is in a store, what happened to it, and clearing what nobody needs any more."""
 
-import json
 from dataclasses import dataclass
 
 import pandas as pd
@@ -57,15 +56,15 @@ def history(store: Store) -> pd.DataFrame:
             runs.setdefault(place, []).append((run["time"], record.hi() - record.lo))
         for (run_id, host, pid), units in runs.items():
             last = max(time for time, _ in units)
-            said = f"{len(units)} units, {sum(rows for _, rows in units)} rows, last at {last}"
+            counts = f"{len(units)} units, {sum(rows for _, rows in units)} rows, last at {last}"
             name = f"run {run_id}: " if run_id else ""
-            lines.append((min(units)[0], "extracted", key, f"{name}{said}", host, pid))
+            lines.append((min(units)[0], "extracted", key, f"{name}{counts}", host, pid))
     diary = events(store.files)
     runs_table = pd.DataFrame(lines, columns=diary.columns)
-    both = [table for table in (diary, runs_table) if len(table)]
-    if not both:
+    tables = [table for table in (diary, runs_table) if len(table)]
+    if not tables:
         return diary
-    return pd.concat(both).sort_values("time", kind="stable").reset_index(drop=True)
+    return pd.concat(tables).sort_values("time", kind="stable").reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ def collect_garbage(
         for key in drop:
             _remove_empty_folders(store, key)
     if litter:
-        said = f"{len(litter)} files, {sum(one.size for one in litter)} bytes"
-        note(store.files, Event("dropped" if drop else "cleaned", " ".join(drop), said))
+        counts = f"{len(litter)} files, {sum(one.size for one in litter)} bytes"
+        note(store.files, Event("dropped" if drop else "cleaned", " ".join(drop), counts))
     return litter
 
 
@@ -126,7 +125,7 @@ def _litter(store: Store, name: str, why: str) -> Litter:
 
 
 def _dead_locks(store: Store, names: list[str]) -> list[Litter]:
-    found = []
+    litter = []
     for name in names:
         claim = name.startswith("ledger/") and "/claims/" in name
         if not (claim or name.startswith("locks/")) or not name.endswith(".json"):
@@ -139,8 +138,8 @@ def _dead_locks(store: Store, names: list[str]) -> list[Litter]:
                 f"{store.url} is in use by process {holder.pid} on {holder.host}; "
                 "wait for it to end, then clean up"
             )
-        found.append(_litter(store, name, f"lock of dead process {holder.pid} on {holder.host}"))
-    return found
+        litter.append(_litter(store, name, f"lock of dead process {holder.pid} on {holder.host}"))
+    return litter
 
 
 def _half_written(store: Store, names: list[str]) -> list[Litter]:
@@ -148,7 +147,7 @@ def _half_written(store: Store, names: list[str]) -> list[Litter]:
 
 
 def _unrecorded(store: Store) -> list[Litter]:
-    found: list[Litter] = []
+    litter: list[Litter] = []
     for key in store.groups():
         features = store.features(key)
         records = features.ledger.records()
@@ -157,12 +156,12 @@ def _unrecorded(store: Store) -> list[Litter]:
                 spec.shard_name(unit) for unit, one in records.items() if name in one.arrays
             }
             shards = features.shard_sizes(name)
-            found += [
+            litter += [
                 Litter(f"{TREE}/{key}/{name}/{shard}", size, "shard without a record")
                 for shard, size in sorted(shards.items())
                 if shard.startswith("c.") and PARTIAL not in shard and shard not in recorded
             ]
-    return found
+    return litter
 
 
 def _whole_group(store: Store, names: list[str], key: str) -> list[Litter]:
@@ -182,14 +181,14 @@ def _remove_empty_folders(store: Store, key: str) -> None:
 
 
 def describe(store: Store) -> dict[str, object]:
-    """Give what `alike store ls` says of a store as a whole.
+    """Describe a store as a whole, for `alike store ls`.
 
-    Among it `repeated`, the files whose bytes another file of the set has too, and
-    `labels_differ`, the images that have several labels that way (the first listed counts).
+    `repeated` counts the files whose bytes an earlier file of the set has too; `labels_differ`
+    counts the images that have several labels that way (the first listed counts).
     """
     view = store.images()
-    read = view[view["row"] >= 0]
-    repeated = read[read["row"].duplicated(keep=False)]
+    readable = view[view["row"] >= 0]
+    repeated = readable[readable["row"].duplicated(keep=False)]
     labels = repeated.groupby("row")["label"].nunique()
     return {
         "url": store.url,
@@ -197,8 +196,8 @@ def describe(store: Store) -> dict[str, object]:
         "rows": store.n_rows,
         "not_read": int(bad_images(store)["path"].nunique()),
         "classes": int(view["label"].nunique()),
-        "repeated": int(read["row"].duplicated().sum()),
+        "repeated": int(readable["row"].duplicated().sum()),
         "labels_differ": int((labels > 1).sum()),
         "train_share": store.split()[0],
-        "source": json.loads(store.read_file("store.json")).get("source", {}).get("spec"),
+        "source": store.settings().get("source", {}).get("spec"),
     }

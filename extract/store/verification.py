@@ -39,7 +39,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found.
+    """Result of a verification.
 
     Attributes:
         units: number of records checked.
@@ -84,18 +84,18 @@ def verify(
         features = store.features(one)
         damage += _broken_records(features, mark)
         records = list(features.ledger.sound().values())
-        found: dict[int, list[tuple[str, Damage]]] = {}
-        for done, (record, wrong) in enumerate(_checked(features, records), 1):
+        damaged: dict[int, list[tuple[str, Damage]]] = {}
+        for done, (record, faults) in enumerate(_checked(features, records), 1):
             units += 1
             for name, committed in record.arrays.items():
                 rows += committed.hi - record.lo
                 size += (committed.hi - record.lo) * features.arrays[name].row_bytes
-            if wrong:
-                found[record.unit] = wrong
-                damage += [what for _, what in wrong]
+            if faults:
+                damaged[record.unit] = faults
+                damage += [fault for _, fault in faults]
             progress(f"verify {one}", done, len(records), f"{len(damage)} damaged")
-        if found and mark:
-            _take_back(features, found)
+        if damaged and mark:
+            _take_back(features, damaged)
     return Verdict(units, rows, size / 1e9, tuple(damage), mark)
 
 
@@ -112,19 +112,19 @@ def _checked(
 def _unit_damage(features: Features, record: Record) -> list[tuple[str, Damage]]:
     """Check one record: (array, damage) of every array that is not what was recorded."""
     end = max((one.hi for one in record.arrays.values()), default=record.lo)
-    theirs = (
+    same_images = (
         end <= features.store.n_rows
         and ids_hash(features.store.image_ids(record.lo, end)) == record.ids_hash
     )
-    wrong = []
+    faults = []
     for name, committed in record.arrays.items():
         rows = f"{record.lo}-{committed.hi - 1}"
         file, reason = features.ledger.name(record.unit), "its rows belong to other images"
-        if theirs:
+        if same_images:
             file, reason = _array_damage(features, record, name)
         if reason:
-            wrong.append((name, Damage(features.key, file, rows, reason, _AGAIN)))
-    return wrong
+            faults.append((name, Damage(features.key, file, rows, reason, _AGAIN)))
+    return faults
 
 
 def _array_damage(features: Features, record: Record, name: str) -> tuple[str, str]:
@@ -156,27 +156,27 @@ def _span(unit: int) -> str:
     return f"{unit * UNIT}-{(unit + 1) * UNIT - 1}"
 
 
-def _take_back(features: Features, found: dict[int, list[tuple[str, Damage]]]) -> None:
+def _take_back(features: Features, damaged: dict[int, list[tuple[str, Damage]]]) -> None:
     """Take damaged arrays out of their records, then delete their shards."""
     files = features.store.files
     with features.store.lock(features.key):
-        for unit, wrong in found.items():
+        for unit, faults in damaged.items():
             with features.claim(unit):
                 record = features.ledger.record(unit)
-                lost = {name for name, _ in wrong}
+                names = {name for name, _ in faults}
                 if record is None:
                     continue
-                withdraw(features, record, lost)
-                for name in lost & set(features.arrays):
+                withdraw(features, record, names)
+                for name in names & set(features.arrays):
                     files.remove(features.place(name, unit))
-            for _, damage in wrong:
+            for _, damage in faults:
                 note(files, Event("damaged", features.key, f"{damage.file}: {damage.reason}"))
         features.publish()
 
 
 def _manifest_damage(store: Store) -> list[Damage]:
-    again = "restore it from a copy: it says which image a row belongs to"
-    return [Damage("", file, "", reason, again) for file, reason in store.manifest.broken()]
+    repair = "restore it from a copy: it says which image a row belongs to"
+    return [Damage("", file, "", reason, repair) for file, reason in store.manifest.broken()]
 
 
 def _file_damage(store: Store) -> list[Damage]:

@@ -30,7 +30,7 @@ def write(path: Path, carried: Carried) -> None:
             file.create_dataset(f"images/{name}", data=column, dtype=kind)
         for name, spec in carried.specs.items():
             rows = min(spec.chunk_rows, max(len(carried.images), 1))
-            made = file.create_dataset(
+            dataset = file.create_dataset(
                 f"arrays/{name}",
                 shape=(len(carried.images), *spec.tail),
                 dtype=spec.dtype,
@@ -40,7 +40,7 @@ def write(path: Path, carried: Carried) -> None:
                 fletcher32=True,
             )
             for lo, block in carried.blocks(name):
-                made[lo : lo + len(block)] = block
+                dataset[lo : lo + len(block)] = block
         for name, value in carried.constants.items():
             file[CONSTANTS + name] = value
 

@@ -40,15 +40,15 @@ def write(path: Path, carried: Carried) -> None:
         file.dimensions["image"] = len(carried.images)
         for name, column in columns_of(carried.images).items():
             kind = column.dtype if name in NUMBERS else h5py.string_dtype()
-            made = file.create_variable(f"image_{name}", ("image",), dtype=kind)
-            made[:] = column
+            variable = file.create_variable(f"image_{name}", ("image",), dtype=kind)
+            variable[:] = column
         for name, spec in carried.specs.items():
             for dimension, length in zip(spec.dimensions[1:], spec.tail, strict=True):
                 file.dimensions[dimension] = length
             # netCDF has no half precision: float32 holds it exactly.
             kind = np.dtype("float32" if spec.dtype == "float16" else spec.dtype)
             rows = min(spec.chunk_rows, max(len(carried.images), 1))
-            made = file.create_variable(
+            variable = file.create_variable(
                 name,
                 spec.dimensions,
                 dtype=kind,
@@ -57,9 +57,9 @@ def write(path: Path, carried: Carried) -> None:
                 compression_opts=1 if spec.compressed else None,
                 fletcher32=True,
             )
-            made.attrs["stored_as"] = spec.dtype
+            variable.attrs["stored_as"] = spec.dtype
             for lo, block in carried.blocks(name):
-                made[lo : lo + len(block)] = block.astype(kind)
+                variable[lo : lo + len(block)] = block.astype(kind)
         for name, value in carried.constants.items():
             _write_nc_constant(file, name, np.asarray(value))
 
@@ -69,9 +69,9 @@ def _write_nc_constant(file: Any, name: str, value: np.ndarray) -> None:
     dimensions = [f"{plain}_{i}" for i in range(value.ndim)]
     for dimension, length in zip(dimensions, value.shape, strict=True):
         file.dimensions[dimension] = length
-    made = file.create_variable(plain, tuple(dimensions), dtype=value.dtype)
-    made[...] = value
-    made.attrs["constant"] = name
+    variable = file.create_variable(plain, tuple(dimensions), dtype=value.dtype)
+    variable[...] = value
+    variable.attrs["constant"] = name
 
 
 @contextmanager

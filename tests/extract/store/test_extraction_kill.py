@@ -23,7 +23,7 @@ from alike.extract.store.verification import verify
 
 KILLS = int(os.environ.get("ALIKE_KILLS", "100"))
 IMAGES = 30_000
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 RUN = """
 import sys

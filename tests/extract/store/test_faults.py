@@ -21,7 +21,7 @@ from alike.extract.store.store import Store
 from alike.extract.store.upkeep import bad_images, collect_garbage, contents, history
 from alike.extract.store.verification import verify
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def shard(features, name, unit) -> Path:
@@ -395,7 +395,7 @@ def test_what_there_is_and_what_happened(tmp_path):
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

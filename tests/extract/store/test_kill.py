@@ -19,7 +19,7 @@ from alike.extract.store.verification import verify
 
 KILLS = 100 if os.environ.get("ALIKE_FULL") == "1" else 3
 SIZES = (2500, 5000, 6000, 9000, 15000, 30000)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def start(place: Path, n: int) -> subprocess.Popen:

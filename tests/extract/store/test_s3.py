@@ -25,7 +25,7 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 pytest.importorskip("flask")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_killed_writers(place):
     store.list_images(known.listing(range(4000)))
     features = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
     chance = np.random.default_rng(1)
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
     for _ in range(10):
         script = (
             "import sys, store_writer as known; from alike.extract.store.store import Store\n"

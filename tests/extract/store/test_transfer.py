@@ -109,7 +109,7 @@ def test_some_arrays(features, tmp_path):
 
 
 def test_wrong_files_are_refused(features, tmp_path):
-    with pytest.raises(BadInput, match="travels as one of"):
+    with pytest.raises(BadInput, match="is exported as one of"):
         export_group(features, tmp_path / "g.txt")
     with pytest.raises(BadInput, match="no file"):
         import_group(features.store, tmp_path / "none.h5")
