@@ -40,8 +40,8 @@ def contact_sheet(
     """Write a PNG with one line a query: the query, then its neighbours, nearest first.
 
     Args:
-        lines: (query, neighbours); neighbours are framed green where they have the query's class,
-            red where they have another, grey if either is not known.
+        lines: (query, neighbours); a neighbour is framed green if it has the query's class, red if it
+            has another, grey if either is not known.
         path: of the PNG.
         tile: side of a picture in pixels; pictures keep their proportions.
     """

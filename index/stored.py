@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.measures import Measure, embed_rows
-from alike.index.engine import Engine, faiss_threads
+from alike.index.engine import FaissEngine, faiss_threads
 from alike.index.masked import search_filled
 from alike.index.neighbours import tidy
 from alike.index.truth import recall_of, true_neighbours
@@ -29,7 +29,7 @@ class StoredTruth:
 
     Attributes:
         queries: (Q, D) float32.
-        k: answers that recall counts: those asked for, or all others where there are fewer.
+        k: answers that recall counts: those asked for, or all others if there are fewer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StoredTruth:
             asked: (Q,) positions that ask, ascending.
             at: neighbours that recall counts.
             metric: `l2` or `inner`.
-            held: (n, D) vectors by position, where they are in memory anyway.
+            held: (n, D) vectors by position, if they are in memory anyway.
             alive: (n,) positions that may be answered; None: all.
             threads: of this and of the search; None: FAISS's number.
         """
@@ -69,10 +69,10 @@ class StoredTruth:
         places = np.full((len(asked), self.k), -1, dtype=np.int64)
         for here, block in self._blocks():
             k = min(self.k + 1, len(block))
-            raw, found = true_neighbours(self.queries, block, k, metric, threads=threads)
+            raw, nearest = true_neighbours(self.queries, block, k, metric, threads=threads)
             both = np.concatenate([near, self._sign * raw], axis=1)
-            known = np.concatenate([places, here[found]], axis=1)
-            near, places = tidy(both, known, self.k, asked)
+            both_places = np.concatenate([places, here[nearest]], axis=1)
+            near, places = tidy(both, both_places, self.k, asked)
         self._truth = (self._sign * near, places)
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Float]]:
@@ -80,7 +80,7 @@ class StoredTruth:
         if self._held is not None and self._alive is None:
             yield np.arange(len(self._rows)), self._held
             return
-        # in the order of the store, each of whose shards is then read once
+        # In the order of the store, each of whose shards is then read once
         order = np.argsort(self._rows, kind="stable")
         order = order if self._alive is None else order[self._alive[order]]
         for low in range(0, len(order), BLOCK):
@@ -92,11 +92,11 @@ class StoredTruth:
             return self._held[places]
         return embed_rows(self._features, self._measure, self._rows[places])
 
-    def shares(self, engine: Engine, search: Mapping[str, float]) -> NDArray[np.float64]:
+    def shares(self, engine: FaissEngine, search: Mapping[str, float]) -> NDArray[np.float64]:
         """Share of the true neighbours that an index of these rows finds, by query, (Q,)."""
         with faiss_threads(self._threads):
-            raw, found = search_filled(engine, self.queries, self.k + 1, search, self._alive)
-        found = tidy(self._sign * raw, found, self.k, self._asked)[1]
-        needed = np.unique(found[found >= 0])
-        local = np.where(found >= 0, np.searchsorted(needed, found), -1)
+            raw, answers = search_filled(engine, self.queries, self.k + 1, search, self._alive)
+        answers = tidy(self._sign * raw, answers, self.k, self._asked)[1]
+        needed = np.unique(answers[answers >= 0])
+        local = np.where(answers >= 0, np.searchsorted(needed, answers), -1)
         return recall_of(self.queries, self._vectors(needed), local, self._truth, self._metric)

@@ -70,7 +70,7 @@ def bilinear_pool(taps: Arrays, constants: Arrays) -> Array:
 
 @cache
 def bilinear_basis(channels: int) -> Array | None:
-    """The projection (C, 128) of `bilinear_pool`; None where the channels are few."""
+    """The projection (C, 128) of `bilinear_pool`; None if the channels are few."""
     if channels <= BILINEAR_CHANNELS:
         return None
     noise = np.random.default_rng(0).standard_normal((channels, BILINEAR_CHANNELS))

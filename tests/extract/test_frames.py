@@ -166,10 +166,10 @@ def test_all_take_urls(taker, scheme, features, index, place, monkeypatch):
         with fsspec.open(good, "wb") as file:
             file.write(data)
     TAKERS[taker](good, features, index)
-    with pytest.raises(BadInput, match="gone.png' cannot be read .*(FileNotFound|No such file)"):
+    with pytest.raises(BadInput, match=r"gone\.png' cannot be read .*(FileNotFound|No such file)"):
         TAKERS[taker](good.replace("2.png", "gone.png"), features, index)
     monkeypatch.setattr(images_source, "MAX_BYTES", len(data) - 1)
-    with pytest.raises(BadInput, match="2.png' cannot be read .too large"):
+    with pytest.raises(BadInput, match=r"2\.png' cannot be read \(too large"):
         TAKERS[taker](good, features, index)
 
 

@@ -15,7 +15,7 @@ import pytest
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.store import Store
 from alike.index.build import build_index
-from alike.index.engine import Engine
+from alike.index.engine import FaissEngine
 from alike.index.files import CARD, building, folder_of, read_card, read_index
 from alike.index.kinds import INDEX_KINDS
 from alike.index.query import NeighbourIndex
@@ -120,7 +120,7 @@ def test_all_rows_ever_asked_for_come_back_once(make_store):
     store = make_store(n=1500)
     build_index(store.features(), kinds=["ivf_flat"])
     card, index = read_index(folder(store))
-    assert sorted(Engine(index).rows) == list(range(1500))
+    assert sorted(FaissEngine(index).rows) == list(range(1500))
     assert card.n_rows == 1500
 
 
