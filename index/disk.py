@@ -27,7 +27,7 @@ from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
-from alike.index.stored import BLOCK, StoredTruth
+from alike.index.stored import BLOCK, StoredTruth, StoredVectors
 from alike.index.trial import ceiling, holds, new_trial, sweep, time_of
 from alike.index.truth import recall_interval
 
@@ -135,10 +135,10 @@ def build_on_disk(
     _none_lost(index, rows)
     seconds = time.perf_counter() - start
     engine = DiskEngine(index, rows)
+    stored = StoredVectors(features, measure, rows)
     truth = StoredTruth(
-        features, measure, rows, sample.queries, card.wish.at, card.metric,
-        threads=card.wish.threads,
-    )  # fmt: skip
+        stored, sample.queries, card.wish.at, card.metric, threads=card.wish.threads
+    )
 
     def measured(search: Mapping[str, float]) -> Point:
         return _point(engine, replace(spec, search=dict(search)), truth, card.wish, seconds)

@@ -15,7 +15,7 @@ from alike.index.engine import FaissEngine, faiss_threads, open_engine, rows_of
 from alike.index.files import publish, publish_tail, read_index, read_tail, rewrite_card
 from alike.index.kinds import INDEX_KINDS
 from alike.index.specs import Card
-from alike.index.stored import StoredTruth
+from alike.index.stored import StoredTruth, StoredVectors
 from alike.index.truth import recall_interval
 
 CHECKED = 100
@@ -186,11 +186,11 @@ def measured(
     able = np.flatnonzero(alive)
     draw = np.random.default_rng(seed)
     order = draw.permutation(able)
-    # those that were added come first
+    # Those that were added come first
     order = order[np.argsort(order < card.n_built, kind="stable")]
-    asked = np.sort(order[:checked])
+    query_places = np.sort(order[:checked])
+    stored = StoredVectors(features, measure, engine.rows, engine.vectors)
     truth = StoredTruth(
-        features, measure, engine.rows, asked, card.wish.at, card.metric,
-        held=engine.vectors, alive=alive, threads=card.wish.threads,
-    )  # fmt: skip
+        stored, query_places, card.wish.at, card.metric, alive=alive, threads=card.wish.threads
+    )
     return recall_interval(truth.shares(engine, card.spec.search))

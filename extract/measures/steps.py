@@ -80,8 +80,8 @@ def bilinear_basis(channels: int) -> Array | None:
 def cam_pool(taps: Arrays, constants: Arrays) -> Array:
     """Mean of the feature columns weighed by the CAM of the *predicted* class (SCIENCE 1.1, 9).
 
-    The weight of position p is relu(w_c . a_p), c = argmax of the logits; no label enters. Where
-    the CAM is zero everywhere the plain mean (GAP) stands in.
+    The weight of position p is relu(w_c . a_p), c = argmax of the logits; no label enters. If
+    the CAM is zero everywhere, the weights are equal: the plain mean (GAP).
     """
     columns = _columns(taps["last_conv"])
     cam = np.einsum("nc,ncp->np", _predicted_weights(taps, constants, columns.shape[1]), columns)
