@@ -149,7 +149,7 @@ def _asked_anew(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bo
         changes.append("lists in memory -> on disk" if on_disk else "lists on disk -> in memory")
     if kinds is not None and card.spec.kind not in kinds:
         changes.append(f"kind {card.spec.kind} -> {' or '.join(kinds)}")
-    return f"asked anew: {', '.join(changes)}" if changes else ""
+    return f"the wish changed: {', '.join(changes)}" if changes else ""
 
 
 def card_there(features: Any, measure: str) -> Card | None:

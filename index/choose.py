@@ -95,7 +95,7 @@ def _allowed(trial: Trial, names: Sequence[str] | None) -> list[IndexKind]:
     for kind in INDEX_KINDS.values() if names is None else [kind_of(name) for name in names]:
         unfit = _unfit(kind, trial)
         if unfit and names is not None:
-            raise BadInput(f"index kind {kind.name} does not serve here: {unfit}; leave it out")
+            raise BadInput(f"index kind {kind.name} cannot be used here: {unfit}; leave it out")
         if unfit or (kind.rounded and wish.memory is None and names is None):
             continue
         size = kind.bytes(n, dimension)
@@ -221,6 +221,6 @@ def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], trial: Trial) -> str:
     if wish.latency is not None:
         asked += f", latency <= {wish.latency} s"
     if not points:
-        return f"no index of {asked} was found in the time given: give more effort"
+        return f"no index with {asked} was found within the effort: raise it"
     near = max(points, key=lambda point: (min(point.low, wish.recall), -point.latency))
-    return f"no index of {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: relax the wish"
+    return f"no index has {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: relax the wish"

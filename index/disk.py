@@ -164,8 +164,8 @@ def build_on_disk(
 
 def shard_rows(memory: int | None, dimension: int) -> int:
     """Rows of one shard: its vectors take a quarter of the memory, at most 1 GiB."""
-    held = min(memory or (1 << 32), 1 << 32) / 4
-    return max(int(held / (4 * dimension)), BLOCK)
+    budget = min(memory or (1 << 32), 1 << 32) / 4
+    return max(int(budget / (4 * dimension)), BLOCK)
 
 
 def training_rows(n: int, memory: int | None, dimension: int) -> int:
@@ -194,14 +194,16 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     """Fill an empty trained index with the lists of others, which are laid on disk in `target`."""
     import faiss
 
-    held = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
+    disk_lists = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
     with printing_to_stderr():
-        empty.ntotal = held.merge_from_multiple(lists_of_parts.data(), lists_of_parts.size(), False)
-    empty.replace_invlists(held, True)
-    held.this.disown()
+        parts_of = (lists_of_parts.data(), lists_of_parts.size())
+        empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
+    empty.replace_invlists(disk_lists, True)
+    # The index owns them now.
+    disk_lists.this.disown()
     sync(target)
     return empty
 
@@ -256,10 +258,10 @@ def _empty(index: Any) -> None:
     """Take the lists out of an index, and leave what it was trained to."""
     import faiss
 
-    held = faiss.ArrayInvertedLists(index.nlist, index.code_size)
-    index.replace_invlists(held, True)
-    # the index owns them now
-    held.this.disown()
+    no_lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
+    index.replace_invlists(no_lists, True)
+    # The index owns them now.
+    no_lists.this.disown()
     index.ntotal = 0
 
 
@@ -279,13 +281,13 @@ def _code(vectors: Float, n: int, card: Card, kinds: Sequence[str] | None) -> In
 
 
 def _best(points: Sequence[Point], wish: Wish) -> Point:
-    # memory is what the lists on disk are for: the wish is kept by not loading them
+    # Memory is what the lists on disk are for: the wish is kept by not loading them
     free = replace(wish, memory=None)
     holding = [point for point in points if holds(point, free)]
     if not holding:
         near = max(points, key=lambda point: point.low)
         msg = f"lists on disk reach recall@{wish.at} {near.recall:.4f}, {1000 * near.latency:.3g}"
-        raise BadInput(f"{msg} ms a call; asked was {wish.recall}: relax the wish")
+        raise BadInput(f"{msg} ms a call; the wish is {wish.recall}: relax the wish")
     return max(holding, key=lambda point: point.queries_per_second)
 
 

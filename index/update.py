@@ -148,14 +148,14 @@ def _too_large(card: Card, engine: FaissEngine) -> str:
     most = None if card.lists else card.wish.memory
     if most is None or (size := engine.bytes) <= most:
         return ""
-    return f"{card.n_rows} rows take {size:,} bytes, asked were {most:,}"
+    return f"{card.n_rows} rows take {size:,} bytes, the wish allows {most:,}"
 
 
 def _drifted(card: Card) -> str:
     if card.recall is None or card.recall[2] >= card.wish.recall:
         return ""
     fall = f"recall@{card.wish.at} fell to {card.recall[0]:.4f}"
-    return f"{fall} ({card.recall[1]:.4f} to {card.recall[2]:.4f}), asked was {card.wish.recall}"
+    return f"{fall} ({card.recall[1]:.4f} to {card.recall[2]:.4f}), the wish is {card.wish.recall}"
 
 
 def measured(
