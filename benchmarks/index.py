@@ -72,16 +72,16 @@ def ours(kind):
         from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
         from alike.index.sample import draw_sample
         from alike.index.specs import Wish
-        from alike.index.trial import Exam, build_candidate
+        from alike.index.trial import Trial, build_candidate
 
         faiss.omp_set_num_threads(threads)
         spec = INDEX_KINDS[kind].spec(len(x), x.shape[1])
         nobody = np.full(len(x), None, dtype=object)
         train = draw_sample(nobody, POINTS_PER_LIST * lists(len(x)), queries=0).train
-        exam = Exam(
+        trial = Trial(
             x, np.arange(len(x)), len(x), train, "l2", Wish(threads=threads), (x[:0], x[:0])
         )
-        built, _ = build_candidate(spec, exam)
+        built, _ = build_candidate(spec, trial)
         # an index that answers was read from its file
         with tempfile.NamedTemporaryFile() as file:
             faiss.write_index(built.index, file.name)
@@ -486,7 +486,7 @@ def grow(args):
         print(f"choice and build: {first:.1f} s, {chosen.card.why}", flush=True)
         kinds = [chosen.card.spec.kind]
         _, alone = timed(kinds=kinds, rebuild=True)
-        print(f"build of that kind alone, with its exam: {alone:.2f} s", flush=True)
+        print(f"build of that kind alone, with its trial: {alone:.2f} s", flush=True)
         store.list_images(listing_of(names, labels))
         fill(store, x)
         added, seconds = timed(kinds=kinds)

@@ -7,7 +7,7 @@ For a query q and a row x, both centred by the mean of the rows, half the square
 where q', x' are rounded to bfloat16 and e(.) is the norm of what rounding took (Cauchy-Schwarz).
 The right side is one inner product of vectors with eight columns more, so one bfloat16 matrix
 product gives a *lower bound* of every distance. Rows that are not among the M smallest bounds are
-farther than the M-th bound; where that is above the k-th true distance, the answer is certainly
+farther than the M-th bound; if that is above the k-th true distance, the answer is certainly
 exact. Other queries are searched again in float32.
 
 Needs a CPU (or matrix library) that multiplies bfloat16 faster than float32; see `has_bfloat16`.
@@ -110,13 +110,13 @@ class BfloatSearch:
         import torch
 
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        kept = min(max(self.candidates, 2 * k), len(self._vectors))
+        n_kept = min(max(self.candidates, 2 * k), len(self._vectors))
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             with torch.inference_mode(), ThreadPoolExecutor(threads) as pool:
                 parts = [
-                    self._search(queries[low : low + QUERIES], k, kept, pool, threads)
+                    self._search(queries[low : low + QUERIES], k, n_kept, pool, threads)
                     for low in range(0, len(queries), QUERIES)
                 ]
         finally:
@@ -125,15 +125,15 @@ class BfloatSearch:
         return distances, places, sure
 
     def _search(
-        self, queries: Float, k: int, kept: int, pool: ThreadPoolExecutor, threads: int
+        self, queries: Float, k: int, n_kept: int, pool: ThreadPoolExecutor, threads: int
     ) -> tuple[Float, NDArray[np.int64], NDArray[np.bool_]]:
         import torch
 
         rounded = self._queries(queries)
         cuts = np.linspace(0, len(queries), threads + 1).astype(int)
         parts = [slice(low, high) for low, high in itertools.pairwise(cuts)]
-        bounds = np.full((len(queries), kept), SENTINEL, dtype=np.int16)
-        places = np.full((len(queries), kept), -1, dtype=np.int64)
+        bounds = np.full((len(queries), n_kept), SENTINEL, dtype=np.int16)
+        places = np.full((len(queries), n_kept), -1, dtype=np.int64)
         out = torch.empty(len(queries), ROWS, dtype=torch.bfloat16)
         first = 0
         for block in self._blocks:
@@ -143,14 +143,14 @@ class BfloatSearch:
             bits = product.view(torch.int16).numpy()
             _each(pool, parts, select_smallest, (bits, bounds, places), first)
             first += len(block)
-        exact = np.empty((len(queries), kept), dtype=np.float32)
+        exact = np.empty((len(queries), n_kept), dtype=np.float32)
         _each(pool, parts, squared_distances, (queries, places, exact), self._vectors)
         order = np.lexsort((places, exact), axis=-1)[:, :k]
         distances = np.take_along_axis(exact, order, axis=1)
-        found = np.take_along_axis(places, order, axis=1)
-        if kept == len(self._vectors):
-            return distances, found, np.ones(len(queries), dtype=bool)
-        return distances, found, self._sure(bounds[:, -1], distances[:, -1], rounded)
+        nearest = np.take_along_axis(places, order, axis=1)
+        if n_kept == len(self._vectors):
+            return distances, nearest, np.ones(len(queries), dtype=bool)
+        return distances, nearest, self._sure(bounds[:, -1], distances[:, -1], rounded)
 
     def _sure(
         self, last: NDArray[np.int16], farthest: Float, rounded: _Rounded
@@ -169,8 +169,8 @@ class BfloatSearch:
 
     def _rows(self, vectors: Float) -> _Rounded:
         centred = vectors - self._mean
-        near, norms, lost, kept = _round(centred)
-        extra = [*_split(norms**2 / 2.0), *_ones(3, len(vectors)), -_up(lost), -_up(kept)]
+        near, norms, lost, rest = _round(centred)
+        extra = [*_split(norms**2 / 2.0), *_ones(3, len(vectors)), -_up(lost), -_up(rest)]
         return _Rounded(_join(near, extra), norms)
 
     def _queries(self, queries: Float) -> _Rounded:
@@ -198,10 +198,10 @@ def _round(centred: Float) -> tuple[Any, NDArray[np.float64], Float, Float]:
     import torch
 
     near = torch.from_numpy(centred).to(torch.bfloat16)
-    kept = near.to(torch.float32).numpy()
+    rounded = near.to(torch.float32).numpy()
     norms = np.sqrt(np.einsum("nd,nd->n", centred, centred, dtype=np.float64))
-    lost = np.sqrt(np.einsum("nd,nd->n", *(2 * [centred - kept]), dtype=np.float64))
-    left = np.sqrt(np.einsum("nd,nd->n", kept, kept, dtype=np.float64))
+    lost = np.sqrt(np.einsum("nd,nd->n", *(2 * [centred - rounded]), dtype=np.float64))
+    left = np.sqrt(np.einsum("nd,nd->n", rounded, rounded, dtype=np.float64))
     return near, norms, lost.astype(np.float32), left.astype(np.float32)
 
 

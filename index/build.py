@@ -14,13 +14,13 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.choose import EFFORT, choose
-from alike.index.disk import Run, build_on_disk, one_by_one
+from alike.index.disk import MapShards, build_on_disk, one_by_one
 from alike.index.engine import METRICS, new_index
 from alike.index.files import CARD, building, folder_of, publish, read_card
 from alike.index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
-from alike.index.trial import add_rows, set_exam
+from alike.index.trial import add_rows, new_trial
 from alike.index.update import bring_up_to_date
 
 EMBED_ROWS = 8192
@@ -60,15 +60,15 @@ def build_index(
     wish: Wish | None = None,
     kinds: Sequence[str] | None = None,
     on_disk: bool = False,
-    run: Run = one_by_one,
+    map_shards: MapShards = one_by_one,
     rebuild: bool = False,
     effort: float = EFFORT,
     progress: Progress = silent,
 ) -> IndexReport:
     """Choose, build and store the index of one measure, or add what is new to the one there is.
 
-    An index is built anew where it was asked for another wish or other kinds, where the measure
-    was fitted anew, where recall has drifted below the wish, or where the set has doubled.
+    An index is built anew if another wish or other kinds are asked for, if the measure was fitted
+    anew, if recall has drifted below the wish, or if the set has doubled.
 
     Args:
         features: the extraction, from `Store.features`.
@@ -80,7 +80,7 @@ def build_index(
         kinds: rows of `INDEX_KINDS` to choose from; None: all that fit.
         on_disk: leave inverted lists on disk and map them; the memory of the wish then bounds
             the shards that the index is built from.
-        run: builds these shards: `map`, or the like of it on workers.
+        map_shards: builds these shards: `map`, or the like of it on workers.
         rebuild: build anew in any case.
         effort: seconds to spend on building candidates, about.
         progress: told of rows embedded and added.
@@ -102,17 +102,24 @@ def build_index(
         if card is not None and not rebuild:
             why = _asked_anew(card, wish, kinds, on_disk)
             if not why:
-                found = bring_up_to_date(features, ready, folder, table, progress)
-                if not found.stale:
+                update = bring_up_to_date(features, ready, folder, table, progress)
+                if not update.stale:
                     seconds = time.perf_counter() - start
-                    return IndexReport(found.card, found.action, found.note, seconds)
-                why = found.stale
+                    return IndexReport(update.card, update.action, update.note, seconds)
+                why = update.stale
         if on_disk:
             card = new_card(
                 features, ready, wish, embed(features, ready, table["row"].to_numpy()[:1])
             )
             card = build_on_disk(
-                features, ready, folder, table, card, kinds=kinds, run=run, progress=progress
+                features,
+                ready,
+                folder,
+                table,
+                card,
+                kinds=kinds,
+                map_shards=map_shards,
+                progress=progress,
             )
         else:
             card = _build(features, ready, folder, table, wish, kinds, effort, progress)
@@ -128,7 +135,7 @@ def _rows_of(features: Any) -> pd.DataFrame:
 
 
 def _card_there(folder: Path) -> tuple[Card | None, str]:
-    """The card of the index there is; where it cannot be read None, and why."""
+    """The card of the index there is; if it cannot be read None, and why."""
     try:
         return read_card(folder), ""
     except StoreDamaged:
@@ -136,17 +143,17 @@ def _card_there(folder: Path) -> tuple[Card | None, str]:
 
 
 def _asked_anew(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bool) -> str:
-    """What is asked otherwise than of the index there is; empty where it is the same."""
-    told = card.wish.changes(wish)
+    """What is asked otherwise than of the index there is; empty if it is the same."""
+    changes = card.wish.changes(wish)
     if bool(card.lists) != on_disk:
-        told.append("lists in memory -> on disk" if on_disk else "lists on disk -> in memory")
+        changes.append("lists in memory -> on disk" if on_disk else "lists on disk -> in memory")
     if kinds is not None and card.spec.kind not in kinds:
-        told.append(f"kind {card.spec.kind} -> {' or '.join(kinds)}")
-    return f"asked anew: {', '.join(told)}" if told else ""
+        changes.append(f"kind {card.spec.kind} -> {' or '.join(kinds)}")
+    return f"the wish changed: {', '.join(changes)}" if changes else ""
 
 
 def card_there(features: Any, measure: str) -> Card | None:
-    """The card of the index of a measure; None where there is none, or none that can be read.
+    """The card of the index of a measure; None if there is none, or none that can be read.
 
     Raises:
         BadInput: the store is not a local folder.
@@ -183,14 +190,16 @@ def _build(
     order, train = _queries_last(len(rows), sample.queries, sample.train)
     vectors, rows = vectors[order], rows[order]
     n = len(rows) - len(sample.queries)
-    exam = set_exam(vectors, rows, n, train, card.metric, wish)
-    chosen = choose(exam, kinds=kinds, effort=effort, progress=progress)
+    trial = new_trial(vectors, rows, n, train, card.metric, wish)
+    chosen = choose(trial, kinds=kinds, effort=effort, progress=progress)
     assert chosen.candidate.engine is not None
     index = chosen.candidate.engine.index
     # they were held out of the index until it had been judged
-    add_rows(index, exam.queries, rows[n:], chosen.point.spec, progress)
-    told = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
-    return publish(folder, index, _filled(card, chosen.point, chosen.curve, chosen.why, told))
+    add_rows(index, trial.queries, rows[n:], chosen.point.spec, progress)
+    sample_facts = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
+    return publish(
+        folder, index, _filled(card, chosen.point, chosen.curve, chosen.why, sample_facts)
+    )
 
 
 def _filled(
@@ -206,8 +215,8 @@ def _queries_last(
     n: int, queries: NDArray[np.int64], train: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Order of positions with the queries last, and where the training rows then are."""
-    kept = np.setdiff1d(np.arange(n), queries)
-    return np.concatenate([kept, queries]), np.searchsorted(kept, train)
+    others = np.setdiff1d(np.arange(n), queries)
+    return np.concatenate([others, queries]), np.searchsorted(others, train)
 
 
 def embed(

@@ -10,7 +10,7 @@ from alike.extract.progress import Progress, silent
 from alike.index.engine import FEW
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import Point, Wish
-from alike.index.trial import Candidate, Exam, examine, holds, subset
+from alike.index.trial import Candidate, Trial, holds, measure_candidate, subset
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""
@@ -47,7 +47,7 @@ class Choice:
 
 
 def choose(
-    exam: Exam,
+    trial: Trial,
     *,
     kinds: Sequence[str] | None = None,
     effort: float = EFFORT,
@@ -57,7 +57,7 @@ def choose(
     """Build candidates, measure them, keep the fastest that holds; of equally fast the smallest.
 
     Args:
-        exam: what to index and to judge by.
+        trial: what to index and to judge by.
         kinds: keys of `INDEX_KINDS` to try; None: all that fit the machine and the wish.
         effort: seconds to spend on building candidates, about.
         stage: vectors from which on kinds are first tried on a third of them, at most 20,000.
@@ -67,35 +67,35 @@ def choose(
         BadInput: nothing that was tried keeps the wish; the message says what came nearest.
     """
     start = time.perf_counter()
-    allowed = _allowed(exam, kinds)
-    tried = [(kind, _examine(kind, exam, 0.0, progress)) for kind in allowed if kind.exact]
-    best = _best(tried, exam.wish)
-    soon = exam.wish.latency if exam.wish.latency is not None else SOON
+    allowed = _allowed(trial, kinds)
+    tried = [(kind, _measured(kind, trial, 0.0, progress)) for kind in allowed if kind.exact]
+    best = _best(tried, trial.wish)
+    soon = trial.wish.latency if trial.wish.latency is not None else SOON
     if best is not None and best[1].latency <= soon and kinds is None:
-        told = _told(best[1], exam)
-        return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {told}")
-    others = [kind for kind in allowed if not kind.exact] if exam.wish.recall < 1 else []
-    for kind, predicted in _ranked(others, exam, stage, progress):
+        summary = _in_words(best[1], trial)
+        return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {summary}")
+    others = [kind for kind in allowed if not kind.exact] if trial.wish.recall < 1 else []
+    for kind, predicted in _ranked(others, trial, stage, progress):
         spent = time.perf_counter() - start
         if tried and spent + predicted > effort:
             continue
         least = best[1].queries_per_second if best is not None else 0.0
-        tried.append((kind, _examine(kind, exam, least, progress)))
-        best = _best(tried, exam.wish)
+        tried.append((kind, _measured(kind, trial, least, progress)))
+        best = _best(tried, trial.wish)
         tried = _let_go(tried, best)
     if best is None:
-        raise BadInput(_nearest(tried, exam))
-    told = _told(best[1], exam)
-    return _chosen(tried, best, f"the fastest of {len(tried)} kinds that holds: {told}")
+        raise BadInput(_nearest(tried, trial))
+    summary = _in_words(best[1], trial)
+    return _chosen(tried, best, f"the fastest of {len(tried)} kinds that holds: {summary}")
 
 
-def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
-    n, dimension = exam.vectors.shape
-    wish, allowed, least = exam.wish, [], math.inf
+def _allowed(trial: Trial, names: Sequence[str] | None) -> list[IndexKind]:
+    n, dimension = trial.vectors.shape
+    wish, allowed, least = trial.wish, [], math.inf
     for kind in INDEX_KINDS.values() if names is None else [kind_of(name) for name in names]:
-        unfit = _unfit(kind, exam)
+        unfit = _unfit(kind, trial)
         if unfit and names is not None:
-            raise BadInput(f"index kind {kind.name} does not serve here: {unfit}; leave it out")
+            raise BadInput(f"index kind {kind.name} cannot be used here: {unfit}; leave it out")
         if unfit or (kind.rounded and wish.memory is None and names is None):
             continue
         size = kind.bytes(n, dimension)
@@ -108,17 +108,17 @@ def _allowed(exam: Exam, names: Sequence[str] | None) -> list[IndexKind]:
     return allowed
 
 
-def _unfit(kind: IndexKind, exam: Exam) -> str:
-    """Why a kind cannot be a candidate on this machine, for these vectors; empty where it can."""
-    n, dimension = exam.vectors.shape
+def _unfit(kind: IndexKind, trial: Trial) -> str:
+    """Why a kind cannot be a candidate on this machine, for these vectors; empty if it can."""
+    n, dimension = trial.vectors.shape
     if not kind.available():
         return "this CPU does not multiply bfloat16 natively (AVX512-BF16 or AMX)"
     if kind.spec(n, dimension) is None:
         return f"{dimension} numbers a vector divide into no product codes of 2 to 8"
-    if kind.name == "flat_bfloat16" and exam.metric != "l2":
+    if kind.name == "flat_bfloat16" and trial.metric != "l2":
         return "it bounds distances, and this measure is an inner product"
-    if kind.name == "flat_bfloat16" and exam.wish.batch < FEW:
-        return f"it answers batches of {FEW} queries or more, the wish is {exam.wish.batch}"
+    if kind.name == "flat_bfloat16" and trial.wish.batch < FEW:
+        return f"it answers batches of {FEW} queries or more, the wish is {trial.wish.batch}"
     return ""
 
 
@@ -133,36 +133,36 @@ def kind_of(name: str) -> IndexKind:
     return INDEX_KINDS[name]
 
 
-def _examine(kind: IndexKind, exam: Exam, least: float, progress: Progress) -> Candidate:
-    spec = kind.spec(len(exam.vectors), exam.vectors.shape[1])
+def _measured(kind: IndexKind, trial: Trial, least: float, progress: Progress) -> Candidate:
+    spec = kind.spec(len(trial.vectors), trial.vectors.shape[1])
     assert spec is not None, kind.name
-    return examine(spec, exam, at_least=least, progress=progress)
+    return measure_candidate(spec, trial, at_least=least, progress=progress)
 
 
 def _ranked(
-    kinds: Sequence[IndexKind], exam: Exam, stage: int, progress: Progress
+    kinds: Sequence[IndexKind], trial: Trial, stage: int, progress: Progress
 ) -> list[tuple[IndexKind, float]]:
     """Kinds worth building in full, the most promising first, with predicted seconds of it."""
-    if exam.n < stage or not kinds:
+    if trial.n < stage or not kinds:
         return [(kind, 0.0) for kind in kinds]
-    size = min(PART, exam.n // 3)
-    part = subset(exam, size)
-    ratio = len(exam.vectors) / size
-    found = []
+    size = min(PART, trial.n // 3)
+    part = subset(trial, size)
+    ratio = len(trial.vectors) / size
+    promising = []
     for kind in kinds:
-        spec = kind.spec(size, exam.vectors.shape[1])
+        spec = kind.spec(size, trial.vectors.shape[1])
         assert spec is not None, kind.name
-        candidate = examine(spec, part, progress=progress)
+        candidate = measure_candidate(spec, part, progress=progress)
         fastest = max(
-            (point for point in candidate.points if point.low >= exam.wish.recall),
+            (point for point in candidate.points if point.low >= trial.wish.recall),
             key=lambda point: point.queries_per_second,
             default=None,
         )
         if fastest is not None:
             speed = fastest.queries_per_second / _growth(kind, ratio)
-            found.append((speed, kind, fastest.build_seconds * ratio * 1.2))
-    found.sort(key=lambda one: -one[0])
-    return [(kind, seconds) for _, kind, seconds in found[:FINALISTS]]
+            promising.append((speed, kind, fastest.build_seconds * ratio * 1.2))
+    promising.sort(key=lambda one: -one[0])
+    return [(kind, seconds) for _, kind, seconds in promising[:FINALISTS]]
 
 
 def _growth(kind: IndexKind, ratio: float) -> float:
@@ -186,11 +186,11 @@ def _let_go(
     tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point] | None
 ) -> list[tuple[IndexKind, Candidate]]:
     """Drop the indexes that lost, keep what was measured of them."""
-    kept = []
+    measured = []
     for kind, one in tried:
         lost = best is not None and one is not best[0]
-        kept.append((kind, one.without_engine() if lost else one))
-    return kept
+        measured.append((kind, one.without_engine() if lost else one))
+    return measured
 
 
 def _chosen(
@@ -204,23 +204,23 @@ def _ms(point: Point) -> str:
     return f"{1000 * point.latency:.3g} ms a call"
 
 
-def _told(point: Point, exam: Exam) -> str:
-    wish = exam.wish
-    found = f"recall@{wish.at} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f})"
-    many = f"on {len(exam.queries)} held-out queries" if len(exam.queries) else "by construction"
+def _in_words(point: Point, trial: Trial) -> str:
+    wish = trial.wish
+    recall = f"recall@{wish.at} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f})"
+    many = f"on {len(trial.queries)} held-out queries" if len(trial.queries) else "by construction"
     speed = f"{point.queries_per_second:,.0f} queries/s at batch {wish.batch}"
-    return f"{point.spec}, {found} {many}, {speed}, {point.bytes / 1e6:,.1f} MB"
+    return f"{point.spec}, {recall} {many}, {speed}, {point.bytes / 1e6:,.1f} MB"
 
 
-def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], exam: Exam) -> str:
+def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], trial: Trial) -> str:
     points = [point for _, one in tried for point in one.points]
-    wish = exam.wish
+    wish = trial.wish
     asked = f"recall@{wish.at} >= {wish.recall}"
     if wish.memory is not None:
         asked += f", memory <= {wish.memory} bytes"
     if wish.latency is not None:
         asked += f", latency <= {wish.latency} s"
     if not points:
-        return f"no index of {asked} was found in the time given: give more effort"
+        return f"no index with {asked} was found within the effort: raise it"
     near = max(points, key=lambda point: (min(point.low, wish.recall), -point.latency))
-    return f"no index of {asked}; nearest is {_told(near, exam)}, {_ms(near)}: relax the wish"
+    return f"no index has {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: relax the wish"

@@ -40,8 +40,8 @@ def contact_sheet(
     """Write a PNG with one line a query: the query, then its neighbours, nearest first.
 
     Args:
-        lines: (query, neighbours); neighbours are framed green where they have the query's class,
-            red where they have another, grey if either is not known.
+        lines: (query, neighbours); a neighbour is framed green if it has the query's class, red if
+            it has another, grey if either is not known.
         path: of the PNG.
         tile: side of a picture in pixels; pictures keep their proportions.
     """
@@ -62,7 +62,7 @@ def contact_sheet(
         for column, cell in enumerate((query, *cells)):
             if low and not column:
                 continue
-            # The query stands a little apart from its neighbours
+            # The query stands a little apart from its neighbours.
             at = (column * step[0] + GAP + (LEFT if column else 0), line * step[1] + GAP)
             picture = _picture(cell.data, tile)
             place = (at[0] + (tile - picture.width) // 2, at[1] + (tile - picture.height) // 2)
@@ -104,6 +104,6 @@ def _picture(data: bytes, tile: int) -> Any:
     picture = Image.fromarray(array)
     scale = tile / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    # Small pictures keep their pixels, large ones are smoothed
+    # Small pictures keep their pixels, large ones are smoothed.
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     return picture.resize(size, how)

@@ -2,7 +2,7 @@
 
 Shards are built one by one or by many workers, each from its own rows and the same trained
 centroids; merging copies lists from mapped file to mapped file. At no time does more than one
-shard of vectors lie in memory, but for the sample that the centroids are trained on where the
+shard of vectors lie in memory, but for the sample that the centroids are trained on, if the
 memory of the wish is small: k-means needs some rows of each list (39 rows of N = 1e6 are 8 %, of
 1e8 1.3 %).
 """
@@ -22,17 +22,17 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from alike.index.files import publish, read_lists, sync, told_on_stderr
+from alike.index.files import printing_to_stderr, publish, read_lists, sync
 from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
-from alike.index.stored import BLOCK, StoredTruth
-from alike.index.trial import ceiling, holds, set_exam, sweep, time_of
-from alike.index.truth import interval
+from alike.index.stored import BLOCK, StoredTruth, StoredVectors
+from alike.index.trial import ceiling, holds, new_trial, sweep, time_of
+from alike.index.truth import recall_interval
 
 Float = NDArray[np.float32]
-Run = Callable[[Callable[["Shard"], str], Sequence["Shard"]], Iterable[str]]
+MapShards = Callable[[Callable[["Shard"], str], Sequence["Shard"]], Iterable[str]]
 """`map`, or the same on workers: applies a function to shards, gives results in any order."""
 
 KINDS = ("ivf_sq8", "ivf_fp16", "ivf_flat")
@@ -94,7 +94,7 @@ def build_on_disk(
     card: Card,
     *,
     kinds: Sequence[str] | None = None,
-    run: Run = one_by_one,
+    map_shards: MapShards = one_by_one,
     progress: Progress = silent,
 ) -> Card:
     """Build an index whose lists stay on disk, and measure it.
@@ -106,7 +106,7 @@ def build_on_disk(
         table: usable rows.
         card: new, with wish and metric.
         kinds: codes to choose from; None: all of `KINDS`.
-        run: builds the shards.
+        map_shards: builds the shards.
         progress: told of shards.
 
     Raises:
@@ -129,23 +129,23 @@ def build_on_disk(
     empty = folder / f"{stem}-trained.faiss"
     faiss.write_index(trained, str(empty))
     shards = _shards(features, measure, empty, rows, card)
-    for done, _ in enumerate(run(build_shard, shards), start=1):
+    for done, _ in enumerate(map_shards(build_shard, shards), start=1):
         progress("shards", done, len(shards))
     index = merge(trained, [mapped(shard.out) for shard in shards], folder / f"{stem}.ivfdata")
     _none_lost(index, rows)
     seconds = time.perf_counter() - start
     engine = DiskEngine(index, rows)
+    stored = StoredVectors(features, measure, rows)
     truth = StoredTruth(
-        features, measure, rows, sample.queries, card.wish.at, card.metric,
-        threads=card.wish.threads,
-    )  # fmt: skip
+        stored, sample.queries, card.wish.at, card.metric, threads=card.wish.threads
+    )
 
     def measured(search: Mapping[str, float]) -> Point:
         return _point(engine, replace(spec, search=dict(search)), truth, card.wish, seconds)
 
     points = list(sweep(measured, spec.kind, card.wish.recall))
     point = _best(points, card.wish)
-    told = {"rows": len(sample.train), "classes": int(table["label"].nunique()), "balanced": True}
+    n_classes = int(table["label"].nunique())
     card = replace(
         card,
         spec=point.spec,
@@ -156,7 +156,7 @@ def build_on_disk(
         lists_size=(folder / f"{stem}.ivfdata").stat().st_size,
         curve=tuple(points),
         recall=(point.recall, point.low, point.high),
-        trained_on=told,
+        trained_on={"rows": len(sample.train), "classes": n_classes, "balanced": True},
         why=f"lists on disk from {len(shards)} shards: {point.spec}, recall {point.recall:.4f}",
     )
     return publish(folder, index, card)
@@ -164,8 +164,8 @@ def build_on_disk(
 
 def shard_rows(memory: int | None, dimension: int) -> int:
     """Rows of one shard: its vectors take a quarter of the memory, at most 1 GiB."""
-    held = min(memory or (1 << 32), 1 << 32) / 4
-    return max(int(held / (4 * dimension)), BLOCK)
+    budget = min(memory or (1 << 32), 1 << 32) / 4
+    return max(int(budget / (4 * dimension)), BLOCK)
 
 
 def training_rows(n: int, memory: int | None, dimension: int) -> int:
@@ -194,14 +194,16 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     """Fill an empty trained index with the lists of others, which are laid on disk in `target`."""
     import faiss
 
-    held = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
+    disk_lists = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
-    with told_on_stderr():
-        empty.ntotal = held.merge_from_multiple(lists_of_parts.data(), lists_of_parts.size(), False)
-    empty.replace_invlists(held, True)
-    held.this.disown()
+    with printing_to_stderr():
+        parts_of = (lists_of_parts.data(), lists_of_parts.size())
+        empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
+    empty.replace_invlists(disk_lists, True)
+    # The index owns them now.
+    disk_lists.this.disown()
     sync(target)
     return empty
 
@@ -256,22 +258,22 @@ def _empty(index: Any) -> None:
     """Take the lists out of an index, and leave what it was trained to."""
     import faiss
 
-    held = faiss.ArrayInvertedLists(index.nlist, index.code_size)
-    index.replace_invlists(held, True)
-    # the index owns them now
-    held.this.disown()
+    no_lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
+    index.replace_invlists(no_lists, True)
+    # The index owns them now.
+    no_lists.this.disown()
     index.ntotal = 0
 
 
 def _code(vectors: Float, n: int, card: Card, kinds: Sequence[str] | None) -> IndexSpec:
-    """The smallest code that keeps the recall where all lists are searched, on a part."""
+    """The smallest code that keeps the recall if all lists are searched, on a part."""
     named = [name for name in KINDS if kinds is None or name in kinds]
     part = vectors[:: max(len(vectors) // PART, 1)]
     taken = max(len(part) // 10, 1)
     train = np.arange(len(part) - taken)
-    exam = set_exam(part, np.arange(len(part)), len(train), train, card.metric, card.wish)
+    trial = new_trial(part, np.arange(len(part)), len(train), train, card.metric, card.wish)
     for name in named:
-        if ceiling(INDEX_KINDS[name], exam) >= card.wish.recall or name == named[-1]:
+        if ceiling(INDEX_KINDS[name], trial) >= card.wish.recall or name == named[-1]:
             spec = INDEX_KINDS[name].spec(n, card.dimension)
             assert spec is not None, name
             return spec
@@ -279,13 +281,13 @@ def _code(vectors: Float, n: int, card: Card, kinds: Sequence[str] | None) -> In
 
 
 def _best(points: Sequence[Point], wish: Wish) -> Point:
-    # memory is what the lists on disk are for: the wish is kept by not loading them
+    # Memory is what the lists on disk are for: the wish is kept by not loading them
     free = replace(wish, memory=None)
     holding = [point for point in points if holds(point, free)]
     if not holding:
         near = max(points, key=lambda point: point.low)
         msg = f"lists on disk reach recall@{wish.at} {near.recall:.4f}, {1000 * near.latency:.3g}"
-        raise BadInput(f"{msg} ms a call; asked was {wish.recall}: relax the wish")
+        raise BadInput(f"{msg} ms a call; the wish is {wish.recall}: relax the wish")
     return max(holding, key=lambda point: point.queries_per_second)
 
 
@@ -293,7 +295,7 @@ def _point(
     engine: DiskEngine, spec: IndexSpec, truth: StoredTruth, wish: Wish, seconds: float
 ) -> Point:
     """One point of the curve of an index that took so many seconds to build."""
-    recall, low, high = interval(truth.shares(engine, spec.search))
+    recall, low, high = recall_interval(truth.shares(engine, spec.search))
     with faiss_threads(wish.threads):
         call = time_of(
             lambda part: engine.search(part, truth.k, spec.search), truth.queries, wish.batch

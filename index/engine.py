@@ -81,7 +81,7 @@ def new_index(factory: str, dimension: int, metric: str) -> Any:
 
 
 def train(index: Any, vectors: NDArray[np.float32]) -> None:
-    """Train an index; the k-means of its lists runs on the GPUs, where there are some.
+    """Train an index; the k-means of its lists runs on the GPUs, if there are some.
 
     The index itself stays in the memory of the processor, which serves it.
     """
@@ -101,7 +101,7 @@ def train(index: Any, vectors: NDArray[np.float32]) -> None:
         lists.clustering_index = None
 
 
-class Engine:
+class FaissEngine:
     """A FAISS index over rows of a store.
 
     Attributes:
@@ -139,7 +139,7 @@ class Engine:
 
     @property
     def vectors(self) -> NDArray[np.float32] | None:
-        """The float32 vectors (n, D) by position, where the index holds them; not copied."""
+        """The float32 vectors (n, D) by position, if the index holds them; not copied."""
         import faiss
 
         index = self.base
@@ -165,7 +165,7 @@ class Engine:
         search: Mapping[str, float],
         allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Raw answers of FAISS and positions, (Q, k) each; -1 where nothing was found.
+        """Raw answers of FAISS and positions, (Q, k) each; -1 if nothing was found.
 
         Args:
             vectors: (Q, D) float32.
@@ -180,14 +180,15 @@ class Engine:
         if masked > FEW_MASKED or not isinstance(self.base, faiss.IndexFlat):
             return _ask(self.base, vectors, k, search, allowed)
         # FAISS goes through masked rows one query at a time
-        raw, found = self._every(vectors, min(k + masked, self.base.ntotal))
+        raw, positions = self._every(vectors, min(k + masked, self.base.ntotal))
         if allowed is None or not masked:
-            return raw, found
-        last = np.argsort(~allowed[found], axis=1, kind="stable")[:, :k]
-        raw, found = np.take_along_axis(raw, last, 1), np.take_along_axis(found, last, 1)
-        gone = ~allowed[found]
-        raw[gone], found[gone] = -np.inf if self.inner else np.inf, -1
-        return raw, found
+            return raw, positions
+        last = np.argsort(~allowed[positions], axis=1, kind="stable")[:, :k]
+        raw = np.take_along_axis(raw, last, 1)
+        positions = np.take_along_axis(positions, last, 1)
+        gone = ~allowed[positions]
+        raw[gone], positions[gone] = -np.inf if self.inner else np.inf, -1
+        return raw, positions
 
     def _every(
         self, vectors: NDArray[np.float32], k: int
@@ -196,7 +197,7 @@ class Engine:
         return nearest(vectors, flat_vectors(self.base), k, "inner" if self.inner else "l2")
 
 
-class BfloatEngine(Engine):
+class BfloatEngine(FaissEngine):
     """A flat index that answers batches through `BfloatSearch`, exactly as it would itself."""
 
     def __init__(self, index: Any) -> None:
@@ -211,7 +212,7 @@ class BfloatEngine(Engine):
     def _every(
         self, vectors: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """See `Engine`; few queries are answered in float32."""
+        """See `FaissEngine`; few queries are answered in float32."""
         import faiss
 
         if len(vectors) < FEW:
@@ -224,7 +225,7 @@ class BfloatEngine(Engine):
         return distances, places
 
 
-class RefineEngine(Engine):
+class RefineEngine(FaissEngine):
     """An index whose candidates are measured in float32, by a loop of ours instead of FAISS's.
 
     FAISS measures one candidate after the other and mostly waits for memory; this loop reads four
@@ -238,20 +239,20 @@ class RefineEngine(Engine):
         search: Mapping[str, float],
         allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """See `Engine.search`; equal distances are in the order of positions."""
+        """See `FaissEngine.search`; equal distances are in the order of positions."""
         import faiss
 
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         base = faiss.downcast_index(self.base.base_index)
-        kept = max(k, int(k * search.get("k_factor", 1)))
+        n_candidates = max(k, int(k * search.get("k_factor", 1)))
         near = np.empty((len(vectors), k), dtype=np.float32)
-        found = np.empty((len(vectors), k), dtype=np.int64)
-        # asked anew: rows that are added may move them
-        held = self.vectors
+        nearest_places = np.empty((len(vectors), k), dtype=np.int64)
+        # Asked for at every search: rows that are added may move them.
+        refined = self.vectors
 
         def answer(part: slice) -> None:
-            places = _ask(base, vectors[part], kept, search, allowed)[1]
-            nearest_of(vectors[part], places, near[part], found[part], held)
+            places = _ask(base, vectors[part], n_candidates, search, allowed)[1]
+            nearest_of(vectors[part], places, near[part], nearest_places[part], refined)
 
         def alone(part: slice) -> None:
             faiss.omp_set_num_threads(1)
@@ -260,14 +261,14 @@ class RefineEngine(Engine):
         parts = min(faiss.omp_get_max_threads(), len(vectors) // SHARE)
         if parts < 2:
             answer(slice(None))
-            return near, found
+            return near, nearest_places
         cuts = np.linspace(0, len(vectors), parts + 1).astype(int)
         with ThreadPoolExecutor(parts) as pool:
             list(pool.map(alone, [slice(*ends) for ends in itertools.pairwise(cuts)]))
-        return near, found
+        return near, nearest_places
 
 
-class DiskEngine(Engine):
+class DiskEngine(FaissEngine):
     """An IVF index whose lists stay on disk; it numbers vectors by store row itself."""
 
     def __init__(self, index: Any, rows: NDArray[np.int64]) -> None:
@@ -293,14 +294,14 @@ class DiskEngine(Engine):
         search: Mapping[str, float],
         allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """See `Engine.search`."""
+        """See `FaissEngine.search`."""
         by_row = None
         if allowed is not None:
             by_row = np.zeros(int(self.rows[-1]) + 1, dtype=bool)
             by_row[self.rows[allowed]] = True
-        raw, found = super().search(vectors, k, search, by_row)
-        places = np.searchsorted(self.rows, found).clip(max=len(self.rows) - 1)
-        return raw, np.where(self.rows[places] == found, places, -1)
+        raw, rows = super().search(vectors, k, search, by_row)
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        return raw, np.where(self.rows[places] == rows, places, -1)
 
 
 def ranges_of(rows: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
@@ -325,7 +326,7 @@ class _Counter:
         self.total += len(data)
 
 
-def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] = ()) -> Engine:
+def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] = ()) -> FaissEngine:
     """The engine that searches an index of this specification.
 
     Args:
@@ -335,7 +336,7 @@ def open_engine(index: Any, spec: IndexSpec, ranges: Sequence[tuple[int, int]] =
     """
     if ranges:
         return DiskEngine(index, rows_of(ranges))
-    engine = Engine(index)
+    engine = FaissEngine(index)
     # Bounds are those of squared distances, on a machine that multiplies bfloat16; elsewhere its
     # file is a flat index as any other.
     if spec.kind == "flat_bfloat16" and not engine.inner and has_bfloat16():
@@ -350,13 +351,13 @@ def _ask(
     search: Mapping[str, float],
     allowed: NDArray[np.bool_] | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """FAISS's own answers, (Q, k) each; arguments as of `Engine.search`."""
+    """FAISS's own answers, (Q, k) each; arguments as of `FaissEngine.search`."""
     selector = None if allowed is None else _selector(allowed)
     parameters = search_parameters(index, search, selector)
-    found: tuple[NDArray[np.float32], NDArray[np.int64]]
+    answer: tuple[NDArray[np.float32], NDArray[np.int64]]
     # Whoever imports faiss.contrib.torch_utils replaces `search` by one without `params`.
-    found = getattr(index, "search_numpy", index.search)(vectors, k, params=parameters)
-    return found
+    answer = getattr(index, "search_numpy", index.search)(vectors, k, params=parameters)
+    return answer
 
 
 def _selector(allowed: NDArray[np.bool_]) -> Any:

@@ -47,7 +47,7 @@ def folder_of(store: Any, key: str, measure: str) -> Path:
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card of the index in a folder, or None where there is none.
+    """The card of the index in a folder, or None if there is none.
 
     Raises:
         StoreDamaged: it is no card, or one of another schema.
@@ -149,31 +149,31 @@ def read_lists(path: Path) -> Any:
     """An index whose lists stay on disk, beside its file, wherever the store was moved to."""
     import faiss
 
-    with told_on_stderr():
+    with printing_to_stderr():
         return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR)
 
 
 @contextlib.contextmanager
-def told_on_stderr() -> Iterator[None]:
+def printing_to_stderr() -> Iterator[None]:
     """FAISS prints about lists on disk to standard output, where a command's JSON goes."""
     with _PRINTING:
         sys.stdout.flush()
-        kept = os.dup(1)
+        stdout = os.dup(1)
         os.dup2(2, 1)
         try:
             yield
         finally:
-            os.dup2(kept, 1)
-            os.close(kept)
+            os.dup2(stdout, 1)
+            os.close(stdout)
 
 
 def checksum(path: Path) -> str:
     """crc32c of a file, hexadecimal."""
-    found = google_crc32c.Checksum()
+    crc = google_crc32c.Checksum()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
-            found.update(block)
-    return str(found.hexdigest().decode())
+            crc.update(block)
+    return str(crc.hexdigest().decode())
 
 
 def new_name() -> str:
@@ -186,7 +186,7 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
 
     Args:
         folder: from `folder_of`; the caller holds `building`.
-        index: to write; where `card.lists` is set, its lists are written already.
+        index: to write; if `card.lists` is set, its lists are written already.
         card: whose `file`, `size` and `checksum` are filled in.
     """
     import faiss

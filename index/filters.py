@@ -34,15 +34,15 @@ class Among:
         """Whether every row may answer."""
         return self.relation == "any" and not self.labels
 
-    def check(self, known: Sequence[str]) -> None:
+    def check(self, classes: Sequence[str]) -> None:
         """Refuse a class that no row has.
 
         Raises:
             BadInput: names it and the classes that there are.
         """
         for label in self.labels:
-            if label not in known:
-                some = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+            if label not in classes:
+                some = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
                 raise BadInput(f"no image has the label {label!r}; there are: {some or 'none'}")
 
     def groups(

@@ -58,12 +58,12 @@ def nearest(queries: Float, vectors: Float, k: int, metric: str) -> tuple[Float,
     count, dimension = queries.shape
     unit = dimension if _counts_numbers() else 1
     faiss.cvar.distance_compute_blas_threshold = PRODUCT * unit
-    found: tuple[Float, NDArray[np.int64]]
-    found = faiss.knn(np.ascontiguousarray(queries), vectors, k, metric=faiss_metric(metric))
+    neighbours: tuple[Float, NDArray[np.int64]]
+    neighbours = faiss.knn(np.ascontiguousarray(queries), vectors, k, metric=faiss_metric(metric))
     if metric == "inner" or count < PRODUCT or not len(vectors):
-        return found
-    exact, places = np.empty_like(found[0]), np.empty_like(found[1])
-    nearest_of(np.ascontiguousarray(queries), found[1], exact, places, vectors)
+        return neighbours
+    exact, places = np.empty_like(neighbours[0]), np.empty_like(neighbours[1])
+    nearest_of(np.ascontiguousarray(queries), neighbours[1], exact, places, vectors)
     return exact, places
 
 

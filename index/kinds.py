@@ -1,6 +1,11 @@
 """The kinds of index there are: a new one is one row of `INDEX_KINDS`.
 
 FAISS factory strings: https://github.com/facebookresearch/faiss/wiki/The-index-factory
+
+>>> INDEX_KINDS["ivf_sq8"].spec(100_000, 512)
+IndexSpec(kind='ivf_sq8', factory='IVF1024,SQ8', search={})
+>>> INDEX_KINDS["flat"].bytes(1000, 512)
+2056000
 """
 
 import math
@@ -20,7 +25,7 @@ POINTS_PER_LIST = 50
 """Rows that k-means sees for each list; FAISS warns below 39."""
 
 POINTS_OF_CODES = 40 * 16
-"""Rows that the k-means of 4-bit product codes sees at least, where there are so many."""
+"""Rows that the k-means of 4-bit product codes sees at least, if there are so many."""
 
 
 def lists(n: int) -> int:
@@ -30,7 +35,7 @@ def lists(n: int) -> int:
 
 
 def quantisers(dimension: int) -> int | None:
-    """Sub-vectors of 4 numbers each (or the next size that divides), None where none does."""
+    """Sub-vectors of 4 numbers each (or the next size that divides), None if none does."""
     for size in (4, 5, 3, 6, 2, 7, 8):
         if dimension % size == 0:
             return dimension // size
@@ -43,7 +48,7 @@ class IndexKind:
 
     Attributes:
         name: key of the table.
-        factory: (n, dimension) to FAISS's factory string, None where it does not fit.
+        factory: (n, dimension) to FAISS's factory string, None if it does not fit.
         vector_bytes: (dimension) to bytes held for each vector, rows and overhead of lists left
             out.
         sweep: search parameters and the values to try.
@@ -53,7 +58,7 @@ class IndexKind:
         available: whether this machine has what it needs.
         on_disk: whether its lists can stay on the disk.
         rounded: whether it holds no float32 vectors, so that distances of answers are measured
-            again from the stored features: it is a candidate only where memory is bounded.
+            again from the stored features: it is a candidate only if memory is bounded.
     """
 
     name: str
@@ -73,7 +78,7 @@ class IndexKind:
         return self.growth == "log"
 
     def spec(self, n: int, dimension: int) -> IndexSpec | None:
-        """What to build for n vectors, without search parameters; None where it does not fit."""
+        """What to build for n vectors, without search parameters; None if it does not fit."""
         factory = self.factory(n, dimension)
         return None if factory is None else IndexSpec(self.name, factory)
 
@@ -113,7 +118,7 @@ _ROWS = (
     IndexKind("flat", lambda n, d: "Flat", lambda d: 4 * d, {}, "every vector, float32",
               exact=True, growth="n"),
     IndexKind("flat_bfloat16", lambda n, d: "Flat", _bfloat_bytes, {},
-              "every vector, bfloat16 with a certificate, float32 where it fails",
+              "every vector, bfloat16 with a certificate, float32 if it fails",
               exact=True, growth="n", available=has_bfloat16),
     IndexKind("hnsw", lambda n, d: f"HNSW{LINKS}", lambda d: 4 * d + _GRAPH, _HNSW,
               "graph of neighbours, float32", growth="log"),

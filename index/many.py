@@ -57,7 +57,7 @@ def query_many(
     """Write the neighbours of every image of a source to a Parquet file.
 
     The file has the columns of `neighbour_table`, the number counting over all queries, and
-    appears only when it is whole. A query's class is the source's where it names one, else `label`.
+    appears only when it is whole. A query's class is the source's if it names one, else `label`.
 
     Args:
         index: to ask.
@@ -87,8 +87,8 @@ def query_many(
                 # one class at a time: the class of an image matters to what may answer it
                 for named, part in itertools.groupby(batch, key=lambda one: one[1] or label):
                     paths, _, images = zip(*part, strict=True)
-                    found = index.query(images, k, among=among, label=named, rerank=rerank)
-                    table = neighbour_table(index, paths, found)
+                    answer = index.query(images, k, among=among, label=named, rerank=rerank)
+                    table = neighbour_table(index, paths, answer)
                     table["number"] += done
                     writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
                     done += len(images)

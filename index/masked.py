@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.measures import Measure, embed_rows
-from alike.index.engine import Engine
+from alike.index.engine import FaissEngine
 from alike.index.flat import nearest
 from alike.index.kinds import INDEX_KINDS
 from alike.index.specs import Card
@@ -21,13 +21,13 @@ MOST = {"nprobe": 1 << 14, "efSearch": 4096, "k_factor": 256}
 
 
 def search_filled(
-    engine: Engine,
+    engine: FaissEngine,
     vectors: Float,
     k: int,
     search: Mapping[str, float],
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[Float, NDArray[np.int64]]:
-    """Raw distances and positions (Q, k) of the rows that a mask leaves, -1 only where these end.
+    """Raw distances and positions (Q, k) of rows that a mask leaves; -1 if there are no more.
 
     The more rows are masked, the deeper the search. If it still finds fewer than k, the rows around
     the query are masked, or k is large: then everything is searched, of which a graph may still
@@ -54,7 +54,7 @@ def search_masked(
     features: Any,
     measure: Measure,
     card: Card,
-    engine: Engine,
+    engine: FaissEngine,
     vectors: Float,
     k: int,
     mask: NDArray[np.bool_],
@@ -70,7 +70,7 @@ def search_masked(
         card: of the index.
         engine: the index.
         vectors: (Q, D).
-        k: answers wanted; fewer columns come where the mask leaves fewer.
+        k: answers wanted; fewer columns come if the mask leaves fewer.
         mask: (n,) positions that may answer.
     """
     allowed = np.flatnonzero(mask)

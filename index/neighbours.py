@@ -28,8 +28,8 @@ class Neighbours:
     """Nearest rows of Q queries.
 
     Attributes:
-        distances: (Q, k) float32, the measure's own, ascending; `inf` where there is no more.
-        rows: (Q, k) int64; -1 where there is no more.
+        distances: (Q, k) float32, the measure's own, ascending; `inf` if there is no more.
+        rows: (Q, k) int64; -1 if there is no more.
         query_rows: (Q,) int64; the stored row of a query, -1 for an image that is not stored.
         exact: (Q,) bool; whether the answer is certainly the true one.
     """
@@ -48,7 +48,7 @@ def tidy(
     Args:
         distances: (Q, m), any order; rows -1 mean nothing found.
         rows: (Q, m) int64.
-        k: columns to give; padded with -1 and `inf` where m is less.
+        k: columns to give; padded with -1 and `inf` if m is less.
         without: (Q,) row to leave out of each answer, -1 for none.
     """
     empty = (rows < 0) | ((rows == without[:, None]) & (without[:, None] >= 0))

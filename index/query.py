@@ -12,7 +12,7 @@ from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, NamedImage, read_image
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.index.encode import Encoder, check_weights
-from alike.index.engine import Engine, faiss_threads, open_engine, own_distances
+from alike.index.engine import FaissEngine, faiss_threads, open_engine, own_distances
 from alike.index.files import folder_of, read_card, read_index
 from alike.index.filters import Among
 from alike.index.kinds import INDEX_KINDS
@@ -39,7 +39,7 @@ class NeighbourIndex:
         images: usable images by store row: image_id, path, label, split.
     """
 
-    def __init__(self, features: Any, measure: Measure, card: Card, engine: Engine) -> None:
+    def __init__(self, features: Any, measure: Measure, card: Card, engine: FaissEngine) -> None:
         self.features = features
         self.measure = measure
         self.card = card

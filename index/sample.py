@@ -33,7 +33,7 @@ def draw_sample(
     """Draw held-out queries, then a training sample balanced over the classes.
 
     Args:
-        labels: (N,) class of each position, None where unknown.
+        labels: (N,) class of each position, None if unknown.
         most: training rows wanted.
         queries: held-out rows wanted; at most a tenth of all.
         seed: of the draw.

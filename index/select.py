@@ -33,7 +33,7 @@ def select_smallest(scores: Any, best: Any, place: Any, first: int) -> None:
 
     Args:
         scores: (Q, B) int16, scores of rows `first` to `first + B`.
-        best: (Q, M) int16, ascending; `SENTINEL` where nothing was seen yet; changed in place.
+        best: (Q, M) int16, ascending; `SENTINEL` if nothing was seen yet; changed in place.
         place: (Q, M) int64, rows of `best`; changed in place.
         first: row of the first column.
     """
@@ -112,34 +112,34 @@ def squared_distances(queries: Any, place: Any, out: Any, vectors: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def nearest_of(queries: Any, place: Any, near: Any, found: Any, vectors: Any) -> None:
+def nearest_of(queries: Any, place: Any, near: Any, nearest: Any, vectors: Any) -> None:
     """The nearest of chosen rows, equal distances in the order of rows.
 
     Args:
         queries: (Q, D) float32.
         place: (Q, M) int64 rows, -1 for none; M at least k.
         near: (Q, k) float32, filled: squared distances, ascending.
-        found: (Q, k) int64, filled: their rows.
+        nearest: (Q, k) int64, filled: their rows.
         vectors: (N, D) float32.
     """
     every = np.empty(place.shape[1], dtype=np.float32)
     k = near.shape[1]
     for line in range(queries.shape[0]):
-        rows, least, kept = place[line], near[line], found[line]
+        rows, least, winners = place[line], near[line], nearest[line]
         _measure(queries[line], rows, every, vectors)
         held = 0
         for at in range(len(rows)):
             one, row = every[at], rows[at]
             if held == k:
                 last = k - 1
-                if one > least[last] or (one == least[last] and row > kept[last]):
+                if one > least[last] or (one == least[last] and row > winners[last]):
                     continue
             else:
                 last = held
                 held += 1
             while last > 0 and (
-                least[last - 1] > one or (least[last - 1] == one and kept[last - 1] > row)
+                least[last - 1] > one or (least[last - 1] == one and winners[last - 1] > row)
             ):
-                least[last], kept[last] = least[last - 1], kept[last - 1]
+                least[last], winners[last] = least[last - 1], winners[last - 1]
                 last -= 1
-            least[last], kept[last] = one, row
+            least[last], winners[last] = one, row

@@ -39,10 +39,10 @@ class Wish:
                 raise BadInput(f"{name} {value}: must be above 0")
 
     def __str__(self) -> str:
-        said = self._words()
-        told = [f"recall {said.pop('recall')} at {said.pop('at')}"]
-        told += [f"{name} {said[name]}" for name in said if getattr(self, name) is not None]
-        return ", ".join(told)
+        words = self._words()
+        parts = [f"recall {words.pop('recall')} at {words.pop('at')}"]
+        parts += [f"{name} {words[name]}" for name in words if getattr(self, name) is not None]
+        return ", ".join(parts)
 
     def changes(self, other: "Wish") -> list[str]:
         """What another wish asks otherwise, such as `recall 0.95 -> 0.99`."""
@@ -54,13 +54,15 @@ class Wish:
         ]
 
     def _words(self) -> dict[str, str]:
-        told = {name: str(value) for name, value in dataclasses.asdict(self).items()}
-        told = {name: "any" if value == "None" else value for name, value in told.items()}
+        words = {
+            name: "any" if value is None else str(value)
+            for name, value in dataclasses.asdict(self).items()
+        }
         if self.memory is not None:
-            told["memory"] = f"{self.memory:,} bytes"
+            words["memory"] = f"{self.memory:,} bytes"
         if self.latency is not None:
-            told["latency"] = f"{1000 * self.latency:g} ms"
-        return told
+            words["latency"] = f"{1000 * self.latency:g} ms"
+        return words
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class IndexSpec:
     search: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={value:g}" for name, value in self.search.items())
-        return f"{self.factory} ({told})" if told else self.factory
+        search = ", ".join(f"{name}={value:g}" for name, value in self.search.items())
+        return f"{self.factory} ({search})" if search else self.factory
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,16 @@ class Card:
         size: bytes of that file.
         checksum: crc32c of that file, hexadecimal.
         tail: name of a flat FAISS file of rows that were added since, which readers add to the
-            index in memory; empty where there are none.
+            index in memory; empty if there are none.
         tail_rows: how many.
         tail_checksum: crc32c of that file.
-        lists: name of the file of the inverted lists where they stay on disk, else empty.
+        lists: name of the file of the inverted lists if they stay on disk, else empty.
         lists_size: bytes of that file, which is all that is checked of it: reading it whole would
             take what the lists on disk are to save.
         ranges: rows in such an index, as [first, last + 1] pairs; its file need not be read.
         why: the choice in one sentence.
         curve: what was measured.
-        recall: as measured last on this very index, with its interval, or None where exact.
+        recall: as measured last on this very index, with its interval, or None if exact.
         stale: why it should be rebuilt; empty while it holds what was asked.
         removed: rows of it that had been removed from the set when that was measured.
         trained_on: how many rows, from how many classes, and how they were drawn.

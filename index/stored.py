@@ -4,13 +4,14 @@ The true neighbours are found block by block: there may be more vectors than mem
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.measures import Measure, embed_rows
-from alike.index.engine import Engine, faiss_threads
+from alike.index.engine import FaissEngine, faiss_threads
 from alike.index.masked import search_filled
 from alike.index.neighbours import tidy
 from alike.index.truth import recall_of, true_neighbours
@@ -21,6 +22,43 @@ BLOCK = 8192
 """Rows that are read at once."""
 
 
+@dataclass(frozen=True)
+class StoredVectors:
+    """The vectors of an index by position, read from the store as they are needed.
+
+    Attributes:
+        features: the extraction.
+        measure: ready.
+        rows: (n,) the store row of each position, in any order.
+        in_memory: (n, D) float32 by position, if they are in memory anyway: nothing is read then.
+    """
+
+    features: Any
+    measure: Measure
+    rows: NDArray[np.int64]
+    in_memory: Float | None = None
+
+    def at(self, places: NDArray[np.int64]) -> Float:
+        """Vectors (m, D) of positions (m,)."""
+        if self.in_memory is not None:
+            return self.in_memory[places]
+        return embed_rows(self.features, self.measure, self.rows[places])
+
+    def blocks(
+        self, alive: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], Float]]:
+        """Positions and vectors of all rows, or of those alive (n,), in parts."""
+        if self.in_memory is not None and alive is None:
+            yield np.arange(len(self.rows)), self.in_memory
+            return
+        # In the order of the store, each of whose shards is then read once.
+        order = np.argsort(self.rows, kind="stable")
+        order = order if alive is None else order[alive[order]]
+        for low in range(0, len(order), BLOCK):
+            places = order[low : low + BLOCK]
+            yield places, self.at(places)
+
+
 class StoredTruth:
     """Rows of an index that ask it, and their true neighbours among all its rows.
 
@@ -29,74 +67,53 @@ class StoredTruth:
 
     Attributes:
         queries: (Q, D) float32.
-        k: answers that recall counts: those asked for, or all others where there are fewer.
+        k: answers that recall counts: those asked for, or all others if there are fewer.
     """
 
     def __init__(
         self,
-        features: Any,
-        measure: Measure,
-        rows: NDArray[np.int64],
-        asked: NDArray[np.int64],
+        vectors: StoredVectors,
+        query_places: NDArray[np.int64],
         at: int,
         metric: str,
         *,
-        held: Float | None = None,
         alive: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> None:
         """Find the truth.
 
         Args:
-            features: the extraction.
-            measure: ready.
-            rows: (n,) the store row of each position of the index, in any order.
-            asked: (Q,) positions that ask, ascending.
+            vectors: of the index.
+            query_places: (Q,) positions that ask, ascending.
             at: neighbours that recall counts.
             metric: `l2` or `inner`.
-            held: (n, D) vectors by position, where they are in memory anyway.
             alive: (n,) positions that may be answered; None: all.
             threads: of this and of the search; None: FAISS's number.
         """
-        self._features, self._measure, self._rows, self._held = features, measure, rows, held
-        self._asked, self._metric, self._threads = asked, metric, threads
+        self._vectors, self._query_places = vectors, query_places
+        self._metric, self._threads = metric, threads
         self._alive = None if alive is None or alive.all() else alive
-        n = len(rows) if self._alive is None else int(self._alive.sum())
+        n = len(vectors.rows) if self._alive is None else int(self._alive.sum())
         self._sign = np.float32(1.0 if metric == "l2" else -1.0)
-        self.queries = self._vectors(asked)
+        self.queries = vectors.at(query_places)
         self.k = min(at, n - 1)
-        near = np.full((len(asked), self.k), np.inf, dtype=np.float32)
-        places = np.full((len(asked), self.k), -1, dtype=np.int64)
-        for here, block in self._blocks():
+        near = np.full((len(query_places), self.k), np.inf, dtype=np.float32)
+        places = np.full((len(query_places), self.k), -1, dtype=np.int64)
+        for block_places, block in vectors.blocks(self._alive):
+            # One more than wanted: a query finds itself.
             k = min(self.k + 1, len(block))
-            raw, found = true_neighbours(self.queries, block, k, metric, threads=threads)
-            both = np.concatenate([near, self._sign * raw], axis=1)
-            known = np.concatenate([places, here[found]], axis=1)
-            near, places = tidy(both, known, self.k, asked)
+            raw, nearest = true_neighbours(self.queries, block, k, metric, threads=threads)
+            all_near = np.concatenate([near, self._sign * raw], axis=1)
+            all_places = np.concatenate([places, block_places[nearest]], axis=1)
+            near, places = tidy(all_near, all_places, self.k, query_places)
         self._truth = (self._sign * near, places)
 
-    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Float]]:
-        """Positions and vectors of all rows that may be answered, in parts."""
-        if self._held is not None and self._alive is None:
-            yield np.arange(len(self._rows)), self._held
-            return
-        # in the order of the store, each of whose shards is then read once
-        order = np.argsort(self._rows, kind="stable")
-        order = order if self._alive is None else order[self._alive[order]]
-        for low in range(0, len(order), BLOCK):
-            here = order[low : low + BLOCK]
-            yield here, self._vectors(here)
-
-    def _vectors(self, places: NDArray[np.int64]) -> Float:
-        if self._held is not None:
-            return self._held[places]
-        return embed_rows(self._features, self._measure, self._rows[places])
-
-    def shares(self, engine: Engine, search: Mapping[str, float]) -> NDArray[np.float64]:
+    def shares(self, engine: FaissEngine, search: Mapping[str, float]) -> NDArray[np.float64]:
         """Share of the true neighbours that an index of these rows finds, by query, (Q,)."""
         with faiss_threads(self._threads):
-            raw, found = search_filled(engine, self.queries, self.k + 1, search, self._alive)
-        found = tidy(self._sign * raw, found, self.k, self._asked)[1]
-        needed = np.unique(found[found >= 0])
-        local = np.where(found >= 0, np.searchsorted(needed, found), -1)
-        return recall_of(self.queries, self._vectors(needed), local, self._truth, self._metric)
+            raw, answers = search_filled(engine, self.queries, self.k + 1, search, self._alive)
+        answers = tidy(self._sign * raw, answers, self.k, self._query_places)[1]
+        # Only the vectors of answers are read, so positions become positions among these.
+        needed = np.unique(answers[answers >= 0])
+        local = np.where(answers >= 0, np.searchsorted(needed, answers), -1)
+        return recall_of(self.queries, self._vectors.at(needed), local, self._truth, self._metric)

@@ -1,4 +1,4 @@
-"""Build one candidate and measure it: recall on held-out queries, speed, memory."""
+"""Candidates of an index on trial: each is built, then measured on held-out queries."""
 
 import math
 import time
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.progress import Progress, silent
-from alike.index.engine import Engine, faiss_threads, new_index, open_engine, train
+from alike.index.engine import FaissEngine, faiss_threads, new_index, open_engine, train
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import IndexSpec, Point, Wish
-from alike.index.truth import interval, recall_of, true_neighbours
+from alike.index.truth import recall_interval, recall_of, true_neighbours
 
 Float = NDArray[np.float32]
 
@@ -22,8 +22,8 @@ EXACT_QUERIES = 256
 
 
 @dataclass(frozen=True)
-class Exam:
-    """What candidates are built of and judged by.
+class Trial:
+    """What candidates are built of, and the queries and true neighbours that they are judged by.
 
     Attributes:
         vectors: (N, D) float32, the held-out queries last.
@@ -54,18 +54,18 @@ class Exam:
         return self.vectors[: self.n]
 
 
-def set_exam(
+def new_trial(
     vectors: Float,
     rows: NDArray[np.int64],
     n: int,
     train: NDArray[np.int64],
     metric: str,
     wish: Wish,
-) -> Exam:
-    """An exam with its answers; see `Exam`."""
+) -> Trial:
+    """A trial with its true neighbours; see `Trial`."""
     at = min(wish.at, n)
     truth = true_neighbours(vectors[n:], vectors[:n], at, metric, threads=wish.threads)
-    return Exam(vectors, rows, n, train, metric, wish, truth)
+    return Trial(vectors, rows, n, train, metric, wish, truth)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Candidate:
     """An index that was built, and what was measured of it.
 
     Attributes:
-        engine: the index over the first n vectors of the exam; None once it lost.
+        engine: the index over the first n vectors of the trial; None once it lost.
         points: as measured, in that order.
-        best: the fastest point that holds the wish; None where none does.
+        best: the fastest point that holds the wish; None if none does.
     """
 
-    engine: Engine | None
+    engine: FaissEngine | None
     points: tuple[Point, ...]
     best: Point | None
 
@@ -88,15 +88,15 @@ class Candidate:
 
 
 def build_candidate(
-    spec: IndexSpec, exam: Exam, progress: Progress = silent
-) -> tuple[Engine, float]:
+    spec: IndexSpec, trial: Trial, progress: Progress = silent
+) -> tuple[FaissEngine, float]:
     """Train and fill an index; gives it and the seconds that this took."""
     start = time.perf_counter()
-    with faiss_threads(exam.wish.threads):
-        index = new_index(spec.factory, exam.vectors.shape[1], exam.metric)
+    with faiss_threads(trial.wish.threads):
+        index = new_index(spec.factory, trial.vectors.shape[1], trial.metric)
         if not index.is_trained:
-            train(index, exam.vectors[exam.train])
-        add_rows(index, exam.inside, exam.rows[: exam.n], spec, progress)
+            train(index, trial.vectors[trial.train])
+        add_rows(index, trial.inside, trial.rows[: trial.n], spec, progress)
     return open_engine(index, spec), time.perf_counter() - start
 
 
@@ -110,35 +110,35 @@ def add_rows(
         progress(f"build {spec.factory}", min(low + ADD_ROWS, len(vectors)), len(vectors))
 
 
-def examine(
-    spec: IndexSpec, exam: Exam, *, at_least: float = 0.0, progress: Progress = silent
+def measure_candidate(
+    spec: IndexSpec, trial: Trial, *, at_least: float = 0.0, progress: Progress = silent
 ) -> Candidate:
     """Build a candidate and sweep its search parameters.
 
     Args:
         spec: without search parameters.
-        exam: from `set_exam`.
+        trial: from `new_trial`.
         at_least: queries a second below which nothing is worth measuring.
         progress: told of rows added.
     """
-    engine, seconds = build_candidate(spec, exam, progress)
-    size = _with_queries(engine.bytes, spec, exam)
+    engine, seconds = build_candidate(spec, trial, progress)
+    size = _with_queries(engine.bytes, spec, trial)
 
     def measure(search: Mapping[str, float]) -> Point:
         tried = replace(spec, search=dict(search))
-        return _measure(engine, tried, exam, seconds, size)
+        return _measure(engine, tried, trial, seconds, size)
 
-    points = list(sweep(measure, spec.kind, exam.wish.recall, at_least))
-    holding = [point for point in points if holds(point, exam.wish)]
+    points = list(sweep(measure, spec.kind, trial.wish.recall, at_least))
+    holding = [point for point in points if holds(point, trial.wish)]
     best = max(holding, key=lambda point: point.queries_per_second, default=None)
     return Candidate(engine, tuple(points), best)
 
 
-def _with_queries(size: int, spec: IndexSpec, exam: Exam) -> int:
+def _with_queries(size: int, spec: IndexSpec, trial: Trial) -> int:
     """Bytes of an index once the queries are in it too, as they are when it is kept."""
-    n, dimension = exam.vectors.shape
+    n, dimension = trial.vectors.shape
     fixed = INDEX_KINDS[spec.kind].centroid_bytes(n, dimension)
-    return int(fixed + math.ceil((size - fixed) * n / exam.n))
+    return int(fixed + math.ceil((size - fixed) * n / trial.n))
 
 
 def holds(point: Point, wish: Wish) -> bool:
@@ -150,19 +150,21 @@ def holds(point: Point, wish: Wish) -> bool:
     )
 
 
-def _measure(engine: Engine, spec: IndexSpec, exam: Exam, seconds: float, size: int) -> Point:
+def _measure(
+    engine: FaissEngine, spec: IndexSpec, trial: Trial, seconds: float, size: int
+) -> Point:
     exact = INDEX_KINDS[spec.kind].exact
-    asked = exam.queries[:EXACT_QUERIES] if exact else exam.queries
-    k = exam.truth[1].shape[1]
-    with faiss_threads(exam.wish.threads):
-        found = engine.search(asked, k, spec.search)[1]
-        truth = (exam.truth[0][: len(asked)], exam.truth[1][: len(asked)])
-        shares = recall_of(asked, exam.inside, found, truth, exam.metric)
-        call = time_of(lambda part: engine.search(part, k, spec.search), asked, exam.wish.batch)
-    # what an exact index finds is exact by how it works, not by this sample
-    recall, low, high = (1.0, 1.0, 1.0) if exact and shares.all() else interval(shares)
-    speed = exam.wish.batch / call
-    return Point(spec, recall, low, high, speed, call, seconds, size, exam.n)
+    queries = trial.queries[:EXACT_QUERIES] if exact else trial.queries
+    k = trial.truth[1].shape[1]
+    with faiss_threads(trial.wish.threads):
+        answers = engine.search(queries, k, spec.search)[1]
+        truth = (trial.truth[0][: len(queries)], trial.truth[1][: len(queries)])
+        shares = recall_of(queries, trial.inside, answers, truth, trial.metric)
+        call = time_of(lambda part: engine.search(part, k, spec.search), queries, trial.wish.batch)
+    # What an exact index finds is exact by how it works, not by this sample
+    recall, low, high = (1.0, 1.0, 1.0) if exact and shares.all() else recall_interval(shares)
+    speed = trial.wish.batch / call
+    return Point(spec, recall, low, high, speed, call, seconds, size, trial.n)
 
 
 def time_of(search: Callable[[Float], object], queries: Float, batch: int) -> float:
@@ -181,14 +183,14 @@ def time_of(search: Callable[[Float], object], queries: Float, batch: int) -> fl
     return float(np.median(times))
 
 
-def ceiling(kind: IndexKind, exam: Exam) -> float:
+def ceiling(kind: IndexKind, trial: Trial) -> float:
     """Recall of a kind that searches everything it has: what its codes leave."""
-    spec = kind.spec(exam.n, exam.vectors.shape[1])
+    spec = kind.spec(trial.n, trial.vectors.shape[1])
     assert spec is not None, kind.name
-    engine, seconds = build_candidate(spec, exam)
+    engine, seconds = build_candidate(spec, trial)
     everything = {name: values[-1] for name, values in kind.sweep.items()}
     tried = replace(spec, search=everything)
-    return _measure(engine, tried, exam, seconds, engine.bytes).low
+    return _measure(engine, tried, trial, seconds, engine.bytes).low
 
 
 def sweep(
@@ -238,11 +240,11 @@ def sweep(
         best = max(best, good.queries_per_second)
 
 
-def subset(exam: Exam, n: int, seed: int = 0) -> Exam:
-    """A smaller exam over a random part of the vectors, with the same queries and wish."""
+def subset(trial: Trial, n: int, seed: int = 0) -> Trial:
+    """A smaller trial over a random part of the vectors, with the same queries and wish."""
     draw = np.random.default_rng(seed)
-    chosen = np.sort(draw.choice(exam.n, n, replace=False))
-    vectors = np.concatenate([exam.vectors[chosen], exam.queries])
-    rows = np.concatenate([exam.rows[chosen], exam.rows[exam.n :]])
-    drawn = np.flatnonzero(np.isin(chosen, exam.train))
-    return set_exam(vectors, rows, n, drawn, exam.metric, exam.wish)
+    chosen = np.sort(draw.choice(trial.n, n, replace=False))
+    vectors = np.concatenate([trial.vectors[chosen], trial.queries])
+    rows = np.concatenate([trial.rows[chosen], trial.rows[trial.n :]])
+    drawn = np.flatnonzero(np.isin(chosen, trial.train))
+    return new_trial(vectors, rows, n, drawn, trial.metric, trial.wish)

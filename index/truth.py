@@ -55,15 +55,15 @@ def _by_gpu(queries: Float, vectors: Float, k: int, metric: str) -> tuple[Float,
     import faiss
 
     resources = faiss.StandardGpuResources()
-    found: tuple[Float, NDArray[np.int64]]
-    found = faiss.knn_gpu(resources, queries, vectors, k, metric=faiss_metric(metric))
-    return found
+    neighbours: tuple[Float, NDArray[np.int64]]
+    neighbours = faiss.knn_gpu(resources, queries, vectors, k, metric=faiss_metric(metric))
+    return neighbours
 
 
 def recall_of(
     queries: Float,
     vectors: Float,
-    found: NDArray[np.int64],
+    answers: NDArray[np.int64],
     truth: tuple[Float, NDArray[np.int64]],
     metric: str,
 ) -> NDArray[np.float64]:
@@ -75,23 +75,23 @@ def recall_of(
     Args:
         queries: (Q, D).
         vectors: (N, D).
-        found: (Q, k) positions, -1 for none.
+        answers: (Q, k) positions, -1 for none.
         truth: from `true_neighbours`, with the same k.
         metric: as there.
     """
     k = truth[1].shape[1]
-    places = np.where(found[:, :k] >= 0, found[:, :k], 0)
+    places = np.where(answers[:, :k] >= 0, answers[:, :k], 0)
     near = raw_distances(queries, vectors, places, metric)
     last = truth[0][:, -1:]
-    # float32 rounding of two ways to compute one distance
+    # Float32 rounding of two ways to compute one distance
     slack = 1e-5 * np.abs(last) + 1e-6 * float(np.abs(truth[0]).max(initial=1e-12))
     good = near <= last + slack if metric == "l2" else near >= last - slack
-    good &= found[:, :k] >= 0
+    good &= answers[:, :k] >= 0
     share: NDArray[np.float64] = good.sum(axis=1) / k
     return share
 
 
-def interval(
+def recall_interval(
     shares: NDArray[np.float64], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean recall with its 95 % bootstrap interval over queries."""

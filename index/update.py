@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from alike.extract.measures import Measure, embed_rows
 from alike.extract.progress import Progress
 from alike.index.disk import add_on_disk
-from alike.index.engine import Engine, faiss_threads, open_engine, rows_of
+from alike.index.engine import FaissEngine, faiss_threads, open_engine, rows_of
 from alike.index.files import publish, publish_tail, read_index, read_tail, rewrite_card
 from alike.index.kinds import INDEX_KINDS
 from alike.index.specs import Card
-from alike.index.stored import StoredTruth
-from alike.index.truth import interval
+from alike.index.stored import StoredTruth, StoredVectors
+from alike.index.truth import recall_interval
 
 CHECKED = 100
 """Stored rows, first of those added last, that are asked again after rows came or went."""
@@ -71,19 +71,19 @@ def bring_up_to_date(
         return Update(card, "unchanged", "", f"the index is of {card.key}, not of {features.key}")
     if card.measure_digest != measure.digest:
         return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
-    known = rows_of(card.ranges) if card.ranges else Engine(index).rows
-    new = np.setdiff1d(rows, known, assume_unique=True)
-    gone = len(np.setdiff1d(known, rows, assume_unique=True))
-    stale = _outgrown(card, len(known) + len(new), gone)
+    indexed = rows_of(card.ranges) if card.ranges else FaissEngine(index).rows
+    new = np.setdiff1d(rows, indexed, assume_unique=True)
+    gone = len(np.setdiff1d(indexed, rows, assume_unique=True))
+    stale = _outgrown(card, len(indexed) + len(new), gone)
     if stale:
         return Update(card, "unchanged", "", stale)
     if not len(new):
         note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
         if gone != card.removed:
             engine = open_engine(index, card.spec, card.ranges)
-            card, told = _judged_anew(features, measure, engine, card, rows)
+            card, remark = _judged_anew(features, measure, engine, card, rows)
             rewrite_card(folder, card)
-            note += told
+            note += remark
         return Update(card, "unchanged", note, card.stale)
     before, vectors = card, np.empty((0, card.dimension), dtype=np.float32)
     if card.lists:
@@ -95,16 +95,16 @@ def bring_up_to_date(
     progress("add", len(new), len(new))
     engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
-    card, told = _judged_anew(features, measure, engine, card, rows)
+    card, remark = _judged_anew(features, measure, engine, card, rows)
     card = replace(card, stale=card.stale or _too_large(card, engine))
-    note = f"{len(new)} rows added to {before.n_rows}{told}"
+    note = f"{len(new)} rows added to {before.n_rows}{remark}"
     if card.stale:
         # a rebuild replaces the file as a whole: what was added need not be written first
         rewrite_card(folder, replace(before, recall=card.recall, stale=card.stale))
     elif _goes_beside(card, len(new)):
         if card.tail:
-            held, earlier = read_tail(folder, card)
-            vectors, new = np.concatenate([held, vectors]), np.concatenate([earlier, new])
+            tail, earlier = read_tail(folder, card)
+            vectors, new = np.concatenate([tail, vectors]), np.concatenate([earlier, new])
         card = publish_tail(folder, vectors, new, card)
     else:
         card = publish(folder, engine.index, card)
@@ -112,7 +112,7 @@ def bring_up_to_date(
 
 
 def _judged_anew(
-    features: Any, measure: Measure, engine: Engine, card: Card, rows: NDArray[np.int64]
+    features: Any, measure: Measure, engine: FaissEngine, card: Card, rows: NDArray[np.int64]
 ) -> tuple[Card, str]:
     """The card with its recall of now, and a few words on it."""
     card = replace(card, removed=len(engine.rows) - int(np.isin(engine.rows, rows).sum()))
@@ -143,25 +143,25 @@ def _outgrown(card: Card, n: int, gone: int) -> str:
     return ""
 
 
-def _too_large(card: Card, engine: Engine) -> str:
+def _too_large(card: Card, engine: FaissEngine) -> str:
     # lists on disk are not held: the memory of the wish bounds what they are built in
     most = None if card.lists else card.wish.memory
     if most is None or (size := engine.bytes) <= most:
         return ""
-    return f"{card.n_rows} rows take {size:,} bytes, asked were {most:,}"
+    return f"{card.n_rows} rows take {size:,} bytes, the wish allows {most:,}"
 
 
 def _drifted(card: Card) -> str:
     if card.recall is None or card.recall[2] >= card.wish.recall:
         return ""
-    told = f"recall@{card.wish.at} fell to {card.recall[0]:.4f}"
-    return f"{told} ({card.recall[1]:.4f} to {card.recall[2]:.4f}), asked was {card.wish.recall}"
+    fall = f"recall@{card.wish.at} fell to {card.recall[0]:.4f}"
+    return f"{fall} ({card.recall[1]:.4f} to {card.recall[2]:.4f}), the wish is {card.wish.recall}"
 
 
 def measured(
     features: Any,
     measure: Measure,
-    engine: Engine,
+    engine: FaissEngine,
     card: Card,
     rows: NDArray[np.int64],
     *,
@@ -170,7 +170,7 @@ def measured(
 ) -> tuple[float, float, float]:
     """Recall of an index as it is, with its 95 % interval, asked by rows added last.
 
-    They were never trained on, and they show drift first; where there are few, older rows ask too.
+    They were never trained on, and they show drift first; if there are few, older rows ask too.
     Each is left out of its own answer, in the index and in the truth.
 
     Args:
@@ -186,11 +186,11 @@ def measured(
     able = np.flatnonzero(alive)
     draw = np.random.default_rng(seed)
     order = draw.permutation(able)
-    # those that were added come first
+    # Those that were added come first
     order = order[np.argsort(order < card.n_built, kind="stable")]
-    asked = np.sort(order[:checked])
+    query_places = np.sort(order[:checked])
+    stored = StoredVectors(features, measure, engine.rows, engine.vectors)
     truth = StoredTruth(
-        features, measure, engine.rows, asked, card.wish.at, card.metric,
-        held=engine.vectors, alive=alive, threads=card.wish.threads,
-    )  # fmt: skip
-    return interval(truth.shares(engine, card.spec.search))
+        stored, query_places, card.wish.at, card.metric, alive=alive, threads=card.wish.threads
+    )
+    return recall_interval(truth.shares(engine, card.spec.search))

@@ -38,8 +38,8 @@ def serve(
         try:
             listener.bind((host, port))
         except OSError as error:
-            said = error.strerror or error
-            raise BadInput(f"{host}:{port}: {said}; choose another by --host, --port") from error
+            reason = error.strerror or error
+            raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
         listener.listen(128)
         hosts = (*LOOPBACK, "[::1]") if host in LOOPBACK else ("*",)
         app = create_app(service, hosts)

@@ -211,9 +211,9 @@ def _png(pixels: NDArray[np.uint8], side: int) -> bytes:
 
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    held = io.BytesIO()
-    picture.save(held, "PNG")
-    return held.getvalue()
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def _rounded(values: NDArray[np.floating]) -> list[Any]:

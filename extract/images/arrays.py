@@ -30,12 +30,12 @@ CLASSES = ("classes", "class_names", "label_names")
 class ArraySource:
     """Rows of uint8 arrays (N, H, W, 3), (N, 3, H, W) or (N, H, W), each as one .npy image.
 
-    A path is ``array/row``; a label is the class's name where the file has one of `CLASSES`.
+    A path is ``array/row``; a label is the class's name if the file has one of `CLASSES`.
 
     Args:
         spec: the file.
         split: ``train``, ``val`` or ``test``: only the arrays of that name.
-        images: name of the array of images, where it is none of `PAIRS`.
+        images: name of the array of images, if it is none of `PAIRS`.
         labels: name of its array of labels.
         classes: name of the array of class names.
     """

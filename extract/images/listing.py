@@ -30,7 +30,7 @@ def list_source(source: ImageSource, threads: int = 4, progress: Progress = sile
         progress: told how many are done.
 
     Returns:
-        image_id (SHA-256 of the bytes, "" where unread), path, label, size (bytes), state (`ok` or
+        image_id (SHA-256 of the bytes, "" if unread), path, label, size (bytes), state (`ok` or
         why there is no image), reason; one row for each listed path, in the source's order.
 
     Raises:

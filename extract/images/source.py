@@ -25,7 +25,7 @@ class Listed:
 
     Attributes:
         path: what `ImageSource.read` takes; ``/`` separates its parts.
-        label: name of its class, None where there is none.
+        label: name of its class, None if there is none.
     """
 
     path: str
@@ -58,7 +58,7 @@ def local_path(spec: str) -> Path | None:
     """The local path that a path or URL names, ``~`` resolved; None for other URLs."""
     for scheme in LOCAL:
         spec = spec.removeprefix(scheme)
-    # Not `Path.expanduser`, which raises where a user has no home.
+    # Not `Path.expanduser`, which raises if a user has no home.
     return None if "://" in spec else Path(os.path.expanduser(spec))  # noqa: PTH111
 
 

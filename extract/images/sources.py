@@ -1,4 +1,10 @@
-"""The table of sources: every kind of image set, and the one way to open it."""
+"""The table of sources: every kind of image set, and the one way to open it.
+
+>>> SOURCES["tar"].fits("s3://bucket/train-{0000..0009}.tar")
+True
+>>> SOURCES["folder"].about
+'a folder of class folders'
+"""
 
 import glob
 import inspect
@@ -19,7 +25,7 @@ def open_source(spec: str, **options: Any) -> ImageSource:
     """Open a set of images.
 
     Args:
-        spec: any kind of `SOURCES`: a path, or a URL of fsspec where the kind says so.
+        spec: any kind of `SOURCES`: a path, or a URL of fsspec if the kind says so.
         options: of that kind: see the functions in `SOURCES`.
 
     Raises:
@@ -128,10 +134,4 @@ SOURCES: Mapping[str, SourceKind] = {
     ),
     "folder": SourceKind("a folder of class folders", _is_folder, FolderSource),
 }
-"""Kinds of image sets by name, in the order in which `open_source` asks them.
-
->>> SOURCES["tar"].fits("s3://bucket/train-{0000..0009}.tar")
-True
->>> SOURCES["folder"].about
-'a folder of class folders'
-"""
+"""Kinds of image sets by name, in the order in which `open_source` asks them."""

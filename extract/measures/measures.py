@@ -3,6 +3,11 @@
 A measure is an embedding followed by squared Euclidean distance (or, for a few, by the inner
 product), so that one matrix product serves them all: d(i, j) = a_i + a_j - 2 z_i . z_j. Formulas:
 SCIENCE 1.1 (kept in docs/measures.md). A new measure is one row of `MEASURES`.
+
+>>> MEASURES["gap_pearson"].about
+'1 - correlation of pooled features'
+>>> [name for name, measure in MEASURES.items() if measure.needs_fit]
+['gap_cosine_centred', 'lda_cosine', 'whitened_cosine', 'mahalanobis']
 """
 
 import hashlib
@@ -68,17 +73,12 @@ class Measure:
         return not self.fitted and any(step.fit for step in self.chain)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        """The chain, under the name that the design uses."""
-        return self.chain
-
-    @property
     def digest(self) -> str:
         """Changes with the name and with every fitted number; 12 hex digits."""
-        told = hashlib.sha256(self.name.encode())
+        content = hashlib.sha256(self.name.encode())
         for name in sorted(self.fitted):
-            told.update(name.encode() + np.ascontiguousarray(self.fitted[name]).tobytes())
-        return told.hexdigest()[:12]
+            content.update(name.encode() + np.ascontiguousarray(self.fitted[name]).tobytes())
+        return content.hexdigest()[:12]
 
     def embed(self, taps: Arrays, constants: Arrays) -> Array:
         """Vectors (N, D) float32 after which squared Euclid (or -inner) orders as the measure.
@@ -88,7 +88,14 @@ class Measure:
             constants: at least those named in `self.constants`.
 
         Raises:
-            BadInput: where the measure must be fitted first (see `ready_measure`).
+            BadInput: the measure must be fitted first (see `ready_measure`).
+
+        Example:
+            >>> import numpy as np
+            >>> gap = np.array([[3.0, 4.0], [6.0, 8.0], [4.0, -3.0]], dtype=np.float32)
+            >>> z = MEASURES["gap_cosine"].embed({"gap": gap}, {})
+            >>> np.square(z - z[0]).sum(axis=1).round(4).tolist()  # 2 (1 - cos) to the first
+            [0.0, 0.0, 2.0]
         """
         if self.needs_fit:
             msg = f"measure {self.name} is not fitted, expected arrays: get it by ready_measure()"
@@ -104,6 +111,10 @@ class Measure:
         Args:
             squared_or_inner: squared Euclidean distance of two vectors, for the form `inner` their
                 inner product; a number or an array.
+
+        Example:
+            >>> float(MEASURES["gap_euclid"].own(25.0)), float(MEASURES["gap_cosine"].own(2.0))
+            (5.0, 1.0)
         """
         if self.form == "inner":
             return 1.0 - squared_or_inner

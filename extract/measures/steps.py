@@ -70,7 +70,7 @@ def bilinear_pool(taps: Arrays, constants: Arrays) -> Array:
 
 @cache
 def bilinear_basis(channels: int) -> Array | None:
-    """The projection (C, 128) of `bilinear_pool`; None where the channels are few."""
+    """The projection (C, 128) of `bilinear_pool`; None if the channels are few."""
     if channels <= BILINEAR_CHANNELS:
         return None
     noise = np.random.default_rng(0).standard_normal((channels, BILINEAR_CHANNELS))
@@ -80,8 +80,8 @@ def bilinear_basis(channels: int) -> Array | None:
 def cam_pool(taps: Arrays, constants: Arrays) -> Array:
     """Mean of the feature columns weighed by the CAM of the *predicted* class (SCIENCE 1.1, 9).
 
-    The weight of position p is relu(w_c . a_p), c = argmax of the logits; no label enters. Where
-    the CAM is zero everywhere the plain mean (GAP) stands in.
+    The weight of position p is relu(w_c . a_p), c = argmax of the logits; no label enters. If
+    the CAM is zero everywhere, the weights are equal: the plain mean (GAP).
     """
     columns = _columns(taps["last_conv"])
     cam = np.einsum("nc,ncp->np", _predicted_weights(taps, constants, columns.shape[1]), columns)

@@ -13,9 +13,10 @@ from alike.extract.measures.measures import MEASURES, Measure
 from alike.extract.measures.steps import Array
 
 FIT_ROWS = 20_000
-
+"""Rows that a measure is fitted on, if there are so many."""
 
 BLOCK = 1024
+"""Rows that are read and embedded at once."""
 
 
 class FeatureRows(Protocol):
@@ -62,15 +63,16 @@ def ready_measure(
     _check_stored(features, measure)
     if not measure.needs_fit:
         return measure
-    known = _load(features, measure)
+    stored = _load(features, measure)
     if fit_rows is None:
         train = features.table("train")
-        if known is not None and np.isin(known.fitted_rows, train["row"].to_numpy()).all():
-            return known
+        # An image that left the train split may be judged now: what was fitted on it must go.
+        if stored is not None and np.isin(stored.fitted_rows, train["row"].to_numpy()).all():
+            return stored
         fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
     fit_rows = np.unique(np.asarray(fit_rows, dtype=np.int64))
-    if known is not None and np.array_equal(known.fitted_rows, fit_rows):
-        return known
+    if stored is not None and np.array_equal(stored.fitted_rows, fit_rows):
+        return stored
     return _fit(features, measure, fit_rows)
 
 
@@ -123,8 +125,8 @@ def balanced_rows(
 
     Each class gives its whole content or the same quota; rows without a label are left out.
     """
-    known = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
-    rows, labels = np.asarray(rows)[known], np.asarray(labels)[known].astype(str)
+    labelled = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
+    rows, labels = np.asarray(rows)[labelled], np.asarray(labels)[labelled].astype(str)
     if len(rows) <= limit:
         return np.sort(rows)
     draw = np.random.default_rng(seed)
@@ -142,8 +144,8 @@ def _spans(total: int, block: int) -> Iterator[tuple[int, int]]:
 
 
 def _some(rows: NDArray[np.int64], most: int = 10) -> str:
-    told = ", ".join(str(row) for row in rows[:most])
-    return told if len(rows) <= most else f"{told} and {len(rows) - most} more"
+    first = ", ".join(str(row) for row in rows[:most])
+    return first if len(rows) <= most else f"{first} and {len(rows) - most} more"
 
 
 def _check_stored(features: FeatureRows, measure: Measure) -> None:
@@ -160,7 +162,7 @@ def _check_stored(features: FeatureRows, measure: Measure) -> None:
 
 
 def missing_tap(name: str, absent: Sequence[str], key: str, command: str = UNKNOWN) -> str:
-    """The line that tells which taps a measure lacks, and the command that adds them."""
+    """The message that a measure lacks taps, with the command that adds them."""
     return (
         f"measure {name} needs {', '.join(absent)}, not stored in {key}: add it by "
         f"`{command} --taps {','.join(absent)}`"
@@ -176,9 +178,9 @@ def _load(features: FeatureRows, measure: Measure) -> Measure | None:
     names = [name for name in features.constants() if name.startswith(start)]
     if _place(measure, "rows") not in names:
         return None
-    found = {name.removeprefix(start): features.read_constant(name) for name in names}
-    rows = found.pop("rows").astype(np.int64)
-    return replace(measure, fitted=found, fitted_rows=rows)
+    arrays = {name.removeprefix(start): features.read_constant(name) for name in names}
+    rows = arrays.pop("rows").astype(np.int64)
+    return replace(measure, fitted=arrays, fitted_rows=rows)
 
 
 def _fit(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> Measure:

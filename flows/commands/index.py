@@ -11,7 +11,7 @@ from alike.flows.options import FeaturesOption, JsonOption, StoreOption
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alike.index.disk import Run
+    from alike.index.disk import MapShards
     from alike.index.specs import Card, Wish
 
 
@@ -112,7 +112,7 @@ def register(app: typer.Typer) -> None:
                 wish=wish,
                 kinds=kind,
                 on_disk=on_disk,
-                run=shard_runner(shards),
+                map_shards=shard_runner(shards),
                 rebuild=rebuild,
                 effort=effort,
                 progress=progress,
@@ -153,7 +153,7 @@ def _wish(
     return replace(there, **given)
 
 
-def shard_runner(workers: str | None) -> "Run":
+def shard_runner(workers: str | None) -> "MapShards":
     """What builds the shards: this process, or Dask workers."""
     from alike.index.disk import one_by_one
 

@@ -76,6 +76,7 @@ def row_file(features):
     file = Path(features.store.source()[0]) / path
     data = file.read_bytes()
     yield file
+    file.unlink(missing_ok=True)
     file.write_bytes(data)
 
 
@@ -165,10 +166,10 @@ def test_all_take_urls(taker, scheme, features, index, place, monkeypatch):
         with fsspec.open(good, "wb") as file:
             file.write(data)
     TAKERS[taker](good, features, index)
-    with pytest.raises(BadInput, match=r"gone.png' cannot be read .*(FileNotFound|No such file)"):
+    with pytest.raises(BadInput, match=r"gone\.png' cannot be read .*(FileNotFound|No such file)"):
         TAKERS[taker](good.replace("2.png", "gone.png"), features, index)
     monkeypatch.setattr(images_source, "MAX_BYTES", len(data) - 1)
-    with pytest.raises(BadInput, match=r"2.png' cannot be read .too large"):
+    with pytest.raises(BadInput, match=r"2\.png' cannot be read \(too large"):
         TAKERS[taker](good, features, index)
 
 
@@ -196,10 +197,8 @@ def test_a_stored_row_whose_file_is_gone_or_changed(
     if how == "a pipe":
         os.mkfifo(row_file)
     told = "has changed since" if how == "changed" else "cannot be read any more"
-    with pytest.raises(BadInput, match=rf"'dog/\d.png' of row {ROW} {told}.*`alike extract` again"):
+    with pytest.raises(BadInput, match=rf"'cat/6.png' of row {ROW} {told}.*`alike extract` again"):
         STORED[reader](features, index, ROW)
-    if how == "a pipe":
-        row_file.unlink()
 
 
 def test_gone_and_changed_rows_leave_gaps_in_pictures(features, index, row_file, place, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.store import Store
 from alike.index.build import build_index
-from alike.index.engine import Engine
+from alike.index.engine import FaissEngine
 from alike.index.files import CARD, building, folder_of, read_card, read_index
 from alike.index.kinds import INDEX_KINDS
 from alike.index.query import NeighbourIndex
@@ -120,7 +120,7 @@ def test_all_rows_ever_asked_for_come_back_once(make_store):
     store = make_store(n=1500)
     build_index(store.features(), kinds=["ivf_flat"])
     card, index = read_index(folder(store))
-    assert sorted(Engine(index).rows) == list(range(1500))
+    assert sorted(FaissEngine(index).rows) == list(range(1500))
     assert card.n_rows == 1500
 
 
@@ -199,7 +199,7 @@ class TestGrowing:
         report = build_index(store.features(), kinds=["ivf_fp16", "ivf_sq8"], wish=wish)
         assert report.action == "rebuilt"
         assert report.note.startswith("2800 rows take 41")
-        assert "bytes, asked were 400,000: " in report.note
+        assert "bytes, the wish allows 400,000: " in report.note
         assert report.card.spec.kind == "ivf_sq8"
         assert report.card.size <= 400_000
 
@@ -226,12 +226,12 @@ class TestGrowing:
         report = build_index(store.features(), wish=Wish(0.99, at=20, latency=0.5, threads=1))
         assert report.action == "rebuilt"
         asked = "recall 0.95 -> 0.99, at 10 -> 20, latency any -> 500 ms, threads any -> 1"
-        assert report.note.startswith(f"asked anew: {asked}: ")
+        assert report.note.startswith(f"the wish changed: {asked}: ")
         kept = {"wish": report.card.wish}
         assert build_index(store.features(), **kept).action == "unchanged"
         report = build_index(store.features(), kinds=["ivf_flat"], on_disk=True, **kept)
         asked = "lists in memory -> on disk, kind flat -> ivf_flat"
-        assert report.note.startswith(f"asked anew: {asked}: ")
+        assert report.note.startswith(f"the wish changed: {asked}: ")
 
 
 class TestWish:
@@ -239,7 +239,7 @@ class TestWish:
         store = make_store(n=1200)
         with pytest.raises(BadInput, match="memory 1000 bytes is too little"):
             build_index(store.features(), memory=1000)
-        with pytest.raises(BadInput, match=r"no index of recall@10 >= 0\.95, latency <= 1e-09 s"):
+        with pytest.raises(BadInput, match=r"no index has recall@10 >= 0\.95, latency <= 1e-09 s"):
             build_index(store.features(), wish=Wish(latency=1e-9), kinds=["flat"])
 
     def test_few_rows_are_searched_exactly_or_refused(self, make_store):

@@ -9,22 +9,22 @@ from alike.extract.errors import BadInput
 from alike.index.choose import EQUAL, FINALISTS, _best, choose
 from alike.index.kinds import INDEX_KINDS
 from alike.index.specs import IndexSpec, Point, Wish
-from alike.index.trial import Candidate, holds, set_exam, sweep
+from alike.index.trial import Candidate, holds, new_trial, sweep
 
 from .conftest import clustered
 
 
-def exam(wish, n=6000, queries=300, dimension=64):
+def trial(wish, n=6000, queries=300, dimension=64):
     vectors, _ = clustered(n, dimension=dimension, classes=40)
     mixed = np.random.default_rng(0).permutation(n)
     vectors = vectors[mixed] / np.linalg.norm(vectors[mixed], axis=1, keepdims=True)
     train = np.arange(n - queries)
-    return set_exam(vectors, np.arange(n), n - queries, train, "l2", wish)
+    return new_trial(vectors, np.arange(n), n - queries, train, "l2", wish)
 
 
 def test_soon_enough_is_exact():
     """A small set answers exactly within the latency asked: nothing else is even tried."""
-    chosen = choose(exam(Wish(latency=10.0)))
+    chosen = choose(trial(Wish(latency=10.0)))
     assert INDEX_KINDS[chosen.point.spec.kind].exact
     assert {INDEX_KINDS[point.spec.kind].exact for point in chosen.curve} == {True}
     assert "exact search answers in" in chosen.why
@@ -32,7 +32,7 @@ def test_soon_enough_is_exact():
 
 def test_the_fastest_that_holds_is_chosen():
     wish = Wish(0.9)
-    chosen = choose(exam(wish), kinds=["flat", "hnsw", "ivf_flat", "ivf_fp16", "ivf_pq"])
+    chosen = choose(trial(wish), kinds=["flat", "hnsw", "ivf_flat", "ivf_fp16", "ivf_pq"])
     holding = [point for point in chosen.curve if holds(point, wish)]
     fastest = max(point.queries_per_second for point in holding)
     assert chosen.point in holding
@@ -65,7 +65,7 @@ def test_of_equally_fast_kinds_the_smallest_is_chosen(made, chosen):
 
 def test_a_large_set_is_first_tried_on_a_part():
     kinds = ["hnsw", "ivf_flat", "ivf_sq8", "ivf_pq", "ivf_rabitq"]
-    chosen = choose(exam(Wish(0.8)), kinds=kinds, stage=3000)
+    chosen = choose(trial(Wish(0.8)), kinds=kinds, stage=3000)
     tried = {point.spec.kind for point in chosen.curve}
     assert 1 <= len(tried) <= FINALISTS
     assert {point.n for point in chosen.curve} == {5700}
@@ -74,9 +74,9 @@ def test_a_large_set_is_first_tried_on_a_part():
 def test_batches_may_be_answered_in_bfloat16():
     if not INDEX_KINDS["flat_bfloat16"].available():
         pytest.skip("this CPU multiplies no bfloat16")
-    chosen = choose(exam(Wish(1.0, batch=256)))
+    chosen = choose(trial(Wish(1.0, batch=256)))
     assert {point.spec.kind for point in chosen.curve} == {"flat", "flat_bfloat16"}
-    alone = choose(exam(Wish(1.0, batch=1)))
+    alone = choose(trial(Wish(1.0, batch=1)))
     assert {point.spec.kind for point in alone.curve} == {"flat"}
 
 
@@ -93,18 +93,18 @@ def test_a_kind_asked_for_that_does_not_serve_is_refused(monkeypatch, native, ba
     monkeypatch.setitem(INDEX_KINDS, kind, row)
     dimension = 13 if kind == "ivf_pq" else 16
     with pytest.raises(BadInput, match=told):
-        choose(exam(Wish(batch=batch), n=400, queries=40, dimension=dimension), kinds=[kind])
+        choose(trial(Wish(batch=batch), n=400, queries=40, dimension=dimension), kinds=[kind])
 
 
 def test_emulated_bfloat16_is_no_candidate(monkeypatch):
     row = replace(INDEX_KINDS["flat_bfloat16"], available=lambda: False)
     monkeypatch.setitem(INDEX_KINDS, "flat_bfloat16", row)
-    chosen = choose(exam(Wish(1.0, batch=64), n=1500, queries=64))
+    chosen = choose(trial(Wish(1.0, batch=64), n=1500, queries=64))
     assert {point.spec.kind for point in chosen.curve} == {"flat"}
 
 
 def test_no_time_no_candidates_but_the_exact_ones():
-    chosen = choose(exam(Wish(0.9, latency=None)), effort=0.0, stage=3000)
+    chosen = choose(trial(Wish(0.9, latency=None)), effort=0.0, stage=3000)
     assert INDEX_KINDS[chosen.point.spec.kind].exact
 
 

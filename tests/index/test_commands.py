@@ -59,12 +59,12 @@ def test_what_is_not_given_stays_as_it_was_asked(make_store, run):
     assert "unchanged in" in told
     again = json.loads(run(*index, "--recall", 0.6, "--json"))
     assert again["action"] == "rebuilt"
-    assert again["note"].startswith("asked anew: recall 0.5 -> 0.6: lists on disk from")
+    assert again["note"].startswith("the wish changed: recall 0.5 -> 0.6: lists on disk from")
     free = ["--memory", "any", "--latency", 0, "--threads", 0, "--in-memory"]
     told = run(*index, *free)
     asked = "memory 1,000,000 bytes -> any, latency 900 ms -> any, threads 1 -> any"
     assert "rebuilt in" in told
-    assert f"asked anew: {asked}, lists on disk -> in memory" in " ".join(told.split())
+    assert f"the wish changed: {asked}, lists on disk -> in memory" in " ".join(told.split())
     assert run(*index, "--measure", "gap_euclid").count("wish of the index") == 0
 
 

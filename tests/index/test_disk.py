@@ -41,7 +41,7 @@ def test_answers_as_an_index_in_memory_would(make_store, monkeypatch, kind):
         on_disk=True,
         kinds=[kind],
         wish=Wish(0.9, memory=4 * 32 * 4 * 900),
-        run=lambda build, shards: (seen.append(one.out) or build(one) for one in shards),
+        map_shards=lambda build, shards: (seen.append(one.out) or build(one) for one in shards),
     )
     assert len(seen) == 3
     card = report.card
@@ -75,7 +75,7 @@ def test_shards_are_merged_whole(make_store):
             built.append(shard)
             yield build(shard)
 
-    card = build_index(store.features(), run=run, wish=Wish(0.5, memory=1), **DISK).card
+    card = build_index(store.features(), map_shards=run, wish=Wish(0.5, memory=1), **DISK).card
     assert [len(shard.rows) for shard in built] == [6666, 6667, 6667]
     assert card.ranges == ((0, 20_000),)
     index = NeighbourIndex.open(store)

@@ -9,7 +9,7 @@ import pytest
 from alike.index.bfloat import BfloatSearch
 from alike.index.flat import PRODUCT, nearest
 from alike.index.select import SENTINEL, select_smallest
-from alike.index.truth import certified, interval, recall_of, true_neighbours
+from alike.index.truth import certified, recall_interval, recall_of, true_neighbours
 
 DRAW = np.random.default_rng(0)
 
@@ -119,7 +119,7 @@ def test_recall_counts_equally_near_rows():
 
 
 def test_interval_holds_the_mean():
-    mean, low, high = interval(DRAW.integers(8, 11, 500) / 10)
+    mean, low, high = recall_interval(DRAW.integers(8, 11, 500) / 10)
     assert low < mean < high
     assert high - low < 0.02
 
@@ -128,11 +128,11 @@ def test_a_library_that_replaces_faiss_methods_does_no_harm() -> None:
     """pytorch-metric-learning imports faiss.contrib.torch_utils, in the same process as a run."""
     code = (
         "import faiss.contrib.torch_utils, numpy as np, faiss\n"
-        "from alike.index.engine import Engine\n"
+        "from alike.index.engine import FaissEngine\n"
         "vectors = np.eye(4, 8, dtype=np.float32)\n"
         "index = faiss.IndexIDMap2(faiss.IndexFlatL2(8))\n"
         "index.add_with_ids(vectors, np.arange(4))\n"
-        "print(Engine(index).search(vectors[2:3], 1, {})[1].tolist())\n"
+        "print(FaissEngine(index).search(vectors[2:3], 1, {})[1].tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[[2]]"
@@ -144,7 +144,7 @@ def test_candidates_are_measured_as_faiss_does(count, threads):
     """The refinement of ours against FAISS's own, with masks, gaps and more asked than found."""
     import faiss
 
-    from alike.index.engine import Engine, open_engine
+    from alike.index.engine import FaissEngine, open_engine
     from alike.index.specs import IndexSpec
 
     vectors = VECTORS["non-negative, unit length"](1200).astype(np.float32)
@@ -154,8 +154,8 @@ def test_candidates_are_measured_as_faiss_does(count, threads):
     base.train(vectors)
     index = faiss.IndexIDMap(base)
     index.add_with_ids(vectors, np.arange(len(vectors)))
-    ours, theirs = open_engine(index, IndexSpec("ivf_pq", "")), Engine(index)
-    assert type(ours) is not Engine
+    ours, theirs = open_engine(index, IndexSpec("ivf_pq", "")), FaissEngine(index)
+    assert type(ours) is not FaissEngine
     allowed = np.arange(len(vectors)) % 7 == 0
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from alike.index.engine import METRICS, BfloatEngine, Engine, new_index, open_engine, train
+from alike.index.engine import METRICS, BfloatEngine, FaissEngine, new_index, open_engine, train
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists, quantisers
 from alike.index.sample import draw_sample
 from alike.index.truth import true_neighbours
@@ -88,7 +88,7 @@ class TestKind:
         assert (again.search(QUERIES, 5)[1] == engine.rows[positions]).mean() > ROUNDED
 
 
-@pytest.mark.parametrize(("native", "engine"), [(True, BfloatEngine), (False, Engine)])
+@pytest.mark.parametrize(("native", "engine"), [(True, BfloatEngine), (False, FaissEngine)])
 def test_bfloat16_only_where_it_is_native(monkeypatch, native, engine):
     """A store goes from machine to machine: where bfloat16 is emulated its index is a flat one."""
     monkeypatch.setattr("alike.index.engine.has_bfloat16", lambda: native)

@@ -105,7 +105,7 @@ def test_where_removals_spoil_an_index_it_is_built_anew(removed, monkeypatch):
     monkeypatch.setattr("alike.index.update.measured", lambda *args: (0.8, 0.75, 0.85))
     report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.9))
     assert report.action == "rebuilt"
-    assert "recall@10 fell to 0.8000 (0.7500 to 0.8500), asked was 0.9" in report.note
+    assert "recall@10 fell to 0.8000 (0.7500 to 0.8500), the wish is 0.9" in report.note
     assert report.card.n_rows == N - 300
     assert report.card.stale == ""
 
