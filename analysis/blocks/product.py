@@ -25,9 +25,10 @@ BRING_BLAS = ("scipy.linalg", "torch", "faiss")
 """Modules that load a BLAS of their own."""
 
 WORTH = 2e11
-"""Multiplications below which OpenBLAS is taken unmeasured, if torch would have to be imported."""
+"""Multiplications below which OpenBLAS is taken unmeasured if torch is not loaded yet: its import
+takes two seconds. The rooms of pairs do not load it; what embeds features may."""
 WORTH_MEASURING = 1e10
-"""The same where torch is there already."""
+"""The same if torch is loaded already."""
 
 
 def _as_it_is(z: Matrix) -> Any:

@@ -1,8 +1,8 @@
 """A statistic is data: what one block gives, how two answers join, what they say in the end.
 
-One definition runs on a block, on the threads of a machine and on a cluster: a runner (see `jobs`)
-maps `chunk` over the items, and the answers are joined here, in the order of the items, as they
-come. Only answers travel; `chunk` reads its block where it runs.
+One definition runs on a block, on the threads of a machine and on a cluster: a way to map (see
+`jobs`) applies `chunk` to the items, and the answers are joined here, in the order of the items, as
+they come. Only answers travel; `chunk` reads its block where it runs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +36,20 @@ class Statistic(Generic[Item, Part, State, Answer]):
         start: the state before any part.
         combine: (state, part) to the state with the part; it may change and return the state.
         finalize: state to the answer; left out: the state is the answer.
+
+    Examples:
+        >>> import operator
+        >>> squares = Statistic(
+        ...     items=[(0, 3), (3, 5)],
+        ...     chunk=lambda block: sum(i * i for i in range(*block)),
+        ...     start=int,
+        ...     combine=operator.add,
+        ... )
+        >>> squares.compute()
+        30
+        >>> from alike.analysis.blocks import Jobs
+        >>> squares.compute(Jobs(workers=2).stage("squares"))
+        30
     """
 
     items: Sequence[Item]
@@ -45,7 +59,7 @@ class Statistic(Generic[Item, Part, State, Answer]):
     finalize: Callable[[State], Answer] = _as_it_is
 
     def compute(self, map_blocks: MapBlocks = map) -> Answer:
-        """Run it."""
+        """The answer, its blocks mapped in this way; `map` does them here, one after the other."""
         state = self.start()
         for part in map_blocks(self.chunk, self.items):
             state = self.combine(state, part)

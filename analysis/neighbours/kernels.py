@@ -4,6 +4,8 @@ A candidate is one uint64, the bits of its key (a float32 >= 0, whose bits order
 its position, so that comparing candidates compares keys, and equal keys by position.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from alike.analysis.blocks import compiled
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _ZERO = np.float32(0.0)
-_NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
+NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
 CHUNK = 16
 
 
@@ -42,6 +44,51 @@ def keep_smallest(values: NDArray[np.uint64], count: int, kept: int) -> None:
             return
 
 
+class Candidates(NamedTuple):
+    """What the columns offered so far leave for each of m rows.
+
+    Attributes:
+        own: (m, 2) first and last + 1 position of each row's class.
+        kept: how many nearest are wanted.
+        near: (m, cap) reservoirs, cap > kept.
+        counts: (m,) candidates in each.
+        limits: (m,) largest key that can still be among the wanted.
+        alien: (m,) nearest candidate of another class.
+        kin: (m,) farthest of the own class; 0: none yet.
+    """
+
+    own: NDArray[np.int64]
+    kept: int
+    near: NDArray[np.uint64]
+    counts: NDArray[np.int64]
+    limits: NDArray[np.float32]
+    alien: NDArray[np.uint64]
+    kin: NDArray[np.uint64]
+
+
+class Keys(NamedTuple):
+    """Room for the keys of one row of a tile, read as numbers and as bits: one memory."""
+
+    values: NDArray[np.float32]
+    bits: NDArray[np.uint32]
+
+
+def no_candidates(own: NDArray[np.int64], kept: int) -> Candidates:
+    """Nothing offered yet; `own` and `kept` as in `Candidates`."""
+    m = len(own)
+    return Candidates(
+        own, kept, np.empty((m, 2 * kept + 2 * CHUNK), dtype=np.uint64),
+        np.zeros(m, dtype=np.int64), np.full(m, np.inf, dtype=np.float32),
+        np.full(m, NONE), np.zeros(m, dtype=np.uint64),
+    )  # fmt: skip
+
+
+def room_for_keys(n: int) -> Keys:
+    """Room for tiles of up to n columns."""
+    values = np.empty(n, dtype=np.float32)
+    return Keys(values, values.view(np.uint32))
+
+
 @compiled
 def offer(
     product: NDArray[np.float32],
@@ -49,15 +96,8 @@ def offer(
     col_b: NDArray[np.float32],
     row_first: int,
     col_first: int,
-    own: NDArray[np.int64],
-    kept: int,
-    near: NDArray[np.uint64],
-    counts: NDArray[np.int64],
-    limits: NDArray[np.float32],
-    alien: NDArray[np.uint64],
-    kin: NDArray[np.uint64],
-    keys: NDArray[np.float32],
-    bits: NDArray[np.uint32],
+    candidates: Candidates,
+    room: Keys,
 ) -> None:
     """Offer every column of a tile to every row, columns in ascending order over the calls.
 
@@ -67,22 +107,17 @@ def offer(
         col_b: (n,) b of the columns.
         row_first: position of row 0 among all images.
         col_first: position of column 0.
-        own: (m, 2) first and last + 1 position of each row's class.
-        kept: how many nearest are wanted.
-        near: (m, cap) reservoirs, cap > kept.
-        counts: (m,) candidates in each.
-        limits: (m,) largest key that can still be among the wanted.
-        alien: (m,) nearest candidate of another class.
-        kin: (m,) farthest of the own class; 0: none yet.
-        keys: (n,) scratch.
-        bits: the same memory as `keys`, as uint32.
+        candidates: of the rows, changed.
+        room: scratch of n or more.
     """
+    own, kept, near, counts, limits, alien, kin = candidates
+    keys, bits = room
     m, n = product.shape
     cap = near.shape[1]
     for i in range(m):
         b = row_b[i]
         bits[0] = np.uint32(alien[i] >> _SHIFT)
-        foreign = np.float32(np.inf) if alien[i] == _NONE else keys[0]
+        foreign = np.float32(np.inf) if alien[i] == NONE else keys[0]
         for j in range(n):
             keys[j] = max(b + col_b[j] - product[i, j], _ZERO)
         itself = row_first + i - col_first

@@ -20,16 +20,24 @@ from alike.analysis.blocks import (
     best_product,
     blocks,
 )
-from alike.analysis.neighbours.kernels import CHUNK, close, offer, rank_scores
+from alike.analysis.neighbours.kernels import (
+    close,
+    no_candidates,
+    offer,
+    rank_scores,
+    room_for_keys,
+)
 from alike.analysis.pairs import TILE
 
 PANEL_BYTES = 64 << 20
 CLOSE = 2.0**-10
 """Share of the squared length below which a key is measured anew: float32 has 3 digits left."""
+TIE = 2.0**-19
+"""Share of the squared length within which two keys may be one: the error of float32 products of
+2,048 numbers. Which of them it hides depends on the processor's kernels."""
 DIFFERENCES = 1 << 22
 SAME = 1e-5
 """By how much more one key must be than another to be of another distance: float32 products."""
-NONE = np.uint64(np.iinfo(np.uint64).max)
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -99,13 +107,8 @@ def _panel(
     low, high = panel
     m, codes = high - low, images.codes[low:high]
     kept = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
-    near = np.empty((m, 2 * kept + 2 * CHUNK), dtype=np.uint64)
-    counts = np.zeros(m, dtype=np.int64)
-    alien, kin = np.full(m, NONE), np.zeros(m, dtype=np.uint64)
     own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
-    limits = np.full(m, np.inf, dtype=np.float32)
-    keys = np.empty(TILE, dtype=np.float32)
-    bits = keys.view(np.uint32)
+    candidates, room = no_candidates(own, kept), room_for_keys(TILE)
     z, b = vectors.block(low, high)
     row_b = b.astype(np.float32)
     scratch = np.empty(m * TILE, dtype=np.float32)
@@ -114,18 +117,16 @@ def _panel(
         for first in range(0, stop - start, TILE):
             others = z_others[first : first + TILE]
             out = product(z, others, scratch[: m * len(others)].reshape(m, len(others)))
-            offer(
-                out, row_b, b_others[first : first + TILE].astype(np.float32), low, start + first,
-                own, kept, near, counts, limits, alien, kin, keys, bits,
-            )  # fmt: skip
-    close(near, counts, kept)
-    best = np.sort(near[:, :kept], axis=1)
+            col_b = b_others[first : first + TILE].astype(np.float32)
+            offer(out, row_b, col_b, low, start + first, candidates, room)
+    close(candidates.near, candidates.counts, kept)
+    best = np.sort(candidates.near[:, :kept], axis=1)
     r_precision, map_at_r = np.empty(m), np.empty(m)
     rank_scores(best, images.codes, codes, images.counts, r_precision, map_at_r)
     places, near_keys = _remeasured(vectors, z, *_unpack(best[:, :k]))
-    alien_at, alien_key = _unpack(alien)
+    alien_at, alien_key = _unpack(candidates.alien)
     alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
-    kin_at, kin_key = _unpack(kin)
+    kin_at, kin_key = _unpack(candidates.kin)
     alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
@@ -141,20 +142,25 @@ def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
 def _remeasured(
     vectors: Vectors, z: NDArray[np.float32], places: Places, keys: Floats
 ) -> tuple[Places, Floats]:
-    """Keys near 0 anew from the difference of the vectors, and all in order again.
+    """Keys near 0 or near the next key anew from differences of vectors, and all in order again.
 
-    A product rounds small keys as it rounds large ones; so copies of an image are at 0.
+    A product rounds small keys as it rounds large ones. So copies of an image are at distance 0 of
+    it, and at equal distances of any other image, by which `two_nn` knows them.
 
     Args:
         vectors: all.
         z: (m, D) of the images that ask.
         places: (m, k) positions of others.
-        keys: (m, k) as products gave them.
+        keys: (m, k) as products gave them, ascending.
     """
     if vectors.form == "inner":
         return places, keys
     size = np.einsum("nd,nd->n", z, z, dtype=np.float64)
-    line, slot = np.nonzero(keys <= CLOSE * size[:, None])
+    unsure = keys <= CLOSE * size[:, None]
+    tied = np.diff(keys, axis=1) <= TIE * size[:, None]
+    unsure[:, 1:] |= tied
+    unsure[:, :-1] |= tied
+    line, slot = np.nonzero(unsure)
     step = max(1, DIFFERENCES // vectors.dim)
     for low in range(0, len(line), step):
         asking, asked = line[low : low + step], slot[low : low + step]

@@ -257,23 +257,36 @@ def _width(bins: NDArray[np.int64], same: NDArray[np.bool_], n: int) -> float:
 def _followed(
     x: NDArray[np.float32], same: NDArray[np.bool_], n: int, *, flip: bool
 ) -> tuple[Cells, NDArray[np.int64]]:
-    """Cells whose bins hold equal shares of these pairs, and the bin of each pair."""
+    """Cells whose bins hold equal shares of these pairs, and the bin of each pair.
+
+    Args:
+        x: (P,) distances of the pairs from the end of the range from which bins follow them.
+        same: (P,) whether a pair is of one class.
+        n: number of bins.
+        flip: whether bins count down, since x counts from the upper end.
+    """
+    # The farthest pair of the sample is not the farthest of all: 2 % of room above it.
     top = np.float32(float(x.max()) * 1.02)
     last = (int(top.view(np.uint32)) >> CELL_BITS) + 1
     start = max(1, last - (OCTAVES << (MANTISSA - CELL_BITS)))
     floor = np.uint32(start << CELL_BITS).view(np.float32)
     ceiling = np.uint32((last << CELL_BITS) - 1).view(np.float32)
+    # The same integers as the compiled loop of `place_row`, so that both give one bin to a pair.
     bits = np.clip(x, floor, ceiling).view(np.uint32).astype(np.int64) - (start << CELL_BITS)
     cell, size = bits >> CELL_BITS, last - start
+    # Both kinds weigh the same, however few the same pairs are: the AUC compares shares.
     share = [np.bincount(cell[kind], minlength=size) / kind.sum() for kind in (same, ~same)]
     patterns = (np.arange(start, last + 1) << CELL_BITS).astype(np.uint32)
     ends = patterns.view(np.float32).astype(np.float64)
     even = np.diff(ends) / (ends[-1] - ends[0])
     mass = (1.0 - EVEN) * (share[0] + share[1]) / 2.0 + EVEN * even
     grown = np.concatenate([[0.0], np.cumsum(mass)])
+    # Each edge is rounded by itself, so errors do not add up; 1e-9 undoes that of the sum. A cell
+    # may get no bin: its pairs then count in the bin that begins next.
     base = np.minimum(np.floor(grown / grown[-1] * n + 1e-9), n).astype(np.int64)
     base[-1] = n
     held = np.diff(base)
+    # rest * held must stay below 2^31, since the loop multiplies in 32 bits.
     drop = max(0, CELL_BITS + n.bit_length() - 1 - 31)
     rest = (bits & ((1 << CELL_BITS) - 1)) >> drop
     found = base[cell] + (rest * held[cell] >> (CELL_BITS - drop))

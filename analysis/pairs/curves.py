@@ -50,6 +50,14 @@ def auc(
         error: the most by which a distance that was counted is off. Two pairs then count as ordered
             only where their bins are further apart than twice that; the end bins hold everything
             beyond them.
+
+    Examples:
+        >>> import numpy as np
+        >>> same, different = np.array([3, 1, 0]), np.array([0, 1, 3])
+        >>> auc(same, different)
+        Auc(value=0.96875, low=0.9375, high=1.0)
+        >>> auc(same, different).sameness
+        0.9375
     """
     s, d = same.astype(np.float64), different.astype(np.float64)
     pairs = s.sum() * d.sum()
@@ -70,7 +78,13 @@ def auc(
 
 
 def auc_many(same: Counts, different: Counts) -> NDArray[np.float64]:
-    """AUC of each replicate: (B, R) and (B, R) to (R,)."""
+    """AUC of each replicate: (B, R) and (B, R) to (R,).
+
+    Examples:
+        >>> import numpy as np
+        >>> auc_many(np.array([[3, 1], [1, 3]]), np.array([[0, 1], [4, 3]])).tolist()
+        [0.875, 0.5]
+    """
     s, d = same.astype(np.float64), different.astype(np.float64)
     won = ((np.cumsum(s, axis=0) - s / 2.0) * d).sum(axis=0)
     pairs = s.sum(axis=0) * d.sum(axis=0)
@@ -80,14 +94,27 @@ def auc_many(same: Counts, different: Counts) -> NDArray[np.float64]:
 
 
 def rates(same: Counts, different: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(FAR, TAR) at every bin edge, (B + 1,) each: the shares with a distance below the edge."""
+    """(FAR, TAR) at every bin edge, (B + 1,) each: the shares with a distance below the edge.
+
+    Examples:
+        >>> import numpy as np
+        >>> far, tar = rates(np.array([3, 1, 0]), np.array([0, 1, 3]))
+        >>> far.tolist(), tar.tolist()
+        ([0.0, 0.0, 0.25, 1.0], [0.0, 0.75, 1.0, 1.0])
+    """
     far = np.concatenate([[0.0], np.cumsum(different, dtype=np.float64)])
     tar = np.concatenate([[0.0], np.cumsum(same, dtype=np.float64)])
     return far / max(far[-1], 1.0), tar / max(tar[-1], 1.0)
 
 
 def eer(far: NDArray[np.float64], tar: NDArray[np.float64]) -> float:
-    """Equal error rate: where FAR = 1 - TAR, by linear interpolation; 0.5 by chance."""
+    """Equal error rate: where FAR = 1 - TAR, by linear interpolation; 0.5 by chance.
+
+    Examples:
+        >>> import numpy as np
+        >>> eer(*rates(np.array([3, 1, 0]), np.array([0, 1, 3])))
+        0.125
+    """
     gap = far + tar - 1.0
     at = int(np.argmax(gap >= 0.0))
     if at == 0 or gap[at] == 0.0:
@@ -97,7 +124,14 @@ def eer(far: NDArray[np.float64], tar: NDArray[np.float64]) -> float:
 
 
 def tar_at_far(far: NDArray[np.float64], tar: NDArray[np.float64], wanted: float) -> float:
-    """Share of same pairs accepted where a share `wanted` of different pairs is."""
+    """Share of same pairs accepted where a share `wanted` of different pairs is.
+
+    Examples:
+        >>> import numpy as np
+        >>> far, tar = rates(np.array([3, 1, 0]), np.array([0, 1, 3]))
+        >>> tar_at_far(far, tar, 0.125)
+        0.875
+    """
     at = int(np.searchsorted(far, wanted, side="left"))
     if at == 0 or far[at] == wanted:
         return float(tar[at])
@@ -106,7 +140,13 @@ def tar_at_far(far: NDArray[np.float64], tar: NDArray[np.float64], wanted: float
 
 
 def best_balanced(far: NDArray[np.float64], tar: NDArray[np.float64]) -> tuple[float, int]:
-    """Best balanced accuracy (TAR + 1 - FAR) / 2 and the edge where it is reached."""
+    """Best balanced accuracy (TAR + 1 - FAR) / 2 and the edge where it is reached.
+
+    Examples:
+        >>> import numpy as np
+        >>> best_balanced(*rates(np.array([3, 1, 0]), np.array([0, 1, 3])))
+        (0.875, 1)
+    """
     accuracy = (tar + 1.0 - far) / 2.0
     at = int(accuracy.argmax())
     return float(accuracy[at]), at
@@ -121,6 +161,11 @@ def folded_balanced(same: Counts, different: Counts) -> NDArray[np.float64]:
 
     Returns:
         (F,) accuracies; a fold without pairs of both kinds is NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> folded_balanced(np.array([[3, 1], [4, 0]]), np.array([[0, 4], [1, 3]])).tolist()
+        [0.875, 0.875]
     """
     out = np.full(len(same), np.nan)
     for fold in range(len(same)):
@@ -134,13 +179,24 @@ def folded_balanced(same: Counts, different: Counts) -> NDArray[np.float64]:
 
 
 def d_prime(same: tuple[float, float], different: tuple[float, float]) -> float:
-    """(mean_d - mean_s) / sqrt((var_s + var_d) / 2), of (mean, variance) each; up is better."""
+    """(mean_d - mean_s) / sqrt((var_s + var_d) / 2), of (mean, variance) each; up is better.
+
+    Examples:
+        >>> d_prime((1.0, 4.0), (7.0, 4.0))
+        3.0
+    """
     spread = np.sqrt((same[1] + different[1]) / 2.0)
     return float((different[0] - same[0]) / spread) if spread > 0 else float("nan")
 
 
 def binned_moments(counts: Counts, middles: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and variance of a histogram whose bins stand at `middles`; NaN where it is empty."""
+    """Mean and variance of a histogram whose bins stand at `middles`; NaN where it is empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> binned_moments(np.array([1, 0, 1]), np.array([0.5, 1.5, 2.5]))
+        (1.5, 1.0)
+    """
     total = float(counts.sum())
     if total == 0:
         return float("nan"), float("nan")
@@ -160,6 +216,11 @@ def quantiles(
 
     Returns:
         (..., Q); NaN where a histogram is empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> quantiles(np.array([2, 2]), np.array([0.0, 1.0, 2.0]), [0.25, 0.75]).tolist()
+        [0.5, 1.5]
     """
     grown = np.cumsum(counts, axis=-1, dtype=np.float64)
     out = np.full((*counts.shape[:-1], len(shares)), np.nan)

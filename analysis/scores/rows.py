@@ -52,6 +52,7 @@ def pair_scores(
     far, tar = score.rates(same, different)
     near, apart = (score.binned_moments(counts, middles) for counts in findings.counts.total)
     if findings.counts.form != "euclidean":
+        # Here the key is the distance, whose sums the class sums give. Euclid's is a root of it.
         exact = pooled_statistics(findings.moments)
         near, apart = (
             (mean, variance if np.isfinite(variance) else binned[1])
@@ -59,6 +60,7 @@ def pair_scores(
         )
     draws = _draws_note(findings, note)
     drawn = pair_replicates(findings.drawn)
+    # The score in the bins of the replicates, without draws: what it lacks to the value is theirs.
     bins = len(findings.drawn[0])
     undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
     by = "the bins and the rounding" if findings.counts.error else "the bins"
@@ -75,6 +77,7 @@ def pair_scores(
             # The replicates have fewer bins, which moves all of them alike where pairs crowd.
             values = values + (value - undrawn[name][0])
         if findings.shrink < 1.0:
+            # Drawn from a sample: its spread is that of fewer images, its centre that of others.
             values = value + (values - values.mean()) * findings.shrink
         span = quantile_interval(values)
         return name, value, span, f"{draws}{more}"
@@ -116,12 +119,12 @@ def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:
 
 
 def _draws_note(findings: Findings, note: str) -> str:
-    told = "no bootstrap"
+    text = "no bootstrap"
     if findings.draws.replicates:
-        told = f"{findings.draws.replicates} draws of images within classes"
+        text = f"{findings.draws.replicates} draws of images within classes"
     if findings.shrink < 1.0:
-        told += f", of a sample, scaled by {findings.shrink:.2f} to all images"
-    return f"{told}; {note}" if note else told
+        text += f", of a sample, scaled by {findings.shrink:.2f} to all images"
+    return f"{text}; {note}" if note else text
 
 
 def neighbour_scores(findings: Findings) -> list[dict[str, Any]]:

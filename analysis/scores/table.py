@@ -15,6 +15,10 @@ class Score:
         better: which end is good; `neither`: it describes, and orders nothing.
         span: the values that it can take.
         about: one line for tables and help.
+
+    Examples:
+        >>> SCORES["eer"].better, SCORES["eer"].span
+        ('down', '0 to 1, 0.5 chance')
     """
 
     name: str

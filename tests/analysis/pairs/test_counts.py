@@ -1,13 +1,16 @@
 """Histograms of all pairs against naive distances, scikit-learn, and themselves cut otherwise."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from alike.analysis.blocks import vectors
+from alike.analysis.blocks import product, vectors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.product import best_product, by_bfloat16, by_numpy, by_onednn
 from alike.analysis.blocks.vectors import held_vectors
@@ -325,3 +328,28 @@ def test_a_sample_keeps_the_shares_of_classes():
     assert few.sampled_from == 1000
     assert images.sample(1000, 0) is images
     assert replace(few, sampled_from=0).codes.tolist() == sorted(few.codes)
+
+
+def test_torch_is_not_loaded_for_little_work(monkeypatch):
+    monkeypatch.setattr(product, "_fastest", lambda dim: by_onednn)
+    monkeypatch.delitem(sys.modules, "torch")
+    between = (product.WORTH_MEASURING + product.WORTH) / 2
+    assert best_product(64, between) is by_numpy
+    assert "torch" not in sys.modules
+    assert best_product(64, 2 * product.WORTH) is by_onednn
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert best_product(64, between) is by_onednn
+    assert best_product(64, product.WORTH_MEASURING / 2) is by_numpy
+
+
+@pytest.mark.parametrize("room", ["blocks", "pairs", "classes", "neighbours"])
+def test_rooms_of_pairs_load_no_torch_of_their_own(room):
+    """`best_product` asks whether torch is loaded: what embeds features may load it."""
+    code = (
+        "import sys, importlib; import alike.extract.measures as m; m.embed_rows; m.MEASURES;"
+        "before = 'torch' in sys.modules;"
+        f"room = importlib.import_module('alike.analysis.{room}');"
+        "[getattr(room, name) for name in room.__all__];"
+        "sys.exit(('torch' in sys.modules) != before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
