@@ -9,7 +9,7 @@ import typer
 from alike.flows.options import JsonOption
 
 TABLES = {
-    "datasets": ("alike.extract.images.source", "SOURCES"),
+    "datasets": ("alike.extract.images.sources", "SOURCES"),
     "measures": ("alike.extract.measures.measures", "MEASURES"),
     "scores": ("alike.analysis.scores.table", "SCORES"),
     "losses": ("alike.train.losses", "LOSSES"),
