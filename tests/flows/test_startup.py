@@ -66,7 +66,12 @@ def store(tmp_path_factory):
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
 def test_a_command_loads_no_library_that_it_does_not_use(words, never, store, tmp_path):
-    command = [sys.executable, "-c", REPORT, *(store if word == "STORE" else word for word in words)]
+    command = [
+        sys.executable,
+        "-c",
+        REPORT,
+        *(store if word == "STORE" else word for word in words),
+    ]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
