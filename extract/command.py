@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.networks import Extraction
 
 MAX_NAMES = 100
 """Names of classes that a command line may hold."""
@@ -25,7 +24,7 @@ def extract_again(features: Any) -> str:
         The command, quoted for a shell; `UNKNOWN` if the store does not know all of it.
     """
     # Messages of measures name this command: they must not load torch before they are needed.
-    from alike.extract.networks import Transform
+    from alike.extract.networks import Extraction, Transform
 
     try:
         spec, options = features.store.source()

@@ -1,10 +1,15 @@
 """A settings file is checked whole before anything runs: a typing error costs no night."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alike.extract.errors import BadInput
 from alike.flows.settings import Pipeline
 from alike.flows.steps import load, source_of
+
+if TYPE_CHECKING:
+    from alike.extract.networks import Network
 
 
 def check(pipeline: Pipeline) -> None:
@@ -17,20 +22,19 @@ def check(pipeline: Pipeline) -> None:
     from alike.extract.forward import choose_device, choose_precision
     from alike.extract.measures import MEASURES
 
-    for name in (pipeline.index.measure, *pipeline.analyse.measures):
+    for name in (pipeline.index.measure, pipeline.trigger_measure, *pipeline.analyse.measures):
         if name not in MEASURES:
             raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
     for name in pipeline.explain.methods:
         explainer(name)
     choose_precision(pipeline.extract.precision, choose_device(pipeline.extract.device))
     _check_retrain(pipeline)
-    network = pipeline.network
-    if network.weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin")):
-        file = Path(network.weights)
-        if not file.is_file():
-            raise BadInput(f"network.weights = {network.weights!r}: no such file")
+    weights = pipeline.network.weights
+    weights_file = weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin"))
+    if weights_file and not Path(weights).is_file():
+        raise BadInput(f"network.weights = {weights!r}: no such file")
     source = source_of(pipeline)
-    load(pipeline, pipeline.network.weights)
+    _check_taps(load(pipeline, pipeline.network.weights), pipeline.extract.taps)
     labels = {item.label for item in source}
     if not labels:
         raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
@@ -41,6 +45,16 @@ def check(pipeline: Pipeline) -> None:
             f"{pipeline.images.source} holds {held}, expected two classes or more, "
             "for alike is judged against different: one folder per class"
         )
+
+
+def _check_taps(network: "Network", names: Sequence[str]) -> None:
+    """Refuse a tap that the network does not have, by a pass of one empty frame."""
+    from alike.extract.networks import choose_taps, taps_at
+
+    side = network.transform.resize
+    size = network.transform.size or ((side, side) if isinstance(side, int) else None)
+    if size is not None:  # else it depends on the images, and extraction says it
+        choose_taps(taps_at(network.module, size, names), names)
 
 
 def _check_retrain(pipeline: Pipeline) -> None:

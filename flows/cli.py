@@ -4,7 +4,7 @@ import errno
 import importlib
 import pkgutil
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"alike {version('alike')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 for _module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"alike.flows.commands.{_module.name}").register(app)

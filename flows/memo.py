@@ -1,8 +1,15 @@
-"""What a run remembers of its steps, so that an unchanged step is not run again; one at a time."""
+"""What a run remembers of its artefacts, so that an unchanged step is not run again.
+
+An artefact is what a step writes in one place: the tables of an extraction, its pictures, the
+report. It is written over by the next run, so the memo holds one entry an artefact: the digest of
+what it was made from, and the hashes of its files. It counts only if both are those of now. Thus
+no past answer is taken for a present one, whether another run, another command or a damaged disk
+changed the files since.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,54 +18,106 @@ from filelock import FileLock, Timeout
 
 from alike.extract.errors import StoreBusy
 
+_VERSION = 2
+
 
 class Memo:
-    """Inputs and outputs of the steps of one output folder, kept in `steps.json`.
+    """The artefacts of one output folder, kept in `steps.json`.
 
     Files in the folder are remembered by their place in it, so that it may be moved.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the memo of `folder`; an unreadable file counts as empty."""
-        self._folder, self._file = folder, folder / "steps.json"
-        self._steps: dict[str, dict[str, Any]] = {}
-        if self._file.is_file():
-            try:
-                self._steps = json.loads(self._file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError:
-                self._steps = {}
+        """Open the memo of `folder`; an unreadable file, or one of an older kind, counts as empty.
 
-    def outputs(self, step: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """What the step gave for exactly these inputs; None where it must run."""
-        known = self._steps.get(f"{step}-{digest(inputs)[:16]}")
-        if known is None or not all(self.there(path).exists() for path in known["files"]):
+        The older kind remembered what had been written over since.
+        """
+        self._folder, self._file = folder, folder / "steps.json"
+        self._entries = _entries(self._file)
+
+    def outputs(self, artefact: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """What the step gave, if the artefact is there as it was made from exactly these inputs."""
+        entry = self._entries.get(artefact)
+        if entry is None or entry["made_from"] != digest(inputs):
             return None
-        outputs: dict[str, Any] = known["outputs"]
+        if any(file_hash(self.there(path)) != held for path, held in entry["files"].items()):
+            return None
+        outputs: dict[str, Any] = entry["outputs"]
         return outputs
+
+    def files(self, artefact: str) -> list[Path]:
+        """The files that the artefact was written to last."""
+        entry = self._entries.get(artefact)
+        return [self.there(path) for path in entry["files"]] if entry else []
+
+    def unchanged(self, artefact: str) -> list[Path]:
+        """Those of them that hold what the step wrote: nothing else has written there since."""
+        entry = self._entries.get(artefact)
+        held = entry["files"].items() if entry else ()
+        places = ((self.there(path), known) for path, known in held)
+        return [path for path, known in places if known and file_hash(path) == known]
+
+    def forget(self, artefact: str) -> None:
+        """Forget an artefact before it is written over: a killed step leaves no entry."""
+        if self._entries.pop(artefact, None) is not None:
+            self._write()
 
     def record(
         self,
-        step: str,
+        artefact: str,
         inputs: dict[str, Any],
         outputs: dict[str, Any],
-        files: tuple[Path, ...] = (),
+        files: Iterable[Path] = (),
     ) -> None:
-        """Remember a finished step; `files` must exist for it to count later."""
-        kept = [self.kept(path) for path in files]
-        entry = {"inputs": inputs, "outputs": outputs, "files": kept}
-        self._steps[f"{step}-{digest(inputs)[:16]}"] = entry
+        """Remember a finished step and the files that it wrote."""
+        self._entries[artefact] = {
+            "made_from": digest(inputs),
+            "outputs": outputs,
+            "files": {self.kept(path): file_hash(path) for path in files},
+        }
+        self._write()
+
+    def _write(self) -> None:
         aside = self._file.with_suffix(".part")
-        aside.write_text(json.dumps(self._steps, indent=1, ensure_ascii=False), encoding="utf-8")
+        document = {"version": _VERSION, "artefacts": self._entries}
+        aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(self._file)
 
     def kept(self, path: Path | str) -> str:
-        """A path as it is remembered: within the folder, or as it is where it lies elsewhere."""
+        """A path as it is remembered: within the folder, or as it is if it lies elsewhere."""
         inside = Path(path).is_relative_to(self._folder)
         return Path(path).relative_to(self._folder).as_posix() if inside else str(path)
 
     def there(self, kept: str) -> Path:
         """Where a remembered path is now."""
         return self._folder / kept
+
+
+def _entries(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        document = json.loads(file.read_bytes())
+        if document["version"] != _VERSION:
+            return {}
+        entries = document["artefacts"].items()
+        return {
+            str(name): {
+                "made_from": str(entry["made_from"]),
+                "outputs": dict(entry["outputs"]),
+                "files": dict(entry["files"]),
+            }
+            for name, entry in entries
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def file_hash(path: Path) -> str:
+    """Hash of a file's bytes; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError:
+        return ""
 
 
 def digest(value: object) -> str:
@@ -68,21 +127,28 @@ def digest(value: object) -> str:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder: two runs would overwrite each other's memo, decisions and report.
+def alone_in(
+    folder: Path, what: str = "run", way_out: str = "another [output] folder"
+) -> Iterator[None]:
+    """Hold a folder: two runs would overwrite each other's memo, decisions and report.
 
     The system lets go of it when the process ends, however it ends.
 
+    Args:
+        folder: made if it is not there.
+        what: that may work there once at a time; names the lock's file.
+        way_out: what to name instead, for the message.
+
     Raises:
-        StoreBusy: another run has it.
+        StoreBusy: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "run.lock")
+    lock = FileLock(folder / f"{what}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise StoreBusy(
-            f"another run works in {folder}: wait for its end, or name another [output] folder"
+            f"another {what} works in {folder}: wait for its end, or name {way_out}"
         ) from None
     try:
         yield

@@ -1,15 +1,17 @@
 """The steps of a run as plain functions: each takes settings and keys, and returns keys.
 
-A step whose inputs are unchanged is not run again; the memo of the output folder knows.
+A step is not run again if its artefact is there as it would be made now; the memo of the output
+folder knows.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
 from alike.flows.memo import Memo, digest
 from alike.flows.settings import Pipeline
@@ -25,16 +27,17 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Run:
+class PipelineRun:
     """What the steps of one run share.
 
     Attributes:
         pipeline: the settings, paths resolved.
-        progress: who is told how far a step is.
+        progress: called with how far a step is.
         seconds: time of every step that ran.
         reused: names of the steps that were not run again.
         decisions: sentences, in order.
         notes: what the extractions noted: taps of an unusual kind, a suspicious preprocessing.
+        files: what the steps wrote, or found written, and the report is made from.
     """
 
     pipeline: Pipeline
@@ -43,14 +46,39 @@ class Run:
     reused: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memo = Memo(self.folder)
 
     def decide(self, sentences: Iterable[str]) -> None:
-        """Take down what was decided; what two trainings say alike once."""
-        self.decisions.extend(said for said in sentences if said not in self.decisions)
+        """Take down what was decided; a sentence of two trainings once."""
+        self.decisions.extend(one for one in sentences if one not in self.decisions)
+
+    def reuse(self, artefact: str, inputs: dict[str, Any], name: str) -> dict[str, Any] | None:
+        """Outputs of the step `name` if its artefact is as it would be made now, else None.
+
+        None announces that the artefact is written over: its entry is gone until `keep`.
+        """
+        outputs = self.memo.outputs(artefact, inputs)
+        if outputs is None:
+            self.memo.forget(artefact)
+            return None
+        self.reused.append(name)
+        self.files.extend(self.memo.files(artefact))
+        return outputs
+
+    def keep(
+        self,
+        artefact: str,
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+        files: Sequence[Path],
+    ) -> None:
+        """Remember what a step wrote."""
+        self.memo.record(artefact, inputs, outputs, files)
+        self.files.extend(files)
 
     @property
     def folder(self) -> Path:
@@ -71,12 +99,12 @@ class Run:
 
 def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Network":
     """The network of the settings with these weights; `like` gives the transform."""
-    from alike.extract.networks import Transform, load_network
+    from alike.extract.networks import load_network
 
     settings = pipeline.network
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
-        transform = Transform.from_dict(settings.transform)
+        transform = settings.transform.build()
     own = settings.classes if weights == settings.weights else None
     return load_network(
         settings.name,
@@ -95,7 +123,7 @@ def source_of(pipeline: Pipeline) -> "ImageSource":
     return open_source(pipeline.images.source, **pipeline.images.options)
 
 
-def extract_images(run: Run, weights: str, name: str, like: "Network | None" = None) -> str:
+def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
     from alike.extract.pipeline import extract
 
@@ -128,21 +156,24 @@ def extract_images(run: Run, weights: str, name: str, like: "Network | None" = N
     return str(report.key)
 
 
-def build(run: Run, key: str, name: str) -> None:
-    """The nearest-neighbour index of a group, where its features changed."""
+def build(run: PipelineRun, key: str, name: str) -> None:
+    """The nearest-neighbour index of a group, if its features or the wish changed."""
     from alike.index.build import build_index
+    from alike.index.files import CARD, folder_of
 
     store = run.store()
     features = store.features(key)
-    inputs = {
-        "digest": features.digest, "images": view_digest(store), **run.pipeline.index.model_dump()
-    }  # fmt: skip
-    if run.memo.outputs("index", inputs) is not None:
-        run.reused.append(f"index {name}")
-        return
-    started = time.perf_counter()
     settings = run.pipeline.index
-    build_index(
+    inputs = {"digest": features.digest, "images": view_digest(store), **settings.model_dump()}
+    artefact, label = f"index {key} {settings.measure}", f"index {name}"
+    # The card names the file of the index with its checksum: hashing it is enough.
+    card = folder_of(store, key, settings.measure) / CARD
+    if _holds_index(card.parent) and run.reuse(artefact, inputs, label) is not None:
+        return
+    run.memo.forget(artefact)
+    started = time.perf_counter()
+    ask = partial(
+        build_index,
         features,
         settings.measure,
         recall=settings.recall,
@@ -150,60 +181,111 @@ def build(run: Run, key: str, name: str) -> None:
         memory=settings.memory,
         progress=run.progress,
     )
-    run.seconds[f"index {name}"] = time.perf_counter() - started
-    run.memo.record("index", inputs, {"key": key}, (store.path("index", key),))
+    try:
+        ask()
+    except StoreDamaged:
+        # Nothing in an index is lost that the features do not hold.
+        ask(rebuild=True)
+    run.seconds[label] = time.perf_counter() - started
+    run.keep(artefact, inputs, {"key": key}, (card,))
 
 
-def judge(run: Run, key: str, name: str, untrained: str | None = None) -> "Analysis":
+def _holds_index(folder: Path) -> bool:
+    """Whether the file that the card names is there."""
+    from alike.index.files import read_card
+
+    try:
+        card = read_card(folder)
+    except StoreDamaged:
+        return False
+    return card is not None and (folder / card.file).is_file()
+
+
+def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -> "Analysis":
     """Distances, scores and tables of a group, over the images that no training saw."""
-    from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+    from alike.analysis.analyse import (
+        DEFAULT_MEASURES,
+        VERSION,
+        Analysis,
+        AnalysisSettings,
+        analyse,
+    )
 
     store = run.store()
     features = store.features(key)
     run.decide(check_unseen(features))
     beside = store.features(untrained) if untrained else None
+    settings = run.pipeline.analyse
+    measures = settings.measures
+    trigger = run.pipeline.trigger_measure
+    if run.pipeline.retrain and trigger not in (measures or DEFAULT_MEASURES):
+        measures = (*(measures or DEFAULT_MEASURES), trigger)
     inputs = {
         "digest": features.digest,
         "untrained": beside.digest if beside else None,
         "images": view_digest(store),
+        "classes": features.attrs.get("class_names"),
         "share": [run.pipeline.train_share, run.pipeline.images.salt],
-        **run.pipeline.analyse.model_dump(),
+        "version": VERSION,
+        **settings.model_dump(),
+        "measures": measures,
     }
-    if run.memo.outputs("analyse", inputs) is not None:
-        run.reused.append(f"analyse {name}")
+    artefact, label = f"analyse {key}", f"analyse {name}"
+    if run.reuse(artefact, inputs, label) is not None:
         return Analysis.load(store, key)
     started = time.perf_counter()
-    chosen = run.pipeline.analyse
-    settings = AnalysisSettings(
-        measures=chosen.measures or None, bootstrap=chosen.bootstrap, seed=chosen.seed
+    asked = AnalysisSettings(
+        measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
-    analysis = analyse(features, settings, untrained=beside, progress=run.progress)
-    run.seconds[f"analyse {name}"] = time.perf_counter() - started
-    run.memo.record("analyse", inputs, {"key": key}, (store.path("tables", key),))
+    analysis = analyse(features, asked, untrained=beside, progress=run.progress)
+    run.seconds[label] = time.perf_counter() - started
+    tables = [store.path("tables", key, f"{table}.parquet") for table in sorted(analysis.tables)]
+    run.keep(artefact, inputs, {"key": key}, tables)
     return analysis
 
 
-def explain(run: Run, key: str, weights: str, name: str) -> None:
+def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     """Class activation of examples, continuity, the most confused pairs: kept in the store."""
-    from alike.analysis.explain import keep_confused, keep_examples
-    from alike.analysis.explain.continuity import METHODS, continuity_of
-
     store = run.store()
     features = store.features(key)
     settings = run.pipeline.explain
     inputs = {
         "digest": features.digest,
         "images": view_digest(store),
+        "classes": features.attrs.get("class_names"),
         "share": [run.pipeline.train_share, run.pipeline.images.salt],
         **settings.model_dump(),
     }
-    if run.memo.outputs("explain", inputs) is not None:
-        run.reused.append(f"explain {name}")
+    artefact, label = f"explain {key}", f"explain {name}"
+    # What another run drew and this one does not is shown by no report of this one.
+    drawn_before = run.memo.unchanged(artefact)
+    if run.reuse(artefact, inputs, label) is not None:
         return
+    for picture in drawn_before:
+        picture.unlink(missing_ok=True)
     started = time.perf_counter()
-    network = load(run.pipeline, weights)
-    if settings.examples:
-        keep_examples(features, network, settings.examples)
+    pictures = _draw(run, key, load(run.pipeline, weights))
+    run.seconds[label] = time.perf_counter() - started
+    run.keep(artefact, inputs, {"key": key}, pictures)
+
+
+def _draw(run: PipelineRun, key: str, network: "Network") -> list[Path]:
+    """What the settings ask to explain; returns the files written."""
+    from alike.analysis.explain import (
+        CONFUSED,
+        EXAMPLES,
+        PICTURE,
+        TABLE,
+        keep_confused,
+        keep_examples,
+    )
+    from alike.analysis.explain.continuity import METHODS, continuity_of
+
+    store, settings = run.store(), run.pipeline.explain
+    features = store.features(key)
+    names: list[str] = []
+    if settings.examples and keep_examples(features, network, settings.examples):
+        names.append(EXAMPLES)
     if settings.continuity_images:
         continuity_of(
             features,
@@ -212,13 +294,14 @@ def explain(run: Run, key: str, weights: str, name: str) -> None:
             n_images=settings.continuity_images,
             progress=run.progress,
         )
+        names += [TABLE, PICTURE]
     if settings.confused and "last_conv" in features.arrays:
         keep_confused(features, settings.confused, split="held_out")
-    run.seconds[f"explain {name}"] = time.perf_counter() - started
-    run.memo.record("explain", inputs, {"key": key})
+        names.append(CONFUSED)
+    return [store.path(name.format(key=key)) for name in names]
 
 
-def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
+def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     """Continue training on the images of the split `train`; returns the weights file."""
     from alike.train.retrain import retrain
 
@@ -233,11 +316,12 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
         **wanted.to_dict(),
     }
-    known = run.memo.outputs("retrain", inputs)
-    if known is not None:
-        run.reused.append(f"retrain {loss}")
-        run.decide(known["decisions"])
-        return str(run.memo.there(known["weights"]))
+    folder = f"{loss}-{digest(inputs)[:8]}"
+    artefact, label = f"retrain {folder}", f"retrain {loss}"
+    outputs = run.reuse(artefact, inputs, label)
+    if outputs is not None:
+        run.decide(outputs["decisions"])
+        return str(run.memo.there(outputs["weights"]))
     if table.label.nunique() < 2:
         raise BadInput(
             f"retraining needs images of two classes or more, but the {len(table)} training images "
@@ -250,17 +334,17 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
         source_of(run.pipeline).read,
         settings=wanted,
         device=run.pipeline.extract.device,
-        out=run.folder / "weights" / f"{loss}-{digest(inputs)[:8]}",
+        out=run.folder / "weights" / folder,
         progress=run.progress,
     )
-    run.seconds[f"retrain {loss}"] = time.perf_counter() - started
+    run.seconds[label] = time.perf_counter() - started
     run.decide(trained.decisions)
     outputs = {"weights": run.memo.kept(trained.weights), "decisions": list(trained.decisions)}
-    run.memo.record("retrain", inputs, outputs, (trained.weights,))
+    run.keep(artefact, inputs, outputs, (trained.weights,))
     return str(trained.weights)
 
 
-def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.DataFrame":
+def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) -> "pd.DataFrame":
     """Scores of two groups with paired uncertainty, over the images judged in both.
 
     The measure is that of the report's headline: one page does not speak of two.
@@ -278,7 +362,7 @@ def set_side_by_side(run: Run, before: str, after: str, measure: str) -> "pd.Dat
     )
 
 
-def how_alike(run: Run, before: str, after: str, measure: str) -> dict[str, float]:
+def how_alike(run: PipelineRun, before: str, after: str, measure: str) -> dict[str, float]:
     """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
     from alike.analysis.networks import network_similarity
 

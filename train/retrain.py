@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def retrain(
         Diverged: the network's numbers are no longer finite; no weights are written.
     """
     began = time.monotonic()
-    settings = _settled(settings, changes)
+    settings = (settings or TrainSettings()).changed(**changes)
     loss = loss_named(settings.loss)
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
     decisions = [f"left out {path}: {reason}" for path, reason in frames.bad]
@@ -144,14 +143,6 @@ def retrain(
     write_run(run, fingerprint, said)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return run
-
-
-def _settled(settings: TrainSettings | None, changes: dict[str, Any]) -> TrainSettings:
-    known = [field.name for field in fields(TrainSettings)]
-    unknown = sorted(set(changes) - set(known))
-    if unknown:
-        raise BadInput(f"unknown training settings {unknown}; known are {', '.join(known)}")
-    return replace(settings or TrainSettings(), **changes)
 
 
 def _seen_before(network: Network) -> tuple[pd.DataFrame, list[str]]:

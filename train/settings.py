@@ -1,22 +1,42 @@
-"""How a retraining is to be done: one frozen object, checked when it is built."""
+"""How a retraining is to be done: one frozen model, checked when it is built."""
 
-from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from alike.extract.errors import BadInput
 
-OPTIMISERS = ("adamw", "sgd")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+MOST_SEED = 2**63 - 1
+"""Largest seed: torch and NumPy take 64 bits, of which a signed number has 63."""
 
 
-@dataclass(frozen=True)
-class TrainSettings:
+def _as_given(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """A whole number stays one, so that a run is found again by the hash of its settings."""
+    check(value)
+    return value
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0), WrapValidator(_as_given)]
+Amount = Annotated[float, Field(ge=0.0), WrapValidator(_as_given)]
+Rate = Annotated[float, Field(gt=0.0), WrapValidator(_as_given)]
+
+
+class TrainSettings(BaseModel):
     """Everything that decides a retraining, besides network and images.
 
     Attributes:
         loss: a row of `LOSSES`.
         epochs: passes over the training images.
         batch_size: images a step, on each device; None: a 20th of the images, from 32 to 128.
-        per_class: images of one class in a batch; more where all classes fit.
+        per_class: images of one class in a batch; more if all classes fit.
         balanced: batches of P classes with K images; False for plain random batches.
         lr: peak learning rate; None: 5e-3 from random weights, 1e-3 from trained ones (adamw).
         weight: λ_max of the consistency term; None: that of the loss.
@@ -33,46 +53,46 @@ class TrainSettings:
         seed: of head, batches, augmentation and dropout.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
     loss: str = "gap_supcon"
-    epochs: int = 20
-    batch_size: int | None = None
-    per_class: int = 4
+    epochs: Count = 20
+    batch_size: Count | None = None
+    per_class: Count = 4
     balanced: bool = True
-    lr: float | None = None
-    weight: float | None = None
-    warmup: float = 0.25
-    lr_warmup: float = 0.1
-    head_warmup: float = 0.3
-    weight_decay: float = 0.01
-    optimiser: str = "adamw"
+    lr: Rate | None = None
+    weight: Amount | None = None
+    warmup: Share = 0.25
+    lr_warmup: Share = 0.1
+    head_warmup: Share = 0.3
+    weight_decay: Amount = 0.01
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     augment: str = "shift"
-    precision: str = "auto"
-    patience: int = 0
-    validation: float = 0.1
-    collapse_steps: int = 200
-    seed: int = 0
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    patience: Annotated[int, Field(ge=0)] = 0
+    validation: Share = 0.1
+    collapse_steps: Count = 200
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "per_class", "collapse_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise BadInput(f"{name} {getattr(self, name)}: at least 1 is expected")
-        if self.seed < 0:
-            raise BadInput(f"seed {self.seed}: 0 or more is expected")
-        for name in ("warmup", "lr_warmup", "head_warmup", "validation"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise BadInput(f"{name} {getattr(self, name)}: a share from 0 to below 1 expected")
-        if self.lr is not None and not self.lr > 0.0:
-            raise BadInput(f"lr {self.lr}: a rate above 0 is expected")
-        if self.weight is not None and not self.weight >= 0.0:
-            raise BadInput(f"weight {self.weight}: 0 or more is expected")
-        if self.optimiser not in OPTIMISERS:
-            raise BadInput(f"optimiser {self.optimiser!r}: one of {', '.join(OPTIMISERS)} expected")
-        if self.precision not in PRECISIONS:
-            raise BadInput(f"precision {self.precision!r}: one of {', '.join(PRECISIONS)} expected")
+    def __init__(self, **values: Any) -> None:
+        """Check every value.
 
-    def to_dict(self) -> dict[str, object]:
+        Raises:
+            BadInput: an unknown setting, or a value of another type or out of its range; all
+                faults in one line.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise BadInput("; ".join(map(_fault, error.errors()))) from error
+
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        return self.model_dump()
+
+    def changed(self, **values: Any) -> "TrainSettings":
+        """The same settings but for these, checked again."""
+        return TrainSettings(**{**self.to_dict(), **values})
 
     def images_a_step(self, images: int) -> int:
         """The batch size asked for, or the usual one for this many images."""
@@ -84,3 +104,10 @@ class TrainSettings:
             return self.lr
         usual = 1e-3 if trained else 5e-3
         return usual if self.optimiser == "adamw" else 20.0 * usual
+
+
+def _fault(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "extra_forbidden":
+        return f"no such setting: {name}; one of {', '.join(TrainSettings.model_fields)} expected"
+    return f"{name} = {error['input']!r}: {error['msg'].replace('Input should', 'must')}"

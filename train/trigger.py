@@ -35,6 +35,8 @@ class Condition:
         try:
             score, sign, number = match.groups() if match else ("", "", "")
             threshold = float(number)
+            if not math.isfinite(threshold):
+                raise ValueError(number)
         except ValueError as error:
             raise BadInput(
                 f"when = {text!r}: a score, <, <=, > or >=, and a number are expected, "
@@ -78,7 +80,7 @@ class Rules:
     def __post_init__(self) -> None:
         Condition.parse(self.when)
         for name in ("at_most", "cool_down", "accuracy_margin"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise BadInput(f"retrain {name} = {getattr(self, name)}: 0 or more is expected")
 
     @property

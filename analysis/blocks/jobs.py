@@ -15,7 +15,6 @@ from typing import Any
 
 from alike.analysis.blocks.product import one_thread_each
 from alike.analysis.blocks.statistic import MapBlocks
-from alike.extract.distributed import dask_client
 from alike.extract.machine import usable_cores
 from alike.extract.progress import Progress, silent
 
@@ -136,6 +135,9 @@ def open_jobs(
     if dask is None and workers is None:
         yield here()
         return
+    # Here, for it brings torch, which an analysis on threads has no use for.
+    from alike.extract.distributed import dask_client
+
     place = dask if dask is not None else int(workers or 1)
     with dask_client(place, timeout, dashboard=True) as client:
         yield Jobs(client, sum(client.nthreads().values()))

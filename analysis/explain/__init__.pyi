@@ -20,6 +20,8 @@ from .images import explain_images as explain_images
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
 from .inputs import ready_module as ready_module
+from .kept import CONFUSED as CONFUSED
+from .kept import EXAMPLES as EXAMPLES
 from .kept import PICTURE as PICTURE
 from .kept import TABLE as TABLE
 from .likeness_maps import difference as difference

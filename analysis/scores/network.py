@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet, stored_vectors
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores, geometry_notes
 from alike.analysis.scores.rows import NO_SPAN, score_row
-from alike.extract.class_names import match_classes
 from alike.extract.measures import WEIGHT, Measure, Take, check_finite
 
 if TYPE_CHECKING:
@@ -62,6 +61,9 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     """Which logit stands for each label; None where labels and classes do not match."""
     if "logits" not in features.arrays:
         return None
+    # Here, for it brings torch, which the tables of an analysis are read without.
+    from alike.extract.selfcheck import match_classes
+
     names = [str(name) for name in features.attrs.get("class_names") or ()]
     labels = features.table()["label"].dropna().unique()
     return match_classes(labels, names, features.arrays["logits"].tail[-1])

@@ -4,40 +4,79 @@ from alike.extract.errors import StoreBusy
 from alike.flows.memo import Memo, alone_in, digest
 
 
-def test_remembers_across_processes(tmp_path):
-    made = tmp_path / "made"
-    made.touch()
-    Memo(tmp_path).record("index", {"a": 1, "b": [2]}, {"key": "k"}, (made,))
-    assert Memo(tmp_path).outputs("index", {"b": [2], "a": 1}) == {"key": "k"}
-    assert Memo(tmp_path).outputs("index", {"a": 2, "b": [2]}) is None
-    assert Memo(tmp_path).outputs("analyse", {"a": 1, "b": [2]}) is None
+@pytest.fixture
+def tables(tmp_path):
+    file = tmp_path / "tables"
+    file.write_text("A")
+    return file
+
+
+def test_remembers_across_processes(tmp_path, tables):
+    Memo(tmp_path).record("analyse", {"a": 1, "b": [2]}, {"key": "k"}, (tables,))
+    assert Memo(tmp_path).outputs("analyse", {"b": [2], "a": 1}) == {"key": "k"}
+    assert Memo(tmp_path).outputs("analyse", {"a": 2, "b": [2]}) is None
+    assert Memo(tmp_path).outputs("explain", {"a": 1, "b": [2]}) is None
+
+
+def test_an_artefact_that_was_written_over_is_not_what_it_was(tmp_path, tables):
+    """Made from 1, from 2, and asked for as made from 1 again."""
+    memo = Memo(tmp_path)
+    memo.record("analyse", {"of": 1}, {}, (tables,))
+    tables.write_text("B")
+    assert memo.outputs("analyse", {"of": 1}) is None, "another command wrote there"
+    memo.record("analyse", {"of": 2}, {}, (tables,))
+    assert memo.outputs("analyse", {"of": 1}) is None
+    assert memo.outputs("analyse", {"of": 2}) == {}
+
+
+def test_a_step_that_was_killed_leaves_no_entry(tmp_path, tables):
+    memo = Memo(tmp_path)
+    memo.record("analyse", {"of": 1}, {}, (tables,))
+    memo.forget("analyse")
+    assert Memo(tmp_path).outputs("analyse", {"of": 1}) is None
+
+
+def test_only_what_nobody_changed_is_a_steps_own(tmp_path, tables):
+    other = tmp_path / "other"
+    other.write_text("A")
+    memo = Memo(tmp_path)
+    memo.record("explain", {}, {}, (tables, other))
+    other.write_text("drawn by hand")
+    assert memo.files("explain") == [tables, other]
+    assert memo.unchanged("explain") == [tables]
 
 
 def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path):
-    made, elsewhere = tmp_path / "out" / "weights" / "made", tmp_path / "elsewhere"
-    made.parent.mkdir(parents=True)
-    made.touch()
+    weights, elsewhere = tmp_path / "out" / "weights" / "new", tmp_path / "elsewhere"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
     elsewhere.touch()
     memo = Memo(tmp_path / "out")
-    memo.record("retrain", {}, {"weights": memo.kept(made)}, (made, elsewhere))
+    memo.record("retrain", {}, {"weights": memo.kept(weights)}, (weights, elsewhere))
     moved = Memo((tmp_path / "out").rename(tmp_path / "moved"))
-    known = moved.outputs("retrain", {})
-    assert moved.there(known["weights"]) == tmp_path / "moved" / "weights" / "made"
+    outputs = moved.outputs("retrain", {})
+    assert moved.there(outputs["weights"]) == tmp_path / "moved" / "weights" / "new"
     elsewhere.unlink()
     assert moved.outputs("retrain", {}) is None
 
 
-def test_forgets_what_lost_its_files(tmp_path):
-    made = tmp_path / "made"
-    made.touch()
+def test_forgets_what_lost_its_files(tmp_path, tables):
     memo = Memo(tmp_path)
-    memo.record("index", {}, {}, (made,))
-    made.unlink()
+    memo.record("index", {}, {}, (tables,))
+    tables.unlink()
     assert memo.outputs("index", {}) is None
 
 
-def test_a_torn_file_counts_as_empty(tmp_path):
-    (tmp_path / "steps.json").write_text('{"index-')
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b'{"index-', b"[]", b"null", b"5", b"\xff\xfe", b"[" * 99_999,
+        b'{"version": 2}', b'{"version": 2, "artefacts": {"index": 5}}',
+        b'{"index-0123456789abcdef": {"inputs": {}, "outputs": {"key": "k"}, "files": []}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_file_and_one_of_version_1_count_as_empty(tmp_path, text):
+    (tmp_path / "steps.json").write_bytes(text)
     memo = Memo(tmp_path)
     assert memo.outputs("index", {}) is None
     memo.record("index", {}, {"key": "k"})

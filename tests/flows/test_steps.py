@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from alike.flows.settings import read_pipeline
-from alike.flows.steps import Run, extract_images
+from alike.flows.steps import PipelineRun, extract_images
 
 NETWORK = """
 from torch import nn
@@ -31,7 +31,7 @@ def run(tmp_path):
     (tmp_path / "net.py").write_text(NETWORK)
     settings = '[images]\nsource = "digits"\n[network]\nname = "net.py:flat"\n'
     (tmp_path / "pipeline.toml").write_text(settings)
-    return Run(read_pipeline(tmp_path / "pipeline.toml"))
+    return PipelineRun(read_pipeline(tmp_path / "pipeline.toml"))
 
 
 def test_what_an_extraction_notes_is_told_by_every_run(run):
@@ -40,6 +40,6 @@ def test_what_an_extraction_notes_is_told_by_every_run(run):
     assert note.startswith("last_conv: ")
     extract_images(run, "none", "untrained")
     assert run.notes == [note]
-    again = Run(run.pipeline)
+    again = PipelineRun(run.pipeline)
     assert extract_images(again, "none", "network") == key
     assert (again.notes, again.reused) == ([note], ["extract network"])

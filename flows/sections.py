@@ -1,0 +1,329 @@
+"""The sections of `pipeline.toml` as typed models: names, types and ranges of every setting.
+
+A setting that a later version adds is left out of the record of the settings while it is unset
+(`Added`), so that an update of the program neither drops a served network nor retrains.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from alike.extract.errors import BadInput
+from alike.extract.limits import MAX_PIXELS
+from alike.train.settings import MOST_SEED, TrainSettings
+from alike.train.trigger import Condition, Rules
+
+if TYPE_CHECKING:
+    from alike.extract.networks import Transform
+
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `4GB`, `512 MiB`, `500M` or `1e9`.
+
+    Raises:
+        BadInput: no size.
+    """
+    number = text.strip().upper().removesuffix("B").rstrip("KMGTI ")
+    unit = text.strip().upper().removesuffix("B")[len(number) :].strip()
+    try:
+        size = float(number) * _BYTES[unit]
+        if not 0 < size < float("inf"):
+            raise ValueError(text)
+    except (ValueError, KeyError):
+        raise BadInput(f"memory {text!r}: expected a size such as 4GB or 512MiB") from None
+    return int(size)
+
+
+MOST_SIDE = math.isqrt(MAX_PIXELS)
+"""Pixels of a side of the network's input: its square is as large as an image may be."""
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character is in no file's name")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_without_nul)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Side = Annotated[int, Field(strict=True, ge=1, le=MOST_SIDE)]
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MOST_SIDE
+
+
+def _one_side_or_two(size: object) -> object:
+    sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+    if size is not None and not all(map(_is_side, sides)):
+        raise ValueError(f"must be pixels from 1 to {MOST_SIDE}, or [height, width]")
+    return size
+
+
+Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_one_side_or_two)]
+Channels = tuple[float, float, float]
+Added = Field(default=None, exclude_if=lambda value: value is None)
+"""A setting that came after 0.1: unset, it leaves the record of the settings as it was."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Images(_Section):
+    """Which images, and which of them may be trained on."""
+
+    source: Name
+    """Folder of class folders, or any other source that `alike extract` takes."""
+    options: dict[str, Any] = {}
+    """Options of the source, such as split of an .npz file (`alike extract --source-option`)."""
+    train_share: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of images, chosen by content hash, that training may see and that is never judged.
+    Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
+    salt: str = ""
+    """Another salt gives another split."""
+
+
+class TransformSettings(_Section):
+    """How an image becomes the network's input; what is not set is ImageNet's."""
+
+    resize: Size = None
+    """Pixels of the shorter side, or [height, width]; unset: the image's own size."""
+    crop: Side | None = None
+    """Side of the central square cut out, in pixels."""
+    mean: Channels | None = None
+    std: Channels | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    antialias: bool = True
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "TransformSettings":
+        try:
+            self.build()
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def build(self) -> "Transform":
+        """The transform.
+
+        Raises:
+            BadInput: values that do not go together, such as a crop above the resize.
+        """
+        from alike.extract.networks import Transform
+
+        return Transform.from_dict(self.model_dump(exclude_none=True))
+
+
+class NetworkSettings(_Section):
+    """Which network, and how an image becomes its input."""
+
+    name: Name
+    """A torchvision network, `file.py:factory` or `timm:NAME`."""
+    weights: Name = "none"
+    """A weights file, the name of torchvision's weights, or `none` for random ones."""
+    args: dict[str, Any] = {}
+    """Arguments of the factory."""
+    classes: tuple[str, ...] = ()
+    """Names of the logits in order, where the weights do not say."""
+    transform: TransformSettings | None = None
+    """resize, crop, mean, std; unset: those that belong to the weights."""
+    seed: Seed = 0
+    """Seed of random weights."""
+
+
+class Extract(_Section):
+    """What is stored, and how it is computed."""
+
+    taps: tuple[str, ...] = ("last_conv", "fc", "logits")
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = Field(default=None, ge=1)
+
+
+class Index(_Section):
+    """What is asked of the index."""
+
+    measure: str = "gap_cosine"
+    recall: float = Field(default=0.95, gt=0.0, le=1.0)
+    at: int = Field(default=10, ge=1)
+    memory: Annotated[int, Field(ge=1)] | None = None
+    """Upper bound of the index's memory: bytes, or a size such as `4GB`."""
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _in_bytes(cls, memory: object) -> object:
+        try:
+            return parse_bytes(memory) if isinstance(memory, str) else memory
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+
+
+class Analyse(_Section):
+    """Which measures judge the pairs, and how."""
+
+    measures: tuple[str, ...] = ()
+    """Names of `alike list measures`; empty: the default measures."""
+    bootstrap: int = Field(default=200, ge=0)
+    """Resamples of the images for each confidence interval."""
+    untrained: bool = True
+    """Judge the same architecture with random weights too, for comparison."""
+    seed: Seed = 0
+
+
+class Explain(_Section):
+    """Explanations in the report; each costs forward and backward passes of the network."""
+
+    continuity_images: int = Field(default=0, ge=0)
+    """Images by which the continuity of every explainer is judged; takes seconds for a small
+    network, minutes for one of ImageNet's on a CPU. 0: leave it out."""
+    confused: int = Field(default=4, ge=0)
+    """Most alike pairs of different classes of which is shown where they are alike."""
+    examples: int = Field(default=6, ge=0)
+    """Images of which the class activation map is shown, the same before and after retraining."""
+    methods: tuple[str, ...] = ()
+    """Names of `alike list explainers`; empty: all that fit the network."""
+
+
+class Retrain(_Section):
+    """When and how the network is retrained with a consistency loss."""
+
+    when: str = "sameness < 0.80"
+    """A score of `measure` compared with a threshold."""
+    measure: str | None = Added
+    """Whose score decides, a row of `alike list measures`; unset: the measure of the index."""
+    loss: str = "gap_supcon"
+    epochs: int = Field(default=10, ge=1)
+    seed: Seed = 0
+    trainer: dict[str, Any] = {}
+    """Further settings of the trainer by name, such as lr, weight, batch_size, warmup, augment."""
+    control: bool = False
+    """Also continue with plain cross-entropy for the same steps, and show both."""
+    at_most: int = Field(default=1, ge=1)
+    """Retrainings in all, until the settings of the network or of retraining change."""
+    minimum_gain: float = 0.01
+    """What the last retraining must have gained of the score for another to be worth it."""
+    cool_down_hours: float = Field(default=0.0, ge=0.0)
+    """Time that must have passed since the last retraining."""
+    accuracy_margin: float = Field(default=0.01, ge=0.0)
+    """The new network is used only where its accuracy is not lower by more than this."""
+
+    @property
+    def rules(self) -> Rules:
+        """The condition and its guards."""
+        return Rules(
+            when=self.when,
+            at_most=self.at_most,
+            minimum_gain=self.minimum_gain,
+            cool_down=self.cool_down_hours * 3600.0,
+            accuracy_margin=self.accuracy_margin,
+        )
+
+    def train_settings(self, loss: str | None = None) -> TrainSettings:
+        """Settings of the trainer, for another loss if one is named.
+
+        Raises:
+            BadInput: a setting that the trainer does not have, or a value that it refuses.
+        """
+        named = {"loss": loss or self.loss, "epochs": self.epochs, "seed": self.seed}
+        return TrainSettings(**self.trainer, **named)
+
+    @field_validator("trainer")
+    @classmethod
+    def _can_train(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        own = sorted({"loss", "epochs", "seed"} & set(trainer))
+        if own:
+            raise ValueError(f"{', '.join(own)}: set it in [retrain] itself")
+        try:
+            TrainSettings(**trainer)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return trainer
+
+    @field_validator("when")
+    @classmethod
+    def _a_comparison(cls, when: str) -> str:
+        try:
+            Condition.parse(when)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return when
+
+
+class Output(_Section):
+    """Where everything goes."""
+
+    folder: Path = Path("alike-out")
+    """Holds the store, the weights, the report and Prefect's own files."""
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _local(cls, folder: object) -> object:
+        if isinstance(folder, str) and "://" in folder:
+            raise ValueError("a run writes to a local folder: name one, and copy it afterwards")
+        return _without_nul(folder) if isinstance(folder, str) else folder
+
+
+class Pipeline(_Section):
+    """A whole run."""
+
+    images: Images
+    network: NetworkSettings
+    extract: Extract = Extract()
+    index: Index = Index()
+    analyse: Analyse = Analyse()
+    explain: Explain = Explain()
+    retrain: Retrain | None = None
+    output: Output = Output()
+    title: str = ""
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def remember_as_written(self, raw: dict[str, Any]) -> None:
+        """Keep the record of the settings, before any path is resolved.
+
+        Args:
+            raw: the file's tables. The transform is recorded as it stands there: its typed form
+                gains fields with every version, which must not change what was recorded before.
+        """
+        record = self.model_dump(mode="json", exclude={"output"})
+        record["network"]["transform"] = raw["network"].get("transform")
+        self._written = record
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """All settings but where the output goes, paths as they were written.
+
+        They do not change when a folder is moved with the settings file in it.
+        """
+        return self._written
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        return " ".join(title.split())
+
+    @property
+    def trigger_measure(self) -> str:
+        """The measure whose score decides about retraining."""
+        return (self.retrain and self.retrain.measure) or self.index.measure
+
+    @property
+    def train_share(self) -> float:
+        """Share of images that training may see."""
+        if self.images.train_share is not None:
+            return self.images.train_share
+        return 0.5 if self.retrain else 0.0

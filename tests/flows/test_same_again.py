@@ -1,0 +1,191 @@
+"""What was changed and changed back gives the answers of a fresh run; no server, no training."""
+
+import re
+
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from alike.analysis.analyse import Analysis
+from alike.extract.errors import BadInput
+from alike.flows import retraining
+from alike.flows import run as whole_run
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import PipelineRun
+
+NETWORK = """
+from torch import nn
+
+TRANSFORM = {"resize": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def small(classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
+    )
+"""
+
+SETTINGS = """
+[images]
+source = "digits"
+[network]
+name = "net.py:small"
+[index]
+measure = "gap_cosine"
+[analyse]
+measures = ["gap_cosine", "gap_euclid"]
+bootstrap = {bootstrap}
+[explain]
+examples = {examples}
+confused = {confused}
+[output]
+folder = "{folder}"
+"""
+
+RIGHT = {"bootstrap": 10, "examples": 2, "confused": 1}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """36 digits of three classes and a network; steps are called without Prefect."""
+    digits = load_digits(n_class=3)
+    for number in range(36):
+        file = tmp_path / "digits" / str(digits.target[number]) / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * (255 / 16)).astype("uint8")).save(file)
+    (tmp_path / "net.py").write_text(NETWORK)
+    for module in (whole_run, retraining):
+        monkeypatch.setattr(module, "step", lambda function, _: function)
+    return tmp_path
+
+
+def run(place, folder="out", **settings):
+    """Run the steps; returns what came of it, the tables, and the report's sections."""
+    file = place / f"{folder}.toml"
+    file.write_text(SETTINGS.format(folder=folder, **{**RIGHT, **settings}))
+    this = PipelineRun(read_pipeline(file))
+    finished = whole_run.run_steps(this)
+    text = finished.report.read_text(encoding="utf-8")
+    sections = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, flags=re.DOTALL))
+    # How it was made tells time and place, which differ.
+    del sections["making"]
+    return finished, Analysis.load(this.store(), finished.key).tables, sections
+
+
+def relabelled(place):
+    files = sorted((place / "digits" / "0").glob("*.png"))[:4]
+    moved = [(file, file.rename(place / "digits" / "1" / file.name)) for file in files]
+    yield
+    for there, here in moved:
+        here.rename(there)
+    yield
+
+
+def corrupted(place):
+    file = sorted((place / "digits" / "2").glob("*.png"))[3]
+    image = file.read_bytes()
+    file.write_bytes(image[: len(image) // 2])
+    yield
+    file.write_bytes(image)
+    yield
+
+
+def removed(place):
+    file = sorted((place / "digits" / "1").glob("*.png"))[0]
+    image = file.read_bytes()
+    file.unlink()
+    yield
+    file.write_bytes(image)
+    yield
+
+
+def unchanged(place):
+    while True:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        (relabelled, {}),
+        (corrupted, {}),
+        (removed, {}),
+        (unchanged, {"bootstrap": 20}),
+        (unchanged, {"confused": 0, "examples": 3}),
+    ],
+)
+def test_changed_and_changed_back_is_as_never_changed(place, change, settings):
+    changes = change(place)
+    _, first, _ = run(place)
+    next(changes)
+    other, tables, sections = run(place, **settings)
+    _, fresh_tables, fresh_sections = run(place, "other", **settings)
+    assert not other.reused
+    assert point_scores(tables) == pytest.approx(point_scores(fresh_tables), abs=1e-9)
+    assert sections.keys() == fresh_sections.keys()
+    assert sections["explanations"].count("<img") == fresh_sections["explanations"].count("<img")
+    next(changes)
+    back, tables, sections = run(place)
+    _, fresh_tables, fresh_sections = run(place, "fresh")
+    assert not back.reused
+    assert_same(tables, fresh_tables)
+    assert_same(tables, first)
+    assert sections == fresh_sections
+    assert run(place)[0].reused
+
+
+def point_scores(tables):
+    """Scores that depend on no draw: rows of another order than a fresh store's give the same."""
+    scores = tables["scores"].set_index(["measure", "score"])["value"]
+    return scores[
+        scores.index.get_level_values("score").isin(["auc", "one_nn", "map_at_r"])
+    ].to_dict()
+
+
+def assert_same(tables, others):
+    assert tables.keys() == others.keys()
+    for name in tables:
+        pd.testing.assert_frame_equal(tables[name], others[name])
+
+
+def test_tables_that_another_command_wrote_over_are_made_again(place):
+    done, tables, _ = run(place)
+    store = PipelineRun(read_pipeline(place / "out.toml")).store()
+    analysis = Analysis.load(store, done.key)
+    half = {name: table.head(len(table) // 2) for name, table in analysis.tables.items()}
+    Analysis(done.key, 1, analysis.classes, analysis.settings, half).save(store)
+    again, repaired, _ = run(place)
+    assert not again.reused
+    assert list(again.seconds) == ["analyse network"]
+    assert_same(repaired, tables)
+
+
+def test_a_lost_index_and_a_damaged_picture_are_made_again(place):
+    done, _, _ = run(place)
+    store = place / "out" / "store"
+    (index,) = (store / "index" / done.key / "gap_cosine").glob("*.faiss")
+    index.unlink()
+    picture = store / "explanations" / done.key / "confused.png"
+    picture.write_bytes(b"")
+    again, _, _ = run(place)
+    assert sorted(again.seconds) == ["explain network", "index network"]
+    assert len(picture.read_bytes()) > 100
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "5", '{"version": 2}', "\xff", '{"index-', "[" * 9999]
+)
+def test_a_damaged_memo_is_no_fault(place, text):
+    done, tables, _ = run(place)
+    (place / "out" / "steps.json").write_bytes(text.encode("latin-1"))
+    again, others, _ = run(place)
+    assert (again.reused, again.key) == (False, done.key)
+    assert_same(tables, others)
+
+
+def test_a_damaged_decision_log_is_named(place):
+    run(place)
+    (place / "out" / "decisions.jsonl").write_text("[]\n")
+    with pytest.raises(BadInput, match=r"decisions\.jsonl line 1 is damaged"):
+        run(place)
