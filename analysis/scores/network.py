@@ -62,7 +62,7 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     if "logits" not in features.arrays:
         return None
     # Here, for it brings torch, which the tables of an analysis are read without.
-    from alike.extract.selfcheck import match_classes
+    from alike.extract.class_names import match_classes
 
     names = [str(name) for name in features.attrs.get("class_names") or ()]
     labels = features.table()["label"].dropna().unique()
