@@ -175,16 +175,16 @@ def relevances(
         name -> (B, h, w) float32, detached.
     """
     rows = [explainer(name) for name in names]
-    asked = _predicted if target is None else target
-    found: dict[Evidence, Tensor] = {}
+    target_of = _predicted if target is None else target
+    evidence: dict[Evidence, Tensor] = {}
     maps = {}
     with evaluating(module):
         for row in rows:
-            if row.evidence not in found:
+            if row.evidence not in evidence:
                 extra = {"limits": limits} if row.boxed else {}
-                found[row.evidence] = row.evidence(module, batch, asked, **extra).detach()
-            made = row.made(found[row.evidence], batch)
-            maps[row.name] = made.sum(1) if made.ndim == 4 else made
+                evidence[row.evidence] = row.evidence(module, batch, target_of, **extra).detach()
+            result = row.made(evidence[row.evidence], batch)
+            maps[row.name] = result.sum(1) if result.ndim == 4 else result
     return maps
 
 
@@ -229,26 +229,26 @@ def _explain_frames(
     method: str,
     target: int | str | Sequence[int] | None,
 ) -> Iterator[Explanation]:
-    seen: list[Tensor] = []
+    choice: list[Tensor] = []
 
     def choose(scores: Tensor) -> Tensor:
-        seen[:] = [scores, class_indices(network, target, scores)]
-        return seen[1]
+        choice[:] = [scores, class_indices(network, target, scores)]
+        return choice[1]
 
     limits = pixel_limits(batch, network.transform.mean, network.transform.std)
     module = ready_module(network.module, (int(batch.shape[-2]), int(batch.shape[-1])))
     maps = relevance(module, batch, method, choose, limits=limits)
-    found = maps.float().cpu().numpy()
-    scores, classes = seen
-    chances = scores.softmax(1)
+    heats = maps.float().cpu().numpy()
+    scores, classes = choice
+    probabilities = scores.softmax(1)
     for row, index in enumerate(classes.tolist()):
         yield Explanation(
             method=method,
             target=index,
             target_name=class_name(network, index),
             score=float(scores[row, index]),
-            probability=float(chances[row, index]),
-            relevance=found[row],
+            probability=float(probabilities[row, index]),
+            relevance=heats[row],
             image=frames[row].permute(1, 2, 0).numpy(),
         )
 

@@ -55,11 +55,11 @@ def _linear_cam(
 ) -> Tensor:
     if "last_conv" not in taps:
         raise DoesNotFit(_no_cam(module, "it pools no feature map"))
-    given = TappedNetwork(module, [taps["last_conv"], taps["logits"]])(batch)
+    outputs = TappedNetwork(module, [taps["last_conv"], taps["logits"]])(batch)
     parameters = dict(module.named_parameters())
     weight = parameters[taps["fc"].weight]
     bias = parameters[taps["fc"].bias] if taps["fc"].bias else weight.new_zeros(len(weight))
-    maps, logits = given["last_conv"], given["logits"]
+    maps, logits = outputs["last_conv"], outputs["logits"]
     if maps.shape[1] != weight.shape[1]:
         raise DoesNotFit(
             _no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear")
@@ -72,8 +72,8 @@ def _convolution_cam(
     module: nn.Module, batch: Tensor, target: Target, taps: Mapping[str, Tap]
 ) -> Tensor:
     pooled = Tap("class_map", "adaptive_avg_pool2d", 0, "input", "nchw", ())
-    given = TappedNetwork(module, [pooled, taps["logits"]])(batch)
-    maps, logits = given["class_map"], given["logits"].flatten(1)
+    outputs = TappedNetwork(module, [pooled, taps["logits"]])(batch)
+    maps, logits = outputs["class_map"], outputs["logits"].flatten(1)
     if maps.ndim != 4 or maps.shape[:2] != logits.shape:
         raise DoesNotFit(_no_cam(module, "it has no linear layer and no map for each class"))
     _check_head(module, maps.mean((2, 3)), logits)

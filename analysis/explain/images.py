@@ -61,28 +61,28 @@ class Explained:
     @property
     def pictures(self) -> dict[str, Pixels]:
         """Panels by name: `explanations`, and `likeness` of two images."""
-        made = {}
+        panels = {}
         if any(self.found):
             names = [Path(name).name for name in self.names]
-            made["explanations"] = explanation_panel(self.found, names)
+            panels["explanations"] = explanation_panel(self.found, names)
         if self.alike is not None:
-            made[LIKENESS] = alike_panel(
+            panels[LIKENESS] = alike_panel(
                 [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
             )
-        return made
+        return panels
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[np.floating]]:
         """The maps, named `<number of the image>/<method>`."""
-        made: dict[str, npt.NDArray[np.floating]] = {
+        arrays: dict[str, npt.NDArray[np.floating]] = {
             f"{number}/{one.method}": one.relevance
             for number, every in enumerate(self.found)
             for one in every
         }
         if self.alike is not None:
             for what in (self.alike.likeness, self.alike.difference):
-                made |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
-        return made
+                arrays |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
+        return arrays
 
 
 def explain_images(
@@ -119,13 +119,13 @@ def explain_images(
             by_method.append(list(explain_batch(sources, network, method, target)))
         except DoesNotFit as error:
             notes.append(str(error))
-    found = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
-    alike = None
+    explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
+    comparison = None
     if LIKENESS in methods and len(sources) > 1:
-        alike = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+        comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
     elif tuple(methods) == (LIKENESS,):
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
-    return Explained(tuple(str(image) for image in images), found, alike, tuple(notes))
+    return Explained(tuple(str(image) for image in images), explanations, comparison, tuple(notes))
 
 
 def source_of(image: str | int, features: "Features") -> Path | bytes:
