@@ -26,13 +26,13 @@ METHODS = ("cam", "gradcam", "lrp", "sa", LIKENESS)
 
 @dataclass(frozen=True)
 class Explained:
-    """What several methods say of given images.
+    """What several methods say of given images. A map that is zero everywhere has no peak.
 
     Attributes:
         names: of the images, as given.
         found: for each image its explanations, one a method that fits.
         alike: of the first two images, where `likeness` was asked and there are two.
-        notes: what was left out, and why.
+        notes: which methods do not fit the network, and which maps are zero everywhere.
     """
 
     names: tuple[str, ...]
@@ -110,7 +110,8 @@ def explain_images(
             explainer(method)
     network = network_for(features)
     sources = [source_of(image, features) for image in images]
-    notes = []
+    names = tuple(str(image) for image in images)
+    notes: list[str] = []
     by_method = []
     for method in methods:
         if method == LIKENESS:
@@ -119,13 +120,15 @@ def explain_images(
             by_method.append(list(explain_batch(sources, network, method, target)))
         except DoesNotFit as error:
             notes.append(str(error))
+        else:
+            notes += _empty_notes(by_method[-1], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
     comparison = None
     if LIKENESS in methods and len(sources) > 1:
         comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
     elif tuple(methods) == (LIKENESS,):
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
-    return Explained(tuple(str(image) for image in images), explanations, comparison, tuple(notes))
+    return Explained(names, explanations, comparison, tuple(notes))
 
 
 def source_of(image: str | int, features: "Features") -> Path | bytes:
@@ -145,7 +148,19 @@ def source_of(image: str | int, features: "Features") -> Path | bytes:
     return open_source(spec, **options).read(paths[image])
 
 
+def _empty_notes(explanations: Sequence[Explanation], names: Sequence[str]) -> list[str]:
+    """The images for which one method gives a map that is zero everywhere."""
+    empty = [name for one, name in zip(explanations, names, strict=True) if one.empty]
+    if not empty:
+        return []
+    return [
+        f"{explanations[0].method} is zero everywhere, which is no explanation: {', '.join(empty)}"
+    ]
+
+
 def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:
+    if not relevance.any():
+        return {"peak_y": float("nan"), "peak_x": float("nan")}
     down, right = np.unravel_index(int(relevance.argmax()), relevance.shape)
     height, width = relevance.shape
     return {"peak_y": (float(down) + 0.5) / height, "peak_x": (float(right) + 0.5) / width}
