@@ -78,19 +78,19 @@ def explain_set(
     table = _limited(features.table(split), limit)
     parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]
     folder = f"explanations/{features.key}"
-    shown, computed = [], 0
+    tables, computed = [], 0
     for number, (method, part) in enumerate((m, p) for m in methods for p in parts):
         name = f"{folder}/{method}/{_hash(part)}.npz"
         try:
-            held = features.store.read_file(name)
+            archive = features.store.read_file(name)
         except FileNotFoundError:
-            held = _explained(features, network, method, part, batch_size)
-            features.store.write_file(name, held)
+            archive = _explained(features, network, method, part, batch_size)
+            features.store.write_file(name, archive)
             computed += len(part)
-        shown.append(_listed(method, part, held, network))
+        tables.append(_listed(method, part, archive, network))
         progress("explain", number + 1, len(parts) * len(methods), method)
-    listed = pd.concat(shown, ignore_index=True) if shown else pd.DataFrame()
-    return SetReport(listed, computed, len(listed) - computed, folder)
+    table_of_all = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return SetReport(table_of_all, computed, len(table_of_all) - computed, folder)
 
 
 def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -118,25 +118,25 @@ def _explained(
 ) -> bytes:
     stored = StoredImages.of(features.store, part)
     images = [stored.read(int(row)) for row in part["row"]]
-    found = list(explain_batch(images, network, method, batch_size=batch_size))
-    held = io.BytesIO()
+    explanations = list(explain_batch(images, network, method, batch_size=batch_size))
+    archive = io.BytesIO()
     np.savez_compressed(
-        held,
+        archive,
         rows=part["row"].to_numpy(np.int64),
-        target=np.array([one.target for one in found], np.int64),
-        score=np.array([one.score for one in found], np.float32),
-        probability=np.array([one.probability for one in found], np.float32),
-        relevance=np.stack([one.relevance for one in found]).astype(np.float32),
+        target=np.array([one.target for one in explanations], np.int64),
+        score=np.array([one.score for one in explanations], np.float32),
+        probability=np.array([one.probability for one in explanations], np.float32),
+        relevance=np.stack([one.relevance for one in explanations]).astype(np.float32),
     )
-    return held.getvalue()
+    return archive.getvalue()
 
 
-def _listed(method: str, part: pd.DataFrame, held: bytes, network: "Network") -> pd.DataFrame:
-    with np.load(io.BytesIO(held)) as arrays:
-        listed = pd.DataFrame({"method": method, "row": arrays["rows"]})
-        listed["path"], listed["label"] = part["path"].to_numpy(), part["label"].to_numpy()
-        listed["target"] = arrays["target"]
-        listed["target_name"] = [class_name(network, int(index)) for index in arrays["target"]]
-        listed["score"], listed["probability"] = arrays["score"], arrays["probability"]
-        listed["relevance_sum"] = arrays["relevance"].sum(axis=(1, 2))
-    return listed
+def _listed(method: str, part: pd.DataFrame, archive: bytes, network: "Network") -> pd.DataFrame:
+    with np.load(io.BytesIO(archive)) as arrays:
+        table = pd.DataFrame({"method": method, "row": arrays["rows"]})
+        table["path"], table["label"] = part["path"].to_numpy(), part["label"].to_numpy()
+        table["target"] = arrays["target"]
+        table["target_name"] = [class_name(network, int(index)) for index in arrays["target"]]
+        table["score"], table["probability"] = arrays["score"], arrays["probability"]
+        table["relevance_sum"] = arrays["relevance"].sum(axis=(1, 2))
+    return table

@@ -27,8 +27,9 @@ Ints = npt.NDArray[np.int64]
 BLOCK = 1024
 COLUMNS = ("likeness to its class", "less likeness to the others")
 NOTE = (
-    "Orange makes an image like its class, blue unlike it. Images share the scale of a column; "
-    "shares of the mean cosine to the other images of the class, a position each."
+    "Each position shows its share of the mean cosine to the other images of the class. Orange "
+    "makes an image more similar to its class, blue less similar. Images share the scale of a "
+    "column."
 )
 
 
@@ -77,10 +78,10 @@ def class_likeness(
     table = features.table(split, names=["gap", "last_conv"])
     table = table[table["label"].notna()]
     counts = table["label"].value_counts()
-    unknown = sorted(set(labels or ()) - set(counts.index))
-    if unknown:
+    missing = sorted(set(labels or ()) - set(counts.index))
+    if missing:
         raise BadInput(
-            f"no images of class {', '.join(unknown)}: classes are {', '.join(counts.index)}"
+            f"no images of class {', '.join(missing)}: classes are {', '.join(counts.index)}"
         )
     units = unit(features.read("gap", table["row"].to_numpy()))
     total = units.sum(axis=0)
@@ -95,7 +96,7 @@ def class_likeness(
             (likeness_to(block, directions[lo : lo + BLOCK]), likeness_to(block, others))
             for lo, block in _map_blocks(features, rows)
         ]
-        both = [np.concatenate(found) for found in zip(*maps, strict=True)]
+        both = [np.concatenate(blocks) for blocks in zip(*maps, strict=True)]
         yield ClassLikeness(str(label), rows, both[0], both[1])
 
 
@@ -121,20 +122,20 @@ def confused_pairs(
     if len(names) < 2:
         raise BadInput(f"{len(names)} class(es) in {features.key}: confusion needs two or more")
     units = unit(features.read("gap", table["row"].to_numpy())).astype(np.float32)
-    found: dict[tuple[int, int], float] = {}
+    cosine_of: dict[tuple[int, int], float] = {}
     for lo in range(0, len(units), BLOCK):
         cosines = units[lo : lo + BLOCK] @ units.T
         cosines[codes[lo : lo + BLOCK, None] == codes[None, :]] = -np.inf
         for one, other in enumerate(cosines.argmax(axis=1)):
             pair = (min(lo + one, int(other)), max(lo + one, int(other)))
-            found[pair] = float(cosines[one, other])
-    best = sorted(found, key=lambda pair: -found[pair])[:count]
-    sides = {
+            cosine_of[pair] = float(cosines[one, other])
+    best = sorted(cosine_of, key=lambda pair: -cosine_of[pair])[:count]
+    columns = {
         f"{name}_{letter}": table[name].to_numpy()[[pair[side] for pair in best]]
         for name in ("row", "label", "path")
         for side, letter in enumerate("ab")
     }
-    return pd.DataFrame({**sides, "cosine": [found[pair] for pair in best]})
+    return pd.DataFrame({**columns, "cosine": [cosine_of[pair] for pair in best]})
 
 
 def images_to_class(
@@ -160,8 +161,8 @@ def images_to_class(
     table = table[table["label"].notna()].reset_index(drop=True)
     own = (table["label"] == label).to_numpy()
     if not own.any() or own.all():
-        known = ", ".join(sorted(set(table["label"])))
-        raise BadInput(f"likeness to class {label!r} needs it and another one; stored are {known}")
+        labels = ", ".join(sorted(set(table["label"])))
+        raise BadInput(f"likeness to class {label!r} needs it and another one; stored are {labels}")
     units = unit(features.read("gap", table["row"].to_numpy()))
     place = {name: at for at, name in enumerate(table["image_id"]) if own[at]}
     frames, rows, shares = [], [], []
@@ -176,34 +177,41 @@ def images_to_class(
         if not members.any():
             raise BadInput(f"class {label!r} has no other image than the one given: add some")
         directions = (units[members].mean(axis=0), units[~own].mean(axis=0))
-        found = last_map(network, frame)[None]
-        shares.append([likeness_to(found, direction)[0] for direction in directions])
+        feature_map = last_map(network, frame)[None]
+        shares.append([likeness_to(feature_map, direction)[0] for direction in directions])
         rows.append(-1 if at < 0 else int(table["row"][at]))
         frames.append(frame.permute(1, 2, 0).numpy())
     both = [np.stack(maps) for maps in zip(*shares, strict=True)]
     return frames, ClassLikeness(label, np.array(rows), both[0], both[1])
 
 
-def class_panel(features: "Features", found: ClassLikeness, *, examples: int = 5) -> Pixels:
+def class_panel(features: "Features", likeness: ClassLikeness, *, examples: int = 5) -> Pixels:
     """Show a class: its mean maps, and its most and least typical images with theirs."""
-    order = np.argsort(-found.to_class.sum(axis=(1, 2)))
-    chosen = [int(at) for at in (*order[: examples - 1], *order[-1:])]
-    frames = stored_frames(features, [int(found.rows[at]) for at in chosen])
+    order = np.argsort(-likeness.to_class.sum(axis=(1, 2)))
+    positions = [int(at) for at in (*order[: examples - 1], *order[-1:])]
+    frames = stored_frames(features, [int(likeness.rows[at]) for at in positions])
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    means = zip(COLUMNS, (found.mean_map, found.telling_map), strict=True)
-    every = PanelImage(paper, (f"mean over {len(found.rows)} images",))
-    head = [every, *(heat_image(paper, heat, (what, _sum(heat))) for what, heat in means)]
-    said = ["among the most typical"] * (len(chosen) - 1) + ["the least typical"]
-    names = [(f"row {found.rows[at]}", what) for at, what in zip(chosen, said, strict=True)]
-    rows = [head, *_member_rows(frames, names, found.to_class[chosen], found.to_others[chosen])]
-    return panel(rows, title=f"What makes an image one of class {found.label}", note=NOTE)
+    means = zip(COLUMNS, (likeness.mean_map, likeness.telling_map), strict=True)
+    blank = PanelImage(paper, (f"mean over {len(likeness.rows)} images",))
+    head = [blank, *(heat_image(paper, heat, (what, _sum(heat))) for what, heat in means)]
+    typicality = ["among the most typical"] * (len(positions) - 1) + ["the least typical"]
+    names = [
+        (f"row {likeness.rows[at]}", what) for at, what in zip(positions, typicality, strict=True)
+    ]
+    rows = [
+        head,
+        *_member_rows(frames, names, likeness.to_class[positions], likeness.to_others[positions]),
+    ]
+    return panel(rows, title=f"What makes an image one of class {likeness.label}", note=NOTE)
 
 
-def to_class_panel(frames: Sequence[Pixels], names: Sequence[str], found: ClassLikeness) -> Pixels:
+def to_class_panel(
+    frames: Sequence[Pixels], names: Sequence[str], likeness: ClassLikeness
+) -> Pixels:
     """Show what `images_to_class` found: one row an image."""
-    lines = [(name, f"beside class {found.label}") for name in names]
-    rows = _member_rows(frames, lines, found.to_class, found.to_others)
-    return panel(rows, title=f"What makes an image one of class {found.label}", note=NOTE)
+    lines = [(name, f"beside class {likeness.label}") for name in names]
+    rows = _member_rows(frames, lines, likeness.to_class, likeness.to_others)
+    return panel(rows, title=f"What makes an image one of class {likeness.label}", note=NOTE)
 
 
 def _member_rows(
@@ -214,11 +222,11 @@ def _member_rows(
     tops = [full_colour(*maps) for maps in columns]
     rows = []
     for at, (frame, lines) in enumerate(zip(frames, names, strict=True)):
-        tiles = [
+        maps_of_image = [
             heat_image(frame, maps[at], (what, _sum(maps[at])), top=top)
             for what, maps, top in zip(COLUMNS, columns, tops, strict=True)
         ]
-        rows.append([PanelImage(frame, lines), *tiles])
+        rows.append([PanelImage(frame, lines), *maps_of_image])
     return rows
 
 
@@ -233,21 +241,21 @@ def keep_confused(
 
     The picture is `explanations/<key>/confused.png`; the table is that of `confused_pairs`.
     """
-    found, panel = confused_panel(features, count, split=split)
-    features.store.write_file(CONFUSED.format(key=features.key), png(panel))
-    return found
+    pairs, picture = confused_panel(features, count, split=split)
+    features.store.write_file(CONFUSED.format(key=features.key), png(picture))
+    return pairs
 
 
 def confused_panel(
     features: "Features", count: int = 4, *, split: str | None = None
 ) -> tuple[pd.DataFrame, Pixels]:
     """Return the most alike pairs of different classes, and their maps side by side."""
-    found = confused_pairs(features, count, split=split)
+    table = confused_pairs(features, count, split=split)
     centre = centre_of(features)
-    rows = [(int(row.row_a), int(row.row_b)) for row in found.itertuples()]
-    pairs = [stored_pair(features, one, other, centre=centre) for one, other in rows]
+    rows = [(int(row.row_a), int(row.row_b)) for row in table.itertuples()]
+    likenesses = [stored_pair(features, one, other, centre=centre) for one, other in rows]
     names = [
         (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
-        for row in found.itertuples()
+        for row in table.itertuples()
     ]
-    return found, alike_panel(pairs, names)
+    return table, alike_panel(likenesses, names)

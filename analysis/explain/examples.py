@@ -51,19 +51,22 @@ def keep_examples(
         no image has a label, or the network has no map that could be explained.
     """
     network = network_for(features, network)
-    chosen = example_images(features.table(split), count)
-    if chosen.empty:
+    images = example_images(features.table(split), count)
+    if images.empty:
         return ""
-    frames = stored_frames(features, [int(row) for row in chosen["row"]])
+    frames = stored_frames(features, [int(row) for row in images["row"]])
     inputs = [torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames]
     for method in METHODS:
         try:
-            found = _explained(inputs, network, method)
+            explanations = _explained(inputs, network, method)
         except BadInput:
             continue
-        tiles = [_tiles(one, str(label)) for one, label in zip(found, chosen["label"], strict=True)]
-        columns = [list(row) for row in zip(*tiles, strict=True)]
-        features.store.write_file(EXAMPLES.format(key=features.key), png(panel(columns, side=150)))
+        pairs = [
+            _panel_images(one, str(label))
+            for one, label in zip(explanations, images["label"], strict=True)
+        ]
+        rows = [list(row) for row in zip(*pairs, strict=True)]
+        features.store.write_file(EXAMPLES.format(key=features.key), png(panel(rows, side=150)))
         return method
     return ""
 
@@ -84,13 +87,13 @@ def _explained(
     inputs: "Sequence[torch.Tensor]", network: "Network", method: str
 ) -> "list[Explanation]":
     # The frames were resized and cropped already.
-    own = network.transform
-    seen = replace(network, transform=Transform(mean=own.mean, std=own.std))
-    return list(explain_batch(inputs, seen, method))
+    transform = network.transform
+    framed_network = replace(network, transform=Transform(mean=transform.mean, std=transform.std))
+    return list(explain_batch(inputs, framed_network, method))
 
 
-def _tiles(found: "Explanation", label: str) -> tuple[PanelImage, PanelImage]:
-    said = f"{found.target_name} {found.probability:.2f}"
-    return PanelImage(found.image, (label,)), heat_image(
-        found.image, found.relevance, (said,), side=150
+def _panel_images(explanation: "Explanation", label: str) -> tuple[PanelImage, PanelImage]:
+    caption = f"{explanation.target_name} {explanation.probability:.2f}"
+    return PanelImage(explanation.image, (label,)), heat_image(
+        explanation.image, explanation.relevance, (caption,), side=150
     )

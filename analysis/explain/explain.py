@@ -83,6 +83,11 @@ class Explanation:
     relevance: npt.NDArray[np.float32]
     image: npt.NDArray[np.uint8]
 
+    @property
+    def empty(self) -> bool:
+        """Whether the map is zero everywhere, so that it explains nothing."""
+        return not self.relevance.any()
+
 
 def _lrp(composite: str) -> Evidence:
     return partial(lrp, composite=composite)
@@ -124,6 +129,12 @@ def explainer(name: str) -> Explainer:
 
     Raises:
         BadInput: there is none; the message lists them.
+
+    Example:
+        >>> explainer("gradcam").resolution
+        'map'
+        >>> [name for name, row in EXPLAINERS.items() if row.resolution == "map"]
+        ['cam', 'gradcam', 'gradcam_raw']
     """
     if name not in EXPLAINERS:
         raise BadInput(f"no explainer {name!r}: choose from {', '.join(EXPLAINERS)}")
@@ -155,6 +166,21 @@ def relevance(
     Raises:
         BadInput: unknown method, a class the network does not have, a network the method does not
             fit; the message says which.
+
+    Example:
+        The class activation map adds up to the score of the class less its bias.
+
+        >>> network = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.ReLU(),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+        ... ).eval()
+        >>> image = torch.rand(1, 3, 10, 10)
+        >>> heat = relevance(network, image, "cam", torch.tensor([1]))
+        >>> heat.shape
+        torch.Size([1, 8, 8])
+        >>> total = heat.mean() + network[-1].bias[1]
+        >>> torch.allclose(total, network(image)[0, 1], atol=1e-5)
+        True
     """
     return relevances(module, batch, [method], target, limits=limits)[method]
 
@@ -173,18 +199,27 @@ def relevances(
 
     Returns:
         name -> (B, h, w) float32, detached.
+
+    Example:
+        >>> network = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.ReLU(),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+        ... ).eval()
+        >>> maps = relevances(network, torch.rand(2, 3, 10, 10), ["gradcam", "sa"])
+        >>> {name: tuple(heat.shape) for name, heat in maps.items()}
+        {'gradcam': (2, 8, 8), 'sa': (2, 10, 10)}
     """
     rows = [explainer(name) for name in names]
-    asked = _predicted if target is None else target
-    found: dict[Evidence, Tensor] = {}
+    target_of = _predicted if target is None else target
+    evidence: dict[Evidence, Tensor] = {}
     maps = {}
     with evaluating(module):
         for row in rows:
-            if row.evidence not in found:
+            if row.evidence not in evidence:
                 extra = {"limits": limits} if row.boxed else {}
-                found[row.evidence] = row.evidence(module, batch, asked, **extra).detach()
-            made = row.made(found[row.evidence], batch)
-            maps[row.name] = made.sum(1) if made.ndim == 4 else made
+                evidence[row.evidence] = row.evidence(module, batch, target_of, **extra).detach()
+            result = row.made(evidence[row.evidence], batch)
+            maps[row.name] = result.sum(1) if result.ndim == 4 else result
     return maps
 
 
@@ -198,6 +233,14 @@ def explain(
         network: from `load_network`; its own transform is applied.
         method: a name of `EXPLAINERS`.
         target: class index or name; None explains the predicted class.
+
+    Example:
+        >>> from alike.extract.networks import load_network
+        >>> network = load_network("squeezenet1_1", "none")
+        >>> image = torch.zeros(3, 300, 400, dtype=torch.uint8)
+        >>> explanation = explain(image, network, "gradcam", target=7)
+        >>> explanation.target, explanation.image.shape
+        (7, (224, 224, 3))
     """
     return next(explain_batch([image], network, method, target))
 
@@ -229,26 +272,26 @@ def _explain_frames(
     method: str,
     target: int | str | Sequence[int] | None,
 ) -> Iterator[Explanation]:
-    seen: list[Tensor] = []
+    choice: list[Tensor] = []
 
     def choose(scores: Tensor) -> Tensor:
-        seen[:] = [scores, class_indices(network, target, scores)]
-        return seen[1]
+        choice[:] = [scores, class_indices(network, target, scores)]
+        return choice[1]
 
     limits = pixel_limits(batch, network.transform.mean, network.transform.std)
     module = ready_module(network.module, (int(batch.shape[-2]), int(batch.shape[-1])))
     maps = relevance(module, batch, method, choose, limits=limits)
-    found = maps.float().cpu().numpy()
-    scores, classes = seen
-    chances = scores.softmax(1)
+    heats = maps.float().cpu().numpy()
+    scores, classes = choice
+    probabilities = scores.softmax(1)
     for row, index in enumerate(classes.tolist()):
         yield Explanation(
             method=method,
             target=index,
             target_name=class_name(network, index),
             score=float(scores[row, index]),
-            probability=float(chances[row, index]),
-            relevance=found[row],
+            probability=float(probabilities[row, index]),
+            relevance=heats[row],
             image=frames[row].permute(1, 2, 0).numpy(),
         )
 

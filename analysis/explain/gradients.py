@@ -21,6 +21,7 @@ Target = Tensor | Callable[[Tensor], Tensor]
 
 # Rounding of a float32 head; a head that is not mean-then-linear is wrong by far more.
 HEAD_TOLERANCE = 1e-3
+POOLINGS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
 
 
 class DoesNotFit(BadInput):
@@ -45,39 +46,41 @@ def cam(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     taps = taps_at(module, size)
     head = taps.get("fc")
     with torch.no_grad():
-        if head is not None and head.weight:
-            return _linear_cam(module, batch, target, taps)
-        return _convolution_cam(module, batch, target, taps)
+        if "last_conv" in taps and head is not None and head.function == "linear":
+            return _linear_cam(module, batch, target, taps["last_conv"], head)
+        return _convolution_cam(module, batch, target)
 
 
 def _linear_cam(
-    module: nn.Module, batch: Tensor, target: Target, taps: Mapping[str, Tap]
+    module: nn.Module, batch: Tensor, target: Target, last_conv: Tap, head: Tap
 ) -> Tensor:
-    if "last_conv" not in taps:
-        raise DoesNotFit(_no_cam(module, "it pools no feature map"))
-    given = TappedNetwork(module, [taps["last_conv"], taps["logits"]])(batch)
-    parameters = dict(module.named_parameters())
-    weight = parameters[taps["fc"].weight]
-    bias = parameters[taps["fc"].bias] if taps["fc"].bias else weight.new_zeros(len(weight))
-    maps, logits = given["last_conv"], given["logits"]
-    if maps.shape[1] != weight.shape[1]:
-        raise DoesNotFit(
-            _no_cam(module, f"{maps.shape[1]} channels, {weight.shape[1]} into Linear")
-        )
+    logits_tap = Tap("logits", "", 0, "output", "vector", ())
+    with _Calls("linear") as calls:
+        outputs = TappedNetwork(module, [last_conv, logits_tap])(batch)
+    maps, logits = outputs["last_conv"], outputs["logits"]
+    # The weight of the call, not a parameter: weight norm and parametrisations compute it anew.
+    weight, bias = calls.arguments[head.occurrence][1:3]
+    if weight.ndim != 2 or maps.shape[1] != weight.shape[1] or len(weight) != logits.shape[1]:
+        sizes = f"{maps.shape[1]} channels, {tuple(weight.shape)} the weight of Linear"
+        raise DoesNotFit(_no_cam(module, sizes))
     _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
     return torch.einsum("bc,bchw->bhw", weight[chosen(target, logits)], maps)
 
 
-def _convolution_cam(
-    module: nn.Module, batch: Tensor, target: Target, taps: Mapping[str, Tap]
-) -> Tensor:
-    pooled = Tap("class_map", "adaptive_avg_pool2d", 0, "input", "nchw", ())
-    given = TappedNetwork(module, [pooled, taps["logits"]])(batch)
-    maps, logits = given["class_map"], given["logits"].flatten(1)
-    if maps.ndim != 4 or maps.shape[:2] != logits.shape:
+def _convolution_cam(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
+    with _Calls(*POOLINGS) as calls:
+        logits = score(module, batch)
+    pooled = [arguments[0] for arguments in calls.arguments]
+    class_maps: list[Tensor] = [one for one in pooled if _is_class_map(one, logits)]
+    if not class_maps:
         raise DoesNotFit(_no_cam(module, "it has no linear layer and no map for each class"))
+    maps = class_maps[-1]
     _check_head(module, maps.mean((2, 3)), logits)
     return maps[torch.arange(len(maps), device=maps.device), chosen(target, logits)]
+
+
+def _is_class_map(value: object, logits: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[:2] == logits.shape
 
 
 def _check_head(module: nn.Module, expected: Tensor, logits: Tensor) -> None:
@@ -162,7 +165,32 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple
         if cut.leaf is not None:
             (gradient,) = torch.autograd.grad(explained, cut.leaf)
             return tap.arrange(cut.leaf.detach()), tap.arrange(gradient)
-    raise BadInput(f"the forward pass never reached {tap.function} number {tap.occurrence}")
+    raise DoesNotFit(
+        f"no Grad-CAM for {type(module).__name__}: the forward pass never reached {tap.function} "
+        f"number {tap.occurrence}"
+    )
+
+
+class _Calls(TorchFunctionMode):
+    """Keeps the arguments of every call of the named functions: tensor, weight and bias first."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+        self.arguments: list[tuple[Any, ...]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if function_name(func) in self.names:
+            later = [named.get(name) for name in ("input", "weight", "bias")[len(args) :]]
+            self.arguments.append((*args, *later))
+        return func(*args, **named)
 
 
 class _Output:

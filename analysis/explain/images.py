@@ -27,13 +27,13 @@ METHODS = ("cam", "gradcam", "lrp", "sa", LIKENESS)
 
 @dataclass(frozen=True)
 class Explained:
-    """What several methods say of given images.
+    """What several methods say of given images. A map that is zero everywhere has no peak.
 
     Attributes:
         names: of the images, as given.
         found: for each image its explanations, one a method that fits.
         alike: of the first two images, where `likeness` was asked and there are two.
-        notes: what was left out, and why.
+        notes: which methods do not fit the network, and which maps are zero everywhere.
     """
 
     names: tuple[str, ...]
@@ -62,28 +62,28 @@ class Explained:
     @property
     def pictures(self) -> dict[str, Pixels]:
         """Panels by name: `explanations`, and `likeness` of two images."""
-        made = {}
+        panels = {}
         if any(self.found):
             names = [Path(name).name for name in self.names]
-            made["explanations"] = explanation_panel(self.found, names)
+            panels["explanations"] = explanation_panel(self.found, names)
         if self.alike is not None:
-            made[LIKENESS] = alike_panel(
+            panels[LIKENESS] = alike_panel(
                 [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
             )
-        return made
+        return panels
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[np.floating]]:
         """The maps, named `<number of the image>/<method>`."""
-        made: dict[str, npt.NDArray[np.floating]] = {
+        arrays: dict[str, npt.NDArray[np.floating]] = {
             f"{number}/{one.method}": one.relevance
             for number, every in enumerate(self.found)
             for one in every
         }
         if self.alike is not None:
             for what in (self.alike.likeness, self.alike.difference):
-                made |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
-        return made
+                arrays |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
+        return arrays
 
 
 def explain_images(
@@ -115,7 +115,7 @@ def explain_images(
         str(image) if isinstance(image, int) else source.name
         for image, source in zip(images, sources, strict=True)
     )
-    notes = []
+    notes: list[str] = []
     by_method = []
     for method in methods:
         if method == LIKENESS:
@@ -124,16 +124,30 @@ def explain_images(
             by_method.append(list(explain_batch(sources, network, method, target)))
         except DoesNotFit as error:
             notes.append(str(error))
-    found = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
-    alike = None
+        else:
+            notes += _empty_notes(by_method[-1], names)
+    explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
+    comparison = None
     if LIKENESS in methods and len(sources) > 1:
-        alike = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+        comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
     elif tuple(methods) == (LIKENESS,):
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
-    return Explained(names, found, alike, tuple(notes))
+    return Explained(names, explanations, comparison, tuple(notes))
+
+
+def _empty_notes(explanations: Sequence[Explanation], names: Sequence[str]) -> list[str]:
+    """The images for which one method gives a map that is zero everywhere."""
+    empty = [name for one, name in zip(explanations, names, strict=True) if one.empty]
+    if not empty:
+        return []
+    return [
+        f"{explanations[0].method} is zero everywhere, which is no explanation: {', '.join(empty)}"
+    ]
 
 
 def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:
+    if not relevance.any():
+        return {"peak_y": float("nan"), "peak_x": float("nan")}
     down, right = np.unravel_index(int(relevance.argmax()), relevance.shape)
     height, width = relevance.shape
     return {"peak_y": (float(down) + 0.5) / height, "peak_x": (float(right) + 0.5) / width}

@@ -42,11 +42,11 @@ def class_indices(
         if target not in names and not target.isdigit():
             raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
         target = names.index(target) if target in names else int(target)
-    wanted = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
-    wanted = wanted.expand(len(scores)) if wanted.ndim == 0 else wanted
-    if len(wanted) != len(scores) or bool(((wanted < 0) | (wanted >= scores.shape[1])).any()):
+    classes = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
+    classes = classes.expand(len(scores)) if classes.ndim == 0 else classes
+    if len(classes) != len(scores) or bool(((classes < 0) | (classes >= scores.shape[1])).any()):
         raise BadInput(f"class {target}: {network.name} has classes 0 to {scores.shape[1] - 1}")
-    return wanted
+    return classes
 
 
 def class_name(network: "Network", index: int) -> str:
@@ -89,14 +89,14 @@ def ready_module(module: nn.Module, size: tuple[int, int]) -> nn.Module:
     """
     values = [*module.parameters(), *module.buffers()]
     state = [(value.data_ptr(), value._version) for value in values]
-    known = _READY.get(module)
-    if known is None or known[0] != state:
+    entry = _READY.get(module)
+    if entry is None or entry[0] != state:
         taps = [tap for name, tap in taps_at(module, size).items() if name == "last_conv"]
-        made = folded(module, taps, size).requires_grad_(False)
+        copy = folded(module, taps, size).requires_grad_(False)
         if all(value.device.type == "cpu" for value in values):
-            made = made.to(memory_format=torch.channels_last)
-        known = _READY[module] = (state, made)
-    return known[1]
+            copy = copy.to(memory_format=torch.channels_last)
+        entry = _READY[module] = (state, copy)
+    return entry[1]
 
 
 class evaluating:

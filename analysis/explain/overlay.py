@@ -90,6 +90,8 @@ def heat_image(
 ) -> PanelImage:
     """A map over its image, with its scale, for a panel; arguments as `overlay`."""
     full = full_colour(heat) if top is None else top
+    if not np.any(heat):
+        lines = (*lines, "zero everywhere: no explanation")
     signed = bool((drawn(heat) < -0.01 * full).any())
     return PanelImage(overlay(image, heat, top=full, side=side), tuple(lines), _bar(full, signed))
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 NOTE = (
-    "Orange makes the two images alike, in the column difference it sets them apart; blue does the "
-    "opposite. Both images of a pair share the scale of a column; shares of the cosine of the "
-    "pooled maps, a position each."
+    "Each position shows its share of the cosine of the pooled maps. In the columns of likeness, "
+    "orange makes the two images more similar and blue less similar. In the column of difference, "
+    "orange makes them less similar. The two images of a pair share the scale of a column."
 )
 
 
@@ -62,8 +62,8 @@ def compare_images(
     maps = [last_map(network, frame) for frame in frames]
     centred = None if centre is None else likeness(maps[0], maps[1], centre=centre)
     first, second = (frame.permute(1, 2, 0).numpy() for frame in frames)
-    found = likeness(maps[0], maps[1])
-    return Alike((first, second), found, difference(maps[0], maps[1]), centred)
+    shares = likeness(maps[0], maps[1])
+    return Alike((first, second), shares, difference(maps[0], maps[1]), centred)
 
 
 def alike_panel(
@@ -82,17 +82,19 @@ def alike_panel(
     rows = []
     for pair, both in zip(pairs, names, strict=True):
         for side in (0, 1):
-            tiles = [PanelImage(pair.images[side], (both[side],))]
-            tiles += [_side(pair, found, side) for found in (pair.likeness, pair.centred) if found]
-            rows.append([*tiles, _side(pair, pair.difference, side)])
+            images = [PanelImage(pair.images[side], (both[side],))]
+            images += [
+                _side(pair, shares, side) for shares in (pair.likeness, pair.centred) if shares
+            ]
+            rows.append([*images, _side(pair, pair.difference, side)])
     return panel(rows, title=title, note=NOTE)
 
 
-def _side(pair: Alike, found: Likeness, side: int) -> PanelImage:
-    heat = (found.on_a, found.on_b)[side]
-    what = "likeness less what all share" if found is pair.centred else found.what
-    whole = f" of {found.value:.3f}" if found.what == "difference" else ""
-    top = full_colour(found.on_a, found.on_b)
+def _side(pair: Alike, shares: Likeness, side: int) -> PanelImage:
+    heat = (shares.on_a, shares.on_b)[side]
+    what = "likeness less what all share" if shares is pair.centred else shares.what
+    whole = f" of {shares.value:.3f}" if shares.what == "difference" else ""
+    top = full_colour(shares.on_a, shares.on_b)
     return heat_image(pair.images[side], heat, (what, f"sums to {heat.sum():.3f}{whole}"), top=top)
 
 
@@ -103,8 +105,8 @@ def last_map(network: "Network", frame: torch.Tensor) -> Floats:
     device = next(network.module.parameters(), torch.empty(0)).device
     batch = network.transform.normalise(frame[None]).to(device)
     with torch.no_grad():
-        found = forward_taps(network, batch, ["last_conv"])["last_conv"]
-    return np.asarray(found[0].float().cpu().numpy())
+        maps = forward_taps(network, batch, ["last_conv"])["last_conv"]
+    return np.asarray(maps[0].float().cpu().numpy())
 
 
 def stored_pair(

@@ -37,13 +37,13 @@ def demanded(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         BadInput: the analysis has no neighbours of these images.
     """
-    found = neighbour_lists(plan)
-    if found is None:
+    lists = neighbour_lists(plan)
+    if lists is None:
         raise BadInput(
             f"there are no neighbours among exactly the {len(plan.images)} images of split "
             f"{plan.manifest['split']!r}: run `alike analyse`, and export with the same --split."
         )
-    return found
+    return lists
 
 
 def write_graph(plan: Plan, path: Path) -> None:

@@ -113,8 +113,8 @@ def column_values(column: pd.Series) -> np.ndarray:
     if isinstance(column.dtype, pd.CategoricalDtype):
         # The last stands for code -1, which is what has no category.
         names = np.array([*map(str, column.cat.categories), ""], dtype=object)
-        found: np.ndarray = names[column.cat.codes]
-        return found
+        values: np.ndarray = names[column.cat.codes]
+        return values
     return np.asarray(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
@@ -184,10 +184,10 @@ def _from_h5(path: Path, name: str) -> tuple[pd.DataFrame, str | None]:
 
     with h5py.File(path, "r") as file:
         names = [key for key, item in file.items() if MANIFEST in item.attrs]
-        chosen = name or (names[0] if len(names) == 1 else "")
-        if chosen not in names:
+        wanted = name or (names[0] if len(names) == 1 else "")
+        if wanted not in names:
             raise BadInput(f"{path.name} holds the tables {names}; name one of them.")
-        group = file[chosen]
+        group = file[wanted]
         columns = {}
         for column in group.attrs["columns"]:
             data = group[column]

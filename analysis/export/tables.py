@@ -69,9 +69,10 @@ def _pictures(plan: Plan) -> Any:
 def _image_column(part: pd.DataFrame, pictures: Any) -> Any:
     import pyarrow as pa
 
-    found = pictures.thumbnails(part["row"], side=128)
+    thumbnails = pictures.thumbnails(part["row"], side=128)
     coded = [
-        {"bytes": found[row].data} if row in found else None for row in part["row"].astype(int)
+        {"bytes": thumbnails[row].data} if row in thumbnails else None
+        for row in part["row"].astype(int)
     ]
     return pa.array(coded, pa.struct([("bytes", pa.binary())]))
 

@@ -84,8 +84,8 @@ def export(
     """
     target = Path(to)
     ending = ending_of(target)
-    found = features.table(split)
-    if found.empty:
+    table = features.table(split)
+    if table.empty:
         raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}.")
     unknown = sorted(set(arrays) - set(features.arrays))
     if unknown:
@@ -97,7 +97,7 @@ def export(
                 "measure": measure, **dict(features.attrs)}  # fmt: skip
     plan = Plan(
         features=features,
-        images=_placed(found.reset_index(drop=True), places),
+        images=_placed(table.reset_index(drop=True), places),
         arrays=tuple(arrays),
         results=tuple(_results(tables or {}, _manifest_of_tables(manifest, analysed))),
         manifest=manifest,
@@ -108,9 +108,9 @@ def export(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        said = error.strerror or error
+        reason = error.strerror or error
         raise BadInput(
-            f"the folder {target.parent} cannot be made: {said}; choose another"
+            f"the folder {target.parent} cannot be made: {reason}; choose another"
         ) from error
     with aside(target) as part:
         WRITERS[ending].write(plan, part)
@@ -136,9 +136,9 @@ def ending_of(path: Path) -> str:
 def _placed(images: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:
     if places is None:
         return images
-    kept = places.rename(columns={"tsne_x": "projection_x", "tsne_y": "projection_y"})
+    columns = places.rename(columns={"tsne_x": "projection_x", "tsne_y": "projection_y"})
     names = ["row", "projection_x", "projection_y", "pca_x", "pca_y"]
-    return images.merge(kept[names], on="row", how="left")
+    return images.merge(columns[names], on="row", how="left")
 
 
 def _manifest_of_tables(

@@ -36,8 +36,8 @@ def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.D
     square = np.full((len(names), len(names)), np.nan)
     at = names.get_indexer(rows["class_a"]), names.get_indexer(rows["class_b"])
     square[at] = rows["mean"].to_numpy(float)
-    found = pd.DataFrame(square, names, names)
-    return found.fillna(found.T)
+    frame = pd.DataFrame(square, names, names)
+    return frame.fillna(frame.T)
 
 
 def relative(square: pd.DataFrame) -> pd.DataFrame:
@@ -150,10 +150,10 @@ def _coarse(values: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]
         return values, names
     edges = np.linspace(0, len(names), MOST_CELLS + 1).astype(int)
     starts = edges[:-1]
-    held = np.where(np.isfinite(values), values, 0.0)
-    known = np.isfinite(values).astype(float)
+    finite = np.where(np.isfinite(values), values, 0.0)
+    present = np.isfinite(values).astype(float)
     sums, counts = (
-        np.add.reduceat(np.add.reduceat(part, starts, 0), starts, 1) for part in (held, known)
+        np.add.reduceat(np.add.reduceat(part, starts, 0), starts, 1) for part in (finite, present)
     )
     labels = [
         names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(edges)

@@ -69,7 +69,7 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
     names = list(rungs["name"])
     for rung in rungs.itertuples():
         colour, symbol = ROLES[rung.role]
-        known = np.isfinite(rung.low) and np.isfinite(rung.high)
+        has_interval = np.isfinite(rung.low) and np.isfinite(rung.high)
         main = rung.role in {"before", "after", "only"}
         figure.add_trace(
             go.Scatter(
@@ -82,14 +82,14 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
                     "symbol": symbol,
                     "line": {"color": colour, "width": 3 if symbol.startswith("line") else 1.5},
                 },
-                error_x=_bar(rung, colour) if known else None,
+                error_x=_bar(rung, colour) if has_interval else None,
                 hovertemplate=f"{rung.name}: %{{x:.4f}}"
-                + (f"<br>95 % interval {rung.low:.4f} to {rung.high:.4f}" if known else "")
+                + (f"<br>95 % interval {rung.low:.4f} to {rung.high:.4f}" if has_interval else "")
                 + "<extra></extra>",
             )
         )
         figure.add_annotation(
-            x=max(rung.value, rung.high) if known else rung.value,
+            x=max(rung.value, rung.high) if has_interval else rung.value,
             y=rung.name,
             text=f"{rung.value:.3f}",
             showarrow=False,

@@ -67,15 +67,15 @@ def map_figure(
         cells: row -> number of its picture on an atlas.
         limit: draw at most so many points, the same share of every class.
     """
-    kept = shown_rows(table["row"].to_numpy(), labels, limit)
-    names = np.asarray(labels, dtype=object)[kept]
-    part = table.iloc[kept]
-    known = list(order or sorted(set(names)))
-    colours = class_colours(known)
+    positions = shown_rows(table["row"].to_numpy(), labels, limit)
+    names = np.asarray(labels, dtype=object)[positions]
+    part = table.iloc[positions]
+    classes = list(order or sorted(set(names)))
+    colours = class_colours(classes)
     figure = blank(520, margin={"l": 4, "r": 4, "t": 4, "b": 4})
-    point = go.Scatter if len(kept) <= SVG_POINTS else go.Scattergl
+    point = go.Scatter if len(positions) <= SVG_POINTS else go.Scattergl
     pictures = np.array([(cells or {}).get(int(row), -1) for row in part["row"]])
-    for name in known:
+    for name in classes:
         here = np.flatnonzero(names == name)
         if not len(here):
             continue
@@ -86,15 +86,15 @@ def map_figure(
                 customdata=np.column_stack([here, pictures[here]]).tolist(),
                 mode="markers",
                 name=str(name),
-                marker={"color": colours[name], "size": 6 if len(kept) < 4000 else 4},
+                marker={"color": colours[name], "size": 6 if len(positions) < 4000 else 4},
                 opacity=1.0,
                 hoverinfo="none" if paths is not None else "name",
             )
         )
-    shown_paths = None if paths is None else [str(paths[i]) for i in kept]
+    shown_paths = None if paths is None else [str(paths[i]) for i in positions]
     figure.update_layout(
         meta={"map": True, "zoom": True, "paths": shown_paths},
-        showlegend=len(known) <= MOST_LEGEND,
+        showlegend=len(classes) <= MOST_LEGEND,
         legend={"itemsizing": "constant", "orientation": "h", "y": -0.02, "yanchor": "top"},
         dragmode="pan",
         hovermode="closest",

@@ -75,10 +75,10 @@ def make_map(
     Raises:
         BadInput: no image in this split, a measure without its array, too many dimensions.
     """
-    place, asked = _asked(features, settings, like)
-    known = _stored(features.store, place, asked)
-    if known is not None:
-        return known
+    place, inputs = _asked(features, settings, like)
+    stored = _stored(features.store, place, inputs)
+    if stored is not None:
+        return stored
     rows = _rows(features, settings.split)
     ready = ready_measure(features, settings.measure)
 
@@ -87,8 +87,8 @@ def make_map(
             yield embed_rows(features, ready, rows[low : low + BLOCK])
             progress("map: PCA", min(low + BLOCK, len(rows)), len(rows))
 
-    found = pca(blocks(), BEFORE_TSNE)
-    short = np.concatenate([found.project(block).astype(np.float32) for block in blocks()])
+    components = pca(blocks(), BEFORE_TSNE)
+    short = np.concatenate([components.project(block).astype(np.float32) for block in blocks()])
     flat = short[:, :2] if short.shape[1] > 1 else np.column_stack([short, 0 * short])
     places, fitted = tsne(
         short,
@@ -98,15 +98,15 @@ def make_map(
         seed=settings.seed,
         progress=progress,
     )
-    made = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "row": rows, "pca_x": flat[:, 0], "pca_y": flat[:, 1],
             "tsne_x": places[:, 0], "tsne_y": places[:, 1], "fitted": fitted,
         }
     )  # fmt: skip
-    made.attrs = {**asked, "explained": [round(float(x), 6) for x in found.explained[:2]]}
-    features.store.write_table(place, made, made.attrs)
-    return made
+    table.attrs = {**inputs, "explained": [round(float(x), 6) for x in components.explained[:2]]}
+    features.store.write_table(place, table, table.attrs)
+    return table
 
 
 def _rows(features: Any, split: str) -> np.ndarray:
@@ -120,38 +120,38 @@ def _asked(
     features: Any, settings: MapSettings, like: pd.DataFrame | None
 ) -> tuple[str, dict[str, Any]]:
     """Where a map is stored, and everything that it depends on."""
-    asked = {
+    inputs = {
         **asdict(settings),
         "digest": features.digest,
         "rows": hash_of(_rows(features, settings.split)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
     }
     name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"
-    return f"maps/{features.key}/{name}.parquet", asked
+    return f"maps/{features.key}/{name}.parquet", inputs
 
 
 def _start(rows: np.ndarray, flat: np.ndarray, like: pd.DataFrame | None) -> np.ndarray:
     if like is None:
         return flat
     other = like.set_index("row")[["tsne_x", "tsne_y"]].reindex(rows).to_numpy(float)
-    known = np.isfinite(other).all(axis=1)
-    if not known.any():
+    shared = np.isfinite(other).all(axis=1)
+    if not shared.any():
         return flat
     # Rows that the other map lacks begin in its middle.
-    start: np.ndarray = np.where(known[:, None], other, other[known].mean(axis=0))
+    start: np.ndarray = np.where(shared[:, None], other, other[shared].mean(axis=0))
     return start
 
 
-def _stored(store: Any, place: str, asked: dict[str, Any]) -> pd.DataFrame | None:
+def _stored(store: Any, place: str, inputs: dict[str, Any]) -> pd.DataFrame | None:
     try:
         table, attrs = store.read_table(place)
     except FileNotFoundError:
         return None
-    if any(attrs.get(key) != value for key, value in asked.items()):
+    if any(attrs.get(key) != value for key, value in inputs.items()):
         return None
-    known = pd.DataFrame(table)
-    known.attrs = attrs
-    return known
+    frame = pd.DataFrame(table)
+    frame.attrs = attrs
+    return frame
 
 
 def hash_of(values: np.ndarray) -> str:

@@ -123,7 +123,7 @@ def _model(perplexity: float, start: np.ndarray, seed: int, progress: Progress) 
 
     done = 0
 
-    def told(iteration: int, error: float, embedding: Any) -> None:
+    def report(iteration: int, error: float, embedding: Any) -> None:
         nonlocal done
         done = min(done + 50, 750)
         progress("t-SNE", done, 750)
@@ -137,7 +137,7 @@ def _model(perplexity: float, start: np.ndarray, seed: int, progress: Progress) 
         initialization=scaled,
         random_state=seed,
         n_jobs=_threads(len(start)),
-        callbacks=told,
+        callbacks=report,
         callbacks_every_iters=50,
     )
 

@@ -1,7 +1,7 @@
 """The answer in plain words: did same-class features come closer, and what did accuracy do.
 
-The verdict rests on `sameness`, not on the same-class distance alone: a network that pulls all
-images together has small same-class distances and tells nothing apart (`SCIENCE` 0.4).
+The verdict follows `sameness`, not on the same-class distance alone: a network that pulls all
+images together has small same-class distances and separates no classes (`SCIENCE` 0.4).
 """
 
 import math
@@ -18,7 +18,7 @@ from alike.analysis.report.lookup import (
     score_of,
     worst_class,
 )
-from alike.analysis.report.words import change, count, interval, number
+from alike.analysis.report.words import change, count, interval_words, number
 
 Tone = Literal["better", "worse", "unclear", "single"]
 
@@ -57,7 +57,7 @@ def answer(
         before: the first analysis, or the only one.
         after: the second.
         comparison: paired differences, after less before.
-        measure: the measure that the verdict rests on.
+        measure: the measure of the verdict.
         control: paired differences, after less the same training without the consistency loss.
     """
     if after is None:
@@ -81,9 +81,9 @@ def _of_two(
     sentences = [
         f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
         f"{change(row['difference'])} ({_sure(low, high)}), "
-        f"on {count(before.n_images)} images of {len(before.classes)} classes: in "
-        f"{_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
-        "images of one class lie nearer to each other than two of different classes.",
+        f"on {count(before.n_images)} images of {len(before.classes)} classes.",
+        f"In {_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
+        "images of one class lie nearer to each other than two images of different classes.",
         *_accuracy_change(before, after, comparison),
         *_against_control(control),
         *_distances(before, after, measure),
@@ -99,17 +99,18 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
         return Answer("single", "No sameness score was computed.", ())
     headline = (
         f"In {_per_hundred(sameness.value)} of 100 comparisons, two images of one class lie nearer "
-        "than two of different classes."
+        "to each other than two images of different classes."
     )
     sentences = [
         f"Sameness is {number(sameness.value)} "
         f"({_sure(sameness.low, sameness.high, signed=False)}) on {count(analysis.n_images)} "
-        f"images of {len(analysis.classes)} classes; 0 is chance, 1 is perfect."
+        f"images of {len(analysis.classes)} classes. 0 is chance, 1 is perfect."
     ]
     accuracy = accuracy_of(analysis)
     if accuracy is not None:
         sentences.append(
-            f"The network names {number(accuracy.value, 'share')} of the same images rightly."
+            f"The network classifies {number(accuracy.value, 'share')} of the same images "
+            "correctly."
         )
     worst = worst_class(analysis, measure)
     if worst is not None:
@@ -139,18 +140,19 @@ def _compared(
 
 
 def _distances(before: Analysed, after: Analysed, measure: str) -> list[str]:
-    found = [
+    values = [
         score_of(analysis, measure, score)
         for score in ("intra_mean", "inter_mean")
         for analysis in (before, after)
     ]
-    if any(value is None for value in found):
+    if any(value is None for value in values):
         return []
-    near, nearer, far, farther = (value.value for value in found if value is not None)
+    near, nearer, far, farther = (value.value for value in values if value is not None)
     return [
-        f"The mean distance within a class {_moved(near, nearer)}, between classes it "
-        f"{_moved(far, farther)}: within is {number(near / far, 'share')} of between before, "
-        f"{number(nearer / farther, 'share')} after."
+        f"The mean distance within a class {_moved(near, nearer)}.",
+        f"The mean distance between classes {_moved(far, farther)}.",
+        f"The distance within a class was {number(near / far, 'share')} of that between classes "
+        f"before and is {number(nearer / farther, 'share')} after.",
     ]
 
 
@@ -166,12 +168,15 @@ def _accuracy_change(
     only = accuracy_of(after)
     if row is None and only is not None:
         share = number(only.value, "share")
-        return [f"The new network names {share} of the images rightly; the old has other classes."]
+        return [
+            f"The new network classifies {share} of the images correctly.",
+            "The old network has other classes, so that accuracy cannot be compared.",
+        ]
     if row is None:
         return []
-    told = f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}"
+    sentence = f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}"
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
-        return [f"{told} ({change(row['difference'], 'share')})."]
+        return [f"{sentence} ({change(row['difference'], 'share')})."]
     if row["low"] > 0:
         verdict = "a rise"
     elif row["high"] < 0:
@@ -179,7 +184,7 @@ def _accuracy_change(
     else:
         verdict = "no clear change"
     sure = _sure(row["low"], row["high"], "share")
-    return [f"{told}, {change(row['difference'], 'share')} ({sure}): {verdict}."]
+    return [f"{sentence}, {change(row['difference'], 'share')} ({sure}): {verdict}."]
 
 
 def _against_control(control: pd.DataFrame | None) -> list[str]:
@@ -189,9 +194,10 @@ def _against_control(control: pd.DataFrame | None) -> list[str]:
     low, high = as_number(row["low"]), as_number(row["high"])
     sure = "more than chance" if low > 0 or high < 0 else "within chance"
     return [
-        f"The same further training without the consistency loss reaches {number(row['a'])}: the "
-        f"loss itself makes a difference of {change(row['difference'])} "
-        f"({_sure(low, high)}), {sure}."
+        "The same further training without the consistency loss reaches a sameness of "
+        f"{number(row['a'])}.",
+        f"The loss itself makes a difference of {change(row['difference'])} "
+        f"({_sure(low, high)}), which is {sure}.",
     ]
 
 
@@ -202,7 +208,7 @@ def _worst_change(
     if old is None or new is None:
         return []
     row = _compared(before, after, comparison, measure, "worst_class_sameness")
-    span = "" if row is None else interval(row["low"], row["high"], signed=True)
+    span = "" if row is None else interval_words(row["low"], row["high"], signed=True)
     sure = f" (change {change(new[1] - old[1])}, 95 % interval {span})" if span else ""
     if old[0] == new[0]:
         return [
@@ -223,16 +229,16 @@ def _scale(before: Analysed, after: Analysed | None, measure: str) -> list[str]:
         "untrained": "an untrained network",
         "ceiling": "the classifier",
     }
-    known = [
+    values = [
         f"{names[step.role]} {number(step.value)}"
         for step in steps.itertuples()
         if step.role in names
     ]
-    return [f"For scale: {', '.join(known)}."] if known else []
+    return [f"For scale: {', '.join(values)}."] if values else []
 
 
 def _sure(low: float, high: float, form: Any = "plain", *, signed: bool = True) -> str:
-    span = interval(low, high, form, signed=signed)
+    span = interval_words(low, high, form, signed=signed)
     return f"95 % interval {span}" if span else "no interval"
 
 

@@ -1,4 +1,4 @@
-"""The section of classes: which are alike, which fall apart, which cannot be told apart."""
+"""The section of classes: which are similar, which are spread out, which overlap."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ MOST_IN_THREE = 14
 
 
 def classes(subject: Subject) -> str:
-    """Which classes are alike, which fall apart."""
+    """Which classes are similar, which are spread out."""
     parts = [_matrices(subject), _per_class(subject), _confused(subject)]
     lead = (
-        "Classes stand in the order of their similarity, so alike ones are neighbours; the "
-        "diagonal is the distance within a class. Dark is near."
+        "Classes are ordered by similarity. The diagonal shows the mean distance within a class. "
+        "Dark cells are small distances."
     )
     return section("classes", "Classes", lead, "".join(parts))
 
@@ -34,9 +34,9 @@ def _matrices(subject: Subject) -> str:
         return ""
     order = figures_classes.similarity_order(squares[-1][1])
     if len(squares) == 1:
-        drawn = figures_classes.matrix_figure(squares[0][1], order)
+        heat_map = figures_classes.matrix_figure(squares[0][1], order)
         title = "Mean distance between classes"
-        return figure(drawn, "matrix-network", title=title, caption=_blocks(order))
+        return figure(heat_map, "matrix-network", title=title, caption=_blocks(order))
     return _two_matrices(
         [(name, figures_classes.relative(square)) for name, square in squares], order
     )
@@ -49,7 +49,7 @@ def _two_matrices(squares: list[tuple[str, pd.DataFrame]], order: list[str]) -> 
     few = len(order) <= MOST_IN_THREE
     height = 300 if few else figures_classes.HEIGHT
     note = f"1 is the mean distance between two classes. {_blocks(order)}"
-    shown = [
+    figures = [
         figure(
             figures_classes.matrix_figure(square, order, span=(low, high), height=height),
             f"matrix-{name}",
@@ -59,21 +59,22 @@ def _two_matrices(squares: list[tuple[str, pd.DataFrame]], order: list[str]) -> 
         for name, square in squares
     ]
     before, after = (square.reindex(index=order, columns=order) for _, square in squares)
-    moved = figure(
+    change = figure(
         figures_classes.matrix_figure(after - before, order, change=True, height=height),
         "matrix-change",
         title="Change",
-        caption="Teal came closer, orange went apart: wanted is a teal diagonal on orange.",
+        caption="Teal: the distance became smaller. Orange: it became larger. Better features "
+        "give a teal diagonal on orange.",
     )
-    return columns(*shown, moved) if few else columns(*shown) + moved
+    return columns(*figures, change) if few else columns(*figures) + change
 
 
 def _blocks(order: list[str]) -> str:
     if len(order) <= figures_classes.MOST_CELLS:
         return ""
     return (
-        f"{count(len(order))} classes: neighbouring ones are averaged into "
-        f"{figures_classes.MOST_CELLS} blocks; the full table is in the export."
+        f"Of the {count(len(order))} classes, neighbouring ones are averaged into "
+        f"{figures_classes.MOST_CELLS} blocks. The export has the full table."
     )
 
 
@@ -83,12 +84,12 @@ def _per_class(subject: Subject) -> str:
     if not tables:
         return ""
     before = tables[0] if len(tables) == 2 else None
-    drawn = figure(
+    chart = figure(
         figures_classes.per_class_figure(before, tables[-1], "sameness"),
         "per-class",
         title="Sameness of every class",
     )
-    return drawn + details(
+    return chart + details(
         f"All {count(len(tables[-1]))} classes as a table", _class_table(before, tables[-1])
     )
 
@@ -133,5 +134,5 @@ def _confused(subject: Subject) -> str:
         for row in near.itertuples()
     ]
     title = "<h3>Classes that lie nearest to each other</h3>"
-    caption = "A ratio near 1: an image lies as near to the other class as to its own."
+    caption = "At a ratio near 1, images lie as near to the other class as to their own."
     return title + table(heads, rows, caption=caption)

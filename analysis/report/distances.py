@@ -1,4 +1,4 @@
-"""The section of distances: the two hills, and what a threshold finds and lets in."""
+"""The section of distances: histograms of the two kinds of pair, and the ROC curve."""
 
 import pandas as pd
 
@@ -18,17 +18,17 @@ def distances(subject: Subject) -> str:
             min(float(t["bin_low"].min()) for _, t, _ in tables),
             max(float(t["bin_high"].max()) for _, t, _ in tables),
         )
-        shown = []
+        histograms = []
         for name, histogram, analysis in tables:
             roc = table_of(analysis, "roc", subject.measure)
             threshold = None if roc.empty else figures.best_threshold(roc, subject.measure)
-            drawn = figures.histogram(
+            chart = figures.histogram(
                 histogram, measure=subject.measure, threshold=threshold, span=span
             )
-            shown.append(
-                figure(drawn, f"histogram-{name}", title=titled(name, "Distances of pairs"))
+            histograms.append(
+                figure(chart, f"histogram-{name}", title=titled(name, "Distances of pairs"))
             )
-        parts.append(columns(*shown))
+        parts.append(columns(*histograms))
     curves = _curves(subject)
     if curves:
         parts.append(
@@ -37,12 +37,13 @@ def distances(subject: Subject) -> str:
                 "roc",
                 title="Same pairs found, different pairs let in",
                 caption="Each point is a distance threshold. A curve along the left and the upper "
-                "edge would be perfect; the diagonal would be chance.",
+                "edge is perfect. The diagonal is chance.",
             )
         )
     lead = (
-        "The less the two hills overlap, the better distance tells the same class from another. "
-        "The dotted line is the threshold with the greatest balanced accuracy on these very pairs."
+        "The less the two histograms overlap, the better the distance separates pairs of one class "
+        "from pairs of two classes. The dotted line is the threshold with the greatest balanced "
+        "accuracy on these pairs."
     )
     return section("distances", "Distances", lead, "".join(parts))
 

@@ -1,6 +1,6 @@
 """The report's section on explanations: continuity as a table, explainer by network; pictures.
 
-It shows what the store holds (`keep_examples`, `continuity_of`, `keep_confused`, `alike explain
+It shows what is stored (`keep_examples`, `continuity_of`, `keep_confused`, `alike explain
 --continuity --confused 4`) and computes nothing.
 """
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from alike.extract.store import Store
 
 LEAD = (
-    "Where in the images the network finds its evidence, and whether small changes of an image "
-    "change the explanation little: |R − R'| / |x − x'|, relevance scaled to 1; smaller is more "
-    "continuous. Slope: how fast the worst case grows as noise shrinks, 0 continuous, 1 a jump. "
-    "Different ÷ same class: above 1, images of one class are explained more alike than images of "
-    "two, at the same distance of their pixels."
+    "The pictures show where the network finds evidence for a class. Continuity compares the "
+    "explanations R and R' of two similar inputs x and x' by |R − R'| / |x − x'|. The magnitudes "
+    "of each explanation are scaled to a sum of 1. Smaller is more continuous. The slope says how "
+    "fast the worst case grows as noise shrinks: 0 is continuous, 1 is a jump. Different ÷ same "
+    "class is above 1 if images of one class have more similar explanations than images of two "
+    "classes at the same distance of their pixels."
 )
+HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
     ("noise, worst", "noise", "max"),
     ("slope", "noise", "slope"),
@@ -36,7 +38,7 @@ SHOWN = (
 
 
 def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
-    """Return the section as HTML, "" where the store holds no explanations.
+    """Return the section as HTML, "" if none is stored.
 
     Args:
         keys: what the report calls an extraction (`before`, `after`, `network`) -> its key.
@@ -44,58 +46,61 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     """
     if store is None:
         return ""
-    held = (_judged(store, name, key) for name, key in keys.items())
-    judged = [found for found in held if found is not None]
-    body = f"<h3>Continuity of explanations</h3>{_table(pd.concat(judged))}" if judged else ""
+    tables = [_continuity(store, name, key) for name, key in keys.items()]
+    continuity = [one for one in tables if len(one)]
+    body = f"{HEADING}{_table(pd.concat(continuity))}" if continuity else ""
     for name, key in keys.items():
         of = "" if name == "network" else f", {name}"
-        seen = f"Where the network finds evidence for the class that it predicts{of}"
-        body += _picture(store, EXAMPLES.format(key=key), seen)
-        body += _picture(store, PICTURE.format(key=key), f"The least continuous pairs{of}")
-        alike = f"Images of different classes that the network takes for most alike{of}"
-        body += _picture(store, CONFUSED.format(key=key), alike)
+        caption = f"Evidence for the predicted class{of}"
+        body += _picture(store, EXAMPLES.format(key=key), caption)
+        body += _picture(
+            store, PICTURE.format(key=key), f"The least continuous pairs of inputs{of}"
+        )
+        caption = f"The most similar images of different classes{of}"
+        body += _picture(store, CONFUSED.format(key=key), caption)
     return section("explanations", "Explanations", LEAD, body)
 
 
-def _judged(store: "Store", name: str, key: str) -> pd.DataFrame | None:
+def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:
+    """The stored table of a network; empty if there is none."""
     try:
-        found, _ = store.read_table(TABLE.format(key=key))
+        table, _ = store.read_table(TABLE.format(key=key))
     except FileNotFoundError:
-        return None
-    return found.assign(called=found["network"] if name == "network" else name)
+        return pd.DataFrame()
+    return table.assign(called=table["network"] if name == "network" else name)
 
 
-def _table(judged: pd.DataFrame) -> str:
+def _table(continuity: pd.DataFrame) -> str:
     """One row an explainer and network."""
     # Here, because explainers load torch: a report without explanations does not.
     from alike.analysis.explain import EXPLAINERS
 
     columns = [("Explainer", "t"), ("Network", "t"), *((title, "n") for title, _, _ in SHOWN)]
     rows = []
-    for name, by_network in judged.groupby("explainer", sort=False):
-        said = f"{name}: {EXPLAINERS[name].about}" if name in EXPLAINERS else str(name)
-        for called, found in by_network.groupby("called", sort=False):
-            by_kind = found.set_index("pairs")
-            cells: list[object] = [said, str(called)]
+    for name, by_network in continuity.groupby("explainer", sort=False):
+        label = f"{name}: {EXPLAINERS[name].about}" if name in EXPLAINERS else str(name)
+        for network, rows_of_network in by_network.groupby("called", sort=False):
+            by_kind = rows_of_network.set_index("pairs")
+            cells: list[object] = [label, str(network)]
             for _, kind, column in SHOWN:
                 value = by_kind[column].get(kind, np.nan)
                 cells.append((f"{value:.3g}" if np.isfinite(value) else "–", float(value)))
             rows.append(cells)
-    counts = judged.groupby("pairs", sort=False)["n_pairs"].first()
+    counts = continuity.groupby("pairs", sort=False)["n_pairs"].first()
     pairs = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())
-    return table(columns, rows, caption=f"Pairs judged, of each network: {pairs}.")
+    return table(columns, rows, caption=f"Pairs of each network: {pairs}.")
 
 
 def _picture(store: "Store", name: str, caption: str) -> str:
     try:
-        held = store.read_file(name)
+        png = store.read_file(name)
     except FileNotFoundError:
         return ""
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(held)) as image:
-        image.convert("RGB").save(small, "JPEG", quality=88, subsampling=0)
-    said = text(caption)
+    jpeg = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(jpeg, "JPEG", quality=88, subsampling=0)
+    safe = text(caption)
     return (
-        f'<figure><img style="max-width:100%;height:auto" alt="{said}" '
-        f'src="{data_uri(small.getvalue(), "jpeg")}"><figcaption>{said}</figcaption></figure>'
+        f'<figure><img style="max-width:100%;height:auto" alt="{safe}" '
+        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}</figcaption></figure>'
     )

@@ -59,7 +59,7 @@ def images(subject: Subject, pictures: "Pictures | None", why_not: str) -> str:
     examples = _examples(subject.last, subject.measure)
     near = [_nearest(table, [row for block in blocks for row in block.rows]) for table in tables]
     wanted = {row for block in blocks for row in block.rows}
-    wanted |= {other for found in near for line in found.values() for other, _ in line}
+    wanted |= {other for lists in near for line in lists.values() for other, _ in line}
     wanted |= {row for _, _, _, pairs in crossing for a, b, _ in pairs for row in (a, b)}
     wanted |= {row for _, pairs in examples for a, b, _ in pairs for row in (a, b)}
     sheet = Sheet(pictures, pictures.thumbnails(sorted(wanted)))
@@ -70,7 +70,7 @@ def images(subject: Subject, pictures: "Pictures | None", why_not: str) -> str:
         + "".join(_block(block, names, near, sheet) for block in blocks)
     )
     body += _confused(crossing, sheet) + "".join(_pairs(*one, sheet) for one in examples)
-    lead = "Each line is an image and its nearest others, nearest first, among the images judged."
+    lead = "Each line shows an image and its neighbours among the evaluated images, nearest first."
     return section("images", "Images", lead, body)
 
 
@@ -78,32 +78,33 @@ def _turnover(tables: list[pd.DataFrame], labels: dict[int, str | None]) -> str:
     """What became of the neighbours of an image, where two networks saw the same images."""
     if len(tables) != 2 or set(tables[0]["row"]) != set(tables[1]["row"]):
         return ""
-    found = queries.turnover(tables[0], tables[1], labels)
+    means = queries.turnover(tables[0], tables[1], labels)
     return (
-        f"<p>Of the {found['k']:.0f} nearest neighbours of an image, {found['kept']:.1f} stayed. "
-        f"Of the {found['gained']:.1f} that came, {found['gained_right']:.1f} have the image's "
-        f"class; of as many that went, {found['lost_right']:.1f} had it.</p>"
+        f"<p>Of the {means['k']:.0f} nearest neighbours of an image, {means['kept']:.1f} stayed on "
+        f"average. Of the {means['gained']:.1f} new ones, {means['gained_right']:.1f} have the "
+        f"image's class. Of the {means['gained']:.1f} lost ones, {means['lost_right']:.1f} had "
+        "it.</p>"
     )
 
 
 def _blocks(pure: list[pd.DataFrame]) -> list[Block]:
-    found = []
+    blocks = []
     if len(pure) == 2:
         helped, hurt = queries.most_changed(pure[0], pure[1], 3)
-        more, fewer = (f"{word} neighbours of the own class than before." for word in WORDS)
-        found = [
+        more, fewer = (f"{word} neighbours of the query's class than before." for word in WORDS)
+        blocks = [
             Block("Where it helped most", more, helped, both=True),
             Block("Where it hurt most", fewer, hurt, both=True),
         ]
-    taken = {row for block in found for row in block.rows}
-    last = pure[-1][~pure[-1]["row"].isin(taken)]
+    shown_above = {row for block in blocks for row in block.rows}
+    last = pure[-1][~pure[-1]["row"].isin(shown_above)]
     low = queries.worst(last[last["purity"] <= 0.5], 4)
     high = queries.best(last[~last["row"].isin(low)], 2)
-    found += [
-        Block("Worst", "Images whose nearest others belong to other classes.", low),
-        Block("Best", "Images whose nearest others are of their class, and near.", high),
+    blocks += [
+        Block("Worst", "Images whose nearest neighbours belong to other classes.", low),
+        Block("Best", "Images whose nearest neighbours belong to their class and are near.", high),
     ]
-    return [block for block in found if block.rows]
+    return [block for block in blocks if block.rows]
 
 
 def _nearest(table: pd.DataFrame, rows: list[int]) -> dict[int, list[tuple[int, float]]]:
@@ -124,20 +125,21 @@ class Sheet:
         """One picture; lines of the caption are parted by newlines, its path is the tooltip."""
         label, path = str(self.labels.get(row)), self.paths.get(row, f"row {row}")
         title = text(f"{label}: {path}")
-        found = self.thumbnails.get(row)
+        thumbnail = self.thumbnails.get(row)
         lines = "".join(f'<span class="cap">{text(line)}</span>' for line in caption.split("\n"))
-        if found is None:
-            shown = '<span class="none" title="not readable">?</span>'
+        if thumbnail is None:
+            image = '<span class="none" title="not readable">?</span>'
         else:
-            pixelated = ' class="pixelated"' if found.tiny else ""
-            shown = f'<img src="{found.uri}" alt="{title}"{pixelated} loading="lazy">'
-        return f'<figure class="thumb {kind}" title="{title}">{shown}{lines}</figure>'
+            pixelated = ' class="pixelated"' if thumbnail.tiny else ""
+            image = f'<img src="{thumbnail.uri}" alt="{title}"{pixelated} loading="lazy">'
+        return f'<figure class="thumb {kind}" title="{title}">{image}{lines}</figure>'
 
     def line(self, row: int, name: str, near: list[tuple[int, float]]) -> str:
         """A query and its neighbours."""
         own = self.labels.get(row)
         hits = sum(self.labels.get(other) == own for other, _ in near)
-        who = f'<div class="who"><b>{text(own)}</b>{text(name)}{hits} of {len(near)} right</div>'
+        hit_words = f"{hits} of {len(near)} of its class"
+        who = f'<div class="who"><b>{text(own)}</b>{text(name)}{hit_words}</div>'
         cells = "".join(
             self.cell(
                 other,
@@ -152,12 +154,12 @@ class Sheet:
 def _block(
     block: Block, names: list[str], near: list[dict[int, list[tuple[int, float]]]], sheet: Sheet
 ) -> str:
-    sides = list(zip(names, near, strict=True))[0 if block.both else -1 :]
+    networks = list(zip(names, near, strict=True))[0 if block.both else -1 :]
     groups = []
     for row in block.rows:
         lines = [
-            sheet.line(row, f"{name}: " if block.both else "", found.get(row, []))
-            for name, found in sides
+            sheet.line(row, f"{name}: " if block.both else "", lists.get(row, []))
+            for name, lists in networks
         ]
         groups.append(f'<div class="group">{"".join(lines)}</div>')
     inside = "".join(groups)
@@ -180,8 +182,8 @@ def _examples(analysis: Analysed, measure: str) -> list[tuple[str, list[tuple[in
 
 def _pairs(kind: str, pairs: list[tuple[int, int, float]], sheet: Sheet) -> str:
     title = {
-        "most alike different": "Most alike, though of different classes",
-        "least alike same": "Least alike, though of the same class",
+        "most alike different": "Most similar pairs of different classes",
+        "least alike same": "Least similar pairs of one class",
     }.get(kind, kind)
     return _pair_card(title, "", pairs, sheet)
 
@@ -192,7 +194,7 @@ def _confused(
     cards = [
         _pair_card(
             f"“{low}” and “{high}”",
-            f"{number(share, 'share')} of the nearest neighbours of the two classes cross over.",
+            f"{number(share, 'share')} of the nearest neighbours belong to the other class.",
             pairs,
             sheet,
         )
@@ -201,7 +203,7 @@ def _confused(
     ]
     if not cards:
         return ""
-    return f"<h3>Classes taken for each other most often</h3>{''.join(cards)}"
+    return f"<h3>Classes that are most often confused</h3>{''.join(cards)}"
 
 
 def _pair_card(title: str, says: str, pairs: list[tuple[int, int, float]], sheet: Sheet) -> str:

@@ -20,10 +20,10 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
     bad = _bad(run)
     parts = [
         _images(run, bad),
-        _list("Taps of an unusual kind", _notes(subject, store)),
-        _list("Decisions taken on the way", run.get("decisions") or []),
+        _list("Unusual taps", _notes(subject, store)),
+        _list("Decisions during the run", run.get("decisions") or []),
         _reused(run),
-        facts("The two networks against each other (1: they see the same)", _likeness(run)),
+        facts("Similarity of the two networks' features (1 is the greatest)", _likeness(run)),
         _stages(run.get("stages") or {}),
         _bad_table(bad),
         _settings(subject, run, store),
@@ -67,12 +67,12 @@ def _reused(run: Mapping[str, Any]) -> str:
         return ""
     reused = run["reused"]
     if isinstance(reused, list | tuple) and reused:
-        said = f"Taken over from an earlier run, since nothing had changed: {', '.join(reused)}."
+        sentence = f"Reused from an earlier run, as nothing had changed: {', '.join(reused)}."
     elif reused:
-        said = "Nothing had changed since the last run: what was stored was used."
+        sentence = "Nothing had changed since the last run. All stored results were reused."
     else:
-        said = "Everything was computed in this run."
-    return f"<p>{text(said)}</p>"
+        sentence = "Everything was computed in this run."
+    return f"<p>{text(sentence)}</p>"
 
 
 def _likeness(run: Mapping[str, Any]) -> dict[str, str]:
@@ -81,8 +81,8 @@ def _likeness(run: Mapping[str, Any]) -> dict[str, str]:
         "linear_cka_unbiased": "linear CKA, unbiased",
         "rsa": "RSA (Spearman of the pair distances)",
     }
-    known = run.get("likeness") or {}
-    return {shown: number(known[name]) for name, shown in names.items() if name in known}
+    values = run.get("likeness") or {}
+    return {shown: number(values[name]) for name, shown in names.items() if name in values}
 
 
 def _list(title: str, items: Iterable[Any]) -> str:
@@ -91,16 +91,16 @@ def _list(title: str, items: Iterable[Any]) -> str:
 
 
 def _stages(stages: Mapping[str, Any]) -> str:
-    known = {str(k): float(v) for k, v in stages.items() if v is not None}
-    if not known:
+    times = {str(k): float(v) for k, v in stages.items() if v is not None}
+    if not times:
         return ""
-    longest = max(max(known.values()), 1e-9)
+    longest = max(max(times.values()), 1e-9)
     rows = "".join(
         f'<span>{text(name)}</span><span class="bar" style="width:{100 * value / longest:.1f}%">'
         f'</span><span class="t">{text(seconds(value))}</span>'
-        for name, value in known.items()
+        for name, value in times.items()
     )
-    return f'<h3>Time: {text(seconds(sum(known.values())))}</h3><div class="bars">{rows}</div>'
+    return f'<h3>Time: {text(seconds(sum(times.values())))}</h3><div class="bars">{rows}</div>'
 
 
 def _bad(run: Mapping[str, Any]) -> pd.DataFrame:
@@ -114,10 +114,10 @@ def _bad_table(bad: pd.DataFrame) -> str:
     if bad.empty:
         return ""
     names = [name for name in ("path", "state", "reason") if name in bad.columns]
-    shown = bad[names].head(MOST_BAD)
-    rest = len(bad) - len(shown)
-    note = f"{count(rest)} more are in the store's manifest." if rest else ""
-    body = table([(name, "t") for name in names], shown.itertuples(index=False), caption=note)
+    first = bad[names].head(MOST_BAD)
+    rest = len(bad) - len(first)
+    note = f"{count(rest)} more are listed in the store." if rest else ""
+    body = table([(name, "t") for name in names], first.itertuples(index=False), caption=note)
     return f"<h3>Images left out ({count(len(bad))})</h3>{body}"
 
 
@@ -150,5 +150,5 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _glossary() -> str:
-    found = [words(name) for name in score_table.SCORES]
-    return definitions({word.label: word.says for word in found})
+    scores = [words(name) for name in score_table.SCORES]
+    return definitions({word.label: word.says for word in scores})

@@ -42,26 +42,26 @@ def make_maps(
         try:
             features = store.features(analysis.key)
             if analysis.n_images > most:
-                found = _any_map(features, settings, like)
+                table = _any_map(features, settings, like)
             else:
-                found = make_map(features, settings, like=like, progress=progress)
+                table = make_map(features, settings, like=like, progress=progress)
         except BadInput as error:
             return [], f"No map is shown: {error}"
-        if found is None:
+        if table is None:
             return [], (
                 f"No map is shown: above {count(most)} images it takes minutes. Make it with "
                 f"alike map --store {store.url} --features {analysis.key} --split {split}, and "
                 "write the report again."
             )
-        maps.append((name, found))
+        maps.append((name, table))
     return maps, ""
 
 
 def _any_map(
     features: Any, settings: MapSettings, like: pd.DataFrame | None
 ) -> pd.DataFrame | None:
-    found = find_map(features, settings, like=like)
-    return find_map(features, settings) if found is None else found
+    table = find_map(features, settings, like=like)
+    return find_map(features, settings) if table is None else table
 
 
 def map_section(subject: Subject, store: Any, pictures: Pictures | None, progress: Progress) -> str:
@@ -75,50 +75,53 @@ def map_section(subject: Subject, store: Any, pictures: Pictures | None, progres
     atlas = _atlas(maps[-1][1], labels, pictures) if pictures else None
     parts = []
     for name, table in maps:
-        drawn = map_figure(
+        scatter = map_figure(
             table,
             [labels[int(row)] for row in table["row"]],
             order=order,
             paths=[paths[int(row)] for row in table["row"]],
             cells=atlas.cells if atlas else None,
         )
-        parts.append(figure(drawn, f"map-{name}", title=titled(name, "Map"), caption=_note(table)))
+        parts.append(
+            figure(scatter, f"map-{name}", title=titled(name, "Map"), caption=_note(table))
+        )
     lead = (
-        "Each point is an image, each colour a class (t-SNE). Near points are alike; distances "
-        "across the map and the size of a group mean little, and no score is computed on it."
+        "Each point is an image and each colour a class. The map is made by t-SNE: near points are "
+        "similar images. Distances across the map and the sizes of groups mean little. No score "
+        "is computed on the map."
     )
     return section("map", "Map", lead, _controls(order) + columns(*parts) + _sheet(atlas))
 
 
-def _order(subject: Subject, known: list[str]) -> list[str]:
+def _order(subject: Subject, labels: list[str]) -> list[str]:
     pairs = table_of(subject.last, "class_pairs", subject.measure)
     if pairs.empty:
-        return known
+        return labels
     ordered = [str(name) for name in similarity_order(class_matrix(pairs, subject.measure))]
-    return ordered + [name for name in known if name not in set(ordered)]
+    return ordered + [name for name in labels if name not in set(ordered)]
 
 
 def _atlas(table: pd.DataFrame, labels: dict[int, str], pictures: Pictures) -> Atlas | None:
     rows = table["row"].to_numpy()
     names = [labels[int(row)] for row in rows]
-    drawn = shown_rows(rows, names)
-    kept = shown_rows(rows[drawn], [names[i] for i in drawn], MOST_PICTURES, seed=1)
-    return pictures.atlas(int(row) for row in rows[drawn][kept])
+    points = shown_rows(rows, names)
+    pictured = shown_rows(rows[points], [names[i] for i in points], MOST_PICTURES, seed=1)
+    return pictures.atlas(int(row) for row in rows[points][pictured])
 
 
 def _note(table: pd.DataFrame) -> str:
-    said = []
+    parts = []
     if len(table) > MOST_POINTS:
-        said.append(f"{count(MOST_POINTS)} of {count(len(table))} images drawn")
+        parts.append(f"{count(MOST_POINTS)} of {count(len(table))} images drawn")
     if not table["fitted"].all():
-        said.append(f"t-SNE fitted on {count(int(table['fitted'].sum()))}, the rest placed by it")
+        parts.append(f"t-SNE fitted on {count(int(table['fitted'].sum()))}, the rest placed by it")
     explained = table.attrs.get("explained")
     if explained:
-        shown = number(sum(explained), "share")
-        said.append(f"two principal components would show {shown} of the variance")
-    said.append(f"perplexity {table.attrs.get('perplexity', 30):g}")
-    said.append(f"seed {table.attrs.get('seed', 0)}")
-    return "; ".join(said).capitalize() + "."
+        share = number(sum(explained), "share")
+        parts.append(f"two principal components would show {share} of the variance")
+    parts.append(f"perplexity {table.attrs.get('perplexity', 30):g}")
+    parts.append(f"seed {table.attrs.get('seed', 0)}")
+    return "; ".join(parts).capitalize() + "."
 
 
 def _controls(order: list[str]) -> str:

@@ -72,10 +72,10 @@ def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
     )
 
 
-def figure(shown: "go.Figure", name: str, *, title: str = "", caption: str = "") -> str:
+def figure(drawn_figure: "go.Figure", name: str, *, title: str = "", caption: str = "") -> str:
     """A figure: its data as JSON beside an empty box, drawn when it scrolls into view."""
-    data = shown.to_json().replace("</", "<\\/")
-    height = int(shown.layout.height or 360)
+    data = drawn_figure.to_json().replace("</", "<\\/")
+    height = int(drawn_figure.layout.height or 360)
     heading = f"<h3>{text(title)}</h3>" if title else ""
     note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     label = text(title or name)
@@ -96,8 +96,8 @@ def section(name: str, title: str, lead: str, body: str) -> str:
 
 def columns(*parts: str) -> str:
     """Parts side by side, one under the other on a narrow screen."""
-    kept = [part for part in parts if part]
-    return f'<div class="columns n{len(kept)}">{"".join(kept)}</div>' if kept else ""
+    filled = [part for part in parts if part]
+    return f'<div class="columns n{len(filled)}">{"".join(filled)}</div>' if filled else ""
 
 
 def definitions(items: Mapping[str, Any]) -> str:

@@ -126,14 +126,14 @@ def confused(
         return [(a, b, 0.0, []) for a, b in zip(near["class_a"], near["class_b"], strict=True)]
     across["low"] = np.minimum(across["own"].astype(str), across["other"].astype(str))
     across["high"] = np.maximum(across["own"].astype(str), across["other"].astype(str))
-    found = []
+    crossings = []
     for (low, high), group in across.groupby(["low", "high"], sort=False):
         share = len(group) / max(int(total.get(low, 0) + total.get(high, 0)), 1)
-        found.append((str(low), str(high), share, group))
-    found.sort(key=lambda item: -item[2])
+        crossings.append((str(low), str(high), share, group))
+    crossings.sort(key=lambda item: -item[2])
     return [
         (low, high, share, _distinct_pairs(group, n_images))
-        for low, high, share, group in found[:n_pairs]
+        for low, high, share, group in crossings[:n_pairs]
     ]
 
 

@@ -35,8 +35,8 @@ POLICY = (
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
 INTERVALS = (
-    "Intervals are 95 %, from drawing the images again. They say how far other images of this kind "
-    "would move a number, not how far another training run would."
+    "Intervals are 95 % intervals over samples of images. They do not include the variation "
+    "between training runs."
 )
 PARTS = (
     ("scores", "Scores"),
@@ -132,30 +132,30 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
 
 
 def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
-    said = answer(
+    first = answer(
         subject.before, subject.after, subject.comparison, subject.measure, run.get("control")
     )
     steps = rungs(subject.before, subject.after, subject.measure)
-    drawn = (
+    scale = (
         figure(figures.ladder(steps), "ladder", title="Between floor and ceiling")
         if len(steps)
         else ""
     )
-    shown = ("title", "network", "source", "created")
-    kicker = " · ".join(dict.fromkeys(_last_part(str(run[key])) for key in shown if run.get(key)))
+    keys = ("title", "network", "source", "created")
+    kicker = " · ".join(dict.fromkeys(_last_part(str(run[key])) for key in keys if run.get(key)))
     verdict = str(run.get("verdict") or "")
     sentences = [
         *suspicions(subject, store),
-        *said.sentences,
+        *first.sentences,
         *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
     ]
     lines = "".join(f"<p>{text(line)}</p>" for line in sentences)
     lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (
-        f'<header class="top {said.tone}"><p class="kicker">{text(kicker)}</p>'
-        f'<h1>{text(said.headline)}</h1><div class="answer">{lines}</div>'
-        f"{tiles(subject)}{drawn}"
-        "<noscript><p>The figures need JavaScript; the numbers stand in the tables too.</p>"
+        f'<header class="top {first.tone}"><p class="kicker">{text(kicker)}</p>'
+        f'<h1>{text(first.headline)}</h1><div class="answer">{lines}</div>'
+        f"{tiles(subject)}{scale}"
+        "<noscript><p>The figures need JavaScript. The tables have the numbers too.</p>"
         "</noscript>"
         "</header>"
     )
@@ -167,10 +167,10 @@ def _last_part(name: str) -> str:
 
 
 def _foot(run: dict[str, Any]) -> str:
-    made = f" on {text(run['created'])}" if run.get("created") else ""
+    date = f" on {text(run['created'])}" if run.get("created") else ""
     return (
-        f"<footer>Made by Alike{made}. This file holds everything it shows and loads nothing from "
-        "anywhere.</footer>"
+        f"<footer>Written by Alike{date}. This file is complete: it loads nothing from anywhere."
+        "</footer>"
     )
 
 

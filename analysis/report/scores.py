@@ -18,7 +18,15 @@ from alike.analysis.report.lookup import (
 )
 from alike.analysis.report.parts import Html, details, facts, section, table, text, tile
 from alike.analysis.report.subject import Subject
-from alike.analysis.report.words import FIRST, Form, change, interval, measure_words, number, words
+from alike.analysis.report.words import (
+    FIRST,
+    Form,
+    change,
+    interval_words,
+    measure_words,
+    number,
+    words,
+)
 
 ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_10", "map_at_r")
 
@@ -34,18 +42,18 @@ def tiles(subject: Subject) -> str:
 
 def _tile(subject: Subject, score: str) -> str:
     word = words(score)
-    found = [_find(subject, analysis, score) for _, analysis in subject.named]
-    values = [value for value in found if value is not None]
-    if len(values) < len(found):
+    all_values = [_find(subject, analysis, score) for _, analysis in subject.named]
+    values = [value for value in all_values if value is not None]
+    if len(values) < len(all_values):
         return ""
     if len(values) == 1:
-        span = interval(values[0].low, values[0].high, word.form)
+        span = interval_words(values[0].low, values[0].high, word.form)
         return tile(word.label, number(values[0].value, word.form), f"95 %: {span}" if span else "")
     row = _row(subject.comparison, score)
     tone, note = "", change(values[1].value - values[0].value, word.form)
     if row is not None and math.isfinite(float(row["low"])):
         tone = _tone(row)
-        span = interval(row["low"], row["high"], word.form, signed=True)
+        span = interval_words(row["low"], row["high"], word.form, signed=True)
         note = f"{change(row['difference'], word.form)}\n95 %: {span}"
     shown = " → ".join(number(value.value, word.form) for value in values)
     return tile(word.label, shown.replace(" % →", " →"), note, tone)
@@ -66,9 +74,9 @@ def scores(subject: Subject) -> str:
     first = [_score_row(subject, name) for name in FIRST if name in names]
     rest = [_score_row(subject, str(name)) for name in names if name not in FIRST]
     lead = (
-        f"Evaluated by {subject.measure} ({measure_words(subject.measure)}), with 95 % intervals. "
-        "Raw pixels are the floor. The classifier's own probabilities are the ceiling where its "
-        "classes are those of the images; where they are not, features can lie above it."
+        f"Measure: {subject.measure} ({measure_words(subject.measure)}). Intervals are 95 %. "
+        "Raw pixels are the floor. The classifier's probabilities are the ceiling if its classes "
+        "are those of the images. If they are not, features can score higher."
     )
     more = details(f"{len(rest)} more scores", table(heads, rest)) if rest else ""
     return section("scores", "Scores", lead, table(heads, first) + more)
@@ -106,8 +114,8 @@ def _has_untrained(subject: Subject) -> bool:
 def _find(subject: Subject, analysis: Analysed, score: str) -> Value | None:
     if score == "accuracy":
         return accuracy_of(analysis)
-    found = score_of(analysis, subject.measure, score)
-    return score_of(analysis, NETWORK, score) if found is None else found
+    value = score_of(analysis, subject.measure, score)
+    return score_of(analysis, NETWORK, score) if value is None else value
 
 
 def _row(comparison: pd.DataFrame | None, score: str) -> pd.Series | None:
@@ -128,7 +136,7 @@ def _tone(row: pd.Series) -> str:
 def _value_cell(value: Value | None, form: Form) -> object:
     if value is None:
         return ("", "")
-    span = interval(value.low, value.high, form)
+    span = interval_words(value.low, value.high, form)
     under = f'<span class="sub">{text(span)}</span>' if span else ""
     return (Html(text(number(value.value, form)) + under), value.value)
 
@@ -137,10 +145,10 @@ def _change_cell(row: pd.Series | None, form: Form) -> object:
     if row is None:
         return ("", "")
     tone = {"better": "up", "worse": "down"}.get(_tone(row), "")
-    span = interval(row["low"], row["high"], form, signed=True)
+    span = interval_words(row["low"], row["high"], form, signed=True)
     under = f'<span class="sub">{text(span)}</span>' if span else ""
-    shown = f'<span class="{tone}">{text(change(row["difference"], form))}</span>{under}'
-    return (Html(shown), float(row["difference"]))
+    markup = f'<span class="{tone}">{text(change(row["difference"], form))}</span>{under}'
+    return (Html(markup), float(row["difference"]))
 
 
 def measures(subject: Subject) -> str:
@@ -164,7 +172,7 @@ def measures(subject: Subject) -> str:
             _value_cell(score_of(subject.last, measure, name), words(name).form) for name in names
         ]
         rows.append(cells)
-    lead = "How the answer depends on what “distance” means. A click on a heading sorts."
+    lead = "The same scores by every measure that was computed. Click a heading to sort."
     left_out = dict(subject.last.settings or {}).get("left_out") or {}
     body = table(heads, rows) + facts("Measures left out, and why", left_out)
     return section("measures", "Measures", lead, body)

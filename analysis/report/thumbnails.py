@@ -79,22 +79,22 @@ class Pictures:
 
     def thumbnails(self, rows: Iterable[int], side: int = 96) -> dict[int, Thumbnail]:
         """Pictures no larger than `side` pixels; images that cannot be read are left out."""
-        found = self._read(rows, side)
-        return {row: _thumbnail(picture, tiny) for row, (picture, tiny) in found.items()}
+        pictures = self._read(rows, side)
+        return {row: _thumbnail(picture, tiny) for row, (picture, tiny) in pictures.items()}
 
     def atlas(self, rows: Iterable[int], cell: int = 56) -> Atlas | None:
         """One sheet with a square picture of every image; None where none can be read."""
         from PIL import Image
 
-        found = self._read(rows, cell)
-        if not found:
+        pictures = self._read(rows, cell)
+        if not pictures:
             return None
-        across = math.ceil(math.sqrt(len(found)))
-        down = math.ceil(len(found) / across)
+        across = math.ceil(math.sqrt(len(pictures)))
+        down = math.ceil(len(pictures) / across)
         sheet = Image.new("RGB", (across * cell, down * cell), (236, 234, 228))
-        small = 0
-        for number, (picture, tiny) in enumerate(found.values()):
-            small += tiny
+        n_tiny = 0
+        for number, (picture, tiny) in enumerate(pictures.values()):
+            n_tiny += tiny
             if tiny:
                 scale = cell / max(picture.size)
                 size = (round(picture.width * scale), round(picture.height * scale))
@@ -103,14 +103,16 @@ class Pictures:
             y = (number // across) * cell + (cell - picture.height) // 2
             sheet.paste(picture, (x, y))
         uri = data_uri(_coded(sheet, "jpeg", quality=72), "jpeg")
-        cells = {row: number for number, row in enumerate(found)}
-        return Atlas(uri, cell, across, cells, small * 2 > len(found))
+        cells = {row: number for number, row in enumerate(pictures)}
+        return Atlas(uri, cell, across, cells, n_tiny * 2 > len(pictures))
 
     def _read(self, rows: Iterable[int], side: int) -> dict[int, tuple[Any, bool]]:
-        wanted = [int(row) for row in dict.fromkeys(rows) if int(row) in self.paths]
+        known_rows = [int(row) for row in dict.fromkeys(rows) if int(row) in self.paths]
         with ThreadPoolExecutor(READERS) as readers:
-            pictures = readers.map(lambda row: self._picture(row, side), wanted)
-            return {row: got for row, got in zip(wanted, pictures, strict=True) if got is not None}
+            pictures = readers.map(lambda row: self._picture(row, side), known_rows)
+            return {
+                row: got for row, got in zip(known_rows, pictures, strict=True) if got is not None
+            }
 
     def _picture(self, row: int, side: int) -> tuple[Any, bool] | None:
         from PIL import Image

@@ -28,19 +28,19 @@ class Words:
 SCORE_WORDS: dict[str, Words] = {
     "sameness": Words(
         "Sameness",
-        "2 × AUC − 1. 1: every same-class pair is nearer than every different-class pair; "
-        "0: no better than chance.",
+        "2 × AUC − 1. At 1, every same-class pair is nearer than every different-class pair. "
+        "At 0, distances are no better than chance.",
     ),
     "auc": Words(
-        "Pairs judged rightly (AUC)",
+        "Pairs ranked correctly (AUC)",
         "How often a same-class pair is nearer than a different-class pair, when one of each is "
         "drawn at random.",
         "share",
     ),
     "balanced_accuracy": Words(
         "Balanced sameness accuracy",
-        "Share of pairs called “same” or “different” rightly by one distance threshold that was "
-        "chosen on other images; both kinds of pair count half.",
+        "Share of pairs that one distance threshold classifies correctly as same or different. "
+        "The threshold was chosen on other images. Both kinds of pair count half.",
         "share",
     ),
     "accuracy": Words(
@@ -50,12 +50,13 @@ SCORE_WORDS: dict[str, Words] = {
     ),
     "eer": Words(
         "Equal error rate",
-        "Error at the threshold where as many same pairs are missed as different pairs let in.",
+        "Error at the threshold at which the shares of missed same-class pairs and of accepted "
+        "different-class pairs are equal.",
         "share",
     ),
     "tar_at_far_1pct": Words(
-        "Same pairs found at 1 % false alarms",
-        "Share of same-class pairs accepted by the threshold that lets in 1 % of the others.",
+        "Same-class pairs accepted at 1 % false accepts",
+        "Share of same-class pairs within the threshold that accepts 1 % of different-class pairs.",
         "share",
     ),
     "d_prime": Words("d′ (separation)"),
@@ -76,7 +77,7 @@ SCORE_WORDS: dict[str, Words] = {
         "Mean share of the ten nearest images that have the label of the query.",
         "share",
     ),
-    "recall_at_10": Words("Any of the 10 nearest right", "", "share"),
+    "recall_at_10": Words("Recall at 10", "", "share"),
     "r_precision": Words("R-precision", "", "share"),
     "map_at_r": Words("MAP@R"),
     "hub_skew": Words("Hub skewness"),
@@ -89,7 +90,7 @@ SCORE_WORDS: dict[str, Words] = {
     "nc2_angle": Words("NC2, angles"),
     "nc3": Words("NC3"),
     "nc4": Words("NC4", "", "share"),
-    "nearest_mean_accuracy": Words("Nearest class mean right", "", "share"),
+    "nearest_mean_accuracy": Words("Nearest class mean correct", "", "share"),
     "two_nn": Words("Intrinsic dimension (TwoNN)"),
 }
 FIRST = (
@@ -104,11 +105,11 @@ DASH = "\N{EN DASH}"
 
 def words(score: str) -> Words:
     """The words of a score; what `SCORE_WORDS` does not say is taken from `score_table`."""
-    known = SCORE_WORDS.get(score, Words(score.replace("_", " ").capitalize()))
+    own = SCORE_WORDS.get(score, Words(score.replace("_", " ").capitalize()))
     row = score_table.SCORES.get(score)
-    if known.says or row is None:
-        return known
-    return replace(known, says=f"{row.about[0].upper()}{row.about[1:]} ({row.span}).")
+    if own.says or row is None:
+        return own
+    return replace(own, says=f"{row.about[0].upper()}{row.about[1:]} ({row.span}).")
 
 
 def measure_words(measure: str) -> str:
@@ -117,8 +118,8 @@ def measure_words(measure: str) -> str:
         return (
             f"the same with random weights: {measure_words(measure.removeprefix(BEFORE_TRAINING))}"
         )
-    known = MEASURES.get(measure)
-    return known.about if known else ""
+    row = MEASURES.get(measure)
+    return row.about if row else ""
 
 
 def number(value: Any, form: Form = "plain") -> str:
@@ -149,7 +150,7 @@ def change(value: Any, form: Form = "plain") -> str:
     return text.replace("-", MINUS)
 
 
-def interval(low: Any, high: Any, form: Form = "plain", *, signed: bool = False) -> str:
+def interval_words(low: Any, high: Any, form: Form = "plain", *, signed: bool = False) -> str:
     """`0.81 to 0.84`; empty where there is no interval."""
     low, high = _float(low), _float(high)
     if not (math.isfinite(low) and math.isfinite(high)):

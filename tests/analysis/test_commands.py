@@ -45,7 +45,7 @@ def test_report_of_two(alike, store, tmp_path):
     page = to.read_text(encoding="utf-8")
     assert "came closer" in page
     assert "linear CKA" in page
-    assert "stayed. Of the" in page
+    assert "stayed on average. Of the" in page
 
 
 def test_export_and_map(alike, store, tmp_path):

@@ -127,33 +127,27 @@ def continuity(
     module = ready_module(module, (int(images.shape[-2]), int(images.shape[-1])))
     with evaluating(module), torch.no_grad():
         parts = [score(module, part).argmax(1) for part in _parts(images, batch_size)]
-    asked = _Asked(module, images, torch.cat(parts), limits, batch_size)
-    kinds = _all_pairs(asked, labels, sampling)
-    fitting = [method for method in methods if _fits(asked, method)]
+    explained = _Explained(module, images, torch.cat(parts), limits, batch_size)
+    groups = _all_pairs(explained, labels, sampling)
+    fitting = [method for method in methods if _fits(explained, method)]
     if not fitting:
         raise BadInput(f"none of {', '.join(methods)} fits {name}")
-    base = asked.maps(fitting, images, asked.target)
-    found: dict[str, list[tuple[dict[str, object], Example]]] = {method: [] for method in fitting}
-    for done, pairs in enumerate(kinds):
-        for method, judged in _judge(asked, base, pairs).items():
-            found[method].append(judged)
-        progress("continuity", done + 1, len(kinds), pairs[0].kind)
-    rows = [row for judged in found.values() for row in _contrasted([row for row, _ in judged])]
-    table = pd.DataFrame(rows)
+    base = explained.maps(fitting, images, explained.target)
+    rows: dict[str, list[dict[str, object]]] = {method: [] for method in fitting}
+    examples: dict[str, list[Example]] = {method: [] for method in fitting}
+    for done, pairs in enumerate(groups):
+        for method, (row, example) in _judge(explained, base, pairs).items():
+            rows[method].append(row)
+            examples[method].append(example)
+        progress("continuity", done + 1, len(groups), pairs[0].kind)
+    table = pd.DataFrame([row for of_method in rows.values() for row in _contrasted(of_method)])
     table.insert(0, "network", name)
-    examples = (example for judged in found.values() for _, example in judged)
-    return Continuity(table[list(COLUMNS)], tuple(examples))
-
-
-def continuity_table(
-    module: nn.Module, images: Tensor, *args: object, **kwargs: object
-) -> pd.DataFrame:
-    """Return the table of `continuity` alone; same arguments."""
-    return continuity(module, images, *args, **kwargs).table  # type: ignore[arg-type]
+    worst = (example for of_method in examples.values() for example in of_method)
+    return Continuity(table[list(COLUMNS)], tuple(worst))
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Explained:
     module: nn.Module
     images: Tensor
     target: Tensor
@@ -163,83 +157,83 @@ class _Asked:
     def maps(self, methods: Sequence[str], inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Relevance (M, h, w) on the CPU by every method, a batch at a time."""
         parts = zip(_parts(inputs, self.batch_size), _parts(target, self.batch_size), strict=True)
-        made = [
+        results = [
             relevances(self.module, part, methods, classes, limits=self.limits)
             for part, classes in parts
         ]
-        return {method: torch.cat([part[method].cpu() for part in made]) for method in methods}
+        return {method: torch.cat([part[method].cpu() for part in results]) for method in methods}
 
 
-def _fits(asked: _Asked, method: str) -> bool:
+def _fits(explained: _Explained, method: str) -> bool:
     explainer(method)
     try:
-        asked.maps([method], asked.images[:1], asked.target[:1])
+        explained.maps([method], explained.images[:1], explained.target[:1])
     except DoesNotFit:
         return False
     return True
 
 
 def _all_pairs(
-    asked: _Asked, labels: Sequence[str] | None, sampling: Sampling
+    explained: _Explained, labels: Sequence[str] | None, sampling: Sampling
 ) -> list[list[Pairs]]:
-    images = asked.images[: sampling.stepped]
+    images = explained.images[: sampling.stepped]
     kinds = [near.noise_pairs(images, sampling.radii, sampling.directions, sampling.seed)]
     kinds += [[near.shift_pairs(images, kind)] for kind in ("shift_pixel", "shift_half")]
     if labels is not None:
         names = np.asarray(labels, dtype=object)
-        found = near.class_pairs(_pooled(asked), names, sampling.pairs, sampling.seed)
+        found = near.class_pairs(_pooled(explained), names, sampling.pairs, sampling.seed)
         kinds += [[pairs] for pairs in found if len(pairs.first)]
     return kinds
 
 
-def _pooled(asked: _Asked) -> npt.NDArray[np.floating]:
+def _pooled(explained: _Explained) -> npt.NDArray[np.floating]:
     from alike.extract.networks import TappedNetwork
 
-    height, width = asked.images.shape[-2:]
-    taps = taps_at(asked.module, (int(height), int(width)))
+    height, width = explained.images.shape[-2:]
+    taps = taps_at(explained.module, (int(height), int(width)))
     tap = taps.get("last_conv") or taps.get("fc") or taps["logits"]
-    with evaluating(asked.module), torch.no_grad():
-        parts = _parts(asked.images, asked.batch_size)
-        maps = [TappedNetwork(asked.module, [tap])(part)[tap.name] for part in parts]
+    with evaluating(explained.module), torch.no_grad():
+        parts = _parts(explained.images, explained.batch_size)
+        maps = [TappedNetwork(explained.module, [tap])(part)[tap.name] for part in parts]
     pooled = torch.cat([found.flatten(2).mean(2) if found.ndim == 4 else found for found in maps])
     return np.asarray(pooled.cpu().numpy())
 
 
 def _judge(
-    asked: _Asked, base: dict[str, Tensor], pairs: list[Pairs]
+    explained: _Explained, base: dict[str, Tensor], pairs: list[Pairs]
 ) -> dict[str, tuple[dict[str, object], Example]]:
     """The row and the worst pair of every method, for one kind of pair."""
     ratios: dict[str, list[npt.NDArray[np.floating]]] = {method: [] for method in base}
-    zero = dict.fromkeys(base, 0)
+    n_zero = dict.fromkeys(base, 0)
     worst: dict[str, Example] = {}
     for part in pairs:
         first = torch.as_tensor(part.first)
-        second, maps = _second(asked, base, part)
-        apart = (asked.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
-        for method, found in maps.items():
-            ratio = near.continuity_ratios(base[method][first], found, apart)
+        second, maps = _second(explained, base, part)
+        apart = (explained.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
+        for method, maps_of_method in maps.items():
+            ratio = near.continuity_ratios(base[method][first], maps_of_method, apart)
             ratios[method].append(ratio)
-            zero[method] += int((found.flatten(1).abs().sum(1) == 0).sum())
+            n_zero[method] += int((maps_of_method.flatten(1).abs().sum(1) == 0).sum())
             at = int(ratio.argmax())
             if method not in worst or ratio[at] > worst[method].ratio:
-                inputs = torch.stack([asked.images[first[at]], second[at]]).cpu()
-                both = torch.stack([base[method][first[at]], found[at]])
+                inputs = torch.stack([explained.images[first[at]], second[at]]).cpu()
+                both = torch.stack([base[method][first[at]], maps_of_method[at]])
                 worst[method] = Example(method, part.kind, float(ratio[at]), inputs, both)
     return {
-        method: (_row(method, pairs, ratios[method], zero[method]), worst[method])
+        method: (_row(method, pairs, ratios[method], n_zero[method]), worst[method])
         for method in base
     }
 
 
 def _second(
-    asked: _Asked, base: dict[str, Tensor], pairs: Pairs
+    explained: _Explained, base: dict[str, Tensor], pairs: Pairs
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The second inputs (M, 3, H, W) of pairs, and their maps by every method."""
     if isinstance(pairs.second, Tensor):
-        target = asked.target[torch.as_tensor(pairs.first)]
-        return pairs.second, asked.maps(list(base), pairs.second, target)
+        target = explained.target[torch.as_tensor(pairs.first)]
+        return pairs.second, explained.maps(list(base), pairs.second, target)
     rows = torch.as_tensor(pairs.second)
-    return asked.images[rows], {method: maps[rows] for method, maps in base.items()}
+    return explained.images[rows], {method: maps[rows] for method, maps in base.items()}
 
 
 def _contrasted(rows: list[dict[str, object]]) -> list[dict[str, object]]:

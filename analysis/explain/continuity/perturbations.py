@@ -45,10 +45,10 @@ def noise_pairs(
     """
     steps = []
     for row in range(len(images)):
-        dice = torch.Generator().manual_seed(seed * 1_000_003 + row)
-        drawn = torch.randn(directions, *images.shape[1:], generator=dice, dtype=torch.float64)
-        size = drawn.square().mean(tuple(range(1, drawn.ndim)), keepdim=True).sqrt()
-        steps.append((drawn / size).to(images))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
+        noise = torch.randn(directions, *images.shape[1:], generator=generator, dtype=torch.float64)
+        size = noise.square().mean(tuple(range(1, noise.ndim)), keepdim=True).sqrt()
+        steps.append((noise / size).to(images))
     first = np.repeat(np.arange(len(images)), directions)
     step, start = torch.cat(steps), images.repeat_interleave(directions, 0)
     return [Pairs("noise", first, start + radius * step, radius) for radius in radii]
@@ -88,13 +88,13 @@ def class_pairs(
     cosines = unit(pooled) @ unit(pooled).T
     same = labels[:, None] == labels[None, :]
     np.fill_diagonal(same, False)
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     nearest = np.where(same, cosines, -np.inf).argmax(axis=1)
     rows = np.flatnonzero(same.any(axis=1))
     return [
-        Pairs("nearest_same", *_drawn(np.stack([rows, nearest[rows]]), count, dice)),
-        Pairs("same_class", *_drawn(np.stack(np.nonzero(np.triu(same))), count, dice)),
-        Pairs("different_class", *_drawn(_different(labels), count, dice)),
+        Pairs("nearest_same", *_drawn(np.stack([rows, nearest[rows]]), count, generator)),
+        Pairs("same_class", *_drawn(np.stack(np.nonzero(np.triu(same))), count, generator)),
+        Pairs("different_class", *_drawn(_different(labels), count, generator)),
     ]
 
 
@@ -102,9 +102,9 @@ def _different(labels: npt.NDArray[np.object_]) -> Ints:
     return np.stack(np.nonzero(np.triu(labels[:, None] != labels[None, :])))
 
 
-def _drawn(pairs: Ints, count: int, dice: np.random.Generator) -> tuple[Ints, Ints]:
-    kept = dice.permutation(pairs.shape[1])[:count]
-    return pairs[0, kept], pairs[1, kept]
+def _drawn(pairs: Ints, count: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+    columns = generator.permutation(pairs.shape[1])[:count]
+    return pairs[0, columns], pairs[1, columns]
 
 
 Relevance = Callable[[Tensor], Tensor]

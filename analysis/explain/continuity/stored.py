@@ -37,8 +37,8 @@ WORDS = {
     "different_class": ("an image", "one of another class"),
 }
 NOTE = (
-    "Orange speaks for the class, blue against; both maps of a pair sum to 1 in magnitude and "
-    "share a scale. Ratio: |R - R'| / |x - x'|, the worst pair found."
+    "Orange speaks for the class, blue against it. The magnitudes of each map sum to 1. The two "
+    "maps of a pair share a scale. The ratio is |R - R'| / |x - x'| of the worst pair."
 )
 
 
@@ -69,14 +69,14 @@ def continuity_of(
     """
     network = network_for(features, network)
     sampling = sampling or Sampling()
-    chosen = _spread(features.table(split), n_images)
-    frames = stored_frames(features, [int(row) for row in chosen["row"]])
+    table = _spread(features.table(split), n_images)
+    frames = stored_frames(features, [int(row) for row in table["row"]])
     inputs = network.transform.normalise(
         torch.stack([torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames])
     )
     device = next(network.module.parameters(), torch.empty(0)).device
-    labels = [str(label) for label in chosen["label"]] if chosen["label"].notna().all() else None
-    found = continuity(
+    labels = [str(label) for label in table["label"]] if table["label"].notna().all() else None
+    result = continuity(
         network.module,
         inputs.to(device),
         labels,
@@ -86,12 +86,12 @@ def continuity_of(
         limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
         progress=progress,
     )
-    settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(chosen)}
+    settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
     place = {"key": features.key}
-    features.store.write_table(TABLE.format(**place), found.table, settings)
-    picture = continuity_panel(found.examples, network.transform)
+    features.store.write_table(TABLE.format(**place), result.table, settings)
+    picture = continuity_panel(result.examples, network.transform)
     features.store.write_file(PICTURE.format(**place), png(picture))
-    return found
+    return result
 
 
 def read_continuity(store: "Store", key: str) -> tuple[pd.DataFrame, bytes] | None:
@@ -113,22 +113,22 @@ def continuity_panel(
     rows: dict[str, list[PanelImage]] = {}
     for example in examples:
         if example.pairs in kinds:
-            rows.setdefault(example.explainer, []).extend(_tiles(example, transform))
+            rows.setdefault(example.explainer, []).extend(_panel_images(example, transform))
     return panel(list(rows.values()), title="The least continuous pairs", note=NOTE)
 
 
-def _tiles(example: Example, transform: "Transform") -> list[PanelImage]:
+def _panel_images(example: Example, transform: "Transform") -> list[PanelImage]:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
     seen = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
-    maps = [(found / found.abs().sum().clamp_min(1e-30)).numpy() for found in example.maps]
+    heats = [(heat / heat.abs().sum().clamp_min(1e-30)).numpy() for heat in example.maps]
     apart = float((example.inputs[0] - example.inputs[1]).norm())
-    said = (
+    captions = (
         (example.explainer, WORDS[example.pairs][0]),
         (WORDS[example.pairs][1], f"|x - x'| {apart:.3g}, ratio {example.ratio:.3g}"),
     )
     return [
-        heat_image(image.permute(1, 2, 0).numpy(), found, lines, top=full_colour(*maps))
-        for image, found, lines in zip(seen, maps, said, strict=True)
+        heat_image(image.permute(1, 2, 0).numpy(), heat, lines, top=full_colour(*heats))
+        for image, heat, lines in zip(seen, heats, captions, strict=True)
     ]
 
 

@@ -42,11 +42,11 @@ def _linear_layer(
     signals: Signals, name: str, x: Tensor, y: Tensor, layer: rules.LinearLayer
 ) -> Tensor:
     composite, limits = signals.composite, signals.limits.get(x)
-    where = "pixels" if limits is not None else "convolution"
+    kind = "pixels" if limits is not None else "convolution"
     if limits is None and layer.dense and x.ndim == 2:
-        where = "dense"
-    chosen = getattr(composite, where)
-    rule = chosen if isinstance(chosen, rules.Rule) else rules.RULES[chosen]
+        kind = "dense"
+    named = getattr(composite, kind)
+    rule = named if isinstance(named, rules.Rule) else rules.RULES[named]
     if x in signals.gates or x not in signals:
         raise signals.no_rule(name, "its weight, not its input, comes from the image")
     result: Tensor = Linear.apply(x, y, layer, rule, limits)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alike.analysis.explain.gradients import DoesNotFit, Target, chosen, score
 from alike.analysis.explain.lrp.composite import Composite
+from alike.analysis.explain.lrp.rules import filled
 from alike.analysis.explain.lrp.signals import Signals
 from alike.analysis.explain.lrp.trace import RelevanceMode
 from alike.extract.errors import BadInput
@@ -74,10 +75,13 @@ def lrp(
         DoesNotFit: a layer without a rule; the message names it and its place.
     """
     rules = composite if isinstance(composite, Composite) else _composite(composite)
-    low, high = pixel_limits(batch) if limits is None else limits
+    low, high = (
+        filled(limit.to(batch), batch)
+        for limit in (pixel_limits(batch) if limits is None else limits)
+    )
     with torch.enable_grad():
         pixels = batch.detach().clone().requires_grad_()
-        signals = Signals(module, rules, pixels, (low.to(batch), high.to(batch)))
+        signals = Signals(module, rules, pixels, (low, high))
         with RelevanceMode(signals):
             scores = score(module, pixels)
         if not scores.requires_grad:

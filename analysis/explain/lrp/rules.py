@@ -266,8 +266,17 @@ def _input_part(name: str, x: Tensor, limits: tuple[Tensor, Tensor] | None, sign
     if name in ("low", "high"):
         if limits is None:
             raise ValueError("rule zbox needs the limits of the layer's input")
-        return limits[0] if name == "low" else limits[1]
+        return filled(limits[0] if name == "low" else limits[1], x)
     return x if name == "positive" and not signed else PARTS[name](x)
+
+
+def filled(limit: Tensor, x: Tensor) -> Tensor:
+    """A limit that broadcasts to x (B, ...) as (1 or B, ...), for a layer sums over every position.
+
+    A convolution of a limit (1, C, 1, 1) would see one position in a field of padding.
+    """
+    images = limit.shape[0] if limit.ndim == x.ndim else 1
+    return limit.expand(images, *x.shape[1:])
 
 
 def _owed(outputs: str, y: Tensor, above: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from alike.analysis.explain.explain import EXPLAINERS, relevance, relevances
-from alike.analysis.explain.gradients import cam, gradcam_raw, score
+from alike.analysis.explain.gradients import DoesNotFit, cam, gradcam_raw, score
 from alike.analysis.explain.inputs import ready_module
 from alike.extract.errors import BadInput
 from alike.extract.networks.taps import _FOUND, taps_at
@@ -221,3 +221,89 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class Head(nn.Module):
+    """Two convolutions, the mean over positions, and one linear layer to three classes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU())
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class Cosine(Head):
+    def forward(self, x):
+        vector = nn.functional.normalize(self.body(x).mean((2, 3)))
+        return 16 * nn.functional.linear(vector, nn.functional.normalize(self.fc.weight))
+
+
+class ClassMaps(Head):
+    """A 1x1 convolution to the classes, pooled by `mean`; another map is pooled before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        maps = self.body(x)
+        gate = maps.mean((2, 3), keepdim=True).sigmoid()
+        return self.classes(maps * gate).mean((2, 3))
+
+
+def normed(change):
+    net = Head()
+    change(net.fc)
+    return net
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+HEADS = {
+    "weight_norm": lambda: normed(nn.utils.parametrizations.weight_norm),
+    "parametrised": lambda: normed(
+        lambda fc: nn.utils.parametrize.register_parametrization(fc, "weight", Doubled())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_cam_uses_the_weight_of_the_call(name):
+    """A weight that is computed, not stored, has a map all the same: it sums to the score."""
+    net, images, target = HEADS[name]().eval(), batch(side=12), torch.tensor([2, 0])
+    found = cam(net, images, target)
+    weight = net.fc.weight.detach()
+    maps = net.body(images).detach()
+    expected = (weight[target][:, :, None, None] * maps).sum(1)
+    assert torch.allclose(found, expected, atol=1e-6)
+    scores = score(net, images).detach()[torch.arange(2), target]
+    total = found.mean((1, 2)) + net.fc.bias.detach()[target]
+    assert torch.allclose(total, scores, atol=1e-6)
+
+
+def test_cam_of_class_maps_pooled_by_mean():
+    net, images, target = ClassMaps().eval(), batch(side=12), torch.tensor([1, 2])
+    found = cam(net, images, target)
+    scores = score(net, images).detach()[torch.arange(2), target]
+    assert torch.allclose(found.mean((1, 2)), scores, atol=1e-6)
+
+
+def test_cam_of_a_cosine_head_does_not_apply_and_gradcam_does():
+    net, images = Cosine().eval(), batch(side=12)
+    with pytest.raises(DoesNotFit, match=r"no CAM for Cosine.*use gradcam"):
+        relevance(net, images, "cam")
+    assert relevance(net, images, "gradcam").shape == (2, 8, 8)
+
+
+def test_cam_of_a_network_that_pools_nothing_does_not_apply():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 3)).eval()
+    with pytest.raises(DoesNotFit, match="no CAM"):
+        relevance(net, batch(side=12), "cam")

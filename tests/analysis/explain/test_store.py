@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from alike.analysis.explain.classes import (
 from alike.analysis.explain.continuity.continuity import Sampling
 from alike.analysis.explain.continuity.stored import continuity_of, read_continuity
 from alike.analysis.explain.examples import example_images, keep_examples
-from alike.analysis.explain.explain import explain
+from alike.analysis.explain.explain import EXPLAINERS, explain
 from alike.analysis.explain.images import explain_images
 from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.overlay import (
@@ -190,7 +191,7 @@ def test_the_report_shows_what_the_store_holds(features):
     shown = explanations_section({"network": features.key}, features.store)
     assert shown.startswith('<section id="explanations">')
     assert "what each position adds to the score" in shown
-    assert "evidence for the class that it predicts" in shown
+    assert "Evidence for the predicted class" in shown
     assert shown.count("data:image/jpeg") == 3
     twice = explanations_section({"before": features.key, "after": features.key}, features.store)
     assert twice.count("<table") == 1  # one row an explainer and network
@@ -376,3 +377,15 @@ def test_drawing_and_keeping_an_explanation_loads_no_plotly(features):
     words = [sys.executable, "-c", WITHOUT_PLOTLY, features.store.url]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_map_of_zeros_is_no_explanation(features, monkeypatch):
+    row = replace(EXPLAINERS["gradcam"], made=lambda evidence, batch: 0 * evidence)
+    monkeypatch.setitem(EXPLAINERS, "gradcam", row)
+    found = explain_images([3, 4], features, methods=("gradcam", "cam"))
+    assert found.notes == ("gradcam is zero everywhere, which is no explanation: 3, 4",)
+    table = found.table.set_index("method")
+    assert table.loc["gradcam", ["peak_y", "peak_x"]].isna().all(axis=None)
+    assert table.loc["cam", ["peak_y", "peak_x"]].notna().all(axis=None)
+    image = np.full((8, 8, 3), 120, np.uint8)
+    assert heat_image(image, np.zeros((2, 2), np.float32), ("a",)).lines[-1].startswith("zero")

@@ -203,7 +203,7 @@ def test_real_images_are_inside(real, digits, tmp_path):
     assert "Yes: same-class features came closer" in first_lines(page)
     for name in ("scores", "distances", "classes", "images", "map", "measures", "making"):
         assert f'<section id="{name}">' in page
-    for said in ("Where it helped most", "Worst", "Classes taken for each other most often"):
+    for said in ("Where it helped most", "Worst", "Classes that are most often confused"):
         assert said in page
     assert page.count("data:image/png;base64") > 50
     assert 'id="atlas"' in page

@@ -239,3 +239,25 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", ["image", "channel", "scalar"])
+@pytest.mark.parametrize("composite", ["plus_box", "deep_taylor"])
+def test_limits_that_only_broadcast_give_what_full_ones_give(shape, composite):
+    """A limit of one position must not be taken for an image with padding around it."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, 4, bias=False)).eval()
+    images, target = batch(side=16), torch.tensor([1, 3])
+    short = {
+        "image": [torch.full((1, 3, 1, 1), end) for end in (-2.5, 2.5)],
+        "channel": [torch.full((3, 1, 1), end) for end in (-2.5, 2.5)],
+        "scalar": [torch.tensor(end) for end in (-2.5, 2.5)],
+    }[shape]
+    full = [limit.expand(images.shape).contiguous() for limit in short]
+    images = images.clamp(-2.5, 2.5)
+    expected = lrp(net, images, target, composite=composite, limits=tuple(full))
+    found = lrp(net, images, target, composite=composite, limits=tuple(short))
+    torch.testing.assert_close(found, expected)
+    score = net(images).detach()[torch.arange(2), target]
+    torch.testing.assert_close(found.sum((1, 2, 3)), score, rtol=1e-3, atol=1e-4)
