@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.progress import Progress, silent
 from alike.flows import steps
 from alike.flows.engine import step
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "faiss-gpu", "faiss-cpu", "prefect")
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(frozen=True, repr=False)
+class Finished(Displayed):
     """What a run leaves behind.
 
     Attributes:
@@ -47,6 +48,13 @@ class Finished:
     seconds: dict[str, float]
     bad: int = 0
     notes: tuple[str, ...] = ()
+
+    def _summary(self) -> Summary:
+        facts = {
+            "report": str(self.report), "bad images": self.bad,
+            "seconds": "nothing was computed" if self.reused else float(sum(self.seconds.values())),
+        }  # fmt: skip
+        return Summary(f"run of {self.key}", facts, (*self.notes, *self.decisions))
 
 
 def run_pipeline(path: Path, progress: Progress = silent) -> Finished:

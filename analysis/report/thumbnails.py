@@ -114,18 +114,31 @@ class Pictures:
             return {row: got for row, got in zip(wanted, pictures, strict=True) if got is not None}
 
     def _picture(self, row: int, side: int) -> tuple[Any, bool] | None:
-        from PIL import Image
-
         try:
-            pixels = decode(self._source.read(self.paths[row]))
+            return _small(self._source.read(self.paths[row]), side)
         except (AlikeError, OSError):
             # A picture that has gone since extraction leaves a gap; its numbers stay.
             return None
-        picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-        tiny = max(picture.size) <= TINY
-        if max(picture.size) > side:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return picture, tiny
+
+
+def thumbnail(data: bytes, side: int = 96) -> Thumbnail | None:
+    """The picture of an image file's bytes; None if they cannot be decoded."""
+    try:
+        return _thumbnail(*_small(data, side))
+    except (AlikeError, OSError):
+        return None
+
+
+def _small(data: bytes, side: int) -> tuple[Any, bool]:
+    """The image no larger than `side` pixels, and whether it is tiny itself."""
+    from PIL import Image
+
+    pixels = decode(data)
+    picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    tiny = max(picture.size) <= TINY
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture, tiny
 
 
 def _thumbnail(picture: Any, tiny: bool) -> Thumbnail:

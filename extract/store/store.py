@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.arrays import UNIT, VALID, ArraySpec, spec_of
 from alike.extract.store.commit import ABSENT
@@ -33,7 +34,7 @@ _RUN = "extract-"
 _ATTRS = b"alike"
 
 
-class Store:
+class Store(Displayed):
     """A folder or URL with features of one set of images.
 
     Attributes:
@@ -90,6 +91,23 @@ class Store:
         zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
         # Last: a store is one when it has its settings.
         self._write_settings({"schema": SCHEMA, "created": now})
+
+    def __repr__(self) -> str:
+        # Not the summary, which reads the list of the images.
+        return f"<store {self.url}>"
+
+    def _summary(self) -> Summary:
+        view = self.images()
+        source = self._settings().get("source", {}).get("spec")
+        facts = {
+            "images": len(view), "classes": int(view["label"].nunique()), "source": source,
+            "train share": self.split()[0],
+        }  # fmt: skip
+        keys = pd.DataFrame(
+            [(key, ", ".join(self.features(key).arrays)) for key in self.groups()],
+            columns=["extraction", "arrays"],
+        )
+        return Summary(f"store {self.url}", facts, tables={"extractions": keys})
 
     # Settings
 
