@@ -4,10 +4,12 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.extract.networks import Extraction, Transform
+
+if TYPE_CHECKING:
+    from alike.extract.networks import Transform
 
 LISTED = 100
 """Names of classes that a command line may hold."""
@@ -23,6 +25,9 @@ def extract_again(features: Any) -> str:
     Returns:
         The command, quoted for a shell; `UNKNOWN` where the store does not know all of it.
     """
+    # Measures of stored rows need no network, and importing torch takes seconds.
+    from alike.extract.networks import Extraction, Transform
+
     try:
         spec, options = features.store.source()
         made = Extraction.from_dict(features.attrs)
@@ -44,7 +49,7 @@ def extract_again(features: Any) -> str:
     return shlex.join(words)
 
 
-def _size(transform: Transform) -> Sequence[str]:
+def _size(transform: "Transform") -> Sequence[str]:
     sides = transform.resize
     given = "x".join(map(str, sides)) if isinstance(sides, tuple) else str(sides or "none")
     crop = [] if transform.crop is None else ["--crop", str(transform.crop)]

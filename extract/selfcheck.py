@@ -1,13 +1,12 @@
 """Does the network know these images? Top-1 where classes match, and a look at preprocessing."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
+from alike.extract.class_names import match_classes, stored_top1
 from alike.extract.errors import BadImage
 from alike.extract.images import ImageSource, decode
 from alike.extract.networks import Network, Transform, first_tensor
@@ -27,75 +26,6 @@ OTHER_INPUTS: Mapping[str, Callable[[Transform, torch.Tensor], torch.Tensor]] = 
     "the mean and std of ImageNet": lambda _, x: Transform().normalise(x),
 }
 """Mistakes that were made for months without a word (DESIGN 11.7): another input of the frames."""
-
-
-def match_classes(
-    labels: Iterable[str | None], class_names: Sequence[str] | None, outputs: int | None = None
-) -> dict[str, int] | None:
-    """Index of every label in the network's classes.
-
-    Args:
-        labels: of the images; None is left out.
-        class_names: of the logits in order, or None. An entry may hold several names (``tench,
-            Tinca tinca``) and begin with a WordNet id (``n01440764 tench``); each is a name.
-        outputs: logits of a network whose class names are not known. As many labels are taken for
-            its classes in alphabetical order, as folders of classes are numbered everywhere.
-
-    Returns:
-        label -> index; None unless every label is a name of exactly one class, case, hyphens,
-        underscores and spaces aside.
-    """
-    wanted = {label for label in labels if label is not None}
-    if not class_names and outputs is not None and len(wanted) == outputs:
-        return {label: index for index, label in enumerate(sorted(wanted))}
-    if not class_names or not wanted:
-        return None
-    named: dict[str, set[int]] = {}
-    for index, entry in enumerate(class_names):
-        for name in _names_in(entry):
-            named.setdefault(name, set()).add(index)
-    found = {label: named.get(_plain(label), set()) for label in wanted}
-    if any(len(indices) != 1 for indices in found.values()):
-        return None
-    return {label: indices.pop() for label, indices in found.items()}
-
-
-def _names_in(entry: str) -> set[str]:
-    identifier = re.match(r"(n\d{8})\s+", entry)
-    rest = entry[identifier.end() :] if identifier else entry
-    names = [entry, rest, *rest.split(","), *(identifier.groups() if identifier else ())]
-    return {_plain(name) for name in names}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().lower()
-
-
-def stored_top1(
-    features: "Features", class_names: Sequence[str] | None, table: pd.DataFrame
-) -> float | None:
-    """Share of labelled images whose largest stored logit is their class, or None.
-
-    Args:
-        features: with the array ``logits``, else the answer is None.
-        class_names: of the logits in order.
-        table: row and label of usable images; those with logits count.
-    """
-    if "logits" not in features.arrays:
-        return None
-    there = features.committed(["logits"], good=True)[table["row"].to_numpy()]
-    table = table[there & table["label"].notna()]
-    outputs = features.arrays["logits"].tail[-1]
-    index = match_classes(table["label"].unique(), class_names, outputs)
-    if index is None:
-        return None
-    truth = table["label"].map(index).to_numpy(dtype=np.int64)
-    rows = table["row"].to_numpy(dtype=np.int64)
-    right = done = 0
-    for block, logits in features.blocks("logits", rows):
-        right += int((logits.argmax(1) == truth[done : done + len(block)]).sum())
-        done += len(block)
-    return right / done
 
 
 def self_check(

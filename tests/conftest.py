@@ -1,8 +1,11 @@
 """What all tests share: the folder of real images and weights that stands beside a checkout."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +16,41 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real images and weights in {SHARED}")
     return SHARED
+
+
+NETWORK = """
+from torch import nn
+
+TRANSFORM = {"resize": [12, 12]}
+
+
+def net(classes=3):
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
+"""
+
+
+@dataclass(frozen=True)
+class TinySet:
+    """A few images of three classes, and the file of a network that takes milliseconds."""
+
+    folder: Path
+    images: Path
+    network: str
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> TinySet:
+    folder = tmp_path_factory.mktemp("tiny")
+    draw = np.random.default_rng(0)
+    for label in ("a<b>&", "b", "c"):
+        colour = draw.integers(0, 256, 3)
+        for number in range(9):
+            pixels = (
+                colour + 3 * draw.integers(0, 256, (3, 3, 3)).repeat(4, axis=0).repeat(5, 1)
+            ) // 4
+            path = folder / "images" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (folder / "net.py").write_text(NETWORK)
+    return TinySet(folder, folder / "images", f"{folder / 'net.py'}:net")

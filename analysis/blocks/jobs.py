@@ -11,7 +11,6 @@ from typing import Any
 
 from alike.analysis.blocks.product import one_thread_each
 from alike.analysis.blocks.statistic import Run
-from alike.extract.distributed import dask_client
 from alike.extract.machine import usable_cores
 from alike.extract.progress import Progress, silent
 
@@ -144,6 +143,9 @@ def open_jobs(
     if dask is None and workers is None:
         yield here()
         return
+    # Statistics of stored features need no network, and importing torch takes seconds.
+    from alike.extract.distributed import dask_client
+
     place = dask if dask is not None else int(workers or 1)
     with dask_client(place, timeout, dashboard="127.0.0.1:0") as client:
         yield Jobs(client, sum(client.nthreads().values()))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet, stored_vectors
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores, shape_notes
 from alike.analysis.scores.rows import NO_SPAN, score_row
+from alike.extract.class_names import match_classes
 from alike.extract.measures import WEIGHT, Measure, Take, check_finite
-from alike.extract.selfcheck import match_classes
 
 if TYPE_CHECKING:
     from alike.extract.store import Features
