@@ -31,6 +31,7 @@ from alike.analysis.blocks import (
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layers
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
+from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.errors import BadInput
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
 from alike.extract.progress import Progress, silent
@@ -62,9 +63,12 @@ DEFAULT_MEASURES = (
 )
 """The default measures: the headline, its floor and ceiling, and what explains them."""
 
+FIRST = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")
+"""The scores that are read first."""
 
-@dataclass(frozen=True)
-class Analysis:
+
+@dataclass(frozen=True, repr=False)
+class Analysis(Displayed):
     """What an analysis found.
 
     Attributes:
@@ -116,6 +120,31 @@ class Analysis:
             f"images or taps of {self.key} came or changed after its analysis, which is of "
             f"{self.n_images} images: run `alike analyse` to judge what is there now"
         )
+
+    def overview(self) -> pd.DataFrame:
+        """The scores that are read first: one row a measure, one column a score."""
+        scores = self.tables["scores"]
+        table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
+        columns = [name for name in FIRST if name in table.columns]
+        return table[columns].dropna(how="all").reset_index()
+
+    def _summary(self) -> Summary:
+        from alike.analysis.report import main_measure, score_of, worst_class
+
+        measure = main_measure(self)
+        sameness = score_of(self, measure, "sameness")
+        worst = worst_class(self, measure)
+        facts = {
+            "sameness": sameness and with_interval(sameness.value, sameness.low, sameness.high),
+            "worst class": f"{worst[0]} {worst[1]:.4g}" if worst else None,
+            "images": self.n_images,
+            "classes": len(self.classes),
+            "split": self.settings.get("split"),
+        }
+        left_out = self.settings.get("left_out", {})
+        notes = [f"left out: {name} ({reason})" for name, reason in left_out.items()]
+        tables = {f"scores; sameness and worst class are of {measure}": self.overview()}
+        return Summary(f"analysis of {self.key}", facts, notes, tables)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.errors import AlikeError
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source
@@ -27,8 +28,8 @@ Executor = Callable[[ExtractionRun, Workload, BatchProgress], Mapping[str, float
 """Computes and commits the workload of a run; gives the busy seconds of each stage."""
 
 
-@dataclass(frozen=True)
-class ExtractionReport:
+@dataclass(frozen=True, repr=False)
+class ExtractionReport(Displayed):
     """What a run did.
 
     Attributes:
@@ -63,6 +64,15 @@ class ExtractionReport:
             name: getattr(self, name).to_dict("records") if name == "bad" else getattr(self, name)
             for name in self.__dataclass_fields__
         }
+
+    def _summary(self) -> Summary:
+        facts = {
+            "images with features": self.n_rows, "computed": self.n_computed,
+            "reused": self.n_reused, "bad": self.n_bad, "top-1": self.top1,
+            "seconds": float(self.seconds),
+        }  # fmt: skip
+        bad = {"images without a feature": self.bad} if self.n_bad else {}
+        return Summary(f"extraction {self.key}", facts, self.notes, bad)
 
 
 def in_process(

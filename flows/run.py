@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.progress import Progress
 from alike.flows import steps
 from alike.flows.decisions import Accepted, DecisionLog
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "faiss-gpu", "faiss-cpu", "prefect")
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(frozen=True, repr=False)
+class Finished(Displayed):
     """What a run leaves behind.
 
     Attributes:
@@ -45,6 +46,13 @@ class Finished:
     seconds: dict[str, float]
     bad: int = 0
     notes: tuple[str, ...] = ()
+
+    def _summary(self) -> Summary:
+        facts = {
+            "report": str(self.report), "bad images": self.bad,
+            "seconds": "nothing was computed" if self.reused else float(sum(self.seconds.values())),
+        }  # fmt: skip
+        return Summary(f"run of {self.key}", facts, (*self.notes, *self.decisions))
 
 
 def run_settings_file(path: Path, progress: Progress) -> Finished:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
@@ -33,8 +34,8 @@ FEWEST = 100
 Float = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class IndexReport:
+@dataclass(frozen=True, repr=False)
+class IndexReport(Displayed):
     """What `build_index` did.
 
     Attributes:
@@ -48,6 +49,17 @@ class IndexReport:
     action: str
     note: str
     seconds: float
+
+    def _summary(self) -> Summary:
+        card = self.card
+        facts = {
+            "images": card.n_rows,
+            "index": str(card.spec),
+            f"recall at {card.wish.at}": with_interval(*card.recall) if card.recall else "exact",
+            "seconds": float(self.seconds),
+        }
+        notes = [f"{self.action}: {self.note}"]
+        return Summary(f"index of {card.measure}, {card.key}", facts, notes)
 
 
 def build_index(

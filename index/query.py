@@ -156,6 +156,8 @@ class NeighbourIndex:
         *,
         weights_hash: str,
         rows: NDArray[np.int64] | None = None,
+        among: Among = ALL,
+        label: str | None = None,
         threads: int | None = None,
     ) -> Neighbours:
         """Nearest rows of vectors (Q, D) that the measure made elsewhere.
@@ -165,6 +167,8 @@ class NeighbourIndex:
             k: neighbours a vector.
             weights_hash: of the network that they come from.
             rows: (Q,) own row of each, left out of its answer; -1 for none.
+            among: which rows may answer.
+            label: class of the vectors, for `among`.
             threads: of the search.
 
         Raises:
@@ -175,7 +179,7 @@ class NeighbourIndex:
             msg = f"vectors of shape {vectors.shape}: (Q, {self.card.dimension}) expected"
             raise BadInput(msg)
         own = np.full(len(vectors), -1, dtype=np.int64) if rows is None else rows
-        return self._answer(vectors, own, k, ALL, [None] * len(vectors), threads)
+        return self._answer(vectors, own, k, among, [label] * len(vectors), threads)
 
     def read(self, images: Sequence[Image]) -> list[Query]:
         """The queries that images are.

@@ -1,8 +1,15 @@
 """What all tests share: the folder of real images and weights that stands beside a checkout."""
 
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +20,85 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real images and weights in {SHARED}")
     return SHARED
+
+
+NETWORK = """
+from torch import nn
+
+TRANSFORM = {"resize": [12, 12]}
+
+
+def net(classes=3):
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
+"""
+
+
+@dataclass(frozen=True)
+class TinySet:
+    """A few images of three classes, and the file of a network that takes milliseconds."""
+
+    folder: Path
+    images: Path
+    network: str
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> TinySet:
+    folder = tmp_path_factory.mktemp("tiny")
+    draw = np.random.default_rng(0)
+    for label in ("a<b>&", "b", "c"):
+        colour = draw.integers(0, 256, 3)
+        for number in range(9):
+            pixels = (
+                colour + 3 * draw.integers(0, 256, (3, 3, 3)).repeat(4, axis=0).repeat(5, 1)
+            ) // 4
+            path = folder / "images" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (folder / "net.py").write_text(NETWORK)
+    return TinySet(folder, folder / "images", f"{folder / 'net.py'}:net")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def copy_checkout():
+    """Copies what a build reads of this checkout, links as links, to a folder."""
+
+    def copy(to: Path) -> Path:
+        to.mkdir()
+        for name in ("alike", "analysis", "extract", "flows", "index", "serve", "train", "tests"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, to / name, symlinks=True, ignore=ignored)
+        for path in ROOT.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copy(path, to)
+        return to
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def checkout(copy_checkout, tmp_path_factory) -> Path:
+    """A copy of this checkout, to be built in."""
+    return copy_checkout(tmp_path_factory.mktemp("checkout") / "alike")
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout) -> Path:
+    """The wheel of this checkout, built without a network."""
+    code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+    (checkout / "dist").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True, capture_output=True)
+    return next((checkout / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder for `PYTHONPATH` that holds what a user installs: the wheel, unpacked."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    return folder

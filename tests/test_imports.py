@@ -17,10 +17,13 @@ MAY_IMPORT = {
     "train": {"extract"},
     "flows": set(FOLDERS),
     "serve": {*FOLDERS} - {"flows"},
+    "api": {*FOLDERS, "results"},
+    "results": {"extract", "analysis"},
+    "__main__": {"flows"},
 }
-"""First level: folder to the other folders that it may import."""
+"""First level: folder, or module beside them, to the others that it may import."""
 
-BASE = {"errors", "progress", "machine", "limits"}
+BASE = {"display", "errors", "progress", "machine", "limits"}
 ROOMS = {
     "extract": {
         "images": BASE,
@@ -64,7 +67,8 @@ def _name(path: Path) -> str:
 
 
 MODULES = {_name(path): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
-MODULES["alike"] = ROOT / "alike" / "__init__.py"
+MODULES |= {f"alike.{path.stem}": path for path in (ROOT / "alike").glob("*.py")}
+MODULES["alike"] = MODULES.pop("alike.__init__")
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.errors import BadInput
 from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_weights, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
@@ -20,8 +21,8 @@ RUN = "run.json"
 TRAIN_IMAGES = "train_images.parquet"
 
 
-@dataclass(frozen=True)
-class TrainRun:
+@dataclass(frozen=True, repr=False)
+class TrainRun(Displayed):
     """A finished retraining.
 
     Attributes:
@@ -43,6 +44,14 @@ class TrainRun:
     train_ids_hash: str
     class_names: tuple[str, ...]
     seconds: float
+
+    def _summary(self) -> Summary:
+        facts: dict[str, object] = {"epochs": len(self.log), "classes": len(self.class_names)}
+        if len(self.log):
+            last = self.log.iloc[-1]
+            facts |= {name: float(last[name]) for name in ("loss", "accuracy") if name in last}
+        facts |= {"seconds": float(self.seconds), "weights": str(self.weights)}
+        return Summary("retrained network", facts, self.decisions, {"epochs": self.log})
 
 
 def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, devices: int) -> str:

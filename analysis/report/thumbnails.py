@@ -5,13 +5,17 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alike.analysis.report.parts import data_uri
 from alike.extract.errors import AlikeError
 from alike.extract.frames import StoredImages
+from alike.extract.images import decode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TINY = 48
 READERS = 8
@@ -115,18 +119,30 @@ class Pictures:
             }
 
     def _picture(self, row: int, side: int) -> tuple[Any, bool] | None:
-        from PIL import Image
-
         try:
-            pixels = self._images.read(row).pixels()
+            return _small(self._images.read(row).pixels(), side)
         except AlikeError:
             # A picture that has gone or changed since extraction leaves a gap; its numbers stay.
             return None
-        picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-        tiny = max(picture.size) <= TINY
-        if max(picture.size) > side:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return picture, tiny
+
+
+def thumbnail(data: bytes, side: int = 96) -> Thumbnail | None:
+    """The picture of an image file's bytes; None if they cannot be decoded."""
+    try:
+        return _thumbnail(*_small(decode(data), side))
+    except (AlikeError, OSError):
+        return None
+
+
+def _small(pixels: "Tensor", side: int) -> tuple[Any, bool]:
+    """The image no larger than `side` pixels, and whether it is tiny itself."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    tiny = max(picture.size) <= TINY
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture, tiny
 
 
 def _thumbnail(picture: Any, tiny: bool) -> Thumbnail:

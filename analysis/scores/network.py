@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet, stored_vectors
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores, geometry_notes
 from alike.analysis.scores.rows import NO_SPAN, score_row
+from alike.extract.class_names import match_classes
 from alike.extract.measures import WEIGHT, Measure, Take, check_finite
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     if "logits" not in features.arrays:
         return None
     # Here, for it brings torch, which the tables of an analysis are read without.
-    from alike.extract.class_names import match_classes
 
     names = [str(name) for name in features.attrs.get("class_names") or ()]
     labels = features.table()["label"].dropna().unique()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from alike.extract.display import Displayed, Summary
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.store.arrays import VALID, ArraySpec, spec_of
 from alike.extract.store.base import SETTINGS, StoreBase
@@ -23,7 +25,7 @@ from alike.extract.store.layout import lay_out, moved_along, open_place
 SCHEMA = "alike-store/1"
 
 
-class Store(StoreBase):
+class Store(Displayed, StoreBase):
     """A folder or URL with features of one set of images.
 
     Attributes:
@@ -73,6 +75,25 @@ class Store(StoreBase):
         zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
         # Last: a store is one when it has its settings.
         self.write_settings({"schema": SCHEMA, "created": now})
+
+    def __repr__(self) -> str:
+        # Not the summary, which reads the list of the images.
+        return f"<store {self.url}>"
+
+    def _summary(self) -> Summary:
+        view = self.images()
+        source = self.settings().get("source", {}).get("spec")
+        facts = {
+            "images": len(view), "classes": int(view["label"].nunique()), "source": source,
+            "train share": self.split()[0],
+        }  # fmt: skip
+        keys = pd.DataFrame(
+            [(key, ", ".join(self.features(key).arrays)) for key in self.groups()],
+            columns=["extraction", "arrays"],
+        )
+        return Summary(f"store {self.url}", facts, tables={"extractions": keys})
+
+    # Features
 
     def groups(self) -> list[str]:
         """Give the keys of all extractions."""

@@ -103,10 +103,8 @@ def register(app: typer.Typer) -> None:
                 "settings": dict(found.settings), "scores": scores,
             })  # fmt: skip
             return
-        table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
-        wanted = [name for name in SHOWN if name in table.columns]
         print_table(
-            table[wanted].dropna(how="all").reset_index(),
+            found.overview(),
             f"{found.n_images} images of {len(found.classes)} classes, {split.value}",
         )
         for name, reason in found.settings["left_out"].items():
@@ -128,6 +126,3 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
     if wanted <= set(SET_MEASURES):
         wanted.add(HEADLINE)  # `analyse` judges it beside them.
     return [str(name) for name in known if name not in wanted]
-
-
-SHOWN = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")

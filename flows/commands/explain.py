@@ -114,51 +114,45 @@ def _images(
     maps: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
-    from alike.analysis.explain import LIKENESS, METHODS, explain_images
     from alike.flows.console import print_table
+    from alike.flows.explaining import given_images
 
-    asked = [int(name) if name.isdecimal() else name for name in images]
-    usual = (LIKENESS,) if len(asked) == 2 else METHODS
-    found = explain_images(asked, chosen, methods=methods or usual, target=target)
+    found = given_images(chosen, numbered(images), methods, target)
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
     maps |= found.arrays
-    likeness = None if found.alike is None else found.alike.likeness.value
     if not quiet:
         if len(found.table):
             print_table(found.table)
-        if likeness is not None:
-            typer.echo(f"cosine of the pooled maps: {likeness:.4f}")
+        if found.cosine is not None:
+            typer.echo(f"cosine of the pooled maps: {found.cosine:.4f}")
         for note in found.notes:
             typer.echo(f"left out: {note}")
         _say(files)
-    return {"maps": found.table, "cosine": likeness, "left_out": found.notes, "files": files}
+    return {
+        "maps": found.table, "cosine": found.cosine, "left_out": found.notes, "files": files
+    }  # fmt: skip
+
+
+def numbered(images: list[str]) -> list[str | int]:
+    """Names of image files as they are, numbers of stored rows as numbers."""
+    return [int(name) if name.isdecimal() else name for name in images]
 
 
 def _like(
     chosen: Any, images: list[str], label: str, to: Path | None, maps: dict[str, Any], quiet: bool
 ) -> dict[str, Any]:
-    import pandas as pd
-
-    from alike.analysis.explain import images_to_class, network_for, to_class_panel
-    from alike.extract.frames import read_images
     from alike.flows.console import print_table
+    from alike.flows.explaining import like_class
 
-    asked = [int(name) if name.isdecimal() else name for name in images]
-    sources = read_images(asked, chosen.store)
-    frames, found = images_to_class(sources, network_for(chosen), chosen, label)
+    found = like_class(chosen, numbered(images), label)
     stem = "-".join(Path(name).stem for name in images[:2])
-    picture = to_class_panel(frames, [Path(name).name for name in images], found)
-    files = [_write(chosen, to, f"{stem}-like-{label}", picture)]
-    for number in range(len(images)):
-        maps[f"{number}/to_class"] = found.to_class[number]
-        maps[f"{number}/to_others"] = found.to_others[number]
-    sums = (found.to_class.sum(axis=(1, 2)), found.to_others.sum(axis=(1, 2)))
-    table = pd.DataFrame({"image": images, "to_class": sums[0], "to_others": sums[1]})
+    files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
+    maps |= found.arrays
     if not quiet:
-        print_table(table, f"mean cosine to the images of {label}, and to all others")
+        print_table(found.table, f"mean cosine to the images of {label}, and to all others")
         _say(files)
-    return {"label": label, "images": table, "files": files}
+    return {"label": label, "images": found.table, "files": files}
 
 
 def _all(
@@ -182,25 +176,18 @@ def _all(
 def _classes(
     chosen: Any, split: str | None, to: Path | None, maps: dict[str, Any], quiet: bool
 ) -> dict[str, Any]:
-    import pandas as pd
-
-    from alike.analysis.explain import class_likeness, class_panel
     from alike.flows.console import print_table
+    from alike.flows.explaining import every_class
 
-    rows, files = [], []
-    for found in class_likeness(chosen, split=split):
-        alike, others = (maps.sum(axis=(1, 2)) for maps in (found.to_class, found.to_others))
-        rows.append(
-            {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
-             "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
-        )  # fmt: skip
-        maps[f"{found.label}/to_class"] = found.mean_map
-        maps[f"{found.label}/telling"] = found.telling_map
-        files.append(_write(chosen, to, f"class-{found.label}", class_panel(chosen, found)))
+    files: list[str] = []
+    found = every_class(
+        chosen, split, lambda what, made: files.append(_write(chosen, to, what, made))
+    )
+    maps |= found.arrays
     if not quiet:
-        print_table(pd.DataFrame(rows), "mean cosine to the other images of the class")
+        print_table(found.table, "mean cosine to the other images of the class")
         _say(files)
-    return {"classes": rows, "files": files}
+    return {"classes": found.table, "files": files}
 
 
 def _confused(

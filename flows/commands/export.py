@@ -48,41 +48,27 @@ def register(app: typer.Typer) -> None:
 
         `alike export --store pets.store --to graph.npz`
         """
-        from alike.analysis.analyse import Analysis
-        from alike.analysis.export import ending_of
-        from alike.analysis.export import export as write
-        from alike.analysis.maps import MapSettings, make_map
-        from alike.extract.errors import BadInput
-        from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
+        from alike.flows.exporting import export as write
 
-        ending_of(to)
-        opened = Store.open(store)
-        chosen = opened.features(features)
-        try:
-            analysis = Analysis.load(opened, chosen.key)
-        except BadInput:
-            # Features can be studied before anything was analysed.
-            analysis = None
-        if analysis and (told := analysis.outdated(chosen.digest)):
-            typer.echo(f"note: {told}", err=True)
         with progress_bars() as progress:
-            settings = MapSettings(measure, split.value)
-            places = make_map(chosen, settings, progress=progress) if maps else None
             written = write(
-                chosen,
+                store,
                 to,
+                features,
                 arrays=names_of(arrays) or [],
-                tables=analysis.tables if analysis else None,
-                analysed=analysis.settings if analysis else None,
-                split=split.side,
+                split=split.value,
                 measure=measure,
-                places=places,
+                maps=maps,
                 images=images,
                 progress=progress,
             )
+        for note in written.notes:
+            typer.echo(f"note: {note}", err=True)
         if as_json:
-            print_json({"key": chosen.key, "files": [str(path.resolve()) for path in written]})
+            print_json(
+                {"key": written.key, "files": [str(path.resolve()) for path in written.files]}
+            )
         else:
-            for path in written:
+            for path in written.files:
                 typer.echo(str(path))

@@ -1,12 +1,11 @@
 """`alike extract`: features of a set of images into a store; only what is missing is computed."""
 
 import json
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from alike.flows.options import JsonOption
+from alike.flows.options import JsonOption, names_of
 
 
 def register(app: typer.Typer) -> None:
@@ -67,36 +66,31 @@ def register(app: typer.Typer) -> None:
         `alike extract set.npz --network nets.py:resnet --weights r20.th --store s --resize none`
         """
         from alike.extract.errors import BadInput
-        from alike.extract.images import open_source
-        from alike.extract.networks import load_network
-        from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
-        from alike.flows.trained_images import doubts, keep_trained
+        from alike.flows.extracting import extract_images
 
-        images = open_source(source, **pairs(source_option))
-        loaded = load_network(
-            network,
-            weights or default_weights(network),
-            args=pairs(network_arg),
-            class_names=class_list(classes),
-            seed=seed,
-        )
-        loaded = with_size(loaded, resize, crop)
-        opened = Store.open(store, create=True)
-        if train_share is not None:
-            opened.set_split(train_share)
-        settings: dict[str, Any] = {
-            "taps": tuple(name.strip() for name in taps.split(",") if name.strip()),
-            "device": device,
-            "precision": precision,
-            "batch_size": batch_size,
-            "threads": threads,
-        }
         with progress_bars() as progress:
-            report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
-        keep_trained(opened.features(report.key))
-        notes = (*report.notes, *doubts(opened.features(report.key)))
-        report = replace(report, notes=notes)
+            report = extract_images(
+                source,
+                network,
+                store,
+                weights=weights,
+                taps=names_of(taps) or (),
+                settings={
+                    "device": device,
+                    "precision": precision,
+                    "batch_size": batch_size,
+                    "threads": threads,
+                    "progress": progress,
+                },
+                size=(resize, crop),
+                network_args=pairs(network_arg),
+                source_options=pairs(source_option),
+                train_share=train_share,
+                classes=class_list(classes),
+                seed=seed,
+                workers=workers,
+            )
         print_json(report.to_dict()) if as_json else _print(report)
         if not report.n_rows:
             first = report.bad.iloc[0]
@@ -104,31 +98,6 @@ def register(app: typer.Typer) -> None:
                 f"none of {report.n_listed} images has a feature; the first: {first['path']}: "
                 f"{first['state']}: {first['reason']}"
             )
-
-
-def _run(
-    images: Any, network: Any, store: Any, settings: dict[str, Any], workers: str | None
-) -> Any:
-    if workers is None:
-        from alike.extract.pipeline import extract
-
-        return extract(images, network, store, **settings)
-    from alike.extract.distributed import extract_distributed
-
-    return extract_distributed(images, network, store, workers=workers, **settings)
-
-
-def default_weights(network: str) -> str:
-    """The origin's own weights; a network of the user's must say what it is loaded with.
-
-    Raises:
-        BadInput: there are no weights to fall back on.
-    """
-    from alike.extract.errors import BadInput
-
-    if ".py:" in network:
-        raise BadInput(f"network {network} needs --weights FILE, or --weights none for random ones")
-    return "DEFAULT"
 
 
 def class_list(given: str | None) -> list[str] | None:
@@ -144,30 +113,6 @@ def class_list(given: str | None) -> list[str] | None:
     if "," not in given:
         raise BadInput(f"--classes {given!r}: no such file, and no list such as cat,dog,owl")
     return [name.strip() for name in given.split(",")]
-
-
-def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
-    """The network with another resize and crop, where given.
-
-    Args:
-        network: a `Network`.
-        resize: ``none``, ``256`` (shorter side) or ``224x320`` (height x width); sets the crop too.
-        crop: side of the central square, None for no crop.
-
-    Raises:
-        BadInput: not of that form.
-    """
-    from alike.extract.errors import BadInput
-
-    if resize is None and crop is None:
-        return network
-    sides = [] if resize in (None, "none") else str(resize).lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise BadInput(f"--resize {resize!r}: expected none, 256 or 224x320")
-    numbers = [int(side) for side in sides]
-    size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-    kept = network.transform.resize if resize is None else size
-    return replace(network, transform=replace(network.transform, resize=kept, crop=crop))
 
 
 def pairs(given: list[str] | None) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """`alike index`: choose and build the index of a measure, or bring it up to date."""
 
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +9,7 @@ from alike.flows.options import FeaturesOption, JsonOption, StoreOption
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alike.index.disk import MapShards
-    from alike.index.specs import Card, Wish
+    from alike.index.specs import Card
 
 
 def register(app: typer.Typer) -> None:
@@ -91,13 +88,14 @@ def register(app: typer.Typer) -> None:
         from alike.extract.errors import BadInput
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
+        from alike.flows.indexing import changed_wish, shard_runner
         from alike.index.build import build_index, card_there
         from alike.index.specs import Wish
 
         chosen = Store.open(store).features(features)
         card = card_there(chosen, measure)
         there = Wish() if card is None else card.wish
-        wish = _wish(there, recall, at, memory, latency, batch, threads)
+        wish = changed_wish(there, recall, at, memory, latency, batch, threads)
         if on_disk is None:
             on_disk = card is not None and bool(card.lists)
         if shards is not None and not on_disk:
@@ -128,40 +126,6 @@ def register(app: typer.Typer) -> None:
 
 def _default(value: str) -> str:
     return f"that of the index there is, else {value}"
-
-
-def _wish(
-    there: "Wish",
-    recall: float | None,
-    at: int | None,
-    memory: str | None,
-    latency: float | None,
-    batch: int | None,
-    threads: int | None,
-) -> "Wish":
-    """A wish with what was given on the command line in the place of what was asked before."""
-    from alike.flows.settings import parse_bytes
-
-    given: dict[str, Any] = {"recall": recall, "at": at, "batch": batch}
-    given = {name: value for name, value in given.items() if value is not None}
-    if memory is not None:
-        given["memory"] = None if memory == "any" else parse_bytes(memory)
-    if latency is not None:
-        given["latency"] = None if latency == 0 else latency / 1000
-    if threads is not None:
-        given["threads"] = None if threads == 0 else threads
-    return replace(there, **given)
-
-
-def shard_runner(workers: str | None) -> "MapShards":
-    """What builds the shards: this process, or Dask workers."""
-    from alike.index.disk import one_by_one
-
-    if workers is None:
-        return one_by_one
-    from alike.extract.distributed import map_on_workers
-
-    return partial(map_on_workers, workers=workers)
 
 
 def curve_table(card: "Card") -> "pd.DataFrame":

@@ -1,18 +1,11 @@
 """`alike report`: one self-contained HTML page about an extraction, or about two."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from alike.flows.options import FeaturesOption, JsonOption, StoreOption
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from alike.extract.store import Store
-
-VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "openTSNE", "plotly", "numpy")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,80 +30,25 @@ def register(app: typer.Typer) -> None:
 
         `alike report --store pets.store --features resnet18-aa… --after resnet18-bb…`
         """
-        from alike.analysis.analyse import Analysis
-        from alike.analysis.report import write_report
-        from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
+        from alike.flows.reporting import write_report
 
-        opened = Store.open(store)
-        key = opened.features(features).key
-        before = Analysis.load(opened, key)
-        second = Analysis.load(opened, opened.features(after).key) if after else None
-        for found in (before, *([second] if second else [])):
-            if told := found.outdated(opened.features(found.key).digest):
-                typer.echo(f"note: {told}", err=True)
         with progress_bars() as progress:
-            comparison = _comparison(opened, before, second, progress) if second else None
-            record = _record(opened, key, title)
-            if second:
-                record["likeness"] = _likeness(opened, before, second)
-            path = write_report(
+            written = write_report(
+                store,
+                features,
+                after,
                 to,
-                before=before,
-                after=second,
-                comparison=comparison,
-                store=opened,
-                run=record,
+                title=title,
                 maps=maps,
                 thumbnails=thumbnails,
                 progress=progress,
             )
+        for note in written.notes:
+            typer.echo(f"note: {note}", err=True)
         if as_json:
-            print_json({"report": str(path.resolve()), "before": key, "after": after})
+            print_json(
+                {"report": str(written.path.resolve()), "before": written.key, "after": after}
+            )
         else:
-            typer.echo(f"report: {path.resolve()}")
-
-
-def _comparison(store: "Store", before: Any, after: Any, progress: Any) -> "pd.DataFrame":
-    from alike.analysis.compare import compare
-    from alike.analysis.report import main_measure
-
-    return compare(
-        store.features(before.key),
-        store.features(after.key),
-        split=str(before.settings["split"]),
-        seed=int(before.settings["seed"]),
-        measure=main_measure(before),
-        progress=progress,
-    )
-
-
-def _likeness(store: "Store", before: Any, after: Any) -> dict[str, float]:
-    from alike.analysis.networks import network_similarity
-    from alike.analysis.report import main_measure
-
-    pair = (store.features(before.key), store.features(after.key))
-    split, measure = str(before.settings["split"]), main_measure(before)
-    return network_similarity(*pair, split=split, measure=measure)[0]
-
-
-def _record(store: "Store", key: str, title: str) -> dict[str, Any]:
-    """What the store knows about how its features were made."""
-    import time
-    from importlib.metadata import version
-
-    features = store.features(key)
-    view, bad = store.images(), features.bad()
-    attrs = dict(features.attrs)
-    source = store.source()[0]
-    return {
-        "title": title or Path(source).name,
-        "source": source,
-        "network": attrs.get("network"),
-        "weights": attrs.get("weights"),
-        "settings": {k: v for k, v in attrs.items() if k != "class_names"},
-        "versions": {name: version(name) for name in VERSIONS},
-        "images": {"listed": len(view), "ok": len(view) - len(bad), "bad": len(bad)},
-        "bad": bad.to_dict(orient="records"),
-        "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
+            typer.echo(f"report: {written.path.resolve()}")

@@ -11,7 +11,8 @@ from alike.extract.measures.stored import ready_measure
 from alike.extract.networks.network import Network, load_network
 from alike.extract.store.store import Store
 from alike.flows.cli import app
-from alike.flows.commands.extract import class_list, pairs, with_size
+from alike.flows.commands.extract import class_list, pairs
+from alike.flows.extracting import with_size
 
 NET = """
 from torch import nn

@@ -1,0 +1,705 @@
+"""The public functions: those of the command line, with its names and arguments, from Python.
+
+Each loads what it needs when it is called. A store is given as its place or as an open `Store`.
+What is noted on the command line (`note: …`) is a `UserWarning` here.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from alike.extract.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alike.analysis.analyse import Analysis
+    from alike.extract.pipeline import ExtractionReport
+    from alike.extract.store import Features, Store
+    from alike.flows.pipeline import Finished
+    from alike.index.build import IndexReport
+    from alike.index.query import NeighbourIndex
+    from alike.results import Answers, Comparison, Explanations
+    from alike.train.run_files import TrainRun
+
+    Place = str | Path | Store
+    Query = str | Path | bytes | int
+
+Split = Literal["held_out", "train", "all"]
+Names = str | Sequence[str]
+"""Names as a list, or in one text with commas between."""
+
+
+def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Store":
+    """Open a feature store.
+
+    Args:
+        store: a folder, or a URL of an fsspec filesystem such as ``s3://bucket/place``.
+        create: make an empty store where there is none.
+        options: of the filesystem.
+
+    Raises:
+        BadInput: there is no store, or one of another layout.
+    """
+    from alike.extract.store import Store
+
+    if isinstance(store, Store):
+        return store
+    return Store.open(store, create=create, **options)
+
+
+def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finished":
+    """Run a settings file: extract, index, analyse, retrain if triggered, compare, report.
+
+    Args:
+        settings: the file, such as ``pipeline.toml``.
+        progress: told how far each step is.
+
+    Raises:
+        BadInput: a setting that is wrong; nothing has been computed then.
+    """
+    from alike.flows.check import check
+    from alike.flows.engine import prepare
+    from alike.flows.settings import read_pipeline
+
+    path = Path(settings)
+    pipeline = read_pipeline(path)
+    check(pipeline)
+    prepare(pipeline.output.folder)
+    # Prefect reads its settings as it is imported: after `prepare`.
+    from alike.flows.pipeline import run_pipeline as run
+
+    return run(path, progress)
+
+
+def extract_images(
+    source: str | Path,
+    network: str,
+    store: "Place",
+    *,
+    weights: str | Path | None = None,
+    taps: Names = ("last_conv", "fc", "logits"),
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    resize: str | int | None = None,
+    crop: int | None = None,
+    network_arg: Mapping[str, Any] | None = None,
+    source_option: Mapping[str, Any] | None = None,
+    train_share: float | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: str | int | None = None,
+    progress: Progress = silent,
+) -> "ExtractionReport":
+    """Compute the features of images that have none yet, and store them.
+
+    Args:
+        source: images: a folder of class folders, arrays, a manifest…; see `alike list datasets`.
+        network: torchvision name, ``file.py:factory`` or ``timm:NAME``.
+        store: made where there is none.
+        weights: file, member of torchvision's enum, or ``none`` (random); None: torchvision's own.
+        taps: outputs to store; module paths too.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``…
+        precision: ``auto``, ``float32``, ``bfloat16``, ``float16`` (GPU).
+        batch_size: images of one forward pass; None: found by itself.
+        threads: cores to use; None: all.
+        resize: ``none``, ``256`` (shorter side) or ``224x320`` instead of the weights' own.
+        crop: side of the central square, with `resize`.
+        network_arg: arguments of the factory.
+        source_option: options of the source.
+        train_share: share of the images that may be trained on, 0 to 1.
+        classes: names of the logits, in order.
+        seed: of random weights.
+        workers: a number of Dask workers, or ``tcp://scheduler:port``.
+        progress: told how far listing and extraction are.
+
+    Returns:
+        What was done. On an unchanged set nothing is computed.
+
+    Raises:
+        BadInput: an unknown network or tap, no usable image, or weights that do not fit.
+    """
+    from alike.flows.extracting import extract_images as extract_named
+
+    settings = {
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "threads": threads,
+        "progress": progress,
+    }
+    return extract_named(
+        str(source),
+        network,
+        store,
+        weights=None if weights is None else str(weights),
+        taps=_names(taps),
+        settings=settings,
+        size=(None if resize is None else str(resize), crop),
+        network_args=network_arg,
+        source_options=source_option,
+        train_share=train_share,
+        classes=classes,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def build_index(
+    store: "Place",
+    *,
+    features: str | None = None,
+    measure: str = "gap_cosine",
+    recall: float | None = None,
+    at: int | None = None,
+    memory: str | int | None = None,
+    latency: float | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    kind: Names | None = None,
+    on_disk: bool | None = None,
+    shards: str | int | None = None,
+    rebuild: bool = False,
+    effort: float = 900.0,
+    progress: Progress = silent,
+) -> "IndexReport":
+    """Choose and build the index of a measure by measuring, or bring it up to date.
+
+    What is not given stays as it was asked of the index there is.
+
+    Args:
+        store: with the features.
+        features: the extraction; None: the only one, or the one that a run serves.
+        measure: a key of `MEASURES`.
+        recall: share of the true neighbours to find; 1 asks for exact.
+        at: how many neighbours recall counts.
+        memory: most memory of the index in use, such as ``4GB`` or bytes; ``any``.
+        latency: most milliseconds of one call of `batch` queries; 0: any.
+        batch: queries that come at once.
+        threads: of the search; 0: as many as FAISS takes.
+        kind: only these kinds of index.
+        on_disk: leave lists on disk: for sets larger than memory.
+        shards: with `on_disk`: Dask workers that build parts, a number or ``tcp://…``.
+        rebuild: build anew.
+        effort: seconds to spend on candidates.
+        progress: told of rows embedded and added.
+
+    Raises:
+        BadInput: nothing to index, or a wish that cannot be met.
+    """
+    from alike.flows.indexing import changed_wish, shard_runner
+    from alike.index.build import build_index as build
+    from alike.index.build import card_there
+    from alike.index.specs import Wish
+
+    chosen = open_store(store).features(features)
+    card = card_there(chosen, measure)
+    there = Wish() if card is None else card.wish
+    wanted = None if memory is None else str(memory)
+    return build(
+        chosen,
+        measure,
+        wish=changed_wish(there, recall, at, wanted, latency, batch, threads),
+        kinds=None if kind is None else _names(kind),
+        on_disk=card is not None and bool(card.lists) if on_disk is None else on_disk,
+        map_shards=shard_runner(None if shards is None else str(shards)),
+        rebuild=rebuild,
+        effort=effort,
+        progress=progress,
+    )
+
+
+def neighbours(
+    images: "Query | Iterable[Query] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]",
+    store: "Place",
+    k: int = 10,
+    *,
+    features: str | None = None,
+    measure: str = "gap_cosine",
+    same_class: bool = False,
+    other_class: bool = False,
+    among: Names | None = None,
+    label: str | None = None,
+    rerank: str | None = None,
+    contact_sheet: str | Path | None = None,
+) -> "Answers":
+    """Find the stored images nearest to images, rows or vectors.
+
+    Args:
+        images: one query or several: image files, URLs, bytes of image files, numbers of stored
+            rows; or an array of vectors, (D,) or (Q, D), as the measure makes them. A stored image
+            is never its own neighbour.
+        store: with the index.
+        k: neighbours a query.
+        features: the extraction; None: the only one, or the one that a run serves.
+        measure: a measure that has an index.
+        same_class: only images of the query's class.
+        other_class: only images of other classes.
+        among: only images of these classes.
+        label: class of the queries that are not stored.
+        rerank: ``chamfer`` or ``sinkhorn``: compare feature maps part by part; not for vectors.
+        contact_sheet: write a PNG of queries and neighbours; not for vectors.
+
+    Raises:
+        BadInput: no index, a query that cannot be read, or filters that exclude each other.
+    """
+    import numpy as np
+
+    from alike.extract.errors import BadInput
+    from alike.index.filters import Among
+    from alike.index.query import NeighbourIndex
+    from alike.index.show import neighbour_table, write_contact_sheet
+    from alike.results import Answers
+
+    if same_class and other_class:
+        raise BadInput("same_class and other_class exclude each other: give one of them")
+    relation: Literal["same", "other", "any"]
+    relation = "same" if same_class else "other" if other_class else "any"
+    allowed = Among(relation, () if among is None else _names(among))
+    opened = NeighbourIndex.open(open_store(store), features, measure)
+    queries: list[tuple[str, bytes | None]]
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        if rerank is not None or contact_sheet is not None:
+            raise BadInput("vectors have no images: leave out rerank and contact_sheet")
+        vectors = _unit(opened, np.atleast_2d(images).astype(np.float32))
+        found = opened.query_vectors(
+            vectors, k, weights_hash=opened.card.weights_hash, among=allowed, label=label
+        )
+        queries = [(f"vector {number}", None) for number in range(len(vectors))]
+        table = neighbour_table(opened, [name for name, _ in queries], found)
+    else:
+        asked = opened.read(_queries(images))
+        found = opened.query(
+            [one.row if one.image is None else one.image.data for one in asked],
+            k,
+            among=allowed,
+            label=label,
+            rerank=rerank,
+        )
+        queries = [(one.name, None if one.image is None else one.image.data) for one in asked]
+        table = neighbour_table(opened, [name for name, _ in queries], found)
+        if contact_sheet is not None:
+            write_contact_sheet(opened, _queries(images), table, Path(contact_sheet), label)
+    return Answers(
+        measure=rerank or measure,
+        table=table,
+        rows=found.rows,
+        distances=found.distances,
+        exact=found.exact,
+        store=opened.features.store,
+        queries=queries,
+    )
+
+
+def analyse(
+    store: "Place",
+    *,
+    features: str | None = None,
+    measures: Names | None = None,
+    split: Split = "held_out",
+    bootstrap: int = 200,
+    seed: int = 0,
+    untrained: str | None = None,
+    dask: str | None = None,
+    workers: int | None = None,
+    budget: float = 1e14,
+    bins: int = 16384,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    progress: Progress = silent,
+) -> "Analysis":
+    """Judge how much nearer images of one class are than images of different classes.
+
+    Args:
+        store: with the features; the analysis is kept there, in the place of an earlier one.
+        features: the extraction; None: the only one, or the one that a run serves.
+        measures: keys of `MEASURES`; None: the default measures.
+        split: which images; ``held_out`` are those that no training sees.
+        bootstrap: draws for the intervals.
+        seed: of draws and folds.
+        untrained: extraction of the same network with random weights.
+        dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
+        workers: processes of a Dask cluster of this machine.
+        budget: multiplications a measure; above: a sample of images.
+        bins: of the histograms, a power of two.
+        precision: of the products: ``bfloat16`` is faster and coarser.
+        progress: told after every block.
+
+    Raises:
+        BadInput: no pairs of both kinds, an unknown measure, a tap that is not stored, or held-out
+            images that the network was trained on.
+    """
+    from alike.analysis.analyse import AnalysisSettings
+    from alike.analysis.analyse import analyse as analyse_features
+    from alike.analysis.blocks import open_jobs
+
+    settings = AnalysisSettings(
+        measures=None if measures is None else _names(measures),
+        split=split,
+        bootstrap=bootstrap,
+        seed=seed,
+        budget=budget,
+        bins=bins,
+        precision=precision,
+    )
+    opened = open_store(store)
+    chosen = opened.features(features)
+    _check_unseen(split, chosen)
+    with open_jobs(dask, workers) as jobs:
+        return analyse_features(
+            chosen,
+            settings,
+            untrained=opened.features(untrained) if untrained else None,
+            jobs=jobs,
+            progress=progress,
+        )
+
+
+def compare(
+    a: str,
+    b: str,
+    store: "Place",
+    *,
+    store_b: "Place | None" = None,
+    measure: str = "gap_cosine",
+    split: Split = "held_out",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    dask: str | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> "Comparison":
+    """Set two extractions side by side; the intervals are of the paired difference.
+
+    Args:
+        a: first extraction.
+        b: second extraction.
+        store: of both.
+        store_b: where the second one is, if elsewhere.
+        measure: used for both.
+        split: which images; ``held_out`` are those that no training sees.
+        bootstrap: draws for the intervals.
+        seed: of the draws.
+        dask: as in `analyse`.
+        workers: as in `analyse`.
+        progress: told after every few blocks.
+
+    Raises:
+        BadInput: no images in common, or none that make pairs of both kinds.
+    """
+    from alike.analysis.blocks import open_jobs
+    from alike.analysis.compare import compare as compare_features
+    from alike.analysis.networks import network_similarity
+    from alike.results import Comparison
+
+    first = open_store(store).features(a)
+    second = open_store(store if store_b is None else store_b).features(b)
+    _check_unseen(split, first, second)
+    with open_jobs(dask, workers) as jobs:
+        scores = compare_features(
+            first,
+            second,
+            split=split,
+            measure=measure,
+            bootstrap=bootstrap,
+            seed=seed,
+            jobs=jobs,
+            progress=progress,
+        )
+    numbers, _ = network_similarity(first, second, split=split, measure=measure, seed=seed)
+    return Comparison(first.key, second.key, measure, scores, numbers)
+
+
+def explain(
+    images: "str | Path | int | Iterable[str | Path | int]",
+    store: "Place",
+    *,
+    features: str | None = None,
+    methods: Names | None = None,
+    target: str | int | None = None,
+    like: str | None = None,
+    every: bool = False,
+    classes: bool = False,
+    confused: int = 0,
+    continuity: bool = False,
+    limit: int | None = None,
+    split: Split = "held_out",
+    progress: Progress = silent,
+) -> "Explanations":
+    """Show what speaks for a class in an image, or where two images are alike.
+
+    Args:
+        images: image files, or numbers of stored rows; two are compared. ``[]`` for none.
+        store: whose network is explained.
+        features: the extraction; None: the only one, or the one that a run serves.
+        methods: keys of `EXPLAINERS`, and ``likeness``; None: likeness for two images, else all
+            but it.
+        target: class name or index; None: the predicted one.
+        like: a label of the store: what makes the images like this class.
+        every: explain every image of the split, into the store.
+        classes: mean maps: what makes images of a class alike.
+        confused: so many most alike pairs of different classes.
+        continuity: judge whether explanations are continuous.
+        limit: images for `every` and `continuity`; None: all, and 64.
+        split: which images; ``held_out`` are those that no training sees.
+        progress: told how far `every` and `continuity` are.
+
+    Raises:
+        BadInput: nothing to explain, an image that is not there, an unknown method or class.
+    """
+    from alike.analysis.explain import confused_panel, explain_set
+    from alike.analysis.explain.continuity import METHODS, continuity_of
+    from alike.extract.errors import BadInput
+    from alike.flows.explaining import Part, every_class, given_images, like_class
+    from alike.results import Explanations
+
+    given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
+    if like is not None and not given:
+        raise BadInput("like compares images with a class: give images, or classes=True for all")
+    if not (given or every or classes or confused or continuity):
+        raise BadInput("what to explain? give images, or every, classes, confused, continuity")
+    chosen = open_store(store).features(features)
+    names = None if methods is None else _names(methods)
+    side = None if split == "all" else split
+    parts: dict[str, Part] = {}
+    if like is not None:
+        parts["like"] = like_class(chosen, given, like)
+    if given and (like is None or names):
+        parts["images"] = given_images(chosen, given, names, target)
+    if every:
+        report = explain_set(
+            chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress
+        )
+        parts["all"] = Part(report.table)
+    pictures: dict[str, Any] = {}
+    if classes:
+        parts["classes"] = every_class(chosen, side, pictures.__setitem__)
+    if confused:
+        table, picture = confused_panel(chosen, confused, split=side)
+        parts["confused"] = Part(table, {"confused": picture})
+    if continuity:
+        judged = continuity_of(
+            chosen, methods=names or METHODS, n_images=limit or 64, split=side, progress=progress
+        )
+        parts["continuity"] = Part(judged.table)
+    return Explanations(
+        key=chosen.key,
+        tables={name: part.table for name, part in parts.items() if len(part.table)},
+        pictures={name: one for part in parts.values() for name, one in part.pictures.items()}
+        | pictures,
+        arrays={name: one for part in parts.values() for name, one in part.arrays.items()},
+        cosine=parts["images"].cosine if "images" in parts else None,
+        notes=[note for part in parts.values() for note in part.notes],
+    )
+
+
+def retrain(
+    to: str | Path,
+    *,
+    store: "Place | None" = None,
+    features: str | None = None,
+    images: str | Path | None = None,
+    network: str | None = None,
+    weights: str | Path = "none",
+    train_share: float | None = None,
+    loss: str = "gap_supcon",
+    epochs: int = 20,
+    seed: int = 0,
+    lr: float | None = None,
+    weight: float | None = None,
+    batch_size: int | None = None,
+    augment: str = "shift",
+    device: str = "auto",
+    devices: int = 1,
+    progress: Progress = silent,
+    **settings: Any,
+) -> "TrainRun":
+    """Train a network further so that images of one class get alike features.
+
+    Only images of the train split are trained on. A run that was cut short goes on from its last
+    checkpoint; a finished one is not done again.
+
+    Args:
+        to: folder of the run: weights, log, decisions.
+        store: its network, its images, its train split.
+        features: the extraction; None: the only one, or the one that a run serves.
+        images: instead of a store, as for `extract_images`; with `network`.
+        network: torchvision name, ``file.py:factory`` or ``timm:NAME``.
+        weights: file, run folder, enum member, or ``none``: from scratch.
+        train_share: share to train on; with `images` 0.5 unless given.
+        loss: a key of `LOSSES`.
+        epochs: passes over the training images.
+        seed: of everything random.
+        lr: peak learning rate.
+        weight: of the loss; None: its own.
+        batch_size: images of one step.
+        augment: ``none``, ``shift``, ``shift_flip``, ``zoom_flip`` or ``trivial``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        devices: GPUs, or processes on the CPU; more than one only from a script.
+        progress: told now and then.
+        settings: other fields of `TrainSettings`, as with ``--set`` on the command line.
+
+    Raises:
+        BadInput: an unknown setting, no images to train on, a network that cannot be trained.
+    """
+    from alike.flows.training_images import training_images
+    from alike.train.retrain import retrain as train
+
+    loaded, training, held_out, read = training_images(
+        (store, features, train_share),
+        (None if images is None else str(images), network, str(weights)),
+    )
+    optional: dict[str, Any] = {"lr": lr, "weight": weight, "batch_size": batch_size}
+    changes = {name: value for name, value in optional.items() if value is not None}
+    return train(
+        loaded,
+        training,
+        read,
+        out=Path(to).expanduser().resolve(),
+        held_out=held_out,
+        device=device,
+        devices=devices,
+        progress=progress,
+        loss=loss,
+        epochs=epochs,
+        seed=seed,
+        augment=augment,
+        **changes,
+        **settings,
+    )
+
+
+def write_report(
+    store: "Place",
+    *,
+    features: str | None = None,
+    after: str | None = None,
+    to: str | Path = "report.html",
+    title: str = "",
+    maps: bool = True,
+    thumbnails: bool = True,
+    progress: Progress = silent,
+) -> Path:
+    """Write the report of what `analyse` found: one HTML file that loads nothing.
+
+    Args:
+        store: with the analysis.
+        features: the extraction; None: the only one, or the one that a run serves.
+        after: a second extraction, set beside the first.
+        to: the HTML file.
+        title: in the first line.
+        maps: show the map of the images.
+        thumbnails: show the images.
+        progress: told how far it is.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        BadInput: an extraction that was not analysed yet.
+    """
+    from alike.flows.reporting import write_report as write
+
+    written = write(
+        store,
+        features,
+        after,
+        to,
+        title=title,
+        maps=maps,
+        thumbnails=thumbnails,
+        progress=progress,
+    )
+    _warn(written.notes)
+    return written.path
+
+
+def export(
+    store: "Place",
+    to: str | Path,
+    *,
+    features: str | None = None,
+    arrays: Names = "gap",
+    split: Split = "held_out",
+    measure: str = "gap_cosine",
+    maps: bool = False,
+    images: bool = False,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Write features, and what `analyse` found, with the manifest inside.
+
+    Args:
+        store: with the features.
+        to: file; its ending says what kind: .parquet .csv .h5 .nc .zarr .npz .fiftyone.json.
+        features: the extraction; None: the only one, or the one that a run serves.
+        arrays: feature arrays; empty for none.
+        split: which images; ``held_out`` are those that no training sees.
+        measure: whose neighbours are written.
+        maps: add the places of the 2-D map.
+        images: put small pictures into Parquet.
+        progress: told how far it is.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        BadInput: an ending or an array that is not there.
+    """
+    from alike.flows.exporting import export as write
+
+    written = write(
+        store,
+        Path(to),
+        features,
+        arrays=_names(arrays),
+        split=split,
+        measure=measure,
+        maps=maps,
+        images=images,
+        progress=progress,
+    )
+    _warn(written.notes)
+    return written.files
+
+
+def _names(given: Names) -> tuple[str, ...]:
+    """Names of a list, or of a text with commas between."""
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(name for name in map(str.strip, parts) if name)
+
+
+def _each(images: Any) -> list[Any]:
+    """The queries as a list; a single one is a list of one."""
+    single = isinstance(images, str | Path | bytes | Integral)
+    return [images] if single else list(images)
+
+
+def _queries(images: Any) -> "list[Query]":
+    """The queries with numpy's numbers as Python's."""
+    return [one if isinstance(one, str | Path | bytes) else int(one) for one in _each(images)]
+
+
+def _unit(index: "NeighbourIndex", vectors: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Vectors as the measure makes them: of length 1 if it looks at the angle only."""
+    from alike.extract.measures.steps import normalise
+
+    return normalise(vectors, {}) if index.measure.form == "cosine" else vectors
+
+
+def _check_unseen(split: str, *extractions: "Features") -> None:
+    """Refuse to judge by images that the network was trained on; warn where that is not known."""
+    if split != "held_out":
+        return
+    from alike.flows.trained_images import check_unseen
+
+    for features in extractions:
+        _warn(check_unseen(features))
+
+
+def _warn(notes: Iterable[str]) -> None:
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)

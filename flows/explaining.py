@@ -1,0 +1,111 @@
+"""Explanations of a store as tables, pictures and arrays, for the command line and the API."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alike.extract.panels import Pixels
+    from alike.extract.store import Features
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question that was asked of images, and the answer.
+
+    Attributes:
+        table: one row an image and method, or a class.
+        pictures: name to (H, W, 3) uint8.
+        arrays: name to map, as ``alike explain --arrays`` writes them.
+        cosine: of the pooled maps of two images, where they were compared.
+        notes: what was left out, and why.
+    """
+
+    table: "pd.DataFrame"
+    pictures: "Mapping[str, Pixels]" = field(default_factory=dict)
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    cosine: float | None = None
+    notes: Sequence[str] = ()
+
+
+def given_images(
+    features: "Features",
+    images: Sequence[str | int],
+    methods: Sequence[str] | None = None,
+    target: str | int | None = None,
+) -> Part:
+    """What speaks for a class in each image, or where two images are alike.
+
+    Args:
+        features: whose network is used.
+        images: paths of image files, or numbers of stored rows.
+        methods: names of `EXPLAINERS`, and `likeness`; None: likeness for two images, else all
+            usual ones.
+        target: class name or index; None: the predicted one.
+    """
+    from alike.analysis.explain import LIKENESS, METHODS, explain_images
+
+    usual = (LIKENESS,) if len(images) == 2 else METHODS
+    found = explain_images(images, features, methods=methods or usual, target=target)
+    cosine = None if found.alike is None else found.alike.likeness.value
+    return Part(found.table, found.pictures, found.arrays, cosine, found.notes)
+
+
+def like_class(features: "Features", images: Sequence[str | int], label: str) -> Part:
+    """What makes given images like a class.
+
+    Args:
+        features: whose network is used, and whose stored images make the classes.
+        images: paths of image files, or numbers of stored rows.
+        label: the class.
+    """
+    import pandas as pd
+
+    from alike.analysis.explain import images_to_class, network_for, to_class_panel
+    from alike.extract.frames import read_images
+
+    names = [str(image) for image in images]
+    sources = read_images(list(images), features.store)
+    frames, found = images_to_class(sources, network_for(features), features, label)
+    picture = to_class_panel(frames, [Path(name).name for name in names], found)
+    sides = {"to_class": found.to_class, "to_others": found.to_others}
+    sums = {name: maps.sum(axis=(1, 2)) for name, maps in sides.items()}
+    arrays = {
+        f"{number}/{name}": maps[number]
+        for number in range(len(names))
+        for name, maps in sides.items()
+    }
+    table = pd.DataFrame({"image": names, **sums})
+    return Part(table, {f"like-{label}": picture}, arrays)
+
+
+def every_class(
+    features: "Features", split: str | None, keep: "Callable[[str, Pixels], None]"
+) -> Part:
+    """What the images of each class have in common.
+
+    Args:
+        features: of a store with `last_conv`.
+        split: `train`, `held_out` or None for both.
+        keep: takes the name and the picture of a class as it is made: there may be more classes
+            than pictures fit into memory.
+    """
+    import pandas as pd
+
+    from alike.analysis.explain import class_likeness, class_panel
+
+    rows: list[dict[str, Any]] = []
+    arrays = {}
+    for found in class_likeness(features, split=split):
+        alike, others = (maps.sum(axis=(1, 2)) for maps in (found.to_class, found.to_others))
+        rows.append(
+            {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
+             "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
+        )  # fmt: skip
+        arrays[f"{found.label}/to_class"] = found.mean_map
+        arrays[f"{found.label}/telling"] = found.telling_map
+        keep(f"class-{found.label}", class_panel(features, found))
+    return Part(pd.DataFrame(rows), arrays=arrays)

@@ -1,0 +1,89 @@
+"""An export of a store, as the command line and `alike.export` ask for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alike.extract.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from alike.extract.store import Store
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was written.
+
+    Attributes:
+        files: paths.
+        key: of the extraction.
+        notes: what a reader must know: features that changed after the analysis.
+    """
+
+    files: list[Path]
+    key: str
+    notes: tuple[str, ...]
+
+
+def export(
+    store: "str | Path | Store",
+    to: Path,
+    features: str | None = None,
+    *,
+    arrays: Sequence[str] = ("gap",),
+    split: str = "held_out",
+    measure: str = "gap_cosine",
+    maps: bool = False,
+    images: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Write features, and what was analysed of them if anything was.
+
+    Args:
+        store: with the features.
+        to: file; its ending says what kind.
+        features: the extraction.
+        arrays: feature arrays.
+        split: `held_out`, `train` or `all`.
+        measure: whose neighbours are written.
+        maps: add the places of the 2-D map, which is made where it is missing.
+        images: put small pictures into Parquet.
+        progress: told how far it is.
+
+    Raises:
+        BadInput: an ending or an array that is not there.
+    """
+    from alike.analysis.analyse import Analysis
+    from alike.analysis.export import ending_of
+    from alike.analysis.export import export as write
+    from alike.extract.errors import BadInput
+    from alike.extract.store import Store
+
+    ending_of(to)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    chosen = opened.features(features)
+    try:
+        analysis = Analysis.load(opened, chosen.key)
+    except BadInput:
+        # Features can be studied before anything was analysed.
+        analysis = None
+    note = analysis.outdated(chosen.digest) if analysis else ""
+    places = None
+    if maps:
+        from alike.analysis.maps import MapSettings, make_map
+
+        places = make_map(chosen, MapSettings(measure, split), progress=progress)
+    files = write(
+        chosen,
+        to,
+        arrays=arrays,
+        tables=analysis.tables if analysis else None,
+        analysed=analysis.settings if analysis else None,
+        split=None if split == "all" else split,
+        measure=measure,
+        places=places,
+        images=images,
+        progress=progress,
+    )
+    return Exported(files, chosen.key, (note,) if note else ())

@@ -1,0 +1,117 @@
+"""Extraction as it is asked for by name: the command line and `alike.extract_images`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alike.extract.pipeline import ExtractionReport
+    from alike.extract.store import Store
+
+
+def extract_images(
+    source: str,
+    network: str,
+    store: "str | Path | Store",
+    *,
+    weights: str | None,
+    taps: Sequence[str],
+    settings: Mapping[str, Any],
+    size: tuple[str | None, int | None] = (None, None),
+    network_args: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    train_share: float | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: str | int | None = None,
+) -> "ExtractionReport":
+    """Compute the features of images that have none yet, and store them.
+
+    Args:
+        source: the images, as `open_source` takes them.
+        network: as `load_network` takes it.
+        store: made where there is none.
+        weights: None: those of the network's origin.
+        taps: outputs to store.
+        settings: device, precision, batch_size, threads and progress, as `extract` takes them.
+        size: resize and crop, as `with_size` takes them.
+        network_args: of the factory.
+        source_options: of the source.
+        train_share: share of the images that may be trained on; None leaves the store's.
+        classes: names of the logits.
+        seed: of random weights.
+        workers: a number of Dask workers, or the address of a scheduler; None: this process.
+
+    Returns:
+        What was done, with the notes that a reader of the scores must know.
+    """
+    from alike.extract.images import open_source
+    from alike.extract.networks import load_network
+    from alike.extract.store import Store
+    from alike.flows.trained_images import doubts, keep_trained
+
+    images = open_source(source, **(source_options or {}))
+    loaded = load_network(
+        network,
+        weights or default_weights(network),
+        args=network_args,
+        class_names=classes,
+        seed=seed,
+    )
+    loaded = with_size(loaded, *size)
+    opened = store if isinstance(store, Store) else Store.open(store, create=True)
+    if train_share is not None:
+        opened.set_split(train_share)
+    report = _run(images, loaded, opened, {"taps": tuple(taps), **settings}, workers)
+    keep_trained(opened.features(report.key))
+    return replace(report, notes=(*report.notes, *doubts(opened.features(report.key))))
+
+
+def _run(
+    images: Any, network: Any, store: Any, settings: dict[str, Any], workers: str | int | None
+) -> "ExtractionReport":
+    if workers is None:
+        from alike.extract.pipeline import extract
+
+        return extract(images, network, store, **settings)
+    from alike.extract.distributed import extract_distributed
+
+    return extract_distributed(images, network, store, workers=workers, **settings)
+
+
+def default_weights(network: str) -> str:
+    """The origin's own weights; a network of the user's must say what it is loaded with.
+
+    Raises:
+        BadInput: there are no weights to fall back on.
+    """
+    from alike.extract.errors import BadInput
+
+    if ".py:" in network:
+        raise BadInput(f"network {network} needs --weights FILE, or --weights none for random ones")
+    return "DEFAULT"
+
+
+def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
+    """The network with another resize and crop, where given.
+
+    Args:
+        network: a `Network`.
+        resize: ``none``, ``256`` (shorter side) or ``224x320`` (height x width); sets the crop too.
+        crop: side of the central square, None for no crop.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    from alike.extract.errors import BadInput
+
+    if resize is None and crop is None:
+        return network
+    sides = [] if resize in (None, "none") else str(resize).lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise BadInput(f"--resize {resize!r}: expected none, 256 or 224x320")
+    numbers = [int(side) for side in sides]
+    size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+    kept = network.transform.resize if resize is None else size
+    return replace(network, transform=replace(network.transform, resize=kept, crop=crop))

@@ -1,0 +1,90 @@
+"""What a retraining starts from, as the command line and `alike.retrain` name it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alike.extract.networks import Network
+    from alike.extract.store import Store
+
+Labelled = list[tuple[str, str]]
+"""Path and label of images."""
+
+
+def training_images(
+    stored: "tuple[str | Path | Store | None, str | None, float | None]",
+    listed: tuple[str | None, str | None, str],
+) -> tuple["Network", Labelled, Labelled, Any]:
+    """The network, images to train on, images held out, and how to read one."""
+    from alike.extract.errors import BadInput
+
+    store, features, share = stored
+    images, network, weights = listed
+    if (store is None) == (images is None):
+        raise BadInput("give either --store URL, or --images DIR with --network NAME")
+    if store is not None:
+        return _from_store(store, features, share, (network, weights))
+    if network is None or images is None:
+        raise BadInput(f"--images {images} needs --network NAME too")
+    return _from_images(images, network, weights, 0.5 if share is None else share)
+
+
+def _from_store(
+    store: "str | Path | Store", key: str | None, share: float | None, other: tuple[str | None, str]
+) -> tuple["Network", Labelled, Labelled, Any]:
+    from alike.extract.errors import BadInput
+    from alike.extract.images import open_source
+    from alike.extract.networks import Extraction, load_network, network_of
+    from alike.extract.store import Store
+
+    opened = store if isinstance(store, Store) else Store.open(store)
+    features = opened.features(key)
+    spec, options = opened.source()
+    _keep_apart(opened, share)
+    sides = features.table()
+    if not (sides["split"] == "train").any():
+        raise BadInput(
+            f"store {opened.url} has no images to train on: give --train-share 0.5, "
+            "or extract with --train-share"
+        )
+    table = sides[sides["label"].notna()]
+    training, held_out = (
+        list(zip(part["path"], part["label"], strict=True))
+        for part in (table[table["split"] == side] for side in ("train", "held_out"))
+    )
+    name, weights = other
+    extraction = Extraction.from_dict(features.attrs)
+    made_by = load_network(name, weights) if name else network_of(extraction)
+    return made_by, training, held_out, open_source(spec, **options).read
+
+
+def _keep_apart(store: "Store", share: float | None) -> None:
+    """Make the split the store's own, so that every later judgement is of the held-out images."""
+    from alike.extract.errors import BadInput
+
+    present, _ = store.split()
+    if share is None or share == present:
+        return
+    if present > 0:
+        raise BadInput(
+            f"--train-share {share}: the store keeps {1 - present:g} of its images held out, and "
+            f"stays so; leave the option out, or extract into another store"
+        )
+    store.set_split(share)
+
+
+def _from_images(
+    images: str, network: str, weights: str, share: float
+) -> tuple["Network", Labelled, Labelled, Any]:
+    from alike.extract.images import list_source, open_source, splits_of
+    from alike.extract.networks import load_network
+
+    source = open_source(images)
+    table = list_source(source)
+    table = table[(table["state"] == "ok") & table["label"].notna()]
+    sides = splits_of(table["image_id"], share)
+    training, held_out = (
+        list(zip(part["path"], part["label"], strict=True))
+        for part in (table[sides == side] for side in ("train", "held_out"))
+    )
+    return load_network(network, weights), training, held_out, source.read

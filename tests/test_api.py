@@ -1,0 +1,352 @@
+"""`import alike`: cheap; names and arguments of the command line; results show themselves."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer.main
+
+import alike
+from alike.extract.display import Summary, with_interval
+from alike.extract.errors import BadInput
+from alike.flows.cli import app
+
+FUNCTIONS = {
+    "run_pipeline": "run",
+    "extract_images": "extract",
+    "build_index": "index",
+    "neighbours": "neighbours",
+    "analyse": "analyse",
+    "compare": "compare",
+    "explain": "explain",
+    "retrain": "retrain",
+    "write_report": "report",
+    "export": "export",
+}
+"""Function to the command that it is."""
+
+TABLES = ("MEASURES", "SCORES", "LOSSES", "EXPLAINERS")
+NAMES = {*FUNCTIONS, *TABLES, "open_store", "Store", "__version__"}
+
+HEAVY = ("torch", "torchvision", "prefect", "dask", "distributed", "faiss", "lightning", "plotly")
+HEAVY = (*HEAVY, "pandas", "numpy", "zarr", "numba", "scipy", "fastapi", "typer")
+
+FILES_ONLY = {"as_json", "json", "to", "arrays"}
+"""Options that write or print what a function returns."""
+
+
+def loaded(code, folder):
+    """The heavy packages that a fresh Python has loaded after some code, in a folder."""
+    tell = f"import json, sys; print(json.dumps([n for n in {HEAVY} if n in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{tell}"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def command(*words):
+    return f"""
+import sys
+from alike.flows.cli import main
+sys.argv = {["alike", *map(str, words)]}
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+"""
+
+
+@pytest.fixture(scope="session")
+def studied(tiny_set, tmp_path_factory):
+    """A store made by the API alone, in the order of a study."""
+    place = tmp_path_factory.mktemp("studied") / "store"
+    arguments = (tiny_set.images, tiny_set.network, place)
+    report = alike.extract_images(*arguments, weights="none", train_share=0.4, threads=1)
+    store = alike.open_store(place)
+    return SimpleNamespace(
+        store=store,
+        place=place,
+        extraction=report,
+        index=alike.build_index(store),
+        analysis=alike.analyse(store, measures="gap_cosine,pixel_euclid", bootstrap=20),
+    )
+
+
+# What is loaded
+
+
+def test_import_takes_no_time(tmp_path):
+    code = "import time; t = time.process_time(); import alike; print(time.process_time() - t)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    taken = [
+        float(subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment))
+        for _ in range(3)
+    ]
+    assert min(taken) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("code", "loads"),
+    [
+        ("import alike; alike.__version__; dir(alike)", set()),
+        (f"import alike; [getattr(alike, name) for name in {sorted(FUNCTIONS)}]", set()),
+        ("import alike; alike.SCORES", set()),
+        ("import alike; alike.MEASURES", {"numpy"}),
+        ("import alike; alike.Store", {"numpy", "pandas"}),
+        ("import alike; alike.LOSSES; alike.EXPLAINERS", {"numpy", "torch", "torchvision"}),
+        (command("--help"), {"typer"}),
+        (command("list", "measures"), {"typer", "numpy"}),
+        (command("list", "scores"), {"typer"}),
+    ],
+)
+def test_what_an_entry_point_loads(code, loads, tmp_path):
+    assert loaded(code, tmp_path) <= loads
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("neighbours", 3, "--store", "{store}", "--json"),
+        ("export", "--store", "{store}", "--to", "out.parquet"),
+        ("store", "ls", "{store}"),
+    ],
+)
+def test_stored_features_are_read_without_torch(words, studied, tmp_path):
+    words = [str(word).format(store=studied.place) for word in words]
+    assert not {"torch", "torchvision", "prefect", "dask"} & loaded(command(*words), tmp_path)
+
+
+# Names and arguments
+
+
+def test_names():
+    assert set(alike.__all__) == NAMES
+    assert set(dir(alike)) >= NAMES - {"__version__"}
+    assert all(getattr(alike, name) is not None for name in NAMES)
+    with pytest.raises(AttributeError, match="extrakt"):
+        alike.extrakt  # noqa: B018
+
+
+def test_no_public_name_is_a_folder_or_module():
+    """Importing `alike.NAME` would put the module in the place of the function."""
+    beside = {path.stem for path in Path(alike.__file__).parent.iterdir()}
+    assert {"extract", "analysis", "api"} <= beside
+    assert not beside & NAMES
+
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_are_those_of_the_command(name):
+    ours = dict(inspect.signature(getattr(alike, name)).parameters)
+    theirs = {option.name: option for option in COMMANDS[FUNCTIONS[name]].params}
+    assert ours.keys() >= theirs.keys() - FILES_ONLY - {"set_"}
+    assert ours.keys() - theirs.keys() <= {"progress", "settings"}
+    for option in theirs.keys() & ours.keys():
+        default = theirs[option].default
+        if ours[option].default is inspect.Parameter.empty:
+            assert theirs[option].required or option == "images", option
+            continue
+        mine = ours[option].default
+        mine = ",".join(mine) if isinstance(mine, tuple) else mine
+        assert str(mine) == str(default) or (mine is None and default in (None, [])), option
+    doc = inspect.getdoc(getattr(alike, name))
+    assert all(f"    {argument}: " in doc for argument in ours)
+
+
+# What comes back
+
+
+def test_store(studied):
+    assert repr(studied.store) == f"<store {studied.place}>"
+    html = shown(studied.store)
+    assert studied.extraction.key in html
+    assert alike.open_store(studied.store) is studied.store
+    with pytest.raises(BadInput, match="no store at"):
+        alike.open_store(studied.place / "absent")
+
+
+def test_extraction(studied):
+    assert studied.extraction.n_rows == 27
+    assert "images with features 27" in repr(studied.extraction)
+    assert "27" in shown(studied.extraction)
+
+
+def test_analysis_card(studied):
+    scores = studied.analysis.tables["scores"]
+    chosen = scores[(scores["measure"] == "gap_cosine") & (scores["score"] == "sameness")].iloc[0]
+    interval = f"{chosen['value']:.4g} [{chosen['low']:.4g}, {chosen['high']:.4g}]"
+    classes = studied.analysis.tables["per_class"]
+    classes = classes[classes["measure"] == "gap_cosine"].set_index("class")["sameness"]
+    worst = f"{classes.idxmin()} {classes.min():.4g}"
+    line = repr(studied.analysis)
+    assert f"sameness {interval}, worst class {worst}, images " in line
+    assert "\n" not in line
+    assert len(line) < 300
+    html = shown(studied.analysis)
+    assert interval in html
+    assert "pixel_euclid" in html
+
+
+def naive(store, row, k):
+    """Rows nearest to a row by the cosine of its pooled features."""
+    features = store.features()
+    rows = features.table()["row"].to_numpy()
+    gap = features.read("gap", rows).astype(float)
+    gap /= np.linalg.norm(gap, axis=1, keepdims=True)
+    distances = 1 - gap @ gap[list(rows).index(row)]
+    distances[list(rows).index(row)] = np.inf
+    order = np.argsort(distances, kind="stable")[:k]
+    return rows[order], distances[order]
+
+
+def test_neighbours_of_rows_files_bytes_and_vectors(studied, tiny_set):
+    table = studied.store.features().table().set_index("row")
+    file = tiny_set.images / table.at[5, "path"]
+    rows, distances = naive(studied.store, 5, 4)
+    vector = studied.store.features().read("gap", [5])[0].astype(np.float32)
+    for query in (5, np.int64(5), str(file), file, file.read_bytes()):
+        found = alike.neighbours(query, studied.store, 4)
+        assert found.rows.tolist() == [rows.tolist()]
+        np.testing.assert_allclose(found.distances[0], distances, atol=2e-5)
+    found = alike.neighbours(np.array([5, 7]), studied.place, 4)
+    assert found.rows[0].tolist() == rows.tolist()
+    assert found.rows[1].tolist() == naive(studied.store, 7, 4)[0].tolist()
+    # A vector has no row of its own that could be left out; its length plays no part in an angle.
+    found = alike.neighbours(3 * vector, studied.store, 5)
+    assert found.rows[0].tolist() == [5, *rows]
+    found = alike.neighbours(vector, studied.store, 5, among=["b"])
+    assert set(found.table["label"]) == {"b"}
+    found = alike.neighbours([5], studied.store, other_class=True)
+    assert table.at[5, "label"] not in set(found.table["label"])
+
+
+def test_neighbours_refuses(studied):
+    with pytest.raises(BadInput, match="exclude each other"):
+        alike.neighbours(5, studied.store, same_class=True, other_class=True)
+    with pytest.raises(BadInput, match="vectors have no images"):
+        alike.neighbours(np.ones(6), studied.store, rerank="chamfer")
+    with pytest.raises(BadInput, match=r"\(Q, 6\) expected"):
+        alike.neighbours(np.ones((2, 5)), studied.store)
+
+
+def test_neighbours_show_pictures(studied, tiny_set, tmp_path):
+    file = next((tiny_set.images / "a<b>&").iterdir())
+    found = alike.neighbours([3, file], studied.store, 4)
+    html = shown(found)
+    assert html.count("<img ") == 2 * 5
+    assert "a&lt;b&gt;&amp;" in html
+    assert "neighbours by gap_cosine: queries 2, k 4" in repr(found)
+    sheet = alike.neighbours(3, studied.store, 4, contact_sheet=tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert shown(sheet).count("<img ") == 5
+
+
+def test_index_card(studied):
+    assert "recall at 10 exact" in repr(studied.index)
+    assert "built: 27 rows" in shown(studied.index)
+
+
+def test_explanations(studied, tiny_set):
+    images = sorted(tiny_set.images.rglob("*.png"))[:2]
+    one = alike.explain(images[0], studied.store, methods=["gradcam", "lrp"])
+    assert one.tables["images"]["method"].tolist() == ["gradcam", "lrp"]
+    assert {"0/gradcam", "0/lrp"} == set(one.arrays)
+    assert "data:image/png;base64," in shown(one)
+    two = alike.explain(images, studied.store)
+    assert -1 <= two.cosine <= 1
+    assert f"cosine of the pooled maps {two.cosine:.4g}" in repr(two)
+    whole = alike.explain([], studied.store, classes=True, confused=2, split="all")
+    assert whole.tables["classes"]["class"].tolist() == ["a<b>&", "b", "c"]
+    assert len(whole.tables["confused"]) == 2
+    assert {"class-a<b>&", "class-b", "class-c", "confused"} == set(whole.pictures)
+    assert "a&lt;b&gt;&amp;" in shown(whole)
+    like = alike.explain([0], studied.store, like="b")
+    assert {"0/to_class", "0/to_others"} == set(like.arrays)
+    with pytest.raises(BadInput, match="what to explain"):
+        alike.explain([], studied.store)
+
+
+def test_retrain_extract_compare_report_export(studied, tiny_set, tmp_path):
+    run = alike.retrain(
+        tmp_path / "run", store=studied.store, features=studied.extraction.key, loss="ce",
+        epochs=1, device="cpu", balanced=False,
+    )  # fmt: skip
+    assert run.weights.is_file()
+    assert "epochs 1, classes 3" in repr(run)
+    shown(run)
+    after = alike.extract_images(
+        tiny_set.images, tiny_set.network, studied.store, weights=run.weights.parent, threads=1
+    )
+    key = studied.extraction.key
+    compared = alike.compare(key, after.key, studied.store, bootstrap=20)
+    assert compared.scores["score"].iloc[0] in repr(compared)
+    assert "linear_cka" in shown(compared)
+    alike.analyse(studied.store, features=after.key, measures=["gap_cosine"], bootstrap=0)
+    written = alike.write_report(
+        studied.store, features=key, after=after.key, to=tmp_path / "r.html", maps=False
+    )
+    assert after.key in written.read_text(encoding="utf-8")
+    files = alike.export(studied.store, tmp_path / "x.parquet", features=key, split="all")
+    assert len(pd.read_parquet(files[0])) == 27
+
+
+# The card itself
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    VOID = ("br", "img", "hr", "meta")
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        assert tag != "b" or not self.open or self.open[-1] == "div"
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert name not in ("src", "href") or value.startswith("data:"), "it loads nothing"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def shown(result):
+    """The HTML of a result, which must be whole and load nothing."""
+    html = result._repr_html_()
+    page = Balanced()
+    page.feed(html)
+    assert page.open == []
+    assert "a<b>&" not in html
+    return html
+
+
+def test_card_escapes_and_shortens():
+    rows = pd.DataFrame({"<i>": ["</td>"] * 100, "x": [1 / 3] * 100})
+    summary = Summary("<t>", {"n": 12345, "<f>": "</div>", "gone": None}, ["a & b"], {"<c>": rows})
+    assert summary.as_text() == "<<t>: n 12,345, <f> </div>>"
+    html = summary.as_html()
+    for text in ("&lt;t&gt;", "&lt;f&gt;", "&lt;/div&gt;", "a &amp; b", "&lt;c&gt;", "&lt;/td&gt;"):
+        assert text in html
+    assert "0.3333" in html
+    assert html.count("<tr") < 40
+    assert "gone" not in html
+    assert with_interval(0.5, float("nan"), float("nan")) == "0.5"
