@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 4
+VERSION = 5
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -385,12 +385,12 @@ def _same_images(features: "Features", other: "Features", images: EvaluationSet)
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
     wanted = here.loc[images.rows]
-    kept = wanted.isin(there.index).to_numpy()
-    if not kept.any():
+    shared = wanted.isin(there.index).to_numpy()
+    if not shared.any():
         msg = f"{other.key} holds none of the evaluated images: extract the same source with it"
         raise BadInput(msg)
-    rows = there.loc[wanted[kept]].to_numpy(dtype=np.int64)
-    return replace(images.take(kept), rows=rows)
+    rows = there.loc[wanted[shared]].to_numpy(dtype=np.int64)
+    return replace(images.take(shared), rows=rows)
 
 
 def _layers_in_words(images: EvaluationSet, bins: int) -> str:

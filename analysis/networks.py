@@ -98,7 +98,7 @@ def _squares_of_moments(x: Vectors, y: Vectors) -> dict[str, float]:
 
 def _squares_of_images(x: Vectors, y: Vectors) -> dict[str, float]:
     """The same from inner products of images, block by block: for long vectors, N^2 D time."""
-    found = {"xx": 0.0, "yy": 0.0, "xy": 0.0}
+    squares = {"xx": 0.0, "yy": 0.0, "xy": 0.0}
     cuts = blocks(x.n, max(x.dim, y.dim))
     for i, one in enumerate(cuts):
         left = [vectors.block(*one)[0] for vectors in (x, y)]
@@ -106,10 +106,10 @@ def _squares_of_images(x: Vectors, y: Vectors) -> dict[str, float]:
             right = [vectors.block(*other)[0] for vectors in (x, y)]
             k, m = (np.asarray(a @ b.T, np.float64) for a, b in zip(left, right, strict=True))
             twice = 1.0 if one == other else 2.0
-            found["xx"] += twice * float((k * k).sum())
-            found["yy"] += twice * float((m * m).sum())
-            found["xy"] += twice * float((k * m).sum())
-    return found
+            squares["xx"] += twice * float((k * k).sum())
+            squares["yy"] += twice * float((m * m).sum())
+            squares["xy"] += twice * float((k * m).sum())
+    return squares
 
 
 def _biased(

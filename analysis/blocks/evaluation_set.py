@@ -83,9 +83,9 @@ def evaluation_set_of(rows: NDArray[np.int64], labels: Sequence[Any]) -> Evaluat
     order = np.lexsort((rows, codes))
     rows, codes = rows[order], codes[order].astype(np.int64)
     starts = np.searchsorted(codes, np.arange(len(classes) + 1)).astype(np.int64)
-    found = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
-    check(found)
-    return found
+    images = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
+    check(images)
+    return images
 
 
 def check(images: EvaluationSet) -> None:

@@ -93,26 +93,26 @@ def _block_moments(
     vectors: Vectors, images: EvaluationSet, second: bool, some: list[tuple[int, int]]
 ) -> Moments:
     """The sums of some blocks of positions."""
-    found = _none(len(images.classes), vectors.dim, second)
+    sums = _none(len(images.classes), vectors.dim, second)
     for low, high in some:
         z, b = vectors.block(low, high)
         codes = images.codes[low:high]
         own = np.zeros(high - low)
-        add_class_sums(z, codes, found.s, own)
+        add_class_sums(z, codes, sums.s, own)
         self_key = 2.0 * b - own
-        if found.m is not None:
-            add_scaled_sums(z, b, codes, found.v)
+        if sums.m is not None:
+            add_scaled_sums(z, b, codes, sums.v)
             for code in np.unique(codes):
                 part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]
                 wide = part.astype(np.float64)
-                found.m[code] += wide.T @ wide
+                sums.m[code] += wide.T @ wide
         counted = {
             "n": None, "b": b, "b2": b * b, "self1": self_key, "self2": self_key**2, "norm2": own,
         }  # fmt: skip
         for name, values in counted.items():
-            into = getattr(found, name)
+            into = getattr(sums, name)
             into += np.bincount(codes, values, len(into))
-    return found
+    return sums
 
 
 def pair_counts(moments: Moments) -> Floats:

@@ -130,8 +130,8 @@ def _cell_edges(cells: Cells, n: int) -> NDArray[np.float64]:
     cell = np.where(inside == 0, np.searchsorted(base, np.arange(n)), cell)
     bits = CELL_BITS - int(cells.drop)
     rest = -((-inside << bits) // np.maximum(bins[cell], 1)) << int(cells.drop)
-    found = ((int(cells.start) + (cell << CELL_BITS) + rest).astype(np.uint32)).view(np.float32)
-    return np.append(found, cells.ceiling).astype(np.float64)
+    lower = ((int(cells.start) + (cell << CELL_BITS) + rest).astype(np.uint32)).view(np.float32)
+    return np.append(lower, cells.ceiling).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,12 @@ def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bin
     wide = _width(((keys - equal.first) / equal.width).astype(np.int64), same, n)
     if wide <= CROWDED:
         return equal
-    found = [(wide, equal)]
+    choices = [(wide, equal)]
     for first, width in ((low, 1.0), (high, -1.0)):
         x = ((keys - first) * width).astype(np.float32)
         cells, at_bin = _followed(x, same, n, flip=width < 0)
-        found.append((_width(at_bin, same, n), Bins(first, width, n, cells)))
-    return min(found, key=lambda each: each[0])[1]
+        choices.append((_width(at_bin, same, n), Bins(first, width, n, cells)))
+    return min(choices, key=lambda each: each[0])[1]
 
 
 def _runs_of_four(n: int) -> NDArray[np.int64]:
@@ -289,11 +289,11 @@ def _followed(
     # rest * held must stay below 2^31, since the loop multiplies in 32 bits.
     drop = max(0, CELL_BITS + n.bit_length() - 1 - 31)
     rest = (bits & ((1 << CELL_BITS) - 1)) >> drop
-    found = base[cell] + (rest * held[cell] >> (CELL_BITS - drop))
-    found = np.minimum(found, n - 1)
+    at_bin = base[cell] + (rest * held[cell] >> (CELL_BITS - drop))
+    at_bin = np.minimum(at_bin, n - 1)
     turned = n - 1 if flip else 0
     cells = Cells(
         np.minimum(base[:-1], n - 1).astype(np.uint32), held.astype(np.uint32),
         np.uint32(start << CELL_BITS), floor, ceiling, np.uint32(drop), np.uint32(turned), _O,
     )  # fmt: skip
-    return cells, found ^ turned
+    return cells, at_bin ^ turned

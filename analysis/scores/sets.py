@@ -44,8 +44,8 @@ def evaluate_sets(
     distances = all_pairs(features, measure, few.rows, map_blocks)
     upper = np.triu_indices(len(few), 1)
     same = few.codes[upper[0]] == few.codes[upper[1]]
-    found = distances[upper]
-    bins = np.minimum((found / max(found.max(), 1e-12) * BINS).astype(np.int64), BINS - 1)
+    between = distances[upper]
+    bins = np.minimum((between / max(between.max(), 1e-12) * BINS).astype(np.int64), BINS - 1)
     counts = [np.bincount(bins[kind], minlength=BINS) for kind in (same, ~same)]
     draws = Draws(few, replicates, seed).weights.astype(np.float64)
     weight = draws[upper[0]] * draws[upper[1]]
@@ -61,8 +61,8 @@ def evaluate_sets(
     return pd.DataFrame([
         score_row(measure.name, "sameness", area.sameness, (2 * low - 1, 2 * high - 1), note),
         score_row(measure.name, "auc", area.value, (low, high), note),
-        score_row(measure.name, "intra_mean", float(found[same].mean()), NO_SPAN, note),
-        score_row(measure.name, "inter_mean", float(found[~same].mean()), NO_SPAN, note),
+        score_row(measure.name, "intra_mean", float(between[same].mean()), NO_SPAN, note),
+        score_row(measure.name, "inter_mean", float(between[~same].mean()), NO_SPAN, note),
         score_row(measure.name, "one_nn", float(hits.mean()), NO_SPAN, note),
     ])  # fmt: skip
 
@@ -74,14 +74,14 @@ def all_pairs(
     stored = _Maps(features, rows)
     # Read here too, so that what is refused is not told by the log of a worker first.
     stored()
-    found: NDArray[np.float64] = Statistic(
+    later: NDArray[np.float64] = Statistic(
         items=range(len(rows)),
         chunk=partial(_to_later, measure.name, stored),
         start=list,
         combine=_append,
         finalize=np.stack,
     ).compute(map_blocks)
-    return found + found.T
+    return later + later.T
 
 
 class _Maps:

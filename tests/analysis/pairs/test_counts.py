@@ -342,14 +342,16 @@ def test_torch_is_not_loaded_for_little_work(monkeypatch):
     assert best_product(64, product.WORTH_MEASURING / 2) is by_numpy
 
 
-@pytest.mark.parametrize("room", ["blocks", "pairs", "classes", "neighbours"])
-def test_rooms_of_pairs_load_no_torch_of_their_own(room):
+def test_rooms_of_pairs_load_no_torch_of_their_own():
     """`best_product` asks whether torch is loaded: what embeds features may load it."""
-    code = (
-        "import sys, importlib; import alike.extract.measures as m; m.embed_rows; m.MEASURES;"
-        "before = 'torch' in sys.modules;"
-        f"room = importlib.import_module('alike.analysis.{room}');"
-        "[getattr(room, name) for name in room.__all__];"
-        "sys.exit(('torch' in sys.modules) != before)"
-    )
+    code = """
+import importlib, sys
+import alike.extract.measures as measures
+measures.embed_rows, measures.MEASURES
+before = "torch" in sys.modules
+for name in ("blocks", "pairs", "classes", "neighbours"):
+    room = importlib.import_module(f"alike.analysis.{name}")
+    [getattr(room, public) for public in room.__all__]
+sys.exit(("torch" in sys.modules) != before)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
