@@ -13,6 +13,7 @@ from alike.flows.options import (
     SplitOption,
     StoreOption,
     WorkersOption,
+    finite,
     names_of,
 )
 
@@ -40,14 +41,17 @@ def register(app: typer.Typer) -> None:
         ] = None,
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
-        seed: Annotated[int, typer.Option(min=0, help="Of draws and folds.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of draws and folds.")] = 0,
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
         ] = None,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         budget: Annotated[
-            float, typer.Option(min=1, help="Multiplications a measure; above: a sample of images.")
+            float,
+            typer.Option(
+                min=1, callback=finite, help="Multiplications a measure; above: a sample of images."
+            ),
         ] = 1e14,
         bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 16384,
         precision: Annotated[

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
-        seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws.")] = 0,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         as_json: JsonOption = False,

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
         classes: Annotated[
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
-        seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random weights.")] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
@@ -155,19 +155,21 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
         crop: side of the central square, None for no crop.
 
     Raises:
-        BadInput: not of that form.
+        BadInput: not of that form, or out of range.
     """
     from alike.extract.errors import BadInput
+    from alike.flows.settings import checked_transform
 
     if resize is None and crop is None:
         return network
     sides = [] if resize in (None, "none") else str(resize).lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
         raise BadInput(f"--resize {resize!r}: expected none, 256 or 224x320")
     numbers = [int(side) for side in sides]
     size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-    kept = network.transform.resize if resize is None else size
-    return replace(network, transform=replace(network.transform, resize=kept, crop=crop))
+    checked = checked_transform(resize=size, crop=crop)
+    kept = network.transform.resize if resize is None else checked.resize
+    return replace(network, transform=replace(network.transform, resize=kept, crop=checked.crop))
 
 
 def pairs(given: list[str] | None) -> dict[str, Any]:

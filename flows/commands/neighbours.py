@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(help="Image files, URLs, numbers of stored rows; or one folder."),
         ],
         store: StoreOption,
-        k: Annotated[int, typer.Option("-k", help="Neighbours an image.")] = 10,
+        k: Annotated[int, typer.Option("-k", min=1, help="Neighbours an image.")] = 10,
         features: FeaturesOption = None,
         measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
         same_class: Annotated[

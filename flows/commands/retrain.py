@@ -1,5 +1,7 @@
 """`alike retrain`: train a network further so that images of one class get alike features."""
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from alike.extract.store import Store
     from alike.train.run_files import TrainRun
 
+MOST_SEED = 2**63 - 1
 Labelled = list[tuple[str, str]]
 
 
@@ -32,15 +35,19 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
         ] = None,
         weights: Annotated[
-            str, typer.Option(help="File, run folder, enum member, or none: from scratch.")
-        ] = "none",
+            str | None,
+            typer.Option(
+                help="File, run folder, enum member, or none: from scratch. "
+                "[default: those of the store; with --images none]"
+            ),
+        ] = None,
         train_share: Annotated[
             float | None,
             typer.Option(min=0, max=1, help="Share to train on; with --images 0.5 unless given."),
         ] = None,
         loss: Annotated[str, typer.Option(help="A row of `alike list losses`.")] = "gap_supcon",
         epochs: Annotated[int, typer.Option(min=1)] = 20,
-        seed: Annotated[int, typer.Option(min=0)] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=MOST_SEED)] = 0,
         lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
         weight: Annotated[float | None, typer.Option(help="Of the loss; else its own.")] = None,
         batch_size: Annotated[int | None, typer.Option(min=1)] = None,
@@ -70,31 +77,43 @@ def register(app: typer.Typer) -> None:
         from alike.flows.commands.extract import pairs
         from alike.flows.console import progress_bars
         from alike.train.retrain import retrain
+        from alike.train.settings import TrainSettings
 
-        loaded, training, held_out, read = _inputs(
-            (store, features, train_share), (images, network, weights)
-        )
         named = {"loss": loss, "epochs": epochs, "seed": seed, "augment": augment}
         optional = {"lr": lr, "weight": weight, "batch_size": batch_size}
         given = {name: value for name, value in optional.items() if value is not None}
-        with progress_bars() as progress:
+        settings = TrainSettings(**{**named, **given, **pairs(set_)})
+        loaded, training, held_out, read = _inputs(
+            (store, features, train_share), (images, network, weights)
+        )
+        out = to.expanduser().resolve()
+        with _alone(out), progress_bars() as progress:
             run = retrain(
                 loaded,
                 training,
                 read,
-                out=to.expanduser().resolve(),
+                settings=settings,
+                out=out,
                 held_out=held_out,
                 device=device,
                 devices=devices,
                 progress=progress,
-                **{**named, **given, **pairs(set_)},
             )
         _tell(run, len(training), len(held_out), as_json)
 
 
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder of the run; Lightning's further processes are of the one that holds it."""
+    from alike.flows.memo import alone_in
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return nullcontext()
+    return alone_in(out, "retrain", "another folder by --to")
+
+
 def _inputs(
     stored: tuple[str | None, str | None, float | None],
-    listed: tuple[str | None, str | None, str],
+    listed: tuple[str | None, str | None, str | None],
 ) -> tuple["Network", Labelled, Labelled, Any]:
     """The network, images to train on, images held out, and how to read one."""
     from alike.extract.errors import BadInput
@@ -107,15 +126,15 @@ def _inputs(
         return _from_store(store, features, share, (network, weights))
     if network is None or images is None:
         raise BadInput(f"--images {images} needs --network NAME too")
-    return _from_images(images, network, weights, 0.5 if share is None else share)
+    return _from_images(images, network, weights or "none", 0.5 if share is None else share)
 
 
 def _from_store(
-    url: str, key: str | None, share: float | None, other: tuple[str | None, str]
+    url: str, key: str | None, share: float | None, other: tuple[str | None, str | None]
 ) -> tuple["Network", Labelled, Labelled, Any]:
     from alike.extract.errors import BadInput
     from alike.extract.images import open_source
-    from alike.extract.networks import Extraction, load_network, network_of
+    from alike.extract.networks import Extraction, Transform, load_network, network_of
     from alike.extract.store import Store
 
     opened = Store.open(url)
@@ -135,8 +154,19 @@ def _from_store(
     )
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
-    made_by = load_network(name, weights) if name else network_of(extraction)
-    return made_by, training, held_out, open_source(spec, **options).read
+    if name:
+        start = load_network(name, weights or "none")
+    elif weights:
+        start = load_network(
+            extraction.network,
+            weights,
+            args=extraction.args,
+            transform=Transform.from_dict(extraction.transform),
+            seed=extraction.seed,
+        )
+    else:
+        start = network_of(extraction)
+    return start, training, held_out, open_source(spec, **options).read
 
 
 def _keep_apart(store: "Store", share: float | None) -> None:
