@@ -100,14 +100,16 @@ def zone_of(name: str | None) -> str:
     Raises:
         BadInput: no such zone, or this machine does not name its own.
     """
-    known = name or _machine_zone()
-    if known is None:
+    zone = name or _machine_zone()
+    if zone is None:
         raise BadInput("this machine does not name its time zone: give it by --timezone, or TZ=UTC")
     try:
-        return ZoneInfo(known).key
+        return ZoneInfo(zone).key
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        said = "--timezone" if name else "the time zone of this machine,"
-        raise BadInput(f"{said} {known!r}: expected a name such as Europe/Berlin or UTC") from error
+        origin = "--timezone" if name else "the time zone of this machine,"
+        raise BadInput(
+            f"{origin} {zone!r}: expected a name such as Europe/Berlin or UTC"
+        ) from error
 
 
 def _machine_zone(root: Path = Path("/etc")) -> str | None:
@@ -120,8 +122,8 @@ def _machine_zone(root: Path = Path("/etc")) -> str | None:
         return text.read_text(encoding="utf-8").strip()
     if not link.exists():
         return "UTC"
-    _, found, zone = str(link.resolve()).partition("zoneinfo/")
-    return zone if found else None
+    _, separator, zone = str(link.resolve()).partition("zoneinfo/")
+    return zone if separator else None
 
 
 def _schedule(cron: str, zone: str) -> Any:

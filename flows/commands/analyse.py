@@ -37,7 +37,10 @@ def register(app: typer.Typer) -> None:
         features: FeaturesOption = None,
         measures: Annotated[
             str | None,
-            typer.Option(help="Names of `alike list measures`, with commas between; all common."),
+            typer.Option(
+                help="Names of `alike list measures`, with commas between. "
+                "[default: the default measures]"
+            ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
@@ -78,12 +81,12 @@ def register(app: typer.Typer) -> None:
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:
-            told = "the measures asked for are the whole analysis"
-            typer.echo(f"note: {told}; this replaces that of {', '.join(replaced)}", err=True)
+            reason = "the measures asked for are the whole analysis"
+            typer.echo(f"note: {reason}; this replaces that of {', '.join(replaced)}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
-            found = judge(
+            analysis = judge(
                 chosen,
                 measures=names_of(measures),
                 split=split.value,
@@ -96,20 +99,21 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
-        scores = found.tables["scores"]
+        scores = analysis.tables["scores"]
         if as_json:
             print_json({
-                "key": found.key, "n_images": found.n_images, "classes": list(found.classes),
-                "settings": dict(found.settings), "scores": scores,
+                "key": analysis.key, "n_images": analysis.n_images,
+                "classes": list(analysis.classes), "settings": dict(analysis.settings),
+                "scores": scores,
             })  # fmt: skip
             return
         table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
         wanted = [name for name in SHOWN if name in table.columns]
         print_table(
             table[wanted].dropna(how="all").reset_index(),
-            f"{found.n_images} images of {len(found.classes)} classes, {split.value}",
+            f"{analysis.n_images} images of {len(analysis.classes)} classes, {split.value}",
         )
-        for name, reason in found.settings["left_out"].items():
+        for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
 
 
@@ -120,14 +124,14 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
     from alike.extract.measures import SET_MEASURES
 
     try:
-        known = Analysis.load(store, key).settings["measures"]
+        present = Analysis.load(store, key).settings["measures"]
     except (BadInput, StoreDamaged):
         # None there, or one that the new analysis repairs.
         return []
     wanted = set(measures or COMPANY)
     if wanted <= set(SET_MEASURES):
         wanted.add(HEADLINE)  # `analyse` judges it beside them.
-    return [str(name) for name in known if name not in wanted]
+    return [str(name) for name in present if name not in wanted]
 
 
 SHOWN = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")

@@ -75,8 +75,8 @@ def register(app: typer.Typer) -> None:
                 "likeness": alike,
             })  # fmt: skip
         else:
-            told = [(name, value, LIKENESS[name]) for name, value in alike.items()]
+            rows = [(name, value, LIKENESS[name]) for name, value in alike.items()]
             print_table(
-                pd.DataFrame(told, columns=["likeness", "value", "meaning"]),
+                pd.DataFrame(rows, columns=["likeness", "value", "meaning"]),
                 "how alike the two see these images",
             )

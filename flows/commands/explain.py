@@ -85,24 +85,24 @@ def register(app: typer.Typer) -> None:
         chosen = Store.open(store).features(features)
         side = split.side
         names = names_of(methods)
-        said: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
         maps: dict[str, Any] = {}
         if like is not None and images:
-            said["like"] = _like(chosen, images, like, to, maps, as_json)
+            answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
-            said["images"] = _images(chosen, images, names, target, to, maps, as_json)
+            answers["images"] = _images(chosen, images, names, target, to, maps, as_json)
         if every:
-            said["all"] = _all(chosen, names, side, limit, as_json)
+            answers["all"] = _all(chosen, names, side, limit, as_json)
         if classes:
-            said["classes"] = _classes(chosen, side, to, maps, as_json)
+            answers["classes"] = _classes(chosen, side, to, maps, as_json)
         if confused:
-            said["confused"] = _confused(chosen, confused, side, to, as_json)
+            answers["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
-            said["continuity"] = _continuity(chosen, names, side, limit, as_json)
+            answers["continuity"] = _continuity(chosen, names, side, limit, as_json)
         if arrays is not None:
-            said["arrays"] = _keep(arrays, maps, as_json)
+            answers["arrays"] = _keep(arrays, maps, as_json)
         if as_json:
-            print_json(said)
+            print_json(answers)
 
 
 def _images(
@@ -119,20 +119,28 @@ def _images(
 
     asked = [int(name) if name.isdecimal() else name for name in images]
     usual = (LIKENESS,) if len(asked) == 2 else METHODS
-    found = explain_images(asked, chosen, methods=methods or usual, target=target)
+    explained = explain_images(asked, chosen, methods=methods or usual, target=target)
     stem = "-".join(Path(name).stem for name in images[:2])
-    files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
-    maps |= found.arrays
-    likeness = None if found.alike is None else found.alike.likeness.value
+    files = [
+        _write(chosen, to, f"{stem}-{what}", picture)
+        for what, picture in explained.pictures.items()
+    ]
+    maps |= explained.arrays
+    likeness = None if explained.alike is None else explained.alike.likeness.value
     if not quiet:
-        if len(found.table):
-            print_table(found.table)
+        if len(explained.table):
+            print_table(explained.table)
         if likeness is not None:
             typer.echo(f"cosine of the pooled maps: {likeness:.4f}")
-        for note in found.notes:
+        for note in explained.notes:
             typer.echo(f"left out: {note}")
         _say(files)
-    return {"maps": found.table, "cosine": likeness, "left_out": found.notes, "files": files}
+    return {
+        "maps": explained.table,
+        "cosine": likeness,
+        "left_out": explained.notes,
+        "files": files,
+    }
 
 
 def _like(
@@ -145,14 +153,14 @@ def _like(
 
     asked = [int(name) if name.isdecimal() else name for name in images]
     sources = [source_of(image, chosen) for image in asked]
-    frames, found = images_to_class(sources, network_for(chosen), chosen, label)
+    frames, parts = images_to_class(sources, network_for(chosen), chosen, label)
     stem = "-".join(Path(name).stem for name in images[:2])
-    picture = to_class_panel(frames, [Path(name).name for name in images], found)
+    picture = to_class_panel(frames, [Path(name).name for name in images], parts)
     files = [_write(chosen, to, f"{stem}-like-{label}", picture)]
     for number in range(len(images)):
-        maps[f"{number}/to_class"] = found.to_class[number]
-        maps[f"{number}/to_others"] = found.to_others[number]
-    sums = (found.to_class.sum(axis=(1, 2)), found.to_others.sum(axis=(1, 2)))
+        maps[f"{number}/to_class"] = parts.to_class[number]
+        maps[f"{number}/to_others"] = parts.to_others[number]
+    sums = (parts.to_class.sum(axis=(1, 2)), parts.to_others.sum(axis=(1, 2)))
     table = pd.DataFrame({"image": images, "to_class": sums[0], "to_others": sums[1]})
     if not quiet:
         print_table(table, f"mean cosine to the images of {label}, and to all others")
@@ -174,8 +182,8 @@ def _all(
         typer.echo(
             f"{report.n_computed} maps computed, {report.n_reused} were there: {report.folder}"
         )
-    told = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
-    return {**told, "images": report.table}
+    counts = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
+    return {**counts, "images": report.table}
 
 
 def _classes(
@@ -187,15 +195,15 @@ def _classes(
     from alike.flows.console import print_table
 
     rows, files = [], []
-    for found in class_likeness(chosen, split=split):
-        alike, others = (maps.sum(axis=(1, 2)) for maps in (found.to_class, found.to_others))
+    for likeness in class_likeness(chosen, split=split):
+        alike, others = (maps.sum(axis=(1, 2)) for maps in (likeness.to_class, likeness.to_others))
         rows.append(
-            {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
-             "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
+            {"class": likeness.label, "n": len(likeness.rows), "to_class": alike.mean(),
+             "to_others": others.mean(), "least_typical_row": int(likeness.rows[alike.argmin()])}
         )  # fmt: skip
-        maps[f"{found.label}/to_class"] = found.mean_map
-        maps[f"{found.label}/telling"] = found.telling_map
-        files.append(_write(chosen, to, f"class-{found.label}", class_panel(chosen, found)))
+        maps[f"{likeness.label}/to_class"] = likeness.mean_map
+        maps[f"{likeness.label}/telling"] = likeness.telling_map
+        files.append(_write(chosen, to, f"class-{likeness.label}", class_panel(chosen, likeness)))
     if not quiet:
         print_table(pd.DataFrame(rows), "mean cosine to the other images of the class")
         _say(files)
@@ -223,12 +231,12 @@ def _continuity(
     from alike.flows.console import print_table, progress_bars
 
     with progress_bars() as progress:
-        found = continuity_of(
+        continuity = continuity_of(
             chosen, methods=methods or METHODS, n_images=limit or 64, split=split, progress=progress
         )
     if not quiet:
-        print_table(found.table.drop(columns=["network"]), f"continuity of {chosen.key}")
-    return found.table
+        print_table(continuity.table.drop(columns=["network"]), f"continuity of {chosen.key}")
+    return continuity.table
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

@@ -64,8 +64,8 @@ def register(app: typer.Typer) -> None:
         except BadInput:
             # Features can be studied before anything was analysed.
             analysis = None
-        if analysis and (told := analysis.outdated(chosen.digest)):
-            typer.echo(f"note: {told}", err=True)
+        if analysis and (warning := analysis.outdated(chosen.digest)):
+            typer.echo(f"note: {warning}", err=True)
         with progress_bars() as progress:
             settings = MapSettings(measure, split.value)
             places = make_map(chosen, settings, progress=progress) if maps else None

@@ -168,8 +168,8 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
     numbers = [int(side) for side in sides]
     size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
     checked = checked_transform(resize=size, crop=crop)
-    kept = network.transform.resize if resize is None else checked.resize
-    return replace(network, transform=replace(network.transform, resize=kept, crop=checked.crop))
+    resized = network.transform.resize if resize is None else checked.resize
+    return replace(network, transform=replace(network.transform, resize=resized, crop=checked.crop))
 
 
 def pairs(given: list[str] | None) -> dict[str, Any]:
@@ -180,16 +180,16 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
     """
     from alike.extract.errors import BadInput
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"option {text!r}: NAME=VALUE expected")
         try:
-            found[name] = json.loads(value)
+            values[name] = json.loads(value)
         except ValueError:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _print(report: Any) -> None:

@@ -111,8 +111,8 @@ def register(app: typer.Typer) -> None:
         if shards is not None and not on_disk:
             raise BadInput(f"--shards {shards} builds lists on disk: give --on-disk too")
         if card is not None and (there != Wish() or card.lists):
-            kept = f"{there}, lists on disk" if card.lists else str(there)
-            typer.echo(f"wish of the index there is: {kept}", err=as_json)
+            present = f"{there}, lists on disk" if card.lists else str(there)
+            typer.echo(f"wish of the index there is: {present}", err=as_json)
         with progress_bars() as progress:
             report = build_index(
                 chosen,
@@ -126,8 +126,8 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if as_json:
-            told = {"action": report.action, "note": report.note, "seconds": report.seconds}
-            print_json({**report.card.to_dict(), **told})
+            outcome = {"action": report.action, "note": report.note, "seconds": report.seconds}
+            print_json({**report.card.to_dict(), **outcome})
             return
         if report.action in ("built", "rebuilt") and report.card.curve:
             print_table(curve_table(report.card), f"{measure}: what was measured")

@@ -75,12 +75,12 @@ def register(app: typer.Typer) -> None:
             _many(opened, images[0], to, k, ways, as_json)
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
-        found = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
+        answers = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
         names = [
             str(opened.images.at[image, "path"] if isinstance(image, int) else image)
             for image in asked
         ]
-        table = neighbour_table(opened, names, found)
+        table = neighbour_table(opened, names, answers)
         if contact_sheet is not None:
             neighbour_sheet(opened, asked, table, contact_sheet, label)
         if as_json:

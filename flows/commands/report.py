@@ -46,9 +46,9 @@ def register(app: typer.Typer) -> None:
         key = opened.features(features).key
         before = Analysis.load(opened, key)
         second = Analysis.load(opened, opened.features(after).key) if after else None
-        for found in (before, *([second] if second else [])):
-            if told := found.outdated(opened.features(found.key).digest):
-                typer.echo(f"note: {told}", err=True)
+        for analysis in (before, *([second] if second else [])):
+            if warning := analysis.outdated(opened.features(analysis.key).digest):
+                typer.echo(f"note: {warning}", err=True)
         with progress_bars() as progress:
             comparison = _comparison(opened, before, second, progress) if second else None
             record = _record(opened, key, title)

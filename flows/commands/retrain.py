@@ -206,8 +206,8 @@ def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
 
     last = run.log.iloc[-1].to_dict()
     if as_json:
-        said = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}
-        print_json({**said, "trained_on": trained, "held_out": held_out, "last_epoch": last})
+        facts = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}
+        print_json({**facts, "trained_on": trained, "held_out": held_out, "last_epoch": last})
         return
     for decision in run.decisions:
         typer.echo(decision)
