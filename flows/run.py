@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from alike.extract.progress import Progress
 from alike.flows import steps
 from alike.flows.decisions import Accepted, DecisionLog
-from alike.flows.engine import step
 from alike.flows.memo import alone_in
+from alike.flows.orchestration import step
 from alike.flows.retraining import Rounds
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun

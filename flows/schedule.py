@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from alike.extract.errors import AlikeError, BadInput
 from alike.flows.check import check
-from alike.flows.engine import prepare
 from alike.flows.memo import alone_in
+from alike.flows.orchestration import prepare
 from alike.flows.sections import Pipeline
 from alike.flows.settings import read_pipeline
 

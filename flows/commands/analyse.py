@@ -72,12 +72,12 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.blocks import open_jobs
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
-        from alike.flows.trained_images import check_unseen
+        from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
         chosen = opened.features(features)
         if split is Split.HELD_OUT:
-            for note in check_unseen(chosen):
+            for note in check_held_out(chosen):
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:

@@ -44,12 +44,12 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.networks import LIKENESS, likeness
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
-        from alike.flows.trained_images import check_unseen
+        from alike.flows.trained_images import check_held_out
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
         if split is Split.HELD_OUT:
-            for note in (*check_unseen(first), *check_unseen(second)):
+            for note in (*check_held_out(first), *check_held_out(second)):
                 typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:

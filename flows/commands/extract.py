@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.networks import load_network
         from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
-        from alike.flows.trained_images import doubts, keep_trained
+        from alike.flows.trained_images import held_out_notes, keep_trained
 
         images = open_source(source, **pairs(source_option))
         loaded = load_network(
@@ -95,7 +95,7 @@ def register(app: typer.Typer) -> None:
         with progress_bars() as progress:
             report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
         keep_trained(opened.features(report.key))
-        notes = (*report.notes, *doubts(opened.features(report.key)))
+        notes = (*report.notes, *held_out_notes(opened.features(report.key)))
         report = replace(report, notes=notes)
         print_json(report.to_dict()) if as_json else _print(report)
         if not report.n_rows:

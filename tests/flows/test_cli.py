@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from PIL import Image
 
-from alike.flows import cli, engine
+from alike.flows import cli, orchestration
 from alike.flows.cli import app, main
 
 
@@ -175,7 +175,9 @@ def test_a_store_that_is_a_link_to_itself_is_named(alike, tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_starts(alike, place, monkeypatch):
-    monkeypatch.setattr(engine.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    monkeypatch.setattr(
+        orchestration.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000)
+    )
     text = '[images]\nsource = "two"\n[network]\nname = "resnet18"\n'
     (place / "full.toml").write_text(text, encoding="utf-8")
     done = alike("run", "full.toml", cwd=place)
