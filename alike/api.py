@@ -62,7 +62,7 @@ def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finis
         BadInput: a setting that is wrong; nothing has been computed then.
     """
     from alike.flows.check import check
-    from alike.flows.engine import prepare
+    from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
 
     path = Path(settings)
@@ -348,7 +348,7 @@ def analyse(
     )
     opened = open_store(store)
     chosen = opened.features(features)
-    _check_unseen(split, chosen)
+    _check_held_out(split, chosen)
     with open_jobs(dask, workers) as jobs:
         return analyse_features(
             chosen,
@@ -398,7 +398,7 @@ def compare(
 
     first = open_store(store).features(a)
     second = open_store(store if store_b is None else store_b).features(b)
-    _check_unseen(split, first, second)
+    _check_held_out(split, first, second)
     with open_jobs(dask, workers) as jobs:
         scores = compare_features(
             first,
@@ -690,14 +690,14 @@ def _unit(index: "NeighbourIndex", vectors: "NDArray[np.float32]") -> "NDArray[n
     return normalise(vectors, {}) if index.measure.form == "cosine" else vectors
 
 
-def _check_unseen(split: str, *extractions: "Features") -> None:
+def _check_held_out(split: str, *extractions: "Features") -> None:
     """Refuse to judge by images that the network was trained on; warn where that is not known."""
     if split != "held_out":
         return
-    from alike.flows.trained_images import check_unseen
+    from alike.flows.trained_images import check_held_out
 
     for features in extractions:
-        _warn(check_unseen(features))
+        _warn(check_held_out(features))
 
 
 def _warn(notes: Iterable[str]) -> None:

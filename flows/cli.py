@@ -4,6 +4,7 @@ import errno
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -55,6 +56,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for bad input, 1 for a fault of ours."""
     try:
+        _check_here()
         status = app(prog_name="alike", standalone_mode=False)
         if status == INTERRUPTED:
             _say("interrupted; what was finished is kept: the same command goes on from there", 130)
@@ -68,31 +70,50 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise
-        sys.exit(_say(_told(error), _NOT_OURS[error.errno]))
+        sys.exit(_say(_refusal(error), _NOT_OURS[error.errno]))
+    except Exception as error:
+        if not _is_of_a_cloud(error):
+            raise
+        sys.exit(_say(f"{error}; give the credentials and the region of the URL's storage", 2))
+
+
+def _check_here() -> None:
+    """Refuse a working directory that is gone; paths relative to it lead nowhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise BadInput("the working directory was deleted: change to one that exists") from None
+
+
+def _is_of_a_cloud(error: Exception) -> bool:
+    """Whether the client of an object store refused: each has a family of errors of its own."""
+    families = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(families & {"botocore", "aiobotocore", "gcsfs", "adlfs", "azure"})
 
 
 _NOT_OURS = {
     errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2,
-    errno.ENAMETOOLONG: 2, errno.ENOSPC: 1, errno.EDQUOT: 1,
+    errno.ENAMETOOLONG: 2, errno.ELOOP: 2, errno.EEXIST: 2, errno.EADDRINUSE: 2, errno.ENXIO: 2,
+    errno.ENOSPC: 1, errno.EDQUOT: 1,
 }  # fmt: skip
 """Exit status by what the system refused: a place that the user named, or room on the disk."""
 
 
-def _told(error: OSError) -> str:
-    """The refusal with its file; `--to` and [output] folder are what one would change."""
+def _refusal(error: OSError) -> str:
+    """The system's reason with its file; `--to` and [output] folder are what one would change."""
     place = error.filename or error.filename2
-    told = f"{place}: {error.strerror}" if place else str(error)
-    return f"{told}; choose another place, or make room there"
+    reason = f"{place}: {error.strerror}" if place else str(error)
+    return f"{reason}; choose another place, or make room there"
 
 
 def _say_usage(error: Any) -> int:
-    """One line about a wrong option or argument; the help where no command was given."""
+    """One line about a wrong option or argument; the help if no command was given."""
     if not error.format_message():
         error.show()
         return 2
     command = error.ctx.command_path if error.ctx else "alike"
-    told = error.format_message().replace("Value error, ", "").rstrip(".")
-    return _say(f"{told}; see {command} --help", 2)
+    fault = error.format_message().replace("Value error, ", "").rstrip(".")
+    return _say(f"{fault}; see {command} --help", 2)
 
 
 def _say(error: object, status: int) -> int:

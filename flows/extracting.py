@@ -49,7 +49,7 @@ def extract_images(
     from alike.extract.images import open_source
     from alike.extract.networks import load_network
     from alike.extract.store import Store
-    from alike.flows.trained_images import doubts, keep_trained
+    from alike.flows.trained_images import held_out_notes, keep_trained
 
     images = open_source(source, **(source_options or {}))
     loaded = load_network(
@@ -65,7 +65,7 @@ def extract_images(
         opened.set_split(train_share)
     report = _run(images, loaded, opened, {"taps": tuple(taps), **settings}, workers)
     keep_trained(opened.features(report.key))
-    return replace(report, notes=(*report.notes, *doubts(opened.features(report.key))))
+    return replace(report, notes=(*report.notes, *held_out_notes(opened.features(report.key))))
 
 
 def _run(
@@ -102,16 +102,18 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
         crop: side of the central square, None for no crop.
 
     Raises:
-        BadInput: not of that form.
+        BadInput: not of that form, or out of range.
     """
     from alike.extract.errors import BadInput
+    from alike.flows.settings import checked_transform
 
     if resize is None and crop is None:
         return network
     sides = [] if resize in (None, "none") else str(resize).lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
         raise BadInput(f"--resize {resize!r}: expected none, 256 or 224x320")
     numbers = [int(side) for side in sides]
     size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-    kept = network.transform.resize if resize is None else size
-    return replace(network, transform=replace(network.transform, resize=kept, crop=crop))
+    checked = checked_transform(resize=size, crop=crop)
+    resized = network.transform.resize if resize is None else checked.resize
+    return replace(network, transform=replace(network.transform, resize=resized, crop=checked.crop))

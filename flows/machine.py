@@ -21,13 +21,13 @@ def describe(packages: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in packages:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _machine() -> dict[str, Any]:

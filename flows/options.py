@@ -1,5 +1,6 @@
 """Options that several commands share: one name, one meaning, one default."""
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -40,8 +41,19 @@ WorkersOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def finite(value: float | None) -> float | None:
+    """Refuse inf and nan, which lie within the bounds of an option.
+
+    Raises:
+        typer.BadParameter: the value is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 def names_of(text: str | None) -> list[str] | None:
-    """The names of a list with commas between; None where none was given."""
+    """The names of a list with commas between; None if none was given."""
     if text is None:
         return None
     return [name.strip() for name in text.split(",") if name.strip()]

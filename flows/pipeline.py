@@ -1,6 +1,7 @@
 """The Prefect flow of a settings file: extract, index, analyse, retrain if triggered, report.
 
-Import it only after `alike.flows.engine.prepare`: Prefect reads its settings as it is imported.
+Import it only after `alike.flows.orchestration.prepare`: Prefect reads its settings as it is
+imported.
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alike.flows import steps
 from alike.flows.decisions import Accepted, DecisionLog
-from alike.flows.engine import step
+from alike.flows.orchestration import step
 from alike.flows.sections import Retrain
 from alike.flows.steps import PipelineRun
 from alike.train.trigger import Past, decide, replaces

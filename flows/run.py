@@ -12,8 +12,8 @@ from alike.extract.display import Displayed, Summary
 from alike.extract.progress import Progress
 from alike.flows import steps
 from alike.flows.decisions import Accepted, DecisionLog
-from alike.flows.engine import step
 from alike.flows.memo import alone_in
+from alike.flows.orchestration import step
 from alike.flows.retraining import Rounds
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
@@ -74,9 +74,9 @@ def run_steps(run: PipelineRun) -> Finished:
     weights = accepted.weights if accepted else run.pipeline.network.weights
     key = step(steps.extract_images, "extract")(run, weights, "network")
     report = run.folder / "report.html"
-    known = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
-    if known is not None:
-        return _finished(run, key, report, known["decisions"], reused=True)
+    earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
+    if earlier is not None:
+        return _finished(run, key, report, earlier["decisions"], reused=True)
     untrained = None
     if run.pipeline.analyse.untrained and weights != "none":
         untrained = step(steps.extract_images, "extract")(run, "none", "untrained", own)
@@ -148,16 +148,16 @@ def _report(run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path) ->
         store=store,
         run=facts,
     )
-    kept = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
-    kept.parent.mkdir(exist_ok=True)
-    shutil.copyfile(path, kept)
+    dated = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
+    dated.parent.mkdir(exist_ok=True)
+    shutil.copyfile(path, dated)
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in VERSIONS:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # faiss is there under one of its two names
             continue
-    return found
+    return versions

@@ -1,66 +1,147 @@
 """A settings file as a Prefect deployment that runs by the clock."""
 
+import asyncio
 import atexit
+import hashlib
 import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from alike.extract.errors import AlikeError, BadInput
 from alike.flows.check import check
-from alike.flows.engine import prepare
+from alike.flows.memo import alone_in
+from alike.flows.orchestration import prepare
+from alike.flows.sections import Pipeline
 from alike.flows.settings import read_pipeline
 
 START_SECONDS = 180.0
 _CRON = "--cron {!r}: expected five fields, such as '0 2 * * *' for every night at two"
 
 
-def serve_schedule(settings: Path, cron: str, *, port: int = 4200) -> None:
+def serve_schedule(
+    settings: Path,
+    cron: str,
+    *,
+    timezone: str | None = None,
+    port: int = 4200,
+    tell: Callable[[str], object] = lambda line: None,
+) -> None:
     """Serve the flow of a settings file until interrupted.
 
     A Prefect server named by `PREFECT_API_URL` is used; else one is started on the loopback
     address, its files in the run's folder, and stopped with us.
 
+    Args:
+        settings: the settings file.
+        cron: minute, hour, day of the month, month, weekday.
+        timezone: that the cron expression is of, such as Europe/Berlin; None: this machine's.
+        port: of the server that is started.
+        tell: called with a line that says when the flow runs.
+
     Raises:
-        BadInput: the settings or the cron expression cannot work.
+        BadInput: the settings, the cron expression or the time zone cannot work.
+        StoreBusy: another process serves this file.
     """
     if len(cron.split()) != 5:
         raise BadInput(_CRON.format(cron))
+    zone = zone_of(timezone)
     settings = settings.resolve()
     pipeline = read_pipeline(settings)
     check(pipeline)
-    prepare(pipeline.output.folder, quiet=False)
-    ours = not os.environ.get("PREFECT_API_URL")
-    if ours:
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    _check_cron(cron)
-    if ours:
-        start_server(port, pipeline.output.folder / "prefect" / "server.log")
-    from prefect.types.entrypoint import EntrypointType
+    name = deployment_name(settings, pipeline)
+    with alone_in(pipeline.output.folder, f"schedule-{name[-8:]}", "another settings file"):
+        prepare(pipeline.output.folder, quiet=False)
+        ours = not os.environ.get("PREFECT_API_URL")
+        if ours:
+            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        schedule = _schedule(cron, zone)
+        tell(f"{settings}: {cron} in {zone}; next {_next_run(cron, zone)}; deployment alike/{name}")
+        if ours:
+            start_server(port, pipeline.output.folder / "prefect" / "server.log")
+        from prefect.types.entrypoint import EntrypointType
 
-    from alike.flows.pipeline import scheduled
+        from alike.flows.pipeline import scheduled
 
-    scheduled.serve(
-        name=f"alike-{pipeline.title or settings.parent.name}",
-        cron=cron,
-        parameters={"path": str(settings)},
-        entrypoint_type=EntrypointType.MODULE_PATH,
-        limit=1,
-    )
+        scheduled.serve(
+            name=name,
+            schedule=schedule,
+            parameters={"path": str(settings)},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            limit=1,
+        )
 
 
-def _check_cron(cron: str) -> None:
+def deployment_name(settings: Path, pipeline: Pipeline) -> str:
+    """The title or the folder's name, and the identity of the settings file.
+
+    Two files of one title on one server, or one path on two machines, are two deployments.
+
+    Args:
+        settings: absolute path of the file.
+        pipeline: what it says.
+    """
+    identity = hashlib.sha256(f"{socket.gethostname()}:{settings}".encode()).hexdigest()[:8]
+    title = pipeline.title or settings.parent.name
+    # Prefect takes no such letters in a name.
+    readable = "".join("-" if letter in "/%&<>" else letter for letter in title)
+    return f"alike-{readable}-{identity}"
+
+
+def zone_of(name: str | None) -> str:
+    """A time zone by its name; None: that of this machine.
+
+    Raises:
+        BadInput: no such zone, or this machine does not name its own.
+    """
+    zone = name or _machine_zone()
+    if zone is None:
+        raise BadInput("this machine does not name its time zone: give it by --timezone, or TZ=UTC")
+    try:
+        return ZoneInfo(zone).key
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        origin = "--timezone" if name else "the time zone of this machine,"
+        raise BadInput(
+            f"{origin} {zone!r}: expected a name such as Europe/Berlin or UTC"
+        ) from error
+
+
+def _machine_zone(root: Path = Path("/etc")) -> str | None:
+    """As POSIX has it: TZ, then /etc/timezone, then where /etc/localtime leads; UTC without all."""
+    named = os.environ.get("TZ", "").removeprefix(":")
+    if named:
+        return named
+    link, text = root / "localtime", root / "timezone"
+    if text.is_file():
+        return text.read_text(encoding="utf-8").strip()
+    if not link.exists():
+        return "UTC"
+    _, separator, zone = str(link.resolve()).partition("zoneinfo/")
+    return zone if separator else None
+
+
+def _schedule(cron: str, zone: str) -> Any:
     """Ask Prefect; only once its server is named, for it reads its settings when imported."""
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
 
     try:
-        CronSchedule(cron=cron)
+        return CronSchedule(cron=cron, timezone=zone)
     except ValidationError as error:
         raise BadInput(_CRON.format(cron)) from error
+
+
+def _next_run(cron: str, zone: str) -> str:
+    from prefect.server.schemas.schedules import CronSchedule
+
+    (when,) = asyncio.run(CronSchedule(cron=cron, timezone=zone).get_dates(1))
+    return when.strftime("%Y-%m-%d %H:%M %z")
 
 
 def start_server(port: int, log: Path) -> str:

@@ -15,7 +15,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
 from alike.flows.memo import Memo, digest
 from alike.flows.settings import Pipeline
-from alike.flows.trained_images import check_unseen, keep_trained
+from alike.flows.trained_images import check_held_out, keep_trained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,7 +213,7 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
 
     store = run.store()
     features = store.features(key)
-    run.decide(check_unseen(features))
+    run.decide(check_held_out(features))
     beside = store.features(untrained) if untrained else None
     settings = run.pipeline.analyse
     measures = settings.measures

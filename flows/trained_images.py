@@ -58,12 +58,12 @@ def _place(features: "Features") -> str:
     return f"tables/{features.key}/trained_images.parquet"
 
 
-def check_unseen(features: "Features") -> list[str]:
+def check_held_out(features: "Features") -> list[str]:
     """Refuse to call images held out that the network was trained on.
 
     Returns:
-        What must be told: weights that were taken away from the list of their images are judged
-        all the same, for they may well be judged by other images.
+        Notes: weights that were taken away from the list of their images are judged all the same,
+        since the images may well be others.
 
     Raises:
         BadInput: some of them were.
@@ -73,19 +73,19 @@ def check_unseen(features: "Features") -> list[str]:
     except BadInput as error:
         return [str(error)]
     if seen:
-        raise BadInput(_told(features, seen))
+        raise BadInput(_refusal(features, seen))
     return []
 
 
-def doubts(features: "Features") -> list[str]:
+def held_out_notes(features: "Features") -> list[str]:
     """The same as notes, for a step that judges nothing."""
     try:
-        return check_unseen(features)
+        return check_held_out(features)
     except BadInput as error:
         return [str(error)]
 
 
-def _told(features: "Features", seen: int) -> str:
+def _refusal(features: "Features", seen: int) -> str:
     share = features.store.split()[0]
     return (
         f"{seen} of {len(features.table('held_out'))} held-out images of {features.key} were "

@@ -13,7 +13,7 @@ Labelled = list[tuple[str, str]]
 
 def training_images(
     stored: "tuple[str | Path | Store | None, str | None, float | None]",
-    listed: tuple[str | None, str | None, str],
+    listed: tuple[str | None, str | None, str | None],
 ) -> tuple["Network", Labelled, Labelled, Any]:
     """The network, images to train on, images held out, and how to read one."""
     from alike.extract.errors import BadInput
@@ -26,15 +26,18 @@ def training_images(
         return _from_store(store, features, share, (network, weights))
     if network is None or images is None:
         raise BadInput(f"--images {images} needs --network NAME too")
-    return _from_images(images, network, weights, 0.5 if share is None else share)
+    return _from_images(images, network, weights or "none", 0.5 if share is None else share)
 
 
 def _from_store(
-    store: "str | Path | Store", key: str | None, share: float | None, other: tuple[str | None, str]
+    store: "str | Path | Store",
+    key: str | None,
+    share: float | None,
+    other: tuple[str | None, str | None],
 ) -> tuple["Network", Labelled, Labelled, Any]:
     from alike.extract.errors import BadInput
     from alike.extract.images import open_source
-    from alike.extract.networks import Extraction, load_network, network_of
+    from alike.extract.networks import Extraction, Transform, load_network, network_of
     from alike.extract.store import Store
 
     opened = store if isinstance(store, Store) else Store.open(store)
@@ -54,8 +57,19 @@ def _from_store(
     )
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
-    made_by = load_network(name, weights) if name else network_of(extraction)
-    return made_by, training, held_out, open_source(spec, **options).read
+    if name:
+        start = load_network(name, weights or "none")
+    elif weights:
+        start = load_network(
+            extraction.network,
+            weights,
+            args=extraction.args,
+            transform=Transform.from_dict(extraction.transform),
+            seed=extraction.seed,
+        )
+    else:
+        start = network_of(extraction)
+    return start, training, held_out, open_source(spec, **options).read
 
 
 def _keep_apart(store: "Store", share: float | None) -> None:

@@ -13,6 +13,7 @@ from alike.flows.options import (
     SplitOption,
     StoreOption,
     WorkersOption,
+    finite,
     names_of,
 )
 
@@ -36,18 +37,24 @@ def register(app: typer.Typer) -> None:
         features: FeaturesOption = None,
         measures: Annotated[
             str | None,
-            typer.Option(help="Names of `alike list measures`, with commas between; all common."),
+            typer.Option(
+                help="Names of `alike list measures`, with commas between. "
+                "[default: the default measures]"
+            ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
-        seed: Annotated[int, typer.Option(min=0, help="Of draws and folds.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of draws and folds.")] = 0,
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
         ] = None,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         budget: Annotated[
-            float, typer.Option(min=1, help="Multiplications a measure; above: a sample of images.")
+            float,
+            typer.Option(
+                min=1, callback=finite, help="Multiplications a measure; above: a sample of images."
+            ),
         ] = 1e14,
         bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 16384,
         precision: Annotated[
@@ -66,17 +73,17 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.blocks import open_jobs
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
-        from alike.flows.trained_images import check_unseen
+        from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
         chosen = opened.features(features)
         if split is Split.HELD_OUT:
-            for note in check_unseen(chosen):
+            for note in check_held_out(chosen):
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:
-            told = "the measures asked for are the whole analysis"
-            typer.echo(f"note: {told}; this replaces that of {', '.join(replaced)}", err=True)
+            reason = "the measures asked for are the whole analysis"
+            typer.echo(f"note: {reason}; this replaces that of {', '.join(replaced)}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
@@ -89,25 +96,26 @@ def register(app: typer.Typer) -> None:
                 bins=bins,
                 precision=precision.value,
             )
-            found = evaluate(
+            analysis = evaluate(
                 chosen,
                 settings,
                 untrained=opened.features(untrained) if untrained else None,
                 jobs=jobs,
                 progress=progress,
             )
-        scores = found.tables["scores"]
+        scores = analysis.tables["scores"]
         if as_json:
             print_json({
-                "key": found.key, "n_images": found.n_images, "classes": list(found.classes),
-                "settings": dict(found.settings), "scores": scores,
+                "key": analysis.key, "n_images": analysis.n_images,
+                "classes": list(analysis.classes), "settings": dict(analysis.settings),
+                "scores": scores,
             })  # fmt: skip
             return
         print_table(
-            found.overview(),
-            f"{found.n_images} images of {len(found.classes)} classes, {split.value}",
+            analysis.overview(),
+            f"{analysis.n_images} images of {len(analysis.classes)} classes, {split.value}",
         )
-        for name, reason in found.settings["left_out"].items():
+        for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
 
 
@@ -118,11 +126,11 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
     from alike.extract.measures import SET_MEASURES
 
     try:
-        known = Analysis.load(store, key).settings["measures"]
+        present = Analysis.load(store, key).settings["measures"]
     except (BadInput, StoreDamaged):
         # None there, or one that the new analysis repairs.
         return []
     wanted = set(measures or DEFAULT_MEASURES)
     if wanted <= set(SET_MEASURES):
         wanted.add(HEADLINE)  # `analyse` judges it beside them.
-    return [str(name) for name in known if name not in wanted]
+    return [str(name) for name in present if name not in wanted]

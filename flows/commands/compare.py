@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
         bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
-        seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws.")] = 0,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         as_json: JsonOption = False,
@@ -44,12 +44,12 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
-        from alike.flows.trained_images import check_unseen
+        from alike.flows.trained_images import check_held_out
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
         if split is Split.HELD_OUT:
-            for note in (*check_unseen(first), *check_unseen(second)):
+            for note in (*check_held_out(first), *check_held_out(second)):
                 typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
@@ -75,8 +75,8 @@ def register(app: typer.Typer) -> None:
                 "likeness": alike,
             })  # fmt: skip
         else:
-            told = [(name, value, SIMILARITY[name]) for name, value in alike.items()]
+            rows = [(name, value, SIMILARITY[name]) for name, value in alike.items()]
             print_table(
-                pd.DataFrame(told, columns=["likeness", "value", "meaning"]),
+                pd.DataFrame(rows, columns=["likeness", "value", "meaning"]),
                 "how alike the two see these images",
             )

@@ -32,7 +32,7 @@ def demo(
     """
     from alike.flows.console import progress_bars
     from alike.flows.demo import prepare_demo
-    from alike.flows.engine import prepare
+    from alike.flows.orchestration import prepare
 
     folder = to.expanduser().resolve()
     prepare(folder)

@@ -24,11 +24,11 @@ def doctor(json: JsonOption = False) -> None:
     from alike.flows.console import print_json
     from alike.flows.machine import describe
 
-    found = describe(PACKAGES)
+    parts = describe(PACKAGES)
     if json:
-        print_json(found)
+        print_json(parts)
         return
-    for part, facts in found.items():
+    for part, facts in parts.items():
         typer.echo(part)
         for name, value in facts.items():
             typer.echo(f"  {name:<14} {value}")

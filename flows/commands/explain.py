@@ -85,24 +85,24 @@ def register(app: typer.Typer) -> None:
         chosen = Store.open(store).features(features)
         side = split.side
         names = names_of(methods)
-        said: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
         maps: dict[str, Any] = {}
         if like is not None and images:
-            said["like"] = _like(chosen, images, like, to, maps, as_json)
+            answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
-            said["images"] = _images(chosen, images, names, target, to, maps, as_json)
+            answers["images"] = _images(chosen, images, names, target, to, maps, as_json)
         if every:
-            said["all"] = _all(chosen, names, side, limit, as_json)
+            answers["all"] = _all(chosen, names, side, limit, as_json)
         if classes:
-            said["classes"] = _classes(chosen, side, to, maps, as_json)
+            answers["classes"] = _classes(chosen, side, to, maps, as_json)
         if confused:
-            said["confused"] = _confused(chosen, confused, side, to, as_json)
+            answers["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
-            said["continuity"] = _continuity(chosen, names, side, limit, as_json)
+            answers["continuity"] = _continuity(chosen, names, side, limit, as_json)
         if arrays is not None:
-            said["arrays"] = _keep(arrays, maps, as_json)
+            answers["arrays"] = _keep(arrays, maps, as_json)
         if as_json:
-            print_json(said)
+            print_json(answers)
 
 
 def _images(
@@ -169,8 +169,8 @@ def _all(
         typer.echo(
             f"{report.n_computed} maps computed, {report.n_reused} were there: {report.folder}"
         )
-    told = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
-    return {**told, "images": report.table}
+    counts = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
+    return {**counts, "images": report.table}
 
 
 def _classes(
@@ -211,12 +211,12 @@ def _continuity(
     from alike.flows.console import print_table, progress_bars
 
     with progress_bars() as progress:
-        found = continuity_of(
+        continuity = continuity_of(
             chosen, methods=methods or METHODS, n_images=limit or 64, split=split, progress=progress
         )
     if not quiet:
-        print_table(found.table.drop(columns=["network"]), f"continuity of {chosen.key}")
-    return found.table
+        print_table(continuity.table.drop(columns=["network"]), f"continuity of {chosen.key}")
+    return continuity.table
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

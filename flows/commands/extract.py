@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         classes: Annotated[
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
-        seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random weights.")] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
@@ -123,16 +123,16 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
     """
     from alike.extract.errors import BadInput
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"option {text!r}: NAME=VALUE expected")
         try:
-            found[name] = json.loads(value)
+            values[name] = json.loads(value)
         except ValueError:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _print(report: Any) -> None:

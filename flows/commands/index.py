@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption, finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +25,16 @@ def register(app: typer.Typer) -> None:
         recall: Annotated[
             float | None,
             typer.Option(
+                callback=finite,
                 help="Share of the true neighbours to find; 1 asks for exact.",
                 show_default=_default("0.95"),
             ),
         ] = None,
         at: Annotated[
             int | None,
-            typer.Option(help="How many neighbours recall counts.", show_default=_default("10")),
+            typer.Option(
+                min=1, help="How many neighbours recall counts.", show_default=_default("10")
+            ),
         ] = None,
         memory: Annotated[
             str | None,
@@ -43,17 +46,20 @@ def register(app: typer.Typer) -> None:
         latency: Annotated[
             float | None,
             typer.Option(
+                min=0,
+                callback=finite,
                 help="Most milliseconds of one call of --batch queries; 0: any.",
                 show_default=_default("0"),
             ),
         ] = None,
         batch: Annotated[
             int | None,
-            typer.Option(help="Queries that come at once.", show_default=_default("1")),
+            typer.Option(min=1, help="Queries that come at once.", show_default=_default("1")),
         ] = None,
         threads: Annotated[
             int | None,
             typer.Option(
+                min=0,
                 help="Threads of the search; 0: as many as FAISS takes.",
                 show_default=_default("0"),
             ),
@@ -74,7 +80,9 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="With --on-disk: Dask workers that build parts, a number or tcp://…"),
         ] = None,
         rebuild: Annotated[bool, typer.Option("--rebuild", help="Build anew.")] = False,
-        effort: Annotated[float, typer.Option(help="Seconds to spend on candidates.")] = 900.0,
+        effort: Annotated[
+            float, typer.Option(min=0, callback=finite, help="Seconds to spend on candidates.")
+        ] = 900.0,
         as_json: JsonOption = False,
     ) -> None:
         """Choose and build the index of a measure by measuring, or bring it up to date.
@@ -101,8 +109,8 @@ def register(app: typer.Typer) -> None:
         if shards is not None and not on_disk:
             raise BadInput(f"--shards {shards} builds lists on disk: give --on-disk too")
         if card is not None and (there != Wish() or card.lists):
-            kept = f"{there}, lists on disk" if card.lists else str(there)
-            typer.echo(f"wish of the index there is: {kept}", err=as_json)
+            present = f"{there}, lists on disk" if card.lists else str(there)
+            typer.echo(f"wish of the index there is: {present}", err=as_json)
         with progress_bars() as progress:
             report = build_index(
                 chosen,
@@ -116,8 +124,8 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if as_json:
-            told = {"action": report.action, "note": report.note, "seconds": report.seconds}
-            print_json({**report.card.to_dict(), **told})
+            outcome = {"action": report.action, "note": report.note, "seconds": report.seconds}
+            print_json({**report.card.to_dict(), **outcome})
             return
         if report.action in ("built", "rebuilt") and report.card.curve:
             print_table(curve_table(report.card), f"{measure}: what was measured")

@@ -66,8 +66,8 @@ def _networks() -> dict[str, str]:
 
 
 def _rows(module: str, table: str) -> dict[str, str]:
-    found: dict[str, Any] = getattr(importlib.import_module(module), table)
-    return {name: _about(row) for name, row in found.items()}
+    rows: dict[str, Any] = getattr(importlib.import_module(module), table)
+    return {name: _about(row) for name, row in rows.items()}
 
 
 def _about(row: Any) -> str:

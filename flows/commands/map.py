@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, Split, SplitOption, StoreOption
+from alike.flows.options import (
+    FeaturesOption,
+    JsonOption,
+    Split,
+    SplitOption,
+    StoreOption,
+    finite,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +25,7 @@ def register(app: typer.Typer) -> None:
         measure: Annotated[str, typer.Option(help="Whose vectors are mapped.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
         perplexity: Annotated[
-            float, typer.Option(min=2, help="About how many neighbours count.")
+            float, typer.Option(min=2, callback=finite, help="About how many neighbours count.")
         ] = 30.0,
         sample: Annotated[
             int, typer.Option(min=100, help="Fit t-SNE on so many images at most.")

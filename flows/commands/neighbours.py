@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(help="Image files, URLs, numbers of stored rows; or one folder."),
         ],
         store: StoreOption,
-        k: Annotated[int, typer.Option("-k", help="Neighbours an image.")] = 10,
+        k: Annotated[int, typer.Option("-k", min=1, help="Neighbours an image.")] = 10,
         features: FeaturesOption = None,
         measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
         same_class: Annotated[
@@ -75,12 +75,12 @@ def register(app: typer.Typer) -> None:
             _many(opened, images[0], to, k, ways, as_json)
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
-        found = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
+        answers = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
         names = [
             str(opened.images.at[image, "path"] if isinstance(image, int) else image)
             for image in asked
         ]
-        table = neighbour_table(opened, names, found)
+        table = neighbour_table(opened, names, answers)
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)
         if as_json:

@@ -1,5 +1,7 @@
 """`alike retrain`: train a network further so that images of one class get alike features."""
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,8 @@ from alike.flows.options import FeaturesOption, JsonOption
 
 if TYPE_CHECKING:
     from alike.train.run_files import TrainRun
+
+MOST_SEED = 2**63 - 1
 
 
 def register(app: typer.Typer) -> None:
@@ -28,15 +32,19 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
         ] = None,
         weights: Annotated[
-            str, typer.Option(help="File, run folder, enum member, or none: from scratch.")
-        ] = "none",
+            str | None,
+            typer.Option(
+                help="File, run folder, enum member, or none: from scratch. "
+                "[default: those of the store; with --images none]"
+            ),
+        ] = None,
         train_share: Annotated[
             float | None,
             typer.Option(min=0, max=1, help="Share to train on; with --images 0.5 unless given."),
         ] = None,
         loss: Annotated[str, typer.Option(help="A row of `alike list losses`.")] = "gap_supcon",
         epochs: Annotated[int, typer.Option(min=1)] = 20,
-        seed: Annotated[int, typer.Option(min=0)] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=MOST_SEED)] = 0,
         lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
         weight: Annotated[float | None, typer.Option(help="Of the loss; else its own.")] = None,
         batch_size: Annotated[int | None, typer.Option(min=1)] = None,
@@ -67,26 +75,38 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import progress_bars
         from alike.flows.training_images import training_images
         from alike.train.retrain import retrain
+        from alike.train.settings import TrainSettings
 
-        loaded, training, held_out, read = training_images(
-            (store, features, train_share), (images, network, weights)
-        )
         named = {"loss": loss, "epochs": epochs, "seed": seed, "augment": augment}
         optional = {"lr": lr, "weight": weight, "batch_size": batch_size}
         given = {name: value for name, value in optional.items() if value is not None}
-        with progress_bars() as progress:
+        settings = TrainSettings(**{**named, **given, **pairs(set_)})
+        loaded, training, held_out, read = training_images(
+            (store, features, train_share), (images, network, weights)
+        )
+        out = to.expanduser().resolve()
+        with _alone(out), progress_bars() as progress:
             run = retrain(
                 loaded,
                 training,
                 read,
-                out=to.expanduser().resolve(),
+                settings=settings,
+                out=out,
                 held_out=held_out,
                 device=device,
                 devices=devices,
                 progress=progress,
-                **{**named, **given, **pairs(set_)},
             )
         _tell(run, len(training), len(held_out), as_json)
+
+
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder of the run; Lightning's further processes are of the one that holds it."""
+    from alike.flows.memo import alone_in
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return nullcontext()
+    return alone_in(out, "retrain", "another folder by --to")
 
 
 def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
@@ -94,8 +114,8 @@ def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
 
     last = run.log.iloc[-1].to_dict()
     if as_json:
-        said = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}
-        print_json({**said, "trained_on": trained, "held_out": held_out, "last_epoch": last})
+        facts = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}
+        print_json({**facts, "trained_on": trained, "held_out": held_out, "last_epoch": last})
         return
     for decision in run.decisions:
         typer.echo(decision)

@@ -34,7 +34,7 @@ def run_settings(settings: Path, json: bool) -> None:
     """Run a settings file and say what came of it."""
     from alike.flows.check import check
     from alike.flows.console import print_json, progress_bars
-    from alike.flows.engine import prepare
+    from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
 
     pipeline = read_pipeline(settings)

@@ -14,18 +14,27 @@ def register(app: typer.Typer) -> None:
 def schedule(
     settings: Annotated[Path, typer.Argument(help="The settings file, such as pipeline.toml.")],
     cron: Annotated[str, typer.Option(help="When to run: minute hour day month weekday.")],
-    port: Annotated[int, typer.Option(help="Port of the Prefect server that is started.")] = 4200,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="That --cron is of, such as Europe/Berlin. [default: this machine's]"),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Prefect server that is started.")
+    ] = 4200,
 ) -> None:
     """Serve the flow as a Prefect deployment until interrupted (Ctrl-C).
 
     A run in which nothing has changed computes nothing. The Prefect server named by the variable
-    PREFECT_API_URL is used; where there is none, one is started on this machine's loopback address.
+    PREFECT_API_URL is used; if there is none, one is started on this machine's loopback address.
+    The first line says the time zone and the next run.
 
     Examples:
         alike schedule pipeline.toml --cron "0 2 * * *"
+
+        alike schedule pipeline.toml --cron "0 2 * * *" --timezone Europe/Berlin
 
         PREFECT_API_URL=http://prefect.lab:4200/api alike schedule pipeline.toml --cron "0 2 * * *"
     """
     from alike.flows.schedule import serve_schedule
 
-    serve_schedule(settings, cron, port=port)
+    serve_schedule(settings, cron, timezone=timezone, port=port, tell=typer.echo)

@@ -17,7 +17,7 @@ def serve(
     features: FeaturesOption = None,
     measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
 ) -> None:
     """Show the neighbours of any image, and where two images are alike, as a page.
 

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from PIL import Image
 
-from alike.flows import engine
+from alike.flows import cli, orchestration
 from alike.flows.cli import app, main
 
 
@@ -77,6 +77,16 @@ def place(tmp_path_factory):
         ("two", 'name = "resnet18"\n[retrain]\nseed = -1', "seed"),
         ("two/cat", 'name = "resnet18"', "without a class"),
         ("two", 'name = "resnet18"\n[index]\nmeasure = "gap"', "measure 'gap'"),
+        ("two", 'name = "resnet18"\n[retrain]\nmeasure = "gap"', "measure 'gap'"),
+        ("two", 'name = "resnet18"\ntransform = {resize = inf}', "network.transform.resize = inf"),
+        ("two", 'name = "resnet18"\n[index]\nmemory = 0', "index.memory = 0"),
+        ("two", 'name = "resnet18"\n[extract]\ntaps = ["nosuch"]', "tap 'nosuch'"),
+        ("two", 'name = "resnet18"\n[extract]\ndevice = "meta"', "device 'meta'"),
+        ("two", 'name = "resnet18"\n[retrain]\ntrainer = {lr = inf}', "lr = inf"),
+        ("two", 'name = "resnet18"\nseed = 9223372036854775808', "network.seed"),
+        ("two", 'name = "resnet18"\n[output]\nfolder = "~nosuchuser/x"', "no such user's home"),
+        ("two", 'name = "resnet18"\n[output]\nfolder = "s3://bucket/x"', "a local folder"),
+        ("two", 'name = "resnet18"\nargs = ' + "[" * 3000 + "]" * 3000, "too deep"),
     ],
 )
 def test_run_refuses(alike, place, source, network, says):
@@ -103,6 +113,22 @@ def test_run_refuses(alike, place, source, network, says):
         (("map", "--store", "s", "--seed", str(2**32)), "'--seed'"),
         (("retrain", "--to", "r", "--seed", "-1"), "'--seed'"),
         (("analyse", "--store", "absent"), "no store at absent"),
+        (("analyse", "--store", "s", "--budget", "nan"), "'--budget'"),
+        (("analyse", "--store", "s", "--seed", str(2**63)), "'--seed'"),
+        (("map", "--store", "s", "--perplexity", "inf"), "'--perplexity'"),
+        (("index", "--store", "s", "--latency", "nan"), "'--latency'"),
+        (("neighbours", "0", "--store", "s", "-k", "0"), "'-k'"),
+        (("serve", "--store", "s", "--port", "99999"), "'--port'"),
+        (("schedule", "p.toml", "--cron", "0 2 * * *", "--port", "99999"), "'--port'"),
+        (("schedule", "p.toml", "--cron", "at two"), "expected five fields"),
+        (("schedule", "p.toml", "--cron", "0 2 * * *", "--timezone", "Mars/Base"), "--timezone"),
+        (("schedule", "p.toml", "--cron", "0 2 * * *", "--timezone", "../UTC"), "--timezone"),
+        (("schedule", "p.toml", "--cron", "0 2 * * *", "--timezone", "UTC"), "no such file"),
+        (("retrain", "--to", "r", "--set", "patience=-1"), "patience = -1"),
+        (("retrain", "--to", "r", "--set", "warmup=nan"), "warmup = 'nan'"),
+        (("retrain", "--to", "r", "--set", "warmup=NaN"), "warmup = nan"),
+        (("retrain", "--to", "r", "--set", "speed=1"), "no such setting: speed"),
+        (("retrain", "--to", "r", "--lr", "inf"), "lr = inf"),
     ],
 )
 def test_wrong_use_is_one_line(alike, words, says):
@@ -119,8 +145,39 @@ def test_no_command_shows_the_help(alike):
     assert "neighbours" in done.out + done.err
 
 
+def test_a_deleted_working_directory_is_named(alike, tmp_path, monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(cli.Path, "cwd", gone)
+    done = alike("list", "measures")
+    assert (done.status, done.out) == (2, "")
+    assert "working directory was deleted" in done.err
+
+
+@pytest.mark.parametrize("kind", ["botocore.exceptions", "gcsfs.retry"])
+def test_missing_credentials_are_one_line(alike, monkeypatch, kind):
+    def refused(**_):
+        raise type("NoCredentials", (Exception,), {"__module__": kind})("no credentials\nfound")
+
+    monkeypatch.setattr(cli, "app", refused)
+    done = alike("store", "ls", "s3://bucket/x")
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert "no credentials found; give the credentials" in done.err
+
+
+def test_a_store_that_is_a_link_to_itself_is_named(alike, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    done = alike("store", "ls", "loop")
+    assert done.status == 2, done.err
+    assert done.err.count("\n") == 1, done.err
+
+
 def test_a_full_disk_is_told_before_anything_starts(alike, place, monkeypatch):
-    monkeypatch.setattr(engine.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    monkeypatch.setattr(
+        orchestration.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000)
+    )
     text = '[images]\nsource = "two"\n[network]\nname = "resnet18"\n'
     (place / "full.toml").write_text(text, encoding="utf-8")
     done = alike("run", "full.toml", cwd=place)

@@ -5,8 +5,9 @@ import pytest
 from digit_images import Digits, write_network
 from typer.testing import CliRunner
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreBusy
 from alike.flows.cli import app
+from alike.flows.memo import alone_in
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,16 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
     again = json.loads(alike(*words, "--json").stdout)
     assert again["decisions"][-1].startswith("already trained")
 
+    # The store's network, but from other weights than those of its features.
+    other = tmp_path / "other"
+    alike(*words[:-1], other, "--weights", "none", "--loss", "ce")
+    parents = [
+        json.loads((run / "run.json").read_text())["parent_weights"] for run in (second, other)
+    ]
+    assert parents == [str(first / "weights.safetensors"), "none"]
+    with alone_in(other, "retrain"), pytest.raises(StoreBusy, match="another retrain works in"):
+        alike(*words[:-1], other)
+
     ids = [set(pd.read_parquet(run / "train_images.parquet").image_id) for run in (first, second)]
     assert ids[0] == ids[1], "both trained on the same half, by content"
     with pytest.raises(BadInput, match=r"keeps 0\.5 of its images held out"):
@@ -87,7 +98,7 @@ def test_bad_setting_is_told(folder, tmp_path):
     words = ("--images", place / "images", "--network", network, "--to", tmp_path / "run")
     with pytest.raises(BadInput, match="NAME=VALUE"):
         alike("retrain", *words, "--set", "warmup")
-    with pytest.raises(BadInput, match="warmup 2"):
+    with pytest.raises(BadInput, match="warmup = 2"):
         alike("retrain", *words, "--set", "warmup=2")
 
 

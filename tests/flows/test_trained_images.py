@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
-from alike.flows.trained_images import check_unseen, doubts, keep_trained, trained_on
+from alike.flows.trained_images import check_held_out, held_out_notes, keep_trained, trained_on
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_files import trained_images, write_train_images
 
@@ -52,15 +52,15 @@ def test_trained_images_that_count_as_held_out_are_refused(made):
     trained(folder, ids[:4])
     assert trained_on(features) == 4
     with pytest.raises(BadInput, match=r"4 of 10 held-out images .* were trained on by"):
-        check_unseen(features)
-    assert "--train-share" in doubts(features)[0]
+        check_held_out(features)
+    assert "--train-share" in held_out_notes(features)[0]
 
 
 def test_other_images_are_judged(made):
     folder, features, _ = made
     trained(folder, ["f" * 64])
     assert trained_on(features) == 0
-    assert check_unseen(features) == []
+    assert check_held_out(features) == []
 
 
 def test_weights_without_their_list_are_judged_with_a_note(made):
@@ -68,10 +68,10 @@ def test_weights_without_their_list_are_judged_with_a_note(made):
     trained(folder, ids[:4])
     (folder / "train_images.parquet").unlink()
     keep_trained(features)
-    (note,) = check_unseen(features)
+    (note,) = check_held_out(features)
     assert "it is not known what" in note
     (folder / "weights.safetensors").unlink()
-    (note,) = check_unseen(features)
+    (note,) = check_held_out(features)
     assert "is gone: it is not known what" in note
 
 
@@ -82,7 +82,7 @@ def test_the_store_proves_alone_what_was_seen(made):
     shutil.rmtree(folder)
     keep_trained(features)
     with pytest.raises(BadInput, match=r"4 of 10 held-out images"):
-        check_unseen(features)
+        check_held_out(features)
 
 
 def test_weights_that_moved_with_the_store_are_found(made):

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from alike.extract.errors import BadInput
-from alike.flows.engine import prepare
+from alike.flows.orchestration import prepare
 
 
 def free_port():
