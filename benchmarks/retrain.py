@@ -169,7 +169,7 @@ def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str
         for first in range(0, len(pixels), 250):
             frames = torch.from_numpy(pixels[first : first + 250]).permute(0, 3, 1, 2)
             inputs = torch.stack([network.transform(frame) for frame in frames])
-            found = forward_taps(network, inputs, ("gap", "logits"))
+            found = forward_taps(network.module, inputs, ("gap", "logits"))
             features.append(found["gap"].double().numpy())
             predicted.append(found["logits"].argmax(1).numpy())
     right = np.concatenate(predicted) == labels

@@ -114,7 +114,7 @@ class Encoder:
         parameter = next(self.network.module.parameters(), torch.empty(0))
         with torch.inference_mode():
             outputs = [
-                forward_taps(self.network, batch.to(parameter.device), list(wanted))
+                forward_taps(self.network.module, batch.to(parameter.device), list(wanted))
                 for batch in _same_size(ready)
             ]
         return {

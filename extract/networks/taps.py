@@ -7,7 +7,6 @@ what enters it is ``last_conv``.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,9 +15,6 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
 from alike.extract.networks.trace import Call, Trace, trace_forward
-
-if TYPE_CHECKING:
-    from alike.extract.networks.network import Network
 
 __all__ = ["Tap", "TappedNetwork", "find_taps", "forward_taps", "taps_at"]
 
@@ -217,12 +213,12 @@ def taps_at(module: nn.Module, size: tuple[int, int], names: Sequence[str] = ())
 
 
 def forward_taps(
-    network: "Network", batch: torch.Tensor, names: Sequence[str]
+    module: nn.Module, batch: torch.Tensor, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Named outputs for a batch, in one forward pass that stops after the last one.
 
     Args:
-        network: from `load_network`.
+        module: a classification network, in eval mode.
         batch: network input (B, 3, H, W) on the module's device.
         names: taps, module paths, `gap` (B, C) or `pixels` (B, 3, h, w).
 
@@ -233,6 +229,6 @@ def forward_taps(
         BadInput: a name that the network does not have.
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
-    chosen = choose_taps(taps_at(network.module, size, names), names)
-    captured = TappedNetwork(network.module, chosen)(batch) if chosen else {}
+    chosen = choose_taps(taps_at(module, size, names), names)
+    captured = TappedNetwork(module, chosen)(batch) if chosen else {}
     return computed_taps(batch, captured, names)

@@ -195,7 +195,7 @@ def test_mobilenet_v2_and_its_classifier_load(shared_data: Path) -> None:
     assert len(network.class_names) == 1000
     batch = torch.rand(1, 3, 96, 96)
     with torch.inference_mode():
-        taps = forward_taps(network, batch, ["last_conv", "gap", "fc", "logits"])
+        taps = forward_taps(network.module, batch, ["last_conv", "gap", "fc", "logits"])
     classifier = network.classifier()
     assert classifier is not None
     weight, bias = classifier
