@@ -1,8 +1,8 @@
 """Extraction: images of a source, through a network, into the store; only what is missing."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source
 from alike.extract.lanes import STAGES
 from alike.extract.machine import usable_cores
-from alike.extract.networks import Network
+from alike.extract.networks import Extraction, Network
 from alike.extract.progress import Progress, silent
 from alike.extract.run import Done, Run, Settings, Works
 from alike.extract.selfcheck import self_check, tap_notes
@@ -125,6 +125,7 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(works)
     top1, warning = self_check(source, network, features, table, bool(len(computed)))
+    notes = [*network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)]
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -136,8 +137,19 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*tap_notes(features.attrs), *filter(None, [warning])),
+        notes=(*notes, *filter(None, [warning])),
     )
+
+
+def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:
+    """Why features of a network with modules are computed again after an update of the program."""
+    older = replace(extraction, modules_hash="").key
+    if extraction.modules_hash and older in store.groups():
+        yield (
+            f"{older} holds features of the same weights that do not record the modules that the "
+            f"network's file loads; they are left as they are, and those of {extraction.key} were "
+            "computed"
+        )
 
 
 def _rows_of(works: Works) -> np.ndarray:

@@ -82,6 +82,7 @@ class Run:
         self.names = array_names(extraction.taps)
         self.run_id = uuid.uuid4().hex[:12]
         self._size = network.transform.size
+        self._repeats = False
 
     def prepare(self, view: pd.DataFrame) -> None:
         """Make or grow the group's arrays; no forward pass where all of them are there.
@@ -109,6 +110,8 @@ class Run:
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             attrs["classifier"] = self.network.classifier() is not None
+            attrs["packages"] = dict(self.network.packages)
+            attrs["modules"] = list(self.network.modules)
             check_disk(self.store, {n: s for n, s in shapes.items() if n not in known})
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
@@ -161,9 +164,17 @@ class Run:
         return listed.set_index("row")["path"].sort_index()
 
     def forward(self, names: tuple[str, ...], size: tuple[int, int]) -> Forward:
-        """The forward pass for frames of (height, width)."""
+        """The forward pass for frames of (height, width).
+
+        Raises:
+            BadInput: the network gives other features each time.
+        """
         device = torch.device(self.settings.device)
-        return Forward(self.network, size, names, device, self.extraction.precision)
+        forward = Forward(self.network, size, names, device, self.extraction.precision)
+        if not self._repeats:
+            forward.check_repeats()
+            self._repeats = True
+        return forward
 
     def compute(
         self, names: tuple[str, ...], works: Sequence[Work], done: Done

@@ -78,7 +78,7 @@ def _go(run: Run) -> Finished:
     question = {
         "settings": run.pipeline.written,
         "images": steps.view_digest(run.store()),
-        "network": network.weights_hash,
+        "network": network.identity,
     }
     report = run.folder / "report.html"
     known = run.memo.outputs("run", question)

@@ -235,6 +235,7 @@ def retrain_network(run: Run, weights: str, key: str, loss: str) -> str:
     wanted = settings.train_settings(loss)
     inputs = {
         "parent": features.attrs["weights_hash"],
+        **{name: features.attrs[name] for name in ("modules_hash",) if name in features.attrs},
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
         **wanted.to_dict(),
     }

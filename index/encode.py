@@ -60,11 +60,12 @@ class Encoder:
         Raises:
             BadInput: a network whose weights or preprocessing are not those of the store.
         """
-        from alike.extract.networks import Extraction
+        from alike.extract.networks import Extraction, check_made_by
 
         wanted = Extraction.from_dict(features.attrs)
         self.network = load_stored(wanted) if network is None else network
         check_weights(wanted.weights_hash, self.network.weights_hash, features.key)
+        check_made_by(wanted, self.network)
         if self.network.transform.to_dict() != dict(wanted.transform):
             msg = f"the network preprocesses by {self.network.transform.to_dict()}, {features.key}"
             raise BadInput(f"{msg} was extracted with {dict(wanted.transform)}: give it that one")

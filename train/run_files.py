@@ -56,6 +56,8 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
         "images": snapshot,
         "devices": devices,
     }
+    if network.modules_hash:
+        decides["modules"] = network.modules_hash
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,11 +12,13 @@ from .fold import folded as folded
 from .kinds import kind_of as kind_of
 from .network import RUN_WEIGHTS as RUN_WEIGHTS
 from .network import Network as Network
+from .network import check_made_by as check_made_by
 from .network import load_network as load_network
 from .network import network_of as network_of
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
 from .taps import taps_at as taps_at
+from .trace import random_calls as random_calls
 from .transform import IMAGENET_MEAN as IMAGENET_MEAN
 from .transform import IMAGENET_STD as IMAGENET_STD
 from .transform import Transform as Transform

@@ -23,6 +23,7 @@ class Extraction:
         precision: ``float32``, ``float16`` or ``bfloat16``: the arithmetic of the forward pass.
         args: arguments of the network's factory.
         seed: of the random weights where `weights` is ``none``.
+        modules_hash: of the user's modules that the network's file loads, "" if there are none.
     """
 
     network: str
@@ -33,6 +34,7 @@ class Extraction:
     precision: str
     args: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    modules_hash: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):
@@ -41,14 +43,20 @@ class Extraction:
 
     @property
     def key(self) -> str:
-        """Name of the group in the store: network, weights, and preprocessing with precision."""
-        resolved = json.dumps([dict(self.transform), self.precision], sort_keys=True)
+        """Name of the group: network, weights, and preprocessing with precision and modules."""
+        # Only if there are any, so that other networks keep the keys that they had.
+        modules = [self.modules_hash] if self.modules_hash else []
+        decides = [dict(self.transform), self.precision, *modules]
+        resolved = json.dumps(decides, sort_keys=True)
         settings = hashlib.sha256(resolved.encode()).hexdigest()[:8]
         return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values; the group's attributes."""
-        return {**asdict(self), "taps": list(self.taps)}
+        values = {**asdict(self), "taps": list(self.taps)}
+        if not self.modules_hash:
+            del values["modules_hash"]
+        return values
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "Extraction":

@@ -1,6 +1,8 @@
 """A network with its weights and the preprocessing that belongs to them."""
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from alike.extract.networks.weights import (
     write_weights,
 )
 
+LOG = logging.getLogger(__name__)
+
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -40,6 +44,10 @@ class Network:
         module: in eval mode, on the CPU.
         args: arguments that the factory was called with.
         seed: of the random weights where `weights` is ``none``.
+        modules: names of the user's modules that the network's file loads.
+        modules_hash: of their text, "" if there are none.
+        packages: version of each installed package that the user's code imports.
+        notes: what a reader must know of how it was loaded, each one line.
     """
 
     name: str
@@ -50,6 +58,17 @@ class Network:
     module: nn.Module
     args: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    modules: tuple[str, ...] = ()
+    modules_hash: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights and code: `weights_hash`, and the user's modules if there are any."""
+        if not self.modules_hash:
+            return self.weights_hash
+        return hashlib.sha256(f"{self.weights_hash} {self.modules_hash}".encode()).hexdigest()
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None where there is none."""
@@ -78,6 +97,7 @@ class Network:
             precision=precision,
             args=dict(self.args),
             seed=self.seed,
+            modules_hash=self.modules_hash,
         )
 
 
@@ -121,6 +141,7 @@ def load_network(
         module, given, said = _from_file(kind, path, given)
         weights = str(path)
     salt = kind.source + (json.dumps(given, sort_keys=True, default=str) if given else "")
+    modules, code_hash, packages = kind.modules()
     return Network(
         name=kind.name,
         weights=weights,
@@ -132,6 +153,9 @@ def load_network(
         module=module.eval(),
         args=given,
         seed=seed,
+        modules=modules,
+        modules_hash=code_hash,
+        packages=packages,
     )
 
 
@@ -178,13 +202,39 @@ def network_of(extraction: Extraction) -> Network:
         transform=Transform.from_dict(extraction.transform),
         seed=extraction.seed,
     )
+    check_made_by(extraction, network)
+    return network
+
+
+def check_made_by(extraction: Extraction, network: Network) -> None:
+    """Refuse a network that did not make some features.
+
+    Features of before 0.2 do not know the user's modules: only the weights are compared, and a line
+    on stderr says so.
+
+    Raises:
+        BadInput: other weights, another network file, or other modules that it loads.
+    """
     if network.weights_hash != extraction.weights_hash:
         raise BadInput(
             f"{extraction.network} with weights {extraction.weights} now has hash "
             f"{network.weights_hash[:8]}, the features were made with "
             f"{extraction.weights_hash[:8]}: extract again or bring the old files back"
         )
-    return network
+    if network.modules_hash == extraction.modules_hash:
+        return
+    names = ", ".join(network.modules) or "none now"
+    if extraction.modules_hash:
+        raise BadInput(
+            f"the modules that {extraction.network} loads ({names}) are not those that the "
+            f"features were made with: extract again or bring the old files back"
+        )
+    LOG.warning(
+        "features of %s do not record the modules that its file loads (%s): if one changed since, "
+        "extract again",
+        extraction.network,
+        names,
+    )
 
 
 def write_network(path: Path, network: Network, module: nn.Module | None = None) -> None:

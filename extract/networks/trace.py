@@ -11,6 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from alike.extract.networks.capture import first_tensor, function_name
 
+RANDOM = {
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    *("rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal", "uniform"),
+    *("random", "gumbel_softmax", "rrelu", "poisson", "exponential"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -142,3 +148,16 @@ def _recorder(trace: Trace, path: str) -> Callable[[nn.Module, Any, Any], None]:
         trace.modules.setdefault(path, []).append(given)
 
     return record
+
+
+def random_calls(module: nn.Module, size: tuple[int, int]) -> list[str]:
+    """Functions called in a pass in eval mode that draw random numbers where they are asked to.
+
+    Args:
+        module: a network.
+        size: (height, width) of its input.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    names = [call.function for call in trace_forward(module, example).calls]
+    return sorted({name.strip("_") for name in names} & RANDOM)
