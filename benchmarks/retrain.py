@@ -276,7 +276,8 @@ def overhead(asked: argparse.Namespace) -> None:
     steps = {}
     names = [label for _, label in cifar.train[:BATCH]]
     for loss in LOSSES:
-        module, start, _, _ = prepare(network, cifar.classes + names, (32, 32), ROWS[loss], 0)
+        prepared = prepare(network, cifar.classes + names, (32, 32), ROWS[loss], 0)
+        module, start = prepared.module, prepared.start
         steps[loss] = _one_step(module, start, ROWS[loss], network.transform, frames, labels)
     times: dict[str, list[float]] = {loss: [] for loss in steps}
     for turn in range(asked.turns + 2):

@@ -38,6 +38,7 @@ def extract_again(features: Any) -> str:
     words = ["alike", "extract", spec, "--network", made.network, "--weights", made.weights]
     words += ["--store", features.store.url, *_size(transform), "--precision", made.precision]
     words += ["--seed", str(made.seed)] if made.weights == "none" else []
+    words += ["--network-output", made.output] if made.output else []
     words += ["--classes", ",".join(names)] if names else []
     words += [word for pair in made.args.items() for word in ("--network-arg", _pair(*pair))]
     words += [word for pair in options.items() for word in ("--source-option", _pair(*pair))]

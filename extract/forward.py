@@ -26,7 +26,7 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
-REPEATED = 4
+REPEATED = 2
 """Frames that are passed twice to see whether the answer is the same."""
 ROUNDING, WIDE_ROUNDING = 1e-3, 3e-2
 """Largest difference of two passes, relative to the largest value: float32, and narrower types."""

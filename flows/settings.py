@@ -73,6 +73,8 @@ class NetworkSettings(_Section):
     """Names of the logits in order, where the weights do not say."""
     transform: dict[str, Any] | None = None
     """resize, crop, mean, std; unset: those that belong to the weights."""
+    output: str = ""
+    """Which of several outputs the logits are, if that is not plain: a name, or a place."""
     seed: int = 0
     """Seed of random weights."""
 

@@ -85,6 +85,7 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
         transform=transform,
         class_names=own or None,
         seed=settings.seed,
+        output=settings.output,
     )
 
 

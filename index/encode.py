@@ -160,4 +160,5 @@ def load_stored(wanted: Any) -> "Network":
         args=dict(wanted.args),
         transform=Transform.from_dict(dict(wanted.transform)),
         seed=wanted.seed,
+        output=wanted.output,
     )

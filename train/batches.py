@@ -93,8 +93,8 @@ class PlannedBatches(Sampler[PlannedBatch]):
         classes = _Queue(np.arange(len(self.members)), draw)
         queues = [_Queue(rows, draw) for rows in self.members]
         for _ in range(total):
-            chosen = classes.take(self.classes_a_batch)
-            yield np.concatenate([queues[one].take(self.per_class) for one in chosen])
+            numbers = classes.take(self.classes_a_batch)
+            yield np.concatenate([queues[number].take(self.per_class) for number in numbers])
 
 
 class _Queue:
@@ -108,10 +108,11 @@ class _Queue:
     def take(self, count: int) -> np.ndarray:
         """Up to `count` different members; fewer only when there are not so many."""
         count = min(count, len(self.members))
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
-        if len(taken) < count:
-            fresh = self.draw.permutation(self.members)
-            first = fresh[~np.isin(fresh, taken)][: count - len(taken)]
-            self.waiting = fresh[~np.isin(fresh, first)]
-            taken = np.concatenate((taken, first))
-        return taken
+        members, self.waiting = self.waiting[:count], self.waiting[count:]
+        if len(members) < count:
+            # The rest comes from the next order, without those that this batch has already.
+            order = self.draw.permutation(self.members)
+            rest = order[~np.isin(order, members)][: count - len(members)]
+            self.waiting = order[~np.isin(order, rest)]
+            members = np.concatenate((members, rest))
+        return members

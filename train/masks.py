@@ -38,8 +38,8 @@ def grad_cam_mask(maps: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B, H, W) as in `cam_mask`; the graph is kept, no second-order graph is built.
     """
-    chosen = logits.gather(1, labels[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, maps, retain_graph=True)
+    scores = logits.gather(1, labels[:, None]).sum()
+    (gradient,) = torch.autograd.grad(scores, maps, retain_graph=True)
     with torch.no_grad():
         alpha = gradient.float().mean((2, 3))
         return shares(torch.einsum("bchw,bc->bhw", maps.float(), alpha))

@@ -9,6 +9,9 @@ from pathlib import PurePath
 
 from alike.extract.errors import BadInput
 
+_LATER = ("modules_hash", "output")
+"""Fields that came after the first stores: described only if they are set."""
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -24,6 +27,8 @@ class Extraction:
         args: arguments of the network's factory.
         seed: of the random weights where `weights` is ``none``.
         modules_hash: of the user's modules that the network's file loads, "" if there are none.
+        output: which of several tensors that the network returns the logits are, "" if it was left
+            to be found.
     """
 
     network: str
@@ -35,6 +40,7 @@ class Extraction:
     args: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     modules_hash: str = ""
+    output: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):
@@ -45,8 +51,8 @@ class Extraction:
     def key(self) -> str:
         """Name of the group: network, weights, and preprocessing with precision and modules."""
         # Only if there are any, so that other networks keep the keys that they had.
-        modules = [self.modules_hash] if self.modules_hash else []
-        decides = [dict(self.transform), self.precision, *modules]
+        further = [value for value in (self.modules_hash, self.output) if value]
+        decides = [dict(self.transform), self.precision, *further]
         resolved = json.dumps(decides, sort_keys=True)
         settings = hashlib.sha256(resolved.encode()).hexdigest()[:8]
         return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
@@ -54,9 +60,7 @@ class Extraction:
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values; the group's attributes."""
         values = {**asdict(self), "taps": list(self.taps)}
-        if not self.modules_hash:
-            del values["modules_hash"]
-        return values
+        return {name: value for name, value in values.items() if value or name not in _LATER}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "Extraction":

@@ -14,7 +14,9 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
+from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.taps import taps_at
+from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.weights import (
     class_count_change,
@@ -48,6 +50,7 @@ class Network:
         modules_hash: of their text, "" if there are none.
         packages: version of each installed package that the user's code imports.
         notes: what a reader must know of how it was loaded, each one line.
+        output: which of several tensors of its output the logits are, as the user said.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Network:
     modules_hash: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    output: str = ""
 
     @property
     def identity(self) -> str:
@@ -72,19 +76,13 @@ class Network:
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None where there is none."""
-        size = self.transform.size or self._any_size()
-        tap = taps_at(self.module, size).get("fc")
+        tap = taps_at(self.module, _any_size(self.transform)).get("fc")
         if tap is None or not tap.weight:
             return None
         weight = self.module.get_parameter(tap.weight).detach()
         if tap.bias:
             return weight, self.module.get_parameter(tap.bias).detach()
         return weight, torch.zeros(len(weight), device=weight.device)
-
-    def _any_size(self) -> tuple[int, int]:
-        resize = self.transform.resize
-        side = resize if isinstance(resize, int) else 64
-        return side, side
 
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
@@ -98,6 +96,7 @@ class Network:
             args=dict(self.args),
             seed=self.seed,
             modules_hash=self.modules_hash,
+            output=self.output,
         )
 
 
@@ -109,6 +108,7 @@ def load_network(
     transform: Transform | None = None,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
+    output: str = "",
 ) -> Network:
     """Build a network and load its weights.
 
@@ -121,9 +121,13 @@ def load_network(
         transform: instead of the one that belongs to the weights.
         class_names: of the logits in order, where the weights' origin does not tell them.
         seed: of random weights.
+        output: which of several tensors that the network returns the logits are: a name, or the
+            place in a tuple (``1``, ``heads.0``). Unset, it is found by name, or as the output of
+            the last Linear.
 
     Raises:
-        BadInput: an unknown network, weights that do not fit, or no way to fetch them.
+        BadInput: an unknown network, weights that do not fit, no way to fetch them, or several
+            outputs that may be the logits.
     """
     kind = kind_of(name)
     given = dict(args or {})
@@ -141,22 +145,46 @@ def load_network(
         module, given, said = _from_file(kind, path, given)
         weights = str(path)
     salt = kind.source + (json.dumps(given, sort_keys=True, default=str) if given else "")
+    transform = transform or _stored_transform(said) or kind.transform(weights)
+    module = module.eval()
+    if kind.source or output:
+        _settle_output(module, transform, output)
     modules, code_hash, packages = kind.modules()
     return Network(
         name=kind.name,
         weights=weights,
         weights_hash=hash_weights(module, salt),
-        transform=transform or _stored_transform(said) or kind.transform(weights),
+        transform=transform,
         class_names=_names(
             class_names or said.get("class_names") or kind.class_names(weights, given)
         ),
-        module=module.eval(),
+        module=module,
         args=given,
         seed=seed,
         modules=modules,
         modules_hash=code_hash,
         packages=packages,
+        output=output,
     )
+
+
+def _settle_output(module: nn.Module, transform: Transform, output: str) -> None:
+    """Let a network of several outputs return its logits alone; others are left as they are."""
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *_any_size(transform), dtype=parameter.dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            trace = trace_forward(module, example)
+    # A network is anybody's code. What fails here fails again, and says so, at the images' size.
+    except Exception:
+        return
+    take_logits(module, trace, output)
+
+
+def _any_size(transform: Transform) -> tuple[int, int]:
+    """(height, width) of the network's input, or one that is as good if images decide."""
+    side = transform.resize if isinstance(transform.resize, int) else 64
+    return transform.size or (side, side)
 
 
 def _from_file(
@@ -201,6 +229,7 @@ def network_of(extraction: Extraction) -> Network:
         args=extraction.args,
         transform=Transform.from_dict(extraction.transform),
         seed=extraction.seed,
+        output=extraction.output,
     )
     check_made_by(extraction, network)
     return network

@@ -14,6 +14,7 @@ from torch import nn
 
 from alike.extract.errors import BadInput
 from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.trace import Call, Trace, trace_forward
 
 __all__ = ["Tap", "TappedNetwork", "find_taps", "forward_taps", "taps_at"]
@@ -31,22 +32,25 @@ HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
 
 def find_taps(
-    module: nn.Module, example: torch.Tensor, paths: Sequence[str] = ()
+    module: nn.Module, example: torch.Tensor, paths: Sequence[str] = (), output: str = ""
 ) -> dict[str, Tap]:
     """The taps of a network for inputs of one size.
 
+    If the network returns several tensors, it returns the logits alone from here on, by a hook.
+
     Args:
-        module: a classification network; its output, or the first tensor in it, is ``logits``.
+        module: a classification network; its output is ``logits``.
         example: (1, 3, H, W) on the module's device; ``meta`` works and costs nothing.
         paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module.
+        output: which of several outputs the logits are, "" to find it: see `logits_path`.
 
     Returns:
         ``logits`` always; ``last_conv`` where positions are pooled; ``fc``; and, where several
         Linears follow each other, ``fc7``, ``fc6``… counted back from the last (VGG, AlexNet).
 
     Raises:
-        BadInput: a path that is no module, or one that runs several times and has no ``#k``; or the
-            network does not take such an input.
+        BadInput: a path that is no module, or one that runs several times and has no ``#k``; the
+            network does not take such an input; or it returns several tensors that may be logits.
     """
     try:
         trace = trace_forward(module, example)
@@ -58,6 +62,7 @@ def find_taps(
             f"the network fails on an image of {height}x{width} ({reason}); give the size that it "
             "was made for, for example --resize 224x224"
         ) from error
+    take_logits(module, trace, output)
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
     taps = [

@@ -56,12 +56,14 @@ class Trace:
 
     Attributes:
         calls: in order; those that take and give tensors.
-        output: the first tensor of the network's output.
+        returned: what the network returned.
+        output: the first tensor of that.
         modules: path of a module -> what it gave each time that it ran.
         parameters: id of a parameter -> its name.
     """
 
     calls: list[Call] = field(default_factory=list)
+    returned: Any = None
     output: torch.Tensor | None = None
     modules: dict[str, list[Given]] = field(default_factory=dict)
     parameters: dict[int, str] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def trace_forward(module: nn.Module, example: torch.Tensor) -> Trace:
             handle.remove()
         for part, mode in training.items():
             part.training = mode
+    trace.returned = output
     trace.output = first_tensor((output,))
     return trace
 

@@ -54,6 +54,9 @@ def register(app: typer.Typer) -> None:
         classes: Annotated[
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
+        network_output: Annotated[
+            str, typer.Option(help="Which of several outputs the logits are: a name, or a place.")
+        ] = "",
         seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
@@ -80,6 +83,7 @@ def register(app: typer.Typer) -> None:
             args=pairs(network_arg),
             class_names=class_list(classes),
             seed=seed,
+            output=network_output,
         )
         loaded = with_size(loaded, resize, crop)
         opened = Store.open(store, create=True)
