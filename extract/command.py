@@ -39,6 +39,8 @@ def extract_again(features: Any) -> str:
     words += ["--store", features.store.url, *_size(transform), "--precision", made.precision]
     words += ["--seed", str(made.seed)] if made.weights == "none" else []
     words += ["--network-output", made.output] if made.output else []
+    words += ["--weights-key", made.weights_key] if made.weights_key else []
+    words += ["--weights-prefix", made.weights_prefix] if made.weights_prefix else []
     words += ["--classes", ",".join(names)] if names else []
     words += [word for pair in made.args.items() for word in ("--network-arg", _pair(*pair))]
     words += [word for pair in options.items() for word in ("--source-option", _pair(*pair))]

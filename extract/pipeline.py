@@ -109,6 +109,9 @@ def extract(
     start = time.perf_counter()
     threads = threads or usable_cores()
     on = choose_device(device)
+    if tuple(taps) == TAPS and network.lacking:
+        # Not asked for by name: what the weights can give is given, and a note says the rest.
+        taps = [tap for tap in TAPS if tap not in network.lacking]
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
     listing = list_source(source, max(threads, 4), progress)
     run = Run(source, network, store, extraction, Settings(str(on), batch_size, threads))

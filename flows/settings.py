@@ -73,6 +73,10 @@ class NetworkSettings(_Section):
     """Names of the logits in order, where the weights do not say."""
     transform: dict[str, Any] | None = None
     """resize, crop, mean, std; unset: those that belong to the weights."""
+    weights_key: str = ""
+    """Which group of the weights file to take, as `model_ema`; unset, the one that fits best."""
+    weights_prefix: str | None = None
+    """Of the names to take, as `encoder_q.`; unset, it is found."""
     output: str = ""
     """Which of several outputs the logits are, if that is not plain: a name, or a place."""
     seed: int = 0

@@ -77,7 +77,8 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
         transform = Transform.from_dict(settings.transform)
-    own = settings.classes if weights == settings.weights else None
+    configured = weights == settings.weights
+    own = settings.classes if configured else None
     return load_network(
         settings.name,
         weights,
@@ -86,6 +87,8 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
         class_names=own or None,
         seed=settings.seed,
         output=settings.output,
+        weights_key=settings.weights_key if configured else "",
+        weights_prefix=settings.weights_prefix if configured else None,
     )
 
 

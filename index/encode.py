@@ -161,4 +161,6 @@ def load_stored(wanted: Any) -> "Network":
         transform=Transform.from_dict(dict(wanted.transform)),
         seed=wanted.seed,
         output=wanted.output,
+        weights_key=wanted.weights_key,
+        weights_prefix=wanted.weights_prefix,
     )

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from alike.extract.errors import BadInput
-from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_weights, safe_name
+from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_checkpoint, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
@@ -147,7 +147,7 @@ def trained_images(weights: str | Path) -> pd.DataFrame:
         if not at.is_absolute():
             return none
         raise BadInput(f"{at} is gone: it is not known what it was trained on; bring it back")
-    metadata = read_weights(at)[1] if at.suffix == ".safetensors" else {}
+    metadata = read_checkpoint(at).metadata if at.suffix == ".safetensors" else {}
     if "train_ids_hash" not in metadata:
         return none
     listing = at.parent / TRAIN_IMAGES

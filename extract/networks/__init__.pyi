@@ -6,6 +6,7 @@ from .capture import computed_taps as computed_taps
 from .capture import first_tensor as first_tensor
 from .capture import function_name as function_name
 from .capture import small_pixels as small_pixels
+from .checkpoints import read_checkpoint as read_checkpoint
 from .extraction import Extraction as Extraction
 from .extraction import safe_name as safe_name
 from .fold import folded as folded
@@ -22,5 +23,4 @@ from .trace import random_calls as random_calls
 from .transform import IMAGENET_MEAN as IMAGENET_MEAN
 from .transform import IMAGENET_STD as IMAGENET_STD
 from .transform import Transform as Transform
-from .weights import read_weights as read_weights
 from .weights import write_weights as write_weights

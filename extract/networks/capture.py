@@ -41,6 +41,7 @@ class Tap:
         bias: of the same Linear.
         module: path of a module whose only output is this input, "" where there is none: a hook
             on it reaches the tap without watching every call.
+        withheld: why this tap cannot be had, "" if it can.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Tap:
     weight: str = ""
     bias: str = ""
     module: str = ""
+    withheld: str = ""
 
     def arrange(self, value: torch.Tensor) -> torch.Tensor:
         """A captured tensor as (N, *shape)."""
@@ -186,6 +188,9 @@ def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
         raise BadInput(
             f"no tap {', '.join(unknown)}: this network has {', '.join(found)}, or any module path"
         )
+    for name in wanted:
+        if found[name].withheld:
+            raise BadInput(f"no tap {name}: {found[name].withheld}")
     return [found[name] for name in wanted]
 
 

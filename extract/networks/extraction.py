@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from alike.extract.errors import BadInput
 
-_LATER = ("modules_hash", "output")
+_LATER = ("modules_hash", "output", "weights_key", "weights_prefix")
 """Fields that came after the first stores: described only if they are set."""
 
 
@@ -29,6 +29,9 @@ class Extraction:
         modules_hash: of the user's modules that the network's file loads, "" if there are none.
         output: which of several tensors that the network returns the logits are, "" if it was left
             to be found.
+        weights_key: group of tensors in the weights file, "" if it was left to be found; not part
+            of the key, for the weights' hash is.
+        weights_prefix: of their names, likewise.
     """
 
     network: str
@@ -41,6 +44,8 @@ class Extraction:
     seed: int = 0
     modules_hash: str = ""
     output: str = ""
+    weights_key: str = ""
+    weights_prefix: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import re
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Kind:
         except Exception as error:
             raise BadInput(
                 f"network {self.name} with arguments {dict(args)}: {_reason(error)}"
+                f"{_advice(error)}{self.hint()}"
             ) from error
         if not isinstance(module, nn.Module):
             raise BadInput(f"{self.name} gave {type(module).__name__}, a torch nn.Module expected")
@@ -61,6 +63,10 @@ class Kind:
         named = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
         keywords = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
         return named or ("num_classes" if keywords else None)
+
+    def hint(self) -> str:
+        """What else may be wrong if the factory fails, to be added to its error."""
+        return ""
 
     def modules(self) -> tuple[tuple[str, ...], str, dict[str, str]]:
         """Of the user's own code that the factory reached besides `source`.
@@ -111,6 +117,11 @@ class UserKind(Kind):
             module = super().build(args)
         self.imported.update(imported)
         return module
+
+    def hint(self) -> str:
+        """That a sibling hides an installed module."""
+        assert self.code is not None
+        return self.code.shadows()
 
     def modules(self) -> tuple[tuple[str, ...], str, dict[str, str]]:
         """Names and hash of the user's modules, and versions of installed packages."""
@@ -279,6 +290,18 @@ def _own_file(name: str) -> Kind:
         offers = [key for key, value in vars(code.module).items() if inspect.isfunction(value)]
         raise BadInput(f"{file} has no factory {factory!r}; it has {', '.join(offers) or 'none'}")
     return UserKind(f"{path}:{factory}", build, digest, code.module, code)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a factory that was called with the wrong arguments."""
+    text = str(error)
+    missing = re.search(r"missing \d+ required .*argument.*?: '(\w+)'", text)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if isinstance(error, TypeError) and missing:
+        return f"; give --network-arg {missing[1]}=VALUE, or a default in the factory"
+    if isinstance(error, TypeError) and unknown:
+        return f"; add {unknown[1]} to the factory's arguments, or leave it out"
+    return ""
 
 
 def _reason(error: BaseException) -> str:

@@ -70,7 +70,7 @@ def find_taps(
         for tap in _head_taps(trace, example)
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
-    found = {tap.name: tap for tap in (*taps, logits)}
+    found = _withheld(module, [*taps, logits])
     return found | {path: _path_tap(trace, path) for path in paths if path not in found}
 
 
@@ -200,6 +200,38 @@ def _path_tap(trace: Trace, name: str) -> Tap:
     if given.call is None:
         raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
     return Tap(name, given.call.function, given.call.occurrence, "output", "any", given.shape[1:])
+
+
+_LACKING: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""Parameters of the head for which a network has no weights."""
+
+
+def withhold_taps(module: nn.Module, lacking: Sequence[str]) -> None:
+    """Refuse from here on the taps that need parameters for which there are no weights.
+
+    Args:
+        module: with a head of Linears.
+        lacking: names of parameters of it.
+    """
+    _LACKING[module] = tuple(lacking)
+    _FOUND.pop(module, None)
+
+
+def _withheld(module: nn.Module, taps: Sequence[Tap]) -> dict[str, Tap]:
+    """The taps by name; those that come after a parameter without weights say so."""
+    lacking = _LACKING.get(module, ())
+    reason = f"the weights hold no {', '.join(lacking)}, which it is computed with"
+    found = {}
+    without = False
+    # In the order of the pass: a vector, then the Linear that it enters, then the next vector.
+    for tap in sorted(taps, key=_step_in_head):
+        found[tap.name] = replace(tap, withheld=reason) if without else tap
+        without = without or bool({tap.weight, tap.bias} & set(lacking))
+    return {tap.name: found[tap.name] for tap in taps}
+
+
+def _step_in_head(tap: Tap) -> tuple[bool, int]:
+    return tap.name == "logits", tap.occurrence if tap.weight else -1
 
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = WeakKeyDictionary()

@@ -97,7 +97,11 @@ class UserCode:
             return
         self.started = True
         with self.importing() as imported:
-            self.module = importlib.import_module(self.entry)
+            try:
+                self.module = importlib.import_module(self.entry)
+            except (Exception, SystemExit) as error:
+                error.add_note(self.shadows())
+                raise
         self.imported = imported
 
     @contextmanager
@@ -109,9 +113,6 @@ class UserCode:
             outer, self._sys_path = self._sys_path, list(sys.path)
             try:
                 yield imported
-            except (Exception, SystemExit) as error:
-                error.add_note(self._shadows())
-                raise
             finally:
                 self._adopt_folders()
                 self._sys_path = outer
@@ -297,7 +298,7 @@ class UserCode:
                 yield part, Path(spec.origin)
             path = spec.submodule_search_locations or []
 
-    def _shadows(self) -> str:
+    def shadows(self) -> str:
         """A hint if modules beside the file bear the name of an installed package, else ""."""
         names = {
             Path(file).relative_to(root).parts[0].removesuffix(".py")

@@ -57,6 +57,12 @@ def register(app: typer.Typer) -> None:
         network_output: Annotated[
             str, typer.Option(help="Which of several outputs the logits are: a name, or a place.")
         ] = "",
+        weights_key: Annotated[
+            str, typer.Option(help="Which group of a weights file to take, as model_ema.")
+        ] = "",
+        weights_prefix: Annotated[
+            str | None, typer.Option(help="Of the names to take, as encoder_q. (with the dot).")
+        ] = None,
         seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
@@ -84,6 +90,8 @@ def register(app: typer.Typer) -> None:
             class_names=class_list(classes),
             seed=seed,
             output=network_output,
+            weights_key=weights_key,
+            weights_prefix=weights_prefix,
         )
         loaded = with_size(loaded, resize, crop)
         opened = Store.open(store, create=True)
