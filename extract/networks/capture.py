@@ -152,9 +152,9 @@ class TappedNetwork:
                 for tap in self.taps
                 if not tap.function
             }
-        lost = [tap.name for tap in self.taps if tap.name not in captured]
-        if lost:
-            raise AlikeError(f"the forward pass never reached {', '.join(lost)}")
+        unreached = [tap.name for tap in self.taps if tap.name not in captured]
+        if unreached:
+            raise AlikeError(f"the forward pass never reached {', '.join(unreached)}")
         return captured
 
 
@@ -205,12 +205,12 @@ def computed_taps(
         names: wanted; `gap` is the float32 mean over positions of ``last_conv``, `pixels` the
             input average-pooled to at most 32x32, float16.
     """
-    made = dict(captured)
+    arrays = dict(captured)
     if "gap" in names:
-        made["gap"] = captured["last_conv"].float().mean((2, 3))
+        arrays["gap"] = captured["last_conv"].float().mean((2, 3))
     if "pixels" in names:
-        made["pixels"] = small_pixels(batch)
-    return {name: made[name] for name in names}
+        arrays["pixels"] = small_pixels(batch)
+    return {name: arrays[name] for name in names}
 
 
 def small_pixels(batch: torch.Tensor) -> torch.Tensor:

@@ -73,8 +73,8 @@ class Extraction:
         missing = sorted({"network", "weights", "weights_hash", "transform"} - set(stored))
         if missing:
             raise BadInput(f"not an extraction: {', '.join(missing)} missing from {sorted(stored)}")
-        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
-        return cls(**known)  # type: ignore[arg-type]
+        values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        return cls(**values)  # type: ignore[arg-type]
 
 
 def safe_name(network: str) -> str:

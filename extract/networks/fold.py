@@ -68,15 +68,15 @@ def _pairs(trace: Trace, module: nn.Module) -> Iterator[tuple[Call, nn.Conv2d, n
     for call in trace.calls:
         if call.function != "batch_norm" or len(call.args) < 2:
             continue
-        made = next(trace.before(call), None)
+        producer = next(trace.before(call), None)
         norm = owner.get(id(call.args[1]))
-        if made is None or made.function != "conv2d" or type(norm) is not nn.BatchNorm2d:
+        if producer is None or producer.function != "conv2d" or type(norm) is not nn.BatchNorm2d:
             continue
-        convolution = owner.get(id(made.args[1]))
-        alone = uses[id(made.result)] == 1 and made.result is not trace.output
-        once = uses[id(made.args[1])] == 1 and uses[id(call.args[1])] == 1
+        convolution = owner.get(id(producer.args[1]))
+        alone = uses[id(producer.result)] == 1 and producer.result is not trace.output
+        once = uses[id(producer.args[1])] == 1 and uses[id(call.args[1])] == 1
         if type(convolution) is nn.Conv2d and alone and once:
-            yield made, convolution, norm
+            yield producer, convolution, norm
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:

@@ -60,9 +60,9 @@ class Kind:
     def classes_argument(self) -> str | None:
         """Name of the factory's argument for the number of classes, None where it has none."""
         parameters = inspect.signature(self.factory).parameters
-        named = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
+        argument = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
         keywords = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
-        return named or ("num_classes" if keywords else None)
+        return argument or ("num_classes" if keywords else None)
 
     def hint(self) -> str:
         """What else may be wrong if the factory fails, to be added to its error."""
@@ -90,8 +90,8 @@ class Kind:
 
     def transform(self, weights: str) -> Transform:
         """The preprocessing that belongs to the weights."""
-        told = getattr(self.module, "TRANSFORM", None)
-        return Transform.from_dict(told) if isinstance(told, dict) else Transform()
+        settings = getattr(self.module, "TRANSFORM", None)
+        return Transform.from_dict(settings) if isinstance(settings, dict) else Transform()
 
     def class_names(self, weights: str, args: Mapping[str, object]) -> Sequence[str] | None:
         """Names of the logits, None where unknown."""
@@ -253,9 +253,9 @@ def _torchvision(name: str) -> Kind:
 
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, 4)) or f"{known[0]} … {known[-1]}"
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = ", ".join(difflib.get_close_matches(name, names, 4)) or f"{names[0]} … {names[-1]}"
         raise BadInput(f"network {name!r} unknown: torchvision has {near}; or file.py:factory")
     return TorchvisionKind(name, torchvision.models.get_model_builder(name))
 

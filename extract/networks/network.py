@@ -150,22 +150,24 @@ def load_network(
             outputs that may be the logits.
     """
     kind = kind_of(name)
-    given = dict(args or {})
+    factory_args = dict(args or {})
     if weights == "none":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            loaded = _Loaded(kind.build(given), given)
+            loaded = _Loaded(kind.build(factory_args), factory_args)
     elif not Path(weights).is_file() and kind.is_pretrained(weights):
-        args = {**kind.trained_args(), **given}
+        args = {**kind.trained_args(), **factory_args}
         module, weights = kind.pretrained(weights, args)
         loaded = _Loaded(module, args)
     else:
         path = Path(weights).expanduser().resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
-        loaded = _from_file(kind, path, given, weights_key, weights_prefix)
+        loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix)
         weights = str(path)
-    module, given, metadata = loaded.module.eval(), loaded.args, loaded.metadata
-    salt = kind.source + (json.dumps(given, sort_keys=True, default=str) if given else "")
+    module, factory_args, metadata = loaded.module.eval(), loaded.args, loaded.metadata
+    salt = kind.source + (
+        json.dumps(factory_args, sort_keys=True, default=str) if factory_args else ""
+    )
     transform = transform or _stored_transform(metadata) or kind.transform(weights)
     if kind.source or output:
         _settle_output(module, transform, output)
@@ -178,12 +180,12 @@ def load_network(
         weights_hash=hash_weights(module, salt),
         transform=transform,
         class_names=_names(
-            class_names or metadata.get("class_names") or kind.class_names(weights, given)
+            class_names or metadata.get("class_names") or kind.class_names(weights, factory_args)
         )
         if not loaded.lacking
         else None,
         module=module,
-        args=given,
+        args=factory_args,
         seed=seed,
         modules=modules,
         modules_hash=code_hash,
@@ -235,7 +237,7 @@ class _Loaded:
 
 
 def _from_file(
-    kind: Kind, path: Path, given: dict[str, object], key: str, prefix: str | None
+    kind: Kind, path: Path, factory_args: dict[str, object], key: str, prefix: str | None
 ) -> _Loaded:
     checkpoint = read_checkpoint(path)
     metadata = checkpoint.metadata
@@ -243,7 +245,7 @@ def _from_file(
     if written_for and safe_name(str(written_for)) != safe_name(kind.name):
         raise BadInput(f"weights {path} were written for network {written_for}, not {kind.name}")
     # A file that names its arguments was trained with them; others are taken for published ones.
-    args = {**(metadata.get("args") or {} if written_for else kind.trained_args()), **given}
+    args = {**(metadata.get("args") or {} if written_for else kind.trained_args()), **factory_args}
     module = kind.build(args)
     choice = choose_tensors(checkpoint, module.state_dict(), key, prefix)
     change = class_count_change(choice.tensors, module.state_dict())

@@ -127,8 +127,8 @@ def logits_path(trace: Trace, wanted: str = "") -> str:
 def _of_last_linear(trace: Trace, vectors: Mapping[str, torch.Tensor]) -> str | None:
     """The output that the last Linear gives, None if outputs come from several that end apart."""
     ways = {path: _way_to_linear(trace, value) for path, value in vectors.items()}
-    found = {path: way for path, way in ways.items() if way}
-    linears = {id(way[-1]): way[-1] for way in found.values()}
+    ending = {path: way for path, way in ways.items() if way}
+    linears = {id(way[-1]): way[-1] for way in ending.values()}
     last = [
         call
         for call in linears.values()
@@ -137,7 +137,7 @@ def _of_last_linear(trace: Trace, vectors: Mapping[str, torch.Tensor]) -> str | 
     if len(last) != 1:
         return None
     # Of logits and their softmax the one that is nearer to the Linear.
-    own = {path: len(way) for path, way in found.items() if way[-1] is last[0]}
+    own = {path: len(way) for path, way in ending.items() if way[-1] is last[0]}
     return min(own, key=lambda path: own[path])
 
 

@@ -137,24 +137,28 @@ def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
     if value.ndim == 3:
         height, width, prefix = _grid(value.shape[1], example)
         shape = (value.shape[2], height, width)
-        told = TOKENS_NOTE.format(prefix=prefix)
+        tokens_note = TOKENS_NOTE.format(prefix=prefix)
         place = (call.function, call.occurrence, "input", "tokens", shape)
-        return Tap("last_conv", *place, prefix=prefix, note=told)
+        return Tap("last_conv", *place, prefix=prefix, note=tokens_note)
     channels_last = call.function in POOLS and call.result.shape[1] != value.shape[1]
     layout = "nhwc" if channels_last else "nchw"
     row = tuple(value.shape[1:])
-    stored = (row[2], *row[:2]) if channels_last else row
-    return Tap("last_conv", call.function, call.occurrence, "input", layout, stored, note=note)
+    channels_first = (row[2], *row[:2]) if channels_last else row
+    return Tap(
+        "last_conv", call.function, call.occurrence, "input", layout, channels_first, note=note
+    )
 
 
 def _module_before(trace: Trace, tap: Tap) -> str:
     """The module that gave what enters a call, where one did and it ran once."""
     place = (tap.function, tap.occurrence)
     call = next(call for call in trace.calls if (call.function, call.occurrence) == place)
-    made = next(trace.before(call), None)
-    if made is None or made.result is not call.input:
+    producer = next(trace.before(call), None)
+    if producer is None or producer.result is not call.input:
         return ""
-    paths = (path for path, runs in trace.modules.items() if [run.call for run in runs] == [made])
+    paths = (
+        path for path, runs in trace.modules.items() if [run.call for run in runs] == [producer]
+    )
     return next(paths, "")
 
 
@@ -196,10 +200,12 @@ def _path_tap(trace: Trace, name: str) -> Tap:
         raise BadInput(f"module {path} runs {len(runs)} times: name one of them, {path}#0")
     if run and not (run.isdigit() and int(run) < len(runs)):
         raise BadInput(f"tap {name!r}: {path} runs {len(runs)} times, counted from 0")
-    given = runs[int(run or 0)]
-    if given.call is None:
+    output = runs[int(run or 0)]
+    if output.call is None:
         raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
-    return Tap(name, given.call.function, given.call.occurrence, "output", "any", given.shape[1:])
+    return Tap(
+        name, output.call.function, output.call.occurrence, "output", "any", output.shape[1:]
+    )
 
 
 _LACKING: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -239,14 +245,14 @@ _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = We
 
 def taps_at(module: nn.Module, size: tuple[int, int], names: Sequence[str] = ()) -> dict[str, Tap]:
     """`find_taps` for inputs of (height, width), remembered for as long as the module lives."""
-    known = _FOUND.setdefault(module, {})
+    by_size = _FOUND.setdefault(module, {})
     paths = [name for name in names if name not in ("last_conv", "fc", "logits", "gap", "pixels")]
-    if size not in known or any(path not in known[size] for path in paths):
+    if size not in by_size or any(path not in by_size[size] for path in paths):
         parameter = next(module.parameters(), torch.empty(0))
         example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
-        earlier = [path for path in known.get(size, {}) if not path.startswith("fc")]
-        known[size] = find_taps(module, example, [*earlier, *paths])
-    return known[size]
+        earlier = [path for path in by_size.get(size, {}) if not path.startswith("fc")]
+        by_size[size] = find_taps(module, example, [*earlier, *paths])
+    return by_size[size]
 
 
 def forward_taps(
@@ -266,6 +272,6 @@ def forward_taps(
         BadInput: a name that the network does not have.
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
-    chosen = choose_taps(taps_at(module, size, names), names)
-    captured = TappedNetwork(module, chosen)(batch) if chosen else {}
+    taps = choose_taps(taps_at(module, size, names), names)
+    captured = TappedNetwork(module, taps)(batch) if taps else {}
     return computed_taps(batch, captured, names)

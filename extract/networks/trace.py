@@ -38,7 +38,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Given:
+class ModuleRun:
     """What one run of a module gave.
 
     Attributes:
@@ -65,7 +65,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     returned: Any = None
     output: torch.Tensor | None = None
-    modules: dict[str, list[Given]] = field(default_factory=dict)
+    modules: dict[str, list[ModuleRun]] = field(default_factory=dict)
     parameters: dict[int, str] = field(default_factory=dict)
     made_by: dict[int, list[int]] = field(default_factory=dict)
 
@@ -105,10 +105,10 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = function_name(func)
-        taken, made = first_tensor(args, kwargs), first_tensor((result,))
-        if taken is not None and made is not None:
+        first, outcome = first_tensor(args, kwargs), first_tensor((result,))
+        if first is not None and outcome is not None:
             every = (*args, *(kwargs or {}).values())
-            call = Call(name, self.counts[name], every, taken, made)
+            call = Call(name, self.counts[name], every, first, outcome)
             for value in result if isinstance(result, list | tuple) else (result,):
                 self.trace.made_by.setdefault(id(value), []).append(len(self.trace.calls))
             self.trace.calls.append(call)
@@ -147,8 +147,8 @@ def _recorder(trace: Trace, path: str) -> Callable[[nn.Module, Any, Any], None]:
     def record(_module: nn.Module, _args: Any, output: Any) -> None:
         value = first_tensor((output,))
         call = next(trace.back(value), None)
-        given = Given(() if value is None else tuple(value.shape), call)
-        trace.modules.setdefault(path, []).append(given)
+        run = ModuleRun(() if value is None else tuple(value.shape), call)
+        trace.modules.setdefault(path, []).append(run)
 
     return record
 

@@ -122,8 +122,8 @@ class UserCode:
         """Make folders that the user's code put on `sys.path` roots of this package alone."""
         if self._sys_path is None:
             return
-        added = [place for place in sys.path if place not in self._sys_path]
-        for place in added:
+        places = [place for place in sys.path if place not in self._sys_path]
+        for place in places:
             folder = Path(place or ".").resolve()
             if _is_installed(folder):
                 # Packages such as setuptools put folders of their own there, for everybody.
@@ -192,18 +192,18 @@ class UserCode:
     def spec(self, name: str, path: Sequence[str]) -> ModuleSpec | None:
         """Where a module of this package is, by its full name."""
         if name == self.entry:
-            found = spec_from_file_location(
+            spec = spec_from_file_location(
                 name, self.file, loader=_SourceLoader(name, str(self.file))
             )
         else:
-            found = find_file(name, path)
-            if found is None and not self.started:
+            spec = find_file(name, path)
+            if spec is None and not self.started:
                 # In a process that unpickles, before the file told which folders it needs.
                 self.load()
-                found = find_file(name, self.roots if name.count(".") == _DEPTH else path)
-        if found is not None and isinstance(found.loader, _SourceLoader):
-            found.loader.code = self
-        return found
+                spec = find_file(name, self.roots if name.count(".") == _DEPTH else path)
+        if spec is not None and isinstance(spec.loader, _SourceLoader):
+            spec.loader.code = self
+        return spec
 
     def run(self, loader: "_SourceLoader", module: ModuleType) -> None:
         """Execute a module's source with this package's imports, and remember its hash."""
@@ -241,12 +241,12 @@ class UserCode:
         outside: set[str] = set()
         entry = self.entry.removeprefix(f"{self.package}.")
         waiting = [*sorted(imported), entry]
-        seen: set[str] = set()
+        visited: set[str] = set()
         while waiting:
             name = waiting.pop()
-            if name in seen:
+            if name in visited:
                 continue
-            seen.add(name)
+            visited.add(name)
             top = name.partition(".")[0]
             if not self.has(top):
                 outside.add(top)
@@ -482,9 +482,9 @@ def versions_of(outside: Iterable[str]) -> dict[str, str]:
         try:
             versions[top] = version(top)
         except (PackageNotFoundError, ValueError):
-            told = getattr(sys.modules.get(top), "__version__", None)
-            if isinstance(told, str):
-                versions[top] = told
+            text = getattr(sys.modules.get(top), "__version__", None)
+            if isinstance(text, str):
+                versions[top] = text
     return versions
 
 
