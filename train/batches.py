@@ -1,7 +1,7 @@
 """Which images make up each training batch: a pure function of seed, epoch and batch number.
 
 PML's MPerClassSampler is not used: it draws from global state (no exact resume), repeats images of
-small classes within a batch, and an epoch has its own length of 100,000 unless told otherwise.
+small classes within a batch, and an epoch has its own length of 100,000 unless set otherwise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class PlannedBatches(Sampler[PlannedBatch]):
     Args:
         labels: (N,) class index of each image.
         batch_size: images a batch, about P·K.
-        per_class: K, at least 2 where a class has 2; raised where all classes fit into a batch.
+        per_class: K, at least 2 if a class has 2; raised if all classes fit into a batch.
         balanced: False for random batches of the whole list.
         seed: of the plan.
         share: (rank, world) of this process.

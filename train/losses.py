@@ -59,11 +59,11 @@ class Loss:
         make: (classes, channels) -> consistency function of one step; None for a control.
         weight: λ_max, the share of the consistency term after its ramp.
         collapsed: value of the term for a batch of B equal features, as a function of B; None
-            where a small value is no sign of collapse.
+            if a small value is no sign of collapse.
         gradient_share: when set, λ is chosen at every step so that the gradient of the term on
             the feature map has this share of the norm of the gradient of cross-entropy.
         masked: whether it needs to know where the class is in the map.
-        of: vectors of a measure to the consistency function of these; None where the term is not
+        of: vectors of a measure to the consistency function of these; None if the term is not
             one of vectors alone. Such a loss is also known as NAME:MEASURE.
         taps: what the term reads of the network.
         linear: whether it reads the weights of a linear classifier.

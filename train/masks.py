@@ -18,7 +18,7 @@ def cam_mask(maps: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
         labels: (B,) int64.
 
     Returns:
-        (B, H, W), non-negative, each summing to 1, detached; uniform where the map is empty.
+        (B, H, W), non-negative, each summing to 1, detached; uniform if the map is empty.
     """
     with torch.no_grad():
         return shares(torch.einsum("bchw,bc->bhw", maps, weights[labels].to(maps.dtype)))
@@ -46,7 +46,7 @@ def grad_cam_mask(maps: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def shares(activation: Tensor) -> Tensor:
-    """ReLU of maps (B, H, W), each divided by its sum; uniform where the sum is about zero."""
+    """ReLU of maps (B, H, W), each divided by its sum; uniform if the sum is about zero."""
     positive = activation.relu()
     total = positive.sum((1, 2), keepdim=True)
     even = torch.full_like(positive, 1.0 / positive[0].numel())

@@ -17,7 +17,7 @@ from alike.train.start import Start
 def class_order(network: Network, labels: Sequence[str], outputs: int) -> tuple[list[str], str]:
     """Names of the classes in the order of the logits, and the decision in words.
 
-    The network's own names where they hold every label; else the labels in alphabetical order,
+    The network's own names if they hold every label; else the labels in alphabetical order,
     which is how folders of classes are numbered everywhere.
 
     Raises:

@@ -72,7 +72,7 @@ def retrain(
         devices: processes, one each; more than one only from a script or the command line, since
             Lightning starts it again for every process. Contrasts stay within a process.
         save_every: seconds between checkpoints, at least; they are made at the end of epochs.
-        progress: told now and then.
+        progress: called now and then.
         **changes: fields of `TrainSettings`, such as ``loss="ce"``, ``epochs=5``.
 
     Returns:

@@ -76,7 +76,7 @@ def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) ->
 
 
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
-    """The run in this folder where it is finished and was made from the same things."""
+    """The run in this folder if it is finished and was made from the same things."""
     try:
         document = json.loads((out / RUN).read_bytes())
     except (FileNotFoundError, ValueError):

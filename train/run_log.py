@@ -28,7 +28,7 @@ class RunLog(Callback):
         fingerprint: of everything that decides the run; stands in the checkpoint.
         probe: images looked at after each epoch.
         patience: epochs without a better accuracy on the probe before stopping; 0 for never.
-        progress: told after every step.
+        progress: called after every step.
         save_every: seconds between checkpoints, at least; they are made at the end of epochs.
     """
 
@@ -144,7 +144,7 @@ class RunLog(Callback):
 
 
 def _board(out: Path) -> Any:
-    """A TensorBoard log in the folder of the run where TensorBoard is installed, else None."""
+    """A TensorBoard log in the folder of the run if TensorBoard is installed, else None."""
     if not (find_spec("tensorboard") or find_spec("tensorboardX")):
         return None
     from lightning.pytorch.loggers import TensorBoardLogger

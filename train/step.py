@@ -168,7 +168,7 @@ class ConsistencyStep(LightningModule):
 
 
 def _balance(entropy: Tensor, term: Tensor, maps: Tensor) -> Tensor:
-    """|d entropy/d maps| / |d term/d maps|; 0 where the term has no gradient."""
+    """|d entropy/d maps| / |d term/d maps|; 0 if the term has no gradient."""
     (of_entropy,) = torch.autograd.grad(entropy, maps, retain_graph=True)
     (of_term,) = torch.autograd.grad(term, maps, retain_graph=True)
     size = of_term.float().norm()

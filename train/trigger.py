@@ -30,7 +30,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """From text; BadInput where it is no comparison of one score with one number."""
+        """From text; BadInput if it is no comparison of one score with one number."""
         match = _CONDITION.match(text)
         try:
             score, sign, number = match.groups() if match else ("", "", "")
@@ -94,7 +94,7 @@ class Past:
     Attributes:
         at: when it began, seconds since 1970.
         before: score of the network it started from.
-        after: score of the network it made; NaN where it failed.
+        after: score of the network it made; NaN if it failed.
     """
 
     at: float
@@ -148,7 +148,7 @@ def decide(rules: Rules, scores: Mapping[str, float], past: Sequence[Past], now:
 
 
 def _guard(rules: Rules, past: Sequence[Past], now: float) -> str:
-    """What forbids another retraining, "" where nothing does."""
+    """What forbids another retraining, "" if nothing does."""
     if len(past) >= rules.at_most:
         return f"{len(past)} were done already and at most {rules.at_most} are allowed"
     if not past:
@@ -174,7 +174,7 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
 
     Args:
         rules: condition and margin.
-        before: name -> value; ``accuracy`` may be missing where labels and classes do not match.
+        before: name -> value; ``accuracy`` may be missing if labels and classes do not match.
         after: the same of the new network.
     """
     condition = rules.condition

@@ -36,10 +36,10 @@ class Tap:
         shape: of one row as stored, after the layout became channels first.
         prefix: tokens before the grid (class token, registers) that are dropped.
         pooled: whether the mean over positions is taken.
-        note: what a reader must know, "" where all is ordinary.
-        weight: name of the parameter of the Linear that this vector enters, "" where none.
+        note: what a reader must know, "" if all is ordinary.
+        weight: name of the parameter of the Linear that this vector enters, "" if none.
         bias: of the same Linear.
-        module: path of a module whose only output is this input, "" where there is none: a hook
+        module: path of a module whose only output is this input, "" if there is none: a hook
             on it reaches the tap without watching every call.
         withheld: why this tap cannot be had, "" if it can.
     """
@@ -197,7 +197,7 @@ def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
 def computed_taps(
     batch: torch.Tensor, captured: dict[str, torch.Tensor], names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Add `gap` and `pixels` where wanted and keep only the wanted names, in their order.
+    """Add `gap` and `pixels` if wanted and keep only the wanted names, in their order.
 
     Args:
         batch: network input (B, 3, H, W), float32.

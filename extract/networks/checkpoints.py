@@ -192,8 +192,8 @@ def _refusal(path: Path, error: Exception) -> str:
         )
     if _root_class(path) == blocked[1]:
         return (
-            f"weights file {path} is a whole pickled nn.Module or other object of class "
-            f"{blocked[1]}, and reading it would run code: save its state_dict()"
+            f"weights file {path} is a whole pickled nn.Module (class {blocked[1]}), and reading "
+            "it would run code: save its state_dict()"
         )
     return (
         f"weights file {path} holds an object of class {blocked[1]} beside its tensors, and "

@@ -25,7 +25,7 @@ class Extraction:
         transform: `Transform.to_dict()`, resolved, so nothing depends on a library's default.
         precision: ``float32``, ``float16`` or ``bfloat16``: the arithmetic of the forward pass.
         args: arguments of the network's factory.
-        seed: of the random weights where `weights` is ``none``.
+        seed: of the random weights if `weights` is ``none``.
         modules_hash: of the user's modules that the network's file loads, "" if there are none.
         output: which of several tensors that the network returns the logits are, "" if it was left
             to be found.
@@ -65,7 +65,8 @@ class Extraction:
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values; the group's attributes."""
         values = {**asdict(self), "taps": list(self.taps)}
-        return {name: value for name, value in values.items() if value or name not in _LATER}
+        unset = {name: self.__dataclass_fields__[name].default for name in _LATER}
+        return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "Extraction":

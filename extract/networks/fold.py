@@ -21,11 +21,11 @@ CLOSE = 1e-4
 
 
 def folded(module: nn.Module, taps: Sequence[Tap], size: tuple[int, int]) -> nn.Module:
-    """A copy of a network in eval mode with BatchNorms folded, where that changes nothing else.
+    """A copy of a network in eval mode with BatchNorms folded, if that changes nothing else.
 
     A pair is folded when the convolution runs once, its result goes to the BatchNorm alone, and
     both are torch's own layers. Outputs that are tapped are left as they are. The output for one
-    random image is compared: where it differs by more than rounding, the copy is not folded.
+    random image is compared: if it differs by more than rounding, the copy is not folded.
 
     Args:
         module: on the CPU; not changed.

@@ -30,7 +30,7 @@ class Kind:
     Attributes:
         name: as stored and as given to `load_network` again.
         factory: builds the module from keyword arguments, with random weights.
-        source: hash of the code where it is the user's, else "".
+        source: hash of the code if it is the user's, else "".
         module: the user's file, which may define TRANSFORM (dict) and CLASS_NAMES.
     """
 
@@ -58,7 +58,7 @@ class Kind:
         return module
 
     def classes_argument(self) -> str | None:
-        """Name of the factory's argument for the number of classes, None where it has none."""
+        """Name of the factory's argument for the number of classes, None if it has none."""
         parameters = inspect.signature(self.factory).parameters
         argument = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
         keywords = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
@@ -94,7 +94,7 @@ class Kind:
         return Transform.from_dict(settings) if isinstance(settings, dict) else Transform()
 
     def class_names(self, weights: str, args: Mapping[str, object]) -> Sequence[str] | None:
-        """Names of the logits, None where unknown."""
+        """Names of the logits, None if unknown."""
         return getattr(self.module, "CLASS_NAMES", None)
 
 
@@ -179,7 +179,7 @@ class TorchvisionKind(Kind):
         return module, str(member)
 
     def transform(self, weights: str) -> Transform:
-        """Of the enum member, or of the network's first where the file is not one of its own."""
+        """Of the enum member, or of the network's first if the file is not one of its own."""
         import torchvision
 
         members = list(torchvision.models.get_model_weights(self.name))

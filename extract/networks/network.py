@@ -41,10 +41,10 @@ class Network:
         weights: ``none``, the enum member's name, or the absolute path of the file.
         weights_hash: sha256 (hex) of what was loaded, see `hash_weights`.
         transform: the preprocessing that the weights were trained with.
-        class_names: of the logits in order, or None where nobody told.
+        class_names: of the logits in order, or None if nobody told.
         module: in eval mode, on the CPU.
         args: arguments that the factory was called with.
-        seed: of the random weights where `weights` is ``none``.
+        seed: of the random weights if `weights` is ``none``.
         modules: names of the user's modules that the network's file loads.
         modules_hash: of their text, "" if there are none.
         packages: version of each installed package that the user's code imports.
@@ -80,7 +80,7 @@ class Network:
         return hashlib.sha256(f"{self.weights_hash} {self.modules_hash}".encode()).hexdigest()
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None where there is none."""
+        """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None if there is none."""
         taps = taps_at(self.module, _any_size(self.transform))
         tap = taps.get("fc")
         if tap is None or not tap.weight or taps["logits"].withheld:
@@ -129,13 +129,13 @@ def load_network(
     """Build a network and load its weights.
 
     Args:
-        name: a torchvision name, ``file.py:factory``, or ``timm:NAME`` where timm is installed.
+        name: a torchvision name, ``file.py:factory``, or ``timm:NAME`` if timm is installed.
         weights: ``none`` (random, from `seed`), the name of a member of torchvision's weights enum
             (``IMAGENET1K_V1``, ``DEFAULT``), a file (.pth, .th, .pt, .safetensors), or the folder
             of a retraining.
-        args: of the factory; a file's own class count is found where these do not give it.
+        args: of the factory; a file's own class count is found if these do not give it.
         transform: instead of the one that belongs to the weights.
-        class_names: of the logits in order, where the weights' origin does not tell them.
+        class_names: of the logits in order, if the weights' origin does not tell them.
         seed: of random weights.
         output: which of several tensors that the network returns the logits are: a name, or the
             place in a tuple (``1``, ``heads.0``). Unset, it is found by name, or as the output of

@@ -45,7 +45,7 @@ def find_taps(
         output: which of several outputs the logits are, "" to find it: see `logits_path`.
 
     Returns:
-        ``logits`` always; ``last_conv`` where positions are pooled; ``fc``; and, where several
+        ``logits`` always; ``last_conv`` if positions are pooled; ``fc``; and, if several
         Linears follow each other, ``fc7``, ``fc6``… counted back from the last (VGG, AlexNet).
 
     Raises:
@@ -150,7 +150,7 @@ def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
 
 
 def _module_before(trace: Trace, tap: Tap) -> str:
-    """The module that gave what enters a call, where one did and it ran once."""
+    """The module that gave what enters a call, if one did and it ran once."""
     place = (tap.function, tap.occurrence)
     call = next(call for call in trace.calls if (call.function, call.occurrence) == place)
     producer = next(trace.before(call), None)

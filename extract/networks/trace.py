@@ -42,8 +42,8 @@ class ModuleRun:
     """What one run of a module gave.
 
     Attributes:
-        shape: of the first tensor in it, () where there is none.
-        call: the last call that made or changed that tensor, None where no call did.
+        shape: of the first tensor in it, () if there is none.
+        call: the last call that made or changed that tensor, None if no call did.
     """
 
     shape: tuple[int, ...]
@@ -154,7 +154,7 @@ def _recorder(trace: Trace, path: str) -> Callable[[nn.Module, Any, Any], None]:
 
 
 def random_calls(module: nn.Module, size: tuple[int, int]) -> list[str]:
-    """Functions called in a pass in eval mode that draw random numbers where they are asked to.
+    """Functions called in a pass in eval mode that draw random numbers if they are asked to.
 
     Args:
         module: a network.

@@ -80,7 +80,7 @@ def hash_weights(module: nn.Module, salt: str = "") -> str:
 def class_count_change(
     tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> tuple[int, int] | None:
-    """(network's, file's) number of classes where only the head's leading size differs."""
+    """(network's, file's) number of classes if only the head's leading size differs."""
     changes = {
         (wanted[name].shape[:1], value.shape[:1])
         for name, value in tensors.items()

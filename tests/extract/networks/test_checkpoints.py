@@ -107,7 +107,7 @@ def test_weights_without_a_head_give_maps_and_vectors(checkpoints: Path, tmp_pat
     [
         (
             "whole_module",
-            r"whole pickled nn\.Module .* class tiny\.Tiny,.*save its state_dict\(\)",
+            r"whole pickled nn\.Module .class tiny\.Tiny.*save its state_dict\(\)",
         ),
         ("lfs_pointer", "is a Git LFS pointer, not the weights: run `git lfs pull`"),
     ],
