@@ -18,7 +18,7 @@ from alike.train.step import ConsistencyStep
 
 
 def fit(
-    step: ConsistencyStep, log: RunLog, hardware: tuple[str, int], resumed: Path | None
+    step: ConsistencyStep, log: RunLog, hardware: tuple[str, int], checkpoint: Path | None
 ) -> None:
     """Train, from the start or from a checkpoint; processes other than the first end here.
 
