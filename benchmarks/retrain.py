@@ -169,7 +169,7 @@ def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str
         for first in range(0, len(pixels), 250):
             frames = torch.from_numpy(pixels[first : first + 250]).permute(0, 3, 1, 2)
             inputs = torch.stack([network.transform(frame) for frame in frames])
-            found = forward_taps(network, inputs, ("gap", "logits"))
+            found = forward_taps(network.module, inputs, ("gap", "logits"))
             features.append(found["gap"].double().numpy())
             predicted.append(found["logits"].argmax(1).numpy())
     right = np.concatenate(predicted) == labels
@@ -276,7 +276,8 @@ def overhead(asked: argparse.Namespace) -> None:
     steps = {}
     names = [label for _, label in cifar.train[:BATCH]]
     for loss in LOSSES:
-        module, start, _, _ = prepare(network, cifar.classes + names, (32, 32), ROWS[loss], 0)
+        prepared = prepare(network, cifar.classes + names, (32, 32), ROWS[loss], 0)
+        module, start = prepared.module, prepared.start
         steps[loss] = _one_step(module, start, ROWS[loss], network.transform, frames, labels)
     times: dict[str, list[float]] = {loss: [] for loss in steps}
     for turn in range(asked.turns + 2):

@@ -15,6 +15,7 @@ from alike.extract.networks import (
     choose_taps,
     computed_taps,
     folded,
+    random_calls,
     small_pixels,
     taps_at,
 )
@@ -24,6 +25,11 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+REPEATED = 2
+"""Frames that are passed twice to see whether the answer is the same."""
+ROUNDING, WIDE_ROUNDING = 1e-3, 3e-2
+"""Largest difference of two passes, relative to the largest value: float32, and narrower types."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -92,6 +98,7 @@ class Forward:
         module = folded(network.module, self.taps, size)
         module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tapped = TappedNetwork(module, self.taps)
+        self.size = size
         self.shapes = self._shapes(size)
 
     def _shapes(self, size: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -139,6 +146,41 @@ class Forward:
             else parts[0][name]
             for name in self.names
         }
+
+    def check_repeats(self) -> None:
+        """Refuse a network that gives other features each time, even in eval mode.
+
+        `torch.nn.functional.dropout` without ``training=self.training`` does that: its features
+        would not be those that their key promises.
+
+        Raises:
+            BadInput: two passes of the same random frames differ by more than rounding.
+        """
+        generator = torch.Generator().manual_seed(0)
+        frames = torch.randint(
+            256, (REPEATED, 3, *self.size), dtype=torch.uint8, generator=generator
+        )
+        first, second = self(frames), self(frames)
+        rounding = ROUNDING if self.precision == "float32" else WIDE_ROUNDING
+        differing = [
+            name
+            for name, values in first.items()
+            if not np.allclose(
+                values.astype(np.float64),
+                second[name].astype(np.float64),
+                rtol=0,
+                atol=rounding * float(np.nanmax(np.abs(values), initial=0)),
+                equal_nan=True,
+            )
+        ]
+        if differing:
+            calls = random_calls(self.network.module, self.size)
+            cause = f" (it calls {', '.join(calls)})" if calls else ""
+            raise BadInput(
+                f"network {self.network.name} is random in eval mode: two passes of the same "
+                f"images differ in {', '.join(differing)}{cause}; give functional.dropout "
+                "training=self.training, or draw random numbers from a generator with a fixed seed"
+            )
 
     def _batch(self, frames: torch.Tensor) -> dict[str, np.ndarray]:
         batch = self.network.transform.normalise(frames.to(self.device, non_blocking=True))

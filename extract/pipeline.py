@@ -1,8 +1,8 @@
 """Extraction: images of a source, through a network, into the store; only what is missing."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
-from alike.extract.networks import Network
+from alike.extract.networks import Extraction, Network
 from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
 from alike.extract.progress import Progress, silent
 from alike.extract.run import ComputeSettings, ExtractionRun, Workload
@@ -123,6 +123,9 @@ def extract(
     start = time.perf_counter()
     threads = threads or usable_cores()
     on = choose_device(device)
+    if tuple(taps) == TAPS and network.lacking:
+        # Not asked for by name: what the weights can give is given, and a note says the rest.
+        taps = [tap for tap in TAPS if tap not in network.lacking]
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
     listing = list_source(source, max(threads, 4), progress)
     settings = ComputeSettings(str(on), batch_size, threads)
@@ -141,6 +144,7 @@ def extract(
     computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
     _keep_check(store, features, check)
+    notes = [*network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)]
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -152,8 +156,19 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*tap_notes(features.attrs), *filter(None, [check.warning])),
+        notes=(*notes, *filter(None, [check.warning])),
     )
+
+
+def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:
+    """Why features of a network with modules are computed again after an update of the program."""
+    older = replace(extraction, modules_hash="").key
+    if extraction.modules_hash and older in store.groups():
+        yield (
+            f"{older} holds features of the same weights that do not record the modules that the "
+            f"network's file loads; they are left as they are, and those of {extraction.key} were "
+            "computed"
+        )
 
 
 def _rows_of(workload: Workload) -> np.ndarray:

@@ -88,6 +88,7 @@ class ExtractionRun:
         self.names = array_names(extraction.taps)
         self.run_id = uuid.uuid4().hex[:12]
         self._size = network.transform.size
+        self._repeats = False
 
     def prepare(self, view: pd.DataFrame) -> None:
         """Make or grow the group's arrays; no forward pass if all of them are there.
@@ -115,6 +116,8 @@ class ExtractionRun:
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             attrs["classifier"] = self.network.classifier() is not None
+            attrs["packages"] = dict(self.network.packages)
+            attrs["modules"] = list(self.network.modules)
             check_disk(self.store, {n: shape for n, shape in shapes.items() if n not in stored})
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
@@ -170,9 +173,17 @@ class ExtractionRun:
         return listed.set_index("row")["path"].sort_index()
 
     def forward(self, names: tuple[str, ...], size: tuple[int, int]) -> Forward:
-        """The forward pass for frames of (height, width)."""
+        """The forward pass for frames of (height, width).
+
+        Raises:
+            BadInput: the network gives other features each time.
+        """
         device = torch.device(self.settings.device)
-        return Forward(self.network, size, names, device, self.extraction.precision)
+        forward = Forward(self.network, size, names, device, self.extraction.precision)
+        if not self._repeats:
+            forward.check_repeats()
+            self._repeats = True
+        return forward
 
     def compute(
         self, names: tuple[str, ...], units: Sequence[UnitRows], progress: BatchProgress

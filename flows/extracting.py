@@ -24,6 +24,7 @@ def extract_images(
     train_share: float | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    chosen: Mapping[str, Any] | None = None,
     workers: str | int | None = None,
 ) -> "ExtractionReport":
     """Compute the features of images that have none yet, and store them.
@@ -41,6 +42,7 @@ def extract_images(
         train_share: share of the images that may be trained on; None leaves the store's.
         classes: names of the logits.
         seed: of random weights.
+        chosen: output, weights_key and weights_prefix, as `load_network` takes them.
         workers: a number of Dask workers, or the address of a scheduler; None: this process.
 
     Returns:
@@ -58,6 +60,7 @@ def extract_images(
         args=network_args,
         class_names=classes,
         seed=seed,
+        **(chosen or {}),
     )
     loaded = with_size(loaded, *size)
     opened = store if isinstance(store, Store) else Store.open(store, create=True)

@@ -98,7 +98,7 @@ def _question(run: PipelineRun, own: "Network", key: str) -> dict[str, Any]:
     return {
         "settings": run.pipeline.written,
         "images": steps.view_digest(store),
-        "network": own.weights_hash,
+        "network": own.identity,
         "served": key,
         "features": store.features(key).digest,
     }

@@ -142,6 +142,12 @@ class NetworkSettings(_Section):
     """Names of the logits in order, where the weights do not say."""
     transform: TransformSettings | None = None
     """resize, crop, mean, std; unset: those that belong to the weights."""
+    weights_key: str | None = Added
+    """Which group of the weights file to take, as `model_ema`; unset, the one that fits best."""
+    weights_prefix: str | None = Added
+    """Of the names to take, as `encoder_q.`; unset, it is found."""
+    output: str | None = Added
+    """Which of several outputs the logits are, if that is not plain: a name, or a place."""
     seed: Seed = 0
     """Seed of random weights."""
 

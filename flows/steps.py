@@ -105,7 +105,8 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
         transform = settings.transform.build()
-    own = settings.classes if weights == settings.weights else None
+    configured = weights == settings.weights
+    own = settings.classes if configured else None
     return load_network(
         settings.name,
         weights,
@@ -113,6 +114,9 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
         transform=transform,
         class_names=own or None,
         seed=settings.seed,
+        output=settings.output or "",
+        weights_key=(settings.weights_key or "") if configured else "",
+        weights_prefix=settings.weights_prefix if configured else None,
     )
 
 
@@ -313,6 +317,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     wanted = settings.train_settings(loss)
     inputs = {
         "parent": features.attrs["weights_hash"],
+        **{name: features.attrs[name] for name in ("modules_hash",) if name in features.attrs},
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
         **wanted.to_dict(),
     }

@@ -30,11 +30,12 @@ class Encoder:
             BadInput: a network whose weights or preprocessing are not those of the store, or one
                 whose files are gone.
         """
-        from alike.extract.networks import Extraction, network_of
+        from alike.extract.networks import Extraction, check_made_by, network_of
 
         wanted = Extraction.from_dict(features.attrs)
         self.network = network_of(wanted) if network is None else network
         check_weights(wanted.weights_hash, self.network.weights_hash, features.key)
+        check_made_by(wanted, self.network)
         if self.network.transform.to_dict() != dict(wanted.transform):
             msg = f"the network preprocesses by {self.network.transform.to_dict()}, {features.key}"
             raise BadInput(f"{msg} was extracted with {dict(wanted.transform)}: give it that one")
@@ -69,7 +70,7 @@ class Encoder:
         parameter = next(self.network.module.parameters(), torch.empty(0))
         with torch.inference_mode():
             outputs = [
-                forward_taps(self.network, batch.to(parameter.device), list(wanted))
+                forward_taps(self.network.module, batch.to(parameter.device), list(wanted))
                 for batch in _same_size(inputs)
             ]
         return {

@@ -80,6 +80,6 @@ AUGMENTATIONS: dict[str, Augment] = {row.name: row for row in _ROWS}
 def augmentation_named(name: str, size: tuple[int, int]) -> Augmentation:
     """The augmentation of `AUGMENTATIONS` for frames of `size` (height, width)."""
     if name not in AUGMENTATIONS:
-        known = ", ".join(AUGMENTATIONS)
-        raise BadInput(f"augmentation {name!r} is not known; choose one of {known}")
+        names = ", ".join(AUGMENTATIONS)
+        raise BadInput(f"augmentation {name!r} is not known; choose one of {names}")
     return Augmentation(AUGMENTATIONS[name], size)

@@ -1,7 +1,7 @@
 """Which images make up each training batch: a pure function of seed, epoch and batch number.
 
 PML's MPerClassSampler is not used: it draws from global state (no exact resume), repeats images of
-small classes within a batch, and an epoch has its own length of 100,000 unless told otherwise.
+small classes within a batch, and an epoch has its own length of 100,000 unless set otherwise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class PlannedBatches(Sampler[PlannedBatch]):
     Args:
         labels: (N,) class index of each image.
         batch_size: images a batch, about P·K.
-        per_class: K, at least 2 where a class has 2; raised where all classes fit into a batch.
+        per_class: K, at least 2 if a class has 2; raised if all classes fit into a batch.
         balanced: False for random batches of the whole list.
         seed: of the plan.
         share: (rank, world) of this process.
@@ -93,8 +93,8 @@ class PlannedBatches(Sampler[PlannedBatch]):
         classes = _Queue(np.arange(len(self.members)), draw)
         queues = [_Queue(rows, draw) for rows in self.members]
         for _ in range(total):
-            chosen = classes.take(self.classes_a_batch)
-            yield np.concatenate([queues[one].take(self.per_class) for one in chosen])
+            numbers = classes.take(self.classes_a_batch)
+            yield np.concatenate([queues[number].take(self.per_class) for number in numbers])
 
 
 class _Queue:
@@ -108,10 +108,11 @@ class _Queue:
     def take(self, count: int) -> np.ndarray:
         """Up to `count` different members; fewer only when there are not so many."""
         count = min(count, len(self.members))
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
-        if len(taken) < count:
-            fresh = self.draw.permutation(self.members)
-            first = fresh[~np.isin(fresh, taken)][: count - len(taken)]
-            self.waiting = fresh[~np.isin(fresh, first)]
-            taken = np.concatenate((taken, first))
-        return taken
+        members, self.waiting = self.waiting[:count], self.waiting[count:]
+        if len(members) < count:
+            # The rest comes from the next order, without those that this batch has already.
+            order = self.draw.permutation(self.members)
+            rest = order[~np.isin(order, members)][: count - len(members)]
+            self.waiting = order[~np.isin(order, rest)]
+            members = np.concatenate((members, rest))
+        return members

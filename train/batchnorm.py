@@ -10,10 +10,10 @@ MAX_BATCHES = 50
 
 
 def settle_statistics(net: nn.Module, step: ConsistencyStep) -> list[str]:
-    """Measure the running statistics again on random batches, where those of training were not.
+    """Measure the running statistics again on random batches, if those of training were not.
 
     Batches of P of the classes have other means than the set; what a network would meet in use is
-    the set. Nothing is done where every batch held every class, or there is no BatchNorm.
+    the set. Nothing is done if every batch held every class, or there is no BatchNorm.
 
     Args:
         net: the trained network; its mode is put back.

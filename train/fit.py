@@ -17,20 +17,22 @@ from alike.train.run_log import RunLog
 from alike.train.step import ConsistencyStep
 
 
-def fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Path | None) -> None:
+def fit(
+    step: ConsistencyStep, log: RunLog, hardware: tuple[str, int], checkpoint: Path | None
+) -> None:
     """Train, from the start or from a checkpoint; processes other than the first end here.
 
     Args:
         step: what is trained, and how one step goes.
-        log: told of everything; keeps the log and the checkpoints.
-        where: device (``auto``, ``cpu``, ``cuda``, ``cuda:1``) and number of processes.
-        resumed: checkpoint to go on from.
+        log: notified of every step; keeps the log and the checkpoints.
+        hardware: device (``auto``, ``cpu``, ``cuda``, ``cuda:1``) and number of processes.
+        checkpoint: to go on from, None to start.
 
     Raises:
         BadInput: a device that is not there.
         SystemExit: 143 after SIGTERM; the run goes on from its checkpoint when called again.
     """
-    device, devices = where
+    device, devices = hardware
     accelerator, numbers = _device(device, devices)
     with _quiet(), torch.random.fork_rng(devices=[]):
         trainer = Trainer(
@@ -49,7 +51,7 @@ def fit(step: ConsistencyStep, log: RunLog, where: tuple[str, int], resumed: Pat
             num_sanity_val_steps=0,
         )
         try:
-            trainer.fit(step, ckpt_path=str(resumed) if resumed else None)
+            trainer.fit(step, ckpt_path=str(checkpoint) if checkpoint else None)
         except SIGTERMException as ended:
             # Lightning's own ends with status 0, as if the run were finished.
             raise SystemExit(128 + signal.SIGTERM) from ended

@@ -64,7 +64,7 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
         self.augmentation = augmentation
         self.images: list[LabelledImage] = []
         self.bad: list[tuple[str, str]] = []
-        self.kept: dict[int, Tensor] = {}
+        self.cached: dict[int, Tensor] = {}
         self.targets = torch.zeros(0, dtype=torch.int64)
         self._load(images, cache_bytes, progress)
 
@@ -80,7 +80,7 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
                 else:
                     hashed, frame = result
                     if frame.numel() <= room:
-                        self.kept[len(self.images)] = frame
+                        self.cached[len(self.images)] = frame
                         room -= frame.numel()
                     self.images.append(LabelledImage(path, label, hashed))
                 if done % 256 == 0 or done == len(images):
@@ -97,7 +97,7 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
         """Some of the images, sharing what is in memory."""
         part = copy.copy(self)
         part.images = [self.images[row] for row in rows]
-        part.kept = {new: self.kept[row] for new, row in enumerate(rows) if row in self.kept}
+        part.cached = {new: self.cached[row] for new, row in enumerate(rows) if row in self.cached}
         part.bad = []
         part.targets = self.targets[list(rows)] if len(self.targets) else self.targets
         return part
@@ -109,8 +109,8 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
 
     def frame(self, row: int) -> Tensor:
         """The frame (3, h, w) of one image, from memory or read again."""
-        if row in self.kept:
-            return self.kept[row]
+        if row in self.cached:
+            return self.cached[row]
         result = self._frame(self.images[row].path)
         if isinstance(result, BadImage):
             raise result
@@ -118,13 +118,12 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
 
     def stack(self, rows: Sequence[int]) -> Tensor:
         """Frames (B, 3, h, w) uint8 of several images, without augmentation."""
-        missing = [row for row in rows if row not in self.kept]
-        if missing:
+        frames_by_row = {row: self.cached[row] for row in rows if row in self.cached}
+        unread = [row for row in rows if row not in frames_by_row]
+        if unread:
             with ThreadPoolExecutor(THREADS) as pool:
-                fresh = dict(zip(missing, pool.map(self.frame, missing), strict=True))
-        else:
-            fresh = {}
-        frames = [fresh[row] if row in fresh else self.kept[row] for row in rows]
+                frames_by_row.update(zip(unread, pool.map(self.frame, unread), strict=True))
+        frames = [frames_by_row[row] for row in rows]
         sizes = {tuple(frame.shape) for frame in frames}
         if len(sizes) > 1:
             raise BadInput(

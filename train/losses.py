@@ -1,4 +1,20 @@
-"""The table of losses: what is added to cross-entropy so that alike images get alike features."""
+"""The table of losses: what is added to cross-entropy so that alike images get alike features.
+
+A row makes its function for a number of classes and channels; the function takes a `StepView`:
+
+>>> import torch
+>>> maps = torch.ones(4, 8, 2, 2)
+>>> labels = torch.tensor([0, 0, 1, 1])
+>>> row = LOSSES["gap_supcon"]
+>>> contrast = row.make(2, 8)
+>>> round(float(contrast(StepView(maps, labels, mask=lambda: maps[:, 0] / 4))), 4)
+1.0986
+
+Four equal features: the value by which a collapse is recognised, log(4 - 1).
+
+>>> round(row.collapsed(4), 4)
+1.0986
+"""
 
 import math
 from collections.abc import Callable
@@ -43,11 +59,11 @@ class Loss:
         make: (classes, channels) -> consistency function of one step; None for a control.
         weight: λ_max, the share of the consistency term after its ramp.
         collapsed: value of the term for a batch of B equal features, as a function of B; None
-            where a small value is no sign of collapse.
+            if a small value is no sign of collapse.
         gradient_share: when set, λ is chosen at every step so that the gradient of the term on
             the feature map has this share of the norm of the gradient of cross-entropy.
         masked: whether it needs to know where the class is in the map.
-        of: vectors of a measure to the consistency function of these; None where the term is not
+        of: vectors of a measure to the consistency function of these; None if the term is not
             one of vectors alone. Such a loss is also known as NAME:MEASURE.
         taps: what the term reads of the network.
         linear: whether it reads the weights of a linear classifier.
@@ -179,6 +195,17 @@ def loss_named(name: str) -> Loss:
     Raises:
         BadInput: an unknown loss, a measure that is unknown or cannot be trained, or a loss that
             takes none.
+
+    Examples:
+        >>> loss_named("triplet").weight
+        0.5
+        >>> loss_named("supcon:fc_cosine").taps
+        ('fc',)
+        >>> loss_named("centre:fc_cosine")
+        Traceback (most recent call last):
+        ...
+        alike.extract.errors.BadInput: loss 'centre:fc_cosine': centre takes no measure; those \
+that do are supcon, triplet
     """
     first, colon, measure = name.partition(":")
     if first not in LOSSES:
@@ -187,8 +214,8 @@ def loss_named(name: str) -> Loss:
     if not colon:
         return row
     if row.of is None:
-        able = ", ".join(one.name for one in _ROWS if one.of)
-        raise BadInput(f"loss {name!r}: {first} takes no measure; those that do are {able}")
-    made = row.of(vectors_of(measure))
-    read = MEASURES[measure]
-    return replace(row, name=name, make=_fixed(made), taps=read.taps, linear=bool(read.constants))
+        rows = ", ".join(one.name for one in _ROWS if one.of)
+        raise BadInput(f"loss {name!r}: {first} takes no measure; those that do are {rows}")
+    function = row.of(vectors_of(measure))
+    taps, linear = MEASURES[measure].taps, bool(MEASURES[measure].constants)
+    return replace(row, name=name, make=_fixed(function), taps=taps, linear=linear)

@@ -29,7 +29,7 @@ class StepView:
         labels: (B,) int64.
         mask: gives (B, H, W), where the class is: non-negative, summing to 1, detached. A function,
             since only some losses pay for it.
-        captured: `logits` (B, K), and `fc` (B, D) where the loss asks for it, with gradient.
+        captured: `logits` (B, K), and `fc` (B, D) if the loss asks for it, with gradient.
         classifier: gives the weights (K, C) of the last layer, detached.
     """
 

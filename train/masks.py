@@ -18,7 +18,7 @@ def cam_mask(maps: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
         labels: (B,) int64.
 
     Returns:
-        (B, H, W), non-negative, each summing to 1, detached; uniform where the map is empty.
+        (B, H, W), non-negative, each summing to 1, detached; uniform if the map is empty.
     """
     with torch.no_grad():
         return shares(torch.einsum("bchw,bc->bhw", maps, weights[labels].to(maps.dtype)))
@@ -38,15 +38,15 @@ def grad_cam_mask(maps: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B, H, W) as in `cam_mask`; the graph is kept, no second-order graph is built.
     """
-    chosen = logits.gather(1, labels[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, maps, retain_graph=True)
+    scores = logits.gather(1, labels[:, None]).sum()
+    (gradient,) = torch.autograd.grad(scores, maps, retain_graph=True)
     with torch.no_grad():
         alpha = gradient.float().mean((2, 3))
         return shares(torch.einsum("bchw,bc->bhw", maps.float(), alpha))
 
 
 def shares(activation: Tensor) -> Tensor:
-    """ReLU of maps (B, H, W), each divided by its sum; uniform where the sum is about zero."""
+    """ReLU of maps (B, H, W), each divided by its sum; uniform if the sum is about zero."""
     positive = activation.relu()
     total = positive.sum((1, 2), keepdim=True)
     even = torch.full_like(positive, 1.0 / positive[0].numel())

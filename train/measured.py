@@ -1,8 +1,8 @@
-"""The vectors of a measure with gradient, so that a loss can train what is judged afterwards.
+"""The vectors of a measure with gradient, so that a loss can train what is measured afterwards.
 
-A measure of `MEASURES` is a pool and a chain of steps in NumPy. Here stands the
-same of each in torch, keyed by the NumPy function: a new measure made of known parts can be
-trained at once. Tests hold the two equal for every row.
+A measure of `MEASURES` is a pool and a chain of steps in NumPy. This module has the torch version
+of each, keyed by the NumPy function: a new measure of known parts can be trained at once. A test
+holds the two equal for every row.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,8 +36,8 @@ def vectors_of(name: str) -> Vectors:
     measure = MEASURES[name]
     reason = _hindrance(measure)
     if reason:
-        known = ", ".join(trainable())
-        raise BadInput(f"measure {name} cannot be trained: {reason}; choose one of {known}")
+        names = ", ".join(trainable())
+        raise BadInput(f"measure {name} cannot be trained: {reason}; choose one of {names}")
     pool = _pool(measure)
     chain = [_STEPS[step.apply] for step in measure.chain]
 

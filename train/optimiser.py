@@ -30,16 +30,16 @@ def make_optimiser(
     groups, rates = [], []
     for of_head in (False, True):
         for decays in (False, True):
-            chosen = [
+            parameters = [
                 value
                 for name, value in net.named_parameters()
                 if value.requires_grad
                 and name.startswith(start.head.path + ".") is of_head
                 and (value.ndim > 1) is decays
             ]
-            if chosen:
+            if parameters:
                 decay = settings.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "weight_decay": decay})
+                groups.append({"params": parameters, "weight_decay": decay})
                 rates.append(_rate(total_steps, rise, 0 if of_head else frozen))
     peak = settings.peak_rate(start.trained)
     optimiser: torch.optim.Optimizer

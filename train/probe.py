@@ -30,6 +30,7 @@ class Probe:
     @classmethod
     def of(cls, frames: Frames, role: str, size: int = PROBE_SIZE) -> "Probe":
         """About `size` images, evenly over the classes."""
+        # The first of each class in a random order, then the second: a prefix of that is balanced.
         draw = np.random.default_rng(0)
         targets = frames.targets.numpy()
         order = draw.permutation(len(targets))
@@ -37,12 +38,12 @@ class Probe:
         for one in np.unique(targets):
             members = order[targets[order] == one]
             ranks[members] = np.arange(len(members))
-        chosen = np.lexsort((order, ranks))[:size]
-        return cls(frames, tuple(int(row) for row in np.sort(chosen)), role)
+        rows = np.lexsort((order, ranks))[:size]
+        return cls(frames, tuple(int(row) for row in np.sort(rows)), role)
 
 
 def look(net: nn.Module, taps: dict[str, Tap], probe: Probe) -> dict[str, float]:
-    """Judge a network on a probe, in eval mode, without gradient; its mode is put back.
+    """Evaluate a network on a probe, in eval mode, without gradient; its mode is put back.
 
     Returns:
         accuracy in [0, 1]; sameness = 2·AUC - 1 of the cosine of pooled maps over all pairs of the
@@ -63,10 +64,10 @@ def look(net: nn.Module, taps: dict[str, Tap], probe: Probe) -> dict[str, float]
     net.train(training)
     labels = probe.frames.targets[list(probe.rows)]
     right = torch.cat(logits).argmax(1) == labels
-    found = {"accuracy": float(right.float().mean())}
+    scores = {"accuracy": float(right.float().mean())}
     if features:
-        found |= _pairs(torch.cat(features).numpy(), labels.numpy())
-    return found
+        scores |= _pairs(torch.cat(features).numpy(), labels.numpy())
+    return scores
 
 
 def _pairs(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:

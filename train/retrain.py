@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from alike.extract.progress import Progress, silent
 from alike.train.augment import augmentation_named
 from alike.train.batchnorm import settle_statistics
 from alike.train.fit import fit
-from alike.train.images import CACHE_BYTES, Frames, Read, snapshot_hash
+from alike.train.images import CACHE_BYTES, Frames, LabelledImage, Read, snapshot_hash
 from alike.train.losses import loss_named
 from alike.train.prepare import prepare
 from alike.train.probe import Probe
@@ -32,8 +33,7 @@ from alike.train.run_files import (
 )
 from alike.train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
 from alike.train.settings import TrainSettings
-from alike.train.split import Images, sides
-from alike.train.start import Start
+from alike.train.split import Images, split_images
 from alike.train.step import ConsistencyStep
 
 
@@ -72,7 +72,7 @@ def retrain(
         devices: processes, one each; more than one only from a script or the command line, since
             Lightning starts it again for every process. Contrasts stay within a process.
         save_every: seconds between checkpoints, at least; they are made at the end of epochs.
-        progress: told now and then.
+        progress: called now and then.
         **changes: fields of `TrainSettings`, such as ``loss="ce"``, ``epochs=5``.
 
     Returns:
@@ -85,72 +85,125 @@ def retrain(
     """
     began = time.monotonic()
     settings = (settings or TrainSettings()).changed(**changes)
-    loss = loss_named(settings.loss)
-    frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
-    decisions = [f"left out {path}: {reason}" for path, reason in frames.bad]
-    training, probed, role = sides(frames, held_out, read, settings)
-    size = _input_size(training)
-    labels = [image.label for image in frames.images]
-    module, start, names, made = prepare(network, labels, size, loss, settings.seed)
-    decisions += made
-    training.set_classes(names)
-    probed = probed.subset([n for n, one in enumerate(probed.images) if one.label in names])
-    probed.set_classes(names)
-    training.augmentation = augmentation_named(settings.augment, size)
-
-    snapshot = snapshot_hash(frames.images)
-    fingerprint = fingerprint_of(network, settings, snapshot, devices)
-    done = finished_run(out, fingerprint)
-    if done is not None:
-        return done
-    resumed = checkpoint_of(out, fingerprint)
-    earlier, unknown = _seen_before(network)
-    decisions += unknown
+    task = _task(network, images, held_out, read, settings, progress)
+    fingerprint = fingerprint_of(network, settings, task.snapshot, devices)
+    finished = finished_run(out, fingerprint)
+    if finished is not None:
+        return finished
+    checkpoint = checkpoint_of(out, fingerprint)
+    ancestors = _ancestors(network)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         out.mkdir(parents=True, exist_ok=True)
-        if resumed is None:
+        if checkpoint is None:
             forget_other_run(out)
-        write_train_images(out, frames.images, snapshot, earlier)
-
-    step = ConsistencyStep(module, loss, settings, start, training)
+        write_train_images(out, task.images, task.snapshot, ancestors.images)
     log = RunLog(
         out,
         fingerprint,
-        Probe.of(probed, role),
+        task.probe,
         patience=settings.patience,
         progress=progress,
         save_every=save_every,
     )
-    fit(step, log, (device, devices), resumed)
-    decisions += _decided(step, log, resumed)
-    final = _final_module(step, log)
-    _check_finite(final, step)
-    decisions += settle_statistics(final, step)
-    said = _provenance(network, settings, start, names, snapshot)
-    # None: not known, and so for all networks that come from this one.
-    said["earlier_ids_hashes"] = None if unknown else sorted(set(earlier["train_ids_hash"]))
-    write_weights(out / WEIGHTS, final, said)
+    fit(task.step, log, (device, devices), checkpoint)
+    final = _final_module(task.step, log)
+    _check_finite(final, task.step)
+    decisions = [
+        *task.decisions,
+        *ancestors.doubts,
+        *_decisions(task.step, log, checkpoint),
+        *settle_statistics(final, task.step),
+    ]
+    provenance = _provenance(network, settings, task, ancestors)
+    write_weights(out / WEIGHTS, final, provenance)
     run = TrainRun(
         weights=out / WEIGHTS,
         weights_hash=loads_back(network, out / WEIGHTS),
         log=pd.DataFrame(log.rows),
-        steps=pd.DataFrame(step.steps, columns=list(STEP_COLUMNS)),
+        steps=pd.DataFrame(task.step.steps, columns=list(STEP_COLUMNS)),
         decisions=decisions,
-        train_ids_hash=snapshot,
-        class_names=tuple(names),
+        train_ids_hash=task.snapshot,
+        class_names=tuple(task.names),
         seconds=time.monotonic() - began,
     )
-    write_run(run, fingerprint, said)
+    write_run(run, fingerprint, provenance)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return run
 
 
-def _seen_before(network: Network) -> tuple[pd.DataFrame, list[str]]:
-    """Images that the weights to start from were trained on, or why these are not known."""
+@dataclass(frozen=True)
+class _Task:
+    """What is trained on what.
+
+    Attributes:
+        step: the network, its loss and its images.
+        probe: images that are evaluated after each epoch.
+        images: all that were given and could be decoded.
+        snapshot: `snapshot_hash` of them.
+        names: of the classes, in the order of the logits.
+        decisions: what was decided on the way.
+    """
+
+    step: ConsistencyStep
+    probe: Probe
+    images: list[LabelledImage]
+    snapshot: str
+    names: list[str]
+    decisions: list[str]
+
+
+def _task(
+    network: Network,
+    images: Images,
+    held_out: Images | None,
+    read: Read,
+    settings: TrainSettings,
+    progress: Progress,
+) -> _Task:
+    loss = loss_named(settings.loss)
+    frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
+    split = split_images(frames, held_out, read, settings)
+    size = _input_size(split.training)
+    labels = [image.label for image in frames.images]
+    prepared = prepare(network, labels, size, loss, settings.seed)
+    split = split.set_classes(prepared.names)
+    split.training.augmentation = augmentation_named(settings.augment, size)
+    return _Task(
+        step=ConsistencyStep(prepared.module, loss, settings, prepared.start, split.training),
+        probe=Probe.of(split.watched, split.role),
+        images=frames.images,
+        snapshot=snapshot_hash(frames.images),
+        names=prepared.names,
+        decisions=[
+            *(f"left out {path}: {reason}" for path, reason in frames.bad),
+            *prepared.decisions,
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Ancestors:
+    """The networks that the weights to start from go back to.
+
+    Attributes:
+        images: that they were trained on, as `trained_images` gives them.
+        doubts: why that is not known, [] if it is.
+    """
+
+    images: pd.DataFrame
+    doubts: list[str]
+
+    @property
+    def hashes(self) -> list[str] | None:
+        """Of their sets of images; None if not known, and so for all that come from them."""
+        return None if self.doubts else sorted(set(self.images["train_ids_hash"]))
+
+
+def _ancestors(network: Network) -> _Ancestors:
     try:
-        return trained_images(network.weights), []
+        return _Ancestors(trained_images(network.weights), [])
     except BadInput as error:
-        return trained_images("none"), [str(error)]
+        return _Ancestors(trained_images("none"), [str(error)])
 
 
 def _input_size(frames: Frames) -> tuple[int, int]:
@@ -158,9 +211,9 @@ def _input_size(frames: Frames) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _decided(step: ConsistencyStep, log: RunLog, resumed: Path | None) -> list[str]:
+def _decisions(step: ConsistencyStep, log: RunLog, checkpoint: Path | None) -> list[str]:
     return [
-        *(["resumed from the checkpoint of a run that had been cut short"] if resumed else []),
+        *(["resumed from the checkpoint of a run that had been cut short"] if checkpoint else []),
         *step.watch.decisions,
         *([log.stopped] if log.stopped else []),
     ]
@@ -186,20 +239,21 @@ def _check_finite(module: nn.Module, step: ConsistencyStep) -> None:
 
 
 def _provenance(
-    network: Network, settings: TrainSettings, start: Start, names: list[str], snapshot: str
+    network: Network, settings: TrainSettings, task: _Task, ancestors: _Ancestors
 ) -> dict[str, object]:
     """What the weights file says of itself."""
     args = dict(network.args)
     parameter = kind_of(network.name).classes_argument()
-    if start.fresh_head and parameter:
-        args[parameter] = len(names)
+    if task.step.start.fresh_head and parameter:
+        args[parameter] = len(task.names)
     return {
         "network": network.name,
         "args": args,
         "transform": network.transform.to_dict(),
-        "class_names": names,
+        "class_names": task.names,
         "parent_weights": network.weights,
         "parent_weights_hash": network.weights_hash,
-        "train_ids_hash": snapshot,
+        "train_ids_hash": task.snapshot,
         "settings": settings.to_dict(),
+        "earlier_ids_hashes": ancestors.hashes,
     }

@@ -11,7 +11,7 @@ import torch
 
 from alike.extract.display import Displayed, Summary
 from alike.extract.errors import BadInput
-from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_weights, safe_name
+from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_checkpoint, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
@@ -65,11 +65,13 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
         "images": snapshot,
         "devices": devices,
     }
+    if network.modules_hash:
+        decides["modules"] = network.modules_hash
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def write_run(run: TrainRun, fingerprint: str, said: dict[str, object]) -> None:
-    """Write ``run.json``, the last file of a run: where it stands, the run is finished."""
+def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:
+    """Write ``run.json``, the last file of a run: a run is finished if it is there."""
     document = {
         "fingerprint": fingerprint,
         "weights_hash": run.weights_hash,
@@ -77,28 +79,28 @@ def write_run(run: TrainRun, fingerprint: str, said: dict[str, object]) -> None:
         "class_names": list(run.class_names),
         "decisions": run.decisions,
         "seconds": run.seconds,
-        **said,
+        **provenance,
     }
     write_json(run.weights.parent / RUN, document)
 
 
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
-    """The run in this folder where it is finished and was made from the same things."""
+    """The run in this folder if it is finished and was made from the same things."""
     try:
-        said = json.loads((out / RUN).read_bytes())
+        document = json.loads((out / RUN).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    if said.get("fingerprint") != fingerprint or not (out / WEIGHTS).is_file():
+    if document.get("fingerprint") != fingerprint or not (out / WEIGHTS).is_file():
         return None
     return TrainRun(
         weights=out / WEIGHTS,
-        weights_hash=said["weights_hash"],
+        weights_hash=document["weights_hash"],
         log=pd.read_csv(out / "log.csv"),
         steps=pd.read_csv(out / "steps.csv"),
-        decisions=[*said["decisions"], "already trained from the same things; not done again"],
-        train_ids_hash=said["train_ids_hash"],
-        class_names=tuple(said["class_names"]),
-        seconds=said["seconds"],
+        decisions=[*document["decisions"], "already trained from the same things; not done again"],
+        train_ids_hash=document["train_ids_hash"],
+        class_names=tuple(document["class_names"]),
+        seconds=document["seconds"],
     )
 
 
@@ -154,8 +156,8 @@ def trained_images(weights: str | Path) -> pd.DataFrame:
         if not at.is_absolute():
             return none
         raise BadInput(f"{at} is gone: it is not known what it was trained on; bring it back")
-    said = read_weights(at)[1] if at.suffix == ".safetensors" else {}
-    if "train_ids_hash" not in said:
+    metadata = read_checkpoint(at).metadata if at.suffix == ".safetensors" else {}
+    if "train_ids_hash" not in metadata:
         return none
     listing = at.parent / TRAIN_IMAGES
     if not listing.is_file():
@@ -163,15 +165,15 @@ def trained_images(weights: str | Path) -> pd.DataFrame:
             f"{listing} is gone: it is not known what {at} was trained on; bring it back, "
             "or the run's folder as a whole"
         )
-    if said.get("earlier_ids_hashes") is None:
+    if metadata.get("earlier_ids_hashes") is None:
         raise BadInput(
             f"{at} was trained from weights whose own list of images was gone: it is not known "
             "what they were trained on; retrain from weights whose list is there"
         )
     table = pd.read_parquet(listing)
-    wanted = {said["train_ids_hash"], *said["earlier_ids_hashes"]}
+    hashes = {metadata["train_ids_hash"], *metadata["earlier_ids_hashes"]}
     parts = table.groupby("train_ids_hash") if "train_ids_hash" in table else ()
-    if {name for name, part in parts if _hash_of(part) == name} != wanted:
+    if {name for name, part in parts if _hash_of(part) == name} != hashes:
         raise BadInput(
             f"{listing} is not the list that {at} was written with: it is not known what it was "
             "trained on; bring the right one back"

@@ -28,7 +28,7 @@ class RunLog(Callback):
         fingerprint: of everything that decides the run; stands in the checkpoint.
         probe: images looked at after each epoch.
         patience: epochs without a better accuracy on the probe before stopping; 0 for never.
-        progress: told after every step.
+        progress: called after every step.
         save_every: seconds between checkpoints, at least; they are made at the end of epochs.
     """
 
@@ -104,8 +104,8 @@ class RunLog(Callback):
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {str(name): float(value) for name, value in means.items()}
         row["rate"] = float(trainer.optimizers[0].param_groups[-1]["lr"])
-        found = look(step.net, step.start.taps, self.probe)
-        row |= {f"probe_{name}": value for name, value in found.items()}
+        scores = look(step.net, step.start.taps, self.probe)
+        row |= {f"probe_{name}": value for name, value in scores.items()}
         return row | {"seconds": seconds}
 
     def _early_stop(self, trainer: Trainer, step: ConsistencyStep) -> None:
@@ -144,7 +144,7 @@ class RunLog(Callback):
 
 
 def _board(out: Path) -> Any:
-    """A TensorBoard log in the folder of the run where TensorBoard is installed, else None."""
+    """A TensorBoard log in the folder of the run if TensorBoard is installed, else None."""
     if not (find_spec("tensorboard") or find_spec("tensorboardX")):
         return None
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -169,7 +169,7 @@ def checkpoint_of(out: Path, fingerprint: str) -> Path | None:
     path = out / CHECKPOINT
     if not path.is_file():
         return None
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    states = stored.get("callbacks", {}).values()
-    mine = any(state.get("fingerprint") == fingerprint for state in states)
-    return path if mine else None
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    states = checkpoint.get("callbacks", {}).values()
+    same_run = any(state.get("fingerprint") == fingerprint for state in states)
+    return path if same_run else None

@@ -34,7 +34,7 @@ def supcon(similarity: Tensor, labels: Tensor, temperature: float = TEMPERATURE)
         temperature: T.
 
     Returns:
-        A scalar; log(B-1) when all similarities are equal, 0 where no image has a positive.
+        A scalar; log(B-1) when all similarities are equal, 0 if no image has a positive.
     """
     positive, _ = same_class(labels)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

@@ -1,6 +1,8 @@
 """Which images are trained on, and which are only looked at."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images import image_id, split_of
@@ -11,37 +13,61 @@ from alike.train.settings import TrainSettings
 Images = Sequence[tuple[str, str]]
 
 
-def sides(
+@dataclass(frozen=True)
+class TrainingSplit:
+    """Images by what they are for.
+
+    Attributes:
+        training: trained on.
+        watched: evaluated after each epoch.
+        role: of the watched images: ``validation``, ``held out`` or ``train``.
+    """
+
+    training: Frames
+    watched: Frames
+    role: str
+
+    def set_classes(self, names: Sequence[str]) -> "TrainingSplit":
+        """Number the labels by their place in `names`; watched images of other classes go."""
+        self.training.set_classes(names)
+        rows = [row for row, image in enumerate(self.watched.images) if image.label in names]
+        watched = self.watched.subset(rows)
+        watched.set_classes(names)
+        return replace(self, watched=watched)
+
+
+def split_images(
     frames: Frames, held_out: Images | None, read: Read, settings: TrainSettings
-) -> tuple[Frames, Frames, str]:
-    """Images to train on, images to look at after each epoch, and what those are.
+) -> TrainingSplit:
+    """Which images are trained on, and which are evaluated after each epoch.
 
     Args:
         frames: all images that were given to train on.
         held_out: images that must not be trained on.
         read: path -> bytes.
-        settings: where they ask for early stopping, a part of `frames` is kept out for it.
+        settings: if they ask for early stopping, a part of `frames` is kept out for it.
 
     Raises:
-        BadInput: no images, images on both sides, too few for a validation part.
+        BadInput: no images, images that are held out and given to train on, too few for a
+            validation part.
     """
     if not frames.images:
         raise BadInput("no usable training image; check the source and its labels")
-    unseen = _held_out_frames(frames, held_out, read) if held_out else None
+    untrained = _held_out_frames(frames, held_out, read) if held_out else None
     if settings.patience:
         share = 1.0 - settings.validation
-        chosen = [split_of(image.image_id, share, "validation") for image in frames.images]
-        kept = [row for row, side in enumerate(chosen) if side == "train"]
-        validation = [row for row, side in enumerate(chosen) if side == "held_out"]
-        if not kept or not validation:
+        parts = [split_of(image.image_id, share, "validation") for image in frames.images]
+        training = [row for row, part in enumerate(parts) if part == "train"]
+        validation = [row for row, part in enumerate(parts) if part == "held_out"]
+        if not training or not validation:
             raise BadInput(
                 f"validation {settings.validation}: too few images for early stopping; "
                 "set patience to 0 or give more images"
             )
-        return frames.subset(kept), frames.subset(validation), "validation"
-    if unseen is not None and unseen.images:
-        return frames, unseen, "held out"
-    return frames, frames, "train"
+        return TrainingSplit(frames.subset(training), frames.subset(validation), "validation")
+    if untrained is not None and untrained.images:
+        return TrainingSplit(frames, untrained, "held out")
+    return TrainingSplit(frames, frames, "train")
 
 
 def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
@@ -52,12 +78,13 @@ def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
             f"{len(both)} held-out images are among the training images, the first is {both[0]}; "
             "split by content hash, as `alike` does"
         )
-    each = max(1, PROBE_SIZE // max(1, len({label for _, label in held_out})))
-    seen: dict[str, int] = {}
+    # More than the probe takes would be decoded for nothing.
+    most = max(1, PROBE_SIZE // max(1, len({label for _, label in held_out})))
+    counts: Counter[str] = Counter()
     some = []
     for path, label in held_out:
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= each:
+        counts[label] += 1
+        if counts[label] <= most:
             some.append((path, label))
     return Frames(some, read, frames.transform)
 

@@ -12,7 +12,7 @@ class Start:
 
     Attributes:
         head: the classifier, after any replacement.
-        taps: ``last_conv`` (absent where the network has no map), ``logits``, and ``fc`` where the
+        taps: ``last_conv`` (absent if the network has no map), ``logits``, and ``fc`` if the
             loss reads it.
         linear: logits are a linear function of the mean of ``last_conv``: CAM applies.
         trained: the weights were not random.

@@ -43,8 +43,7 @@ class ConsistencyStep(LightningModule):
         self.start = start
         self.frames = frames
         channels = start.taps["last_conv"].shape[0] if "last_conv" in start.taps else 0
-        made = loss.make(start.head.classes, channels) if loss.make else None
-        self.consistency = made
+        self.consistency = loss.make(start.head.classes, channels) if loss.make else None
         self.tapped = TappedNetwork(net, list(start.taps.values()))
         self.watch = CollapseWatch(patience=settings.collapse_steps)
         self.batches: PlannedBatches | None = None
@@ -123,9 +122,9 @@ class ConsistencyStep(LightningModule):
         return weight.detach().float().flatten(1)
 
     def _weight_now(self) -> float:
-        asked = self.row.weight if self.settings.weight is None else self.settings.weight
-        warm = ramp(self.global_step, int(self.settings.warmup * self.total_steps))
-        return asked * self.watch.factor * warm
+        weight = self.row.weight if self.settings.weight is None else self.settings.weight
+        rise = ramp(self.global_step, int(self.settings.warmup * self.total_steps))
+        return weight * self.watch.factor * rise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look for collapse every few steps: reading values off a GPU makes it wait."""
@@ -169,7 +168,7 @@ class ConsistencyStep(LightningModule):
 
 
 def _balance(entropy: Tensor, term: Tensor, maps: Tensor) -> Tensor:
-    """|d entropy/d maps| / |d term/d maps|; 0 where the term has no gradient."""
+    """|d entropy/d maps| / |d term/d maps|; 0 if the term has no gradient."""
     (of_entropy,) = torch.autograd.grad(entropy, maps, retain_graph=True)
     (of_term,) = torch.autograd.grad(term, maps, retain_graph=True)
     size = of_term.float().norm()

@@ -30,7 +30,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """From text; BadInput where it is no comparison of one score with one number."""
+        """From text; BadInput if it is no comparison of one score with one number."""
         match = _CONDITION.match(text)
         try:
             score, sign, number = match.groups() if match else ("", "", "")
@@ -96,7 +96,7 @@ class Past:
     Attributes:
         at: when it began, seconds since 1970.
         before: score of the network it started from.
-        after: score of the network it made; NaN where it failed.
+        after: score of the network it made; NaN if it failed.
     """
 
     at: float
@@ -142,15 +142,15 @@ def decide(rules: Rules, scores: Mapping[str, float], past: Sequence[Past], now:
         return Decision(
             False, f"no retraining: {condition.score} is {value:.4f}, not {_words(condition)}"
         )
-    asked = f"{condition.score} is {value:.4f}, {_words(condition)}"
+    reason = f"{condition.score} is {value:.4f}, {_words(condition)}"
     guard = _guard(rules, past, now)
     if guard:
-        return Decision(False, f"no retraining, though {asked}: {guard}")
-    return Decision(True, f"retraining: {asked}")
+        return Decision(False, f"no retraining, though {reason}: {guard}")
+    return Decision(True, f"retraining: {reason}")
 
 
 def _guard(rules: Rules, past: Sequence[Past], now: float) -> str:
-    """What forbids another retraining, "" where nothing does."""
+    """What forbids another retraining, "" if nothing does."""
     if len(past) >= rules.at_most:
         return f"{len(past)} were done already and at most {rules.at_most} are allowed"
     if not past:
@@ -176,7 +176,7 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
 
     Args:
         rules: condition and margin.
-        before: name -> value; ``accuracy`` may be missing where labels and classes do not match.
+        before: name -> value; ``accuracy`` may be missing if labels and classes do not match.
         after: the same of the new network.
     """
     condition = rules.condition
@@ -184,15 +184,15 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
     change = f"{condition.score} {old:.4f} -> {new:.4f}"
     if not condition.gain(old, new) > 0:
         return Decision(False, f"the old network stays: {change} is no improvement")
-    told = _accuracy_told(before.get("accuracy", math.nan), after.get("accuracy", math.nan))
-    if told is None:
+    accuracy = _accuracy_change(before.get("accuracy", math.nan), after.get("accuracy", math.nan))
+    if accuracy is None:
         return Decision(True, f"the new network replaces the old: {change}; accuracy is not known")
-    lost, words = told
+    loss, words = accuracy
     # Counts of images divided by N differ in the last bit; a loss equal to the margin is allowed.
-    if lost > rules.accuracy_margin + 1e-9:
+    if loss > rules.accuracy_margin + 1e-9:
         return Decision(
             False,
-            f"the old network stays: {words} is a loss of {lost:.4f}, "
+            f"the old network stays: {words} is a loss of {loss:.4f}, "
             f"more than the margin of {rules.accuracy_margin:g}, although {change}",
         )
     return Decision(
@@ -201,7 +201,8 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
     )
 
 
-def _accuracy_told(old: float, new: float) -> tuple[float, str] | None:
+def _accuracy_change(old: float, new: float) -> tuple[float, str] | None:
+    """What was lost, and the change in words; None if the old accuracy is not known."""
     if math.isnan(old):
         return None
     return (math.inf if math.isnan(new) else old - new), f"accuracy {old:.4f} -> {new:.4f}"

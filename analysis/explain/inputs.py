@@ -60,7 +60,7 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
     Raises:
         BadInput: its files are gone or changed, or the one given has other weights.
     """
-    from alike.extract.networks import Extraction, network_of
+    from alike.extract.networks import Extraction, check_made_by, network_of
 
     if network is None:
         network = network_of(Extraction.from_dict(features.attrs))
@@ -69,6 +69,8 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
             f"network {network.name} has weights {network.weights_hash[:8]}, the features "
             f"{str(features.attrs['weights_hash'])[:8]}: give the network that made them"
         )
+    if network.modules_hash != features.attrs.get("modules_hash", ""):
+        check_made_by(Extraction.from_dict(features.attrs), network)
     names = features.attrs.get("class_names")
     return replace(network, class_names=tuple(names)) if names else network
 

@@ -105,7 +105,7 @@ def last_map(network: "Network", frame: torch.Tensor) -> Floats:
     device = next(network.module.parameters(), torch.empty(0)).device
     batch = network.transform.normalise(frame[None]).to(device)
     with torch.no_grad():
-        maps = forward_taps(network, batch, ["last_conv"])["last_conv"]
+        maps = forward_taps(network.module, batch, ["last_conv"])["last_conv"]
     return np.asarray(maps[0].float().cpu().numpy())
 
 

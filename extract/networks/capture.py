@@ -36,11 +36,12 @@ class Tap:
         shape: of one row as stored, after the layout became channels first.
         prefix: tokens before the grid (class token, registers) that are dropped.
         pooled: whether the mean over positions is taken.
-        note: what a reader must know, "" where all is ordinary.
-        weight: name of the parameter of the Linear that this vector enters, "" where none.
+        note: what a reader must know, "" if all is ordinary.
+        weight: name of the parameter of the Linear that this vector enters, "" if none.
         bias: of the same Linear.
-        module: path of a module whose only output is this input, "" where there is none: a hook
+        module: path of a module whose only output is this input, "" if there is none: a hook
             on it reaches the tap without watching every call.
+        withheld: why this tap cannot be had, "" if it can.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Tap:
     weight: str = ""
     bias: str = ""
     module: str = ""
+    withheld: str = ""
 
     def arrange(self, value: torch.Tensor) -> torch.Tensor:
         """A captured tensor as (N, *shape)."""
@@ -150,9 +152,9 @@ class TappedNetwork:
                 for tap in self.taps
                 if not tap.function
             }
-        lost = [tap.name for tap in self.taps if tap.name not in captured]
-        if lost:
-            raise AlikeError(f"the forward pass never reached {', '.join(lost)}")
+        unreached = [tap.name for tap in self.taps if tap.name not in captured]
+        if unreached:
+            raise AlikeError(f"the forward pass never reached {', '.join(unreached)}")
         return captured
 
 
@@ -186,13 +188,16 @@ def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
         raise BadInput(
             f"no tap {', '.join(unknown)}: this network has {', '.join(found)}, or any module path"
         )
+    for name in wanted:
+        if found[name].withheld:
+            raise BadInput(f"no tap {name}: {found[name].withheld}")
     return [found[name] for name in wanted]
 
 
 def computed_taps(
     batch: torch.Tensor, captured: dict[str, torch.Tensor], names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Add `gap` and `pixels` where wanted and keep only the wanted names, in their order.
+    """Add `gap` and `pixels` if wanted and keep only the wanted names, in their order.
 
     Args:
         batch: network input (B, 3, H, W), float32.
@@ -200,12 +205,12 @@ def computed_taps(
         names: wanted; `gap` is the float32 mean over positions of ``last_conv``, `pixels` the
             input average-pooled to at most 32x32, float16.
     """
-    made = dict(captured)
+    arrays = dict(captured)
     if "gap" in names:
-        made["gap"] = captured["last_conv"].float().mean((2, 3))
+        arrays["gap"] = captured["last_conv"].float().mean((2, 3))
     if "pixels" in names:
-        made["pixels"] = small_pixels(batch)
-    return {name: made[name] for name in names}
+        arrays["pixels"] = small_pixels(batch)
+    return {name: arrays[name] for name in names}
 
 
 def small_pixels(batch: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,9 @@ from pathlib import PurePath
 
 from alike.extract.errors import BadInput
 
+_LATER = ("modules_hash", "output", "weights_key", "weights_prefix")
+"""Fields that came after the first stores: described only if they are set."""
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -22,7 +25,13 @@ class Extraction:
         transform: `Transform.to_dict()`, resolved, so nothing depends on a library's default.
         precision: ``float32``, ``float16`` or ``bfloat16``: the arithmetic of the forward pass.
         args: arguments of the network's factory.
-        seed: of the random weights where `weights` is ``none``.
+        seed: of the random weights if `weights` is ``none``.
+        modules_hash: of the user's modules that the network's file loads, "" if there are none.
+        output: which of several tensors that the network returns the logits are, "" if it was left
+            to be found.
+        weights_key: group of tensors in the weights file, "" if it was left to be found; not part
+            of the key, for the weights' hash is.
+        weights_prefix: of their names, likewise.
     """
 
     network: str
@@ -33,6 +42,10 @@ class Extraction:
     precision: str
     args: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    modules_hash: str = ""
+    output: str = ""
+    weights_key: str = ""
+    weights_prefix: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):
@@ -41,14 +54,19 @@ class Extraction:
 
     @property
     def key(self) -> str:
-        """Name of the group in the store: network, weights, and preprocessing with precision."""
-        resolved = json.dumps([dict(self.transform), self.precision], sort_keys=True)
+        """Name of the group: network, weights, and preprocessing with precision and modules."""
+        # Only if there are any, so that other networks keep the keys that they had.
+        further = [value for value in (self.modules_hash, self.output) if value]
+        decides = [dict(self.transform), self.precision, *further]
+        resolved = json.dumps(decides, sort_keys=True)
         settings = hashlib.sha256(resolved.encode()).hexdigest()[:8]
         return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values; the group's attributes."""
-        return {**asdict(self), "taps": list(self.taps)}
+        values = {**asdict(self), "taps": list(self.taps)}
+        unset = {name: self.__dataclass_fields__[name].default for name in _LATER}
+        return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "Extraction":
@@ -56,8 +74,8 @@ class Extraction:
         missing = sorted({"network", "weights", "weights_hash", "transform"} - set(stored))
         if missing:
             raise BadInput(f"not an extraction: {', '.join(missing)} missing from {sorted(stored)}")
-        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
-        return cls(**known)  # type: ignore[arg-type]
+        values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        return cls(**values)  # type: ignore[arg-type]
 
 
 def safe_name(network: str) -> str:

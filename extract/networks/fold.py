@@ -21,11 +21,11 @@ CLOSE = 1e-4
 
 
 def folded(module: nn.Module, taps: Sequence[Tap], size: tuple[int, int]) -> nn.Module:
-    """A copy of a network in eval mode with BatchNorms folded, where that changes nothing else.
+    """A copy of a network in eval mode with BatchNorms folded, if that changes nothing else.
 
     A pair is folded when the convolution runs once, its result goes to the BatchNorm alone, and
     both are torch's own layers. Outputs that are tapped are left as they are. The output for one
-    random image is compared: where it differs by more than rounding, the copy is not folded.
+    random image is compared: if it differs by more than rounding, the copy is not folded.
 
     Args:
         module: on the CPU; not changed.
@@ -68,15 +68,15 @@ def _pairs(trace: Trace, module: nn.Module) -> Iterator[tuple[Call, nn.Conv2d, n
     for call in trace.calls:
         if call.function != "batch_norm" or len(call.args) < 2:
             continue
-        made = next(trace.before(call), None)
+        producer = next(trace.before(call), None)
         norm = owner.get(id(call.args[1]))
-        if made is None or made.function != "conv2d" or type(norm) is not nn.BatchNorm2d:
+        if producer is None or producer.function != "conv2d" or type(norm) is not nn.BatchNorm2d:
             continue
-        convolution = owner.get(id(made.args[1]))
-        alone = uses[id(made.result)] == 1 and made.result is not trace.output
-        once = uses[id(made.args[1])] == 1 and uses[id(call.args[1])] == 1
+        convolution = owner.get(id(producer.args[1]))
+        alone = uses[id(producer.result)] == 1 and producer.result is not trace.output
+        once = uses[id(producer.args[1])] == 1 and uses[id(call.args[1])] == 1
         if type(convolution) is nn.Conv2d and alone and once:
-            yield made, convolution, norm
+            yield producer, convolution, norm
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
-import sys
+import re
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from torch import nn
 
 from alike.extract.errors import BadInput
 from alike.extract.networks.transform import Transform
+from alike.extract.networks.user_code import UserCode, load_user_file, plain_names
 
 INCEPTIONS = {"googlenet", "inception_v3"}
 NO_AUXILIARY: Mapping[str, object] = {"aux_logits": False, "init_weights": False}
@@ -29,7 +30,7 @@ class Kind:
     Attributes:
         name: as stored and as given to `load_network` again.
         factory: builds the module from keyword arguments, with random weights.
-        source: hash of the code where it is the user's, else "".
+        source: hash of the code if it is the user's, else "".
         module: the user's file, which may define TRANSFORM (dict) and CLASS_NAMES.
     """
 
@@ -48,18 +49,32 @@ class Kind:
             module = self.factory(**args)
         # A factory is anybody's code: it may raise anything.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise BadInput(f"network {self.name} with arguments {dict(args)}: {reason}") from error
+            raise BadInput(
+                f"network {self.name} with arguments {dict(args)}: {_reason(error)}"
+                f"{_advice(error)}{self.hint()}"
+            ) from error
         if not isinstance(module, nn.Module):
             raise BadInput(f"{self.name} gave {type(module).__name__}, a torch nn.Module expected")
         return module
 
     def classes_argument(self) -> str | None:
-        """Name of the factory's argument for the number of classes, None where it has none."""
+        """Name of the factory's argument for the number of classes, None if it has none."""
         parameters = inspect.signature(self.factory).parameters
-        named = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
+        argument = next((name for name in CLASS_ARGUMENTS if name in parameters), None)
         keywords = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
-        return named or ("num_classes" if keywords else None)
+        return argument or ("num_classes" if keywords else None)
+
+    def hint(self) -> str:
+        """What else may be wrong if the factory fails, to be added to its error."""
+        return ""
+
+    def modules(self) -> tuple[tuple[str, ...], str, dict[str, str]]:
+        """Of the user's own code that the factory reached besides `source`.
+
+        Returns:
+            Names of modules, their hash ("" if there are none), and versions by package.
+        """
+        return (), "", {}
 
     def trained_args(self) -> dict[str, object]:
         """Arguments that the origin's own weights ask for."""
@@ -75,12 +90,43 @@ class Kind:
 
     def transform(self, weights: str) -> Transform:
         """The preprocessing that belongs to the weights."""
-        told = getattr(self.module, "TRANSFORM", None)
-        return Transform.from_dict(told) if isinstance(told, dict) else Transform()
+        settings = getattr(self.module, "TRANSFORM", None)
+        return Transform.from_dict(settings) if isinstance(settings, dict) else Transform()
 
     def class_names(self, weights: str, args: Mapping[str, object]) -> Sequence[str] | None:
-        """Names of the logits, None where unknown."""
+        """Names of the logits, None if unknown."""
         return getattr(self.module, "CLASS_NAMES", None)
+
+
+@dataclass(frozen=True)
+class UserKind(Kind):
+    """A factory of the user's file.
+
+    Attributes:
+        code: the file with the modules that it loads.
+        imported: names that the factory imported when it was called.
+    """
+
+    code: UserCode | None = field(default=None, repr=False)
+    imported: set[str] = field(default_factory=set, repr=False)
+
+    def build(self, args: Mapping[str, object]) -> nn.Module:
+        """The module; modules that the factory imports are remembered."""
+        assert self.code is not None
+        with self.code.importing() as imported:
+            module = super().build(args)
+        self.imported.update(imported)
+        return module
+
+    def hint(self) -> str:
+        """That a sibling hides an installed module."""
+        assert self.code is not None
+        return self.code.shadows()
+
+    def modules(self) -> tuple[tuple[str, ...], str, dict[str, str]]:
+        """Names and hash of the user's modules, and versions of installed packages."""
+        assert self.code is not None
+        return self.code.modules(self.code.imported | self.imported)
 
 
 class TorchvisionKind(Kind):
@@ -133,7 +179,7 @@ class TorchvisionKind(Kind):
         return module, str(member)
 
     def transform(self, weights: str) -> Transform:
-        """Of the enum member, or of the network's first where the file is not one of its own."""
+        """Of the enum member, or of the network's first if the file is not one of its own."""
         import torchvision
 
         members = list(torchvision.models.get_model_weights(self.name))
@@ -207,9 +253,9 @@ def _torchvision(name: str) -> Kind:
 
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, 4)) or f"{known[0]} … {known[-1]}"
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = ", ".join(difflib.get_close_matches(name, names, 4)) or f"{names[0]} … {names[-1]}"
         raise BadInput(f"network {name!r} unknown: torchvision has {near}; or file.py:factory")
     return TorchvisionKind(name, torchvision.models.get_model_builder(name))
 
@@ -233,24 +279,32 @@ def _own_file(name: str) -> Kind:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise BadInput(f"network file {file} does not exist (of --network {name})")
-    code = path.read_bytes()
-    digest = hashlib.sha256(code).hexdigest()
-    unique = f"alike_network_{digest[:16]}"
-    spec = importlib.util.spec_from_file_location(unique, path)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"network file {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Registered first: dataclasses and pickled classes of the file look themselves up there.
-    sys.modules[unique] = module
-    sys.path.insert(0, str(path.parent))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise BadInput(f"network file {file} fails: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    build = getattr(module, factory, None)
+        code = load_user_file(path)
+    # A script that parses its arguments when it is imported ends by SystemExit.
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"network file {file} fails: {_reason(error)}") from error
+    build = getattr(code.module, factory, None)
     if not callable(build):
-        offers = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        offers = [key for key, value in vars(code.module).items() if inspect.isfunction(value)]
         raise BadInput(f"{file} has no factory {factory!r}; it has {', '.join(offers) or 'none'}")
-    return Kind(f"{path}:{factory}", build, digest, module)
+    return UserKind(f"{path}:{factory}", build, digest, code.module, code)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a factory that was called with the wrong arguments."""
+    text = str(error)
+    missing = re.search(r"missing \d+ required .*argument.*?: '(\w+)'", text)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if isinstance(error, TypeError) and missing:
+        return f"; give --network-arg {missing[1]}=VALUE, or a default in the factory"
+    if isinstance(error, TypeError) and unknown:
+        return f"; add {unknown[1]} to the factory's arguments, or leave it out"
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what the user's code raised, in the user's names."""
+    first = plain_names(f"{type(error).__name__}: {error}").split("\n")[0]
+    return "".join([first, *getattr(error, "__notes__", ())])

@@ -1,6 +1,8 @@
 """A network with its weights and the preprocessing that belongs to them."""
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +12,21 @@ import torch
 from torch import nn
 
 from alike.extract.errors import BadInput
+from alike.extract.networks.checkpoints import Choice, choose_tensors, read_checkpoint
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
-from alike.extract.networks.taps import taps_at
+from alike.extract.networks.outputs import take_logits
+from alike.extract.networks.taps import taps_at, withhold_taps
+from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.weights import (
     class_count_change,
-    fit_names,
     hash_weights,
-    load_into,
-    read_weights,
+    misfits,
     write_weights,
 )
+
+LOG = logging.getLogger(__name__)
 
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
@@ -36,10 +41,18 @@ class Network:
         weights: ``none``, the enum member's name, or the absolute path of the file.
         weights_hash: sha256 (hex) of what was loaded, see `hash_weights`.
         transform: the preprocessing that the weights were trained with.
-        class_names: of the logits in order, or None where nobody told.
+        class_names: of the logits in order, or None if nobody told.
         module: in eval mode, on the CPU.
         args: arguments that the factory was called with.
-        seed: of the random weights where `weights` is ``none``.
+        seed: of the random weights if `weights` is ``none``.
+        modules: names of the user's modules that the network's file loads.
+        modules_hash: of their text, "" if there are none.
+        packages: version of each installed package that the user's code imports.
+        notes: what a reader must know of how it was loaded, each one line.
+        output: which of several tensors of its output the logits are, as the user said.
+        weights_key: group of tensors in the weights file, as the user said.
+        weights_prefix: of their names, as the user said.
+        headless: whether the weights hold no classifier.
     """
 
     name: str
@@ -50,22 +63,38 @@ class Network:
     module: nn.Module
     args: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    modules: tuple[str, ...] = ()
+    modules_hash: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    output: str = ""
+    weights_key: str = ""
+    weights_prefix: str | None = None
+    headless: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights and code: `weights_hash`, and the user's modules if there are any."""
+        if not self.modules_hash:
+            return self.weights_hash
+        return hashlib.sha256(f"{self.weights_hash} {self.modules_hash}".encode()).hexdigest()
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None where there is none."""
-        size = self.transform.size or self._any_size()
-        tap = taps_at(self.module, size).get("fc")
-        if tap is None or not tap.weight:
+        """The last Linear, (W (K, D), b (K,)), of the vector ``fc``; None if there is none."""
+        taps = taps_at(self.module, _any_size(self.transform))
+        tap = taps.get("fc")
+        if tap is None or not tap.weight or taps["logits"].withheld:
             return None
         weight = self.module.get_parameter(tap.weight).detach()
         if tap.bias:
             return weight, self.module.get_parameter(tap.bias).detach()
         return weight, torch.zeros(len(weight), device=weight.device)
 
-    def _any_size(self) -> tuple[int, int]:
-        resize = self.transform.resize
-        side = resize if isinstance(resize, int) else 64
-        return side, side
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Names of taps for which there are no weights: `logits` of a file without a head."""
+        taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
+        return tuple(name for name, tap in taps.items() if tap.withheld)
 
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
@@ -78,6 +107,10 @@ class Network:
             precision=precision,
             args=dict(self.args),
             seed=self.seed,
+            modules_hash=self.modules_hash,
+            output=self.output,
+            weights_key=self.weights_key,
+            weights_prefix=self.weights_prefix,
         )
 
 
@@ -89,75 +122,177 @@ def load_network(
     transform: Transform | None = None,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
+    output: str = "",
+    weights_key: str = "",
+    weights_prefix: str | None = None,
 ) -> Network:
     """Build a network and load its weights.
 
     Args:
-        name: a torchvision name, ``file.py:factory``, or ``timm:NAME`` where timm is installed.
+        name: a torchvision name, ``file.py:factory``, or ``timm:NAME`` if timm is installed.
         weights: ``none`` (random, from `seed`), the name of a member of torchvision's weights enum
             (``IMAGENET1K_V1``, ``DEFAULT``), a file (.pth, .th, .pt, .safetensors), or the folder
             of a retraining.
-        args: of the factory; a file's own class count is found where these do not give it.
+        args: of the factory; a file's own class count is found if these do not give it.
         transform: instead of the one that belongs to the weights.
-        class_names: of the logits in order, where the weights' origin does not tell them.
+        class_names: of the logits in order, if the weights' origin does not tell them.
         seed: of random weights.
+        output: which of several tensors that the network returns the logits are: a name, or the
+            place in a tuple (``1``, ``heads.0``). Unset, it is found by name, or as the output of
+            the last Linear.
+        weights_key: which of several groups of tensors in the weights file to take, as
+            ``model_ema`` or ``ema.module``. Unset, that which fits best, and of several the
+            averaged one.
+        weights_prefix: that the names of the tensors to take have, such as ``encoder_q.``.
 
     Raises:
-        BadInput: an unknown network, weights that do not fit, or no way to fetch them.
+        BadInput: an unknown network, weights that do not fit, no way to fetch them, or several
+            outputs that may be the logits.
     """
     kind = kind_of(name)
-    given = dict(args or {})
-    said: dict[str, Any] = {}
+    factory_args = dict(args or {})
     if weights == "none":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = kind.build(given)
+            loaded = _Loaded(kind.build(factory_args), factory_args)
     elif not Path(weights).is_file() and kind.is_pretrained(weights):
-        given = {**kind.trained_args(), **given}
-        module, weights = kind.pretrained(weights, given)
+        args = {**kind.trained_args(), **factory_args}
+        module, weights = kind.pretrained(weights, args)
+        loaded = _Loaded(module, args)
     else:
         path = Path(weights).expanduser().resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
-        module, given, said = _from_file(kind, path, given)
+        loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix)
         weights = str(path)
-    salt = kind.source + (json.dumps(given, sort_keys=True, default=str) if given else "")
+    module, factory_args, metadata = loaded.module.eval(), loaded.args, loaded.metadata
+    salt = kind.source + (
+        json.dumps(factory_args, sort_keys=True, default=str) if factory_args else ""
+    )
+    transform = transform or _stored_transform(metadata) or kind.transform(weights)
+    if kind.source or output:
+        _settle_output(module, transform, output)
+    if loaded.lacking:
+        withhold_taps(module, loaded.lacking)
+    modules, code_hash, packages = kind.modules()
     return Network(
         name=kind.name,
         weights=weights,
         weights_hash=hash_weights(module, salt),
-        transform=transform or _stored_transform(said) or kind.transform(weights),
+        transform=transform,
         class_names=_names(
-            class_names or said.get("class_names") or kind.class_names(weights, given)
-        ),
-        module=module.eval(),
-        args=given,
+            class_names or metadata.get("class_names") or kind.class_names(weights, factory_args)
+        )
+        if not loaded.lacking
+        else None,
+        module=module,
+        args=factory_args,
         seed=seed,
+        modules=modules,
+        modules_hash=code_hash,
+        packages=packages,
+        output=output,
+        weights_key=weights_key,
+        weights_prefix=weights_prefix,
+        notes=loaded.notes,
+        headless=bool(loaded.lacking),
     )
 
 
+def _settle_output(module: nn.Module, transform: Transform, output: str) -> None:
+    """Let a network of several outputs return its logits alone; others are left as they are."""
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *_any_size(transform), dtype=parameter.dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            trace = trace_forward(module, example)
+    # A network is anybody's code. What fails here fails again, and says so, at the images' size.
+    except Exception:
+        return
+    take_logits(module, trace, output)
+
+
+def _any_size(transform: Transform) -> tuple[int, int]:
+    """(height, width) of the network's input, or one that is as good if images decide."""
+    side = transform.resize if isinstance(transform.resize, int) else 64
+    return transform.size or (side, side)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A module with the weights of a file.
+
+    Attributes:
+        module: with them.
+        args: that its factory was called with.
+        metadata: what the writer of the file said.
+        notes: what of the file was taken, and what it lacks.
+        lacking: names of parameters of the head that the file does not have; they are zero.
+    """
+
+    module: nn.Module
+    args: dict[str, object]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
 def _from_file(
-    kind: Kind, path: Path, given: dict[str, object]
-) -> tuple[nn.Module, dict[str, object], dict[str, Any]]:
-    tensors, said = read_weights(path)
-    written_for = said.get("network")
+    kind: Kind, path: Path, factory_args: dict[str, object], key: str, prefix: str | None
+) -> _Loaded:
+    checkpoint = read_checkpoint(path)
+    metadata = checkpoint.metadata
+    written_for = metadata.get("network")
     if written_for and safe_name(str(written_for)) != safe_name(kind.name):
         raise BadInput(f"weights {path} were written for network {written_for}, not {kind.name}")
     # A file that names its arguments was trained with them; others are taken for published ones.
-    args = {**(said.get("args") or {} if written_for else kind.trained_args()), **given}
+    args = {**(metadata.get("args") or {} if written_for else kind.trained_args()), **factory_args}
     module = kind.build(args)
-    tensors = fit_names(tensors, module.state_dict())
-    change = class_count_change(tensors, module.state_dict())
+    choice = choose_tensors(checkpoint, module.state_dict(), key, prefix)
+    change = class_count_change(choice.tensors, module.state_dict())
     if change is not None:
         parameter = kind.classes_argument()
-        if parameter and parameter not in args:
+        if parameter is None:
+            raise BadInput(
+                f"weights {path} have {change[1]} classes, {kind.name} makes {change[0]} and takes "
+                f"no number of classes: add the argument num_classes={change[0]} to the factory"
+            )
+        if parameter not in args:
             args[parameter] = change[1]
             module = kind.build(args)
-    load_into(module, tensors, f"weights {path} do not fit {kind.name}")
-    return module, args, said
+    state = module.state_dict()
+    lacking = _lacking_head(module, choice, kind.transform(str(path)))
+    zeros = {name: torch.zeros_like(state[name]) for name in lacking}
+    heads = tuple(name.rpartition(".")[0] + "." for name in lacking)
+    foreign = [name for name in choice.foreign if not (heads and name.startswith(heads))]
+    problem = misfits({**choice.tensors, **zeros}, state, foreign)
+    if problem:
+        raise BadInput(
+            f"weights {path} do not fit {kind.name}: {problem}. Check the network's name and "
+            f"arguments; the file holds {checkpoint.describe()}"
+        )
+    module.load_state_dict({**choice.tensors, **zeros}, strict=False)
+    notes = [choice.note(path)]
+    if lacking:
+        notes.append(f"weights {path} hold no classifier ({', '.join(lacking)}): no logits")
+    return _Loaded(module, args, metadata, tuple(filter(None, notes)), lacking)
 
 
-def _stored_transform(said: Mapping[str, Any]) -> Transform | None:
-    stored = said.get("transform")
+def _lacking_head(module: nn.Module, choice: Choice, transform: Transform) -> tuple[str, ...]:
+    """Parameters of the head that a file lacks, () if it lacks none, or others too."""
+    counters = {name for name in module.state_dict() if name.endswith("num_batches_tracked")}
+    missing = set(module.state_dict()) - set(choice.tensors) - counters
+    if not missing or not choice.tensors:
+        return ()
+    try:
+        taps = taps_at(module, _any_size(transform))
+    except BadInput:
+        return ()
+    head = {name for tap in taps.values() for name in (tap.weight, tap.bias) if name}
+    return tuple(sorted(missing)) if missing <= head else ()
+
+
+def _stored_transform(metadata: Mapping[str, Any]) -> Transform | None:
+    stored = metadata.get("transform")
     return Transform.from_dict(stored) if isinstance(stored, dict) else None
 
 
@@ -177,14 +312,43 @@ def network_of(extraction: Extraction) -> Network:
         args=extraction.args,
         transform=Transform.from_dict(extraction.transform),
         seed=extraction.seed,
+        output=extraction.output,
+        weights_key=extraction.weights_key,
+        weights_prefix=extraction.weights_prefix,
     )
+    check_made_by(extraction, network)
+    return network
+
+
+def check_made_by(extraction: Extraction, network: Network) -> None:
+    """Refuse a network that did not make some features.
+
+    Features of before 0.2 do not know the user's modules: only the weights are compared, and a line
+    on stderr says so.
+
+    Raises:
+        BadInput: other weights, another network file, or other modules that it loads.
+    """
     if network.weights_hash != extraction.weights_hash:
         raise BadInput(
             f"{extraction.network} with weights {extraction.weights} now has hash "
             f"{network.weights_hash[:8]}, the features were made with "
             f"{extraction.weights_hash[:8]}: extract again or bring the old files back"
         )
-    return network
+    if network.modules_hash == extraction.modules_hash:
+        return
+    names = ", ".join(network.modules) or "none now"
+    if extraction.modules_hash:
+        raise BadInput(
+            f"the modules that {extraction.network} loads ({names}) are not those that the "
+            f"features were made with: extract again or bring the old files back"
+        )
+    LOG.warning(
+        "features of %s do not record the modules that its file loads (%s): if one changed since, "
+        "extract again",
+        extraction.network,
+        names,
+    )
 
 
 def write_network(path: Path, network: Network, module: nn.Module | None = None) -> None:
@@ -195,10 +359,10 @@ def write_network(path: Path, network: Network, module: nn.Module | None = None)
         network: whose description is written.
         module: the retrained module, or None for the network's own.
     """
-    said = {
+    description = {
         "network": network.name,
         "args": dict(network.args),
         "transform": network.transform.to_dict(),
         "class_names": list(network.class_names or ()),
     }
-    write_weights(path, network.module if module is None else module, said)
+    write_weights(path, network.module if module is None else module, description)

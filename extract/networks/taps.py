@@ -7,7 +7,6 @@ what enters it is ``last_conv``.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,10 +14,8 @@ from torch import nn
 
 from alike.extract.errors import BadInput
 from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.trace import Call, Trace, trace_forward
-
-if TYPE_CHECKING:
-    from alike.extract.networks.network import Network
 
 __all__ = ["Tap", "TappedNetwork", "find_taps", "forward_taps", "taps_at"]
 
@@ -35,22 +32,25 @@ HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
 
 def find_taps(
-    module: nn.Module, example: torch.Tensor, paths: Sequence[str] = ()
+    module: nn.Module, example: torch.Tensor, paths: Sequence[str] = (), output: str = ""
 ) -> dict[str, Tap]:
     """The taps of a network for inputs of one size.
 
+    If the network returns several tensors, it returns the logits alone from here on, by a hook.
+
     Args:
-        module: a classification network; its output, or the first tensor in it, is ``logits``.
+        module: a classification network; its output is ``logits``.
         example: (1, 3, H, W) on the module's device; ``meta`` works and costs nothing.
         paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module.
+        output: which of several outputs the logits are, "" to find it: see `logits_path`.
 
     Returns:
-        ``logits`` always; ``last_conv`` where positions are pooled; ``fc``; and, where several
+        ``logits`` always; ``last_conv`` if positions are pooled; ``fc``; and, if several
         Linears follow each other, ``fc7``, ``fc6``… counted back from the last (VGG, AlexNet).
 
     Raises:
-        BadInput: a path that is no module, or one that runs several times and has no ``#k``; or the
-            network does not take such an input.
+        BadInput: a path that is no module, or one that runs several times and has no ``#k``; the
+            network does not take such an input; or it returns several tensors that may be logits.
     """
     try:
         trace = trace_forward(module, example)
@@ -62,6 +62,7 @@ def find_taps(
             f"the network fails on an image of {height}x{width} ({reason}); give the size that it "
             "was made for, for example --resize 224x224"
         ) from error
+    take_logits(module, trace, output)
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
     taps = [
@@ -69,7 +70,7 @@ def find_taps(
         for tap in _head_taps(trace, example)
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
-    found = {tap.name: tap for tap in (*taps, logits)}
+    found = _withheld(module, [*taps, logits])
     return found | {path: _path_tap(trace, path) for path in paths if path not in found}
 
 
@@ -136,24 +137,28 @@ def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
     if value.ndim == 3:
         height, width, prefix = _grid(value.shape[1], example)
         shape = (value.shape[2], height, width)
-        told = TOKENS_NOTE.format(prefix=prefix)
+        tokens_note = TOKENS_NOTE.format(prefix=prefix)
         place = (call.function, call.occurrence, "input", "tokens", shape)
-        return Tap("last_conv", *place, prefix=prefix, note=told)
+        return Tap("last_conv", *place, prefix=prefix, note=tokens_note)
     channels_last = call.function in POOLS and call.result.shape[1] != value.shape[1]
     layout = "nhwc" if channels_last else "nchw"
     row = tuple(value.shape[1:])
-    stored = (row[2], *row[:2]) if channels_last else row
-    return Tap("last_conv", call.function, call.occurrence, "input", layout, stored, note=note)
+    channels_first = (row[2], *row[:2]) if channels_last else row
+    return Tap(
+        "last_conv", call.function, call.occurrence, "input", layout, channels_first, note=note
+    )
 
 
 def _module_before(trace: Trace, tap: Tap) -> str:
-    """The module that gave what enters a call, where one did and it ran once."""
+    """The module that gave what enters a call, if one did and it ran once."""
     place = (tap.function, tap.occurrence)
     call = next(call for call in trace.calls if (call.function, call.occurrence) == place)
-    made = next(trace.before(call), None)
-    if made is None or made.result is not call.input:
+    producer = next(trace.before(call), None)
+    if producer is None or producer.result is not call.input:
         return ""
-    paths = (path for path, runs in trace.modules.items() if [run.call for run in runs] == [made])
+    paths = (
+        path for path, runs in trace.modules.items() if [run.call for run in runs] == [producer]
+    )
     return next(paths, "")
 
 
@@ -195,10 +200,44 @@ def _path_tap(trace: Trace, name: str) -> Tap:
         raise BadInput(f"module {path} runs {len(runs)} times: name one of them, {path}#0")
     if run and not (run.isdigit() and int(run) < len(runs)):
         raise BadInput(f"tap {name!r}: {path} runs {len(runs)} times, counted from 0")
-    given = runs[int(run or 0)]
-    if given.call is None:
+    output = runs[int(run or 0)]
+    if output.call is None:
         raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
-    return Tap(name, given.call.function, given.call.occurrence, "output", "any", given.shape[1:])
+    return Tap(
+        name, output.call.function, output.call.occurrence, "output", "any", output.shape[1:]
+    )
+
+
+_LACKING: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""Parameters of the head for which a network has no weights."""
+
+
+def withhold_taps(module: nn.Module, lacking: Sequence[str]) -> None:
+    """Refuse from here on the taps that need parameters for which there are no weights.
+
+    Args:
+        module: with a head of Linears.
+        lacking: names of parameters of it.
+    """
+    _LACKING[module] = tuple(lacking)
+    _FOUND.pop(module, None)
+
+
+def _withheld(module: nn.Module, taps: Sequence[Tap]) -> dict[str, Tap]:
+    """The taps by name; those that come after a parameter without weights say so."""
+    lacking = _LACKING.get(module, ())
+    reason = f"the weights hold no {', '.join(lacking)}, which it is computed with"
+    found = {}
+    without = False
+    # In the order of the pass: a vector, then the Linear that it enters, then the next vector.
+    for tap in sorted(taps, key=_step_in_head):
+        found[tap.name] = replace(tap, withheld=reason) if without else tap
+        without = without or bool({tap.weight, tap.bias} & set(lacking))
+    return {tap.name: found[tap.name] for tap in taps}
+
+
+def _step_in_head(tap: Tap) -> tuple[bool, int]:
+    return tap.name == "logits", tap.occurrence if tap.weight else -1
 
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = WeakKeyDictionary()
@@ -206,23 +245,23 @@ _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, int], dict[str, Tap]]] = We
 
 def taps_at(module: nn.Module, size: tuple[int, int], names: Sequence[str] = ()) -> dict[str, Tap]:
     """`find_taps` for inputs of (height, width), remembered for as long as the module lives."""
-    known = _FOUND.setdefault(module, {})
+    by_size = _FOUND.setdefault(module, {})
     paths = [name for name in names if name not in ("last_conv", "fc", "logits", "gap", "pixels")]
-    if size not in known or any(path not in known[size] for path in paths):
+    if size not in by_size or any(path not in by_size[size] for path in paths):
         parameter = next(module.parameters(), torch.empty(0))
         example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
-        earlier = [path for path in known.get(size, {}) if not path.startswith("fc")]
-        known[size] = find_taps(module, example, [*earlier, *paths])
-    return known[size]
+        earlier = [path for path in by_size.get(size, {}) if not path.startswith("fc")]
+        by_size[size] = find_taps(module, example, [*earlier, *paths])
+    return by_size[size]
 
 
 def forward_taps(
-    network: "Network", batch: torch.Tensor, names: Sequence[str]
+    module: nn.Module, batch: torch.Tensor, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Named outputs for a batch, in one forward pass that stops after the last one.
 
     Args:
-        network: from `load_network`.
+        module: a classification network, in eval mode.
         batch: network input (B, 3, H, W) on the module's device.
         names: taps, module paths, `gap` (B, C) or `pixels` (B, 3, h, w).
 
@@ -233,6 +272,6 @@ def forward_taps(
         BadInput: a name that the network does not have.
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
-    chosen = choose_taps(taps_at(network.module, size, names), names)
-    captured = TappedNetwork(network.module, chosen)(batch) if chosen else {}
+    taps = choose_taps(taps_at(module, size, names), names)
+    captured = TappedNetwork(module, taps)(batch) if taps else {}
     return computed_taps(batch, captured, names)

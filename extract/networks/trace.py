@@ -11,6 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from alike.extract.networks.capture import first_tensor, function_name
 
+RANDOM = {
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    *("rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal", "uniform"),
+    *("random", "gumbel_softmax", "rrelu", "poisson", "exponential"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -32,12 +38,12 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Given:
+class ModuleRun:
     """What one run of a module gave.
 
     Attributes:
-        shape: of the first tensor in it, () where there is none.
-        call: the last call that made or changed that tensor, None where no call did.
+        shape: of the first tensor in it, () if there is none.
+        call: the last call that made or changed that tensor, None if no call did.
     """
 
     shape: tuple[int, ...]
@@ -50,14 +56,16 @@ class Trace:
 
     Attributes:
         calls: in order; those that take and give tensors.
-        output: the first tensor of the network's output.
+        returned: what the network returned.
+        output: the first tensor of that.
         modules: path of a module -> what it gave each time that it ran.
         parameters: id of a parameter -> its name.
     """
 
     calls: list[Call] = field(default_factory=list)
+    returned: Any = None
     output: torch.Tensor | None = None
-    modules: dict[str, list[Given]] = field(default_factory=dict)
+    modules: dict[str, list[ModuleRun]] = field(default_factory=dict)
     parameters: dict[int, str] = field(default_factory=dict)
     made_by: dict[int, list[int]] = field(default_factory=dict)
 
@@ -97,10 +105,10 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = function_name(func)
-        taken, made = first_tensor(args, kwargs), first_tensor((result,))
-        if taken is not None and made is not None:
+        first, outcome = first_tensor(args, kwargs), first_tensor((result,))
+        if first is not None and outcome is not None:
             every = (*args, *(kwargs or {}).values())
-            call = Call(name, self.counts[name], every, taken, made)
+            call = Call(name, self.counts[name], every, first, outcome)
             for value in result if isinstance(result, list | tuple) else (result,):
                 self.trace.made_by.setdefault(id(value), []).append(len(self.trace.calls))
             self.trace.calls.append(call)
@@ -130,6 +138,7 @@ def trace_forward(module: nn.Module, example: torch.Tensor) -> Trace:
             handle.remove()
         for part, mode in training.items():
             part.training = mode
+    trace.returned = output
     trace.output = first_tensor((output,))
     return trace
 
@@ -138,7 +147,20 @@ def _recorder(trace: Trace, path: str) -> Callable[[nn.Module, Any, Any], None]:
     def record(_module: nn.Module, _args: Any, output: Any) -> None:
         value = first_tensor((output,))
         call = next(trace.back(value), None)
-        given = Given(() if value is None else tuple(value.shape), call)
-        trace.modules.setdefault(path, []).append(given)
+        run = ModuleRun(() if value is None else tuple(value.shape), call)
+        trace.modules.setdefault(path, []).append(run)
 
     return record
+
+
+def random_calls(module: nn.Module, size: tuple[int, int]) -> list[str]:
+    """Functions called in a pass in eval mode that draw random numbers if they are asked to.
+
+    Args:
+        module: a network.
+        size: (height, width) of its input.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    names = [call.function for call in trace_forward(module, example).calls]
+    return sorted({name.strip("_") for name in names} & RANDOM)

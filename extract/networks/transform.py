@@ -76,7 +76,7 @@ class Transform:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of every result, or None where it depends on the image."""
+        """(height, width) of every result, or None if it depends on the image."""
         if self.crop is not None:
             return self.crop, self.crop
         return self.resize if isinstance(self.resize, tuple) else None

@@ -1,9 +1,9 @@
-"""Weight files: read without running code in them, fitted to a network, hashed, written."""
+"""Weights: compared with a network, hashed, written and read as safetensors."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +12,24 @@ from torch import nn
 
 from alike.extract.errors import BadInput
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 # DenseNet files of torchvision still carry the names of torch 0.3, where a dot was allowed.
 LEGACY_NAMES = ((re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),)
 SHOWN = 4
 
 
-def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors of a weight file, by name, and what its writer said of them.
-
-    Args:
-        path: ``.safetensors``, or anything `torch.load` reads with ``weights_only=True``.
-
-    Returns:
-        Tensors on the CPU, and metadata: of safetensors files its header, each value parsed as JSON
-        where it is JSON (`write_weights` gives network, args, transform, class_names).
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors by name on the CPU, and the header's metadata, each value parsed if it is JSON.
 
     Raises:
-        BadInput: no such file, not readable, holds objects other than tensors, or no tensors.
+        BadInput: not valid safetensors.
     """
-    if not path.is_file():
-        raise BadInput(f"weights file {path} does not exist")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    # A file that is no pickle makes torch raise any type: struct.error, AttributeError…
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).split("\n")[0][:120]
-        raise BadInput(
-            f"weights file {path} is not a plain state_dict ({reason}); save "
-            "model.state_dict() with torch.save or as .safetensors"
-        ) from error
-    for name in WRAPPERS:
-        if isinstance(stored, Mapping) and isinstance(stored.get(name), Mapping):
-            stored = stored[name]
-    tensors = {
-        str(name): value
-        for name, value in (stored.items() if isinstance(stored, Mapping) else ())
-        if isinstance(value, torch.Tensor)
-    }
-    if not tensors:
-        raise BadInput(f"weights file {path} holds no tensors by name; expected a state_dict")
-    return tensors, {}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            said = {name: _parsed(text) for name, text in (file.metadata() or {}).items()}
+            metadata = {name: _parsed(text) for name, text in (file.metadata() or {}).items()}
             # The names are asked of the file: it is no mapping and cannot be iterated.
-            return {name: file.get_tensor(name) for name in list(file.keys())}, said
+            return {name: file.get_tensor(name) for name in list(file.keys())}, metadata
     except SafetensorError as error:
         raise BadInput(f"weights file {path} is not valid safetensors: {error}") from error
 
@@ -93,9 +58,9 @@ def write_weights(
         name: value.detach().cpu().clone().contiguous()
         for name, value in module.state_dict().items()
     }
-    said = {name: json.dumps(value) for name, value in (metadata or {}).items()}
+    header = {name: json.dumps(value) for name, value in (metadata or {}).items()}
     aside = path.with_name(path.name + ".partial")
-    save_file(tensors, aside, metadata=said)
+    save_file(tensors, aside, metadata=header)
     aside.replace(path)
 
 
@@ -112,41 +77,10 @@ def hash_weights(module: nn.Module, salt: str = "") -> str:
     return digest.hexdigest()
 
 
-def fit_names(
-    tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Tensors renamed to a network's own names: common prefixes and legacy names removed.
-
-    Tensors of auxiliary heads that the network lacks are dropped: they never reach its output.
-    """
-    named = dict(tensors)
-    for pattern, new in LEGACY_NAMES:
-        named = {pattern.sub(new, name): value for name, value in named.items()}
-    prefix = _common_prefix(list(named), list(wanted))
-    named = {name.removeprefix(prefix): value for name, value in named.items()}
-    return {
-        name: value
-        for name, value in named.items()
-        if name in wanted or not name.lower().startswith("aux")
-    }
-
-
-def _common_prefix(stored: list[str], wanted: list[str]) -> str:
-    known = set(wanted)
-    if not wanted or known & set(stored):
-        return ""
-    for name in stored:
-        if name.endswith("." + wanted[0]):
-            prefix = name.removesuffix(wanted[0])
-            if any(other.removeprefix(prefix) in known for other in stored):
-                return prefix
-    return ""
-
-
 def class_count_change(
     tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> tuple[int, int] | None:
-    """(network's, file's) number of classes where only the head's leading size differs."""
+    """(network's, file's) number of classes if only the head's leading size differs."""
     changes = {
         (wanted[name].shape[:1], value.shape[:1])
         for name, value in tensors.items()
@@ -163,31 +97,42 @@ def class_count_change(
     return (ours[0], theirs[0]) if ours and theirs else None
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load tensors that must fit exactly.
+def misfits(
+    tensors: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    foreign: Iterable[str] = (),
+) -> str:
+    """What keeps tensors from being a network's state, in one line; "" if they fit.
 
-    Raises:
-        BadInput: one line that lists what is missing, unexpected or of another shape.
+    Args:
+        tensors: by the network's names.
+        wanted: the network's state_dict.
+        foreign: names in the file that the network does not have. Those inside its own modules
+            count: all tensors of a ResNet-18 are in the file of a ResNet-34, too.
     """
-    wanted = module.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    modules = {name.partition(".")[0] for name in wanted}
     problems = (
         ("missing", sorted(set(wanted) - set(tensors) - counters)),
-        ("unexpected", sorted(set(tensors) - set(wanted))),
+        (
+            "unexpected",
+            sorted(
+                name
+                for name in foreign
+                if name.endswith((".weight", ".bias")) and name.partition(".")[0] in modules
+            ),
+        ),
         (
             "other shape",
             sorted(
                 f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
                 for name, value in tensors.items()
-                if name in wanted and wanted[name].shape != value.shape
+                if wanted[name].shape != value.shape
             ),
         ),
     )
-    found = [
+    return "; ".join(
         f"{kind} {len(names)} ({', '.join(names[:SHOWN])}{'…' if len(names) > SHOWN else ''})"
         for kind, names in problems
         if names
-    ]
-    if found:
-        raise BadInput(f"{what}: {'; '.join(found)}. Check the network's name and arguments")
-    module.load_state_dict(dict(tensors), strict=False)
+    )

@@ -53,6 +53,15 @@ def register(app: typer.Typer) -> None:
         classes: Annotated[
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
+        network_output: Annotated[
+            str, typer.Option(help="Which of several outputs the logits are: a name, or a place.")
+        ] = "",
+        weights_key: Annotated[
+            str, typer.Option(help="Which group of a weights file to take, as model_ema.")
+        ] = "",
+        weights_prefix: Annotated[
+            str | None, typer.Option(help="Of the names to take, as encoder_q. (with the dot).")
+        ] = None,
         seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random weights.")] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
@@ -89,6 +98,11 @@ def register(app: typer.Typer) -> None:
                 train_share=train_share,
                 classes=class_list(classes),
                 seed=seed,
+                chosen={
+                    "output": network_output,
+                    "weights_key": weights_key,
+                    "weights_prefix": weights_prefix,
+                },
                 workers=workers,
             )
         print_json(report.to_dict()) if as_json else _print(report)

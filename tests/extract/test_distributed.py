@@ -16,7 +16,13 @@ from alike.extract.store.store import Store
 def test_two_processes_give_the_store_of_one(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (2600, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "set.npz", images=images, labels=np.arange(2600) % 3)
-    network = load_network(small_file(tmp_path), transform=Transform())
+    small_file(tmp_path)
+    # The workers must find the module beside the network's file, too.
+    (tmp_path / "nets.py").write_text(
+        "def make():\n    from small import Small\n    return Small(3)\n"
+    )
+    network = load_network(f"{tmp_path / 'nets.py'}:make", transform=Transform())
+    assert network.modules == ("small",)
     source = open_source(str(tmp_path / "set.npz"))
     one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
     alone = extract(source, network, one, device="cpu", batch_size=64)

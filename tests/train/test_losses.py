@@ -1,5 +1,6 @@
 """Acceptance tests L1 to L5 of the losses, against PML and naive computations."""
 
+import doctest
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from torch.nn import functional
 
 from alike.extract.errors import BadInput
+from alike.train import losses
 from alike.train.icnn import exact_information_loss, icnn_loss, templates
 from alike.train.losses import LOSSES, loss_named
 from alike.train.map_losses import (
@@ -323,3 +325,9 @@ def test_unit_gives_dead_rows_no_gradient():
 def test_unknown_loss_names_those_there_are():
     with pytest.raises(BadInput, match="gap_supcon, supcon, map_pair"):
         loss_named("contrast")
+
+
+def test_examples_of_the_table_run():
+    outcome = doctest.testmod(losses)
+    assert outcome.attempted >= 8
+    assert outcome.failed == 0

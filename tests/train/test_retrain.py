@@ -158,8 +158,8 @@ def test_the_same_seed_gives_the_same_weights(parent, digits, tmp_path):
 def test_held_out_images_must_not_be_trained_on(parent, digits, tmp_path):
     with pytest.raises(BadInput, match=r"3 held-out images are among .* 7\.npy"):
         again(parent, digits, tmp_path, held_out=digits.images[7:10])
-    unseen = Digits(first=200, count=100)
-    run = again(parent, digits, tmp_path, held_out=unseen.images)
+    others = Digits(first=200, count=100)
+    run = again(parent, digits, tmp_path, held_out=others.images)
     assert run.log["probe_sameness"].between(-1, 1).all()
 
 
@@ -219,7 +219,8 @@ def test_dropout_drops(parent, digits, tmp_path):
 @pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0", "mobilenet_v3_small"])
 def test_the_same_map_is_tapped_while_a_network_trains(name):
     network = load_network(name, transform=Transform(resize=(64, 64)))
-    module, start, _, _ = prepare(network, ["a", "b"], (64, 64), LOSSES["cam_supcon"], 0)
+    prepared = prepare(network, ["a", "b"], (64, 64), LOSSES["cam_supcon"], 0)
+    module, start = prepared.module, prepared.start
     module.train()
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):

@@ -103,14 +103,19 @@ def test_key_tells_weights_transform_and_precision_but_not_taps(small: str) -> N
         ("nothere.py:net", "none", "does not exist"),
         ("small.py:large", "none", "it has small, broken, negative"),
         ("small.py:broken", "none", "no such size"),
-        ("small.py:small", "pickled.pth", "not a plain state_dict"),
+        ("small.py:small", "pickled.pth", r"a whole pickled nn\.Module .class torch.*Linear"),
         ("small.py:small", "text.pth", "not a plain state_dict"),
         ("small.py:small", "junk.pth", "not a plain state_dict"),
         ("small.py:small", "nothing.pth", r"not a plain state_dict \(EOFError"),
         ("small.py:negative", "none", "RuntimeError: .*negative dimension"),
         ("small.py:small", "text.safetensors", "not valid safetensors"),
         ("small.py:small", "empty.pth", "no tensors"),
-        ("small.py:small", "other.pth", "missing 8 .*unexpected 1 .foo."),
+        ("small.py:small", "numbers.pth", "no tensors by name.*its keys are epoch, best"),
+        (
+            "small.py:small",
+            "other.pth",
+            "missing 8 .*holds its own level: 1 tensors .foo.",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_one_clear_line(
@@ -123,6 +128,7 @@ def test_what_cannot_be_loaded_is_one_clear_line(
     (tmp_path / "text.safetensors").write_text("hello")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "pickled.pth")
     torch.save({}, tmp_path / "empty.pth")
+    torch.save({"epoch": 3, "best": 0.5}, tmp_path / "numbers.pth")
     torch.save({"foo": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(BadInput, match=says) as caught:
         load_network(name, weights)
@@ -195,7 +201,7 @@ def test_mobilenet_v2_and_its_classifier_load(shared_data: Path) -> None:
     assert len(network.class_names) == 1000
     batch = torch.rand(1, 3, 96, 96)
     with torch.inference_mode():
-        taps = forward_taps(network, batch, ["last_conv", "gap", "fc", "logits"])
+        taps = forward_taps(network.module, batch, ["last_conv", "gap", "fc", "logits"])
     classifier = network.classifier()
     assert classifier is not None
     weight, bias = classifier

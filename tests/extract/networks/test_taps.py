@@ -97,7 +97,7 @@ def test_taps_equal_a_naive_computation(tmp_path: Path) -> None:
     names = ["conv", "bn", "last_conv", "fc", "logits"]
     with torch.no_grad():
         expected = naive_taps(network.module, batch)
-        found = forward_taps(network, batch, names)
+        found = forward_taps(network.module, batch, names)
     for name in names:
         torch.testing.assert_close(found[name], expected[name])
     # bn feeds an in-place ReLU: what was captured must not be what came after.
@@ -108,11 +108,11 @@ def test_pass_stops_after_the_last_wanted_tap(tmp_path: Path) -> None:
     network = load_network(small_file(tmp_path))
     ran = []
     network.module.linear.register_forward_hook(lambda *_: ran.append("linear"))
-    forward_taps(network, torch.zeros(1, 3, 8, 8), ["last_conv"])
+    forward_taps(network.module, torch.zeros(1, 3, 8, 8), ["last_conv"])
     ran.clear()
-    forward_taps(network, torch.zeros(2, 3, 8, 8), ["last_conv", "gap"])
+    forward_taps(network.module, torch.zeros(2, 3, 8, 8), ["last_conv", "gap"])
     assert ran == []
-    forward_taps(network, torch.zeros(2, 3, 8, 8), ["logits"])
+    forward_taps(network.module, torch.zeros(2, 3, 8, 8), ["logits"])
     assert ran == ["linear"]
 
 
@@ -120,7 +120,7 @@ def test_gradients_pass_and_training_mode_gives_the_same_places(tmp_path: Path) 
     network = load_network(small_file(tmp_path))
     batch = torch.rand(4, 3, 8, 8, requires_grad=True)
     network.module.train()
-    taps = forward_taps(network, batch, ["last_conv", "fc", "logits"])
+    taps = forward_taps(network.module, batch, ["last_conv", "fc", "logits"])
     assert network.module.training
     torch.testing.assert_close(taps["last_conv"].mean((2, 3)), taps["fc"])
     taps["last_conv"].sum().backward()
@@ -131,7 +131,7 @@ def test_gap_is_the_mean_and_pixels_are_the_input_made_small(tmp_path: Path) -> 
     network = load_network(small_file(tmp_path))
     batch = torch.randn(2, 3, 64, 40)
     with torch.no_grad():
-        taps = forward_taps(network, batch, ["gap", "pixels", "last_conv"])
+        taps = forward_taps(network.module, batch, ["gap", "pixels", "last_conv"])
     torch.testing.assert_close(taps["gap"], taps["last_conv"].flatten(2).mean(2))
     assert taps["pixels"].shape == (2, 3, 32, 32)
     assert taps["pixels"].dtype == torch.float16

@@ -1,0 +1,311 @@
+"""Checkpoints as people bring them: read without running code in them, and the right copy chosen.
+
+A training script saves more than a state_dict: two copies of the weights, the optimiser, the
+criterion, paths and settings. Every group of tensors by name that the file holds is compared with
+the network, under every prefix that the names suggest; the one that gives most of the network's
+tensors is taken, and of several the averaged one.
+"""
+
+import re
+import textwrap
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alike.extract.errors import BadInput
+from alike.extract.networks.weights import LEGACY_NAMES, read_safetensors
+
+DEPTH = 4
+"""Mappings inside mappings that are looked into."""
+SHOWN = 6
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+BLOCKED = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)")
+
+AVERAGED = re.compile(r"(?<![a-z])(ema|averaged|swa|shadow|teacher|polyak)(?![a-z])")
+SECOND = re.compile(r"(?<![a-z])(student|encoder_k|momentum_encoder|key_encoder|target)(?![a-z])")
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights"),
+    *("params", "module", "backbone"),
+)
+"""Usual names of the group of weights; an earlier one is preferred if two fit alike."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        path: the file.
+        groups: tensors by name, by the dotted key of their group; the file's own level is "".
+        metadata: of safetensors files the header, each value parsed if it is JSON
+            (`write_weights` gives network, args, transform, class_names).
+    """
+
+    path: Path
+    groups: Mapping[str, Mapping[str, torch.Tensor]]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Keys of the file, in one line."""
+        return "; ".join(
+            f"{key or 'its own level'}: {len(group)} tensors ({_some(list(group))})"
+            for key, group in self.groups.items()
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Tensors for a network out of a checkpoint.
+
+    Attributes:
+        key: of their group.
+        prefix: that their names had.
+        tensors: by the network's own names.
+        others: keys or names in the file that are left, for one line.
+        foreign: names under the same prefix that the network does not have.
+    """
+
+    key: str
+    prefix: str
+    tensors: Mapping[str, torch.Tensor]
+    others: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+    def note(self, path: Path) -> str | None:
+        """One line on what was taken and what was left, None if nothing was left."""
+        if not self.others:
+            return None
+        place = ".".join(filter(None, (self.key, self.prefix.rstrip("."))))
+        averaged = AVERAGED.search(place.lower())
+        kind = f" ({averaged[0]}: the averaged weights)" if averaged else ""
+        return f"weights {path}: took {place or 'the tensors'}{kind}, ignored {_some(self.others)}"
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a weights file.
+
+    Args:
+        path: ``.safetensors``, or anything `torch.load` reads with ``weights_only=True``; beside
+            tensors it may hold plain values, `argparse.Namespace`, paths and numpy values.
+
+    Raises:
+        BadInput: no such file, not readable, holds other objects, or no tensors by name.
+    """
+    if not path.is_file():
+        raise BadInput(f"weights file {path} does not exist")
+    _refuse_other_files(path)
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_safetensors(path)
+        return Checkpoint(path, {"": tensors}, metadata)
+    with torch.serialization.safe_globals(_plain_types()):
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        # A file that is no pickle makes torch raise any type: struct.error, AttributeError…
+        except Exception as error:
+            raise BadInput(_refusal(path, error)) from error
+    groups = dict(_groups(stored))
+    if not groups:
+        keys = f"; its keys are {_some([str(key) for key in stored])}" if _is_map(stored) else ""
+        raise BadInput(
+            f"weights file {path} holds no tensors by name, a state_dict was expected{keys}"
+        )
+    return Checkpoint(path, groups)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _groups(value: Any, key: str = "") -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    if not isinstance(value, Mapping) or key.count(".") >= DEPTH:
+        return
+    named = {name: one for name, one in value.items() if isinstance(name, str)}
+    tensors = {name: one for name, one in named.items() if isinstance(one, torch.Tensor)}
+    if tensors:
+        yield key, tensors
+    for name, inner in named.items():
+        yield from _groups(inner, f"{key}.{name}" if key else name)
+
+
+def _plain_types() -> list[Any]:
+    """Classes that hold values and run nothing, beside those that torch allows."""
+    import argparse
+    import pathlib
+
+    import numpy as np
+
+    plain: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
+    plain += [
+        value
+        for value in vars(np.dtypes).values()
+        # Not objects: their arrays hold anything.
+        if isinstance(value, type) and value is not np.dtypes.ObjectDType
+    ]
+    # The functions by which numpy pickles a scalar and an array, under their old name and the new.
+    for value in (np.float64(0), np.zeros(0)):
+        function: Any = value.__reduce__()[0]
+        plain += [
+            (function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")
+        ]
+    for place in ("pathlib", "pathlib._local"):
+        # As pure ones, since a path of the other system cannot be made here.
+        for pure in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+            names = (pure.__name__, pure.__name__.removeprefix("Pure"))
+            plain += [(pure, f"{place}.{name}") for name in names]
+    return plain
+
+
+def _refuse_other_files(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(
+            f"weights file {path} is a Git LFS pointer, not the weights: run `git lfs pull` in its "
+            "repository, or download the file itself"
+        )
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise BadInput(f"weights file {path} is an HTML page: download the file itself")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any("/code/" in name for name in names):
+            raise BadInput(
+                f"weights file {path} is a TorchScript archive: load it by torch.jit.load and save "
+                "its state_dict() by torch.save"
+            )
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    text = ESCAPES.sub("", str(error))
+    blocked = BLOCKED.search(text)
+    if blocked is None:
+        message = text.partition("WeightsUnpickler error: ")[2] or text or type(error).__name__
+        first = message.split("\n")[0]
+        reason = textwrap.shorten(first, 160, placeholder=" …")
+        return (
+            f"weights file {path} is not a plain state_dict ({reason}); save "
+            "model.state_dict() with torch.save or as .safetensors"
+        )
+    if _root_class(path) == blocked[1]:
+        return (
+            f"weights file {path} is a whole pickled nn.Module (class {blocked[1]}), and reading "
+            "it would run code: save its state_dict()"
+        )
+    return (
+        f"weights file {path} holds an object of class {blocked[1]} beside its tensors, and "
+        "reading it would run code: save model.state_dict() alone"
+    )
+
+
+def _root_class(path: Path) -> str | None:
+    """The class of the object that a pickle holds, None if it is a plain container."""
+    import pickletools
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            data = archive.read(name)
+        for operation, argument, _ in pickletools.genops(data):
+            if operation.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if operation.name not in ("PROTO", "FRAME", "BINPUT", "MEMOIZE"):
+                return None
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError):
+        return None
+    return None
+
+
+def choose_tensors(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, torch.Tensor],
+    key: str = "",
+    prefix: str | None = None,
+) -> Choice:
+    """The tensors of a checkpoint that are a network's.
+
+    Args:
+        checkpoint: with any number of groups.
+        wanted: the network's state_dict.
+        key: the group to take, "" to find it.
+        prefix: of the names to take, None to find it.
+
+    Raises:
+        BadInput: no group of this key, or no name of this prefix.
+    """
+    groups = checkpoint.groups
+    if key and key not in groups:
+        raise BadInput(
+            f"weights {checkpoint.path} have no {key!r}; there are {checkpoint.describe()}"
+        )
+    choices = [
+        choice
+        for name, group in groups.items()
+        if not key or name == key
+        for choice in _choices(name, group, wanted, prefix)
+    ]
+    if not choices:
+        raise BadInput(
+            f"weights {checkpoint.path} have no name that begins with {prefix!r}; there are "
+            f"{checkpoint.describe()}"
+        )
+    best = max(choices, key=lambda choice: _merit(choice, wanted))
+    return Choice(best.key, best.prefix, best.tensors, _others(best, groups), best.foreign)
+
+
+def _choices(
+    key: str,
+    group: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    prefix: str | None,
+) -> Iterator[Choice]:
+    named = dict(group)
+    for pattern, new in LEGACY_NAMES:
+        named = {pattern.sub(new, name): value for name, value in named.items()}
+    prefixes = _prefixes(named, wanted) if prefix is None else {prefix}
+    for one in sorted(prefixes):
+        inside = {n.removeprefix(one): v for n, v in named.items() if n.startswith(one)}
+        if inside:
+            tensors = {name: value for name, value in inside.items() if name in wanted}
+            foreign = tuple(name for name in inside if name not in wanted)
+            yield Choice(key, one, tensors, (), foreign)
+
+
+def _prefixes(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> set[str]:
+    """The empty prefix, and what stands before a wanted name in the file's names."""
+    ends: dict[str, list[str]] = {}
+    for name in wanted:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    prefixes = {""}
+    for name in named:
+        for end in ends.get(name.rpartition(".")[2], ()):
+            if name.endswith(f".{end}"):
+                prefixes.add(name.removesuffix(end))
+    return prefixes
+
+
+def _merit(choice: Choice, wanted: Mapping[str, torch.Tensor]) -> tuple[int, int, int, int]:
+    place = f"{choice.key}.{choice.prefix}".lower()
+    fitting = sum(
+        value.shape[1:] == wanted[name].shape[1:] for name, value in choice.tensors.items()
+    )
+    average = bool(AVERAGED.search(place)) - bool(SECOND.search(place))
+    last = choice.key.rpartition(".")[2]
+    usual = -WRAPPERS.index(last) if last in WRAPPERS else -len(WRAPPERS)
+    return fitting, average, usual if choice.key else 1, -len(choice.prefix)
+
+
+def _others(best: Choice, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[str, ...]:
+    """What of the file was left: other groups by key, other tensors by prefix or name."""
+    own = [name for name in groups[best.key] if not name.startswith(best.prefix)]
+    heads = dict.fromkeys(f"{name.partition('.')[0]}.*" if "." in name else name for name in own)
+    keys = [key for key in groups if key != best.key and not key.startswith("optim")]
+    return (*(key or "tensors beside it" for key in keys), *heads, *best.foreign)
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    return f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if names[SHOWN:] else ''}"
