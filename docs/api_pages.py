@@ -1,4 +1,4 @@
-"""A hook of mkdocs: one page of reference for each package, from the names in its `__init__.pyi`."""
+"""A hook of mkdocs: one page of reference for each package that hands on public names."""
 
 import ast
 from functools import cache

@@ -158,8 +158,9 @@ def test_every_setting_is_described():
     from alike.flows.sections import Pipeline, TransformSettings
     from alike.train.settings import TrainSettings
 
-    pieces = re.split(r"^(## .*|`\[network\.transform\].*|`trainer = .*)$",
-                      (ROOT / "docs/settings.md").read_text(encoding="utf-8"), flags=re.MULTILINE)  # fmt: skip
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    heads = r"^(## .*|`\[network\.transform\].*|`trainer = .*)$"
+    pieces = re.split(heads, text, flags=re.MULTILINE)
     rows = {
         head: re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)
         for head, body in zip(pieces[1::2], pieces[2::2], strict=True)
