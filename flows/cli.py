@@ -14,7 +14,7 @@ from alike.flows import commands
 
 app = typer.Typer(
     name="alike",
-    help="Do alike images get alike features? Ask it of any image network and any labelled images.",
+    help="Do alike images get alike features? For any image network and any labelled images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

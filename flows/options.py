@@ -20,25 +20,28 @@ class Split(StrEnum):
         return None if self is Split.ALL else self.value
 
 
-StoreOption = Annotated[str, typer.Option("--store", help="Where the features are.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Store of the features: a folder or a URL.")
+]
 FeaturesOption = Annotated[
     str | None,
     typer.Option(
-        "--features", help="Extraction. [default: the only one, or the one that a run serves]"
+        "--features", help="Key of the extraction. [default: the only one, or that served]"
     ),
 ]
 SplitOption = Annotated[
     Split,
-    typer.Option("--split", help="Which images; held_out are those that no training sees."),
+    typer.Option("--split", help="Images to use. held_out: those that no training sees."),
 ]
 DaskOption = Annotated[
-    str | None, typer.Option("--dask", help="Dask scheduler, such as tcp://10.0.0.1:8786.")
+    str | None,
+    typer.Option("--dask", help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786."),
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Processes of a Dask cluster of this machine."),
+    typer.Option("--workers", min=1, help="Processes of a local Dask cluster."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def finite(value: float | None) -> float | None:

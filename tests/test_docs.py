@@ -1,5 +1,6 @@
 """The pages hold: their Python runs, their links lead somewhere, their commands are ours."""
 
+import ast
 import os
 import re
 import shlex
@@ -7,10 +8,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -135,3 +138,63 @@ def test_files_named_exist(page):
     named = re.findall(rf"`((?:{folders})/[\w/.*-]+?)`", text)
     made = {"index/", "docs/api"}
     assert not [one for one in named if not list(ROOT.glob(one.rstrip("/"))) and one not in made]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")])
+def test_settings_are_valid(page, tmp_path):
+    """The blocks of TOML of a page are one settings file, or one each, that a run accepts."""
+    from alike.flows.settings import read_pipeline
+
+    text = ""
+    for code in blocks(page, "toml"):
+        text = code if "[images]" in code else f"{text}\n{code}"
+        file = tmp_path / "pipeline.toml"
+        file.write_text(text, encoding="utf-8")
+        assert read_pipeline(file).images.source
+
+
+def test_every_setting_is_described():
+    """docs/settings.md has one row for each field, below the heading of its section."""
+    from alike.flows.sections import Pipeline, TransformSettings
+    from alike.train.settings import TrainSettings
+
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    heads = r"^(## .*|`\[network\.transform\].*|`trainer = .*)$"
+    pieces = re.split(heads, text, flags=re.MULTILINE)
+    rows = {
+        head: re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)
+        for head, body in zip(pieces[1::2], pieces[2::2], strict=True)
+    }
+    sections = {
+        name: next(
+            (kind for kind in (field.annotation, *get_args(field.annotation))
+             if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        for name, field in Pipeline.model_fields.items()
+    }  # fmt: skip
+    expected = {f"## `[{name}]`": set(kind.model_fields) for name, kind in sections.items() if kind}
+    expected["## Top level"] = {name for name, kind in sections.items() if kind is None}
+    expected["`[network.transform]`"] = set(TransformSettings.model_fields)
+    expected["`trainer"] = set(TrainSettings.model_fields) - {"loss", "epochs", "seed"}
+    for head, fields in expected.items():
+        described = next(names for line, names in rows.items() if line.startswith(head))
+        assert sorted(described) == sorted(fields), head
+
+
+def test_every_public_package_has_a_page():
+    """The pages of docs/api_pages.py are all packages that hand on names, `alike` first."""
+    module = ast.parse((ROOT / "docs/api_pages.py").read_text(encoding="utf-8"))
+    pages = next(
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES"
+    )
+    folders = ("alike", "extract", "index", "analysis", "train", "flows", "serve")
+    stubs = [stub for folder in folders for stub in (ROOT / folder).rglob("__init__.pyi")]
+    packages = {
+        ".".join(("alike", *stub.relative_to(ROOT).parts[:-1])).replace("alike.alike", "alike")
+        for stub in stubs
+    }
+    assert set(pages.values()) == packages
+    assert next(iter(pages.values())) == "alike"
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page for page in pages if f": {page}" not in navigation] == []

@@ -38,31 +38,37 @@ def register(app: typer.Typer) -> None:
         measures: Annotated[
             str | None,
             typer.Option(
-                help="Names of `alike list measures`, with commas between. "
-                "[default: the default measures]"
+                help="Names of `alike list measures`, separated by commas. "
+                "[default: the default set of measures]"
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
-        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of draws and folds.")] = 0,
+        bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals.")] = 200,
+        seed: Annotated[
+            int, typer.Option(min=0, max=2**63 - 1, help="Seed of resamples and folds.")
+        ] = 0,
         untrained: Annotated[
-            str | None, typer.Option(help="Extraction of the same network with random weights.")
+            str | None, typer.Option(help="Key of the same network with random weights.")
         ] = None,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         budget: Annotated[
             float,
             typer.Option(
-                min=1, callback=finite, help="Multiplications a measure; above: a sample of images."
+                min=1,
+                callback=finite,
+                help="Multiplications a measure; beyond it a sample is evaluated.",
             ),
         ] = 1e14,
-        bins: Annotated[int, typer.Option(help="Bins of the histograms, a power of two.")] = 16384,
+        bins: Annotated[
+            int, typer.Option(help="Number of histogram bins, a power of two.")
+        ] = 16384,
         precision: Annotated[
-            Precision, typer.Option(help="Of the products: bfloat16 is faster and coarser.")
+            Precision, typer.Option(help="Precision of products; bfloat16 is faster and coarser.")
         ] = Precision.FLOAT32,
         as_json: JsonOption = False,
     ) -> None:
-        """Judge how much nearer images of one class are than images of different classes.
+        """Measure how much nearer images of one class are than images of different classes.
 
         `alike analyse --store pets.store`
 

@@ -19,21 +19,21 @@ def register(app: typer.Typer) -> None:
 
     @app.command("compare")
     def compare(
-        a: Annotated[str, typer.Argument(help="First extraction.")],
-        b: Annotated[str, typer.Argument(help="Second extraction.")],
+        a: Annotated[str, typer.Argument(help="Key of the first extraction.")],
+        b: Annotated[str, typer.Argument(help="Key of the second extraction.")],
         store: StoreOption,
         store_b: Annotated[
-            str | None, typer.Option(help="Where the second one is, if elsewhere.")
+            str | None, typer.Option(help="Store of the second one. [default: --store]")
         ] = None,
-        measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
+        measure: Annotated[str, typer.Option(help="Measure of distance, for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
-        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws.")] = 0,
+        bootstrap: Annotated[int, typer.Option(min=1, help="Resamples for the intervals.")] = 1000,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the resamples.")] = 0,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         as_json: JsonOption = False,
     ) -> None:
-        """Set two extractions side by side; the intervals are of the paired difference.
+        """Compare two extractions on the same images. Intervals are of the paired difference.
 
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
         """

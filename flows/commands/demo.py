@@ -15,15 +15,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    to: Annotated[Path, typer.Option(help="Folder of everything that is written.")] = Path(
-        "alike-demo"
-    ),
+    to: Annotated[Path, typer.Option(help="Output folder.")] = Path("alike-demo"),
     json: JsonOption = False,
 ) -> None:
     """Try the whole loop on 1,797 real images of digits: no download, no server, no GPU.
 
-    A small network is trained on one half of the images; the other half, which no training ever
-    sees, is judged before and after retraining with the consistency loss.
+    A small network is trained on one half of the images. The other half is held out from all
+    training. It is evaluated before and after retraining with the consistency loss.
 
     Examples:
         alike demo

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show versions, devices, free disk and what a run would use here.
+    """Show versions, devices and free disk space, and what a run would use on this machine.
 
     Example:
         alike doctor

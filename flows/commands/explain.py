@@ -23,41 +23,46 @@ def register(app: typer.Typer) -> None:
         store: StoreOption,
         images: Annotated[
             list[str] | None,
-            typer.Argument(help="Image files, URLs, or numbers of stored rows; two are compared."),
+            typer.Argument(help="Image files, URLs, or numbers of stored rows. Two are compared."),
         ] = None,
         features: FeaturesOption = None,
         methods: Annotated[
             str | None,
             typer.Option(
-                help="Of `alike list explainers`, and likeness; commas between. "
-                "[default: likeness for two images, else all but it]"
+                help="Names of `alike list explainers`, or likeness, separated by commas. "
+                "[default: likeness for two images, else all explainers]"
             ),
         ] = None,
         target: Annotated[
-            str | None, typer.Option(help="Class name or index. [default: the predicted one]")
+            str | None, typer.Option(help="Class name or index. [default: the predicted class]")
         ] = None,
         like: Annotated[
             str | None,
-            typer.Option(help="A label of the store: what makes the images like this class."),
+            typer.Option(help="Class label: show what makes the images like this class."),
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="Folder for pictures. [default: in the store]")
+            Path | None, typer.Option(help="Folder of the pictures. [default: in the store]")
         ] = None,
         arrays: Annotated[Path | None, typer.Option(help="Write the maps to an .npz file.")] = None,
         every: Annotated[
-            bool, typer.Option("--all", help="Explain every image of the split, into the store.")
+            bool,
+            typer.Option("--all", help="Explain every image of the split, and store the maps."),
         ] = False,
         classes: Annotated[
-            bool, typer.Option("--classes", help="Mean maps: what makes images of a class alike.")
+            bool, typer.Option("--classes", help="Show what makes the images of each class alike.")
         ] = False,
         confused: Annotated[
-            int, typer.Option(min=0, help="So many most alike pairs of different classes.")
+            int,
+            typer.Option(min=0, help="Show this number of most alike pairs of different classes."),
         ] = 0,
         continuity: Annotated[
-            bool, typer.Option("--continuity", help="Judge whether explanations are continuous.")
+            bool, typer.Option("--continuity", help="Measure whether explanations are continuous.")
         ] = False,
         limit: Annotated[
-            int | None, typer.Option(min=1, help="Images for --all and --continuity (64).")
+            int | None,
+            typer.Option(
+                min=1, help="Number of images. [default: --continuity 64, --all every image]"
+            ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
         as_json: JsonOption = False,

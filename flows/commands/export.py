@@ -24,21 +24,23 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path,
             typer.Option(
-                help="File; its ending says what kind: .parquet .csv .h5 .nc .zarr .npz "
+                help="Output file. Its ending is the format: .parquet .csv .h5 .nc .zarr .npz "
                 ".fiftyone.json"
             ),
         ],
         features: FeaturesOption = None,
         arrays: Annotated[
-            str, typer.Option(help="Feature arrays, with commas between; empty for none.")
+            str, typer.Option(help="Feature arrays, separated by commas. Empty: none.")
         ] = "gap",
         split: SplitOption = Split.HELD_OUT,
-        measure: Annotated[str, typer.Option(help="Whose neighbours are written.")] = "gap_cosine",
-        maps: Annotated[bool, typer.Option(help="Add the places of the 2-D map.")] = False,
-        images: Annotated[bool, typer.Option(help="Put small pictures into Parquet.")] = False,
+        measure: Annotated[
+            str, typer.Option(help="Measure whose neighbours are written.")
+        ] = "gap_cosine",
+        maps: Annotated[bool, typer.Option(help="Add the coordinates of the 2-D map.")] = False,
+        images: Annotated[bool, typer.Option(help="Add thumbnails to Parquet.")] = False,
         as_json: JsonOption = False,
     ) -> None:
-        """Write features, and what `alike analyse` found, with the manifest inside.
+        """Write features, the tables of `alike analyse`, and their manifest to a file.
 
         `alike export --store pets.store --to pets.parquet`
 

@@ -13,62 +13,72 @@ def register(app: typer.Typer) -> None:
 
     @app.command("extract")
     def extract(
-        source: Annotated[str, typer.Argument(help="Images: see `alike list datasets`.")],
+        source: Annotated[str, typer.Argument(help="Set of images. See `alike list datasets`.")],
         network: Annotated[
-            str, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
+            str, typer.Option(help="Name of torchvision, file.py:factory, or timm:NAME.")
         ],
-        store: Annotated[str, typer.Option(help="Folder or URL; made where there is none.")],
+        store: Annotated[str, typer.Option(help="Folder or URL. Created if it does not exist.")],
         weights: Annotated[
             str | None,
-            typer.Option(help="File, enum member, or none (random). [default: torchvision's own]"),
+            typer.Option(
+                help="File, name of torchvision's weights, or none. [default: torchvision's]"
+            ),
         ] = None,
         taps: Annotated[
-            str, typer.Option(help="Outputs to store, comma-separated; module paths too.")
+            str, typer.Option(help="Outputs or module paths to store, separated by commas.")
         ] = "last_conv,fc,logits",
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1…")] = "auto",
         precision: Annotated[
             str, typer.Option(help="auto, float32, bfloat16, float16 (GPU).")
         ] = "auto",
         batch_size: Annotated[
-            int | None, typer.Option(min=1, help="Images of one forward pass. [default: found]")
+            int | None, typer.Option(min=1, help="Images in one forward pass. [default: measured]")
         ] = None,
         threads: Annotated[
             int | None, typer.Option(min=1, help="Cores to use. [default: all]")
         ] = None,
         resize: Annotated[
-            str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH, instead of the weights'.")
+            str | None,
+            typer.Option(help="Shorter side or HEIGHTxWIDTH. [default: that of the weights]"),
         ] = None,
         crop: Annotated[
             int | None, typer.Option(min=1, help="Side of the central square, with --resize.")
         ] = None,
         network_arg: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the factory; may be repeated.")
+            list[str] | None, typer.Option(help="NAME=VALUE for the factory. Repeatable.")
         ] = None,
         source_option: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the source; may be repeated.")
+            list[str] | None, typer.Option(help="NAME=VALUE for the source. Repeatable.")
         ] = None,
         train_share: Annotated[
-            float | None, typer.Option(min=0, max=1, help="Share that may be trained on.")
+            float | None, typer.Option(min=0, max=1, help="Share of images for training.")
         ] = None,
         classes: Annotated[
-            str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
+            str | None,
+            typer.Option(help="Names of the logits: a,b,c, or a file with one name a line."),
         ] = None,
         network_output: Annotated[
-            str, typer.Option(help="Which of several outputs the logits are: a name, or a place.")
+            str,
+            typer.Option(
+                help="Output that holds the logits, if there are several: name or position."
+            ),
         ] = "",
         weights_key: Annotated[
-            str, typer.Option(help="Which group of a weights file to take, as model_ema.")
+            str, typer.Option(help="Group of the weights file to load, such as model_ema.")
         ] = "",
         weights_prefix: Annotated[
-            str | None, typer.Option(help="Of the names to take, as encoder_q. (with the dot).")
+            str | None,
+            typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
         ] = None,
-        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random weights.")] = 0,
+        seed: Annotated[
+            int, typer.Option(min=0, max=2**63 - 1, help="Seed of random weights.")
+        ] = 0,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
         as_json: JsonOption = False,
     ) -> None:
-        """Compute the features of images that have none yet, and store them.
+        """Compute and store the features of images that have none yet.
 
         `alike extract photos/ --network resnet50 --store photos.store`
 

@@ -26,20 +26,20 @@ def register(app: typer.Typer) -> None:
             float | None,
             typer.Option(
                 callback=finite,
-                help="Share of the true neighbours to find; 1 asks for exact.",
+                help="Share of the true neighbours to find. 1: exact search.",
                 show_default=_default("0.95"),
             ),
         ] = None,
         at: Annotated[
             int | None,
             typer.Option(
-                min=1, help="How many neighbours recall counts.", show_default=_default("10")
+                min=1, help="Number of neighbours for recall.", show_default=_default("10")
             ),
         ] = None,
         memory: Annotated[
             str | None,
             typer.Option(
-                help="Most memory of the index in use, such as 4GB, or any.",
+                help="Largest memory of the index, such as 4GB, or any.",
                 show_default=_default("any"),
             ),
         ] = None,
@@ -48,46 +48,48 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 min=0,
                 callback=finite,
-                help="Most milliseconds of one call of --batch queries; 0: any.",
+                help="Largest time of a call of --batch queries, in milliseconds. 0: any.",
                 show_default=_default("0"),
             ),
         ] = None,
         batch: Annotated[
             int | None,
-            typer.Option(min=1, help="Queries that come at once.", show_default=_default("1")),
+            typer.Option(min=1, help="Queries in one call.", show_default=_default("1")),
         ] = None,
         threads: Annotated[
             int | None,
             typer.Option(
                 min=0,
-                help="Threads of the search; 0: as many as FAISS takes.",
+                help="Threads of the search. 0: the default of FAISS.",
                 show_default=_default("0"),
             ),
         ] = None,
         kind: Annotated[
-            list[str] | None, typer.Option(help="Only this kind of index; may be repeated.")
+            list[str] | None,
+            typer.Option(help="Kind of index to consider. Repeatable. [default: all]"),
         ] = None,
         on_disk: Annotated[
             bool | None,
             typer.Option(
                 "--on-disk/--in-memory",
-                help="Leave lists on disk: for sets larger than memory.",
+                help="Leave the lists on disk, for sets larger than memory.",
                 show_default=_default("in memory"),
             ),
         ] = None,
         shards: Annotated[
             str | None,
-            typer.Option(help="With --on-disk: Dask workers that build parts, a number or tcp://…"),
+            typer.Option(help="Dask workers that build an index on disk: a number, or tcp://…"),
         ] = None,
-        rebuild: Annotated[bool, typer.Option("--rebuild", help="Build anew.")] = False,
+        rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again.")] = False,
         effort: Annotated[
-            float, typer.Option(min=0, callback=finite, help="Seconds to spend on candidates.")
+            float,
+            typer.Option(min=0, callback=finite, help="Time to spend on candidates, in seconds."),
         ] = 900.0,
         as_json: JsonOption = False,
     ) -> None:
-        """Choose and build the index of a measure by measuring, or bring it up to date.
+        """Choose an index by measurement and build it, or update the existing one.
 
-        What is not given stays as it was asked of the index there is.
+        An option that is not given keeps its value in the existing index.
 
         `alike index --store digits.store --recall 0.99 --memory 2GB`
 
@@ -133,7 +135,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _default(value: str) -> str:
-    return f"that of the index there is, else {value}"
+    return f"that of the existing index, else {value}"
 
 
 def curve_table(card: "Card") -> "pd.DataFrame":

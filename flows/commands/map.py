@@ -22,24 +22,26 @@ def register(app: typer.Typer) -> None:
     def map_(
         store: StoreOption,
         features: FeaturesOption = None,
-        measure: Annotated[str, typer.Option(help="Whose vectors are mapped.")] = "gap_cosine",
+        measure: Annotated[
+            str, typer.Option(help="Measure whose vectors are mapped.")
+        ] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
         perplexity: Annotated[
-            float, typer.Option(min=2, callback=finite, help="About how many neighbours count.")
+            float, typer.Option(min=2, callback=finite, help="Effective number of neighbours.")
         ] = 30.0,
         sample: Annotated[
-            int, typer.Option(min=100, help="Fit t-SNE on so many images at most.")
+            int, typer.Option(min=100, help="Largest number of images to fit t-SNE on.")
         ] = 200_000,
-        seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the map.")] = 0,
         like: Annotated[
-            str | None, typer.Option(help="Begin where this other extraction's map ends.")
+            str | None, typer.Option(help="Key of an extraction whose map is the start.")
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="Also write this CSV or Parquet file.")
+            Path | None, typer.Option(help="CSV or Parquet file to write as well.")
         ] = None,
         as_json: JsonOption = False,
     ) -> None:
-        """Make the PCA and t-SNE map that the report shows, and keep it in the store.
+        """Compute the PCA and t-SNE map of the report, and store it.
 
         `alike map --store pets.store`
 

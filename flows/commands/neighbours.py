@@ -15,12 +15,14 @@ def register(app: typer.Typer) -> None:
     def neighbours(
         images: Annotated[
             list[str],
-            typer.Argument(help="Image files, URLs, numbers of stored rows; or one folder."),
+            typer.Argument(help="Image files, URLs, numbers of stored rows, or one folder."),
         ],
         store: StoreOption,
-        k: Annotated[int, typer.Option("-k", min=1, help="Neighbours an image.")] = 10,
+        k: Annotated[
+            int, typer.Option("-k", min=1, help="Number of neighbours of each image.")
+        ] = 10,
         features: FeaturesOption = None,
-        measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
+        measure: Annotated[str, typer.Option(help="Measure of the index.")] = "gap_cosine",
         same_class: Annotated[
             bool, typer.Option("--same-class", help="Only images of the query's class.")
         ] = False,
@@ -28,23 +30,23 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--other-class", help="Only images of other classes.")
         ] = False,
         among: Annotated[
-            list[str] | None, typer.Option(help="Only images of this class; may be repeated.")
+            list[str] | None, typer.Option(help="Only images of this class. Repeatable.")
         ] = None,
         label: Annotated[
-            str | None, typer.Option(help="Class of the queries that are not stored.")
+            str | None, typer.Option(help="Class of queries that are not stored.")
         ] = None,
         rerank: Annotated[
-            str | None, typer.Option(help="chamfer or sinkhorn: compare feature maps part by part.")
+            str | None, typer.Option(help="Compare feature maps part by part: chamfer or sinkhorn.")
         ] = None,
         contact_sheet: Annotated[
-            Path | None, typer.Option(help="Write a PNG of queries and neighbours.")
+            Path | None, typer.Option(help="Write a PNG with queries and neighbours.")
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="Write a Parquet file (for a folder).")
+            Path | None, typer.Option(help="Write a Parquet file, for a folder of queries.")
         ] = None,
         as_json: JsonOption = False,
     ) -> None:
-        """Show the stored images nearest to an image; a stored one is never its own neighbour.
+        """Show the stored images nearest to an image. A stored image is never its own neighbour.
 
         `alike neighbours cat.jpg --store pets.store -k 5 --contact-sheet cat.png`
 

@@ -16,15 +16,15 @@ def register(app: typer.Typer) -> None:
         store: StoreOption,
         features: FeaturesOption = None,
         after: Annotated[
-            str | None, typer.Option(help="A second extraction, set beside the first.")
+            str | None, typer.Option(help="Key of a second extraction to compare.")
         ] = None,
-        to: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
-        title: Annotated[str, typer.Option(help="In the first line.")] = "",
+        to: Annotated[Path, typer.Option(help="Output file.")] = Path("report.html"),
+        title: Annotated[str, typer.Option(help="Title of the report.")] = "",
         maps: Annotated[bool, typer.Option(help="Show the map of the images.")] = True,
         thumbnails: Annotated[bool, typer.Option(help="Show the images.")] = True,
         as_json: JsonOption = False,
     ) -> None:
-        """Write the report of what `alike analyse` found; it loads nothing from anywhere.
+        """Write the report of an analysis as one HTML file that loads nothing else.
 
         `alike report --store pets.store --to pets.html`
 

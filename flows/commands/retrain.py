@@ -20,49 +20,55 @@ def register(app: typer.Typer) -> None:
 
     @app.command("retrain")
     def retrain_(
-        to: Annotated[Path, typer.Option(help="Folder of the run: weights, log, decisions.")],
+        to: Annotated[Path, typer.Option(help="Output folder of weights, log and decisions.")],
         store: Annotated[
-            str | None, typer.Option(help="A store: its network, its images, its train split.")
+            str | None, typer.Option(help="Store whose network, images and train split are used.")
         ] = None,
         features: FeaturesOption = None,
         images: Annotated[
-            str | None, typer.Option(help="Or images, as for `alike extract`, with --network.")
+            str | None, typer.Option(help="Set of images instead of a store. Requires --network.")
         ] = None,
         network: Annotated[
-            str | None, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
+            str | None, typer.Option(help="Name of torchvision, file.py:factory, or timm:NAME.")
         ] = None,
         weights: Annotated[
             str | None,
             typer.Option(
-                help="File, run folder, enum member, or none: from scratch. "
-                "[default: those of the store; with --images none]"
+                help="File, run folder, name of torchvision's weights, or none. "
+                "[default: those of the store; with --images: none]"
             ),
         ] = None,
         train_share: Annotated[
             float | None,
-            typer.Option(min=0, max=1, help="Share to train on; with --images 0.5 unless given."),
+            typer.Option(
+                min=0, max=1, help="Share of images for training. [default with --images: 0.5]"
+            ),
         ] = None,
-        loss: Annotated[str, typer.Option(help="A row of `alike list losses`.")] = "gap_supcon",
-        epochs: Annotated[int, typer.Option(min=1)] = 20,
-        seed: Annotated[int, typer.Option(min=0, max=MOST_SEED)] = 0,
+        loss: Annotated[str, typer.Option(help="Name of `alike list losses`.")] = "gap_supcon",
+        epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 20,
+        seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of training.")] = 0,
         lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-        weight: Annotated[float | None, typer.Option(help="Of the loss; else its own.")] = None,
-        batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+        weight: Annotated[
+            float | None, typer.Option(help="Weight of the loss. [default: its own]")
+        ] = None,
+        batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
         augment: Annotated[
-            str, typer.Option(help="none, shift, shift_flip, zoom_flip or trivial.")
+            str, typer.Option(help="Augmentation: none, shift, shift_flip, zoom_flip or trivial.")
         ] = "shift",
         set_: Annotated[
             list[str] | None,
-            typer.Option("--set", help="NAME=VALUE of any other training setting; repeatable."),
+            typer.Option("--set", help="NAME=VALUE of any other training setting. Repeatable."),
         ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-        devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU.")] = 1,
+        devices: Annotated[
+            int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU.")
+        ] = 1,
         as_json: JsonOption = False,
     ) -> None:
         """Train a network further so that images of one class get alike features.
 
-        Only images of the train split are trained on; which side an image is on follows from its
-        content, so `alike analyse` judges the result on images that no training saw.
+        Only images of the train split are trained on. The split follows from the content of each
+        image, so `alike analyse` evaluates the result on images that no training saw.
 
         `alike retrain --store digits.store --loss gap_supcon --to runs/supcon`
 

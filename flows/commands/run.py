@@ -14,13 +14,13 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    settings: Annotated[Path, typer.Argument(help="The settings file, such as pipeline.toml.")],
+    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
     json: JsonOption = False,
 ) -> None:
-    """Extract, index, analyse, retrain where triggered, compare and report.
+    """Extract, index, analyse, retrain if triggered, compare and report.
 
-    What is unchanged since the last run is not computed again. Paths in the settings are relative
-    to the settings file.
+    Steps whose settings and inputs have not changed since the last run are not computed again.
+    Paths in the settings are relative to the settings file.
 
     Examples:
         alike run pipeline.toml

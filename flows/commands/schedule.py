@@ -12,20 +12,20 @@ def register(app: typer.Typer) -> None:
 
 
 def schedule(
-    settings: Annotated[Path, typer.Argument(help="The settings file, such as pipeline.toml.")],
+    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
     cron: Annotated[str, typer.Option(help="When to run: minute hour day month weekday.")],
     timezone: Annotated[
         str | None,
-        typer.Option(help="That --cron is of, such as Europe/Berlin. [default: this machine's]"),
+        typer.Option(help="Time zone of --cron, such as Europe/Berlin. [default: this machine's]"),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the Prefect server that is started.")
+        int, typer.Option(min=1, max=65535, help="Port of the Prefect server, if one is started.")
     ] = 4200,
 ) -> None:
     """Serve the flow as a Prefect deployment until interrupted (Ctrl-C).
 
-    A run in which nothing has changed computes nothing. The Prefect server named by the variable
-    PREFECT_API_URL is used; if there is none, one is started on this machine's loopback address.
+    A run in which nothing has changed computes nothing. The variable PREFECT_API_URL names the
+    Prefect server. If it is not set, a server is started on this machine's loopback address.
     The first line says the time zone and the next run.
 
     Examples:

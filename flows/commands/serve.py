@@ -15,14 +15,14 @@ def register(app: typer.Typer) -> None:
 def serve(
     store: StoreOption,
     features: FeaturesOption = None,
-    measure: Annotated[str, typer.Option(help="A measure that has an index.")] = "gap_cosine",
+    measure: Annotated[str, typer.Option(help="Measure of the index.")] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
 ) -> None:
-    """Show the neighbours of any image, and where two images are alike, as a page.
+    """Serve a page with the neighbours of any image, and the places where two images are alike.
 
-    The page reaches nothing but this server. At the default address only this machine can ask;
-    there is no password, so any other `--host` shows the stored images to whoever reaches it.
+    The page requests nothing from any other server. By default only this machine can reach it.
+    There is no password: with another `--host`, everyone who reaches it sees the stored images.
 
     Examples:
         alike serve --store pets.store

@@ -7,17 +7,15 @@ import typer
 
 from alike.flows.console import print_json, print_table, progress_bars
 
-Url = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/place.")]
-Key = Annotated[
-    str | None, typer.Option("--features", help="One extraction; all of them where left out.")
-]
+Url = Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://bucket/place.")]
+Key = Annotated[str | None, typer.Option("--features", help="Key of an extraction. [default: all]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     commands = typer.Typer(
-        help="Look after a feature store: check it, list it, see its history, clean it up.\n\n"
+        help="Verify, list and clean up a feature store; show its history; move extractions.\n\n"
         "Example: alike store verify pets.store",
         no_args_is_help=True,
         rich_markup_mode="markdown",
@@ -35,14 +33,14 @@ def verify(
     url: Url,
     key: Key = None,
     check_only: Annotated[
-        bool, typer.Option("--check-only", help="Change nothing, for a store that is read-only.")
+        bool, typer.Option("--check-only", help="Change nothing. For a read-only store.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Read and hash again everything that is recorded; name what is damaged.
+    """Read and hash all recorded data again, and name what is damaged.
 
-    Damaged rows are taken out of the ledger, so that `alike extract` computes them again. The exit
-    status is 1 where anything was damaged.
+    Damaged rows are removed from the ledger, so that `alike extract` computes them again. The exit
+    status is 1 if anything is damaged.
 
     Example: `alike store verify features --json`
     """
@@ -74,7 +72,7 @@ def ls(
     bad: Annotated[bool, typer.Option("--bad", help="List the images without a feature.")] = False,
     json: Json = False,
 ) -> None:
-    """List the extractions and arrays of a store, or with `--bad` the images that have no feature.
+    """List the extractions and arrays of a store, or with `--bad` the images without a feature.
 
     Example: `alike store ls features --bad`
     """
@@ -107,7 +105,7 @@ def ls(
 
 
 def log(url: Url, json: Json = False) -> None:
-    """Show what happened to a store, oldest first: runs, growth, damage, clean-ups.
+    """Show the history of a store, oldest first: runs, growth, damage, clean-ups.
 
     Example: `alike store log features`
     """
@@ -123,14 +121,17 @@ def log(url: Url, json: Json = False) -> None:
 def gc(
     url: Url,
     drop: Annotated[
-        list[str] | None, typer.Option(help="Delete this extraction with all made from it.")
+        list[str] | None,
+        typer.Option(help="Delete this extraction and everything derived from it."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be deleted.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Delete half-written files, locks of dead processes and shards without a record.
 
-    Refuses while a process works on the store.
+    It is refused while a process uses the store.
 
     Example: `alike store gc features --dry-run`
     """
@@ -154,17 +155,18 @@ def gc(
 def export(
     url: Url,
     to: Annotated[
-        str, typer.Option("--to", help="File; its ending says what kind: .h5 .npz .parquet .nc")
+        str,
+        typer.Option("--to", help="Output file. Its ending is the format: .h5 .npz .parquet .nc"),
     ],
     key: Key = None,
     array: Annotated[
-        list[str] | None, typer.Option(help="Only this array; repeat it for more.")
+        list[str] | None, typer.Option(help="Array to write. Repeatable. [default: all]")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write one extraction as a whole to one file, which `alike store import` takes back.
+    """Write one whole extraction to one file, which `alike store import` reads.
 
-    Images, features, classifier and provenance; h5py, NumPy, pandas and xarray read the file too.
+    It holds images, features, classifier and provenance. h5py, NumPy, pandas or xarray read it too.
 
     Example: `alike store export features --to group.h5`
     """
@@ -185,9 +187,9 @@ def import_(
     file: Annotated[str, typer.Argument(help="A file that `alike store export` wrote.")],
     json: Json = False,
 ) -> None:
-    """Bring an exported extraction into a store, made where there is none.
+    """Add an exported extraction to a store, which is created if it does not exist.
 
-    Images are matched by content; features that the store has already are kept.
+    Images are matched by content. Features that the store already has do not change.
 
     Example: `alike store import elsewhere group.h5`
     """

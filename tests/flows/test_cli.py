@@ -245,6 +245,6 @@ def test_one_name_and_one_default_for_what_commands_share(words):
     assert not {"--out", "--output", "--key"} & set(options), "--to, --features"
     if "--split" in options:
         assert options["--split"].default == "held_out"
-    for name, about in (("--store", "Where the features are."), ("--features", "xtraction")):
+    for name, about in (("--store", "Store of the features"), ("--features", "xtraction")):
         if name in options and words[0] not in ("extract", "retrain"):
             assert about in options[name].help
