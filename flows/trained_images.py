@@ -86,7 +86,7 @@ def doubts(features: "Features") -> list[str]:
 
 
 def _told(features: "Features", seen: int) -> str:
-    share = features.store.split()[0]
+    share = features.store.split().train_share
     return (
         f"{seen} of {len(features.table('held_out'))} held-out images of {features.key} were "
         f"trained on by {features.attrs['weights']}, and would flatter it: the store's train "

@@ -27,6 +27,7 @@ ROOMS = {
         "networks": BASE,
         "store": BASE | {"images.split"},
         "measures": BASE | {"command"},
+        "twins": BASE | {"images", "store"},
     },
     "analysis": {
         "blocks": set(),

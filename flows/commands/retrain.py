@@ -143,7 +143,7 @@ def _keep_apart(store: "Store", share: float | None) -> None:
     """Make the split the store's own, so that every later judgement is of the held-out images."""
     from alike.extract.errors import BadInput
 
-    present, _ = store.split()
+    present = store.split().train_share
     if share is None or share == present:
         return
     if present > 0:
