@@ -221,6 +221,27 @@ def analyse(
     return analysis
 
 
+def evaluate(
+    features: "Features", settings: AnalysisSettings, *, progress: Progress = silent
+) -> pd.DataFrame:
+    """The table of scores alone, and nothing saved: for a decision, not for a report.
+
+    Args:
+        features: the extraction.
+        settings: measures, images, and how surely.
+        progress: told after every block.
+
+    Raises:
+        BadInput: as `analyse`.
+    """
+    images = stored_evaluation_set(features, settings.split)
+    plan, _ = _plan(features, images, settings)
+    work = Work(settings, here(), progress)
+    parts = [work.evaluate(part.within(settings))["scores"] for part in plan]
+    work.forget()
+    return pd.concat([*parts, network_scores(features, images)], ignore_index=True)
+
+
 @dataclass(frozen=True)
 class Planned:
     """One measure with the images that it evaluates, resolved before anything long runs.

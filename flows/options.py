@@ -10,6 +10,7 @@ class Split(StrEnum):
     """Which images: those that no training saw are judged, unless others are asked for."""
 
     HELD_OUT = "held_out"
+    VALIDATION = "validation"
     TRAIN = "train"
     ALL = "all"
 
@@ -28,7 +29,7 @@ FeaturesOption = Annotated[
 ]
 SplitOption = Annotated[
     Split,
-    typer.Option("--split", help="Which images; held_out are those that no training sees."),
+    typer.Option("--split", help="Which images; no training sees the held_out ones."),
 ]
 DaskOption = Annotated[
     str | None, typer.Option("--dask", help="Dask scheduler, such as tcp://10.0.0.1:8786.")

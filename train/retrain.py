@@ -48,6 +48,7 @@ def retrain(
     *,
     out: Path,
     held_out: Images | None = None,
+    validation: Images | None = None,
     settings: TrainSettings | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -67,6 +68,8 @@ def retrain(
         out: folder of this run; nothing is written elsewhere.
         held_out: (path, label) of images that must not be trained on: refused when one of them is
             among `images`; some of them are looked at after every epoch, for the log only.
+        validation: (path, label) of images by which networks are chosen: looked at after every
+            epoch instead of `held_out`, and what early stopping goes by.
         settings: how to train; `changes` are applied to it.
         device: ``auto``, ``cpu``, ``cuda``.
         devices: processes, one each; more than one only from a script or the command line, since
@@ -88,7 +91,7 @@ def retrain(
     loss = loss_named(settings.loss)
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
     decisions = [f"left out {path}: {reason}" for path, reason in frames.bad]
-    training, probed, role = sides(frames, held_out, read, settings)
+    training, probed, role = sides(frames, held_out, read, settings, validation)
     size = _input_size(training)
     labels = [image.label for image in frames.images]
     module, start, names, made = prepare(network, labels, size, loss, settings.seed)
@@ -99,7 +102,10 @@ def retrain(
     training.augmentation = augmentation_named(settings.augment, size)
 
     snapshot = snapshot_hash(frames.images)
-    fingerprint = fingerprint_of(network, settings, snapshot, devices)
+    # What stops a training early decides its weights.
+    stops = bool(settings.patience and validation)
+    judged = f"{snapshot} {snapshot_hash(probed.images)}" if stops else snapshot
+    fingerprint = fingerprint_of(network, settings, judged, devices)
     done = finished_run(out, fingerprint)
     if done is not None:
         return done

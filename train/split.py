@@ -12,7 +12,11 @@ Images = Sequence[tuple[str, str]]
 
 
 def sides(
-    frames: Frames, held_out: Images | None, read: Read, settings: TrainSettings
+    frames: Frames,
+    held_out: Images | None,
+    read: Read,
+    settings: TrainSettings,
+    validation: Images | None = None,
 ) -> tuple[Frames, Frames, str]:
     """Images to train on, images to look at after each epoch, and what those are.
 
@@ -20,25 +24,30 @@ def sides(
         frames: all images that were given to train on.
         held_out: images that must not be trained on.
         read: path -> bytes.
-        settings: where they ask for early stopping, a part of `frames` is kept out for it.
+        settings: where they ask for early stopping and there are no validation images, a part of
+            `frames` is kept out for it.
+        validation: images by which networks are chosen: looked at instead of `held_out`.
 
     Raises:
         BadInput: no images, images on both sides, too few for a validation part.
     """
     if not frames.images:
         raise BadInput("no usable training image; check the source and its labels")
+    chosen_by = _held_out_frames(frames, validation, read) if validation else None
+    if chosen_by is not None and chosen_by.images:
+        return frames, chosen_by, "validation"
     unseen = _held_out_frames(frames, held_out, read) if held_out else None
     if settings.patience:
         share = 1.0 - settings.validation
         chosen = [split_of(image.image_id, share, "validation") for image in frames.images]
         kept = [row for row, side in enumerate(chosen) if side == "train"]
-        validation = [row for row, side in enumerate(chosen) if side == "held_out"]
-        if not kept or not validation:
+        stopping = [row for row, side in enumerate(chosen) if side == "held_out"]
+        if not kept or not stopping:
             raise BadInput(
                 f"validation {settings.validation}: too few images for early stopping; "
                 "set patience to 0 or give more images"
             )
-        return frames.subset(kept), frames.subset(validation), "validation"
+        return frames.subset(kept), frames.subset(stopping), "validation"
     if unseen is not None and unseen.images:
         return frames, unseen, "held out"
     return frames, frames, "train"

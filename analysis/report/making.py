@@ -22,6 +22,7 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         _images(run, bad),
         _list("Unusual taps", _notes(subject, store)),
         _list("Decisions during the run", run.get("decisions") or []),
+        _decided_on(store),
         _reused(run),
         facts("Similarity of the two networks' features (1 is the greatest)", _likeness(run)),
         _stages(run.get("stages") or {}),
@@ -72,6 +73,21 @@ def _reused(run: Mapping[str, Any]) -> str:
         sentence = "Nothing had changed since the last run. All stored results were reused."
     else:
         sentence = "Everything was computed in this run."
+    return f"<p>{text(sentence)}</p>"
+
+
+def _decided_on(store: Any) -> str:
+    """How many decisions were ever taken by the images that are judged here, and by others."""
+    counts = {} if store is None else store.decisions()
+    if not counts:
+        return ""
+    on_held_out, on_validation = counts.get("held_out", 0), counts.get("validation", 0)
+    sentence = (
+        f"Decisions about networks taken so far in this store: {on_validation} by the validation "
+        f"images, {on_held_out} by the held-out images."
+    )
+    if on_held_out:
+        sentence += " Scores on images that were decided by flatter the network that was chosen."
     return f"<p>{text(sentence)}</p>"
 
 

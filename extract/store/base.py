@@ -99,6 +99,18 @@ class StoreBase:
         """Whether shares were set, ever."""
         return "split" in self.settings()
 
+    def count_decision(self, split: str, number: int = 1) -> None:
+        """Count decisions about networks that were taken by the images of a side."""
+        with self.brief_lock("settings"):
+            settings = self.settings()
+            counts = dict(settings.get("decisions", {}))
+            counts[split] = counts.get(split, 0) + number
+            self.write_settings({**settings, "decisions": counts})
+
+    def decisions(self) -> dict[str, int]:
+        """Give how many decisions were ever taken by the images of each side, as counted."""
+        return {str(k): int(v) for k, v in self.settings().get("decisions", {}).items()}
+
     # Twins and groups: images that must stand on the same side
 
     def set_twins(self, twins: Literal["together", "ignore"]) -> None:

@@ -11,5 +11,5 @@ from .search import sign_images as sign_images
 from .search import twin_table as twin_table
 from .search import unsigned_rows as unsigned_rows
 from .search import within_and_across as within_and_across
-from .thumbnail import SIDE as SIDE
-from .thumbnail import thumbnail as thumbnail
+from .thumbnails import SIDE as SIDE
+from .thumbnails import thumbnail as thumbnail

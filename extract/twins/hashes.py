@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.extract.twins.thumbnail import SIDE
+from alike.extract.twins.thumbnails import SIDE
 
 Thumbnails = NDArray[np.uint8]
 Box = tuple[float, float, float]

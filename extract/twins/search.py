@@ -13,7 +13,7 @@ from alike.extract.progress import Progress, silent
 from alike.extract.store import Store, StoreBase
 from alike.extract.twins.hashes import NAMES
 from alike.extract.twins.links import Links, find_links, part_hashes
-from alike.extract.twins.thumbnail import thumbnail
+from alike.extract.twins.thumbnails import thumbnail
 
 AUTOMATIC = 50_000
 """Images of a set up to which extraction looks for twins by itself."""

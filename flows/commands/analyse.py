@@ -70,8 +70,8 @@ def register(app: typer.Typer) -> None:
 
         opened = Store.open(store)
         chosen = opened.features(features)
-        if split is Split.HELD_OUT:
-            for note in check_unseen(chosen):
+        if split in (Split.HELD_OUT, Split.VALIDATION):
+            for note in check_unseen(chosen, split.value):
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:

@@ -48,8 +48,8 @@ def register(app: typer.Typer) -> None:
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
-        if split is Split.HELD_OUT:
-            for note in (*check_unseen(first), *check_unseen(second)):
+        if split in (Split.HELD_OUT, Split.VALIDATION):
+            for note in (*check_unseen(first, split.value), *check_unseen(second, split.value)):
                 typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:

@@ -2,11 +2,19 @@
 
 import json
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from alike.flows.options import JsonOption
+
+
+class Twins(StrEnum):
+    """What becomes of images that show one picture."""
+
+    TOGETHER = "together"
+    IGNORE = "ignore"
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +59,18 @@ def register(app: typer.Typer) -> None:
         train_share: Annotated[
             float | None, typer.Option(min=0, max=1, help="Share that may be trained on.")
         ] = None,
+        validation_share: Annotated[
+            float | None,
+            typer.Option(min=0, max=1, help="Share, next to it, by which networks are chosen."),
+        ] = None,
+        group: Annotated[
+            str | None,
+            typer.Option(help="Column of what images share that must stand on one side."),
+        ] = None,
+        twins: Annotated[
+            Twins | None,
+            typer.Option(help="Whether images that show one picture stand on one side. [together]"),
+        ] = None,
         classes: Annotated[
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
@@ -73,7 +93,8 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import print_json, progress_bars
         from alike.flows.trained_images import doubts, keep_trained
 
-        images = open_source(source, **pairs(source_option))
+        groups = {"group": group} if group else {}
+        images = open_source(source, **pairs(source_option), **groups)
         loaded = load_network(
             network,
             weights or default_weights(network),
@@ -83,8 +104,12 @@ def register(app: typer.Typer) -> None:
         )
         loaded = with_size(loaded, resize, crop)
         opened = Store.open(store, create=True)
-        if train_share is not None:
-            opened.set_split(train_share)
+        if train_share is not None or validation_share is not None:
+            before = opened.split()
+            share = before.train_share if train_share is None else train_share
+            opened.set_split(share, before.salt, validation_share)
+        if twins is not None:
+            opened.set_twins(twins.value)
         settings: dict[str, Any] = {
             "taps": tuple(name.strip() for name in taps.split(",") if name.strip()),
             "device": device,

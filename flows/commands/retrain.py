@@ -8,11 +8,16 @@ import typer
 from alike.flows.options import FeaturesOption, JsonOption
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from alike.extract.networks import Network
     from alike.extract.store import Store
     from alike.train.run_files import TrainRun
 
 Labelled = list[tuple[str, str]]
+Sides = tuple[Labelled, Labelled, Labelled]
+"""Images to train on, held out, and for validation."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,9 +76,8 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import progress_bars
         from alike.train.retrain import retrain
 
-        loaded, training, held_out, read = _inputs(
-            (store, features, train_share), (images, network, weights)
-        )
+        loaded, listed, read = _inputs((store, features, train_share), (images, network, weights))
+        training, held_out, validation = listed
         named = {"loss": loss, "epochs": epochs, "seed": seed, "augment": augment}
         optional = {"lr": lr, "weight": weight, "batch_size": batch_size}
         given = {name: value for name, value in optional.items() if value is not None}
@@ -84,6 +88,7 @@ def register(app: typer.Typer) -> None:
                 read,
                 out=to.expanduser().resolve(),
                 held_out=held_out,
+                validation=validation,
                 device=device,
                 devices=devices,
                 progress=progress,
@@ -95,8 +100,8 @@ def register(app: typer.Typer) -> None:
 def _inputs(
     stored: tuple[str | None, str | None, float | None],
     listed: tuple[str | None, str | None, str],
-) -> tuple["Network", Labelled, Labelled, Any]:
-    """The network, images to train on, images held out, and how to read one."""
+) -> tuple["Network", Sides, Any]:
+    """The network, its images by side, and how to read one."""
     from alike.extract.errors import BadInput
 
     store, features, share = stored
@@ -112,7 +117,7 @@ def _inputs(
 
 def _from_store(
     url: str, key: str | None, share: float | None, other: tuple[str | None, str]
-) -> tuple["Network", Labelled, Labelled, Any]:
+) -> tuple["Network", Sides, Any]:
     from alike.extract.errors import BadInput
     from alike.extract.images import open_source
     from alike.extract.networks import Extraction, load_network, network_of
@@ -129,14 +134,12 @@ def _from_store(
             "or extract with --train-share"
         )
     table = sides[sides["label"].notna()]
-    training, held_out = (
-        list(zip(part["path"], part["label"], strict=True))
-        for part in (table[table["split"] == side] for side in ("train", "held_out"))
-    )
+    listed = _by_side(table, table["split"].to_numpy())
+    opened.mark_trained(table[table["split"] == "train"]["image_id"])
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
     made_by = load_network(name, weights) if name else network_of(extraction)
-    return made_by, training, held_out, open_source(spec, **options).read
+    return made_by, listed, open_source(spec, **options).read
 
 
 def _keep_apart(store: "Store", share: float | None) -> None:
@@ -156,7 +159,7 @@ def _keep_apart(store: "Store", share: float | None) -> None:
 
 def _from_images(
     images: str, network: str, weights: str, share: float
-) -> tuple["Network", Labelled, Labelled, Any]:
+) -> tuple["Network", Sides, Any]:
     from alike.extract.images import list_source, open_source, splits_of
     from alike.extract.networks import load_network
 
@@ -164,11 +167,15 @@ def _from_images(
     table = list_source(source)
     table = table[(table["state"] == "ok") & table["label"].notna()]
     sides = splits_of(table["image_id"], share)
-    training, held_out = (
+    return load_network(network, weights), _by_side(table, sides), source.read
+
+
+def _by_side(table: "pd.DataFrame", sides: "np.ndarray") -> Sides:
+    train, held_out, validation = (
         list(zip(part["path"], part["label"], strict=True))
-        for part in (table[sides == side] for side in ("train", "held_out"))
+        for part in (table[sides == side] for side in ("train", "held_out", "validation"))
     )
-    return load_network(network, weights), training, held_out, source.read
+    return train, held_out, validation
 
 
 def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:

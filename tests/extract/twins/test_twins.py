@@ -26,7 +26,7 @@ from alike.extract.twins.search import (
     unsigned_rows,
     within_and_across,
 )
-from alike.extract.twins.thumbnail import thumbnail
+from alike.extract.twins.thumbnails import thumbnail
 
 
 def picture(seed: int, side: int = 160) -> Image.Image:
