@@ -38,7 +38,7 @@ ROOMS = {
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},
-        "report": {"scores", "explain", "figures", "maps"},
+        "report": {"scores", "explain", "figures", "maps", "twins"},
         "export": {"report"},
     },
 }

@@ -64,6 +64,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
+        from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_unseen
@@ -101,6 +102,7 @@ def register(app: typer.Typer) -> None:
             print_json({
                 "key": found.key, "n_images": found.n_images, "classes": list(found.classes),
                 "settings": dict(found.settings), "scores": scores,
+                "twins": found.tables["twins"],
             })  # fmt: skip
             return
         table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
@@ -111,6 +113,8 @@ def register(app: typer.Typer) -> None:
         )
         for name, reason in found.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
+        for sentence in twin_sentences(found.settings["twins"]):
+            typer.echo(f"note: {sentence}")
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
