@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Place = str | Path | Store
     Query = str | Path | bytes | int
 
-Split = Literal["held_out", "train", "all"]
+Split = Literal["held_out", "validation", "train", "all"]
 Names = str | Sequence[str]
 """Names as a list, or in one text with commas between."""
 
@@ -91,6 +91,9 @@ def extract_images(
     network_arg: Mapping[str, Any] | None = None,
     source_option: Mapping[str, Any] | None = None,
     train_share: float | None = None,
+    validation_share: float | None = None,
+    group: str | None = None,
+    twins: Literal["together", "ignore"] | None = None,
     classes: Sequence[str] | None = None,
     network_output: str = "",
     weights_key: str = "",
@@ -116,6 +119,9 @@ def extract_images(
         network_arg: arguments of the factory.
         source_option: options of the source.
         train_share: share of the images that may be trained on, 0 to 1.
+        validation_share: share, next to it, by which networks are chosen.
+        group: column of what images share that must stand on one side.
+        twins: whether images that show one picture stand on one side; None: as the store does.
         classes: names of the logits, in order.
         network_output: which of several outputs the logits are: a name, or a place.
         weights_key: which group of a weights file to take, such as ``model_ema``.
@@ -149,7 +155,9 @@ def extract_images(
         size=(None if resize is None else str(resize), crop),
         network_args=network_arg,
         source_options=source_option,
-        train_share=train_share,
+        split=(train_share, validation_share),
+        group=group,
+        twins=twins,
         classes=classes,
         seed=seed,
         chosen={
@@ -561,7 +569,7 @@ def retrain(
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
 
-    loaded, training, held_out, read = training_images(
+    loaded, (training, held_out, validation), read = training_images(
         (store, features, train_share),
         (
             None if images is None else str(images),
@@ -577,6 +585,7 @@ def retrain(
         read,
         out=Path(to).expanduser().resolve(),
         held_out=held_out,
+        validation=validation,
         device=device,
         devices=devices,
         progress=progress,

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from alike.analysis.blocks import (
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layers
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
+from alike.analysis.twins import twin_findings
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.errors import BadInput
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
@@ -235,6 +236,10 @@ def analyse(
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
     tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
+    twins, twin_record = twin_findings(
+        features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
+    )
+    tables["twins"] = twins
     record = {
         "split": settings.split, "measures": [*measures, *settings.set_measures],
         "left_out": left_out, "bootstrap": settings.bootstrap, "seed": settings.seed,
@@ -242,12 +247,39 @@ def analyse(
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": digests,
+        "measure_digests": digests, "twins": twin_record,
     }  # fmt: skip
     analysis = Analysis(features.key, len(images), images.classes, record, tables)
     analysis.save(features.store)
     work.forget()
     return analysis
+
+
+def headline_of(scores: pd.DataFrame, measures: Sequence[str]) -> float:
+    """Sameness by the first measure of an analysis."""
+    rows = scores[(scores["measure"] == measures[0]) & (scores["score"] == "sameness")]
+    return float(rows["value"].iloc[0]) if len(rows) else float("nan")
+
+
+def evaluate(
+    features: "Features", settings: AnalysisSettings, *, progress: Progress = silent
+) -> pd.DataFrame:
+    """The table of scores alone, and nothing saved: for a decision, not for a report.
+
+    Args:
+        features: the extraction.
+        settings: measures, images, and how surely.
+        progress: told after every block.
+
+    Raises:
+        BadInput: as `analyse`.
+    """
+    images = stored_evaluation_set(features, settings.split)
+    plan, _ = _plan(features, images, settings)
+    work = Work(settings, here(), progress)
+    parts = [work.evaluate(part.within(settings))["scores"] for part in plan]
+    work.forget()
+    return pd.concat([*parts, network_scores(features, images)], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -335,6 +367,21 @@ class Work:
         return evaluate_sets(
             features, SET_MEASURES[name], images, settings.bootstrap, settings.seed, stage
         )
+
+    def alone(self, planned: Planned) -> Callable[[EvaluationSet], float]:
+        """Give sameness by a measure of fewer images; without intervals."""
+
+        def sameness(images: EvaluationSet) -> float:
+            source = replace(planned.source, rows=images.rows)
+            part = replace(planned, source=source, images=images).within(self.settings)
+            quick = replace(self, settings=replace(self.settings, bootstrap=0))
+            try:
+                return headline_of(quick.evaluate(part)["scores"], [planned.name])
+            except BadInput:
+                # Without twins there may be no pairs of both kinds.
+                return float("nan")
+
+        return sameness
 
     def forget(self) -> None:
         """Remove what was kept, since the run has ended."""

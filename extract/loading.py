@@ -1,15 +1,18 @@
 """From rows of the store to frames of the network: images are read, checked, decoded, resized."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alike.extract.errors import BadImage
 from alike.extract.images import ImageSource, decode, image_id
 from alike.extract.networks import Transform
 from alike.extract.stages import StageClock
 from alike.extract.store import ABSENT
+from alike.extract.twins import thumbnail
 
 RETRIED = (ABSENT, "changed", "missing")
 """States that say nothing about the image's content: the next run tries again."""
@@ -17,11 +20,19 @@ RETRIED = (ABSENT, "changed", "missing")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One row to compute; `path` is None for an image that left the set before it was computed."""
+    """One row to compute.
+
+    Attributes:
+        row: of the store.
+        path: None for an image that left the set before it was computed.
+        image_id: SHA-256 of its bytes.
+        signed: whether the store has its thumbnail, for the search of twins.
+    """
 
     row: int
     path: str | None
     image_id: str
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class FrameLoader:
         size: (height, width) of every frame; another is a bad image.
         pinned: whether frames lie in pinned memory, for a GPU.
         clock: counts the seconds of `read` and `decode`.
+        thumbnails: takes those of the images that are not `signed`, by row.
     """
 
     source: ImageSource
@@ -56,6 +68,7 @@ class FrameLoader:
     size: tuple[int, int]
     pinned: bool
     clock: StageClock
+    thumbnails: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
 
     def __call__(self, images: Sequence[Image]) -> Frames:
         """Read, check, decode and frame images; runs in any thread."""
@@ -70,14 +83,17 @@ class FrameLoader:
                 with self.clock.on("read"):
                     data = read_checked(self.source, image)
                 with self.clock.on("decode"):
-                    frames[len(rows)] = self._frame(data)
+                    frames[len(rows)] = self._frame(data, image)
                 rows.append(image.row)
             except BadImage as error:
                 bad[image.row] = (error.state, error.reason)
         return Frames(frames[: len(rows)], rows, bad)
 
-    def _frame(self, data: bytes) -> torch.Tensor:
-        frame = self.transform.frame(decode(data))
+    def _frame(self, data: bytes, image: Image) -> torch.Tensor:
+        pixels = decode(data)
+        if not image.signed:
+            self.thumbnails[image.row] = thumbnail(pixels)
+        frame = self.transform.frame(pixels)
         if tuple(frame.shape[1:]) != self.size:
             (height, width), (rows, columns) = frame.shape[1:], self.size
             raise BadImage(

@@ -21,6 +21,7 @@ from alike.extract.run import ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store
+from alike.extract.twins import AUTOMATIC, search_twins
 
 TAPS = ("last_conv", "fc", "logits")
 
@@ -131,12 +132,17 @@ def extract(
     settings = ComputeSettings(str(on), batch_size, threads)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
+        if store.is_split and not store.signatures.units():
+            # A store of 0.1: its images keep the sides on which they stand by their hashes.
+            store.assign_sides()
         view = store.list_images(listing)
         store.set_source(source.spec, source.options)
+        keep_groups(store, listing, view)
         run.prepare(view)
         with run.features.lock():
             workload = run.missing()
             stages = executor(run, workload, _batch_progress(workload, len(view), progress))
+        twins = _twins(store, threads, progress)
     features = run.features
     table = features.table(names=run.names)
     bad = features.bad()[["row", "path", "state", "reason"]]
@@ -156,8 +162,25 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*notes, *filter(None, [check.warning])),
+        notes=(*notes, *filter(None, [check.warning]), *twins),
     )
+
+
+def keep_groups(store: Store, listing: pd.DataFrame, view: pd.DataFrame) -> None:
+    """Keep which images of the set share a group, if the source says so."""
+    if "group" in listing:
+        groups = pd.DataFrame({"row": view["row"], "group": listing["group"]})
+    else:
+        groups = pd.DataFrame({"row": view["row"], "group": None})
+    groups = groups[(groups["row"] >= 0) & groups["group"].notna()]
+    store.keep_image_groups(groups.drop_duplicates("row"))
+
+
+def _twins(store: Store, threads: int, progress: Progress) -> tuple[str, ...]:
+    """Search new images for twins unless the store ignores them; what must be told."""
+    if store.twins() == "ignore":
+        return ()
+    return search_twins(store, threads=threads, at_most=AUTOMATIC, progress=progress).notes
 
 
 def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:

@@ -19,6 +19,7 @@ from alike.extract.loading import RETRIED, FrameLoader, Image
 from alike.extract.networks import Extraction, Network
 from alike.extract.stages import StageClock
 from alike.extract.store import UNIT, Features, Store
+from alike.extract.twins import keep_signatures
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 """Pixels of one forward pass by the type of the device."""
@@ -163,7 +164,8 @@ class ExtractionRun:
         ids = self.store.image_ids(rows.start, rows.stop)
         paths = self._paths.reindex(rows).astype(object)
         paths = paths.where(paths.notna(), None)
-        return tuple(Image(*image) for image in zip(rows, paths, ids, strict=True))
+        signed = np.isin(np.asarray(rows), self.store.signatures.rows(todo.unit))
+        return tuple(Image(*image) for image in zip(rows, paths, ids, signed, strict=True))
 
     @cached_property
     def _paths(self) -> pd.Series:
@@ -199,14 +201,17 @@ class ExtractionRun:
             Busy seconds of each stage.
         """
         size, clock = self.frame_size(None), StageClock()
+        forward = self.forward(names, size)
+        pinned = forward.device.type == "cuda"
+        load = FrameLoader(self.source, self.network.transform, size, pinned, clock)
 
         def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any) -> None:
             self.features.write_unit(unit, arrays, bad, run_id=self.run_id)
+            mine = [row for row in self.features.unit_rows(unit) if row in load.thumbnails]
+            keep_signatures(self.store, {row: load.thumbnails.pop(row) for row in mine})
 
-        forward = self.forward(names, size)
-        pinned = forward.device.type == "cuda"
         lanes = Lanes(
-            FrameLoader(self.source, self.network.transform, size, pinned, clock),
+            load,
             forward,
             self.images_of,
             commit,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from alike.extract.pipeline import ExtractionReport
@@ -21,7 +21,9 @@ def extract_images(
     size: tuple[str | None, int | None] = (None, None),
     network_args: Mapping[str, Any] | None = None,
     source_options: Mapping[str, Any] | None = None,
-    train_share: float | None = None,
+    split: tuple[float | None, float | None] = (None, None),
+    group: str | None = None,
+    twins: "Literal['together', 'ignore'] | None" = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
     chosen: Mapping[str, Any] | None = None,
@@ -39,7 +41,9 @@ def extract_images(
         size: resize and crop, as `with_size` takes them.
         network_args: of the factory.
         source_options: of the source.
-        train_share: share of the images that may be trained on; None leaves the store's.
+        split: shares of the images to train on and for validation; None leaves the store's.
+        group: column of what images share that must stand on one side.
+        twins: ``together`` or ``ignore``; None leaves the store's.
         classes: names of the logits.
         seed: of random weights.
         chosen: output, weights_key and weights_prefix, as `load_network` takes them.
@@ -53,7 +57,8 @@ def extract_images(
     from alike.extract.store import Store
     from alike.flows.trained_images import held_out_notes, keep_trained
 
-    images = open_source(source, **(source_options or {}))
+    groups = {"group": group} if group else {}
+    images = open_source(source, **(source_options or {}), **groups)
     loaded = load_network(
         network,
         weights or default_weights(network),
@@ -64,8 +69,13 @@ def extract_images(
     )
     loaded = with_size(loaded, *size)
     opened = store if isinstance(store, Store) else Store.open(store, create=True)
-    if train_share is not None:
-        opened.set_split(train_share)
+    train_share, validation_share = split
+    if train_share is not None or validation_share is not None:
+        before = opened.split()
+        share = before.train_share if train_share is None else train_share
+        opened.set_split(share, before.salt, validation_share)
+    if twins is not None:
+        opened.set_twins(twins)
     report = _run(images, loaded, opened, {"taps": tuple(taps), **settings}, workers)
     keep_trained(opened.features(report.key))
     return replace(report, notes=(*report.notes, *held_out_notes(opened.features(report.key))))

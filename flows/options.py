@@ -11,6 +11,7 @@ class Split(StrEnum):
     """Which images: those that no training saw are judged, unless others are asked for."""
 
     HELD_OUT = "held_out"
+    VALIDATION = "validation"
     TRAIN = "train"
     ALL = "all"
 

@@ -61,7 +61,7 @@ class Rounds:
         if settings is None:
             return
         for _ in range(settings.at_most):
-            scores = self._scores(self.current)
+            scores = self._scores(self.served, self.current)
             decision = decide(settings.rules, scores, self.log.past(), time.time())
             self.run.decisions.append(decision.reason)
             self.log.add("retrain", decision.go, decision.reason, scores)
@@ -92,7 +92,7 @@ class Rounds:
         )
         if settings.control and settings.loss != "ce":
             self._compare_with_control(key, main_measure(after))
-        new = self._scores(after)
+        new = self._scores(key, after)
         verdict = replaces(settings.rules, scores, new)
         run.decisions.append(verdict.reason)
         self.verdict = verdict.reason
@@ -112,5 +112,8 @@ class Rounds:
         beside = step(steps.extract_images, "extract")(self.run, plain, "control")
         self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key, measure)
 
-    def _scores(self, analysis: "Analysis") -> dict[str, float]:
-        return steps.named_scores(analysis.tables["scores"], self.run.pipeline.trigger_measure)
+    def _scores(self, key: str, analysis: "Analysis") -> dict[str, float]:
+        """What decides, on the validation images if the store has some; counted in the store."""
+        side, scores = steps.decision_scores(self.run, key, key, analysis)
+        self.run.store().count_decision(side)
+        return scores

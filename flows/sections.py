@@ -96,6 +96,17 @@ class Images(_Section):
     Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
     salt: str = ""
     """Another salt gives another split."""
+    validation_share: float | None = Field(
+        default=None, ge=0.0, lt=1.0, exclude_if=lambda value: value is None
+    )
+    """Share of images, next to those trained on, by which networks are chosen: the trigger, the
+    acceptance and early stopping look at these, the report at the rest. Unset: 0.25 for a new store
+    where a section [retrain] is given (less beside a large `train_share`), else 0."""
+    group: Name | None = Added
+    """Column of the source's table (patient, video, burst); images of one group stand on one side
+    of the split. Unset: no groups."""
+    twins: Literal["together", "ignore"] | None = Added
+    """Whether images that show one picture stand on one side of the split; unset: together."""
 
 
 class TransformSettings(_Section):
@@ -333,3 +344,21 @@ class Pipeline(_Section):
         if self.images.train_share is not None:
             return self.images.train_share
         return 0.5 if self.retrain else 0.0
+
+    @property
+    def validation_share(self) -> float:
+        """Share of images that networks are chosen by, in a new store.
+
+        Raises:
+            BadInput: more than training leaves over.
+        """
+        rest = 1.0 - self.train_share
+        given = self.images.validation_share
+        if given is not None and given >= rest:
+            raise BadInput(
+                f"[images] validation_share = {given:g} beside a train share of "
+                f"{self.train_share:g}: less than {rest:g} is expected, so that images are held out"
+            )
+        if given is not None:
+            return given
+        return min(0.25, rest / 2) if self.retrain else 0.0

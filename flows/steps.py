@@ -124,7 +124,40 @@ def source_of(pipeline: Pipeline) -> "ImageSource":
     """The images of the settings."""
     from alike.extract.images import open_source
 
-    return open_source(pipeline.images.source, **pipeline.images.options)
+    images = pipeline.images
+    groups = {"group": images.group} if images.group else {}
+    return open_source(images.source, **images.options, **groups)
+
+
+NO_VALIDATION = (
+    "this store has no validation images: its held-out images decide about retraining too, so the "
+    "scores of a network that was chosen by them flatter it; [images] validation_share = 0.25 "
+    "sets a part of them aside for decisions from now on"
+)
+
+
+def split_store(run: PipelineRun, store: "Store") -> None:
+    """Set the shares of the settings; a store that trained without validation stays as it is."""
+    images, before = run.pipeline.images, store.split()
+    share = run.pipeline.validation_share
+    if images.validation_share is None and before.train_share > 0:
+        share = min(before.validation_share, 1.0 - run.pipeline.train_share)
+    store.set_split(run.pipeline.train_share, images.salt, share)
+    store.set_twins(images.twins or "together")
+    if run.pipeline.retrain and not share:
+        run.decide([NO_VALIDATION])
+
+
+def sides_of(store: "Store") -> list[Any]:
+    """What the sides of the images depend on: shares, salt, and those of twins and groups."""
+    split = store.split()
+    shares: list[Any] = [split.train_share, split.salt]
+    if split.validation_share:
+        shares.append(split.validation_share)
+    together = store.components()
+    if len(together) and store.twins() == "together":
+        shares.append(digest(together.astype(str).to_dict("list")))
+    return shares
 
 
 def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
@@ -134,7 +167,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
     started = time.perf_counter()
     settings = run.pipeline.extract
     store = run.store()
-    store.set_split(run.pipeline.train_share, run.pipeline.images.salt)
+    split_store(run, store)
     report = extract(
         source_of(run.pipeline),
         load(run.pipeline, weights, like),
@@ -229,7 +262,7 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
         "untrained": beside.digest if beside else None,
         "images": view_digest(store),
         "classes": features.attrs.get("class_names"),
-        "share": [run.pipeline.train_share, run.pipeline.images.salt],
+        "share": sides_of(store),
         "version": VERSION,
         **settings.model_dump(),
         "measures": measures,
@@ -248,6 +281,45 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
     return analysis
 
 
+def decision_scores(
+    run: PipelineRun, key: str, name: str, analysis: "Analysis"
+) -> tuple[str, dict[str, float]]:
+    """What decides about a network: the side whose images are looked at, and its scores.
+
+    Args:
+        run: the run.
+        key: of the network's features.
+        name: of the step.
+        analysis: of the held-out images, which decide in a store without validation images.
+    """
+    from alike.analysis.analyse import VERSION, AnalysisSettings, evaluate
+
+    store, measure = run.store(), run.pipeline.trigger_measure
+    if not store.split().validation_share:
+        return "held_out", named_scores(analysis.tables["scores"], measure)
+    features = store.features(key)
+    run.decide(check_held_out(features, "validation"))
+    inputs = {
+        "digest": features.digest_for(features.arrays),
+        "images": view_digest(store),
+        "classes": features.attrs.get("class_names"),
+        "share": sides_of(store),
+        "version": VERSION,
+        "measure": measure,
+    }
+    artefact, label = f"validate {key}", f"validate {name}"
+    known = run.reuse(artefact, inputs, label)
+    if known is not None:
+        return "validation", {score: float(value) for score, value in known.items()}
+    started = time.perf_counter()
+    asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0)
+    scores = named_scores(evaluate(features, asked, progress=run.progress), measure)
+    run.seconds[label] = time.perf_counter() - started
+    # As text, since JSON has no NaN.
+    run.keep(artefact, inputs, {score: str(value) for score, value in scores.items()}, ())
+    return "validation", scores
+
+
 def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     """Class activation of examples, continuity, the most confused pairs: kept in the store."""
     store = run.store()
@@ -257,7 +329,7 @@ def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
         "digest": features.digest,
         "images": view_digest(store),
         "classes": features.attrs.get("class_names"),
-        "share": [run.pipeline.train_share, run.pipeline.images.salt],
+        "share": sides_of(store),
         **settings.model_dump(),
     }
     artefact, label = f"explain {key}", f"explain {name}"
@@ -315,10 +387,14 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     features = run.store().features(key)
     table = features.table("train")
     wanted = settings.train_settings(loss)
+    validation = features.table("validation")
+    validation = validation[validation.label.isin(table.label)]
+    stops = bool(wanted.patience and len(validation))
     inputs = {
         "parent": features.attrs["weights_hash"],
         **{name: features.attrs[name] for name in ("modules_hash",) if name in features.attrs},
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
+        **({"validation": digest(sorted(validation.image_id))} if stops else {}),
         **wanted.to_dict(),
     }
     folder = f"{loss}-{digest(inputs)[:8]}"
@@ -327,6 +403,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     if outputs is not None:
         run.decide(outputs["decisions"])
         return str(run.memo.there(outputs["weights"]))
+    run.store().mark_trained(table.image_id)
     if table.label.nunique() < 2:
         raise BadInput(
             f"retraining needs images of two classes or more, but the {len(table)} training images "
@@ -337,12 +414,15 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
         load(run.pipeline, weights),
         list(zip(table.path, table.label, strict=True)),
         source_of(run.pipeline).read,
+        validation=list(zip(validation.path, validation.label, strict=True)),
         settings=wanted,
         device=run.pipeline.extract.device,
         out=run.folder / "weights" / folder,
         progress=run.progress,
     )
     run.seconds[label] = time.perf_counter() - started
+    if stops:
+        run.store().count_decision("validation")
     run.decide(trained.decisions)
     outputs = {"weights": run.memo.kept(trained.weights), "decisions": list(trained.decisions)}
     run.keep(artefact, inputs, outputs, (trained.weights,))

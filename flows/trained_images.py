@@ -25,6 +25,7 @@ def keep_trained(features: "Features") -> None:
         return
     if len(images):
         features.store.write_table(_place(features), images)
+        features.store.mark_trained(images["image_id"])
 
 
 def trained_on(features: "Features", split: str | None = "held_out") -> int:
@@ -58,8 +59,8 @@ def _place(features: "Features") -> str:
     return f"tables/{features.key}/trained_images.parquet"
 
 
-def check_held_out(features: "Features") -> list[str]:
-    """Refuse to call images held out that the network was trained on.
+def check_held_out(features: "Features", split: str = "held_out") -> list[str]:
+    """Refuse to call images held out, or for validation, that the network was trained on.
 
     Returns:
         Notes: weights that were taken away from the list of their images are judged all the same,
@@ -69,11 +70,11 @@ def check_held_out(features: "Features") -> list[str]:
         BadInput: some of them were.
     """
     try:
-        seen = trained_on(features)
+        seen = trained_on(features, split)
     except BadInput as error:
         return [str(error)]
     if seen:
-        raise BadInput(_refusal(features, seen))
+        raise BadInput(_refusal(features, seen, split))
     return []
 
 
@@ -85,10 +86,11 @@ def held_out_notes(features: "Features") -> list[str]:
         return [str(error)]
 
 
-def _refusal(features: "Features", seen: int) -> str:
-    share = features.store.split()[0]
+def _refusal(features: "Features", seen: int, split: str) -> str:
+    share = features.store.split().train_share
+    side = split.replace("_", "-")
     return (
-        f"{seen} of {len(features.table('held_out'))} held-out images of {features.key} were "
+        f"{seen} of {len(features.table(split))} {side} images of {features.key} were "
         f"trained on by {features.attrs['weights']}, and would flatter it: the store's train "
         f"share is {share:g}; extract with the one of that training (--train-share 0.5 unless "
         "it was given; in pipeline.toml [images] train_share)"

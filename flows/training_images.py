@@ -4,18 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from alike.extract.networks import Network
     from alike.extract.store import Store
 
 Labelled = list[tuple[str, str]]
 """Path and label of images."""
+Sides = tuple[Labelled, Labelled, Labelled]
+"""Images to train on, held out, and for validation."""
 
 
 def training_images(
     stored: "tuple[str | Path | Store | None, str | None, float | None]",
     listed: tuple[str | None, str | None, str | None],
-) -> tuple["Network", Labelled, Labelled, Any]:
-    """The network, images to train on, images held out, and how to read one."""
+) -> tuple["Network", Sides, Any]:
+    """The network, its images by side, and how to read one."""
     from alike.extract.errors import BadInput
 
     store, features, share = stored
@@ -34,7 +39,7 @@ def _from_store(
     key: str | None,
     share: float | None,
     other: tuple[str | None, str | None],
-) -> tuple["Network", Labelled, Labelled, Any]:
+) -> tuple["Network", Sides, Any]:
     from alike.extract.errors import BadInput
     from alike.extract.images import open_source
     from alike.extract.networks import Extraction, Transform, load_network, network_of
@@ -51,10 +56,8 @@ def _from_store(
             "or extract with --train-share"
         )
     table = sides[sides["label"].notna()]
-    training, held_out = (
-        list(zip(part["path"], part["label"], strict=True))
-        for part in (table[table["split"] == side] for side in ("train", "held_out"))
-    )
+    listed = _by_side(table, table["split"].to_numpy())
+    opened.mark_trained(table[table["split"] == "train"]["image_id"])
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
     if name:
@@ -69,14 +72,14 @@ def _from_store(
         )
     else:
         start = network_of(extraction)
-    return start, training, held_out, open_source(spec, **options).read
+    return start, listed, open_source(spec, **options).read
 
 
 def _keep_apart(store: "Store", share: float | None) -> None:
     """Make the split the store's own, so that every later judgement is of the held-out images."""
     from alike.extract.errors import BadInput
 
-    present, _ = store.split()
+    present = store.split().train_share
     if share is None or share == present:
         return
     if present > 0:
@@ -89,7 +92,7 @@ def _keep_apart(store: "Store", share: float | None) -> None:
 
 def _from_images(
     images: str, network: str, weights: str, share: float
-) -> tuple["Network", Labelled, Labelled, Any]:
+) -> tuple["Network", Sides, Any]:
     from alike.extract.images import list_source, open_source, splits_of
     from alike.extract.networks import load_network
 
@@ -97,8 +100,12 @@ def _from_images(
     table = list_source(source)
     table = table[(table["state"] == "ok") & table["label"].notna()]
     sides = splits_of(table["image_id"], share)
-    training, held_out = (
+    return load_network(network, weights), _by_side(table, sides), source.read
+
+
+def _by_side(table: "pd.DataFrame", sides: "np.ndarray") -> Sides:
+    train, held_out, validation = (
         list(zip(part["path"], part["label"], strict=True))
-        for part in (table[sides == side] for side in ("train", "held_out"))
+        for part in (table[sides == side] for side in ("train", "held_out", "validation"))
     )
-    return load_network(network, weights), training, held_out, source.read
+    return train, held_out, validation

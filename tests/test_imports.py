@@ -30,6 +30,7 @@ ROOMS = {
         "networks": BASE,
         "store": BASE | {"images.split"},
         "measures": BASE | {"command"},
+        "twins": BASE | {"images", "store"},
     },
     "analysis": {
         "blocks": set(),
@@ -40,7 +41,7 @@ ROOMS = {
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},
-        "report": {"scores", "explain", "figures", "maps"},
+        "report": {"scores", "explain", "figures", "maps", "twins"},
         "export": {"report"},
     },
 }

@@ -48,6 +48,7 @@ def retrain(
     *,
     out: Path,
     held_out: Images | None = None,
+    validation: Images | None = None,
     settings: TrainSettings | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -67,6 +68,8 @@ def retrain(
         out: folder of this run; nothing is written elsewhere.
         held_out: (path, label) of images that must not be trained on: refused when one of them is
             among `images`; some of them are looked at after every epoch, for the log only.
+        validation: (path, label) of images by which networks are chosen: looked at after every
+            epoch instead of `held_out`, and what early stopping goes by.
         settings: how to train; `changes` are applied to it.
         device: ``auto``, ``cpu``, ``cuda``.
         devices: processes, one each; more than one only from a script or the command line, since
@@ -85,8 +88,8 @@ def retrain(
     """
     began = time.monotonic()
     settings = (settings or TrainSettings()).changed(**changes)
-    task = _task(network, images, held_out, read, settings, progress)
-    fingerprint = fingerprint_of(network, settings, task.snapshot, devices)
+    task = _task(network, images, (held_out, validation), read, settings, progress)
+    fingerprint = fingerprint_of(network, settings, task.evaluated, devices)
     finished = finished_run(out, fingerprint)
     if finished is not None:
         return finished
@@ -140,6 +143,7 @@ class _Task:
         probe: images that are evaluated after each epoch.
         images: all that were given and could be decoded.
         snapshot: `snapshot_hash` of them.
+        evaluated: that, and of the images that may stop the training early.
         names: of the classes, in the order of the logits.
         decisions: what was decided on the way.
     """
@@ -148,6 +152,7 @@ class _Task:
     probe: Probe
     images: list[LabelledImage]
     snapshot: str
+    evaluated: str
     names: list[str]
     decisions: list[str]
 
@@ -155,24 +160,30 @@ class _Task:
 def _task(
     network: Network,
     images: Images,
-    held_out: Images | None,
+    others: tuple[Images | None, Images | None],
     read: Read,
     settings: TrainSettings,
     progress: Progress,
 ) -> _Task:
     loss = loss_named(settings.loss)
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
-    split = split_images(frames, held_out, read, settings)
+    held_out, validation = others
+    split = split_images(frames, held_out, read, settings, validation)
     size = _input_size(split.training)
     labels = [image.label for image in frames.images]
     prepared = prepare(network, labels, size, loss, settings.seed)
     split = split.set_classes(prepared.names)
     split.training.augmentation = augmentation_named(settings.augment, size)
+    snapshot = snapshot_hash(frames.images)
+    # What stops a training early decides its weights.
+    stops = bool(settings.patience and validation)
+    evaluated = f"{snapshot} {snapshot_hash(split.watched.images)}" if stops else snapshot
     return _Task(
         step=ConsistencyStep(prepared.module, loss, settings, prepared.start, split.training),
         probe=Probe.of(split.watched, split.role),
         images=frames.images,
-        snapshot=snapshot_hash(frames.images),
+        snapshot=snapshot,
+        evaluated=evaluated,
         names=prepared.names,
         decisions=[
             *(f"left out {path}: {reason}" for path, reason in frames.bad),

@@ -37,7 +37,11 @@ class TrainingSplit:
 
 
 def split_images(
-    frames: Frames, held_out: Images | None, read: Read, settings: TrainSettings
+    frames: Frames,
+    held_out: Images | None,
+    read: Read,
+    settings: TrainSettings,
+    validation: Images | None = None,
 ) -> TrainingSplit:
     """Which images are trained on, and which are evaluated after each epoch.
 
@@ -45,7 +49,9 @@ def split_images(
         frames: all images that were given to train on.
         held_out: images that must not be trained on.
         read: path -> bytes.
-        settings: if they ask for early stopping, a part of `frames` is kept out for it.
+        settings: if they ask for early stopping and there are no validation images, a part of
+            `frames` is kept out for it.
+        validation: images by which networks are chosen: watched instead of `held_out`.
 
     Raises:
         BadInput: no images, images that are held out and given to train on, too few for a
@@ -53,18 +59,21 @@ def split_images(
     """
     if not frames.images:
         raise BadInput("no usable training image; check the source and its labels")
+    chosen_by = _held_out_frames(frames, validation, read) if validation else None
+    if chosen_by is not None and chosen_by.images:
+        return TrainingSplit(frames, chosen_by, "validation")
     untrained = _held_out_frames(frames, held_out, read) if held_out else None
     if settings.patience:
         share = 1.0 - settings.validation
         parts = [split_of(image.image_id, share, "validation") for image in frames.images]
         training = [row for row, part in enumerate(parts) if part == "train"]
-        validation = [row for row, part in enumerate(parts) if part == "held_out"]
-        if not training or not validation:
+        stopping = [row for row, part in enumerate(parts) if part == "held_out"]
+        if not training or not stopping:
             raise BadInput(
                 f"validation {settings.validation}: too few images for early stopping; "
                 "set patience to 0 or give more images"
             )
-        return TrainingSplit(frames.subset(training), frames.subset(validation), "validation")
+        return TrainingSplit(frames.subset(training), frames.subset(stopping), "validation")
     if untrained is not None and untrained.images:
         return TrainingSplit(frames, untrained, "held out")
     return TrainingSplit(frames, frames, "train")

@@ -122,13 +122,13 @@ def check_seed(seed: int) -> None:
 
 
 def stored_evaluation_set(features: FeatureRows, split: str) -> EvaluationSet:
-    """The labelled images of a split: `held_out`, `train` or `all`.
+    """The labelled images of a split: `held_out`, `validation`, `train` or `all`.
 
     Raises:
         BadInput: an unknown or empty split, or one without pairs of both kinds.
     """
-    if split not in ("held_out", "train", "all"):
-        msg = f"unknown split {split!r}, expected held_out, train or all"
+    if split not in ("held_out", "validation", "train", "all"):
+        msg = f"unknown split {split!r}, expected held_out, validation, train or all"
         raise BadInput(msg)
     table = features.table(None if split == "all" else split)
     if not len(table):

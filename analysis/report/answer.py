@@ -177,14 +177,8 @@ def _accuracy_change(
     sentence = f"Accuracy went from {number(row['a'], 'share')} to {number(row['b'], 'share')}"
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return [f"{sentence} ({change(row['difference'], 'share')})."]
-    if row["low"] > 0:
-        verdict = "a rise"
-    elif row["high"] < 0:
-        verdict = "a loss"
-    else:
-        verdict = "no clear change"
     sure = _sure(row["low"], row["high"], "share")
-    return [f"{sentence}, {change(row['difference'], 'share')} ({sure}): {verdict}."]
+    return [f"{sentence}, {change(row['difference'], 'share')} ({sure})."]
 
 
 def _against_control(control: pd.DataFrame | None) -> list[str]:

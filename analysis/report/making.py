@@ -9,9 +9,11 @@ from alike.analysis.report.parts import definitions, details, facts, section, ta
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
+from alike.analysis.twins import twin_sentences
 from alike.extract.notes import stored_warning, tap_notes
 
 MOST_BAD = 500
+MOST_TWINS = 200
 FACTS = ("source", "network", "weights", "created")
 
 
@@ -22,6 +24,8 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         _images(run, bad),
         _list("Unusual taps", _notes(subject, store)),
         _list("Decisions during the run", run.get("decisions") or []),
+        _twins(subject),
+        _decided_on(store),
         _reused(run),
         facts("Similarity of the two networks' features (1 is the greatest)", _likeness(run)),
         _stages(run.get("stages") or {}),
@@ -72,6 +76,36 @@ def _reused(run: Mapping[str, Any]) -> str:
         sentence = "Nothing had changed since the last run. All stored results were reused."
     else:
         sentence = "Everything was computed in this run."
+    return f"<p>{text(sentence)}</p>"
+
+
+def _twins(subject: Subject) -> str:
+    """The twins of the last analysis, and the headline without them; the first pairs by name."""
+    record = dict(subject.last.settings or {}).get("twins") or {}
+    sentences = twin_sentences(record)
+    if not sentences:
+        return ""
+    pairs = subject.last.tables.get("twins", pd.DataFrame())
+    names = ["path_a", "path_b", "side_a", "side_b", "how"]
+    heads = [("image", "t"), ("twin", "t"), ("side", "t"), ("its side", "t"), ("how", "t")]
+    first = pairs[names].head(MOST_TWINS) if len(pairs) else pd.DataFrame(columns=names)
+    body = table(heads, first.itertuples(index=False)) if len(first) else ""
+    lines = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
+    return f"<h3>Twins</h3>{lines}" + (details(f"{len(first)} pairs", body) if body else "")
+
+
+def _decided_on(store: Any) -> str:
+    """How many decisions were ever taken by the images that are judged here, and by others."""
+    counts = {} if store is None else store.decisions()
+    if not counts:
+        return ""
+    on_held_out, on_validation = counts.get("held_out", 0), counts.get("validation", 0)
+    sentence = (
+        f"Decisions about networks taken so far in this store: {on_validation} by the validation "
+        f"images, {on_held_out} by the held-out images."
+    )
+    if on_held_out:
+        sentence += " Scores on images that were decided by flatter the network that was chosen."
     return f"<p>{text(sentence)}</p>"
 
 

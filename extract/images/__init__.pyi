@@ -7,6 +7,7 @@ from .source import read_local as read_local
 from .source import read_url as read_url
 from .sources import SOURCES as SOURCES
 from .sources import open_source as open_source
+from .split import SIDES as SIDES
 from .split import image_id as image_id
 from .split import split_of as split_of
 from .split import splits_of as splits_of

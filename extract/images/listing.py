@@ -31,22 +31,23 @@ def list_source(source: ImageSource, threads: int = 4, progress: Progress = sile
 
     Returns:
         image_id (SHA-256 of the bytes, "" if unread), path, label, size (bytes), state (`ok` or
-        why there is no image), reason; one row for each listed path, in the source's order.
+        why there is no image), reason; one row for each listed path, in the source's order. A
+        column group too, if the source names groups.
 
     Raises:
         BadInput: the source lists no image, or one path twice.
     """
     listed = list(_listed(source))
-    total = sum(len(paths) for paths, _ in listed)
+    total = sum(len(paths) for paths, _, _ in listed)
     if not total:
         raise BadInput(f"no images in {source.spec}: files with an image's suffix are expected")
-    twice = total - pc.count_distinct(pa.chunked_array([paths for paths, _ in listed])).as_py()
+    twice = total - pc.count_distinct(pa.chunked_array([paths for paths, _, _ in listed])).as_py()
     if twice:
         raise BadInput(f"{source.spec} lists {twice} paths twice; a path names one image")
     tables = []
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
         # In chunks: a map over all would hold a future for every image of the set.
-        for paths, labels in listed:
+        for paths, labels, _ in listed:
             wanted = paths.to_pylist()
             parts = [wanted[start : start + PART] for start in range(0, len(wanted), PART)]
             done = pool.map(lambda part: [_hashed(source, path) for path in part], parts)
@@ -54,15 +55,20 @@ def list_source(source: ImageSource, threads: int = 4, progress: Progress = sile
             columns = [pa.array(ids), paths, labels, pa.array(sizes), pa.array(states)]
             tables.append(pa.table([*columns, pa.array(reasons)], list(COLUMNS)))
             progress("list", sum(map(len, tables)), total)
-    return pa.concat_tables(tables).to_pandas()
+    table = pa.concat_tables(tables)
+    groups = pa.chunked_array([groups for _, _, groups in listed])
+    if groups.null_count < len(groups):
+        table = table.append_column("group", groups)
+    return table.to_pandas()
 
 
-def _listed(source: ImageSource) -> Iterator[tuple[pa.Array, pa.Array]]:
-    """Paths and labels of a source in columns, chunk by chunk."""
+def _listed(source: ImageSource) -> Iterator[tuple[pa.Array, pa.Array, pa.Array]]:
+    """Paths, labels and groups of a source in columns, chunk by chunk."""
     images = iter(source)
     while chunk := list(islice(images, CHUNK)):
         paths = pa.array([one.path for one in chunk], pa.string())
-        yield paths, pa.array([one.label for one in chunk], pa.string())
+        labels = pa.array([one.label for one in chunk], pa.string())
+        yield paths, labels, pa.array([one.group for one in chunk], pa.string())
 
 
 def _hashed(source: ImageSource, path: str) -> Read:

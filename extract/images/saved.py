@@ -7,7 +7,7 @@ from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.source import ImageSource, Listed, local_path, read_local
-from alike.extract.images.tables import embedded_bytes
+from alike.extract.images.tables import embedded_bytes, text_or_none
 
 
 class SavedSource:
@@ -19,10 +19,17 @@ class SavedSource:
         options: that were given.
         image: column of images: a struct of bytes and path, or bytes.
         label: column of classes; integers get the names that the dataset gives them.
+        group: column of what images share that must stand on one side of the split; "" for none.
     """
 
     def __init__(
-        self, folder: Path, spec: str, options: dict[str, Any], image: str, label: str
+        self,
+        folder: Path,
+        spec: str,
+        options: dict[str, Any],
+        image: str,
+        label: str,
+        group: str = "",
     ) -> None:
         import pyarrow as pa
 
@@ -49,16 +56,23 @@ class SavedSource:
             )
         self._images = table[image]
         self._labels = table[label] if label in table.column_names else None
+        if group and group not in table.column_names:
+            raise BadInput(
+                f"{folder} has columns {', '.join(table.column_names)}: none is {group!r} for the "
+                "groups"
+            )
+        self._groups = table[group] if group else None
         features = info.get("features") or {}
         self._names: list[str] = (features.get(label) or {}).get("names") or []
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
         labels = [None] * len(self._images) if self._labels is None else self._labels.to_pylist()
-        for row, label in enumerate(labels):
+        groups = [None] * len(labels) if self._groups is None else self._groups.to_pylist()
+        for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
             named = isinstance(label, int) and 0 <= label < len(self._names)
             name = self._names[label] if named else label
-            yield Listed(f"{row:08d}", None if name is None else str(name))
+            yield Listed(f"{row:08d}", None if name is None else str(name), text_or_none(group))
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row, or those of the file that the row names."""
@@ -71,7 +85,7 @@ class SavedSource:
 
 
 def open_saved(
-    spec: str, split: str = "", image: str = "image", label: str = "label"
+    spec: str, split: str = "", image: str = "image", label: str = "label", group: str = ""
 ) -> ImageSource:
     """Open a saved dataset, or one split of a saved dictionary of datasets.
 
@@ -80,6 +94,7 @@ def open_saved(
         split: of a dictionary of datasets; "" for one dataset.
         image: column of images.
         label: column of classes.
+        group: column of what images share that must stand on one side of the split; "" for none.
 
     Raises:
         BadInput: a split is needed and not given, or it does not exist.
@@ -89,6 +104,7 @@ def open_saved(
         raise BadInput(f"dataset {spec}: these are read from a local folder; copy it first")
     folder = path.resolve()
     given = {"split": (split, ""), "image": (image, "image"), "label": (label, "label")}
+    given["group"] = (group, "")
     options = {key: value for key, (value, default) in given.items() if value != default}
     place = folder
     if (folder / "dataset_dict.json").is_file():
@@ -98,4 +114,4 @@ def open_saved(
         place = folder / split
     elif split:
         raise BadInput(f"{folder} is one dataset without splits: leave out the option split")
-    return SavedSource(place, str(folder), options, image, label)
+    return SavedSource(place, str(folder), options, image, label, group)

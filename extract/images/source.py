@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +24,13 @@ class Listed:
     Attributes:
         path: what `ImageSource.read` takes; ``/`` separates its parts.
         label: name of its class, None if there is none.
+        group: what it shares with images that must stand on the same side of the split, such as a
+            patient or a video; None if it stands alone.
     """
 
     path: str
     label: str | None
+    group: str | None = field(default=None, repr=False)
 
 
 class ImageSource(Protocol):

@@ -3,7 +3,7 @@
 import json
 import posixpath
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ OPEN_GROUPS = 4
 
 
 def open_table(
-    spec: str, path: str = "path", label: str = "label", root: str = "", image: str = "image"
+    spec: str,
+    path: str = "path",
+    label: str = "label",
+    root: str = "",
+    image: str = "image",
+    group: str = "",
 ) -> ImageSource:
     """Open a manifest, or Parquet with embedded images.
 
@@ -36,14 +41,16 @@ def open_table(
         label: column of class names; may be missing.
         root: folder or URL of relative paths; "" for the manifest's own folder.
         image: column of embedded images: bytes, or a struct with the field ``bytes``.
+        group: column of what images share that must stand on the same side of the split; "" for
+            none.
 
     Raises:
-        BadInput: not readable, or it has neither column.
+        BadInput: not readable, or it has neither column, or none of the group.
     """
     with _Readable(spec):
         filesystem, name = filesystem_of(spec)
-    given = {"path": path, "label": label, "root": root, "image": image}
-    defaults = {"path": "path", "label": "label", "root": "", "image": "image"}
+    given = {"path": path, "label": label, "root": root, "image": image, "group": group}
+    defaults = {"path": "path", "label": "label", "root": "", "image": "image", "group": ""}
     options = {key: value for key, value in given.items() if value != defaults[key]}
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -52,7 +59,7 @@ def open_table(
             file = pq.ParquetFile(filesystem.open(name, "rb"))
         if path not in file.schema_arrow.names:
             return EmbeddedSource(_absolute(spec), options, file, image, label)
-        table = file.read([c for c in (path, label) if c in file.schema_arrow.names])
+        table = file.read([c for c in (path, label, group) if c in file.schema_arrow.names])
         columns = {c: table[c].to_pylist() for c in table.column_names}
     else:
         import pandas as pd
@@ -64,7 +71,14 @@ def open_table(
     if path not in columns:
         raise BadInput(f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}")
     base = root or posixpath.dirname(_absolute(spec))
-    return ManifestSource(_absolute(spec), options, columns[path], columns.get(label), base)
+    names = [columns.get(label), columns[_group(group, columns, spec)] if group else None]
+    return ManifestSource(_absolute(spec), options, columns[path], names, base)
+
+
+def _group(name: str, columns: Iterable[str], spec: str) -> str:
+    if name not in columns:
+        raise BadInput(f"{spec} has columns {', '.join(columns)}: none is {name!r} for the groups")
+    return name
 
 
 class ManifestSource:
@@ -75,23 +89,30 @@ class ManifestSource:
         spec: str,
         options: dict[str, Any],
         paths: list[str],
-        labels: list[Any] | None,
+        names: Sequence[list[Any] | None],
         base: str,
     ) -> None:
         self.spec, self.options = spec, options
-        self._paths, self._labels, self._base = paths, labels, base
+        self._paths, self._base = paths, base
+        # Labels, then groups.
+        nobody = [None] * len(paths)
+        self._labels, self._groups = (nobody if one is None else one for one in names)
 
     def __iter__(self) -> Iterator[Listed]:
         """In the manifest's order."""
-        for row, path in enumerate(self._paths):
-            label = None if self._labels is None else self._labels[row]
-            yield Listed(str(path), None if label in (None, "") else str(label))
+        for path, label, group in zip(self._paths, self._labels, self._groups, strict=True):
+            yield Listed(str(path), text_or_none(label), text_or_none(group))
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
         is_whole = "://" in path or path.startswith("/")
         place = path if is_whole else f"{self._base}/{path}"
         return read_url(place) if "://" in place else read_local(Path(place))
+
+
+def text_or_none(name: Any) -> str | None:
+    """A name of a table's cell; an empty one is none."""
+    return None if name in (None, "") else str(name)
 
 
 class EmbeddedSource:
@@ -112,6 +133,8 @@ class EmbeddedSource:
         self.spec, self.options = spec, options
         self._file, self._image = file, image
         self._label = label if label in names else None
+        group = str(options.get("group", ""))
+        self._group_name = _group(group, names, spec) if group else None
         groups = range(file.num_row_groups)
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -124,9 +147,12 @@ class EmbeddedSource:
         if self._label is not None:
             labels = self._file.read([self._label])[self._label].to_pylist()
         names = class_names(self._file.schema_arrow.metadata, self._label or "")
-        for row, label in enumerate(labels):
+        groups: Any = [None] * len(labels)
+        if self._group_name is not None:
+            groups = self._file.read([self._group_name])[self._group_name].to_pylist()
+        for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
             name = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
-            yield Listed(f"{row:08d}", None if name is None else str(name))
+            yield Listed(f"{row:08d}", None if name is None else str(name), text_or_none(group))
 
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]

@@ -1,10 +1,10 @@
 """A store without its groups of features: its images, its settings, its locks and its files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,18 @@ from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
 from alike.extract.store.locks import Lock, holder_of, is_dead
 from alike.extract.store.manifest import Manifest, parquet_bytes, parquet_table
+from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
+from alike.extract.store.twins import FOLDER as TWINS
+from alike.extract.store.twins import (
+    GROUPS,
+    LINKS,
+    SIDES_TABLE,
+    TRAINED,
+    Signatures,
+    by_unit,
+    empty_links,
+    members_of,
+)
 
 SETTINGS = "store.json"
 _RUN = "extract-"
@@ -37,6 +49,7 @@ class StoreBase:
         self.tree = tree
         self.manifest = Manifest(files)
         self._held: set[str] = set()
+        self._sides_read: tuple[Any, pd.DataFrame, dict[str, Any]] | None = None
 
     # Settings
 
@@ -52,16 +65,159 @@ class StoreBase:
         source = moved_along(source, self.root_path, ("spec",))
         return str(source["spec"]), dict(source["options"])
 
-    def set_split(self, train_share: float, salt: str = "") -> None:
-        """Set the share of the images that may be trained on, 0 to 1."""
+    def set_split(
+        self, train_share: float, salt: str = "", validation_share: float | None = None
+    ) -> None:
+        """Set the shares of the images that are trained on and that networks are chosen by.
+
+        Args:
+            train_share: 0 to 1.
+            salt: another salt gives another split.
+            validation_share: 0 to 1 - `train_share`; None keeps the store's, which is 0 in stores
+                of version 0.1: there the held-out images are decided by too.
+        """
         if not 0 <= train_share <= 1:
             raise BadInput(f"train share {train_share}: expected 0 to 1")
-        self._set("split", {"train_share": float(train_share), "salt": salt})
+        before = self.split()
+        kept = before.validation_share if validation_share is None else validation_share
+        if not 0 <= kept <= 1 - train_share:
+            raise BadInput(
+                f"validation share {kept:g} beside train share {train_share:g}: expected 0 to "
+                f"{1 - train_share:g}, since both are shares of all images"
+            )
+        split = Split(float(train_share), salt, float(kept))
+        self._set("split", vars(split))
+        if split != before:
+            self.assign_sides()
 
-    def split(self) -> tuple[float, str]:
-        """Give (train_share, salt); a share of 0 holds every image out."""
-        split = self.settings().get("split", {"train_share": 0.0, "salt": ""})
-        return float(split["train_share"]), str(split["salt"])
+    def split(self) -> Split:
+        """Give how the images are split; a train share of 0 trains on none."""
+        return Split(**self.settings().get("split", {}))
+
+    @property
+    def is_split(self) -> bool:
+        """Whether shares were set, ever."""
+        return "split" in self.settings()
+
+    def count_decision(self, split: str, number: int = 1) -> None:
+        """Count decisions about networks that were taken by the images of a side."""
+        with self.brief_lock("settings"):
+            settings = self.settings()
+            counts = dict(settings.get("decisions", {}))
+            counts[split] = counts.get(split, 0) + number
+            self.write_settings({**settings, "decisions": counts})
+
+    def decisions(self) -> dict[str, int]:
+        """Give how many decisions were ever taken by the images of each side, as counted."""
+        return {str(k): int(v) for k, v in self.settings().get("decisions", {}).items()}
+
+    # Twins and groups: images that must stand on the same side
+
+    def set_twins(self, twins: Literal["together", "ignore"]) -> None:
+        """Say whether twins and groups stand on one side: `together`, or `ignore`."""
+        if twins not in ("together", "ignore"):
+            raise BadInput(f"twins {twins!r}: together or ignore is expected")
+        self._set("twins", twins)
+
+    def twins(self) -> str:
+        """Give what was set; `together` unless it was."""
+        return str(self.settings().get("twins", "together"))
+
+    @property
+    def signatures(self) -> Signatures:
+        """Thumbnails and hashes of the images, by row."""
+        return Signatures(self.files)
+
+    def sign(self, thumbnails: Mapping[int, np.ndarray | None], hashes: np.ndarray) -> None:
+        """Keep thumbnails and hashes of rows; see `Signatures.write`."""
+        places = {row: place for place, row in enumerate(thumbnails)}
+        with self.brief_lock("signatures"):
+            for unit, rows in by_unit(thumbnails).items():
+                mine = {row: thumbnails[row] for row in rows}
+                self.signatures.write(unit, mine, hashes[[places[row] for row in rows]])
+
+    def keep_links(self, links: pd.DataFrame, searched: np.ndarray) -> None:
+        """Keep the pairs of twins (row_a, row_b, correlation, symmetry) and the rows searched."""
+        self.write_table(LINKS, links, {"searched": ranges_of(searched)})
+
+    def links(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """Give what `keep_links` kept."""
+        try:
+            table, attrs = self.read_table(LINKS)
+        except FileNotFoundError:
+            return empty_links(), np.zeros(0, dtype=np.int64)
+        return table, rows_in(attrs["searched"])
+
+    def keep_image_groups(self, groups: pd.DataFrame) -> None:
+        """Keep which images share a group (row, group), replacing all."""
+        if len(groups) or self.files.size(GROUPS) is not None:
+            self.write_table(GROUPS, groups[["row", "group"]].reset_index(drop=True))
+
+    def image_groups(self) -> pd.DataFrame:
+        """Give row, group of the images that have one."""
+        try:
+            return self.read_table(GROUPS)[0]
+        except FileNotFoundError:
+            return pd.DataFrame({"row": np.zeros(0, np.int64), "group": np.zeros(0, object)})
+
+    def mark_trained(self, image_ids: Iterable[str]) -> None:
+        """Remember images that a network was trained on: their component stays `train`."""
+        known = self.trained_ids()
+        new = sorted(set(image_ids) - known)
+        if new:
+            with self.brief_lock("trained"):
+                ids = sorted(self.trained_ids() | set(new))
+                self.write_table(TRAINED, pd.DataFrame({"image_id": ids}))
+            self.assign_sides()
+
+    def trained_ids(self) -> set[str]:
+        """Give the ids of images that a network was trained on, as far as the store knows."""
+        try:
+            return set(self.read_table(TRAINED)[0]["image_id"])
+        except FileNotFoundError:
+            return set()
+
+    def assign_sides(self) -> None:
+        """Give each component of twins and groups its side, and remember it."""
+        split = self.split()
+        members = members_of(self.links()[0], self.image_groups())
+        if self.n_rows == 0:
+            return
+        with self.brief_lock("sides"):
+            table, attrs = self._sides_table()
+            members = members.assign(image_id=self.image_ids()[members["row"].to_numpy()])
+            stored: dict[int, str] = {}
+            if attrs.get("split") == vars(split):
+                # Images seen before stand where they stood: with their component, or by their hash.
+                old = members[members["row"] < attrs["rows"]]
+                alone = dict(zip(old["row"], split.sides(old["image_id"]), strict=True))
+                stored = {**alone, **dict(zip(table["row"], table["side"], strict=True))}
+            new = sides_of(members, split, stored, self.trained_ids())
+            rows = {"split": vars(split), "rows": self.n_rows}
+            if attrs != rows or not new.equals(table):
+                self.write_table(SIDES_TABLE, new, rows)
+
+    def _sides_table(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        stamp = self.files.listing(TWINS).get(SIDES_TABLE.rpartition("/")[2])
+        if stamp is None:
+            return pd.DataFrame(columns=["row", "component", "image_id", "side"]), {}
+        if self._sides_read is None or self._sides_read[0] != stamp:
+            self._sides_read = (stamp, *self.read_table(SIDES_TABLE))
+        return self._sides_read[1], self._sides_read[2]
+
+    def components(self) -> pd.DataFrame:
+        """Give row, component (its smallest row), side of images with a twin or in a group."""
+        return self._sides_table()[0][["row", "component", "side"]]
+
+    def sides(self, rows: np.ndarray, image_ids: pd.Series | np.ndarray) -> np.ndarray:
+        """Give the side of rows, (N,) of `object`: by hash, or that of the row's component."""
+        by_hash = self.split().sides(image_ids)
+        if self.twins() == "ignore":
+            return by_hash
+        table = self._sides_table()[0]
+        together = pd.Series(table["side"].to_numpy(), table["row"].to_numpy(dtype=np.int64))
+        own = together.reindex(rows).to_numpy(dtype=object)
+        return np.where(pd.isna(own), by_hash, own)
 
     def set_served(self, key: str) -> None:
         """Set the extraction that is meant if none is named, in a store that holds several."""

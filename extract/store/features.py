@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.errors import BadInput
-from alike.extract.images import splits_of
+from alike.extract.images import SIDES, splits_of
 from alike.extract.store import constants as store_constants
 from alike.extract.store.arrays import UNIT, VALID, ArraySpec, write_rows
 from alike.extract.store.base import StoreBase
@@ -86,24 +86,26 @@ class Features(Group):
         """Give the images that have a feature and are in the set now.
 
         Args:
-            split: `train`, `held_out` or None for both.
-            train_share: another share than the store's own.
+            split: `train`, `validation`, `held_out`; None or `all` for every image.
+            train_share: another share than the store's own; then hashes alone decide.
             names: arrays that must be committed; None asks for what every unit has.
 
         Returns:
             row (int64, ascending, each once), image_id, path, label (str or None), split.
         """
-        if split not in (None, "train", "held_out"):
-            raise BadInput(f"split {split!r}: expected train or held_out")
+        if split not in (None, "all", *SIDES):
+            raise BadInput(f"split {split!r}: expected {', '.join(SIDES)} or all")
         view = self.store.images()
         view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
         view = view[self.committed(names, good=True)[view["row"].to_numpy()]]
-        share, salt = self.store.split()
-        share = share if train_share is None else train_share
         table = view[["row", "image_id", "path", "label"]].reset_index(drop=True)
-        splits = splits_of(table["image_id"], share, salt)
+        if train_share is None:
+            splits = self.store.sides(table["row"].to_numpy(), table["image_id"])
+        else:
+            splits = splits_of(table["image_id"], train_share, self.store.split().salt)
         table["split"] = pd.Series(splits, index=table.index, dtype=object)
-        return table if split is None else table[splits == split].reset_index(drop=True)
+        whole = split in (None, "all")
+        return table if whole else table[splits == split].reset_index(drop=True)
 
     def bad(self) -> pd.DataFrame:
         """Give the images that have no feature: row (-1: never read), path, state, reason."""

@@ -85,7 +85,7 @@ class Store(Displayed, StoreBase):
         source = self.settings().get("source", {}).get("spec")
         facts = {
             "images": len(view), "classes": int(view["label"].nunique()), "source": source,
-            "train share": self.split()[0],
+            "train share": self.split().train_share,
         }  # fmt: skip
         keys = pd.DataFrame(
             [(key, ", ".join(self.features(key).arrays)) for key in self.groups()],

@@ -198,6 +198,8 @@ def describe(store: Store) -> dict[str, object]:
         "classes": int(view["label"].nunique()),
         "repeated": int(readable["row"].duplicated().sum()),
         "labels_differ": int((labels > 1).sum()),
-        "train_share": store.split()[0],
+        "train_share": store.split().train_share,
+        "validation_share": store.split().validation_share,
+        "twins": store.twins(),
         "source": store.settings().get("source", {}).get("spec"),
     }

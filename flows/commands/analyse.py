@@ -77,14 +77,15 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
+        from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
         chosen = opened.features(features)
-        if split is Split.HELD_OUT:
-            for note in check_held_out(chosen):
+        if split in (Split.HELD_OUT, Split.VALIDATION):
+            for note in check_held_out(chosen, split.value):
                 typer.echo(f"note: {note}", err=True)
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:
@@ -115,6 +116,7 @@ def register(app: typer.Typer) -> None:
                 "key": analysis.key, "n_images": analysis.n_images,
                 "classes": list(analysis.classes), "settings": dict(analysis.settings),
                 "scores": scores,
+                "twins": analysis.tables["twins"],
             })  # fmt: skip
             return
         print_table(
@@ -123,6 +125,8 @@ def register(app: typer.Typer) -> None:
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
+        for sentence in twin_sentences(analysis.settings["twins"]):
+            typer.echo(f"note: {sentence}")
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:

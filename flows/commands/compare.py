@@ -48,9 +48,10 @@ def register(app: typer.Typer) -> None:
 
         first = Store.open(store).features(a)
         second = Store.open(store_b or store).features(b)
-        if split is Split.HELD_OUT:
-            for note in (*check_held_out(first), *check_held_out(second)):
-                typer.echo(f"note: {note}", err=True)
+        if split in (Split.HELD_OUT, Split.VALIDATION):
+            for side in (first, second):
+                for note in check_held_out(side, split.value):
+                    typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)

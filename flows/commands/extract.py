@@ -1,11 +1,19 @@
 """`alike extract`: features of a set of images into a store; only what is missing is computed."""
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from alike.flows.options import JsonOption, names_of
+
+
+class Twins(StrEnum):
+    """What becomes of images that show one picture."""
+
+    TOGETHER = "together"
+    IGNORE = "ignore"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +60,18 @@ def register(app: typer.Typer) -> None:
         ] = None,
         train_share: Annotated[
             float | None, typer.Option(min=0, max=1, help="Share of images for training.")
+        ] = None,
+        validation_share: Annotated[
+            float | None,
+            typer.Option(min=0, max=1, help="Share, next to it, by which networks are chosen."),
+        ] = None,
+        group: Annotated[
+            str | None,
+            typer.Option(help="Column of what images share that must stand on one side."),
+        ] = None,
+        twins: Annotated[
+            Twins | None,
+            typer.Option(help="Whether images that show one picture stand on one side. [together]"),
         ] = None,
         classes: Annotated[
             str | None,
@@ -105,7 +125,9 @@ def register(app: typer.Typer) -> None:
                 size=(resize, crop),
                 network_args=pairs(network_arg),
                 source_options=pairs(source_option),
-                train_share=train_share,
+                split=(train_share, validation_share),
+                group=group,
+                twins=None if twins is None else twins.value,
                 classes=class_list(classes),
                 seed=seed,
                 chosen={

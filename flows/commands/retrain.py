@@ -87,9 +87,10 @@ def register(app: typer.Typer) -> None:
         optional = {"lr": lr, "weight": weight, "batch_size": batch_size}
         given = {name: value for name, value in optional.items() if value is not None}
         settings = TrainSettings(**{**named, **given, **pairs(set_)})
-        loaded, training, held_out, read = training_images(
+        loaded, listed, read = training_images(
             (store, features, train_share), (images, network, weights)
         )
+        training, held_out, validation = listed
         out = to.expanduser().resolve()
         with _alone(out), progress_bars() as progress:
             run = retrain(
@@ -99,6 +100,7 @@ def register(app: typer.Typer) -> None:
                 settings=settings,
                 out=out,
                 held_out=held_out,
+                validation=validation,
                 device=device,
                 devices=devices,
                 progress=progress,

@@ -315,7 +315,7 @@ def test_labels_that_make_no_pairs(change, message, tmp_path, made, write_featur
 
 
 def test_splits_and_names_that_do_not_exist(features):
-    with pytest.raises(BadInput, match="held_out, train or all"):
+    with pytest.raises(BadInput, match="held_out, validation, train or all"):
         analyse(features, AnalysisSettings(split="test"))
     with pytest.raises(BadInput, match="empty"):
         analyse(features, AnalysisSettings(split="train"))

@@ -105,7 +105,10 @@ def test_run_refuses(alike, place, source, network, says):
         (("analize",), "'analyse'"),
         (("run", "--fast"), "No such option: --fast; see alike run --help"),
         (("run",), "Missing argument"),
-        (("compare", "a", "b", "--store", "s", "--split", "half"), "'held_out', 'train', 'all'"),
+        (
+            ("compare", "a", "b", "--store", "s", "--split", "half"),
+            "'held_out', 'validation', 'train'",
+        ),
         (("index", "--store", "s", "--at", "many"), "'--at'"),
         (("analyse", "--store", "s", "--seed", "-1"), "'--seed'"),
         (("compare", "a", "b", "--store", "s", "--seed", "-1"), "'--seed'"),

@@ -88,7 +88,11 @@ def test_what_is_judged_was_never_trained_on(demo):
     trained = set()
     for file in (folder / "weights").glob("*/*.parquet"):
         trained |= set(pd.read_parquet(file).get("image_id", []))
-    assert len(held_out) > 800
+    assert len(held_out) > 400
+    assert set(table.split) == {"train", "validation", "held_out"}
+    assert not trained & set(table[table.split == "validation"].image_id)
+    assert Store.open(str(folder / "store")).decisions()["validation"] >= 2
+    assert "held_out" not in Store.open(str(folder / "store")).decisions()
     assert trained
     assert not trained & held_out
     kept = pd.read_parquet(folder / "store" / "tables" / demo[1]["key"] / "trained_images.parquet")

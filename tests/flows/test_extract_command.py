@@ -47,7 +47,7 @@ def test_extract_then_nothing_to_do(place: Path) -> None:
     report = json.loads(again.stdout)
     assert (report["n_computed"], report["n_reused"], report["bad"]) == (0, 6, [])
     store = Store.open(place / "store")
-    assert store.split()[0] == 0.5
+    assert store.split().train_share == 0.5
     assert store.source()[1] == {"split": "test"}
 
 

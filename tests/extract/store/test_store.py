@@ -198,7 +198,7 @@ def test_split_is_by_content(tmp_path):
     both = (other & (table["split"] == "train")).mean()
     assert abs(both - 0.09) < 0.03
     assert split_of(image_id(b"x"), 0.5) == split_of(image_id(b"x"), 0.5)
-    with pytest.raises(BadInput, match="expected train or held_out"):
+    with pytest.raises(BadInput, match="expected train, validation, held_out or all"):
         features.table("test")
 
 

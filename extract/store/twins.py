@@ -1,0 +1,132 @@
+"""What a store knows of twins: signatures of images, links between them, the sides that follow.
+
+`twins/signatures/000003.parquet` holds the thumbnails and hashes of the rows of a unit;
+`links.parquet`, `groups.parquet` and `sides.parquet` are replaced as wholes. None holds anything
+that cannot be made again but `sides.parquet`: it remembers on which side images stood first.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from alike.extract.store.arrays import UNIT
+from alike.extract.store.files import Files
+from alike.extract.store.manifest import parquet_bytes, parquet_table
+from alike.extract.store.sides import components
+
+FOLDER = "twins"
+_SIGNATURES = f"{FOLDER}/signatures"
+LINKS = f"{FOLDER}/links.parquet"
+GROUPS = f"{FOLDER}/groups.parquet"
+SIDES_TABLE = f"{FOLDER}/sides.parquet"
+TRAINED = f"{FOLDER}/trained.parquet"
+_CELLS = 64
+_LINK_COLUMNS = {"row_a": np.int64, "row_b": np.int64, "correlation": float, "symmetry": np.int64}
+
+
+class Signatures:
+    """Thumbnails and hashes of images, a file a unit of rows; a row means its image for ever."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def units(self) -> list[int]:
+        """Give the units that have some, ascending."""
+        names = self._files.listing(_SIGNATURES)
+        return sorted(int(name[:6]) for name in names if name.endswith(".parquet"))
+
+    def rows(self, unit: int) -> np.ndarray:
+        """Give the rows of a unit that were looked at, ascending."""
+        table = self._read(unit, ["row"])
+        return np.zeros(0, dtype=np.int64) if table is None else table["row"].to_numpy()
+
+    def write(
+        self, unit: int, thumbnails: Mapping[int, np.ndarray | None], hashes: np.ndarray
+    ) -> None:
+        """Add rows of a unit; those that are there stay. The caller holds the lock.
+
+        Args:
+            unit: the unit.
+            thumbnails: row to uint8 (64, 64), None for an image that is too small to have one.
+            hashes: (n, 10) uint64 in the same order; of no meaning without a thumbnail.
+        """
+        rows = list(thumbnails)
+        new = pd.DataFrame(
+            {
+                "row": np.array(rows, dtype=np.int64),
+                "thumbnail": [
+                    None if one is None else one.tobytes() for one in thumbnails.values()
+                ],
+                "hashes": [one.tobytes() for one in hashes],
+            }
+        )
+        old = self._read(unit)
+        table = new if old is None else pd.concat([old, new[~new["row"].isin(old["row"])]])
+        table = table.sort_values("row").reset_index(drop=True)
+        self._files.write(f"{_SIGNATURES}/{unit:06d}.parquet", parquet_bytes(table))
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give rows (n,) that have a thumbnail, thumbnails (n, 64, 64), hashes (n, 10).
+
+        Memory is 4 KiB an image.
+        """
+        tables = [self._read(unit) for unit in self.units()]
+        parts = [table[table["thumbnail"].notna()] for table in tables if table is not None]
+        count = sum(map(len, parts))
+        rows = np.empty(count, dtype=np.int64)
+        thumbnails = np.empty((count, _CELLS, _CELLS), dtype=np.uint8)
+        hashes = np.empty((count, 10), dtype=np.uint64)
+        at = 0
+        for part in parts:
+            here = slice(at, at + len(part))
+            rows[here] = part["row"]
+            for place, data, hashed in zip(
+                range(at, at + len(part)), part["thumbnail"], part["hashes"], strict=True
+            ):
+                thumbnails[place] = np.frombuffer(data, np.uint8).reshape(_CELLS, _CELLS)
+                hashes[place] = np.frombuffer(hashed, np.uint64)
+            at += len(part)
+        return rows, thumbnails, hashes
+
+    def _read(self, unit: int, columns: list[str] | None = None) -> pd.DataFrame | None:
+        try:
+            data = self._files.read(f"{_SIGNATURES}/{unit:06d}.parquet")
+            return parquet_table(data, columns).to_pandas()
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError):
+            # Damaged: what it held is computed again when the images are read again.
+            return None
+
+
+def by_unit(rows: Iterable[int]) -> dict[int, list[int]]:
+    """Give unit to the rows of it."""
+    units: dict[int, list[int]] = {}
+    for row in rows:
+        units.setdefault(row // UNIT, []).append(row)
+    return units
+
+
+def empty_links() -> pd.DataFrame:
+    """Give the table of links without any."""
+    return pd.DataFrame({name: np.zeros(0, kind) for name, kind in _LINK_COLUMNS.items()})
+
+
+def members_of(links: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Give row, component of the images that have a twin or share their group.
+
+    Args:
+        links: row_a, row_b.
+        groups: row, group.
+    """
+    first = groups.groupby("group")["row"].transform("min")
+    pairs = np.concatenate(
+        [
+            links[["row_a", "row_b"]].to_numpy(dtype=np.int64).reshape(-1, 2),
+            np.column_stack([first, groups["row"]]).astype(np.int64).reshape(-1, 2),
+        ]
+    )
+    found = components(pairs)
+    sizes = found.groupby("component")["row"].transform("size")
+    return found[sizes > 1].reset_index(drop=True)

@@ -1,0 +1,15 @@
+from .hashes import NAMES as NAMES
+from .links import CORRELATION as CORRELATION
+from .links import Links as Links
+from .links import find_links as find_links
+from .links import part_hashes as part_hashes
+from .search import AUTOMATIC as AUTOMATIC
+from .search import TwinSearch as TwinSearch
+from .search import keep_signatures as keep_signatures
+from .search import search_twins as search_twins
+from .search import sign_images as sign_images
+from .search import twin_table as twin_table
+from .search import unsigned_rows as unsigned_rows
+from .search import within_and_across as within_and_across
+from .thumbnails import SIDE as SIDE
+from .thumbnails import thumbnail as thumbnail

@@ -1,0 +1,187 @@
+"""Twins of the images of a store: signatures are made, links found, sides follow."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from alike.extract.errors import BadImage
+from alike.extract.images import SIDES, decode, image_id, open_source
+from alike.extract.progress import Progress, silent
+from alike.extract.store import Store, StoreBase
+from alike.extract.twins.hashes import NAMES
+from alike.extract.twins.links import Links, find_links, part_hashes
+from alike.extract.twins.thumbnails import thumbnail
+
+AUTOMATIC = 50_000
+"""Images of a set up to which extraction looks for twins by itself."""
+_AT_ONCE = 256
+COLUMNS = ["row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how"]
+
+
+@dataclass(frozen=True)
+class TwinSearch:
+    """What a search did.
+
+    Attributes:
+        searched: images that have a signature.
+        unsigned: images of the set that have none: extracted by an earlier version.
+        links: pairs of twins among all images.
+        left: whether the set is so large that the search is left to `alike twins`.
+    """
+
+    searched: int
+    unsigned: int
+    links: int
+    left: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        if self.left:
+            return (
+                f"twins were not searched: more than {AUTOMATIC} images; run `alike twins --store`",
+            )
+        if self.unsigned:
+            return (
+                f"{self.unsigned} images have no signature, so their twins are not known: "
+                "`alike twins --store` reads them again and computes it",
+            )
+        return ()
+
+
+def search_twins(
+    store: StoreBase, *, threads: int = 1, at_most: int | None = None, progress: Progress = silent
+) -> TwinSearch:
+    """Find the twins of images that were not searched yet, and give every component its side.
+
+    Args:
+        store: whose images.
+        threads: to use.
+        at_most: images above which nothing is searched; None for no limit.
+        progress: told how far.
+    """
+    unsigned = len(unsigned_rows(store))
+    if at_most is not None and store.n_rows > at_most:
+        store.assign_sides()
+        return TwinSearch(0, unsigned, len(store.links()[0]), left=True)
+    links, searched = store.links()
+    signed = [store.signatures.rows(unit) for unit in store.signatures.units()]
+    if len(np.setdiff1d(np.concatenate([searched[:0], *signed]), searched)):
+        rows, thumbnails, hashes = store.signatures.read()
+        new = np.flatnonzero(~np.isin(rows, searched))
+        found = find_links(
+            thumbnails, hashes, new, threads=threads,
+            progress=lambda done, of: progress("twins", done, of),
+        )  # fmt: skip
+        links = pd.concat([links, _table(found, rows)], ignore_index=True)
+        # Small images too: they were looked at, and have no thumbnail to compare.
+        store.keep_links(links, np.unique(np.concatenate([searched, *signed])))
+    store.assign_sides()
+    return TwinSearch(int(sum(map(len, signed))), unsigned, len(links))
+
+
+def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row_a": rows[links.first],
+            "row_b": rows[links.second],
+            "correlation": links.correlation,
+            "symmetry": links.symmetry,
+        }
+    )
+
+
+def unsigned_rows(store: StoreBase) -> np.ndarray:
+    """Rows of the set whose images have no signature, ascending."""
+    view = store.images()
+    rows = np.unique(view["row"].to_numpy())
+    signed = [store.signatures.rows(unit) for unit in store.signatures.units()]
+    return np.setdiff1d(rows[rows >= 0], np.concatenate([rows[:0], *signed]))
+
+
+def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) -> int:
+    """Read the images that have no signature and compute it; gives how many.
+
+    An image that cannot be read, or has changed, stays without.
+
+    Raises:
+        BadInput: the store does not know its source, or the source is gone.
+    """
+    missing = unsigned_rows(store)
+    if not len(missing):
+        return 0
+    spec, options = store.source()
+    source = open_source(spec, **options)
+    view = store.images().drop_duplicates("row").set_index("row")
+    done = 0
+
+    def sign(row: int) -> tuple[int, np.ndarray | None] | None:
+        try:
+            data = source.read(str(view.at[row, "path"]))
+            if image_id(data) != view.at[row, "image_id"]:
+                return None
+            return row, thumbnail(decode(data))
+        except (BadImage, OSError):
+            return None
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        for lo in range(0, len(missing), _AT_ONCE):
+            signed = [one for one in pool.map(sign, missing[lo : lo + _AT_ONCE].tolist()) if one]
+            keep_signatures(store, dict(signed))
+            done += len(signed)
+            progress("sign", min(lo + _AT_ONCE, len(missing)), len(missing))
+    return done
+
+
+def keep_signatures(store: StoreBase, thumbnails: dict[int, np.ndarray | None]) -> None:
+    """Store thumbnails of rows (None: the image is too small for one) with their hashes."""
+    if not thumbnails:
+        return
+    blank = np.zeros((64, 64), dtype=np.uint8)
+    stack = np.stack([blank if one is None else one for one in thumbnails.values()])
+    store.sign(thumbnails, part_hashes(stack))
+
+
+def twin_table(store: StoreBase) -> pd.DataFrame:
+    """The pairs of twins among the images of the set, with the sides on which they stand.
+
+    Returns:
+        row_a, row_b, path_a, path_b, side_a, side_b, correlation (NaN for a pair of one group),
+        how (of `NAMES`, or `group`). A group is a chain of pairs, not all of its pairs.
+    """
+    links, groups = store.links()[0], store.image_groups()
+    groups = groups.sort_values(["group", "row"])
+    follows = groups["group"].to_numpy()[1:] == groups["group"].to_numpy()[:-1]
+    chained = pd.DataFrame(
+        {
+            "row_a": groups["row"].to_numpy()[:-1][follows],
+            "row_b": groups["row"].to_numpy()[1:][follows],
+        }
+    )
+    pairs = pd.concat([links, chained], ignore_index=True)
+    pairs["how"] = [
+        "group" if np.isnan(one) else NAMES[int(one)] for one in pairs["symmetry"].astype(float)
+    ]
+    view = store.images()
+    view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
+    pairs = pairs[pairs["row_a"].isin(view.index) & pairs["row_b"].isin(view.index)]
+    pairs = pairs.sort_values(["row_a", "row_b"]).reset_index(drop=True)
+    for end in ("a", "b"):
+        rows = pairs[f"row_{end}"].to_numpy(dtype=np.int64)
+        pairs[f"path_{end}"] = view["path"].reindex(rows).to_numpy()
+        ids = view["image_id"].reindex(rows).to_numpy()
+        pairs[f"side_{end}"] = store.sides(rows, ids)
+    return pairs[COLUMNS]
+
+
+def within_and_across(pairs: pd.DataFrame, sides: Sequence[str] = SIDES) -> dict[str, int]:
+    """Count pairs of `twin_table` within each side, and across two sides: `train/held_out`."""
+    counts: dict[str, int] = {}
+    for a, b in zip(pairs["side_a"], pairs["side_b"], strict=True):
+        first, second = sorted((a, b), key=list(sides).index)
+        name = first if first == second else f"{first}/{second}"
+        counts[name] = counts.get(name, 0) + 1
+    return counts

@@ -1,0 +1,59 @@
+"""`alike twins`: images of a store that show one picture, and the sides on which they stand."""
+
+from typing import Annotated
+
+import typer
+
+from alike.flows.options import JsonOption, StoreOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("twins")
+    def twins(
+        store: StoreOption,
+        search: Annotated[
+            bool, typer.Option(help="Look for twins of new images; without, list what is known.")
+        ] = True,
+        threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; all.")] = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        """List images that show one picture: re-encoded, resized, turned, cropped, brightened.
+
+        Images that an earlier version extracted are read again. Twins stand on one side of the
+        split, unless the store ignores them (`alike extract --twins ignore`).
+
+        `alike twins --store pets.store`
+        """
+        from alike.extract.machine import usable_cores
+        from alike.extract.store import Store
+        from alike.extract.twins import (
+            search_twins,
+            sign_images,
+            twin_table,
+            unsigned_rows,
+            within_and_across,
+        )
+        from alike.flows.console import print_json, print_table, progress_bars
+
+        opened = Store.open(store)
+        cores = threads or usable_cores()
+        if search:
+            with progress_bars() as progress:
+                sign_images(opened, threads=cores, progress=progress)
+                search_twins(opened, threads=cores, progress=progress)
+        pairs = twin_table(opened)
+        counts = within_and_across(pairs)
+        unsigned = len(unsigned_rows(opened))
+        if as_json:
+            print_json({
+                "twins": opened.twins(), "pairs": pairs, "sides": counts, "unsigned": unsigned,
+            })  # fmt: skip
+            return
+        shown = pairs[["path_a", "path_b", "side_a", "side_b", "correlation", "how"]]
+        print_table(shown.head(50), f"{len(pairs)} pairs of twins, the first 50")
+        for name, count in counts.items():
+            typer.echo(f"{count} pairs {'across' if '/' in name else 'within'} {name}")
+        if unsigned:
+            typer.echo(f"note: {unsigned} images could not be read: their twins are not known")
