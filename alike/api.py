@@ -717,12 +717,12 @@ def _unit(index: "NeighbourIndex", vectors: "NDArray[np.float32]") -> "NDArray[n
 
 def _check_held_out(split: str, *extractions: "Features") -> None:
     """Refuse to judge by images that the network was trained on; warn where that is not known."""
-    if split != "held_out":
+    if split not in ("held_out", "validation"):
         return
     from alike.flows.trained_images import check_held_out
 
     for features in extractions:
-        _warn(check_held_out(features))
+        _warn(check_held_out(features, split))
 
 
 def _warn(notes: Iterable[str]) -> None:
