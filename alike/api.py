@@ -92,6 +92,9 @@ def extract_images(
     source_option: Mapping[str, Any] | None = None,
     train_share: float | None = None,
     classes: Sequence[str] | None = None,
+    network_output: str = "",
+    weights_key: str = "",
+    weights_prefix: str | None = None,
     seed: int = 0,
     workers: str | int | None = None,
     progress: Progress = silent,
@@ -114,6 +117,9 @@ def extract_images(
         source_option: options of the source.
         train_share: share of the images that may be trained on, 0 to 1.
         classes: names of the logits, in order.
+        network_output: output that holds the logits, if there are several: name or position.
+        weights_key: group of a weights file to load, such as ``model_ema``.
+        weights_prefix: prefix of the names to load, such as ``encoder_q.``; None: detected.
         seed: of random weights.
         workers: a number of Dask workers, or ``tcp://scheduler:port``.
         progress: called as listing and extraction proceed.
@@ -146,6 +152,11 @@ def extract_images(
         train_share=train_share,
         classes=classes,
         seed=seed,
+        chosen={
+            "output": network_output,
+            "weights_key": weights_key,
+            "weights_prefix": weights_prefix,
+        },
         workers=workers,
     )
 
@@ -504,7 +515,7 @@ def retrain(
     features: str | None = None,
     images: str | Path | None = None,
     network: str | None = None,
-    weights: str | Path = "none",
+    weights: str | Path | None = None,
     train_share: float | None = None,
     loss: str = "gap_supcon",
     epochs: int = 20,
@@ -529,7 +540,8 @@ def retrain(
         features: the extraction; None: the only one, or the one that a run serves.
         images: instead of a store, as for `extract_images`; with `network`.
         network: name of torchvision, ``file.py:factory`` or ``timm:NAME``.
-        weights: file, run folder, enum member, or ``none``: from scratch.
+        weights: file, run folder, name of torchvision's weights, or ``none`` for random weights;
+            None: those of the store, or ``none`` with `images`.
         train_share: share to train on; with `images` 0.5 unless given.
         loss: a key of `LOSSES`.
         epochs: passes over the training images.
@@ -551,7 +563,11 @@ def retrain(
 
     loaded, training, held_out, read = training_images(
         (store, features, train_share),
-        (None if images is None else str(images), network, str(weights)),
+        (
+            None if images is None else str(images),
+            network,
+            None if weights is None else str(weights),
+        ),
     )
     optional: dict[str, Any] = {"lr": lr, "weight": weight, "batch_size": batch_size}
     changes = {name: value for name, value in optional.items() if value is not None}

@@ -28,7 +28,7 @@ class BadImage(AlikeError):
     """One image that cannot become a feature: it is recorded and left out.
 
     Attributes:
-        state: `unreadable`, `truncated`, `too large` or `wrong mode`.
+        state: `unreadable`, `truncated`, `damaged`, `too large` or `wrong mode`.
         reason: one line, for the manifest.
     """
 

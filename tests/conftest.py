@@ -102,3 +102,17 @@ def installed(wheel, tmp_path_factory) -> Path:
     with zipfile.ZipFile(wheel) as file:
         file.extractall(folder)
     return folder
+
+
+QUICK = "quick"
+"""Mark of the tests that `make quick` runs: one a file at least, each well under a second."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only the tests that are marked quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{QUICK}: run by `make quick`")
+    if config.option.quick:
+        config.option.markexpr = QUICK

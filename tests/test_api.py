@@ -107,7 +107,10 @@ def test_import_takes_no_time(tmp_path):
         ("import alike; alike.SCORES", set()),
         ("import alike; alike.MEASURES", {"numpy"}),
         ("import alike; alike.Store", {"numpy", "pandas"}),
-        ("import alike; alike.LOSSES; alike.EXPLAINERS", {"numpy", "torch", "torchvision"}),
+        (
+            "import alike; alike.LOSSES; alike.EXPLAINERS",
+            {"numpy", "pandas", "torch", "torchvision"},
+        ),
         (command("--help"), {"typer"}),
         (command("list", "measures"), {"typer", "numpy"}),
         (command("list", "scores"), {"typer"}),

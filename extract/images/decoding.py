@@ -1,20 +1,17 @@
 """Bytes of one image into a uint8 RGB tensor, or a recorded reason why not.
 
-Policy: the orientation in EXIF is applied; alpha is dropped; palette, grey and CMYK become RGB;
-16 bits are scaled to 8; the first frame of an animation counts; floating-point and 32-bit integer
-images are refused, because their range is nobody's guess.
+Policy: the orientation in EXIF or XMP is applied as Pillow applies it; alpha is dropped; palette,
+grey and CMYK become RGB; 16 bits are scaled to 8; the first frame of an animation counts;
+floating-point and 32-bit integer images are refused, because their range is nobody's guess.
 
-JPEG goes through torchvision's operator while there is one (0.29 announces its removal): 0.56 ms
-against Pillow's 0.73 ms for 299x299, the same pixels. All else goes through Pillow: torchvision
-0.29 ends the process with a segmentation fault on a PNG with a damaged row.
+JPEG goes through `alike.extract.images.jpeg`, all else through Pillow: torchvision 0.29 ends the
+process with a segmentation fault on a PNG with a damaged row.
 """
 
-import importlib
 import io
 import math
 import re
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,16 +19,29 @@ import numpy as np
 import torch
 
 from alike.extract.errors import BadImage
+from alike.extract.images.formats import FORMATS, HEIC_ADVICE, HEIF
+from alike.extract.images.jpeg import JPEG, jpeg_header, jpeg_pixels
 from alike.extract.limits import MAX_PIXELS
 
-JPEG, NPY = b"\xff\xd8\xff", b"\x93NUMPY"
+NPY, JPEG_END = b"\x93NUMPY", b"\xff\xd9"
 NPY_HEADER = re.compile(
     rb"\{'descr': '\|u1', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n"
 )
-FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
-READ_AS_RGB, APPLY_EXIF = 3, True
 CUT_SHORT = ("truncat", "incomplete", "unexpected end", "not enough", "broken png", "eof")
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+MAX_CHUNK = 64 * 2**20
+"""Largest text or colour profile of a PNG, unpacked: Pillow's own limit for all texts together."""
+ORIENTATION = 0x0112
+UPRIGHT: Mapping[int, Callable[[torch.Tensor], torch.Tensor]] = {
+    2: lambda pixels: pixels.flip(2),
+    3: lambda pixels: pixels.flip(1, 2),
+    4: lambda pixels: pixels.flip(1),
+    5: lambda pixels: pixels.transpose(1, 2),
+    6: lambda pixels: pixels.rot90(-1, (1, 2)),
+    7: lambda pixels: pixels.transpose(1, 2).flip(1, 2),
+    8: lambda pixels: pixels.rot90(1, (1, 2)),
+}
+"""EXIF orientation to what makes an image (3, H, W) upright."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
@@ -42,7 +52,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         max_pixels: height times width of the largest image decoded; checked before decoding.
 
     Raises:
-        BadImage: `unreadable`, `truncated`, `too large` or `wrong mode`.
+        BadImage: `unreadable`, `truncated`, `damaged`, `too large` or `wrong mode`.
     """
     if not data:
         raise BadImage("truncated", "empty file")
@@ -61,70 +71,93 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _from_jpeg(data: bytes, max_pixels: int) -> torch.Tensor:
-    _check_pixels(*_jpeg_size(data), max_pixels)
-    operator = _jpeg_operator()
-    if operator is None:
-        return _from_pillow(data, max_pixels)
+    header = jpeg_header(data)
+    _check_pixels(header.width, header.height, max_pixels)
     try:
-        stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image: torch.Tensor = operator(stored, READ_AS_RGB, APPLY_EXIF)
-        return image
+        pixels = jpeg_pixels(data, header)
     except RuntimeError as error:
-        raise _bad(error) from error
+        bad = _bad(error)
+        # Whole to its end marker, and still too short: bytes were lost on the way.
+        lost = bad.state == "truncated" and data.endswith(JPEG_END)
+        raise (BadImage("damaged", bad.reason) if lost else bad) from error
+    if pixels is None:
+        return _from_pillow(data, max_pixels)
+    turn = UPRIGHT.get(_jpeg_orientation(data)) if header.metadata else None
+    return pixels if turn is None else turn(pixels).contiguous()
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """The orientation in the metadata, by Pillow, which looks into EXIF, then into XMP."""
+    try:
+        with _pillow().open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return int(_orientation(image))
+    # libjpeg opened it: a header that only Pillow refuses costs the orientation, not the image.
+    except Exception:
+        return 1
+
+
+def _orientation(image: Any) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+        return value if isinstance(value, int) else 1
+    # Damaged metadata make the parser raise any type; viewers show such an image unturned.
+    except Exception:
+        return 1
 
 
 @cache
-def _jpeg_operator() -> Callable[..., Any] | None:
-    """`torchvision.io.decode_jpeg` without the warning that it gives on every call."""
-    importlib.import_module("torchvision")
-    return getattr(torch.ops.image, "decode_jpeg", None)
+def _pillow() -> Any:
+    """Pillow's `Image` with our limits and the plugin for HEIC, if it is installed."""
+    from PIL import Image, PngImagePlugin
 
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_CHUNK
+    if HEIF:
+        import pillow_heif
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the frame header: segments are walked, nothing is decoded."""
-    at = 2
-    while at + 9 <= len(data):
-        marker = data[at + 1]
-        if data[at] != 0xFF:
-            raise BadImage("unreadable", f"no JPEG marker at byte {at}")
-        if marker in FRAME_MARKERS:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        if marker == 0xFF:
-            at += 1
-        elif marker in BARE_MARKERS:
-            at += 2
-        else:
-            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    raise BadImage("truncated", "JPEG ends before its frame header")
+        pillow_heif.register_heif_opener()
+    return Image
 
 
 def _from_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise BadImage("truncated", f"{len(data)} bytes, its header says more")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_pixels(*image.size, max_pixels)
+        with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+            width, height = image.size
+            _check_pixels(width, height, max_pixels)
             if image.mode in ("I", "F"):
                 raise BadImage("wrong mode", f"{image.mode}: 32-bit values have no fixed range")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                grey = np.asarray(upright).astype(np.uint32)
-                return _as_rgb(((grey + 128) // 257).astype(np.uint8))
-            if upright.mode == "P" and "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            return _as_rgb(np.array(upright.convert("RGB")))
+            image.load()
+            # Once loaded: TIFF and HEIC turn their pixels while loading, and take the tag away.
+            turn = UPRIGHT.get(_orientation(image))
+            pixels = _pillow_pixels(image)
+            return pixels if turn is None else turn(pixels).contiguous()
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise BadImage("unreadable", "no image of a known format") from error
+        raise BadImage("unreadable", _unknown_format(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", _one_line(error)) from error
     # Damaged bytes make Pillow's readers raise any type: IndexError, KeyError, zlib.error…
     except Exception as error:
         raise _bad(error) from error
+
+
+def _pillow_pixels(image: Any) -> torch.Tensor:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return _as_rgb(((grey + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return _as_rgb(np.array(image.convert("RGB")))
+
+
+def _unknown_format(data: bytes) -> str:
+    if not HEIF and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        return f"HEIC; {HEIC_ADVICE}"
+    return f"no image of a format that is read ({', '.join(FORMATS)})"
 
 
 def _from_array(data: bytes, max_pixels: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import SUFFIXES, Listed, local_path, read_local
+from alike.extract.images.formats import SUFFIXES
+from alike.extract.images.source import Listed, local_path, read_local
 
 
 class FolderSource:

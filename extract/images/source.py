@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from alike.extract.errors import BadImage
 
-_PLAIN = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "ppm", "pgm")
-SUFFIXES = frozenset(f".{name}" for name in (*_PLAIN, "tif", "tiff", "avif", "npy"))
 MAX_BYTES = 256 * 2**20
 """Largest image file that is read."""
 

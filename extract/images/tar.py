@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import SUFFIXES, Listed, check_bytes, one_line
+from alike.extract.images.formats import SUFFIXES
+from alike.extract.images.source import Listed, check_bytes, one_line
 
 LABEL_SUFFIXES = (".cls", ".label")
 MAX_SHARDS = 100_000

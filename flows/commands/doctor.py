@@ -6,7 +6,7 @@ from alike.flows.options import JsonOption
 
 PACKAGES = (
     "alike", "torch", "torchvision", "zarr", "h5py", "dask", "faiss-gpu", "faiss-cpu", "prefect",
-    "fastapi", "pandas", "lightning", "timm", "s3fs",
+    "fastapi", "pandas", "lightning", "timm", "s3fs", "simplejpeg", "pillow-heif",
 )  # fmt: skip
 
 
