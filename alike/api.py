@@ -38,7 +38,7 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
 
     Args:
         store: a folder, or a URL of an fsspec filesystem such as ``s3://bucket/place``.
-        create: make an empty store where there is none.
+        create: create an empty store if there is none.
         options: of the filesystem.
 
     Raises:
@@ -56,7 +56,7 @@ def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finis
 
     Args:
         settings: the file, such as ``pipeline.toml``.
-        progress: told how far each step is.
+        progress: called as each step proceeds.
 
     Raises:
         BadInput: a setting that is wrong; nothing has been computed then.
@@ -102,17 +102,17 @@ def extract_images(
     workers: str | int | None = None,
     progress: Progress = silent,
 ) -> "ExtractionReport":
-    """Compute the features of images that have none yet, and store them.
+    """Compute and store the features of images that have none yet.
 
     Args:
-        source: images: a folder of class folders, arrays, a manifest…; see `alike list datasets`.
-        network: torchvision name, ``file.py:factory`` or ``timm:NAME``.
-        store: made where there is none.
+        source: set of images: class folders, arrays, a manifest…; see `alike list datasets`.
+        network: name of torchvision, ``file.py:factory`` or ``timm:NAME``.
+        store: created if it does not exist.
         weights: file, member of torchvision's enum, or ``none`` (random); None: torchvision's own.
         taps: outputs to store; module paths too.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``…
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16`` (GPU).
-        batch_size: images of one forward pass; None: found by itself.
+        batch_size: images in one forward pass; None: chosen by measurement.
         threads: cores to use; None: all.
         resize: ``none``, ``256`` (shorter side) or ``224x320`` instead of the weights' own.
         crop: side of the central square, with `resize`.
@@ -123,12 +123,12 @@ def extract_images(
         group: column of what images share that must stand on one side.
         twins: whether images that show one picture stand on one side; None: as the store does.
         classes: names of the logits, in order.
-        network_output: which of several outputs the logits are: a name, or a place.
-        weights_key: which group of a weights file to take, such as ``model_ema``.
-        weights_prefix: of the names to take, such as ``encoder_q.``; None: it is found.
+        network_output: output that holds the logits, if there are several: name or position.
+        weights_key: group of a weights file to load, such as ``model_ema``.
+        weights_prefix: prefix of the names to load, such as ``encoder_q.``; None: detected.
         seed: of random weights.
         workers: a number of Dask workers, or ``tcp://scheduler:port``.
-        progress: told how far listing and extraction are.
+        progress: called as listing and extraction proceed.
 
     Returns:
         What was done. On an unchanged set nothing is computed.
@@ -187,26 +187,26 @@ def build_index(
     effort: float = 900.0,
     progress: Progress = silent,
 ) -> "IndexReport":
-    """Choose and build the index of a measure by measuring, or bring it up to date.
+    """Choose an index by measurement and build it, or update the existing one.
 
-    What is not given stays as it was asked of the index there is.
+    An argument that is not given keeps its value in the existing index.
 
     Args:
         store: with the features.
         features: the extraction; None: the only one, or the one that a run serves.
         measure: a key of `MEASURES`.
-        recall: share of the true neighbours to find; 1 asks for exact.
-        at: how many neighbours recall counts.
-        memory: most memory of the index in use, such as ``4GB`` or bytes; ``any``.
-        latency: most milliseconds of one call of `batch` queries; 0: any.
-        batch: queries that come at once.
-        threads: of the search; 0: as many as FAISS takes.
+        recall: share of the true neighbours to find; 1: exact search.
+        at: number of neighbours for recall.
+        memory: largest memory of the index: bytes, a size such as ``4GB``, or ``any``.
+        latency: largest time of a call of `batch` queries, in milliseconds; 0: any.
+        batch: queries in one call.
+        threads: of the search; 0: the default of FAISS.
         kind: only these kinds of index.
         on_disk: leave lists on disk: for sets larger than memory.
         shards: with `on_disk`: Dask workers that build parts, a number or ``tcp://…``.
-        rebuild: build anew.
+        rebuild: build the index again.
         effort: seconds to spend on candidates.
-        progress: told of rows embedded and added.
+        progress: called as rows are embedded and added.
 
     Raises:
         BadInput: nothing to index, or a wish that cannot be met.
@@ -331,22 +331,22 @@ def analyse(
     precision: Literal["float32", "bfloat16"] = "float32",
     progress: Progress = silent,
 ) -> "Analysis":
-    """Judge how much nearer images of one class are than images of different classes.
+    """Measure how much nearer images of one class are than images of different classes.
 
     Args:
-        store: with the features; the analysis is kept there, in the place of an earlier one.
+        store: with the features; the analysis is stored there and replaces an earlier one.
         features: the extraction; None: the only one, or the one that a run serves.
-        measures: keys of `MEASURES`; None: the default measures.
+        measures: keys of `MEASURES`; None: the default set of measures.
         split: which images; ``held_out`` are those that no training sees.
-        bootstrap: draws for the intervals.
-        seed: of draws and folds.
+        bootstrap: resamples for the intervals.
+        seed: of resamples and folds.
         untrained: extraction of the same network with random weights.
         dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
         workers: processes of a Dask cluster of this machine.
-        budget: multiplications a measure; above: a sample of images.
+        budget: multiplications a measure; beyond it a sample of images is evaluated.
         bins: of the histograms, a power of two.
         precision: of the products: ``bfloat16`` is faster and coarser.
-        progress: told after every block.
+        progress: called after every block.
 
     Raises:
         BadInput: no pairs of both kinds, an unknown measure, a tap that is not stored, or held-out
@@ -392,20 +392,20 @@ def compare(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> "Comparison":
-    """Set two extractions side by side; the intervals are of the paired difference.
+    """Compare two extractions on the same images; intervals are of the paired difference.
 
     Args:
         a: first extraction.
         b: second extraction.
         store: of both.
-        store_b: where the second one is, if elsewhere.
+        store_b: store of the second extraction; None: `store`.
         measure: used for both.
         split: which images; ``held_out`` are those that no training sees.
-        bootstrap: draws for the intervals.
-        seed: of the draws.
+        bootstrap: resamples for the intervals.
+        seed: of the resamples.
         dask: as in `analyse`.
         workers: as in `analyse`.
-        progress: told after every few blocks.
+        progress: called after every few blocks.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds.
@@ -449,7 +449,7 @@ def explain(
     split: Split = "held_out",
     progress: Progress = silent,
 ) -> "Explanations":
-    """Show what speaks for a class in an image, or where two images are alike.
+    """Show what supports a class in an image, or where two images are alike.
 
     Args:
         images: image files, or numbers of stored rows; two are compared. ``[]`` for none.
@@ -458,14 +458,14 @@ def explain(
         methods: keys of `EXPLAINERS`, and ``likeness``; None: likeness for two images, else all
             but it.
         target: class name or index; None: the predicted one.
-        like: a label of the store: what makes the images like this class.
-        every: explain every image of the split, into the store.
-        classes: mean maps: what makes images of a class alike.
-        confused: so many most alike pairs of different classes.
-        continuity: judge whether explanations are continuous.
+        like: class label: show what makes the images like this class.
+        every: explain every image of the split, and store the maps.
+        classes: compute what makes the images of each class alike.
+        confused: number of most alike pairs of different classes to show.
+        continuity: measure whether explanations are continuous.
         limit: images for `every` and `continuity`; None: all, and 64.
         split: which images; ``held_out`` are those that no training sees.
-        progress: told how far `every` and `continuity` are.
+        progress: called as `every` and `continuity` proceed.
 
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
@@ -547,9 +547,9 @@ def retrain(
         store: its network, its images, its train split.
         features: the extraction; None: the only one, or the one that a run serves.
         images: instead of a store, as for `extract_images`; with `network`.
-        network: torchvision name, ``file.py:factory`` or ``timm:NAME``.
-        weights: file, run folder, enum member, or ``none``: from scratch. None: those of the store,
-            or ``none`` for images.
+        network: name of torchvision, ``file.py:factory`` or ``timm:NAME``.
+        weights: file, run folder, name of torchvision's weights, or ``none`` for random weights;
+            None: those of the store, or ``none`` with `images`.
         train_share: share to train on; with `images` 0.5 unless given.
         loss: a key of `LOSSES`.
         epochs: passes over the training images.
@@ -560,7 +560,7 @@ def retrain(
         augment: ``none``, ``shift``, ``shift_flip``, ``zoom_flip`` or ``trivial``.
         device: ``auto``, ``cpu`` or ``cuda``.
         devices: GPUs, or processes on the CPU; more than one only from a script.
-        progress: told now and then.
+        progress: called now and then.
         settings: other fields of `TrainSettings`, as with ``--set`` on the command line.
 
     Raises:
@@ -609,7 +609,7 @@ def write_report(
     thumbnails: bool = True,
     progress: Progress = silent,
 ) -> Path:
-    """Write the report of what `analyse` found: one HTML file that loads nothing.
+    """Write the report of an analysis: one HTML file that loads nothing else.
 
     Args:
         store: with the analysis.
@@ -619,7 +619,7 @@ def write_report(
         title: in the first line.
         maps: show the map of the images.
         thumbnails: show the images.
-        progress: told how far it is.
+        progress: called as the work proceeds.
 
     Returns:
         The path of the file.
@@ -655,7 +655,7 @@ def export(
     images: bool = False,
     progress: Progress = silent,
 ) -> list[Path]:
-    """Write features, and what `analyse` found, with the manifest inside.
+    """Write features, the tables of `analyse`, and their manifest to a file.
 
     Args:
         store: with the features.
@@ -663,10 +663,10 @@ def export(
         features: the extraction; None: the only one, or the one that a run serves.
         arrays: feature arrays; empty for none.
         split: which images; ``held_out`` are those that no training sees.
-        measure: whose neighbours are written.
-        maps: add the places of the 2-D map.
-        images: put small pictures into Parquet.
-        progress: told how far it is.
+        measure: the measure whose neighbours are written.
+        maps: add the coordinates of the 2-D map.
+        images: add thumbnails to Parquet.
+        progress: called as the work proceeds.
 
     Returns:
         The files that were written.
@@ -716,7 +716,7 @@ def _unit(index: "NeighbourIndex", vectors: "NDArray[np.float32]") -> "NDArray[n
 
 
 def _check_held_out(split: str, *extractions: "Features") -> None:
-    """Refuse to judge by images that the network was trained on; warn where that is not known."""
+    """Refuse an evaluation on training images; warn if these are not known."""
     if split not in ("held_out", "validation"):
         return
     from alike.flows.trained_images import check_held_out

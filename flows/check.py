@@ -43,7 +43,7 @@ def check(pipeline: Pipeline) -> None:
         held = "images of 1 class" if classes else "images without a class"
         raise BadInput(
             f"{pipeline.images.source} holds {held}, expected two classes or more, "
-            "for alike is judged against different: one folder per class"
+            "for same-class pairs are compared with different-class pairs: one folder per class"
         )
 
 

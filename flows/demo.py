@@ -13,7 +13,7 @@ title = "Handwritten digits"
 
 [images]
 source = "digits"
-train_share = {share}       # chosen by content hash; the other half is judged and never trained on
+train_share = {share}       # chosen by content hash; only the other half is evaluated
 
 [network]
 name = "digits_network.py:small_network"
@@ -58,7 +58,7 @@ def write_digits(folder: Path) -> int:
 def prepare_demo(folder: Path, progress: Progress = silent) -> Path:
     """Write the images, train the first network, write the settings; returns their path.
 
-    The network is trained with cross-entropy on the half of the images that is never judged.
+    The network is trained with cross-entropy on the half of the images that is never evaluated.
     What is already there is not made again.
     """
     source = folder / "digits"

@@ -8,7 +8,7 @@ import typer
 
 
 class Split(StrEnum):
-    """Which images: those that no training saw are judged, unless others are asked for."""
+    """Which images: by default those that no training saw."""
 
     HELD_OUT = "held_out"
     VALIDATION = "validation"

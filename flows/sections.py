@@ -92,8 +92,8 @@ class Images(_Section):
     options: dict[str, Any] = {}
     """Options of the source, such as split of an .npz file (`alike extract --source-option`)."""
     train_share: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Share of images, chosen by content hash, that training may see and that is never judged.
-    Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
+    """Share of images, chosen by content hash, that training may see and that is never evaluated.
+    Unset: 0.5 if [retrain] is given, else 0 (all images are evaluated)."""
     salt: str = ""
     """Another salt gives another split."""
     validation_share: float | None = Field(
@@ -150,7 +150,7 @@ class NetworkSettings(_Section):
     args: dict[str, Any] = {}
     """Arguments of the factory."""
     classes: tuple[str, ...] = ()
-    """Names of the logits in order, where the weights do not say."""
+    """Names of the logits in order, if the weights do not carry them."""
     transform: TransformSettings | None = None
     """resize, crop, mean, std; unset: those that belong to the weights."""
     weights_key: str | None = Added
@@ -191,14 +191,14 @@ class Index(_Section):
 
 
 class Analyse(_Section):
-    """Which measures judge the pairs, and how."""
+    """Which measures evaluate the pairs, and how."""
 
     measures: tuple[str, ...] = ()
     """Names of `alike list measures`; empty: the default measures."""
     bootstrap: int = Field(default=200, ge=0)
     """Resamples of the images for each confidence interval."""
     untrained: bool = True
-    """Judge the same architecture with random weights too, for comparison."""
+    """Evaluate the same architecture with random weights too, for comparison."""
     seed: Seed = 0
 
 
@@ -206,7 +206,7 @@ class Explain(_Section):
     """Explanations in the report; each costs forward and backward passes of the network."""
 
     continuity_images: int = Field(default=0, ge=0)
-    """Images by which the continuity of every explainer is judged; takes seconds for a small
+    """Images for the continuity of every explainer; takes seconds for a small
     network, minutes for one of ImageNet's on a CPU. 0: leave it out."""
     confused: int = Field(default=4, ge=0)
     """Most alike pairs of different classes of which is shown where they are alike."""
