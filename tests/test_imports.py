@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 """First level: folder to the other folders that it may import."""
 
-BASE = {"errors", "progress", "machine", "limits"}
+BASE = {"errors", "progress", "machine", "limits", "identity", "documents"}
 ROOMS = {
     "extract": {
         "images": BASE,

@@ -64,6 +64,8 @@ def verify(
             f"{verdict.units} units, {verdict.rows} rows of arrays, {verdict.gigabytes:.3g} GB "
             f"hashed again: {len(verdict.damage) or 'nothing'} damaged\n"
         )
+    for note in verdict.notes if not json else ():
+        sys.stdout.write(f"{note}\n")
     if verdict.damage:
         raise typer.Exit(1)
 
