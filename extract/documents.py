@@ -109,8 +109,10 @@ def parquet_bytes(
 
 def _facts(arrow: Any, place: str, text: str) -> list[object]:
     pairs = zip(arrow.schema.names, arrow.schema.types, strict=True)
-    columns = [[name, str(kind)] for name, kind in pairs]
-    return [place, arrow.num_rows, columns, text]
+    # Parquet does not keep how wide the codes of categories are.
+    columns = [[name, str(getattr(kind, "value_type", kind))] for name, kind in pairs]
+    for_pandas = (arrow.schema.metadata or {}).get(b"pandas", b"").decode(errors="replace")
+    return [place, arrow.num_rows, columns, text, for_pandas]
 
 
 def read_arrow(
@@ -135,7 +137,7 @@ def read_arrow(
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         table = file.read(None if columns is None else list(columns))
-        metadata = file.schema_arrow.metadata or {}
+        metadata = table.schema.metadata or {}
         text = metadata.get(ATTRS, b"{}").decode()
         sealed = metadata.get(SEAL)
         if columns is not None:
@@ -146,7 +148,8 @@ def read_arrow(
     # A damaged Parquet file makes its reader raise anything.
     except Exception as error:
         raise damaged(place, error, way_out) from None
-    if columns is None and sealed is not None:
+    # The seal stands in the file twice: one flipped bit cannot make it a file of earlier versions.
+    if columns is None and (sealed is not None or SEAL in data):
         wanted = seal_of(_facts(table, place, text)).encode()
         if wanted != sealed:
             raise damaged(place, "it is not what was written here", way_out)

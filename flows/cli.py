@@ -33,6 +33,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for bad input, 1 for a fault of ours."""
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+        _ask_on_terminal()
     try:
         status = app(prog_name="alike", standalone_mode=False)
         if status == INTERRUPTED:
@@ -50,9 +52,16 @@ def main() -> None:
         sys.exit(_say(_told(error), _NOT_OURS[error.errno]))
 
 
+def _ask_on_terminal() -> None:
+    """Let a store's network file be asked about; without a terminal the answer is no."""
+    from alike.extract.networks.trust import ask_by
+
+    ask_by(lambda question: typer.confirm(f"{question}. Run it?", err=True))
+
+
 _NOT_OURS = {
     errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2,
-    errno.ENAMETOOLONG: 2, errno.ENOSPC: 1, errno.EDQUOT: 1,
+    errno.ENAMETOOLONG: 2, errno.ELOOP: 2, errno.ENOSPC: 1, errno.EDQUOT: 1,
 }  # fmt: skip
 """Exit status by what the system refused: a place that the user named, or room on the disk."""
 

@@ -4,12 +4,23 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alike.extract.errors import StoreBusy
+from alike.extract.documents import read_json_file
+from alike.extract.errors import StoreBusy, StoreDamaged
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What `steps.json` must hold of each step."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    files: list[str]
 
 
 class Memo:
@@ -24,8 +35,9 @@ class Memo:
         self._steps: dict[str, dict[str, Any]] = {}
         if self._file.is_file():
             try:
-                self._steps = json.loads(self._file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError:
+                read_json_file(self._file, dict[str, _Step], "it counts as empty")
+                self._steps = read_json_file(self._file, dict[str, Any], "it counts as empty")
+            except StoreDamaged:
                 self._steps = {}
 
     def outputs(self, step: str, inputs: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.documents import read_json, read_json_file
 from alike.flows import steps
 from alike.flows.engine import step
 from alike.flows.memo import digest
@@ -50,7 +51,8 @@ class Served:
         file = run.folder / "served.json"
         own = run.pipeline.network.weights
         if file.is_file():
-            kept = json.loads(file.read_text(encoding="utf-8"))
+            advice = "delete it: the run then starts from the settings' own weights"
+            kept = dict(vars(read_json_file(file, _Kept, advice)))
             inside = run.memo.there(kept["weights"])
             kept["weights"] = str(inside) if inside.exists() else kept["weights"]
             there = kept["weights"] == own or inside.exists()
@@ -66,6 +68,24 @@ class Served:
         aside = run.folder / "served.part"
         aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(run.folder / "served.json")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What `served.json` must hold."""
+
+    weights: str
+    key: str
+    parent: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line of `decisions.jsonl` must hold."""
+
+    origin: str
+    past: dict[str, float | None] | None
 
 
 class Rounds:
@@ -158,9 +178,13 @@ class Rounds:
         """Earlier retrainings under the same settings, oldest first."""
         if not self._log.is_file():
             return []
-        entries = map(json.loads, self._log.read_text(encoding="utf-8").splitlines())
+        advice = "take that line out: it says when the network was retrained last"
+        entries = [
+            read_json(line, _Line, f"{self._log}, line {number}", advice)
+            for number, line in enumerate(self._log.read_bytes().splitlines(), 1)
+        ]
         same = origin(self.run.pipeline)
-        done = (entry["past"] for entry in entries if entry["origin"] == same)
+        done = (entry.past for entry in entries if entry.origin == same)
         return [Past(**{k: math.nan if v is None else v for k, v in p.items()}) for p in done if p]
 
     def _write_down(

@@ -1,5 +1,6 @@
 """What all tests share: the folder of real images and weights that stands beside a checkout."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,11 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real images and weights in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_agreements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests agree to run is kept in a folder of theirs, never in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from alike.extract.errors import BadInput
+from alike.extract.documents import TEXT, read_json_file, read_table
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_weights, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
@@ -76,21 +77,35 @@ def write_run(run: TrainRun, fingerprint: str, said: dict[str, object]) -> None:
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
     """The run in this folder where it is finished and was made from the same things."""
     try:
-        said = json.loads((out / RUN).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    if said.get("fingerprint") != fingerprint or not (out / WEIGHTS).is_file():
+        said = read_json_file(out / RUN, _Said, "it is trained again")
+        if said.fingerprint != fingerprint or not (out / WEIGHTS).is_file():
+            return None
+        log, steps = pd.read_csv(out / "log.csv"), pd.read_csv(out / "steps.csv")
+    # What cannot be read is no finished run: it is trained again.
+    except (FileNotFoundError, StoreDamaged, ValueError):
         return None
     return TrainRun(
         weights=out / WEIGHTS,
-        weights_hash=said["weights_hash"],
-        log=pd.read_csv(out / "log.csv"),
-        steps=pd.read_csv(out / "steps.csv"),
-        decisions=[*said["decisions"], "already trained from the same things; not done again"],
-        train_ids_hash=said["train_ids_hash"],
-        class_names=tuple(said["class_names"]),
-        seconds=said["seconds"],
+        weights_hash=said.weights_hash,
+        log=log,
+        steps=steps,
+        decisions=[*said.decisions, "already trained from the same things; not done again"],
+        train_ids_hash=said.train_ids_hash,
+        class_names=said.class_names,
+        seconds=said.seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What `run.json` must hold."""
+
+    fingerprint: str
+    weights_hash: str
+    train_ids_hash: str
+    class_names: tuple[str, ...]
+    decisions: tuple[str, ...]
+    seconds: float
 
 
 def forget_other_run(out: Path) -> None:
@@ -159,9 +174,15 @@ def trained_images(weights: str | Path) -> pd.DataFrame:
             f"{at} was trained from weights whose own list of images was gone: it is not known "
             "what they were trained on; retrain from weights whose list is there"
         )
-    table = pd.read_parquet(listing)
+    columns = dict.fromkeys(none.columns, TEXT)
+    try:
+        table, _ = read_table(listing.read_bytes(), str(listing), "bring it back", columns)
+    except StoreDamaged as error:
+        raise BadInput(
+            f"{error}, or the run's folder as a whole: it is not known what {at} was trained on"
+        ) from error
     wanted = {said["train_ids_hash"], *said["earlier_ids_hashes"]}
-    parts = table.groupby("train_ids_hash") if "train_ids_hash" in table else ()
+    parts = table.groupby("train_ids_hash")
     if {name for name, part in parts if _hash_of(part) == name} != wanted:
         raise BadInput(
             f"{listing} is not the list that {at} was written with: it is not known what it was "

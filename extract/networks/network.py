@@ -14,6 +14,7 @@ from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
 from alike.extract.networks.taps import taps_at
 from alike.extract.networks.transform import Transform
+from alike.extract.networks.trust import agree, require_trust
 from alike.extract.networks.weights import (
     class_count_change,
     fit_names,
@@ -106,6 +107,8 @@ def load_network(
         BadInput: an unknown network, weights that do not fit, or no way to fetch them.
     """
     kind = kind_of(name)
+    # Who names a file to be loaded agrees to run it; a store's is asked about in `network_of`.
+    agree(name)
     given = dict(args or {})
     said: dict[str, Any] = {}
     if weights == "none":
@@ -165,12 +168,22 @@ def _names(names: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if names else None
 
 
-def network_of(extraction: Extraction) -> Network:
+def network_of(extraction: Extraction, *, code_hash: str = "", trusted: bool = False) -> Network:
     """The network that made stored features, loaded again.
 
+    A network's file is code, and a store may come from anywhere: it runs only if it is the one
+    that made the features, and if the user agreed to run it (see `alike.extract.networks.trust`).
+
+    Args:
+        extraction: as the store describes it.
+        code_hash: of the network's file, as the store recorded it; nothing where it did not.
+        trusted: the user of this very run named the network, such as on another machine of it.
+
     Raises:
-        BadInput: its files are gone, or they changed since.
+        BadInput: its files are gone, they changed since, or the user did not agree to run them.
     """
+    if not trusted:
+        require_trust(extraction.network, code_hash)
     network = load_network(
         extraction.network,
         extraction.weights,

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.documents import damaged
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.images import splits_of
 from alike.extract.store import constants as store_constants
-from alike.extract.store.arrays import UNIT, VALID, ArraySpec, read_valid, write_rows
+from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, read_valid, write_rows
 from alike.extract.store.base import StoreBase
 from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
 from alike.extract.store.files import ADVICE, disk_errors
@@ -224,6 +224,13 @@ class Features(Group):
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
         good = self.committed(good=True).astype(np.uint8)
+        try:
+            self.published()
+        except StoreDamaged:
+            # Zarr reads a chunk before it replaces a part of it: a damaged one would stay for ever.
+            home = f"{TREE}/{self.key}/{VALID}/c"
+            for name in self.store.files.walk(home):
+                self.store.files.remove(f"{home}/{name}")
         with disk_errors(self.store.url):
             write_rows(self.store.tree, f"{self.key}/{VALID}", 0, good)
 

@@ -54,7 +54,9 @@ def read_settings(files: Files) -> dict[str, Any]:
     except (FileNotFoundError, StoreDamaged) as error:
         try:
             return _read(files, COPY)
-        except (FileNotFoundError, StoreDamaged):
+        except StoreDamaged as other:
+            raise (error if isinstance(error, StoreDamaged) else other) from None
+        except FileNotFoundError:
             raise error from None
 
 

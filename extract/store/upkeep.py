@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.identity import is_name
 from alike.extract.store.arrays import TREE, VALID
 from alike.extract.store.events import Event, events, note
 from alike.extract.store.files import PARTIAL
@@ -156,6 +157,8 @@ def _dead_locks(store: Store, names: list[str]) -> list[Litter]:
     for name in names:
         claim = name.startswith("ledger/") and "/claims/" in name
         if not (claim or name.startswith("locks/")) or not name.endswith(".json"):
+            continue
+        if not is_name(name.rpartition("/")[2]):
             continue
         holder = holder_of(store.files, name)
         if holder is None:

@@ -120,6 +120,7 @@ def verify(
         damage += _broken_records(features, mark)
         lost, told = _lost_records(features)
         damage += lost
+        records_lost = any(one.reason == "is missing" for one in lost)
         notes += [*told, *_unsealed(store, one)]
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
@@ -136,7 +137,7 @@ def verify(
         if damaged and mark:
             _take_back(features, damaged)
         # Where records are lost, `valid` alone still says so.
-        if mark and not lost and (damaged or told):
+        if mark and not records_lost and (damaged or told):
             with store.lock(one):
                 features.publish()
     return Verdict(units, rows, size / 1e9, tuple(damage), mark, tuple(notes))
@@ -372,7 +373,9 @@ def _broken_constants(features: Features) -> list[Damage]:
 def _stray_files(store: Store) -> list[str]:
     """Name the copies among the store's files that are not its own; readers leave them alone."""
     places = ["", "manifest", LOG, "tables", "constants"]
-    places += [f"ledger/{key}" for key in store.files.folders("ledger")]
+    places += [
+        f"{home}/{key}" for home in ("ledger", "constants") for key in store.files.folders(home)
+    ]
     found = []
     for place in places:
         names = [*store.files.listing(place), *store.files.folders(place or TREE)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path | None, typer.Option(help="Write a Parquet file (for a folder).")
         ] = None,
+        trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Show the stored images nearest to an image; a stored one is never its own neighbour.

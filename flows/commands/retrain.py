@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption
+from alike.flows.options import FeaturesOption, JsonOption, TrustOption
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
         devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU.")] = 1,
+        trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Train a network further so that images of one class get alike features.
@@ -135,7 +136,11 @@ def _from_store(
     )
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
-    made_by = load_network(name, weights) if name else network_of(extraction)
+    made_by = (
+        load_network(name, weights)
+        if name
+        else network_of(extraction, code_hash=str(features.attrs.get("code_hash", "")))
+    )
     return made_by, training, held_out, open_source(spec, **options).read
 
 

@@ -196,7 +196,12 @@ def import_(
     from alike.extract.store import Store, import_group
 
     with progress_bars() as progress:
-        features = import_group(Store.open(url, create=True), file, progress=progress)
+        features = import_group(
+            Store.open(url, create=True),
+            file,
+            progress=progress,
+            tell=lambda said: sys.stderr.write(f"{said}\n"),
+        )
     table = features.table()
     if json:
         print_json({"key": features.key, "images": len(table), "arrays": list(features.arrays)})
