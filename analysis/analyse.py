@@ -1,6 +1,7 @@
 """Evaluate an extraction: measures, scores, all tables, stored beside the features."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,9 @@ from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layer
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.analysis.twins import twin_findings
 from alike.extract.display import Displayed, Summary, with_interval
+from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
+from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
@@ -107,11 +110,20 @@ class Analysis(Displayed):
         """
         try:
             _, attrs = store.read_table(_place(key, "scores"))
+            advice = "run `alike analyse` again"
+            saved = read_json(json.dumps(attrs), _Saved, _place(key, "scores"), advice)
         except FileNotFoundError as error:
             msg = f"{key} was not analysed yet: run `alike analyse --store {store.url}` first"
             raise BadInput(msg) from error
-        tables = {name: store.read_table(_place(key, name))[0] for name in attrs["names"]}
-        return Analysis(key, attrs["n_images"], tuple(attrs["classes"]), attrs["settings"], tables)
+        tables = {}
+        for name in saved.names:
+            try:
+                tables[name], own = store.read_table(_place(key, name))
+            except FileNotFoundError:
+                raise damaged(_place(key, name), "is missing", advice) from None
+            if seal_of(own.get("settings")) != seal_of(saved.settings):
+                raise damaged(_place(key, name), "it belongs to another analysis", advice)
+        return Analysis(key, saved.n_images, saved.classes, saved.settings, tables)
 
     def outdated(self, digest: str) -> str:
         """What to say where the features have another digest by now; empty where they have not."""
@@ -146,6 +158,16 @@ class Analysis(Displayed):
         notes = [f"left out: {name} ({reason})" for name, reason in left_out.items()]
         tables = {f"scores; sameness and worst class are of {measure}": self.overview()}
         return Summary(f"analysis of {self.key}", facts, notes, tables)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What the attributes of a stored table must hold."""
+
+    n_images: int
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

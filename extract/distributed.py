@@ -195,7 +195,8 @@ def _opened(recipe: _Recipe) -> ExtractionRun:
     extraction = Extraction.from_dict(json.loads(recipe.extraction))
     store = Store.open(recipe.store)
     source = open_source(recipe.source, **dict(recipe.options))
-    run = ExtractionRun(source, network_of(extraction), store, extraction, recipe.settings)
+    network = network_of(extraction, trusted=True)
+    run = ExtractionRun(source, network, store, extraction, recipe.settings)
     run.features = store.features(extraction.key)
     run.fix_size(recipe.size)
     run.run_id = recipe.run_id

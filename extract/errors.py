@@ -17,7 +17,17 @@ class StoreBusy(BadInput):
 
 
 class StoreDamaged(AlikeError):
-    """Stored bytes differ from their recorded hash; `alike store verify` names them."""
+    """A stored file is not what was written; `alike store verify` names all that are not.
+
+    Attributes:
+        file: name of the file, or nothing.
+        fault: what is wrong with it, or nothing.
+    """
+
+    def __init__(self, message: str, *, file: str = "", fault: str = "") -> None:
+        super().__init__(message)
+        self.file = file
+        self.fault = fault or message
 
 
 class StoreFull(AlikeError):

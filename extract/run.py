@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from alike.extract.errors import BadImage, BadInput
+from alike.extract.errors import BadImage, BadInput, StoreDamaged
 from alike.extract.forward import Forward, array_names
 from alike.extract.images import ImageSource, decode
 from alike.extract.lanes import BatchProgress, Lanes, UnitRows
 from alike.extract.loading import RETRIED, FrameLoader, Image
-from alike.extract.networks import Extraction, Network
+from alike.extract.networks import Extraction, Network, code_hash_of
 from alike.extract.stages import StageClock
-from alike.extract.store import UNIT, Features, Store
+from alike.extract.store import UNIT, ArraySpec, Features, Store
 from alike.extract.twins import keep_signatures
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
@@ -103,13 +103,16 @@ class ExtractionRun:
                 f"none of {len(view)} images of {self.source.spec} is readable: {reason}"
             )
         key = self.extraction.key
-        stored = self.store.features(key).arrays if key in self.store.groups() else {}
+        stored = self._stored_arrays()
         attrs: dict[str, Any] = {
             **self.extraction.to_dict(),
             "class_names": list(self.network.class_names or ()),
             "source": self.source.spec,
             "place": self.store.place,
         }
+        code = code_hash_of(self.network.name)
+        if code:
+            attrs["code_hash"] = code
         if all(name in stored for name in self.names):
             shapes = {name: (stored[name].tail, stored[name].dtype) for name in self.names}
         else:
@@ -123,6 +126,15 @@ class ExtractionRun:
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)
         self._store_classifier()
+
+    def _stored_arrays(self) -> dict[str, ArraySpec]:
+        if self.extraction.key not in self.store.groups():
+            return {}
+        try:
+            return self.store.features(self.extraction.key).arrays
+        # What describes the group is written anew by `create_features`.
+        except StoreDamaged:
+            return {}
 
     def _store_classifier(self) -> None:
         missing = set(CLASSIFIER) - set(self.features.constants())

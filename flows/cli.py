@@ -55,6 +55,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for bad input, 1 for a fault of ours."""
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+        _ask_on_terminal()
     try:
         _check_here()
         status = app(prog_name="alike", standalone_mode=False)
@@ -89,6 +91,13 @@ def _is_of_a_cloud(error: Exception) -> bool:
     """Whether the client of an object store refused: each has a family of errors of its own."""
     families = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(families & {"botocore", "aiobotocore", "gcsfs", "adlfs", "azure"})
+
+
+def _ask_on_terminal() -> None:
+    """Let a store's network file be asked about; without a terminal the answer is no."""
+    from alike.extract.networks.trust import ask_by
+
+    ask_by(lambda question: typer.confirm(f"{question}. Run it?", err=True))
 
 
 _NOT_OURS = {

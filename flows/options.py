@@ -42,6 +42,24 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes of a local Dask cluster."),
 ]
+
+
+def _accept_any(trust: bool) -> bool:
+    if trust:
+        from alike.extract.networks import accept_any
+
+        accept_any()
+    return trust
+
+
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_accept_any,
+        help="Agree to run the network file that the store names, from now on.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

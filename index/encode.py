@@ -33,7 +33,8 @@ class Encoder:
         from alike.extract.networks import Extraction, check_made_by, network_of
 
         wanted = Extraction.from_dict(features.attrs)
-        self.network = network_of(wanted) if network is None else network
+        code = str(features.attrs.get("code_hash", ""))
+        self.network = network_of(wanted, code_hash=code) if network is None else network
         check_weights(wanted.weights_hash, self.network.weights_hash, features.key)
         check_made_by(wanted, self.network)
         if self.network.transform.to_dict() != dict(wanted.transform):

@@ -24,6 +24,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.index.flat import faiss_metric, flat_vectors
 from alike.index.specs import Card
@@ -50,15 +51,19 @@ def read_card(folder: Path) -> Card | None:
     """The card of the index in a folder, or None if there is none.
 
     Raises:
-        StoreDamaged: it is no card, or one of another schema.
+        StoreDamaged: it is no card, one of another schema, or names files elsewhere.
     """
+    place = folder / CARD
     try:
-        return Card.from_dict(json.loads((folder / CARD).read_bytes()))
+        data = place.read_bytes()
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError, BadInput) as error:
-        msg = f"{folder / CARD} is no index card ({error}): {_advice(folder)}"
-        raise StoreDamaged(msg) from error
+    stored = read_json(data, dict[str, Any], str(place), _advice(folder))
+    try:
+        Card.check_stored(stored)
+        return read_json(data, Card, str(place), _advice(folder))
+    except BadInput as error:
+        raise damaged(str(place), error, _advice(folder)) from error
 
 
 def _advice(folder: Path) -> str:
@@ -273,12 +278,12 @@ def building(folder: Path) -> Iterator[None]:
         StoreBusy: another process builds there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
+    with (folder / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            who = lock.read().strip() or "another process"
+            who = " ".join(lock.read(200).split()) or "another process"
             raise StoreBusy(f"{who} builds the index in {folder}: wait for it to end") from None
         lock.truncate(0)
         lock.write(f"{os.uname().nodename} process {os.getpid()}")

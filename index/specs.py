@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alike.extract.errors import BadInput
+from alike.extract.identity import seal_of
 
 SCHEMA = "alike-index/1"
 
@@ -177,25 +178,20 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        facts = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return {**facts, "seal": seal_of(facts)}
 
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Card":
-        """From `to_dict`.
+    def __post_init__(self) -> None:
+        for name in (self.file, self.tail, self.lists):
+            if "/" in name or name.startswith("."):
+                raise BadInput(f"index file {name!r}: a name beside the card is expected")
 
-        Raises:
-            BadInput: another schema.
-        """
+    @staticmethod
+    def check_stored(stored: Mapping[str, Any]) -> None:
+        """Raise `BadInput` if a card is of another schema or differs from its seal."""
         if stored.get("schema") != SCHEMA:
             raise BadInput(f"index card of schema {stored.get('schema')!r}, expected {SCHEMA!r}")
-        values = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
-        values["spec"] = IndexSpec(**values["spec"])
-        values["wish"] = Wish(**values["wish"])
-        values["ranges"] = tuple((int(a), int(b)) for a, b in values.get("ranges", ()))
-        values["curve"] = tuple(_point(one) for one in values["curve"])
-        values["recall"] = tuple(values["recall"]) if values.get("recall") else None
-        return cls(**values)
-
-
-def _point(stored: Mapping[str, Any]) -> Point:
-    return Point(**{**stored, "spec": IndexSpec(**stored["spec"])})
+        facts = {name: value for name, value in stored.items() if name != "seal"}
+        # Cards of earlier versions have none.
+        if stored.get("seal", seal_of(facts)) != seal_of(facts):
+            raise BadInput("it differs from its own seal")

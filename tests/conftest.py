@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,3 +117,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{QUICK}: run by `make quick`")
     if config.option.quick:
         config.option.markexpr = QUICK
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_agreements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests agree to run is kept in a folder of theirs, never in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield

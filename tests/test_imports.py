@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 """First level: folder, or module beside them, to the others that it may import."""
 
-BASE = {"display", "errors", "progress", "machine", "limits"}
+BASE = {"display", "errors", "progress", "machine", "limits", "identity", "documents"}
 ROOMS = {
     "extract": {
         "images": BASE,

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from alike.extract.display import Displayed, Summary
-from alike.extract.errors import BadInput
+from alike.extract.documents import TEXT, read_json_file, read_table
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_checkpoint, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
@@ -87,21 +88,35 @@ def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) ->
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
     """The run in this folder if it is finished and was made from the same things."""
     try:
-        document = json.loads((out / RUN).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    if document.get("fingerprint") != fingerprint or not (out / WEIGHTS).is_file():
+        document = read_json_file(out / RUN, _Said, "it is trained again")
+        if document.fingerprint != fingerprint or not (out / WEIGHTS).is_file():
+            return None
+        log, steps = pd.read_csv(out / "log.csv"), pd.read_csv(out / "steps.csv")
+    # What cannot be read is no finished run: it is trained again.
+    except (FileNotFoundError, StoreDamaged, ValueError):
         return None
     return TrainRun(
         weights=out / WEIGHTS,
-        weights_hash=document["weights_hash"],
-        log=pd.read_csv(out / "log.csv"),
-        steps=pd.read_csv(out / "steps.csv"),
-        decisions=[*document["decisions"], "already trained from the same things; not done again"],
-        train_ids_hash=document["train_ids_hash"],
-        class_names=tuple(document["class_names"]),
-        seconds=document["seconds"],
+        weights_hash=document.weights_hash,
+        log=log,
+        steps=steps,
+        decisions=[*document.decisions, "already trained from the same things; not done again"],
+        train_ids_hash=document.train_ids_hash,
+        class_names=document.class_names,
+        seconds=document.seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What `run.json` must hold."""
+
+    fingerprint: str
+    weights_hash: str
+    train_ids_hash: str
+    class_names: tuple[str, ...]
+    decisions: tuple[str, ...]
+    seconds: float
 
 
 def forget_other_run(out: Path) -> None:
@@ -170,10 +185,16 @@ def trained_images(weights: str | Path) -> pd.DataFrame:
             f"{at} was trained from weights whose own list of images was gone: it is not known "
             "what they were trained on; retrain from weights whose list is there"
         )
-    table = pd.read_parquet(listing)
-    hashes = {metadata["train_ids_hash"], *metadata["earlier_ids_hashes"]}
-    parts = table.groupby("train_ids_hash") if "train_ids_hash" in table else ()
-    if {name for name, part in parts if _hash_of(part) == name} != hashes:
+    columns = dict.fromkeys(none.columns, TEXT)
+    try:
+        table, _ = read_table(listing.read_bytes(), str(listing), "bring it back", columns)
+    except StoreDamaged as error:
+        raise BadInput(
+            f"{error}, or the run's folder as a whole: it is not known what {at} was trained on"
+        ) from error
+    wanted = {metadata["train_ids_hash"], *metadata["earlier_ids_hashes"]}
+    parts = table.groupby("train_ids_hash")
+    if {name for name, part in parts if _hash_of(part) == name} != wanted:
         raise BadInput(
             f"{listing} is not the list that {at} was written with: it is not known what it was "
             "trained on; bring the right one back"

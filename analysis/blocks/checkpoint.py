@@ -10,8 +10,6 @@ import io
 import json
 import re
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from alike.analysis.blocks.statistic import MapBlocks
+from alike.extract.documents import TEXT, read_json, read_npz
 from alike.extract.errors import StoreDamaged
 from alike.extract.store import Files
 
@@ -93,7 +92,7 @@ def keep_tables(store: "StoreBase", folder: str, tables: Mapping[str, pd.DataFra
 def kept_tables(store: "StoreBase", folder: str) -> dict[str, pd.DataFrame] | None:
     """What `keep_tables` wrote; None where there is nothing whole."""
     try:
-        names = store.read_table(f"{folder}/{DONE}.parquet")[0]["name"]
+        names = store.read_table(f"{folder}/{DONE}.parquet", {"name": TEXT})[0]["name"]
         return {name: store.read_table(f"{folder}/{name}.parquet")[0] for name in names}
     except (FileNotFoundError, StoreDamaged):
         return None
@@ -128,10 +127,10 @@ def unpack(data: bytes, kinds: Sequence[type] = ()) -> list[Any]:
     """What `pack` was given; nothing if the file is damaged or names a dataclass not in `kinds`."""
     by_name = {kind.__name__: kind for kind in kinds}
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            plan = json.loads(arrays["plan"].tobytes())
-            return [_build(part, arrays, by_name) for part in plan]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError):
+        arrays = read_npz(data, "answers", "")
+        plan = read_json(arrays["plan"].tobytes(), list[Any], "answers", "")
+        return [_build(part, arrays, by_name) for part in plan]
+    except (StoreDamaged, ValueError, KeyError, TypeError):
         # A dataclass of another version has another name (KeyError) or other fields (TypeError).
         return []
 

@@ -17,7 +17,9 @@ import pandas as pd
 
 from alike.analysis.explain.explain import explain_batch, explainer
 from alike.analysis.explain.inputs import class_name, network_for
+from alike.extract.documents import read_npz
 from alike.extract.frames import StoredImages
+from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from alike.extract.store import Features
 
 PART = 256
+_WAY_OUT = "delete it and run `alike explain --all` again"
 # Raise it when a method gives other maps than before, so that stored ones are not taken for them.
 VERSION = "1"
 
@@ -97,9 +100,9 @@ def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, np
     """Read what `explain_set` wrote for one method, part by part, as a dict of arrays."""
     folder = f"explanations/{features.key}/{method}"
     for name in sorted(features.store.files.listing(folder)):
-        if name.endswith(".npz"):
-            with np.load(io.BytesIO(features.store.read_file(f"{folder}/{name}"))) as arrays:
-                yield dict(arrays)
+        if name.endswith(".npz") and is_name(name):
+            place = f"{folder}/{name}"
+            yield read_npz(features.store.read_file(place), place, _WAY_OUT)
 
 
 def _limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
@@ -132,11 +135,11 @@ def _explained(
 
 
 def _listed(method: str, part: pd.DataFrame, archive: bytes, network: "Network") -> pd.DataFrame:
-    with np.load(io.BytesIO(archive)) as arrays:
-        table = pd.DataFrame({"method": method, "row": arrays["rows"]})
-        table["path"], table["label"] = part["path"].to_numpy(), part["label"].to_numpy()
-        table["target"] = arrays["target"]
-        table["target_name"] = [class_name(network, int(index)) for index in arrays["target"]]
-        table["score"], table["probability"] = arrays["score"], arrays["probability"]
-        table["relevance_sum"] = arrays["relevance"].sum(axis=(1, 2))
+    arrays = read_npz(archive, f"the explanations of {method}", _WAY_OUT)
+    table = pd.DataFrame({"method": method, "row": arrays["rows"]})
+    table["path"], table["label"] = part["path"].to_numpy(), part["label"].to_numpy()
+    table["target"] = arrays["target"]
+    table["target_name"] = [class_name(network, int(index)) for index in arrays["target"]]
+    table["score"], table["probability"] = arrays["score"], arrays["probability"]
+    table["relevance_sum"] = arrays["relevance"].sum(axis=(1, 2))
     return table

@@ -63,7 +63,8 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
     from alike.extract.networks import Extraction, check_made_by, network_of
 
     if network is None:
-        network = network_of(Extraction.from_dict(features.attrs))
+        code = str(features.attrs.get("code_hash", ""))
+        network = network_of(Extraction.from_dict(features.attrs), code_hash=code)
     if network.weights_hash != features.attrs["weights_hash"]:
         raise BadInput(
             f"network {network.name} has weights {network.weights_hash[:8]}, the features "

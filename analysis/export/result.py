@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.documents import read_arrow, read_json
 from alike.extract.errors import BadInput
 
 MANIFEST = "alike"
@@ -159,14 +160,12 @@ def read_result(path: str | Path, name: str = "") -> Result:
     table, text = reader(path) if reader else _from_h5(path, name)
     if text is None:
         raise BadInput(f"{path.name} holds no manifest of Alike; read it with pandas instead.")
-    attrs = json.loads(text)
+    attrs = read_json(text, dict[str, Any], str(path), "export it again", brought=True)
     return Result(attrs.pop("name", name), table, attrs.pop("units", {}), attrs)
 
 
 def _from_parquet(path: Path) -> tuple[pd.DataFrame, str | None]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
+    table = read_arrow(path.read_bytes(), str(path), "export it again")
     text = (table.schema.metadata or {}).get(MANIFEST.encode())
     return table.to_pandas(), None if text is None else text.decode()
 

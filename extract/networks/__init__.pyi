@@ -23,4 +23,8 @@ from .trace import random_calls as random_calls
 from .transform import IMAGENET_MEAN as IMAGENET_MEAN
 from .transform import IMAGENET_STD as IMAGENET_STD
 from .transform import Transform as Transform
+from .trust import accept_any as accept_any
+from .trust import ask_by as ask_by
+from .trust import code_hash_of as code_hash_of
+from .trust import require_trust as require_trust
 from .weights import write_weights as write_weights

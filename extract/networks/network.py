@@ -19,6 +19,7 @@ from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.taps import taps_at, withhold_taps
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
+from alike.extract.networks.trust import agree, require_trust
 from alike.extract.networks.weights import (
     class_count_change,
     hash_weights,
@@ -150,6 +151,8 @@ def load_network(
             outputs that may be the logits.
     """
     kind = kind_of(name)
+    # Who names a file to be loaded agrees to run it; a store's is asked about in `network_of`.
+    agree(name)
     factory_args = dict(args or {})
     if weights == "none":
         with torch.random.fork_rng(devices=[]):
@@ -300,12 +303,22 @@ def _names(names: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if names else None
 
 
-def network_of(extraction: Extraction) -> Network:
+def network_of(extraction: Extraction, *, code_hash: str = "", trusted: bool = False) -> Network:
     """The network that made stored features, loaded again.
 
+    A network's file is code, and a store may come from anywhere: it runs only if it is the one
+    that made the features, and if the user agreed to run it (see `alike.extract.networks.trust`).
+
+    Args:
+        extraction: as the store describes it.
+        code_hash: of the network's file, as the store recorded it; nothing where it did not.
+        trusted: the user of this very run named the network, such as on another machine of it.
+
     Raises:
-        BadInput: its files are gone, or they changed since.
+        BadInput: its files are gone, they changed since, or the user did not agree to run them.
     """
+    if not trusted:
+        require_trust(extraction.network, code_hash)
     network = load_network(
         extraction.network,
         extraction.weights,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from alike.extract.documents import damaged
+
 UNIT = 1024
 """Rows of one unit of work: one shard of every array, one record of the ledger."""
 
@@ -108,6 +110,19 @@ def create_valid(group: Any, rows: int) -> None:
         compressors=[Crc32cCodec()],
         dimension_names=("image",),
     )
+
+
+def read_valid(tree: Any, key: str) -> np.ndarray:
+    """Read the array `valid` of a group; `StoreDamaged` if it is missing or broken."""
+    import zarr
+
+    place = f"{TREE}/{key}/{VALID}"
+    try:
+        return np.asarray(zarr.open_array(tree, path=f"{key}/{VALID}", mode="r")[:])
+    # A damaged array makes zarr-python raise anything.
+    except Exception as error:
+        told = "is missing" if isinstance(error, FileNotFoundError) else error
+        raise damaged(place, told, "run `alike extract` again: it writes it anew") from error
 
 
 def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:

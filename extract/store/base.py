@@ -1,6 +1,5 @@
 """A store without its groups of features: its images, its settings, its locks and its files."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.documents import parquet_bytes, read_table
+from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
 from alike.extract.store.locks import Lock, holder_of, is_dead
-from alike.extract.store.manifest import Manifest, parquet_bytes, parquet_table
+from alike.extract.store.manifest import Manifest
+from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
 from alike.extract.store.twins import FOLDER as TWINS
 from alike.extract.store.twins import (
@@ -28,9 +29,7 @@ from alike.extract.store.twins import (
     members_of,
 )
 
-SETTINGS = "store.json"
 _RUN = "extract-"
-_ATTRS = b"alike"
 
 
 class StoreBase:
@@ -224,8 +223,8 @@ class StoreBase:
         self._set("served", key)
 
     def settings(self) -> dict[str, Any]:
-        """Read all settings."""
-        return dict(json.loads(self.files.read(SETTINGS)))
+        """Read all settings; `StoreDamaged` if neither they nor their copy can be read."""
+        return read_settings(self.files)
 
     def _set(self, name: str, value: object) -> None:
         if self.settings().get(name) != value:
@@ -234,7 +233,7 @@ class StoreBase:
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Replace all settings."""
-        self.files.write(SETTINGS, json.dumps(settings, indent=1).encode())
+        write_settings(self.files, settings)
 
     # Images
 
@@ -347,20 +346,19 @@ class StoreBase:
         self, name: str, table: pd.DataFrame, attrs: Mapping[str, Any] | None = None
     ) -> None:
         """Replace a Parquet table, with attributes (JSON) in its metadata."""
-        metadata = {_ATTRS: json.dumps(dict(attrs or {})).encode()}
-        self.write_file(name, parquet_bytes(table, metadata))
+        self.write_file(name, parquet_bytes(table, name, attrs))
 
-    def read_table(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def read_table(
+        self, name: str, columns: Mapping[str, str] | None = None
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Read a table and its attributes.
+
+        Args:
+            name: of the file.
+            columns: columns that it must have, and the kind of each; see `extract.documents`.
 
         Raises:
             FileNotFoundError: there is none.
-            StoreDamaged: it cannot be read or a checksum does not hold.
+            StoreDamaged: it cannot be read, a checksum does not hold, or it is another table.
         """
-        try:
-            table = parquet_table(self.read_file(name))
-        except (ValueError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise StoreDamaged(f"{name} is damaged ({error}); make it again") from error
-        return table.to_pandas(), dict(json.loads(table.schema.metadata.get(_ATTRS, b"{}")))
+        return read_table(self.read_file(name), name, "delete it and make it again", columns)

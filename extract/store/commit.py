@@ -14,6 +14,7 @@ from alike.extract.store.arrays import UNIT, check_rows, write_rows
 from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
+from alike.extract.store.shards import chunk_checksums
 
 ABSENT = "absent"
 """State of a row whose image was not in the set when its unit was computed.
@@ -106,14 +107,15 @@ def commit_unit(
         ids = group.store.image_ids(rows.start, rows.stop)
         all_bad = {**earlier_bad, **bad}
         claim.check()
-        group.ledger.write(Record(unit, committed, all_bad, ids_hash(ids), provenance(run_id)))
+        run = provenance(run_id)
+        group.ledger.write(Record(unit, committed, all_bad, ids_hash(ids), run, group.key))
 
 
 def withdraw(group: Group, record: Record, names: Collection[str]) -> Record | None:
     """Take arrays out of a record; give what is left of it."""
     arrays = {name: one for name, one in record.arrays.items() if name not in names}
     if not arrays:
-        group.ledger.forget(record.unit)
+        group.ledger.take_back(record.unit)
         return None
     rest = replace(record, arrays=arrays)
     group.ledger.write(rest)
@@ -171,7 +173,11 @@ def _write_array(group: Group, unit: int, name: str, shard: _Shard, bad: Bad) ->
         if stored:
             files.sync(place)
     nonfinite = _nonfinite(shard.rows, [row - lo for row in bad])
-    return Committed(lo + len(shard.rows), row_hash(shard.rows), stored, nonfinite)
+    spec = group.arrays[name]
+    chunks = chunk_checksums(files, place, spec, len(shard.rows)) if stored else ""
+    rest = len(shard.rows) % spec.chunk_rows
+    tail = row_hash(shard.rows[-rest:]) if rest else ""
+    return Committed(lo + len(shard.rows), row_hash(shard.rows), stored, nonfinite, chunks, tail)
 
 
 def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:

@@ -2,16 +2,20 @@
 
 import datetime
 import json
+import re
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from alike.extract.documents import read_json
+from alike.extract.errors import StoreDamaged
 from alike.extract.store.files import Files
 from alike.extract.store.ledger import provenance
 
-_FOLDER = "log"
+FOLDER = "log"
+NAME = re.compile(r"\d{8}T\d{12}-[0-9a-f]{6}\.json")
+"""Name of an entry; other files in the folder are none of ours."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,45 @@ def note(files: Files, event: Event) -> None:
     """Write an event into the diary."""
     now = datetime.datetime.now(datetime.UTC)
     entry = {**provenance(""), "event": event.event, "key": event.key, "note": event.note}
-    name = f"{_FOLDER}/{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}.json"
+    name = f"{FOLDER}/{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}.json"
     files.write(name, json.dumps(entry).encode())
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What a file of the diary must hold."""
+
+    time: str
+    event: str
+    key: str
+    note: str
+    host: str
+    pid: int
+
+
 def events(files: Files) -> pd.DataFrame:
-    """Give the diary: time, event, key, note, host, pid; oldest first."""
-    names = sorted(name for name in files.listing(_FOLDER) if name.endswith(".json"))
-    entries: list[dict[str, Any]] = [json.loads(files.read(f"{_FOLDER}/{name}")) for name in names]
-    columns = ["time", "event", "key", "note", "host", "pid"]
-    return pd.DataFrame([[one[name] for name in columns] for one in entries], columns=columns)
+    """Give the diary: time, event, key, note, host, pid; oldest first, what is damaged left out."""
+    return pd.DataFrame(
+        [vars(entry) for entry, _ in _entries(files) if entry is not None],
+        columns=["time", "event", "key", "note", "host", "pid"],
+    )
+
+
+def event_faults(files: Files) -> list[tuple[str, str]]:
+    """Give (file, what is wrong with it) of the entries that cannot be read."""
+    return [(error.file, error.fault) for _, error in _entries(files) if error is not None]
+
+
+def _entries(files: Files) -> list[tuple[_Entry | None, StoreDamaged | None]]:
+    found: list[tuple[_Entry | None, StoreDamaged | None]] = []
+    for name in sorted(files.listing(FOLDER)):
+        if NAME.fullmatch(name) is None:
+            continue
+        place = f"{FOLDER}/{name}"
+        try:
+            found.append((read_json(files.read(place), _Entry, place, "delete it"), None))
+        except FileNotFoundError:
+            continue
+        except StoreDamaged as error:
+            found.append((None, error))
+    return found

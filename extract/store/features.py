@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import BadInput
+from alike.extract.documents import damaged
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.images import SIDES, splits_of
 from alike.extract.store import constants as store_constants
-from alike.extract.store.arrays import UNIT, VALID, ArraySpec, write_rows
+from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, read_valid, write_rows
 from alike.extract.store.base import StoreBase
 from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
-from alike.extract.store.files import disk_errors
+from alike.extract.store.files import ADVICE, disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
 from alike.extract.store.shards import grouped_by_unit
@@ -71,6 +72,7 @@ class Features(Group):
         names = None if names is None else list(names)
         committed = np.zeros(self.store.n_rows, dtype=bool)
         for record in self.ledger.records().values():
+            self._check_rows(record)
             committed[record.lo : record.hi(names)] = True
             if good and record.bad:
                 committed[list(record.bad)] = False
@@ -224,8 +226,23 @@ class Features(Group):
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
         good = self.committed(good=True).astype(np.uint8)
+        try:
+            self.published()
+        except StoreDamaged:
+            # Zarr reads a chunk before it replaces a part of it: a damaged one would stay for ever.
+            home = f"{TREE}/{self.key}/{VALID}/c"
+            for name in self.store.files.walk(home):
+                self.store.files.remove(f"{home}/{name}")
         with disk_errors(self.store.url):
             write_rows(self.store.tree, f"{self.key}/{VALID}", 0, good)
+
+    def published(self) -> np.ndarray:
+        """Read `valid` as `publish` wrote it last, (n,) uint8.
+
+        Raises:
+            StoreDamaged: it is missing or broken.
+        """
+        return read_valid(self.store.tree, self.key)
 
     # Constants: small arrays that belong to the group, such as its classifier or a fitted mean
 
@@ -251,11 +268,20 @@ class Features(Group):
             rows = np.arange(*rows.indices(self.store.n_rows))
         return np.asarray(rows, dtype=np.int64)
 
+    def _check_rows(self, record: Record) -> None:
+        """Refuse a record of rows that no image has: a segment of the manifest is gone."""
+        n_rows, end = self.store.n_rows, max(one.hi for one in record.arrays.values())
+        if end > n_rows or any(not record.lo <= row < end for row in record.bad):
+            told = f"it holds rows to {end}, the manifest {n_rows}"
+            raise damaged(self.ledger.name(record.unit), told, "run `alike store verify`")
+
     def _check_committed(
         self, name: str, groups: list[tuple[int, np.ndarray]]
     ) -> dict[int, Record]:
         records = self.ledger.records()
         for unit, rows in groups:
+            if unit in records and not self.same_images(records[unit]):
+                raise damaged(self.ledger.name(unit), "its rows belong to other images", ADVICE)
             end = records[unit].hi_of(name) if unit in records else unit * UNIT
             missing = rows[rows >= end]
             if len(missing):

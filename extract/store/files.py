@@ -8,7 +8,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -67,6 +67,9 @@ class Files(Protocol):
     def listing(self, folder: str) -> dict[str, Stamp]:
         """Give the files right in a folder, empty if there is no folder."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Give the names of the folders right in a folder, sorted; empty if there is no folder."""
+
     def walk(self, folder: str) -> list[str]:
         """Give the names of all files under a folder, relative to it, sorted."""
 
@@ -94,6 +97,8 @@ def explain(error: OSError, where: str) -> AlikeError | None:
         )
     if isinstance(error, NotADirectoryError):
         return BadInput(f"{where} is no folder; name one, or a place for a new one")
+    if error.errno == errno.ELOOP:
+        return BadInput(f"{where} is a link that leads back to itself; name the folder itself")
     return None
 
 
@@ -111,7 +116,12 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""
-        return self.path(name).read_bytes()
+        try:
+            return self.path(name).read_bytes()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise explain(error, self.url) or error from error
+            raise
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read byte ranges."""
@@ -180,17 +190,35 @@ class LocalFiles:
 
     def listing(self, folder: str) -> dict[str, Stamp]:
         """Give the files of a folder."""
+        found: dict[str, Stamp] = {}
         try:
             with os.scandir(self.path(folder)) as entries:
-                stats = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+                for entry in entries:
+                    # A link to itself is no file, and a file may be gone since it was listed.
+                    with suppress(OSError):
+                        if entry.is_file():
+                            at = entry.stat()
+                            found[entry.name] = Stamp(at.st_size, (at.st_mtime_ns, at.st_ino))
         except FileNotFoundError:
             return {}
-        return {name: Stamp(at.st_size, (at.st_mtime_ns, at.st_ino)) for name, at in stats}
+        return found
+
+    def folders(self, folder: str) -> list[str]:
+        """Give the folders in a folder; links are not followed, for they may lead back here."""
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                return sorted(one.name for one in entries if one.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
 
     def walk(self, folder: str) -> list[str]:
-        """Give all files under a folder."""
+        """Give all files under a folder; links to folders are not followed."""
         top = self.path(folder)
-        return sorted(one.relative_to(top).as_posix() for one in top.rglob("*") if one.is_file())
+        names: list[str] = []
+        for at, _, files in os.walk(top):
+            inside = Path(at).relative_to(top)
+            names += [(inside / name).as_posix() for name in files if (Path(at) / name).is_file()]
+        return sorted(names)
 
     def _aside(self, target: Path, data: bytes, durable: bool = True) -> Path:
         aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")

@@ -8,9 +8,9 @@ import numpy as np
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import TREE, UNIT, ArraySpec
 from alike.extract.store.base import StoreBase
-from alike.extract.store.ledger import Ledger, Record, row_hash
+from alike.extract.store.ledger import Ledger, Record, ids_hash, row_hash
 from alike.extract.store.locks import Lock
-from alike.extract.store.shards import read_shard_rows
+from alike.extract.store.shards import Expected, read_shard_rows
 
 
 class Group:
@@ -29,6 +29,8 @@ class Group:
         self.arrays = arrays
         self.ledger = Ledger(store.files, key)
         self._claims: dict[int, Lock] = {}
+        # Rows belong to an image for ever, so what was found the same once stays so.
+        self._same: set[tuple[int, int, str]] = set()
 
     def unit_rows(self, unit: int) -> range:
         """Give the rows of a unit."""
@@ -60,10 +62,25 @@ class Group:
 
     def read_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
         """Read committed rows, `at` counted from the unit's first."""
-        spec = self.arrays[name]
-        if not record.arrays[name].stored:
+        spec, committed = self.arrays[name], record.arrays[name]
+        if not committed.stored:
             return spec.empty(len(at))
-        return read_shard_rows(self.store.files, self.place(name, record.unit), spec, at)
+        place = self.place(name, record.unit)
+        rows = committed.hi - record.lo
+        expected = Expected.of(committed.chunks, rows, committed.tail, row_hash)
+        return read_shard_rows(self.store.files, place, spec, at, expected)
+
+    def same_images(self, record: Record) -> bool:
+        """Say whether the rows of a record belong to the images that it was written for."""
+        end = max((one.hi for one in record.arrays.values()), default=record.lo)
+        known = (record.unit, end, record.ids_hash)
+        if known not in self._same:
+            if end > self.store.n_rows:
+                return False
+            if ids_hash(self.store.image_ids(record.lo, end)) != record.ids_hash:
+                return False
+            self._same.add(known)
+        return True
 
     def verified(self, record: Record, name: str) -> np.ndarray | None:
         """Read the committed rows of an array; None if they are not what was recorded."""

@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alike.extract.errors import BadInput
-from alike.extract.store.arrays import TREE, VALID, ArraySpec, create_array, create_valid, spec_of
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.identity import is_name
+from alike.extract.store.arrays import TREE, VALID, ArraySpec, create_array, create_valid
+from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files, LocalFiles, disk_errors
+from alike.extract.store.metadata import (
+    META,
+    read_array,
+    read_attributes,
+    root_fault,
+    sealed_attributes,
+)
 from alike.extract.store.remote import RemoteFiles
 
+_SCHEMA = "alike-store/1"
 _SAME = ("weights_hash", "transform", "precision")
 """What decides a feature's value: a group never mixes two of any."""
 
@@ -80,32 +90,100 @@ def lay_out(
     import zarr
 
     with disk_errors(files.url):
-        group = zarr.open_group(tree, mode="a", zarr_format=3).require_group(key)
-        stored = dict(group.attrs)
+        _mend_root(files)
+        root = zarr.open_group(tree, mode="a", zarr_format=3)
+        root.attrs.update({"schema": root.attrs.get("schema", _SCHEMA)})
         described = _plain(extraction)
-        _check_same(stored, described, key)
-        taps: Any = stored.get("taps", [])
-        attrs = {**described, "taps": list(dict.fromkeys([*taps, *described.get("taps", [])]))}
-        if any(stored.get(name) != value for name, value in attrs.items()):
-            group.attrs.update(attrs)
-        present = dict(group.arrays())
+        attrs, listed = _stored_attributes(files, key)
+        _check_same(attrs or {}, described, key)
+        present = _present_arrays(files, key, listed)
         for spec in specs:
-            if spec.name in present and spec_of(spec.name, present[spec.name]) != spec:
-                raise BadInput(
-                    f"{key}/{spec.name} holds {spec_of(spec.name, present[spec.name])}, not {spec}"
-                )
+            if present.get(spec.name, spec) != spec:
+                raise BadInput(f"{key}/{spec.name} holds {present[spec.name]}, not {spec}")
         added = [spec for spec in specs if spec.name not in present]
-        for spec in added:
+        lost = [spec for name, spec in listed.items() if name not in present]
+        all_specs = {**present, **{spec.name: spec for spec in [*lost, *added]}}
+        stored_taps: Any = (attrs or {}).get("taps", [])
+        taps = list(dict.fromkeys([*stored_taps, *described.get("taps", [])]))
+        wanted = sealed_attributes(key, {**(attrs or {}), **described, "taps": taps}, all_specs)
+        fresh = attrs is None
+        group: Any = root.create_group(key, attributes=wanted) if fresh else root[key]
+        for spec in dict.fromkeys([*added, *lost]):
             create_array(group, spec, n_rows)
         if VALID not in present:
             create_valid(group, n_rows)
-        for array in present.values():
+        if dict(group.attrs) != wanted:
+            group.attrs.put(wanted)
+        for name in present:
+            array = zarr.open_array(tree, path=f"{key}/{name}", mode="r+")
             if array.shape[0] < n_rows:
                 array.resize((n_rows, *array.shape[1:]))
-        arrays = {VALID, *present, *(spec.name for spec in added)}
+        arrays = {VALID, *all_specs}
         for place in (TREE, f"{TREE}/{key}", *(f"{TREE}/{key}/{name}" for name in sorted(arrays))):
-            files.sync(f"{place}/zarr.json")
+            files.sync(f"{place}/{META}")
         return [spec.name for spec in added]
+
+
+def check_fits(
+    files: Files, key: str, extraction: Mapping[str, Any], specs: Sequence[ArraySpec]
+) -> None:
+    """Refuse what `lay_out` would refuse, before anything is written: `BadInput`."""
+    attrs, _ = _stored_attributes(files, key, mend=False)
+    _check_same(attrs or {}, _plain(extraction), key)
+    for spec in specs:
+        stored = read_array(files, key, spec.name)
+        if stored is not None and stored != spec:
+            raise BadInput(f"{key}/{spec.name} holds {stored}, not {spec}")
+
+
+def _mend_root(files: Files) -> None:
+    if root_fault(files) not in ("", "is missing"):
+        _take_away(files, "", f"{TREE}/{META}")
+
+
+def _stored_attributes(
+    files: Files, key: str, *, mend: bool = True
+) -> tuple[dict[str, Any] | None, dict[str, ArraySpec]]:
+    """Give a group's attributes and the arrays that they list; None if they are to be written.
+
+    The key holds the hashes of weights and preprocessing, so a run of this key knows them all:
+    damaged attributes go, and are written anew.
+    """
+    try:
+        attrs, listed, _ = read_attributes(files, key)
+    except FileNotFoundError:
+        return None, {}
+    except StoreDamaged as error:
+        if not mend:
+            return None, {}
+        _take_away(files, key, error.file)
+        return None, {}
+    return attrs, listed
+
+
+def _present_arrays(
+    files: Files, key: str, listed: Mapping[str, ArraySpec]
+) -> dict[str, ArraySpec]:
+    """Give the arrays that are there; what describes one wrongly goes, and is written anew."""
+    present = {}
+    for name in files.folders(f"{TREE}/{key}"):
+        if not is_name(name):
+            continue
+        try:
+            spec = read_array(files, key, name)
+        except StoreDamaged as error:
+            _take_away(files, key, error.file)
+            continue
+        if spec is not None and spec != listed.get(name, spec):
+            _take_away(files, key, f"{TREE}/{key}/{name}/{META}")
+        elif spec is not None:
+            present[name] = spec
+    return present
+
+
+def _take_away(files: Files, key: str, place: str) -> None:
+    files.remove(place)
+    note(files, Event("mended", key, f"{place} was damaged and is written anew"))
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from alike.extract.documents import damaged, read_json
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.files import ADVICE, Files, Stamp
 
 SCHEMA = "alike-ledger/1"
+NAME = re.compile(r"\d{8}\.json")
+"""Name of a record; other files in the folder are none of ours."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,20 @@ class Committed:
         hash: `row_hash` of those rows, decoded.
         stored: bytes of the shard's file.
         nonfinite: elements that are NaN or infinite, those of bad rows left out.
+        chunks: the last four bytes of every inner chunk that holds such rows, in order, as base64:
+            the checksum that each carries, so that reading knows a chunk of another shard for
+            what it is; ff ff ff ff for a chunk of missing rows, which Zarr leaves out. Empty in
+            records of earlier versions.
+        tail: `row_hash` of the rows in the last of those chunks if it is not full: rows that the
+            set gains later change its checksum, not these rows.
     """
 
     hi: int
     hash: str
     stored: int
     nonfinite: int
+    chunks: str = ""
+    tail: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ class Record:
         bad: row to (state, reason) of images that have no feature.
         ids_hash: hash of the ids of the images of the rows up to `hi`.
         run: id of the run, host, process, time and versions that wrote it.
+        key: the group that it belongs to; empty in records of earlier versions.
     """
 
     unit: int
@@ -58,6 +71,7 @@ class Record:
     bad: dict[int, tuple[str, str]]
     ids_hash: str
     run: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
     @property
     def lo(self) -> int:
@@ -80,18 +94,35 @@ class Record:
         return json.dumps({"record": fields, "hash": _hash_of(fields)}).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> "Record":
-        """Read a record; `ValueError` if it is none, or not what was written."""
+    def from_json(data: bytes, place: str = "record") -> "Record":
+        """Read a record; `StoreDamaged` if it is none, or not what was written."""
+        document = read_json(data, _Document, place, ADVICE)
+        if document.hash != _hash_of(document.record):
+            raise damaged(place, "it differs from its own hash", ADVICE)
+        fields = read_json(json.dumps(document.record), _Fields, place, ADVICE)
         try:
-            document = json.loads(data)
-            fields = document["record"]
-            if document["hash"] != _hash_of(fields):
-                raise ValueError("it differs from its own hash")
-            arrays = {name: Committed(**one) for name, one in fields["arrays"].items()}
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"no record of a unit: {error}") from error
-        bad = {int(row): (str(why[0]), str(why[1])) for row, why in fields["bad"].items()}
-        return Record(int(fields["unit"]), arrays, bad, str(fields["ids_hash"]), fields["run"])
+            bad = {int(row): why for row, why in fields.bad.items()}
+        except ValueError as error:
+            raise damaged(place, error, ADVICE) from None
+        return Record(
+            fields.unit, fields.arrays, bad, fields.ids_hash, dict(fields.run), fields.key
+        )
+
+
+@dataclass(frozen=True)
+class _Document:
+    record: dict[str, Any]
+    hash: str
+
+
+@dataclass(frozen=True)
+class _Fields:
+    unit: int
+    arrays: dict[str, Committed]
+    bad: dict[str, tuple[str, str]]
+    ids_hash: str
+    run: dict[str, Any]
+    key: str = ""
 
 
 def _hash_of(fields: Mapping[str, Any]) -> str:
@@ -103,6 +134,7 @@ class Ledger:
 
     def __init__(self, files: Files, key: str) -> None:
         self._files = files
+        self._key = key
         self.folder = f"ledger/{key}"
         self._cache: dict[int, tuple[Stamp, Record | str]] = {}
 
@@ -115,12 +147,16 @@ class Ledger:
         scan = self._scan()
         for unit, record in scan.items():
             if isinstance(record, str):
-                raise StoreDamaged(f"{self.name(unit)} is damaged ({record}); {ADVICE}")
-        return {unit: record for unit, record in scan.items() if isinstance(record, Record)}
+                raise damaged(self.name(unit), record, ADVICE)
+        return _counting(scan)
 
     def sound(self) -> dict[int, Record]:
         """Give the records that can be read."""
-        return {unit: one for unit, one in self._scan().items() if isinstance(one, Record)}
+        return _counting(self._scan())
+
+    def units(self) -> set[int]:
+        """Give the units that have a record of any kind: one that takes rows back, too."""
+        return set(self._scan())
 
     def broken(self) -> dict[int, str]:
         """Give the units whose record cannot be read, and why."""
@@ -131,7 +167,7 @@ class Ledger:
         stamps = self._files.listing(self.folder)
         entries: dict[int, tuple[Stamp, Record | str]] = {}
         for name in sorted(stamps):
-            if not name.endswith(".json"):
+            if NAME.fullmatch(name) is None:
                 continue
             unit, stamp = int(name[:-5]), stamps[name]
             entry = self._cache.get(unit)
@@ -146,26 +182,36 @@ class Ledger:
 
     def _load(self, unit: int) -> Record | str | None:
         try:
-            return Record.from_json(self._files.read(self.name(unit)))
+            record = Record.from_json(self._files.read(self.name(unit)), self.name(unit))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            return str(error)
+        except StoreDamaged as error:
+            return error.fault
+        if record.unit != unit:
+            return f"it is the record of unit {record.unit}"
+        if record.key not in ("", self._key):
+            return f"it is a record of {record.key}"
+        return record
 
     def record(self, unit: int) -> Record | None:
         """Read the record of one unit as it is now; `StoreDamaged` if it is broken."""
         record = self._load(unit)
         if isinstance(record, str):
-            raise StoreDamaged(f"{self.name(unit)} is damaged ({record}); {ADVICE}")
-        return record
+            raise damaged(self.name(unit), record, ADVICE)
+        return record if record is None or record.arrays else None
 
     def write(self, record: Record) -> None:
         """Commit a unit."""
         self._files.write(self.name(record.unit), record.to_json())
 
-    def forget(self, unit: int) -> None:
-        """Take back a unit: its rows no longer count."""
-        self._files.remove(self.name(unit))
+    def take_back(self, unit: int) -> None:
+        """Take back a unit: its rows no longer count, and the ledger says that this was meant."""
+        self.write(Record(unit, {}, {}, "", provenance(""), self._key))
+
+
+def _counting(scan: Mapping[int, Record | str]) -> dict[int, Record]:
+    """Leave out what cannot be read, and records that only take rows back."""
+    return {unit: one for unit, one in scan.items() if isinstance(one, Record) and one.arrays}
 
 
 def row_hash(rows: np.ndarray) -> str:

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 import psutil
 
-from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.documents import read_json
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.files import Files
 
 BEAT = 15.0
@@ -62,8 +63,11 @@ class Holder:
         """Say whether the process still runs, for a holder on this host."""
         try:
             return self.boot == _boot() and abs(_started(self.pid) - self.started) < _SAME_START
-        except psutil.NoSuchProcess:
+        # A number that no process can have raises OverflowError or ValueError.
+        except (psutil.NoSuchProcess, OverflowError, ValueError):
             return False
+        except psutil.AccessDenied:
+            return True
 
 
 _NOBODY = Holder("an unknown host (its lock cannot be read)", 0, "", 0.0, "", 0.0)
@@ -81,10 +85,10 @@ def _started(pid: int) -> float:
 def holder_of(files: Files, name: str) -> Holder | None:
     """Read who holds a lock, None if nobody does."""
     try:
-        return Holder(**json.loads(files.read(name)))
+        return read_json(files.read(name), Holder, name, "delete it if nobody extracts")
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except StoreDamaged:
         # What a power cut may leave: it counts as silent, so that it is taken over in time.
         return _NOBODY
 

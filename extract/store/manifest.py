@@ -5,36 +5,30 @@
 labels and removals cost nothing.
 """
 
-import io
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from alike.extract.documents import INTEGER, TEXT, damaged, parquet_bytes, read_arrow, read_table
 from alike.extract.errors import StoreDamaged
-from alike.extract.store.files import PARTIAL, Files, Stamp
+from alike.extract.store.files import Files, Stamp
 
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"
 OK = "ok"
+_SEGMENT = re.compile(r"seg-(\d{6})\.parquet")
+_ID = re.compile(r"[0-9a-f]{64}")
+_RESTORE = "restore it from a copy: it says which image a row belongs to"
+_AGAIN = "`alike extract` makes it anew"
+_VIEW = {
+    "row": INTEGER, "image_id": TEXT, "path": TEXT, "label": TEXT, "size": INTEGER, "state": TEXT,
+    "reason": TEXT,
+}  # fmt: skip
 _LISTED = ("image_id", "path", "label", "size", "state", "reason")
-
-
-def parquet_bytes(table: pd.DataFrame, metadata: dict[bytes, bytes] | None = None) -> bytes:
-    """Write a table as a Parquet file with a checksum on every page."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **(metadata or {})})
-    sink = io.BytesIO()
-    pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
-
-
-def parquet_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, its checksums verified."""
-    return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(columns)
 
 
 class Manifest:
@@ -60,8 +54,9 @@ class Manifest:
         names = self._segments()
         n_read, ids = self._read
         if len(names) > n_read:
-            new = [self._segment(name)["image_id"].cast(pa.string()) for name in names[n_read:]]
-            ids = pa.chunked_array([one for column in (ids, *new) for one in column.chunks])
+            for name in names[n_read:]:
+                new = self._segment(name, len(ids))
+                ids = pa.chunked_array([*ids.chunks, *new.chunks], pa.string())
             # One assignment: threads that verify ask at once.
             self._read = len(names), ids
         return ids
@@ -82,12 +77,24 @@ class Manifest:
             data = self._files.read(VIEW)
         except FileNotFoundError:
             return _typed(pd.DataFrame(columns=["row", *_LISTED]))
+        table, _ = read_table(data, VIEW, _AGAIN, _VIEW)
         try:
-            return _typed(parquet_table(data).to_pandas())
-        except (ValueError, OSError, KeyError) as error:
-            raise StoreDamaged(
-                f"{VIEW} is damaged ({error}); `alike extract` makes it anew"
-            ) from error
+            view = _typed(table)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise damaged(VIEW, error, _AGAIN) from error
+        self._check_view(view)
+        return view
+
+    def _check_view(self, view: pd.DataFrame) -> None:
+        """Refuse a view that gives rows to other images than the segments do."""
+        at = np.flatnonzero(view["row"] >= 0)
+        rows, ids = view["row"].to_numpy()[at], self._all_ids()
+        if len(rows) and rows.max() >= len(ids):
+            told = f"it holds row {rows.max()}, the segments {len(ids)} rows: one is gone"
+            raise damaged(FOLDER, told, _RESTORE)
+        wanted = pa.array(view["image_id"].to_numpy(dtype=object)[at], pa.string())
+        if len(rows) and not pc.all(pc.equal(ids.take(pa.array(rows)), wanted)).as_py():
+            raise damaged(VIEW, "its rows belong to other images", _AGAIN)
 
     def list_images(
         self, listing: pd.DataFrame, before_growth: Callable[[int], None]
@@ -115,48 +122,61 @@ class Manifest:
             self._append(listing.iloc[good[new[first]]], len(stored_ids))
             rows[new] = codes + len(stored_ids)
         listing.loc[good, "row"] = rows
-        self._files.write(VIEW, parquet_bytes(listing))
+        self._files.write(VIEW, parquet_bytes(listing, VIEW))
         return listing
 
     def broken(self) -> list[tuple[str, str]]:
         """Give (file, reason) for segments and the view if they cannot be trusted."""
         faults = []
-        first = 0
-        for name in self._segments():
-            try:
-                rows = parquet_table(self._files.read(f"{FOLDER}/{name}"))["row"].to_numpy()
-                if not np.array_equal(rows, np.arange(first, first + len(rows))):
-                    faults.append(
-                        (f"{FOLDER}/{name}", f"its rows do not follow on row {first - 1}")
-                    )
-                first += len(rows)
-            except (ValueError, OSError, KeyError) as error:
-                faults.append((f"{FOLDER}/{name}", str(error)))
         try:
-            self.view()
+            names = self._segments()
         except StoreDamaged as error:
-            faults.append((VIEW, str(error)))
+            return [(error.file, error.fault)]
+        first: int | None = 0
+        for name in names:
+            try:
+                ids = self._segment(name, first)
+                first = None if first is None else first + len(ids)
+                if not all(_ID.fullmatch(str(one)) for one in ids.to_pylist()):
+                    faults.append((f"{FOLDER}/{name}", "it names no image by its hash"))
+            except StoreDamaged as error:
+                first = None
+                faults.append((error.file, error.fault))
+        if not faults:
+            try:
+                self._read_view()
+            except StoreDamaged as error:
+                faults.append((error.file, error.fault))
         return faults
 
     def _append(self, new: pd.DataFrame, first: int) -> None:
         segment = new[["image_id", "path", "label", "size"]].reset_index(drop=True)
         segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
         name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
-        if not self._files.create(name, parquet_bytes(segment)):
+        if not self._files.create(name, parquet_bytes(segment, name)):
             raise RuntimeError(f"{name} appeared meanwhile: two listings ran without the lock")
 
-    def _segment(self, name: str) -> pa.Table:
+    def _segment(self, name: str, first: int | None) -> pa.ChunkedArray:
+        """Read the image ids of a segment, which must begin at row `first` (None: any)."""
+        place = f"{FOLDER}/{name}"
+        table = read_arrow(self._files.read(place), place, _RESTORE, ["row", "image_id"])
         try:
-            return parquet_table(self._files.read(f"{FOLDER}/{name}"), ["image_id"])
-        except (ValueError, OSError, KeyError) as error:
-            raise StoreDamaged(
-                f"{FOLDER}/{name} is damaged ({error}); restore it from a copy: it says which "
-                "image a row belongs to"
-            ) from error
+            rows = table["row"].to_numpy()
+            ids: pa.ChunkedArray = table["image_id"].cast(pa.string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise damaged(place, error, _RESTORE) from error
+        start = first if first is not None else (int(rows[0]) if len(rows) else 0)
+        if not np.array_equal(rows, np.arange(start, start + len(rows))) or ids.null_count:
+            raise damaged(place, f"its rows do not follow on row {start - 1}", _RESTORE)
+        return ids
 
     def _segments(self) -> list[str]:
-        names = self._files.listing(FOLDER)
-        return sorted(name for name in names if name.startswith("seg-") and PARTIAL not in name)
+        names = sorted(name for name in self._files.listing(FOLDER) if _SEGMENT.fullmatch(name))
+        for number, name in enumerate(names):
+            wanted = f"seg-{number:06d}.parquet"
+            if name != wanted:
+                raise damaged(f"{FOLDER}/{wanted}", "is missing", _RESTORE)
+        return names
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,16 @@ class RemoteFiles:
             if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
         }
 
+    def folders(self, folder: str) -> list[str]:
+        """Give the prefixes right under a prefix."""
+        self._files.invalidate_cache()
+        try:
+            objects = self._files.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        folders = [one["name"] for one in objects if one["type"] == "directory"]
+        return sorted(str(one).rstrip("/").rsplit("/", 1)[1] for one in folders)
+
     def walk(self, folder: str) -> list[str]:
         """Give all objects under a prefix."""
         self._files.invalidate_cache()

@@ -5,25 +5,58 @@ v3 sharding specification (index at the end: offset and length of every chunk, t
 raises where zarr would give the fill value for a shard that is gone.
 """
 
+import base64
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import google_crc32c
 import numcodecs.zstd  # type: ignore[import-untyped]
 import numpy as np
 
+from alike.extract.documents import damaged
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT, ArraySpec
 from alike.extract.store.files import ADVICE, Files
 
 _ABSENT = 2**64 - 1
+_LEFT_OUT = 2**32 - 1
+"""In place of the checksum of a chunk that Zarr left out."""
 _PAUSE = 0.02
 _JOIN = 64 * 1024
 """Chunks nearer than this in the file are fetched by one read."""
 
 
-def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Expected:
+    """What a shard's chunks must be to be the ones that were committed.
+
+    Attributes:
+        chunks: the last four bytes of every chunk, (n,) as little-endian uint32.
+        rows: committed rows; those of a last chunk that is not full may have company by now.
+        tail: `hash_rows` of the rows in that last chunk, or nothing.
+        hash_rows: hashes decoded rows.
+    """
+
+    chunks: np.ndarray
+    rows: int
+    tail: str
+    hash_rows: Callable[[np.ndarray], str]
+
+    @staticmethod
+    def of(
+        chunks: str, rows: int, tail: str, hash_rows: Callable[[np.ndarray], str]
+    ) -> "Expected | None":
+        """Read what `chunk_checksums` gave; None for nothing, in records of earlier versions."""
+        if not chunks:
+            return None
+        return Expected(np.frombuffer(base64.b64decode(chunks), "<u4"), rows, tail, hash_rows)
+
+
+def read_shard_rows(
+    files: Files, name: str, spec: ArraySpec, at: np.ndarray, expected: Expected | None = None
+) -> np.ndarray:
     """Read rows of one shard.
 
     Args:
@@ -31,39 +64,80 @@ def read_shard_rows(files: Files, name: str, spec: ArraySpec, at: np.ndarray) ->
         name: the shard's file.
         spec: the array.
         at: (n,) int64 row numbers inside the shard, 0 to 1023, any order.
+        expected: what was committed; None to take any chunk that is whole.
 
     Returns:
         (n, *tail) in the array's type.
 
     Raises:
-        StoreDamaged: the file is missing, short, or a checksum does not hold.
+        StoreDamaged: the file is missing, short, a checksum does not hold, or a chunk is not the
+            one that was committed.
     """
     for again in (True, True, False):
         try:
-            return _read(files, name, spec, at)
+            return _read(files, name, spec, at, expected)
         except FileNotFoundError:
             if not again:
-                raise StoreDamaged(f"{name} is missing; {ADVICE}") from None
-        except (ValueError, RuntimeError) as error:
+                raise StoreDamaged(
+                    f"{name} is missing; {ADVICE}", file=name, fault="is missing"
+                ) from None
+        # Of a damaged index, lengths may be anything: OverflowError, MemoryError.
+        except (ValueError, RuntimeError, OverflowError, MemoryError, OSError) as error:
             if not again:
-                raise StoreDamaged(f"{name} is damaged ({error}); {ADVICE}") from error
+                raise damaged(name, error, ADVICE) from error
         # A writer may have replaced the shard between the reads of its index and its chunks.
         time.sleep(_PAUSE)
     raise AssertionError("unreachable")
 
 
-def _read(files: Files, name: str, spec: ArraySpec, at: np.ndarray) -> np.ndarray:
+def _read(
+    files: Files, name: str, spec: ArraySpec, at: np.ndarray, expected: Expected | None
+) -> np.ndarray:
     chunks, inside = np.divmod(at, spec.chunk_rows)
     needed, position = np.unique(chunks, return_inverse=True)
     decoded = spec.empty(len(needed) * spec.chunk_rows).reshape(
         len(needed), spec.chunk_rows, *spec.tail
     )
+    found = np.full(len(needed), _LEFT_OUT, "<u4")
     for i, data in _fetch(files, name, _index(files, name, spec)[needed]):
         _decode(data, spec, decoded[i])
+        found[i] = int.from_bytes(data[-4:], "little")
+    if expected is not None:
+        _compare(expected, spec, needed, found, decoded)
     flat = decoded.reshape(-1, *spec.tail)
     if len(at) <= len(flat) and at[0] % spec.chunk_rows == 0 and (np.diff(at) == 1).all():
         return flat[: len(at)]
     return decoded[position, inside]
+
+
+def _compare(
+    expected: Expected,
+    spec: ArraySpec,
+    needed: np.ndarray,
+    found: np.ndarray,
+    decoded: np.ndarray,
+) -> None:
+    if needed[-1] >= len(expected.chunks):
+        raise ValueError("its record knows fewer chunks")
+    for i in np.flatnonzero(expected.chunks[needed] != found):
+        rest = expected.rows - int(needed[i]) * spec.chunk_rows
+        # Rows that came to the last chunk changed its checksum; those before must be the same.
+        if not (rest < spec.chunk_rows and expected.hash_rows(decoded[i][:rest]) == expected.tail):
+            raise ValueError("a chunk that is whole, but not the one that was recorded")
+
+
+def chunk_checksums(files: Files, name: str, spec: ArraySpec, rows: int) -> str:
+    """Give the last four bytes of the chunks that hold a shard's first rows, as base64.
+
+    They are the checksum that every chunk carries: CRC-32C, or Zstandard's of the content.
+    """
+    entries = _index(files, name, spec)[: -(-rows // spec.chunk_rows)]
+    present = np.flatnonzero(entries[:, 0] != _ABSENT)
+    ends = [int(entries[i].sum()) for i in present]
+    sums = np.full(len(entries), _LEFT_OUT, "<u4")
+    for i, data in zip(present, files.read_ranges(name, [(e - 4, e) for e in ends]), strict=True):
+        sums[i] = int.from_bytes(data, "little")
+    return base64.b64encode(sums.tobytes()).decode()
 
 
 def grouped_by_unit(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -6,7 +6,6 @@ committed, a manifest of which image a row belongs to, and what later steps make
 """
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,17 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.display import Displayed, Summary
+from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, StoreDamaged
-from alike.extract.store.arrays import VALID, ArraySpec, spec_of
-from alike.extract.store.base import SETTINGS, StoreBase
+from alike.extract.identity import check_name, is_name
+from alike.extract.store.arrays import TREE, VALID, ArraySpec
+from alike.extract.store.base import StoreBase
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
+from alike.extract.store.files import Files
 from alike.extract.store.layout import lay_out, moved_along, open_place
+from alike.extract.store.metadata import META, lost_arrays, read_group
+from alike.extract.store.settings import SETTINGS, read_settings
 
 SCHEMA = "alike-store/1"
 
@@ -46,16 +50,16 @@ class Store(Displayed, StoreBase):
 
         Raises:
             BadInput: there is no store, or one of another layout.
+            StoreDamaged: its settings and their copy are lost.
         """
         files, tree = open_place(str(url), options)
         try:
-            schema = json.loads(files.read(SETTINGS)).get("schema")
+            schema = read_settings(files).get("schema")
         except FileNotFoundError:
             schema = None
+            _refuse_headless(files)
         except NotADirectoryError:
             raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
-        except ValueError as error:
-            raise StoreDamaged(f"{url}/{SETTINGS} is damaged ({error}); restore it") from error
         if schema is None and not create:
             raise BadInput(
                 f"no store at {url}; name one that exists, or make it with `alike extract`"
@@ -96,19 +100,20 @@ class Store(Displayed, StoreBase):
     # Features
 
     def groups(self) -> list[str]:
-        """Give the keys of all extractions."""
-        import zarr
-
-        return sorted(zarr.open_group(self.tree, mode="r").group_keys())
+        """Give the keys of all extractions that are there."""
+        return [
+            name
+            for name in self.files.folders(TREE)
+            if is_name(name) and self.files.size(f"{TREE}/{name}/{META}") is not None
+        ]
 
     def features(self, key: str | None = None) -> Features:
         """Open the features of one extraction; without a key the served or the only one.
 
         Raises:
             BadInput: no such key, or several and none named.
+            StoreDamaged: its attributes, or what describes its arrays, are not what was written.
         """
-        import zarr
-
         groups = self.groups()
         if key is None:
             key = groups[0] if len(groups) == 1 else self.settings().get("served")
@@ -116,12 +121,15 @@ class Store(Displayed, StoreBase):
             keys = ", ".join(groups) or "none yet: run `alike extract`"
             question = "which features? name one" if key is None else f"no features {key!r}"
             raise BadInput(f"{question}; {self.url} has: {keys}")
-        group = zarr.open_group(self.tree, path=key, mode="r")
-        arrays = {
-            name: spec_of(name, array) for name, array in sorted(group.arrays()) if name != VALID
-        }
-        attrs = moved_along(dict(group.attrs), self.root_path, ("network", "weights", "source"))
-        return Features(self, key, attrs, arrays)
+        found = read_group(self.files, key)
+        attrs = moved_along(found.attrs, self.root_path, ("network", "weights", "source"))
+        arrays = {name: spec for name, spec in found.arrays.items() if name != VALID}
+        features = Features(self, key, attrs, arrays)
+        lost = lost_arrays(found, features.ledger.sound().values()) if found.missing else []
+        if lost:
+            place = f"{TREE}/{key}/{lost[0]}/{META}"
+            raise damaged(place, "it is missing", "run the same `alike extract` again: it mends it")
+        return features
 
     def create_features(
         self,
@@ -139,12 +147,24 @@ class Store(Displayed, StoreBase):
         Raises:
             BadInput: the group was made by another network, weights, transform or precision.
         """
+        check_name(key, "extraction")
         with self.brief_lock("layout"):
             specs = [
-                ArraySpec(name, tuple(tail), str(np.dtype(dtype)))
+                ArraySpec(check_name(name, "array"), tuple(tail), str(np.dtype(dtype)))
                 for name, (tail, dtype) in arrays.items()
             ]
             new_arrays = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)
             if new_arrays:
                 note(self.files, Event("laid out", key, f"arrays {', '.join(new_arrays)}"))
         return self.features(key)
+
+
+def _refuse_headless(files: Files) -> None:
+    """Refuse a store that lost its settings: made anew, they would hold every image out."""
+    if files.listing("manifest") or files.folders("ledger"):
+        raise StoreDamaged(
+            f"{files.url} holds images or features, but {SETTINGS} and its copy are gone: bring "
+            "one back from a copy of the store",
+            file=SETTINGS,
+            fault="is missing",
+        )

@@ -1,23 +1,25 @@
 """A whole group out of a store into one file, and back into any store, losing nothing."""
 
 import uuid
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import AlikeError, BadInput
+from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
-from alike.extract.store.arrays import ArraySpec
+from alike.extract.store.arrays import UNIT, VALID, ArraySpec
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL, disk_errors
-from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried, RowSums
 from alike.extract.store.formats.formats import FORMATS, Format
+from alike.extract.store.layout import check_fits
+from alike.extract.store.locks import require_writable
 from alike.extract.store.store import Store
 
 _ABSENT = (ABSENT, "not in the imported file")
@@ -83,7 +85,13 @@ def _carry(features: Features, names: list[str]) -> Carried:
     )
 
 
-def import_group(store: Store, source: str | Path, *, progress: Progress = silent) -> Features:
+def import_group(
+    store: Store,
+    source: str | Path,
+    *,
+    progress: Progress = silent,
+    tell: Callable[[str], object] = lambda _: None,
+) -> Features:
     """Bring an exported group into a store: its images join the set, its features the group.
 
     Images are matched by their bytes' hash, so rows need not agree; features that the store has
@@ -93,9 +101,11 @@ def import_group(store: Store, source: str | Path, *, progress: Progress = silen
         store: the store.
         source: a file that `export_group` wrote.
         progress: told of every unit.
+        tell: told what is worth knowing: a file of an earlier version carries fewer checksums.
 
     Raises:
-        BadInput: no such file, or none that was exported.
+        BadInput: no such file, none that was exported, a damaged one, or one whose names would
+            lead out of the store; the store is as it was before.
         StoreBusy: a process extracts into the group.
     """
     path = Path(source)
@@ -104,14 +114,83 @@ def import_group(store: Store, source: str | Path, *, progress: Progress = silen
     with ExitStack() as stack:
         try:
             carried = stack.enter_context(_format(path).open(path))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path} holds no exported group ({error})") from error
+            check_carried(carried, progress)
+        except AlikeError:
+            raise
+        # A damaged file makes the readers of its format raise anything.
+        except Exception as error:
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise BadInput(f"{path} holds no exported group ({told})") from error
+        if carried.sums is None:
+            tell(
+                f"{path.name} was exported by an earlier version: its images, labels and constants "
+                "carry no checksums, so only what its format itself guards was checked"
+            )
         return _take_in(store, carried, path.name, progress)
+
+
+def check_carried(carried: Carried, progress: Progress = silent) -> None:
+    """Read all of a carried group once, before a store is touched.
+
+    Raises:
+        BadInput: something in it is not what was exported, or would lie outside of a store.
+        Exception: whatever the reader of a damaged file raises.
+    """
+    if not isinstance(carried.attrs.get("key"), str):
+        raise BadInput("it names no extraction")
+    check_name(carried.attrs["key"], "extraction")
+    for name, kind in _ATTRS.items():
+        if name in carried.attrs and not isinstance(carried.attrs[name], kind):
+            raise BadInput(f"its attribute {name} is {type(carried.attrs[name]).__name__}")
+    fault = key_fault(carried.attrs["key"], carried.attrs)
+    if fault:
+        raise BadInput(f"its attributes are not those of {carried.attrs['key']}: {fault}")
+    for name in carried.specs:
+        if check_name(name, "array") == VALID:
+            raise BadInput(f"array {name!r}: the store keeps one of that name by itself")
+    for name in carried.constants:
+        check_path(name, "constant")
+    _check_images(carried.images)
+    sums = RowSums(carried)
+    for done, name in enumerate(carried.specs, 1):
+        spec = carried.specs[name]
+        for lo, block in sums.blocks(name):
+            wanted = (min(UNIT, len(carried.images) - lo), *spec.tail)
+            if block.shape != wanted or block.dtype != np.dtype(spec.dtype):
+                raise BadInput(f"array {name}: {block.dtype} {block.shape} from row {lo} on")
+        progress("check", done, len(carried.specs))
+    if carried.sums is not None:
+        found = sums.sums()
+        names = found.keys() | carried.sums.keys()
+        differ = sorted(one for one in names if found.get(one) != carried.sums.get(one))
+        if differ:
+            raise BadInput(f"{differ[0]} differs from its checksum: export the group again")
+
+
+_ATTRS: dict[str, type | tuple[type, ...]] = {
+    "network": str, "weights": str, "weights_hash": str, "precision": str, "transform": dict,
+    "taps": list, "args": dict, "seed": int, "class_names": (list, type(None)), "source": str,
+    "place": str, "code_hash": str,
+}  # fmt: skip
+"""Types of the attributes that readers rely on."""
+
+
+def _check_images(images: pd.DataFrame) -> None:
+    ids = images["image_id"]
+    wrong = ids[~ids.str.fullmatch(r"[0-9a-f]{64}")]
+    if len(wrong):
+        raise BadInput(f"image id {wrong.iloc[0]!r}: a SHA-256 in hexadecimal is expected")
+    if ids.duplicated().any():
+        raise BadInput(f"image id {ids[ids.duplicated()].iloc[0]!r} stands twice")
+    if not images["labelled"].isin([0, 1]).all() or (images["size"] < 0).any():
+        raise BadInput("the columns of its images are not what was exported")
 
 
 def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> Features:
     attrs = dict(carried.attrs)
     key = str(attrs.pop("key"))
+    require_writable(store.files)
+    check_fits(store.files, key, attrs, list(carried.specs.values()))
     with store.lock(key):
         view = store.images()
         images = carried.images.rename_axis(None)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from alike.extract.documents import parquet_bytes, read_table
+from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.files import Files
-from alike.extract.store.manifest import parquet_bytes, parquet_table
 from alike.extract.store.sides import components
 
 FOLDER = "twins"
@@ -64,7 +65,8 @@ class Signatures:
         old = self._read(unit)
         table = new if old is None else pd.concat([old, new[~new["row"].isin(old["row"])]])
         table = table.sort_values("row").reset_index(drop=True)
-        self._files.write(f"{_SIGNATURES}/{unit:06d}.parquet", parquet_bytes(table))
+        name = f"{_SIGNATURES}/{unit:06d}.parquet"
+        self._files.write(name, parquet_bytes(table, name))
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give rows (n,) that have a thumbnail, thumbnails (n, 64, 64), hashes (n, 10).
@@ -90,14 +92,13 @@ class Signatures:
         return rows, thumbnails, hashes
 
     def _read(self, unit: int, columns: list[str] | None = None) -> pd.DataFrame | None:
+        name = f"{_SIGNATURES}/{unit:06d}.parquet"
         try:
-            data = self._files.read(f"{_SIGNATURES}/{unit:06d}.parquet")
-            return parquet_table(data, columns).to_pandas()
-        except FileNotFoundError:
+            table, _ = read_table(self._files.read(name), name, "it is made again")
+        except (FileNotFoundError, StoreDamaged):
+            # What a damaged file held is computed again when the images are read again.
             return None
-        except (ValueError, OSError):
-            # Damaged: what it held is computed again when the images are read again.
-            return None
+        return table if columns is None else table[columns]
 
 
 def by_unit(rows: Iterable[int]) -> dict[int, list[int]]:

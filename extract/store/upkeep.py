@@ -1,16 +1,21 @@
 """What is in a store, what happened to it, and clearing what nobody needs any more."""
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
 
-from alike.extract.errors import BadInput, StoreBusy
-from alike.extract.store.arrays import TREE
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.identity import is_name
+from alike.extract.store.arrays import TREE, VALID
 from alike.extract.store.events import Event, events, note
 from alike.extract.store.files import PARTIAL
 from alike.extract.store.locks import holder_of, is_dead, require_writable
+from alike.extract.store.metadata import META
 from alike.extract.store.store import Store
+from alike.extract.store.verification import expected_groups, lost_units
 
+_SHARD = re.compile(r"c\.\d+(\.0)*")
 _HOMES = ("ledger", TREE, "constants", "tables", "index")
 """Folders of a store in which an extraction has one of its own."""
 
@@ -52,8 +57,9 @@ def history(store: Store) -> pd.DataFrame:
         runs: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
         for record in store.features(key).ledger.sound().values():
             run = record.run
-            place = (run["id"], run["host"], run["pid"])
-            runs.setdefault(place, []).append((run["time"], record.hi() - record.lo))
+            place = (str(run.get("id")), str(run.get("host")), int(run.get("pid", 0)))
+            began = (str(run.get("time")), record.hi() - record.lo)
+            runs.setdefault(place, []).append(began)
         for (run_id, host, pid), units in runs.items():
             last = max(time for time, _ in units)
             counts = f"{len(units)} units, {sum(rows for _, rows in units)} rows, last at {last}"
@@ -94,15 +100,18 @@ def collect_garbage(
 
     Raises:
         StoreBusy: a living process works on the store.
+        StoreDamaged: what says which shards are needed is itself lost or damaged.
         BadInput: no such key, or the store cannot be written.
     """
     if not dry_run:
         require_writable(store.files)
+    known = expected_groups(store)
     for key in drop:
-        if key not in store.groups():
-            raise BadInput(f"no features {key!r} to drop; there are: {', '.join(store.groups())}")
+        if key not in known:
+            raise BadInput(f"no features {key!r} to drop; there are: {', '.join(known)}")
+    _refuse_damaged(store, [key for key in known if key not in drop])
     names = store.files.walk("")
-    litter = [*_dead_locks(store, names), *_half_written(store, names), *_unrecorded(store)]
+    litter = [*_dead_locks(store, names), *_half_written(store, names), *_unrecorded(store, drop)]
     for key in drop:
         litter += _whole_group(store, names, key)
     litter = list({one.file: one for one in litter}.values())
@@ -120,6 +129,25 @@ def collect_garbage(
     return litter
 
 
+def _refuse_damaged(store: Store, keys: list[str]) -> None:
+    """Refuse to delete shards without a record if records may have been lost."""
+    for key in keys:
+        if key not in store.groups():
+            raise StoreDamaged(
+                f"{key} was made here, but {TREE}/{key}/{META} is missing: nothing is deleted; "
+                f"bring it back, or run `alike store gc --drop {key}` if it was deleted on purpose"
+            )
+        features = store.features(key)
+        features.ledger.records()
+        lost, fault = lost_units(features)
+        if lost or fault:
+            told = f"the records of {len(lost)} units are gone" if lost else f"{VALID}: {fault}"
+            raise StoreDamaged(
+                f"{told} in {features.ledger.folder}: nothing is deleted; bring them back, or run "
+                "`alike extract` again, which computes their rows anew"
+            )
+
+
 def _litter(store: Store, name: str, why: str) -> Litter:
     return Litter(name, store.files.size(name) or 0, why)
 
@@ -129,6 +157,8 @@ def _dead_locks(store: Store, names: list[str]) -> list[Litter]:
     for name in names:
         claim = name.startswith("ledger/") and "/claims/" in name
         if not (claim or name.startswith("locks/")) or not name.endswith(".json"):
+            continue
+        if not is_name(name.rpartition("/")[2]):
             continue
         holder = holder_of(store.files, name)
         if holder is None:
@@ -146,9 +176,11 @@ def _half_written(store: Store, names: list[str]) -> list[Litter]:
     return [_litter(store, name, "half-written") for name in names if name.endswith(PARTIAL)]
 
 
-def _unrecorded(store: Store) -> list[Litter]:
+def _unrecorded(store: Store, drop: tuple[str, ...]) -> list[Litter]:
     litter: list[Litter] = []
     for key in store.groups():
+        if key in drop:
+            continue
         features = store.features(key)
         records = features.ledger.records()
         for name, spec in features.arrays.items():
@@ -159,7 +191,7 @@ def _unrecorded(store: Store) -> list[Litter]:
             litter += [
                 Litter(f"{TREE}/{key}/{name}/{shard}", size, "shard without a record")
                 for shard, size in sorted(shards.items())
-                if shard.startswith("c.") and PARTIAL not in shard and shard not in recorded
+                if _SHARD.fullmatch(shard) and shard not in recorded
             ]
     return litter
 

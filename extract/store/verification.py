@@ -1,20 +1,34 @@
-"""Is everything that is recorded still there, byte for byte? What is not becomes pending again."""
+"""Is everything that is recorded still there, byte for byte? What is not becomes pending again.
+
+What must be there follows from what does not lie beside it: the log and the ledger name the
+groups, the array `valid` the units of a ledger, the segments of the manifest each other. So what
+is gone altogether is named as well as what is broken.
+"""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from alike.extract.errors import StoreDamaged
+from alike.extract.documents import read_json, read_table
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
-from alike.extract.store.arrays import UNIT
+from alike.extract.store.arrays import TREE, UNIT, VALID
 from alike.extract.store.commit import withdraw
-from alike.extract.store.events import Event, note
+from alike.extract.store.events import FOLDER as LOG
+from alike.extract.store.events import NAME, Event, event_faults, events, note
 from alike.extract.store.features import Features
-from alike.extract.store.ledger import Record, ids_hash, row_hash
-from alike.extract.store.locks import require_writable
+from alike.extract.store.ledger import NAME as RECORD
+from alike.extract.store.ledger import Record, row_hash
+from alike.extract.store.locks import holder_of, require_writable
+from alike.extract.store.manifest import VIEW
+from alike.extract.store.metadata import META, read_group, root_fault
+from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
 
 
@@ -47,6 +61,8 @@ class Verdict:
         gigabytes: decoded bytes that were hashed again, in 10^9.
         damage: everything that is wrong.
         marked: whether the damaged units were made pending.
+        notes: what is no damage and yet worth knowing: groups without a seal, copies that a
+            program which synchronises folders left.
     """
 
     units: int
@@ -54,9 +70,18 @@ class Verdict:
     gigabytes: float
     damage: tuple[Damage, ...]
     marked: bool
+    notes: tuple[str, ...] = ()
 
 
 _AGAIN = "run `alike extract` again: it computes these rows anew"
+_DESCRIBE = "run the same `alike extract` again: it writes it anew"
+_LEDGER = (
+    "bring the ledger back from a copy, or run `alike extract` again: it computes these rows anew"
+)
+_COPY = re.compile(
+    r"^(\._.+|.+( \(\d+\)| \d+|[ -]conflict.*|\.sync-conflict.*| copy.*)(\.[a-z]+)?)$", re.I
+)
+"""Names that programs which synchronise folders, and macOS, give to copies."""
 
 
 def verify(
@@ -77,26 +102,121 @@ def verify(
     """
     if mark:
         require_writable(store.files)
-    keys = store.groups() if key is None else [store.features(key).key]
-    damage = [] if key is not None else [*_manifest_damage(store), *_file_damage(store)]
+    wanted = expected_groups(store)
+    if key is not None and key not in wanted:
+        raise BadInput(f"no features {key!r}; {store.url} has: {', '.join(wanted) or 'none yet'}")
+    damage: list[Damage] = []
+    notes: list[str] = []
+    if key is None:
+        damage += [*_settings_damage(store, mark), *_manifest_damage(store), *_file_damage(store)]
+        notes += _stray_files(store)
     units = rows = size = 0
-    for one in keys:
-        features = store.features(one)
+    for one in wanted if key is None else [key]:
+        features, faults = _opened(store, one)
+        damage += faults
+        if features is None:
+            continue
+        damage += _broken_constants(features)
         damage += _broken_records(features, mark)
+        lost, told = _lost_records(features)
+        damage += lost
+        records_lost = any(one.reason == "is missing" for one in lost)
+        notes += [*told, *_unsealed(store, one)]
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
-        for done, (record, faults) in enumerate(_checked(features, records), 1):
+        for done, (record, found) in enumerate(_checked(features, records), 1):
             units += 1
             for name, committed in record.arrays.items():
                 rows += committed.hi - record.lo
-                size += (committed.hi - record.lo) * features.arrays[name].row_bytes
-            if faults:
-                damaged[record.unit] = faults
-                damage += [fault for _, fault in faults]
+                if name in features.arrays:
+                    size += (committed.hi - record.lo) * features.arrays[name].row_bytes
+            if found:
+                damaged[record.unit] = found
+                damage += [fault for _, fault in found]
             progress(f"verify {one}", done, len(records), f"{len(damage)} damaged")
         if damaged and mark:
             _take_back(features, damaged)
-    return Verdict(units, rows, size / 1e9, tuple(damage), mark)
+        # Where records are lost, `valid` alone still says so.
+        if mark and not records_lost and (damaged or told):
+            with store.lock(one):
+                features.publish()
+    return Verdict(units, rows, size / 1e9, tuple(damage), mark, tuple(notes))
+
+
+def expected_groups(store: Store) -> list[str]:
+    """Give the keys of the extractions that must be there: by the tree, the ledger and the log."""
+    diary = events(store.files)
+    logged: set[str] = set()
+    for event, key in zip(diary["event"], diary["key"], strict=True):
+        if event in ("laid out", "imported"):
+            logged.add(key)
+        elif event == "dropped":
+            logged -= set(key.split())
+    recorded = {
+        name
+        for name in store.files.folders("ledger")
+        if any(RECORD.fullmatch(one) for one in store.files.listing(f"ledger/{name}"))
+    }
+    return sorted(one for one in logged | recorded | set(store.groups()) if is_name(one))
+
+
+def lost_units(features: Features) -> tuple[list[int], str]:
+    """Give the units that had rows once and have no record now, and a fault of `valid` itself."""
+    try:
+        valid = features.published()
+    except StoreDamaged as error:
+        return [], error.fault
+    known = features.ledger.units()
+    had = {int(unit) for unit in np.unique(np.flatnonzero(valid) // UNIT)}
+    return sorted(had - known), ""
+
+
+def _opened(store: Store, key: str) -> tuple[Features | None, list[Damage]]:
+    """Open a group for checking; what keeps it from being opened is the damage."""
+    place = f"{TREE}/{key}/{META}"
+    if key not in store.groups():
+        return None, [Damage(key, place, "", "is missing", _DESCRIBE)]
+    try:
+        return store.features(key), []
+    except StoreDamaged as error:
+        return None, [Damage(key, error.file or place, "", error.fault, _DESCRIBE)]
+
+
+def _lost_records(features: Features) -> tuple[list[Damage], list[str]]:
+    """Records that are gone, `valid` if it is broken, and a note if it is behind the ledger."""
+    lost, fault = lost_units(features)
+    ledger = features.ledger
+    damage = [
+        Damage(features.key, ledger.name(unit), _span(unit), "is missing", _LEDGER) for unit in lost
+    ]
+    if fault:
+        place = f"{TREE}/{features.key}/{VALID}"
+        damage.append(Damage(features.key, place, "", fault, _AGAIN))
+        return damage, [f"{place} is written anew from the ledger"]
+    if lost or damage or ledger.broken():
+        return damage, []
+    valid = features.published()
+    good = features.committed(good=True) if not _beyond(features) else valid[:0]
+    n = min(len(valid), len(good))
+    behind = n < len(good) or not np.array_equal(valid[:n] != 0, good[:n])
+    return damage, [f"{VALID} of {features.key} was behind its ledger"] if behind else []
+
+
+def _beyond(features: Features) -> bool:
+    try:
+        features.committed()
+    except StoreDamaged:
+        return True
+    return False
+
+
+def _unsealed(store: Store, key: str) -> list[str]:
+    if read_group(store.files, key).sealed:
+        return []
+    return [
+        f"{key} was written by an earlier version: its attributes have no seal, so an altered "
+        "one is not noticed; the next `alike extract` of it seals them"
+    ]
 
 
 def _checked(
@@ -111,11 +231,11 @@ def _checked(
 
 def _unit_damage(features: Features, record: Record) -> list[tuple[str, Damage]]:
     """Check one record: (array, damage) of every array that is not what was recorded."""
-    end = max((one.hi for one in record.arrays.values()), default=record.lo)
-    same_images = (
-        end <= features.store.n_rows
-        and ids_hash(features.store.image_ids(record.lo, end)) == record.ids_hash
-    )
+    try:
+        same_images = features.same_images(record)
+    except StoreDamaged:
+        # The manifest is named by itself; whose rows these are cannot be said.
+        same_images = True
     faults = []
     for name, committed in record.arrays.items():
         rows = f"{record.lo}-{committed.hi - 1}"
@@ -136,7 +256,7 @@ def _array_damage(features: Features, record: Record, name: str) -> tuple[str, s
     try:
         rows = features.read_unit(name, record, np.arange(committed.hi - record.lo))
     except StoreDamaged as error:
-        return place, str(error).split("; ")[0].removeprefix(f"{place} is ")
+        return place, error.fault
     return place, "" if row_hash(rows) == committed.hash else "rows differ from their recorded hash"
 
 
@@ -145,7 +265,7 @@ def _broken_records(features: Features, mark: bool) -> list[Damage]:
     if mark and broken:
         with features.store.lock(features.key):
             for unit in broken:
-                features.ledger.forget(unit)
+                features.ledger.take_back(unit)
     return [
         Damage(features.key, features.ledger.name(unit), _span(unit), reason, _AGAIN)
         for unit, reason in broken.items()
@@ -171,29 +291,96 @@ def _take_back(features: Features, damaged: dict[int, list[tuple[str, Damage]]])
                     files.remove(features.place(name, unit))
             for _, damage in faults:
                 note(files, Event("damaged", features.key, f"{damage.file}: {damage.reason}"))
-        features.publish()
+
+
+def _settings_damage(store: Store, mark: bool) -> list[Damage]:
+    faults = settings_faults(store.files)
+    if faults and mark:
+        try:
+            store.write_settings(store.settings())
+        except StoreDamaged:
+            mark = False
+    mended = "it was mended from its copy" if mark else ""
+    return [Damage("", file, "", reason, mended or repair) for file, reason, repair in faults]
 
 
 def _manifest_damage(store: Store) -> list[Damage]:
     repair = "restore it from a copy: it says which image a row belongs to"
-    return [Damage("", file, "", reason, repair) for file, reason in store.manifest.broken()]
+    again = "run `alike extract` again: it makes it anew"
+    faults = store.manifest.broken()
+    if not faults and store.n_rows and store.view_stamp() is None:
+        faults = [(VIEW, "is missing")]
+    return [
+        Damage("", file, "", reason, again if file == VIEW else repair) for file, reason in faults
+    ]
 
 
 def _file_damage(store: Store) -> list[Damage]:
-    """Check what lies beside the arrays and carries checksums: tables and constants."""
-    damage = []
-    for name in store.files.walk("tables"):
-        if name.endswith(".parquet"):
-            try:
-                store.read_table(f"tables/{name}")
-            except StoreDamaged as error:
-                damage.append(Damage("", f"tables/{name}", "", str(error), "make it again"))
-    for key in store.groups():
-        features = store.features(key)
-        for name in features.constants():
-            try:
-                features.read_constant(name)
-            except StoreDamaged as error:
-                place = f"constants/{key}/{name}.npz"
-                damage.append(Damage(key, place, "", str(error), "delete it and run again"))
+    """Check what lies beside the arrays: the log, the tree's root, locks, tables, cards."""
+    files = store.files
+    damage = [
+        Damage("", file, "", reason, "delete it: nothing else depends on it")
+        for file, reason in event_faults(files)
+    ]
+    if not any(NAME.fullmatch(name) for name in files.listing(LOG)):
+        damage.append(Damage("", LOG, "", "is missing", "bring it back: it names what was made"))
+    root = root_fault(files)
+    if root:
+        damage.append(Damage("", f"{TREE}/{META}", "", root, _DESCRIBE))
+    for name in sorted(files.listing("locks")):
+        if name.endswith(".json") and is_name(name):
+            holder = holder_of(files, f"locks/{name}")
+            if holder is not None and not holder.token:
+                repair = "it counts for two minutes; `alike store gc` deletes it then"
+                damage.append(Damage("", f"locks/{name}", "", "names no process", repair))
+    for folder, ending, read in _MADE:
+        for name in files.walk(folder):
+            place = f"{folder}/{name}"
+            if name.endswith(ending) and all(is_name(part) for part in name.split("/")):
+                try:
+                    read(files.read(place), place, "delete it and make it again")
+                except FileNotFoundError:
+                    continue
+                except StoreDamaged as error:
+                    damage.append(Damage("", place, "", error.fault, "delete it, make it again"))
     return damage
+
+
+def _card(data: bytes, place: str, way_out: str) -> None:
+    if not read_json(data, dict[str, Any], place, way_out).get("schema"):
+        raise StoreDamaged(f"{place} is damaged", file=place, fault="it is no card of an index")
+
+
+_MADE: tuple[tuple[str, str, Callable[[bytes, str, str], object]], ...] = (
+    ("tables", ".parquet", read_table),
+    ("maps", ".parquet", read_table),
+    ("index", "card.json", _card),
+)
+"""Folder, ending and reader of what later steps make."""
+
+
+def _broken_constants(features: Features) -> list[Damage]:
+    damage = []
+    for name in features.constants():
+        try:
+            features.read_constant(name)
+        except StoreDamaged as error:
+            place = f"constants/{features.key}/{name}.npz"
+            damage.append(Damage(features.key, place, "", error.fault, "delete it and run again"))
+    return damage
+
+
+def _stray_files(store: Store) -> list[str]:
+    """Name the copies among the store's files that are not its own; readers leave them alone."""
+    places = ["", "manifest", LOG, "tables", "constants"]
+    places += [
+        f"{home}/{key}" for home in ("ledger", "constants") for key in store.files.folders(home)
+    ]
+    found = []
+    for place in places:
+        names = [*store.files.listing(place), *store.files.folders(place or TREE)]
+        found += [f"{place}/{name}".lstrip("/") for name in names if _COPY.fullmatch(name)]
+    return [
+        f"{name} is no file of the store, and is left out: a copy that another program made?"
+        for name in sorted(found)
+    ]

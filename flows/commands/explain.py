@@ -11,6 +11,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    TrustOption,
     names_of,
 )
 
@@ -65,6 +66,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
+        trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Show what speaks for a class in an image, or where two images are alike.

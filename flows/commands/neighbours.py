@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path | None, typer.Option(help="Write a Parquet file, for a folder of queries.")
         ] = None,
+        trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Show the stored images nearest to an image. A stored image is never its own neighbour.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption
+from alike.flows.options import FeaturesOption, JsonOption, TrustOption
 
 if TYPE_CHECKING:
     from alike.train.run_files import TrainRun
@@ -63,6 +63,7 @@ def register(app: typer.Typer) -> None:
         devices: Annotated[
             int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU.")
         ] = 1,
+        trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Train a network further so that images of one class get alike features.

@@ -62,6 +62,8 @@ def verify(
             f"{verdict.units} units, {verdict.rows} rows of arrays, {verdict.gigabytes:.3g} GB "
             f"hashed again: {len(verdict.damage) or 'nothing'} damaged\n"
         )
+    for note in verdict.notes if not json else ():
+        sys.stdout.write(f"{note}\n")
     if verdict.damage:
         raise typer.Exit(1)
 
@@ -196,7 +198,12 @@ def import_(
     from alike.extract.store import Store, import_group
 
     with progress_bars() as progress:
-        features = import_group(Store.open(url, create=True), file, progress=progress)
+        features = import_group(
+            Store.open(url, create=True),
+            file,
+            progress=progress,
+            tell=lambda said: sys.stderr.write(f"{said}\n"),
+        )
     table = features.table()
     if json:
         print_json({"key": features.key, "images": len(table), "arrays": list(features.arrays)})

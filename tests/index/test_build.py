@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import pytest
 
+from alike.extract.documents import read_json
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.store import Store
 from alike.index.build import build_index
@@ -294,7 +295,7 @@ class TestFiles:
     def test_card_goes_to_json_and_back(self, make_store):
         store = make_store(n=1200)
         card = build_index(store.features(), kinds=["ivf_sq8"], wish=Wish(0.6)).card
-        assert Card.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+        assert read_json(json.dumps(card.to_dict()), Card, CARD, "") == card
         assert read_card(folder(store)) == card
 
     def test_file_opens_in_plain_faiss(self, make_store):
@@ -327,7 +328,7 @@ class TestFiles:
         with pytest.raises(StoreDamaged, match="is missing"):
             NeighbourIndex.open(store)
         (folder(store) / CARD).write_text("{")
-        with pytest.raises(StoreDamaged, match="is no index card"):
+        with pytest.raises(StoreDamaged, match="is damaged"):
             NeighbourIndex.open(store)
 
     @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ class TestFiles:
         store = make_store(n=300)
         build_index(store.features())
         (folder(store) / CARD).write_text(text)
-        told = "card.json is no index card .*: rebuild it by .* --measure gap_cosine"
+        told = "card.json is damaged .*; rebuild it by .* --measure gap_cosine"
         with pytest.raises(StoreDamaged, match=told):
             NeighbourIndex.open(store)
         report = build_index(store.features())

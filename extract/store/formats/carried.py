@@ -8,6 +8,8 @@ All stream: memory is a block of 1024 rows, whatever the number of images. A car
 - attrs: one JSON document with the extraction and the key.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.documents import read_json
+from alike.extract.identity import seal_of
 from alike.extract.store.arrays import UNIT, ArraySpec
 
 IMAGE_COLUMNS = ("image_id", "path", "label", "labelled", "size", "state", "reason")
+SUMS = "alike_checksums"
 CONSTANTS = "constants/"
 """Where constants go in a file with folders."""
 
@@ -34,6 +39,7 @@ class Carried:
         specs: the arrays.
         constants: name to array.
         read: gives rows [lo, hi) of an array.
+        sums: what to its checksum, as the file says; None for files of earlier versions.
     """
 
     attrs: dict[str, Any]
@@ -41,11 +47,62 @@ class Carried:
     specs: dict[str, ArraySpec]
     constants: dict[str, np.ndarray]
     read: Callable[[str, int, int], np.ndarray]
+    sums: dict[str, str] | None = None
+
+    def small_sums(self) -> dict[str, str]:
+        """Give the checksums of the attributes, of the columns of the images and of constants."""
+        sums = {"attrs": seal_of(self.attrs)}
+        for name, column in columns_of(self.images).items():
+            sums[f"column {name}"] = seal_of(column.tolist())
+        for name, value in self.constants.items():
+            facts = [str(value.dtype), list(value.shape), _hash(value).hexdigest()]
+            sums[f"constant {name}"] = seal_of(facts)
+        return sums
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """Give (first row, rows) of an array in blocks of 1024."""
         for lo in range(0, len(self.images), UNIT):
             yield lo, self.read(name, lo, min(lo + UNIT, len(self.images)))
+
+
+class RowSums:
+    """Hashes the rows of arrays while they are written or read in order."""
+
+    def __init__(self, carried: Carried) -> None:
+        self._carried = carried
+        self.hashes: dict[str, Any] = {}
+
+    def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """As `Carried.blocks`."""
+        whole = self.hashes[name] = hashlib.blake2b(digest_size=16)
+        for lo, block in self._carried.blocks(name):
+            whole.update(np.ascontiguousarray(block).data)
+            yield lo, block
+
+    def sums(self) -> dict[str, str]:
+        """Give what to its checksum, of all that was written or read."""
+        rows = {f"array {name}": one.hexdigest() for name, one in self.hashes.items()}
+        return {**self._carried.small_sums(), **rows}
+
+    def document(self) -> str:
+        """Give the checksums as JSON."""
+        return json.dumps(self.sums())
+
+
+def read_sums(text: str | bytes | None, place: str) -> dict[str, str] | None:
+    """Read what `Carried.checksums` gave; None for nothing."""
+    if text is None:
+        return None
+    return read_json(text, dict[str, str], place, "export the group again", brought=True)
+
+
+def read_attrs(text: str | bytes, place: str) -> dict[str, Any]:
+    """Read the attributes of a carried group."""
+    return read_json(text, dict[str, Any], place, "export the group again", brought=True)
+
+
+def _hash(value: np.ndarray) -> Any:
+    return hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16)
 
 
 def columns_of(images: pd.DataFrame) -> dict[str, np.ndarray]:

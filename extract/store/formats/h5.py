@@ -13,9 +13,13 @@ from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
     NUMBERS,
+    SUMS,
     Carried,
+    RowSums,
     columns_of,
     images_of,
+    read_attrs,
+    read_sums,
 )
 
 
@@ -23,6 +27,7 @@ def write(path: Path, carried: Carried) -> None:
     """Write a carried group as HDF5, block by block."""
     import h5py
 
+    sums = RowSums(carried)
     with h5py.File(path, "w") as file:
         file.attrs["alike"] = json.dumps(carried.attrs)
         for name, column in columns_of(carried.images).items():
@@ -39,10 +44,11 @@ def write(path: Path, carried: Carried) -> None:
                 compression_opts=1 if spec.compressed else None,
                 fletcher32=True,
             )
-            for lo, block in carried.blocks(name):
+            for lo, block in sums.blocks(name):
                 dataset[lo : lo + len(block)] = block
         for name, value in carried.constants.items():
             file[CONSTANTS + name] = value
+        file.attrs[SUMS] = sums.document()
 
 
 @contextmanager
@@ -70,9 +76,10 @@ def open_file(path: Path) -> Iterator[Carried]:
         if "constants" in file:
             file["constants"].visititems(collect)
         yield Carried(
-            json.loads(file.attrs["alike"]),
+            read_attrs(file.attrs["alike"], str(path)),
             images_of(columns),
             specs,
             constants,
             lambda name, lo, hi: np.asarray(file[f"arrays/{name}"][lo:hi]),
+            read_sums(file.attrs.get(SUMS), str(path)),
         )

@@ -13,9 +13,13 @@ from alike.extract.store.arrays import ArraySpec
 from alike.extract.store.formats.carried import (
     IMAGE_COLUMNS,
     NUMBERS,
+    SUMS,
     Carried,
+    RowSums,
     columns_of,
     images_of,
+    read_attrs,
+    read_sums,
 )
 
 
@@ -35,6 +39,7 @@ def write(path: Path, carried: Carried) -> None:
 
     h5netcdf = _h5netcdf()
 
+    sums = RowSums(carried)
     with h5netcdf.File(path, "w") as file:
         file.attrs["alike"] = json.dumps(carried.attrs)
         file.dimensions["image"] = len(carried.images)
@@ -58,10 +63,11 @@ def write(path: Path, carried: Carried) -> None:
                 fletcher32=True,
             )
             variable.attrs["stored_as"] = spec.dtype
-            for lo, block in carried.blocks(name):
+            for lo, block in sums.blocks(name):
                 variable[lo : lo + len(block)] = block.astype(kind)
         for name, value in carried.constants.items():
             _write_nc_constant(file, name, np.asarray(value))
+        file.attrs[SUMS] = sums.document()
 
 
 def _write_nc_constant(file: Any, name: str, value: np.ndarray) -> None:
@@ -89,9 +95,10 @@ def open_file(path: Path) -> Iterator[Carried]:
             if "constant" in one.attrs
         }
         yield Carried(
-            json.loads(file.attrs["alike"]),
+            read_attrs(file.attrs["alike"], str(path)),
             images_of({name: file.variables[f"image_{name}"][...] for name in IMAGE_COLUMNS}),
             specs,
             constants,
             lambda name, lo, hi: np.asarray(file.variables[name][lo:hi]).astype(specs[name].dtype),
+            read_sums(file.attrs.get(SUMS), str(path)),
         )

@@ -13,14 +13,19 @@ from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
     NUMBERS,
+    SUMS,
     Carried,
+    RowSums,
     columns_of,
     images_of,
+    read_attrs,
+    read_sums,
 )
 
 
 def write(path: Path, carried: Carried) -> None:
     """Write a carried group as NPZ, block by block."""
+    sums = RowSums(carried)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as file:
 
         def put(name: str, value: np.ndarray) -> None:
@@ -42,14 +47,20 @@ def write(path: Path, carried: Carried) -> None:
                         "shape": (len(carried.images), *spec.tail),
                     },
                 )
-                for _, block in carried.blocks(name):
+                for _, block in sums.blocks(name):
                     member.write(np.ascontiguousarray(block).data)
+        # With a folder, as no array has: earlier versions leave it alone.
+        put(f"alike/{SUMS}", np.array(sums.document()))
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Carried]:
     """Open a group that `write` wrote; its rows are read when they are asked for."""
     with zipfile.ZipFile(path) as file:
+        # Rows are read from inside their member, past ZIP's checksum of it: it is asked here.
+        broken = file.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"checksum of {broken}")
         names = [name.removesuffix(".npy") for name in file.namelist()]
         plain = [name for name in names if "/" not in name and name != "attrs"]
 
@@ -72,8 +83,9 @@ def open_file(path: Path) -> Iterator[Carried]:
                 data = member.read((hi - lo) * spec.row_bytes)
             return np.frombuffer(data, dtype=spec.dtype).reshape(hi - lo, *spec.tail)
 
+        sums = str(get(f"alike/{SUMS}")) if f"alike/{SUMS}" in names else None
         yield Carried(
-            json.loads(str(get("attrs"))),
+            read_attrs(str(get("attrs")), str(path)),
             images_of({name: get(f"images/{name}") for name in IMAGE_COLUMNS}),
             specs,
             {
@@ -82,4 +94,5 @@ def open_file(path: Path) -> Iterator[Carried]:
                 if name.startswith(CONSTANTS)
             },
             read,
+            read_sums(sums, str(path)),
         )

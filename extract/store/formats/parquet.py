@@ -10,8 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from alike.extract.documents import read_json
 from alike.extract.store.arrays import UNIT, ArraySpec
-from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried, columns_of, images_of
+from alike.extract.store.formats.carried import (
+    IMAGE_COLUMNS,
+    SUMS,
+    Carried,
+    RowSums,
+    columns_of,
+    images_of,
+    read_attrs,
+    read_sums,
+)
 
 
 def write(path: Path, carried: Carried) -> None:
@@ -35,14 +45,19 @@ def write(path: Path, carried: Carried) -> None:
         kind = pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), width)
         fields.append(pa.field(name, kind))
     schema = pa.schema(fields, metadata=metadata)
+    sums = RowSums(carried)
+    blocks = {name: sums.blocks(name) for name in carried.specs}
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
         for lo in range(0, len(carried.images), UNIT):
             hi = min(lo + UNIT, len(carried.images))
             parts = [pa.array(columns[name][lo:hi], schema.field(name).type) for name in columns]
-            for name in carried.specs:
-                flat = pa.array(np.ascontiguousarray(carried.read(name, lo, hi)).ravel())
+            for name, one in blocks.items():
+                flat = pa.array(np.ascontiguousarray(next(one)[1]).ravel())
                 parts.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
             file.write_table(pa.table(parts, schema=schema), row_group_size=UNIT)
+        for one in blocks.values():
+            next(one, None)
+        file.add_key_value_metadata({SUMS: sums.document()})
 
 
 @contextmanager
@@ -52,7 +67,9 @@ def open_file(path: Path) -> Iterator[Carried]:
 
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         metadata = file.schema_arrow.metadata
-        tails = json.loads(metadata[b"alike_arrays"])
+        kind = dict[str, tuple[int, ...]]
+        text = metadata[b"alike_arrays"]
+        tails = read_json(text, kind, str(path), "export the group again", brought=True)
         specs = {
             name: ArraySpec(
                 name,
@@ -71,9 +88,10 @@ def open_file(path: Path) -> Iterator[Carried]:
             return flat[lo - groups[0] * UNIT : hi - groups[0] * UNIT]
 
         yield Carried(
-            json.loads(metadata[b"alike"]),
+            read_attrs(metadata[b"alike"], str(path)),
             images_of(file.read(list(IMAGE_COLUMNS)).to_pydict()),
             specs,
             constants,
             read,
+            read_sums((file.metadata.metadata or {}).get(SUMS.encode()), str(path)),
         )

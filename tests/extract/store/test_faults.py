@@ -85,14 +85,16 @@ def test_every_flipped_byte_is_seen(tmp_path):
             path.write_bytes(whole)
 
 
-def test_swapped_shards_are_seen_by_verify(tmp_path):
+def test_swapped_shards_are_seen(tmp_path):
     features = known.filled(tmp_path, 2048)
     one, other = shard(features, "fc", 0), shard(features, "fc", 1)
     one.rename(tmp_path / "aside")
     other.rename(one)
     (tmp_path / "aside").rename(other)
+    with pytest.raises(StoreDamaged, match="not the one that was recorded"):
+        features.read("fc", np.array([3]))
     reasons = {damage.reason for damage in verify(features.store, mark=False).damage}
-    assert reasons == {"rows differ from their recorded hash"}
+    assert reasons == {"a chunk that is whole, but not the one that was recorded"}
     assert features.pending() == []
 
 
@@ -206,7 +208,7 @@ def test_rows_that_change_are_taken_back_first(tmp_path, monkeypatch):
 
     other = {name: known.rows_of(name, range(1024)) + 1 for name in known.ARRAYS}
     with monkeypatch.context() as patch:
-        patch.setattr("alike.extract.store.ledger.Ledger.write", crash)
+        patch.setattr("alike.extract.store.commit.provenance", crash)
         with pytest.raises(KeyboardInterrupt):
             features.write_unit(0, other)
     assert features.pending() == [0]
@@ -358,7 +360,7 @@ def test_garbage(tmp_path):
     kept = features.digest
     folder = tmp_path / "features.zarr" / known.KEY / "fc"
     (folder / "c.1.0.abc.partial").write_bytes(b"half")
-    features.ledger.forget(2)
+    features.ledger.take_back(2)
     (tmp_path / "locks" / "extract-x.json").write_text(
         json.dumps({**Holder.me().__dict__, "pid": 2**22 + 1})
     )

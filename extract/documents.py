@@ -1,0 +1,212 @@
+"""The one reader of small files: JSON, Parquet and NPZ that a store, a run or an index keeps.
+
+Anything may have happened to such a file: it is empty, torn, of other types, or no text at all.
+Whoever reads one gets what the file is declared to hold, or one error that names the file, its
+fault and the way out. No other module parses a stored file (`tests/test_documents.py`).
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from alike.extract.errors import AlikeError, BadInput, StoreDamaged
+from alike.extract.identity import seal_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+SEAL = b"alike_seal"
+ATTRS = b"alike"
+TEXT, INTEGER, NUMBER, FLAG, ANY = "OUT", "iu", "iuf", "b", ""
+"""Kinds of a column: the letters of numpy's types that it may have."""
+
+
+def damaged(place: str, fault: object, way_out: str) -> StoreDamaged:
+    """Give the error of a stored file, in one line."""
+    told = " ".join(str(fault).split())[:300]
+    return StoreDamaged(f"{place} is damaged ({told}); {way_out}", file=place, fault=told)
+
+
+def refused(place: str, fault: object, way_out: str) -> AlikeError:
+    """Give the error of a file that the user brought: `BadInput`."""
+    told = " ".join(str(fault).split())[:300]
+    return BadInput(f"{place} cannot be read ({told}); {way_out}")
+
+
+def read_json(
+    data: bytes | str, kind: type[T], place: str, way_out: str, *, brought: bool = False
+) -> T:
+    """Read a JSON document that must be a `kind`.
+
+    Args:
+        data: of the file.
+        kind: a dataclass (fields with a default may be missing, other keys are left out), or a
+            type such as `dict[str, int]`. Types are strict: the text "5" is no number.
+        place: name of the file, for the error.
+        way_out: what to do about it.
+        brought: the user brought the file: the error is `BadInput`.
+
+    Raises:
+        StoreDamaged: it is not what it should be.
+
+    Example:
+        >>> read_json(b'{"a": 1}', dict[str, int], "card.json", "make it again")
+        {'a': 1}
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_json(data, strict=True)  # type: ignore[no-any-return, arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        fault = f"{at}: {first['msg']}" if at else first["msg"]
+        raise (refused if brought else damaged)(place, fault, way_out) from None
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def read_json_file(path: Path, kind: type[T], way_out: str) -> T:
+    """As `read_json`, of a file on the disk; `FileNotFoundError` if there is none."""
+    return read_json(path.read_bytes(), kind, str(path), way_out)
+
+
+def parquet_bytes(
+    table: "pd.DataFrame", place: str, attrs: Mapping[str, Any] | None = None
+) -> bytes:
+    """Write a table as a Parquet file that tells any change: of a page, a column, or its place.
+
+    Parquet's own checksums hold the values. The seal holds what those leave out: the names and
+    types of columns, the number of rows, the attributes, and the name of the file.
+
+    Args:
+        table: without its index.
+        place: name of the file in its store.
+        attrs: JSON, kept in the file's metadata.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    text = json.dumps(dict(attrs or {}))
+    metadata = {ATTRS: text.encode(), SEAL: seal_of(_facts(arrow, place, text)).encode()}
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
+    sink = io.BytesIO()
+    pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _facts(arrow: Any, place: str, text: str) -> list[object]:
+    pairs = zip(arrow.schema.names, arrow.schema.types, strict=True)
+    # Parquet does not keep how wide the codes of categories are.
+    columns = [[name, str(getattr(kind, "value_type", kind))] for name, kind in pairs]
+    for_pandas = (arrow.schema.metadata or {}).get(b"pandas", b"").decode(errors="replace")
+    return [place, arrow.num_rows, columns, text, for_pandas]
+
+
+def read_arrow(
+    data: bytes,
+    place: str,
+    way_out: str,
+    columns: Sequence[str] | None = None,
+) -> Any:
+    """Read a Parquet file as an Arrow table, its checksums and its seal verified.
+
+    Args:
+        data: of the file.
+        place: name of the file in its store.
+        way_out: what to do about damage.
+        columns: some of the columns; the seal is of all, so it is compared only without them.
+
+    Raises:
+        StoreDamaged: it cannot be read, or is not what was written to this place.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        table = file.read(None if columns is None else list(columns))
+        metadata = table.schema.metadata or {}
+        text = metadata.get(ATTRS, b"{}").decode()
+        sealed = metadata.get(SEAL)
+        if columns is not None:
+            missing = sorted(set(columns) - set(table.column_names))
+            if missing:
+                raise ValueError(f"it has no column {missing[0]}")
+        table.validate(full=True)
+    # A damaged Parquet file makes its reader raise anything.
+    except Exception as error:
+        raise damaged(place, error, way_out) from None
+    # The seal stands in the file twice: one flipped bit cannot make it a file of earlier versions.
+    if columns is None and (sealed is not None or SEAL in data):
+        wanted = seal_of(_facts(table, place, text)).encode()
+        if wanted != sealed:
+            raise damaged(place, "it is not what was written here", way_out)
+    return table
+
+
+def read_table(
+    data: bytes,
+    place: str,
+    way_out: str,
+    columns: Mapping[str, str] | None = None,
+) -> tuple["pd.DataFrame", dict[str, Any]]:
+    """Read a Parquet file as a table with its attributes.
+
+    Args:
+        data: of the file.
+        place: name of the file in its store.
+        way_out: what to do about damage.
+        columns: columns that it must have, and the kind of each.
+
+    Raises:
+        StoreDamaged: as `read_arrow`, or a column is missing or of another kind.
+    """
+    arrow = read_arrow(data, place, way_out)
+    attrs = read_json(
+        (arrow.schema.metadata or {}).get(ATTRS, b"{}"), dict[str, Any], place, way_out
+    )
+    try:
+        table = arrow.to_pandas()
+    # As above: the metadata for pandas may say anything.
+    except Exception as error:
+        raise damaged(place, error, way_out) from None
+    need_columns(table, columns or {}, place, way_out)
+    return table, attrs
+
+
+def need_columns(
+    table: "pd.DataFrame", columns: Mapping[str, str], place: str, way_out: str
+) -> None:
+    """Raise `StoreDamaged` if a table lacks a column or holds another kind in it."""
+    for name, kinds in columns.items():
+        if name not in table.columns:
+            raise damaged(place, f"it has no column {name}", way_out)
+        found = getattr(table[name].dtype, "kind", "O")
+        if kinds and len(table) and found not in kinds:
+            raise damaged(place, f"column {name} holds {table[name].dtype}", way_out)
+
+
+def read_npz(data: bytes, place: str, way_out: str) -> dict[str, np.ndarray]:
+    """Read all members of an NPZ file, without running anything in it.
+
+    Raises:
+        StoreDamaged: it is none, or a checksum does not hold.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as members:
+            return {name: np.asarray(members[name]) for name in members.files}
+    # A damaged ZIP file makes its reader raise anything: zlib.error, NotImplementedError…
+    except Exception as error:
+        raise damaged(place, error or type(error).__name__, way_out) from None

@@ -1,0 +1,80 @@
+"""What a thing is, in a few hexadecimal digits: seals of stored facts, and the names of groups."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from alike.extract.errors import BadInput
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def seal_of(value: object) -> str:
+    """Hash a value of JSON, independent of the order of its keys: BLAKE2b, 32 digits.
+
+    Example:
+        >>> seal_of({"a": 1, "b": 2}) == seal_of({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def settings_hash(transform: Mapping[str, object], precision: object) -> str:
+    """Hash a preprocessing and a precision: the last 8 digits of an extraction's key."""
+    resolved = json.dumps([dict(transform), precision], sort_keys=True)
+    return hashlib.sha256(resolved.encode()).hexdigest()[:8]
+
+
+def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
+    """Say what of a group's attributes its key contradicts, or nothing.
+
+    A key that is not made of hashes, such as one given by hand, contradicts nothing.
+    """
+    made = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
+    if made is None or "transform" not in attrs or "precision" not in attrs:
+        return ""
+    weights = str(attrs.get("weights_hash"))[:8]
+    if weights != made[1]:
+        return f"its weights have hash {weights}, its key says {made[1]}"
+    wanted = settings_hash(attrs["transform"], attrs["precision"])
+    if wanted != made[2]:
+        return f"its preprocessing has hash {wanted}, its key says {made[2]}"
+    return ""
+
+
+def is_name(name: str) -> bool:
+    """Say whether a name may be that of a folder of ours: no separator, no leading dot, no space.
+
+    Example:
+        >>> is_name("resnet18-1f2e3d4c-9a8b7c6d"), is_name("../x"), is_name("resnet18 (1)")
+        (True, False, False)
+    """
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str, what: str) -> str:
+    """Give a name back if it may be that of a folder of ours.
+
+    Args:
+        name: of a group, an array, or one part of a constant's name.
+        what: it names, for the message.
+
+    Raises:
+        BadInput: it could lie outside of its folder.
+    """
+    if not is_name(name):
+        raise BadInput(
+            f"{what} {name!r}: a name of letters, digits and . _ + - is expected, which does not "
+            "begin with a dot"
+        )
+    return name
+
+
+def check_path(name: str, what: str) -> str:
+    """As `check_name`, for a name of several parts with `/` between, such as a constant's."""
+    for part in name.split("/"):
+        check_name(part, f"{what} {name!r}: its part")
+    return name

@@ -1,0 +1,171 @@
+"""Whose code may run: a store names the file of its network, and a store may come from anywhere.
+
+A network's file that the user names (`--network`, a settings file, `load_network`) is agreed to by
+that. One that only a store names runs if it is the file that the store recorded, and if the user
+agreed to it once: to its content, and to that of the modules beside it that it imports. Agreements
+are kept per user, one empty file each, in the folder of `agreements()`.
+"""
+
+import ast
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from alike.extract.errors import BadInput
+
+Ask = Callable[[str], bool]
+"""Puts a question to the user; whether the answer is yes."""
+
+_OURS = Path(__file__).resolve().parents[2]
+
+
+def _nobody(_question: str) -> bool:
+    return False
+
+
+_ask: Ask = _nobody
+
+
+def ask_by(ask: Ask) -> None:
+    """Ask the user by this function about files that a store names; until then nobody is asked."""
+    global _ask
+    _ask = ask
+
+
+def accept_any() -> None:
+    """Agree to every file that a store names from now on, in this process: `--trust`."""
+    ask_by(lambda _question: True)
+
+
+def agreements() -> Path:
+    """The folder with what the user agreed to; `XDG_CONFIG_HOME` names another place for it."""
+    given = os.environ.get("XDG_CONFIG_HOME")
+    if given:
+        base = Path(given)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home())
+    else:
+        base = Path.home() / ".config"
+    return base / "alike" / "trusted"
+
+
+def code_hash_of(name: str) -> str:
+    """SHA-256 of a network's own file and the modules beside it that it imports.
+
+    Args:
+        name: of a network; nothing is returned for one that is no file.
+    """
+    path = _file_of(name)
+    if path is None or not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    for file in _imported_beside(path):
+        place = os.path.relpath(file, path.parent)
+        digest.update(f"{'' if file == path else place}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def agree(name: str) -> None:
+    """Keep that the user agreed to run a network's file; one that cannot be kept is asked again."""
+    digest = code_hash_of(name)
+    if not digest or _is_ours(name):
+        return
+    with contextlib.suppress(OSError):
+        place = agreements() / digest
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(f"{name}\n", encoding="utf-8", errors="replace")
+
+
+def require_trust(name: str, recorded: str = "") -> None:
+    """Refuse to run a network's file that a store names and that the user did not agree to.
+
+    Args:
+        name: of the network, as the store gives it; one that is no file is no code.
+        recorded: hash that the store recorded of the file; nothing in stores of earlier versions.
+
+    Raises:
+        BadInput: the file is not the recorded one, or the user did not agree to run it.
+    """
+    path = _file_of(name)
+    # What is not there does not run: loading says that it is gone.
+    if path is None or not path.is_file() or _is_ours(name):
+        return
+    digest = code_hash_of(name)
+    if recorded and digest != recorded:
+        raise BadInput(
+            f"network file {path}, or a module beside it, has hash {digest[:8]}, the features were "
+            f"made with {recorded[:8]}: bring the old file back, or extract again; it was not run"
+        )
+    with contextlib.suppress(OSError):
+        if (agreements() / digest).exists():
+            return
+    question = f"the store names the network file {path} (hash {digest[:8]}), which would be run"
+    if not _ask(question):
+        raise BadInput(
+            f"{question}, and you have not agreed to it: read it, then give --trust, or name it by "
+            "--network once"
+        )
+    agree(name)
+
+
+def _file_of(name: str) -> Path | None:
+    file, _, _ = name.rpartition(":")
+    if ".py:" not in name:
+        return None
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        return Path(file).expanduser().resolve()
+    return None
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether a file is of this very program, such as the demo's."""
+    path = _file_of(name)
+    return path is not None and path.is_relative_to(_OURS / "flows")
+
+
+def _imported_beside(path: Path) -> list[Path]:
+    """Give a file and all modules in its folder that it imports, itself first; not run, parsed."""
+    found, todo = [path], [path]
+    while todo:
+        file = todo.pop()
+        for near in sorted(_named_in(file, path.parent)):
+            if near not in found:
+                found.append(near)
+                todo.append(near)
+    return found[:1] + sorted(found[1:])
+
+
+def _named_in(file: Path, top: Path) -> Iterator[Path]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    # It will not run either; its own error is told where it is run.
+    except (SyntaxError, ValueError, RecursionError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _modules(top, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else top
+            parts = (node.module or "").split(".") if node.module else []
+            yield from _modules(base, parts)
+            for alias in node.names:
+                yield from _modules(base, [*parts, alias.name])
+
+
+def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
+    """Give the files of a dotted name: packages on the way are run as well."""
+    at = base
+    for part in parts:
+        at = at / part
+        for file in (at.with_suffix(".py"), at / "__init__.py"):
+            with contextlib.suppress(OSError):
+                if file.is_file():
+                    yield file.resolve()
