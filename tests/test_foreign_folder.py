@@ -212,7 +212,6 @@ def test_workers_find_alike_as_the_script_did(user_folder, python, installed):
     assert found == [[str(installed / "alike" / "__init__.py"), []]] * 2
 
 
-@pytest.mark.skip(reason="the user's network file is a package of its own: see extract/networks")
 def test_a_network_file_imports_its_own_sibling(user_folder, python, installed, places):
     (user_folder / "models.py").write_text("from torch import nn\n\ndef build_model():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"

@@ -134,7 +134,7 @@ _ROWS = (
     ),
     Loss(
         "cam_supcon",
-        "contrast of the feature pooled where the class activation map is",
+        "contrast of the feature pooled by the class activation map",
         _fixed(cam_supcon),
         weight=0.5,
         masked=True,
@@ -142,7 +142,7 @@ _ROWS = (
     ),
     Loss(
         "cam_supcon_background",
-        "cam_supcon, and silence asked for outside the class activation map",
+        "cam_supcon, and a penalty on activation outside the class activation map",
         _fixed(cam_supcon_background),
         weight=0.5,
         masked=True,
@@ -177,7 +177,7 @@ _ROWS = (
     ),
     Loss(
         "icnn",
-        "interpretable CNN: each filter fires at one place or not at all (exact information)",
+        "interpretable CNN: each filter is active at one position or at none (exact information)",
         _fixed(icnn_loss),
         weight=1.0,
         gradient_share=0.1,

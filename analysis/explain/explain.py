@@ -94,10 +94,10 @@ def _lrp(composite: str) -> Evidence:
 
 
 _ROWS = (
-    Explainer("cam", methods.cam, "map", True, "what each position adds to the score"),
+    Explainer("cam", methods.cam, "map", True, "contribution of each position to the score"),
     Explainer(
         *("gradcam", methods.gradcam_raw, "map", False),
-        *("Grad-CAM: what speaks for the class", methods.positive),
+        *("Grad-CAM: evidence for the class", methods.positive),
     ),
     Explainer("gradcam_raw", methods.gradcam_raw, "map", True, "Grad-CAM without its ReLU"),
     Explainer(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alike.extract.store import Store
 
 LEAD = (
-    "The pictures show where the network finds evidence for a class. Continuity compares the "
+    "The pictures show the positions of evidence for a class. Continuity compares the "
     "explanations R and R' of two similar inputs x and x' by |R − R'| / |x − x'|. The magnitudes "
     "of each explanation are scaled to a sum of 1. Smaller is more continuous. The slope says how "
     "fast the worst case grows as noise shrinks: 0 is continuous, 1 is a jump. Different ÷ same "

@@ -190,7 +190,7 @@ def test_the_report_shows_what_the_store_holds(features):
     )
     shown = explanations_section({"network": features.key}, features.store)
     assert shown.startswith('<section id="explanations">')
-    assert "what each position adds to the score" in shown
+    assert "contribution of each position to the score" in shown
     assert "Evidence for the predicted class" in shown
     assert shown.count("data:image/jpeg") == 3
     twice = explanations_section({"before": features.key, "after": features.key}, features.store)
