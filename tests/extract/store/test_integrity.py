@@ -128,12 +128,12 @@ def test_a_group_without_a_seal_opens_and_is_named_and_sealed(tmp_path):
 def test_altered_settings_are_read_from_their_copy_and_mended(tmp_path, change):
     features = filled(tmp_path)
     swap(tmp_path / "store.json", *change)
-    assert Store.open(tmp_path).split() == (0.5, "s")
+    assert Store.open(tmp_path).split() == Split(0.5, "s", 0.0)
     assert files_of(verify(features.store, mark=False)) == ["store.json"]
     assert files_of(verify(features.store)) == ["store.json"]
     assert verify(features.store).damage == ()
     swap(tmp_path / "manifest" / "settings.json", *change)
-    assert Store.open(tmp_path).split() == (0.5, "s")
+    assert Store.open(tmp_path).split() == Split(0.5, "s", 0.0)
     (tmp_path / "store.json").unlink()
     with pytest.raises(StoreDamaged, match="bring it back"):
         Store.open(tmp_path)
@@ -148,7 +148,7 @@ def test_settings_of_an_earlier_version(tmp_path):
     old = {"schema": "alike-store/1", "split": {"train_share": 0.5, "salt": "s"}}
     (tmp_path / "store.json").write_text(json.dumps(old))
     (tmp_path / "manifest" / "settings.json").unlink()
-    assert Store.open(tmp_path).split() == (0.5, "s")
+    assert Store.open(tmp_path).split() == Split(0.5, "s", 0.0)
     assert verify(features.store).damage == ()
 
 
