@@ -10,11 +10,11 @@ import pandas as pd
 
 from alike.extract.errors import AlikeError
 from alike.extract.forward import choose_device, choose_precision
-from alike.extract.images import ImageSource, list_source
+from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Network
-from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
+from alike.extract.notes import SELF_CHECK, SOURCE_NOTES, SelfCheck, source_notes, tap_notes
 from alike.extract.progress import Progress, silent
 from alike.extract.run import ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
@@ -42,7 +42,8 @@ class ExtractionReport:
         stages: busy seconds of read, decode, forward, write, summed over threads.
         seconds: of the whole run, listing included.
         top1: share of labelled images classified correctly, None if classes do not match.
-        notes: what a reader must know: taps of an unusual kind, a suspicious top-1.
+        notes: what a reader must know: files left out, guesses of the source, taps of an unusual
+            kind, a suspicious top-1.
     """
 
     key: str
@@ -130,7 +131,8 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
-    _keep_check(store, features, check)
+    left_out = notes_of(source)
+    _keep_check(store, features, check, left_out)
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -142,7 +144,7 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*tap_notes(features.attrs), *filter(None, [check.warning])),
+        notes=(*left_out, *tap_notes(features.attrs), *filter(None, [check.warning])),
     )
 
 
@@ -166,9 +168,13 @@ def _batch_progress(workload: Workload, n_images: int, progress: Progress) -> Ba
     return report
 
 
-def _keep_check(store: Store, features: Features, check: SelfCheck) -> None:
-    if check != SelfCheck.stored(features.attrs):
-        store.create_features({**features.attrs, SELF_CHECK: asdict(check)}, features.key, {})
+def _keep_check(
+    store: Store, features: Features, check: SelfCheck, left_out: Sequence[str]
+) -> None:
+    notes = {SELF_CHECK: asdict(check)} if check != SelfCheck.stored(features.attrs) else {}
+    notes |= {SOURCE_NOTES: list(left_out)} if left_out != source_notes(features.attrs) else {}
+    if notes:
+        store.create_features({**features.attrs, **notes}, features.key, {})
 
 
 def check_counts(view: pd.DataFrame, table: pd.DataFrame, bad: pd.DataFrame, key: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import ImageSource, Listed, local_path, read_local
-from alike.extract.images.tables import embedded_bytes
+from alike.extract.images.labels import LabelRule
+from alike.extract.images.source import ImageSource, Listed, local_path, one_line, read_local
+from alike.extract.images.tables import embedded_bytes, names_in, no_label_note
 
 
 class SavedSource:
@@ -19,10 +20,17 @@ class SavedSource:
         options: that were given.
         image: column of images: a struct of bytes and path, or bytes.
         label: column of classes; integers get the names that the dataset gives them.
+        first_label: what to do with several labels of one image; see `LabelRule`.
     """
 
     def __init__(
-        self, folder: Path, spec: str, options: dict[str, Any], image: str, label: str
+        self,
+        folder: Path,
+        spec: str,
+        options: dict[str, Any],
+        image: str,
+        label: str,
+        first_label: bool | None = None,
     ) -> None:
         import pyarrow as pa
 
@@ -32,12 +40,15 @@ class SavedSource:
             files = [folder / entry["filename"] for entry in state["_data_files"]]
             tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
             info = json.loads((folder / "dataset_info.json").read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            selected = state.get("_indices_data_files")
+            names = names_in(info, label)
+        # Any file may hold anything: wrong types of JSON, damaged Arrow.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise BadInput(
                 f"{folder} is not what save_to_disk wrote ({reason}): save it again"
             ) from error
-        if state.get("_indices_data_files"):
+        if selected:
             raise BadInput(
                 f"{folder} was saved with an index of selected rows: call flatten_indices() before "
                 "save_to_disk"
@@ -45,20 +56,23 @@ class SavedSource:
         table = pa.concat_tables(tables)
         if image not in table.column_names:
             raise BadInput(
-                f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}"
+                f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}: name "
+                "the images by --source-option image=COLUMN"
             )
         self._images = table[image]
         self._labels = table[label] if label in table.column_names else None
-        features = info.get("features") or {}
-        self._names: list[str] = (features.get(label) or {}).get("names") or []
+        self._rule = LabelRule(spec, first_label, names)
+        self._columns, self._label = table.column_names, label
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
         labels = [None] * len(self._images) if self._labels is None else self._labels.to_pylist()
         for row, label in enumerate(labels):
-            named = isinstance(label, int) and 0 <= label < len(self._names)
-            name = self._names[label] if named else label
-            yield Listed(f"{row:08d}", None if name is None else str(name))
+            yield Listed(f"{row:08d}", self._rule(label))
+        self.notes = self._rule.notes
+        if self._labels is None:
+            self.notes = [no_label_note(self._label, self._columns), *self.notes]
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row, or those of the file that the row names."""
@@ -71,7 +85,11 @@ class SavedSource:
 
 
 def open_saved(
-    spec: str, split: str = "", image: str = "image", label: str = "label"
+    spec: str,
+    split: str = "",
+    image: str = "image",
+    label: str = "label",
+    first_label: bool | None = None,
 ) -> ImageSource:
     """Open a saved dataset, or one split of a saved dictionary of datasets.
 
@@ -80,6 +98,7 @@ def open_saved(
         split: of a dictionary of datasets; "" for one dataset.
         image: column of images.
         label: column of classes.
+        first_label: what to do with several labels of one image; see `LabelRule`.
 
     Raises:
         BadInput: a split is needed and not given, or it does not exist.
@@ -89,13 +108,23 @@ def open_saved(
         raise BadInput(f"dataset {spec}: these are read from a local folder; copy it first")
     folder = path.resolve()
     given = {"split": (split, ""), "image": (image, "image"), "label": (label, "label")}
-    options = {key: value for key, (value, default) in given.items() if value != default}
+    options: dict[str, Any] = {
+        key: value for key, (value, default) in given.items() if value != default
+    }
+    options |= {} if first_label is None else {"first_label": first_label}
     place = folder
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        try:
+            splits = list(json.loads((folder / "dataset_dict.json").read_text())["splits"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(
+                f"{folder / 'dataset_dict.json'} names no splits ({one_line(error)}): save it again"
+            ) from error
         if split not in splits:
-            raise BadInput(f"{folder} has splits {', '.join(splits)}: name one by the option split")
+            raise BadInput(
+                f"{folder} has splits {', '.join(splits)}: name one by --source-option split=NAME"
+            )
         place = folder / split
     elif split:
         raise BadInput(f"{folder} is one dataset without splits: leave out the option split")
-    return SavedSource(place, str(folder), options, image, label)
+    return SavedSource(place, str(folder), options, image, label, first_label)

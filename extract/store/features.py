@@ -91,7 +91,8 @@ class Features(Group):
             names: arrays that must be committed; None asks for what every unit has.
 
         Returns:
-            row (int64, ascending, each once), image_id, path, label (str or None), split.
+            row (int64, ascending, each once), image_id, path, label and subset (str or None),
+            split.
         """
         if split not in (None, "train", "held_out"):
             raise BadInput(f"split {split!r}: expected train or held_out")
@@ -100,7 +101,7 @@ class Features(Group):
         view = view[self.committed(names, good=True)[view["row"].to_numpy()]]
         share, salt = self.store.split()
         share = share if train_share is None else train_share
-        table = view[["row", "image_id", "path", "label"]].reset_index(drop=True)
+        table = view[["row", "image_id", "path", "label", "subset"]].reset_index(drop=True)
         splits = splits_of(table["image_id"], share, salt)
         table["split"] = pd.Series(splits, index=table.index, dtype=object)
         return table if split is None else table[splits == split].reset_index(drop=True)

@@ -20,7 +20,7 @@ from alike.extract.store.files import PARTIAL, Files, Stamp
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"
 OK = "ok"
-_LISTED = ("image_id", "path", "label", "size", "state", "reason")
+_LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
 
 
 def parquet_bytes(table: pd.DataFrame, metadata: dict[bytes, bytes] | None = None) -> bytes:
@@ -160,19 +160,26 @@ class Manifest:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns of a view their types: text in columns, labels str or None."""
-    codes, names = pd.factorize(table["label"])
-    labels = np.array([*names, None], dtype=object)[codes]
+    """Give the columns of a view their types: text in columns, labels and subsets str or None."""
     text = {name: table[name].astype("str") for name in ("image_id", "path", "state")}
     return pd.DataFrame(
         {
             "row": table["row"].astype(np.int64),
             "image_id": text["image_id"],
             "path": text["path"],
-            # Few names for many images: each is one object.
-            "label": pd.Series(labels, table.index, dtype=object),
+            "label": _names(table, "label"),
+            "subset": _names(table, "subset"),
             "size": table["size"].astype(np.int64),
             "state": text["state"],
             "reason": table["reason"].fillna("").astype("str"),
         }
     ).reset_index(drop=True)
+
+
+def _names(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column of names, None where there is none; a view of version 0.1 has no subsets."""
+    if column not in table:
+        return pd.Series(None, table.index, dtype=object)
+    # Few names for many images: each is one object.
+    codes, names = pd.factorize(table[column])
+    return pd.Series(np.array([*names, None], dtype=object)[codes], table.index, dtype=object)

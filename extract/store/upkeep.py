@@ -11,6 +11,8 @@ from alike.extract.store.files import PARTIAL
 from alike.extract.store.locks import holder_of, is_dead, require_writable
 from alike.extract.store.store import Store
 
+NOTES = "source_notes"
+"""Attribute of a group in which extraction keeps what its listing left out or guessed."""
 _HOMES = ("ledger", TREE, "constants", "tables", "index")
 """Folders of a store in which an extraction has one of its own."""
 
@@ -184,9 +186,11 @@ def describe(store: Store) -> dict[str, object]:
     """Describe a store as a whole, for `alike store ls`.
 
     `repeated` counts the files whose bytes an earlier file of the set has too; `labels_differ`
-    counts the images that have several labels that way (the first listed counts).
+    counts the images that have several labels that way (the first listed counts). `notes` are the
+    lines that a listing kept: files left out, guesses of the source.
     """
     view = store.images()
+    groups = [store.features(key).attrs for key in store.groups()]
     readable = view[view["row"] >= 0]
     repeated = readable[readable["row"].duplicated(keep=False)]
     labels = repeated.groupby("row")["label"].nunique()
@@ -198,6 +202,7 @@ def describe(store: Store) -> dict[str, object]:
         "classes": int(view["label"].nunique()),
         "repeated": int(readable["row"].duplicated().sum()),
         "labels_differ": int((labels > 1).sum()),
+        "notes": list(dict.fromkeys(note for attrs in groups for note in attrs.get(NOTES, ()))),
         "train_share": store.split()[0],
         "source": store.settings().get("source", {}).get("spec"),
     }
