@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import AlikeError
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
@@ -16,7 +16,7 @@ from alike.extract.machine import usable_cores
 from alike.extract.networks import Network
 from alike.extract.notes import SELF_CHECK, SOURCE_NOTES, SelfCheck, source_notes, tap_notes
 from alike.extract.progress import Progress, silent
-from alike.extract.run import ComputeSettings, ExtractionRun, Workload
+from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store
@@ -87,6 +87,7 @@ def extract(
     precision: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
+    bad_share: float = BAD_SHARE,
     progress: Progress = silent,
     executor: Executor = in_process,
 ) -> ExtractionReport:
@@ -101,6 +102,8 @@ def extract(
         precision: ``auto`` (float16 on a GPU, float32 on a CPU), ``bfloat16``…
         batch_size: images of one forward pass; None to choose it. Halved when memory runs out.
         threads: cores to use; None for all that this process may use.
+        bad_share: largest share of images of another size with which the run starts, if nothing
+            brings all to one size.
         progress: told how far listing and extraction are.
         executor: where to compute; `alike.extract.distributed` has one for several processes.
 
@@ -116,7 +119,7 @@ def extract(
     on = choose_device(device)
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
     listing = list_source(source, max(threads, 4), progress)
-    settings = ComputeSettings(str(on), batch_size, threads)
+    settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
         view = store.list_images(listing)
@@ -171,10 +174,31 @@ def _batch_progress(workload: Workload, n_images: int, progress: Progress) -> Ba
 def _keep_check(
     store: Store, features: Features, check: SelfCheck, left_out: Sequence[str]
 ) -> None:
-    notes = {SELF_CHECK: asdict(check)} if check != SelfCheck.stored(features.attrs) else {}
-    notes |= {SOURCE_NOTES: list(left_out)} if left_out != source_notes(features.attrs) else {}
+    notes: dict[str, Any] = {}
+    if check != SelfCheck.stored(features.attrs):
+        notes[SELF_CHECK] = asdict(check)
+    if list(left_out) != source_notes(features.attrs):
+        notes[SOURCE_NOTES] = list(left_out)
     if notes:
         store.create_features({**features.attrs, **notes}, features.key, {})
+
+
+def check_bad_share(report: ExtractionReport, bad_share: float = BAD_SHARE) -> None:
+    """Refuse a run that left out too many images; the features of the others are kept.
+
+    Raises:
+        BadInput: more than `bad_share` of the listed images have no feature.
+    """
+    if report.n_bad <= bad_share * report.n_listed:
+        return
+    first = report.bad.iloc[0]
+    counts = ", ".join(f"{state} {n}" for state, n in report.bad["state"].value_counts().items())
+    raise BadInput(
+        f"{report.n_bad} of {report.n_listed} images have no feature ({counts}), more than "
+        f"{bad_share:.0%}; the first: {first['path']}: {first['state']}: {first['reason']}. The "
+        f"features of the other {report.n_rows} are kept: mend the set, or allow it by --bad-share "
+        "or [images] bad_share"
+    )
 
 
 def check_counts(view: pd.DataFrame, table: pd.DataFrame, bad: pd.DataFrame, key: str) -> None:

@@ -96,6 +96,8 @@ class Images(_Section):
     Unset: 0.5 where a section [retrain] is given, else 0 (all images are judged)."""
     salt: str = ""
     """Another salt gives another split."""
+    bad_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Largest share of images without a feature; a run that finds more ends with an error."""
 
 
 class TransformSettings(_Section):

@@ -125,7 +125,7 @@ def source_of(pipeline: Pipeline) -> "ImageSource":
 
 def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
-    from alike.extract.pipeline import extract
+    from alike.extract.pipeline import check_bad_share, extract
 
     started = time.perf_counter()
     settings = run.pipeline.extract
@@ -139,6 +139,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         device=settings.device,
         precision=settings.precision,
         batch_size=settings.batch_size,
+        bad_share=run.pipeline.images.bad_share,
         progress=run.progress,
     )
     if not report.n_rows:
@@ -147,6 +148,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
             f"none of the {report.n_listed} images of {run.pipeline.images.source} could be read; "
             f"the first: {first.path}: {first.state}: {first.reason}"
         )
+    check_bad_share(report, run.pipeline.images.bad_share)
     keep_trained(store.features(report.key))
     run.notes.extend(note for note in report.notes if note not in run.notes)
     if report.n_computed:

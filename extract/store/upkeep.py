@@ -1,6 +1,7 @@
 """What is in a store, what happened to it, and clearing what nobody needs any more."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -182,7 +183,7 @@ def _remove_empty_folders(store: Store, key: str) -> None:
             top.rmdir()
 
 
-def describe(store: Store) -> dict[str, object]:
+def describe(store: Store) -> dict[str, Any]:
     """Describe a store as a whole, for `alike store ls`.
 
     `repeated` counts the files whose bytes an earlier file of the set has too; `labels_differ`

@@ -55,6 +55,22 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
         ] = None,
         seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+        where: Annotated[
+            str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
+        ] = None,
+        label_column: Annotated[
+            str | None, typer.Option(help="Column, array or JSON field of the classes.")
+        ] = None,
+        first_label: Annotated[
+            bool | None,
+            typer.Option(
+                "--first-label/--whole-label",
+                help="Of several labels take the first; or keep a text such as a|b as one name.",
+            ),
+        ] = None,
+        bad_share: Annotated[
+            float, typer.Option(min=0, max=1, help="Share of bad images that ends a run well.")
+        ] = 0.2,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
@@ -69,11 +85,14 @@ def register(app: typer.Typer) -> None:
         from alike.extract.errors import BadInput
         from alike.extract.images import open_source
         from alike.extract.networks import load_network
+        from alike.extract.pipeline import check_bad_share
         from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
         from alike.flows.trained_images import doubts, keep_trained
 
-        images = open_source(source, **pairs(source_option))
+        images = open_source(
+            source, **source_options(source_option, where, label_column, first_label)
+        )
         loaded = load_network(
             network,
             weights or default_weights(network),
@@ -91,6 +110,7 @@ def register(app: typer.Typer) -> None:
             "precision": precision,
             "batch_size": batch_size,
             "threads": threads,
+            "bad_share": bad_share,
         }
         with progress_bars() as progress:
             report = _run(images, loaded, opened, {**settings, "progress": progress}, workers)
@@ -104,6 +124,7 @@ def register(app: typer.Typer) -> None:
                 f"none of {report.n_listed} images has a feature; the first: {first['path']}: "
                 f"{first['state']}: {first['reason']}"
             )
+        check_bad_share(report, bad_share)
 
 
 def _run(
@@ -168,6 +189,21 @@ def with_size(network: Any, resize: str | None, crop: int | None) -> Any:
     size = None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
     kept = network.transform.resize if resize is None else size
     return replace(network, transform=replace(network.transform, resize=kept, crop=crop))
+
+
+def source_options(
+    given: list[str] | None,
+    where: str | None = None,
+    label_column: str | None = None,
+    first_label: bool | None = None,
+) -> dict[str, Any]:
+    """Options of a source from the command line: NAME=VALUE pairs, and those with a name.
+
+    Raises:
+        BadInput: a pair without an equals sign.
+    """
+    own = {"where": where, "label": label_column, "first_label": first_label}
+    return {**pairs(given), **{name: value for name, value in own.items() if value is not None}}
 
 
 def pairs(given: list[str] | None) -> dict[str, Any]:
