@@ -99,6 +99,10 @@ def extract_images(
     weights_key: str = "",
     weights_prefix: str | None = None,
     seed: int = 0,
+    where: str | None = None,
+    label_column: str | None = None,
+    first_label: bool | None = None,
+    bad_share: float = 0.2,
     workers: str | int | None = None,
     progress: Progress = silent,
 ) -> "ExtractionReport":
@@ -127,6 +131,12 @@ def extract_images(
         weights_key: group of a weights file to load, such as ``model_ema``.
         weights_prefix: prefix of the names to load, such as ``encoder_q.``; None: detected.
         seed: of random weights.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
+        label_column: column, array or JSON field of the classes.
+        first_label: of several labels take the first (True), or keep a text such as ``a|b`` as one
+            name (False); None refuses both.
+        bad_share: largest share of images without a feature; beyond it the features are stored and
+            an error is raised.
         workers: a number of Dask workers, or ``tcp://scheduler:port``.
         progress: called as listing and extraction proceed.
 
@@ -134,18 +144,22 @@ def extract_images(
         What was done. On an unchanged set nothing is computed.
 
     Raises:
-        BadInput: an unknown network or tap, no usable image, or weights that do not fit.
+        BadInput: an unknown network or tap, no usable image, too many bad images, or weights that
+            do not fit.
     """
+    from alike.extract.pipeline import check_bad_share
     from alike.flows.extracting import extract_images as extract_named
+    from alike.flows.extracting import source_options
 
     settings = {
         "device": device,
         "precision": precision,
         "batch_size": batch_size,
         "threads": threads,
+        "bad_share": bad_share,
         "progress": progress,
     }
-    return extract_named(
+    report = extract_named(
         str(source),
         network,
         store,
@@ -154,7 +168,7 @@ def extract_images(
         settings=settings,
         size=(None if resize is None else str(resize), crop),
         network_args=network_arg,
-        source_options=source_option,
+        source_options=source_options(source_option, where, label_column, first_label),
         split=(train_share, validation_share),
         group=group,
         twins=twins,
@@ -167,6 +181,8 @@ def extract_images(
         },
         workers=workers,
     )
+    check_bad_share(report, bad_share)
+    return report
 
 
 def build_index(

@@ -1,4 +1,4 @@
-"""What a reader of stored features must know: unusual taps, preprocessing that looks wrong."""
+"""What a reader of stored features must know: images left out, unusual taps, a wrong input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from typing import Any
 
 SELF_CHECK = "self_check"
 """Attribute of a group that holds the fields of its last `SelfCheck`."""
+SOURCE_NOTES = "source_notes"
+"""Attribute of a group: what its source took the images for, and what it left out. The store reads
+it by the same name in `extract/store/upkeep.py`, which may not import this."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class SelfCheck:
 def stored_warning(attrs: Mapping[str, Any]) -> str | None:
     """The warning of a group's last self-check."""
     return SelfCheck.stored(attrs).warning
+
+
+def source_notes(attrs: Mapping[str, Any]) -> list[str]:
+    """What the source of a group's images left out and guessed, a line each."""
+    return list(attrs.get(SOURCE_NOTES, ()))
 
 
 def tap_notes(attrs: Mapping[str, Any]) -> list[str]:

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.display import Displayed, Summary
-from alike.extract.errors import AlikeError
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
-from alike.extract.images import ImageSource, list_source
+from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
-from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
+from alike.extract.notes import SELF_CHECK, SOURCE_NOTES, SelfCheck, source_notes, tap_notes
 from alike.extract.progress import Progress, silent
-from alike.extract.run import ComputeSettings, ExtractionRun, Workload
+from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store
@@ -44,7 +44,8 @@ class ExtractionReport(Displayed):
         stages: busy seconds of read, decode, forward, write, summed over threads.
         seconds: of the whole run, listing included.
         top1: share of labelled images classified correctly, None if classes do not match.
-        notes: what a reader must know: taps of an unusual kind, a suspicious top-1.
+        notes: what a reader must know: files left out, guesses of the source, taps of an unusual
+            kind, a suspicious top-1.
     """
 
     key: str
@@ -97,6 +98,7 @@ def extract(
     precision: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
+    bad_share: float = BAD_SHARE,
     progress: Progress = silent,
     executor: Executor = in_process,
 ) -> ExtractionReport:
@@ -111,6 +113,8 @@ def extract(
         precision: ``auto`` (float16 on a GPU, float32 on a CPU), ``bfloat16``…
         batch_size: images of one forward pass; None to choose it. Halved when memory runs out.
         threads: cores to use; None for all that this process may use.
+        bad_share: largest share of images of another size with which the run starts, if nothing
+            brings all to one size.
         progress: told how far listing and extraction are.
         executor: where to compute; `alike.extract.distributed` has one for several processes.
 
@@ -129,7 +133,7 @@ def extract(
         taps = [tap for tap in TAPS if tap not in network.lacking]
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
     listing = list_source(source, max(threads, 4), progress)
-    settings = ComputeSettings(str(on), batch_size, threads)
+    settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
         if store.is_split and not store.signatures.units():
@@ -149,8 +153,11 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
-    _keep_check(store, features, check)
-    notes = [*network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)]
+    left_out = notes_of(source)
+    _keep_check(store, features, check, left_out)
+    notes = [
+        *left_out, *network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)
+    ]  # fmt: skip
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),
@@ -214,9 +221,34 @@ def _batch_progress(workload: Workload, n_images: int, progress: Progress) -> Ba
     return report
 
 
-def _keep_check(store: Store, features: Features, check: SelfCheck) -> None:
+def _keep_check(
+    store: Store, features: Features, check: SelfCheck, left_out: Sequence[str]
+) -> None:
+    notes: dict[str, Any] = {}
     if check != SelfCheck.stored(features.attrs):
-        store.create_features({**features.attrs, SELF_CHECK: asdict(check)}, features.key, {})
+        notes[SELF_CHECK] = asdict(check)
+    if list(left_out) != source_notes(features.attrs):
+        notes[SOURCE_NOTES] = list(left_out)
+    if notes:
+        store.create_features({**features.attrs, **notes}, features.key, {})
+
+
+def check_bad_share(report: ExtractionReport, bad_share: float = BAD_SHARE) -> None:
+    """Refuse a run that left out too many images; the features of the others are kept.
+
+    Raises:
+        BadInput: more than `bad_share` of the listed images have no feature.
+    """
+    if report.n_bad <= bad_share * report.n_listed:
+        return
+    first = report.bad.iloc[0]
+    counts = ", ".join(f"{state} {n}" for state, n in report.bad["state"].value_counts().items())
+    raise BadInput(
+        f"{report.n_bad} of {report.n_listed} images have no feature ({counts}), more than "
+        f"{bad_share:.0%}; the first: {first['path']}: {first['state']}: {first['reason']}. The "
+        f"features of the other {report.n_rows} are kept: mend the set, or allow it by --bad-share "
+        "or [images] bad_share"
+    )
 
 
 def check_counts(view: pd.DataFrame, table: pd.DataFrame, bad: pd.DataFrame, key: str) -> None:

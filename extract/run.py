@@ -24,6 +24,10 @@ from alike.extract.twins import keep_signatures
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 """Pixels of one forward pass by the type of the device."""
 MAX_BATCH = 512
+SAMPLE = 256
+"""Images whose size is looked at before a run, if nothing brings all to one size."""
+BAD_SHARE = 0.2
+"""Largest share of images without a feature with which a run counts as done."""
 BEST_COMPRESSION = 0.39
 """Smallest share of their size that feature maps took after zstd: 1 / 2.57."""
 
@@ -44,11 +48,13 @@ class ComputeSettings:
         device: ``cpu``, ``cuda``, ``cuda:1``…
         batch_size: images of one forward pass, None to choose by the size of the frames.
         threads: cores to use.
+        bad_share: largest share of images that may turn out to be of another size.
     """
 
     device: str
     batch_size: int | None
     threads: int
+    bad_share: float = BAD_SHARE
 
     def batch(self, size: tuple[int, int]) -> int:
         """Images of one forward pass for frames of (height, width)."""
@@ -116,7 +122,9 @@ class ExtractionRun:
         if all(name in stored for name in self.names):
             shapes = {name: (stored[name].tail, stored[name].dtype) for name in self.names}
         else:
-            forward = self.forward(self.names, self.frame_size(view))
+            size = self.frame_size(view)
+            self._check_sizes(view, size)
+            forward = self.forward(self.names, size)
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             attrs["classifier"] = self.network.classifier() is not None
@@ -142,6 +150,36 @@ class ExtractionRun:
         if missing and self.features.attrs.get("classifier", True):
             for name, value in zip(CLASSIFIER, self.network.classifier() or (), strict=False):
                 self.features.write_constant(name, value.detach().float().cpu().numpy())
+
+    def _check_sizes(self, view: pd.DataFrame, size: tuple[int, int]) -> None:
+        """Refuse before the run a set of many shapes that nothing brings to one.
+
+        Raises:
+            BadInput: more than `settings.bad_share` of a sample would be of another size.
+        """
+        transform = self.network.transform
+        if transform.size is not None:
+            return
+        paths = view[view["state"] == "ok"]["path"]
+        sample = [
+            paths.iloc[at] for at in np.unique(np.linspace(0, len(paths) - 1, SAMPLE, dtype=int))
+        ]
+        sizes = []
+        for path in sample:
+            try:
+                frame = transform.frame(decode(self.source.read(path)))
+            except BadImage:
+                continue
+            sizes.append((int(frame.shape[1]), int(frame.shape[2])))
+        others = sum(one != size for one in sizes)
+        if others > self.settings.bad_share * len(sizes):
+            side = transform.resize if isinstance(transform.resize, int) else min(size)
+            how = f"after --resize {side}" if transform.resize else "and nothing resizes"
+            raise BadInput(
+                f"{others} of {len(sizes)} images looked at are not {size[0]}x{size[1]} {how}, but "
+                f"a network takes one size: give --resize {side}x{side} (squeezed), or --resize "
+                f"{side} --crop {side} (the middle)"
+            )
 
     def _check_names(self, logits: tuple[tuple[int, ...], str] | None) -> None:
         names = self.network.class_names

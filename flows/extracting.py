@@ -37,7 +37,8 @@ def extract_images(
         store: made where there is none.
         weights: None: those of the network's origin.
         taps: outputs to store.
-        settings: device, precision, batch_size, threads and progress, as `extract` takes them.
+        settings: device, precision, batch_size, threads, bad_share and progress, as `extract`
+            takes them.
         size: resize and crop, as `with_size` takes them.
         network_args: of the factory.
         source_options: of the source.
@@ -91,6 +92,24 @@ def _run(
     from alike.extract.distributed import extract_distributed
 
     return extract_distributed(images, network, store, workers=workers, **settings)
+
+
+def source_options(
+    given: Mapping[str, Any] | None,
+    where: str | None = None,
+    label_column: str | None = None,
+    first_label: bool | None = None,
+) -> dict[str, Any]:
+    """Options of a source, with those that have an option of the command of their own.
+
+    Args:
+        given: by name.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
+        label_column: column, array or JSON field of the classes.
+        first_label: what to do with several labels of one image, as `LabelRule` takes it.
+    """
+    own = {"where": where, "label": label_column, "first_label": first_label}
+    return {**(given or {}), **{name: value for name, value in own.items() if value is not None}}
 
 
 def default_weights(network: str) -> str:

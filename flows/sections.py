@@ -107,6 +107,11 @@ class Images(_Section):
     of the split. Unset: no groups."""
     twins: Literal["together", "ignore"] | None = Added
     """Whether images that show one picture stand on one side of the split; unset: together."""
+    bad_share: float | None = Field(
+        default=None, ge=0.0, le=1.0, exclude_if=lambda value: value is None
+    )
+    """Largest share of images without a feature; a run that finds more ends with an error. Unset:
+    0.2."""
 
 
 class TransformSettings(_Section):

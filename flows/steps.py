@@ -162,10 +162,12 @@ def sides_of(store: "Store") -> list[Any]:
 
 def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
-    from alike.extract.pipeline import extract
+    from alike.extract.pipeline import BAD_SHARE, check_bad_share, extract
 
     started = time.perf_counter()
     settings = run.pipeline.extract
+    images = run.pipeline.images
+    bad_share = BAD_SHARE if images.bad_share is None else images.bad_share
     store = run.store()
     split_store(run, store)
     report = extract(
@@ -176,6 +178,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         device=settings.device,
         precision=settings.precision,
         batch_size=settings.batch_size,
+        bad_share=bad_share,
         progress=run.progress,
     )
     if not report.n_rows:
@@ -184,6 +187,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
             f"none of the {report.n_listed} images of {run.pipeline.images.source} could be read; "
             f"the first: {first.path}: {first.state}: {first.reason}"
         )
+    check_bad_share(report, bad_share)
     keep_trained(store.features(report.key))
     run.notes.extend(note for note in report.notes if note not in run.notes)
     if report.n_computed:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from alike.analysis.explain.tokens import last_read_tokens
 from alike.extract.errors import BadInput
 from alike.extract.networks import Tap, TappedNetwork, first_tensor, function_name, taps_at
 
@@ -100,7 +101,8 @@ def gradcam_raw(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Grad-CAM without its ReLU: `sum_k alpha_k A_k(p)`, `alpha_k = mean_p d score / d A_k(p)`.
 
     Selvaraju et al. 2017, equations 1 and 2. Times P it is CAM where CAM exists, so the sum over
-    positions plus the bias is the score.
+    positions plus the bias is the score. Of a transformer with a class token the maps are the last
+    tokens of patches that reach the scores (`alike.analysis.explain.tokens`).
 
     Returns:
         (B, h, w) float32, signed.
@@ -159,16 +161,43 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple
     if tap.module:
         cuts = [_Output(module.get_submodule(tap.module)), *cuts]
     for cut in cuts:
-        with torch.no_grad(), cut:
-            scores = score(module, batch)
-            explained = scores.gather(1, chosen(target, scores)[:, None]).sum()
-        if cut.leaf is not None:
-            (gradient,) = torch.autograd.grad(explained, cut.leaf)
-            return tap.arrange(cut.leaf.detach()), tap.arrange(gradient)
+        found = _gradient_at(cut, module, batch, target)
+        if found is None:
+            continue
+        maps, gradient = (tap.arrange(value) for value in found)
+        # A class token: nothing reads the tokens of patches any more by then.
+        if tap.layout != "tokens" or bool(gradient.any()):
+            return maps, gradient
+        path = last_read_tokens(module, batch, tap, score)
+        found = (
+            _gradient_at(_Output(module.get_submodule(path)), module, batch, target)
+            if path
+            else None
+        )
+        if found is None:
+            raise DoesNotFit(
+                f"no Grad-CAM for {type(module).__name__}: no module gives tokens of patches that "
+                "the scores depend on; use sa"
+            )
+        maps, gradient = (tap.arrange(value) for value in found)
+        return maps, gradient
     raise DoesNotFit(
         f"no Grad-CAM for {type(module).__name__}: the forward pass never reached {tap.function} "
         f"number {tap.occurrence}"
     )
+
+
+def _gradient_at(
+    cut: "_Output | _Argument", module: nn.Module, batch: Tensor, target: Target
+) -> tuple[Tensor, Tensor] | None:
+    """A tensor of the forward pass and the gradient of the scores there; None if never reached."""
+    with torch.no_grad(), cut:
+        scores = score(module, batch)
+        explained = scores.gather(1, chosen(target, scores)[:, None]).sum()
+    if cut.leaf is None:
+        return None
+    (gradient,) = torch.autograd.grad(explained, cut.leaf)
+    return cut.leaf.detach(), gradient
 
 
 class _Calls(TorchFunctionMode):

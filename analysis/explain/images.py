@@ -11,9 +11,10 @@ import pandas as pd
 
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
-from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.inputs import framed, network_for
 from alike.analysis.explain.overlay import explanation_panel
 from alike.analysis.explain.pair import Alike, alike_panel, centre_of, compare_images
+from alike.analysis.explain.tokens import class_token_share
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, read_images
 from alike.extract.panels import Pixels
@@ -130,6 +131,8 @@ def explain_images(
     comparison = None
     if LIKENESS in methods and len(sources) > 1:
         comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+        share = class_token_share(network, [framed(one, network) for one in sources[:2]])
+        notes += [] if share is None else [str(share)]
     elif tuple(methods) == (LIKENESS,):
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
     return Explained(names, explanations, comparison, tuple(notes))

@@ -10,7 +10,7 @@ from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
 from alike.analysis.twins import twin_sentences
-from alike.extract.notes import stored_warning, tap_notes
+from alike.extract.notes import source_notes, stored_warning, tap_notes
 
 MOST_BAD = 500
 MOST_TWINS = 200
@@ -48,11 +48,12 @@ def suspicions(subject: Subject, store: Any) -> list[str]:
 
 
 def _notes(subject: Subject, store: Any) -> list[str]:
-    """Taps of an unusual kind, each once."""
+    """Images left out, guesses of the source and taps of an unusual kind, each once."""
     if store is None:
         return []
     groups = [store.features(analysis.key).attrs for _, analysis in subject.named]
-    return list(dict.fromkeys(note for attrs in groups for note in tap_notes(attrs)))
+    notes = (note for attrs in groups for note in (*source_notes(attrs), *tap_notes(attrs)))
+    return list(dict.fromkeys(notes))
 
 
 def _images(run: Mapping[str, Any], bad: pd.DataFrame) -> str:

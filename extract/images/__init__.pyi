@@ -1,8 +1,10 @@
 from .decoding import decode as decode
+from .decoding import image_format as image_format
 from .listing import list_source as list_source
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
 from .source import check_bytes as check_bytes
+from .source import notes_of as notes_of
 from .source import read_local as read_local
 from .source import read_url as read_url
 from .sources import SOURCES as SOURCES

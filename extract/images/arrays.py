@@ -4,12 +4,14 @@ import io
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, local_path
 
 SPLITS = ("train", "val", "test", "")
@@ -20,17 +22,17 @@ PAIRS = (
     ("images", "labels"),
     ("image", "label"),
     ("x", "y"),
-    ("X", "y"),
     ("data", "labels"),
 )
-"""Names of the arrays of images and labels that are found without being named."""
+"""Names of the arrays of images and labels that are found without being named, in any case."""
 CLASSES = ("classes", "class_names", "label_names")
 
 
 class ArraySource:
     """Rows of uint8 arrays (N, H, W, 3), (N, 3, H, W) or (N, H, W), each as one .npy image.
 
-    A path is ``array/row``; a label is the class's name if the file has one of `CLASSES`.
+    A path is ``array/row``; a label is the class's name if the file has one of `CLASSES`; a subset
+    is the part of the name that says ``train``, ``val`` or ``test``.
 
     Args:
         spec: the file.
@@ -38,70 +40,129 @@ class ArraySource:
         images: name of the array of images, if it is none of `PAIRS`.
         labels: name of its array of labels.
         classes: name of the array of class names.
+        scale: for arrays that are not uint8: what a value is multiplied by before it is rounded to
+            0..255, 255 for values from 0 to 1.
+        label: as `labels`.
+        first_label: what to do with several labels of one image; see `LabelRule`.
     """
 
     def __init__(
-        self, spec: str, split: str = "", images: str = "", labels: str = "", classes: str = ""
+        self,
+        spec: str,
+        split: str = "",
+        images: str = "",
+        labels: str = "",
+        classes: str = "",
+        scale: float | None = None,
+        label: str = "",
+        first_label: bool | None = None,
     ) -> None:
         file = local_path(spec)
         if file is None:
             raise BadInput(f"arrays {spec}: these are read from a local file; copy it first")
         path = file.resolve()
         self.spec = str(path)
+        labels = labels or label
+        if scale is not None and not (isinstance(scale, int | float) and 0 < scale < inf):
+            raise BadInput(f"option scale {scale!r}: a number above 0 expected, such as 255")
         given = {"split": split, "images": images, "labels": labels, "classes": classes}
-        self.options = {name: value for name, value in given.items() if value}
+        self.options: dict[str, Any] = {name: value for name, value in given.items() if value}
+        self.options |= {"scale": scale} if scale is not None else {}
+        self.options |= {} if first_label is None else {"first_label": first_label}
+        self._scale = scale
         self._arrays = _open(path)
+        self._by_lower = {name.lower(): name for name in reversed(list(self._arrays))}
         self._pairs = self._pairs_of(split, images, labels)
+        self._check_types()
         names = self._arrays.get(classes or next((c for c in CLASSES if c in self._arrays), ""))
-        self._classes = None if names is None else [_text(name) for name in names[()]]
+        texts = LabelRule(self.spec, first=False)
+        classes_named = None if names is None else [texts(name) or "" for name in names[()].ravel()]
+        self._rule = LabelRule(self.spec, first_label, classes_named)
+        self.notes: list[str] = []
         # HDF5 handles serve one thread at a time.
         self._lock = threading.Lock()
 
-    def _pairs_of(self, split: str, images: str, labels: str) -> list[tuple[str, str | None]]:
+    def _pairs_of(self, split: str, images: str, labels: str) -> list[tuple[str, str | None, str]]:
         if images:
-            pairs = [(images, labels or None)]
+            pairs: list[tuple[str, str | None, str]] = [(images, labels or None, split)]
         else:
-            formats = [(a, b, s) for s in ((split,) if split else SPLITS) for a, b in PAIRS]
             every = [
-                (a.format(split=s), b.format(split=s))
-                for a, b, s in formats
-                if ("{split}" in a) == bool(s)
+                (a.format(split=part), b.format(split=part), part)
+                for part in ((split,) if split else SPLITS)
+                for a, b in PAIRS
+                if ("{split}" in a) == bool(part)
             ]
+            named = [(self._by_lower.get(a.lower()), b, part) for a, b, part in every]
             pairs = [
-                (a, b if b in self._arrays else None)
-                for a, b in dict.fromkeys(every)
-                if a in self._arrays and self._arrays[a].ndim >= 3
+                (a, labels or self._by_lower.get(b.lower()), part)
+                for a, b, part in named
+                if a is not None and self._arrays[a].ndim >= 3
             ]
-        if not pairs or any(name not in self._arrays for name, _ in pairs):
+            # Two rows of `PAIRS` may find one array: the first that also finds labels counts.
+            best = {
+                a: (a, b, part) for a, b, part in sorted(pairs, key=lambda one: not one[1])[::-1]
+            }
+            pairs = [best[a] for a in dict.fromkeys(a for a, _, _ in pairs)]
+        unknown = {
+            name for a, b, _ in pairs for name in (a, b) if name and name not in self._arrays
+        }
+        if not pairs or unknown:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in self._arrays.items())
+            missing = ", ".join(sorted(unknown)) or f"of images {split}".strip()
             raise BadInput(
-                f"{self.spec}: no array of images {images or split or ''} found; it has {shapes}; "
-                "name them with the options images and labels"
+                f"{self.spec}: no array {missing} found; it has {shapes}; name them with "
+                "--source-option images=NAME and --source-option labels=NAME"
             )
         return pairs
 
+    def _check_types(self) -> None:
+        """Refuse what could not be decoded image by image.
+
+        Raises:
+            BadInput: an array of other numbers than uint8, and no `scale`.
+        """
+        for name, _, _ in self._pairs:
+            array = self._arrays[name]
+            if array.dtype == np.uint8 or self._scale is not None:
+                continue
+            if array.dtype.kind not in "fiub":
+                raise BadInput(f"{self.spec}: {name} holds {array.dtype}: uint8 expected")
+            first = np.asarray(array[:64])
+            low, high = (first.min(), first.max()) if first.size else (0, 0)
+            scale = 1 if high > 1 else 255
+            raise BadInput(
+                f"{self.spec}: {name} holds {array.dtype} from {low:.3g} to {high:.3g}, uint8 from "
+                f"0 to 255 is expected: --source-option scale={scale} multiplies and rounds"
+            )
+
     def __iter__(self) -> Iterator[Listed]:
         """Array by array, row by row."""
-        for name, labels in self._pairs:
-            truth = None if labels is None else np.asarray(self._arrays[labels][()]).ravel()
-            if truth is not None and len(truth) != len(self._arrays[name]):
+        notes = []
+        for name, labels, part in self._pairs:
+            n_images = len(self._arrays[name])
+            truth = None if labels is None else np.asarray(self._arrays[labels][()])
+            if truth is not None and truth.ndim > 1 and truth.shape[1:] == (1,) * (truth.ndim - 1):
+                truth = truth.ravel()
+            if truth is not None and truth.shape[:1] != (n_images,):
                 raise BadInput(
-                    f"{self.spec}: {len(self._arrays[name])} images in {name}, {len(truth)} labels "
+                    f"{self.spec}: {n_images} images in {name}, {len(np.atleast_1d(truth))} labels "
                     f"in {labels}: they must be of one length"
                 )
-            for row in range(len(self._arrays[name])):
-                yield Listed(
-                    f"{name}/{row:07d}", None if truth is None else self._label(truth[row])
-                )
+            if truth is None:
+                notes.append(self._unlabelled(name, n_images))
+            for row in range(n_images):
+                label = None if truth is None else self._rule(truth[row])
+                yield Listed(f"{name}/{row:07d}", label, part or None)
+        self.notes = [*notes, *self._rule.notes]
 
-    def _label(self, value: Any) -> str:
-        if self._classes is None or not isinstance(value, int | np.integer):
-            return _text(value)
-        if not 0 <= value < len(self._classes):
-            raise BadInput(
-                f"{self.spec}: label {value}, but there are {len(self._classes)} classes"
-            )
-        return self._classes[int(value)]
+    def _unlabelled(self, name: str, n_images: int) -> str:
+        fitting = [
+            other
+            for other, array in self._arrays.items()
+            if other != name and array.shape[:1] == (n_images,) and array.ndim <= 2
+        ]
+        way = f"; --label-column {fitting[0]} takes those of {fitting[0]}" if fitting else ""
+        return f"no labels were found for the images in {name}{way}"
 
     def read(self, path: str) -> bytes:
         """One row in .npy form."""
@@ -111,6 +172,8 @@ class ArraySource:
                 image = np.asarray(self._arrays[name][int(row)])
         except (KeyError, IndexError, ValueError, OSError) as error:
             raise BadImage("unreadable", f"no row {path}: {error}") from error
+        if self._scale is not None:
+            image = _scaled(image, self._scale)
         written = io.BytesIO()
         np.save(written, np.ascontiguousarray(image), allow_pickle=False)
         return written.getvalue()
@@ -140,5 +203,10 @@ def _datasets(path: Path) -> dict[str, Any]:
     return datasets
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
+    values = np.rint(np.asarray(image, np.float64) * scale)
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    # Not >: NaN must not pass.
+    if not (low >= 0 and high <= 255):
+        raise BadImage("wrong mode", f"values from {low:g} to {high:g} after scale, not 0 to 255")
+    return values.astype(np.uint8)

@@ -63,6 +63,14 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     return _from_pillow(data, max_pixels)
 
 
+def image_format(data: bytes) -> tuple[str, int]:
+    """(format, orientation 1 to 8) of an image that decodes; nothing is decoded."""
+    if data.startswith(NPY):
+        return "array", 1
+    with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+        return str(image.format), _orientation(image)
+
+
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise BadImage("too large", f"{width}x{height} pixels, at most {max_pixels} are decoded")

@@ -7,34 +7,71 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.formats import SUFFIXES
+from alike.extract.images.formats import SUFFIXES, left_out_note
+from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, local_path, read_local
+from alike.extract.images.tree import SUBSETS, Folders, has_subsets, placed, subset_note
 
 
 class FolderSource:
     """A folder of class folders: the label is the first folder's name, None for loose files.
 
-    Hidden files and files without an image's suffix are left out. Symbolic links are followed.
+    If the first folders are subsets over class folders (``train/cat``), the label is the folder
+    below. Hidden files and files without an image's suffix are left out. Symbolic links are
+    followed.
 
     Args:
         spec: path of the folder, or its ``file://`` URL.
+        subsets: False takes the first folder for the class, whatever its name.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, subsets: bool = True) -> None:
         path = local_path(spec)
         if path is None:
             raise BadInput(f"folder {spec}: folders are read from a local disk; copy it first")
         self.root = path.resolve()
         self.spec = str(self.root)
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, Any] = {} if subsets else {"subsets": False}
+        self._subsets = subsets
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In order of names, folder by folder."""
-        yield from self._walk(self.root, None, "", frozenset({self.root}))
+        rule, left_out, named, unlabelled = LabelRule(self.spec), list[str](), set[str](), 0
+        subsets = self._subsets and has_subsets(self._places())
+        for path, folders, is_image in self._walk(self.root, (), frozenset({self.root})):
+            if not is_image:
+                left_out.append(path)
+                continue
+            label, subset = placed(folders, subsets)
+            unlabelled += subset is not None and label is None
+            named |= {subset} if subset else set()
+            yield Listed(path, None if label is None else rule.folder(label), subset)
+        lines = [subset_note(named, unlabelled)] if subsets else []
+        self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out)])]
 
-    def _walk(
-        self, folder: Path, label: str | None, prefix: str, above: frozenset[Path]
-    ) -> Iterator[Listed]:
+    def _places(self) -> Iterator[Folders]:
+        """Folders of images until the answer is known: the top first, then what lies below."""
+        tops, above = self._names(self.root), frozenset({self.root})
+        if any(_is_image(name) for name, is_folder in tops if not is_folder):
+            yield ()
+        folders = [name for name, is_folder in tops if is_folder]
+        # Folders of another name first: one image in them settles it.
+        for name in sorted(folders, key=lambda name: name.lower() in SUBSETS):
+            below = self.root / name
+            if (real := below.resolve()) not in above:
+                walk = self._walk(below, (_shown(name),), above | {real})
+                seen: set[Folders] = set()
+                for _, place, is_image in walk:
+                    if is_image and place[:2] not in seen:
+                        seen.add(place[:2])
+                        yield place
+                    # One class folder of a subset says as much as all of them.
+                    if any(len(one) > 1 for one in seen):
+                        break
+
+    def _names(self, folder: Path) -> list[tuple[str, bool]]:
+        """Names in a folder that are not hidden, each with whether it is a folder."""
         # Entries know whether they are folders; asking every file costs as much as hashing it.
         try:
             with os.scandir(folder) as entries:
@@ -44,18 +81,20 @@ class FolderSource:
                 f"folder {folder} cannot be listed ({error.strerror}): ask for the permission, or "
                 "move it out of the set"
             ) from error
-        for name, is_folder in names:
-            if name.startswith("."):
-                continue
+        return [(name, is_folder) for name, is_folder in names if not name.startswith(".")]
+
+    def _walk(
+        self, folder: Path, within: Folders, above: frozenset[Path]
+    ) -> Iterator[tuple[str, Folders, bool]]:
+        """(path, folders that it lies in, whether it is an image) of every file below."""
+        for name, is_folder in self._names(folder):
             if is_folder:
                 real = (folder / name).resolve()
                 # A link to a folder above would be walked for ever.
                 if real not in above:
-                    inside = folder / name
-                    within, shown = label or _shown(name), f"{prefix}{_shown(name)}/"
-                    yield from self._walk(inside, within, shown, above | {real})
-            elif "." + name.rpartition(".")[2].lower() in SUFFIXES:
-                yield Listed(prefix + _shown(name), label)
+                    yield from self._walk(folder / name, (*within, _shown(name)), above | {real})
+            else:
+                yield "/".join((*within, _shown(name))), within, _is_image(name)
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
@@ -63,6 +102,10 @@ class FolderSource:
         if "\\x" in path and not file.exists():
             file = self.root / _hidden(path)
         return read_local(file)
+
+
+def _is_image(name: str) -> bool:
+    return "." + name.rpartition(".")[2].lower() in SUFFIXES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.source import ImageSource, Listed, local_path, read_local
-from alike.extract.images.tables import embedded_bytes, text_or_none
+from alike.extract.images.labels import LabelRule
+from alike.extract.images.source import ImageSource, Listed, local_path, one_line, read_local
+from alike.extract.images.tables import embedded_bytes, names_in, no_label_note, text_or_none
 
 
 class SavedSource:
@@ -19,6 +20,7 @@ class SavedSource:
         options: that were given.
         image: column of images: a struct of bytes and path, or bytes.
         label: column of classes; integers get the names that the dataset gives them.
+        first_label: what to do with several labels of one image; see `LabelRule`.
         group: column of what images share that must stand on one side of the split; "" for none.
     """
 
@@ -29,6 +31,7 @@ class SavedSource:
         options: dict[str, Any],
         image: str,
         label: str,
+        first_label: bool | None = None,
         group: str = "",
     ) -> None:
         import pyarrow as pa
@@ -39,12 +42,15 @@ class SavedSource:
             files = [folder / entry["filename"] for entry in state["_data_files"]]
             tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
             info = json.loads((folder / "dataset_info.json").read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            selected = state.get("_indices_data_files")
+            names = names_in(info, label)
+        # Any file may hold anything: wrong types of JSON, damaged Arrow.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise BadInput(
                 f"{folder} is not what save_to_disk wrote ({reason}): save it again"
             ) from error
-        if state.get("_indices_data_files"):
+        if selected:
             raise BadInput(
                 f"{folder} was saved with an index of selected rows: call flatten_indices() before "
                 "save_to_disk"
@@ -52,7 +58,8 @@ class SavedSource:
         table = pa.concat_tables(tables)
         if image not in table.column_names:
             raise BadInput(
-                f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}"
+                f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}: name "
+                "the images by --source-option image=COLUMN"
             )
         self._images = table[image]
         self._labels = table[label] if label in table.column_names else None
@@ -62,17 +69,19 @@ class SavedSource:
                 "groups"
             )
         self._groups = table[group] if group else None
-        features = info.get("features") or {}
-        self._names: list[str] = (features.get(label) or {}).get("names") or []
+        self._rule = LabelRule(spec, first_label, names)
+        self._columns, self._label = table.column_names, label
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
         labels = [None] * len(self._images) if self._labels is None else self._labels.to_pylist()
         groups = [None] * len(labels) if self._groups is None else self._groups.to_pylist()
         for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
-            named = isinstance(label, int) and 0 <= label < len(self._names)
-            name = self._names[label] if named else label
-            yield Listed(f"{row:08d}", None if name is None else str(name), text_or_none(group))
+            yield Listed(f"{row:08d}", self._rule(label), group=text_or_none(group))
+        self.notes = self._rule.notes
+        if self._labels is None:
+            self.notes = [no_label_note(self._label, self._columns), *self.notes]
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row, or those of the file that the row names."""
@@ -85,7 +94,12 @@ class SavedSource:
 
 
 def open_saved(
-    spec: str, split: str = "", image: str = "image", label: str = "label", group: str = ""
+    spec: str,
+    split: str = "",
+    image: str = "image",
+    label: str = "label",
+    first_label: bool | None = None,
+    group: str = "",
 ) -> ImageSource:
     """Open a saved dataset, or one split of a saved dictionary of datasets.
 
@@ -94,6 +108,7 @@ def open_saved(
         split: of a dictionary of datasets; "" for one dataset.
         image: column of images.
         label: column of classes.
+        first_label: what to do with several labels of one image; see `LabelRule`.
         group: column of what images share that must stand on one side of the split; "" for none.
 
     Raises:
@@ -105,13 +120,23 @@ def open_saved(
     folder = path.resolve()
     given = {"split": (split, ""), "image": (image, "image"), "label": (label, "label")}
     given["group"] = (group, "")
-    options = {key: value for key, (value, default) in given.items() if value != default}
+    options: dict[str, Any] = {
+        key: value for key, (value, default) in given.items() if value != default
+    }
+    options |= {} if first_label is None else {"first_label": first_label}
     place = folder
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        try:
+            splits = list(json.loads((folder / "dataset_dict.json").read_text())["splits"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(
+                f"{folder / 'dataset_dict.json'} names no splits ({one_line(error)}): save it again"
+            ) from error
         if split not in splits:
-            raise BadInput(f"{folder} has splits {', '.join(splits)}: name one by the option split")
+            raise BadInput(
+                f"{folder} has splits {', '.join(splits)}: name one by --source-option split=NAME"
+            )
         place = folder / split
     elif split:
         raise BadInput(f"{folder} is one dataset without splits: leave out the option split")
-    return SavedSource(place, str(folder), options, image, label, group)
+    return SavedSource(place, str(folder), options, image, label, first_label, group)

@@ -24,12 +24,14 @@ class Listed:
     Attributes:
         path: what `ImageSource.read` takes; ``/`` separates its parts.
         label: name of its class, None if there is none.
+        subset: the part of the set that its source puts it in (``train``, ``val``…), or None.
         group: what it shares with images that must stand on the same side of the split, such as a
             patient or a video; None if it stands alone.
     """
 
     path: str
     label: str | None
+    subset: str | None = field(default=None, repr=False)
     group: str | None = field(default=None, repr=False)
 
 
@@ -53,6 +55,14 @@ class ImageSource(Protocol):
         Raises:
             BadImage: it cannot be read, or is larger than `MAX_BYTES`.
         """
+
+
+def notes_of(source: ImageSource) -> list[str]:
+    """What a source took its images for, a line each; complete once it was listed.
+
+    A source may have an attribute `notes`: what it left out, and every guess.
+    """
+    return list(getattr(source, "notes", ()))
 
 
 def local_path(spec: str) -> Path | None:

@@ -16,16 +16,18 @@ from alike.extract.errors import BadInput
 from alike.extract.images.arrays import ArraySource
 from alike.extract.images.folder import FolderSource
 from alike.extract.images.saved import open_saved
+from alike.extract.images.selection import Selection
 from alike.extract.images.source import ImageSource, local_path
 from alike.extract.images.tables import open_table
 from alike.extract.images.tar import TarSource
 
 
-def open_source(spec: str, **options: Any) -> ImageSource:
+def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
     """Open a set of images.
 
     Args:
         spec: any kind of `SOURCES`: a path, or a URL of fsspec if the kind says so.
+        where: ``subset=val`` or ``label=cat``: only those images; names may be joined by commas.
         options: of that kind: see the functions in `SOURCES`.
 
     Raises:
@@ -42,6 +44,8 @@ def open_source(spec: str, **options: Any) -> ImageSource:
         >>> source.read("cat/tom.png")
         b'the bytes of an image'
     """
+    if where:
+        return Selection(open_source(spec, **options), where)
     path = local_path(spec)
     is_pattern = glob.has_magic(spec) or "{" in spec
     if path is not None and not is_pattern and not path.exists():
@@ -50,7 +54,11 @@ def open_source(spec: str, **options: Any) -> ImageSource:
         if row.fits(spec):
             unknown = sorted(set(options) - set(inspect.signature(row.open).parameters))
             if unknown:
-                raise BadInput(f"images {spec}: no option {', '.join(unknown)} for {row.about}")
+                known = sorted(set(inspect.signature(row.open).parameters) - {"spec"})
+                raise BadInput(
+                    f"images {spec}: no option {', '.join(unknown)} for {row.about}; options are "
+                    f"{', '.join(known)}"
+                )
             return row.open(spec, **options)
     raise BadInput(f"images {spec}: not a kind that is read; give {_kinds()}")
 

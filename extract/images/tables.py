@@ -3,7 +3,7 @@
 import json
 import posixpath
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -31,6 +32,8 @@ def open_table(
     label: str = "label",
     root: str = "",
     image: str = "image",
+    subset: str = "subset",
+    first_label: bool | None = None,
     group: str = "",
 ) -> ImageSource:
     """Open a manifest, or Parquet with embedded images.
@@ -41,6 +44,8 @@ def open_table(
         label: column of class names; may be missing.
         root: folder or URL of relative paths; "" for the manifest's own folder.
         image: column of embedded images: bytes, or a struct with the field ``bytes``.
+        subset: column of the part of the set that an image belongs to; may be missing.
+        first_label: what to do with several labels of one image; see `LabelRule`.
         group: column of what images share that must stand on the same side of the split; "" for
             none.
 
@@ -49,18 +54,29 @@ def open_table(
     """
     with _Readable(spec):
         filesystem, name = filesystem_of(spec)
-    given = {"path": path, "label": label, "root": root, "image": image, "group": group}
-    defaults = {"path": "path", "label": "label", "root": "", "image": "image", "group": ""}
-    options = {key: value for key, value in given.items() if value != defaults[key]}
+    given = {
+        "path": (path, "path"), "label": (label, "label"), "root": (root, ""),
+        "image": (image, "image"), "subset": (subset, "subset"), "group": (group, ""),
+    }  # fmt: skip
+    options: dict[str, Any] = {
+        key: value for key, (value, default) in given.items() if value != default
+    }
+    options |= {} if first_label is None else {"first_label": first_label}
+    rule = LabelRule(_absolute(spec), first_label)
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
         with _Readable(spec):
             file = pq.ParquetFile(filesystem.open(name, "rb"))
         if path not in file.schema_arrow.names:
-            return EmbeddedSource(_absolute(spec), options, file, image, label)
-        table = file.read([c for c in (path, label, group) if c in file.schema_arrow.names])
-        columns = {c: table[c].to_pylist() for c in table.column_names}
+            named = (image, label, subset, group)
+            return EmbeddedSource(_absolute(spec), options, file, named, rule)
+        names = file.schema_arrow.names
+        wanted = dict.fromkeys((path, label, subset, group))
+        with _Readable(spec):
+            table = file.read([c for c in wanted if c in names])
+            columns = {c: table[c].to_pylist() for c in table.column_names}
+        rule.names = class_names(file.schema_arrow.metadata, label)
     else:
         import pandas as pd
 
@@ -68,40 +84,64 @@ def open_table(
             # As text: a class named "1" or "NA" stays what it is.
             frame = pd.read_csv(opened, dtype=str, keep_default_na=False)
         columns = {str(c): frame[c].tolist() for c in frame.columns}
+        names = list(columns)
     if path not in columns:
-        raise BadInput(f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}")
+        raise BadInput(
+            f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}: name the column "
+            "of paths by --source-option path=COLUMN, and that of classes by --label-column COLUMN"
+        )
+    if label not in names and label != "label":
+        raise BadInput(f"manifest {spec} has columns {', '.join(names)}; none is {label!r}")
     base = root or posixpath.dirname(_absolute(spec))
-    names = [columns.get(label), columns[_group(group, columns, spec)] if group else None]
-    return ManifestSource(_absolute(spec), options, columns[path], names, base)
+    _check_group(group, names, spec)
+    listing = {
+        "path": columns[path], "label": columns.get(label), "subset": columns.get(subset),
+        "group": columns.get(group) if group else None,
+    }  # fmt: skip
+    source = ManifestSource(_absolute(spec), options, listing, base, rule)
+    source.without = no_label_note(label, names) if label not in names else ""
+    return source
 
 
-def _group(name: str, columns: Iterable[str], spec: str) -> str:
-    if name not in columns:
+def _check_group(name: str, columns: Iterable[str], spec: str) -> None:
+    if name and name not in columns:
         raise BadInput(f"{spec} has columns {', '.join(columns)}: none is {name!r} for the groups")
-    return name
 
 
 class ManifestSource:
-    """Files named one by one, anywhere that fsspec reads."""
+    """Files named one by one, anywhere that fsspec reads.
+
+    Args:
+        spec: of the manifest.
+        options: that were given.
+        listing: ``path``; ``label``, ``subset`` and ``group`` or None; one value an image.
+        base: folder or URL of relative paths.
+        rule: that names the classes.
+    """
 
     def __init__(
         self,
         spec: str,
         options: dict[str, Any],
-        paths: list[str],
-        names: Sequence[list[Any] | None],
+        listing: Mapping[str, list[Any] | None],
         base: str,
+        rule: LabelRule,
     ) -> None:
         self.spec, self.options = spec, options
-        self._paths, self._base = paths, base
-        # Labels, then groups.
-        nobody = [None] * len(paths)
-        self._labels, self._groups = (nobody if one is None else one for one in names)
+        self._listing, self._base, self._rule = listing, base, rule
+        self.without = ""
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In the manifest's order."""
-        for path, label, group in zip(self._paths, self._labels, self._groups, strict=True):
-            yield Listed(str(path), text_or_none(label), text_or_none(group))
+        paths = self._listing["path"] or []
+        labels, subsets, groups = (
+            self._listing[name] or [None] * len(paths) for name in ("label", "subset", "group")
+        )
+        for path, label, subset, group in zip(paths, labels, subsets, groups, strict=True):
+            part, shared = text_or_none(subset), text_or_none(group)
+            yield Listed(str(path), self._rule(label), subset=part, group=shared)
+        self.notes = [*filter(None, [self.without]), *self._rule.notes]
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
@@ -122,19 +162,30 @@ class EmbeddedSource:
     """
 
     def __init__(
-        self, spec: str, options: dict[str, Any], file: Any, image: str, label: str
+        self,
+        spec: str,
+        options: dict[str, Any],
+        file: Any,
+        columns: tuple[str, str, str, str],
+        rule: LabelRule,
     ) -> None:
         names = file.schema_arrow.names
+        image, label, subset, group = columns
         if image not in names:
             raise BadInput(
                 f"{spec} has columns {', '.join(names)}: no column of paths and none of images "
-                f"named {image!r}; name one with the options path or image"
+                f"named {image!r}; name one by --source-option path=COLUMN or image=COLUMN"
             )
+        if label not in names and label != "label":
+            raise BadInput(f"{spec} has columns {', '.join(names)}; none is {label!r}")
+        _check_group(group, names, spec)
         self.spec, self.options = spec, options
-        self._file, self._image = file, image
+        self._file, self._image, self._rule = file, image, rule
         self._label = label if label in names else None
-        group = str(options.get("group", ""))
-        self._group_name = _group(group, names, spec) if group else None
+        self._subset = subset if subset in names else None
+        self._shared = group or None
+        rule.names = class_names(file.schema_arrow.metadata, label)
+        self.notes: list[str] = []
         groups = range(file.num_row_groups)
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -143,16 +194,22 @@ class EmbeddedSource:
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
-        labels: Any = [None] * int(self._starts[-1])
-        if self._label is not None:
-            labels = self._file.read([self._label])[self._label].to_pylist()
-        names = class_names(self._file.schema_arrow.metadata, self._label or "")
-        groups: Any = [None] * len(labels)
-        if self._group_name is not None:
-            groups = self._file.read([self._group_name])[self._group_name].to_pylist()
-        for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
-            name = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
-            yield Listed(f"{row:08d}", None if name is None else str(name), text_or_none(group))
+        n_rows = int(self._starts[-1])
+        labels, subsets, groups = (
+            [None] * n_rows if name is None else self._column(name)
+            for name in (self._label, self._subset, self._shared)
+        )
+        for row, (label, subset, group) in enumerate(zip(labels, subsets, groups, strict=True)):
+            part, shared = text_or_none(subset), text_or_none(group)
+            yield Listed(f"{row:08d}", self._rule(label), subset=part, group=shared)
+        self.notes = self._rule.notes
+        if self._label is None:
+            self.notes = [no_label_note("label", self._file.schema_arrow.names), *self.notes]
+
+    def _column(self, name: str) -> list[Any]:
+        with _Readable(self.spec):
+            values: list[Any] = self._file.read([name])[name].to_pylist()
+        return values
 
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]
@@ -174,10 +231,27 @@ class EmbeddedSource:
 
 def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
     """Names of integer labels that Hugging Face `datasets` writes into a schema; [] if none."""
-    written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    features = (written.get("info") or {}).get("features") or {}
-    names: list[str] = (features.get(label) or {}).get("names") or []
-    return names
+    try:
+        written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError:
+        return []
+    return names_in(written.get("info") if isinstance(written, dict) else None, label)
+
+
+def names_in(info: Any, label: str) -> list[str]:
+    """Names of integer labels in the description of a data set; [] if it is of another form."""
+    for key in ("features", label, "names"):
+        info = info.get(key) if isinstance(info, dict) else None
+    whole = isinstance(info, list) and all(isinstance(name, str) for name in info)
+    return info if whole else []
+
+
+def no_label_note(label: str, columns: Iterable[str]) -> str:
+    """One line that says that the images of a table have no class."""
+    return (
+        f"no column {label!r}, so no image has a class; columns are {', '.join(columns)}; "
+        "--label-column names one"
+    )
 
 
 def embedded_bytes(value: Any) -> bytes:

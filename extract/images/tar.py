@@ -5,16 +5,22 @@ import json
 import re
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.formats import SUFFIXES
+from alike.extract.images.formats import SUFFIXES, left_out_note
+from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, check_bytes, one_line
+from alike.extract.images.tree import Folders, has_subsets, placed, subset_note, without_top
 
 LABEL_SUFFIXES = (".cls", ".label")
+BESIDE = frozenset((".id", ".npz", ".pth", ".pt", ".txt", ".caption"))
+"""Suffixes of a sample's other fields, which nobody takes for its image."""
 MAX_SHARDS = 100_000
 
 
@@ -25,20 +31,47 @@ class _Member:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Image:
+    path: str
+    folders: Folders
+    sample: str
+    ending: str
+
+
 class TarSource:
     """Images in uncompressed tar files; a path is ``shard.tar/member``.
 
     The label is the text of the sample's ``.cls`` or ``.label``, else ``label`` of its ``.json``,
-    else the name of the folder that the member lies in, else None. Headers are read once; images
-    are read by their place in the file, so threads need not follow its order.
+    else that of the folders that the member lies in, as for a folder of class folders, else None.
+    One image of a sample is taken: the one with a plain suffix (``x.jpg`` before ``x.seg.png``).
+    Headers are read once; images are read by their place in the file, so threads need not follow
+    its order.
 
     Args:
         spec: one tar, ``name-*.tar`` or ``name-{0000..0009}.tar``; local paths, or URLs of fsspec.
+        image: which image of a sample is taken, by all after the first dot: ``seg.png``.
+        label: name of the label in a sample's ``.json``; if given, no ``.cls`` is read.
+        first_label: what to do with several labels of one image; see `LabelRule`.
+        subsets: False takes the first folder for the class, whatever its name.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(
+        self,
+        spec: str,
+        image: str = "",
+        label: str = "",
+        first_label: bool | None = None,
+        subsets: bool = True,
+    ) -> None:
         self.spec = spec if "://" in spec else str(Path(spec).expanduser().absolute())
-        self.options: dict[str, Any] = {}
+        given = {"image": image, "label": label}
+        self.options: dict[str, Any] = {name: value for name, value in given.items() if value}
+        self.options |= {} if first_label is None else {"first_label": first_label}
+        self.options |= {} if subsets else {"subsets": False}
+        self._image, self._label, self._subsets = image.lstrip(".").lower(), label, subsets
+        self._rule = LabelRule(self.spec, first_label)
+        self.notes: list[str] = []
         self._shards = _expand(self.spec)
         self._members: dict[str, _Member] = {}
         self._listed: list[Listed] | None = None
@@ -48,37 +81,98 @@ class TarSource:
         """Shard by shard, in the order inside."""
         with self._lock:
             if self._listed is None:
-                self._listed = [one for shard in self._shards for one in self._index(shard)]
+                self._listed = self._list()
         yield from self._listed
 
-    def _index(self, shard: str) -> list[Listed]:
-        """Places of a shard's images; read through its headers."""
-        texts: dict[str, str] = {}
-        images: list[tuple[str, str]] = []
+    def _list(self) -> list[Listed]:
+        images, texts, left_out = list[_Image](), dict[str, Any](), list[str]()
+        for shard in self._shards:
+            self._index(shard, images, texts, left_out)
+        images, beside = self._one_a_sample(images)
+        places = without_top([one.folders for one in images])
+        subsets = self._subsets and has_subsets(places)
+        named, listed, unlabelled = set[str](), list[Listed](), 0
+        for one, place in zip(images, places, strict=True):
+            folder, subset = placed(place, subsets)
+            if one.sample in texts:
+                label = self._rule(texts[one.sample])
+            else:
+                label = None if folder is None else self._rule.folder(folder)
+            named |= {subset} if subset else set()
+            unlabelled += subset is not None and label is None
+            listed.append(Listed(one.path, label, subset))
+        lines = [subset_note(named, unlabelled)] if subsets else []
+        lines += [_beside_note(beside)] if beside else []
+        self.notes = [*lines, *self._rule.notes, *filter(None, [left_out_note(left_out)])]
+        return listed
+
+    def _index(
+        self, shard: str, images: list["_Image"], texts: dict[str, Any], left_out: list[str]
+    ) -> None:
+        """Places of a shard's images, and the labels beside them; read through its headers."""
         try:
             with _open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
                 for member in tar:
                     name = PurePosixPath(member.name)
                     if not member.isfile() or name.name.startswith("."):
                         continue
+                    sample = f"{shard}/{_sample(name)}"
                     if name.suffix.lower() in SUFFIXES:
-                        images.append((member.name, _sample(name)))
-                        place = _Member(shard, member.offset_data, member.size)
-                        self._members[f"{_short(shard)}/{member.name}"] = place
+                        path = f"{_short(shard)}/{member.name}"
+                        images.append(_Image(path, name.parent.parts, sample, _ending(name)))
+                        self._members[path] = _Member(shard, member.offset_data, member.size)
                     elif name.suffix in (*LABEL_SUFFIXES, ".json") and member.size < 2**20:
                         file = tar.extractfile(member)
-                        text = file.read().decode(errors="replace") if file else ""
-                        _keep_label(texts, _sample(name), name.suffix, text)
+                        self._keep_label(texts, sample, name, file.read() if file else b"")
+                    elif name.suffix not in BESIDE:
+                        left_out.append(name.name)
+        except BadInput:
+            raise
         # Every filesystem raises its own errors, beside tarfile's.
         except Exception as error:
             raise BadInput(
                 f"{shard} cannot be read as an uncompressed tar ({error}): unpack it, or make the "
                 "shards again"
             ) from error
-        return [
-            Listed(f"{_short(shard)}/{name}", texts.get(sample, _folder(name)))
-            for name, sample in images
-        ]
+
+    def _one_a_sample(self, images: list["_Image"]) -> tuple[list["_Image"], list["_Image"]]:
+        """The images that are taken, in order, and those that are left out."""
+        chosen: dict[str, _Image] = {}
+        for one in images:
+            best = chosen.get(one.sample)
+            if best is None or self._rank(one) < self._rank(best):
+                chosen[one.sample] = one
+        taken = [one for one in images if chosen[one.sample] is one]
+        if self._image and not any(one.ending == self._image for one in taken):
+            endings = ", ".join(sorted({one.ending for one in images}))
+            raise BadInput(
+                f"{self.spec}: no image ends in .{self._image}; the images of a sample end in "
+                f"{endings}: name one by the option image"
+            )
+        if self._image:
+            taken = [one for one in taken if one.ending == self._image]
+        paths = {one.path for one in taken}
+        return taken, [one for one in images if one.path not in paths]
+
+    def _rank(self, one: "_Image") -> int:
+        return 0 if one.ending == self._image else 1 + one.ending.count(".")
+
+    def _keep_label(
+        self, texts: dict[str, Any], sample: str, name: PurePosixPath, data: bytes
+    ) -> None:
+        """Keep the label that a text beside an image gives; a ``.cls`` comes before a ``.json``."""
+        if name.suffix in LABEL_SUFFIXES:
+            if not self._label:
+                # As bytes: the rule says what is wrong with a text that is not UTF-8.
+                texts[sample] = data
+            return
+        try:
+            table = json.loads(data)
+        except ValueError:
+            return
+        key = self._label or "label"
+        if isinstance(table, dict) and key in table:
+            texts.setdefault(sample, table[key])
 
     def read(self, path: str) -> bytes:
         """The member's bytes."""
@@ -101,6 +195,9 @@ class TarSource:
 
 def _open(shard: str) -> Any:
     if "://" not in shard:
+        # A pipe would block for ever.
+        if not Path(shard).is_file():
+            raise OSError("not a regular file" if Path(shard).exists() else "no such file")
         return Path(shard).open("rb")
     import fsspec
 
@@ -112,23 +209,26 @@ def _short(shard: str) -> str:
 
 
 def _sample(name: PurePosixPath) -> str:
-    return f"{name.parent}/{name.name.split('.')[0]}"
+    """Name of a sample: up to the first dot, and numbers after it (``photo.2021.07.jpg``)."""
+    first, *parts = name.name.split(".")
+    numbers = list(takewhile(str.isdigit, parts))
+    return f"{name.parent}/{'.'.join((first, *numbers))}"
 
 
-def _folder(name: str) -> str | None:
-    return PurePosixPath(name).parent.name or None
+def _ending(name: PurePosixPath) -> str:
+    """All after the first dot, without parts that are numbers: those belong to the name."""
+    parts = name.name.lower().split(".")[1:]
+    return ".".join(part for part in parts if not part.isdigit())
 
 
-def _keep_label(texts: dict[str, str], sample: str, suffix: str, text: str) -> None:
-    if suffix in LABEL_SUFFIXES:
-        texts[sample] = text.strip()
-        return
-    try:
-        sample_info = json.loads(text)
-    except ValueError:
-        return
-    if isinstance(sample_info, dict) and sample_info.get("label") is not None:
-        texts.setdefault(sample, str(sample_info["label"]))
+def _beside_note(images: list["_Image"]) -> str:
+    counts = Counter(one.ending for one in images)
+    listed = ", ".join(f".{ending} {count}" for ending, count in sorted(counts.items()))
+    first = min(counts)
+    return (
+        f"{len(images)} images beside the image of their sample are left out: {listed}; "
+        f"--source-option image={first} takes these instead"
+    )
 
 
 def _expand(spec: str) -> list[str]:

@@ -93,14 +93,15 @@ class Features(Group):
             names: arrays that must be committed; None asks for what every unit has.
 
         Returns:
-            row (int64, ascending, each once), image_id, path, label (str or None), split.
+            row (int64, ascending, each once), image_id, path, label and subset (str or None),
+            split.
         """
         if split not in (None, "all", *SIDES):
             raise BadInput(f"split {split!r}: expected {', '.join(SIDES)} or all")
         view = self.store.images()
         view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
         view = view[self.committed(names, good=True)[view["row"].to_numpy()]]
-        table = view[["row", "image_id", "path", "label"]].reset_index(drop=True)
+        table = view[["row", "image_id", "path", "label", "subset"]].reset_index(drop=True)
         if train_share is None:
             splits = self.store.sides(table["row"].to_numpy(), table["image_id"])
         else:

@@ -13,7 +13,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alike.extract.documents import INTEGER, TEXT, damaged, parquet_bytes, read_arrow, read_table
+from alike.extract.documents import (
+    INTEGER,
+    TEXT,
+    damaged,
+    need_columns,
+    parquet_bytes,
+    read_arrow,
+    read_table,
+)
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.files import Files, Stamp
 
@@ -28,7 +36,7 @@ _VIEW = {
     "row": INTEGER, "image_id": TEXT, "path": TEXT, "label": TEXT, "size": INTEGER, "state": TEXT,
     "reason": TEXT,
 }  # fmt: skip
-_LISTED = ("image_id", "path", "label", "size", "state", "reason")
+_LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
 
 
 class Manifest:
@@ -78,6 +86,8 @@ class Manifest:
         except FileNotFoundError:
             return _typed(pd.DataFrame(columns=["row", *_LISTED]))
         table, _ = read_table(data, VIEW, _AGAIN, _VIEW)
+        # A store of 0.1 has no subsets.
+        need_columns(table, {"subset": TEXT} if "subset" in table else {}, VIEW, _AGAIN)
         try:
             view = _typed(table)
         except (ValueError, TypeError, OverflowError) as error:
@@ -180,19 +190,26 @@ class Manifest:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns of a view their types: text in columns, labels str or None."""
-    codes, names = pd.factorize(table["label"])
-    labels = np.array([*names, None], dtype=object)[codes]
+    """Give the columns of a view their types: text in columns, labels and subsets str or None."""
     text = {name: table[name].astype("str") for name in ("image_id", "path", "state")}
     return pd.DataFrame(
         {
             "row": table["row"].astype(np.int64),
             "image_id": text["image_id"],
             "path": text["path"],
-            # Few names for many images: each is one object.
-            "label": pd.Series(labels, table.index, dtype=object),
+            "label": _names(table, "label"),
+            "subset": _names(table, "subset"),
             "size": table["size"].astype(np.int64),
             "state": text["state"],
             "reason": table["reason"].fillna("").astype("str"),
         }
     ).reset_index(drop=True)
+
+
+def _names(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column of names, None where there is none; a view of version 0.1 has no subsets."""
+    if column not in table:
+        return pd.Series(None, table.index, dtype=object)
+    # Few names for many images: each is one object.
+    codes, names = pd.factorize(table[column])
+    return pd.Series(np.array([*names, None], dtype=object)[codes], table.index, dtype=object)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ from alike.extract.store.metadata import META
 from alike.extract.store.store import Store
 from alike.extract.store.verification import expected_groups, lost_units
 
+NOTES = "source_notes"
+"""Attribute of a group in which extraction keeps what its listing left out or guessed."""
 _SHARD = re.compile(r"c\.\d+(\.0)*")
 _HOMES = ("ledger", TREE, "constants", "tables", "index")
 """Folders of a store in which an extraction has one of its own."""
@@ -212,13 +215,15 @@ def _remove_empty_folders(store: Store, key: str) -> None:
             top.rmdir()
 
 
-def describe(store: Store) -> dict[str, object]:
+def describe(store: Store) -> dict[str, Any]:
     """Describe a store as a whole, for `alike store ls`.
 
     `repeated` counts the files whose bytes an earlier file of the set has too; `labels_differ`
-    counts the images that have several labels that way (the first listed counts).
+    counts the images that have several labels that way (the first listed counts). `notes` are the
+    lines that a listing kept: files left out, guesses of the source.
     """
     view = store.images()
+    groups = [store.features(key).attrs for key in store.groups()]
     readable = view[view["row"] >= 0]
     repeated = readable[readable["row"].duplicated(keep=False)]
     labels = repeated.groupby("row")["label"].nunique()
@@ -230,6 +235,7 @@ def describe(store: Store) -> dict[str, object]:
         "classes": int(view["label"].nunique()),
         "repeated": int(readable["row"].duplicated().sum()),
         "labels_differ": int((labels > 1).sum()),
+        "notes": list(dict.fromkeys(note for attrs in groups for note in attrs.get(NOTES, ()))),
         "train_share": store.split().train_share,
         "validation_share": store.split().validation_share,
         "twins": store.twins(),

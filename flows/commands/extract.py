@@ -93,6 +93,22 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[
             int, typer.Option(min=0, max=2**63 - 1, help="Seed of random weights.")
         ] = 0,
+        where: Annotated[
+            str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
+        ] = None,
+        label_column: Annotated[
+            str | None, typer.Option(help="Column, array or JSON field of the classes.")
+        ] = None,
+        first_label: Annotated[
+            bool | None,
+            typer.Option(
+                "--first-label/--whole-label",
+                help="Of several labels take the first; or keep a text such as a|b as one name.",
+            ),
+        ] = None,
+        bad_share: Annotated[
+            float, typer.Option(min=0, max=1, help="Share of bad images that ends a run well.")
+        ] = 0.2,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
@@ -105,8 +121,9 @@ def register(app: typer.Typer) -> None:
         `alike extract set.npz --network nets.py:resnet --weights r20.th --store s --resize none`
         """
         from alike.extract.errors import BadInput
+        from alike.extract.pipeline import check_bad_share
         from alike.flows.console import print_json, progress_bars
-        from alike.flows.extracting import extract_images
+        from alike.flows.extracting import extract_images, source_options
 
         with progress_bars() as progress:
             report = extract_images(
@@ -120,11 +137,14 @@ def register(app: typer.Typer) -> None:
                     "precision": precision,
                     "batch_size": batch_size,
                     "threads": threads,
+                    "bad_share": bad_share,
                     "progress": progress,
                 },
                 size=(resize, crop),
                 network_args=pairs(network_arg),
-                source_options=pairs(source_option),
+                source_options=source_options(
+                    pairs(source_option), where, label_column, first_label
+                ),
                 split=(train_share, validation_share),
                 group=group,
                 twins=None if twins is None else twins.value,
@@ -144,6 +164,7 @@ def register(app: typer.Typer) -> None:
                 f"none of {report.n_listed} images has a feature; the first: {first['path']}: "
                 f"{first['state']}: {first['reason']}"
             )
+        check_bad_share(report, bad_share)
 
 
 def class_list(given: str | None) -> list[str] | None:

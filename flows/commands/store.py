@@ -99,6 +99,8 @@ def ls(
         f"{whole['images']} images in {whole['classes']} classes, {whole['rows']} rows, "
         f"{whole['not_read']} could not be read; source: {whole['source']}\n"
     )
+    for note in whole["notes"]:
+        sys.stdout.write(f"note: {note}\n")
     if whole["repeated"]:
         sys.stdout.write(
             f"{whole['repeated']} files repeat the bytes of another; "

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from extracting import Flaky, check_rows, run
 from images import class_folders, encoded, picture
 
+from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.lanes import non_finite
 from alike.extract.networks.network import Network, load_network
 from alike.extract.networks.transform import Transform
-from alike.extract.pipeline import extract
+from alike.extract.pipeline import check_bad_share, extract
 from alike.extract.store.store import Store
 
 
@@ -89,7 +91,7 @@ def test_overflow_of_float16_is_seen() -> None:
 def test_other_size_is_a_bad_image_where_nothing_resizes(
     tmp_path: Path, network: Network, store: Store
 ) -> None:
-    folder = class_folders(tmp_path / "set", {"a": 3}, (20, 24))
+    folder = class_folders(tmp_path / "set", {"a": 5}, (20, 24))
     (folder / "a" / "wide.jpg").write_bytes(encoded(picture(7, (30, 24))))
     plain = load_network(network.name, transform=Transform())
     report = run(folder, plain, store)
@@ -97,3 +99,31 @@ def test_other_size_is_a_bad_image_where_nothing_resizes(
     assert bad["state"] == "wrong size"
     assert bad["reason"].startswith("24x30 where the set is 24x20")
     assert store.features().read("last_conv", slice(0, 1)).shape == (1, 6, 24, 20)
+
+
+def test_mixed_shapes_are_refused_before_the_run(
+    tmp_path: Path, network: Network, store: Store
+) -> None:
+    folder = class_folders(tmp_path / "set", {"a": 3}, (20, 24))
+    (folder / "a" / "wide.jpg").write_bytes(encoded(picture(7, (30, 24))))
+    advice = "--resize 16x16 .*--resize 16 --crop 16"
+    with pytest.raises(BadInput, match=f"1 of 4 images .*after --resize 16, .*{advice}"):
+        run(folder, load_network(network.name, transform=Transform(resize=16)), store)
+    with pytest.raises(BadInput, match="and nothing resizes"):
+        run(folder, load_network(network.name, transform=Transform()), store)
+    assert not store.groups()
+    allowed = load_network(network.name, transform=Transform(resize=16))
+    assert run(folder, allowed, store, bad_share=0.3).n_bad == 1
+
+
+def test_too_many_bad_images_end_a_run_and_keep_the_good(
+    folder: Path, network: Network, store: Store
+) -> None:
+    for number in range(3):
+        (folder / "cat" / f"text{number}.jpg").write_text("no image")
+    report = run(folder, network, store)
+    assert (report.n_listed, report.n_bad) == (12, 3)
+    with pytest.raises(BadInput, match=r"3 of 12 images .*unreadable 3.*cat/text0.jpg.*other 9"):
+        check_bad_share(report)
+    check_bad_share(report, 0.25)
+    assert len(store.features().table()) == 9

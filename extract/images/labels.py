@@ -1,0 +1,120 @@
+"""From what a source says of an image to the name of its class: one rule for every source."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alike.extract.errors import BadInput
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_NAN = ("nan", "NaN")
+_SEPARATOR = "|"
+WAY_OUT = (
+    "name a column of one class by --label-column, or take the first of several by --first-label"
+)
+
+
+class LabelRule:
+    """Names classes.
+
+    A whole number is one name, whether it comes as 3, 3.0 or "3.0"; booleans are ``true`` and
+    ``false``; None, empty text and NaN are no label. Several labels of one image are refused
+    unless `first` says what to do with them. Names are in Unicode's form NFC, so that names that
+    look the same are one class.
+
+    Args:
+        spec: of the source, for messages.
+        first: True takes the first of several labels; False keeps a text such as ``cat|animal`` as
+            one name; None refuses both.
+        names: of integer labels, in order.
+
+    Example:
+        >>> rule = LabelRule("set.csv")
+        >>> [rule(value) for value in (3, 3.0, "3.0", True, "", float("nan"), "03", [7])]
+        ['3', '3', '3', 'true', None, None, '03', '7']
+    """
+
+    def __init__(
+        self, spec: str, first: bool | None = None, names: Sequence[str] | None = None
+    ) -> None:
+        if first is not None and not isinstance(first, bool):
+            raise BadInput(f"option first_label {first!r}: expected true or false")
+        self.spec, self.first, self.names = spec, first, names
+        self._written: dict[str, set[str]] = {}
+
+    def __call__(self, value: Any) -> str | None:
+        """The class that a value of a label column names; None for no label.
+
+        Raises:
+            BadInput: several labels, a mapping, bytes that are not UTF-8, or a number without name.
+        """
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.tolist()
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._one_of(list(value))
+        if isinstance(value, Mapping):
+            raise BadInput(f"{self.spec}: label {value!r} is a mapping, not a class: {WAY_OUT}")
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and self.names:
+            return self._named(value)
+        return self._text(value)
+
+    def folder(self, name: str) -> str:
+        """The class that a folder names: the name is not parsed."""
+        label = unicodedata.normalize("NFC", name)
+        self._written.setdefault(label, set()).add(name)
+        return label
+
+    def _one_of(self, values: list[Any]) -> str | None:
+        if len(values) > 1 and not self.first:
+            raise BadInput(f"{self.spec}: an image with the labels {values!r}: {WAY_OUT}")
+        return self(values[0]) if values else None
+
+    def _named(self, number: int) -> str | None:
+        names = self.names or ()
+        # -1 is what `datasets` writes for a row without label.
+        if number == -1:
+            return None
+        if not 0 <= number < len(names):
+            raise BadInput(
+                f"{self.spec}: label {number}, but there are {len(names)} classes: give all names, "
+                "or leave them out"
+            )
+        return self.folder(str(names[number]))
+
+    def _text(self, value: Any) -> str | None:
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError as error:
+                raise BadInput(
+                    f"{self.spec}: label {value!r} is not UTF-8: write the labels as UTF-8"
+                ) from error
+        text = str(value).strip()
+        if not text or text in _NAN:
+            return None
+        if _SEPARATOR in text and self.first is not False:
+            return self._one_of(text.split(_SEPARATOR))
+        whole = _WHOLE.fullmatch(text)
+        text = whole[1] if whole else {"True": "true", "False": "false"}.get(text, text)
+        return self.folder(text)
+
+    @property
+    def notes(self) -> list[str]:
+        """Classes whose name was written in several ways."""
+        doubles = sorted(label for label, names in self._written.items() if len(names) > 1)
+        if not doubles:
+            return []
+        return [
+            f"{len(doubles)} class name(s) in two forms of Unicode are one class each: "
+            f"{', '.join(doubles)}"
+        ]

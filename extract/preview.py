@@ -1,0 +1,228 @@
+"""What a run would take images and a network for: a listing, some images, one batch."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from alike.extract.class_names import match_classes
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.forward import Forward, array_names
+from alike.extract.images import ImageSource, decode, image_format, notes_of
+from alike.extract.networks import Network, find_taps
+
+MOST = 200
+"""Names that are listed of a kind; more are counted."""
+TAPS = ("last_conv", "fc", "logits")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a set of images is taken for.
+
+    Attributes:
+        source: the set.
+        images: that it lists.
+        classes: name to number of images, the largest first.
+        unlabelled: images without a class.
+        subsets: name to number of images.
+        looked_at: images that were read and decoded, spread evenly over the listing.
+        formats: to number of those.
+        sizes: ``height x width`` to number of those, the most frequent first.
+        turned: images that EXIF or XMP turns.
+        bad: path, state and reason of images that cannot be used.
+        notes: what was left out, and every guess.
+    """
+
+    source: str
+    images: int
+    classes: dict[str, int]
+    unlabelled: int
+    subsets: dict[str, int]
+    looked_at: int
+    formats: dict[str, int]
+    sizes: dict[str, int]
+    turned: int
+    bad: list[dict[str, str]]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class NetworkPreview:
+    """What a network is taken for.
+
+    Attributes:
+        name: of the network.
+        weights: first digits of the hash of its weights.
+        input: (height, width) of its frames.
+        outputs: number of logits.
+        taps: name to the shape of one row.
+        top1: share of the looked at images that are classified correctly; None if their classes
+            are not those of the network.
+        judged: images that it was computed from.
+        seconds: of the batch.
+        notes: taps of an unusual kind, and what will be refused.
+    """
+
+    name: str
+    weights: str
+    input: tuple[int, int]
+    outputs: int
+    taps: dict[str, tuple[int, ...]]
+    top1: float | None
+    judged: int
+    seconds: float
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def preview(source: ImageSource, n_images: int = 32) -> Preview:
+    """List a set and look at some of its images; nothing is hashed or stored.
+
+    Args:
+        source: the images.
+        n_images: to read and decode.
+
+    Raises:
+        BadInput: the set lists no image.
+    """
+    classes: Counter[str | None] = Counter()
+    subsets: Counter[str] = Counter()
+    total = 0
+    for one in source:
+        total += 1
+        classes[one.label] += 1
+        subsets.update([one.subset] if one.subset else [])
+    if not total:
+        rest = "".join(f" ({note})" for note in notes_of(source))
+        raise BadInput(
+            f"no images in {source.spec}: files with an image's suffix are expected{rest}"
+        )
+    unlabelled = classes.pop(None, 0)
+    formats: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    turned, bad = 0, []
+    paths = [path for path, _ in spread(source, total, n_images)]
+    for path in paths:
+        try:
+            data = source.read(path)
+            pixels = decode(data)
+        except BadImage as error:
+            bad.append({"path": path, "state": error.state, "reason": error.reason})
+            continue
+        kind, orientation = image_format(data)
+        formats[kind] += 1
+        turned += orientation not in (0, 1)
+        sizes[f"{pixels.shape[1]}x{pixels.shape[2]}"] += 1
+    return Preview(
+        source=source.spec,
+        images=total,
+        classes={str(name): count for name, count in classes.most_common(MOST)},
+        unlabelled=unlabelled,
+        subsets=dict(subsets.most_common(MOST)),
+        looked_at=len(paths),
+        formats=dict(formats.most_common()),
+        sizes=dict(sizes.most_common(MOST)),
+        turned=turned,
+        bad=bad,
+        notes=[*_set_notes(len(classes), unlabelled, total), *notes_of(source)],
+    )
+
+
+def _set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
+    if unlabelled == total:
+        return ["no image has a class: neighbours work, scores and retraining need classes"]
+    lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
+    return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
+
+
+def spread(source: ImageSource, total: int, count: int) -> list[tuple[str, str | None]]:
+    """(path, label) of some images, spread evenly over the listing of `total`."""
+    count = min(count, total)
+    wanted = {round(at * (total - 1) / max(count - 1, 1)) for at in range(count)}
+    return [(one.path, one.label) for at, one in enumerate(source) if at in wanted]
+
+
+def preview_network(source: ImageSource, network: Network, n_images: int = 32) -> NetworkPreview:
+    """Run one batch of a set through a network, in float32 on the CPU.
+
+    Args:
+        source: the images.
+        network: from `load_network`.
+        n_images: of the batch.
+
+    Raises:
+        BadInput: no image can be decoded, or the network does not take such an input.
+    """
+    listed = list(source)
+    frames, labels = _frames(source, network, spread(source, len(listed), n_images))
+    size = (int(frames[0].shape[1]), int(frames[0].shape[2]))
+    fitting = [at for at, frame in enumerate(frames) if tuple(frame.shape[1:]) == size]
+    notes = []
+    if len(fitting) < len(frames):
+        side = network.transform.resize if isinstance(network.transform.resize, int) else min(size)
+        notes.append(
+            f"{len(frames) - len(fitting)} of {len(frames)} images are not {size[0]}x{size[1]} as "
+            f"the first is: give --resize {side}x{side} (squeezed), or --resize {side} --crop "
+            f"{side} (the middle)"
+        )
+    taps = find_taps(network.module, torch.zeros(1, 3, *size))
+    names = array_names([name for name in TAPS if name in taps])
+    names = tuple(name for name in names if name != "gap" or "last_conv" in taps)
+    if missing := [name for name in TAPS if name not in taps]:
+        notes.append(f"the network has no {', '.join(missing)}: it has {', '.join(taps)}")
+    start = time.perf_counter()
+    forward = Forward(network, size, names, torch.device("cpu"), "float32")
+    arrays = forward(torch.stack([frames[at] for at in fitting]))
+    seconds = time.perf_counter() - start
+    outputs = int(arrays["logits"].shape[1])
+    names_given = network.class_names
+    if names_given and len(names_given) != outputs:
+        notes.append(f"{len(names_given)} class names for {outputs} logits: a run refuses that")
+    every = {one.label for one in listed}
+    index = match_classes(every, names_given, outputs)
+    judged = [(at, labels[place]) for at, place in enumerate(fitting) if labels[place] is not None]
+    top1 = None
+    if index is not None and judged:
+        right = sum(int(arrays["logits"][at].argmax()) == index[str(label)] for at, label in judged)
+        top1 = right / len(judged)
+        if not names_given:
+            notes.append("classes are taken in alphabetical order: the network has no class names")
+    return NetworkPreview(
+        name=network.name,
+        weights=network.weights_hash[:8],
+        input=size,
+        outputs=outputs,
+        taps={name: tuple(array.shape[1:]) for name, array in arrays.items()},
+        top1=top1,
+        judged=len(judged) if top1 is not None else 0,
+        seconds=seconds,
+        notes=[*notes, *(f"{name}: {note}" for name, note in forward.notes.items())],
+    )
+
+
+def _frames(
+    source: ImageSource, network: Network, chosen: Sequence[tuple[str, str | None]]
+) -> tuple[list[torch.Tensor], list[str | None]]:
+    frames, labels, reason = [], [], ""
+    for path, label in chosen:
+        try:
+            frames.append(network.transform.frame(decode(source.read(path))))
+            labels.append(label)
+        except BadImage as error:
+            reason = reason or f"{path}: {error}"
+    if not frames:
+        raise BadInput(
+            f"none of {len(chosen)} images looked at can be decoded; the first: {reason}"
+        )
+    return frames, labels

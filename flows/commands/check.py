@@ -1,0 +1,138 @@
+"""`alike check`: what a run would take images and network for, before hours are spent."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alike.flows.commands.extract import class_list, pairs
+from alike.flows.options import JsonOption
+
+if TYPE_CHECKING:
+    from alike.extract.images import ImageSource
+    from alike.extract.networks import Network
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("check")
+    def check(
+        source: Annotated[str, typer.Argument(help="Images: see `alike list datasets`.")],
+        network: Annotated[
+            str | None, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
+        ] = None,
+        weights: Annotated[
+            str | None, typer.Option(help="File, enum member, or none (random).")
+        ] = None,
+        classes: Annotated[
+            str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
+        ] = None,
+        resize: Annotated[
+            str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH, instead of the weights'.")
+        ] = None,
+        crop: Annotated[
+            int | None, typer.Option(min=1, help="Side of the central square, with --resize.")
+        ] = None,
+        network_arg: Annotated[
+            list[str] | None, typer.Option(help="NAME=VALUE for the factory; may be repeated.")
+        ] = None,
+        source_option: Annotated[
+            list[str] | None, typer.Option(help="NAME=VALUE for the source; may be repeated.")
+        ] = None,
+        network_output: Annotated[
+            str,
+            typer.Option(
+                help="Output that holds the logits, if there are several: name or position."
+            ),
+        ] = "",
+        weights_key: Annotated[
+            str, typer.Option(help="Group of the weights file to load, such as model_ema.")
+        ] = "",
+        weights_prefix: Annotated[
+            str | None,
+            typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
+        ] = None,
+        where: Annotated[
+            str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
+        ] = None,
+        label_column: Annotated[
+            str | None, typer.Option(help="Column, array or JSON field of the classes.")
+        ] = None,
+        first_label: Annotated[
+            bool | None,
+            typer.Option(
+                "--first-label/--whole-label",
+                help="Of several labels take the first; or keep a text such as a|b as one name.",
+            ),
+        ] = None,
+        images: Annotated[int, typer.Option(min=1, help="Images that are looked at.")] = 32,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Say what a run would take images and network for. Nothing is stored.
+
+        Example: `alike check photos/ --network resnet50 --weights none`
+        """
+        from alike.extract.images import open_source
+        from alike.extract.networks import load_network
+        from alike.extract.preview import preview, preview_network
+        from alike.flows.console import print_json
+        from alike.flows.extracting import default_weights, source_options, with_size
+
+        options = source_options(pairs(source_option), where, label_column, first_label)
+        opened: ImageSource = open_source(source, **options)
+        found: dict[str, Any] = preview(opened, images).to_dict()
+        if network is not None:
+            loaded: Network = load_network(
+                network,
+                weights or default_weights(network),
+                args=pairs(network_arg),
+                class_names=class_list(classes),
+                output=network_output,
+                weights_key=weights_key,
+                weights_prefix=weights_prefix,
+            )
+            loaded = with_size(loaded, resize, crop)
+            found["network"] = preview_network(opened, loaded, images).to_dict()
+        print_json(found) if as_json else _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    for note in (*found["notes"], *found.get("network", {}).get("notes", ())):
+        typer.echo(f"note: {note}")
+    classes = found["classes"]
+    some = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:8])
+    typer.echo(
+        f"{found['images']} images in {len(classes)} classes ({some or 'no labels'}"
+        f"{', …' if len(classes) > 8 else ''}), {found['unlabelled']} without a class"
+    )
+    if found["subsets"]:
+        parts = ", ".join(f"{name} {count}" for name, count in found["subsets"].items())
+        typer.echo(f"subsets: {parts}")
+    typer.echo(
+        f"looked at {found['looked_at']}: {_counts(found['formats'])}; height x width "
+        f"{_counts(found['sizes'])}; {found['turned']} turned by EXIF or XMP"
+    )
+    for bad in found["bad"]:
+        typer.echo(f"bad: {bad['path']}: {bad['state']}: {bad['reason']}")
+    if "network" in found:
+        _print_network(found["network"])
+
+
+def _print_network(network: dict[str, Any]) -> None:
+    height, width = network["input"]
+    typer.echo(f"network {network['name']}, weights {network['weights']}, input {height}x{width}")
+    for name, shape in network["taps"].items():
+        typer.echo(f"  {name:<10} {'x'.join(map(str, shape))}")
+    if network["top1"] is not None:
+        typer.echo(
+            f"top-1 of {network['judged']} images whose classes match: {network['top1']:.4f}"
+        )
+    else:
+        typer.echo("top-1: the classes of images and network do not match")
+    if network["seconds"]:
+        typer.echo(f"one batch took {network['seconds']:.2f} s")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    listed = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:5])
+    return listed + (f", {len(counts) - 5} others" if len(counts) > 5 else "")

@@ -1,0 +1,295 @@
+"""What people bring as sets: subsets, several labels, several images a sample, other numbers."""
+
+import io
+import json
+import math
+import os
+import tarfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from images import encoded, picture
+
+from alike.extract.errors import BadImage, BadInput
+from alike.extract.images.decoding import decode
+from alike.extract.images.labels import LabelRule
+from alike.extract.images.listing import list_source
+from alike.extract.images.source import notes_of
+from alike.extract.images.sources import open_source
+
+DATA = encoded(picture(0), "PNG")
+TREES: dict[str, dict[str, tuple[str | None, str | None]]] = {
+    "classes": {"cat/1.png": ("cat", None), "dog/1.png": ("dog", None)},
+    "subsets": {
+        "train/cat/1.png": ("cat", "train"),
+        "train/dog/2.png": ("dog", "train"),
+        "val/cat/3.png": ("cat", "val"),
+    },
+    "one subset": {"train/cat/1.png": ("cat", "train"), "train/dog/2.png": ("dog", "train")},
+    "flat test": {"test/9.png": (None, "test"), "train/cat/1.png": ("cat", "train")},
+    "a train is a class": {"bus/1.png": ("bus", None), "train/2.png": ("train", None)},
+    "deep classes": {"bus/a/1.png": ("bus", None), "train/b/2.png": ("train", None)},
+    "no class folders": {"test/1.png": ("test", None), "train/2.png": ("train", None)},
+    "deep": {
+        "cat/x/1.png": ("cat", None),
+        "cat/y/2.png": ("cat", None),
+        "dog/3.png": ("dog", None),
+    },
+    "loose": {"cat/1.png": ("cat", None), "loose.png": (None, None)},
+    "folder names are not parsed": {"1.0/1.png": ("1.0", None), "a|b/2.png": ("a|b", None)},
+}
+
+
+def write_tree(root: Path, files: list[str]) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(DATA)
+    return root
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = DATA) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def shard(file: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(file, "w") as tar:
+        for name, data in members.items():
+            add(tar, name, data)
+    return str(file)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_has_the_same_classes_as_folder_and_as_tar(name: str, tmp_path: Path) -> None:
+    tree = TREES[name]
+    root = write_tree(tmp_path / "photos", list(tree))
+    (root / "notes").mkdir()
+    (root / "notes" / "annotations.json").write_text("{}")
+    found = {one.path: (one.label, one.subset) for one in open_source(str(root))}
+    assert found == tree
+    for top in (".", "photos"):
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            tar.add(root, top)
+        listed = list(open_source(str(tmp_path / "set.tar")))
+        places = {
+            one.path.split("set.tar/")[1].removeprefix("./").removeprefix("photos/"): one
+            for one in listed
+        }
+        assert {path: (one.label, one.subset) for path, one in places.items()} == tree
+
+
+def test_subsets_are_said_selected_and_can_be_switched_off(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, list(TREES["subsets"]))
+    source = open_source(str(root))
+    listing = list_source(source)
+    assert listing["subset"].tolist() == ["train", "train", "val"]
+    assert notes_of(source) == [
+        "the folders train, val are subsets (--where subset=NAME), and the folder below is the "
+        "class"
+    ]
+    chosen = open_source(str(root), where="subset=val")
+    assert [one.path for one in chosen] == ["val/cat/3.png"]
+    again = open_source(chosen.spec, **chosen.options)
+    assert list(again) == list(chosen)
+    assert again.read("val/cat/3.png") == DATA
+    plain = open_source(str(root), subsets=False)
+    assert [one.label for one in plain] == ["train", "train", "val"]
+    with pytest.raises(BadInput, match="has no subset test; it has train, val"):
+        list(open_source(str(root), where="subset=test"))
+    with pytest.raises(BadInput, match="expected subset=NAME or label=NAME"):
+        open_source(str(root), where="size>3")
+
+
+def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["cat/1.png", "cat/a.JXL", "dog/b.JXL", "dog/c.svg", "notes.txt"])
+    source = open_source(str(tmp_path))
+    assert len(list_source(source)) == 1
+    assert notes_of(source) == ["3 files with other suffixes are left out: .JXL 2, .svg 1"]
+
+
+def test_one_image_of_a_sample_is_taken(tmp_path: Path) -> None:
+    members = {
+        f"{number}.{ending}": encoded(picture(seed), "PNG")
+        for seed, (number, ending) in enumerate(
+            (number, ending) for number in "01" for ending in ("seg.png", "png", "depth.png")
+        )
+    } | {"0.cls": b"3", "1.cls": b"4"}
+    spec = shard(tmp_path / "set.tar", members)
+    source = open_source(spec)
+    listing = list_source(source)
+    assert listing["path"].tolist() == ["set.tar/0.png", "set.tar/1.png"]
+    assert listing["label"].tolist() == ["3", "4"]
+    assert notes_of(source) == [
+        "4 images beside the image of their sample are left out: .depth.png 2, .seg.png 2; "
+        "--source-option image=depth.png takes these instead"
+    ]
+    masks = open_source(spec, image="seg.png")
+    assert [one.path for one in masks] == ["set.tar/0.seg.png", "set.tar/1.seg.png"]
+    assert [one.label for one in masks] == ["3", "4"]
+    with pytest.raises(BadInput, match=r"no image ends in \.mask\.png"):
+        list(open_source(spec, image="mask.png"))
+
+
+def test_numbers_after_a_dot_belong_to_the_name(tmp_path: Path) -> None:
+    members = {f"cat/photo.2021.{number}.png": DATA for number in "123"}
+    assert len(list(open_source(shard(tmp_path / "set.tar", members)))) == 3
+
+
+def test_a_pipe_named_tar_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.tar")
+    with pytest.raises(BadInput, match="not a regular file"):
+        list(open_source(str(tmp_path / "fifo.tar")))
+
+
+VALUES: list[tuple[Any, str | None]] = [
+    (3, "3"), (3.0, "3"), (np.float32(3), "3"), (np.int64(3), "3"), ("3.0", "3"), ("-2.00", "-2"),
+    (2.5, "2.5"), ("03", "03"), ("NA", "NA"), (True, "true"), (np.bool_(False), "false"),
+    ("True", "true"), ("", None), ("  ", None), (None, None), (math.nan, None), ("nan", None),
+    ("NaN", None), ([], None), ([7], "7"), (b" owl\n", "owl"), ("v1.0.0", "v1.0.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "label"), VALUES)
+def test_the_rule_of_labels(value: Any, label: str | None) -> None:
+    assert LabelRule("set")(value) == label
+
+
+@pytest.mark.parametrize("value", [[3, 1], (3, 1), np.array([3, 1]), "cat|animal", {"name": "cat"}])
+def test_several_labels_are_refused_with_a_way_out(value: Any) -> None:
+    with pytest.raises(BadInput, match=r"--label-column.*--first-label"):
+        LabelRule("set")(value)
+
+
+def test_the_first_of_several_labels_and_a_text_as_a_whole() -> None:
+    assert LabelRule("set", True)([3, 1]) == "3"
+    assert LabelRule("set", True)("cat|animal") == "cat"
+    assert LabelRule("set", False)("cat|animal") == "cat|animal"
+    with pytest.raises(BadInput, match="expected true or false"):
+        LabelRule("set", "yes")  # type: ignore[arg-type]
+
+
+def labelled(kind: str, root: Path, values: list[Any]) -> str:
+    """A set of two images with the labels of a column."""
+    write_tree(root, ["0.png", "1.png"])
+    paths = ["0.png", "1.png"]
+    if kind == "csv":
+        pd.DataFrame({"path": paths, "label": values}).to_csv(root / "set.csv", index=False)
+        return str(root / "set.csv")
+    if kind == "parquet":
+        pq.write_table(pa.table({"path": paths, "label": values}), root / "set.parquet")
+        return str(root / "set.parquet")
+    if kind == "embedded":
+        pq.write_table(pa.table({"image": [DATA, DATA], "label": values}), root / "set.parquet")
+        return str(root / "set.parquet")
+    if kind == "npz":
+        images = np.zeros((2, 4, 4, 3), np.uint8)
+        np.savez(root / "set.npz", X=images, Y=np.array(values, dtype=float))
+        return str(root / "set.npz")
+    if kind == "h5":
+        with h5py.File(root / "set.h5", "w") as file:
+            file["X"], file["Y"] = np.zeros((2, 4, 4, 3), np.uint8), np.array(values, dtype=float)
+        return str(root / "set.h5")
+    members = dict.fromkeys(paths, DATA)
+    members |= {
+        f"{row}.json": json.dumps({"label": value}).encode() for row, value in enumerate(values)
+    }
+    return shard(root / "set.tar", members)
+
+
+KINDS = ("csv", "parquet", "embedded", "npz", "h5", "tar")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_and_gaps_name_the_same_classes_in_every_source(kind: str, tmp_path: Path) -> None:
+    source = open_source(labelled(kind, tmp_path, [3.0, None]))
+    assert [one.label for one in source] == ["3", None]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "embedded", "tar"])
+def test_lists_of_labels_are_refused_in_every_source(kind: str, tmp_path: Path) -> None:
+    spec = labelled(kind, tmp_path, [[3, 1], [2]])
+    with pytest.raises(BadInput, match="--label-column"):
+        list(open_source(spec))
+    assert [one.label for one in open_source(spec, first_label=True)] == ["3", "2"]
+
+
+def test_a_label_column_by_name(tmp_path: Path) -> None:
+    spec = labelled("csv", tmp_path, ["a", "b"])
+    pd.DataFrame({"path": ["0.png"], "kind": ["owl"]}).to_csv(spec, index=False)
+    source = open_source(spec)
+    assert [one.label for one in source] == [None]
+    assert notes_of(source) == [
+        "no column 'label', so no image has a class; columns are path, kind; --label-column names "
+        "one"
+    ]
+    assert [one.label for one in open_source(spec, label="kind")] == ["owl"]
+    with pytest.raises(BadInput, match="none is 'sort'"):
+        open_source(spec, label="sort")
+    with pytest.raises(BadInput, match="--source-option path=COLUMN"):
+        open_source(spec, path="file")
+
+
+def test_columns_of_subsets(tmp_path: Path) -> None:
+    spec = labelled("csv", tmp_path, ["a", "b"])
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": "a", "subset": ["train", ""]})
+    table.to_csv(spec, index=False)
+    assert [one.subset for one in open_source(spec)] == ["train", None]
+    np.savez(tmp_path / "two.npz", x_train=np.zeros((1, 4, 4), np.uint8), y_train=[1])
+    assert [one.subset for one in open_source(str(tmp_path / "two.npz"))] == ["train"]
+
+
+def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
+    spec = labelled("csv", tmp_path, ["a", "b"])
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    pd.DataFrame({"path": ["0.png", "1.png"], "label": forms}).to_csv(spec, index=False)
+    source = open_source(spec)
+    assert [one.label for one in source] == [forms[0]] * 2
+    (note,) = notes_of(source)
+    assert note == f"1 class name(s) in two forms of Unicode are one class each: {forms[0]}"
+
+
+def test_arrays_of_other_numbers_name_the_option(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((3, 4, 4, 3)).astype(np.float32)
+    np.savez(tmp_path / "set.npz", images=values, target=[1, 2, 3])
+    spec = str(tmp_path / "set.npz")
+    with pytest.raises(BadInput, match=r"holds float32 from 0\.\d+ to .*scale=255 multiplies"):
+        open_source(spec)
+    source = open_source(spec, scale=255)
+    found = decode(source.read("images/0000001")).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, np.rint(values[1].astype(np.float64) * 255))
+    assert [one.label for one in source] == [None] * 3
+    (note,) = notes_of(source)
+    assert "--label-column target" in note
+    assert [one.label for one in open_source(spec, scale=255, label="target")] == ["1", "2", "3"]
+    with pytest.raises(BadImage, match="after scale"):
+        open_source(spec, scale=1000).read("images/0000001")
+    with pytest.raises(BadInput, match="a number above 0"):
+        open_source(spec, scale=-1)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"null", b"[]", b"5", b"{", b'{"info": null}', b'{"info": {"features": {"label": 3}}}'],
+)
+def test_metadata_of_another_form_names_no_class(metadata: bytes, tmp_path: Path) -> None:
+    table = pa.table({"image": [DATA], "label": [1]})
+    pq.write_table(
+        table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "s.parquet"
+    )
+    assert [one.label for one in open_source(str(tmp_path / "s.parquet"))] == ["1"]
+
+
+def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is not UTF-8"):
+        list(open_source(shard(tmp_path / "set.tar", {"0.png": DATA, "0.cls": b"caf\xe9"})))
+    (tmp_path / "dataset_dict.json").write_text("[]")
+    with pytest.raises(BadInput, match="names no splits"):
+        open_source(str(tmp_path))
