@@ -49,6 +49,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show the stored images nearest to an image. A stored image is never its own neighbour.
 
+        If there is no index yet, it is built first.
+
         `alike neighbours cat.jpg --store pets.store -k 5 --contact-sheet cat.png`
 
         `alike neighbours 17 --store pets.store --other-class --json`
@@ -72,6 +74,7 @@ def register(app: typer.Typer) -> None:
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         if folder and contact_sheet is not None:
             raise BadInput("--contact-sheet shows named images: give them instead of their folder")
+        _build_missing(store, features, measure, as_json)
         opened = NeighbourIndex.open(store, features, measure)
         if to is not None:
             ways = {"among": allowed, "label": label, "rerank": rerank}
@@ -94,6 +97,27 @@ def register(app: typer.Typer) -> None:
             typer.echo("no stored image may be an answer: ask with fewer filters")
         if contact_sheet is not None:
             typer.echo(f"contact sheet: {contact_sheet}")
+
+
+BUILD_SECONDS = 60.0
+"""Effort for an index that nobody asked for; `alike index` spends more."""
+
+
+def _build_missing(store: str, key: str | None, measure: str, as_json: bool) -> None:
+    """Build the index of a measure, with the usual wish, if there is none."""
+    from alike.extract.store import Store
+    from alike.flows.console import progress_bars
+    from alike.index.build import build_index
+    from alike.index.files import folder_of, read_card
+
+    features = Store.open(store).features(key)
+    # A damaged card is not a missing one: it is named, and its wish is not lost.
+    if read_card(folder_of(features.store, features.key, measure)) is not None:
+        return
+    typer.echo(f"no index of {measure} yet: building it (alike index chooses more)", err=as_json)
+    with progress_bars() as progress:
+        report = build_index(features, measure, effort=BUILD_SECONDS, progress=progress)
+    typer.echo(f"built in {report.seconds:.1f} s: {report.note}", err=as_json)
 
 
 def _many(opened: Any, folder: str, to: Path, k: int, ways: dict[str, Any], as_json: bool) -> None:

@@ -91,3 +91,13 @@ def test_an_answer_without_rows_says_why(make_store, run):
     run("index", "--store", store.url)
     told = run("neighbours", 5, "--store", store.url, "--same-class", "--among", "1")
     assert "no stored image may be an answer: ask with fewer filters" in told
+
+
+def test_neighbours_build_a_missing_index_and_say_so(make_store, run):
+    store = make_store(n=40)
+    told = run("neighbours", 3, "--store", store.url, "-k", 2)
+    assert "no index of gap_cosine yet: building it" in told
+    again = run("neighbours", 3, "--store", store.url, "-k", 2)
+    assert "building" not in again
+    near = told[told.index("nearest by") :]
+    assert near == again[again.index("nearest by") :]
