@@ -51,6 +51,7 @@ class Record:
         bad: row to (state, reason) of images that have no feature.
         ids_hash: hash of the ids of the images of the rows up to `hi`.
         run: id of the run, host, process, time and versions that wrote it.
+        lost: row to the arrays that hold no value of its image, which has all others.
     """
 
     unit: int
@@ -58,6 +59,7 @@ class Record:
     bad: dict[int, tuple[str, str]]
     ids_hash: str
     run: dict[str, Any] = field(default_factory=dict)
+    lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def lo(self) -> int:
@@ -77,6 +79,7 @@ class Record:
         """Write the record as a file, with a hash of itself."""
         fields = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
         fields["bad"] = {str(row): list(why) for row, why in self.bad.items()}
+        fields["lost"] = {str(row): list(names) for row, names in self.lost.items()}
         return json.dumps({"record": fields, "hash": _hash_of(fields)}).encode()
 
     @staticmethod
@@ -91,7 +94,9 @@ class Record:
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"no record of a unit: {error}") from error
         bad = {int(row): (str(why[0]), str(why[1])) for row, why in fields["bad"].items()}
-        return Record(int(fields["unit"]), arrays, bad, str(fields["ids_hash"]), fields["run"])
+        lost = {int(row): tuple(names) for row, names in fields.get("lost", {}).items()}
+        ids = str(fields["ids_hash"])
+        return Record(int(fields["unit"]), arrays, bad, ids, fields["run"], lost)
 
 
 def _hash_of(fields: Mapping[str, Any]) -> str:
@@ -194,6 +199,8 @@ def digest_of(records: Mapping[int, Record], names: Collection[str] | None = Non
             if names is None or name in names
         )
         whole.update(json.dumps([unit, arrays, sorted(record.bad.items())]).encode())
+        if record.lost:
+            whole.update(json.dumps(sorted(record.lost.items())).encode())
     return whole.hexdigest()
 
 
