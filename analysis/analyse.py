@@ -243,15 +243,23 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features. An
+            untrained network that cannot be judged is left out instead, with the reason.
     """
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]
     digests = {part.name: part.source.measure.digest for part in plan}
     if untrained is not None:
-        same = _same_images(features, untrained, images)
-        plan.append(_planned(UNTRAINED, ready_measure(untrained, HEADLINE), untrained, same))
+        try:
+            same = _same_images(features, untrained, images)
+            check(same)
+            control = ready_measure(untrained, HEADLINE)
+            note = "" if len(same) == len(images) else _missing_note(len(same), len(images))
+            plan.append(_planned(UNTRAINED, control, untrained, same, note))
+        except BadInput as error:
+            # A control that cannot be judged ends no analysis.
+            left_out[UNTRAINED] = str(error)
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
     parts = [work.evaluate(part.within(settings)) for part in plan]
@@ -435,6 +443,11 @@ def _plan(
             measure = ready_measure(features, name)
             rest = _unfitted(images, measure, settings.split)
             note = "" if len(rest) == len(images) else _fitted_note(len(rest), len(images))
+            held = features.committed(measure.taps, good=True)[rest.rows]
+            if not held.all():
+                note = _missing_note(int(held.sum()), len(images))
+                rest = rest.take(held)
+                check(rest)
             # Only an embedding shows whether the classifier reads what the map has.
             early = _planned(name, measure, features, rest, note) if measure.constants else None
         except BadInput as error:
@@ -450,7 +463,7 @@ def _plan(
 def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:
     """The images as rows of another extraction, matched by content."""
     if other.store is features.store:
-        return images
+        return images.take(other.committed(["gap"], good=True)[images.rows])
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
     wanted = here.loc[images.rows]
@@ -474,6 +487,10 @@ def _layers_in_words(images: EvaluationSet, bins: int) -> str:
 
 def _fitted_note(n: int, of: int) -> str:
     return f"{n} of {of} images: the others fitted the measure, so compare with care"
+
+
+def _missing_note(n: int, of: int) -> str:
+    return f"{n} of {of} images: the others have no such features"
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

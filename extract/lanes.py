@@ -44,6 +44,7 @@ class _OpenUnit:
     arrays: dict[str, np.ndarray]
     batches_left: int
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    lost: dict[int, list[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -58,8 +59,10 @@ _Loading = tuple[_Batch, Callable[[], Frames]]
 
 ImagesOf = Callable[[UnitRows], Sequence[Image]]
 """Gives the images of some rows."""
-Commit = Callable[[int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]]], None]
-"""Takes (unit, arrays, bad) of a finished unit; called from one thread."""
+Commit = Callable[
+    [int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]], Mapping[int, list[str]]], None
+]
+"""Takes (unit, arrays, bad, lost) of a finished unit; called from one thread."""
 BatchProgress = Callable[[int, Mapping[str, float]], None]
 """Takes the number of images just computed, and the busy seconds of each stage so far."""
 
@@ -206,15 +209,18 @@ class Lanes:
     def _compute(self, unit: _OpenUnit, loaded: Frames) -> None:
         """Compute a batch and put its rows into their unit; the last batch hands the unit on."""
         bad = dict(loaded.bad)
+        lost: dict[int, list[str]] = {}
         if loaded.rows:
             with self.clock.on("forward"):
                 arrays = self.forward(loaded.frames)
-                bad |= non_finite(arrays, loaded.rows)
+                broken, lost = non_finite(arrays, loaded.rows)
+                bad |= broken
             places = np.asarray(loaded.rows) - unit.todo.rows.start
             for name, rows in arrays.items():
                 unit.arrays[name][places] = rows
         with unit.lock:
             unit.bad |= bad
+            unit.lost |= lost
             unit.batches_left -= 1
             whole = unit.batches_left == 0
         if whole:
@@ -224,17 +230,30 @@ class Lanes:
         while (unit := self._whole_units.get()) is not None:
             if not self._errors:
                 with self.clock.on("write"):
-                    self.commit(unit.todo.unit, unit.arrays, unit.bad)
+                    self.commit(unit.todo.unit, unit.arrays, unit.bad, unit.lost)
             self._room.release()
 
 
-def non_finite(arrays: Mapping[str, np.ndarray], rows: list[int]) -> dict[int, tuple[str, str]]:
-    """Rows with a NaN or an infinity in any array, with the array's name; such are never stored."""
-    bad = {}
+def non_finite(
+    arrays: Mapping[str, np.ndarray], rows: list[int]
+) -> tuple[dict[int, tuple[str, str]], dict[int, list[str]]]:
+    """Rows with a NaN or an infinity in any array; such are never stored.
+
+    Returns:
+        Rows without a feature, with (state, reason): a vector or a float32 map is not finite.
+        Rows that lose float16 maps only, with their names: values beyond the type's range.
+    """
+    bad: dict[int, tuple[str, str]] = {}
+    lost: dict[int, list[str]] = {}
     for name, array in arrays.items():
+        narrow = array.dtype == np.float16 and array.ndim > 2
         wide = torch.float64 if array.dtype == np.float32 else torch.float32
         # One pass: a wider sum is finite only if all its terms are.
         sums = torch.from_numpy(array).reshape(len(array), -1).sum(1, dtype=wide)
         for index in np.flatnonzero(~np.isfinite(sums.numpy())):
-            bad[rows[index]] = ("non-finite", f"{name} has NaN or infinite values ({array.dtype})")
-    return bad
+            if narrow:
+                lost.setdefault(rows[index], []).append(name)
+            else:
+                reason = f"{name} has NaN or infinite values ({array.dtype})"
+                bad[rows[index]] = ("non-finite", reason)
+    return bad, {row: names for row, names in lost.items() if row not in bad}

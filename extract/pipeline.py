@@ -144,7 +144,9 @@ def extract(
             stages = executor(run, workload, _batch_progress(workload, len(view), progress))
         twins = _twins(store, threads, progress)
     features = run.features
-    table = features.table(names=run.names)
+    # A map that is lost leaves an image its vectors.
+    vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
+    table = features.table(names=vectors)
     bad = features.bad()[["row", "path", "state", "reason"]]
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
@@ -162,7 +164,7 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*notes, *filter(None, [check.warning]), *twins),
+        notes=(*notes, *filter(None, [check.warning]), *_lost(features), *twins),
     )
 
 
@@ -174,6 +176,17 @@ def keep_groups(store: Store, listing: pd.DataFrame, view: pd.DataFrame) -> None
         groups = pd.DataFrame({"row": view["row"], "group": None})
     groups = groups[(groups["row"] >= 0) & groups["group"].notna()]
     store.keep_image_groups(groups.drop_duplicates("row"))
+
+
+def _lost(features: Features) -> list[str]:
+    """A sentence for every array that some images have no value of."""
+    lost = features.lost()
+    return [
+        f"{len(part)} images have no {name}: its values are beyond the range of "
+        f"{features.arrays[str(name)].dtype}; their other features are stored (the first: "
+        f"{part['path'].iloc[0]})"
+        for name, part in lost.groupby("array")
+    ]
 
 
 def _twins(store: Store, threads: int, progress: Progress) -> tuple[str, ...]:

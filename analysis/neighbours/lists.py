@@ -24,9 +24,9 @@ from alike.analysis.neighbours.kernels import (
     close,
     no_candidates,
     offer,
-    rank_scores,
     room_for_keys,
 )
+from alike.analysis.neighbours.ties import MARGIN, expected_scores
 from alike.analysis.pairs import TILE
 
 PANEL_BYTES = 64 << 20
@@ -55,6 +55,9 @@ class Nearest:
         map_at_r: (N,) mean over r <= R of precision at r where the r-th is of the class, over R.
         alien: (N,) position of the nearest image of another class; `alien_key` its key.
         kin: (N,) position of the farthest image of the same class (-1: none); `kin_key` its key.
+        hit_chance: (N, k) chance that the neighbour of each rank is of the image's class, over the
+            order of equal distances; 0 or 1 where none are equal. The scores are expected likewise.
+        recall: (N,) chance that one of the k is.
     """
 
     places: Places
@@ -65,10 +68,12 @@ class Nearest:
     alien_key: Floats
     kin: Places
     kin_key: Floats
+    hit_chance: Floats
+    recall: Floats
 
-    def hits(self, images: EvaluationSet) -> NDArray[np.bool_]:
-        """Whether each neighbour is of the image's class: (N, k)."""
-        return np.asarray(images.codes[self.places] == images.codes[:, None], dtype=np.bool_)
+    def hits(self, images: EvaluationSet) -> Floats:
+        """Chance that each neighbour is of the image's class: (N, k); see `hit_chance`."""
+        return self.hit_chance
 
 
 def nearest(
@@ -76,12 +81,12 @@ def nearest(
 ) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
-    Among equal distances the image earlier in the evaluation set comes first, so the answer does
-    not depend on how the work is cut.
+    Among equal distances the image earlier in the evaluation set comes first in the list. Scores
+    do not depend on it: they are expected over the order of equal distances (see `ties`).
     """
     k = min(k, vectors.n - 1)
     product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
-    largest = max(int(images.counts.max()), k + 1)
+    largest = max(int(images.counts.max()), k + 1) + MARGIN
     size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
     return Statistic(
@@ -107,6 +112,7 @@ def _panel(
     low, high = panel
     m, codes = high - low, images.codes[low:high]
     kept = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
+    kept = min(kept + MARGIN, vectors.n - 1)
     own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
     candidates, room = no_candidates(own, kept), room_for_keys(TILE)
     z, b = vectors.block(low, high)
@@ -121,16 +127,17 @@ def _panel(
             offer(out, row_b, col_b, low, start + first, candidates, room)
     close(candidates.near, candidates.counts, kept)
     best = np.sort(candidates.near[:, :kept], axis=1)
-    r_precision, map_at_r = np.empty(m), np.empty(m)
-    rank_scores(best, images.codes, codes, images.counts, r_precision, map_at_r)
-    places, near_keys = _remeasured(vectors, z, *_unpack(best[:, :k]))
+    lists = _remeasured(vectors, z, *_unpack(best))
+    expected = expected_scores(vectors, images, k, low, (z, b), lists)
+    places, near_keys = lists[0][:, :k], lists[1][:, :k]
     alien_at, alien_key = _unpack(candidates.alien)
     alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
     kin_at, kin_key = _unpack(candidates.kin)
     alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
-        places, near_keys, r_precision, map_at_r, alien_at, alien_key, kin_at, kin_key
+        places, near_keys, expected.r_precision, expected.map_at_r, alien_at, alien_key,
+        kin_at, kin_key, expected.hits, expected.recall,
     )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def neighbour_scores(findings: Findings) -> list[dict[str, Any]]:
     return [
         over_images("one_nn", hits[:, 0].astype(np.float64)),
         over_images("purity_at_10", hits.sum(axis=1) / hits.shape[1]),
-        over_images("recall_at_10", hits.any(axis=1).astype(np.float64)),
+        over_images("recall_at_10", near.recall),
         over_images("r_precision", near.r_precision),
         over_images("map_at_r", near.map_at_r),
         score_row(findings.name, "hub_skew", hub_skew(near.places, len(hits)), NO_SPAN, ""),

@@ -236,7 +236,12 @@ def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> Non
     for name, array in arrays.items():
         if len(stored):
             array[stored] = features.read(name, stored + rows.start)
-    features.write_unit(unit, arrays, bad, run_id=f"import {run}")
+    lost: dict[int, list[str]] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.ndim > 2:
+            for at_row in np.flatnonzero(np.isnan(array.reshape(len(array), -1)).all(axis=1)):
+                lost.setdefault(rows.start + int(at_row), []).append(name)
+    features.write_unit(unit, arrays, bad, run_id=f"import {run}", lost=lost)
 
 
 def _rows_at(carried: Carried, spec: ArraySpec, at: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def test_every_unit_is_committed_whole(device: str) -> None:
     committed, counts = {}, []
     running = lanes(
         device,
-        lambda unit, arrays, bad: committed.update({unit: (arrays["mean"], dict(bad))}),
+        lambda unit, arrays, bad, lost: committed.update({unit: (arrays["mean"], dict(bad))}),
         lambda images, busy: counts.append((images, set(busy))),
     )
     assert len(UNITS) > 2 * OPEN_UNITS

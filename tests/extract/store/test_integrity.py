@@ -12,6 +12,7 @@ import store_writer as known
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import settings_hash
 from alike.extract.store.ledger import Record
+from alike.extract.store.sides import Split
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage
