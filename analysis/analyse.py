@@ -215,6 +215,7 @@ def analyse(
     Raises:
         BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
     """
+    features.store.require_writable()
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]

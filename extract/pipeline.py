@@ -111,6 +111,7 @@ def extract(
         StoreBusy: another process extracts into the same features.
     """
     start = time.perf_counter()
+    store.require_writable()
     threads = threads or usable_cores()
     on = choose_device(device)
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
