@@ -246,6 +246,7 @@ def analyse(
         BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features. An
             untrained network that cannot be judged is left out instead, with the reason.
     """
+    features.store.require_writable()
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]

@@ -122,6 +122,7 @@ def extract(
         StoreBusy: another process extracts into the same features.
     """
     start = time.perf_counter()
+    store.require_writable()
     threads = threads or usable_cores()
     on = choose_device(device)
     if tuple(taps) == TAPS and network.lacking:

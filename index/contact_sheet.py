@@ -1,10 +1,12 @@
 """A contact sheet: each query and its neighbours as one picture."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alike.extract.documents import write_whole
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
 
@@ -74,7 +76,9 @@ def contact_sheet(
                 place = (at[0], at[1] + tile + 4 + 13 * number)
                 draw.text(place, _fit(draw, text, tile, font), fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    drawn = io.BytesIO()
+    sheet.save(drawn, format="PNG")
+    write_whole(path, drawn.getvalue())
     return path
 
 

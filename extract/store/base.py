@@ -13,7 +13,7 @@ from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
-from alike.extract.store.locks import Lock, holder_of, is_dead
+from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
 from alike.extract.store.manifest import Manifest
 from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
@@ -315,6 +315,10 @@ class StoreBase:
                     f"{n_new} new images cannot be listed in {self.url} while process {holder.pid} "
                     f"on {holder.host} extracts; wait for it to end"
                 )
+
+    def require_writable(self) -> None:
+        """Raise `BadInput` if the store cannot be written: before a computation, not after it."""
+        require_writable(self.files)
 
     # Other files of the store
 

@@ -91,6 +91,8 @@ def register(app: typer.Typer) -> None:
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
         chosen = Store.open(store).features(features)
         side = split.side
+        if to is None:
+            chosen.store.require_writable()
         names = names_of(methods)
         answers: dict[str, Any] = {}
         maps: dict[str, Any] = {}
@@ -227,19 +229,27 @@ def _continuity(
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
+    import io
+
     import numpy as np
 
+    from alike.extract.documents import write_whole
     from alike.extract.errors import BadInput
 
     if not maps:
         raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
-    np.savez_compressed(file, **maps)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **maps)
+    # As NumPy names it.
+    file = file if file.suffix == ".npz" else file.with_name(f"{file.name}.npz")
+    write_whole(file, packed.getvalue())
     if not quiet:
         _say([str(file)])
     return str(file)
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
+    from alike.extract.documents import write_whole
     from alike.extract.panels import png
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
@@ -248,7 +258,7 @@ def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
         chosen.store.write_file(place, png(picture))
         return f"{chosen.store.url}/{place}"
     to.mkdir(parents=True, exist_ok=True)
-    (to / f"{file}.png").write_bytes(png(picture))
+    write_whole(to / f"{file}.png", png(picture))
     return str(to / f"{file}.png")
 
 

@@ -67,6 +67,7 @@ def continuity_of(
         sampling: how many pairs, see `Sampling`.
         progress: told after every method.
     """
+    features.store.require_writable()
     network = network_for(features, network)
     sampling = sampling or Sampling()
     table = _spread(features.table(split), n_images)
