@@ -72,7 +72,7 @@ def build_shard(shard: Shard) -> str:
     from alike.extract.store import Store
 
     features = Store.open(shard.store).features(shard.key)
-    measure = ready_measure(features, shard.measure)
+    measure = ready_measure(features, shard.measure, as_fitted=True)
     index = faiss.read_index(shard.trained)
     for low in range(0, len(shard.rows), BLOCK):
         rows = shard.rows[low : low + BLOCK]
