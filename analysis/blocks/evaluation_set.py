@@ -47,7 +47,7 @@ class EvaluationSet:
 
     @cached_property
     def by_id(self) -> NDArray[np.int64]:
-        """Positions by class, then by image id: what is dealt or drawn is handed out so, int64 (N,).
+        """Positions by class, then by image id, int64 (N,): the order in which draws are dealt.
 
         Class c has the entries `starts[c]` up to `starts[c + 1]`, as it has the positions.
         """
