@@ -220,8 +220,10 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features; a
+            store that cannot be written.
     """
+    features.store.check_writable(_place(features.key, "scores"))
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.replacing import check_target
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
@@ -178,6 +179,18 @@ class StoreBase:
         if self.files.root is None:
             raise BadInput(f"{self.url} is no local folder; this step needs one")
         return self.files.root.joinpath(*parts)
+
+    def check_writable(self, name: str) -> None:
+        """Refuse to begin what ends with a file that cannot be written here.
+
+        Args:
+            name: of the file. Of a remote store only writing tells.
+
+        Raises:
+            BadInput: it cannot.
+        """
+        if self.files.root is not None:
+            check_target(self.files.root / name)
 
     def write_file(self, name: str, data: bytes) -> None:
         """Replace a file as one atomic, durable step."""
