@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 5
+VERSION = 6
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -243,10 +243,11 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features. An
-            untrained network that cannot be judged is left out instead, with the reason.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features; a
+            store that cannot be written. An untrained network that cannot be evaluated is left
+            out instead, with the reason.
     """
-    features.store.require_writable()
+    features.store.require_writable(_place(features.key, "scores"))
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]

@@ -6,7 +6,7 @@ The sameness of the worst class and NC1 are computed again with a tenth of the i
 turn (see `jackknife`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,11 +157,10 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
             "images on both sides: extract one source with both networks"
         )
         raise BadInput(msg)
-    first = evaluation_set_of(both["row_x"].to_numpy(), both["label"].tolist())
+    first = evaluation_set_of(both["row_x"].to_numpy(), both["label"].tolist(), both["image_id"])
     to_b = both.set_index("row_x")["row_y"]
     rows_b = to_b.loc[first.rows].to_numpy(dtype=np.int64)
-    second = EvaluationSet(rows_b, first.codes, first.classes, first.starts, first.unlabelled)
-    return first, second
+    return first, replace(first, rows=rows_b)
 
 
 def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:

@@ -7,7 +7,6 @@ fault and the way out. No other module parses a stored file (`tests/test_documen
 
 import io
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -81,19 +80,6 @@ def _adapter(kind: Any) -> Any:
 def read_json_file(path: Path, kind: type[T], way_out: str) -> T:
     """As `read_json`, of a file on the disk; `FileNotFoundError` if there is none."""
     return read_json(path.read_bytes(), kind, str(path), way_out)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file that a user asked for: as a whole, or not at all.
-
-    It is written aside and renamed, so that a full disk leaves no picture of 0 bytes behind.
-    """
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def parquet_bytes(

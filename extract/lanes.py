@@ -20,6 +20,7 @@ import torch
 
 from alike.extract.forward import Forward
 from alike.extract.loading import FrameLoader, Frames, Image
+from alike.extract.store import UNIT
 
 OPEN_UNITS = 3
 """Units that are being filled or written at once: what bounds the memory of a run."""
@@ -93,7 +94,8 @@ class Lanes:
     ) -> None:
         self.load, self.forward, self.images_of = load, forward, images_of
         self.commit, self.progress = commit, progress
-        self.batch_size, self.threads = batch_size, threads
+        # No batch is larger than a unit, whatever size was asked for.
+        self.batch_size, self.threads = min(batch_size, UNIT), threads
         self.clock = load.clock
         self._batches: Iterator[_Batch | None] = iter(())
         self._ahead: deque[_Loading] = deque()
@@ -212,7 +214,7 @@ class Lanes:
         lost: dict[int, list[str]] = {}
         if loaded.rows:
             with self.clock.on("forward"):
-                arrays = self.forward(loaded.frames)
+                arrays = self._forward(loaded.frames)
                 broken, lost = non_finite(arrays, loaded.rows)
                 bad |= broken
             places = np.asarray(loaded.rows) - unit.todo.rows.start
@@ -225,6 +227,18 @@ class Lanes:
             whole = unit.batches_left == 0
         if whole:
             self._whole_units.put(unit)
+
+    def _forward(self, frames: torch.Tensor) -> Mapping[str, np.ndarray]:
+        """Arrays of frames (n, 3, h, w), computed in a batch of the full size.
+
+        Libraries choose their way by the size of a batch, and round otherwise. A set that grew
+        image by image has to give the features of one that came whole, to the last bit.
+        """
+        n = len(frames)
+        if n < self.batch_size:
+            frames = torch.cat([frames, frames[:1].expand(self.batch_size - n, -1, -1, -1)])
+            frames = frames.contiguous(memory_format=torch.channels_last)
+        return {name: rows[:n] for name, rows in self.forward(frames).items()}
 
     def _write(self) -> None:
         while (unit := self._whole_units.get()) is not None:

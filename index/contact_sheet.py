@@ -1,14 +1,13 @@
 """A contact sheet: each query and its neighbours as one picture."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alike.extract.documents import write_whole
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
+from alike.extract.replacing import aside
 
 TILE = 128
 GAP = 6
@@ -75,10 +74,8 @@ def contact_sheet(
             for number, text in enumerate(cell.caption):
                 place = (at[0], at[1] + tile + 4 + 13 * number)
                 draw.text(place, _fit(draw, text, tile, font), fill="black", font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    sheet.save(drawn, format="PNG")
-    write_whole(path, drawn.getvalue())
+    with aside(path) as part:
+        sheet.save(part, format="PNG")
     return path
 
 

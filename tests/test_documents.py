@@ -17,10 +17,10 @@ from alike.extract.documents import (
     read_json,
     read_npz,
     read_table,
-    write_whole,
 )
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import check_path, is_name, key_fault, settings_hash
+from alike.extract.replacing import aside
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("extract", "index", "analysis", "train", "flows", "serve")
@@ -125,10 +125,15 @@ def test_every_flipped_bit_of_a_table():
     assert seen > len(whole) / 10
 
 
+def _write(place, data):
+    with aside(place) as part:
+        part.write_bytes(data)
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     """A full disk leaves no picture of 0 bytes behind, and keeps the one before."""
     place = tmp_path / "a.png"
-    write_whole(place, b"first")
+    _write(place, b"first")
 
     def full(self: Path, data: bytes) -> int:
         self.touch()
@@ -137,10 +142,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space"):
-            write_whole(place, b"second")
+            _write(place, b"second")
     assert place.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [place]
-    write_whole(place, b"second")
+    _write(place, b"second")
     assert place.read_bytes() == b"second"
 
 

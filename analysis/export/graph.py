@@ -1,6 +1,5 @@
 """The graph of nearest neighbours: as a CSR matrix, and as a column of an image table."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import MANIFEST, manifest_json
-from alike.extract.documents import write_whole
 from alike.extract.errors import BadInput
 
 
@@ -68,6 +66,6 @@ def write_graph(plan: Plan, path: Path) -> None:
         "labels": plan.images["label"].fillna("").to_numpy(str),
         MANIFEST: np.array(manifest_json(plan.manifest)),
     }
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **contents)
-    write_whole(path, packed.getvalue())
+    # `WRITERS` hands a path aside; an open file keeps its name, to which NumPy would add .npz.
+    with path.open("wb") as sink:
+        np.savez_compressed(sink, **contents)

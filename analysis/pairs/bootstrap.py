@@ -48,7 +48,8 @@ class Draws:
         for low, high in pairwise(starts):
             if high > low:
                 share = np.full(high - low, 1.0 / (high - low))
-                out[low:high] = draw.multinomial(high - low, share, size=self.replicates).T
+                at = self.images.by_id[low:high]
+                out[at] = draw.multinomial(high - low, share, size=self.replicates).T
         return out
 
     def __getstate__(self) -> dict[str, Any]:

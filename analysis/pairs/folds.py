@@ -50,7 +50,8 @@ def deal(images: EvaluationSet, folds: int, seed: int) -> NDArray[np.int64]:
     draw = np.random.default_rng(seed)
     out = np.empty(len(images), dtype=np.int64)
     for low, high in zip(images.starts[:-1], images.starts[1:], strict=True):
-        out[low:high] = draw.permutation((np.arange(high - low) + draw.integers(folds)) % folds)
+        at = images.by_id[low:high]
+        out[at] = draw.permutation((np.arange(high - low) + draw.integers(folds)) % folds)
     return out
 
 

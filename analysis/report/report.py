@@ -24,7 +24,7 @@ from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress, silent
-from alike.extract.replacing import aside
+from alike.extract.replacing import aside, check_target
 
 if TYPE_CHECKING:
     from alike.analysis.report.thumbnails import Pictures
@@ -81,8 +81,12 @@ def write_report(
 
     Returns:
         The path.
+
+    Raises:
+        BadInput: nothing can be written there.
     """
     target = Path(path)
+    check_target(target)
     subject = Subject(before, after, comparison, main_measure(before))
     pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
     middle = images(subject, pictures, why_not)
@@ -93,7 +97,6 @@ def write_report(
         middle += map_section(subject, store, pictures, progress)
     middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with aside(target) as part:
         title = str((run or {}).get("title") or "Alike report")
         part.write_text(_page(title, body), encoding="utf-8")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from alike.extract.documents import parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.replacing import check_target
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
@@ -316,9 +317,18 @@ class StoreBase:
                     f"on {holder.host} extracts; wait for it to end"
                 )
 
-    def require_writable(self) -> None:
-        """Raise `BadInput` if the store cannot be written: before a computation, not after it."""
+    def require_writable(self, name: str = "") -> None:
+        """Refuse to begin what ends with files that cannot be written here.
+
+        Args:
+            name: of the file that comes at the end, if it is known.
+
+        Raises:
+            BadInput: it cannot be written. Of a remote store only writing tells.
+        """
         require_writable(self.files)
+        if name and self.files.root is not None:
+            check_target(self.files.root / name)
 
     # Other files of the store
 

@@ -82,6 +82,7 @@ def register(app: typer.Typer) -> None:
         `alike explain --store pets.store --continuity --json`
         """
         from alike.extract.errors import BadInput
+        from alike.extract.replacing import check_target
         from alike.extract.store import Store
         from alike.flows.console import print_json
 
@@ -89,6 +90,10 @@ def register(app: typer.Typer) -> None:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
+        if to is not None:
+            check_target(to, folder=True)
+        if arrays is not None:
+            check_target(arrays)
         chosen = Store.open(store).features(features)
         side = split.side
         if to is None:
@@ -229,36 +234,31 @@ def _continuity(
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
-    import io
-
     import numpy as np
 
-    from alike.extract.documents import write_whole
     from alike.extract.errors import BadInput
+    from alike.extract.replacing import aside
 
     if not maps:
         raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **maps)
-    # As NumPy names it.
-    file = file if file.suffix == ".npz" else file.with_name(f"{file.name}.npz")
-    write_whole(file, packed.getvalue())
+    with aside(file) as part, part.open("wb") as sink:
+        np.savez_compressed(sink, **maps)
     if not quiet:
         _say([str(file)])
     return str(file)
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
-    from alike.extract.documents import write_whole
     from alike.extract.panels import png
+    from alike.extract.replacing import aside
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     if to is None:
         place = f"explanations/{chosen.key}/{file}.png"
         chosen.store.write_file(place, png(picture))
         return f"{chosen.store.url}/{place}"
-    to.mkdir(parents=True, exist_ok=True)
-    write_whole(to / f"{file}.png", png(picture))
+    with aside(to / f"{file}.png") as part:
+        part.write_bytes(png(picture))
     return str(to / f"{file}.png")
 
 

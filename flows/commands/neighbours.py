@@ -56,6 +56,7 @@ def register(app: typer.Typer) -> None:
         `alike neighbours new_images/ --store pets.store --to answers.parquet`
         """
         from alike.extract.errors import BadInput
+        from alike.extract.replacing import check_target
         from alike.flows.console import print_json, print_table
         from alike.index.filters import Among
         from alike.index.query import NeighbourIndex
@@ -72,6 +73,8 @@ def register(app: typer.Typer) -> None:
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         if folder and contact_sheet is not None:
             raise BadInput("--contact-sheet shows named images: give them instead of their folder")
+        for target in filter(None, (contact_sheet, to)):
+            check_target(target)
         opened = NeighbourIndex.open(store, features, measure)
         if to is not None:
             ways = {"among": allowed, "label": label, "rerank": rerank}

@@ -137,5 +137,5 @@ def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
     place = table.groupby(table["label"].fillna("")).cumcount()
-    order = np.lexsort((table["row"], place))[:count]
+    order = np.lexsort((table["image_id"], place))[:count]
     return table.iloc[order]
