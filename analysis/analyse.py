@@ -34,6 +34,7 @@ from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, netwo
 from alike.analysis.twins import twin_findings
 from alike.extract.errors import BadInput
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
+from alike.extract.notes import flat_features
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -227,6 +228,7 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
+        "warnings": flat_features(features, np.sort(images.rows)),
     }  # fmt: skip
     analysis = Analysis(features.key, len(images), images.classes, record, tables)
     analysis.save(features.store)

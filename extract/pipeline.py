@@ -14,7 +14,7 @@ from alike.extract.images import ImageSource, list_source
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Network
-from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
+from alike.extract.notes import SELF_CHECK, SelfCheck, flat_features, tap_notes
 from alike.extract.progress import Progress, silent
 from alike.extract.run import ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
@@ -154,6 +154,7 @@ def extract(
             *tap_notes(features.attrs),
             *filter(None, [check.warning]),
             *_lost(features),
+            *flat_features(features, table["row"].to_numpy()),
             *twins,
         ),
     )

@@ -113,7 +113,7 @@ def register(app: typer.Typer) -> None:
         )
         for name, reason in found.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
-        for sentence in twin_sentences(found.settings["twins"]):
+        for sentence in (*found.settings["warnings"], *twin_sentences(found.settings["twins"])):
             typer.echo(f"note: {sentence}")
 
 
