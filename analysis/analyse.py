@@ -38,6 +38,7 @@ from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
+from alike.extract.notes import flat_features
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -280,6 +281,7 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
+        "warnings": flat_features(features, np.sort(images.rows)),
     }  # fmt: skip
     analysis = Analysis(features.key, len(images), images.classes, record, tables)
     analysis.save(features.store)

@@ -15,7 +15,7 @@ from alike.extract.images import ImageSource, list_source
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
-from alike.extract.notes import SELF_CHECK, SelfCheck, tap_notes
+from alike.extract.notes import SELF_CHECK, SelfCheck, flat_features, tap_notes
 from alike.extract.progress import Progress, silent
 from alike.extract.run import ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
@@ -165,7 +165,13 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*notes, *filter(None, [check.warning]), *_lost(features), *twins),
+        notes=(
+            *notes,
+            *filter(None, [check.warning]),
+            *_lost(features),
+            *flat_features(features, table["row"].to_numpy()),
+            *twins,
+        ),
     )
 
 

@@ -42,3 +42,14 @@ def test_a_control_of_the_same_store_is_judged_where_it_has_features(
     found = analyse(features, settings, untrained=control)
     assert "untrained_gap_cosine" in found.settings["left_out"]
     assert set(found.tables["scores"]["measure"]) >= {"gap_cosine"}
+
+
+def test_features_that_are_all_equal_are_a_warning(tmp_path, make, write_features):
+    made = make(sizes=(10, 10))
+    made.arrays["gap"][:] = 1.0
+    features = write_features(tmp_path / "s", made)
+    settings = AnalysisSettings(measures=["fc_cosine"], bootstrap=0)
+    found = analyse(features, settings)
+    assert found.settings["warnings"] == [
+        "gap is the same for all 20 images looked at: it tells none of them apart"
+    ]

@@ -176,6 +176,10 @@ def test_rungs_are_in_order(analysed):
     one = analysed(n_classes=4, each=6)
     steps = rungs(one, None, "gap_cosine")
     assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]
+    scores = one.tables["scores"]
+    one.tables["scores"] = scores[scores["score"] != "accuracy"]
+    # A classifier of other classes gives no accuracy, and is no ceiling.
+    assert list(rungs(one, None, "gap_cosine")["role"]) == ["floor", "untrained", "only"]
 
 
 @pytest.fixture(scope="module")
