@@ -30,6 +30,7 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layers
+from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.extract.errors import BadInput
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 4
+VERSION = 5
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -108,8 +109,18 @@ class Analysis:
         tables = {name: store.read_table(_place(key, name))[0] for name in attrs["names"]}
         return Analysis(key, attrs["n_images"], tuple(attrs["classes"]), attrs["settings"], tables)
 
+    @property
+    def scores_version(self) -> int:
+        """Of what its scores mean; analyses before 0.2.0 have 1."""
+        return int(self.settings.get("scores_version", 1))
+
     def outdated(self, digest: str) -> str:
-        """What to say where the features have another digest by now; empty where they have not."""
+        """What to say where scores or features are others by now; empty where they are not."""
+        if self.scores_version != SCORES_VERSION:
+            return (
+                f"the analysis of {self.key} has scores of version {self.scores_version}, "
+                f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
+            )
         if self.settings.get("features_digest") in (None, digest):
             return ""
         return (
@@ -213,7 +224,7 @@ def analyse(
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": digests,
+        "measure_digests": digests, "scores_version": SCORES_VERSION,
     }  # fmt: skip
     analysis = Analysis(features.key, len(images), images.classes, record, tables)
     analysis.save(features.store)

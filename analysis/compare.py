@@ -134,7 +134,7 @@ def _side(
     near = nearest(vectors, images, map_blocks=jobs.stage(f"{name} neighbours", progress))
     kept = jackknife_groups(images, draws.seed)
     return {
-        **_pair_scores(counts.total, drawn),
+        **_pair_scores(counts, drawn),
         **_worst_class(name, vectors, images, counts, kept, jobs, progress),
         **_image_scores(near, draws),
         **_accuracy(features, draws),
@@ -164,8 +164,8 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
     return first, second
 
 
-def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:
-    rates, whole = score.rates(*total), score.auc(*total)
+def _pair_scores(counts: PairCounts, drawn: tuple[Any, Any]) -> Side:
+    rates, whole = score.rates(*counts.balanced), counts.area()
     values = {
         "sameness": whole.sameness,
         "auc": whole.value,

@@ -99,9 +99,11 @@ def count_tile(
     counts: NDArray[np.uint32],
     kinds: NDArray[np.int64],
     fine: NDArray[np.uint32],
+    even: NDArray[np.float64],
+    weights: NDArray[np.float64],
     scratch: Scratch,
 ) -> None:
-    """Add every pair of a tile to the histogram of its classes and, if given, to a finer one.
+    """Add every pair of a tile to the histogram of its classes and, if given, to finer ones.
 
     Strips of rows of one class are counted against one class of columns after the other, so that
     the histogram which grows stays in the cache.
@@ -120,6 +122,8 @@ def count_tile(
         counts: (H, B >> shift), added to.
         kinds: (R, S) row of `fine` for row part r with column part s.
         fine: (K, B) added to; (K, 0): not wanted.
+        even: (K, B) likewise, a pair of the classes adds its weight; (K, 0): not wanted.
+        weights: (R, S) of them.
         scratch: room for a strip.
     """
     m, n = product.shape
@@ -138,6 +142,7 @@ def count_tile(
             high += 1
         for s in range(len(edges) - 1):
             counted, kind = counts[slots[r, s]], fine[kinds[r, s]]
+            weighed, weight = even[kinds[r, s]], weights[r, s]
             for i in range(low, high):
                 bins = scratch.bins[i - low]
                 # Unsigned, so that numba does not guard against a negative index.
@@ -149,6 +154,9 @@ def count_tile(
                 else:
                     for j in range(begin, end):
                         counted[bins[j]] += _ONE
+                if len(weighed):
+                    for j in range(begin, end):
+                        weighed[bins[j]] += weight
         low = high
 
 
@@ -158,8 +166,10 @@ def flush_layers(
     row_at: NDArray[np.int64],
     col_at: NDArray[np.int64],
     kinds: NDArray[np.int64],
-    rows: NDArray[np.uint32],
-    cols: NDArray[np.uint32],
+    row_weight: NDArray[np.float64],
+    col_weight: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
     pairs: NDArray[np.uint32],
 ) -> None:
     """Move a tile's histograms to those of its classes and of its pairs of classes.
@@ -169,8 +179,10 @@ def flush_layers(
         row_at: (R,) place of each row part in `rows` and `pairs`.
         col_at: (S,) place of each column part in `cols` and `pairs`.
         kinds: (R, S) of each pair of parts: 0 where they are one class, else 1.
-        rows: (R', 2, B) same and different of row classes, added to.
-        cols: (S', B) different of column classes, added to.
+        row_weight: (R',) of the row classes among the others of a column class.
+        col_weight: (S',) of the column classes among the others of a row class.
+        rows: (R', 2, B) same and weighed different of row classes, added to.
+        cols: (S', B) weighed different of column classes, added to.
         pairs: (R', S', B // f), added to, f bins joined.
     """
     factor = parts.shape[2] // pairs.shape[2]
@@ -185,11 +197,13 @@ def flush_layers(
                 for j in range(len(joined)):
                     total += joined[j]
                 pair[k] += total
+            weight = col_weight[col_at[s]] if kind == 1 else 1.0
             for j in range(parts.shape[2]):
-                into[j] += part[j]
+                into[j] += weight * part[j]
             if kind == 1:
+                weight = row_weight[row_at[r]]
                 for j in range(parts.shape[2]):
-                    other[j] += part[j]
+                    other[j] += weight * part[j]
             for j in range(parts.shape[2]):
                 part[j] = np.uint32(0)
 

@@ -6,3 +6,4 @@ from .network import network_scores as network_scores
 from .rows import pair_replicates as pair_replicates
 from .sets import evaluate_sets as evaluate_sets
 from .table import SCORES as SCORES
+from .table import VERSION as VERSION

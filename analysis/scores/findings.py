@@ -38,13 +38,13 @@ class Findings:
     shrink: float = 1.0
 
     @property
-    def same(self) -> NDArray[np.int64]:
-        """Histogram of all pairs of one class (B,)."""
-        total: NDArray[np.int64] = self.counts.total[0]
-        return total
+    def same(self) -> NDArray[np.float64]:
+        """Histogram of the pairs of one class (B,), balanced."""
+        kind: NDArray[np.float64] = self.counts.balanced[0]
+        return kind
 
     @property
-    def different(self) -> NDArray[np.int64]:
-        """Histogram of all pairs of different classes (B,)."""
-        total: NDArray[np.int64] = self.counts.total[1]
-        return total
+    def different(self) -> NDArray[np.float64]:
+        """Histogram of the pairs of different classes (B,), balanced."""
+        kind: NDArray[np.float64] = self.counts.balanced[1]
+        return kind

@@ -13,7 +13,6 @@ from alike.analysis.pairs import (
     BINS,
     Bins,
     Draws,
-    auc,
     count_pairs,
     folded_accuracy,
     measured_bins,
@@ -96,8 +95,8 @@ def _rounding(vectors: Vectors, images: EvaluationSet, bins: Bins, precision: Pr
     """What the coarser products do to the AUC of up to 2,048 of these images."""
     at = spread(vectors.n, CENTRE_ROWS)
     few, of = vectors.take(at), images.take(at)
-    exact = auc(*count_pairs(few, of, bins=bins).total).value
-    rough = auc(*count_pairs(few, of, bins=bins, precision=precision).total).value
+    exact = count_pairs(few, of, bins=bins).area().value
+    rough = count_pairs(few, of, bins=bins, precision=precision).area().value
     return f"{precision} products, which move the AUC of {len(at)} images by {rough - exact:+.1e}"
 
 

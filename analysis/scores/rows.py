@@ -16,6 +16,8 @@ from alike.analysis.scores.table import SCORES
 NO_SPAN = (float("nan"), float("nan"))
 LISTED = 10
 """Neighbours that `purity_at_10` and `recall_at_10` are named after."""
+FAR_APART = 0.02
+"""Difference of the balanced and the plain sameness from which on a note says so."""
 RESOLVED = 1e-3
 """Span of cosine distances from which on 16,384 bins are wider than float32's rounding of 1."""
 
@@ -48,7 +50,7 @@ def pair_scores(
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
     same, different = findings.same, findings.different
     middles = findings.counts.middles(len(same))
-    whole = findings.counts.area()
+    whole, plain = findings.counts.area(), findings.counts.plain_area()
     far, tar = score.rates(same, different)
     near, apart = (score.binned_moments(counts, middles) for counts in findings.counts.total)
     if findings.counts.form != "euclidean":
@@ -63,8 +65,7 @@ def pair_scores(
     # The score in the bins of the replicates, without draws: what it lacks to the value is theirs.
     bins = len(findings.drawn[0])
     undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
-    by = "the bins and the rounding" if findings.counts.error else "the bins"
-    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}{_unresolved(findings)}"
+    pairs = findings.counts.total.sum(axis=1).tolist()
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()
@@ -83,13 +84,15 @@ def pair_scores(
         return name, value, span, f"{draws}{more}"
 
     values = [
-        drawn_row("sameness", whole.sameness),
-        drawn_row("auc", whole.value, f"; {certified}"),
+        drawn_row("sameness", whole.sameness, _told_apart(whole, plain)),
+        drawn_row("auc", whole.value, f"; {_certified(findings, whole)}"),
         drawn_row("eer", score.eer(far, tar)),
         drawn_row("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01)),
+        ("sameness_all_pairs", plain.sameness, NO_SPAN, ""),
+        ("auc_all_pairs", plain.value, NO_SPAN, _certified(findings, plain)),
         ("d_prime", score.d_prime(near, apart), NO_SPAN, ""),
-        ("intra_mean", near[0], NO_SPAN, f"{int(same.sum())} pairs"),
-        ("inter_mean", apart[0], NO_SPAN, f"{int(different.sum())} pairs"),
+        ("intra_mean", near[0], NO_SPAN, f"{pairs[0]} pairs"),
+        ("inter_mean", apart[0], NO_SPAN, f"{pairs[1]} pairs"),
     ]  # fmt: skip
     if worst is not None:
         values.append(
@@ -98,7 +101,22 @@ def pair_scores(
     return [score_row(findings.name, *value) for value in values]
 
 
-def _coarser(counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
+def _certified(findings: Findings, area: score.Auc) -> str:
+    by = "the bins and the rounding" if findings.counts.error else "the bins"
+    return f"certain to {area.low:.6f}..{area.high:.6f} by {by}{_unresolved(findings)}"
+
+
+def _told_apart(balanced: score.Auc, plain: score.Auc) -> str:
+    """A note where the largest classes say something else than all classes do."""
+    if not abs(balanced.sameness - plain.sameness) > FAR_APART:
+        return ""
+    return (
+        f"; every class weighs the same here: weighing every pair the same, so that large classes "
+        f"say most, it is {plain.sameness:.3f}"
+    )
+
+
+def _coarser(counts: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     """A histogram in the bins of the replicates, (bins, 1); (1, 0) where they do not nest."""
     if bins < 2 or len(counts) % bins:
         return np.zeros((1, 0))
