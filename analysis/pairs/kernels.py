@@ -84,6 +84,22 @@ def place_row(
         into[j] = ((cells.base[cell] + inside) ^ cells.flip) >> cells.shift
 
 
+@njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def place_rows(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    scale: np.float32,
+    top: np.float32,
+    cells: Cells,
+    into: NDArray[np.uint32],
+) -> None:
+    """Write the bins (m, n) of all pairs of a product; see `place_row`."""
+    x = np.empty(len(col_b), np.float32)
+    for i in range(product.shape[0]):
+        place_row(product[i], row_b[i], col_b, scale, top, cells, x, into[i])
+
+
 @compiled
 def count_tile(
     product: NDArray[np.float32],
@@ -209,7 +225,7 @@ def flush_layers(
 
 
 @compiled
-def weigh_bins(
+def count_near(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
@@ -218,12 +234,11 @@ def weigh_bins(
     cells: Cells,
     row_code: NDArray[np.int64],
     col_code: NDArray[np.int64],
-    row_weight: NDArray[np.uint8],
-    col_weight: NDArray[np.uint8],
-    sums: NDArray[np.int32],
-    scratch: Scratch,
+    edge: np.uint32,
+    top: np.float32,
+    near: NDArray[np.uint32],
 ) -> None:
-    """Add w_i w_j of every pair and every replicate to the histograms of same and different.
+    """Count the pairs of each two classes whose bin is below an edge.
 
     Args:
         product: (m, n), as in `count_tile`.
@@ -232,25 +247,23 @@ def weigh_bins(
         scale: as in `count_tile`.
         first: as in `count_tile`.
         cells: of `Bins`.
-        row_code: class of each row.
-        col_code: class of each column.
-        row_weight: (m, R) how often each replicate draws a row.
-        col_weight: (n, R).
-        sums: (2, B, R); 0 = same class, 1 = different; added to.
-        scratch: room for a row.
+        row_code: (m,) class of each row.
+        col_code: (n,) class of each column.
+        edge: the first bin that does not count.
+        top: the last bin.
+        near: (C, C) added to, [a, b] and [b, a].
     """
     m, n = product.shape
-    replicates = row_weight.shape[1]
-    top = np.float32(sums.shape[1] - 1)
+    x, bins = np.empty(n, np.float32), np.empty(n, np.uint32)
     for i in range(m):
         begin = min(max(i + first, 0), n)
-        bins = scratch.bins[0, :n]
         place_row(
-            product[i, begin:], row_b[i], col_b[begin:], scale, top, cells, scratch.x[begin:n],
-            bins[begin:],
-        )  # fmt: skip
+            product[i, begin:], row_b[i], col_b[begin:], scale, top, cells, x[begin:n], bins[begin:]
+        )
+        a = row_code[i]
         for j in range(begin, n):
-            kind = 0 if row_code[i] == col_code[j] else 1
-            summed, left, right = sums[kind, bins[j]], row_weight[i], col_weight[j]
-            for r in range(replicates):
-                summed[r] += np.int32(left[r]) * np.int32(right[r])
+            if bins[j] < edge:
+                b = col_code[j]
+                near[a, b] += _ONE
+                if a != b:
+                    near[b, a] += _ONE
