@@ -22,7 +22,7 @@ from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.parts import figure, text
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
-from alike.extract.errors import AlikeError
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.progress import Progress, silent
 from alike.extract.replacing import aside, check_target
 
@@ -85,6 +85,7 @@ def write_report(
     Raises:
         BadInput: nothing can be written there.
     """
+    _one_meaning(before, after)
     target = Path(path)
     check_target(target)
     subject = Subject(before, after, comparison, main_measure(before))
@@ -101,6 +102,22 @@ def write_report(
         title = str((run or {}).get("title") or "Alike report")
         part.write_text(_page(title, body), encoding="utf-8")
     return target
+
+
+def _one_meaning(before: Analysed, after: Analysed | None) -> None:
+    """Refuse two analyses whose scores mean different things.
+
+    Raises:
+        BadInput: their scores have different versions.
+    """
+    both = [int(dict(one.settings).get("scores_version", 1)) for one in (before, after) if one]
+    if len(set(both)) > 1 and after is not None:
+        old = before.key if both[0] < both[1] else after.key
+        msg = (
+            f"{before.key} and {after.key} were analysed with scores of versions {both[0]} and "
+            f"{both[1]}, which mean different things: run `alike analyse --features {old}` again"
+        )
+        raise BadInput(msg)
 
 
 def _pictures(store: Any) -> "tuple[Pictures | None, str]":
