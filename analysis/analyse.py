@@ -30,7 +30,8 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
-from alike.analysis.pairs import BINS, Draws, SlabCounts, check_bins, plan_layers
+from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.analysis.twins import twin_findings
 from alike.extract.display import Displayed, Summary, with_interval
@@ -38,6 +39,7 @@ from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
+from alike.extract.notes import flat_features
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 5
+VERSION = 7
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -125,8 +127,18 @@ class Analysis(Displayed):
                 raise damaged(_place(key, name), "it belongs to another analysis", advice)
         return Analysis(key, saved.n_images, saved.classes, saved.settings, tables)
 
+    @property
+    def scores_version(self) -> int:
+        """Of what its scores mean; analyses before 0.2.0 have 1."""
+        return int(self.settings.get("scores_version", 1))
+
     def outdated(self, digest: str) -> str:
-        """What to say where the features have another digest by now; empty where they have not."""
+        """What to say where scores or features are others by now; empty where they are not."""
+        if self.scores_version != SCORES_VERSION:
+            return (
+                f"the analysis of {self.key} has scores of version {self.scores_version}, "
+                f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
+            )
         if self.settings.get("features_digest") in (None, digest):
             return ""
         return (
@@ -178,8 +190,9 @@ class AnalysisSettings:
         measures: keys of `MEASURES`, and of `SET_MEASURES`, which compare a sample of images; None:
             the default measures, as far as the stored taps allow.
         split: which images are evaluated: `held_out`, `train` or `all`.
-        bootstrap: draws of the images for the intervals; 0: none.
-        seed: of the draws, the folds and samples, 0 or more.
+        bootstrap: 0: no intervals; any other number: intervals. Nothing is drawn since 0.2.0: the
+            number is not used.
+        seed: of the folds, the worst class and samples, 0 or more.
         budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair
             counts; beyond it a stratified sample of images does, and the notes say so.
         bins: of the histograms of all pairs, a power of two.
@@ -243,15 +256,25 @@ def analyse(
         The analysis, saved in the store already.
 
     Raises:
-        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features.
+        BadInput: no pairs of both kinds, an unknown measure, a tap not stored, NaN features; a
+            store that cannot be written. An untrained network that cannot be evaluated is left
+            out instead, with the reason.
     """
+    features.store.require_writable(_place(features.key, "scores"))
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]
     digests = {part.name: part.source.measure.digest for part in plan}
     if untrained is not None:
-        same = _same_images(features, untrained, images)
-        plan.append(_planned(UNTRAINED, ready_measure(untrained, HEADLINE), untrained, same))
+        try:
+            same = _same_images(features, untrained, images)
+            check(same)
+            control = ready_measure(untrained, HEADLINE)
+            note = "" if len(same) == len(images) else _missing_note(len(same), len(images))
+            plan.append(_planned(UNTRAINED, control, untrained, same, note))
+        except BadInput as error:
+            # A control that cannot be judged ends no analysis.
+            left_out[UNTRAINED] = str(error)
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
     parts = [work.evaluate(part.within(settings)) for part in plan]
@@ -270,6 +293,8 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
+        "warnings": flat_features(features, np.sort(images.rows)),
+        "scores_version": SCORES_VERSION,
     }  # fmt: skip
     analysis = Analysis(features.key, len(images), images.classes, record, tables)
     analysis.save(features.store)
@@ -367,15 +392,15 @@ class Work:
             return finished
         started = time.monotonic()
         vectors = source.load(0 if self.jobs.remote else MEMORY)
-        draws = Draws(planned.images, settings.bootstrap, settings.seed)
 
         def stage(name: str) -> MapBlocks:
             place = f"{folder}/{name.removeprefix(planned.name).strip()}"
             return remembering(self.jobs.stage(name, self.progress), store.files, place, ANSWERS)
 
         tables = evaluate_measure(
-            planned.name, vectors, draws, stage,
-            bins=settings.bins, precision=settings.precision, note=planned.note,
+            planned.name, vectors, planned.images, stage,
+            seed=settings.seed, intervals=settings.bootstrap > 0, bins=settings.bins,
+            precision=settings.precision, note=planned.note,
         )  # fmt: skip
         if time.monotonic() - started >= checkpoint.EVERY:
             keep_tables(store, folder, tables)
@@ -387,7 +412,7 @@ class Work:
         folder = self._folder(features, name, images)
         stage = remembering(self.jobs.stage(name, self.progress), features.store.files, folder)
         return evaluate_sets(
-            features, SET_MEASURES[name], images, settings.bootstrap, settings.seed, stage
+            features, SET_MEASURES[name], images, settings.bootstrap > 0, settings.seed, stage
         )
 
     def alone(self, planned: Planned) -> Callable[[EvaluationSet], float]:
@@ -415,7 +440,7 @@ class Work:
         settings = self.settings
         facts = (
             f"{features.key} {features.digest} {measure}"
-            f"{settings.bootstrap} {settings.seed} {settings.bins} {settings.precision}"
+            f"{settings.bootstrap > 0} {settings.seed} {settings.bins} {settings.precision}"
             f"{slab_rows(1)} {VERSION} {images.sampled_from} {images.classes}"
         )
         digest = hashlib.sha256(facts.encode() + images.rows.tobytes() + images.codes.tobytes())
@@ -435,6 +460,11 @@ def _plan(
             measure = ready_measure(features, name)
             rest = _unfitted(images, measure, settings.split)
             note = "" if len(rest) == len(images) else _fitted_note(len(rest), len(images))
+            held = features.committed(measure.taps, good=True)[rest.rows]
+            if not held.all():
+                note = _missing_note(int(held.sum()), len(images))
+                rest = rest.take(held)
+                check(rest)
             # Only an embedding shows whether the classifier reads what the map has.
             early = _planned(name, measure, features, rest, note) if measure.constants else None
         except BadInput as error:
@@ -450,7 +480,7 @@ def _plan(
 def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:
     """The images as rows of another extraction, matched by content."""
     if other.store is features.store:
-        return images
+        return images.take(other.committed(["gap"], good=True)[images.rows])
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
     wanted = here.loc[images.rows]
@@ -474,6 +504,10 @@ def _layers_in_words(images: EvaluationSet, bins: int) -> str:
 
 def _fitted_note(n: int, of: int) -> str:
     return f"{n} of {of} images: the others fitted the measure, so compare with care"
+
+
+def _missing_note(n: int, of: int) -> str:
+    return f"{n} of {of} images: the others have no such features"
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -1,13 +1,13 @@
 """Two networks, or two weights of one, on the same images: which scores differ, and how surely.
 
-The comparison is paired: images are matched by their content, both sides see the same draws of
-images, and the interval is that of the difference, which is far narrower than the two apart.
-The sameness of the worst class and NC1 are computed again with a tenth of the images left out in
-turn (see `jackknife`).
+The comparison is paired: images are matched by their content, what each image does to a score is
+taken on both sides at once, and the interval is that of the difference, which is far narrower than
+the two apart. NC1 is computed again with a tenth of the images left out in turn (see `jackknife`).
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from alike.analysis.blocks import (
     MEMORY,
     EvaluationSet,
     Jobs,
+    MapBlocks,
     Vectors,
     check_seed,
     evaluation_set_of,
@@ -24,20 +25,23 @@ from alike.analysis.blocks import (
     stored_vectors,
 )
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores
-from alike.analysis.neighbours import Nearest, nearest
+from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
 from alike.analysis.pairs import (
-    GROUPS,
-    Draws,
     PairCounts,
+    PairSpreads,
+    Units,
     count_pairs,
+    difference_interval,
     jackknife_groups,
     jackknife_interval,
-    quantile_interval,
-    weighted_histograms,
-    weighted_means,
+    mean_difference,
+    pair_spreads,
+    share_interval,
+    spread,
+    units_of,
 )
 from alike.analysis.pairs import curves as score
-from alike.analysis.scores import PENULTIMATE, SCORES, named_rightly, pair_replicates
+from alike.analysis.scores import PENULTIMATE, SCORES, named_rightly, purity_top
 from alike.extract.errors import BadInput
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
@@ -45,28 +49,46 @@ from alike.extract.progress import Progress, silent
 if TYPE_CHECKING:
     from alike.extract.store import Features
 
-WORK = 2e12
-"""Weighted pairs (pairs times draws) of one side above which a sample is compared: minutes."""
-WORST_PAIRS = 1e9
-"""Pairs up to which the worst class has an interval: beyond, ten more counts take minutes."""
+MOST = 63_000
+"""Images of a comparison; of more a stratified sample is compared: minutes."""
+NEIGHBOURS = 10
+
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Replicated:
-    """A score, and what it is on other images.
+class Difference:
+    """A score on both sides, and the interval of the second less the first.
 
     Attributes:
-        value: of all images.
-        values: of each draw of the images (R,), or with each tenth left out (10,).
-        jackknifed: which of the two.
+        a: of the first.
+        b: of the second.
+        span: NaN where there is no interval.
     """
 
-    value: float
-    values: NDArray[np.float64]
-    jackknifed: bool = False
+    a: float
+    b: float
+    span: Span = (float("nan"), float("nan"))
 
 
-Side = dict[str, Replicated]
+Differences = dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured of one network.
+
+    Attributes:
+        images: its rows of the images that are compared.
+        vectors: of them.
+        counts: histograms of all pairs.
+        near: neighbours.
+    """
+
+    images: EvaluationSet
+    vectors: Vectors
+    counts: PairCounts
+    near: Nearest
 
 
 def compare(
@@ -87,16 +109,16 @@ def compare(
         b: second extraction, of the same store or another; images are matched by content.
         split: which images of both are evaluated: `held_out`, `train` or `all`.
         measure: a key of `MEASURES`, used for both.
-        bootstrap: draws of the images.
-        seed: of the draws.
+        bootstrap: not used since 0.2.0, when intervals were drawn.
+        seed: of what is drawn: a sample of images, the worst class.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every few blocks.
 
     Returns:
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
-        `attrs` holds how many `images` were compared `of` how many: beyond 2e12 weighted pairs
-        (63,000 images at 1,000 draws) a stratified sample is.
+        `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
+        sample is.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -106,40 +128,68 @@ def compare(
         able = ", ".join(MEASURES)
         raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
     both = matched(a, b, split)
-    at = both[0].sample_at(int((2.0 * WORK / max(bootstrap, 1)) ** 0.5), seed)
+    at = both[0].sample_at(MOST, seed)
     images_a, images_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
-    sides = [
-        _side(name, features, Draws(images, bootstrap, seed), measure, jobs, progress)
+    one, other = (
+        _side(name, features, images, measure, jobs, progress)
         for name, features, images in (("a", a, images_a), ("b", b, images_b))
+    )
+    found = {
+        **differences_of(one, other, seed=seed, stage=_stages("", jobs, progress)),
+        **_accuracy(a, b, images_a, images_b),
+        **_collapse(a, b, images_a, images_b, seed),
+    }
+    rows = [
+        (name, each.a, each.b, each.b - each.a, *each.span, SCORES[name].better)
+        for name, each in found.items()
     ]
-    table = _table(*sides)
+    columns = ["score", "a", "b", "difference", "low", "high", "better"]
+    table = pd.DataFrame(rows, columns=columns)
     table.attrs = {"images": len(images_a), "of": len(both[0])}
     return table
 
 
 def _side(
-    name: str, features: "Features", draws: Draws, measure: str, jobs: Jobs, progress: Progress
+    name: str,
+    features: "Features",
+    images: EvaluationSet,
+    measure: str,
+    jobs: Jobs,
+    progress: Progress,
 ) -> Side:
     ready = ready_measure(features, measure)
-    images = draws.images
     if np.isin(images.rows, ready.fitted_rows).any():
         msg = f"{measure} was fitted on images to be compared: use --split held_out"
         raise BadInput(msg)
     vectors = stored_vectors(features, ready, images.rows, memory=0 if jobs.remote else MEMORY)
-    counts = count_pairs(vectors, images, map_blocks=jobs.stage(f"{name} pairs", progress))
-    drawn = weighted_histograms(
-        vectors, draws, counts.bins, map_blocks=jobs.stage(f"{name} bootstrap", progress)
+    return measured_side(vectors, images, _stages(name, jobs, progress))
+
+
+Stage = Callable[[str], MapBlocks]
+
+
+def _stages(name: str, jobs: Jobs, progress: Progress) -> Stage:
+    return lambda stage: jobs.stage(f"{name} {stage}".strip(), progress)
+
+
+def _here(_stage: str) -> MapBlocks:
+    return map
+
+
+def measured_side(vectors: Vectors, images: EvaluationSet, stage: Stage = _here) -> Side:
+    """Pairs and neighbours of one network.
+
+    Args:
+        vectors: of the images.
+        images: that are compared.
+        stage: name of a stage to the way in which its blocks are mapped.
+    """
+    counts = count_pairs(vectors, images, map_blocks=stage("pairs"))
+    near = nearest(
+        vectors, images, NEIGHBOURS, units=units_of(images), map_blocks=stage("neighbours")
     )
-    near = nearest(vectors, images, map_blocks=jobs.stage(f"{name} neighbours", progress))
-    kept = jackknife_groups(images, draws.seed)
-    return {
-        **_pair_scores(counts.total, drawn),
-        **_worst_class(name, vectors, images, counts, kept, jobs, progress),
-        **_image_scores(near, draws),
-        **_accuracy(features, draws),
-        **_collapse(features, images, kept),
-    }
+    return Side(images, vectors, counts, near)
 
 
 def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, EvaluationSet]:
@@ -157,44 +207,68 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
             "images on both sides: extract one source with both networks"
         )
         raise BadInput(msg)
-    first = evaluation_set_of(both["row_x"].to_numpy(), both["label"].tolist())
+    first = evaluation_set_of(both["row_x"].to_numpy(), both["label"].tolist(), both["image_id"])
     to_b = both.set_index("row_x")["row_y"]
     rows_b = to_b.loc[first.rows].to_numpy(dtype=np.int64)
-    second = EvaluationSet(rows_b, first.codes, first.classes, first.starts, first.unlabelled)
-    return first, second
+    return first, replace(first, rows=rows_b)
 
 
-def _pair_scores(total: NDArray[np.int64], drawn: tuple[Any, Any]) -> Side:
-    rates, whole = score.rates(*total), score.auc(*total)
-    values = {
-        "sameness": whole.sameness,
-        "auc": whole.value,
-        "eer": score.eer(*rates),
-        "tar_at_far_1pct": score.tar_at_far(*rates, 0.01),
-    }
-    return {name: Replicated(values[name], got) for name, got in pair_replicates(drawn).items()}
+def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _here) -> Differences:
+    """Scores of pairs and of neighbours, with what each unit does to both sides.
+
+    Args:
+        one: the first network.
+        other: the second, of the same images in the same order.
+        seed: of what is drawn.
+        stage: as in `measured_side`.
+    """
+    images, sides = one.images, (one, other)
+    units, changes = units_of(images), [side.near.changes for side in sides]
+    keyed = one.vectors.form != "inner"
+    unit = linked_units(images, [(s.near.places, s.near.keys) for s in sides]) if keyed else None
+    if unit is not None:
+        units = units_of(images, unit)
+        changes = [
+            nearest(
+                side.vectors, images, NEIGHBOURS, units=units,
+                map_blocks=stage(f"{name} copies"),
+            ).changes
+            for name, side in zip("ab", sides, strict=True)
+        ]  # fmt: skip
+    spreads = pair_spreads(
+        [(side.vectors, side.counts) for side in sides], images, units, seed=seed,
+        map_blocks=stage("influence"),
+    )  # fmt: skip
+    return {**_pairs(sides, spreads), **_neighbours(sides, changes, units)}
 
 
-def _worst_class(
-    name: str,
-    vectors: Vectors,
-    images: EvaluationSet,
-    counts: PairCounts,
-    kept: list[NDArray[np.int64]],
-    jobs: Jobs,
-    progress: Progress,
-) -> Side:
-    """Sameness of the worst class, whichever it is; without an interval above a billion pairs."""
-    values = np.full(GROUPS, np.nan)
-    if len(images) ** 2 / 2 <= WORST_PAIRS:
-        for group, at in enumerate(kept):
-            map_blocks = jobs.stage(f"{name} worst class {group + 1} of {GROUPS}", progress)
-            values[group] = _least_sameness(
-                count_pairs(
-                    vectors.take(at), images.take(at), bins=counts.bins, map_blocks=map_blocks
-                )
-            )
-    return {"worst_class_sameness": Replicated(_least_sameness(counts), values, jackknifed=True)}
+def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
+    values: dict[str, list[float]] = {}
+    for side in sides:
+        curve = score.rates(*side.counts.balanced)
+        for name, value in (
+            ("auc", side.counts.area().value),
+            ("eer", score.eer(*curve)),
+            ("tar_at_far_1pct", score.tar_at_far(*curve, 0.01)),
+            ("worst_class_auc", (_least_sameness(side.counts) + 1.0) / 2.0),
+        ):
+            values.setdefault(name, []).append(value)
+    found = {}
+    for name, (a, b) in values.items():
+        span = (float("nan"), float("nan"))
+        if name in spreads.apart and name not in spreads.why_not:
+            of_a, of_b = (side[name] for side in spreads.sides)
+            span_a, span_b = spreads.interval(name, a, 0), spreads.interval(name, b, 1)
+            apart = spreads.apart[name]
+            span = difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
+        found[name] = Difference(a, b, span)
+    auc, worst = found["auc"], found.pop("worst_class_auc")
+    return {"sameness": _doubled(auc), **found, "worst_class_sameness": _doubled(worst)}
+
+
+def _doubled(auc: Difference) -> Difference:
+    """Sameness from an AUC."""
+    return Difference(2 * auc.a - 1, 2 * auc.b - 1, (2 * auc.span[0], 2 * auc.span[1]))
 
 
 def _least_sameness(counts: PairCounts) -> float:
@@ -202,14 +276,70 @@ def _least_sameness(counts: PairCounts) -> float:
     return min((value for value in each if np.isfinite(value)), default=float("nan"))
 
 
-def _collapse(features: "Features", images: EvaluationSet, kept: list[NDArray[np.int64]]) -> Side:
-    """NC1 of what enters the classifier; nothing where that is not stored."""
-    if "fc" not in features.arrays:
+def _neighbours(
+    sides: tuple[Side, Side], changes: list[Changes | None], units: Units
+) -> Differences:
+    images = sides[0].images
+    has_kin = images.counts[images.codes] > 1
+    first, second = changes
+    assert first is not None
+    assert second is not None
+    found = {}
+    for name in ("one_nn", "purity_at_10", "r_precision", "map_at_r"):
+        a, b = (
+            float(_image_scores(side.near, side.images, name)[has_kin].mean()) for side in sides
+        )
+        of_a, of_b = (score_spread(each.without, name, images, units) for each in (first, second))
+        top = purity_top(images) if name == "purity_at_10" else 1.0
+        span_a, span_b = (
+            share_interval(value, of, len(units.stratum), top)
+            for value, of in ((a, of_a), (b, of_b))
+        )
+        apart = score_spread(second.without - first.without, name, images, units, paired=True)
+        found[name] = Difference(a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart))
+    return found
+
+
+def _image_scores(near: Nearest, images: EvaluationSet, name: str) -> NDArray[np.float64]:
+    hits = near.hits(images)
+    if name == "one_nn":
+        return hits[:, 0].astype(np.float64)
+    if name == "purity_at_10":
+        return np.asarray(hits.mean(axis=1))
+    return near.r_precision if name == "r_precision" else near.map_at_r
+
+
+def _accuracy(
+    one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet
+) -> Differences:
+    """The networks' own accuracy; nothing where classes of one are not the labels."""
+    right = named_rightly(one, images), named_rightly(other, of_other)
+    if right[0] is None or right[1] is None:
         return {}
-    vectors = stored_vectors(features, PENULTIMATE, images.rows)
-    every = [(vectors, images), *((vectors.take(at), images.take(at)) for at in kept)]
-    value, *others = (_nc1(some, of) for some, of in every)
-    return {"nc1": Replicated(value, np.array(others), jackknifed=True)}
+    a, b = (each.astype(np.float64) for each in right if each is not None)
+    units = units_of(images)
+    moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
+    apart = spread(moved, units.stratum)
+    value = float(b.mean() - a.mean())
+    span = mean_difference(value, apart)
+    return {"accuracy": Difference(float(a.mean()), float(b.mean()), span)}
+
+
+def _collapse(
+    one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet, seed: int
+) -> Differences:
+    """NC1 of what enters the classifier; nothing where that is not stored on both sides."""
+    if any("fc" not in side.arrays for side in (one, other)):
+        return {}
+    kept = jackknife_groups(images, seed)
+    values = []
+    for side, own in ((one, images), (other, of_other)):
+        vectors = stored_vectors(side, PENULTIMATE, own.rows)
+        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in kept)]
+        values.append(np.array([_nc1(some, of) for some, of in every]))
+    apart = values[1] - values[0]
+    span = jackknife_interval(apart[0], apart[1:])
+    return {"nc1": Difference(values[0][0], values[1][0], span)}
 
 
 def _nc1(vectors: Vectors, images: EvaluationSet) -> float:
@@ -218,42 +348,3 @@ def _nc1(vectors: Vectors, images: EvaluationSet) -> float:
     moments = class_moments(vectors, images, second=False)
     geometry = class_geometry(vectors, images, moments)
     return collapse_scores(moments, geometry, None, None)["nc1"]
-
-
-def _image_scores(near: Nearest, draws: Draws) -> Side:
-    images = draws.images
-    hits = near.hits(images)
-    kept = images.counts[images.codes] > 1
-    w = draws.weights[kept]
-    out: Side = {}
-    for name, values in (
-        ("one_nn", hits[:, 0].astype(np.float64)),
-        ("purity_at_10", hits.mean(axis=1)),
-        ("r_precision", near.r_precision),
-        ("map_at_r", near.map_at_r),
-    ):
-        known = values[kept]
-        out[name] = Replicated(float(known.mean()), weighted_means(known, w))
-    return out
-
-
-def _accuracy(features: "Features", draws: Draws) -> Side:
-    """The network's own accuracy under the same draws; nothing where its classes are others."""
-    right = named_rightly(features, draws.images)
-    if right is None:
-        return {}
-    return {"accuracy": Replicated(float(right.mean()), weighted_means(right, draws.weights))}
-
-
-def _table(a: Side, b: Side) -> pd.DataFrame:
-    rows = []
-    for name, one in a.items():
-        if name not in b:
-            continue
-        other = b[name]
-        apart, values = other.value - one.value, other.values - one.values
-        low, high = (
-            jackknife_interval(apart, values) if one.jackknifed else quantile_interval(values)
-        )
-        rows.append((name, one.value, other.value, apart, low, high, SCORES[name].better))
-    return pd.DataFrame(rows, columns=["score", "a", "b", "difference", "low", "high", "better"])

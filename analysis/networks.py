@@ -151,8 +151,16 @@ def _unbiased_hsic(
     return (trace + ones - 2.0 * rows / (n - 2)) / (n * (n - 3))
 
 
-def rsa(x: Vectors, y: Vectors, seed: int = 0) -> tuple[float, int]:
+def rsa(
+    x: Vectors, y: Vectors, seed: int = 0, order: NDArray[np.int64] | None = None
+) -> tuple[float, int]:
     """Spearman correlation of the distances of all pairs of up to 2,000 images.
+
+    Args:
+        x: of one network.
+        y: of the same images, by another.
+        seed: of the sample.
+        order: positions (N,) that the sample is drawn from; None: as they stand.
 
     Returns:
         (correlation, number of images).
@@ -161,7 +169,8 @@ def rsa(x: Vectors, y: Vectors, seed: int = 0) -> tuple[float, int]:
 
     at = np.arange(x.n)
     if x.n > RSA_IMAGES:
-        at = np.sort(np.random.default_rng(seed).choice(x.n, RSA_IMAGES, replace=False))
+        drawn = np.random.default_rng(seed).choice(x.n, RSA_IMAGES, replace=False)
+        at = np.sort(drawn if order is None else order[drawn])
     upper = np.triu_indices(len(at), 1)
     ranks = []
     for vectors in (x, y):
@@ -231,7 +240,7 @@ def network_similarity(
     numbers = {
         "linear_cka": biased,
         "linear_cka_unbiased": unbiased,
-        "rsa": rsa(x, y, seed)[0],
+        "rsa": rsa(x, y, seed, sides[0].by_id)[0],
         "neighbours_kept": float(changes["kept"].mean()),
         "neighbours_gained_right": float(changes["gained_right"].mean()),
         "neighbours_lost_right": float(changes["lost_right"].mean()),

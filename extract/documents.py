@@ -100,19 +100,21 @@ def parquet_bytes(
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     text = json.dumps(dict(attrs or {}))
-    metadata = {ATTRS: text.encode(), SEAL: seal_of(_facts(arrow, place, text)).encode()}
+    # Parquet gives some types back as others, such as narrow codes of categories: ask it.
+    empty = io.BytesIO()
+    pq.write_table(arrow.slice(0, 0), empty)
+    seal = seal_of(_facts(pq.read_schema(empty), arrow.num_rows, place, text))
+    metadata = {ATTRS: text.encode(), SEAL: seal.encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
     sink = io.BytesIO()
     pq.write_table(arrow, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
-def _facts(arrow: Any, place: str, text: str) -> list[object]:
-    pairs = zip(arrow.schema.names, arrow.schema.types, strict=True)
-    # Parquet does not keep how wide the codes of categories are.
-    columns = [[name, str(getattr(kind, "value_type", kind))] for name, kind in pairs]
-    for_pandas = (arrow.schema.metadata or {}).get(b"pandas", b"").decode(errors="replace")
-    return [place, arrow.num_rows, columns, text, for_pandas]
+def _facts(schema: Any, rows: int, place: str, text: str) -> list[object]:
+    columns = [[name, str(kind)] for name, kind in zip(schema.names, schema.types, strict=True)]
+    for_pandas = (schema.metadata or {}).get(b"pandas", b"").decode(errors="replace")
+    return [place, rows, columns, text, for_pandas]
 
 
 def read_arrow(
@@ -150,7 +152,7 @@ def read_arrow(
         raise damaged(place, error, way_out) from None
     # The seal stands in the file twice: one flipped bit cannot make it a file of earlier versions.
     if columns is None and (sealed is not None or SEAL in data):
-        wanted = seal_of(_facts(table, place, text)).encode()
+        wanted = seal_of(_facts(table.schema, table.num_rows, place, text)).encode()
         if wanted != sealed:
             raise damaged(place, "it is not what was written here", way_out)
     return table

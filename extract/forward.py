@@ -66,6 +66,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+LARGE, SMALL = 2.0**14, 2.0**-10
+"""Largest magnitudes of an image's map from which on, and below which, float16 is too near its
+limits (65,504, and 2^-14, below which its steps are no longer relative): stored as float32."""
+FAINT = 2.0**-14
+"""Largest magnitude below which a map in float16 keeps less than 11 bits."""
+
+
 class Forward:
     """A network on a device that gives the stored arrays of a batch.
 
@@ -77,7 +84,8 @@ class Forward:
         precision: one of `PRECISIONS`; other than float32 is autocast.
 
     Attributes:
-        shapes: name -> (shape of one row, dtype as stored): maps float16, vectors float32.
+        shapes: name -> (shape of one row, dtype as stored): maps float16 unless `store_as` says
+            otherwise, vectors float32.
         limit: largest batch that fits, lowered when memory runs out.
     """
 
@@ -111,6 +119,30 @@ class Forward:
             name: (rows[name], "float16" if len(rows[name]) > 1 else "float32")
             for name in self.names
         }
+
+    def store_as(self, dtypes: Mapping[str, str]) -> None:
+        """Give some arrays in another type from now on."""
+        self.shapes |= {name: (self.shapes[name][0], dtype) for name, dtype in dtypes.items()}
+
+    def types_for(self, frames: torch.Tensor) -> dict[str, str]:
+        """The maps that need float32, judged by some images: name to type.
+
+        Args:
+            frames: uint8 (B, 3, h, w), a batch of the set.
+        """
+        maps = [name for name, (tail, _) in self.shapes.items() if len(tail) > 1]
+        maps = [name for name in maps if name != "pixels"]
+        before = dict(self.shapes)
+        self.store_as(dict.fromkeys(maps, "float32"))
+        arrays = self(frames) if maps and len(frames) else {}
+        self.shapes = before
+        wide = {}
+        for name in maps if arrays else ():
+            largest = np.abs(arrays[name]).reshape(len(arrays[name]), -1).max(axis=1)
+            largest = largest[np.isfinite(largest) & (largest > 0)]
+            if len(largest) and (largest.max() > LARGE or largest.min() < SMALL):
+                wide[name] = "float32"
+        return wide
 
     @property
     def notes(self) -> dict[str, str]:
@@ -187,12 +219,22 @@ class Forward:
         with self._autocast():
             captured = self._tapped(batch) if self.taps else {}
         arrays = {
-            name: self._on_host(value.to(getattr(torch, self.shapes[name][1])).contiguous())
+            name: self._on_host(self._stored(name, value).contiguous())
             for name, value in computed_taps(batch, captured, self.names).items()
         }
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return {name: value.numpy() for name, value in arrays.items()}
+
+    def _stored(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A captured array in its stored type; NaN where float16 would keep next to nothing."""
+        tail, dtype = self.shapes[name]
+        stored = value.to(getattr(torch, dtype))
+        if dtype == "float16" and len(tail) > 1 and name != "pixels":
+            largest = value.abs().flatten(1).amax(1)
+            faint = (largest > 0) & (largest < FAINT)
+            stored = torch.where(faint.reshape(-1, *[1] * len(tail)), torch.nan, stored)
+        return stored
 
     def _on_host(self, value: torch.Tensor) -> torch.Tensor:
         """In host memory once this lane's stream has come so far; pinned, so lanes overlap."""

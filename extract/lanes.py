@@ -20,6 +20,7 @@ import torch
 
 from alike.extract.forward import Forward
 from alike.extract.loading import FrameLoader, Frames, Image
+from alike.extract.store import UNIT
 
 OPEN_UNITS = 3
 """Units that are being filled or written at once: what bounds the memory of a run."""
@@ -44,6 +45,7 @@ class _OpenUnit:
     arrays: dict[str, np.ndarray]
     batches_left: int
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    lost: dict[int, list[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -58,8 +60,10 @@ _Loading = tuple[_Batch, Callable[[], Frames]]
 
 ImagesOf = Callable[[UnitRows], Sequence[Image]]
 """Gives the images of some rows."""
-Commit = Callable[[int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]]], None]
-"""Takes (unit, arrays, bad) of a finished unit; called from one thread."""
+Commit = Callable[
+    [int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]], Mapping[int, list[str]]], None
+]
+"""Takes (unit, arrays, bad, lost) of a finished unit; called from one thread."""
 BatchProgress = Callable[[int, Mapping[str, float]], None]
 """Takes the number of images just computed, and the busy seconds of each stage so far."""
 
@@ -90,7 +94,8 @@ class Lanes:
     ) -> None:
         self.load, self.forward, self.images_of = load, forward, images_of
         self.commit, self.progress = commit, progress
-        self.batch_size, self.threads = batch_size, threads
+        # No batch is larger than a unit, whatever size was asked for.
+        self.batch_size, self.threads = min(batch_size, UNIT), threads
         self.clock = load.clock
         self._batches: Iterator[_Batch | None] = iter(())
         self._ahead: deque[_Loading] = deque()
@@ -206,35 +211,63 @@ class Lanes:
     def _compute(self, unit: _OpenUnit, loaded: Frames) -> None:
         """Compute a batch and put its rows into their unit; the last batch hands the unit on."""
         bad = dict(loaded.bad)
+        lost: dict[int, list[str]] = {}
         if loaded.rows:
             with self.clock.on("forward"):
-                arrays = self.forward(loaded.frames)
-                bad |= non_finite(arrays, loaded.rows)
+                arrays = self._forward(loaded.frames)
+                broken, lost = non_finite(arrays, loaded.rows)
+                bad |= broken
             places = np.asarray(loaded.rows) - unit.todo.rows.start
             for name, rows in arrays.items():
                 unit.arrays[name][places] = rows
         with unit.lock:
             unit.bad |= bad
+            unit.lost |= lost
             unit.batches_left -= 1
             whole = unit.batches_left == 0
         if whole:
             self._whole_units.put(unit)
 
+    def _forward(self, frames: torch.Tensor) -> Mapping[str, np.ndarray]:
+        """Arrays of frames (n, 3, h, w), computed in a batch of the full size.
+
+        Libraries choose their way by the size of a batch, and round otherwise. A set that grew
+        image by image has to give the features of one that came whole, to the last bit.
+        """
+        n = len(frames)
+        if n < self.batch_size:
+            frames = torch.cat([frames, frames[:1].expand(self.batch_size - n, -1, -1, -1)])
+            frames = frames.contiguous(memory_format=torch.channels_last)
+        return {name: rows[:n] for name, rows in self.forward(frames).items()}
+
     def _write(self) -> None:
         while (unit := self._whole_units.get()) is not None:
             if not self._errors:
                 with self.clock.on("write"):
-                    self.commit(unit.todo.unit, unit.arrays, unit.bad)
+                    self.commit(unit.todo.unit, unit.arrays, unit.bad, unit.lost)
             self._room.release()
 
 
-def non_finite(arrays: Mapping[str, np.ndarray], rows: list[int]) -> dict[int, tuple[str, str]]:
-    """Rows with a NaN or an infinity in any array, with the array's name; such are never stored."""
-    bad = {}
+def non_finite(
+    arrays: Mapping[str, np.ndarray], rows: list[int]
+) -> tuple[dict[int, tuple[str, str]], dict[int, list[str]]]:
+    """Rows with a NaN or an infinity in any array; such are never stored.
+
+    Returns:
+        Rows without a feature, with (state, reason): a vector or a float32 map is not finite.
+        Rows that lose float16 maps only, with their names: values beyond the type's range.
+    """
+    bad: dict[int, tuple[str, str]] = {}
+    lost: dict[int, list[str]] = {}
     for name, array in arrays.items():
+        narrow = array.dtype == np.float16 and array.ndim > 2
         wide = torch.float64 if array.dtype == np.float32 else torch.float32
         # One pass: a wider sum is finite only if all its terms are.
         sums = torch.from_numpy(array).reshape(len(array), -1).sum(1, dtype=wide)
         for index in np.flatnonzero(~np.isfinite(sums.numpy())):
-            bad[rows[index]] = ("non-finite", f"{name} has NaN or infinite values ({array.dtype})")
-    return bad
+            if narrow:
+                lost.setdefault(rows[index], []).append(name)
+            else:
+                reason = f"{name} has NaN or infinite values ({array.dtype})"
+                bad[rows[index]] = ("non-finite", reason)
+    return bad, {row: names for row, names in lost.items() if row not in bad}

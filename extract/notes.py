@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 SELF_CHECK = "self_check"
 """Attribute of a group that holds the fields of its last `SelfCheck`."""
 SOURCE_NOTES = "source_notes"
@@ -44,3 +46,36 @@ def source_notes(attrs: Mapping[str, Any]) -> list[str]:
 def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
     """What is unusual about the taps of a group: ``name: note``."""
     return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
+
+
+def flat_notes(name: str, values: np.ndarray) -> list[str]:
+    """What must be said of features that tell nothing apart: zero, or the same for all images.
+
+    Args:
+        name: of the array.
+        values: (N, D) of N images.
+    """
+    if len(values) < 2:
+        return []
+    zero = int((values == 0).all(axis=1).sum())
+    n = len(values)
+    if zero == n:
+        return [f"{name} is zero for all {n} images looked at: it tells none of them apart"]
+    if (values == values[0]).all():
+        return [f"{name} is the same for all {n} images looked at: it tells none of them apart"]
+    return [f"{name} is zero for {zero} of {n} images looked at"] if zero else []
+
+
+def flat_features(features: Any, rows: np.ndarray, most: int = 2048) -> list[str]:
+    """`flat_notes` of the stored vectors of some rows.
+
+    Args:
+        features: the extraction.
+        rows: (N,) of images with features, ascending.
+        most: rows that are read at most, evenly over all.
+    """
+    at = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(most, len(rows))).astype(np.int64))
+    some = np.sort(np.asarray(rows)[at])
+    names = [name for name in ("gap", "fc", "logits") if name in features.arrays]
+    held = [name for name in names if features.committed([name])[some].all()]
+    return [note for name in held for note in flat_notes(name, features.read(name, some))]

@@ -15,7 +15,14 @@ from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
-from alike.extract.notes import SELF_CHECK, SOURCE_NOTES, SelfCheck, source_notes, tap_notes
+from alike.extract.notes import (
+    SELF_CHECK,
+    SOURCE_NOTES,
+    SelfCheck,
+    flat_features,
+    source_notes,
+    tap_notes,
+)
 from alike.extract.progress import Progress, silent
 from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
 from alike.extract.selfcheck import self_check
@@ -126,6 +133,7 @@ def extract(
         StoreBusy: another process extracts into the same features.
     """
     start = time.perf_counter()
+    store.require_writable()
     threads = threads or usable_cores()
     on = choose_device(device)
     if tuple(taps) == TAPS and network.lacking:
@@ -148,7 +156,9 @@ def extract(
             stages = executor(run, workload, _batch_progress(workload, len(view), progress))
         twins = _twins(store, threads, progress)
     features = run.features
-    table = features.table(names=run.names)
+    # A map that is lost leaves an image its vectors.
+    vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
+    table = features.table(names=vectors)
     bad = features.bad()[["row", "path", "state", "reason"]]
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
@@ -169,7 +179,13 @@ def extract(
         stages=stages,
         seconds=time.perf_counter() - start,
         top1=top1,
-        notes=(*notes, *filter(None, [check.warning]), *twins),
+        notes=(
+            *notes,
+            *filter(None, [check.warning]),
+            *_lost(features),
+            *flat_features(features, table["row"].to_numpy()),
+            *twins,
+        ),
     )
 
 
@@ -181,6 +197,17 @@ def keep_groups(store: Store, listing: pd.DataFrame, view: pd.DataFrame) -> None
         groups = pd.DataFrame({"row": view["row"], "group": None})
     groups = groups[(groups["row"] >= 0) & groups["group"].notna()]
     store.keep_image_groups(groups.drop_duplicates("row"))
+
+
+def _lost(features: Features) -> list[str]:
+    """A sentence for every array that some images have no value of."""
+    lost = features.lost()
+    return [
+        f"{len(part)} images have no {name}: its values are beyond the range of "
+        f"{features.arrays[str(name)].dtype}; their other features are stored (the first: "
+        f"{part['path'].iloc[0]})"
+        for name, part in lost.groupby("array")
+    ]
 
 
 def _twins(store: Store, threads: int, progress: Progress) -> tuple[str, ...]:

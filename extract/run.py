@@ -28,6 +28,8 @@ SAMPLE = 256
 """Images whose size is looked at before a run, if nothing brings all to one size."""
 BAD_SHARE = 0.2
 """Largest share of images without a feature with which a run counts as done."""
+TRIAL = 16
+"""Images by which the types of the stored maps are chosen."""
 BEST_COMPRESSION = 0.39
 """Smallest share of their size that feature maps took after zstd: 1 / 2.57."""
 
@@ -125,6 +127,8 @@ class ExtractionRun:
             size = self.frame_size(view)
             self._check_sizes(view, size)
             forward = self.forward(self.names, size)
+            forward.store_as(self._types(forward, view))
+            forward.store_as({n: one.dtype for n, one in stored.items() if n in self.names})
             shapes = forward.shapes
             attrs["tap_notes"] = forward.notes
             attrs["classifier"] = self.network.classifier() is not None
@@ -143,6 +147,19 @@ class ExtractionRun:
         # What describes the group is written anew by `create_features`.
         except StoreDamaged:
             return {}
+
+    def _types(self, forward: Forward, view: pd.DataFrame) -> dict[str, str]:
+        """The maps that need float32, judged by some images of the first unit."""
+        good = view[view["state"] == "ok"].drop_duplicates("row").sort_values("row").head(UNIT)
+        few = np.unique(np.linspace(0, len(good) - 1, min(TRIAL, len(good))).astype(np.int64))
+        images = [
+            Image(int(one.row), str(one.path), str(one.image_id))
+            for one in good.iloc[few].itertuples()
+        ]
+        load = FrameLoader(
+            self.source, self.network.transform, self.frame_size(view), False, StageClock()
+        )
+        return forward.types_for(load(images).frames)
 
     def _store_classifier(self) -> None:
         missing = set(CLASSIFIER) - set(self.features.constants())
@@ -252,11 +269,12 @@ class ExtractionRun:
         """
         size, clock = self.frame_size(None), StageClock()
         forward = self.forward(names, size)
+        forward.store_as({name: self.features.arrays[name].dtype for name in names})
         pinned = forward.device.type == "cuda"
         load = FrameLoader(self.source, self.network.transform, size, pinned, clock)
 
-        def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any) -> None:
-            self.features.write_unit(unit, arrays, bad, run_id=self.run_id)
+        def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any, lost: Any) -> None:
+            self.features.write_unit(unit, arrays, bad, run_id=self.run_id, lost=lost)
             mine = [row for row in self.features.unit_rows(unit) if row in load.thumbnails]
             keep_signatures(self.store, {row: load.thumbnails.pop(row) for row in mine})
 

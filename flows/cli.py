@@ -103,7 +103,7 @@ def _ask_on_terminal() -> None:
 _NOT_OURS = {
     errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2,
     errno.ENAMETOOLONG: 2, errno.ELOOP: 2, errno.EEXIST: 2, errno.EADDRINUSE: 2, errno.ENXIO: 2,
-    errno.ENOSPC: 1, errno.EDQUOT: 1,
+    errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EFBIG: 1, errno.EIO: 1,
 }  # fmt: skip
 """Exit status by what the system refused: a place that the user named, or room on the disk."""
 

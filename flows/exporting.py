@@ -58,9 +58,11 @@ def export(
     from alike.analysis.export import ending_of
     from alike.analysis.export import export as write
     from alike.extract.errors import BadInput
+    from alike.extract.replacing import check_target
     from alike.extract.store import Store
 
-    ending_of(to)
+    if ending_of(to) != ".zarr":
+        check_target(to)
     opened = store if isinstance(store, Store) else Store.open(store)
     chosen = opened.features(features)
     try:

@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 from alike.extract.errors import StoreBusy
 
 _VERSION = 2
+_BEGUN = ""
+"""What an artefact is made from as long as its step has not ended: no digest of anything."""
 
 
 class Memo:
@@ -51,11 +53,23 @@ class Memo:
         return [self.there(path) for path in entry["files"]] if entry else []
 
     def unchanged(self, artefact: str) -> list[Path]:
-        """Those of them that hold what the step wrote: nothing else has written there since."""
+        """Those of them that hold what the step wrote: nothing else has written there since.
+
+        All of them if the step was begun and never finished: what a killed step wrote is its own.
+        """
         entry = self._entries.get(artefact)
-        held = entry["files"].items() if entry else ()
-        places = ((self.there(path), known) for path, known in held)
+        if entry is None:
+            return []
+        places = [(self.there(path), known) for path, known in entry["files"].items()]
+        if entry["made_from"] == _BEGUN:
+            return [path for path, _ in places if path.is_file()]
         return [path for path, known in places if known and file_hash(path) == known]
+
+    def begin(self, artefact: str, files: Iterable[Path]) -> None:
+        """Forget an artefact, but not these files, which it has or is about to write."""
+        places = {self.kept(path): "" for path in files}
+        self._entries[artefact] = {"made_from": _BEGUN, "outputs": {}, "files": places}
+        self._write()
 
     def forget(self, artefact: str) -> None:
         """Forget an artefact before it is written over: a killed step leaves no entry."""

@@ -53,12 +53,15 @@ def write_report(
         progress: told how far it is.
 
     Raises:
-        BadInput: an extraction that is not there or was not analysed yet.
+        BadInput: an extraction that is not there or was not analysed yet, or a place where no
+            file can be written.
     """
     from alike.analysis.analyse import Analysis
     from alike.analysis.report import write_report as write
+    from alike.extract.replacing import check_target
     from alike.extract.store import Store
 
+    check_target(to)
     opened = store if isinstance(store, Store) else Store.open(store)
     key = opened.features(features).key
     before = Analysis.load(opened, key)

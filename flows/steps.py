@@ -56,14 +56,20 @@ class PipelineRun:
         """Take down what was decided; a sentence of two trainings once."""
         self.decisions.extend(one for one in sentences if one not in self.decisions)
 
-    def reuse(self, artefact: str, inputs: dict[str, Any], name: str) -> dict[str, Any] | None:
+    def reuse(
+        self, artefact: str, inputs: dict[str, Any], name: str, writes: Sequence[Path] = ()
+    ) -> dict[str, Any] | None:
         """Outputs of the step `name` if its artefact is as it would be made now, else None.
 
-        None announces that the artefact is written over: its entry is gone until `keep`.
+        None announces that the artefact is written over: its entry is gone until `keep`, but for
+        the files that the step has or `writes`, which are its own however it ends.
         """
         outputs = self.memo.outputs(artefact, inputs)
         if outputs is None:
-            self.memo.forget(artefact)
+            if writes:
+                self.memo.begin(artefact, writes)
+            else:
+                self.memo.forget(artefact)
             return None
         self.reused.append(name)
         self.files.extend(self.memo.files(artefact))
@@ -339,7 +345,8 @@ def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     artefact, label = f"explain {key}", f"explain {name}"
     # What another run drew and this one does not is shown by no report of this one.
     drawn_before = run.memo.unchanged(artefact)
-    if run.reuse(artefact, inputs, label) is not None:
+    writes = [*drawn_before, *_drawn_files(run, key)]
+    if run.reuse(artefact, inputs, label, writes) is not None:
         return
     for picture in drawn_before:
         picture.unlink(missing_ok=True)
@@ -347,6 +354,17 @@ def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     pictures = _draw(run, key, load(run.pipeline, weights))
     run.seconds[label] = time.perf_counter() - started
     run.keep(artefact, inputs, {"key": key}, pictures)
+
+
+def _drawn_files(run: PipelineRun, key: str) -> list[Path]:
+    """The files that the settings may have drawn."""
+    from alike.analysis.explain import CONFUSED, EXAMPLES, PICTURE, TABLE
+
+    settings = run.pipeline.explain
+    names = [EXAMPLES] if settings.examples else []
+    names += [TABLE, PICTURE] if settings.continuity_images else []
+    names += [CONFUSED] if settings.confused else []
+    return [run.store().path(name.format(key=key)) for name in names]
 
 
 def _draw(run: PipelineRun, key: str, network: "Network") -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
+from alike.extract.replacing import aside
 
 TILE = 128
 GAP = 6
@@ -73,8 +74,8 @@ def contact_sheet(
             for number, text in enumerate(cell.caption):
                 place = (at[0], at[1] + tile + 4 + 13 * number)
                 draw.text(place, _fit(draw, text, tile, font), fill="black", font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    with aside(path) as part:
+        sheet.save(part, format="PNG")
     return path
 
 

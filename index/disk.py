@@ -22,7 +22,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from alike.index.files import printing_to_stderr, publish, read_lists, sync
+from alike.index.files import printing_to_stderr, publish, read_lists, sync, write_faiss
 from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
@@ -72,12 +72,12 @@ def build_shard(shard: Shard) -> str:
     from alike.extract.store import Store
 
     features = Store.open(shard.store).features(shard.key)
-    measure = ready_measure(features, shard.measure)
+    measure = ready_measure(features, shard.measure, as_fitted=True)
     index = faiss.read_index(shard.trained)
     for low in range(0, len(shard.rows), BLOCK):
         rows = shard.rows[low : low + BLOCK]
         index.add_with_ids(embed_rows(features, measure, rows), rows)
-    faiss.write_index(index, shard.out)
+    write_faiss(index, Path(shard.out))
     return shard.out
 
 
@@ -127,7 +127,7 @@ def build_on_disk(
     del vectors
     stem = uuid.uuid4().hex[:12]
     empty = folder / f"{stem}-trained.faiss"
-    faiss.write_index(trained, str(empty))
+    write_faiss(trained, empty)
     shards = _shards(features, measure, empty, rows, card)
     for done, _ in enumerate(map_shards(build_shard, shards), start=1):
         progress("shards", done, len(shards))
@@ -229,13 +229,11 @@ def add_on_disk(
     Raises:
         StoreDamaged: a shard was lost.
     """
-    import faiss
-
     old, merged = read_lists(folder / card.file), read_lists(folder / card.file)
     stem = uuid.uuid4().hex[:12]
     empty = folder / f"{stem}-trained.faiss"
     _empty(merged)
-    faiss.write_index(merged, str(empty))
+    write_faiss(merged, empty)
     shards = _shards(features, measure, empty, new, card)
     parts = [mapped(build_shard(shard)) for shard in shards]
     target = folder / f"{stem}.ivfdata"

@@ -9,6 +9,7 @@ the index where it is read: writing all anew would cost what the index weighs, n
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -31,6 +32,8 @@ from alike.index.specs import Card
 
 CARD = "card.json"
 TRIES = 20
+ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCK = 1 << 24
 _PRINTING = threading.Lock()
 
@@ -181,6 +184,27 @@ def checksum(path: Path) -> str:
     return str(crc.hexdigest().decode())
 
 
+_REASONS = {os.strerror(code): code for code in (*ROOM, *PERMISSION)}
+
+
+def write_faiss(index: Any, path: Path) -> None:
+    """Write a FAISS index to a file, durably.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written; FAISS says so in words only.
+    """
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        for reason, code in _REASONS.items():
+            if reason in str(error):
+                raise OSError(code, reason, str(path)) from error
+        raise
+    sync(path)
+
+
 def new_name() -> str:
     """A name of an index file that no other build gives."""
     return f"{uuid.uuid4().hex[:12]}.faiss"
@@ -194,12 +218,9 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
         index: to write; if `card.lists` is set, its lists are written already.
         card: whose `file`, `size` and `checksum` are filled in.
     """
-    import faiss
-
     name = card.lists.replace(".ivfdata", ".faiss") if card.lists else new_name()
     path = folder / name
-    faiss.write_index(index, str(path))
-    sync(path)
+    write_faiss(index, path)
     card = replace(card, file=name, size=path.stat().st_size, checksum=checksum(path))
     card = replace(card, tail="", tail_rows=0, tail_checksum="")
     _write_card(folder, card)
@@ -223,8 +244,7 @@ def publish_tail(
     tail = faiss.IndexIDMap(faiss.IndexFlat(vectors.shape[1], faiss_metric(card.metric)))
     tail.add_with_ids(vectors, rows)
     path = folder / new_name()
-    faiss.write_index(tail, str(path))
-    sync(path)
+    write_faiss(tail, path)
     card = replace(card, tail=path.name, tail_rows=len(rows), tail_checksum=checksum(path))
     _write_card(folder, card)
     sweep(folder, card)

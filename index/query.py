@@ -72,7 +72,7 @@ class NeighbourIndex:
         opened = Store.open(store) if isinstance(store, str | Path) else store
         features = opened.features(key)
         card, index = read_index(folder_of(opened, features.key, measure))
-        ready = ready_measure(features, measure)
+        ready = ready_measure(features, measure, as_fitted=True)
         _check_card(card, features, ready)
         return cls(features, ready, card, open_engine(index, card.spec, card.ranges))
 
@@ -90,7 +90,7 @@ class NeighbourIndex:
             fresh = NeighbourIndex.open(store, key, measure)
         elif store.view_stamp() != self._view:
             # Images were removed, came back or have other labels: the index itself is the same.
-            ready = ready_measure(self.features, measure)
+            ready = ready_measure(self.features, measure, as_fitted=True)
             _check_card(self.card, self.features, ready)
             fresh = NeighbourIndex(self.features, ready, self.card, self._engine)
         else:

@@ -91,12 +91,24 @@ def recall_of(
     return share
 
 
-def recall_interval(
-    shares: NDArray[np.float64], *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean recall with its 95 % bootstrap interval over queries."""
-    draw = np.random.default_rng(seed)
-    picks = draw.integers(0, len(shares), (draws, len(shares)))
-    means = shares[picks].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(shares.mean()), float(low), float(high)
+def recall_interval(shares: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean recall of judging queries with its 95 % interval; each has a share of its neighbours.
+
+    What is lost is a weighted sum of rare events: gamma quantiles, on the upper side with one more
+    query lost, by as much as the worst of them (Fay and Feuer 1997), or wholly where under ten lost
+    anything. With nothing lost: .025^(1/n) as Clopper and Pearson.
+    """
+    from scipy.stats import gamma
+
+    n = len(shares)
+    lost = 1.0 - shares
+    y, v = float(lost.mean()), float((lost**2).sum()) / n**2
+    v = max(v - y**2 / n, 0.0)  # binomial, not Poisson
+    tail = 0.025
+    if y <= 0:
+        return 1.0, float(tail ** (1 / n)), 1.0
+    largest = float(lost.max()) / n if (lost > 0).sum() >= 10 else 1.0 / n
+    more, spread_more = y + largest, v + largest**2
+    high = gamma.ppf(1 - tail, more**2 / spread_more, scale=spread_more / more)
+    low = gamma.ppf(tail, y**2 / max(v, 1e-300), scale=v / y) if v > 0 else 0.0
+    return float(shares.mean()), max(0.0, 1 - float(high)), min(1.0, 1 - float(low))

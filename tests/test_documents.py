@@ -1,6 +1,7 @@
 """One reader for all small files: what is damaged is told in one line, and no module goes past."""
 
 import ast
+import errno
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from alike.extract.documents import (
 )
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import check_path, is_name, key_fault, settings_hash
+from alike.extract.replacing import aside
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("extract", "index", "analysis", "train", "flows", "serve")
@@ -89,6 +91,22 @@ def test_a_table_knows_its_place_and_attributes():
         read_table(data, "tables/k/scores.parquet", "again", {"label": INTEGER})
 
 
+def test_tables_of_all_types_come_back():
+    columns = {
+        "category": pd.Categorical(["a", "b"], ["b", "a"]),
+        "small": np.array([1, 2], dtype=np.int8),
+        "time": pd.to_datetime(["2026-01-01", "2026-01-02"]),
+        "text": pd.Series(["x", "y"], dtype="str"),
+        "object": pd.Series(["x", "y"], dtype=object),
+        "list": [[1, 2], [3]],
+        "flag": [True, False],
+    }
+    for wanted in (pd.DataFrame(columns), pd.DataFrame(columns).iloc[:0], pd.DataFrame()):
+        read, _ = read_table(parquet_bytes(wanted, "t"), "t", "again")
+        pd.testing.assert_frame_equal(read, wanted, check_dtype=False)
+        assert list(read.columns) == list(wanted.columns)
+
+
 def test_every_flipped_bit_of_a_table():
     """What is read is what was written, or an error in one line."""
     place = "tables/k/scores.parquet"
@@ -105,6 +123,30 @@ def test_every_flipped_bit_of_a_table():
         assert (read["row"].tolist(), read["label"].tolist()[0]) == ([0, 1], "cat")
         assert attrs == {"n_images": 100}
     assert seen > len(whole) / 10
+
+
+def _write(place, data):
+    with aside(place) as part:
+        part.write_bytes(data)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk leaves no picture of 0 bytes behind, and keeps the one before."""
+    place = tmp_path / "a.png"
+    _write(place, b"first")
+
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            _write(place, b"second")
+    assert place.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [place]
+    _write(place, b"second")
+    assert place.read_bytes() == b"second"
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"PK\x03\x04" + bytes(40), b"\x93NUMPY", b"[]"])

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 """First level: folder, or module beside them, to the others that it may import."""
 
-BASE = {"display", "errors", "progress", "machine", "limits", "identity", "documents"}
+BASE = {"display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing"}
 ROOMS = {
     "extract": {
         "images": BASE,

@@ -14,7 +14,8 @@ class CollapseWatch:
 
     A step looks collapsed when the consistency term is within 1 % of its value for equal features
     (log(B-1) of a contrast, the margin of a hinge, ln 2 of a soft margin), or when images of
-    different classes have a mean cosine above 0.98.
+    different classes have a mean cosine above 0.98. An untrained network of ReLUs begins there, so
+    both count only if they are less than half as far from it as at the first step.
 
     Attributes:
         patience: steps in a row until something is done.
@@ -23,6 +24,7 @@ class CollapseWatch:
         count: steps in a row that look collapsed.
         halved: halvings done.
         stopped: why the run must stop, "" while it need not.
+        first: how far the first step was from collapse: of the term as a share, and 1 - cosine.
     """
 
     patience: int = 200
@@ -32,6 +34,7 @@ class CollapseWatch:
     halved: int = 0
     stopped: str = ""
     decisions: list[str] = field(default_factory=list)
+    first: tuple[float, float] | None = None
 
     def see(
         self, step: int, consistency: float, signature: float | None, inter_cosine: float
@@ -43,7 +46,11 @@ class CollapseWatch:
             self.stopped = f"step {step}: the loss is {consistency}; stopped"
             self.decisions.append(self.stopped)
             return
-        reason = _reason(consistency, signature, inter_cosine)
+        far = _distances(consistency, signature, inter_cosine)
+        if self.first is None:
+            self.first = far
+        nearer = [far[at] < self.first[at] / 2.0 for at in range(2)]
+        reason = _reason(consistency, signature, inter_cosine, nearer)
         self.count = self.count + 1 if reason else 0
         if self.count < self.patience:
             return
@@ -71,9 +78,20 @@ class CollapseWatch:
             setattr(self, name, value)
 
 
-def _reason(consistency: float, signature: float | None, inter_cosine: float) -> str:
-    if signature is not None and abs(consistency - signature) <= NEAR * abs(signature):
+def _distances(
+    consistency: float, signature: float | None, inter_cosine: float
+) -> tuple[float, float]:
+    """How far a step is from collapse: of the term, as a share of its signature, and 1 - cosine."""
+    off = math.inf if not signature else abs(consistency - signature) / abs(signature)
+    return off, 1.0 - inter_cosine
+
+
+def _reason(
+    consistency: float, signature: float | None, inter_cosine: float, nearer: list[bool]
+) -> str:
+    near = signature is not None and abs(consistency - signature) <= NEAR * abs(signature)
+    if near and nearer[0]:
         return f"loss {consistency:.4f} is that of equal features, {signature:.4f}"
-    if inter_cosine > INTER_COSINE:
+    if inter_cosine > INTER_COSINE and nearer[1]:
         return f"cosine between classes is {inter_cosine:.3f}"
     return ""

@@ -24,8 +24,7 @@ def make_optimiser(
         settings: rates, decay, warm-up.
         total_steps: of the run.
     """
-    waiting = settings.head_warmup if start.fresh_head and start.trained else 0.0
-    frozen = int(waiting * total_steps)
+    frozen = frozen_steps(start, settings, total_steps)
     rise = int(settings.lr_warmup * total_steps)
     groups, rates = [], []
     for of_head in (False, True):
@@ -48,6 +47,12 @@ def make_optimiser(
     else:
         optimiser = torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
     return optimiser, LambdaLR(optimiser, rates)
+
+
+def frozen_steps(start: Start, settings: TrainSettings, total_steps: int) -> int:
+    """Steps at the beginning in which only a replaced head of a trained network learns."""
+    waiting = settings.head_warmup if start.fresh_head and start.trained else 0.0
+    return int(waiting * total_steps)
 
 
 def _rate(total: int, rise: int, frozen: int) -> Callable[[int], float]:

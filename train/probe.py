@@ -47,7 +47,8 @@ def look(net: nn.Module, taps: dict[str, Tap], probe: Probe) -> dict[str, float]
 
     Returns:
         accuracy in [0, 1]; sameness = 2·AUC - 1 of the cosine of pooled maps over all pairs of the
-        probe, in [-1, 1]; intra and inter: mean cosine of pairs of one class and of two.
+        probe, every class weighing the same, in [-1, 1]; intra and inter: mean cosine of pairs of
+        one class and of two.
     """
     device = next(net.parameters()).device
     training = net.training
@@ -76,11 +77,17 @@ def _pairs(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     first, second = np.triu_indices(len(labels), 1)
     cosines = (units @ units.T)[first, second]
     same = labels[first] == labels[second]
-    alike, other = cosines[same], np.sort(cosines[~same])
+    alike, other = cosines[same], cosines[~same]
     if not len(alike) or not len(other):
         return {}
-    below = np.searchsorted(other, alike, "left") + np.searchsorted(other, alike, "right")
-    area = float(below.mean() / (2.0 * len(other)))
+    sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    n = sizes[2][sizes[1]].astype(np.float64)
+    weights = 1.0 / (n[first] * np.where(same, n[first] - 1.0, n[second]))
+    order = np.argsort(other, kind="stable")
+    grown = np.append(0.0, np.cumsum(weights[~same][order]))
+    at = [np.searchsorted(other[order], alike, side) for side in ("left", "right")]
+    below = (grown[at[0]] + grown[at[1]]) / (2.0 * grown[-1])
+    area = float(np.average(below, weights=weights[same]))
     return {
         "sameness": 2.0 * area - 1.0,
         "intra": float(alike.mean()),

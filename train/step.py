@@ -17,7 +17,7 @@ from alike.train.images import Frames
 from alike.train.losses import Loss
 from alike.train.map_losses import StepView
 from alike.train.masks import cam_mask, grad_cam_mask
-from alike.train.optimiser import make_optimiser
+from alike.train.optimiser import frozen_steps, make_optimiser
 from alike.train.schedule import ramp
 from alike.train.settings import TrainSettings
 from alike.train.similarity import same_class, unit
@@ -48,6 +48,8 @@ class ConsistencyStep(LightningModule):
         self.watch = CollapseWatch(patience=settings.collapse_steps)
         self.batches: PlannedBatches | None = None
         self.total_steps = 1
+        self.frozen = 0
+        self.held = False
         self.seen: list[tuple[int, Tensor]] = []
         self.steps: list[list[float]] = []
 
@@ -62,6 +64,7 @@ class ConsistencyStep(LightningModule):
             share=(self.trainer.global_rank, self.trainer.world_size),
         )
         self.total_steps = self.settings.epochs * len(self.batches)
+        self.frozen = frozen_steps(self.start, self.settings, self.total_steps)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Planned batches, each made by the images themselves in one call."""
@@ -70,11 +73,22 @@ class ConsistencyStep(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Training mode, which Lightning (2.2 and later) leaves to whoever owns the network."""
         self.net.train()
+        self.held = False
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what chance the step has."""
         key = [self.settings.seed, self.global_step, self.trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        self._hold_statistics(self.global_step < self.frozen)
+
+    def _hold_statistics(self, hold: bool) -> None:
+        """Leave the statistics of a body's BatchNorms alone while its weights are frozen."""
+        if hold == self.held:
+            return
+        self.held = hold
+        for layer in self.net.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.train(not hold)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch: frames (B, 3, h, w) uint8 and class indices (B,)."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from alike.extract.errors import BadInput
@@ -20,6 +22,8 @@ class EvaluationSet:
         codes: class of each, int64 (N,), ascending.
         classes: names; `classes[code]`.
         starts: int64 (C + 1,); class c has the positions `starts[c]` up to `starts[c + 1]`.
+        ranks: place of each image among all when they are sorted by image id, int64 (N,); any
+            ascending numbers do. Draws follow them, for rows are numbered as images arrived.
         unlabelled: images of the split that have no label and are left out.
         sampled_from: how many images there were before a budget cut them down; 0: all are here.
     """
@@ -28,6 +32,7 @@ class EvaluationSet:
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
     starts: NDArray[np.int64]
+    ranks: NDArray[np.int64]
     unlabelled: int = 0
     sampled_from: int = 0
 
@@ -40,11 +45,25 @@ class EvaluationSet:
         """Images of each class, int64 (C,)."""
         return np.diff(self.starts)
 
+    @cached_property
+    def by_id(self) -> NDArray[np.int64]:
+        """Positions by class, then by image id, int64 (N,): the order in which draws are dealt.
+
+        Class c has the entries `starts[c]` up to `starts[c + 1]`, as it has the positions.
+        """
+        return np.lexsort((self.ranks, self.codes)).astype(np.int64)
+
     def take(self, keep: NDArray[Any]) -> "EvaluationSet":
         """The images at these positions (a mask or ascending numbers), classes unchanged."""
         codes = self.codes[keep]
         starts = np.searchsorted(codes, np.arange(len(self.classes) + 1))
-        return replace(self, rows=self.rows[keep], codes=codes, starts=starts.astype(np.int64))
+        return replace(
+            self,
+            rows=self.rows[keep],
+            codes=codes,
+            starts=starts.astype(np.int64),
+            ranks=self.ranks[keep],
+        )
 
     def sample_at(self, limit: int, seed: int) -> NDArray[np.int64] | None:
         """Positions of about `limit` images, the same share of every class, two of each at least.
@@ -57,7 +76,8 @@ class EvaluationSet:
         kept = []
         for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
             size = max(min(2, high - low), round((high - low) * limit / len(self)))
-            kept.append(np.sort(draw.choice(np.arange(low, high), size=size, replace=False)))
+            drawn = draw.choice(np.arange(low, high), size=size, replace=False)
+            kept.append(np.sort(self.by_id[drawn]))
         return np.concatenate(kept)
 
     def sample(self, limit: int, seed: int) -> "EvaluationSet":
@@ -66,26 +86,38 @@ class EvaluationSet:
         return self if at is None else replace(self.take(at), sampled_from=len(self))
 
 
-def evaluation_set_of(rows: NDArray[np.int64], labels: Sequence[Any]) -> EvaluationSet:
+def evaluation_set_of(
+    rows: NDArray[np.int64], labels: Sequence[Any], image_ids: Sequence[str] | None = None
+) -> EvaluationSet:
     """Sort labelled rows by class.
 
     Args:
         rows: row numbers, any order, no row twice.
         labels: class names of the same length; None, NaN and "" mean unlabelled.
+        image_ids: of the same length, which draws follow; None: they follow the rows.
 
     Raises:
         BadInput: fewer than two classes, or no class with two images.
     """
     named = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
-    rows = np.asarray(rows, dtype=np.int64)[named]
+    rows = np.asarray(rows, dtype=np.int64)
+    ranks = rows if image_ids is None else _ranks(image_ids)
+    rows, ranks = rows[named], ranks[named]
     names = np.array([label for label in labels if isinstance(label, str) and label != ""], str)
     classes, codes = np.unique(names, return_inverse=True)
     order = np.lexsort((rows, codes))
-    rows, codes = rows[order], codes[order].astype(np.int64)
+    rows, ranks, codes = rows[order], ranks[order], codes[order].astype(np.int64)
     starts = np.searchsorted(codes, np.arange(len(classes) + 1)).astype(np.int64)
-    images = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, int((~named).sum()))
+    unlabelled = int((~named).sum())
+    images = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, ranks, unlabelled)
     check(images)
     return images
+
+
+def _ranks(image_ids: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each id among the sorted ones."""
+    codes, _ = pd.factorize(pd.Series(image_ids, dtype="str"), sort=True)
+    return np.asarray(codes, dtype=np.int64)
 
 
 def check(images: EvaluationSet) -> None:
@@ -134,4 +166,4 @@ def stored_evaluation_set(features: FeatureRows, split: str) -> EvaluationSet:
     if not len(table):
         msg = f"the split {split} of {features.key} is empty: use --split all, or extract images"
         raise BadInput(msg)
-    return evaluation_set_of(table["row"].to_numpy(), table["label"].tolist())
+    return evaluation_set_of(table["row"].to_numpy(), table["label"].tolist(), table["image_id"])

@@ -107,7 +107,9 @@ def _centre(sample: Array, form: Form) -> Array:
     if form == "inner":
         return np.zeros(sample.shape[1], dtype=np.float32)
     mean: Array = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    # Integers stay integers, so that equal distances are equal.
+    whole: Array = np.rint(mean)
+    return whole if form == "euclidean" and np.array_equal(sample, np.rint(sample)) else mean
 
 
 def own_distance(form: Form, key: Any) -> Any:

@@ -77,6 +77,7 @@ def explain_set(
     """
     for method in methods:
         explainer(method)
+    features.store.require_writable()
     network = network_for(features, network)
     table = _limited(features.table(split), limit)
     parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]

@@ -88,6 +88,17 @@ class Explanation:
         """Whether the map is zero everywhere, so that it explains nothing."""
         return not self.relevance.any()
 
+    @property
+    def conserved(self) -> float:
+        """Sum of the map over the score: 1 if all of the score is handed on to the image.
+
+        Of a class activation map its mean, which with the head's bias makes the score. NaN for a
+        score of 0; a squared gradient conserves nothing and its number means nothing.
+        """
+        is_cam = self.method == "cam"
+        total = float(self.relevance.mean() if is_cam else self.relevance.sum())
+        return total / self.score if self.score else float("nan")
+
 
 def _lrp(composite: str) -> Evidence:
     return partial(lrp, composite=composite)

@@ -44,7 +44,7 @@ class Explained:
 
     @property
     def table(self) -> pd.DataFrame:
-        """image, method, target, score, probability, sum, and where it peaks (y, x in [0, 1])."""
+        """image, method, target, score, probability, sum, conserved, peak (y, x in [0, 1])."""
         rows = [
             {
                 "image": name,
@@ -53,6 +53,7 @@ class Explained:
                 "score": one.score,
                 "probability": one.probability,
                 "sum": float(one.relevance.sum(dtype=np.float64)),
+                "conserved": one.conserved,
                 **_peak(one.relevance),
             }
             for name, every in zip(self.names, self.found, strict=True)

@@ -66,5 +66,6 @@ def write_graph(plan: Plan, path: Path) -> None:
         "labels": plan.images["label"].fillna("").to_numpy(str),
         MANIFEST: np.array(manifest_json(plan.manifest)),
     }
-    with path.open("wb") as file:
-        np.savez_compressed(file, **contents)
+    # `WRITERS` hands a path aside; an open file keeps its name, to which NumPy would add .npz.
+    with path.open("wb") as sink:
+        np.savez_compressed(sink, **contents)

@@ -79,6 +79,7 @@ def make_map(
     stored = _stored(features.store, place, inputs)
     if stored is not None:
         return stored
+    features.store.require_writable(place)
     rows = _rows(features, settings.split)
     ready = ready_measure(features, settings.measure)
 

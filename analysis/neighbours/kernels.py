@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import compiled
 
-_LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _ZERO = np.float32(0.0)
 NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -164,33 +163,3 @@ def close(near: NDArray[np.uint64], counts: NDArray[np.int64], kept: int) -> Non
     """Bring the `kept` nearest of every reservoir to its front."""
     for i in range(near.shape[0]):
         keep_smallest(near[i], counts[i], kept)
-
-
-@compiled
-def rank_scores(
-    nearest: NDArray[np.uint64],
-    codes: NDArray[np.int64],
-    row_codes: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    r_precision: NDArray[np.float64],
-    map_at_r: NDArray[np.float64],
-) -> None:
-    """R-precision and MAP@R of every row, R = size of its class less one; NaN where R = 0.
-
-    Args:
-        nearest: (m, R') candidates, nearest first, R' >= R.
-        codes: (N,) classes of all images.
-        row_codes: (m,) classes of the rows.
-        sizes: (C,) images of each class.
-        r_precision: (m,) written.
-        map_at_r: (m,) written.
-    """
-    for i in range(nearest.shape[0]):
-        wanted = sizes[row_codes[i]] - 1
-        hits, total = 0, 0.0
-        for r in range(wanted):
-            if codes[np.int64(nearest[i, r] & _LOW)] == row_codes[i]:
-                hits += 1
-                total += hits / (r + 1.0)
-        r_precision[i] = hits / wanted if wanted > 0 else np.nan
-        map_at_r[i] = total / wanted if wanted > 0 else np.nan

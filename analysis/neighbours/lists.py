@@ -20,14 +20,21 @@ from alike.analysis.blocks import (
     best_product,
     blocks,
 )
+from alike.analysis.neighbours.influence import (
+    Changes,
+    UnitLists,
+    add_panel,
+    no_changes,
+    unit_lists,
+)
 from alike.analysis.neighbours.kernels import (
     close,
     no_candidates,
     offer,
-    rank_scores,
     room_for_keys,
 )
-from alike.analysis.pairs import TILE
+from alike.analysis.neighbours.ties import MARGIN, expected_scores
+from alike.analysis.pairs import TILE, Units
 
 PANEL_BYTES = 64 << 20
 CLOSE = 2.0**-10
@@ -36,6 +43,7 @@ TIE = 2.0**-19
 """Share of the squared length within which two keys may be one: the error of float32 products of
 2,048 numbers. Which of them it hides depends on the processor's kernels."""
 DIFFERENCES = 1 << 22
+LOW = np.uint64(0xFFFFFFFF)
 SAME = 1e-5
 """By how much more one key must be than another to be of another distance: float32 products."""
 
@@ -55,6 +63,10 @@ class Nearest:
         map_at_r: (N,) mean over r <= R of precision at r where the r-th is of the class, over R.
         alien: (N,) position of the nearest image of another class; `alien_key` its key.
         kin: (N,) position of the farthest image of the same class (-1: none); `kin_key` its key.
+        hit_chance: (N, k) chance that the neighbour of each rank is of the image's class, over the
+            order of equal distances; 0 or 1 where none are equal. The scores are expected likewise.
+        recall: (N,) chance that one of the k is.
+        changes: what each unit does to the scores; None: not asked for.
     """
 
     places: Places
@@ -65,48 +77,99 @@ class Nearest:
     alien_key: Floats
     kin: Places
     kin_key: Floats
+    hit_chance: Floats
+    recall: Floats
+    changes: Changes | None = None
 
-    def hits(self, images: EvaluationSet) -> NDArray[np.bool_]:
-        """Whether each neighbour is of the image's class: (N, k)."""
-        return np.asarray(images.codes[self.places] == images.codes[:, None], dtype=np.bool_)
+    def hits(self, images: EvaluationSet) -> Floats:
+        """Chance that each neighbour is of the image's class: (N, k); see `hit_chance`."""
+        return self.hit_chance
 
 
 def nearest(
-    vectors: Vectors, images: EvaluationSet, k: int = 10, *, map_blocks: MapBlocks = map
+    vectors: Vectors,
+    images: EvaluationSet,
+    k: int = 10,
+    *,
+    units: Units | None = None,
+    map_blocks: MapBlocks = map,
 ) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
-    Among equal distances the image earlier in the evaluation set comes first, so the answer does
-    not depend on how the work is cut.
+    Among equal distances the image earlier in the evaluation set comes first in the list.
+    Scores do not depend on it: they are expected over the order of equal distances (see `ties`).
+
+    Args:
+        vectors: of the images.
+        images: the evaluation set.
+        k: neighbours to list.
+        units: what `Nearest.changes` leaves out; None: nothing.
+        map_blocks: how panels of images are mapped.
     """
     k = min(k, vectors.n - 1)
     product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
-    largest = max(int(images.counts.max()), k + 1)
+    out = None if units is None else unit_lists(images, units)
+    largest = max(int(images.counts.max()), k + 1) + MARGIN + (out.largest if out else 0)
     size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
-    return Statistic(
-        items=panels,
-        chunk=partial(_panel, vectors, images, k, product),
-        start=list,
+    # What units do is one array a part: some panels share it.
+    group = 1 if out is None else max(1, TILE // size)
+    found: Nearest = Statistic(
+        items=[panels[at : at + group] for at in range(0, len(panels), group)],
+        chunk=partial(_panels, vectors, images, k, product, out),
+        start=partial(_nothing, None if out is None else no_changes(out)),
         combine=_append,
         finalize=_concatenate,
     ).compute(map_blocks)
+    return found
 
 
-def _append(panels: list[Any], panel: tuple[Any, ...]) -> list[Any]:
-    return [*panels, panel]
+def _nothing(changes: Changes | None) -> tuple[list[Any], Changes | None]:
+    return [], changes
 
 
-def _concatenate(panels: list[Any]) -> Nearest:
-    return Nearest(*(np.concatenate(column) for column in zip(*panels, strict=True)))
+def _append(state: tuple[list[Any], Changes | None], part: tuple[Any, ...]) -> Any:
+    panels, changes = state
+    columns, *more = part
+    if changes is not None:
+        changes = changes.plus(*more)
+    return [*panels, *columns], changes
+
+
+def _concatenate(state: tuple[list[Any], Changes | None]) -> Nearest:
+    panels, changes = state
+    joined: Any = [np.concatenate(column) for column in zip(*panels, strict=True)]
+    return Nearest(*[*joined, changes])
+
+
+def _panels(
+    vectors: Vectors,
+    images: EvaluationSet,
+    k: int,
+    product: Product,
+    units: UnitLists | None,
+    panels: list[tuple[int, int]],
+) -> tuple[Any, ...]:
+    changes = None if units is None else no_changes(units)
+    found = tuple(
+        _panel(vectors, images, k, product, units, changes, (low, high)) for low, high in panels
+    )
+    return (found,) if changes is None else (found, changes.total, changes.change, changes.gone)
 
 
 def _panel(
-    vectors: Vectors, images: EvaluationSet, k: int, product: Product, panel: tuple[int, int]
+    vectors: Vectors,
+    images: EvaluationSet,
+    k: int,
+    product: Product,
+    units: UnitLists | None,
+    changes: Changes | None,
+    panel: tuple[int, int],
 ) -> tuple[Any, ...]:
     low, high = panel
     m, codes = high - low, images.codes[low:high]
     kept = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
+    kept = min(kept + MARGIN + (units.largest if units else 0), vectors.n - 1)
     own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
     candidates, room = no_candidates(own, kept), room_for_keys(TILE)
     z, b = vectors.block(low, high)
@@ -121,16 +184,23 @@ def _panel(
             offer(out, row_b, col_b, low, start + first, candidates, room)
     close(candidates.near, candidates.counts, kept)
     best = np.sort(candidates.near[:, :kept], axis=1)
-    r_precision, map_at_r = np.empty(m), np.empty(m)
-    rank_scores(best, images.codes, codes, images.counts, r_precision, map_at_r)
-    places, near_keys = _remeasured(vectors, z, *_unpack(best[:, :k]))
+    lists = _remeasured(vectors, z, *_unpack(best))
+    expected = expected_scores(vectors, images, k, low, (z, b), lists)
+    places, near_keys = lists[0][:, :k], lists[1][:, :k]
+    if units is not None and changes is not None:
+        add_panel(
+            (best & LOW).astype(np.int64), images.codes, units.named, np.arange(low, high),
+            images.counts, units.in_class, units.of_class, units.first, k, units.largest,
+            changes.total, changes.change, changes.gone,
+        )  # fmt: skip
     alien_at, alien_key = _unpack(candidates.alien)
     alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
     kin_at, kin_key = _unpack(candidates.kin)
     alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
-        places, near_keys, r_precision, map_at_r, alien_at, alien_key, kin_at, kin_key
+        places, near_keys, expected.r_precision, expected.map_at_r, alien_at, alien_key,
+        kin_at, kin_key, expected.hits, expected.recall,
     )  # fmt: skip
 
 

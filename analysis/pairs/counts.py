@@ -7,6 +7,11 @@ cutting and any number of workers gives the same counts.
 With few classes one histogram of each pair of classes holds everything. With many that would need
 C^2 fine histograms; then the totals stay fine (16,384 bins), those per class are middling, and
 those of the C^2 / 2 pairs of classes are coarse (`plan_layers` says how coarse and how large).
+
+A class of n images has n (n - 1) / 2 pairs, so that of all pairs the largest class would say most.
+Scores are therefore made of histograms in which every class weighs the same among the same pairs,
+and every pair of classes among the different ones (`Balance`). Where all classes are equally large
+these are the plain counts.
 """
 
 from collections.abc import Iterator
@@ -38,6 +43,51 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Balance:
+    """By how much pairs count, so that every class and every pair of classes counts the same.
+
+    A same pair of class a counts 1 / (n_a (n_a - 1)), a pair of a and b 1 / (n_a n_b), both times
+    what leaves the sum over the pairs of a kind what it is. So with classes of one size every
+    weight is 1, exactly.
+
+    Attributes:
+        same: (C,) weight of a same pair; 0 in classes of one image.
+        one: (C,) factors of the weight of a different pair, `one[a] * one[b] * scale`.
+        scale: of these.
+        others: (C,) by which the sum of `one[b]` over pairs of a with other classes is multiplied
+            to sum to the number of these pairs.
+        equal: all classes are of one size: every weight is 1.
+    """
+
+    same: NDArray[np.float64]
+    one: NDArray[np.float64]
+    scale: float
+    others: NDArray[np.float64]
+    equal: bool
+
+    def of_pairs(self, rows: Any, cols: Any) -> NDArray[np.float64]:
+        """Weights (R, S) of pairs of an image of each row class with one of each column class."""
+        across = self.one[rows][:, None] * self.one[cols][None, :] * self.scale
+        alike = np.asarray(rows)[:, None] == np.asarray(cols)[None, :]
+        return np.asarray(np.where(alike, self.same[rows][:, None], across))
+
+
+def balance(sizes: Counts) -> Balance:
+    """Weights for classes of these sizes (C,); classes without images have none."""
+    n = sizes.astype(np.float64)
+    filled, paired = n > 0, n > 1
+    classes, images = float(filled.sum()), float(n.sum())
+    own, mean = n * (n - 1) / 2, images / max(classes, 1.0)
+    same = np.divide(own.sum() / max(paired.sum(), 1), own, out=np.zeros(len(n)), where=paired)
+    one = np.divide(mean, n, out=np.zeros(len(n)), where=filled)
+    different = (images**2 - float((n**2).sum())) / 2
+    scale = different / max(classes * (classes - 1) / 2, 1.0) / mean**2 if images else 0.0
+    others = (images - n) / max(classes - 1, 1.0) / mean if images else n
+    equal = len(set(sizes[filled].tolist())) <= 1
+    return Balance(same, one, scale, others, equal)
+
+
+@dataclass(frozen=True)
 class PairCounts:
     """How many pairs have a distance in each bin: in all, per class, per pair of classes.
 
@@ -46,8 +96,10 @@ class PairCounts:
         form: of the measure, which turns keys into own distances.
         total: (2, B) pairs of one class, pairs of different classes.
         same: (C, B') pairs within each class.
-        different: (C, B') pairs of one image of a class with one of another class.
+        different: (C, B') pairs of one image of a class with one of another class, each other class
+            weighing the same (see `Balance.others`).
         pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b.
+        balanced: (2, B) `total` with every class and every pair of classes weighing the same.
         error: the most by which a key may be off, in units of the key; 0: parts of a bin.
     """
 
@@ -55,12 +107,17 @@ class PairCounts:
     form: Form
     total: Counts
     same: Counts
-    different: Counts
+    different: NDArray[np.float64]
     pairs: Counts
+    balanced: NDArray[np.float64]
     error: float = 0.0
 
     def area(self) -> Auc:
-        """AUC of all pairs, with the interval that holds it whatever bins and rounding do."""
+        """Balanced AUC, with the interval that holds it whatever bins and rounding do."""
+        return auc(self.balanced[0], self.balanced[1], self.bins.edges(), self.error)
+
+    def plain_area(self) -> Auc:
+        """The same of all pairs, each weighing the same."""
         return auc(self.total[0], self.total[1], self.bins.edges(), self.error)
 
     def own(self, key: Any) -> Any:
@@ -84,17 +141,20 @@ class SlabCounts:
         row_classes: (R,) classes of its rows.
         col_classes: (S,) classes of its columns.
         total: (2, B); B = 0 where `rows` or `pairs` are as fine and say it.
-        rows: (R, 2, B') same and different of the row classes; B' = 0 where `pairs` says it all.
+        rows: (R, 2, B') same and different of the row classes, the other classes weighed by
+            `Balance.one`; B' = 0 where `pairs` says it all.
         cols: (S, B') different of the column classes; none likewise.
         pairs: (R, S, B'').
+        even: (2, B) weighed; B = 0 where `pairs` says it, or the weights are 1.
     """
 
     row_classes: NDArray[np.int64]
     col_classes: NDArray[np.int64]
     total: NDArray[np.uint32]
-    rows: NDArray[np.uint32]
-    cols: NDArray[np.uint32]
+    rows: NDArray[np.float64]
+    cols: NDArray[np.float64]
     pairs: NDArray[np.uint32]
+    even: NDArray[np.float64]
 
 
 def pair_slot(a: Any, b: Any, n_classes: int) -> Any:
@@ -121,13 +181,17 @@ def count_slab(
     row_classes, row_at = np.unique(row_codes, return_inverse=True)
     col_classes, col_at = np.unique(col_codes, return_inverse=True)
     n_rows, n_cols = len(row_classes), len(col_classes)
+    weights = balance(images.counts)
     pairs = np.zeros((n_rows, n_cols, layers.per_pair), dtype=np.uint32)
     fine = layers.total == layers.per_pair
-    total = np.zeros((2, 0 if layers.total == layers.per_class else layers.total), dtype=np.uint32)
-    rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class), dtype=np.uint32)
-    counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs)
+    # Weighed rows do not say the plain total.
+    said = fine or (weights.equal and layers.total == layers.per_class)
+    total = np.zeros((2, 0 if said else layers.total), dtype=np.uint32)
+    even = np.zeros((2, 0 if fine or weights.equal else layers.total))
+    rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class))
+    counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs, even)
     if not fine:
-        counts = replace(counts, cols=np.zeros((n_cols, layers.per_class), dtype=np.uint32))
+        counts = replace(counts, cols=np.zeros((n_cols, layers.per_class)))
     room = scratch()
     parts = np.zeros(0, dtype=np.uint32)
     for tile in tiles(vectors, bins, slab, product):
@@ -137,7 +201,9 @@ def count_slab(
             every = pairs.reshape(-1, layers.per_pair)
             tile.count(edges, row_at[tile.rows], slots, every, room)
         else:
-            parts = _count_tile(tile, counts, layers, edges, row_at[tile.rows], cols, room, parts)
+            parts = _count_tile(
+                tile, counts, layers, weights, edges, row_at[tile.rows], cols, room, parts
+            )
     return counts
 
 
@@ -145,6 +211,7 @@ def _count_tile(
     tile: Tile,
     counts: SlabCounts,
     layers: Layers,
+    weights: Balance,
     edges: NDArray[np.int64],
     row_at: NDArray[np.int64],
     cols: NDArray[np.int64],
@@ -161,10 +228,17 @@ def _count_tile(
     slots = np.arange(kinds.size).reshape(kinds.shape)
     every = parts.reshape(-1, layers.per_class)
     if counts.total.size:
-        tile.count(edges, row_part, slots, every, room, fine=counts.total, kinds=kinds)
+        by_class = weights.of_pairs(counts.row_classes[rows], counts.col_classes[cols])
+        tile.count(
+            edges, row_part, slots, every, room,
+            fine=counts.total, kinds=kinds, even=counts.even, weights=by_class,
+        )  # fmt: skip
     else:
         tile.count(edges, row_part, slots, every, room)
-    flush_layers(parts, rows, cols, kinds, counts.rows, counts.cols, counts.pairs)
+    row_weight, col_weight = weights.one[counts.row_classes], weights.one[counts.col_classes]
+    flush_layers(
+        parts, rows, cols, kinds, row_weight, col_weight, counts.rows, counts.cols, counts.pairs
+    )
     return kept
 
 
@@ -179,29 +253,43 @@ def empty_counts(bins: Bins, form: Form, layers: Layers, n_classes: int) -> Pair
     shape = n_classes, layers.per_class
     return PairCounts(
         bins, form, np.zeros((2, layers.total), dtype=np.int64),
-        np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64),
+        np.zeros(shape, dtype=np.int64), np.zeros(shape),
         np.zeros((n_classes * (n_classes + 1) // 2, layers.per_pair), dtype=np.int64),
+        np.zeros((2, layers.total)),
     )  # fmt: skip
 
 
-def add_slab(counts: PairCounts, part: SlabCounts) -> PairCounts:
+def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCounts:
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
     rows, cols = part.row_classes[:, None], part.col_classes[None, :]
     inside = rows <= cols
     counts.pairs[pair_slot(rows, cols, n_classes)[inside]] += part.pairs[inside]
     if part.rows.size:
-        counts.total[:] += part.total if part.total.size else part.rows.sum(axis=0, dtype=np.int64)
-        counts.same[part.row_classes] += part.rows[:, 0]
+        rows_say = part.total if part.total.size else part.rows.sum(axis=0)
+        counts.total[:] += rows_say.astype(np.int64)
+        counts.same[part.row_classes] += part.rows[:, 0].astype(np.int64)
         counts.different[part.row_classes] += part.rows[:, 1]
         counts.different[part.col_classes] += part.cols
+        if part.even.size:
+            counts.balanced[:] += part.even
         return counts
+    by_class = weights.of_pairs(part.row_classes, part.col_classes)
     for r, s in np.argwhere(inside):
         a, b, found = part.row_classes[r], part.col_classes[s], part.pairs[r, s]
         counts.total[int(a != b)] += found
-        for code in {int(a), int(b)}:
-            (counts.same if a == b else counts.different)[code] += found
+        counts.balanced[int(a != b)] += by_class[r, s] * found
+        if a == b:
+            counts.same[a] += found
+        else:
+            counts.different[a] += weights.one[b] * found
+            counts.different[b] += weights.one[a] * found
     return counts
+
+
+def _finished(weights: Balance, counts: PairCounts) -> PairCounts:
+    counts.different[:] *= weights.others[:, None]
+    return replace(counts, balanced=counts.total.astype(float)) if weights.equal else counts
 
 
 def count_pairs(
@@ -226,19 +314,25 @@ def count_pairs(
     bins = measured_bins(vectors, images) if bins is None else bins
     layers = plan_layers(len(images.classes), vectors.n, bins.n)
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
+    weights = balance(images.counts)
     counts: PairCounts = Statistic(
         items=slabs(vectors),
         chunk=partial(count_slab, vectors, images, bins, layers, product),
         start=partial(empty_counts, bins, vectors.form, layers, len(images.classes)),
-        combine=add_slab,
+        combine=partial(add_slab, weights),
+        finalize=partial(_finished, weights),
     ).compute(map_blocks)
     return replace(counts, error=key_error(vectors, bins, precision, rounding))
 
 
-def count_kinds(vectors: Vectors, images: EvaluationSet, bins: Bins) -> Counts:
-    """Same and different pairs of few images, without telling classes apart: (2, B)."""
+def count_kinds(
+    vectors: Vectors, images: EvaluationSet, bins: Bins, *, plain: bool = False
+) -> NDArray[np.float64]:
+    """Same and different pairs of few images, balanced, or plain counts: (2, B)."""
     product = best_product(vectors.dim, 0.0)
-    counts = np.zeros((2, bins.n), dtype=np.int64)
+    counts = np.zeros((2, bins.n))
+    weights = balance(images.counts)
+    even = np.zeros((2, 0 if plain or weights.equal else bins.n))
     for slab in slabs(vectors):
         (row_low, row_high), (col_low, col_high) = slab
         row_codes, col_codes = images.codes[row_low:row_high], images.codes[col_low:col_high]
@@ -248,6 +342,7 @@ def count_kinds(vectors: Vectors, images: EvaluationSet, bins: Bins) -> Counts:
             edges, cols = _runs(col_codes[tile.cols])
             rows, row_part = np.unique(row_codes[tile.rows], return_inverse=True)
             kinds = (rows[:, None] != cols[None, :]).astype(np.int64)
-            tile.count(edges, row_part, kinds, part, room)
+            by_class = weights.of_pairs(rows, cols)
+            tile.count(edges, row_part, kinds, part, room, even=even, weights=by_class)
         counts += part
-    return counts
+    return even if even.size else counts

@@ -1,6 +1,7 @@
 """Scores of how well distances tell pairs of one class from pairs of different classes.
 
-All read two histograms over the same bins, smaller is nearer: `same` (B,) and `different` (B,).
+All read two histograms over the same bins, smaller is nearer: `same` (B,) and `different` (B,),
+counts or weights of pairs.
 Formulas: SCIENCE 2.2. Within a bin the order of pairs is unknown, so the AUC comes with the
 interval that holds it whatever that order is; the others interpolate within the bin.
 """
@@ -65,16 +66,18 @@ def auc(
         return Auc(np.nan, np.nan, np.nan)
     won = float((np.cumsum(s) - s) @ d / pairs)
     tied = float(s @ d / pairs)
-    value = won + tied / 2.0
+    # Sums of weights round: a hair above 1 is 1.
+    value, top = min(won + tied / 2.0, 1.0), min(won + tied, 1.0)
     if not error:
-        return Auc(value, won, won + tied)
+        return Auc(value, min(won, value), top)
     if edges is None:
         msg = "an error of the distances is in their units, so it needs the edges of the bins"
         raise ValueError(msg)
     low, high = np.append(-np.inf, edges[1:-1]), np.append(edges[1:-1], np.inf)
     surely = np.searchsorted(high, low - 2.0 * error, side="right")
     nearer, apart = (np.append(0.0, np.cumsum(counts))[surely] for counts in (s, d))
-    return Auc(value, float(nearer @ d / pairs), 1.0 - float(apart @ s / pairs))
+    least, most = float(nearer @ d / pairs), 1.0 - float(apart @ s / pairs)
+    return Auc(value, min(least, value), max(most, value))
 
 
 def auc_many(same: Counts, different: Counts) -> NDArray[np.float64]:
@@ -104,7 +107,7 @@ def rates(same: Counts, different: Counts) -> tuple[NDArray[np.float64], NDArray
     """
     far = np.concatenate([[0.0], np.cumsum(different, dtype=np.float64)])
     tar = np.concatenate([[0.0], np.cumsum(same, dtype=np.float64)])
-    return far / max(far[-1], 1.0), tar / max(tar[-1], 1.0)
+    return far / (far[-1] or 1.0), tar / (tar[-1] or 1.0)
 
 
 def eer(far: NDArray[np.float64], tar: NDArray[np.float64]) -> float:

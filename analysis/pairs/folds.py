@@ -2,6 +2,9 @@
 
 Images are dealt into folds within their class; a fold's pairs are those among its own images, so no
 image is on both sides. For each fold the threshold is the best one on the pairs of all others.
+
+For the interval the images of a class in one fold are a unit, and the folds replicates of it: how
+much the pairs with these images are judged better or worse than in other folds.
 """
 
 from dataclasses import dataclass
@@ -9,14 +12,22 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
-from alike.analysis.pairs.curves import folded_balanced
+from alike.analysis.pairs.curves import best_balanced, folded_balanced, rates
+from alike.analysis.pairs.intervals import Spread, spread
+from alike.analysis.pairs.kernels import count_near
+from alike.analysis.pairs.tiling import slabs, tiles
 
 FOLDS = 10
+FEWEST = 3
+"""Folds from which on they say how much the accuracy hangs on the images."""
+SHORT = 1.1
+"""By how much the spread over folds falls short, since they share thresholds (measured)."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,13 @@ class Folded:
 
     Attributes:
         accuracies: (F,), NaN in a fold without pairs of both kinds.
+        moved: (M,) how each class in each fold moves the mean; empty: not asked for.
+        stratum: (M,) the class of each.
     """
 
     accuracies: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    stratum: NDArray[np.int64]
 
     @property
     def value(self) -> float:
@@ -36,21 +51,31 @@ class Folded:
         return float(kept.mean()) if len(kept) else float("nan")
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Mean -+ 1.96 standard errors over the folds."""
-        kept = self.accuracies[np.isfinite(self.accuracies)]
-        if len(kept) < 2:
-            return float("nan"), float("nan")
-        error = 1.96 * float(kept.std(ddof=1)) / len(kept) ** 0.5
-        return self.value - error, self.value + error
+    def spread(self) -> Spread | None:
+        """What its interval rests on; None with fewer than three folds."""
+        if np.isfinite(self.accuracies).sum() < FEWEST or not len(self.moved):
+            return None
+        return spread(self.moved, self.stratum, overcount=SHORT)
 
 
-def deal(images: EvaluationSet, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each image (N,): every class spread evenly, its images shuffled."""
+def deal(
+    images: EvaluationSet, folds: int, seed: int, unit: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The fold of each image (N,): every class spread evenly, its images shuffled.
+
+    Args:
+        images: the evaluation set.
+        folds: how many.
+        seed: of the shuffling.
+        unit: (N,) images of one unit of a class share a fold; None: each is its own.
+    """
     draw = np.random.default_rng(seed)
     out = np.empty(len(images), dtype=np.int64)
     for low, high in zip(images.starts[:-1], images.starts[1:], strict=True):
-        out[low:high] = draw.permutation((np.arange(high - low) + draw.integers(folds)) % folds)
+        at = images.by_id[low:high]
+        units = np.arange(high - low) if unit is None else pd.factorize(unit[at])[0]
+        n = int(units.max()) + 1 if len(units) else 0
+        out[at] = draw.permutation((np.arange(n) + draw.integers(folds)) % folds)[units]
     return out
 
 
@@ -61,28 +86,118 @@ def folded_accuracy(
     *,
     folds: int = FOLDS,
     seed: int = 0,
+    unit: NDArray[np.int64] | None = None,
+    intervals: bool = True,
     map_blocks: MapBlocks = map,
+    judging: MapBlocks = map,
 ) -> Folded:
-    """Deal, count and evaluate; fewer folds where classes are too small for two images in each."""
-    folds = int(max(2, min(folds, np.median(images.counts[images.counts > 1]) // 2)))
-    fold_of = deal(images, folds, seed)
+    """Deal, count and evaluate; fewer folds where classes are too small for two images in each.
+
+    Args:
+        vectors: of the images.
+        images: the evaluation set.
+        bins: of the histograms.
+        folds: at most.
+        seed: deals the images.
+        unit: (N,) near copies, which share a fold; None: each image is a unit.
+        intervals: count which pairs are judged rightly too.
+        map_blocks: how folds are mapped.
+        judging: how they are for the interval.
+    """
+    sizes: NDArray[Any] = images.counts
+    if unit is not None:
+        first = np.unique(unit, return_index=True)[1]
+        sizes = np.bincount(images.codes[first], minlength=len(images.classes))
+    sizes = sizes[sizes > 1] if (sizes > 1).any() else np.ones(1)
+    folds = int(max(2, min(folds, np.median(sizes) // 2)))
+    fold_of = deal(images, folds, seed, unit)
     coarse = bins.to(min(bins.n, 8192))
+    # Folds of classes of one size may hold one image more of some: chance, which no weight removes.
+    plain = len(set(images.counts[images.counts > 0].tolist())) == 1
 
     counts = Statistic(
         items=range(folds),
-        chunk=partial(_count_fold, vectors, images, coarse, fold_of),
+        chunk=partial(_count_fold, vectors, images, coarse, fold_of, plain),
         start=list,
         combine=_append,
         finalize=np.stack,
     ).compute(map_blocks)
-    return Folded(folded_balanced(counts[:, 0], counts[:, 1]))
+    accuracies = folded_balanced(counts[:, 0], counts[:, 1])
+    if not intervals or np.isfinite(accuracies).sum() < FEWEST:
+        return Folded(accuracies, np.zeros(0), np.zeros(0, dtype=np.int64))
+    total = counts.sum(axis=0)
+    at = [best_balanced(*rates(*(total - part)))[1] for part in counts]
+    right = Statistic(
+        items=list(enumerate(at)),
+        chunk=partial(_judge_fold, vectors, images, coarse, fold_of),
+        start=list,
+        combine=_append,
+        finalize=np.stack,
+    ).compute(judging)
+    return Folded(accuracies, *_movements(right, images, fold_of))
+
+
+def _judge_fold(
+    vectors: Vectors,
+    images: EvaluationSet,
+    bins: Bins,
+    fold_of: NDArray[np.int64],
+    item: tuple[int, int],
+) -> NDArray[np.uint32]:
+    """Pairs of each two classes (C, C) that lie before the fold's threshold, both ways round."""
+    at = np.flatnonzero(fold_of == item[0])
+    few, of = vectors.take(at), images.take(at)
+    near = np.zeros((len(images.classes), len(images.classes)), dtype=np.uint32)
+    for slab in slabs(few):
+        (row_low, row_high), (col_low, col_high) = slab
+        rows, cols = of.codes[row_low:row_high], of.codes[col_low:col_high]
+        for tile in tiles(few, bins, slab):
+            count_near(
+                tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, tile.cells,
+                rows[tile.rows], cols[tile.cols], np.uint32(item[1]), np.float32(bins.n - 1), near,
+            )  # fmt: skip
+    return near
+
+
+def _movements(
+    near: NDArray[np.uint32], images: EvaluationSet, fold_of: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """How each class in each fold moves the mean accuracy (M,), and which class it is (M,).
+
+    Classes that are not in every fold with two images, and pairs that are not, weigh in the folds
+    that have them.
+    """
+    folds, classes = near.shape[:2]
+    own = np.eye(classes, dtype=bool)
+    share, there = np.zeros(near.shape), np.zeros(near.shape, dtype=bool)
+    for fold in range(folds):
+        n = np.bincount(images.codes[fold_of == fold], minlength=classes).astype(np.float64)
+        pairs = np.outer(n, n)
+        np.fill_diagonal(pairs, n * (n - 1) / 2)
+        there[fold] = pairs > 0
+        found = near[fold] / np.maximum(pairs, 1)
+        share[fold] = np.where(own, found, 1.0 - found) * there[fold]
+    mean = share.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    same, apart = there & own, there & ~own
+    n_same, n_apart = (kind.sum(axis=(1, 2), keepdims=True) for kind in (same, apart))
+    # A pair of classes stands there twice, [a, b] and [b, a], and weighs as one in each row.
+    weight = (same / np.maximum(n_same, 1) / 2 + apart / np.maximum(n_apart, 1)) / folds
+    moved = ((share - mean) * there * weight).sum(axis=2)
+    present = there.any(axis=2)
+    stratum = np.broadcast_to(np.arange(classes), moved.shape)
+    return moved[present], stratum[present].astype(np.int64)
 
 
 def _count_fold(
-    vectors: Vectors, images: EvaluationSet, bins: Bins, fold_of: NDArray[np.int64], fold: int
-) -> NDArray[np.int64]:
+    vectors: Vectors,
+    images: EvaluationSet,
+    bins: Bins,
+    fold_of: NDArray[np.int64],
+    plain: bool,
+    fold: int,
+) -> NDArray[np.float64]:
     at = np.flatnonzero(fold_of == fold)
-    return count_kinds(vectors.take(at), images.take(at), bins)
+    return count_kinds(vectors.take(at), images.take(at), bins, plain=plain)
 
 
 def _append(parts: list[Any], part: Any) -> list[Any]:

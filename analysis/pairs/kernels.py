@@ -84,6 +84,22 @@ def place_row(
         into[j] = ((cells.base[cell] + inside) ^ cells.flip) >> cells.shift
 
 
+@njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def place_rows(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    scale: np.float32,
+    top: np.float32,
+    cells: Cells,
+    into: NDArray[np.uint32],
+) -> None:
+    """Write the bins (m, n) of all pairs of a product; see `place_row`."""
+    x = np.empty(len(col_b), np.float32)
+    for i in range(product.shape[0]):
+        place_row(product[i], row_b[i], col_b, scale, top, cells, x, into[i])
+
+
 @compiled
 def count_tile(
     product: NDArray[np.float32],
@@ -99,9 +115,11 @@ def count_tile(
     counts: NDArray[np.uint32],
     kinds: NDArray[np.int64],
     fine: NDArray[np.uint32],
+    even: NDArray[np.float64],
+    weights: NDArray[np.float64],
     scratch: Scratch,
 ) -> None:
-    """Add every pair of a tile to the histogram of its classes and, if given, to a finer one.
+    """Add every pair of a tile to the histogram of its classes and, if given, to finer ones.
 
     Strips of rows of one class are counted against one class of columns after the other, so that
     the histogram which grows stays in the cache.
@@ -120,6 +138,8 @@ def count_tile(
         counts: (H, B >> shift), added to.
         kinds: (R, S) row of `fine` for row part r with column part s.
         fine: (K, B) added to; (K, 0): not wanted.
+        even: (K, B) likewise, a pair of the classes adds its weight; (K, 0): not wanted.
+        weights: (R, S) of them.
         scratch: room for a strip.
     """
     m, n = product.shape
@@ -138,6 +158,7 @@ def count_tile(
             high += 1
         for s in range(len(edges) - 1):
             counted, kind = counts[slots[r, s]], fine[kinds[r, s]]
+            weighed, weight = even[kinds[r, s]], weights[r, s]
             for i in range(low, high):
                 bins = scratch.bins[i - low]
                 # Unsigned, so that numba does not guard against a negative index.
@@ -149,6 +170,9 @@ def count_tile(
                 else:
                     for j in range(begin, end):
                         counted[bins[j]] += _ONE
+                if len(weighed):
+                    for j in range(begin, end):
+                        weighed[bins[j]] += weight
         low = high
 
 
@@ -158,8 +182,10 @@ def flush_layers(
     row_at: NDArray[np.int64],
     col_at: NDArray[np.int64],
     kinds: NDArray[np.int64],
-    rows: NDArray[np.uint32],
-    cols: NDArray[np.uint32],
+    row_weight: NDArray[np.float64],
+    col_weight: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
     pairs: NDArray[np.uint32],
 ) -> None:
     """Move a tile's histograms to those of its classes and of its pairs of classes.
@@ -169,8 +195,10 @@ def flush_layers(
         row_at: (R,) place of each row part in `rows` and `pairs`.
         col_at: (S,) place of each column part in `cols` and `pairs`.
         kinds: (R, S) of each pair of parts: 0 where they are one class, else 1.
-        rows: (R', 2, B) same and different of row classes, added to.
-        cols: (S', B) different of column classes, added to.
+        row_weight: (R',) of the row classes among the others of a column class.
+        col_weight: (S',) of the column classes among the others of a row class.
+        rows: (R', 2, B) same and weighed different of row classes, added to.
+        cols: (S', B) weighed different of column classes, added to.
         pairs: (R', S', B // f), added to, f bins joined.
     """
     factor = parts.shape[2] // pairs.shape[2]
@@ -185,17 +213,19 @@ def flush_layers(
                 for j in range(len(joined)):
                     total += joined[j]
                 pair[k] += total
+            weight = col_weight[col_at[s]] if kind == 1 else 1.0
             for j in range(parts.shape[2]):
-                into[j] += part[j]
+                into[j] += weight * part[j]
             if kind == 1:
+                weight = row_weight[row_at[r]]
                 for j in range(parts.shape[2]):
-                    other[j] += part[j]
+                    other[j] += weight * part[j]
             for j in range(parts.shape[2]):
                 part[j] = np.uint32(0)
 
 
 @compiled
-def weigh_bins(
+def count_near(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
@@ -204,12 +234,11 @@ def weigh_bins(
     cells: Cells,
     row_code: NDArray[np.int64],
     col_code: NDArray[np.int64],
-    row_weight: NDArray[np.uint8],
-    col_weight: NDArray[np.uint8],
-    sums: NDArray[np.int32],
-    scratch: Scratch,
+    edge: np.uint32,
+    top: np.float32,
+    near: NDArray[np.uint32],
 ) -> None:
-    """Add w_i w_j of every pair and every replicate to the histograms of same and different.
+    """Count the pairs of each two classes whose bin is below an edge.
 
     Args:
         product: (m, n), as in `count_tile`.
@@ -218,25 +247,23 @@ def weigh_bins(
         scale: as in `count_tile`.
         first: as in `count_tile`.
         cells: of `Bins`.
-        row_code: class of each row.
-        col_code: class of each column.
-        row_weight: (m, R) how often each replicate draws a row.
-        col_weight: (n, R).
-        sums: (2, B, R); 0 = same class, 1 = different; added to.
-        scratch: room for a row.
+        row_code: (m,) class of each row.
+        col_code: (n,) class of each column.
+        edge: the first bin that does not count.
+        top: the last bin.
+        near: (C, C) added to, [a, b] and [b, a].
     """
     m, n = product.shape
-    replicates = row_weight.shape[1]
-    top = np.float32(sums.shape[1] - 1)
+    x, bins = np.empty(n, np.float32), np.empty(n, np.uint32)
     for i in range(m):
         begin = min(max(i + first, 0), n)
-        bins = scratch.bins[0, :n]
         place_row(
-            product[i, begin:], row_b[i], col_b[begin:], scale, top, cells, scratch.x[begin:n],
-            bins[begin:],
-        )  # fmt: skip
+            product[i, begin:], row_b[i], col_b[begin:], scale, top, cells, x[begin:n], bins[begin:]
+        )
+        a = row_code[i]
         for j in range(begin, n):
-            kind = 0 if row_code[i] == col_code[j] else 1
-            summed, left, right = sums[kind, bins[j]], row_weight[i], col_weight[j]
-            for r in range(replicates):
-                summed[r] += np.int32(left[r]) * np.int32(right[r])
+            if bins[j] < edge:
+                b = col_code[j]
+                near[a, b] += _ONE
+                if a != b:
+                    near[b, a] += _ONE

@@ -55,13 +55,20 @@ class Tile:
         *,
         fine: NDArray[np.uint32] | None = None,
         kinds: NDArray[np.int64] | None = None,
+        even: NDArray[np.float64] | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
-        """Count every pair in `counts` and, with fewer bins there, in `fine`: see `count_tile`."""
+        """Count every pair in `counts`, with fewer bins there in `fine`, weighed in `even`.
+
+        See `count_tile`.
+        """
         shift = 0 if fine is None else (fine.shape[1] // counts.shape[1]).bit_length() - 1
         count_tile(
             self.product, self.row_b, self.col_b, self.scale, self.first, self.cells, edges,
             row_part, slots, shift, counts, slots if kinds is None else kinds,
-            counts[:, :0] if fine is None else fine, scratch,
+            counts[:, :0] if fine is None else fine,
+            np.zeros((len(counts), 0)) if even is None else even,
+            np.zeros(slots.shape) if weights is None else weights, scratch,
         )  # fmt: skip
 
 

@@ -107,15 +107,20 @@ def worst_class(analysis: Analysed, measure: str) -> tuple[str, float] | None:
 
 
 def rungs(before: Analysed, after: Analysed | None, measure: str) -> pd.DataFrame:
-    """Where the network stands: floor, untrained, before, after, ceiling; known ones only."""
+    """Where the network stands: floor, untrained, before, after, ceiling; known ones only.
+
+    The ceiling is known only if the network's classes are those of the images.
+    """
     first, second = ("this network", "only") if after is None else ("before", "before")
     judged = after or before
+    # A classifier of other classes is no ceiling of these images: features may stand above it.
+    ceiling = score_of(judged, CEILING, "sameness") if accuracy_of(judged) else None
     steps = (
         ("raw pixels", "floor", score_of(before, FLOOR, "sameness")),
         ("untrained network", "untrained", untrained_score(before, measure, "sameness")),
         (first, second, score_of(before, measure, "sameness")),
         ("after", "after", score_of(after, measure, "sameness")),
-        ("classifier's own output", "ceiling", score_of(judged, CEILING, "sameness")),
+        ("classifier's own output", "ceiling", ceiling),
     )
     rows = [
         {"name": name, "value": got.value, "low": got.low, "high": got.high, "role": role}

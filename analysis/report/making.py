@@ -38,7 +38,16 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
 
 
 def suspicions(subject: Subject, store: Any) -> list[str]:
-    """What throws doubt on all numbers: a preprocessing that looks wrong."""
+    """What throws doubt on all numbers: a preprocessing that looks wrong, features without any."""
+    flat = [
+        titled(name, f"Beware: {warning}.")
+        for name, analysis in subject.named
+        for warning in dict(analysis.settings or {}).get("warnings", ())
+    ]
+    return flat + _preprocessing(subject, store)
+
+
+def _preprocessing(subject: Subject, store: Any) -> list[str]:
     if store is None:
         return []
     warnings = {

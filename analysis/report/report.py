@@ -22,9 +22,9 @@ from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.parts import figure, text
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
-from alike.extract.errors import AlikeError
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.progress import Progress, silent
-from alike.extract.replacing import aside
+from alike.extract.replacing import aside, check_target
 
 if TYPE_CHECKING:
     from alike.analysis.report.thumbnails import Pictures
@@ -81,8 +81,13 @@ def write_report(
 
     Returns:
         The path.
+
+    Raises:
+        BadInput: nothing can be written there.
     """
+    _one_meaning(before, after)
     target = Path(path)
+    check_target(target)
     subject = Subject(before, after, comparison, main_measure(before))
     pictures, why_not = _pictures(store) if store is not None and thumbnails else (None, "")
     middle = images(subject, pictures, why_not)
@@ -93,11 +98,26 @@ def write_report(
         middle += map_section(subject, store, pictures, progress)
     middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with aside(target) as part:
         title = str((run or {}).get("title") or "Alike report")
         part.write_text(_page(title, body), encoding="utf-8")
     return target
+
+
+def _one_meaning(before: Analysed, after: Analysed | None) -> None:
+    """Refuse two analyses whose scores mean different things.
+
+    Raises:
+        BadInput: their scores have different versions.
+    """
+    both = [int(dict(one.settings).get("scores_version", 1)) for one in (before, after) if one]
+    if len(set(both)) > 1 and after is not None:
+        old = before.key if both[0] < both[1] else after.key
+        msg = (
+            f"{before.key} and {after.key} were analysed with scores of versions {both[0]} and "
+            f"{both[1]}, which mean different things: run `alike analyse --features {old}` again"
+        )
+        raise BadInput(msg)
 
 
 def _pictures(store: Any) -> "tuple[Pictures | None, str]":

@@ -29,14 +29,17 @@ SCORE_WORDS: dict[str, Words] = {
     "sameness": Words(
         "Sameness",
         "2 × AUC − 1. At 1, every same-class pair is nearer than every different-class pair. "
-        "At 0, distances are no better than chance.",
+        "At 0, distances are no better than chance. Every class weighs the same, however many "
+        "images it has.",
     ),
     "auc": Words(
         "Pairs ranked correctly (AUC)",
         "How often a same-class pair is nearer than a different-class pair, when one of each is "
-        "drawn at random.",
+        "drawn at random, from classes drawn at random.",
         "share",
     ),
+    "sameness_all_pairs": Words("Sameness, every pair weighing the same"),
+    "auc_all_pairs": Words("AUC, every pair weighing the same", "", "share"),
     "balanced_accuracy": Words(
         "Balanced sameness accuracy",
         "Share of pairs that one distance threshold classifies correctly as same or different. "

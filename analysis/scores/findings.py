@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.neighbours import Nearest
-from alike.analysis.pairs import Draws, PairCounts
+from alike.analysis.pairs import PairCounts, PairSpreads, Units
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,8 @@ class Findings:
         moments: class sums.
         geometry: how the classes lie.
         near: neighbours.
-        draws: of the bootstrap; 0 replicates: no intervals.
-        drawn: weighted histograms of same and different, (B', R) each.
-        shrink: by which the draws' deviations are multiplied: below 1 where a sample was drawn.
+        units: images, or near copies of one, that are independent of each other.
+        spreads: how surely the scores of pairs are known; None: intervals are not asked for.
     """
 
     name: str
@@ -33,18 +32,17 @@ class Findings:
     moments: Moments
     geometry: ClassGeometry
     near: Nearest
-    draws: Draws
-    drawn: tuple[NDArray[np.float64], NDArray[np.float64]]
-    shrink: float = 1.0
+    units: Units
+    spreads: PairSpreads | None
 
     @property
-    def same(self) -> NDArray[np.int64]:
-        """Histogram of all pairs of one class (B,)."""
-        total: NDArray[np.int64] = self.counts.total[0]
-        return total
+    def same(self) -> NDArray[np.float64]:
+        """Histogram of the pairs of one class (B,), balanced."""
+        kind: NDArray[np.float64] = self.counts.balanced[0]
+        return kind
 
     @property
-    def different(self) -> NDArray[np.int64]:
-        """Histogram of all pairs of different classes (B,)."""
-        total: NDArray[np.int64] = self.counts.total[1]
-        return total
+    def different(self) -> NDArray[np.float64]:
+        """Histogram of the pairs of different classes (B,), balanced."""
+        kind: NDArray[np.float64] = self.counts.balanced[1]
+        return kind

@@ -1,6 +1,7 @@
 """Everything that one measure says about one set of labelled images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,35 +9,35 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, MapBlocks, Precision, Vectors, spread
 from alike.analysis.classes import class_geometry, class_moments
-from alike.analysis.neighbours import nearest
+from alike.analysis.neighbours import Nearest, linked_units, nearest
 from alike.analysis.pairs import (
     BINS,
     Bins,
-    Draws,
-    auc,
+    Units,
     count_pairs,
     folded_accuracy,
     measured_bins,
-    weighted_histograms,
+    pair_spreads,
+    units_of,
 )
 from alike.analysis.scores import tables as table_rows
 from alike.analysis.scores.findings import Findings
-from alike.analysis.scores.rows import neighbour_scores, pair_scores, score_row, space_scores
+from alike.analysis.scores.rows import folded_row, neighbour_scores, pair_scores, space_scores
 
 NEIGHBOURS = 10
 
 Tables = dict[str, pd.DataFrame]
 Stage = Callable[[str], MapBlocks]
-BOOTSTRAP_WORK = 2e11
-"""Weighted pairs (pairs times replicates) up to which every image takes part in the bootstrap."""
 
 
 def evaluate_measure(
     name: str,
     vectors: Vectors,
-    draws: Draws,
+    images: EvaluationSet,
     stage: Stage,
     *,
+    seed: int = 0,
+    intervals: bool = True,
     bins: int = BINS,
     precision: Precision = "float32",
     note: str = "",
@@ -46,13 +47,15 @@ def evaluate_measure(
     Args:
         name: of the measure, written into every row.
         vectors: of the images.
-        draws: of the bootstrap, with the images; its seed deals the folds too.
+        images: the evaluation set.
         stage: name of a stage to the way in which its blocks are mapped.
+        seed: deals the folds, and draws for the worst class.
+        intervals: compute them.
         bins: of the histograms.
         precision: of the products that the histograms are made of.
         note: added to the note of every score, such as that a sample was evaluated.
     """
-    images, everywhere = draws.images, note
+    everywhere = note
     moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
     geometry = class_geometry(vectors, images, moments, map_blocks=stage(f"{name} means"))
     chosen = measured_bins(vectors, images, bins)
@@ -62,19 +65,22 @@ def evaluate_measure(
     )  # fmt: skip
     if precision != "float32":
         note = "; ".join(filter(None, [note, _rounding(vectors, images, chosen, precision)]))
-    near = nearest(vectors, images, NEIGHBOURS, map_blocks=stage(f"{name} neighbours"))
-    drawn, shrink = _drawn(vectors, draws, counts.bins, stage(f"{name} bootstrap"))
-    findings = Findings(name, images, counts, moments, geometry, near, draws, drawn, shrink)
+    near, units, unit = _neighbours(name, vectors, images, stage, intervals=intervals)
+    spreads = None
+    if intervals:
+        spreads = pair_spreads(
+            [(vectors, counts)], images, units, seed=seed, map_blocks=stage(f"{name} influence")
+        )
+    findings = Findings(name, images, counts, moments, geometry, near, units, spreads)
     folded = folded_accuracy(
-        vectors, images, counts.bins, seed=draws.seed, map_blocks=stage(f"{name} folds")
-    )
+        vectors, images, counts.bins, seed=seed, unit=unit, intervals=intervals,
+        map_blocks=stage(f"{name} folds"), judging=stage(f"{name} folds judged"),
+    )  # fmt: skip
     classes = table_rows.per_class(findings)
-    folds = f"{len(folded.accuracies)} folds of images, interval over folds"
-    if not np.isfinite(folded.value):
-        folds = "no fold has pairs of both kinds: too few images"
+    of_folds = folded_row(name, folded, len(units.stratum), intervals=intervals)
     rows = [
         *pair_scores(findings, classes, note),
-        score_row(name, "balanced_accuracy", folded.value, folded.interval, folds),
+        of_folds,
         *neighbour_scores(findings),
         *space_scores(findings),
     ]
@@ -92,30 +98,32 @@ def evaluate_measure(
     }
 
 
+def _neighbours(
+    name: str, vectors: Vectors, images: EvaluationSet, stage: Stage, *, intervals: bool
+) -> tuple[Nearest, Units, NDArray[np.int64] | None]:
+    """Neighbours, what is left out together, and the unit of each image where there are copies."""
+    units = units_of(images)
+    left_out = units if intervals else None
+    near = nearest(
+        vectors, images, NEIGHBOURS, units=left_out, map_blocks=stage(f"{name} neighbours")
+    )
+    # Keys of inner products are no squared distances, by which copies are known.
+    unit = None if vectors.form == "inner" else linked_units(images, [(near.places, near.keys)])
+    if unit is None:
+        return near, units, None
+    units = units_of(images, unit)
+    if intervals:
+        again = nearest(
+            vectors, images, NEIGHBOURS, units=units, map_blocks=stage(f"{name} copies")
+        )
+        near = replace(near, changes=again.changes)
+    return near, units, unit
+
+
 def _rounding(vectors: Vectors, images: EvaluationSet, bins: Bins, precision: Precision) -> str:
     """What the coarser products do to the AUC of up to 2,048 of these images."""
     at = spread(vectors.n, CENTRE_ROWS)
     few, of = vectors.take(at), images.take(at)
-    exact = auc(*count_pairs(few, of, bins=bins).total).value
-    rough = auc(*count_pairs(few, of, bins=bins, precision=precision).total).value
+    exact = count_pairs(few, of, bins=bins).area().value
+    rough = count_pairs(few, of, bins=bins, precision=precision).area().value
     return f"{precision} products, which move the AUC of {len(at)} images by {rough - exact:+.1e}"
-
-
-def _drawn(
-    vectors: Vectors, draws: Draws, bins: Bins, map_blocks: MapBlocks
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], float]:
-    """Replicates of the histograms; of a sample, with the factor for its size, where N is large.
-
-    A statistic of all pairs varies as 1 / sqrt(N), so the deviations found on m of N images are
-    those of N images once multiplied by sqrt(m / N).
-    """
-    if not draws.replicates:
-        return (np.zeros((1, 0)), np.zeros((1, 0))), 1.0
-    most = int((2.0 * BOOTSTRAP_WORK / draws.replicates) ** 0.5)
-    images = draws.images
-    at = images.sample_at(most, draws.seed)
-    if at is None:
-        return weighted_histograms(vectors, draws, bins, map_blocks=map_blocks), 1.0
-    few = Draws(images.take(at), draws.replicates, draws.seed)
-    drawn = weighted_histograms(vectors.take(at), few, bins, map_blocks=map_blocks)
-    return drawn, float((len(at) / len(images)) ** 0.5)

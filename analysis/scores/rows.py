@@ -4,18 +4,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from alike.analysis.blocks import EvaluationSet
 from alike.analysis.classes import geometry_notes, geometry_scores, pooled_statistics
-from alike.analysis.neighbours import hub_skew, two_nn
+from alike.analysis.neighbours import hub_skew, score_spread, two_nn
+from alike.analysis.pairs import Folded, share_interval
 from alike.analysis.pairs import curves as score
-from alike.analysis.pairs import mean_interval, quantile_interval
 from alike.analysis.scores.findings import Findings
 from alike.analysis.scores.table import SCORES
 
 NO_SPAN = (float("nan"), float("nan"))
 LISTED = 10
 """Neighbours that `purity_at_10` and `recall_at_10` are named after."""
+FAR_APART = 0.02
+"""Difference of the balanced and the plain sameness from which on a note says so."""
 RESOLVED = 1e-3
 """Span of cosine distances from which on 16,384 bins are wider than float32's rounding of 1."""
 
@@ -48,7 +50,7 @@ def pair_scores(
     """Scores of the histograms of all pairs; means and d' are exact where own distance is key."""
     same, different = findings.same, findings.different
     middles = findings.counts.middles(len(same))
-    whole = findings.counts.area()
+    whole, plain = findings.counts.area(), findings.counts.plain_area()
     far, tar = score.rates(same, different)
     near, apart = (score.binned_moments(counts, middles) for counts in findings.counts.total)
     if findings.counts.form != "euclidean":
@@ -58,78 +60,78 @@ def pair_scores(
             (mean, variance if np.isfinite(variance) else binned[1])
             for (mean, variance), binned in zip(exact, (near, apart), strict=True)
         )
-    draws = _draws_note(findings, note)
-    drawn = pair_replicates(findings.drawn)
-    # The score in the bins of the replicates, without draws: what it lacks to the value is theirs.
-    bins = len(findings.drawn[0])
-    undrawn = pair_replicates((_coarser(same, bins), _coarser(different, bins)))
-    by = "the bins and the rounding" if findings.counts.error else "the bins"
-    certified = f"certain to {whole.low:.6f}..{whole.high:.6f} by {by}{_unresolved(findings)}"
+    pairs = findings.counts.total.sum(axis=1).tolist()
     worst = (
         per_class.loc[per_class["sameness"].idxmin()]
         if per_class["sameness"].notna().any()
         else None
     )
 
-    def drawn_row(name: str, value: float, more: str = "") -> tuple[Any, ...]:
-        values = drawn[name]
-        if len(undrawn[name]) and np.isfinite(undrawn[name][0]):
-            # The replicates have fewer bins, which moves all of them alike where pairs crowd.
-            values = values + (value - undrawn[name][0])
-        if findings.shrink < 1.0:
-            # Drawn from a sample: its spread is that of fewer images, its centre that of others.
-            values = value + (values - values.mean()) * findings.shrink
-        span = quantile_interval(values)
-        return name, value, span, f"{draws}{more}"
+    def sure_row(name: str, value: float, more: str = "", of: str = "") -> tuple[Any, ...]:
+        span, why = pair_interval(findings, of or name, value)
+        if of:
+            span = 2.0 * span[0] - 1.0, 2.0 * span[1] - 1.0
+            value = 2.0 * value - 1.0
+        return name, value, span, "; ".join(filter(None, [why, more, note]))
 
     values = [
-        drawn_row("sameness", whole.sameness),
-        drawn_row("auc", whole.value, f"; {certified}"),
-        drawn_row("eer", score.eer(far, tar)),
-        drawn_row("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01)),
+        sure_row("sameness", whole.value, _told_apart(whole, plain), of="auc"),
+        sure_row("auc", whole.value, _certified(findings, whole)),
+        sure_row("eer", score.eer(far, tar)),
+        sure_row("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01)),
+        sure_row("sameness_all_pairs", plain.value, of="auc_all_pairs"),
+        sure_row("auc_all_pairs", plain.value, _certified(findings, plain)),
         ("d_prime", score.d_prime(near, apart), NO_SPAN, ""),
-        ("intra_mean", near[0], NO_SPAN, f"{int(same.sum())} pairs"),
-        ("inter_mean", apart[0], NO_SPAN, f"{int(different.sum())} pairs"),
+        ("intra_mean", near[0], NO_SPAN, f"{pairs[0]} pairs"),
+        ("inter_mean", apart[0], NO_SPAN, f"{pairs[1]} pairs"),
     ]  # fmt: skip
     if worst is not None:
-        values.append(
-            ("worst_class_sameness", worst["sameness"], NO_SPAN, f"class {worst['class']}")
-        )
+        told = f"class {worst['class']}"
+        values.append(sure_row("worst_class_sameness", worst["auc"], told, of="worst_class_auc"))
     return [score_row(findings.name, *value) for value in values]
 
 
-def _coarser(counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
-    """A histogram in the bins of the replicates, (bins, 1); (1, 0) where they do not nest."""
-    if bins < 2 or len(counts) % bins:
-        return np.zeros((1, 0))
-    coarse: NDArray[np.float64] = counts.reshape(bins, -1).sum(axis=1, dtype=np.float64)
-    return coarse[:, None]
+def _certified(findings: Findings, area: score.Auc) -> str:
+    by = "the bins and the rounding" if findings.counts.error else "the bins"
+    return f"certain to {area.low:.6f}..{area.high:.6f} by {by}{_unresolved(findings)}"
 
 
-def pair_replicates(drawn: tuple[Any, Any]) -> dict[str, NDArray[np.float64]]:
-    """Scores of every replicate: (B, R) and (B, R) histograms to name and (R,)."""
-    aucs = score.auc_many(*drawn)
-    curves = [score.rates(*pair) for pair in zip(drawn[0].T, drawn[1].T, strict=True)]
-    return {
-        "sameness": 2.0 * aucs - 1.0,
-        "auc": aucs,
-        "eer": np.array([score.eer(*curve) for curve in curves]),
-        "tar_at_far_1pct": np.array([score.tar_at_far(*curve, 0.01) for curve in curves]),
-    }
+def _told_apart(balanced: score.Auc, plain: score.Auc) -> str:
+    """A note where the largest classes say something else than all classes do."""
+    if not abs(balanced.sameness - plain.sameness) > FAR_APART:
+        return ""
+    return (
+        f"every class weighs the same here: weighing every pair the same, so that large classes "
+        f"say most, it is {plain.sameness:.3f}"
+    )
 
 
-def _draws_note(findings: Findings, note: str) -> str:
-    text = "no bootstrap"
-    if findings.draws.replicates:
-        text = f"{findings.draws.replicates} draws of images within classes"
-    if findings.shrink < 1.0:
-        text += f", of a sample, scaled by {findings.shrink:.2f} to all images"
-    return f"{text}; {note}" if note else text
+def pair_interval(findings: Findings, score: str, value: float) -> tuple[tuple[float, float], str]:
+    """Interval of a score of pairs, and why there is none."""
+    if findings.spreads is None:
+        return NO_SPAN, "intervals were not asked for"
+    # With classes of one size both weights are one.
+    equal = score == "auc_all_pairs" and score not in findings.spreads.sides[0]
+    span = findings.spreads.interval("auc" if equal else score, value)
+    why = findings.spreads.why_not.get(score, "")
+    return span, f"no interval: {why}" if why else ""
+
+
+def folded_row(name: str, folded: Folded, units: int, *, intervals: bool) -> dict[str, Any]:
+    """The row of the balanced accuracy."""
+    note = f"{len(folded.accuracies)} folds of images"
+    spread = folded.spread
+    if not np.isfinite(folded.value):
+        note = "no fold has pairs of both kinds: too few images"
+    elif intervals and spread is None:
+        note += "; no interval: fewer than three folds"
+    span = NO_SPAN if spread is None else share_interval(folded.value, spread, max(1, units / 4))
+    return score_row(name, "balanced_accuracy", folded.value, span, note)
 
 
 def neighbour_scores(findings: Findings) -> list[dict[str, Any]]:
-    """Scores of the neighbour lists; intervals are of means over drawn images."""
-    near, draws = findings.near, findings.draws
+    """Scores of the neighbour lists; each unit is left out as query and as neighbour."""
+    near = findings.near
     hits = near.hits(findings.images)
     alone = int((findings.images.counts == 1).sum())
     note = f"{alone} classes of one image left out" if alone else ""
@@ -140,18 +142,36 @@ def neighbour_scores(findings: Findings) -> list[dict[str, Any]]:
 
     def over_images(name: str, values: Any) -> dict[str, Any]:
         values = np.where(has_kin, values, np.nan)
-        span = mean_interval(values, draws.weights) if draws.replicates else NO_SPAN
-        return score_row(findings.name, name, float(np.nanmean(values)), span, note)
+        value = float(np.nanmean(values))
+        span = neighbour_interval(findings, name, value)
+        return score_row(findings.name, name, value, span, note)
 
     return [
         over_images("one_nn", hits[:, 0].astype(np.float64)),
         over_images("purity_at_10", hits.sum(axis=1) / hits.shape[1]),
-        over_images("recall_at_10", hits.any(axis=1).astype(np.float64)),
+        over_images("recall_at_10", near.recall),
         over_images("r_precision", near.r_precision),
         over_images("map_at_r", near.map_at_r),
         score_row(findings.name, "hub_skew", hub_skew(near.places, len(hits)), NO_SPAN, ""),
         _two_nn(findings),
     ]
+
+
+def neighbour_interval(findings: Findings, score: str, value: float) -> tuple[float, float]:
+    """Interval of a score of neighbours; NaN where none was asked for."""
+    changes = findings.near.changes
+    if changes is None:
+        return NO_SPAN
+    of = score_spread(changes.without, score, findings.images, findings.units)
+    top = purity_top(findings.images) if score == "purity_at_10" else 1.0
+    return share_interval(value, of, len(findings.units.stratum), top)
+
+
+def purity_top(images: EvaluationSet, k: int = LISTED) -> float:
+    """The largest purity that these classes allow: a class of 4 fills 3 of 10 places."""
+    n = images.counts[images.counts > 1].astype(np.float64)
+    k = min(k, len(images) - 1)
+    return float((np.minimum(k, n - 1) * n).sum() / (k * n.sum()))
 
 
 def _two_nn(findings: Findings) -> dict[str, Any]:

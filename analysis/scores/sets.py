@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic
-from alike.analysis.pairs import Draws, auc, auc_many, quantile_interval
+from alike.analysis.pairs import auc, balance, spreads_of_matrix, units_of
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from alike.extract.store import Features
 
 TAP = "last_conv"
-BINS = 4096
+BINS = 1024
 
 
 def evaluate_sets(
     features: "Features",
     measure: SetMeasure,
     images: EvaluationSet,
-    replicates: int,
+    intervals: bool,
     seed: int,
     map_blocks: MapBlocks,
 ) -> pd.DataFrame:
@@ -45,22 +45,26 @@ def evaluate_sets(
     upper = np.triu_indices(len(few), 1)
     same = few.codes[upper[0]] == few.codes[upper[1]]
     between = distances[upper]
-    bins = np.minimum((between / max(between.max(), 1e-12) * BINS).astype(np.int64), BINS - 1)
-    counts = [np.bincount(bins[kind], minlength=BINS) for kind in (same, ~same)]
-    draws = Draws(few, replicates, seed).weights.astype(np.float64)
-    weight = draws[upper[0]] * draws[upper[1]]
-    drawn = [
-        np.stack([np.bincount(bins[kind], column[kind], BINS) for column in weight.T], axis=1)
-        if replicates
-        else np.zeros((BINS, 0))
-        for kind in (same, ~same)
-    ]
-    area, (low, high) = auc(counts[0], counts[1]), quantile_interval(auc_many(*drawn))
+    placed = np.minimum(distances / max(between.max(), 1e-12) * BINS, BINS - 1).astype(np.int64)
+    every = np.arange(len(few.classes))
+    weight = balance(few.counts).of_pairs(every, every)[few.codes[upper[0]], few.codes[upper[1]]]
+    bins = placed[upper]
+    total, balanced = (
+        np.stack([np.bincount(bins[kind], w[kind], minlength=BINS) for kind in (same, ~same)])
+        for w in (np.ones(len(bins)), weight)
+    )
+    area, plain = auc(*balanced), auc(*total)
+    low, high = NO_SPAN
+    if intervals:
+        spreads = spreads_of_matrix(placed, balanced, total, few, units_of(few))
+        low, high = spreads.interval("auc", area.value)
     np.fill_diagonal(distances, np.inf)
     hits = few.codes[distances.argmin(axis=1)] == few.codes
     return pd.DataFrame([
         score_row(measure.name, "sameness", area.sameness, (2 * low - 1, 2 * high - 1), note),
         score_row(measure.name, "auc", area.value, (low, high), note),
+        score_row(measure.name, "sameness_all_pairs", plain.sameness, NO_SPAN, note),
+        score_row(measure.name, "auc_all_pairs", plain.value, NO_SPAN, note),
         score_row(measure.name, "intra_mean", float(between[same].mean()), NO_SPAN, note),
         score_row(measure.name, "inter_mean", float(between[~same].mean()), NO_SPAN, note),
         score_row(measure.name, "one_nn", float(hits.mean()), NO_SPAN, note),

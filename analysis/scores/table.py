@@ -28,9 +28,13 @@ class Score:
 
 
 _ROWS = (
-    Score("sameness", "up", "-1 to 1, 0 chance", "2 AUC - 1 over all pairs: the headline"),
+    Score("sameness", "up", "-1 to 1, 0 chance",
+          "2 AUC - 1, every class and every pair of classes weighing the same: the headline"),
     Score("auc", "up", "0 to 1, 0.5 chance",
-          "probability that a same-class pair is nearer than another"),
+          "chance that a same pair is nearer than a different; classes weigh the same"),
+    Score("sameness_all_pairs", "up", "-1 to 1, 0 chance",
+          "the same with every pair weighing the same, so that large classes say most"),
+    Score("auc_all_pairs", "up", "0 to 1, 0.5 chance", "likewise, every pair weighing the same"),
     Score("balanced_accuracy", "up", "0 to 1, 0.5 chance",
           "same or different by one threshold, chosen on other images; both kinds count half"),
     Score("eer", "down", "0 to 1, 0.5 chance", "error at the threshold with equal error rates"),
@@ -65,5 +69,8 @@ _ROWS = (
     Score("uniformity", "neither", "<= 0", "log mean exp(-2 d^2) over all pairs on the sphere"),
     Score("two_nn", "neither", "> 0", "intrinsic dimension by the two nearest neighbours"),
 )  # fmt: skip
+
+VERSION = 2
+"""Of what the scores mean, stored in every analysis; see CHANGELOG.md. 2: pair scores balanced."""
 
 SCORES: dict[str, Score] = {score.name: score for score in _ROWS}

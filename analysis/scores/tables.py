@@ -20,7 +20,10 @@ EXAMPLES = 12
 
 
 def per_class(findings: Findings) -> pd.DataFrame:
-    """Scores of each class; its balanced accuracy is at its own best threshold, so optimistic."""
+    """Scores of each class, each other class weighing the same.
+
+    Its balanced accuracy is at its own best threshold, so optimistic.
+    """
     images, counts = findings.images, findings.counts
     middles = counts.middles(counts.same.shape[1])
     rows = []
@@ -97,7 +100,7 @@ def _of_pair_histograms(findings: Findings) -> dict[str, NDArray[Any]]:
 
 
 def histograms(findings: Findings) -> pd.DataFrame:
-    """How many same and different pairs lie in each of 256 equal ranges of distance.
+    """How many same and different pairs lie in each of 256 equal ranges of distance, balanced.
 
     A fine bin that lies across a boundary is shared out between both sides.
     """
@@ -112,9 +115,11 @@ def histograms(findings: Findings) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _shared(counts: NDArray[np.int64], fine: Floats, edges: Floats) -> NDArray[np.int64]:
+def _shared(counts: Floats, fine: Floats, edges: Floats) -> Floats:
     grown = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
-    at = np.rint(np.interp(edges, fine, grown)).astype(np.int64)
+    at = np.interp(edges, fine, grown)
+    if (counts == np.rint(counts)).all():
+        at = np.rint(at)
     at[0], at[-1] = 0, grown[-1]
     return np.diff(at)
 

@@ -1,5 +1,6 @@
 """A measure meets stored rows: fitted or loaded, then vectors block by block."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ from alike.extract.measures.steps import Array
 
 FIT_ROWS = 20_000
 """Rows that a measure is fitted on, if there are so many."""
+
+RECORD = "record"
+"""Name of the constant that holds the digest of a fitted measure and the hash of its labels."""
 
 BLOCK = 1024
 """Rows that are read and embedded at once."""
@@ -43,15 +47,23 @@ class FeatureRows(Protocol):
 
 
 def ready_measure(
-    features: FeatureRows, name: str, *, fit_rows: NDArray[np.int64] | None = None
+    features: FeatureRows,
+    name: str,
+    *,
+    fit_rows: NDArray[np.int64] | None = None,
+    as_fitted: bool = False,
 ) -> Measure:
     """The measure, ready to embed: its taps are there, its arrays loaded or fitted and stored.
+
+    What was fitted before counts if it was fitted on these rows with these labels. So a measure
+    follows from the images that are there, and not from those that were there first.
 
     Args:
         features: the extraction to measure.
         name: a key of `MEASURES`.
-        fit_rows: rows to fit on; None: up to 20,000 rows of the train split, balanced by class,
-            or what was fitted before on rows that are all still in the train split.
+        fit_rows: rows to fit on; None: up to 20,000 rows of the train split, balanced by class.
+        as_fitted: take what was fitted before on whatever rows, as one who asks an index must
+            that was built by it.
 
     Raises:
         BadInput: an unknown name, a tap or constant that is not stored, no rows to fit on.
@@ -63,17 +75,21 @@ def ready_measure(
     _check_stored(features, measure)
     if not measure.needs_fit:
         return measure
-    stored = _load(features, measure)
-    if fit_rows is None:
-        train = features.table("train")
-        # An image that left the train split may be judged now: what was fitted on it must go.
-        if stored is not None and np.isin(stored.fitted_rows, train["row"].to_numpy()).all():
-            return stored
-        fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
-    fit_rows = np.unique(np.asarray(fit_rows, dtype=np.int64))
-    if stored is not None and np.array_equal(stored.fitted_rows, fit_rows):
+    stored, labels_then = _load(features, measure)
+    if stored is not None and as_fitted:
         return stored
-    return _fit(features, measure, fit_rows)
+    if fit_rows is None:
+        train = features.table("train").sort_values("image_id")
+        fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
+    table = features.table().set_index("row")
+    # By image id, for sums depend on the order a little, and rows are numbered by arrival.
+    chosen = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
+    rows, labels = chosen.index.to_numpy(np.int64), chosen["label"].astype(str).to_numpy()
+    # Version 0.1 did not record the labels.
+    same_labels = labels_then in ("", _hash_of(labels))
+    if stored is not None and same_labels and np.array_equal(stored.fitted_rows, np.sort(rows)):
+        return stored
+    return _fit(features, measure, rows, labels)
 
 
 def constants_of(features: FeatureRows, measure: Measure) -> dict[str, NDArray[Any]]:
@@ -123,7 +139,8 @@ def balanced_rows(
 ) -> NDArray[np.int64]:
     """At most `limit` of `rows`, as even over the classes as they allow; sorted, seeded.
 
-    Each class gives its whole content or the same quota; rows without a label are left out.
+    Each class gives its whole content or the same quota; rows without a label are left out. The
+    draw follows the order of the rows.
     """
     labelled = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
     rows, labels = np.asarray(rows)[labelled], np.asarray(labels)[labelled].astype(str)
@@ -173,29 +190,43 @@ def _place(measure: Measure, name: str) -> str:
     return f"measures/{measure.name}/{name}"
 
 
-def _load(features: FeatureRows, measure: Measure) -> Measure | None:
+def _hash_of(labels: NDArray[Any]) -> str:
+    return hashlib.sha256("\0".join(labels).encode()).hexdigest()
+
+
+def _load(features: FeatureRows, measure: Measure) -> tuple[Measure | None, str]:
+    """What was fitted before, and the hash of the labels that it was fitted with.
+
+    Arrays of two fits, of which the second was killed, count as nothing fitted.
+    """
     start = _place(measure, "")
     names = [name for name in features.constants() if name.startswith(start)]
     if _place(measure, "rows") not in names:
-        return None
+        return None, ""
     arrays = {name.removeprefix(start): features.read_constant(name) for name in names}
     rows = arrays.pop("rows").astype(np.int64)
-    return replace(measure, fitted=arrays, fitted_rows=rows)
+    record = arrays.pop(RECORD, np.empty(0, np.uint8)).tobytes().decode()
+    stored = replace(measure, fitted=arrays, fitted_rows=rows)
+    digest, _, labels_hash = record.partition(" ")
+    return (stored, labels_hash) if digest in ("", stored.digest) else (None, "")
 
 
-def _fit(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> Measure:
+def _fit(
+    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], labels: NDArray[Any]
+) -> Measure:
     if len(rows) < 2:
         msg = (
             f"measure {measure.name} is fitted on rows that it never judges, and the train split "
             f"of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
         )
         raise BadInput(msg)
-    table = features.table().set_index("row")
-    labels = np.unique(table.loc[rows, "label"].astype(str).to_numpy(), return_inverse=True)[1]
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     constants = constants_of(features, measure)
     taps = {tap: features.read(tap, rows) for tap in measure.taps}
-    fitted = replace(measure.fit(taps, constants, labels.astype(np.int64)), fitted_rows=rows)
+    fitted = replace(measure.fit(taps, constants, codes), fitted_rows=np.sort(rows))
     for name, value in fitted.fitted.items():
         features.write_constant(_place(measure, name), value)
-    features.write_constant(_place(measure, "rows"), rows)
+    record = f"{fitted.digest} {_hash_of(labels)}".encode()
+    features.write_constant(_place(measure, RECORD), np.frombuffer(record, dtype=np.uint8))
+    features.write_constant(_place(measure, "rows"), fitted.fitted_rows)
     return fitted

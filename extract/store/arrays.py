@@ -112,6 +112,26 @@ def create_valid(group: Any, rows: int) -> None:
     )
 
 
+_LAID_OUT = (
+    "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "dimension_names",
+)  # fmt: skip
+
+
+def described_otherwise(tree: Any, key: str, spec: ArraySpec) -> bool:
+    """Say whether Zarr would write the rows of an array otherwise than this store lays them out."""
+    import zarr
+
+    made = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
+    create_valid(made, 0) if spec.name == VALID else create_array(made, spec, 0)
+    try:
+        array = zarr.open_array(tree, path=f"{key}/{spec.name}", mode="r")
+    # A damaged description makes zarr-python raise anything.
+    except Exception:
+        return True
+    found, expected = array.metadata.to_dict(), made[spec.name].metadata.to_dict()
+    return any(repr(found.get(name)) != repr(expected.get(name)) for name in _LAID_OUT)
+
+
 def read_valid(tree: Any, key: str) -> np.ndarray:
     """Read the array `valid` of a group; `StoreDamaged` if it is missing or broken."""
     import zarr

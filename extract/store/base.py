@@ -10,10 +10,11 @@ import pandas as pd
 
 from alike.extract.documents import parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.replacing import check_target
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
-from alike.extract.store.locks import Lock, holder_of, is_dead
+from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
 from alike.extract.store.manifest import Manifest
 from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
@@ -315,6 +316,19 @@ class StoreBase:
                     f"{n_new} new images cannot be listed in {self.url} while process {holder.pid} "
                     f"on {holder.host} extracts; wait for it to end"
                 )
+
+    def require_writable(self, name: str = "") -> None:
+        """Refuse to begin what ends with files that cannot be written here.
+
+        Args:
+            name: of the file that comes at the end, if it is known.
+
+        Raises:
+            BadInput: it cannot be written. Of a remote store only writing tells.
+        """
+        require_writable(self.files)
+        if name and self.files.root is not None:
+            check_target(self.files.root / name)
 
     # Other files of the store
 

@@ -4,7 +4,7 @@ Order of a commit: the claim; taking back rows that will change; the data, their
 A crash anywhere leaves a record with its rows, or no record: what is recorded is what is there.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ _STEP = 8
 
 Bad = Mapping[int, tuple[str, str]]
 """Row to (state, reason) of an image without a feature."""
+Lost = Mapping[int, Sequence[str]]
+"""Row to the arrays that have no value of its image, which has all others."""
 
 
 def pending_units(group: Group, names: list[str]) -> list[int]:
@@ -80,7 +82,12 @@ def _came_back(group: Group, records: Iterable[Record]) -> dict[int, list[int]]:
 
 
 def commit_unit(
-    group: Group, unit: int, arrays: Mapping[str, np.ndarray], bad: Bad, run_id: str
+    group: Group,
+    unit: int,
+    arrays: Mapping[str, np.ndarray],
+    bad: Bad,
+    run_id: str,
+    lost: Lost | None = None,
 ) -> None:
     """Write rows and their record; see `Features.write_unit`."""
     rows = group.unit_rows(unit)
@@ -90,25 +97,43 @@ def commit_unit(
     first = rows.stop - lengths.pop()
     if any(row not in range(first, rows.stop) for row in bad):
         raise ValueError(f"bad rows {sorted(bad)} outside of {first} to {rows.stop}")
+    lost = {row: tuple(names) for row, names in (lost or {}).items() if row not in bad}
+    without = {name: [*bad, *(row for row, of in lost.items() if name in of)] for name in arrays}
     with group.claim(unit) as claim:
         record = group.ledger.record(unit)
-        shards = {name: _joined(group, record, name, first, arrays[name], bad) for name in arrays}
+        shards = {
+            name: _joined(group, record, name, first, arrays[name], without[name])
+            for name in arrays
+        }
         changed = {name for name, shard in shards.items() if not shard.stays}
         if record and changed & set(record.arrays):
             # Rows that change are taken back first: what is recorded is always what is there.
             record = withdraw(group, record, changed)
         committed = dict(record.arrays) if record else {}
         for name, shard in shards.items():
-            committed[name] = _write_array(group, unit, name, shard, bad)
+            committed[name] = _write_array(group, unit, name, shard, without[name])
         earlier_bad = record.bad if record else {}
         if set(committed) <= set(arrays):
             # A row that was bad stays so until it is given for every array at once.
             earlier_bad = {row: why for row, why in earlier_bad.items() if row < first}
         ids = group.store.image_ids(rows.start, rows.stop)
         all_bad = {**earlier_bad, **bad}
+        all_lost = _all_lost(record, lost, first, set(arrays))
         claim.check()
         run = provenance(run_id)
-        group.ledger.write(Record(unit, committed, all_bad, ids_hash(ids), run, group.key))
+        sealed = Record(unit, committed, all_bad, ids_hash(ids), run, group.key, all_lost)
+        group.ledger.write(sealed)
+
+
+def _all_lost(
+    record: Record | None, lost: Lost, first: int, given: set[str]
+) -> dict[int, tuple[str, ...]]:
+    """Give what is lost after a commit: what was, where no new value was given, and what is new."""
+    every = {row: set(names) for row, names in lost.items()}
+    for row, names in (record.lost if record else {}).items():
+        stays = set(names) if row < first else set(names) - given
+        every[row] = every.get(row, set()) | stays
+    return {row: tuple(sorted(names)) for row, names in sorted(every.items()) if names}
 
 
 def withdraw(group: Group, record: Record, names: Collection[str]) -> Record | None:
@@ -136,14 +161,19 @@ class _Shard:
 
 
 def _joined(
-    group: Group, record: Record | None, name: str, first: int, new_rows: np.ndarray, bad: Bad
+    group: Group,
+    record: Record | None,
+    name: str,
+    first: int,
+    new_rows: np.ndarray,
+    without: Sequence[int],
 ) -> _Shard:
-    """Put the unit's rows together: those before `first` as committed, new ones, NaN if bad."""
+    """Put the unit's rows together: as committed before `first`, new ones, NaN for `without`."""
     check_rows(group.arrays, name, new_rows)
     lo = first // UNIT * UNIT
-    if bad:
+    if without:
         new_rows = new_rows.copy()
-        new_rows[[row - first for row in bad]] = group.arrays[name].fill
+        new_rows[[row - first for row in without]] = group.arrays[name].fill
     if first == lo:
         if record is None or name not in record.arrays:
             return _Shard(new_rows, stays=False)
@@ -160,7 +190,9 @@ def _joined(
     return _Shard(rows, stays or row_hash(rows[: len(committed)]) == record.arrays[name].hash)
 
 
-def _write_array(group: Group, unit: int, name: str, shard: _Shard, bad: Bad) -> Committed:
+def _write_array(
+    group: Group, unit: int, name: str, shard: _Shard, without: Sequence[int]
+) -> Committed:
     files, place, lo = group.store.files, group.place(name, unit), unit * UNIT
     # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
     # shard that holds no intact committed rows goes first.
@@ -172,7 +204,7 @@ def _write_array(group: Group, unit: int, name: str, shard: _Shard, bad: Bad) ->
         stored = files.size(place) or 0
         if stored:
             files.sync(place)
-    nonfinite = _nonfinite(shard.rows, [row - lo for row in bad])
+    nonfinite = _nonfinite(shard.rows, [row - lo for row in without])
     spec = group.arrays[name]
     chunks = chunk_checksums(files, place, spec, len(shard.rows)) if stored else ""
     rest = len(shard.rows) % spec.chunk_rows

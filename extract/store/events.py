@@ -54,9 +54,12 @@ class _Entry:
 
 
 def events(files: Files) -> pd.DataFrame:
-    """Give the diary: time, event, key, note, host, pid; oldest first, what is damaged left out."""
+    """Give the diary: time, event, key, note, host, pid; oldest first.
+
+    An entry that cannot be read is the event `unreadable`, its note the file and its fault.
+    """
     return pd.DataFrame(
-        [vars(entry) for entry, _ in _entries(files) if entry is not None],
+        [vars(entry or _unreadable(error)) for entry, error in _entries(files)],
         columns=["time", "event", "key", "note", "host", "pid"],
     )
 
@@ -64,6 +67,14 @@ def events(files: Files) -> pd.DataFrame:
 def event_faults(files: Files) -> list[tuple[str, str]]:
     """Give (file, what is wrong with it) of the entries that cannot be read."""
     return [(error.file, error.fault) for _, error in _entries(files) if error is not None]
+
+
+def _unreadable(error: StoreDamaged | None) -> _Entry:
+    place, fault = ("", "") if error is None else (error.file, error.fault)
+    # The name of an entry begins with its time: 20260131T120000000000.
+    day = place.removeprefix(f"{FOLDER}/")[:15]
+    time = f"{day[:4]}-{day[4:6]}-{day[6:11]}:{day[11:13]}:{day[13:15]}"
+    return _Entry(time, "unreadable", "", f"{place}: {fault}", "", 0)
 
 
 def _entries(files: Files) -> list[tuple[_Entry | None, StoreDamaged | None]]:

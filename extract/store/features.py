@@ -15,7 +15,7 @@ from alike.extract.images import SIDES, splits_of
 from alike.extract.store import constants as store_constants
 from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, read_valid, write_rows
 from alike.extract.store.base import StoreBase
-from alike.extract.store.commit import Bad, commit_unit, pending_units, rows_to_do
+from alike.extract.store.commit import Bad, Lost, commit_unit, pending_units, rows_to_do
 from alike.extract.store.files import ADVICE, disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
@@ -68,7 +68,10 @@ class Features(Group):
         return rows_to_do(self, unit, list(self.arrays if names is None else names))
 
     def committed(self, names: Iterable[str] | None = None, *, good: bool = False) -> np.ndarray:
-        """Say of every row whether it is committed, and `good`: has a feature; (n_rows,) bool."""
+        """Say of every row whether it is committed, and `good`: has a feature; (n_rows,) bool.
+
+        A row without a value of one of the named arrays (`lost`) is not good.
+        """
         names = None if names is None else list(names)
         committed = np.zeros(self.store.n_rows, dtype=bool)
         for record in self.ledger.records().values():
@@ -76,6 +79,9 @@ class Features(Group):
             committed[record.lo : record.hi(names)] = True
             if good and record.bad:
                 committed[list(record.bad)] = False
+            if good and record.lost and names is not None:
+                gone = [row for row, of in record.lost.items() if not set(of).isdisjoint(names)]
+                committed[gone] = False
         return committed
 
     def table(
@@ -123,6 +129,17 @@ class Features(Group):
             reason=pd.Series([one[1] for one in states], failed.index, dtype=object),
         )
         return pd.concat([unread, failed]).sort_values("path").reset_index(drop=True)
+
+    def lost(self) -> pd.DataFrame:
+        """Give the images of the set that have features, but none of some array: row, path, array.
+
+        Their values are beyond the range of the array's type; they read as NaN.
+        """
+        records = self.ledger.records().values()
+        pairs = [(row, one) for record in records for row, of in record.lost.items() for one in of]
+        table = pd.DataFrame(pairs, columns=["row", "array"])
+        view = self.store.images().drop_duplicates("row")[["row", "path"]]
+        return view.merge(table, on="row").sort_values(["row", "array"]).reset_index(drop=True)
 
     # Reading
 
@@ -207,6 +224,7 @@ class Features(Group):
         bad: Bad | None = None,
         *,
         run_id: str = "",
+        lost: Lost | None = None,
     ) -> None:
         """Commit rows of one unit: data, flush, then the record.
 
@@ -216,13 +234,15 @@ class Features(Group):
                 `todo`, or the whole unit. Rows before them must be committed.
             bad: row to (state, reason) of images without a feature; their rows become NaN.
             run_id: id of the run, for the record.
+            lost: row to the arrays that have no value of it: NaN there, good in all others.
 
         Raises:
             StoreBusy: another living process has the unit.
             StoreDamaged: rows to be kept are not what was recorded.
             StoreFull: no space; nothing of the unit is committed.
         """
-        commit_unit(self, unit, arrays, {int(row): why for row, why in (bad or {}).items()}, run_id)
+        told = {int(row): why for row, why in (bad or {}).items()}
+        commit_unit(self, unit, arrays, told, run_id, lost)
 
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""

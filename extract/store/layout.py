@@ -8,7 +8,14 @@ from typing import Any
 
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
-from alike.extract.store.arrays import TREE, VALID, ArraySpec, create_array, create_valid
+from alike.extract.store.arrays import (
+    TREE,
+    VALID,
+    ArraySpec,
+    create_array,
+    create_valid,
+    described_otherwise,
+)
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files, LocalFiles, disk_errors
 from alike.extract.store.metadata import (
@@ -96,7 +103,7 @@ def lay_out(
         described = _plain(extraction)
         attrs, listed = _stored_attributes(files, key)
         _check_same(attrs or {}, described, key)
-        present = _present_arrays(files, key, listed)
+        present = _present_arrays(files, tree, key, listed)
         for spec in specs:
             if present.get(spec.name, spec) != spec:
                 raise BadInput(f"{key}/{spec.name} holds {present[spec.name]}, not {spec}")
@@ -162,7 +169,7 @@ def _stored_attributes(
 
 
 def _present_arrays(
-    files: Files, key: str, listed: Mapping[str, ArraySpec]
+    files: Files, tree: Any, key: str, listed: Mapping[str, ArraySpec]
 ) -> dict[str, ArraySpec]:
     """Give the arrays that are there; what describes one wrongly goes, and is written anew."""
     present = {}
@@ -174,7 +181,10 @@ def _present_arrays(
         except StoreDamaged as error:
             _take_away(files, key, error.file)
             continue
-        if spec is not None and spec != listed.get(name, spec):
+        wrong = spec is not None and (
+            spec != listed.get(name, spec) or described_otherwise(tree, key, spec)
+        )
+        if wrong:
             _take_away(files, key, f"{TREE}/{key}/{name}/{META}")
         elif spec is not None:
             present[name] = spec

@@ -64,6 +64,7 @@ class Record:
         ids_hash: hash of the ids of the images of the rows up to `hi`.
         run: id of the run, host, process, time and versions that wrote it.
         key: the group that it belongs to; empty in records of earlier versions.
+        lost: row to the arrays that hold no value of its image, which has all others.
     """
 
     unit: int
@@ -72,6 +73,7 @@ class Record:
     ids_hash: str
     run: dict[str, Any] = field(default_factory=dict)
     key: str = ""
+    lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def lo(self) -> int:
@@ -91,6 +93,7 @@ class Record:
         """Write the record as a file, with a hash of itself."""
         fields = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
         fields["bad"] = {str(row): list(why) for row, why in self.bad.items()}
+        fields["lost"] = {str(row): list(names) for row, names in self.lost.items()}
         return json.dumps({"record": fields, "hash": _hash_of(fields)}).encode()
 
     @staticmethod
@@ -102,10 +105,17 @@ class Record:
         fields = read_json(json.dumps(document.record), _Fields, place, ADVICE)
         try:
             bad = {int(row): why for row, why in fields.bad.items()}
+            lost = {int(row): names for row, names in fields.lost.items()}
         except ValueError as error:
             raise damaged(place, error, ADVICE) from None
         return Record(
-            fields.unit, fields.arrays, bad, fields.ids_hash, dict(fields.run), fields.key
+            unit=fields.unit,
+            arrays=fields.arrays,
+            bad=bad,
+            ids_hash=fields.ids_hash,
+            run=dict(fields.run),
+            key=fields.key,
+            lost=lost,
         )
 
 
@@ -123,6 +133,7 @@ class _Fields:
     ids_hash: str
     run: dict[str, Any]
     key: str = ""
+    lost: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _hash_of(fields: Mapping[str, Any]) -> str:
@@ -240,6 +251,8 @@ def digest_of(records: Mapping[int, Record], names: Collection[str] | None = Non
             if names is None or name in names
         )
         whole.update(json.dumps([unit, arrays, sorted(record.bad.items())]).encode())
+        if record.lost:
+            whole.update(json.dumps(sorted(record.lost.items())).encode())
     return whole.hexdigest()
 
 

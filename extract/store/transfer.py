@@ -11,6 +11,7 @@ import pandas as pd
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import check_target
 from alike.extract.store.arrays import UNIT, VALID, ArraySpec
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
@@ -46,6 +47,7 @@ def export_group(
     unknown = sorted(set(names) - set(features.arrays))
     if unknown:
         raise BadInput(f"{features.key} has no {unknown[0]!r}, only {', '.join(features.arrays)}")
+    check_target(target)
     carried = _carry(features, names)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
@@ -236,7 +238,12 @@ def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> Non
     for name, array in arrays.items():
         if len(stored):
             array[stored] = features.read(name, stored + rows.start)
-    features.write_unit(unit, arrays, bad, run_id=f"import {run}")
+    lost: dict[int, list[str]] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.ndim > 2:
+            for at_row in np.flatnonzero(np.isnan(array.reshape(len(array), -1)).all(axis=1)):
+                lost.setdefault(rows.start + int(at_row), []).append(name)
+    features.write_unit(unit, arrays, bad, run_id=f"import {run}", lost=lost)
 
 
 def _rows_at(carried: Carried, spec: ArraySpec, at: np.ndarray) -> np.ndarray:

@@ -125,7 +125,9 @@ def register(app: typer.Typer) -> None:
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
-        for sentence in twin_sentences(analysis.settings["twins"]):
+        settings_used = analysis.settings
+        twins = twin_sentences(settings_used["twins"])
+        for sentence in (*settings_used["warnings"], *twins):
             typer.echo(f"note: {sentence}")
 
 

@@ -82,6 +82,7 @@ def register(app: typer.Typer) -> None:
         `alike explain --store pets.store --continuity --json`
         """
         from alike.extract.errors import BadInput
+        from alike.extract.replacing import check_target
         from alike.extract.store import Store
         from alike.flows.console import print_json
 
@@ -89,8 +90,14 @@ def register(app: typer.Typer) -> None:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
+        if to is not None:
+            check_target(to, folder=True)
+        if arrays is not None:
+            check_target(arrays)
         chosen = Store.open(store).features(features)
         side = split.side
+        if to is None:
+            chosen.store.require_writable()
         names = names_of(methods)
         answers: dict[str, Any] = {}
         maps: dict[str, Any] = {}
@@ -230,10 +237,12 @@ def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
     import numpy as np
 
     from alike.extract.errors import BadInput
+    from alike.extract.replacing import aside
 
     if not maps:
         raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
-    np.savez_compressed(file, **maps)
+    with aside(file) as part, part.open("wb") as sink:
+        np.savez_compressed(sink, **maps)
     if not quiet:
         _say([str(file)])
     return str(file)
@@ -241,14 +250,15 @@ def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
     from alike.extract.panels import png
+    from alike.extract.replacing import aside
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     if to is None:
         place = f"explanations/{chosen.key}/{file}.png"
         chosen.store.write_file(place, png(picture))
         return f"{chosen.store.url}/{place}"
-    to.mkdir(parents=True, exist_ok=True)
-    (to / f"{file}.png").write_bytes(png(picture))
+    with aside(to / f"{file}.png") as part:
+        part.write_bytes(png(picture))
     return str(to / f"{file}.png")
 
 

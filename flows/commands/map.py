@@ -50,11 +50,14 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.export import Result
         from alike.analysis.maps import MapSettings, make_map
         from alike.extract.errors import BadInput
+        from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store
         from alike.flows.console import print_json, progress_bars
 
         if to is not None and to.suffix not in {".csv", ".parquet"}:
             raise BadInput(f"cannot write a map to {to.name}: expected .csv or .parquet.")
+        if to is not None:
+            check_target(to)
         opened = Store.open(store)
         chosen = opened.features(features)
         settings = MapSettings(measure, split.value, perplexity, sample, seed)
@@ -63,7 +66,8 @@ def register(app: typer.Typer) -> None:
             table = make_map(chosen, settings, like=first, progress=progress)
         if to is not None:
             result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
-            result.to_csv(to) if to.suffix == ".csv" else result.to_parquet(to)
+            with aside(to) as part:
+                result.to_csv(part) if to.suffix == ".csv" else result.to_parquet(part)
         shown = {"key": chosen.key, "images": len(table), **table.attrs}
         if as_json:
             print_json(shown)

@@ -58,6 +58,7 @@ def register(app: typer.Typer) -> None:
         `alike neighbours new_images/ --store pets.store --to answers.parquet`
         """
         from alike.extract.errors import BadInput
+        from alike.extract.replacing import check_target
         from alike.flows.console import print_json, print_table
         from alike.index.filters import Among
         from alike.index.query import NeighbourIndex
@@ -74,6 +75,8 @@ def register(app: typer.Typer) -> None:
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         if folder and contact_sheet is not None:
             raise BadInput("--contact-sheet shows named images: give them instead of their folder")
+        for target in filter(None, (contact_sheet, to)):
+            check_target(target)
         _build_missing(store, features, measure, as_json)
         opened = NeighbourIndex.open(store, features, measure)
         if to is not None:

@@ -36,6 +36,9 @@ COLUMNS = {
     "roc": ["measure", "far", "tar", "threshold"],
     "pairs_examples": ["measure", "kind", "row_a", "row_b", "distance"],
     "neighbours": ["measure", "row", "rank", "neighbour", "distance"],
+    "twins": [
+        "row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how",
+    ],
 }  # fmt: skip
 
 

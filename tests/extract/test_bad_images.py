@@ -83,9 +83,12 @@ def test_feature_that_is_not_finite_is_a_bad_image(tmp_path: Path, store: Store)
 
 def test_overflow_of_float16_is_seen() -> None:
     maps = np.array([[1.0, 60000, 60000], [np.inf, -np.inf, 0], [np.nan, 0, 0]], np.float16)
-    bad = non_finite({"last_conv": maps}, [10, 11, 12])
-    assert set(bad) == {11, 12}
-    assert "last_conv" in bad[11][1]
+    gap = np.array([[1.0], [2.0], [np.nan]], np.float32)
+    bad, lost = non_finite({"last_conv": maps[:, :, None], "gap": gap}, [10, 11, 12])
+    # A map beyond the type is lost alone; a vector that is no number makes the image bad.
+    assert set(bad) == {12}
+    assert "gap" in bad[12][1]
+    assert lost == {11: ["last_conv"]}
 
 
 def test_other_size_is_a_bad_image_where_nothing_resizes(

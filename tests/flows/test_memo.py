@@ -46,6 +46,16 @@ def test_only_what_nobody_changed_is_a_steps_own(tmp_path, tables):
     assert memo.unchanged("explain") == [tables]
 
 
+def test_what_a_killed_step_wrote_is_its_own(tmp_path, tables):
+    memo = Memo(tmp_path)
+    memo.record("explain", {"of": 1}, {}, (tables,))
+    memo.begin("explain", [*memo.unchanged("explain"), tmp_path / "new", tmp_path / "never"])
+    (tmp_path / "new").write_text("B")
+    killed = Memo(tmp_path)
+    assert killed.outputs("explain", {"of": 1}) is None
+    assert killed.unchanged("explain") == [tables, tmp_path / "new"]
+
+
 def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path):
     weights, elsewhere = tmp_path / "out" / "weights" / "new", tmp_path / "elsewhere"
     weights.parent.mkdir(parents=True)

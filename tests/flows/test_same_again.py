@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from alike.analysis.analyse import Analysis
 from alike.extract.errors import BadInput
-from alike.flows import retraining
+from alike.flows import retraining, steps
 from alike.flows import run as whole_run
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
@@ -159,6 +159,23 @@ def test_tables_that_another_command_wrote_over_are_made_again(place):
     assert not again.reused
     assert list(again.seconds) == ["analyse network"]
     assert_same(repaired, tables)
+
+
+def test_pictures_of_a_killed_step_are_removed(place, monkeypatch):
+    """The run that follows asks for fewer pictures, and its report must show no others."""
+    done, _, _ = run(place)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.PipelineRun, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, examples=3)
+    pictures = place / "out" / "store" / "explanations" / done.key
+    assert {file.name for file in pictures.iterdir()} == {"examples.png", "confused.png"}
+    run(place, examples=0)
+    assert {file.name for file in pictures.iterdir()} == {"confused.png"}
 
 
 def test_a_lost_index_and_a_damaged_picture_are_made_again(place):

@@ -6,6 +6,7 @@ from alike.train.collapse import CollapseWatch
 
 
 def feed(watch, steps, value=2.0, signature=1.0, cosine=0.5, first=0):
+    watch.first = watch.first or (1.0, 0.5)
     for step in range(first, first + steps):
         watch.see(step, value, signature, cosine)
 
@@ -60,3 +61,21 @@ def test_state_goes_and_comes_back():
     feed(watch, 7, value=1.0)
     other.restore(watch.state())
     assert other == watch
+
+
+def test_collapse_is_judged_against_the_start():
+    """An untrained network of ReLUs begins with equal features; that is no work of the loss."""
+    watch = CollapseWatch(patience=5)
+    for step in range(40):
+        watch.see(step, 1.004, 1.0, 0.985)
+    assert watch.decisions == []
+    for step in range(40, 45):
+        watch.see(step, 1.001, 1.0, 0.985)
+    assert "equal features" in watch.decisions[0]
+    watch = CollapseWatch(patience=5)
+    for step in range(40):
+        watch.see(step, 2.0, 1.0, 0.985 if step < 20 else 0.99)
+    assert watch.decisions == []
+    for step in range(40, 45):
+        watch.see(step, 2.0, 1.0, 0.995)
+    assert "0.995" in watch.decisions[0]

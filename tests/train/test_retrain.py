@@ -333,3 +333,40 @@ def test_a_cache_too_small_changes_nothing(parent, digits, tmp_path, monkeypatch
     monkeypatch.setattr("alike.train.retrain.CACHE_BYTES", 10_000)
     little = again(parent, digits, tmp_path / "little", epochs=1)
     assert little.weights_hash == plenty.weights_hash
+
+
+def test_head_warmup_leaves_the_statistics_of_the_body_alone(parent, digits, tmp_path):
+    """All steps are warm-up: weights and BatchNorm statistics of the body are those of before."""
+    name, run = parent
+    network = load_network(name, str(run.weights))
+    two = [(path, f"digit {label}") for path, label in digits.images if label in "01"]
+    before = network.module.state_dict()
+    statistics = [key for key in before if "running_" in key]
+    assert statistics
+
+    def after(share):
+        out = tmp_path / str(share)
+        found = retrain(network, two, digits.read, out=out, head_warmup=share, loss="ce", epochs=2)
+        return load_file(found.weights)
+
+    held = after(1.0)
+    assert all(torch.equal(held[key], before[key]) for key in statistics)
+    assert torch.equal(held["0.weight"], before["0.weight"])
+    moved = after(0.0)
+    assert not any(torch.equal(moved[key], before[key]) for key in statistics)
+
+
+def test_validation_images_stop_a_training(parent, digits, tmp_path):
+    """They are looked at instead of the held-out ones, and all training images are trained on."""
+    name, run = parent
+    network = load_network(name, str(run.weights))
+    train, validation, held_out = digits.images[:60], digits.images[60:90], digits.images[90:]
+    found = retrain(
+        network, train, digits.read, out=tmp_path, held_out=held_out, validation=validation,
+        patience=1, epochs=3, device="cpu", lr=1e-9, loss="ce",
+    )  # fmt: skip
+    assert any("stopped" in decision for decision in found.decisions)
+    written = pd.read_parquet(tmp_path / "train_images.parquet")
+    assert len(written) >= 60
+    with pytest.raises(BadInput, match="are among the training images"):
+        retrain(network, train, digits.read, out=tmp_path / "c", validation=train[:3])

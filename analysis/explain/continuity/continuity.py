@@ -31,7 +31,7 @@ from alike.extract.progress import Progress, silent
 METHODS = ("cam", "gradcam", "sa", "grad_x_input", "lrp")
 COLUMNS = (
     *("network", "explainer", "pairs", "n_images", "n_pairs"),
-    *("max", "q99", "median", "mean", "slope", "contrast", "n_zero"),
+    *("max", "q99", "median", "mean", "montavon", "slope", "contrast", "n_zero"),
 )
 
 
@@ -79,7 +79,9 @@ class Continuity:
 
     Attributes:
         table: one row an explainer and kind of pair, with the columns `COLUMNS`; `max`, `q99`,
-            `median` and `mean` are of the ratio, per unit of network input; `slope` is
+            `median` and `mean` are of the ratio, per unit of network input, of maps whose
+            magnitudes sum to 1; `montavon` is the maximum of the ratio of the maps as they are, as
+            Montavon et al. have it: it grows with the scale of the scores; `slope` is
             d log max / d log (1 / radius) of the noise balls, 0 continuous to 1 a jump; `contrast`
             is the mean over different-class pairs divided by that over same-class pairs: above 1,
             images of one class are explained more alike; `n_zero` counts maps that are all zero,
@@ -204,7 +206,7 @@ def _judge(
 ) -> dict[str, tuple[dict[str, object], Example]]:
     """The row and the worst pair of every method, for one kind of pair."""
     ratios: dict[str, list[npt.NDArray[np.floating]]] = {method: [] for method in base}
-    n_zero = dict.fromkeys(base, 0)
+    n_zero, plain = dict.fromkeys(base, 0), dict.fromkeys(base, 0.0)
     worst: dict[str, Example] = {}
     for part in pairs:
         first = torch.as_tensor(part.first)
@@ -213,6 +215,10 @@ def _judge(
         for method, maps_of_method in maps.items():
             ratio = near.continuity_ratios(base[method][first], maps_of_method, apart)
             ratios[method].append(ratio)
+            raw = near.continuity_ratios(
+                base[method][first], maps_of_method, apart, normalised=False
+            )
+            plain[method] = max(plain[method], float(raw.max()))
             n_zero[method] += int((maps_of_method.flatten(1).abs().sum(1) == 0).sum())
             at = int(ratio.argmax())
             if method not in worst or ratio[at] > worst[method].ratio:
@@ -220,7 +226,10 @@ def _judge(
                 both = torch.stack([base[method][first[at]], maps_of_method[at]])
                 worst[method] = Example(method, part.kind, float(ratio[at]), inputs, both)
     return {
-        method: (_row(method, pairs, ratios[method], n_zero[method]), worst[method])
+        method: (
+            {**_row(method, pairs, ratios[method], n_zero[method]), "montavon": plain[method]},
+            worst[method],
+        )
         for method in base
     }
 

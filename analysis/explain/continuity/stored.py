@@ -67,6 +67,7 @@ def continuity_of(
         sampling: how many pairs, see `Sampling`.
         progress: told after every method.
     """
+    features.store.require_writable()
     network = network_for(features, network)
     sampling = sampling or Sampling()
     table = _spread(features.table(split), n_images)
@@ -136,5 +137,5 @@ def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
     place = table.groupby(table["label"].fillna("")).cumcount()
-    order = np.lexsort((table["row"], place))[:count]
+    order = np.lexsort((table["image_id"], place))[:count]
     return table.iloc[order]

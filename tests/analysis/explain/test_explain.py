@@ -307,3 +307,14 @@ def test_cam_of_a_network_that_pools_nothing_does_not_apply():
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 3)).eval()
     with pytest.raises(DoesNotFit, match="no CAM"):
         relevance(net, batch(side=12), "cam")
+
+
+@pytest.mark.parametrize("method", ["cam", "deep_taylor", "lrp_gamma"])
+def test_what_is_conserved_is_the_sum_over_the_score(method):
+    from alike.analysis.explain.explain import Explanation
+
+    relevance = np.array([[1.0, 2.0], [3.0, -2.0]], dtype=np.float32)
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
+    found = Explanation(method, 0, "0", 8.0, 0.5, relevance, image)
+    assert found.conserved == pytest.approx((1.0 if method == "cam" else 4.0) / 8.0)
+    assert np.isnan(Explanation(method, 0, "0", 0.0, 0.5, relevance, image).conserved)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from alike.analysis.figures import map as figures_map
 from alike.analysis.report.answer import answer
 from alike.analysis.report.lookup import rungs
 from alike.analysis.report.report import write_report
+from alike.extract.errors import BadInput
 
 
 class Loads(HTMLParser):
@@ -176,6 +178,10 @@ def test_rungs_are_in_order(analysed):
     one = analysed(n_classes=4, each=6)
     steps = rungs(one, None, "gap_cosine")
     assert list(steps["role"]) == ["floor", "untrained", "only", "ceiling"]
+    scores = one.tables["scores"]
+    one.tables["scores"] = scores[scores["score"] != "accuracy"]
+    # A classifier of other classes gives no accuracy, and is no ceiling.
+    assert list(rungs(one, None, "gap_cosine")["role"]) == ["floor", "untrained", "only"]
 
 
 @pytest.fixture(scope="module")
@@ -353,3 +359,11 @@ def test_control_and_reuse_are_told(analysed, compared, tmp_path):
     page = path.read_text(encoding="utf-8")
     assert "without the consistency loss reaches" in first_lines(page)
     assert "extract network, index network" in page
+
+
+def test_analyses_of_two_score_versions_are_not_set_side_by_side(tmp_path, two):
+    _, before, after = two
+    old = replace(before, settings={**before.settings, "scores_version": 1})
+    new = replace(after, settings={**after.settings, "scores_version": 2})
+    with pytest.raises(BadInput, match="scores of versions 1 and 2, which mean different things"):
+        write_report(tmp_path / "r.html", before=old, after=new)

@@ -38,7 +38,10 @@ class InMemory:
         self.held = {"classifier/weight": draw.standard_normal((K, C)).astype(np.float32)}
         split = np.where(np.arange(N) < 60, "train", "held_out")
         labels = [f"class {code}" for code in self.codes]
-        self.listed = pd.DataFrame({"row": np.arange(N), "label": labels, "split": split})
+        ids = [f"{row:064x}" for row in range(N)]
+        self.listed = pd.DataFrame(
+            {"row": np.arange(N), "image_id": ids, "label": labels, "split": split}
+        )
 
     def read(self, name, rows):
         return self.arrays[name][rows]
@@ -193,6 +196,36 @@ def test_a_fit_is_made_anew_when_its_rows_left_the_train_split(features):
     ready_measure(features, "gap_cosine_centred")
     features.listed["split"] = np.where(np.arange(N) < 50, "train", "held_out")
     assert np.array_equal(ready_measure(features, "gap_cosine_centred").fitted_rows, np.arange(50))
+
+
+def test_a_fit_follows_the_labels_and_every_image_of_the_train_split(features):
+    first = ready_measure(features, "lda_cosine")
+    features.listed["split"] = np.where(np.arange(N) < 62, "train", "held_out")
+    grown = ready_measure(features, "lda_cosine")
+    assert np.array_equal(grown.fitted_rows, np.arange(62))
+    assert ready_measure(features, "lda_cosine", as_fitted=True).digest == grown.digest
+    features.listed["split"] = np.where(np.arange(N) < 60, "train", "held_out")
+    labels = features.listed["label"].copy()
+    features.listed.loc[:9, "label"] = labels[10]
+    assert ready_measure(features, "lda_cosine").digest != first.digest
+    features.listed["label"] = labels
+    assert ready_measure(features, "lda_cosine").digest == first.digest
+
+
+def test_a_fit_does_not_follow_the_numbers_of_the_rows(features):
+    """The same images, arrived in another order, are fitted to the last bit."""
+    first = ready_measure(features, "whitened_cosine")
+    other = InMemory()
+    order = np.concatenate([np.random.default_rng(0).permutation(60), np.arange(60, N)])
+    other.arrays = {name: values[order] for name, values in other.arrays.items()}
+    other.listed = other.listed.iloc[order].assign(row=np.arange(N)).reset_index(drop=True)
+    assert ready_measure(other, "whitened_cosine").digest == first.digest
+
+
+def test_a_fit_that_was_killed_between_two_arrays_is_made_anew(features):
+    first = ready_measure(features, "lda_cosine")
+    features.held["measures/lda_cosine/mean"] = first.fitted["mean"] + 1
+    assert ready_measure(features, "lda_cosine", as_fitted=True).digest == first.digest
 
 
 def test_what_is_missing_is_named(features):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import h5py
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import store_writer as known
 
+from alike.analysis.analyse import analyse
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import settings_hash
+from alike.extract.pipeline import extract
 from alike.extract.store.ledger import Record
+from alike.extract.store.locks import Holder
+from alike.extract.store.sides import Split
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage
@@ -450,3 +455,41 @@ def test_a_group_of_other_shapes_is_refused_before_its_images_are_listed(tmp_pat
     store = Store.open(tmp_path / "to" / "store", create=True)
     store.create_features(EXTRACTION, KEY, {"fc": ((8,), "float32")})
     refused(file, store)
+
+
+def test_a_store_that_is_a_link_to_itself(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for create in (True, False):
+        with pytest.raises(BadInput, match="leads back to itself"):
+            Store.open(tmp_path / "loop", create=create)
+
+
+def test_a_link_that_leads_back_into_the_store_is_not_followed(tmp_path):
+    features = filled(tmp_path / "s")
+    (tmp_path / "s" / "features.zarr" / "round").symlink_to(tmp_path / "s")
+    (tmp_path / "s" / "ledger" / "itself").symlink_to(tmp_path / "s" / "ledger" / "itself")
+    assert verify(features.store).damage == ()
+    assert features.store.groups() == [KEY]
+
+
+@pytest.mark.parametrize("pid", ['"x"', "null", str(2**70), "-1", "1.5"])
+def test_a_lock_with_a_foreign_number(tmp_path, pid):
+    features = filled(tmp_path, 40)
+    me = {**Holder.me().__dict__, "pid": 0}
+    place = tmp_path / "locks" / "layout.json"
+    place.write_text(json.dumps(me).replace('"pid": 0', f'"pid": {pid}'))
+    os.utime(place, (1, 1))
+    again = features.store.create_features(EXTRACTION, KEY, known.ARRAYS)
+    assert again.pending() == []
+    assert not place.exists()
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    features = filled(tmp_path, 40)
+    monkeypatch.setattr("alike.extract.store.locks.os.access", lambda *_: False)
+    with pytest.raises(BadInput, match="cannot be written"):
+        features.store.require_writable()
+    with pytest.raises(BadInput, match="cannot be written"):
+        analyse(features)
+    with pytest.raises(BadInput, match="cannot be written"):
+        extract(None, None, features.store)

@@ -149,6 +149,10 @@ def test_the_table_has_every_explainer_and_kind_of_pair():
     assert list(few.table["n_images"][:3]) == [2, 2, 2]
     ordered = found.table[["median", "q99", "max"]].to_numpy()
     assert (np.diff(ordered, axis=1) >= 0).all()
+    lrp = found.table[found.table["explainer"] == "lrp"]
+    # The maps as they are differ from those of sum 1 by the scale of the scores.
+    assert (lrp["montavon"] > 0).all()
+    assert not np.allclose(lrp["montavon"], lrp["max"])
     contrast = found.table.set_index(["explainer", "pairs"])["contrast"]
     means = found.table.set_index(["explainer", "pairs"])["mean"]
     expected = means["lrp", "different_class"] / means["lrp", "same_class"]
@@ -191,3 +195,34 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_montavons_number_is_that_of_the_maps_as_they_are():
+    """Against every pair of real images, by hand; twice the scores give twice the number."""
+    from copy import deepcopy
+
+    from alike.analysis.explain.explain import relevances
+
+    images, labels = torch.randn(6, 3, 16, 16), list("aabbcc")
+    net = small_net()
+    found = continuity(net, images, labels, methods=("sa", "grad_x_input"))
+    target = net(images).argmax(1)
+    maps = relevances(net, images, ["grad_x_input"], target)["grad_x_input"].double()
+    ratios = [
+        float((maps[a] - maps[b]).abs().sum() / (images[a] - images[b]).double().norm())
+        for a in range(6)
+        for b in range(6)
+        if labels[a] != labels[b]
+    ]
+    rows = found.table.set_index(["explainer", "pairs"])
+    assert rows.loc[("grad_x_input", "different_class"), "montavon"] == pytest.approx(
+        max(ratios), rel=1e-5
+    )
+    double = deepcopy(net)
+    double[-1].weight.data *= 2
+    double[-1].bias.data *= 2
+    scaled = continuity(double, images, labels, methods=("grad_x_input",)).table
+    scaled = scaled.set_index(["explainer", "pairs"]).loc["grad_x_input"]
+    plain = rows.loc["grad_x_input"]
+    np.testing.assert_allclose(scaled["montavon"], 2 * plain["montavon"], rtol=1e-4)
+    np.testing.assert_allclose(scaled["max"], plain["max"], rtol=1e-4)

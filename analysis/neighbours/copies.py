@@ -1,0 +1,67 @@
+"""Near copies by features alone, for intervals only: images that stand far nearer than others do.
+
+A wrong link costs little: two images that are left out together are still left out, so a variance
+stays right and only its degrees of freedom fall. A missed copy costs coverage. So this links
+generously; it decides no side of a split and removes no image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alike.analysis.blocks import EvaluationSet
+
+GAP = 4.0
+"""Ratio of squared distances (keys) from the last copy to the first other image: twice as far."""
+
+
+def copy_units(
+    places: NDArray[np.int64], keys: NDArray[np.float64], codes: NDArray[np.int64], gap: float = GAP
+) -> NDArray[np.int64]:
+    """The unit of each image (N,): those linked are one.
+
+    Args:
+        places: (N, k) nearest others, nearest first.
+        keys: (N, k) their keys, half the squared distance (`Nearest.keys`).
+        codes: (N,) classes; only images of one class are linked.
+        gap: see `GAP`.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n, k = keys.shape
+    floor = 1e-7 * max(float(np.median(keys[:, -1])), 1e-30)
+    ratio = np.maximum(keys[:, 1:], floor) / np.maximum(keys[:, :-1], floor)
+    last = np.where(ratio.max(axis=1) >= gap, ratio.argmax(axis=1) + 1, 0)
+    row, slot = np.nonzero(np.arange(k)[None, :] < last[:, None])
+    other = places[row, slot]
+    kept = codes[row] == codes[other]
+    one_way = coo_matrix((np.ones(kept.sum()), (row[kept], other[kept])), shape=(n, n)).tocsr()
+    mutual = one_way.multiply(one_way.T)
+    return np.asarray(connected_components(mutual, directed=False)[1], dtype=np.int64)
+
+
+LARGEST = 64
+"""Copies that are left out together at most: more chain, and are no copies."""
+
+
+def linked_units(
+    images: EvaluationSet, sides: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]
+) -> NDArray[np.int64] | None:
+    """The unit (N,) of each image, linked on every side; None where there are no copies.
+
+    Args:
+        images: the evaluation set.
+        sides: places and keys of the nearest, of each network that is compared.
+    """
+    named = np.zeros(len(images), dtype=np.int64)
+    for places, keys in sides:
+        if keys.shape[1] < 2:
+            return None
+        linked = copy_units(places, keys, images.codes)
+        named = np.unique(named * (int(linked.max()) + 1) + linked, return_inverse=True)[1]
+    size = np.bincount(named)
+    if size.max() == 1 or size.max() > LARGEST:
+        return None
+    return np.asarray(named, dtype=np.int64)

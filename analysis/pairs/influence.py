@@ -1,0 +1,473 @@
+"""What every image does to the scores of pairs: one pass, a table look-up for each pair and score.
+
+A score of the two histograms is linear in them near what was found: a same pair in bin k moves it
+by `same[k]`, a different pair by `different[k]` (`influence_tables`). The mean of these over the
+pairs of an image is its influence (Hajek's projection). The spread of influences counts what two
+images do together twice; the residuals of a two-way layout of each pair of classes say how much
+that is, and it is taken off once. So the variance is unbiased for a linear score of pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alike.analysis.blocks import (
+    EvaluationSet,
+    MapBlocks,
+    Statistic,
+    Vectors,
+    best_product,
+    blocks,
+    compiled,
+)
+from alike.analysis.pairs.bins import TILE, Bins
+from alike.analysis.pairs.intervals import Spread, spread
+from alike.analysis.pairs.kernels import place_rows
+
+Floats = NDArray[np.float64]
+WINDOW = 0.1
+"""Share of the errors at a threshold that the densities there are measured on."""
+
+
+def influence_tables(same: Floats, different: Floats, far: float = 0.01) -> dict[str, Any]:
+    """Name to (same (B,), different (B,), value): `auc`, `eer`, `tar` at a FAR.
+
+    Args:
+        same: (B,) weighted histogram of same pairs, any total.
+        different: (B,) of different pairs.
+        far: of `tar`.
+    """
+    s, d = same / same.sum(), different / different.sum()
+    below_s, below_d = np.cumsum(s), np.cumsum(d)
+    fars, tars = np.append(0.0, below_d), np.append(0.0, below_s)
+    out = {"auc": (1.0 - below_d + d / 2, below_s - s / 2, float((below_s - s / 2) @ d))}
+    gap = fars + tars - 1.0
+    t, error = _crossing(gap, 0.0, fars)
+    at_s, at_d = _densities(s, d, t, min(WINDOW, error / 2), min(WINDOW, error / 2))
+    step = np.clip(t - np.arange(len(s)), 0.0, 1.0)
+    total = max(at_s + at_d, 1e-300)
+    out["eer"] = (-at_d / total * step, at_s / total * step, error)
+    t, value = _crossing(fars, far, tars)
+    at_s, at_d = _densities(s, d, t, 0.0, far)
+    step = np.clip(t - np.arange(len(s)), 0.0, 1.0)
+    out["tar"] = (step, -at_s / max(at_d, 1e-300) * step, value)
+    return out
+
+
+def _crossing(curve: Floats, wanted: float, of: Floats) -> tuple[float, float]:
+    at = int(np.argmax(curve >= wanted))
+    if at == 0:
+        return 0.0, float(of[0])
+    share = (wanted - curve[at - 1]) / (curve[at] - curve[at - 1])
+    return at - 1 + share, float(of[at - 1] + share * (of[at] - of[at - 1]))
+
+
+def _densities(s: Floats, d: Floats, t: float, few_s: float, few_d: float) -> tuple[float, float]:
+    """Share of either kind in a bin about t, over a window that holds some of both."""
+    reach = 1
+    while True:
+        low, high = max(int(t) - reach, 0), min(int(t) + reach + 1, len(s))
+        whole = low == 0 and high == len(s)
+        if whole or (s[low:high].sum() >= few_s and d[low:high].sum() >= few_d):
+            return float(s[low:high].mean()), float(d[low:high].mean())
+        reach = int(reach * 1.3) + 1
+
+
+WHOLE = 0.9
+"""Units to an image of a class from which on what pairs do twice is taken off."""
+
+
+@dataclass
+class PairSums:
+    """Sums over pairs for T tables; everything adds over panels of rows, rows are joined.
+
+    Attributes:
+        own: (N, T) sum of an image's same pairs.
+        other: (N, T) over the other classes b, g_b times the mean of its pairs with b.
+        total: (T, C, C) sum over pairs of an image of the first class with one of the second.
+        squares: (T, C, C) sum of squares.
+        rows: (T, C, C) sum over images of the first of the squared mean of its pairs.
+    """
+
+    own: Floats
+    other: Floats
+    total: Floats
+    squares: Floats
+    rows: Floats
+
+
+@compiled
+def add_rows(
+    bins: Any, places: Any, codes: Any, starts: Any, same: Any, different: Any, sign: Any,
+    of_table: Any, g: Any, own: Any, other: Any, total: Any, squares: Any, rows: Any,
+) -> None:  # fmt: skip
+    """Sums of some rows over all columns.
+
+    Args:
+        bins: (S, m, N) bin of each pair on S sides (2: a comparison of two networks).
+        places: (m,) position of each row; the pair of an image with itself is left out.
+        codes: (N,) ascending.
+        starts: (C + 1,) of the classes.
+        same: (S, T, B) influence of a same pair.
+        different: (S, T, B).
+        sign: (S, T) a table's value is the sum over sides of sign times look-up.
+        of_table: (T,) which row of `g` weighs it.
+        g: (W, C) weight of a class among others.
+        own: see `PairSums`; all written for these rows or added to.
+        other: as above.
+        total: as above.
+        squares: as above.
+        rows: as above.
+    """
+    sides, m, _ = bins.shape
+    n_tables, n_classes = same.shape[1], len(starts) - 1
+    for i in range(m):
+        place = places[i]
+        a = codes[place]
+        for b in range(n_classes):
+            low, high = starts[b], starts[b + 1]
+            n = high - low
+            if n == 0:
+                continue
+            for t in range(n_tables):
+                s1, s2 = 0.0, 0.0
+                if sides == 1 or sign[0, t] == 0.0 or sign[1, t] == 0.0:
+                    side = 0 if sides == 1 or sign[1, t] == 0.0 else 1
+                    table = same[side, t] if a == b else different[side, t]
+                    row = bins[side, i]
+                    for j in range(low, high):
+                        v = table[row[j]]
+                        s1 += v
+                        s2 += v * v
+                    if a == b:
+                        v = table[row[place]]
+                        s1, s2 = s1 - v, s2 - v * v
+                    s1, s2 = s1 * sign[side, t], s2 * sign[side, t] ** 2
+                else:
+                    left = same[0, t] if a == b else different[0, t]
+                    right = same[1, t] if a == b else different[1, t]
+                    one, two = sign[0, t], sign[1, t]
+                    for j in range(low, high):
+                        if j == place:
+                            continue
+                        v = one * left[bins[0, i, j]] + two * right[bins[1, i, j]]
+                        s1 += v
+                        s2 += v * v
+                total[t, a, b] += s1
+                squares[t, a, b] += s2
+                if a == b:
+                    own[i, t] = s1
+                    if n > 1:
+                        rows[t, a, a] += (s1 / (n - 1)) ** 2
+                else:
+                    other[i, t] += g[of_table[t], b] * s1 / n
+                    rows[t, a, b] += (s1 / n) ** 2
+
+
+def no_sums(n: int, classes: int, tables: int) -> PairSums:
+    """Zeros."""
+    two, three = np.zeros((2, n, tables)), np.zeros((3, tables, classes, classes))
+    return PairSums(two[0], two[1], three[0], three[1], three[2])
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How units move a score.
+
+    Attributes:
+        unit: (U,) movement of the score by each unit, mean 0 within a stratum.
+        stratum: (U,) class of the unit; small classes are units of the last stratum.
+        twice: (C + 1,) variance that the units of each stratum count once too often.
+    """
+
+    unit: Floats
+    stratum: NDArray[np.int64]
+    twice: Floats
+
+
+def strata(codes: NDArray[np.int64], unit: NDArray[np.int64], classes: int) -> Any:
+    """Units to leave out: classes of one or two units are left out whole.
+
+    Returns:
+        (N,) unit of each image, numbered anew; (U,) stratum of each unit, `classes` for those
+        that are a class.
+    """
+    first = np.unique(unit, return_index=True)[1]
+    n_units = np.bincount(codes[first], minlength=classes)
+    small = n_units[codes] <= 2
+    key = np.where(small, unit.max() + 1 + codes, unit)
+    _, first, named = np.unique(key, return_index=True, return_inverse=True)
+    return named, np.where(small[first], classes, codes[first])
+
+
+def pair_influence(
+    sums: PairSums, t: int, counts: NDArray[np.int64], codes: NDArray[np.int64],
+    named: NDArray[np.int64], stratum: NDArray[np.int64], same_weight: Floats, g: Floats,
+) -> Influence:  # fmt: skip
+    """The influence of units on sum_a w_a (mean of same pairs of a) + sum_ab w_ab (mean of a, b).
+
+    Args:
+        sums: of all images.
+        t: which table.
+        counts: (C,) images of each class.
+        codes: (m,) class of each image that has a row: all, or a sample.
+        named: from `strata`.
+        stratum: from `strata`.
+        same_weight: (C,) w_a, sums to 1.
+        g: (C,) w_ab = g_a g_b / sum of these over a < b.
+    """
+    n, classes = counts.astype(np.float64), len(counts)
+    here = np.bincount(codes, minlength=classes).astype(np.float64)
+    norm = (g.sum() ** 2 - (g**2).sum()) / 2
+    at = n[codes]
+    q = sums.own[:, t] / np.maximum(at - 1, 1)
+    grown = np.where(at > 3, (at - 1) / np.maximum(at - 2, 1), 1.6)
+    psi = 2 * same_weight[codes] * q * grown + g[codes] * sums.other[:, t] / norm
+    mean = np.bincount(codes, psi, minlength=classes) / np.maximum(here, 1)
+    moved = np.bincount(named, (psi - mean[codes]) / at, len(stratum)).astype(np.float64)
+    twice = np.zeros(classes + 1)
+    w = np.outer(g, g) / norm
+    np.fill_diagonal(w, 0.0)
+    size = np.outer(here, n)
+    big = stratum == classes
+    if big.any():
+        # A class left out whole: its weights go to the others.
+        a = codes[np.unique(named, return_index=True)[1]][big]
+        h = np.diag(sums.total[t]) / np.maximum(here * (n - 1), 1)
+        across = np.where(size > 0, sums.total[t] / np.maximum(size, 1), 0.0)
+        row = (w * across).sum(axis=1)
+        all_same, all_across = float(same_weight @ h), float(row.sum() / 2)
+        less_same = (all_same - same_weight * h) / np.maximum(1 - same_weight, 1e-300)
+        less_across = (all_across - row) / np.maximum(1 - w.sum(axis=1), 1e-300)
+        moved[big] = -(less_same + less_across)[a]
+        moved[big] -= moved[big].mean()
+    alone = np.bincount(stratum, minlength=classes + 1)[:classes]
+    # Residuals are of pairs of images: they say it of a class whose units are nearly all images.
+    if (here == n).all():
+        twice[:classes] = _twice(sums, t, n, same_weight, w) * (alone >= WHOLE * n)
+    return Influence(moved, stratum, twice)
+
+
+def _twice(sums: PairSums, t: int, n: Floats, same_weight: Floats, w: Floats) -> Floats:
+    """Variance by class that is due to pairs and that influences hold once too often."""
+    total, squares, rows = sums.total[t], sums.squares[t], sums.rows[t]
+    size = np.outer(n, n)
+    mean = np.where(size > 0, total / np.maximum(size, 1), 0.0)
+    between_rows = n[None, :] * (rows - n[:, None] * mean**2)
+    residual = squares - size * mean**2 - between_rows - between_rows.T
+    free = np.outer(n - 1, n - 1)
+    each = np.where(free > 0, np.maximum(residual, 0) / np.maximum(free, 1), 0.0)
+    out = (w**2 * each / np.maximum(size, 1)).sum(axis=1) / 2
+    k = np.where(n > 3, n, 4.0)
+    u = np.diag(total) / (k * (k - 1))
+    effects = ((k - 1) / (k - 2)) ** 2 * (np.diag(rows) - k * u**2)
+    left = np.diag(squares) / 2 - k * (k - 1) / 2 * u**2 - (k - 2) * effects
+    each = np.maximum(left, 0) / (k * (k - 3) / 2)
+    more = same_weight**2 * each * (4 / (k * (k - 2)) - 2 / (k * (k - 1)))
+    return np.asarray(out + np.where(n > 3, more, 0.0))
+
+
+ROWS = 16_384
+"""Images whose influence is measured, of more a stratified sample, each against all others."""
+BINS = 1024
+BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is left out together: an image, near copies of it, or a small class.
+
+    Attributes:
+        named: (N,) unit of each image.
+        stratum: (U,) class of each unit; C for units that are a class (see `strata`).
+    """
+
+    named: NDArray[np.int64]
+    stratum: NDArray[np.int64]
+
+
+def units_of(images: EvaluationSet, unit: NDArray[np.int64] | None = None) -> Units:
+    """Units of these images; None: every image is one."""
+    alone = np.arange(len(images)) if unit is None else unit
+    return Units(*strata(images.codes, alone, len(images.classes)))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a pass looks up for T scores on S sides; see `add_rows`.
+
+    Attributes:
+        same: (S, T, B).
+        different: (S, T, B).
+        sign: (S, T).
+        of_table: (T,) row of `g` and of `same_weight`.
+        g: (W, C).
+        same_weight: (W, C).
+        by_class: ((C, B), (C, B)) of each side for `add_class_rows`; empty: not wanted.
+    """
+
+    same: Floats
+    different: Floats
+    sign: Floats
+    of_table: NDArray[np.int64]
+    g: Floats
+    same_weight: Floats
+    by_class: tuple[tuple[Floats, Floats], ...] = ()
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a pass over all pairs gives.
+
+    Attributes:
+        sums: of the rows.
+        at: (m,) positions of the rows.
+        classes: for each side (m, C) movements, four (C, C) sums and one (C,) for `worst`.
+    """
+
+    sums: PairSums
+    at: NDArray[np.int64]
+    classes: tuple[tuple[Floats, ...], ...]
+
+
+def coarse(counts: Floats, n: int = BINS) -> Floats:
+    """A histogram (..., B) in at most n bins."""
+    b = counts.shape[-1]
+    return np.asarray(counts.reshape(*counts.shape[:-1], min(b, n), -1).sum(axis=-1), dtype=float)
+
+
+def pass_over_pairs(
+    sides: Sequence[tuple[Vectors, Bins]],
+    images: EvaluationSet,
+    tables: Tables,
+    *,
+    seed: int = 0,
+    map_blocks: MapBlocks = map,
+) -> Passed:
+    """Look every pair up: each image against all others, or of very many images a sample's.
+
+    Args:
+        sides: vectors and bins of each side; the images are the same, in one order.
+        images: the evaluation set.
+        tables: what is looked up, in `coarse` bins.
+        seed: of the sample.
+        map_blocks: how blocks of rows are mapped.
+    """
+    at = images.sample_at(ROWS, seed)
+    at = np.arange(len(images)) if at is None else at
+    step = TILE if len(images.classes) <= 256 else 4 * TILE
+    few = tuple((vectors, bins.to(min(bins.n, BINS))) for vectors, bins in sides)
+    parts: list[Any] = Statistic(
+        items=[at[low : low + step] for low in range(0, len(at), step)],
+        chunk=partial(_rows_of, few, images, tables),
+        start=list,
+        combine=_append_part,
+    ).compute(map_blocks)
+    own, other, total, squares, rows, *classes = zip(*parts, strict=True)
+    sums = PairSums(
+        np.concatenate(own),
+        np.concatenate(other),
+        *(np.sum(x, axis=0) for x in (total, squares, rows)),
+    )
+    each = [
+        (np.concatenate(part[0]), *(np.sum(x, axis=0) for x in part[1:]))
+        for part in (classes[low : low + 6] for low in range(0, len(classes), 6))
+    ]
+    return Passed(sums, at, tuple(each))
+
+
+def _append_part(parts: list[Any], part: Any) -> list[Any]:
+    return [*parts, part]
+
+
+def _rows_of(
+    sides: tuple[tuple[Vectors, Bins], ...],
+    images: EvaluationSet,
+    tables: Tables,
+    at: NDArray[np.int64],
+) -> tuple[Any, ...]:
+    from alike.analysis.pairs.worst import add_class_rows
+
+    n, classes = len(images), len(images.classes)
+    sums = no_sums(len(at), classes, tables.same.shape[1])
+    by_class = [
+        (np.zeros((len(at), classes)), *np.zeros((2, classes, classes)), np.zeros(classes),
+         *np.zeros((2, classes, classes)))
+        for _ in tables.by_class
+    ]  # fmt: skip
+    step = int(np.clip(BYTES // (4 * n * len(sides)), 16, 512))
+    for low in range(0, len(at), step):
+        part = slice(low, low + step)
+        places = at[part]
+        bins = np.empty((len(sides), len(places), n), dtype=np.uint32)
+        for side, (vectors, of) in enumerate(sides):
+            place_pairs(vectors, of, places, bins[side])
+        add_rows(
+            bins, places, images.codes, images.starts, tables.same, tables.different, tables.sign,
+            tables.of_table, tables.g, sums.own[part], sums.other[part], sums.total, sums.squares,
+            sums.rows,
+        )  # fmt: skip
+        for side, (same, different) in enumerate(tables.by_class):
+            moved, *added = by_class[side]
+            add_class_rows(
+                bins[side],
+                places,
+                images.codes,
+                images.starts,
+                same,
+                different,
+                moved[part],
+                *added,
+            )
+    out = sums.own, sums.other, sums.total, sums.squares, sums.rows
+    return (*out, *(array for side in by_class for array in side))
+
+
+def place_pairs(
+    vectors: Vectors, bins: Bins, places: NDArray[np.int64], into: NDArray[np.uint32]
+) -> None:
+    """Write the bin (m, N) of each of these images with every image."""
+    z, b = vectors.rows(places)
+    product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
+    scale = np.float32(1.0 / bins.width)
+    row_b = ((b - bins.first) / bins.width).astype(np.float32)
+    ready = product.ready(z)
+    room = np.empty(len(z) * TILE, dtype=np.float32)
+    for start, stop in blocks(vectors.n, vectors.dim):
+        z_others, b_others = vectors.block(start, stop)
+        for first in range(0, stop - start, TILE):
+            others = z_others[first : first + TILE]
+            out = product.multiply(
+                ready, product.ready(others), room[: len(z) * len(others)].reshape(len(z), -1)
+            )
+            col_b = (b_others[first : first + TILE] / bins.width).astype(np.float32)
+            low = start + first
+            place_rows(
+                out, row_b, col_b, scale, np.float32(bins.n - 1), bins.cells,
+                into[:, low : low + len(others)],
+            )  # fmt: skip
+
+
+def spread_of(
+    passed: Passed, tables: Tables, t: int, images: EvaluationSet, units: Units
+) -> Spread:
+    """The spread of the score of table t."""
+    codes, classes = images.codes[passed.at], len(images.classes)
+    named, stratum, of = units.named, units.stratum, None
+    if len(passed.at) < len(images):
+        kept, named = np.unique(named[passed.at], return_inverse=True)
+        of = np.bincount(stratum, minlength=classes + 1)[: int(stratum.max()) + 1]
+        stratum = stratum[kept]
+        of = of[: int(stratum.max()) + 1]
+    weights = tables.same_weight[tables.of_table[t]], tables.g[tables.of_table[t]]
+    found = pair_influence(passed.sums, t, images.counts, codes, named, stratum, *weights)
+    small = np.where(found.stratum == classes, SMALL, 1.0)
+    return spread(found.unit, found.stratum, twice=float(found.twice.sum()), overcount=small, of=of)
+
+
+SMALL = 0.9
+"""Share of the variance that is variance where classes are left out whole (measured)."""

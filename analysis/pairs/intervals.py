@@ -1,0 +1,121 @@
+"""From influences to intervals: variance by strata, small-sample quantiles, honest ends."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+NONE = (float("nan"), float("nan"))
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variance of a score, and the degrees of freedom that it is known with."""
+
+    variance: float
+    df: float
+
+
+def spread(
+    moved: Floats,
+    stratum: NDArray[np.int64],
+    *,
+    overcount: Any = 1.0,
+    twice: Any = 0.0,
+    of: NDArray[np.int64] | None = None,
+) -> Spread:
+    """Variance of a sum of independent units, images drawn within strata.
+
+    The degrees of freedom are those of Satterthwaite, or fewer where few units make most of the
+    variance: 2 V^2 / var(V), var(V) from fourth powers.
+
+    Args:
+        moved: (U,) movement of the score by each unit (or by its absence).
+        stratum: (U,) of each; of a stratum of one unit the whole movement counts, which bounds it.
+        overcount: share of each unit's stratum's variance that is variance, a number or (U,) (see
+            `neighbour_influence`).
+        twice: variance by stratum that is taken off, at most three quarters of what there is.
+        of: units of each stratum where `moved` holds a sample of them; None: all are here.
+    """
+    n = np.bincount(stratum).astype(np.float64)
+    mean = np.where(n > 1, np.bincount(stratum, moved) / np.maximum(n, 1), 0.0)
+    off = (moved - mean[stratum]) * np.sqrt(overcount)
+    more = n / np.maximum(n - 1, 1)
+    share = 1.0 if of is None else of / np.maximum(n, 1)
+    each = np.bincount(stratum, off**2) * more * share
+    total = float(each.sum())
+    if not total > 0:
+        return Spread(0.0, 1.0)
+    df = total**2 / float((each**2 / np.maximum(n - 1, 1)).sum())
+    fourth = np.bincount(stratum, off**4) * share**2 - each**2 / np.maximum(n, 1)
+    df = max(2.0, min(df, 2 * total**2 / max(float(fourth.sum()), 1e-300)))
+    kept = max(total - float(np.sum(twice)), total / 4)
+    # What is taken off is known too: the rest is as uncertain as all of it was.
+    return Spread(kept, max(2.0, df * kept / total))
+
+
+def jackknifed(changes: Floats, stratum: NDArray[np.int64]) -> Floats:
+    """Movements (U,) for `spread` from a score's changes without each unit: (n - 1) / n of them."""
+    n = np.bincount(stratum).astype(np.float64)
+    return np.asarray(-changes * ((n - 1) / np.maximum(n, 1))[stratum])
+
+
+def share_interval(value: float, of: Spread, units: float, top: float = 1.0) -> tuple[float, float]:
+    """Interval of a score in [0, top]: t on the logit scale; at an end that of `units` trials.
+
+    Args:
+        value: of the score.
+        of: its variance.
+        units: independent trials that it rests on.
+        top: the largest value that it can have here.
+    """
+    from scipy.stats import t
+
+    p = value / top
+    if not np.isfinite(p) or not np.isfinite(of.variance):
+        return NONE
+    if p >= 1.0 - 1e-12:
+        return ((1 - LEVEL) / 2) ** (1 / units) * top, top
+    if p <= 1e-12:
+        return 0.0, (1 - ((1 - LEVEL) / 2) ** (1 / units)) * top
+    variance = of.variance / top**2 if of.variance > 0 else p * (1 - p) / units
+    # Near an end few images make what is lost: gamma-like, with 2 (mean / error)^2 freedoms.
+    df = max(2.0, min(of.df, 2 * min(p, 1 - p) ** 2 / variance))
+    reach = float(t.ppf((1 + LEVEL) / 2, df)) * variance**0.5 / (p * (1 - p))
+    middle = np.log(p / (1 - p))
+    low, high = 1 / (1 + np.exp(-np.clip(middle + np.array([-reach, reach]), -700, 700)))
+    return float(low) * top, float(high) * top
+
+
+def difference_interval(
+    a: float, b: float, span_a: tuple[float, float], span_b: tuple[float, float],
+    of_a: Spread, of_b: Spread, apart: Spread,
+) -> tuple[float, float]:  # fmt: skip
+    """Interval of b - a from those of both sides and how the sides move together.
+
+    Zou and Donner 2008 (MOVER): equal to value -+ t errors where the sides' intervals are
+    symmetric, and right near the ends, where they are not.
+    """
+    spans = np.array([*span_a, *span_b])
+    if not (np.isfinite(spans).all() and np.isfinite(apart.variance)):
+        return NONE
+    if a == b and apart.variance == 0 and span_a == span_b:
+        return 0.0, 0.0
+    both = (of_a.variance * of_b.variance) ** 0.5
+    r = (of_a.variance + of_b.variance - apart.variance) / (2 * both) if both > 0 else 0.0
+    r = float(np.clip(r, -1.0, 1.0))
+    down_a, up_a, down_b, up_b = a - span_a[0], span_a[1] - a, b - span_b[0], span_b[1] - b
+    low = max(down_b**2 + up_a**2 - 2 * r * down_b * up_a, 0.0) ** 0.5
+    high = max(up_b**2 + down_a**2 - 2 * r * up_b * down_a, 0.0) ** 0.5
+    return b - a - low, b - a + high
+
+
+def mean_difference(value: float, of: Spread) -> tuple[float, float]:
+    """Interval of a difference of two means over the same images: t errors to both sides."""
+    from scipy.stats import t
+
+    reach = float(t.ppf((1 + LEVEL) / 2, of.df)) * of.variance**0.5
+    return value - reach, value + reach

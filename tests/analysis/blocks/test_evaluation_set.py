@@ -1,0 +1,50 @@
+"""Draws, folds and samples belong to images: rows in another order change none of them."""
+
+import numpy as np
+
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.pairs.bootstrap import Draws
+from alike.analysis.pairs.folds import deal
+
+N = 90
+IDS = np.array([f"{number:064x}" for number in np.random.default_rng(1).integers(0, 2**62, N)])
+LABELS = np.array([["a", "b", "c"][number % 3] for number in range(N)])
+
+
+def arrived(order):
+    """The same images, numbered as they arrived in this order."""
+    return evaluation_set_of(np.arange(N), LABELS[order].tolist(), IDS[order])
+
+
+def test_what_is_drawn_follows_the_image_ids():
+    orders = [np.arange(N), np.random.default_rng(2).permutation(N)]
+    drawn = []
+    for order in orders:
+        images = arrived(order)
+        ids = IDS[order][images.rows]
+        sampled = images.sample(30, seed=3)
+        drawn.append(
+            {
+                "draws": dict(zip(ids, map(tuple, Draws(images, 5, 0).weights), strict=True)),
+                "folds": dict(zip(ids, deal(images, 4, 0), strict=True)),
+                "sample": set(IDS[order][sampled.rows]),
+                "draws of the sample": dict(
+                    zip(
+                        IDS[order][sampled.rows],
+                        map(tuple, Draws(sampled, 5, 0).weights),
+                        strict=True,
+                    )
+                ),
+            }
+        )
+    assert drawn[0] == drawn[1]
+    assert not np.array_equal(arrived(orders[0]).by_id, arrived(orders[1]).by_id)
+
+
+def test_positions_by_id_stay_within_their_class():
+    images = arrived(np.random.default_rng(2).permutation(N))
+    assert np.array_equal(images.codes[images.by_id], images.codes)
+    few = images.take(images.codes != 1)
+    assert np.array_equal(np.sort(few.by_id), np.arange(len(few)))
+    for low, high in zip(few.starts[:-1], few.starts[1:], strict=True):
+        assert (np.diff(few.ranks[few.by_id[low:high]]) > 0).all()

@@ -1,0 +1,105 @@
+"""Neighbour scores under ties, against the mean over every order of equal distances."""
+
+from itertools import chain, permutations, product
+
+import numpy as np
+import pytest
+
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.neighbours import ties
+from alike.analysis.neighbours.lists import nearest
+
+
+def every_order(distances: np.ndarray) -> list[list[int]]:
+    """All orders of the others that their distances allow."""
+    ties_of = [list(np.flatnonzero(distances == one)) for one in np.unique(distances)]
+    return [list(chain(*parts)) for parts in product(*map(permutations, ties_of))]
+
+
+def enumerated(x: np.ndarray, codes: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Scores of every image, each the mean over all orders; integers, so that ties are exact."""
+    n = len(x)
+    out = {name: np.full(n, np.nan) for name in ("one_nn", "purity", "recall", "rp", "map")}
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        distances = ((x[others] - x[i]) ** 2).sum(axis=1)
+        same = codes[others] == codes[i]
+        wanted = int(same.sum())
+        scores = []
+        for order in every_order(distances):
+            hit = same[order]
+            ranks = np.arange(1, wanted + 1)
+            precision = np.cumsum(hit[:wanted]) / ranks
+            scores.append((
+                hit[0], hit[:k].mean(), hit[:k].any(),
+                hit[:wanted].mean() if wanted else np.nan,
+                (precision * hit[:wanted]).sum() / wanted if wanted else np.nan,
+            ))  # fmt: skip
+        for name, value in zip(out, np.mean(scores, axis=0), strict=True):
+            out[name][i] = value
+    return out
+
+
+def judged(x: np.ndarray, codes: np.ndarray, k: int, form: str = "euclidean"):
+    images = evaluation_set_of(np.arange(len(x)), [str(code) for code in codes])
+    found = nearest(held_vectors(x[images.rows].astype(np.float32), form), images, k)
+    back = np.argsort(images.rows)
+    return {
+        "one_nn": found.hits(images)[back, 0],
+        "purity": found.hits(images)[back].mean(axis=1),
+        "recall": found.recall[back],
+        "rp": found.r_precision[back],
+        "map": found.map_at_r[back],
+    }
+
+
+def agree(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> None:
+    for name, values in truth.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("k", [1, 3])
+def test_integer_features_have_the_exact_expectation(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 3, (8, 1 + seed % 2))
+    codes = rng.integers(0, 3, 8)
+    codes[:4] = (0, 0, 1, 1)
+    agree(judged(x, codes, k), enumerated(x, codes, k))
+
+
+def test_ties_beyond_the_kept_lists_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of all images are made where a tie does not end within those that are kept."""
+    rng = np.random.default_rng(0)
+    x, codes = rng.integers(0, 2, (8, 2)), np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    monkeypatch.setattr("alike.analysis.neighbours.lists.MARGIN", 0)
+    monkeypatch.setattr(ties, "ROOM", 20)
+    agree(judged(x, codes, 1), enumerated(x, codes, 1))
+
+
+@pytest.mark.parametrize("form", ["euclidean", "cosine"])
+def test_features_that_are_all_equal_score_what_chance_does(form: str) -> None:
+    sizes = (120, 60, 20)
+    codes = np.repeat(np.arange(3), sizes)
+    x = np.tile(np.array([0.6, 0.0, 0.8]), (200, 1))
+    found = judged(x, codes, 10, form)
+    share = (np.array(sizes) - 1)[codes] / 199
+    for name in ("one_nn", "purity", "rp"):
+        np.testing.assert_allclose(found[name], share, atol=1e-12)
+    # A draw without replacement of R of n - 1, R of them of the class.
+    for size in sizes:
+        wanted, n = size - 1, 199
+        ranks = np.arange(1, wanted + 1)
+        hit = wanted / n
+        expected = (hit * (1 + (ranks - 1) * (wanted - 1) / (n - 1)) / ranks).sum() / wanted
+        np.testing.assert_allclose(found["map"][np.bincount(codes)[codes] == size], expected)
+
+
+def test_order_of_images_does_not_matter() -> None:
+    rng = np.random.default_rng(5)
+    x, codes = rng.integers(0, 3, (60, 2)), rng.integers(0, 4, 60)
+    order = rng.permutation(60)
+    found, shuffled = judged(x, codes, 5), judged(x[order], codes[order], 5)
+    for name in found:
+        np.testing.assert_allclose(shuffled[name], found[name][order], atol=1e-12)

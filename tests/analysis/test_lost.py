@@ -1,0 +1,55 @@
+"""Images that lost a map: measures that need it leave them out and say so, others judge them."""
+
+import numpy as np
+
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.extract.store.store import Store
+
+
+def lose(features, rows, name="last_conv"):
+    """Take a map away from some rows, as extraction does when it is beyond float16."""
+    n = features.store.n_rows
+    arrays = {one: features.read(one, np.arange(n)) for one in features.arrays}
+    features.write_unit(0, arrays, {}, lost={row: [name] for row in rows})
+    return Store.open(features.store.url).features(features.key)
+
+
+def test_measures_leave_out_what_has_no_map(tmp_path, make, write_features):
+    features = lose(write_features(tmp_path / "s", make(sizes=(20, 20))), (3, 4, 9))
+    found = analyse(features, AnalysisSettings(measures=["gap_cosine", "map_cosine"], bootstrap=0))
+    scores = found.tables["scores"]
+    notes = scores[scores["score"] == "sameness"].set_index("measure")["note"]
+    assert "37 of 40 images: the others have no such features" in notes["map_cosine"]
+    assert "of 40 images" not in notes["gap_cosine"]
+    assert found.n_images == 40
+
+
+def test_a_control_of_the_same_store_is_judged_where_it_has_features(
+    tmp_path, make, write_features
+):
+    features = write_features(tmp_path / "s", make(sizes=(20, 20)))
+    control = write_features(tmp_path / "s", make(sizes=(20, 20), seed=1), key="net-1-1")
+    n = features.store.n_rows
+    arrays = {one: control.read(one, np.arange(n)) for one in control.arrays}
+    bad = dict.fromkeys((0, 5), ("non-finite", "gap has NaN"))
+    control.write_unit(0, arrays, bad)
+    settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=0)
+    found = analyse(features, settings, untrained=control)
+    scores = found.tables["scores"].set_index("measure")["note"]
+    told = scores["untrained_gap_cosine"].str.contains("38 of 40 images: the others have no such")
+    assert told.all()
+    control.write_unit(0, arrays, dict.fromkeys(range(40), ("non-finite", "gap has NaN")))
+    found = analyse(features, settings, untrained=control)
+    assert "untrained_gap_cosine" in found.settings["left_out"]
+    assert set(found.tables["scores"]["measure"]) >= {"gap_cosine"}
+
+
+def test_features_that_are_all_equal_are_a_warning(tmp_path, make, write_features):
+    made = make(sizes=(10, 10))
+    made.arrays["gap"][:] = 1.0
+    features = write_features(tmp_path / "s", made)
+    settings = AnalysisSettings(measures=["fc_cosine"], bootstrap=0)
+    found = analyse(features, settings)
+    assert found.settings["warnings"] == [
+        "gap is the same for all 20 images looked at: it tells none of them apart"
+    ]

@@ -1,0 +1,167 @@
+"""Places that cannot be written, and disks that fill up: one line, soon, nothing half-written."""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from changing_set import RIGHT, Place, without_prefect
+
+from alike.analysis import analyse as analysing
+from alike.extract.errors import BadInput
+from alike.extract.replacing import check_target
+from alike.flows import run as whole_run
+from alike.flows.cli import main
+from alike.index.files import write_faiss
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a store that was run, without its report."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_prefect(patch)
+        patch.setattr(whole_run, "_report", lambda run, before, rounds, path: path.touch())
+        place = Place(tmp_path_factory.mktemp("run"), now={**RIGHT, "index": "pixel_euclid"})
+        assert not isinstance(place.run(), str)
+    return place.folder
+
+
+@pytest.fixture
+def alike(place, monkeypatch, capsys):
+    """The command line in the folder of `place`: its status, and its one line."""
+
+    def run(*arguments):
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["alike", *map(str, arguments), "--store", "out/store"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        lines = capsys.readouterr().err.splitlines()
+        assert len([line for line in lines if line.startswith("alike: ")]) == 1, lines
+        return ended.value.code, lines[-1]
+
+    return run
+
+
+@contextmanager
+def files_of_at_most(size):
+    """The disk is full for every file that would grow beyond some bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.name != "lock")
+
+
+@pytest.mark.parametrize(
+    ("command", "most"),
+    [
+        (("report", "--no-maps", "--no-thumbnails", "--to", "new/page.html"), 100_000),
+        (("index", "--rebuild", "--measure", "pixel_euclid"), 10_000),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(command, most, place, alike):
+    before = files_in(place / "out")
+    with files_of_at_most(most):
+        status, line = alike(*command)
+    assert status == 1
+    assert "File too large; choose another place, or make room there" in line
+    assert files_in(place / "out") == before
+    assert not files_in(place / "new") if (place / "new").exists() else True
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "--to"), ("map", "--to"), ("export", "--to"),
+        ("neighbours", "1", "--measure", "pixel_euclid", "--contact-sheet"),
+        ("explain", "1", "--arrays"),
+    ],
+)  # fmt: skip
+def test_an_impossible_file_is_refused_before_the_work(command, place, alike, monkeypatch):
+    ending = ".csv" if command[0] in ("map", "export") else ""
+    folder, file = place / f"folder{ending}", place / "plain"
+    folder.mkdir(exist_ok=True)
+    (folder / "kept").touch()
+    file.touch()
+    monkeypatch.setattr("alike.extract.store.store.Store.open", lambda *_: pytest.fail("began"))
+    for target, reason in (
+        (folder, "is a folder: name a file in it"),
+        (file / f"under{ending}", "is a file, so"),
+    ):
+        status, line = alike(*command, target)
+        assert (status, reason in line) == (2, True), line
+    assert (folder / "kept").exists()
+
+
+def test_a_device_a_pipe_and_a_place_without_permission_are_no_targets(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="/dev/full is no plain file"):
+        check_target("/dev/full")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="is no plain file"):
+        check_target(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="is no folder"):
+        check_target(tmp_path / "pipe", folder=True)
+    check_target(tmp_path / "not" / "there" / "yet")
+    check_target(tmp_path, folder=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(BadInput, match="cannot be written"):
+        check_target(tmp_path / "not" / "there" / "yet")
+
+
+def test_missing_folders_above_a_file_are_made(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    command = ["alike", "neighbours", "1", "--store", "out/store", "--measure", "pixel_euclid"]
+    monkeypatch.setattr(sys, "argv", [*command, "--contact-sheet", "a/b/sheet.png"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert [file.name for file in (place / "a" / "b").iterdir()] == ["sheet.png"]
+
+
+def test_a_store_that_cannot_be_written_is_noticed_before_the_work(place, alike, monkeypatch):
+    read_only = place / "read-only"
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs the right to mount")
+    read_only.mkdir()
+    mount = ["mount", "--bind", place / "out" / "store", read_only]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", read_only], check=True)
+        monkeypatch.setattr(analysing, "network_scores", lambda *_: pytest.fail("computed"))
+        monkeypatch.setattr(analysing.Work, "evaluate", lambda *_: pytest.fail("computed"))
+        monkeypatch.setattr("alike.index.build._build", lambda *_: pytest.fail("computed"))
+        monkeypatch.setattr("alike.analysis.maps.maps.pca", lambda *_: pytest.fail("computed"))
+        for command in (
+            ("analyse", "--measures", "gap_cosine"),
+            ("index", "--rebuild", "--measure", "gap_euclid"),
+            ("map",),
+        ):
+            monkeypatch.setattr(sys, "argv", ["alike", *command, "--store", str(read_only)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == 2
+    finally:
+        subprocess.run(["umount", read_only], check=True)
+
+
+def test_what_faiss_cannot_write_is_an_error_of_the_disk(tmp_path):
+    import faiss
+
+    index = faiss.IndexFlatL2(64)
+    index.add(np.zeros((5000, 64), np.float32))
+    for target, code in (("/dev/full", errno.ENOSPC), ("/proc/no", None)):
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            write_faiss(index, target)
+        if code is not None:
+            assert (caught.value.errno, caught.value.filename) == (code, target)
