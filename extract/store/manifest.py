@@ -76,6 +76,8 @@ class Manifest:
         try:
             data = self._files.read(VIEW)
         except FileNotFoundError:
+            if self._segments():
+                raise damaged(VIEW, "is missing", _AGAIN) from None
             return _typed(pd.DataFrame(columns=["row", *_LISTED]))
         table, _ = read_table(data, VIEW, _AGAIN, _VIEW)
         try:

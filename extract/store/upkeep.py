@@ -23,7 +23,7 @@ _HOMES = ("ledger", TREE, "constants", "tables", "index")
 def contents(store: Store) -> pd.DataFrame:
     """Give one line an array: its key, shape, type, rows, good rows, pending units and bytes."""
     lines = []
-    for key in store.groups():
+    for key in sorted({*store.groups(), *store.recorded()}):
         features = store.features(key)
         good = int(features.committed(good=True).sum())
         for name, spec in features.arrays.items():
