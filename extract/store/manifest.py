@@ -156,7 +156,7 @@ class Manifest:
         segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
         name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
         if not self._files.create(name, parquet_bytes(segment, name)):
-            raise RuntimeError(f"{name} appeared meanwhile: two listings ran without the lock")
+            raise damaged(name, "something else stands in its place", _RESTORE)
 
     def _segment(self, name: str, first: int | None) -> pa.ChunkedArray:
         """Read the image ids of a segment, which must begin at row `first` (None: any)."""
