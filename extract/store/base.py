@@ -8,12 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from alike.extract.documents import parquet_bytes, read_table
+from alike.extract.documents import damaged, parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.identity import is_name
 from alike.extract.replacing import check_target
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
+from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
 from alike.extract.store.manifest import Manifest
 from alike.extract.store.settings import read_settings, write_settings
@@ -260,8 +262,18 @@ class StoreBase:
         return view
 
     def images(self) -> pd.DataFrame:
-        """Give the view, as `list_images` returned it last."""
+        """Give the view, as `list_images` returned it last; `StoreDamaged` if it is gone."""
+        if self.view_stamp() is None and not self.n_rows and self.recorded():
+            raise damaged("manifest", "is missing", "restore it from a copy: it names the images")
         return self.manifest.view()
+
+    def recorded(self) -> list[str]:
+        """Give the keys of the extractions that have records in the ledger."""
+        return [
+            key
+            for key in self.files.folders("ledger")
+            if is_name(key) and any(map(RECORD.fullmatch, self.files.listing(f"ledger/{key}")))
+        ]
 
     def view_stamp(self) -> Any:
         """Changes with every listing; cheap to ask."""

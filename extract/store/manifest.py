@@ -84,6 +84,8 @@ class Manifest:
         try:
             data = self._files.read(VIEW)
         except FileNotFoundError:
+            if self._segments():
+                raise damaged(VIEW, "is missing", _AGAIN) from None
             return _typed(pd.DataFrame(columns=["row", *_LISTED]))
         table, _ = read_table(data, VIEW, _AGAIN, _VIEW)
         # A store of 0.1 has no subsets.
@@ -164,7 +166,7 @@ class Manifest:
         segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
         name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
         if not self._files.create(name, parquet_bytes(segment, name)):
-            raise RuntimeError(f"{name} appeared meanwhile: two listings ran without the lock")
+            raise damaged(name, "something else stands in its place", _RESTORE)
 
     def _segment(self, name: str, first: int | None) -> pa.ChunkedArray:
         """Read the image ids of a segment, which must begin at row `first` (None: any)."""

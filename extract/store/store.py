@@ -117,6 +117,10 @@ class Store(Displayed, StoreBase):
         groups = self.groups()
         if key is None:
             key = groups[0] if len(groups) == 1 else self.settings().get("served")
+        lost = [one for one in self.recorded() if one not in groups and key in (None, one)]
+        if lost and key not in groups:
+            advice = "run the same `alike extract` again: it mends it"
+            raise damaged(f"{TREE}/{lost[0]}/{META}", "it is missing", advice)
         if key is None or key not in groups:
             keys = ", ".join(groups) or "none yet: run `alike extract`"
             question = "which features? name one" if key is None else f"no features {key!r}"

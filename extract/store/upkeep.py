@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.store.arrays import TREE, VALID
 from alike.extract.store.events import Event, events, note
-from alike.extract.store.files import PARTIAL
+from alike.extract.store.files import ADVICE, PARTIAL
 from alike.extract.store.locks import holder_of, is_dead, require_writable
 from alike.extract.store.metadata import META
 from alike.extract.store.store import Store
@@ -26,8 +27,11 @@ _HOMES = ("ledger", TREE, "constants", "tables", "index")
 def contents(store: Store) -> pd.DataFrame:
     """Give one line an array: its key, shape, type, rows, good rows, pending units and bytes."""
     lines = []
-    for key in store.groups():
+    for key in sorted({*store.groups(), *store.recorded()}):
         features = store.features(key)
+        lost, _ = lost_units(features)
+        if lost:
+            raise damaged(features.ledger.name(lost[0]), "is missing", ADVICE)
         good = int(features.committed(good=True).sum())
         for name, spec in features.arrays.items():
             shape = "x".join(str(n) for n in spec.tail)
@@ -58,7 +62,10 @@ def history(store: Store) -> pd.DataFrame:
     lines = []
     for key in store.groups():
         runs: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
-        for record in store.features(key).ledger.sound().values():
+        ledger = store.features(key).ledger
+        for unit, fault in ledger.broken().items():
+            lines.append(("", "unreadable", key, f"{ledger.name(unit)}: {fault}", "", 0))
+        for record in ledger.sound().values():
             run = record.run
             place = (str(run.get("id")), str(run.get("host")), int(run.get("pid", 0)))
             began = (str(run.get("time")), record.hi() - record.lo)

@@ -23,7 +23,6 @@ from alike.extract.store.commit import withdraw
 from alike.extract.store.events import FOLDER as LOG
 from alike.extract.store.events import NAME, Event, event_faults, events, note
 from alike.extract.store.features import Features
-from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.ledger import Record, row_hash
 from alike.extract.store.locks import holder_of, require_writable
 from alike.extract.store.manifest import VIEW
@@ -152,12 +151,8 @@ def expected_groups(store: Store) -> list[str]:
             logged.add(key)
         elif event == "dropped":
             logged -= set(key.split())
-    recorded = {
-        name
-        for name in store.files.folders("ledger")
-        if any(RECORD.fullmatch(one) for one in store.files.listing(f"ledger/{name}"))
-    }
-    return sorted(one for one in logged | recorded | set(store.groups()) if is_name(one))
+    there = {*store.recorded(), *store.groups()}
+    return sorted(one for one in logged | there if is_name(one))
 
 
 def lost_units(features: Features) -> tuple[list[int], str]:

@@ -150,7 +150,8 @@ DAMAGES = (
     Damage("digit", JSON, _number, told=False),
     Damage("bit", SMALL + "|" + BINARY, _flip, told=False),
     Damage("gone", SMALL + "|" + BINARY, _gone, told=False),
-    Damage("folder gone", SMALL + "|" + BINARY, _folder_gone, told=False),
+    # Tables that are all gone are an analysis that was not made.
+    Damage("folder gone", f"(?!tables/)({SMALL}|{BINARY})", _folder_gone, told=False),
     Damage("a folder", SMALL, _folder, told=False),
     Damage("a link to itself", SMALL + "|" + BINARY, _loop, told=False),
     Damage("foreign", SMALL + "|" + BINARY, _sibling, told=False),
@@ -189,7 +190,7 @@ class Case:
         fit = [name for name in names if re.fullmatch(self.damage.files, name)]
         name = fit[self.at % len(fit)]
         self.damage.change(store, store / name, np.random.default_rng(self.seed))
-        return name
+        return "locks/layout.json" if self.damage.name.startswith("lock") else name
 
 
 def cases(count: int) -> list[Case]:

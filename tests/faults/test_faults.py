@@ -179,7 +179,7 @@ def one_line(told: Told) -> bool:
 def accepted(told: Told, good: Told, name: str) -> bool:
     """Whether an answer is right, or one clear line, or names the damaged file."""
     if told.status == 0:
-        file = Path(name).name
+        file = Path(name).stem
         return settled(told.out) == settled(good.out) or file in told.out + told.err
     return one_line(told)
 
