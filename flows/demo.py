@@ -13,7 +13,7 @@ title = "Handwritten digits"
 
 [images]
 source = "digits"
-train_share = {share}       # chosen by content hash; the other half is judged and never trained on
+train_share = {share}       # by content hash; half of the rest decides, half is judged
 
 [network]
 name = "digits_network.py:small_network"
