@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from alike.extract.twins import twin_table, unsigned_rows, within_and_across
-
 if TYPE_CHECKING:
     from alike.analysis.blocks import EvaluationSet
     from alike.extract.store import Features
@@ -33,6 +31,9 @@ def twin_findings(
         `unsigned` (images whose twins are not known), `left_out` (evaluated images that have a twin
         among those kept), `sameness`, and `sameness_without` them (None if none was left out).
     """
+    # Here, because a report of what was found needs neither numba nor torch.
+    from alike.extract.twins import twin_table, unsigned_rows, within_and_across
+
     pairs = twin_table(features.store)
     rows = features.table("all")["row"]
     pairs = pairs[pairs["row_a"].isin(rows) & pairs["row_b"].isin(rows)].reset_index(drop=True)

@@ -13,7 +13,7 @@ title = "Handwritten digits"
 
 [images]
 source = "digits"
-train_share = {share}       # chosen by content hash; only the other half is evaluated
+train_share = {share}       # by content hash; half of the rest decides, half is evaluated
 
 [network]
 name = "digits_network.py:small_network"

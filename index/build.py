@@ -106,7 +106,7 @@ def build_index(
     ready = ready_measure(features, measure)
     folder = folder_of(features.store, features.key, measure)
     with building(folder):
-        table = _rows_of(features)
+        table = _rows_of(features, ready.taps)
         if len(table) < FEWEST and (on_disk or kinds not in (None, ["flat"])):
             msg = f"{len(table)} rows: fewer than {FEWEST} are searched exactly, in memory"
             raise BadInput(f"{msg}; leave out the kind of index and --on-disk")
@@ -139,8 +139,9 @@ def build_index(
     return IndexReport(card, "rebuilt" if why else "built", note, time.perf_counter() - start)
 
 
-def _rows_of(features: Any) -> pd.DataFrame:
-    table: pd.DataFrame = features.table()
+def _rows_of(features: Any, taps: Sequence[str]) -> pd.DataFrame:
+    # A map beyond float16's range is lost alone: such an image has no place in an index of maps.
+    table: pd.DataFrame = features.table(names=taps)
     if not len(table):
         raise BadInput(f"{features.key} has no usable row: run `alike extract` first")
     return table
