@@ -117,7 +117,7 @@ def evaluation_set_of(
 def _ranks(image_ids: Sequence[str]) -> NDArray[np.int64]:
     """The place of each id among the sorted ones."""
     codes, _ = pd.factorize(pd.Series(image_ids, dtype="str"), sort=True)
-    return codes.astype(np.int64)
+    return np.asarray(codes, dtype=np.int64)
 
 
 def check(images: EvaluationSet) -> None:
