@@ -28,7 +28,7 @@ ROOMS = {
     "extract": {
         "images": BASE,
         "networks": BASE,
-        "store": BASE | {"images.split"},
+        "store": BASE | {"images.split", "replacing"},
         "measures": BASE | {"command"},
         "twins": BASE | {"images", "store"},
     },

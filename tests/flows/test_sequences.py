@@ -10,13 +10,13 @@ import shutil
 import pandas as pd
 import pytest
 from changing_set import Place, without_prefect
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from alike.flows import run as whole_run
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
-SEQUENCES = int(os.environ.get("ALIKE_SEQUENCES", "200" if FULL else "8"))
+SEQUENCES = int(os.environ.get("ALIKE_SEQUENCES", "200" if FULL else "5"))
 SEED = int(os.environ.get("ALIKE_SEED", "0"))
 
 
@@ -63,6 +63,10 @@ def begun(tmp_path_factory, tables_only):
     print_blob=False,
 )
 @given(changes=CHANGES)
+# A new image was computed alone, and rounded as a batch of one is.
+@example(changes=[("add", 0)])
+# The first fit of a measure was kept when images of the train split came or had other labels.
+@example(changes=[("add", 4), ("relabel", 2), ("relabel", 20), ("add", 5)])
 def test_any_sequence_ends_as_a_fresh_run(begun, tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("sequence")
     place = Place(folder)
