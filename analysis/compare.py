@@ -30,7 +30,6 @@ from alike.analysis.pairs import (
     PairCounts,
     PairSpreads,
     Units,
-    count_pairs,
     difference_interval,
     jackknife_groups,
     jackknife_interval,
@@ -38,6 +37,7 @@ from alike.analysis.pairs import (
     pair_spreads,
     share_interval,
     spread,
+    sure_pairs,
     units_of,
 )
 from alike.analysis.pairs import curves as score
@@ -185,7 +185,10 @@ def measured_side(vectors: Vectors, images: EvaluationSet, stage: Stage = _here)
         images: that are compared.
         stage: name of a stage to the way in which its blocks are mapped.
     """
-    counts = count_pairs(vectors, images, map_blocks=stage("pairs"))
+    vectors, counts = sure_pairs(
+        vectors, images, map_blocks=stage("pairs"), rounding=stage("rounding"),
+        again=stage("pairs in float64"),
+    )  # fmt: skip
     near = nearest(
         vectors, images, NEIGHBOURS, units=units_of(images), map_blocks=stage("neighbours")
     )

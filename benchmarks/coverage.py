@@ -86,7 +86,9 @@ def _images(sizes: tuple[int, ...]):
     return evaluation_set_of(np.arange(len(codes)), [f"{code:04d}" for code in codes])
 
 
-def judge(cell: Cell, seed: int, *, intervals: bool) -> tuple[Numbers, Numbers]:
+def judge(
+    cell: Cell, seed: int, *, intervals: bool, paired: bool = True
+) -> tuple[Numbers, Numbers]:
     """Value, low, high of every score (scores, 3): of the first network, and of the difference."""
     x, y, _ = cell.draw(np.random.default_rng(seed))
     images = _images(tuple(n * cell.copies for n in cell.sizes))
@@ -100,10 +102,12 @@ def judge(cell: Cell, seed: int, *, intervals: bool) -> tuple[Numbers, Numbers]:
     )
     rows = tables["scores"].set_index("score")
     alone[:] = rows.loc[list(ALONE), ["value", "low", "high"]].to_numpy()
+    if not paired:
+        return alone, np.zeros((0, 3))
     sides = [measured_side(each, images) for each in vectors]
     found = differences_of(*sides, seed=seed)
-    paired = [(found[name].b - found[name].a, *found[name].span) for name in PAIRED]
-    return alone, np.array(paired)
+    apart = [(found[name].b - found[name].a, *found[name].span) for name in PAIRED]
+    return alone, np.array(apart)
 
 
 def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:

@@ -33,14 +33,14 @@ from alike.analysis.neighbours import nearest
 from alike.analysis.pairs import (
     TILE,
     Bins,
-    Draws,
     auc,
     count_pairs,
     measured_bins,
+    pair_spreads,
     plan_layers,
     slabs,
     tiles,
-    weighted_histograms,
+    units_of,
 )
 
 CORES = 2
@@ -258,15 +258,17 @@ def classes(n: int = 50_000, dim: int = 512) -> None:
     histograms(n, dim, 100)
 
 
-def bootstrap(n: int = 5_000, replicates: int = 200) -> None:
-    """Image bootstrap with every pair reweighed, without computing a distance twice."""
+def influence(n: int = 5_000) -> None:
+    """What every image does to the scores of pairs: the pass under the intervals."""
     vectors, images = features(n, 512, 10)
-    bins = measured_bins(vectors, images)
-    draws = Draws(images, replicates, 0)
-    took, _ = best(lambda: weighted_histograms(vectors, draws, bins, map_blocks=here("bootstrap")))
-    pairs = n * (n - 1) / 2
-    print(f"bootstrap N={n} R={replicates}: {took.wall:.2f} s, "
-          f"{took.cpu / pairs * 1e9:.1f} CPU ns a pair")  # fmt: skip
+    counts = count_pairs(vectors, images, map_blocks=here("pairs"))
+    took, _ = best(
+        lambda: pair_spreads(
+            [(vectors, counts)], images, units_of(images), map_blocks=here("influence")
+        )
+    )
+    print(f"influence N={n}: {took.wall:.2f} s, {took.cpu / n**2 * 1e9:.1f} CPU ns a pair, "
+          "looked up from both its images")  # fmt: skip
 
 
 def crowded(n: int = 3000, n_classes: int = 1000) -> None:
@@ -292,11 +294,11 @@ def warm() -> None:
     count_pairs(vectors, images)
     nearest(vectors, images)
     class_moments(vectors, images)
-    weighted_histograms(vectors, Draws(images, 2, 0), measured_bins(vectors, images))
+    pair_spreads([(vectors, count_pairs(vectors, images))], images, units_of(images))
     count_pairs(*features(2000, 8, 200))
 
 
-PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, bootstrap, crowded)
+PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, influence, crowded)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -168,7 +168,8 @@ def sides_of(store: "Store") -> list[Any]:
 
 def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
-    from alike.extract.pipeline import BAD_SHARE, check_bad_share, extract
+    from alike.extract.pipeline import check_bad_share, extract
+    from alike.extract.run import BAD_SHARE
 
     started = time.perf_counter()
     settings = run.pipeline.extract

@@ -10,7 +10,7 @@ from alike.extract.progress import Progress, silent
 from alike.index.engine import FEW
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import Point, Wish
-from alike.index.trial import Candidate, Trial, holds, measure_candidate, subset
+from alike.index.trial import Candidate, Trial, holds, judged, measure_candidate, subset
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""
@@ -72,6 +72,7 @@ def choose(
     best = _best(tried, trial.wish)
     soon = trial.wish.latency if trial.wish.latency is not None else SOON
     if best is not None and best[1].latency <= soon and kinds is None:
+        best = _judged(best, trial)
         summary = _in_words(best[1], trial)
         return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {summary}")
     others = [kind for kind in allowed if not kind.exact] if trial.wish.recall < 1 else []
@@ -85,6 +86,7 @@ def choose(
         tried = _let_go(tried, best)
     if best is None:
         raise BadInput(_nearest(tried, trial))
+    best = _judged(best, trial)
     summary = _in_words(best[1], trial)
     return _chosen(tried, best, f"the fastest of {len(tried)} kinds that holds: {summary}")
 
@@ -193,10 +195,18 @@ def _let_go(
     return measured
 
 
+def _judged(best: tuple[Candidate, Point], trial: Trial) -> tuple[Candidate, Point]:
+    return best[0], judged(*best, trial)
+
+
 def _chosen(
     tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point], why: str
 ) -> Choice:
-    curve = tuple(point for _, one in tried for point in one.points)
+    curve = tuple(
+        best[1] if one is best[0] and point.spec == best[1].spec else point
+        for _, one in tried
+        for point in one.points
+    )
     return Choice(best[0], best[1], curve, why)
 
 
@@ -207,7 +217,11 @@ def _ms(point: Point) -> str:
 def _in_words(point: Point, trial: Trial) -> str:
     wish = trial.wish
     recall = f"recall@{wish.at} {point.recall:.4f} ({point.low:.4f} to {point.high:.4f})"
-    many = f"on {len(trial.queries)} held-out queries" if len(trial.queries) else "by construction"
+    many = (
+        f"by {len(trial.queries) // 2} held-out queries"
+        if len(trial.queries)
+        else "by construction"
+    )
     speed = f"{point.queries_per_second:,.0f} queries/s at batch {wish.batch}"
     return f"{point.spec}, {recall} {many}, {speed}, {point.bytes / 1e6:,.1f} MB"
 

@@ -7,13 +7,14 @@ the embedding less one fixed vector m (so that little cancels; 0 for inner produ
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alike.analysis.blocks.jit import compiled
 from alike.extract.measures import Array, FeatureRows, Form, Measure, embed_rows
 
 CENTRE_ROWS = 2048
@@ -45,6 +46,9 @@ class Fetch(Protocol):
     def __call__(self, low: int, high: int) -> Block:
         """Give z (high - low, D) float32 and b (high - low,) float64 of these positions."""
 
+    def embedded(self, low: int, high: int) -> Array:
+        """The vectors of these positions (high - low, D) as they are embedded, not centred."""
+
     def take(self, at: NDArray[np.int64]) -> "Fetch":
         """The same of these positions only."""
 
@@ -58,12 +62,14 @@ class Vectors:
         form: of the measure.
         centre: m, float32 (D,).
         fetch: gives z and b.
+        exactly: distances are to be computed in float64, from differences.
     """
 
     n: int
     form: Form
     centre: Array
     fetch: "Fetch"
+    exactly: bool = False
 
     @property
     def dim(self) -> int:
@@ -90,7 +96,23 @@ class Vectors:
 
     def take(self, at: NDArray[np.int64]) -> "Vectors":
         """These positions only, in this order, centred as before."""
-        return Vectors(len(at), self.form, self.centre, self.fetch.take(at))
+        return replace(self, n=len(at), fetch=self.fetch.take(at))
+
+    def exact(self, low: int, high: int) -> NDArray[np.float64]:
+        """Vectors in float64 (high - low, D), of cosines of length 1 there."""
+        x = self.fetch.embedded(low, high).astype(np.float64)
+        if self.form != "cosine":
+            return x
+        length = np.sqrt(np.einsum("nd,nd->n", x, x))
+        return np.asarray(x / np.where(length > 0, length, 1.0)[:, None])
+
+    def exact_keys(
+        self, rows: NDArray[np.float64], others: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Keys (m, n) of vectors that `exact` gave: right to the last digits of each."""
+        if self.form == "inner":
+            return np.asarray(1.0 - rows @ others.T)
+        return half_squares(rows, others)
 
 
 def centred(x: Array, centre: Array, form: Form) -> Block:
@@ -124,16 +146,34 @@ def spread(n: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
+@compiled
+def half_squares(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the squared distances (m, n), from differences, so that nothing cancels."""
+    out = np.empty((len(rows), len(others)))
+    for i in range(len(rows)):
+        for j in range(len(others)):
+            total = 0.0
+            for d in range(rows.shape[1]):
+                apart = rows[i, d] - others[j, d]
+                total += apart * apart
+            out[i, j] = total / 2.0
+    return out
+
+
 @dataclass(frozen=True)
 class _Held:
-    z: Array
+    x: Array
+    centre: Array
     b: NDArray[np.float64]
 
     def __call__(self, low: int, high: int) -> Block:
-        return self.z[low:high], self.b[low:high]
+        return self.x[low:high] - self.centre, self.b[low:high]
+
+    def embedded(self, low: int, high: int) -> Array:
+        return self.x[low:high]
 
     def take(self, at: NDArray[np.int64]) -> "_Held":
-        return _Held(self.z[at], self.b[at])
+        return _Held(self.x[at], self.centre, self.b[at])
 
 
 class _Stored:
@@ -166,6 +206,10 @@ class _Stored:
                 self._kept.popitem(last=False)
         return block
 
+    def embedded(self, low: int, high: int) -> Array:
+        """Embedded rows of these positions, not centred."""
+        return embed_rows(self.features, self.measure, self.rows[low:high])
+
     def take(self, at: NDArray[np.int64]) -> "_Stored":
         """The same of these positions only."""
         return _Stored(self.features, self.measure, self.rows[at], self.centre)
@@ -188,7 +232,7 @@ def held_vectors(x: Array, form: Form) -> Vectors:
     """Vectors that are in memory already: (N, D) float32."""
     x = np.ascontiguousarray(x, dtype=np.float32)
     centre = _centre(x[spread(len(x), CENTRE_ROWS)], form)
-    return Vectors(len(x), form, centre, _Held(*centred(x, centre, form)))
+    return Vectors(len(x), form, centre, _Held(x, centre, centred(x, centre, form)[1]))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from .counts import PairCounts as PairCounts
 from .counts import SlabCounts as SlabCounts
 from .counts import balance as balance
 from .counts import count_pairs as count_pairs
+from .counts import sure_pairs as sure_pairs
 from .curves import auc as auc
 from .folds import Folded as Folded
 from .folds import folded_accuracy as folded_accuracy

@@ -30,7 +30,7 @@ FARTHEST = 64
 MANTISSA = 23
 CELL_BITS = 17
 """Of the mantissa, within a cell: so 64 cells for every doubling of the distance to the origin."""
-OCTAVES = 40
+OCTAVES = 60
 VANISHING = 1e-36
 """Half a squared length below which float32, which ends at 1e-38, has few digits or none."""
 EVEN = 0.2
@@ -198,6 +198,9 @@ def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bin
         raise BadInput(msg)
     with np.errstate(over="ignore", invalid="ignore"):
         every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
+    if vectors.exactly and np.isfinite(every).all():
+        rows = np.concatenate([vectors.exact(int(place), int(place) + 1) for place in at])
+        every = vectors.exact_keys(rows, rows)
     if not np.isfinite(every).all() or (vectors.form == "euclidean" and 0 < b.max() < VANISHING):
         msg = (
             f"squared distances of about {2.0 * b.max():.0e} overflow float32 or vanish in it: "

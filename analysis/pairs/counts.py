@@ -32,10 +32,10 @@ from alike.analysis.blocks import (
     best_product,
     own_distance,
 )
-from alike.analysis.pairs.bins import Bins, Layers, measured_bins, plan_layers
+from alike.analysis.pairs.bins import BINS, Bins, Layers, measured_bins, plan_layers
 from alike.analysis.pairs.curves import Auc, auc
 from alike.analysis.pairs.kernels import Scratch, flush_layers, scratch
-from alike.analysis.pairs.rounding import key_error
+from alike.analysis.pairs.rounding import UNIT, key_error
 from alike.analysis.pairs.tiling import Slab, Tile, slabs, tiles
 from alike.extract.measures import Form
 
@@ -100,7 +100,9 @@ class PairCounts:
             weighing the same (see `Balance.others`).
         pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b.
         balanced: (2, B) `total` with every class and every pair of classes weighing the same.
-        error: the most by which a key may be off, in units of the key; 0: parts of a bin.
+        error: the most by which a key may be off, in units of the key.
+        relative: the same as a share of the distance from the end from which bins count.
+        turned: by how much an embedded vector may be turned, of cosines.
     """
 
     bins: Bins
@@ -111,14 +113,23 @@ class PairCounts:
     pairs: Counts
     balanced: NDArray[np.float64]
     error: float = 0.0
+    relative: float = 0.0
+    turned: float = 0.0
+
+    def errors(self) -> NDArray[np.float64]:
+        """The most by which a key may be off, at every edge of the bins (B + 1,)."""
+        edges = self.bins.edges()
+        apart = np.sqrt(2.0 * np.maximum(edges, 0.0))
+        far = self.relative * np.abs(edges - self.bins.first)
+        return np.asarray(self.error + far + self.turned * (apart + self.turned))
 
     def area(self) -> Auc:
         """Balanced AUC, with the interval that holds it whatever bins and rounding do."""
-        return auc(self.balanced[0], self.balanced[1], self.bins.edges(), self.error)
+        return auc(self.balanced[0], self.balanced[1], self.bins.edges(), self.errors())
 
     def plain_area(self) -> Auc:
         """The same of all pairs, each weighing the same."""
-        return auc(self.total[0], self.total[1], self.bins.edges(), self.error)
+        return auc(self.total[0], self.total[1], self.bins.edges(), self.errors())
 
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""
@@ -322,7 +333,66 @@ def count_pairs(
         combine=partial(add_slab, weights),
         finalize=partial(_finished, weights),
     ).compute(map_blocks)
+    if vectors.exactly:
+        turned = 4.0 * UNIT if vectors.form == "cosine" else 0.0
+        smallest = vectors.dim * 2.0**-52 if vectors.form == "inner" else 0.0
+        return replace(counts, error=smallest, relative=2.0 * UNIT, turned=turned)
     return replace(counts, error=key_error(vectors, bins, precision, rounding))
+
+
+WIDE = 5e-4
+"""Width of the certified interval of the AUC from which on distances are computed in float64."""
+EXACT_WORK = 2e12
+"""Multiplications up to which they can be: minutes on two cores."""
+
+
+def sure_pairs(
+    vectors: Vectors,
+    images: EvaluationSet,
+    n_bins: int = BINS,
+    *,
+    precision: Precision = "float32",
+    map_blocks: MapBlocks = map,
+    rounding: MapBlocks = map,
+    again: MapBlocks = map,
+) -> tuple[Vectors, PairCounts]:
+    """Count all pairs; again in float64 where float32 leaves the AUC uncertain.
+
+    Args:
+        vectors: of the images.
+        images: the evaluation set.
+        n_bins: of the histograms.
+        precision: of the products; with bfloat16 nothing is counted again.
+        map_blocks: how slabs are mapped.
+        rounding: how blocks of images are.
+        again: how slabs are in float64.
+
+    Returns:
+        The vectors as they were counted, and the counts.
+    """
+    counts = count_pairs(
+        vectors, images, bins=measured_bins(vectors, images, n_bins), precision=precision,
+        map_blocks=map_blocks, rounding=rounding,
+    )  # fmt: skip
+    work = float(vectors.n) ** 2 / 2 * vectors.dim
+    if precision != "float32" or work > EXACT_WORK or not _rounds(counts):
+        return vectors, counts
+    exact = replace(vectors, exactly=True)
+    bins = measured_bins(exact, images, n_bins)
+    return exact, count_pairs(exact, images, bins=bins, map_blocks=again)
+
+
+def _rounds(counts: PairCounts) -> bool:
+    """Whether rounding, not the bins, leaves the AUC uncertain."""
+    area = counts.area()
+    wide = area.high - area.low
+    if not wide > WIDE:
+        return False
+    by_bins = auc(counts.balanced[0], counts.balanced[1])
+    kind = np.cumsum(counts.balanced[0])
+    near = counts.bins.edges()[int(np.searchsorted(kind, kind[-1] / 4)) + 1]
+    small = near - min(counts.bins.edges()[0], 0.0) < 1000.0 * counts.error
+    return bool(small or wide > 2.0 * (by_bins.high - by_bins.low))
 
 
 def count_kinds(

@@ -40,7 +40,7 @@ def auc(
     same: Counts,
     different: Counts,
     edges: NDArray[np.float64] | None = None,
-    error: float = 0.0,
+    error: float | NDArray[np.float64] = 0.0,
 ) -> Auc:
     """ROC-AUC with its certified interval; NaN where one kind has no pairs.
 
@@ -48,9 +48,9 @@ def auc(
         same: (B,) histogram of pairs of one class.
         different: (B,) of pairs of different classes.
         edges: (B + 1,) of the bins, needed where there is an error.
-        error: the most by which a distance that was counted is off. Two pairs then count as ordered
-            only where their bins are further apart than twice that; the end bins hold everything
-            beyond them.
+        error: the most by which a distance that was counted is off, or (B + 1,) at each edge. Two
+            pairs then count as ordered only where their bins are further apart than both; the end
+            bins hold everything beyond them.
 
     Examples:
         >>> import numpy as np
@@ -68,13 +68,15 @@ def auc(
     tied = float(s @ d / pairs)
     # Sums of weights round: a hair above 1 is 1.
     value, top = min(won + tied / 2.0, 1.0), min(won + tied, 1.0)
-    if not error:
+    if not np.any(error):
         return Auc(value, min(won, value), top)
     if edges is None:
         msg = "an error of the distances is in their units, so it needs the edges of the bins"
         raise ValueError(msg)
-    low, high = np.append(-np.inf, edges[1:-1]), np.append(edges[1:-1], np.inf)
-    surely = np.searchsorted(high, low - 2.0 * error, side="right")
+    off = np.broadcast_to(error, edges.shape)[1:-1]
+    low = np.append(-np.inf, edges[1:-1] - off)
+    high = np.append(np.maximum.accumulate(edges[1:-1] + off), np.inf)
+    surely = np.searchsorted(high, low, side="right")
     nearer, apart = (np.append(0.0, np.cumsum(counts))[surely] for counts in (s, d))
     least, most = float(nearer @ d / pairs), 1.0 - float(apart @ s / pairs)
     return Auc(value, min(least, value), max(most, value))

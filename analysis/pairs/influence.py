@@ -27,6 +27,7 @@ from alike.analysis.blocks import (
 from alike.analysis.pairs.bins import TILE, Bins
 from alike.analysis.pairs.intervals import Spread, spread
 from alike.analysis.pairs.kernels import place_rows
+from alike.analysis.pairs.tiling import exact_places
 
 Floats = NDArray[np.float64]
 WINDOW = 0.1
@@ -431,6 +432,17 @@ def place_pairs(
     vectors: Vectors, bins: Bins, places: NDArray[np.int64], into: NDArray[np.uint32]
 ) -> None:
     """Write the bin (m, N) of each of these images with every image."""
+    if vectors.exactly:
+        rows = np.concatenate([vectors.exact(int(at), int(at) + 1) for at in places])
+        zeros = np.zeros(max(len(rows), TILE), np.float32)
+        for low in range(0, vectors.n, TILE):
+            high = min(low + TILE, vectors.n)
+            out = exact_places(vectors, bins, rows, vectors.exact(low, high))
+            place_rows(
+                out, zeros[: len(rows)], zeros[: high - low], np.float32(1.0),
+                np.float32(bins.n - 1), bins.cells, into[:, low:high],
+            )  # fmt: skip
+        return
     z, b = vectors.rows(places)
     product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
     scale = np.float32(1.0 / bins.width)

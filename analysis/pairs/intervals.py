@@ -102,7 +102,7 @@ def difference_interval(
     spans = np.array([*span_a, *span_b])
     if not (np.isfinite(spans).all() and np.isfinite(apart.variance)):
         return NONE
-    if a == b and apart.variance == 0 and span_a == span_b:
+    if a == b and span_a == span_b and apart.variance == 0 < of_a.variance:
         return 0.0, 0.0
     both = (of_a.variance * of_b.variance) ** 0.5
     r = (of_a.variance + of_b.variance - apart.variance) / (2 * both) if both > 0 else 0.0

@@ -87,6 +87,9 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
             "finite features of moderate size; run `alike store verify`, or use a cosine measure"
         )
         raise BadInput(msg)
+    if vectors.exactly:
+        yield from _exact_tiles(vectors, bins, slab)
+        return
     left, right = product.ready(z_rows), product.ready(z_cols)
     scratch = np.empty(TILE * TILE, dtype=np.float32)
     for i in range(0, len(row_b), TILE):
@@ -99,3 +102,32 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
             out = product.multiply(part, other, room)
             yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols], bins.cells)
+
+
+def _exact_tiles(vectors: Vectors, bins: Bins, slab: Slab) -> Iterator[Tile]:
+    """Tiles whose products are the keys themselves in units of bins, turned round."""
+    (row_low, row_high), (col_low, col_high) = slab
+    one = np.float32(1.0)
+    for i in range(row_low, row_high, TILE):
+        left = vectors.exact(i, min(i + TILE, row_high))
+        for j in range(col_low, col_high, TILE):
+            right = vectors.exact(j, min(j + TILE, col_high))
+            first = i - j + 1
+            if first > len(right):
+                continue
+            rows, cols = (
+                slice(i - row_low, i - row_low + TILE),
+                slice(j - col_low, j - col_low + TILE),
+            )
+            yield Tile(
+                exact_places(vectors, bins, left, right), rows, cols, one, first,
+                np.zeros(len(left), np.float32), np.zeros(len(right), np.float32), bins.cells,
+            )  # fmt: skip
+
+
+def exact_places(
+    vectors: Vectors, bins: Bins, rows: NDArray[np.float64], others: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Minus the place (m, n) of each pair among the bins, from `Vectors.exact`."""
+    keys = vectors.exact_keys(rows, others)
+    return ((bins.first - keys) / bins.width).astype(np.float32)

@@ -16,8 +16,8 @@ from alike.analysis.pairs import (
     Units,
     count_pairs,
     folded_accuracy,
-    measured_bins,
     pair_spreads,
+    sure_pairs,
     units_of,
 )
 from alike.analysis.scores import tables as table_rows
@@ -58,13 +58,12 @@ def evaluate_measure(
     everywhere = note
     moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
     geometry = class_geometry(vectors, images, moments, map_blocks=stage(f"{name} means"))
-    chosen = measured_bins(vectors, images, bins)
-    counts = count_pairs(
-        vectors, images, bins=chosen, precision=precision, map_blocks=stage(f"{name} pairs"),
-        rounding=stage(f"{name} rounding"),
+    vectors, counts = sure_pairs(
+        vectors, images, bins, precision=precision, map_blocks=stage(f"{name} pairs"),
+        rounding=stage(f"{name} rounding"), again=stage(f"{name} pairs in float64"),
     )  # fmt: skip
     if precision != "float32":
-        note = "; ".join(filter(None, [note, _rounding(vectors, images, chosen, precision)]))
+        note = "; ".join(filter(None, [note, _rounding(vectors, images, counts.bins, precision)]))
     near, units, unit = _neighbours(name, vectors, images, stage, intervals=intervals)
     spreads = None
     if intervals:

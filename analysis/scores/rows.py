@@ -67,6 +67,8 @@ def pair_scores(
         else None
     )
 
+    certain, of_all = _certified(findings, whole), _certified(findings, plain)
+
     def sure_row(name: str, value: float, more: str = "", of: str = "") -> tuple[Any, ...]:
         span, why = pair_interval(findings, of or name, value)
         if of:
@@ -75,12 +77,12 @@ def pair_scores(
         return name, value, span, "; ".join(filter(None, [why, more, note]))
 
     values = [
-        sure_row("sameness", whole.value, _told_apart(whole, plain), of="auc"),
-        sure_row("auc", whole.value, _certified(findings, whole)),
+        sure_row("sameness", whole.value, certain + _told_apart(whole, plain), of="auc"),
+        sure_row("auc", whole.value, certain),
         sure_row("eer", score.eer(far, tar)),
         sure_row("tar_at_far_1pct", score.tar_at_far(far, tar, 0.01)),
-        sure_row("sameness_all_pairs", plain.value, of="auc_all_pairs"),
-        sure_row("auc_all_pairs", plain.value, _certified(findings, plain)),
+        sure_row("sameness_all_pairs", plain.value, of_all, of="auc_all_pairs"),
+        sure_row("auc_all_pairs", plain.value, of_all),
         ("d_prime", score.d_prime(near, apart), NO_SPAN, ""),
         ("intra_mean", near[0], NO_SPAN, f"{pairs[0]} pairs"),
         ("inter_mean", apart[0], NO_SPAN, f"{pairs[1]} pairs"),
@@ -92,8 +94,8 @@ def pair_scores(
 
 
 def _certified(findings: Findings, area: score.Auc) -> str:
-    by = "the bins and the rounding" if findings.counts.error else "the bins"
-    return f"certain to {area.low:.6f}..{area.high:.6f} by {by}{_unresolved(findings)}"
+    told = f"AUC certain to {area.low:.6f}..{area.high:.6f} by the bins and the rounding"
+    return f"{told}{_unresolved(findings)}"
 
 
 def _told_apart(balanced: score.Auc, plain: score.Auc) -> str:
@@ -101,7 +103,7 @@ def _told_apart(balanced: score.Auc, plain: score.Auc) -> str:
     if not abs(balanced.sameness - plain.sameness) > FAR_APART:
         return ""
     return (
-        f"every class weighs the same here: weighing every pair the same, so that large classes "
+        f"; every class weighs the same here: weighing every pair the same, so that large classes "
         f"say most, it is {plain.sameness:.3f}"
     )
 

@@ -208,16 +208,16 @@ class TestGrowing:
         """New rows of another kind than the lists were trained for: recall falls."""
         vectors, labels = clustered(1500, dimension=24, classes=30, spread=0.1)
         store = make_store(vectors=vectors, labels=labels)
-        first = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.97)).card
+        first = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95)).card
         draw = np.random.default_rng(5)
         other = draw.random((1300, 24)).astype(np.float32)
         grow(
             store, np.concatenate([vectors, other]), np.concatenate([labels, 99 + 0 * other[:, 0]])
         )
-        report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.97))
+        report = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95))
         assert report.action == "rebuilt"
         assert "recall@10 fell to" in report.note
-        assert report.card.recall[1] >= 0.97
+        assert report.card.recall[0] >= 0.95
         assert report.card.spec.search["nprobe"] > first.spec.search["nprobe"]
         assert report.card.stale == ""
 

@@ -17,7 +17,7 @@ from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.pairs import bins as pair_bins
 from alike.analysis.pairs import curves as scores
 from alike.analysis.pairs.bins import Bins, Layers, measured_bins, plan_layers
-from alike.analysis.pairs.counts import class_pairs, count_pairs, pair_slot
+from alike.analysis.pairs.counts import class_pairs, count_pairs, pair_slot, sure_pairs
 from alike.analysis.pairs.kernels import place_row, scratch
 from alike.analysis.pairs.rounding import key_error
 from alike.analysis.pairs.tiling import slabs, tiles
@@ -212,11 +212,11 @@ def crowds(kind, n=700):
 @pytest.mark.parametrize("kind", ["probabilities", "outliers", "collapsed"])
 def test_where_distances_crowd_the_bins_follow_them(kind, layout):
     held, images, distance, same = crowds(kind)
-    counts = count_pairs(held, images)
+    _, counts = sure_pairs(held, images)
     area, wanted = counts.plain_area(), roc_auc_score(same, -distance)
     assert len(counts.bins.cells.base)
     assert area.low - 1e-6 <= wanted <= area.high + 1e-6
-    assert area.high - area.low < 1e-4
+    assert area.high - area.low < 1e-3
     plain = measured_bins(held, images)
     equal = Bins(float(distance.min()), float(np.ptp(distance)) / plain.n, plain.n)
     if held.form == "inner":
@@ -290,7 +290,7 @@ def test_no_key_of_bfloat16_products_is_further_off_than_the_bound(clustered):
         keys = tile.row_b[:, None] + tile.col_b[None, :] - tile.scale * tile.product
         worst = max(worst, np.abs(bins.first + bins.width * keys - exact).max())
     assert worst <= bound <= 20.0 * worst
-    assert key_error(held, bins, "float32") == 0.0
+    assert 0 < key_error(held, bins, "float32") < bound / 50
 
 
 def test_products_agree():

@@ -1,0 +1,56 @@
+"""Intervals of made sets hold the truth about as often as they say."""
+
+from functools import partial
+
+import numpy as np
+
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.neighbours.lists import nearest
+from alike.analysis.pairs.influence import units_of
+from alike.analysis.pairs.intervals import Spread, difference_interval, share_interval
+from benchmarks.coverage import ALONE, CELLS, covered, judge
+
+
+def test_intervals_of_small_sets_cover():
+    """5 classes of 10, where draws of images held the truth of R-precision .73 of the time."""
+    few = partial(judge, CELLS["5x10"], paired=False)
+    truth = np.mean([few(10_000 + s, intervals=False)[0][:, 0] for s in range(25)], axis=0)
+    share, printed = covered(np.array([few(s, intervals=True)[0] for s in range(25)]), truth)
+    for score in ("sameness", "eer", "one_nn", "r_precision", "map_at_r", "balanced_accuracy"):
+        assert share[ALONE.index(score)] >= 0.88
+        assert printed[ALONE.index(score)] == 1
+
+
+def test_leaving_a_unit_out_is_what_the_lists_say():
+    draw = np.random.default_rng(1)
+    codes = np.repeat(np.arange(4), (7, 5, 6, 4))
+    x = draw.standard_normal((22, 3)).astype(np.float32)
+    images = evaluation_set_of(np.arange(22), [str(code) for code in codes])
+    units = units_of(images)
+    changes = nearest(held_vectors(x, "euclidean"), images, 3, units=units).changes
+
+    def scores(kept):
+        apart = ((x[kept][:, None] - x[kept]) ** 2).sum(axis=2) + 1e9 * np.eye(len(kept))
+        order = np.argsort(apart, axis=1)
+        values = []
+        for at, i in enumerate(kept):
+            hit = codes[kept][order[at][:-1]] == codes[i]
+            r = int((codes[kept] == codes[i]).sum()) - 1
+            precise = np.cumsum(hit[:r]) / np.arange(1, r + 1)
+            values.append([hit[0], hit[:3].mean(), hit[:3].any(), hit[:r].mean(),
+                           (precise * hit[:r]).sum() / r])  # fmt: skip
+        return np.mean(values, axis=0)
+
+    whole = scores(np.arange(22))
+    for unit in range(22):
+        wanted = scores(np.flatnonzero(units.named != unit)) - whole
+        assert np.allclose(changes.without[unit], wanted, atol=1e-12)
+
+
+def test_an_interval_at_an_end_has_a_width():
+    nothing = Spread(0.0, 1.0)
+    low, high = share_interval(1.0, nothing, 60)
+    assert (low, high) == (0.025 ** (1 / 60), 1.0)
+    span = difference_interval(1.0, 1.0, (low, high), (low, high), nothing, nothing, nothing)
+    assert span[0] < 0 < span[1]
