@@ -25,9 +25,10 @@ from alike.analysis.blocks import (
     compiled,
 )
 from alike.analysis.pairs.bins import TILE, Bins
-from alike.analysis.pairs.intervals import Spread, spread
+from alike.analysis.pairs.intervals import WHOLE, Spread, spread
 from alike.analysis.pairs.kernels import place_rows
 from alike.analysis.pairs.tiling import exact_places
+from alike.analysis.pairs.worst import add_class_rows
 
 Floats = NDArray[np.float64]
 WINDOW = 0.1
@@ -76,10 +77,6 @@ def _densities(s: Floats, d: Floats, t: float, few_s: float, few_d: float) -> tu
         if whole or (s[low:high].sum() >= few_s and d[low:high].sum() >= few_d):
             return float(s[low:high].mean()), float(d[low:high].mean())
         reach = int(reach * 1.3) + 1
-
-
-WHOLE = 0.9
-"""Units to an image of a class from which on what pairs do twice is taken off."""
 
 
 @dataclass
@@ -391,7 +388,6 @@ def _rows_of(
     tables: Tables,
     at: NDArray[np.int64],
 ) -> tuple[Any, ...]:
-    from alike.analysis.pairs.worst import add_class_rows
 
     n, classes = len(images), len(images.classes)
     sums = no_sums(len(at), classes, tables.same.shape[1])

@@ -10,6 +10,9 @@ Floats = NDArray[np.float64]
 NONE = (float("nan"), float("nan"))
 LEVEL = 0.95
 
+WHOLE = 0.9
+"""Units to an image of a class from which on what pairs do twice is taken off."""
+
 
 @dataclass(frozen=True)
 class Spread:

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import compiled
-from alike.analysis.pairs.influence import WHOLE
-from alike.analysis.pairs.intervals import Spread, spread
+from alike.analysis.pairs.intervals import WHOLE, Spread, spread
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
