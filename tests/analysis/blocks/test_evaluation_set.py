@@ -1,9 +1,8 @@
-"""Draws, folds and samples belong to images: rows in another order change none of them."""
+"""Folds and samples belong to images: rows in another order change none of them."""
 
 import numpy as np
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
-from alike.analysis.pairs.bootstrap import Draws
 from alike.analysis.pairs.folds import deal
 
 N = 90
@@ -25,15 +24,10 @@ def test_what_is_drawn_follows_the_image_ids():
         sampled = images.sample(30, seed=3)
         drawn.append(
             {
-                "draws": dict(zip(ids, map(tuple, Draws(images, 5, 0).weights), strict=True)),
                 "folds": dict(zip(ids, deal(images, 4, 0), strict=True)),
                 "sample": set(IDS[order][sampled.rows]),
-                "draws of the sample": dict(
-                    zip(
-                        IDS[order][sampled.rows],
-                        map(tuple, Draws(sampled, 5, 0).weights),
-                        strict=True,
-                    )
+                "folds of the sample": dict(
+                    zip(IDS[order][sampled.rows], deal(sampled, 4, 0), strict=True)
                 ),
             }
         )
