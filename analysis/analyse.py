@@ -70,7 +70,7 @@ class Analysis:
 
     Attributes:
         key: of the extraction.
-        n_images: evaluated.
+        n_images: judged by the headline: fewer than there are where the budget allowed a sample.
         classes: their names, sorted.
         settings: everything that the numbers depend on, and which measures were left out and why.
         tables: by name; columns in docs/analysis.md.
@@ -214,7 +214,8 @@ def analyse(
         plan.append(_planned(UNTRAINED, ready_measure(untrained, HEADLINE), untrained, same))
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
-    parts = [work.evaluate(part.within(settings)) for part in plan]
+    plan = [part.within(settings) for part in plan]
+    parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
     tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
@@ -226,8 +227,13 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "scores_version": SCORES_VERSION,
+        "n_images_before_sampling": len(images),
+        "judged": {part.name: len(part.images) for part in plan},
     }  # fmt: skip
-    analysis = Analysis(features.key, len(images), images.classes, record, tables)
+    # Of the headline: a measure that was fitted on some of the images judges the others.
+    head = next((part for part in plan if part.name == HEADLINE), plan[0])
+    judged = len(head.images) if head.images.sampled_from else len(images)
+    analysis = Analysis(features.key, judged, images.classes, record, tables)
     analysis.save(features.store)
     work.forget()
     return analysis

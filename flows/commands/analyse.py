@@ -17,6 +17,7 @@ from alike.flows.options import (
 )
 
 if TYPE_CHECKING:
+    from alike.analysis.analyse import Analysis
     from alike.extract.store import Store
 
 
@@ -39,7 +40,9 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Names of `alike list measures`, with commas between; all common."),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals.")] = 200,
+        bootstrap: Annotated[
+            int, typer.Option(min=0, help="0: no intervals. Nothing is drawn.")
+        ] = 200,
         seed: Annotated[int, typer.Option(min=0, help="Of draws and folds.")] = 0,
         untrained: Annotated[
             str | None, typer.Option(help="Extraction of the same network with random weights.")
@@ -99,7 +102,9 @@ def register(app: typer.Typer) -> None:
         scores = found.tables["scores"]
         if as_json:
             print_json({
-                "key": found.key, "n_images": found.n_images, "classes": list(found.classes),
+                "key": found.key, "n_images": found.n_images,
+                "n_images_before_sampling": found.settings["n_images_before_sampling"],
+                "classes": list(found.classes),
                 "settings": dict(found.settings), "scores": scores,
             })  # fmt: skip
             return
@@ -107,10 +112,16 @@ def register(app: typer.Typer) -> None:
         wanted = [name for name in SHOWN if name in table.columns]
         print_table(
             table[wanted].dropna(how="all").reset_index(),
-            f"{found.n_images} images of {len(found.classes)} classes, {split.value}",
+            f"{_judged(found)} of {len(found.classes)} classes, {split.value}",
         )
         for name, reason in found.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
+
+
+def _judged(found: "Analysis") -> str:
+    of = found.settings["n_images_before_sampling"]
+    sampled = f"a sample of {found.n_images} of {of} images (--budget judges more)"
+    return f"{of} images" if of == found.n_images else sampled
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:

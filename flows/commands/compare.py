@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         measure: Annotated[str, typer.Option(help="Used for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=1, help="Draws for the intervals.")] = 1000,
+        bootstrap: Annotated[int, typer.Option(min=1, help="Not used: nothing is drawn.")] = 1000,
         seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
         dask: DaskOption = None,
         workers: WorkersOption = None,
