@@ -68,7 +68,9 @@ class TestCompare:
     def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
         a = write_features(tmp_path / "a", made)
         table = compare(a, a, bootstrap=50)
-        spans = table[table["score"] != "worst_class_sameness"]
+        # All right on both sides still says little of other images: that interval has a width.
+        spans = table[(table["score"] != "worst_class_sameness") & (table["a"] != 1)]
+        assert len(spans) > 6
         assert (spans[["difference", "low", "high"]] == 0).all(axis=None)
         assert (table["difference"] == 0).all()
         numbers, changes = network_similarity(a, a)
