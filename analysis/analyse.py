@@ -79,7 +79,7 @@ class Analysis(Displayed):
 
     Attributes:
         key: of the extraction.
-        n_images: evaluated.
+        n_images: judged by the headline: fewer than there are where the budget allowed a sample.
         classes: their names, sorted.
         settings: everything that the numbers depend on, and which measures were left out and why.
         tables: by name; columns in docs/analysis.md.
@@ -277,7 +277,8 @@ def analyse(
             left_out[UNTRAINED] = str(error)
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
-    parts = [work.evaluate(part.within(settings)) for part in plan]
+    plan = [part.within(settings) for part in plan]
+    parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
     tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
@@ -295,8 +296,13 @@ def analyse(
         "measure_digests": digests, "twins": twin_record,
         "warnings": flat_features(features, np.sort(images.rows)),
         "scores_version": SCORES_VERSION,
+        "n_images_before_sampling": len(images),
+        "evaluated": {part.name: len(part.images) for part in plan},
     }  # fmt: skip
-    analysis = Analysis(features.key, len(images), images.classes, record, tables)
+    # Of the headline: a measure that was fitted on some of the images judges the others.
+    head = next((part for part in plan if part.name == HEADLINE), plan[0])
+    evaluated = len(head.images) if head.images.sampled_from else len(images)
+    analysis = Analysis(features.key, evaluated, images.classes, record, tables)
     analysis.save(features.store)
     work.forget()
     return analysis

@@ -42,6 +42,8 @@ def copy_units(
     return np.asarray(connected_components(mutual, directed=False)[1], dtype=np.int64)
 
 
+FEWEST = 5
+"""Neighbours from which on a gap among them is no chance of few images."""
 LARGEST = 64
 """Copies that are left out together at most: more chain, and are no copies."""
 
@@ -57,7 +59,7 @@ def linked_units(
     """
     named = np.zeros(len(images), dtype=np.int64)
     for places, keys in sides:
-        if keys.shape[1] < 2:
+        if keys.shape[1] < FEWEST:
             return None
         linked = copy_units(places, keys, images.codes)
         named = np.unique(named * (int(linked.max()) + 1) + linked, return_inverse=True)[1]

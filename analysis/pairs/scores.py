@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Vectors
+from alike.analysis.pairs import influence
 from alike.analysis.pairs.counts import PairCounts
 from alike.analysis.pairs.influence import (
     BINS,
@@ -194,7 +195,7 @@ def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
         out["tar_at_far_1pct"] = "a class of three images says too little about 1 % of its pairs"
     if of_class.min() < WORST_UNITS:
         out["worst_class_auc"] = f"a class has fewer than {WORST_UNITS} images"
-    elif len(images) * len(n) > WORST_NUMBERS or images.sample_at(16_384, 0) is not None:
+    elif len(images) * len(n) > WORST_NUMBERS or images.sample_at(influence.ROWS, 0) is not None:
         out["worst_class_auc"] = f"{len(images)} images of {len(n)} classes are too many for it"
     return out
 

@@ -81,7 +81,7 @@ def _of_two(
     sentences = [
         f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
         f"{change(row['difference'])} ({_sure(low, high)}), "
-        f"on {count(before.n_images)} images of {len(before.classes)} classes.",
+        f"on {images_words(before)} of {len(before.classes)} classes.",
         f"In {_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
         "images of one class lie nearer to each other than two images of different classes.",
         *_accuracy_change(before, after, comparison),
@@ -103,8 +103,8 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
     )
     sentences = [
         f"Sameness is {number(sameness.value)} "
-        f"({_sure(sameness.low, sameness.high, signed=False)}) on {count(analysis.n_images)} "
-        f"images of {len(analysis.classes)} classes. 0 is chance, 1 is perfect."
+        f"({_sure(sameness.low, sameness.high, signed=False)}) on {images_words(analysis)} "
+        f"of {len(analysis.classes)} classes. 0 is chance, 1 is perfect."
     ]
     accuracy = accuracy_of(analysis)
     if accuracy is not None:
@@ -116,6 +116,14 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
     if worst is not None:
         sentences.append(f"The worst class is “{worst[0]}”, with {number(worst[1])}.")
     return Answer("single", headline, (*sentences, *_scale(analysis, None, measure)))
+
+
+def images_words(analysis: Analysed) -> str:
+    """How many images were judged, and of how many where the budget allowed a sample only."""
+    of = int(dict(analysis.settings).get("n_images_before_sampling", analysis.n_images))
+    if of == analysis.n_images:
+        return f"{count(of)} images"
+    return f"a sample of {count(analysis.n_images)} of {count(of)} images"
 
 
 def _compared(

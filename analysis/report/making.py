@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from alike.analysis.report.answer import images_words
 from alike.analysis.report.parts import definitions, details, facts, section, table, text
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
@@ -174,7 +175,7 @@ def _settings(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         title = "Analysis" if name == "network" else f"Analysis {name}"
         own = {
             "features": analysis.key,
-            "images": count(analysis.n_images),
+            "images": images_words(analysis),
             "classes": count(len(analysis.classes)),
             **_flat(dict(analysis.settings or {})),
         }

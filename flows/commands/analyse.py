@@ -18,6 +18,7 @@ from alike.flows.options import (
 )
 
 if TYPE_CHECKING:
+    from alike.analysis.analyse import Analysis
     from alike.extract.store import Store
 
 
@@ -43,9 +44,11 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals.")] = 200,
+        bootstrap: Annotated[
+            int, typer.Option(min=0, help="0: no intervals. Nothing is resampled.")
+        ] = 200,
         seed: Annotated[
-            int, typer.Option(min=0, max=2**63 - 1, help="Seed of resamples and folds.")
+            int, typer.Option(min=0, max=2**63 - 1, help="Seed of draws and folds.")
         ] = 0,
         untrained: Annotated[
             str | None, typer.Option(help="Key of the same network with random weights.")
@@ -114,6 +117,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print_json({
                 "key": analysis.key, "n_images": analysis.n_images,
+                "n_images_before_sampling": analysis.settings["n_images_before_sampling"],
                 "classes": list(analysis.classes), "settings": dict(analysis.settings),
                 "scores": scores,
                 "twins": analysis.tables["twins"],
@@ -121,7 +125,7 @@ def register(app: typer.Typer) -> None:
             return
         print_table(
             analysis.overview(),
-            f"{analysis.n_images} images of {len(analysis.classes)} classes, {split.value}",
+            f"{_evaluated(analysis)} of {len(analysis.classes)} classes, {split.value}",
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
@@ -129,6 +133,12 @@ def register(app: typer.Typer) -> None:
         twins = twin_sentences(settings_used["twins"])
         for sentence in (*settings_used["warnings"], *twins):
             typer.echo(f"note: {sentence}")
+
+
+def _evaluated(analysis: "Analysis") -> str:
+    of = analysis.settings["n_images_before_sampling"]
+    sampled = f"a sample of {analysis.n_images} of {of} images (--budget takes more)"
+    return f"{of} images" if of == analysis.n_images else sampled
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:

@@ -27,8 +27,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         measure: Annotated[str, typer.Option(help="Measure of distance, for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
-        bootstrap: Annotated[int, typer.Option(min=1, help="Resamples for the intervals.")] = 1000,
-        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the resamples.")] = 0,
+        bootstrap: Annotated[
+            int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
+        ] = 1000,
+        seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         as_json: JsonOption = False,

@@ -16,6 +16,7 @@ from alike.analysis.blocks.evaluation_set import stored_evaluation_set
 from alike.analysis.compare import compare
 from alike.analysis.maps.maps import MapSettings
 from alike.analysis.networks import network_similarity
+from alike.analysis.report.answer import answer
 from alike.analysis.scores.sets import all_pairs
 from alike.analysis.scores.table import SCORES
 from alike.extract.errors import BadInput
@@ -195,24 +196,29 @@ def test_beyond_the_budget_a_sample_is_judged_and_said_so(tmp_path, make, write_
     whole = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10))
     notes = found.tables["scores"].query("measure == 'gap_cosine'")["note"]
     assert notes.str.count("sample of 1000 of 1600 images").eq(1).all()
+    assert (found.n_images, found.settings["n_images_before_sampling"]) == (1000, 1600)
+    assert (
+        "on a sample of 1\u202f000 of 1\u202f600 images of 2"
+        in answer(found, None, None, "gap_cosine").sentences[0]
+    )
     low, high = found.tables["scores"].query("score == 'sameness'")[["low", "high"]].iloc[0]
     wide = 2 * (high - low)
     assert low - wide < value(whole, "gap_cosine", "sameness") < high + wide
 
 
-def test_a_large_bootstrap_is_made_on_a_sample(tmp_path, make, write_features, monkeypatch):
-    from alike.analysis.scores import measure as one_measure
+def test_influences_of_many_images_are_of_a_sample(tmp_path, make, write_features, monkeypatch):
+    from alike.analysis.pairs import influence
 
     features = write_features(tmp_path / "s", make(sizes=(300, 300)), taps=["gap"])
     whole = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
         "scores"
     ]
-    monkeypatch.setattr(one_measure, "BOOTSTRAP_WORK", 100 * 200**2 / 2)
+    monkeypatch.setattr(influence, "ROWS", 200)
     small = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
         "scores"
     ]
     one, other = (t.query("score == 'auc'").iloc[0] for t in (whole, small))
-    assert "scaled by 0.58" in other["note"]
+    assert one["low"] != other["low"]
     assert one["value"] == other["value"]
     ratio = (other["high"] - other["low"]) / (one["high"] - one["low"])
     assert 0.4 < ratio < 2.5

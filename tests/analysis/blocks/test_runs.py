@@ -60,6 +60,9 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
     assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
 
 
+LATER = ("neighbours", "influence", "folds", "folds judged")
+
+
 def test_a_run_that_dies_keeps_the_measures_that_were_finished(
     tmp_path, make, write_features, monkeypatch
 ):
@@ -78,7 +81,7 @@ def test_a_run_that_dies_keeps_the_measures_that_were_finished(
     again = {"progress": lambda stage, *more: seen.add(stage)}
     settings = AnalysisSettings(measures=measures, bootstrap=5)
     found = analyse(features, settings, **again)
-    assert seen == {f"gap_euclid {stage}" for stage in ("neighbours", "bootstrap", "folds")}
+    assert seen == {f"gap_euclid {stage}" for stage in LATER}
     for name, table in wanted.tables.items():
         pd.testing.assert_frame_equal(found.tables[name], table)
     assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
@@ -196,7 +199,7 @@ def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, mon
         workers = list(cluster.client.run(os.getpid).values())
 
         def kills(stage, done, total, note=""):
-            if stage.endswith("bootstrap") and done == 5 and not killed:
+            if stage.endswith("influence") and done == 5 and not killed:
                 killed.append(workers[0])
                 os.kill(workers[0], signal.SIGKILL)
 
