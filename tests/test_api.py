@@ -144,6 +144,7 @@ def test_names():
         alike.extrakt  # noqa: B018
 
 
+@pytest.mark.quick
 def test_no_public_name_is_a_folder_or_module():
     """Importing `alike.NAME` would put the module in the place of the function."""
     beside = {path.stem for path in Path(alike.__file__).parent.iterdir()}

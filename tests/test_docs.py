@@ -130,6 +130,7 @@ def test_options_exist(page):
         assert asked <= known | {"--help"}, line
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_exist(page):
     """A path of the repository that a page names in code quotes is there."""

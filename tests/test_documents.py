@@ -207,5 +207,6 @@ def test_no_module_parses_a_stored_file_by_itself():
     assert not wrong
 
 
+@pytest.mark.quick
 def test_the_search_sees_a_breach():
     assert _past_the_reader("import json\nx = map(json.loads, lines)") == ["json.loads"]

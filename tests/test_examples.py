@@ -36,6 +36,7 @@ def test_examples(module):
     assert failed == 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_is_shown(table):
     """A reader of the module that holds a table sees how it is used."""

@@ -166,6 +166,7 @@ def test_what_a_folder_hands_on(package):
         assert name not in beside
 
 
+@pytest.mark.quick
 def test_rule_sees_a_breach(monkeypatch):
     assert ("alike.extract.errors", False) in imported("alike.flows.cli")
     monkeypatch.setitem(MAY_IMPORT, "index", set())

@@ -96,6 +96,7 @@ main()
     assert "gap_cosine" in done.stdout
 
 
+@pytest.mark.quick
 def test_one_version(installed):
     import alike
 

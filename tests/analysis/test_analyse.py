@@ -431,6 +431,7 @@ class TestCommands:
         assert "left out: lda_cosine" in said.stdout
 
 
+@pytest.mark.quick
 def test_default_measures_are_measures():
     assert set(module.DEFAULT_MEASURES) <= set(MEASURES)
 

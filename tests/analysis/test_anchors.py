@@ -55,6 +55,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("depth", "intra", "inter", "first"), [(20, 4.740, 8.166, 0.870), (32, 4.808, 8.585, 0.894)]
 )

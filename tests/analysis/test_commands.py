@@ -106,6 +106,7 @@ def test_a_report_without_the_default_measure_is_of_one_measure(alike, digits, t
     assert f"Sameness went from {values[0]:.3f} to {values[1]:.3f}" in page
 
 
+@pytest.mark.quick
 def test_tables_say_of_which_analysis_they_are(alike, store, digits, tmp_path):
     to = tmp_path / "x.parquet"
     status, _, err = alike(

@@ -93,6 +93,7 @@ class TestCompare:
             compare(a, strangers)
 
 
+@pytest.mark.quick
 def test_set_measures_are_not_compared(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(20, 20)))
     with pytest.raises(BadInput, match="chamfer compares maps of few images, not vectors"):

@@ -6,6 +6,7 @@ import pytest
 from alike.analysis.compare import compare
 
 
+@pytest.mark.quick
 def test_accuracy_is_paired(digits):
     table = compare(digits.before, digits.after, bootstrap=200).set_index("score")
     held = digits.before.table("held_out")

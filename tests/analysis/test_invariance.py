@@ -1,6 +1,7 @@
 """What cosine k-NN and LDA do when channels are rescaled, standardised or not."""
 
 import numpy as np
+import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +17,7 @@ def judged(x, codes, train, scale, *, standardised):
     return near.score(x[~train], codes[~train]), lda.score(x[~train], codes[~train])
 
 
+@pytest.mark.quick
 def test_only_standardised_channels_are_invariant_to_their_scale():
     draw = np.random.default_rng(0)
     codes = np.repeat(np.arange(8), 60)

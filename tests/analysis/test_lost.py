@@ -1,6 +1,7 @@
 """Images that lost a map: measures that need it leave them out and say so, others judge them."""
 
 import numpy as np
+import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.extract.store.store import Store
@@ -44,6 +45,7 @@ def test_a_control_of_the_same_store_is_judged_where_it_has_features(
     assert set(found.tables["scores"]["measure"]) >= {"gap_cosine"}
 
 
+@pytest.mark.quick
 def test_features_that_are_all_equal_are_a_warning(tmp_path, make, write_features):
     made = make(sizes=(10, 10))
     made.arrays["gap"][:] = 1.0

@@ -39,6 +39,7 @@ def test_cka_is_that_of_the_gram_matrices(longest, monkeypatch):
     assert better == pytest.approx(fair, rel=1e-5)
 
 
+@pytest.mark.quick
 def test_cka_of_strangers_is_fair_only_without_bias():
     draw = np.random.default_rng(0)
     x, y = draw.standard_normal((2, 100, 80)).astype(np.float32)

@@ -74,6 +74,7 @@ def test_no_twins_are_no_sentences_but_unknown_ones_are(tmp_path, make, write_fe
     assert twin_sentences({}) == []
 
 
+@pytest.mark.quick
 def test_first_of_each_component():
     pairs = pd.DataFrame({"row_a": [7, 5, 3, 99], "row_b": [5, 2, 4, 3]})
     rows = np.array([9, 7, 5, 2, 4, 3])

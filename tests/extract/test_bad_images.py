@@ -81,6 +81,7 @@ def test_feature_that_is_not_finite_is_a_bad_image(tmp_path: Path, store: Store)
     assert "NaN or infinite" in bad["reason"]
 
 
+@pytest.mark.quick
 def test_overflow_of_float16_is_seen() -> None:
     maps = np.array([[1.0, 60000, 60000], [np.inf, -np.inf, 0], [np.nan, 0, 0]], np.float16)
     gap = np.array([[1.0], [2.0], [np.nan]], np.float32)

@@ -45,6 +45,7 @@ def test_no_scheduler_is_one_clear_line(tmp_path: Path) -> None:
         extract_distributed(source, network, store, workers="tcp://127.0.0.1:9", timeout=1)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dashboard", [False, True])
 def test_workers_started_here_need_no_fixed_port(dashboard: bool) -> None:
     with dask_client(0, dashboard=dashboard) as client:

@@ -26,6 +26,7 @@ def test_flat_features_are_named(values: np.ndarray, says: str) -> None:
     assert flat_notes("gap", values) == [says]
 
 
+@pytest.mark.quick
 def test_other_features_are_not() -> None:
     assert flat_notes("gap", np.arange(6.0).reshape(3, 2)) == []
     assert flat_notes("gap", np.zeros((1, 2))) == []

@@ -68,6 +68,7 @@ def test_maps_near_the_limits_are_stored_as_float32(
     assert again.n_computed == 0
 
 
+@pytest.mark.quick
 def test_maps_of_moderate_size_stay_float16(tmp_path: Path, store: Store, network_of) -> None:
     folder = class_folders(tmp_path / "set", {"a": 4})
     key = run(folder, network_of(1.0), store, taps=["last_conv"]).key

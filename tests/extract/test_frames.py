@@ -173,6 +173,7 @@ def test_all_take_urls(taker, scheme, features, index, place, monkeypatch):
         TAKERS[taker](good, features, index)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("taker", TAKERS)
 def test_all_take_bytes(taker, features, index, place):
     TAKERS[taker]((place / "images" / "cat" / "2.png").read_bytes(), features, index)

@@ -83,6 +83,7 @@ def test_every_unit_is_committed_whole(device: str) -> None:
     assert all(busy == set(STAGES) for _, busy in counts)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_an_error_of_the_writer_ends_all_lanes(device: str) -> None:
     committed = []

@@ -15,6 +15,7 @@ print(*(name for name in {heavy} if name in sys.modules))
 """
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "module",
     [

@@ -104,6 +104,7 @@ def test_several_units_are_committed_and_an_error_loses_only_open_ones(
     np.testing.assert_allclose(features.read("logits", slice(None)), truth, atol=1e-4)
 
 
+@pytest.mark.quick
 def test_bound_by_names_the_busiest_stage() -> None:
     assert bound_by({"read": 0.2, "decode": 3.1, "forward": 0.4}) == "decode bound: 3.1 of 3.7 s"
 

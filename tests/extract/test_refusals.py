@@ -46,6 +46,7 @@ def test_too_small_a_disk_is_refused_before_the_run(
     assert store.groups() == []
 
 
+@pytest.mark.quick
 def test_disk_estimate_by_hand() -> None:
     shapes = {"last_conv": ((2048, 7, 7), "float16"), "gap": ((2048,), "float32")}
     assert disk_bytes(shapes) == pytest.approx(2048 * 49 * 2 * 0.39 + 2048 * 4)

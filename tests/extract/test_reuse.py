@@ -81,6 +81,7 @@ def test_only_new_images_are_computed(folder: Path, network: Network, store: Sto
     check_rows(store.features(), network, folder)
 
 
+@pytest.mark.quick
 def test_same_bytes_twice_are_one_row(folder: Path, network: Network, store: Store) -> None:
     shutil.copy(folder / "cat" / "0000.jpg", folder / "dog" / "copy.jpg")
     report = run(folder, network, store)

@@ -41,6 +41,7 @@ def swapped():
 """
 
 
+@pytest.mark.quick
 def test_top1_and_a_warning_where_channels_are_swapped(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

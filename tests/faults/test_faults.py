@@ -226,5 +226,6 @@ def test_the_harness_sees_wrong_answers(bench: Bench) -> None:
     assert accepted(Told(2, "", "alike: a is damaged\n"), good, "x.json")
 
 
+@pytest.mark.quick
 def test_every_kind_of_damage_is_among_the_fixed_cases() -> None:
     assert {case.damage.name for case in cases(60)} == {one.name for one in DAMAGES}

@@ -86,6 +86,7 @@ def test_selections_bad_images_and_mixed_shapes_are_said(tree: Path) -> None:
     assert any("--resize 16x16" in note for note in whole["network"]["notes"])
 
 
+@pytest.mark.quick
 def test_the_text_names_everything(tree: Path) -> None:
     result = CliRunner().invoke(
         app,

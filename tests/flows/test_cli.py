@@ -228,6 +228,7 @@ def leaves(command, words=()):
 COMMANDS = dict(leaves(typer.main.get_command(app)))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_has_an_example_whose_options_exist(words):
     shown = COMMANDS[words].help

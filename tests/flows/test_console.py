@@ -4,6 +4,8 @@ import io
 import re
 import sys
 
+import pytest
+
 from alike.flows import console
 
 
@@ -39,6 +41,7 @@ def test_bars_tell_rate_and_time_left(monkeypatch):
     assert re.search(r"[-\d]:[-\d]{2}:[-\d]{2}", said)
 
 
+@pytest.mark.quick
 def test_json_has_no_nan(capsys):
     console.print_json({"value": float("nan"), "other": 1.5})
     assert '"value": null' in capsys.readouterr().out

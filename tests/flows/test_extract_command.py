@@ -92,6 +92,7 @@ def test_size_options(network: Network) -> None:
         with_size(network, "24by32", None)
 
 
+@pytest.mark.quick
 def test_values_and_class_names(tmp_path: Path) -> None:
     assert pairs(["a=1", "b=x", "c=[1,2]", "d="]) == {"a": 1, "b": "x", "c": [1, 2], "d": ""}
     with pytest.raises(BadInput, match="NAME=VALUE"):

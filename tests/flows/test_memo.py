@@ -93,6 +93,7 @@ def test_a_damaged_file_and_one_of_version_1_count_as_empty(tmp_path, text):
     assert Memo(tmp_path).outputs("index", {}) == {"key": "k"}
 
 
+@pytest.mark.quick
 def test_digest_ignores_the_order_of_keys():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})

@@ -14,6 +14,7 @@ def free_port():
         return one.getsockname()[1]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("place", ["http://127.0.0.1:{}/api", "127.0.0.1:{}", "nonsense"])
 def test_a_server_that_does_not_answer_is_named(place, tmp_path, monkeypatch):
     url = place.format(free_port())

@@ -155,6 +155,7 @@ def test_a_store_that_cannot_be_written_is_noticed_before_the_work(place, alike,
         subprocess.run(["umount", read_only], check=True)
 
 
+@pytest.mark.quick
 def test_what_faiss_cannot_write_is_an_error_of_the_disk(tmp_path):
     import faiss
 

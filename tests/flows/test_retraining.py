@@ -143,6 +143,7 @@ def test_a_damaged_decision_is_named(tmp_path, line):
         log_of(run).accepted()
 
 
+@pytest.mark.quick
 def test_origin_ignores_what_does_not_change_the_network(tmp_path):
     first = run_of(tmp_path).pipeline
     other = first.model_copy(update={"title": "another"})

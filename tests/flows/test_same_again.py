@@ -201,6 +201,7 @@ def test_a_damaged_memo_is_no_fault(place, text):
     assert_same(tables, others)
 
 
+@pytest.mark.quick
 def test_a_damaged_decision_log_is_named(place):
     run(place)
     (place / "out" / "decisions.jsonl").write_text("[]\n")

@@ -33,6 +33,7 @@ def test_two_files_of_one_title_are_two_deployments(tmp_path):
     assert deployment_name(untitled, read_pipeline(untitled)).startswith("alike-set-")
 
 
+@pytest.mark.quick
 def test_the_same_path_on_two_machines_is_two_deployments(tmp_path, monkeypatch):
     file = settings_in(tmp_path / "a")
     here = deployment_name(file, read_pipeline(file))

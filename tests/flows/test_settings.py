@@ -83,6 +83,7 @@ def test_all_faults_at_once(tmp_path):
         read_pipeline(written(tmp_path, "[images]\nfolder = 3\n[network]\nname = 'resnet18'\n"))
 
 
+@pytest.mark.quick
 def test_missing_file(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         read_pipeline(tmp_path / "absent.toml")

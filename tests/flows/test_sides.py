@@ -95,6 +95,7 @@ def test_a_store_that_trained_without_stays_so_and_says_what_it_means(tmp_path):
     assert run.store().twins() == "ignore"
 
 
+@pytest.mark.quick
 def test_shares_that_leave_nothing_to_judge_are_refused(tmp_path):
     with pytest.raises(BadInput, match="so that images are held out"):
         _ = run_of(tmp_path, "train_share = 0.8\nvalidation_share = 0.2").pipeline.validation_share

@@ -80,6 +80,7 @@ def test_a_command_loads_no_library_that_it_does_not_use(words, never, store, tm
     assert not loaded & never
 
 
+@pytest.mark.quick
 def test_the_version_is_that_of_the_package(tmp_path):
     command = [sys.executable, "-c", REPORT, "--version"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))

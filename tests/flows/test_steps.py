@@ -34,6 +34,7 @@ def run(tmp_path):
     return PipelineRun(read_pipeline(tmp_path / "pipeline.toml"))
 
 
+@pytest.mark.quick
 def test_what_an_extraction_notes_is_told_by_every_run(run):
     key = extract_images(run, "none", "network")
     (note,) = run.notes

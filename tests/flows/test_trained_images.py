@@ -75,6 +75,7 @@ def test_weights_without_their_list_are_judged_with_a_note(made):
     assert "is gone: it is not known what" in note
 
 
+@pytest.mark.quick
 def test_the_store_proves_alone_what_was_seen(made):
     folder, features, ids = made
     trained(folder, ids[:4])

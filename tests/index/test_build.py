@@ -50,6 +50,7 @@ def recall(found, true):
     return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, true, strict=True)])
 
 
+@pytest.mark.quick
 def test_small_set_is_exact_and_its_distances_are_the_measures_own(make_store):
     vectors, labels = clustered(400)
     store = make_store(vectors=vectors, labels=labels)

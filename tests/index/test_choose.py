@@ -103,6 +103,7 @@ def test_emulated_bfloat16_is_no_candidate(monkeypatch):
     assert {point.spec.kind for point in chosen.curve} == {"flat"}
 
 
+@pytest.mark.quick
 def test_no_time_no_candidates_but_the_exact_ones():
     chosen = choose(trial(Wish(0.9, latency=None)), effort=0.0, stage=3000)
     assert INDEX_KINDS[chosen.point.spec.kind].exact

@@ -80,6 +80,7 @@ def test_what_does_not_go_together(make_store, run, words, told):
         run("neighbours", 3, "--store", make_store(n=9).url, *words)
 
 
+@pytest.mark.quick
 def test_a_folder_has_no_contact_sheet(make_store, run, tmp_path):
     words = ["--store", make_store(n=9).url, "--to", tmp_path / "x.parquet"]
     with pytest.raises(BadInput, match="--contact-sheet shows named images"):

@@ -288,6 +288,7 @@ def test_ranges():
     assert ranges_of(np.array([3, 4, 9])) == ((3, 5), (9, 10))
 
 
+@pytest.mark.quick
 def test_a_shard_takes_a_quarter_of_the_memory():
     assert shard_rows(1 << 30, 512) == (1 << 28) // 2048
     assert shard_rows(None, 512) == (1 << 30) // 2048

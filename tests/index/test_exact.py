@@ -65,6 +65,7 @@ def test_the_certificate_refuses_what_it_cannot_know():
     assert not BfloatSearch(vectors).search(vectors[:20], 10)[2].any()
 
 
+@pytest.mark.quick
 def test_fewer_rows_than_candidates():
     vectors = DRAW.random((5, 6)).astype(np.float32)
     distances, places, sure = BfloatSearch(vectors).search(vectors, 5)

@@ -116,6 +116,7 @@ def test_quantisers_divide(dimension):
     assert parts is None or dimension % parts == 0
 
 
+@pytest.mark.quick
 def test_a_dimension_that_nothing_divides_has_no_product_codes():
     assert quantisers(97) is None
     assert INDEX_KINDS["ivf_pq"].spec(1000, 97) is None

@@ -376,6 +376,7 @@ def test_contact_sheet_of_images_that_are_gone(make_store, tmp_path):
         assert sheet.getpixel((20 + 140 * 2, 20)) == (235, 235, 235)
 
 
+@pytest.mark.quick
 def test_tidy_orders_ties_by_row_and_pads():
     distances = np.array([[0.5, 0.1, 0.1, 0.0]], dtype=np.float32)
     rows = np.array([[9, 7, 4, 2]])

@@ -77,6 +77,7 @@ def test_an_open_index_sees_removals_and_labels(removed):
     assert again.query([asked], 5).rows[0].tolist() == kept[exact[0]].tolist()
 
 
+@pytest.mark.quick
 def test_a_removed_image_is_of_no_class(removed):
     store = removed[0]
     index = NeighbourIndex.open(store)

@@ -94,6 +94,7 @@ def test_a_graph_and_a_small_file_are_written_whole(make_store, mixed, monkeypat
     assert add_up_to(store, mixed, 1810).card.tail == ""
 
 
+@pytest.mark.quick
 def test_rows_of_the_tail_that_are_removed_do_not_appear(make_store, mixed):
     store, _ = built(make_store, mixed)
     add_up_to(store, mixed, 1850)

@@ -134,6 +134,7 @@ def test_the_page_asks_nobody_else(client):
         assert b"https://" not in content
 
 
+@pytest.mark.quick
 def test_other_names_of_the_host_are_refused(client):
     status, _, _ = client.get("/api/set", Host="elsewhere.example")
     assert status == 400

@@ -22,6 +22,7 @@ def test_balanced_batches_hold_p_classes_with_k_images():
     assert not plan.all_classes
 
 
+@pytest.mark.quick
 def test_all_classes_fill_the_batch():
     plan = PlannedBatches(np.repeat(np.arange(10), 30), 120)
     assert plan.all_classes

@@ -11,6 +11,7 @@ def feed(watch, steps, value=2.0, signature=1.0, cosine=0.5, first=0):
         watch.see(step, value, signature, cosine)
 
 
+@pytest.mark.quick
 def test_a_healthy_run_is_left_alone():
     watch = CollapseWatch(patience=5)
     feed(watch, 100)

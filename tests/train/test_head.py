@@ -56,6 +56,7 @@ def test_simplex_has_unit_rows_at_equal_angles(classes, width):
     torch.testing.assert_close(rows @ rows.T, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.quick
 def test_simplex_that_does_not_fit_is_refused():
     with pytest.raises(BadInput, match="at least 9 values for 10 classes"):
         simplex(10, 8)

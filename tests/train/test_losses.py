@@ -322,6 +322,7 @@ def test_unit_gives_dead_rows_no_gradient():
     torch.testing.assert_close(unit(rows)[1], torch.tensor([0.6, 0.8]))
 
 
+@pytest.mark.quick
 def test_unknown_loss_names_those_there_are():
     with pytest.raises(BadInput, match="gap_supcon, supcon, map_pair"):
         loss_named("contrast")

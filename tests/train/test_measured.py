@@ -45,6 +45,7 @@ def test_vectors_are_those_of_the_measure(name, channels):
     assert found.detach().numpy() == pytest.approx(wanted, abs=2e-6)
 
 
+@pytest.mark.quick
 def test_what_can_be_trained_are_all_that_have_a_gradient_and_a_bound():
     assert set(MEASURES) - set(trainable()) == {
         "gap_cosine_centred", "gap_euclid", "gap_spearman", "lda_cosine", "whitened_cosine",

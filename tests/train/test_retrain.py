@@ -53,6 +53,7 @@ def again(parent, digits, out, **changes):
     return retrain(load_network(name, str(run.weights)), digits.images, digits.read, **settings)
 
 
+@pytest.mark.quick
 def test_a_small_network_learns_from_scratch(parent):
     _, run = parent
     assert run.log["probe_accuracy"].iloc[-1] > 0.8

@@ -102,5 +102,6 @@ def test_bad_setting_is_told(folder, tmp_path):
         alike("retrain", *words, "--set", "warmup=2")
 
 
+@pytest.mark.quick
 def test_losses_are_listed():
     assert "gap_supcon" in alike("list", "losses").stdout

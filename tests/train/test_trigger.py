@@ -53,6 +53,7 @@ def test_condition_decides(when, value, go):
     assert decision.reason.startswith("retraining" if go else "no retraining")
 
 
+@pytest.mark.quick
 def test_unknown_score_is_named_with_those_there_are():
     with pytest.raises(BadInput, match=r"'sameness' was not computed; there are auc, eer"):
         decide(Rules(), {"auc": 0.9, "eer": 0.1}, [], NOW)

@@ -1,6 +1,7 @@
 """Folds and samples belong to images: rows in another order change none of them."""
 
 import numpy as np
+import pytest
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.pairs.folds import deal
@@ -35,6 +36,7 @@ def test_what_is_drawn_follows_the_image_ids():
     assert not np.array_equal(arrived(orders[0]).by_id, arrived(orders[1]).by_id)
 
 
+@pytest.mark.quick
 def test_positions_by_id_stay_within_their_class():
     images = arrived(np.random.default_rng(2).permutation(N))
     assert np.array_equal(images.codes[images.by_id], images.codes)

@@ -96,6 +96,7 @@ def test_few_answers_wait_and_a_dead_run_goes_on_half_way(place, blocks, tmp_pat
                 assert sorted(counts.begun) == list(range(min(counts.begun), blocks))
 
 
+@pytest.mark.quick
 def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_rest():
     begun = []
 

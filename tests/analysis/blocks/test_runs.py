@@ -96,6 +96,7 @@ def test_a_run_that_dies_keeps_the_measures_that_were_finished(
         pd.testing.assert_frame_equal(found.tables[name], table)
 
 
+@pytest.mark.quick
 def test_a_damaged_block_is_done_again(tmp_path, features):
     files = features.store.files
     answers = [np.arange(3), (np.ones(2), np.zeros(1))]

@@ -64,6 +64,7 @@ def test_keys_are_the_measures_distances(clustered):
         assert keys(held_vectors(prepared(x, form), form)) == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("form", ["cosine", "euclidean"])
 def test_s2_shape_scores_equal_scikit_learns(form, clustered):
     x, images = clustered(n=400, classes=6)

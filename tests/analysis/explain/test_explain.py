@@ -302,6 +302,7 @@ def test_cam_of_a_cosine_head_does_not_apply_and_gradcam_does():
     assert relevance(net, images, "gradcam").shape == (2, 8, 8)
 
 
+@pytest.mark.quick
 def test_cam_of_a_network_that_pools_nothing_does_not_apply():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 3)).eval()

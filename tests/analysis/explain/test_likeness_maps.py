@@ -68,6 +68,7 @@ def test_difference_is_the_complement():
     assert np.abs(difference(a, a).on_a).max() < 1e-7
 
 
+@pytest.mark.quick
 def test_a_class_direction_gives_the_mean_cosine_to_the_class():
     members = maps(5, n=6, channels=32)
     pooled = members.mean((2, 3))

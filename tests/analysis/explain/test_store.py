@@ -316,6 +316,7 @@ def test_the_colour_blind_tell_for_from_against(blindness):
         assert np.linalg.norm(lab(FOR[strength]) - lab(AGAINST[strength])) > 30
 
 
+@pytest.mark.quick
 def test_pixels_are_smoothed_for_the_eye_and_positions_are_not():
     small, large = np.zeros((32, 32), np.float32), np.zeros((224, 224), np.float32)
     small[5, 5] = large[50, 50] = 1

@@ -74,6 +74,7 @@ def test_gradcam_of_a_class_token_is_that_of_the_last_attention() -> None:
     )
 
 
+@pytest.mark.quick
 def test_gradcam_of_pooled_tokens_is_that_of_the_last_map() -> None:
     module, batch = swin(), images()
     expected = plain_gradcam(module, module.norm, batch, channels_first)

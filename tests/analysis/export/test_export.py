@@ -164,6 +164,7 @@ def test_no_export_leaves_anything_beside_itself(write, ending, tmp_path):
     )
 
 
+@pytest.mark.quick
 def test_failed_export_leaves_the_old_one(write, tmp_path):
     old = tmp_path / "öut dir" / "x.csv"
     old.parent.mkdir()

@@ -50,6 +50,7 @@ def test_xarray_keeps_units():
     assert '"seed": 3' in data.attrs["alike"]
 
 
+@pytest.mark.quick
 def test_refuses_units_of_no_column():
     with pytest.raises(BadInput, match="lacks"):
         Result("scores", TABLE, {"valeu": "x"})

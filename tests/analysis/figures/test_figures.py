@@ -80,6 +80,7 @@ def test_blocks_of_classes_hold_their_mean():
     np.testing.assert_allclose(cells[3, 5], values[6:8, 10:12].mean())
 
 
+@pytest.mark.quick
 def test_relative_distances_do_not_depend_on_the_scale():
     square = pd.DataFrame([[1.0, 4.0], [4.0, 3.0]], ["a", "b"], ["a", "b"])
     pd.testing.assert_frame_equal(

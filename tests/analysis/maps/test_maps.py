@@ -28,6 +28,7 @@ def test_pca_is_scikit_learns_for_any_blocks(block):
     assert (ours.components[np.arange(5), np.abs(ours.components).argmax(1)] > 0).all()
 
 
+@pytest.mark.quick
 def test_pca_bounds():
     with pytest.raises(BadInput, match="4096"):
         pca([np.zeros((2, 5000), np.float32)], 2)

@@ -89,6 +89,7 @@ def test_ties_go_to_the_earlier_image_however_the_work_is_cut(monkeypatch):
     assert np.array_equal(whole.map_at_r, cut.map_at_r)
 
 
+@pytest.mark.quick
 def test_hub_skew_is_that_of_scipy():
     from scipy.stats import skew
 

@@ -96,6 +96,7 @@ def test_features_that_are_all_equal_score_what_chance_does(form: str) -> None:
         np.testing.assert_allclose(found["map"][np.bincount(codes)[codes] == size], expected)
 
 
+@pytest.mark.quick
 def test_order_of_images_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     x, codes = rng.integers(0, 3, (60, 2)), rng.integers(0, 4, 60)

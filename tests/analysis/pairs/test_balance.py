@@ -62,6 +62,7 @@ def test_balanced_auc_is_that_of_weighed_pairs(layers, ties, monkeypatch):
     assert counts.balanced.sum(axis=1) == pytest.approx([same.sum(), (~same).sum()])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("layered", [False, True])
 def test_on_a_balanced_set_nothing_changes(layered, monkeypatch):
     if layered:

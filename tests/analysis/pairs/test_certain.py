@@ -53,6 +53,7 @@ def test_the_truth_is_inside_and_the_interval_narrow(kind, size):
     assert area.high - area.low < 1e-3
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
 def test_cosines_far_from_the_origin_hold_the_truth(offset):
     x, codes = clusters()

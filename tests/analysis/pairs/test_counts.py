@@ -155,6 +155,7 @@ def test_senseless_bins_are_refused(n):
         Bins(0.0, 1.0, n)
 
 
+@pytest.mark.quick
 def test_memory_of_many_classes_is_bounded():
     few, many = plan_layers(10, 50_000), plan_layers(1000, 50_000)
     assert few == Layers(1 << 14, 1 << 14, 1 << 14)

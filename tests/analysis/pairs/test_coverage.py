@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
@@ -48,6 +49,7 @@ def test_leaving_a_unit_out_is_what_the_lists_say():
         assert np.allclose(changes.without[unit], wanted, atol=1e-12)
 
 
+@pytest.mark.quick
 def test_an_interval_at_an_end_has_a_width():
     nothing = Spread(0.0, 1.0)
     low, high = share_interval(1.0, nothing, 60)

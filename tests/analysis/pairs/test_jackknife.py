@@ -9,6 +9,7 @@ from alike.analysis.compare import _nc1
 from alike.analysis.pairs.jackknife import GROUPS, jackknife_groups, jackknife_interval
 
 
+@pytest.mark.quick
 def test_every_image_is_left_out_once_and_every_class_evenly():
     images = evaluation_set_of(np.arange(157), ["a"] * 90 + ["b"] * 60 + ["c"] * 7)
     kept = jackknife_groups(images, 0)

@@ -35,6 +35,7 @@ def test_purity_asks_for_no_more_kin_than_there_are():
     assert alone["purity"].tolist() == [0.5, 1.0, 0.5]
 
 
+@pytest.mark.quick
 def test_most_changed_leaves_out_what_stayed():
     before = queries.purity(NEAR, PAIRS).assign(purity=[0.5, 1.0, 0.0, 0.5])
     after = before.assign(purity=[0.5, 0.5, 1.0, 0.5])

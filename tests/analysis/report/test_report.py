@@ -174,6 +174,7 @@ def test_missing_tables_leave_their_sections_out(analysed, tmp_path):
     assert '<section id="scores"' in page
 
 
+@pytest.mark.quick
 def test_rungs_are_in_order(analysed):
     one = analysed(n_classes=4, each=6)
     steps = rungs(one, None, "gap_cosine")

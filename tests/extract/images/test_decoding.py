@@ -135,6 +135,7 @@ def test_bad_images_have_a_state_and_one_line(name: str) -> None:
     assert " at 0x" not in caught.value.reason
 
 
+@pytest.mark.quick
 def test_limit_of_pixels_is_an_argument() -> None:
     with pytest.raises(BadImage, match="60x40 pixels, at most 2399"):
         decode(encoded(IMAGE), max_pixels=2399)

@@ -124,6 +124,7 @@ def test_data_that_libjpeg_fills_in_is_damaged() -> None:
         decode(stray)
 
 
+@pytest.mark.quick
 def test_padding_and_what_follows_the_end_is_no_damage() -> None:
     whole = encoded(IMAGE)
     for data in (

@@ -143,6 +143,7 @@ def test_numbers_after_a_dot_belong_to_the_name(tmp_path: Path) -> None:
     assert len(list(open_source(shard(tmp_path / "set.tar", members)))) == 3
 
 
+@pytest.mark.quick
 def test_a_pipe_named_tar_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.tar")
     with pytest.raises(BadInput, match="not a regular file"):

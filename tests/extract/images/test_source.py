@@ -203,6 +203,7 @@ def test_names_that_are_no_text_and_links_to_themselves(tmp_path: Path) -> None:
     assert source.read(f"{folder.name}/caf\\xe9.png") == b"2"
 
 
+@pytest.mark.quick
 def test_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(BadImage, match="not a regular file"):

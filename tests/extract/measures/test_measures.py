@@ -274,6 +274,7 @@ def test_many_channels_are_projected_before_the_second_order(features):
     assert embed_rows(features, measure, np.arange(6)).shape == (6, 128 * 129 // 2)
 
 
+@pytest.mark.quick
 def test_balanced_rows_share_evenly_and_leave_the_unlabelled_out():
     labels = np.array(["a"] * 100 + ["b"] * 10 + ["c"] * 100 + [""] * 5, dtype=object)
     found = balanced_rows(np.arange(215), labels, 70)

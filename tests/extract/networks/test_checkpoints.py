@@ -187,6 +187,7 @@ def test_no_code_is_run_and_the_class_is_named(
     assert not Path("ran").exists()
 
 
+@pytest.mark.quick
 def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

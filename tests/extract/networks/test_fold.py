@@ -97,6 +97,7 @@ class Secret(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+@pytest.mark.quick
 def test_network_that_folding_would_change_is_left_alone() -> None:
     module = unsettled(Secret())
     fewer = folded(module, [], (4, 4))

@@ -135,6 +135,7 @@ def test_what_cannot_be_loaded_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.quick
 def test_enum_without_a_network_names_the_file_to_bring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

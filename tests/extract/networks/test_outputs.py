@@ -83,6 +83,7 @@ def test_where_the_logits_are(returned, path: str) -> None:
     assert logits_path(trace_forward(module, torch.rand(1, 3, 8, 8))) == path
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "returned",
     [

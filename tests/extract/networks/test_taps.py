@@ -221,6 +221,7 @@ def test_tap_that_is_never_reached_is_an_error_not_a_hole(tmp_path: Path) -> Non
         TappedNetwork(module, [tap])(torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.quick
 def test_what_is_no_classifier_is_refused() -> None:
     with pytest.raises(BadInput, match="not a classifier"):
         find_taps(nn.Sequential(nn.Flatten(0)), torch.zeros(1, 3, 4, 4))

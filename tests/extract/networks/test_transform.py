@@ -45,6 +45,7 @@ def test_goes_to_a_dict_and_back(interpolation: str) -> None:
     assert transform.frame(pixels(3, (30, 20))).shape == (3, 7, 9)
 
 
+@pytest.mark.quick
 def test_size_is_known_where_it_is_fixed() -> None:
     assert Transform(256, 224).size == (224, 224)
     assert Transform(256).size is None

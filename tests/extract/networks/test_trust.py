@@ -132,6 +132,7 @@ def test_modules_beside_a_file(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.quick
 def test_where_agreements_are_kept(monkeypatch, tmp_path):
     code = "from alike.extract.networks import trust; print(trust.agreements())"
     monkeypatch.delenv("XDG_CONFIG_HOME")

@@ -133,6 +133,7 @@ def test_every_way_to_import_a_sibling(text: str, tmp_path: Path) -> None:
     assert sys.modules.get("train") is None or "p/train" not in str(sys.modules["train"])
 
 
+@pytest.mark.quick
 def test_our_folders_are_no_modules_of_the_user(tmp_path: Path) -> None:
     project(tmp_path, nets="from train import build_model\n")
     with pytest.raises(BadInput, match="No module named 'train'"):

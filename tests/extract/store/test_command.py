@@ -82,6 +82,7 @@ def test_export_and_import(run, tmp_path):
     assert json.loads(out) == {"key": known.KEY, "images": 1500, "arrays": ["fc", "maps"]}
 
 
+@pytest.mark.quick
 def test_errors_are_one_line(run, tmp_path):
     status, _, err = run("verify", str(tmp_path / "none"))
     assert status == 2

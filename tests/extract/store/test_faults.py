@@ -228,6 +228,7 @@ def test_full_disk_errors_are_told_from_others():
     assert explain(OSError(errno.EIO, "I/O"), "x") is None
 
 
+@pytest.mark.quick
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("x")
     for create in (True, False):

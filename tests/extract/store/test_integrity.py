@@ -457,6 +457,7 @@ def test_a_group_of_other_shapes_is_refused_before_its_images_are_listed(tmp_pat
     refused(file, store)
 
 
+@pytest.mark.quick
 def test_a_store_that_is_a_link_to_itself(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for create in (True, False):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import store_writer as known
 
 from alike.extract.store.files import PARTIAL, LocalFiles
@@ -127,6 +128,7 @@ def test_two_writers_killed_at_random_moments(tmp_path):
     sys.stderr.write(f"{kills} kills in {round_} rounds, {len(seen)} different states seen\n")
 
 
+@pytest.mark.quick
 def test_two_writers_undisturbed_share_the_work(tmp_path):
     place = tmp_path / "both"
     store = Store.open(place, create=True)

@@ -186,6 +186,7 @@ def test_killed_writers(place):
     collect_garbage(store)
 
 
+@pytest.mark.quick
 def test_a_group_moves_to_it(place, tmp_path):
     local = known.filled(tmp_path / "local", 1500)
     file = export_group(local, tmp_path / "g.npz")

@@ -234,6 +234,7 @@ def test_opening_what_is_not_there(tmp_path):
         store.features("x")
 
 
+@pytest.mark.quick
 def test_another_extraction_needs_another_key(tmp_path):
     features = known.filled(tmp_path, 10)
     other = {**known.EXTRACTION, "weights_hash": "ffff"}

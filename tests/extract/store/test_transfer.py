@@ -108,6 +108,7 @@ def test_some_arrays(features, tmp_path):
         export_group(features, tmp_path / "h.npz", arrays=["gap"])
 
 
+@pytest.mark.quick
 def test_wrong_files_are_refused(features, tmp_path):
     with pytest.raises(BadInput, match="is exported as one of"):
         export_group(features, tmp_path / "g.txt")

@@ -103,6 +103,7 @@ def test_flat_images_have_no_twins() -> None:
     assert not len(find_links(flat, part_hashes(flat)).first)
 
 
+@pytest.mark.quick
 def test_small_images_have_no_thumbnail() -> None:
     import torch
 

@@ -79,6 +79,7 @@ def test_gradient_times_input_jumps_too():
     assert log_slope(RADII, found) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.quick
 def test_the_slope_of_a_continuous_explainer_is_zero():
     assert log_slope(RADII, [2**0.5] * 3) == pytest.approx(0, abs=1e-12)
 

@@ -99,6 +99,7 @@ def test_t5_captums_constants():
     torch.testing.assert_close(found, torch.tensor([[18.0, 36, 54]]), rtol=1e-4, atol=0)
 
 
+@pytest.mark.quick
 def test_t6_deep_taylor_of_the_maximum():
     points = torch.tensor([[3.0, 1], [2, 2]]).double()
     found = lrp(Maximum(), points, zeroth(), composite=ALL_PLUS)

@@ -1,0 +1,31 @@
+"""`make quick` runs a test of every file, but for those whose every test takes seconds."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+WHOLE_PROCESSES = {
+    "analysis/explain/lrp/test_zennit.py",
+    "analysis/test_analyse_kill.py",
+    "extract/store/test_extraction_kill.py",
+    "flows/test_agreement.py",
+    "flows/test_demo.py",
+    "flows/test_run_kill.py",
+    "flows/test_sequences.py",
+    "test_foreign_folder.py",
+    "test_notebook.py",
+    "train/test_ddp.py",
+    "train/test_resume.py",
+}
+"""Files of tests that train, or start and kill processes."""
+
+
+@pytest.mark.quick
+def test_every_file_has_a_quick_test():
+    without = {
+        path.relative_to(TESTS).as_posix()
+        for path in TESTS.rglob("test_*.py")
+        if "@pytest.mark.quick" not in path.read_text(encoding="utf-8")
+    }
+    assert without == WHOLE_PROCESSES
