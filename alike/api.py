@@ -261,6 +261,7 @@ def neighbours(
     among: Names | None = None,
     label: str | None = None,
     rerank: str | None = None,
+    trust: bool = False,
     contact_sheet: str | Path | None = None,
 ) -> "Answers":
     """Find the stored images nearest to images, rows or vectors.
@@ -279,10 +280,12 @@ def neighbours(
         label: class of the queries that are not stored.
         rerank: ``chamfer`` or ``sinkhorn``: compare feature maps part by part; not for vectors.
         contact_sheet: write a PNG of queries and neighbours; not for vectors.
+        trust: agree to run the network file that the store names, from now on.
 
     Raises:
         BadInput: no index, a query that cannot be read, or filters that exclude each other.
     """
+    _agree(trust)
     import numpy as np
 
     from alike.extract.errors import BadInput
@@ -463,6 +466,7 @@ def explain(
     continuity: bool = False,
     limit: int | None = None,
     split: Split = "held_out",
+    trust: bool = False,
     progress: Progress = silent,
 ) -> "Explanations":
     """Show what supports a class in an image, or where two images are alike.
@@ -482,10 +486,12 @@ def explain(
         limit: images for `every` and `continuity`; None: all, and 64.
         split: which images; ``held_out`` are those that no training sees.
         progress: called as `every` and `continuity` proceed.
+        trust: agree to run the network file that the store names, from now on.
 
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
     """
+    _agree(trust)
     from alike.analysis.explain import confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.extract.errors import BadInput
@@ -550,6 +556,7 @@ def retrain(
     augment: str = "shift",
     device: str = "auto",
     devices: int = 1,
+    trust: bool = False,
     progress: Progress = silent,
     **settings: Any,
 ) -> "TrainRun":
@@ -578,10 +585,12 @@ def retrain(
         devices: GPUs, or processes on the CPU; more than one only from a script.
         progress: called now and then.
         settings: other fields of `TrainSettings`, as with ``--set`` on the command line.
+        trust: agree to run the network file that the store names, from now on.
 
     Raises:
         BadInput: an unknown setting, no images to train on, a network that cannot be trained.
     """
+    _agree(trust)
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
 
@@ -744,3 +753,11 @@ def _check_held_out(split: str, *extractions: "Features") -> None:
 def _warn(notes: Iterable[str]) -> None:
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=3)
+
+
+def _agree(trust: bool) -> None:
+    """Agree to run a network file that only the store names, as `--trust` does."""
+    if trust:
+        from alike.extract.networks import accept_any
+
+        accept_any()

@@ -12,6 +12,7 @@ PAGES = {
     "api/alike.md": "alike",
     "api/images.md": "alike.extract.images",
     "api/networks.md": "alike.extract.networks",
+    "api/twins.md": "alike.extract.twins",
     "api/store.md": "alike.extract.store",
     "api/measures.md": "alike.extract.measures",
     "api/blocks.md": "alike.analysis.blocks",

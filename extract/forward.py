@@ -201,7 +201,7 @@ class Forward:
                 values.astype(np.float64),
                 second[name].astype(np.float64),
                 rtol=0,
-                atol=rounding * float(np.nanmax(np.abs(values), initial=0)),
+                atol=rounding * _largest(values),
                 equal_nan=True,
             )
         ]
@@ -275,3 +275,9 @@ class Forward:
 def array_names(taps: Sequence[str]) -> tuple[str, ...]:
     """The arrays of a run: the wanted taps, and `gap` and `pixels` always."""
     return tuple(dict.fromkeys([*taps, *COMPUTED]))
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest finite magnitude; 0 if there is none."""
+    sizes = np.abs(values[np.isfinite(values)])
+    return float(sizes.max(initial=0))

@@ -22,9 +22,23 @@ def seal_of(value: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def settings_hash(transform: Mapping[str, object], precision: object) -> str:
-    """Hash a preprocessing and a precision: the last 8 digits of an extraction's key."""
-    resolved = json.dumps([dict(transform), precision], sort_keys=True)
+def settings_hash(
+    transform: Mapping[str, object],
+    precision: object,
+    modules_hash: object = "",
+    output: object = "",
+) -> str:
+    """Hash what decides features beside the weights: the last 8 digits of an extraction's key.
+
+    Args:
+        transform: the preprocessing.
+        precision: of the forward pass.
+        modules_hash: of the user's modules beside the network's file; empty if it has none.
+        output: which of several outputs the logits are, if that was chosen.
+    """
+    # Only if there are any, so that other networks keep the keys that they had.
+    further = [value for value in (modules_hash, output) if value]
+    resolved = json.dumps([dict(transform), precision, *further], sort_keys=True)
     return hashlib.sha256(resolved.encode()).hexdigest()[:8]
 
 
@@ -39,7 +53,8 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
     weights = str(attrs.get("weights_hash"))[:8]
     if weights != made[1]:
         return f"its weights have hash {weights}, its key says {made[1]}"
-    wanted = settings_hash(attrs["transform"], attrs["precision"])
+    further = (attrs.get("modules_hash", ""), attrs.get("output", ""))
+    wanted = settings_hash(attrs["transform"], attrs["precision"], *further)
     if wanted != made[2]:
         return f"its preprocessing has hash {wanted}, its key says {made[2]}"
     return ""

@@ -20,6 +20,7 @@ from alike.extract.documents import (
 )
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import check_path, is_name, key_fault, settings_hash
+from alike.extract.networks.extraction import Extraction
 from alike.extract.replacing import aside
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,6 +180,17 @@ def test_a_key_contradicts_other_preprocessing():
     assert "preprocessing" in key_fault(key, {**attrs, "transform": {"resize": 8, "mean": [0.1]}})
     assert "weights" in key_fault(key, {**attrs, "weights_hash": "cd" * 32})
     assert key_fault("mine", attrs) == ""
+
+
+@pytest.mark.parametrize("modules_hash", ["", "12" * 32])
+@pytest.mark.parametrize("output", ["", "heads.0"])
+def test_the_key_of_an_extraction_is_the_one_that_is_checked(modules_hash, output):
+    made = Extraction(
+        "net", "none", "ab" * 32, ("gap",), {"resize": 8}, "float32",
+        modules_hash=modules_hash, output=output,
+    )  # fmt: skip
+    assert key_fault(made.key, made.to_dict()) == ""
+    assert key_fault(made.key, {**made.to_dict(), "modules_hash": "34" * 32}) != ""
 
 
 def _dotted(node: ast.AST) -> str:

@@ -1,13 +1,12 @@
 """What was extracted: the description whose hash names the place of the features in the store."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 
 from alike.extract.errors import BadInput
+from alike.extract.identity import settings_hash
 
 _LATER = ("modules_hash", "output", "weights_key", "weights_prefix")
 """Fields that came after the first stores: described only if they are set."""
@@ -55,11 +54,7 @@ class Extraction:
     @property
     def key(self) -> str:
         """Name of the group: network, weights, and preprocessing with precision and modules."""
-        # Only if there are any, so that other networks keep the keys that they had.
-        further = [value for value in (self.modules_hash, self.output) if value]
-        decides = [dict(self.transform), self.precision, *further]
-        resolved = json.dumps(decides, sort_keys=True)
-        settings = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+        settings = settings_hash(self.transform, self.precision, self.modules_hash, self.output)
         return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
 
     def to_dict(self) -> dict[str, object]:
