@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alike.extract.errors import BadInput
+from alike.extract.documents import read_json, read_json_file
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.flows.memo import Memo, digest
 from alike.flows.sections import Pipeline
 from alike.train.trigger import Past
@@ -127,8 +128,10 @@ class DecisionLog:
         entries = []
         for number, line in enumerate(self._file.read_bytes().splitlines(), start=1):
             try:
-                entries.append(_checked(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                entries.append(
+                    _checked(read_json(line, dict[str, Any], str(self._file), "bring it back"))
+                )
+            except (StoreDamaged, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise BadInput(
                     f"{self._file} line {number} is damaged ({type(error).__name__}: {error}): "
                     "bring the file back, or delete it to begin with the settings' own network"
@@ -142,10 +145,10 @@ class DecisionLog:
     def _accepted_by_version_1(self) -> Accepted | None:
         """What `served.json` says, which 0.1 kept beside its decisions; this version never does."""
         try:
-            state = json.loads(self._older.read_bytes())
+            state = read_json_file(self._older, dict[str, Any], "delete it")
             weights, key = str(state["weights"]), str(state["key"])
             same = (state["origin"], state["parent"]) == (self._origin, self._parent)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, StoreDamaged, ValueError, TypeError, KeyError):
             return None
         return self._if_there({"weights": weights, "key": key}) if same else None
 

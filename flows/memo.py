@@ -16,7 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alike.extract.errors import StoreBusy
+from alike.extract.documents import read_json_file
+from alike.extract.errors import StoreBusy, StoreDamaged
 
 _VERSION = 2
 _BEGUN = ""
@@ -109,7 +110,7 @@ class Memo:
 
 def _entries(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        document = json.loads(file.read_bytes())
+        document = read_json_file(file, dict[str, Any], "it counts as empty")
         if document["version"] != _VERSION:
             return {}
         entries = document["artefacts"].items()
@@ -121,7 +122,7 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
             }
             for name, entry in entries
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, StoreDamaged, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -237,4 +237,6 @@ def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], trial: Trial) -> str:
     if not points:
         return f"no index with {asked} was found within the effort: raise it"
     near = max(points, key=lambda point: (min(point.low, wish.recall), -point.latency))
-    return f"no index has {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: relax the wish"
+    few = near.recall >= wish.recall > near.low
+    why = "so few queries cannot certify more: index more images, or relax" if few else "relax"
+    return f"no index has {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: {why} the wish"

@@ -285,7 +285,9 @@ def _best(points: Sequence[Point], wish: Wish) -> Point:
     if not holding:
         near = max(points, key=lambda point: point.low)
         msg = f"lists on disk reach recall@{wish.at} {near.recall:.4f}, {1000 * near.latency:.3g}"
-        raise BadInput(f"{msg} ms a call; the wish is {wish.recall}: relax the wish")
+        few = near.recall >= wish.recall
+        why = "the held-out queries are too few to certify that: relax" if few else "relax"
+        raise BadInput(f"{msg} ms a call; the wish is {wish.recall}: {why} the wish")
     return max(holding, key=lambda point: point.queries_per_second)
 
 

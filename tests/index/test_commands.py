@@ -22,14 +22,14 @@ def run():
 
 def test_index_then_neighbours(make_store, run):
     store = make_store(n=1500, classes=30)
-    told = run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.9)
+    told = run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.85)
     assert "what was measured" in told
     assert "built in" in told
     card = json.loads(
-        run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.9, "--json")
+        run("index", "--store", store.url, "--kind", "ivf_flat", "--recall", 0.85, "--json")
     )
     assert card["action"] == "unchanged"
-    assert card["recall"][1] >= 0.9
+    assert card["recall"][1] >= 0.85
     near = json.loads(run("neighbours", 3, "--store", store.url, "-k", 4, "--json"))
     assert [one["rank"] for one in near] == [1, 2, 3, 4]
     assert near[0]["query_row"] == 3

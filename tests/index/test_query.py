@@ -172,7 +172,7 @@ class TestFilters:
     def test_an_approximate_index_filters_exactly(self, make_store):
         vectors, labels = clustered(1500, classes=30)
         store = make_store(vectors=vectors, labels=labels)
-        build_index(store.features(), kinds=["ivf_sq8"])
+        build_index(store.features(), kinds=["ivf_sq8"], recall=0.9)
         index = NeighbourIndex.open(store)
         found = index.query([700], 10, among=Among("other"))
         assert found.exact.all()
