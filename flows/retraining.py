@@ -54,6 +54,7 @@ class Rounds:
         self.comparison: pd.DataFrame | None = None
         self.control: pd.DataFrame | None = None
         self.verdict = ""
+        self.side = "held_out"
 
     def go(self) -> None:
         """Retrain, extract, judge and compare until a guard or the condition says stop."""
@@ -63,8 +64,9 @@ class Rounds:
         for _ in range(settings.at_most):
             scores = self._scores(self.served, self.current)
             decision = decide(settings.rules, scores, self.log.past(), time.time())
-            self.run.decisions.append(decision.reason)
-            self.log.add("retrain", decision.go, decision.reason, scores)
+            reason = self._on_which(decision.reason)
+            self.run.decisions.append(reason)
+            self.log.add("retrain", decision.go, reason, scores)
             if not decision.go or not self._one_round(settings, scores):
                 return
 
@@ -94,12 +96,12 @@ class Rounds:
             self._compare_with_control(key, main_measure(after))
         new = self._scores(key, after)
         verdict = replaces(settings.rules, scores, new)
-        run.decisions.append(verdict.reason)
-        self.verdict = verdict.reason
+        self.verdict = self._on_which(verdict.reason)
+        run.decisions.append(self.verdict)
         if verdict.go:
             step(steps.build, "index")(run, key, "retrained")
         self.log.add(
-            "replace", verdict.go, verdict.reason, new,
+            "replace", verdict.go, self.verdict, new,
             past=Past(began, scores[name], new[name]),
             network=Accepted(weights, key) if verdict.go else None,
         )  # fmt: skip
@@ -114,6 +116,10 @@ class Rounds:
 
     def _scores(self, key: str, analysis: "Analysis") -> dict[str, float]:
         """What decides, on the validation images if the store has some; counted in the store."""
-        side, scores = steps.decision_scores(self.run, key, key, analysis)
-        self.run.store().count_decision(side)
+        self.side, scores = steps.decision_scores(self.run, key, key, analysis)
+        self.run.store().count_decision(self.side)
         return scores
+
+    def _on_which(self, reason: str) -> str:
+        """A decision with the images that it follows from, since a report shows those of others."""
+        return f"{reason}, on the {self.side.replace('_', '-')} images"

@@ -172,7 +172,7 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
     """Decide whether a retrained network replaces the one it came from.
 
     It does when its accuracy is not lower by more than the margin and the score of the condition is
-    better, both on the same held-out images.
+    better, both on the same images: those of validation, if there are some.
 
     Args:
         rules: condition and margin.

@@ -6,6 +6,9 @@ import typer
 
 from alike.flows.options import JsonOption, StoreOption
 
+SHOWN = 50
+"""Pairs that the table prints; --json prints all."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -52,7 +55,11 @@ def register(app: typer.Typer) -> None:
             })  # fmt: skip
             return
         shown = pairs[["path_a", "path_b", "side_a", "side_b", "correlation", "how"]]
-        print_table(shown.head(50), f"{len(pairs)} pairs of twins, the first 50")
+        if len(pairs):
+            more = f", the first {SHOWN}" if len(pairs) > SHOWN else ""
+            print_table(shown.head(SHOWN), f"{len(pairs)} pairs of twins{more}")
+        else:
+            typer.echo("no twins")
         for name, count in counts.items():
             typer.echo(f"{count} pairs {'across' if '/' in name else 'within'} {name}")
         if unsigned:

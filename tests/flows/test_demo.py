@@ -93,6 +93,11 @@ def test_what_is_judged_was_never_trained_on(demo):
     assert not trained & set(table[table.split == "validation"].image_id)
     assert Store.open(str(folder / "store")).decisions()["validation"] >= 2
     assert "held_out" not in Store.open(str(folder / "store")).decisions()
+    decisions = (folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    reasons = [json.loads(line)["reason"] for line in decisions]
+    # The report's headline is of other images, so the numbers of a decision say of which they are.
+    assert reasons
+    assert all(reason.endswith("on the validation images") for reason in reasons)
     assert trained
     assert not trained & held_out
     kept = pd.read_parquet(folder / "store" / "tables" / demo[1]["key"] / "trained_images.parquet")
