@@ -9,6 +9,7 @@ import pytest
 from extracting import check_rows, expected, no_forward, run
 from images import class_folders
 
+from alike.extract.errors import BadInput
 from alike.extract.images.listing import list_source
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import Network, load_network
@@ -159,3 +160,16 @@ def test_every_pass_of_a_network_counted_from_inside(
     assert report.n_computed == 1
     # Zeros; one image for the fold and one to compare; two twice for repeats; one batch, filled up.
     assert passes == [(1, False), (1, True), (1, True), (2, True), (2, True), (4, True)]
+
+
+def test_network_that_drops_in_eval_mode_is_refused(
+    folder: Path, store: Store, tmp_path: Path
+) -> None:
+    drops = COUNTING.replace("self.head(", "self.head(nn.functional.dropout(").replace(
+        "mean((2, 3)))", "mean((2, 3))))"
+    )
+    (tmp_path / "drops.py").write_text(drops)
+    network = load_network(f"{tmp_path}/drops.py:make")
+    with pytest.raises(BadInput, match=r"random in eval mode.*it calls dropout"):
+        run(folder, network, store)
+    assert not list(store.groups())
