@@ -111,7 +111,7 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
     unlabelled = classes.pop(None, 0)
     formats: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    turned, bad = 0, []
+    turned, unknown, bad = 0, 0, []
     paths = [path for path, _ in spread(source, total, n_images)]
     for path in paths:
         try:
@@ -122,7 +122,8 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
             continue
         kind, orientation = image_format(data)
         formats[kind] += 1
-        turned += orientation not in (0, 1)
+        turned += orientation in range(2, 9)
+        unknown += orientation not in range(1, 9)
         sizes[f"{pixels.shape[1]}x{pixels.shape[2]}"] += 1
     return Preview(
         source=source.spec,
@@ -135,7 +136,11 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
         sizes=dict(sizes.most_common(MOST)),
         turned=turned,
         bad=bad,
-        notes=[*_set_notes(len(classes), unlabelled, total), *notes_of(source)],
+        notes=[
+            *_set_notes(len(classes), unlabelled, total),
+            *_unknown_orientation(unknown),
+            *notes_of(source),
+        ],
     )
 
 
@@ -144,6 +149,15 @@ def _set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
         return ["no image has a class: neighbours work, scores and retraining need classes"]
     lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
     return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
+
+
+def _unknown_orientation(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count} images looked at have damaged or empty metadata, or an orientation that is none "
+        "of 1 to 8: they are taken as they are stored, not turned"
+    ]
 
 
 def spread(source: ImageSource, total: int, count: int) -> list[tuple[str, str | None]]:

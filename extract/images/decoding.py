@@ -42,6 +42,8 @@ UPRIGHT: Mapping[int, Callable[[torch.Tensor], torch.Tensor]] = {
     8: lambda pixels: pixels.rot90(1, (1, 2)),
 }
 """EXIF orientation to what makes an image (3, H, W) upright."""
+UNTURNED, UNKNOWN = 1, 0
+"""Orientation of an image that is upright or says nothing; of one whose metadata are damaged."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
@@ -64,9 +66,14 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
 
 
 def image_format(data: bytes) -> tuple[str, int]:
-    """(format, orientation 1 to 8) of an image that decodes; nothing is decoded."""
+    """(format, orientation 1 to 8) of an image that decodes; nothing is decoded.
+
+    Any other orientation is none that is known: metadata are damaged, or name none of the eight.
+    """
     if data.startswith(NPY):
-        return "array", 1
+        return "array", UNTURNED
+    if data.startswith(JPEG):
+        return "JPEG", _jpeg_orientation(data)
     with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
         return str(image.format), _orientation(image)
 
@@ -101,16 +108,18 @@ def _jpeg_orientation(data: bytes) -> int:
             return int(_orientation(image))
     # libjpeg opened it: a header that only Pillow refuses costs the orientation, not the image.
     except Exception:
-        return 1
+        return UNKNOWN
 
 
 def _orientation(image: Any) -> int:
     try:
-        value = image.getexif().get(ORIENTATION, 1)
-        return value if isinstance(value, int) else 1
+        exif = image.getexif()
+        # Pillow reads some damaged metadata as no tag at all, without an error.
+        value = exif.get(ORIENTATION, UNKNOWN if image.info.get("exif") and not exif else UNTURNED)
+        return value if isinstance(value, int) else UNKNOWN
     # Damaged metadata make the parser raise any type; viewers show such an image unturned.
     except Exception:
-        return 1
+        return UNKNOWN
 
 
 @cache

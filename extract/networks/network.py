@@ -15,8 +15,8 @@ from alike.extract.errors import BadInput
 from alike.extract.networks.checkpoints import Choice, choose_tensors, read_checkpoint
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
-from alike.extract.networks.outputs import take_logits
-from alike.extract.networks.taps import taps_at, withhold_taps
+from alike.extract.networks.outputs import TakeOutput, take_logits
+from alike.extract.networks.taps import remember_taps, taps_at, withhold_taps
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.trust import agree, require_trust
@@ -165,7 +165,7 @@ def load_network(
     else:
         path = Path(weights).expanduser().resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
-        loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix)
+        loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix, output)
         weights = str(path)
     module, factory_args, metadata = loaded.module.eval(), loaded.args, loaded.metadata
     salt = kind.source + (
@@ -202,16 +202,24 @@ def load_network(
 
 
 def _settle_output(module: nn.Module, transform: Transform, output: str) -> None:
-    """Let a network of several outputs return its logits alone; others are left as they are."""
+    """Let a network of several outputs return its logits alone; others are left as they are.
+
+    Raises:
+        BadInput: no such output, or several that may be the logits.
+    """
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.zeros(1, 3, *_any_size(transform), dtype=parameter.dtype)
     try:
         with torch.random.fork_rng(devices=[]):
             trace = trace_forward(module, example)
-    # A network is anybody's code. What fails here fails again, and says so, at the images' size.
+    # A network is anybody's code. What fails here fails again, and says so, at the images' size. If
+    # only this size fails, the user's choice must hold there: no other output may be found instead.
     except Exception:
+        if output:
+            module.register_forward_hook(TakeOutput(output))
         return
     take_logits(module, trace, output)
+    remember_taps(module, trace, example)
 
 
 def _any_size(transform: Transform) -> tuple[int, int]:
@@ -240,7 +248,12 @@ class _Loaded:
 
 
 def _from_file(
-    kind: Kind, path: Path, factory_args: dict[str, object], key: str, prefix: str | None
+    kind: Kind,
+    path: Path,
+    factory_args: dict[str, object],
+    key: str,
+    prefix: str | None,
+    output: str,
 ) -> _Loaded:
     checkpoint = read_checkpoint(path)
     metadata = checkpoint.metadata
@@ -263,7 +276,7 @@ def _from_file(
             args[parameter] = change[1]
             module = kind.build(args)
     state = module.state_dict()
-    lacking = _lacking_head(module, choice, kind.transform(str(path)))
+    lacking = _lacking_head(module, choice, kind.transform(str(path)), output)
     zeros = {name: torch.zeros_like(state[name]) for name in lacking}
     heads = tuple(name.rpartition(".")[0] + "." for name in lacking)
     foreign = [name for name in choice.foreign if not (heads and name.startswith(heads))]
@@ -280,12 +293,17 @@ def _from_file(
     return _Loaded(module, args, metadata, tuple(filter(None, notes)), lacking)
 
 
-def _lacking_head(module: nn.Module, choice: Choice, transform: Transform) -> tuple[str, ...]:
+def _lacking_head(
+    module: nn.Module, choice: Choice, transform: Transform, output: str
+) -> tuple[str, ...]:
     """Parameters of the head that a file lacks, () if it lacks none, or others too."""
     counters = {name for name in module.state_dict() if name.endswith("num_batches_tracked")}
     missing = set(module.state_dict()) - set(choice.tensors) - counters
     if not missing or not choice.tensors:
         return ()
+    if output:
+        # Before the search for taps, which settles on an output by itself.
+        _settle_output(module, transform, output)
     try:
         taps = taps_at(module, _any_size(transform))
     except BadInput:

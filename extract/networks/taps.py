@@ -6,6 +6,7 @@ what enters it is ``last_conv``.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -63,6 +64,13 @@ def find_taps(
             "was made for, for example --resize 224x224"
         ) from error
     take_logits(module, trace, output)
+    return _taps_of(module, trace, example, paths)
+
+
+def _taps_of(
+    module: nn.Module, trace: Trace, example: torch.Tensor, paths: Sequence[str]
+) -> dict[str, Tap]:
+    """The taps that a traced pass of an example shows; errors as of `find_taps`."""
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
     taps = [
@@ -253,6 +261,20 @@ def taps_at(module: nn.Module, size: tuple[int, int], names: Sequence[str] = ())
         earlier = [path for path in by_size.get(size, {}) if not path.startswith("fc")]
         by_size[size] = find_taps(module, example, [*earlier, *paths])
     return by_size[size]
+
+
+def remember_taps(module: nn.Module, trace: Trace, example: torch.Tensor) -> None:
+    """Keep for `taps_at` what a traced pass of an example shows, so that it makes none of its own.
+
+    Args:
+        module: the network; returns its logits alone.
+        trace: of a pass of it on the example.
+        example: (1, 3, H, W) of zeros.
+    """
+    height, width = example.shape[-2:]
+    # What shows no taps is traced again when they are asked for, and says why there.
+    with suppress(BadInput):
+        _FOUND.setdefault(module, {})[height, width] = _taps_of(module, trace, example, ())
 
 
 def forward_taps(

@@ -1,6 +1,7 @@
 """Only what is missing is computed: second runs, renames, new images, new taps."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from extracting import check_rows, expected, no_forward, run
 from images import class_folders
 
+from alike.extract.errors import BadInput
 from alike.extract.images.listing import list_source
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import Network, load_network
@@ -114,3 +116,60 @@ def test_image_that_left_before_it_was_computed_can_come_back(
     (folder / "cat" / "back.jpg").write_bytes(kept)
     assert run(folder, network, store).n_rows == 9
     check_rows(store.features(), network, folder)
+
+
+COUNTING = """
+from torch import nn
+
+TRANSFORM = {"resize": [16, 16]}
+PASSES = []
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        PASSES.append((len(x), bool(x.any())))
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def make():
+    return Counting()
+"""
+
+
+def test_every_pass_of_a_network_counted_from_inside(
+    folder: Path, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    name = f"{tmp_path}/counting.py:make"
+    network = load_network(name)
+    passes = sys.modules[type(network.module).__module__].PASSES
+    run(folder, network, store, batch_size=4, threads=1)
+    zeros = [one for one in passes if one == (1, False)]
+    assert len(zeros) == 1, "loading and the search for taps share one pass of zeros"
+    passes.clear()
+    # Nothing is new: one pass of zeros at loading, which says what the network returns.
+    assert run(folder, load_network(name), store, batch_size=4, threads=1).n_computed == 0
+    assert passes == [(1, False)]
+    class_folders(folder, {"owl": 1})
+    passes.clear()
+    report = run(folder, load_network(name), store, batch_size=4, threads=1)
+    assert report.n_computed == 1
+    # Zeros; one image for the fold and one to compare; two twice for repeats; one batch, filled up.
+    assert passes == [(1, False), (1, True), (1, True), (2, True), (2, True), (4, True)]
+
+
+def test_network_that_drops_in_eval_mode_is_refused(
+    folder: Path, store: Store, tmp_path: Path
+) -> None:
+    drops = COUNTING.replace("self.head(", "self.head(nn.functional.dropout(").replace(
+        "mean((2, 3)))", "mean((2, 3))))"
+    )
+    (tmp_path / "drops.py").write_text(drops)
+    network = load_network(f"{tmp_path}/drops.py:make")
+    with pytest.raises(BadInput, match=r"random in eval mode.*it calls dropout"):
+        run(folder, network, store)
+    assert not list(store.groups())

@@ -3,18 +3,21 @@
 import io
 import struct
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from images import encoded, picture
-from PIL import Image, ImageOps, PngImagePlugin, features
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 
 from alike.extract.errors import BadImage
 from alike.extract.images import decoding, formats
 from alike.extract.images.decoding import decode
 from alike.extract.images.formats import FORMATS, left_out_note
 from alike.extract.images.jpeg import check_warning
+from alike.extract.images.sources import open_source
+from alike.extract.preview import preview
 
 IMAGE = picture(0, (90, 60))
 XMP = (
@@ -209,3 +212,26 @@ def test_heic_stands_upright(orientation: int) -> None:
     np.testing.assert_array_equal(decode(data).permute(1, 2, 0).numpy(), by_pillow(data))
     turned = by_pillow(encoded(IMAGE, "PNG", exif=exif_of(orientation)))
     assert np.abs(decode(data).permute(1, 2, 0).numpy().astype(int) - turned).mean() < 4
+
+
+def test_preview_says_which_orientations_are_not_known(tmp_path: Path) -> None:
+    plain = encoded(IMAGE)
+    # Pillow refuses the marker TEM, which libjpeg skips; and an EXIF without a header of TIFF.
+    refused = plain[:2] + b"\xff\x01" + exif_segment(6) + plain[2:]
+    broken = segment(0xE1, b"Exif\x00\x00" + b"X" * 16)
+    damaged = plain[:2] + broken + plain[2:]
+    # With a resolution Pillow has no need of EXIF when it opens the file, and raises later.
+    raising = encoded(IMAGE, dpi=(72, 72))
+    raising = raising[:2] + broken + raising[2:]
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(refused))
+    files = {"refused": refused, "damaged": damaged, "raising": raising, "none": plain}
+    files |= {f"by {n}": plain[:2] + exif_segment(n) + plain[2:] for n in (1, 6, 9)}
+    (tmp_path / "a").mkdir()
+    for name, data in files.items():
+        (tmp_path / "a" / f"{name}.jpg").write_bytes(data)
+    found = preview(open_source(str(tmp_path)))
+    assert (found.bad, found.formats, found.turned) == ([], {"JPEG": 7}, 1)
+    assert any(note.startswith("4 images looked at have damaged") for note in found.notes)
+    for data in (refused, damaged, raising):
+        assert torch.equal(decode(data), decode(plain))

@@ -138,3 +138,46 @@ def test_the_users_choice_is_part_of_the_key_and_comes_back(tmp_path: Path) -> N
     assert widths == [(3,), (2,)]
     again = network_of(Extraction.from_dict(store.features(keys[1]).attrs))
     assert again.module(torch.rand(1, 3, 16, 16)).shape == (1, 2)
+
+
+ONE_SIZE = """
+from torch import nn
+
+
+class OneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.a, self.b = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        assert x.shape[2:] == (SIDE, SIDE)
+        x = self.conv(x).relu().mean((2, 3))
+        return {"logits": self.a(x), "other": self.b(x)}
+
+
+def make():
+    return OneSize()
+"""
+
+
+@pytest.mark.parametrize("side", [20, 64])
+def test_the_users_choice_holds_if_the_network_takes_the_images_size_alone(
+    tmp_path: Path, side: int
+) -> None:
+    # Nothing says the size at loading, and 64 is tried: the output by that name would be found.
+    (tmp_path / "nets.py").write_text(ONE_SIZE.replace("SIDE", str(side)))
+    network = load_network(f"{tmp_path / 'nets.py'}:make", output="other")
+    taps = forward_taps(network.module, torch.rand(2, 3, side, side), ["logits"])
+    assert taps["logits"].shape == (2, 2)
+
+
+def test_the_users_choice_holds_for_weights_without_a_head(tmp_path: Path) -> None:
+    text = ONE_SIZE.replace("SIDE", "64")
+    (tmp_path / "nets.py").write_text(text)
+    name = f"{tmp_path / 'nets.py'}:make"
+    whole = load_network(name).module.state_dict()
+    kept = {key: value for key, value in whole.items() if not key.startswith("b.")}
+    torch.save(kept, tmp_path / "kept.pth")
+    network = load_network(name, str(tmp_path / "kept.pth"), output="other")
+    assert "logits" in network.lacking
+    assert network.module(torch.rand(2, 3, 64, 64)).shape == (2, 2)
