@@ -190,8 +190,8 @@ class AnalysisSettings:
         measures: keys of `MEASURES`, and of `SET_MEASURES`, which compare a sample of images; None:
             the default measures, as far as the stored taps allow.
         split: which images are evaluated: `held_out`, `train` or `all`.
-        bootstrap: 0: no intervals; any other number: intervals. Nothing is drawn since 0.2.0: the
-            number is not used.
+        bootstrap: 0: no intervals; any other number: intervals. Nothing is resampled since 0.2.0:
+            the number is not used.
         seed: of the folds, the worst class and samples, 0 or more.
         budget: multiplications of the pairs of one measure (N^2 D / 2) up to which every pair
             counts; beyond it a stratified sample of images does, and the notes say so.

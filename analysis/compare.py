@@ -109,7 +109,7 @@ def compare(
         b: second extraction, of the same store or another; images are matched by content.
         split: which images of both are evaluated: `held_out`, `train` or `all`.
         measure: a key of `MEASURES`, used for both.
-        bootstrap: not used since 0.2.0, when intervals were drawn.
+        bootstrap: not used since 0.2.0: nothing is resampled.
         seed: of what is drawn: a sample of images, the worst class.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every few blocks.

@@ -5,7 +5,7 @@ the machine the second is the one to read.
 
 python -m benchmarks.pairs                 all, about three minutes on two cores
 python -m benchmarks.pairs histograms      one of: histograms, bfloat16, sklearn, dask, moments,
-                                           neighbours, classes, bootstrap, crowded
+                                           neighbours, classes, influence, crowded
 """
 
 import argparse

@@ -92,7 +92,7 @@ class Point:
     Attributes:
         spec: what was measured.
         recall: mean share of true neighbours found, with its 95 % interval `low` to `high`.
-        low: lower end, by bootstrap over queries.
+        low: lower end (see `truth.recall_interval`).
         high: upper end.
         queries_per_second: at the wish's batch size and threads.
         latency: seconds of one call at that batch size.
