@@ -266,14 +266,16 @@ def neighbours(
 ) -> "Answers":
     """Find the stored images nearest to images, rows or vectors.
 
+    If there is no index yet, it is built first, and a warning says so.
+
     Args:
         images: one query or several: image files, URLs, bytes of image files, numbers of stored
             rows; or an array of vectors, (D,) or (Q, D), as the measure makes them. A stored image
             is never its own neighbour.
-        store: with the index.
+        store: with the features.
         k: neighbours a query.
         features: the extraction; None: the only one, or the one that a run serves.
-        measure: a measure that has an index.
+        measure: a key of `MEASURES`.
         same_class: only images of the query's class.
         other_class: only images of other classes.
         among: only images of these classes.
@@ -283,12 +285,14 @@ def neighbours(
         trust: agree to run the network file that the store names, from now on.
 
     Raises:
-        BadInput: no index, a query that cannot be read, or filters that exclude each other.
+        BadInput: nothing to index, a query that cannot be read, or filters that exclude each
+            other.
     """
-    _agree(trust)
     import numpy as np
 
     from alike.extract.errors import BadInput
+    from alike.extract.networks import accepting
+    from alike.flows.indexing import build_missing
     from alike.index.filters import Among
     from alike.index.query import NeighbourIndex
     from alike.index.show import neighbour_table, write_contact_sheet
@@ -299,7 +303,11 @@ def neighbours(
     relation: Literal["same", "other", "any"]
     relation = "same" if same_class else "other" if other_class else "any"
     allowed = Among(relation, () if among is None else _names(among))
-    opened = NeighbourIndex.open(open_store(store), features, measure)
+    chosen = open_store(store).features(features)
+    told: list[str] = []
+    build_missing(chosen, measure, told.append)
+    _warn(["; ".join(told)] if told else [])
+    opened = NeighbourIndex.open(chosen.store, chosen.key, measure)
     queries: list[tuple[str, bytes | None]]
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         if rerank is not None or contact_sheet is not None:
@@ -312,13 +320,14 @@ def neighbours(
         table = neighbour_table(opened, [name for name, _ in queries], found)
     else:
         asked = opened.read(_queries(images))
-        found = opened.query(
-            [one.row if one.image is None else one.image.data for one in asked],
-            k,
-            among=allowed,
-            label=label,
-            rerank=rerank,
-        )
+        with accepting(trust):
+            found = opened.query(
+                [one.row if one.image is None else one.image.data for one in asked],
+                k,
+                among=allowed,
+                label=label,
+                rerank=rerank,
+            )
         queries = [(one.name, None if one.image is None else one.image.data) for one in asked]
         table = neighbour_table(opened, [name for name, _ in queries], found)
         if contact_sheet is not None:
@@ -491,10 +500,10 @@ def explain(
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
     """
-    _agree(trust)
     from alike.analysis.explain import confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.extract.errors import BadInput
+    from alike.extract.networks import accepting
     from alike.flows.explaining import Part, every_class, given_images, like_class
     from alike.results import Explanations
 
@@ -507,26 +516,31 @@ def explain(
     names = None if methods is None else _names(methods)
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
-    if like is not None:
-        parts["like"] = like_class(chosen, given, like)
-    if given and (like is None or names):
-        parts["images"] = given_images(chosen, given, names, target)
-    if every:
-        report = explain_set(
-            chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress
-        )
-        parts["all"] = Part(report.table)
     pictures: dict[str, Any] = {}
-    if classes:
-        parts["classes"] = every_class(chosen, side, pictures.__setitem__)
-    if confused:
-        table, picture = confused_panel(chosen, confused, split=side)
-        parts["confused"] = Part(table, {"confused": picture})
-    if continuity:
-        judged = continuity_of(
-            chosen, methods=names or METHODS, n_images=limit or 64, split=side, progress=progress
-        )
-        parts["continuity"] = Part(judged.table)
+    with accepting(trust):
+        if like is not None:
+            parts["like"] = like_class(chosen, given, like)
+        if given and (like is None or names):
+            parts["images"] = given_images(chosen, given, names, target)
+        if every:
+            report = explain_set(
+                chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress
+            )
+            parts["all"] = Part(report.table)
+        if classes:
+            parts["classes"] = every_class(chosen, side, pictures.__setitem__)
+        if confused:
+            table, picture = confused_panel(chosen, confused, split=side)
+            parts["confused"] = Part(table, {"confused": picture})
+        if continuity:
+            judged = continuity_of(
+                chosen,
+                methods=names or METHODS,
+                n_images=limit or 64,
+                split=side,
+                progress=progress,
+            )
+            parts["continuity"] = Part(judged.table)
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},
@@ -590,18 +604,19 @@ def retrain(
     Raises:
         BadInput: an unknown setting, no images to train on, a network that cannot be trained.
     """
-    _agree(trust)
+    from alike.extract.networks import accepting
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
 
-    loaded, (training, held_out, validation), read = training_images(
-        (store, features, train_share),
-        (
-            None if images is None else str(images),
-            network,
-            None if weights is None else str(weights),
-        ),
-    )
+    with accepting(trust):
+        loaded, (training, held_out, validation), read = training_images(
+            (store, features, train_share),
+            (
+                None if images is None else str(images),
+                network,
+                None if weights is None else str(weights),
+            ),
+        )
     optional: dict[str, Any] = {"lr": lr, "weight": weight, "batch_size": batch_size}
     changes = {name: value for name, value in optional.items() if value is not None}
     return train(
@@ -753,11 +768,3 @@ def _check_held_out(split: str, *extractions: "Features") -> None:
 def _warn(notes: Iterable[str]) -> None:
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=3)
-
-
-def _agree(trust: bool) -> None:
-    """Agree to run a network file that only the store names, as `--trust` does."""
-    if trust:
-        from alike.extract.networks import accept_any
-
-        accept_any()

@@ -44,7 +44,7 @@ def twin_findings(
         "mode": features.store.twins(),
         "pairs": sides,
         "across": sum(count for name, count in sides.items() if "/" in name),
-        "unsigned": len(unsigned_rows(features.store)),
+        "unsigned": len(unsigned_rows(features.store, features.bad()["row"].to_numpy())),
         "left_out": int((~kept).sum()),
         "sameness": sameness,
         "sameness_without": without,

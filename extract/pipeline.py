@@ -154,8 +154,8 @@ def extract(
         with run.features.lock():
             workload = run.missing()
             stages = executor(run, workload, _batch_progress(workload, len(view), progress))
-        twins = _twins(store, threads, progress)
-    features = run.features
+        features = run.features
+        twins = _twins(features, threads, progress)
     # A map that is lost leaves an image its vectors.
     vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
     table = features.table(names=vectors)
@@ -210,11 +210,14 @@ def _lost(features: Features) -> list[str]:
     ]
 
 
-def _twins(store: Store, threads: int, progress: Progress) -> tuple[str, ...]:
+def _twins(features: Features, threads: int, progress: Progress) -> tuple[str, ...]:
     """Search new images for twins unless the store ignores them; what must be told."""
+    store = features.store
     if store.twins() == "ignore":
         return ()
-    return search_twins(store, threads=threads, at_most=AUTOMATIC, progress=progress).notes
+    bad = features.bad()["row"].to_numpy()
+    found = search_twins(store, bad=bad, threads=threads, at_most=AUTOMATIC, progress=progress)
+    return found.notes
 
 
 def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:

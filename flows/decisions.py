@@ -53,7 +53,7 @@ class DecisionLog:
         self._origin, self._parent = origin_of(pipeline), parent
 
     def accepted(self) -> Accepted | None:
-        """The retrained network that is served; None for the settings' own.
+        """The retrained network that is served; None for the settings' own, and if it is lost.
 
         Raises:
             BadInput: the log is damaged.
@@ -63,6 +63,24 @@ class DecisionLog:
             if entry["about"] == "replace" and entry["decision"] and network:
                 return self._if_there(network)
         return self._accepted_by_version_1()
+
+    def lost(self) -> list[str]:
+        """Say why `accepted` gives none although there was one; [] if there is no such reason.
+
+        Raises:
+            BadInput: the log is damaged.
+        """
+        if self.accepted() is not None:
+            return []
+        state = self._state_of_version_1()
+        if self._older.is_file() and not state:
+            return [f"{self._older} cannot be read: it names no network, the settings' own is used"]
+        networks = [entry["network"] for entry in self._own() if entry.get("network")]
+        networks = networks or ([state] if self._is_own(state) else [])
+        if not networks:
+            return []
+        gone = self._memo.there(networks[-1]["weights"])
+        return [f"the accepted network {gone} is gone: the settings' own is used again"]
 
     def past(self) -> list[Past]:
         """Earlier retrainings of this network, oldest first, up to the one that is served.
@@ -144,13 +162,18 @@ class DecisionLog:
 
     def _accepted_by_version_1(self) -> Accepted | None:
         """What `served.json` says, which 0.1 kept beside its decisions; this version never does."""
+        state = self._state_of_version_1()
+        return self._if_there(state) if self._is_own(state) else None
+
+    def _is_own(self, state: dict[str, str]) -> bool:
+        return (state.get("origin"), state.get("parent")) == (self._origin, self._parent)
+
+    def _state_of_version_1(self) -> dict[str, str]:
         try:
             state = read_json_file(self._older, dict[str, Any], "delete it")
-            weights, key = str(state["weights"]), str(state["key"])
-            same = (state["origin"], state["parent"]) == (self._origin, self._parent)
+            return {name: str(state[name]) for name in ("weights", "key", "origin", "parent")}
         except (OSError, StoreDamaged, ValueError, TypeError, KeyError):
-            return None
-        return self._if_there({"weights": weights, "key": key}) if same else None
+            return {}
 
 
 def _checked(entry: Any) -> dict[str, Any]:

@@ -40,16 +40,7 @@ def export(
 ) -> Exported:
     """Write features, and what was analysed of them if anything was.
 
-    Args:
-        store: with the features.
-        to: file; its ending says what kind.
-        features: the extraction.
-        arrays: feature arrays.
-        split: `held_out`, `train` or `all`.
-        measure: whose neighbours are written.
-        maps: add the places of the 2-D map, which is made where it is missing.
-        images: put small pictures into Parquet.
-        progress: told how far it is.
+    The arguments are those of `alike.export`. The 2-D map is made if it is missing.
 
     Raises:
         BadInput: an ending or an array that is not there.

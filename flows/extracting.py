@@ -31,24 +31,10 @@ def extract_images(
 ) -> "ExtractionReport":
     """Compute the features of images that have none yet, and store them.
 
-    Args:
-        source: the images, as `open_source` takes them.
-        network: as `load_network` takes it.
-        store: made where there is none.
-        weights: None: those of the network's origin.
-        taps: outputs to store.
-        settings: device, precision, batch_size, threads, bad_share and progress, as `extract`
-            takes them.
-        size: resize and crop, as `with_size` takes them.
-        network_args: of the factory.
-        source_options: of the source.
-        split: shares of the images to train on and for validation; None leaves the store's.
-        group: column of what images share that must stand on one side.
-        twins: ``together`` or ``ignore``; None leaves the store's.
-        classes: names of the logits.
-        seed: of random weights.
-        chosen: output, weights_key and weights_prefix, as `load_network` takes them.
-        workers: a number of Dask workers, or the address of a scheduler; None: this process.
+    The arguments are those of `alike.extract_images`. Some hold several of them: `settings` those
+    that `extract` takes (device, precision, batch_size, threads, bad_share, progress), `size` its
+    resize and crop, `split` its train_share and validation_share, `chosen` those of `load_network`
+    that say what is loaded (output, weights_key, weights_prefix).
 
     Returns:
         What was done, with the notes that a reader of the scores must know.

@@ -1,10 +1,14 @@
 """What an index is asked for, as the command line and `alike.build_index` name it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.progress import Progress, silent
+
 if TYPE_CHECKING:
+    from alike.extract.store import Features
     from alike.index.disk import MapShards
     from alike.index.specs import Wish
 
@@ -30,6 +34,39 @@ def changed_wish(
     if threads is not None:
         given["threads"] = None if threads == 0 else threads
     return replace(there, **given)
+
+
+BUILD_SECONDS = 60.0
+"""Effort for an index that nobody asked for; `alike index` spends more."""
+
+
+def build_missing(
+    features: "Features",
+    measure: str,
+    tell: Callable[[str], object],
+    progress: Progress = silent,
+) -> None:
+    """Build the index of a measure, with the usual wish, if there is none.
+
+    Args:
+        features: that are indexed.
+        measure: a key of `MEASURES`.
+        tell: takes a line before and one after the index is built.
+        progress: called as rows are embedded and added.
+
+    Raises:
+        BadInput: nothing to index.
+        StoreDamaged: the card of an index is damaged. It is not taken for a missing one, so that
+            its wish is not lost.
+    """
+    from alike.index.build import build_index
+    from alike.index.files import folder_of, read_card
+
+    if read_card(folder_of(features.store, features.key, measure)) is not None:
+        return
+    tell(f"no index of {measure} yet: building it (alike index chooses more)")
+    report = build_index(features, measure, effort=BUILD_SECONDS, progress=progress)
+    tell(f"built in {report.seconds:.1f} s: {report.note}")
 
 
 def shard_runner(workers: str | None) -> "MapShards":

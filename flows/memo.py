@@ -28,6 +28,9 @@ class Memo:
     """The artefacts of one output folder, kept in `steps.json`.
 
     Files in the folder are remembered by their place in it, so that it may be moved.
+
+    Attributes:
+        notes: why a file that is there counts as empty; [] if it counts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +39,8 @@ class Memo:
         The older kind remembered what had been written over since.
         """
         self._folder, self._file = folder, folder / "steps.json"
-        self._entries = _entries(self._file)
+        self.notes: list[str] = []
+        self._entries = self._read() if self._file.exists() else {}
 
     def outputs(self, artefact: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
         """What the step gave, if the artefact is there as it was made from exactly these inputs."""
@@ -92,6 +96,18 @@ class Memo:
         }
         self._write()
 
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """What the file holds; {} with a note if that cannot be used."""
+        try:
+            document = read_json_file(self._file, dict[str, Any], "it counts as empty")
+            if document.get("version") == _VERSION:
+                return _entries(document)
+            fault = "is of another version"
+        except (OSError, StoreDamaged, ValueError, TypeError, KeyError, AttributeError) as error:
+            fault = f"cannot be read ({type(error).__name__})"
+        self.notes.append(f"{self._file} {fault}: it counts as empty, so every step runs again")
+        return {}
+
     def _write(self) -> None:
         aside = self._file.with_suffix(".part")
         document = {"version": _VERSION, "artefacts": self._entries}
@@ -108,22 +124,16 @@ class Memo:
         return self._folder / kept
 
 
-def _entries(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        document = read_json_file(file, dict[str, Any], "it counts as empty")
-        if document["version"] != _VERSION:
-            return {}
-        entries = document["artefacts"].items()
-        return {
-            str(name): {
-                "made_from": str(entry["made_from"]),
-                "outputs": dict(entry["outputs"]),
-                "files": dict(entry["files"]),
-            }
-            for name, entry in entries
+def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The artefacts of the document, their types as they must be."""
+    return {
+        str(name): {
+            "made_from": str(entry["made_from"]),
+            "outputs": dict(entry["outputs"]),
+            "files": dict(entry["files"]),
         }
-    except (OSError, StoreDamaged, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        for name, entry in document["artefacts"].items()
+    }
 
 
 def file_hash(path: Path) -> str:

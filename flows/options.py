@@ -62,6 +62,53 @@ TrustOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
+# What `extract` and `check` take alike: the images and the network.
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="File, name of torchvision's weights, or none. [default: torchvision's]"),
+]
+ResizeOption = Annotated[
+    str | None,
+    typer.Option(help="Shorter side or HEIGHTxWIDTH. [default: that of the weights]"),
+]
+CropOption = Annotated[
+    int | None, typer.Option(min=1, help="Side of the central square, with --resize.")
+]
+NetworkArgOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE for the factory. Repeatable.")
+]
+SourceArgOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE for the source. Repeatable.")
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(help="Names of the logits: a,b,c, or a file with one name a line."),
+]
+NetworkOutputOption = Annotated[
+    str,
+    typer.Option(help="Output that holds the logits, if there are several: name or position."),
+]
+WeightsKeyOption = Annotated[
+    str, typer.Option(help="Group of the weights file to load, such as model_ema.")
+]
+WeightsPrefixOption = Annotated[
+    str | None,
+    typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
+]
+WhereOption = Annotated[
+    str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
+]
+LabelColumnOption = Annotated[
+    str | None, typer.Option(help="Column, array or JSON field of the classes.")
+]
+FirstLabelOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--first-label/--whole-label",
+        help="Of several labels take the first; or keep a text such as a|b as one name.",
+    ),
+]
+
 
 def finite(value: float | None) -> float | None:
     """Refuse inf and nan, which lie within the bounds of an option.

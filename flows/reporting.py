@@ -42,15 +42,7 @@ def write_report(
 ) -> Written:
     """Write the report of what was analysed of one extraction, or of two side by side.
 
-    Args:
-        store: with the analyses.
-        features: the extraction.
-        after: a second one, set beside the first.
-        to: the HTML file.
-        title: in the first line.
-        maps: show the map of the images.
-        thumbnails: show the images.
-        progress: told how far it is.
+    The arguments are those of `alike.write_report`.
 
     Raises:
         BadInput: an extraction that is not there or was not analysed yet, or a place where no

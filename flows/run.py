@@ -36,7 +36,7 @@ class Finished(Displayed):
         decisions: what was decided, each with its reason.
         seconds: time of each step that ran.
         bad: images that could not be used.
-        notes: what the extractions noted.
+        notes: what a reader must know, as `PipelineRun` has it.
     """
 
     report: Path
@@ -71,6 +71,7 @@ def run_steps(run: PipelineRun) -> Finished:
     own = steps.load(run.pipeline, run.pipeline.network.weights)
     log = DecisionLog(run.memo, run.folder, run.pipeline, own.weights_hash)
     accepted = log.accepted()
+    run.notes.extend(log.lost())
     weights = accepted.weights if accepted else run.pipeline.network.weights
     key = step(steps.extract_images, "extract")(run, weights, "network")
     report = run.folder / "report.html"
@@ -94,10 +95,14 @@ def run_steps(run: PipelineRun) -> Finished:
 
 def _question(run: PipelineRun, own: "Network", key: str) -> dict[str, Any]:
     """All that the report of a run depends on, for the network that it serves at its end."""
+    from alike.analysis.analyse import VERSION
+
     store = run.store()
     return {
         "settings": run.pipeline.written,
         "images": steps.view_digest(store),
+        "share": steps.sides_of(store),
+        "version": VERSION,
         "network": own.identity,
         "served": key,
         "features": store.features(key).digest,

@@ -36,7 +36,8 @@ class PipelineRun:
         seconds: time of every step that ran.
         reused: names of the steps that were not run again.
         decisions: sentences, in order.
-        notes: what the extractions noted: taps of an unusual kind, a suspicious preprocessing.
+        notes: what a reader must know: taps of an unusual kind, a suspicious preprocessing, a
+            memo or an accepted network that is lost.
         files: what the steps wrote, or found written, and the report is made from.
     """
 
@@ -51,6 +52,7 @@ class PipelineRun:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memo = Memo(self.folder)
+        self.notes.extend(self.memo.notes)
 
     def decide(self, sentences: Iterable[str]) -> None:
         """Take down what was decided; a sentence of two trainings once."""
@@ -408,7 +410,11 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     if settings is None:
         raise BadInput("retraining was asked for, but the settings hold no section [retrain]")
     features = run.store().features(key)
-    table = features.table("train")
+    whole = features.table("train")
+    table = whole[whole.label.notna()]
+    if len(table) < len(whole):
+        unlabelled = len(whole) - len(table)
+        run.decide([f"{unlabelled} of {len(whole)} training images have no label: left out"])
     wanted = settings.train_settings(loss)
     validation = features.table("validation")
     validation = validation[validation.label.isin(table.label)]

@@ -57,7 +57,7 @@ def create_app(
 
     @app.get("/api/images")
     def sample(count: int = 24, seed: int = 0, label: str | None = None) -> list[dict[str, Any]]:
-        """Stored images drawn at random."""
+        """Stored images drawn at random, at most 200."""
         return service.sample(min(count, 200), seed, label)
 
     @app.post("/api/images")
@@ -105,8 +105,8 @@ async def _body(request: Request) -> bytes:
 
 
 def _png(data: bytes) -> Response:
-    # a row belongs to an image for ever, and other names are hashes
-    return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+    # The same address may serve another store or network later: a browser keeps nothing.
+    return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 def _part(name: str) -> str:

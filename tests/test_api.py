@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import alike
 from alike.extract.display import Summary, with_interval
 from alike.extract.errors import BadInput
+from alike.extract.networks import trust
 from alike.flows.cli import app
 
 FUNCTIONS = {
@@ -247,6 +250,39 @@ def test_neighbours_refuses(studied):
         alike.neighbours(np.ones(6), studied.store, rerank="chamfer")
     with pytest.raises(BadInput, match=r"\(Q, 6\) expected"):
         alike.neighbours(np.ones((2, 5)), studied.store)
+
+
+def test_a_missing_index_is_built_and_told(studied):
+    key = studied.extraction.key
+    with pytest.warns(UserWarning, match="no index of gap_euclid yet: building it"):
+        found = alike.neighbours(5, studied.store, 4, measure="gap_euclid")
+    assert found.rows.shape == (1, 4)
+    assert (studied.place / "index" / key / "gap_euclid").is_dir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = alike.neighbours(5, studied.store, 4, measure="gap_euclid")
+    assert again.rows.tolist() == found.rows.tolist()
+
+
+def test_trust_ends_with_the_call(studied, tiny_set, tmp_path, monkeypatch):
+    """Agreement to one store's code is none to the code that another store names."""
+    file = next((tiny_set.images / "b").iterdir())
+    # Nobody agreed to anything on this machine.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "first"))
+    monkeypatch.setattr(trust, "_ask", trust._nobody)
+    with pytest.raises(BadInput, match="you have not agreed"):
+        alike.explain([file], studied.place)
+    alike.explain([file], studied.place, trust=True)
+    alike.explain([file], studied.place)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "second"))
+    unknown = tmp_path / "unknown.png"
+    unknown.write_bytes(file.read_bytes() + b"0")
+    with pytest.raises(BadInput, match="you have not agreed"):
+        alike.neighbours(unknown, studied.place)
+    words = ["neighbours", str(unknown), "--store", str(studied.place)]
+    refused, agreed = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--trust"]))
+    assert "you have not agreed" in str(refused.exception)
+    assert agreed.exit_code == 0, agreed.output
 
 
 def test_neighbours_show_pictures(studied, tiny_set, tmp_path):

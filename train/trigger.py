@@ -122,7 +122,8 @@ def decide(rules: Rules, scores: Mapping[str, float], past: Sequence[Past], now:
 
     Args:
         rules: condition and guards.
-        scores: name -> value of the present network, on held-out images.
+        scores: name -> value of the present network, on the images that decide: those for
+            validation, or the held-out ones if there are none.
         past: earlier retrainings, oldest first.
         now: seconds since 1970.
 
@@ -172,7 +173,7 @@ def replaces(rules: Rules, before: Mapping[str, float], after: Mapping[str, floa
     """Decide whether a retrained network replaces the one it came from.
 
     It does when its accuracy is not lower by more than the margin and the score of the condition is
-    better, both on the same images: those of validation, if there are some.
+    better, both on the same images, which neither was trained on.
 
     Args:
         rules: condition and margin.

@@ -24,6 +24,7 @@ from .transform import IMAGENET_MEAN as IMAGENET_MEAN
 from .transform import IMAGENET_STD as IMAGENET_STD
 from .transform import Transform as Transform
 from .trust import accept_any as accept_any
+from .trust import accepting as accepting
 from .trust import ask_by as ask_by
 from .trust import code_hash_of as code_hash_of
 from .trust import require_trust as require_trust

@@ -40,6 +40,22 @@ def accept_any() -> None:
     ask_by(lambda _question: True)
 
 
+@contextlib.contextmanager
+def accepting(agreed: bool) -> Iterator[None]:
+    """Agree to what a store names within this block only, as `trust=True` of a call does.
+
+    Args:
+        agreed: whether to agree; if not, it is asked as before.
+    """
+    before = _ask
+    if agreed:
+        accept_any()
+    try:
+        yield
+    finally:
+        ask_by(before)
+
+
 def agreements() -> Path:
     """The folder with what the user agreed to; `XDG_CONFIG_HOME` names another place for it."""
     given = os.environ.get("XDG_CONFIG_HOME")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from alike.extract.documents import parquet_bytes, read_table
+from alike.extract.documents import parquet_bytes, read_arrow
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.files import Files
@@ -68,13 +68,18 @@ class Signatures:
         name = f"{_SIGNATURES}/{unit:06d}.parquet"
         self._files.write(name, parquet_bytes(table, name))
 
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give rows (n,) that have a thumbnail, thumbnails (n, 64, 64), hashes (n, 10).
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Give all rows that were looked at, and what those with a thumbnail have.
 
-        Memory is 4 KiB an image.
+        Memory is 4 KiB an image. What a damaged file held is not among them.
+
+        Returns:
+            Rows (m,) int64; rows (n,) that have a thumbnail, thumbnails (n, 64, 64) uint8 and
+            hashes (n, 10) uint64.
         """
-        tables = [self._read(unit) for unit in self.units()]
-        parts = [table[table["thumbnail"].notna()] for table in tables if table is not None]
+        tables = [table for unit in self.units() if (table := self._read(unit)) is not None]
+        every = np.concatenate([np.zeros(0, np.int64), *(table["row"] for table in tables)])
+        parts = [table[table["thumbnail"].notna()] for table in tables]
         count = sum(map(len, parts))
         rows = np.empty(count, dtype=np.int64)
         thumbnails = np.empty((count, _CELLS, _CELLS), dtype=np.uint8)
@@ -89,16 +94,17 @@ class Signatures:
                 thumbnails[place] = np.frombuffer(data, np.uint8).reshape(_CELLS, _CELLS)
                 hashes[place] = np.frombuffer(hashed, np.uint64)
             at += len(part)
-        return rows, thumbnails, hashes
+        return every, rows, thumbnails, hashes
 
     def _read(self, unit: int, columns: list[str] | None = None) -> pd.DataFrame | None:
         name = f"{_SIGNATURES}/{unit:06d}.parquet"
         try:
-            table, _ = read_table(self._files.read(name), name, "it is made again")
+            data = self._files.read(name)
+            table = read_arrow(data, name, "it is made again", columns).to_pandas()
         except (FileNotFoundError, StoreDamaged):
             # What a damaged file held is computed again when the images are read again.
             return None
-        return table if columns is None else table[columns]
+        return table
 
 
 def by_unit(rows: Iterable[int]) -> dict[int, list[int]]:

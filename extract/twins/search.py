@@ -10,14 +10,15 @@ import pandas as pd
 from alike.extract.errors import BadImage
 from alike.extract.images import SIDES, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
-from alike.extract.store import Store, StoreBase
+from alike.extract.store import UNIT, Store, StoreBase
 from alike.extract.twins.hashes import NAMES
 from alike.extract.twins.links import Links, find_links, part_hashes
-from alike.extract.twins.thumbnails import thumbnail
+from alike.extract.twins.thumbnails import SMALLEST, thumbnail
 
 AUTOMATIC = 50_000
 """Images of a set up to which extraction looks for twins by itself."""
 _AT_ONCE = 256
+Rows = Sequence[int] | np.ndarray
 COLUMNS = ["row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how"]
 
 
@@ -27,14 +28,17 @@ class TwinSearch:
 
     Attributes:
         searched: images that have a signature.
-        unsigned: images of the set that have none: extracted by an earlier version.
+        unsigned: images of the set that have none: they were extracted by an earlier version, or
+            their signatures are damaged.
         links: pairs of twins among all images.
+        plain: images of those searched for which no twin can be seen: too small, or flat.
         left: whether the set is so large that the search is left to `alike twins`.
     """
 
     searched: int
     unsigned: int
     links: int
+    plain: int = 0
     left: bool = False
 
     @property
@@ -44,43 +48,59 @@ class TwinSearch:
             return (
                 f"twins were not searched: more than {AUTOMATIC} images; run `alike twins --store`",
             )
+        notes = []
         if self.unsigned:
-            return (
+            notes.append(
                 f"{self.unsigned} images have no signature, so their twins are not known: "
-                "`alike twins --store` reads them again and computes it",
+                "`alike twins --store` reads them again and computes it"
             )
-        return ()
+        if self.plain:
+            notes.append(
+                f"{self.plain} new images are smaller than {SMALLEST} pixels or flat: they are "
+                "taken to have no twins"
+            )
+        return tuple(notes)
 
 
 def search_twins(
-    store: StoreBase, *, threads: int = 1, at_most: int | None = None, progress: Progress = silent
+    store: StoreBase,
+    *,
+    bad: Rows = (),
+    threads: int = 1,
+    at_most: int | None = None,
+    progress: Progress = silent,
 ) -> TwinSearch:
     """Find the twins of images that were not searched yet, and give every component its side.
 
     Args:
         store: whose images.
+        bad: rows of images that cannot be decoded.
         threads: to use.
         at_most: images above which nothing is searched; None for no limit.
         progress: told how far.
     """
-    unsigned = len(unsigned_rows(store))
+    links, searched = store.links()
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
-        return TwinSearch(0, unsigned, len(store.links()[0]), left=True)
-    links, searched = store.links()
-    signed = [store.signatures.rows(unit) for unit in store.signatures.units()]
-    if len(np.setdiff1d(np.concatenate([searched[:0], *signed]), searched)):
-        rows, thumbnails, hashes = store.signatures.read()
+        return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), left=True)
+    plain = 0
+    if len(np.setdiff1d(_signed_rows(store), searched)):
+        every, rows, thumbnails, hashes = store.signatures.read()
+        # What was searched and cannot be read any more is signed and searched anew.
+        searched = np.intersect1d(searched, every)
         new = np.flatnonzero(~np.isin(rows, searched))
+        plain = len(np.setdiff1d(every, searched)) - len(new)
         found = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),
         )  # fmt: skip
         links = pd.concat([links, _table(found, rows)], ignore_index=True)
+        links = links.drop_duplicates(["row_a", "row_b"], ignore_index=True)
         # Small images too: they were looked at, and have no thumbnail to compare.
-        store.keep_links(links, np.unique(np.concatenate([searched, *signed])))
+        searched = np.unique(np.concatenate([searched, every]))
+        store.keep_links(links, searched)
     store.assign_sides()
-    return TwinSearch(int(sum(map(len, signed))), unsigned, len(links))
+    return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), plain)
 
 
 def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:
@@ -94,12 +114,30 @@ def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:
     )
 
 
-def unsigned_rows(store: StoreBase) -> np.ndarray:
-    """Rows of the set whose images have no signature, ascending."""
-    view = store.images()
-    rows = np.unique(view["row"].to_numpy())
-    signed = [store.signatures.rows(unit) for unit in store.signatures.units()]
-    return np.setdiff1d(rows[rows >= 0], np.concatenate([rows[:0], *signed]))
+def unsigned_rows(store: StoreBase, bad: Rows = ()) -> np.ndarray:
+    """Rows of the set whose images have no signature, ascending.
+
+    Args:
+        store: whose images.
+        bad: rows of images that cannot be decoded, and so have none.
+    """
+    unsigned = np.setdiff1d(_set_rows(store), _signed_rows(store))
+    return np.setdiff1d(unsigned, np.asarray(bad, dtype=np.int64))
+
+
+def _set_rows(store: StoreBase) -> np.ndarray:
+    rows = np.unique(store.images()["row"].to_numpy())
+    return rows[rows >= 0]
+
+
+def _signed_rows(store: StoreBase) -> np.ndarray:
+    """Rows that have a signature; of units that were searched whole, no file is read."""
+    searched = store.links()[1]
+    units = set(np.unique(np.setdiff1d(_set_rows(store), searched) // UNIT).tolist())
+    there = store.signatures.units()
+    lost = searched[~np.isin(searched // UNIT, there)]
+    read = [store.signatures.rows(unit) for unit in there if unit in units]
+    return np.setdiff1d(np.concatenate([searched, *read]), lost)
 
 
 def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) -> int:

@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alike.flows.commands.extract import class_list, pairs
-from alike.flows.options import JsonOption
+from alike.flows.options import (
+    ClassesOption,
+    CropOption,
+    FirstLabelOption,
+    JsonOption,
+    LabelColumnOption,
+    NetworkArgOption,
+    NetworkOutputOption,
+    ResizeOption,
+    SourceArgOption,
+    WeightsKeyOption,
+    WeightsOption,
+    WeightsPrefixOption,
+    WhereOption,
+)
 
 if TYPE_CHECKING:
     from alike.extract.images import ImageSource
@@ -21,50 +35,18 @@ def register(app: typer.Typer) -> None:
         network: Annotated[
             str | None, typer.Option(help="torchvision name, file.py:factory, or timm:NAME.")
         ] = None,
-        weights: Annotated[
-            str | None, typer.Option(help="File, enum member, or none (random).")
-        ] = None,
-        classes: Annotated[
-            str | None, typer.Option(help="Names of the logits: a file, one a line, or a,b,c.")
-        ] = None,
-        resize: Annotated[
-            str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH, instead of the weights'.")
-        ] = None,
-        crop: Annotated[
-            int | None, typer.Option(min=1, help="Side of the central square, with --resize.")
-        ] = None,
-        network_arg: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the factory; may be repeated.")
-        ] = None,
-        source_option: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the source; may be repeated.")
-        ] = None,
-        network_output: Annotated[
-            str,
-            typer.Option(
-                help="Output that holds the logits, if there are several: name or position."
-            ),
-        ] = "",
-        weights_key: Annotated[
-            str, typer.Option(help="Group of the weights file to load, such as model_ema.")
-        ] = "",
-        weights_prefix: Annotated[
-            str | None,
-            typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
-        ] = None,
-        where: Annotated[
-            str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
-        ] = None,
-        label_column: Annotated[
-            str | None, typer.Option(help="Column, array or JSON field of the classes.")
-        ] = None,
-        first_label: Annotated[
-            bool | None,
-            typer.Option(
-                "--first-label/--whole-label",
-                help="Of several labels take the first; or keep a text such as a|b as one name.",
-            ),
-        ] = None,
+        weights: WeightsOption = None,
+        classes: ClassesOption = None,
+        resize: ResizeOption = None,
+        crop: CropOption = None,
+        network_arg: NetworkArgOption = None,
+        source_option: SourceArgOption = None,
+        network_output: NetworkOutputOption = "",
+        weights_key: WeightsKeyOption = "",
+        weights_prefix: WeightsPrefixOption = None,
+        where: WhereOption = None,
+        label_column: LabelColumnOption = None,
+        first_label: FirstLabelOption = None,
         images: Annotated[int, typer.Option(min=1, help="Images that are looked at.")] = 32,
         as_json: JsonOption = False,
     ) -> None:

@@ -6,7 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from alike.flows.options import JsonOption, names_of
+from alike.flows.options import (
+    ClassesOption,
+    CropOption,
+    FirstLabelOption,
+    JsonOption,
+    LabelColumnOption,
+    NetworkArgOption,
+    NetworkOutputOption,
+    ResizeOption,
+    SourceArgOption,
+    WeightsKeyOption,
+    WeightsOption,
+    WeightsPrefixOption,
+    WhereOption,
+    names_of,
+)
 
 
 class Twins(StrEnum):
@@ -26,12 +41,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="Name of torchvision, file.py:factory, or timm:NAME.")
         ],
         store: Annotated[str, typer.Option(help="Folder or URL. Created if it does not exist.")],
-        weights: Annotated[
-            str | None,
-            typer.Option(
-                help="File, name of torchvision's weights, or none. [default: torchvision's]"
-            ),
-        ] = None,
+        weights: WeightsOption = None,
         taps: Annotated[
             str, typer.Option(help="Outputs or module paths to store, separated by commas.")
         ] = "last_conv,fc,logits",
@@ -45,19 +55,10 @@ def register(app: typer.Typer) -> None:
         threads: Annotated[
             int | None, typer.Option(min=1, help="Cores to use. [default: all]")
         ] = None,
-        resize: Annotated[
-            str | None,
-            typer.Option(help="Shorter side or HEIGHTxWIDTH. [default: that of the weights]"),
-        ] = None,
-        crop: Annotated[
-            int | None, typer.Option(min=1, help="Side of the central square, with --resize.")
-        ] = None,
-        network_arg: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the factory. Repeatable.")
-        ] = None,
-        source_option: Annotated[
-            list[str] | None, typer.Option(help="NAME=VALUE for the source. Repeatable.")
-        ] = None,
+        resize: ResizeOption = None,
+        crop: CropOption = None,
+        network_arg: NetworkArgOption = None,
+        source_option: SourceArgOption = None,
         train_share: Annotated[
             float | None, typer.Option(min=0, max=1, help="Share of images for training.")
         ] = None,
@@ -73,39 +74,16 @@ def register(app: typer.Typer) -> None:
             Twins | None,
             typer.Option(help="Whether images that show one picture stand on one side. [together]"),
         ] = None,
-        classes: Annotated[
-            str | None,
-            typer.Option(help="Names of the logits: a,b,c, or a file with one name a line."),
-        ] = None,
-        network_output: Annotated[
-            str,
-            typer.Option(
-                help="Output that holds the logits, if there are several: name or position."
-            ),
-        ] = "",
-        weights_key: Annotated[
-            str, typer.Option(help="Group of the weights file to load, such as model_ema.")
-        ] = "",
-        weights_prefix: Annotated[
-            str | None,
-            typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
-        ] = None,
+        classes: ClassesOption = None,
+        network_output: NetworkOutputOption = "",
+        weights_key: WeightsKeyOption = "",
+        weights_prefix: WeightsPrefixOption = None,
         seed: Annotated[
             int, typer.Option(min=0, max=2**63 - 1, help="Seed of random weights.")
         ] = 0,
-        where: Annotated[
-            str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
-        ] = None,
-        label_column: Annotated[
-            str | None, typer.Option(help="Column, array or JSON field of the classes.")
-        ] = None,
-        first_label: Annotated[
-            bool | None,
-            typer.Option(
-                "--first-label/--whole-label",
-                help="Of several labels take the first; or keep a text such as a|b as one name.",
-            ),
-        ] = None,
+        where: WhereOption = None,
+        label_column: LabelColumnOption = None,
+        first_label: FirstLabelOption = None,
         bad_share: Annotated[
             float, typer.Option(min=0, max=1, help="Share of bad images that ends a run well.")
         ] = 0.2,

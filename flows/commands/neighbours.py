@@ -102,25 +102,14 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"contact sheet: {contact_sheet}")
 
 
-BUILD_SECONDS = 60.0
-"""Effort for an index that nobody asked for; `alike index` spends more."""
-
-
 def _build_missing(store: str, key: str | None, measure: str, as_json: bool) -> None:
-    """Build the index of a measure, with the usual wish, if there is none."""
     from alike.extract.store import Store
     from alike.flows.console import progress_bars
-    from alike.index.build import build_index
-    from alike.index.files import folder_of, read_card
+    from alike.flows.indexing import build_missing
 
     features = Store.open(store).features(key)
-    # A damaged card is not a missing one: it is named, and its wish is not lost.
-    if read_card(folder_of(features.store, features.key, measure)) is not None:
-        return
-    typer.echo(f"no index of {measure} yet: building it (alike index chooses more)", err=as_json)
     with progress_bars() as progress:
-        report = build_index(features, measure, effort=BUILD_SECONDS, progress=progress)
-    typer.echo(f"built in {report.seconds:.1f} s: {report.note}", err=as_json)
+        build_missing(features, measure, lambda line: typer.echo(line, err=as_json), progress)
 
 
 def _many(opened: Any, folder: str, to: Path, k: int, ways: dict[str, Any], as_json: bool) -> None:

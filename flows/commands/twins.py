@@ -42,13 +42,14 @@ def register(app: typer.Typer) -> None:
 
         opened = Store.open(store)
         cores = threads or usable_cores()
+        bad = sorted({row for key in opened.groups() for row in opened.features(key).bad()["row"]})
         if search:
             with progress_bars() as progress:
                 sign_images(opened, threads=cores, progress=progress)
-                search_twins(opened, threads=cores, progress=progress)
+                search_twins(opened, bad=bad, threads=cores, progress=progress)
         pairs = twin_table(opened)
         counts = within_and_across(pairs)
-        unsigned = len(unsigned_rows(opened))
+        unsigned = len(unsigned_rows(opened, bad))
         if as_json:
             print_json({
                 "twins": opened.twins(), "pairs": pairs, "sides": counts, "unsigned": unsigned,

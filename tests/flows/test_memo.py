@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from alike.extract.errors import StoreBusy
@@ -89,7 +91,12 @@ def test_a_damaged_file_and_one_of_version_1_count_as_empty(tmp_path, text):
     (tmp_path / "steps.json").write_bytes(text)
     memo = Memo(tmp_path)
     assert memo.outputs("index", {}) is None
+    (note,) = memo.notes
+    assert re.search(
+        r"steps\.json (cannot be read|is of another version).*: it counts as empty", note
+    )
     memo.record("index", {}, {"key": "k"})
+    assert Memo(tmp_path).notes == []
     assert Memo(tmp_path).outputs("index", {}) == {"key": "k"}
 
 

@@ -83,6 +83,13 @@ def test_a_network_whose_weights_are_lost_was_never_made(tmp_path):
     (run.folder / "weights" / "new").unlink()
     assert log_of(run).accepted() is None
     assert log_of(run).past() == [], "else none would ever be made again"
+    assert log_of(run).lost() == [
+        f"the accepted network {run.folder / 'weights' / 'new'} is gone: the settings' own is used "
+        "again"
+    ]
+    assert log_of(run_of(tmp_path, threshold=0.9)).lost() == [], "other settings never had it"
+    accept(run, "newer")
+    assert log_of(run).lost() == []
 
 
 ORIGIN_OF_VERSION_1 = "a70b1edb5e7d730cb65c107412e13a6e8e2bbbaa831465ba00155270a41c326a"
@@ -116,6 +123,7 @@ def test_state_of_version_1_counts(tmp_path):
     assert (past.at, past.before, math.isnan(past.after)) == (1.0, 0.5, True)
     weights.unlink()
     assert (log.accepted(), log.past()) == (None, [])
+    assert "new.safetensors is gone" in log.lost()[0]
 
 
 @pytest.mark.parametrize("state", ["", "[]", "null", "5", "{}", '{"weights": 5}'])
@@ -123,6 +131,7 @@ def test_a_damaged_state_of_version_1_is_none(tmp_path, state):
     run = run_of(tmp_path)
     (run.folder / "served.json").write_text(state)
     assert log_of(run).accepted() is None
+    assert "served.json cannot be read" in log_of(run).lost()[0]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from alike.analysis.analyse import Analysis
 from alike.extract.errors import BadInput
 from alike.flows import retraining, steps
 from alike.flows import run as whole_run
+from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
+from alike.train.trigger import Past
 
 NETWORK = """
 from torch import nn
@@ -28,7 +30,7 @@ def small(classes=3):
 
 SETTINGS = """
 [images]
-source = "digits"
+{images}
 [network]
 name = "net.py:small"
 [index]
@@ -43,7 +45,7 @@ confused = {confused}
 folder = "{folder}"
 """
 
-RIGHT = {"bootstrap": 10, "examples": 2, "confused": 1}
+RIGHT = {"images": 'source = "digits"', "bootstrap": 10, "examples": 2, "confused": 1}
 
 
 @pytest.fixture
@@ -149,6 +151,39 @@ def assert_same(tables, others):
         pd.testing.assert_frame_equal(tables[name], others[name])
 
 
+def test_an_image_that_changes_sides_is_a_change(place):
+    """The listing gives the same images, paths and labels: only what they share is another."""
+    files = sorted((place / "digits").glob("*/*.png"))
+
+    def run_in_groups_of(size):
+        rows = [f"{file},{file.parent.name},{n // size}" for n, file in enumerate(files)]
+        (place / "set.csv").write_text("\n".join(["path,label,object", *rows]))
+        images = 'source = "set.csv"\ngroup = "object"\ntrain_share = 0.5'
+        finished, tables, _ = run(place, images=images, examples=0, confused=0)
+        store = PipelineRun(read_pipeline(place / "out.toml")).store()
+        sides = store.features(finished.key).table().set_index("row")["split"]
+        return finished, point_scores(tables), sides
+
+    _, judged, sides = run_in_groups_of(2)
+    assert run_in_groups_of(2)[0].reused
+    other, judged_anew, moved = run_in_groups_of(3)
+    assert not moved.equals(sides)
+    assert not other.reused
+    assert judged_anew != judged
+
+
+def test_a_lost_network_is_told_by_a_run_that_computes_nothing(place):
+    run(place)
+    this = PipelineRun(read_pipeline(place / "out.toml"))
+    parent = steps.load(this.pipeline, this.pipeline.network.weights).weights_hash
+    lost = Accepted(str(this.folder / "weights" / "gone.safetensors"), "k")
+    log = DecisionLog(this.memo, this.folder, this.pipeline, parent)
+    log.add("replace", True, "better", {}, past=Past(1.0, 0.5, 0.6), network=lost)
+    again, _, _ = run(place)
+    assert again.reused
+    assert again.notes[0].startswith(f"the accepted network {lost.weights} is gone: ")
+
+
 def test_tables_that_another_command_wrote_over_are_made_again(place):
     done, tables, _ = run(place)
     store = PipelineRun(read_pipeline(place / "out.toml")).store()
@@ -198,6 +233,7 @@ def test_a_damaged_memo_is_no_fault(place, text):
     (place / "out" / "steps.json").write_bytes(text.encode("latin-1"))
     again, others, _ = run(place)
     assert (again.reused, again.key) == (False, done.key)
+    assert "steps.json cannot be read" in again.notes[0]
     assert_same(tables, others)
 
 

@@ -1,6 +1,8 @@
 """Three sides: what networks are chosen by is neither trained on nor reported."""
 
 import hashlib
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,13 @@ from alike.analysis.analyse import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.images.split import split_of, splits_of
 from alike.extract.store.store import Store
+from alike.flows import steps
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import (
     NO_VALIDATION,
     PipelineRun,
     decision_scores,
+    judge,
     named_scores,
     sides_of,
     split_store,
@@ -37,14 +41,14 @@ def run_of(folder, images="", rest="[retrain]\n"):
     return PipelineRun(read_pipeline(file))
 
 
-def stored(run, seed=0):
+def stored(run, seed=0, labels=None):
     """Features whose validation images are far better separated than the others."""
     store = run.store()
     ids = [hashlib.sha256(bytes([seed, n // 256, n % 256])).hexdigest() for n in range(N)]
     store.list_images(
         pd.DataFrame({
-            "image_id": ids, "path": [f"{n}.png" for n in range(N)], "label": list("abc") * 200,
-            "size": 1, "state": "ok", "reason": "",
+            "image_id": ids, "path": [f"{n}.png" for n in range(N)],
+            "label": labels or list("abc") * 200, "size": 1, "state": "ok", "reason": "",
         })
     )  # fmt: skip
     known = {
@@ -117,6 +121,50 @@ def test_validation_images_decide_and_held_out_ones_are_reported(tmp_path):
     assert decision_scores(again, features.key, "network", nothing) == (side, scores)
     assert again.reused == ["validate network"]
     assert not features.store.files.listing(f"tables/{features.key}"), "nothing is reported"
+
+
+@pytest.mark.parametrize("side", ["held_out", "validation"])
+def test_a_network_that_saw_one_image_of_a_side_is_not_judged_by_it(tmp_path, side):
+    run = run_of(tmp_path)
+    split_store(run, run.store())
+    features = stored(run)
+    table = features.table()
+    leaked = table[table["split"] == side].head(1)
+    place = f"tables/{features.key}/trained_images.parquet"
+    features.store.write_table(place, leaked[["image_id"]])
+    count = (table["split"] == side).sum()
+    nothing = Analysis("k", 0, (), {}, {})
+    judged = {
+        "held_out": partial(judge, run, features.key, "network"),
+        "validation": partial(decision_scores, run, features.key, "network", nothing),
+    }
+    with pytest.raises(BadInput, match=rf"1 of {count} {side.replace('_', '-')} images .* trained"):
+        judged[side]()
+    assert run.seconds == {}
+
+
+def test_only_labelled_images_of_the_train_side_are_trained_on(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    split_store(run, run.store())
+    features = stored(run, labels=[*"abc", None] * (N // 4))
+    given = {}
+
+    def retrain(network, images, read, validation, **_):
+        given.update(images=images, validation=validation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alike.train.retrain.retrain", retrain)
+    monkeypatch.setattr(steps, "load", lambda *_: None)
+    monkeypatch.setattr(steps, "source_of", lambda _: SimpleNamespace(read=None))
+    with pytest.raises(KeyboardInterrupt):
+        steps.retrain_network(run, "none", features.key, "ce")
+    table = features.table().set_index("path")
+    for name, side in (("images", "train"), ("validation", "validation")):
+        wanted = table[(table["split"] == side) & table["label"].notna()]["label"]
+        assert given[name] == list(wanted.items())
+    train = table[table["split"] == "train"]["label"]
+    told = f"{train.isna().sum()} of {len(train)} training images have no label: left out"
+    assert run.decisions == [told]
 
 
 def test_without_validation_images_the_analysis_decides(tmp_path):

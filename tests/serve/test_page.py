@@ -88,6 +88,13 @@ def test_where_two_are_alike(client, place):
     assert apart == pytest.approx(1 - wanted.value, abs=1e-3)
 
 
+def test_a_browser_keeps_no_picture(client):
+    """The address may serve another store in a minute, whose row 0 is another image."""
+    for path in ("/api/images/0/picture", "/api/images/0/seen"):
+        _, headers, _ = client.get(path)
+        assert headers["cache-control"] == "no-store"
+
+
 def test_what_the_network_sees(client, place):
     _, _, body = client.get("/api/images/0/seen")
     assert decode(body).shape == (3, 16, 16)

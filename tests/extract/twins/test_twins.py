@@ -15,6 +15,7 @@ from alike.extract.images.split import splits_of
 from alike.extract.pipeline import extract
 from alike.extract.store.sides import Split, components, ranges_of, rows_in, sides_of
 from alike.extract.store.store import Store
+from alike.extract.store.twins import Signatures
 from alike.extract.twins.bands import Bands
 from alike.extract.twins.hashes import SYMMETRIES, hashes
 from alike.extract.twins.kernels import differing_bits
@@ -299,6 +300,34 @@ def test_old_stores_are_signed_by_reading_again(
     assert sign_images(store) == 5
     assert search_twins(store).links == 2
     assert search_twins(store, at_most=3).left
+
+
+def test_what_has_no_signature_is_told_and_what_was_searched_is_not_read_again(
+    tmp_path: Path, network: object, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file of signatures is missed; bad and tiny images are neither lost nor unsigned."""
+    folder = tmp_path / "photos"
+    write(folder, {f"cat/{n}.png": picture(n) for n in range(3)})
+    write(folder, {f"dog/{n}.png": jpeg(picture(n)) for n in range(3)})
+    write(folder, {"dog/tiny.png": picture(7).resize((9, 9)), "dog/bad.png": picture(8)})
+    (folder / "dog" / "bad.png").write_bytes(b"no image")
+    report = extract(open_source(str(folder)), network, store, device="cpu")
+    assert sum("1 new images are smaller than 24 pixels" in note for note in report.notes) == 1
+    assert not any("no signature" in note for note in report.notes)
+    reads = []
+    read = Signatures._read
+    monkeypatch.setattr(Signatures, "_read", lambda *of: reads.append(of) or read(*of))
+    again = extract(open_source(str(folder)), network, store, device="cpu")
+    assert again.notes == ()
+    # The bad image was never searched: row numbers of its unit alone are looked at.
+    assert all(columns == ["row"] for _, _, columns in reads)
+    name = next(name for name in store.files.walk("twins") if "signatures" in name)
+    store.files.write(f"twins/{name}", b"PAR1 torn")
+    write(folder, {"cat/new.png": picture(9)})
+    damaged = extract(open_source(str(folder)), network, store, device="cpu")
+    assert any("images have no signature" in note for note in damaged.notes)
+    assert sign_images(store) == 7
+    assert search_twins(store).links == 3
 
 
 def test_groups_of_a_manifest_stand_together(tmp_path: Path, network: object, store: Store) -> None:
