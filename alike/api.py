@@ -357,8 +357,8 @@ def analyse(
         features: the extraction; None: the only one, or the one that a run serves.
         measures: keys of `MEASURES`; None: the default set of measures.
         split: which images; ``held_out`` are those that no training sees.
-        bootstrap: resamples for the intervals.
-        seed: of resamples and folds.
+        bootstrap: 0: no intervals; any other number: intervals. Nothing is resampled.
+        seed: of the folds, of the worst class and of samples.
         untrained: extraction of the same network with random weights.
         dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
         workers: processes of a Dask cluster of this machine.
@@ -420,8 +420,8 @@ def compare(
         store_b: store of the second extraction; None: `store`.
         measure: used for both.
         split: which images; ``held_out`` are those that no training sees.
-        bootstrap: resamples for the intervals.
-        seed: of the resamples.
+        bootstrap: not used since 0.2.0; nothing is resampled.
+        seed: of a sample of images and of the worst class.
         dask: as in `analyse`.
         workers: as in `analyse`.
         progress: called after every few blocks.

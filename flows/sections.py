@@ -201,7 +201,7 @@ class Analyse(_Section):
     measures: tuple[str, ...] = ()
     """Names of `alike list measures`; empty: the default measures."""
     bootstrap: int = Field(default=200, ge=0)
-    """Resamples of the images for each confidence interval."""
+    """0: no confidence intervals; any other number: intervals. Nothing is resampled."""
     untrained: bool = True
     """Evaluate the same architecture with random weights too, for comparison."""
     seed: Seed = 0
