@@ -108,13 +108,17 @@ class Comparison(Displayed):
     likeness: Mapping[str, float]
 
     def _summary(self) -> Summary:
+        from alike.analysis.compare import lost_note
+
         facts: dict[str, object] = {}
         for row in self.scores[self.scores["score"] == "sameness"].itertuples(index=False):
             facts["sameness of a"], facts["sameness of b"] = float(row.a), float(row.b)
             facts["difference"] = with_interval(row.difference, row.low, row.high)
         images = {"images": self.scores.attrs["images"]} if "images" in self.scores.attrs else {}
         title = f"comparison by {self.measure}: a = {self.a}, b = {self.b}"
-        return Summary(title, {**facts, **self.likeness, **images}, (), {"scores": self.scores})
+        note = lost_note(self.scores.attrs.get("lost", 0), self.measure)
+        notes = (note,) if note else ()
+        return Summary(title, {**facts, **self.likeness, **images}, notes, {"scores": self.scores})
 
 
 @dataclass(frozen=True, repr=False)

@@ -19,6 +19,7 @@ from alike.analysis.blocks import (
     Jobs,
     MapBlocks,
     Vectors,
+    check,
     check_seed,
     evaluation_set_of,
     here,
@@ -118,7 +119,7 @@ def compare(
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
         `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
-        sample is.
+        sample is; and how many were `lost` before: one side has no value of what the measure reads.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -127,7 +128,8 @@ def compare(
     if measure in SET_MEASURES:
         able = ", ".join(MEASURES)
         raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
-    both = matched(a, b, split)
+    every = matched(a, b, split)
+    both = having_values(a, b, every, measure)
     at = both[0].sample_at(MOST, seed)
     images_a, images_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
@@ -146,7 +148,8 @@ def compare(
     ]
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs = {"images": len(images_a), "of": len(both[0])}
+    lost = len(every[0]) - len(both[0])
+    table.attrs = {"images": len(images_a), "of": len(both[0]), "lost": lost}
     return table
 
 
@@ -214,6 +217,31 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
     to_b = both.set_index("row_x")["row_y"]
     rows_b = to_b.loc[first.rows].to_numpy(dtype=np.int64)
     return first, replace(first, rows=rows_b)
+
+
+def having_values(
+    a: "Features", b: "Features", both: tuple[EvaluationSet, EvaluationSet], measure: str
+) -> tuple[EvaluationSet, EvaluationSet]:
+    """Of matched images those of which both sides have what the measure reads (see `lost`).
+
+    Raises:
+        BadInput: the measure is unknown or not stored; those left make no pairs of both kinds.
+    """
+    good = np.ones(len(both[0]), dtype=bool)
+    for features, images in zip((a, b), both, strict=True):
+        taps = ready_measure(features, measure).taps
+        good &= features.committed(taps, good=True)[images.rows]
+    if good.all():
+        return both
+    first, second = (images.take(good) for images in both)
+    check(first)
+    return first, second
+
+
+def lost_note(lost: int, measure: str) -> str:
+    """What to say of images that `having_values` left out; empty if none was."""
+    why = f"one of the two has no value of an array that {measure} reads"
+    return f"{lost} images are left out: {why}" if lost else ""
 
 
 def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _here) -> Differences:

@@ -19,7 +19,7 @@ from alike.analysis.blocks import (
     here,
     stored_vectors,
 )
-from alike.analysis.compare import matched
+from alike.analysis.compare import having_values, matched
 from alike.analysis.neighbours import nearest
 from alike.extract.measures import ready_measure
 
@@ -230,7 +230,7 @@ def network_similarity(
         BadInput: as `compare`.
     """
     check_seed(seed)
-    sides = matched(a, b, split)
+    sides = having_values(a, b, matched(a, b, split), measure)
     x, y = (
         stored_vectors(features, ready_measure(features, measure), images.rows)
         for features, images in zip((a, b), sides, strict=True)

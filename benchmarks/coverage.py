@@ -46,6 +46,7 @@ class Cell:
         copies: how often each image is there, with `noise`.
         noise: spread of the copies.
         dim: length of a vector.
+        signs: whether only the signs of the numbers are kept, so that distances tie.
     """
 
     sizes: tuple[int, ...]
@@ -53,6 +54,7 @@ class Cell:
     copies: int = 1
     noise: float = 0.0
     dim: int = 16
+    signs: bool = False
 
     def draw(self, draw: np.random.Generator) -> tuple[Numbers, Numbers, NDArray[np.int64]]:
         """Vectors of both networks and the classes."""
@@ -64,7 +66,7 @@ class Cell:
         codes, x, y = (np.repeat(each, self.copies, axis=0) for each in (codes, x, y))
         if self.copies > 1:
             x, y = (each + self.noise * draw.standard_normal(each.shape) for each in (x, y))
-        return x, y, codes
+        return (np.sign(x), np.sign(y), codes) if self.signs else (x, y, codes)
 
 
 CELLS = {
@@ -77,6 +79,7 @@ CELLS = {
     "3x20 near 1": Cell((20,) * 3, 2.45),
     "5x10 four times": Cell((10,) * 5, 0.8, 4, 0.2),
     "10x8 four times": Cell((8,) * 10, 1.0, 4, 0.2),
+    "5x10 of 8 signs": Cell((10,) * 5, 0.8, dim=8, signs=True),
 }
 
 

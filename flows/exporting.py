@@ -18,7 +18,8 @@ class Exported:
     Attributes:
         files: paths.
         key: of the extraction.
-        notes: what a reader must know: features that changed after the analysis.
+        notes: what a reader must know: features that changed after the analysis, neighbours that
+            were not written.
     """
 
     files: list[Path]
@@ -46,7 +47,7 @@ def export(
         BadInput: an ending or an array that is not there.
     """
     from alike.analysis.analyse import Analysis
-    from alike.analysis.export import ending_of
+    from alike.analysis.export import WITH_NEIGHBOURS, ending_of, lists_among
     from alike.analysis.export import export as write
     from alike.extract.errors import BadInput
     from alike.extract.replacing import check_target
@@ -61,12 +62,15 @@ def export(
     except BadInput:
         # Features can be studied before anything was analysed.
         analysis = None
-    note = analysis.outdated(chosen.digest) if analysis else ""
+    notes = [analysis.outdated(chosen.digest)] if analysis else []
     places = None
     if maps:
-        from alike.analysis.maps import MapSettings, make_map
+        from alike.analysis.maps import MapSettings, find_map, make_map
 
-        places = make_map(chosen, MapSettings(measure, split), progress=progress)
+        asked = MapSettings(measure, split)
+        places = find_map(chosen, asked, however=True)
+        if places is None:
+            places = make_map(chosen, asked, progress=progress)
     files = write(
         chosen,
         to,
@@ -79,4 +83,9 @@ def export(
         images=images,
         progress=progress,
     )
-    return Exported(files, chosen.key, (note,) if note else ())
+    if analysis and ending_of(to) in WITH_NEIGHBOURS:
+        rows = chosen.table(split)["row"].to_numpy()
+        if lists_among(analysis.tables.get("neighbours"), rows, measure) is None:
+            judged = f"those analysed by {measure} are of other images, or not of all of these"
+            notes.append(f"no column of neighbours is written: {judged}")
+    return Exported(files, chosen.key, tuple(note for note in notes if note))

@@ -28,7 +28,7 @@ from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
 from alike.index.stored import BLOCK, StoredTruth, StoredVectors
-from alike.index.trial import ceiling, holds, new_trial, sweep, time_of
+from alike.index.trial import CHOOSE, JUDGE, ceiling, holds, new_trial, sweep, time_of
 from alike.index.truth import recall_interval
 
 Float = NDArray[np.float32]
@@ -144,7 +144,8 @@ def build_on_disk(
         return _point(engine, replace(spec, search=dict(search)), truth, card.wish, seconds)
 
     points = list(sweep(measured, spec.kind, card.wish.recall))
-    point = _best(points, card.wish)
+    chosen = _best(points, card.wish)
+    point = _judged(engine, chosen, truth)
     n_classes = int(table["label"].nunique())
     card = replace(
         card,
@@ -154,10 +155,14 @@ def build_on_disk(
         ranges=ranges_of(rows),
         lists=f"{stem}.ivfdata",
         lists_size=(folder / f"{stem}.ivfdata").stat().st_size,
-        curve=tuple(points),
+        curve=tuple(point if one is chosen else one for one in points),
         recall=(point.recall, point.low, point.high),
         trained_on={"rows": len(sample.train), "classes": n_classes, "balanced": True},
-        why=f"lists on disk from {len(shards)} shards: {point.spec}, recall {point.recall:.4f}",
+        why=(
+            f"lists on disk from {len(shards)} shards: {point.spec}, recall@{card.wish.at} "
+            f"{point.recall:.4f} ({point.low:.4f} to {point.high:.4f}) by "
+            f"{len(sample.queries) // 2} held-out queries"
+        ),
     )
     return publish(folder, index, card)
 
@@ -291,11 +296,22 @@ def _best(points: Sequence[Point], wish: Wish) -> Point:
     return max(holding, key=lambda point: point.queries_per_second)
 
 
+def _judged(engine: DiskEngine, point: Point, truth: StoredTruth) -> Point:
+    """The point with its recall on the queries that did not choose it."""
+    if len(truth.queries) < 2:
+        return point
+    recall, low, high = recall_interval(truth.shares(engine, point.spec.search, JUDGE))
+    return replace(point, recall=recall, low=low, high=high)
+
+
 def _point(
     engine: DiskEngine, spec: IndexSpec, truth: StoredTruth, wish: Wish, seconds: float
 ) -> Point:
-    """One point of the curve of an index that took so many seconds to build."""
-    recall, low, high = recall_interval(truth.shares(engine, spec.search))
+    """One point of the curve of an index that took so many seconds to build.
+
+    Every second query chooses, the others judge what was chosen (see `trial.judged`).
+    """
+    recall, low, high = recall_interval(truth.shares(engine, spec.search, CHOOSE))
     with faiss_threads(wish.threads):
         call = time_of(
             lambda part: engine.search(part, truth.k, spec.search), truth.queries, wish.batch

@@ -108,12 +108,15 @@ class StoredTruth:
             near, places = tidy(all_near, all_places, self.k, query_places)
         self._truth = (self._sign * near, places)
 
-    def shares(self, engine: FaissEngine, search: Mapping[str, float]) -> NDArray[np.float64]:
-        """Share of the true neighbours that an index of these rows finds, by query, (Q,)."""
+    def shares(
+        self, engine: FaissEngine, search: Mapping[str, float], which: slice = slice(None)
+    ) -> NDArray[np.float64]:
+        """Share of the true neighbours that an index of these rows finds, by query of `which`."""
+        queries, truth = self.queries[which], (self._truth[0][which], self._truth[1][which])
         with faiss_threads(self._threads):
-            raw, answers = search_filled(engine, self.queries, self.k + 1, search, self._alive)
-        answers = tidy(self._sign * raw, answers, self.k, self._query_places)[1]
+            raw, answers = search_filled(engine, queries, self.k + 1, search, self._alive)
+        answers = tidy(self._sign * raw, answers, self.k, self._query_places[which])[1]
         # Only the vectors of answers are read, so positions become positions among these.
         needed = np.unique(answers[answers >= 0])
         local = np.where(answers >= 0, np.searchsorted(needed, answers), -1)
-        return recall_of(self.queries, self._vectors.at(needed), local, self._truth, self._metric)
+        return recall_of(queries, self._vectors.at(needed), local, truth, self._metric)

@@ -19,6 +19,8 @@ Float = NDArray[np.float32]
 ADD_ROWS = 16384
 TIMED_SECONDS, TIMED_CALLS = 0.3, 200
 EXACT_QUERIES = 256
+CHOOSE, JUDGE = slice(0, None, 2), slice(1, None, 2)
+"""Of the held-out queries: those that choose a kind and its search, those that judge the choice."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _measure(
     exact = INDEX_KINDS[spec.kind].exact
     queries = trial.queries[:EXACT_QUERIES] if exact else trial.queries
     k = trial.truth[1].shape[1]
-    shares = _shares(engine, spec, trial, slice(0, len(queries), 1 if exact else 2))
+    shares = _shares(engine, spec, trial, slice(0, len(queries)) if exact else CHOOSE)
     with faiss_threads(trial.wish.threads):
         call = time_of(lambda part: engine.search(part, k, spec.search), queries, trial.wish.batch)
     # What an exact index finds is exact by how it works, not by this sample
@@ -182,7 +184,7 @@ def judged(candidate: Candidate, point: Point, trial: Trial) -> Point:
     """
     if candidate.engine is None or INDEX_KINDS[point.spec.kind].exact or len(trial.queries) < 2:
         return point
-    shares = _shares(candidate.engine, point.spec, trial, slice(1, None, 2))
+    shares = _shares(candidate.engine, point.spec, trial, JUDGE)
     recall, low, high = recall_interval(shares)
     return replace(point, recall=recall, low=low, high=high)
 

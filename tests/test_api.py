@@ -342,7 +342,9 @@ def test_retrain_extract_compare_report_export(studied, tiny_set, tmp_path):
         studied.store, features=key, after=after.key, to=tmp_path / "r.html", maps=False
     )
     assert after.key in written.read_text(encoding="utf-8")
-    files = alike.export(studied.store, tmp_path / "x.parquet", features=key, split="all")
+    # What was analysed are the held-out images, so there are no neighbours of all.
+    with pytest.warns(UserWarning, match="no column of neighbours is written"):
+        files = alike.export(studied.store, tmp_path / "x.parquet", features=key, split="all")
     assert len(pd.read_parquet(files[0])) == 27
 
 

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import MANIFEST, manifest_json
 from alike.extract.errors import BadInput
+
+WITH_NEIGHBOURS = (".parquet", ".fiftyone.json")
+"""Endings of files that hold neighbours if there are any; others have none, or must have them."""
 
 
 def neighbour_lists(plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
@@ -17,9 +21,22 @@ def neighbour_lists(plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         positions (N, k) int64 and distances (N, k) float64; None where the neighbours that were
         computed are not those of exactly these images.
     """
-    table = plan.neighbours
-    rows = plan.rows
-    if table is None or not np.array_equal(np.unique(table["row"]), rows):
+    return lists_among(plan.neighbours, plan.rows)
+
+
+def lists_among(
+    table: pd.DataFrame | None, rows: np.ndarray, measure: str | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The same of a table of neighbours (row, rank, neighbour, distance) and ascending rows (N,).
+
+    Args:
+        table: None: nothing was computed.
+        rows: that are exported.
+        measure: of which lines count; None: all do.
+    """
+    if table is not None and measure is not None:
+        table = table[table["measure"] == measure]
+    if table is None or table.empty or not np.array_equal(np.unique(table["row"]), rows):
         return None
     if not np.isin(table["neighbour"], rows).all():
         return None

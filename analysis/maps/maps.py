@@ -13,11 +13,13 @@ import pandas as pd
 
 from alike.analysis.maps.projections import SAMPLE, pca, tsne
 from alike.extract.errors import BadInput
-from alike.extract.measures import embed_rows, ready_measure
+from alike.extract.measures import MEASURES, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
 BLOCK = 8192
+HOW = frozenset({"perplexity", "sample", "seed"})
+"""Settings of t-SNE that change the picture and not what is pictured."""
 MOST_SEEDS = 1 << 32
 """Of openTSNE, which takes seeds of 32 bits."""
 
@@ -46,10 +48,24 @@ class MapSettings:
 
 
 def find_map(
-    features: Any, settings: MapSettings = MapSettings(), *, like: pd.DataFrame | None = None
+    features: Any,
+    settings: MapSettings = MapSettings(),
+    *,
+    like: pd.DataFrame | None = None,
+    however: bool = False,
 ) -> pd.DataFrame | None:
-    """The stored map of exactly these features, images and settings; None where there is none."""
-    return _stored(features.store, *_asked(features, settings, like))
+    """The stored map of exactly these features, images and settings; None where there is none.
+
+    Args:
+        features: the features of one extraction.
+        settings: which images and how.
+        like: the map that it started from.
+        however: whatever its perplexity, sample and seed: as `alike map` was last asked to.
+    """
+    place, inputs = _asked(features, settings, like)
+    if however:
+        inputs = {key: value for key, value in inputs.items() if key not in HOW}
+    return _stored(features.store, place, inputs)
 
 
 def make_map(
@@ -70,7 +86,8 @@ def make_map(
 
     Returns:
         row, pca_x, pca_y, tsne_x, tsne_y (float32), fitted (whether t-SNE was fitted on the row);
-        its `attrs` hold the settings and the share of variance that PCA shows.
+        its `attrs` hold the settings, the share of variance that PCA shows, and how many images of
+        the split are `left_out`: they have no value of an array that the measure reads.
 
     Raises:
         BadInput: no image in this split, a measure without its array, too many dimensions.
@@ -80,8 +97,8 @@ def make_map(
     if stored is not None:
         return stored
     features.store.require_writable(place)
-    rows = _rows(features, settings.split)
     ready = ready_measure(features, settings.measure)
+    rows = _rows(features, settings)
 
     def blocks() -> Iterator[np.ndarray]:
         for low in range(0, len(rows), BLOCK):
@@ -105,13 +122,18 @@ def make_map(
             "tsne_x": places[:, 0], "tsne_y": places[:, 1], "fitted": fitted,
         }
     )  # fmt: skip
-    table.attrs = {**inputs, "explained": [round(float(x), 6) for x in components.explained[:2]]}
+    explained = [round(float(x), 6) for x in components.explained[:2]]
+    left_out = len(features.table(settings.split)) - len(rows)
+    table.attrs = {**inputs, "explained": explained, "left_out": left_out}
     features.store.write_table(place, table, table.attrs)
     return table
 
 
-def _rows(features: Any, split: str) -> np.ndarray:
-    table = features.table(None if split == "all" else split)
+def _rows(features: Any, settings: MapSettings) -> np.ndarray:
+    """Rows of the split that have what the measure reads, where that is stored at all."""
+    split, measure = settings.split, MEASURES.get(settings.measure)
+    taps = measure.taps if measure and set(measure.taps) <= set(features.arrays) else None
+    table = features.table(split, names=taps)
     if table.empty:
         raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
     return np.asarray(table["row"], dtype=np.int64)
@@ -124,7 +146,7 @@ def _asked(
     inputs = {
         **asdict(settings),
         "digest": features.digest,
-        "rows": hash_of(_rows(features, settings.split)),
+        "rows": hash_of(_rows(features, settings)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
     }
     name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"

@@ -29,7 +29,8 @@ def make_maps(
 ) -> tuple[list[tuple[str, pd.DataFrame]], str]:
     """The maps of a report, from the store or made now; the second starts from the first.
 
-    Above `most` images t-SNE takes minutes; then the report shows what `alike map` has stored.
+    What `alike map` has stored is shown, whatever its perplexity, sample and seed. Above `most`
+    images t-SNE takes minutes, so nothing is made here.
 
     Returns:
         name and map of each network, and why there is none, in a sentence, where there is none.
@@ -41,10 +42,12 @@ def make_maps(
         settings = MapSettings(subject.measure, split)
         try:
             features = store.features(analysis.key)
-            if analysis.n_images > most:
-                table = _any_map(features, settings, like)
-            else:
+            few = analysis.n_images <= most
+            table = find_map(features, settings, like=like, however=True)
+            if table is None and few:
                 table = make_map(features, settings, like=like, progress=progress)
+            elif table is None:
+                table = find_map(features, settings, however=True)
         except BadInput as error:
             return [], f"No map is shown: {error}"
         if table is None:
@@ -55,13 +58,6 @@ def make_maps(
             )
         maps.append((name, table))
     return maps, ""
-
-
-def _any_map(
-    features: Any, settings: MapSettings, like: pd.DataFrame | None
-) -> pd.DataFrame | None:
-    table = find_map(features, settings, like=like)
-    return find_map(features, settings) if table is None else table
 
 
 def map_section(subject: Subject, store: Any, pictures: Pictures | None, progress: Progress) -> str:
@@ -115,6 +111,9 @@ def _note(table: pd.DataFrame) -> str:
         parts.append(f"{count(MOST_POINTS)} of {count(len(table))} images drawn")
     if not table["fitted"].all():
         parts.append(f"t-SNE fitted on {count(int(table['fitted'].sum()))}, the rest placed by it")
+    left_out = int(table.attrs.get("left_out", 0))
+    if left_out:
+        parts.append(f"{count(left_out)} images left out, which lack what the measure reads")
     explained = table.attrs.get("explained")
     if explained:
         share = number(sum(explained), "share")

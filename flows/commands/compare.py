@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
         from alike.analysis.blocks import open_jobs
         from alike.analysis.compare import compare as set_side_by_side
+        from alike.analysis.compare import lost_note
         from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -67,6 +68,9 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
+        note = lost_note(table.attrs["lost"], measure)
+        if note:
+            typer.echo(f"note: {note}", err=True)
         if not as_json:
             n, of = table.attrs["images"], table.attrs["of"]
             images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"

@@ -64,6 +64,10 @@ def register(app: typer.Typer) -> None:
         with progress_bars() as progress:
             first = make_map(opened.features(like), settings, progress=progress) if like else None
             table = make_map(chosen, settings, like=first, progress=progress)
+        left_out = table.attrs.get("left_out", 0)
+        if left_out:
+            why = f"they have no value of an array that {measure} reads"
+            typer.echo(f"note: {left_out} images are left out: {why}", err=True)
         if to is not None:
             result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
             with aside(to) as part:

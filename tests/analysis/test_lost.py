@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.compare import compare, lost_note
+from alike.analysis.maps.maps import MapSettings, make_map
+from alike.analysis.networks import network_similarity
 from alike.extract.store.store import Store
+from alike.flows.cli import app
 
 
 def lose(features, rows, name="last_conv"):
@@ -43,6 +48,35 @@ def test_a_control_of_the_same_store_is_judged_where_it_has_features(
     found = analyse(features, settings, untrained=control)
     assert "untrained_gap_cosine" in found.settings["left_out"]
     assert set(found.tables["scores"]["measure"]) >= {"gap_cosine"}
+
+
+def test_two_networks_are_compared_where_both_have_the_map(tmp_path, make, write_features):
+    a = lose(write_features(tmp_path / "a", make(sizes=(20, 20))), (3, 4, 9))
+    b = lose(write_features(tmp_path / "b", make(sizes=(20, 20))), (4, 11))
+    table = compare(a, b, measure="map_cosine")
+    assert table.attrs == {"images": 36, "of": 36, "lost": 4}
+    assert lost_note(4, "map_cosine").startswith("4 images are left out: one of the two has no")
+    assert compare(a, b).attrs == {"images": 40, "of": 40, "lost": 0}
+    assert lost_note(0, "map_cosine") == ""
+    kept = ~np.isin(a.table("held_out")["row"], (3, 4, 9, 11))
+    _, changes = network_similarity(a, b, measure="map_cosine", k=3)
+    assert set(changes["row"]) == set(a.table("held_out")["row"][kept])
+
+
+def test_a_map_leaves_out_what_the_measure_cannot_read(tmp_path, make, write_features):
+    from alike.analysis.report.map import _note
+
+    features = lose(write_features(tmp_path / "s", make(sizes=(20, 20))), (3, 4, 9))
+    table = make_map(features, MapSettings("map_cosine"))
+    rows = features.table("held_out")["row"]
+    assert list(table["row"]) == list(rows[~np.isin(rows, (3, 4, 9))])
+    assert np.isfinite(table[["pca_x", "pca_y", "tsne_x", "tsne_y"]]).all(axis=None)
+    assert "3 images left out, which lack what the measure reads" in _note(table)
+    assert make_map(features).attrs["left_out"] == 0
+    shown = CliRunner().invoke(
+        app, ["map", "--store", features.store.url, "--measure", "map_cosine"]
+    )
+    assert "note: 3 images are left out" in shown.output
 
 
 @pytest.mark.quick

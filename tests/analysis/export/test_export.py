@@ -10,6 +10,7 @@ from alike.analysis.export.result import read_result
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
 from alike.extract.errors import BadInput
+from alike.flows.exporting import export as export_store
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +195,16 @@ def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):
     (tmp_path / "öut dir").write_text("a file in the way")
     with pytest.raises(BadInput, match="cannot be made"):
         write("inner/x.csv")
+
+
+def test_neighbours_that_are_not_written_are_told(judged, digits, tmp_path):
+    """The analysis is of the held-out images: of all there are no lists."""
+    key, to = digits.after.key, tmp_path / "digits.parquet"
+    assert judged["neighbours"]["measure"].isin(["gap_cosine"]).any()
+    written = export_store(digits.store, to, key, split="held_out")
+    assert "neighbors" in pd.read_parquet(to).columns
+    assert not any("neighbours" in note for note in written.notes)
+    for options in ({"split": "all"}, {"measure": "fc_cosine"}):
+        written = export_store(digits.store, to, key, **options)
+        assert "neighbors" not in pd.read_parquet(to).columns
+        assert sum("no column of neighbours is written" in note for note in written.notes) == 1

@@ -91,6 +91,8 @@ def test_map_is_stored_and_made_again_only_when_asked_differently(digits):
     assert again.attrs["explained"] == first.attrs["explained"]
     assert find_map(digits.before, MapSettings(seed=8)) is None
     pd.testing.assert_frame_equal(find_map(digits.before, settings), first)
+    pd.testing.assert_frame_equal(find_map(digits.before, MapSettings(seed=8), however=True), first)
+    assert find_map(digits.before, MapSettings(split="train"), however=True) is None
 
 
 def test_a_map_like_another_starts_from_it(digits):

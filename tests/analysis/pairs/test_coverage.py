@@ -33,6 +33,17 @@ def test_intervals_of_small_sets_cover(simulation):
         assert printed[scores.index(score)] == 1
 
 
+def test_intervals_of_tied_distances_cover(simulation):
+    """Features of 8 signs: values are expected over ties, what an image does is of one order."""
+    judge, covered, scores = (simulation[name] for name in ("judge", "covered", "ALONE"))
+    few = partial(judge, simulation["CELLS"]["5x10 of 8 signs"], paired=False)
+    truth = np.mean([few(10_000 + s, intervals=False)[0][:, 0] for s in range(25)], axis=0)
+    share, printed = covered(np.array([few(s, intervals=True)[0] for s in range(25)]), truth)
+    for score in ("sameness", "one_nn", "purity_at_10", "r_precision", "map_at_r"):
+        assert share[scores.index(score)] >= 0.88
+        assert printed[scores.index(score)] == 1
+
+
 def test_leaving_a_unit_out_is_what_the_lists_say():
     draw = np.random.default_rng(1)
     codes = np.repeat(np.arange(4), (7, 5, 6, 4))

@@ -310,12 +310,21 @@ def test_what_the_extraction_noted_is_shown(real, digits, tmp_path):
 
 
 def test_a_map_that_takes_long_or_cannot_be_made_is_explained(real, digits):
+    from alike.analysis.maps.maps import MapSettings, make_map
     from alike.analysis.report.map import make_maps
     from alike.analysis.report.subject import Subject
     from alike.extract.progress import silent
 
     subject = Subject(real[0], None, None, "gap_cosine")
     assert make_maps(subject, digits.store, most=10**6, progress=silent)[1] == ""
+    digits.store.files.remove("maps/plain-0001/gap_cosine.held_out.parquet")
+    asked = MapSettings(perplexity=11, sample=100, seed=5)
+    own = make_map(digits.before, asked)
+    for most in (10, 10**6):
+        maps, why = make_maps(subject, digits.store, most=most, progress=silent)
+        assert why == ""
+        pd.testing.assert_frame_equal(maps[0][1], own)
+        assert (maps[0][1].attrs["perplexity"], maps[0][1].attrs["seed"]) == (11, 5)
     digits.store.files.remove("maps/plain-0001/gap_cosine.held_out.parquet")
     maps, why = make_maps(subject, digits.store, most=10, progress=silent)
     assert maps == []
