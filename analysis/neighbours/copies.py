@@ -63,7 +63,19 @@ def linked_units(
             return None
         linked = copy_units(places, keys, images.codes)
         named = np.unique(named * (int(linked.max()) + 1) + linked, return_inverse=True)[1]
-    size = np.bincount(named)
-    if size.max() == 1 or size.max() > LARGEST:
+    # Only the chains that are too long are taken apart; other copies stay together.
+    chained = np.bincount(named)[named] > LARGEST
+    named[chained] = len(named) + np.arange(int(chained.sum()))
+    named = np.unique(named, return_inverse=True)[1]
+    if np.bincount(named).max() == 1:
         return None
     return np.asarray(named, dtype=np.int64)
+
+
+def copies_note(unit: NDArray[np.int64] | None) -> str:
+    """What a reader of the intervals must know of copies; nothing if there are none."""
+    size = np.bincount(unit) if unit is not None else np.ones(1, dtype=np.int64)
+    sets = size[size > 1]
+    if not len(sets):
+        return ""
+    return f"{sets.sum()} images are near copies of others and left out together, as {len(sets)}"

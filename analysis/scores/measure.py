@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, MapBlocks, Precision, Vectors, spread
 from alike.analysis.classes import class_geometry, class_moments
-from alike.analysis.neighbours import Nearest, linked_units, nearest
+from alike.analysis.neighbours import Nearest, copies_note, linked_units, nearest
 from alike.analysis.pairs import (
     BINS,
     Bins,
@@ -83,9 +83,11 @@ def evaluate_measure(
         *neighbour_scores(findings),
         *space_scores(findings),
     ]
+    copies = copies_note(unit) if intervals else ""
     for row in rows:
-        if everywhere not in row["note"]:
-            row["note"] = "; ".join(filter(None, [row["note"], everywhere]))
+        further = "" if everywhere in row["note"] else everywhere
+        of_copies = "" if np.isnan(row["low"]) else copies
+        row["note"] = "; ".join(filter(None, [row["note"], further, of_copies]))
     return {
         "scores": pd.DataFrame(rows),
         "per_class": classes,
