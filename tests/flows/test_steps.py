@@ -27,7 +27,8 @@ def run(tmp_path):
     for number in range(30):
         file = tmp_path / "digits" / str(digits.target[number]) / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[number] * (255 / 16)).astype("uint8")).save(file)
+        image = Image.fromarray((digits.images[number] * (255 / 16)).astype("uint8"))
+        image.resize((32, 32)).save(file)
     (tmp_path / "net.py").write_text(NETWORK)
     settings = '[images]\nsource = "digits"\n[network]\nname = "net.py:flat"\n'
     (tmp_path / "pipeline.toml").write_text(settings)

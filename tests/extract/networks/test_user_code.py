@@ -1,6 +1,5 @@
 """A user's network file and its siblings: whose modules are found, when, and in which process."""
 
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -140,20 +139,37 @@ def test_our_folders_are_no_modules_of_the_user(tmp_path: Path) -> None:
         load_network(f"{tmp_path / 'nets.py'}:make")
 
 
-def _answer(module: torch.nn.Module, queue: "multiprocessing.Queue[object]") -> None:
+SPAWNS = """
+import multiprocessing
+import sys
+
+import torch
+
+from alike.extract.networks import load_network
+
+
+def answer(module, queue):
     queue.put((module.name, module(torch.ones(1, 3, 2, 2)).tolist(), "models" in sys.modules))
 
 
-def test_classes_of_siblings_reach_a_spawned_process(tmp_path: Path) -> None:
-    module = load_network(usual(tmp_path, "spawned")).module
+if __name__ == "__main__":
+    module = load_network(sys.argv[1]).module
     context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[object] = context.Queue()
-    process = context.Process(target=_answer, args=(module, queue))
+    queue = context.Queue()
+    process = context.Process(target=answer, args=(module, queue))
     process.start()
     name, logits, polluted = queue.get(timeout=120)
     process.join(60)
-    assert (name, polluted) == ("spawned", False)
+    assert (name, polluted) == ("spawned", False), (name, polluted)
     torch.testing.assert_close(torch.tensor(logits), module(torch.ones(1, 3, 2, 2)))
+"""
+
+
+def test_classes_of_siblings_reach_a_spawned_process(tmp_path: Path) -> None:
+    reference = usual(tmp_path, "spawned")
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    subprocess.run([sys.executable, tmp_path / "spawns.py", reference], check=True, timeout=240)
+    module = load_network(reference).module
     assert pickle.loads(pickle.dumps(type(module))) is type(module)
 
 
