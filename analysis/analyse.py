@@ -5,10 +5,12 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
     MEMORY,
@@ -30,7 +32,9 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.analysis.twins import twin_findings
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 7
+VERSION = 8
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -69,7 +73,10 @@ DEFAULT_MEASURES = (
 )
 """The default measures: the headline, its floor and ceiling, and what explains them."""
 
-FIRST = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")
+FIRST = (
+    "sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy", "knn_probe",
+    "linear_probe",
+)  # fmt: skip
 """The scores that are read first."""
 
 
@@ -281,7 +288,9 @@ def analyse(
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
-    tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
+    probes = work.probe(features, plan[0], parts[0], left_out)
+    more = [*set_rows, network, *probes]
+    tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
     twins, twin_record = twin_findings(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
@@ -421,6 +430,32 @@ class Work:
             features, SET_MEASURES[name], images, settings.bootstrap > 0, settings.seed, stage
         )
 
+    def probe(
+        self, features: "Features", head: Planned, tables: Tables, left_out: dict[str, str]
+    ) -> list[pd.DataFrame]:
+        """The scores of the probes on the images of the headline; why there are none otherwise.
+
+        Args:
+            features: the extraction.
+            head: the headline's measure.
+            tables: of it; its neighbours tell which images are near copies.
+            left_out: gets the reason.
+        """
+        settings = self.settings
+        stage = partial(self.jobs.stage, progress=self.progress)
+        copies = _copies(head, tables["neighbours"])
+        try:
+            return [
+                probe_scores(
+                    features, head.images, stage, units=copies,
+                    intervals=settings.bootstrap > 0, budget=settings.budget,
+                )
+            ]  # fmt: skip
+        except BadInput as error:
+            # They need train images, which many a set has not.
+            left_out["probes"] = str(error)
+            return []
+
     def alone(self, planned: Planned) -> Callable[[EvaluationSet], float]:
         """Give sameness by a measure of fewer images; without intervals."""
 
@@ -481,6 +516,18 @@ def _plan(
         # Without constants, what cannot be embedded is damaged: no reason to leave a measure out.
         plan.append(early or _planned(name, measure, features, rest, note))
     return plan, left_out
+
+
+def _copies(head: Planned, neighbours: pd.DataFrame) -> NDArray[np.int64] | None:
+    """The unit of each image as its neighbours tell it; None where no image is a near copy."""
+    n, form = len(head.images), head.source.measure.form
+    if form == "inner":
+        return None
+    order = np.argsort(head.images.rows, kind="stable")
+    near = neighbours["neighbour"].to_numpy().reshape(n, -1)
+    places = order[np.searchsorted(head.images.rows, near, sorter=order)]
+    keys = neighbours["distance"].to_numpy().reshape(n, -1)
+    return linked_units(head.images, [(places, keys**2 / 2 if form == "euclidean" else keys)])
 
 
 def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:

@@ -20,6 +20,7 @@ PAGES = {
     "api/classes.md": "alike.analysis.classes",
     "api/neighbours.md": "alike.analysis.neighbours",
     "api/scores.md": "alike.analysis.scores",
+    "api/probes.md": "alike.analysis.probes",
     "api/explain.md": "alike.analysis.explain",
     "api/continuity.md": "alike.analysis.explain.continuity",
     "api/lrp.md": "alike.analysis.explain.lrp",

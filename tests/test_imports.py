@@ -38,6 +38,7 @@ ROOMS = {
         "classes": {"blocks"},
         "neighbours": {"blocks", "pairs"},
         "scores": {"blocks", "pairs", "classes", "neighbours"},
+        "probes": {"blocks", "pairs", "scores"},
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},
