@@ -42,7 +42,7 @@ ROOMS = {
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},
-        "report": {"scores", "explain", "figures", "maps", "twins"},
+        "report": {"scores", "explain", "figures", "maps", "twins", "ranking", "similarity"},
         "export": {"report"},
     },
 }

@@ -19,6 +19,7 @@ from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.images import images
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
+from alike.analysis.report.networks import networks_section
 from alike.analysis.report.parts import figure, text
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
@@ -46,6 +47,7 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("networks", "Networks"),
     ("making", "How it was made"),
 )
 
@@ -138,6 +140,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        "" if store is None else networks_section(subject, store),
         making(subject, run, store),
     ]
     main = "".join(sections)

@@ -19,9 +19,19 @@ def register(app: typer.Typer) -> None:
 
     @app.command("compare")
     def compare(
-        a: Annotated[str, typer.Argument(help="Key of the first extraction.")],
-        b: Annotated[str, typer.Argument(help="Key of the second extraction.")],
         store: StoreOption,
+        a: Annotated[
+            str | None, typer.Argument(help="Key of the first extraction.", show_default=False)
+        ] = None,
+        b: Annotated[
+            str | None, typer.Argument(help="Key of the second extraction.", show_default=False)
+        ] = None,
+        every: Annotated[
+            bool,
+            typer.Option(
+                "--all", help="Every extraction of the store, ranked, and kept for the report."
+            ),
+        ] = False,
         store_b: Annotated[
             str | None, typer.Option(help="Store of the second one. [default: --store]")
         ] = None,
@@ -38,7 +48,18 @@ def register(app: typer.Typer) -> None:
         """Compare two extractions on the same images. Intervals are of the paired difference.
 
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
+
+        `alike compare --all --store cifar.store`
         """
+        from alike.extract.errors import BadInput
+
+        if every and (a or b or store_b):
+            raise BadInput("--all takes every extraction of --store: give no keys and no --store-b")
+        if every:
+            _compare_all(store, measure, split, seed, dask, workers, as_json=as_json)
+            return
+        if a is None or b is None:
+            raise BadInput("give the keys of two extractions (see `alike store ls`), or --all")
         import pandas as pd
 
         from alike.analysis.blocks import open_jobs
@@ -87,3 +108,62 @@ def register(app: typer.Typer) -> None:
                 pd.DataFrame(rows, columns=["likeness", "value", "meaning"]),
                 "how alike the two see these images",
             )
+
+
+def _compare_all(
+    store: str,
+    measure: str,
+    split: Split,
+    seed: int,
+    dask: str | None,
+    workers: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    from alike.analysis.blocks import open_jobs
+    from alike.analysis.ranking import PLACE, rank_networks
+    from alike.analysis.similarity import METHODS, network_pairs
+    from alike.extract.store import Store
+    from alike.flows.console import print_json, print_table, progress_bars
+    from alike.flows.trained_images import check_held_out
+
+    opened = Store.open(store)
+    opened.require_writable(PLACE)
+    networks = [opened.features(key) for key in opened.groups()]
+    if split in (Split.HELD_OUT, Split.VALIDATION):
+        for one in networks:
+            for note in check_held_out(one, split.value):
+                typer.echo(f"note: {one.key}: {note}", err=True)
+    with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+        ranking = rank_networks(
+            networks, split=split.value, measure=measure, seed=seed, jobs=jobs, progress=progress
+        )
+        pairs = network_pairs(
+            networks, split=split.value, measure=measure, seed=seed, jobs=jobs, progress=progress
+        )
+    ranking.save(opened)
+    pairs.save(opened)
+    record = ranking.record
+    for key, reason in record["left_out"].items():
+        typer.echo(f"note: {key} is left out: {reason}", err=True)
+    if as_json:
+        shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
+        print_json({**record, **shown, "pairs": pairs.table, "map": pairs.places})
+        return
+    n, of = record["images"], record["of"]
+    images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
+    print_table(ranking.wide(), f"{measure}, {images}, {split.value}")
+    apart = ranking.table[ranking.table["score"] == "sameness"]
+    print_table(
+        apart[
+            ["network", "value", "low", "high", "difference", "difference_low", "difference_high"]
+        ],
+        f"sameness, and its difference to {record['best']}; intervals are not adjusted for the "
+        "number of networks",
+    )
+    if len(ranking.correlation):
+        print_table(ranking.correlation, "rank correlation of sameness over networks")
+    print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")
+    for method, about in METHODS.items():
+        typer.echo(f"{method}: {about}")
+    typer.echo("kept for the report of any of these networks")
