@@ -34,6 +34,7 @@ from alike.analysis.blocks import (
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
@@ -246,6 +247,7 @@ def analyse(
     settings: AnalysisSettings = DEFAULTS,
     *,
     untrained: "Features | None" = None,
+    human: HumanAnswers | None = None,
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -256,6 +258,7 @@ def analyse(
         settings: measures, images, and how surely.
         untrained: features of the same architecture with random weights, evaluated by the headline
             measure.
+        human: what people said about the images; None: nothing is known.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
@@ -295,6 +298,10 @@ def analyse(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
     tables["twins"] = twins
+    said = {}
+    if human is not None:
+        tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
+        said = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
     record = {
         "split": settings.split, "measures": [*measures, *settings.set_measures],
         "left_out": left_out, "bootstrap": settings.bootstrap, "seed": settings.seed,
@@ -302,7 +309,7 @@ def analyse(
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": digests, "twins": twin_record,
+        "measure_digests": digests, "twins": twin_record, "human": said,
         "warnings": flat_features(features, np.sort(images.rows)),
         "scores_version": SCORES_VERSION,
         "n_images_before_sampling": len(images),
@@ -455,6 +462,21 @@ class Work:
             # They need train images, which many a set has not.
             left_out["probes"] = str(error)
             return []
+
+    def ask(self, planned: Planned, human: HumanAnswers) -> pd.DataFrame:
+        """How alike people and a measure find the images; ceilings and intervals of the headline.
+
+        They are of people, or hardly differ between measures, and take most of the time.
+        """
+        first = planned.name == HEADLINE or self.settings.vector_measures[:1] == [planned.name]
+        settings = self.settings
+        draws = {} if first and settings.bootstrap > 0 else {"draws": 0}
+        table = human_scores(
+            human, planned.source.load(MEMORY), planned.images, seed=settings.seed,
+            **draws, **({} if first else {"splits": 0}),
+        )  # fmt: skip
+        table.insert(0, "measure", planned.name)
+        return table
 
     def alone(self, planned: Planned) -> Callable[[EvaluationSet], float]:
         """Give sameness by a measure of fewer images; without intervals."""

@@ -39,6 +39,7 @@ ROOMS = {
         "neighbours": {"blocks", "pairs"},
         "scores": {"blocks", "pairs", "classes", "neighbours"},
         "probes": {"blocks", "pairs", "scores"},
+        "people": {"blocks"},
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},

@@ -1,4 +1,4 @@
-"""How alike people find images, beside how alike a network does: votes, triplets, dissimilarities."""
+"""How alike people find images, beside how alike a network does."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-from .answers import Answers as Answers
+from .answers import HumanAnswers as HumanAnswers
 from .answers import read_answers as read_answers
 from .correlation import agreement as agreement
 from .correlation import rho_a as rho_a

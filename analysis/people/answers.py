@@ -31,7 +31,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Answers:
+class HumanAnswers:
     """What people said.
 
     Attributes:
@@ -53,7 +53,7 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def read_answers(file: str | Path, images: pd.DataFrame) -> Answers:
+def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
     """Read what people said, and find the rows of the images.
 
     A row of an .npz without names is the image of that place when paths are sorted, if the store,
@@ -107,7 +107,7 @@ def _of_images(
     content: dict[str, NDArray[Any]],
     digest: str,
     images: pd.DataFrame,
-) -> Answers:
+) -> HumanAnswers:
     wide = np.asarray(values, dtype=np.float64)
     if kind == "dissimilarities" and wide.ndim == 2:
         wide = wide[None]
@@ -124,11 +124,13 @@ def _of_images(
     if not here.any():
         raise BadInput(f"{path}: none of its {n} images is in the store, expected its image ids "
                        "or paths (see `alike export`)")  # fmt: skip
+    if len(np.unique(rows[here])) < here.sum():
+        raise BadInput(f"{path} names an image twice, expected one row an image: add its rows up")
     if not here.all():
         notes.append(f"{int((~here).sum())} of {n} images are not in the store or have no votes")
     kept = wide[here] if kind == "votes" else wide[:, here][:, :, here]
     empty = np.empty((0, 3), np.int64)
-    return Answers(kind, rows[here], kept, empty, False, digest, tuple(notes))
+    return HumanAnswers(kind, rows[here], kept, empty, False, digest, tuple(notes))
 
 
 def _rows_of(
@@ -166,7 +168,7 @@ def _triplets(
     odd: bool,
     digest: str,
     images: pd.DataFrame,
-) -> Answers:
+) -> HumanAnswers:
     texts = np.stack([content[name].astype(str) for name in names], axis=1)
     by = max(NAMES, key=lambda name: int((_found(texts.ravel(), name, images) >= 0).sum()))
     rows = _found(texts.ravel(), by, images).reshape(-1, 3)
@@ -176,8 +178,9 @@ def _triplets(
         raise BadInput(f"{path}: none of its {len(rows)} triplets is of three images of the store, "
                        "expected image ids or paths")  # fmt: skip
     lost = int((~(here & apart)).sum())
-    notes = (f"{lost} of {len(rows)} triplets are not of three images of the store",) if lost else ()
+    note = f"{lost} of {len(rows)} triplets are not of three images of the store"
     none = np.empty(0, np.int64)
-    return Answers(
-        "triplets", none, np.empty((0, 0)), rows[here & apart], odd, digest, notes
+    return HumanAnswers(
+        "triplets", none, np.empty((0, 0)), rows[here & apart], odd, digest,
+        (note,) if lost else (),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, Vectors
-from alike.analysis.people.answers import Answers
+from alike.analysis.people.answers import HumanAnswers
 from alike.analysis.people.correlation import agreement
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def human_scores(
-    answers: Answers,
+    answers: HumanAnswers,
     vectors: Vectors,
     images: EvaluationSet,
     *,
@@ -114,8 +114,9 @@ class _Votes:
             between.append(agreement(one, other, codes))
             against.append(agreement(model, one, codes))
         low, mine = _means(between), _means(against)
-        # rho-a and the correlations over classes are no reliabilities of single pairs.
         high = {name: (2 * r / (1 + r)) ** 0.5 if r > 0 else np.nan for name, r in low.items()}
+        # What halves tie by chance lowers rho-a, so it is no reliability.
+        high["rho_a"] = np.nan
         return low, high, mine
 
 
@@ -217,7 +218,7 @@ def correlation_interval(value: float, replicas: Floats) -> tuple[float, float]:
 
 
 def _of_triplets(
-    answers: Answers,
+    answers: HumanAnswers,
     vectors: Vectors,
     images: EvaluationSet,
     draw: np.random.Generator,

@@ -21,6 +21,7 @@ from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.networks import networks_section
 from alike.analysis.report.parts import figure, text
+from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
 from alike.extract.errors import AlikeError, BadInput
@@ -47,6 +48,7 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("people", "People"),
     ("networks", "Networks"),
     ("making", "How it was made"),
 )
@@ -140,6 +142,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        people_section(subject),
         "" if store is None else networks_section(subject, store),
         making(subject, run, store),
     ]
@@ -170,6 +173,7 @@ def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
     sentences = [
         *suspicions(subject, store),
         *first.sentences,
+        *people_sentences(subject.last, subject.measure),
         *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
     ]
     lines = "".join(f"<p>{text(line)}</p>" for line in sentences)

@@ -121,28 +121,21 @@ def _compare_all(
     as_json: bool,
 ) -> None:
     from alike.analysis.blocks import open_jobs
-    from alike.analysis.ranking import PLACE, rank_networks
-    from alike.analysis.similarity import METHODS, network_pairs
+    from alike.analysis.similarity import METHODS
     from alike.extract.store import Store
+    from alike.flows.comparing import compare_all
     from alike.flows.console import print_json, print_table, progress_bars
     from alike.flows.trained_images import check_held_out
 
     opened = Store.open(store)
-    opened.require_writable(PLACE)
-    networks = [opened.features(key) for key in opened.groups()]
     if split in (Split.HELD_OUT, Split.VALIDATION):
-        for one in networks:
-            for note in check_held_out(one, split.value):
-                typer.echo(f"note: {one.key}: {note}", err=True)
+        for key in opened.groups():
+            for note in check_held_out(opened.features(key), split.value):
+                typer.echo(f"note: {key}: {note}", err=True)
     with open_jobs(dask, workers) as jobs, progress_bars() as progress:
-        ranking = rank_networks(
-            networks, split=split.value, measure=measure, seed=seed, jobs=jobs, progress=progress
+        ranking, pairs = compare_all(
+            opened, measure=measure, split=split.value, seed=seed, jobs=jobs, progress=progress
         )
-        pairs = network_pairs(
-            networks, split=split.value, measure=measure, seed=seed, jobs=jobs, progress=progress
-        )
-    ranking.save(opened)
-    pairs.save(opened)
     record = ranking.record
     for key, reason in record["left_out"].items():
         typer.echo(f"note: {key} is left out: {reason}", err=True)
