@@ -32,6 +32,7 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.data_limits import Listed, bayes_bounds, listed_neighbours, suspects
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
 from alike.analysis.people import HumanAnswers, human_scores
@@ -291,7 +292,11 @@ def analyse(
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
-    probes = work.probe(features, plan[0], parts[0], left_out)
+    near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
+    one_nn = _one_nn(parts[0]["scores"], plan[0].name)
+    tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
+    tables["suspects"] = suspects(plan[0].name, near, plan[0].images)
+    probes = work.probe(features, plan[0], near, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
     twins, twin_record = twin_findings(
@@ -438,19 +443,19 @@ class Work:
         )
 
     def probe(
-        self, features: "Features", head: Planned, tables: Tables, left_out: dict[str, str]
+        self, features: "Features", head: Planned, near: Listed, left_out: dict[str, str]
     ) -> list[pd.DataFrame]:
         """The scores of the probes on the images of the headline; why there are none otherwise.
 
         Args:
             features: the extraction.
             head: the headline's measure.
-            tables: of it; its neighbours tell which images are near copies.
+            near: its neighbours, which tell which images are near copies.
             left_out: gets the reason.
         """
         settings = self.settings
         stage = partial(self.jobs.stage, progress=self.progress)
-        copies = _copies(head, tables["neighbours"])
+        copies = _copies(head, near)
         try:
             return [
                 probe_scores(
@@ -540,16 +545,19 @@ def _plan(
     return plan, left_out
 
 
-def _copies(head: Planned, neighbours: pd.DataFrame) -> NDArray[np.int64] | None:
+def _copies(head: Planned, near: Listed) -> NDArray[np.int64] | None:
     """The unit of each image as its neighbours tell it; None where no image is a near copy."""
-    n, form = len(head.images), head.source.measure.form
+    form = head.source.measure.form
     if form == "inner":
         return None
-    order = np.argsort(head.images.rows, kind="stable")
-    near = neighbours["neighbour"].to_numpy().reshape(n, -1)
-    places = order[np.searchsorted(head.images.rows, near, sorter=order)]
-    keys = neighbours["distance"].to_numpy().reshape(n, -1)
-    return linked_units(head.images, [(places, keys**2 / 2 if form == "euclidean" else keys)])
+    keys = near.distances**2 / 2 if form == "euclidean" else near.distances
+    return linked_units(head.images, [(near.places, keys)])
+
+
+def _one_nn(scores: pd.DataFrame, measure: str) -> tuple[float, float, float]:
+    rows = scores[(scores["measure"] == measure) & (scores["score"] == "one_nn")]
+    value, low, high = rows.iloc[0][["value", "low", "high"]]
+    return float(value), float(low), float(high)
 
 
 def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:

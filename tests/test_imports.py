@@ -43,7 +43,16 @@ ROOMS = {
         "explain": set(),
         "figures": set(),
         "maps": {"blocks"},
-        "report": {"scores", "explain", "figures", "maps", "twins", "ranking", "similarity"},
+        "report": {
+            "scores",
+            "explain",
+            "figures",
+            "maps",
+            "twins",
+            "ranking",
+            "similarity",
+            "data_limits",
+        },
         "export": {"report"},
     },
 }

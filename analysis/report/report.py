@@ -14,6 +14,7 @@ import pandas as pd
 from alike.analysis.figures import figures
 from alike.analysis.report.answer import answer
 from alike.analysis.report.classes import classes
+from alike.analysis.report.data import data_section
 from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.images import images
@@ -48,6 +49,7 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("data", "Data"),
     ("people", "People"),
     ("networks", "Networks"),
     ("making", "How it was made"),
@@ -142,6 +144,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        data_section(subject, store),
         people_section(subject),
         "" if store is None else networks_section(subject, store),
         making(subject, run, store),

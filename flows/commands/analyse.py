@@ -87,6 +87,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
+        from alike.analysis.data_limits import data_sentences
         from alike.analysis.people import read_answers
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
@@ -133,6 +134,8 @@ def register(app: typer.Typer) -> None:
                 "classes": list(analysis.classes), "settings": dict(analysis.settings),
                 "scores": scores,
                 "twins": analysis.tables["twins"],
+                "bayes": analysis.tables["bayes"],
+                "suspects": analysis.tables["suspects"],
                 **{name: analysis.tables[name] for name in ("human",) if name in analysis.tables},
             })  # fmt: skip
             return
@@ -147,7 +150,8 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings
         twins = twin_sentences(settings_used["twins"])
-        for sentence in (*settings_used["warnings"], *twins):
+        data = data_sentences(analysis.tables)
+        for sentence in (*settings_used["warnings"], *twins, *data):
             typer.echo(f"note: {sentence}")
 
 

@@ -40,6 +40,8 @@ COLUMNS = {
     "twins": [
         "row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how",
     ],
+    "bayes": ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"],
+    "suspects": ["measure", "kind", "row", "label", "suggested", "score"],
 }  # fmt: skip
 
 
