@@ -153,12 +153,12 @@ def _rows_of(
         msg = f"{path} has {n} rows without names, which fit {' and '.join(fitting)}"
         raise BadInput(f"{msg}: add an array `path` or `image_id` that names them")
     note = f"row i of {path.name} is taken for the i-th image of {name} by path"
-    return part.sort_values("path")["row"].to_numpy(np.int64), note
+    return np.asarray(part.sort_values("path")["row"], dtype=np.int64), note
 
 
 def _found(wanted: NDArray[Any], name: str, images: pd.DataFrame) -> NDArray[np.int64]:
     known = images.drop_duplicates(name).set_index(name)["row"]
-    return known.reindex(wanted).fillna(-1).to_numpy(np.int64)
+    return np.asarray(known.reindex(wanted).fillna(-1), dtype=np.int64)
 
 
 def _triplets(
