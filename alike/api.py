@@ -533,14 +533,14 @@ def explain(
             table, picture = confused_panel(chosen, confused, split=side)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
-            judged = continuity_of(
+            ratios = continuity_of(
                 chosen,
                 methods=names or METHODS,
                 n_images=limit or 64,
                 split=side,
                 progress=progress,
             )
-            parts["continuity"] = Part(judged.table)
+            parts["continuity"] = Part(ratios.table)
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},

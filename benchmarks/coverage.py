@@ -89,7 +89,7 @@ def _images(sizes: tuple[int, ...]):
     return evaluation_set_of(np.arange(len(codes)), [f"{code:04d}" for code in codes])
 
 
-def judge(
+def evaluate(
     cell: Cell, seed: int, *, intervals: bool, paired: bool = True
 ) -> tuple[Numbers, Numbers]:
     """Value, low, high of every score (scores, 3): of the first network, and of the difference."""
@@ -128,8 +128,10 @@ def measure(
     """Yield kind, truth, coverage and share printed of every score."""
     with ProcessPoolExecutor(workers) as pool:
         run = pool.map if workers > 1 else map
-        of_truth = list(run(partial(judge, cell, intervals=False), range(10_000, 10_000 + truths)))
-        of_sets = list(run(partial(judge, cell, intervals=True), range(sets)))
+        of_truth = list(
+            run(partial(evaluate, cell, intervals=False), range(10_000, 10_000 + truths))
+        )
+        of_sets = list(run(partial(evaluate, cell, intervals=True), range(sets)))
     for at, kind in enumerate(("alone", "difference")):
         truth = np.nanmean([each[at][:, 0] for each in of_truth], axis=0)
         yield kind, truth, *covered(np.array([each[at] for each in of_sets]), truth)
@@ -142,20 +144,20 @@ def main() -> None:
     parser.add_argument("--truths", type=int, default=2000)
     parser.add_argument("--cells", default=",".join(CELLS))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)
-    for name in given.cells.split(","):
-        started = time.monotonic()
-        for kind, _, share, printed in measure(
-            CELLS[name], given.sets, given.truths, given.workers
+    for name in options.cells.split(","):
+        start = time.monotonic()
+        for kind, _, share, line in measure(
+            CELLS[name], options.sets, options.truths, options.workers
         ):
             cells = [
                 f"{s:.3f}" + (f" ({p:.0%} printed)" if p < 1 else "") if p else "none printed"
-                for s, p in zip(share, printed, strict=True)
+                for s, p in zip(share, line, strict=True)
             ]
             print(f"| {name}, {kind} | {' | '.join(cells)} |", flush=True)
-        print(f"<!-- {name}: {time.monotonic() - started:.0f} s -->", flush=True)
+        print(f"<!-- {name}: {time.monotonic() - start:.0f} s -->", flush=True)
 
 
 if __name__ == "__main__":

@@ -221,19 +221,22 @@ class NeighbourIndex:
         threads: int | None,
     ) -> Neighbours:
         threads = self.card.wish.threads if threads is None else threads
-        wanted = min(k + 1 + SPARE, max(len(self), 1))
-        raw = np.full((len(vectors), wanted), np.inf, dtype=np.float32)
-        positions = np.full((len(vectors), wanted), -1, dtype=np.int64)
+        n_answers = min(k + 1 + SPARE, max(len(self), 1))
+        raw = np.full((len(vectors), n_answers), np.inf, dtype=np.float32)
+        positions = np.full((len(vectors), n_answers), -1, dtype=np.int64)
         sure = np.zeros(len(vectors), dtype=bool)
         search, kind = self.card.spec.search, INDEX_KINDS[self.card.spec.kind]
         with faiss_threads(threads):
             for queries, mask in self._groups(among, labels):
                 part = vectors[queries]
                 if among.all or mask is None:
-                    answer = (*search_filled(self._engine, part, wanted, search, mask), kind.exact)
+                    answer = (
+                        *search_filled(self._engine, part, n_answers, search, mask),
+                        kind.exact,
+                    )
                 else:
                     answer = search_masked(
-                        self.features, self.measure, self.card, self._engine, part, wanted, mask
+                        self.features, self.measure, self.card, self._engine, part, n_answers, mask
                     )
                 width = answer[1].shape[1]
                 raw[queries, :width], positions[queries, :width] = answer[:2]
@@ -258,14 +261,14 @@ class NeighbourIndex:
 
     def _exact_distances(self, vectors: Float, rows: NDArray[np.int64], raw: Float) -> Float:
         """Distances of answers from the stored features, for an index of rounded vectors."""
-        needed = np.unique(rows[rows >= 0])
-        if not len(needed):
+        distinct = np.unique(rows[rows >= 0])
+        if not len(distinct):
             return raw
-        stored = embed_rows(self.features, self.measure, needed)
+        stored = embed_rows(self.features, self.measure, distinct)
         out = raw.copy()
         for line in range(len(rows)):
             good = rows[line] >= 0
-            near = stored[np.searchsorted(needed, rows[line][good])]
+            near = stored[np.searchsorted(distinct, rows[line][good])]
             if self.card.metric == "l2":
                 out[line][good] = np.square(near - vectors[line]).sum(axis=1)
             else:

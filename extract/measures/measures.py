@@ -53,7 +53,7 @@ class Measure:
         role: `measure`, `floor`, `ceiling`, `control` or `warning`: how to read its scores.
         constants: stored constants that it reads besides its own.
         fitted: arrays found by fitting; empty until then.
-        fitted_rows: rows that they were fitted on, int64, sorted: never to be judged by it.
+        fitted_rows: rows that they were fitted on, int64, sorted: never to be evaluated by it.
     """
 
     name: str

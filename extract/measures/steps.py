@@ -139,7 +139,7 @@ def project(x: Array, arrays: Arrays) -> Array:
     return _f32((x - arrays["mean"]) @ arrays["components"])
 
 
-# --- fits: vectors (and labels) of rows that are never judged, to arrays ------------------------
+# --- fits: vectors (and labels) of rows that are never evaluated, to arrays ----------------------
 
 
 def fit_mean(x: Array, labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -75,7 +75,7 @@ def test_lossless_cifar(shared_data, depth, intra, inter, first):
     (True, 0.9200, 0.830, 0.614, 0.932), (False, 0.536, None, None, None),
 ])  # fmt: skip
 def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
-    """The notes judged 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
+    """The notes evaluated 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
     gap, logits, evaluation_set, weight = gap_and_logits(
         shared_data, 20, "cifar10_jpeg_dev.npz", trained
     )
@@ -121,7 +121,7 @@ POOLED = {
 
 
 def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):
-    """The notes judged 1,500 of the same 10,000 images: 2 points of slack."""
+    """The notes evaluated 1,500 of the same 10,000 images: 2 points of slack."""
     maps, logits, images, evaluation_set, weight = maps_and_logits(shared_data)
     taps = {
         "gap": maps.mean(axis=(2, 3)), "last_conv": maps, "logits": logits, "pixels": images,

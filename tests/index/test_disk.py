@@ -297,7 +297,7 @@ def test_a_shard_takes_a_quarter_of_the_memory():
 
 
 def test_the_recall_told_is_of_queries_that_did_not_choose(make_store, monkeypatch):
-    """The queries that choose find all; of the others, which judge, every second finds none."""
+    """The queries that choose find all; of the others, which measure, every second finds none."""
     asked = []
 
     def made(truth, engine, search, which=slice(None)):
