@@ -1,7 +1,7 @@
 """How the classes lie: silhouettes, class overlap, neural collapse, all without pairs.
 
-Two passes: the class moments, then every image against every class mean (N x C products). Formulas:
-SCIENCE 2.4 and 2.5. Distances to class means are squared Euclid in the space of the vectors.
+Two passes: the class moments, then every image against every class mean (N x C products).
+Distances to class means are squared Euclid in the space of the vectors.
 """
 
 from dataclasses import dataclass

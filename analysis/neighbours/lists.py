@@ -1,7 +1,7 @@
 """Exact neighbours of every evaluated image among all others, and the scores that follow.
 
 Leave-one-out: an image is excluded from its own list by its position, never as "the first hit",
-so duplicates count as what they are. Formulas: SCIENCE 2.3; equal to pytorch-metric-learning's.
+so duplicates count as what they are. The scores equal pytorch-metric-learning's.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 All read two histograms over the same bins, smaller is nearer: `same` (B,) and `different` (B,),
 counts or weights of pairs.
-Formulas: SCIENCE 2.2. Within a bin the order of pairs is unknown, so the AUC comes with the
+Within a bin the order of pairs is unknown, so the AUC comes with the
 interval that holds it whatever that order is; the others interpolate within the bin.
 """
 

@@ -1,8 +1,7 @@
 """Measures that compare two feature maps as sets of columns: no embedding, so pair by pair.
 
 They re-rank the candidates that an embedding found, and are evaluated on samples of images; all
-pairs of a large set would take too long (P^2 C multiplications a pair). Formulas: SCIENCE 1.1, 10
-and 11.
+pairs of a large set would take too long (P^2 C multiplications a pair).
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Measured anchors on real images with trained networks (SCIENCE 1.3, 2.7; data/README)."""
+"""Measured anchors on real images with trained networks (see data/README.md)."""
 
 import importlib.util
 
@@ -117,7 +117,7 @@ POOLED = {
     "energy_cosine": 0.922, "cam_pred_cosine": 0.926, "gap_wpred_cosine": 0.917,
     "logits_cosine": 0.921, "softmax_dot": 0.950, "pixel_euclid": 0.554,
 }  # fmt: skip
-"""AUC of SCIENCE 1.3 and 1.4 for ResNet-20; fitted measures need features that do not lie here."""
+"""AUC that other code measured for ResNet-20; fitted measures need features that are not here."""
 
 
 def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):

@@ -21,6 +21,7 @@ from alike.index.many import query_many
 from alike.index.neighbours import tidy
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
+from alike.index.specs import Wish
 
 from .conftest import HASH, clustered
 
@@ -62,7 +63,7 @@ def opened(pictures):
 class TestRows:
     @pytest.mark.parametrize("measure", ["gap_cosine", "gap_euclid"])
     def test_duplicates_are_all_found_and_never_the_row_itself(self, make_store, measure):
-        """DESIGN pitfall 8: the first hit is not always the query."""
+        """The first hit is not always the query."""
         vectors = 100 * np.repeat(clustered(20, seed=3)[0], 4, axis=0)
         store = make_store(vectors=vectors, labels=np.zeros(80, dtype=int))
         build_index(store.features(), measure)
@@ -172,7 +173,7 @@ class TestFilters:
     def test_an_approximate_index_filters_exactly(self, make_store):
         vectors, labels = clustered(1500, classes=30)
         store = make_store(vectors=vectors, labels=labels)
-        build_index(store.features(), kinds=["ivf_sq8"], recall=0.9)
+        build_index(store.features(), kinds=["ivf_sq8"], wish=Wish(0.9))
         index = NeighbourIndex.open(store)
         found = index.query([700], 10, among=Among("other"))
         assert found.exact.all()

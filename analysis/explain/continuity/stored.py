@@ -13,8 +13,8 @@ from alike.analysis.explain.continuity.continuity import (
     Sampling,
     continuity,
 )
+from alike.analysis.explain.file_names import PICTURE, TABLE
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.kept import PICTURE, TABLE
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import stored_frames
