@@ -259,6 +259,7 @@ def neighbours(
     same_class: bool = False,
     other_class: bool = False,
     among: Names | None = None,
+    where: str | None = None,
     label: str | None = None,
     rerank: str | None = None,
     trust: bool = False,
@@ -279,6 +280,7 @@ def neighbours(
         same_class: only images of the query's class.
         other_class: only images of other classes.
         among: only images of these classes.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         label: class of the queries that are not stored.
         rerank: ``chamfer`` or ``sinkhorn``: compare feature maps part by part; not for vectors.
         contact_sheet: write a PNG of queries and neighbours; not for vectors.
@@ -302,7 +304,7 @@ def neighbours(
         raise BadInput("same_class and other_class exclude each other: give one of them")
     relation: Literal["same", "other", "any"]
     relation = "same" if same_class else "other" if other_class else "any"
-    allowed = Among(relation, () if among is None else _names(among))
+    allowed = Among(relation, () if among is None else _names(among), where or "")
     chosen = open_store(store).features(features)
     told: list[str] = []
     build_missing(chosen, measure, told.append)
@@ -349,6 +351,7 @@ def analyse(
     features: str | None = None,
     measures: Names | None = None,
     split: Split = "held_out",
+    where: str | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     untrained: str | None = None,
@@ -366,6 +369,7 @@ def analyse(
         features: the extraction; None: the only one, or the one that a run serves.
         measures: keys of `MEASURES`; None: the default set of measures.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: 0: no intervals; any other number: intervals. Nothing is resampled.
         seed: of folds, samples of images, and draws for the worst class.
         untrained: extraction of the same network with random weights.
@@ -394,7 +398,7 @@ def analyse(
         precision=precision,
     )
     opened = open_store(store)
-    chosen = opened.features(features)
+    chosen = opened.features(features).only(where)
     _check_held_out(split, chosen)
     with open_jobs(dask, workers) as jobs:
         return analyse_features(
@@ -414,6 +418,7 @@ def compare(
     store_b: "Place | None" = None,
     measure: str = "gap_cosine",
     split: Split = "held_out",
+    where: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     dask: str | None = None,
@@ -429,6 +434,7 @@ def compare(
         store_b: store of the second extraction; None: `store`.
         measure: used for both.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: not used since 0.2.0: nothing is resampled.
         seed: of a sample of very many images, and of draws for the worst class.
         dask: as in `analyse`.
@@ -443,8 +449,8 @@ def compare(
     from alike.analysis.networks import network_similarity
     from alike.results import Comparison
 
-    first = open_store(store).features(a)
-    second = open_store(store if store_b is None else store_b).features(b)
+    first = open_store(store).features(a).only(where)
+    second = open_store(store if store_b is None else store_b).features(b).only(where)
     _check_held_out(split, first, second)
     with open_jobs(dask, workers) as jobs:
         scores = compare_features(
@@ -475,6 +481,7 @@ def explain(
     continuity: bool = False,
     limit: int | None = None,
     split: Split = "held_out",
+    where: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
 ) -> "Explanations":
@@ -494,6 +501,7 @@ def explain(
         continuity: measure whether explanations are continuous.
         limit: images for `every` and `continuity`; None: all, and 64.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         progress: called as `every` and `continuity` proceed.
         trust: agree to run the network file that the store names, from now on.
 
@@ -512,7 +520,7 @@ def explain(
         raise BadInput("like compares images with a class: give images, or classes=True for all")
     if not (given or every or classes or confused or continuity):
         raise BadInput("what to explain? give images, or every, classes, confused, continuity")
-    chosen = open_store(store).features(features)
+    chosen = open_store(store).features(features).only(where)
     names = None if methods is None else _names(methods)
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
@@ -690,6 +698,7 @@ def export(
     features: str | None = None,
     arrays: Names = "gap",
     split: Split = "held_out",
+    where: str | None = None,
     measure: str = "gap_cosine",
     maps: bool = False,
     images: bool = False,
@@ -703,6 +712,7 @@ def export(
         features: the extraction; None: the only one, or the one that a run serves.
         arrays: feature arrays; empty for none.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         measure: the measure whose neighbours are written.
         maps: add the coordinates of the 2-D map.
         images: add thumbnails to Parquet.
@@ -722,6 +732,7 @@ def export(
         features,
         arrays=_names(arrays),
         split=split,
+        where=where,
         measure=measure,
         maps=maps,
         images=images,
