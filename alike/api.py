@@ -149,7 +149,7 @@ def extract_images(
     """
     from alike.extract.pipeline import check_bad_share
     from alike.flows.extracting import extract_images as extract_named
-    from alike.flows.extracting import source_options
+    from alike.flows.extracting import network_options, source_options
 
     settings = {
         "device": device,
@@ -167,18 +167,12 @@ def extract_images(
         taps=_names(taps),
         settings=settings,
         size=(None if resize is None else str(resize), crop),
-        network_args=network_arg,
+        chosen=network_options(network_arg, classes, network_output, weights_key, weights_prefix),
         source_options=source_options(source_option, where, label_column, first_label),
         split=(train_share, validation_share),
         group=group,
         twins=twins,
-        classes=classes,
         seed=seed,
-        chosen={
-            "output": network_output,
-            "weights_key": weights_key,
-            "weights_prefix": weights_prefix,
-        },
         workers=workers,
     )
     check_bad_share(report, bad_share)
@@ -568,6 +562,17 @@ def retrain(
     images: str | Path | None = None,
     network: str | None = None,
     weights: str | Path | None = None,
+    network_arg: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    network_output: str = "",
+    weights_key: str = "",
+    weights_prefix: str | None = None,
+    resize: str | int | None = None,
+    crop: int | None = None,
+    where: str | None = None,
+    source_option: Mapping[str, Any] | None = None,
+    label_column: str | None = None,
+    first_label: bool | None = None,
     train_share: float | None = None,
     loss: str = "gap_supcon",
     epochs: int = 20,
@@ -595,6 +600,19 @@ def retrain(
         network: name of torchvision, ``file.py:factory`` or ``timm:NAME``.
         weights: file, run folder, name of torchvision's weights, or ``none`` for random weights;
             None: those of the store, or ``none`` with `images`.
+        network_arg: as in `extract_images`; so are `classes`, `network_output`, `weights_key`,
+            `weights_prefix`, `resize` and `crop`: of a network that is named here.
+        classes: see there.
+        network_output: see there.
+        weights_key: see there.
+        weights_prefix: see there.
+        resize: see there.
+        crop: see there.
+        where: only these images: ``subset=train`` or ``label=cat,dog``.
+        source_option: with `images`, as in `extract_images`; so are `label_column` and
+            `first_label`.
+        label_column: see there.
+        first_label: see there.
         train_share: share to train on; with `images` 0.5 unless given.
         loss: a key of `LOSSES`.
         epochs: passes over the training images.
@@ -613,6 +631,7 @@ def retrain(
         BadInput: an unknown setting, no images to train on, a network that cannot be trained.
     """
     from alike.extract.networks import accepting
+    from alike.flows.extracting import network_options, source_options
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
 
@@ -624,6 +643,12 @@ def retrain(
                 network,
                 None if weights is None else str(weights),
             ),
+            chosen=network_options(
+                network_arg, classes, network_output, weights_key, weights_prefix
+            ),
+            size=(None if resize is None else str(resize), crop),
+            where=where,
+            options=source_options(source_option, None, label_column, first_label),
         )
     optional: dict[str, Any] = {"lr": lr, "weight": weight, "batch_size": batch_size}
     changes = {name: value for name, value in optional.items() if value is not None}
