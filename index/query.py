@@ -256,8 +256,9 @@ class NeighbourIndex:
             yield np.arange(len(labels)), None if self._alive.all() else self._alive
             return
         among.check(sorted({label for label in self._labels if isinstance(label, str)}))
+        alive = self._alive & among.selected(self.images.reindex(self._engine.rows))
         for queries, mask in among.groups(labels, self._labels):
-            yield queries, mask & self._alive
+            yield queries, mask & alive
 
     def _exact_distances(self, vectors: Float, rows: NDArray[np.int64], raw: Float) -> Float:
         """Distances of answers from the stored features, for an index of rounded vectors."""

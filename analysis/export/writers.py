@@ -86,7 +86,8 @@ def export(
     ending = ending_of(target)
     table = features.table(split)
     if table.empty:
-        raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}.")
+        of = f" and {features.where}" if features.where else ""
+        raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}{of}.")
     unknown = sorted(set(arrays) - set(features.arrays))
     if unknown:
         raise BadInput(
@@ -95,6 +96,8 @@ def export(
         )
     manifest = {"key": features.key, "split": split or "all", "digest": features.digest,
                 "measure": measure, **dict(features.attrs)}  # fmt: skip
+    if features.where:
+        manifest["where"] = features.where
     plan = Plan(
         features=features,
         images=_placed(table.reset_index(drop=True), places),

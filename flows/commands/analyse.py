@@ -12,6 +12,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     WorkersOption,
     finite,
     names_of,
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         bootstrap: Annotated[
             int, typer.Option(min=0, help="0: no intervals. Nothing is resampled.")
         ] = 200,
@@ -86,7 +88,7 @@ def register(app: typer.Typer) -> None:
         from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
-        chosen = opened.features(features)
+        chosen = opened.features(features).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for note in check_held_out(chosen, split.value):
                 typer.echo(f"note: {note}", err=True)
@@ -125,7 +127,8 @@ def register(app: typer.Typer) -> None:
             return
         print_table(
             analysis.overview(),
-            f"{_evaluated(analysis)} of {len(analysis.classes)} classes, {split.value}",
+            f"{_evaluated(analysis)} of {len(analysis.classes)} classes, {split.value}"
+            f"{f', {where}' if where else ''}",
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")

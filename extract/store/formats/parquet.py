@@ -14,6 +14,7 @@ from alike.extract.documents import read_json
 from alike.extract.store.arrays import UNIT, ArraySpec
 from alike.extract.store.formats.carried import (
     IMAGE_COLUMNS,
+    OPTIONAL,
     SUMS,
     Carried,
     RowSums,
@@ -39,7 +40,7 @@ def write(path: Path, carried: Carried) -> None:
     }
     columns = columns_of(carried.images)
     kinds = {"labelled": pa.uint8(), "size": pa.int64()}
-    fields = [pa.field(name, kinds.get(name, pa.string())) for name in IMAGE_COLUMNS]
+    fields = [pa.field(name, kinds.get(name, pa.string())) for name in columns]
     for name, spec in carried.specs.items():
         width = int(np.prod(spec.tail))
         kind = pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), width)
@@ -87,9 +88,10 @@ def open_file(path: Path) -> Iterator[Carried]:
             flat = np.asarray(column.flatten()).reshape(-1, *specs[name].tail)
             return flat[lo - groups[0] * UNIT : hi - groups[0] * UNIT]
 
+        named = [name for name in OPTIONAL if name in file.schema_arrow.names and name not in specs]
         yield Carried(
             read_attrs(metadata[b"alike"], str(path)),
-            images_of(file.read(list(IMAGE_COLUMNS)).to_pydict()),
+            images_of(file.read([*IMAGE_COLUMNS, *named]).to_pydict()),
             specs,
             constants,
             read,
