@@ -22,7 +22,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from alike.index.files import printing_to_stderr, publish, read_lists, sync, write_faiss
+from alike.index.files import publish, read_lists, silent_faiss, sync, write_faiss
 from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
@@ -203,7 +203,7 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
-    with printing_to_stderr():
+    with silent_faiss():
         parts_of = (lists_of_parts.data(), lists_of_parts.size())
         empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
     empty.replace_invlists(disk_lists, True)
