@@ -79,7 +79,7 @@ class Analysis(Displayed):
 
     Attributes:
         key: of the extraction.
-        n_images: judged by the headline: fewer than there are where the budget allowed a sample.
+        n_images: evaluated by the headline: fewer than there are if the budget allowed a sample.
         classes: their names, sorted.
         settings: everything that the numbers depend on, and which measures were left out and why.
         tables: by name; columns in docs/analysis.md.
@@ -143,7 +143,7 @@ class Analysis(Displayed):
             return ""
         return (
             f"images or taps of {self.key} came or changed after its analysis, which is of "
-            f"{self.n_images} images: run `alike analyse` to judge what is there now"
+            f"{self.n_images} images: run `alike analyse` to evaluate what is there now"
         )
 
     def overview(self) -> pd.DataFrame:
@@ -273,7 +273,7 @@ def analyse(
             note = "" if len(same) == len(images) else _missing_note(len(same), len(images))
             plan.append(_planned(UNTRAINED, control, untrained, same, note))
         except BadInput as error:
-            # A control that cannot be judged ends no analysis.
+            # A control that cannot be evaluated ends no analysis.
             left_out[UNTRAINED] = str(error)
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
@@ -299,7 +299,7 @@ def analyse(
         "n_images_before_sampling": len(images),
         "evaluated": {part.name: len(part.images) for part in plan},
     }  # fmt: skip
-    # Of the headline: a measure that was fitted on some of the images judges the others.
+    # Of the headline: a measure that was fitted on some of the images evaluates the others.
     head = next((part for part in plan if part.name == HEADLINE), plan[0])
     evaluated = len(head.images) if head.images.sampled_from else len(images)
     analysis = Analysis(features.key, evaluated, images.classes, record, tables)
@@ -489,12 +489,12 @@ def _same_images(features: "Features", other: "Features", images: EvaluationSet)
         return images.take(other.committed(["gap"], good=True)[images.rows])
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
-    wanted = here.loc[images.rows]
-    shared = wanted.isin(there.index).to_numpy()
+    ids = here.loc[images.rows]
+    shared = ids.isin(there.index).to_numpy()
     if not shared.any():
         msg = f"{other.key} holds none of the evaluated images: extract the same source with it"
         raise BadInput(msg)
-    rows = there.loc[wanted[shared]].to_numpy(dtype=np.int64)
+    rows = there.loc[ids[shared]].to_numpy(dtype=np.int64)
     return replace(images.take(shared), rows=rows)
 
 
@@ -530,15 +530,15 @@ def _place(key: str, name: str) -> str:
 
 def _unfitted(images: EvaluationSet, measure: Measure, split: str) -> EvaluationSet:
     """Leave out the rows that the measure was fitted on."""
-    seen = np.isin(images.rows, measure.fitted_rows)
-    if not seen.any():
+    fitted = np.isin(images.rows, measure.fitted_rows)
+    if not fitted.any():
         return images
-    if seen.all():
+    if fitted.all():
         msg = (
             f"every image of the split {split} was used to fit {measure.name}, which it must not "
-            f"judge: use --split held_out"
+            f"evaluate: use --split held_out"
         )
         raise BadInput(msg)
-    rest = images.take(~seen)
+    rest = images.take(~fitted)
     check(rest)
     return rest

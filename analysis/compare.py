@@ -137,14 +137,14 @@ def compare(
         _side(name, features, images, measure, jobs, progress)
         for name, features, images in (("a", a, images_a), ("b", b, images_b))
     )
-    found = {
+    differences = {
         **differences_of(one, other, seed=seed, stage=_stages("", jobs, progress)),
         **_accuracy(a, b, images_a, images_b),
         **_collapse(a, b, images_a, images_b, seed),
     }
     rows = [
         (name, each.a, each.b, each.b - each.a, *each.span, SCORES[name].better)
-        for name, each in found.items()
+        for name, each in differences.items()
     ]
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     table = pd.DataFrame(rows, columns=columns)
@@ -284,7 +284,7 @@ def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
             ("worst_class_auc", (_least_sameness(side.counts) + 1.0) / 2.0),
         ):
             values.setdefault(name, []).append(value)
-    found = {}
+    differences = {}
     for name, (a, b) in values.items():
         span = (float("nan"), float("nan"))
         if name in spreads.apart and name not in spreads.why_not:
@@ -292,9 +292,9 @@ def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
             span_a, span_b = spreads.interval(name, a, 0), spreads.interval(name, b, 1)
             apart = spreads.apart[name]
             span = difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
-        found[name] = Difference(a, b, span)
-    auc, worst = found["auc"], found.pop("worst_class_auc")
-    return {"sameness": _doubled(auc), **found, "worst_class_sameness": _doubled(worst)}
+        differences[name] = Difference(a, b, span)
+    auc, worst = differences["auc"], differences.pop("worst_class_auc")
+    return {"sameness": _doubled(auc), **differences, "worst_class_sameness": _doubled(worst)}
 
 
 def _doubled(auc: Difference) -> Difference:
@@ -315,7 +315,7 @@ def _neighbours(
     first, second = changes
     assert first is not None
     assert second is not None
-    found = {}
+    differences = {}
     for name in ("one_nn", "purity_at_10", "r_precision", "map_at_r"):
         a, b = (
             float(_image_scores(side.near, side.images, name)[has_kin].mean()) for side in sides
@@ -327,8 +327,10 @@ def _neighbours(
             for value, of in ((a, of_a), (b, of_b))
         )
         apart = score_spread(second.without - first.without, name, images, units, paired=True)
-        found[name] = Difference(a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart))
-    return found
+        differences[name] = Difference(
+            a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
+        )
+    return differences
 
 
 def _image_scores(near: Nearest, images: EvaluationSet, name: str) -> NDArray[np.float64]:
@@ -349,8 +351,8 @@ def _accuracy(
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
     units = units_of(images)
-    moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
-    apart = spread(moved, units.stratum)
+    movement = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
+    apart = spread(movement, units.stratum)
     value = float(b.mean() - a.mean())
     span = mean_difference(value, apart)
     return {"accuracy": Difference(float(a.mean()), float(b.mean()), span)}
@@ -362,11 +364,11 @@ def _collapse(
     """NC1 of what enters the classifier; nothing where that is not stored on both sides."""
     if any("fc" not in side.arrays for side in (one, other)):
         return {}
-    kept = jackknife_groups(images, seed)
+    groups = jackknife_groups(images, seed)
     values = []
     for side, own in ((one, images), (other, of_other)):
         vectors = stored_vectors(side, PENULTIMATE, own.rows)
-        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in kept)]
+        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in groups)]
         values.append(np.array([_nc1(some, of) for some, of in every]))
     apart = values[1] - values[0]
     span = jackknife_interval(apart[0], apart[1:])

@@ -119,7 +119,7 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
 
 
 def images_words(analysis: Analysed) -> str:
-    """How many images were judged, and of how many where the budget allowed a sample only."""
+    """How many images were evaluated, and of how many if the budget allowed a sample only."""
     of = int(dict(analysis.settings).get("n_images_before_sampling", analysis.n_images))
     if of == analysis.n_images:
         return f"{count(of)} images"

@@ -154,5 +154,5 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
         return []
     wanted = set(measures or DEFAULT_MEASURES)
     if wanted <= set(SET_MEASURES):
-        wanted.add(HEADLINE)  # `analyse` judges it beside them.
+        wanted.add(HEADLINE)  # `analyse` evaluates it beside them.
     return [str(name) for name in present if name not in wanted]
