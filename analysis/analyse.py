@@ -30,6 +30,7 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
@@ -146,6 +147,20 @@ class Analysis(Displayed):
             f"{self.n_images} images: run `alike analyse` to evaluate what is there now"
         )
 
+    @property
+    def evaluated(self) -> str:
+        """How many images the headline is of, and of how many if the budget allowed a sample."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        if of == self.n_images:
+            return f"{of:,} images"
+        return f"a sample of {self.n_images:,} of {of:,} images"
+
+    @property
+    def sample_notes(self) -> list[str]:
+        """That the headline is of a sample; nothing if it is of every image."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        return [] if of == self.n_images else [f"the scores of {self.key} are of {self.evaluated}"]
+
     def overview(self) -> pd.DataFrame:
         """The scores that are read first: one row a measure, one column a score."""
         scores = self.tables["scores"]
@@ -162,7 +177,7 @@ class Analysis(Displayed):
         facts = {
             "sameness": sameness and with_interval(sameness.value, sameness.low, sameness.high),
             "worst class": f"{worst[0]} {worst[1]:.4g}" if worst else None,
-            "images": self.n_images,
+            "evaluated": self.evaluated,
             "classes": len(self.classes),
             "split": self.settings.get("split"),
         }
@@ -278,6 +293,12 @@ def analyse(
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
     plan = [part.within(settings) for part in plan]
+    announcement = outlook(
+        [part.load for part in plan], work.jobs, intervals=settings.bootstrap > 0,
+        budget=settings.budget,
+    )  # fmt: skip
+    if announcement:
+        progress("analysis", 0, 0, announcement)
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
@@ -353,10 +374,15 @@ class Planned:
     images: EvaluationSet
     note: str = ""
 
+    @property
+    def load(self) -> Load:
+        """How many pairs it evaluates."""
+        n = len(self.images)
+        return Load(n, self.source.dim, self.images.sampled_from or n)
+
     def within(self, settings: AnalysisSettings) -> "Planned":
         """The same on as many images as the budget allows, 1,000 at least."""
-        most = max(1000, int((2.0 * settings.budget / self.source.dim) ** 0.5))
-        few = self.images.sample(most, settings.seed)
+        few = self.images.sample(most_images(settings.budget, self.source.dim), settings.seed)
         if not few.sampled_from:
             return self
         sampled = f"a stratified sample of {len(few)} of {few.sampled_from} images"

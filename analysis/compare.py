@@ -23,11 +23,14 @@ from alike.analysis.blocks import (
     check_seed,
     evaluation_set_of,
     here,
+    measured_rows,
     stored_vectors,
 )
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores
 from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
+from alike.analysis.outlook import Load, outlook
 from alike.analysis.pairs import (
+    INFLUENCE_ROWS,
     PairCounts,
     PairSpreads,
     Units,
@@ -42,7 +45,13 @@ from alike.analysis.pairs import (
     units_of,
 )
 from alike.analysis.pairs import curves as score
-from alike.analysis.scores import PENULTIMATE, SCORES, named_rightly, purity_top
+from alike.analysis.scores import (
+    PENULTIMATE,
+    SCORES,
+    influence_note,
+    named_rightly,
+    purity_top,
+)
 from alike.extract.errors import BadInput
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
@@ -119,7 +128,8 @@ def compare(
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
         `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
-        sample is; and how many were `lost` before: one side has no value of what the measure reads.
+        sample is; how many were `lost` before: one side has no value of what the measure reads;
+        and of how many the influence was computed (`influence_of`).
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -133,6 +143,11 @@ def compare(
     at = both[0].sample_at(MOST, seed)
     images_a, images_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
+    dim = measured_rows(a, ready_measure(a, measure), images_a.rows).dim
+    load = Load(len(images_a), dim, len(both[0]), sides=2)
+    announcement = outlook([load], jobs, intervals=True, budget=None)
+    if announcement:
+        progress("comparison", 0, 0, announcement)
     one, other = (
         _side(name, features, images, measure, jobs, progress)
         for name, features, images in (("a", a, images_a), ("b", b, images_b))
@@ -149,7 +164,10 @@ def compare(
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     table = pd.DataFrame(rows, columns=columns)
     lost = len(every[0]) - len(both[0])
-    table.attrs = {"images": len(images_a), "of": len(both[0]), "lost": lost}
+    table.attrs = {
+        "images": len(images_a), "of": len(both[0]), "lost": lost,
+        "influence_of": min(len(images_a), INFLUENCE_ROWS),
+    }  # fmt: skip
     return table
 
 
@@ -238,10 +256,21 @@ def having_values(
     return first, second
 
 
-def lost_note(lost: int, measure: str) -> str:
-    """What to say of images that `having_values` left out; empty if none was."""
+def compared_images(table: pd.DataFrame) -> str:
+    """How many images a comparison is of, and of how many if a sample was compared."""
+    n, of = table.attrs["images"], table.attrs["of"]
+    return f"{n:,} images" if n == of else f"a stratified sample of {n:,} of {of:,} images"
+
+
+def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
+    """What to say of images that a comparison left out, and of its intervals."""
+    if "images" not in table.attrs:
+        return []  # pandas drops them in some of its own operations.
+    n, lost = table.attrs["images"], table.attrs["lost"]
+    looked_up = table.attrs["influence_of"]
     why = f"one of the two has no value of an array that {measure} reads"
-    return f"{lost} images are left out: {why}" if lost else ""
+    notes = [f"{lost} images are left out: {why}"] if lost else []
+    return notes + ([influence_note(looked_up, n)] if looked_up < n else [])
 
 
 def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _here) -> Differences:

@@ -282,13 +282,16 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
     }
     artefact, label = f"analyse {key}", f"analyse {name}"
     if run.reuse(artefact, inputs, label) is not None:
-        return Analysis.load(store, key)
+        analysis = Analysis.load(store, key)
+        run.notes.extend(analysis.sample_notes)
+        return analysis
     started = time.perf_counter()
     asked = AnalysisSettings(
         measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
     analysis = analyse(features, asked, untrained=beside, progress=run.progress)
     run.seconds[label] = time.perf_counter() - started
+    run.notes.extend(analysis.sample_notes)
     tables = [store.path("tables", key, f"{table}.parquet") for table in sorted(analysis.tables)]
     run.keep(artefact, inputs, {"key": key}, tables)
     return analysis

@@ -18,7 +18,6 @@ from alike.flows.options import (
 )
 
 if TYPE_CHECKING:
-    from alike.analysis.analyse import Analysis
     from alike.extract.store import Store
 
 
@@ -123,9 +122,11 @@ def register(app: typer.Typer) -> None:
                 "twins": analysis.tables["twins"],
             })  # fmt: skip
             return
+        sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
+        more = " (--budget takes more)" if sampled else ""
         print_table(
             analysis.overview(),
-            f"{_evaluated(analysis)} of {len(analysis.classes)} classes, {split.value}",
+            f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}",
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
@@ -133,12 +134,6 @@ def register(app: typer.Typer) -> None:
         twins = twin_sentences(settings_used["twins"])
         for sentence in (*settings_used["warnings"], *twins):
             typer.echo(f"note: {sentence}")
-
-
-def _evaluated(analysis: "Analysis") -> str:
-    of = analysis.settings["n_images_before_sampling"]
-    sampled = f"a sample of {analysis.n_images} of {of} images (--budget takes more)"
-    return f"{of} images" if of == analysis.n_images else sampled
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
