@@ -146,7 +146,8 @@ class NeighbourIndex:
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
         rows = np.array([query.row for query in queries], dtype=np.int64)
-        labels = np.where(rows < 0, label, self.lookup.labels(rows)).tolist()
+        stored = self.lookup.labels(rows)
+        labels = [label if row < 0 else own for row, own in zip(rows, stored, strict=True)]
         fetched = k if rerank is None else wanted_candidates(rerank, k)
         answer = self._answer(vectors, rows, fetched, among, labels, threads)
         if rerank is None:
