@@ -37,7 +37,7 @@ def export_group(
         arrays: some of the arrays; None for all.
 
     Raises:
-        BadInput: another ending, or no such array.
+        BadInput: another ending, no such array, or no features yet.
         StoreDamaged: a row is not what was recorded.
         StoreFull: no room for the file.
     """
@@ -70,6 +70,11 @@ def _carry(features: Features, names: list[str]) -> Carried:
     view = features.store.images()
     view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
     view = view[features.committed(names)[view["row"].to_numpy()]].reset_index(drop=True)
+    if view.empty:
+        raise BadInput(
+            f"{features.key} has no features to export: run `alike extract` first; "
+            f"`alike store verify {features.store.url}` says if some were lost"
+        )
     bad = features.bad().drop_duplicates("row").set_index("row")
     bad = bad[bad.index.isin(view["row"])]
     at = view["row"].isin(bad.index)
