@@ -157,8 +157,9 @@ class Analysis(Displayed):
         if all(self.settings.get(name) in (None, value) for name, value in now.items()):
             return ""
         return (
-            f"images, their labels or sides, or taps of {self.key} came or changed after its analysis, which is of "
-            f"{self.n_images} images: run `alike analyse` to judge what is there now"
+            f"images, their labels or sides, or taps of {self.key} came or changed after its "
+            f"analysis, which is of {self.n_images} images: run `alike analyse` to judge what is "
+            "there now"
         )
 
     def overview(self) -> pd.DataFrame:
