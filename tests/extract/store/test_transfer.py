@@ -119,3 +119,18 @@ def test_wrong_files_are_refused(features, tmp_path):
         other.write_bytes(b"this is something else entirely" * 10)
         with pytest.raises(BadInput, match="no exported group"):
             import_group(features.store, other)
+
+
+def test_labels_of_the_file_that_differ_are_told(features, tmp_path):
+    file = export_group(features, tmp_path / "group.npz")
+    store = Store.open(tmp_path / "to", create=True)
+    images = known.listing(range(1400, 1510))
+    images.loc[3, "label"] = "a cat"
+    store.list_images(images)
+    said = []
+    back = import_group(store, file, tell=said.append)
+    (line,) = said
+    assert line.startswith("1 of the images of group.npz have another label")
+    assert images["image_id"][3][:12] in line
+    labels = back.table().set_index("image_id")["label"]
+    assert labels[images["image_id"][3]] == "a cat"
