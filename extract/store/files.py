@@ -144,6 +144,11 @@ class LocalFiles:
             return self.path(name).stat().st_size
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            # A link that leads back to itself is no file.
+            return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write aside, flush, rename, flush the folder."""

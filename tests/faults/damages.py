@@ -34,9 +34,11 @@ class Damage:
 
 SMALL = (
     r"store\.json|manifest/.*|ledger/.*\.json|log/.*|.*zarr\.json|constants/.*|tables/.*|"
-    r"index/.*card\.json"
+    r"index/.*card\.json|twins/.*"
 )
-BINARY = r"features\.zarr/.*/c[./].*|index/.*\.faiss|constants/.*|tables/.*|manifest/.*parquet"
+BINARY = (
+    r"features\.zarr/.*/c[./].*|index/.*\.faiss|constants/.*|tables/.*|manifest/.*parquet|twins/.*"
+)
 JSON = r"store\.json|manifest/settings\.json|ledger/.*\.json|log/.*|.*zarr\.json|index/.*card\.json"
 
 
