@@ -398,7 +398,7 @@ def analyse(
     opened = open_store(store)
     chosen = opened.features(features).only(where)
     _check_held_out(split, chosen)
-    answers = None if human is None else read_answers(human, chosen.table("all"))
+    answers = None if human is None else read_answers(human, chosen.whole.table("all"))
     for note in answers.notes if answers else ():
         warnings.warn(note, stacklevel=2)
     with open_jobs(dask, workers) as jobs:
@@ -417,6 +417,7 @@ def rank_networks(
     *,
     measure: str = "gap_cosine",
     split: Split = "held_out",
+    where: str | None = None,
     seed: int = 0,
     dask: str | None = None,
     workers: int | None = None,
@@ -429,6 +430,7 @@ def rank_networks(
             kept there for the report.
         measure: key of `MEASURES`, of all.
         split: which images; ``held_out`` are those that no training sees.
+        where: only images with these values, such as ``subset=val`` or ``label=cat,dog``.
         seed: of what is drawn.
         dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
         workers: processes of a Dask cluster of this machine.
@@ -445,8 +447,9 @@ def rank_networks(
     _check_held_out(split, *(opened.features(key) for key in opened.groups()))
     with open_jobs(dask, workers) as jobs:
         return compare_all(
-            opened, measure=measure, split=split, seed=seed, jobs=jobs, progress=progress
-        )[0]
+            opened, measure=measure, split=split, where=where, seed=seed, jobs=jobs,
+            progress=progress,
+        )[0]  # fmt: skip
 
 
 def compare(

@@ -16,7 +16,8 @@ def compare_all(
     *,
     measure: str,
     split: str,
-    seed: int,
+    where: str | None = None,
+    seed: int = 0,
     jobs: "Jobs",
     progress: Progress = silent,
 ) -> "tuple[Ranking, NetworkPairs]":
@@ -26,6 +27,7 @@ def compare_all(
         store: with the extractions.
         measure: a key of `MEASURES`, of all.
         split: which images.
+        where: only images with these values, such as `subset=val`.
         seed: of what is drawn.
         jobs: where blocks run.
         progress: told after every few blocks.
@@ -37,7 +39,7 @@ def compare_all(
     from alike.analysis.similarity import network_pairs
 
     store.require_writable(PLACE)
-    networks = [store.features(key) for key in store.groups()]
+    networks = [store.features(key).only(where) for key in store.groups()]
     ranking = rank_networks(
         networks, split=split, measure=measure, seed=seed, jobs=jobs, progress=progress
     )

@@ -153,7 +153,7 @@ def right_interval(right: Floats, units: Units) -> tuple[float, float]:
 
 
 def _train_images(features: "Features") -> EvaluationSet:
-    table = features.table("train")
+    table = features.whole.table("train")
     table = table[features.committed(["gap"], good=True)[table["row"].to_numpy()]]
     if not len(table):
         msg = (

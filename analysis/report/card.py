@@ -23,7 +23,7 @@ VERSION = 1
 """Of the card's form."""
 ABOUT = ("network", "weights_hash", "transform", "precision", "taps", "class_names")
 SETTINGS = (
-    "split", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
+    "split", "where", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
     "measure_digests", "left_out", "warnings", "untrained",
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ def card_of(analysis: Analysed, features: Any) -> dict[str, Any]:
     settings, store = dict(analysis.settings), features.store
     attrs, measure = dict(features.attrs), main_measure(analysis)
     split = str(settings["split"])
-    ids = sorted(features.table(split)["image_id"].astype(str))
+    ids = sorted(features.only(settings.get("where")).table(split)["image_id"].astype(str))
     scores = table_of(analysis, "scores")
     worst = worst_class(analysis, measure)
     source = str(store.source()[0]).rstrip("/").rpartition("/")[2]

@@ -104,7 +104,7 @@ def register(app: typer.Typer) -> None:
         if replaced:
             reason = "the measures asked for are the whole analysis"
             typer.echo(f"note: {reason}; this replaces that of {', '.join(replaced)}", err=True)
-        answers = None if human is None else read_answers(human, chosen.table("all"))
+        answers = None if human is None else read_answers(human, chosen.whole.table("all"))
         for note in answers.notes if answers else ():
             typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         if every and (a or b or store_b):
             raise BadInput("--all takes every extraction of --store: give no keys and no --store-b")
         if every:
-            _compare_all(store, measure, split, seed, dask, workers, as_json=as_json)
+            _compare_all(store, measure, split, where, seed, dask, workers, as_json=as_json)
             return
         if a is None or b is None:
             raise BadInput("give the keys of two extractions (see `alike store ls`), or --all")
@@ -116,6 +116,7 @@ def _compare_all(
     store: str,
     measure: str,
     split: Split,
+    where: str | None,
     seed: int,
     dask: str | None,
     workers: int | None,
@@ -136,18 +137,20 @@ def _compare_all(
                 typer.echo(f"note: {key}: {note}", err=True)
     with open_jobs(dask, workers) as jobs, progress_bars() as progress:
         ranking, pairs = compare_all(
-            opened, measure=measure, split=split.value, seed=seed, jobs=jobs, progress=progress
-        )
+            opened, measure=measure, split=split.value, where=where, seed=seed, jobs=jobs,
+            progress=progress,
+        )  # fmt: skip
     record = ranking.record
     for key, reason in record["left_out"].items():
         typer.echo(f"note: {key} is left out: {reason}", err=True)
     if as_json:
         shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
-        print_json({**record, **shown, "pairs": pairs.table, "map": pairs.places})
+        print_json({**record, "where": where, **shown, "pairs": pairs.table, "map": pairs.places})
         return
     n, of = record["images"], record["of"]
     images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
-    print_table(ranking.wide(), f"{measure}, {images}, {split.value}")
+    of_what = f"{images} of {where}" if where else images
+    print_table(ranking.wide(), f"{measure}, {of_what}, {split.value}")
     apart = ranking.table[ranking.table["score"] == "sameness"]
     print_table(
         apart[
