@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alike.flows.pipeline import Finished
     from alike.index.build import IndexReport
     from alike.index.query import NeighbourIndex
-    from alike.results import Answers, Comparison, Explanations
+    from alike.results import Answers, Comparison, Explanations, ExportedFiles, ReportFile
     from alike.train.run_files import TrainRun
 
     Place = str | Path | Store
@@ -535,14 +535,14 @@ def explain(
             table, picture = confused_panel(chosen, confused, split=side)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
-            judged = continuity_of(
+            ratios = continuity_of(
                 chosen,
                 methods=names or METHODS,
                 n_images=limit or 64,
                 split=side,
                 progress=progress,
             )
-            parts["continuity"] = Part(judged.table)
+            parts["continuity"] = Part(ratios.table)
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},
@@ -681,7 +681,7 @@ def write_report(
     maps: bool = True,
     thumbnails: bool = True,
     progress: Progress = silent,
-) -> Path:
+) -> "ReportFile":
     """Write the report of an analysis: one HTML file that loads nothing else.
 
     Args:
@@ -695,15 +695,18 @@ def write_report(
         progress: called as the work proceeds.
 
     Returns:
-        The path of the file.
+        The file, which shows itself and can be used as a path; its `Path` is `.path`.
 
     Raises:
         BadInput: an extraction that was not analysed yet.
     """
     from alike.flows.reporting import write_report as write
+    from alike.results import ReportFile
 
+    chosen = open_store(store)
+    after = None if after is None else chosen.features(after).key
     written = write(
-        store,
+        chosen,
         features,
         after,
         to,
@@ -713,7 +716,7 @@ def write_report(
         progress=progress,
     )
     _warn(written.notes)
-    return written.path
+    return ReportFile(written.path, written.key, after, written.notes)
 
 
 def export(
@@ -728,7 +731,7 @@ def export(
     maps: bool = False,
     images: bool = False,
     progress: Progress = silent,
-) -> list[Path]:
+) -> "ExportedFiles":
     """Write features, the tables of `analyse`, and their manifest to a file.
 
     Args:
@@ -744,12 +747,13 @@ def export(
         progress: called as the work proceeds.
 
     Returns:
-        The files that were written.
+        The files that were written, a sequence that shows itself; as a path it is the first one.
 
     Raises:
         BadInput: an ending or an array that is not there.
     """
     from alike.flows.exporting import export as write
+    from alike.results import ExportedFiles
 
     written = write(
         store,
@@ -764,7 +768,7 @@ def export(
         progress=progress,
     )
     _warn(written.notes)
-    return written.files
+    return ExportedFiles(written.files, written.key, written.notes)
 
 
 def _names(given: Names) -> tuple[str, ...]:

@@ -83,18 +83,18 @@ class Among:
         Raises:
             BadInput: the class of a query matters and is not known.
         """
-        named = np.isin(labels.astype(str), self.labels) if self.labels else None
+        has_label = np.isin(labels.astype(str), self.labels) if self.labels else None
         if self.relation == "any":
-            everything = np.ones(len(labels), dtype=bool) if named is None else named
+            everything = np.ones(len(labels), dtype=bool) if has_label is None else has_label
             yield np.arange(len(queries)), everything
             return
         if any(label is None for label in queries):
             place = next(i for i, label in enumerate(queries) if label is None)
             msg = f"the class of query {place} is not known, and --{self.relation}-class needs it"
             raise BadInput(f"{msg}: give it by --label")
-        wanted = np.array(queries, dtype=object)
+        query_labels = np.array(queries, dtype=object)
         for label in dict.fromkeys(queries):
             mask = labels == label if self.relation == "same" else labels != label
-            if named is not None:
-                mask = mask & named
-            yield np.flatnonzero(wanted == label), mask
+            if has_label is not None:
+                mask = mask & has_label
+            yield np.flatnonzero(query_labels == label), mask

@@ -20,6 +20,7 @@ from alike.extract.store.commit import Bad, Lost, commit_unit, pending_units, ro
 from alike.extract.store.files import ADVICE, disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
+from alike.extract.store.lookup import ImageLookup
 from alike.extract.store.shards import grouped_by_unit
 
 Rows = np.ndarray | slice
@@ -145,6 +146,15 @@ class Features(Group):
         table["split"] = pd.Series(splits, index=table.index, dtype=object)
         whole = split in (None, "all")
         return table if whole else table[splits == split].reset_index(drop=True)
+
+    def lookup(self, names: Iterable[str] | None = None) -> ImageLookup:
+        """Give the images of `table(names=names)` as a look-up: only what is asked is read.
+
+        Args:
+            names: arrays that must be committed; None asks for what every unit has.
+        """
+        images = self.store.image_table()
+        return ImageLookup(images, self.committed(names, good=True), self.store.sides)
 
     def bad(self) -> pd.DataFrame:
         """Give the images that have no feature: row (-1: never read), path, state, reason."""

@@ -86,10 +86,9 @@ def register(app: typer.Typer) -> None:
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
         answers = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
-        names = [
-            str(opened.images.at[image, "path"] if isinstance(image, int) else image)
-            for image in asked
-        ]
+        named = opened.read([image for image in asked if isinstance(image, int)])
+        paths = {query.row: query.name for query in named}
+        names = [paths[image] if isinstance(image, int) else image for image in asked]
         table = neighbour_table(opened, names, answers)
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)

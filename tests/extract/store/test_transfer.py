@@ -3,10 +3,12 @@
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import store_writer as known
 import xarray
 
+from alike.extract import row_groups
 from alike.extract.errors import BadInput
 from alike.extract.store.formats.carried import IMAGE_COLUMNS
 from alike.extract.store.formats.formats import FORMATS
@@ -33,6 +35,9 @@ def features(tmp_path_factory):
     made.write_constant("classifier/weight", np.eye(3, dtype=np.float32))
     made.write_constant("measures/gap/count", np.array(7))
     return made
+
+
+GROUPS = [(1, [1024, 476]), (None, [1500]), (700, [700, 700, 100])]
 
 
 def same(a, b) -> None:
@@ -79,6 +84,25 @@ def test_import_into_a_store_with_other_images(features, tmp_path, ending):
     assert back.pending() == [0, 1]
     same_ids = set(features.table()["image_id"])
     assert set(table["image_id"]) == same_ids
+
+
+@pytest.mark.parametrize(("size", "rows"), GROUPS)
+def test_row_groups_are_large_and_those_of_any_size_are_read(
+    features, tmp_path, monkeypatch, size, rows
+):
+    if size == 1:
+        # As earlier versions wrote them: a stored shard each.
+        monkeypatch.setattr(row_groups, "GROUP", 1)
+    file = export_group(features, tmp_path / "group.parquet")
+    if size == 700:
+        with pq.ParquetFile(file) as whole:
+            table, sums = whole.read(), whole.metadata.metadata
+        with pq.ParquetWriter(file, table.schema, write_page_checksum=True) as writer:
+            writer.write_table(table, row_group_size=700)
+            writer.add_key_value_metadata({"alike_checksums": sums[b"alike_checksums"].decode()})
+    written = pq.ParquetFile(file).metadata
+    assert [written.row_group(i).num_rows for i in range(written.num_row_groups)] == rows
+    same(features, import_group(Store.open(tmp_path / "to", create=True), file))
 
 
 def test_plain_readers(features, tmp_path):
@@ -166,3 +190,18 @@ def test_without_subsets_a_file_is_as_before(features, tmp_path, ending):
         assert list(carried.images) == list(IMAGE_COLUMNS)
         names = {name for name in carried.sums if name.startswith("column ")}
     assert names == {f"column {name}" for name in IMAGE_COLUMNS}
+
+
+def test_labels_of_the_file_that_differ_are_told(features, tmp_path):
+    file = export_group(features, tmp_path / "group.npz")
+    store = Store.open(tmp_path / "to", create=True)
+    images = known.listing(range(1400, 1510))
+    images.loc[3, "label"] = "a cat"
+    store.list_images(images)
+    said = []
+    back = import_group(store, file, tell=said.append)
+    (line,) = said
+    assert line.startswith("1 of the images of group.npz have another label")
+    assert images["image_id"][3][:12] in line
+    labels = back.table().set_index("image_id")["label"]
+    assert labels[images["image_id"][3]] == "a cat"
