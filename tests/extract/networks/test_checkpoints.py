@@ -265,6 +265,7 @@ def test_backbone_of_a_convolutional_classifier(tmp_path: Path) -> None:
         forward_taps(network.module, batch, ["logits"])
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
