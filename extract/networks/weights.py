@@ -94,7 +94,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor], salt: str = "") -> str:
     for name, value in sorted(tensors.items()):
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
