@@ -144,7 +144,8 @@ def _rows(features: Any, settings: MapSettings) -> np.ndarray:
     taps = measure.taps if measure and set(measure.taps) <= set(features.arrays) else None
     table = features.table(split, names=taps)
     if table.empty:
-        raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
+        of = f" and {features.where}" if features.where else ""
+        raise BadInput(f"{features.key} has no image in split {split!r}{of}; choose another.")
     return np.asarray(table.sort_values("image_id")["row"], dtype=np.int64)
 
 
@@ -154,6 +155,7 @@ def _asked(
     """Where a map is stored, and everything that it depends on."""
     inputs = {
         **asdict(settings),
+        **({"where": features.where} if features.where else {}),
         "digest": features.digest,
         "rows": hash_of(_rows(features, settings)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
@@ -163,7 +165,10 @@ def _asked(
         # Its vectors change with the labels of the images that it is fitted on.
         train = features.table("train").sort_values("image_id")
         inputs["fitted_on"] = seal_of(train[["image_id", "label"]].astype(str).to_numpy().tolist())
-    name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"
+    # A map of some images stands beside that of all, which the report shows.
+    some = f".{hash_of(np.frombuffer(features.where.encode(), np.uint8))[:8]}"
+    part = some if features.where else ""
+    name = f"{settings.measure}.{settings.split}{part}{'' if like is None else '.like'}"
     return f"maps/{features.key}/{name}.parquet", inputs
 
 
