@@ -87,7 +87,7 @@ def few_digits():
 
 
 sklearn.datasets.load_digits = few_digits
-sections = re.split(r"\n(?=\\[)", alike.flows.demo.PIPELINE)
+sections = re.split(r"\n(?=\[)", alike.flows.demo.PIPELINE)
 rest = [one for one in sections if not one.startswith(("[explain]", "[retrain]"))]
 alike.flows.demo.PIPELINE = "\n".join([*rest, '[analyse]\nmeasures = ["gap_cosine"]\n'])
 
