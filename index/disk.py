@@ -7,6 +7,7 @@ memory of the wish is small: k-means needs some rows of each list (39 rows of N 
 1e8 1.3 %).
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from alike.index.files import printing_to_stderr, publish, read_lists, sync, write_faiss
+from alike.index.files import publish, read_lists, silent_faiss, sync, write_faiss
 from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
@@ -39,6 +40,9 @@ KINDS = ("ivf_sq8", "ivf_fp16", "ivf_flat")
 """From small to large: the first whose rounding leaves the recall that is asked."""
 
 PART = 20_000
+
+ID_BYTES = 8
+"""Of a row's number in a list."""
 
 LEAST_POINTS = 39
 """Rows of each list that k-means is given at least; FAISS warns below."""
@@ -196,14 +200,20 @@ def _shards(
 
 
 def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
-    """Fill an empty trained index with the lists of others, which are laid on disk in `target`."""
+    """Fill an empty trained index with the lists of others, which are laid on disk in `target`.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
     import faiss
 
     disk_lists = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
-    with printing_to_stderr():
+    rows = sum(part.invlists.compute_ntotal() for part in parts)
+    _make_room(target, rows * (empty.code_size + ID_BYTES))
+    with silent_faiss():
         parts_of = (lists_of_parts.data(), lists_of_parts.size())
         empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
     empty.replace_invlists(disk_lists, True)
@@ -211,6 +221,21 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     disk_lists.this.disown()
     sync(target)
     return empty
+
+
+def _make_room(target: Path, size: int) -> None:
+    """Refuse a file that the disk cannot hold.
+
+    FAISS writes it through a map of the file, and a full disk then kills the process (SIGBUS).
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with target.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            target.unlink()
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _none_lost(index: Any, rows: NDArray[np.int64]) -> None:

@@ -1,13 +1,17 @@
-"""Which rows may answer a query: its own class only, other classes only, or named classes."""
+"""Which rows may answer a query: of its own class, of others, of named classes or subsets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.errors import BadInput
+from alike.extract.images import Where
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RELATIONS = ("any", "same", "other")
 
@@ -19,20 +23,24 @@ class Among:
     Attributes:
         relation: `any`; `same`: only the query's class; `other`: only other classes.
         labels: only these classes; empty: all.
+        where: ``subset=val`` or ``label=cat,dog``: only these images; "" for all.
     """
 
     relation: str = "any"
     labels: tuple[str, ...] = ()
+    where: str = ""
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
             raise BadInput(f"relation {self.relation!r}: one of {', '.join(RELATIONS)} expected")
         object.__setattr__(self, "labels", tuple(self.labels))
+        if self.where:
+            Where.parse(self.where)
 
     @property
     def all(self) -> bool:
         """Whether every row may answer."""
-        return self.relation == "any" and not self.labels
+        return self.relation == "any" and not self.labels and not self.where
 
     def check(self, classes: Sequence[str]) -> None:
         """Refuse a class that no row has.
@@ -44,6 +52,21 @@ class Among:
             if label not in classes:
                 some = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
                 raise BadInput(f"no image has the label {label!r}; there are: {some or 'none'}")
+
+    def selected(self, images: "pd.DataFrame") -> NDArray[np.bool_]:
+        """Which of the indexed images `where` names, (n,).
+
+        Args:
+            images: subset and label of each position; missing for one that left the set.
+
+        Raises:
+            BadInput: it names what no image has.
+        """
+        if not self.where:
+            return np.ones(len(images), dtype=bool)
+        where = Where.parse(self.where)
+        where.check(images[where.field].dropna().unique(), "the index")
+        return where.mask(images)
 
     def groups(
         self, queries: Sequence[str | None], labels: NDArray[Any]

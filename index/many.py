@@ -12,6 +12,7 @@ import pandas as pd
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.progress import Progress, silent
+from alike.extract.row_groups import RowGroups
 from alike.index.encode import BATCH
 from alike.index.filters import Among
 from alike.index.query import ALL, NeighbourIndex
@@ -74,7 +75,6 @@ def query_many(
         BadInput: no image of the source can be used.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     entries = list(source)
     bad: list[tuple[str, str, str]] = []
@@ -82,7 +82,7 @@ def query_many(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, count = path.with_name(f"{path.name}.partial"), 0
     try:
-        with pq.ParquetWriter(aside, schema) as writer, ThreadPoolExecutor(readers) as pool:
+        with RowGroups(aside, schema) as groups, ThreadPoolExecutor(readers) as pool:
             for batch in _read_ahead(pool, source, entries, bad):
                 # one class at a time: the class of an image matters to what may answer it
                 for named, part in itertools.groupby(batch, key=lambda one: one[1] or label):
@@ -90,7 +90,7 @@ def query_many(
                     answer = index.query(images, k, among=among, label=named, rerank=rerank)
                     table = neighbour_table(index, paths, answer)
                     table["number"] += count
-                    writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+                    groups.add(pa.Table.from_pandas(table, schema, preserve_index=False))
                     count += len(images)
                 progress("neighbours", count + len(bad), len(entries))
         if not count:

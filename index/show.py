@@ -32,7 +32,7 @@ def neighbour_table(
     """
     places, ranks = np.nonzero(answer.rows >= 0)
     rows = answer.rows[places, ranks]
-    images = index.images.loc[rows]
+    images = index.lookup.table(rows)
     return pd.DataFrame(
         {
             "number": places,
@@ -66,7 +66,7 @@ def write_contact_sheet(
     store = StoredImages.of(index.features.store)
     lines = []
     for number, query in enumerate(index.read(images)):
-        own_label = label if query.row < 0 else index.images.at[query.row, "label"]
+        own_label = label if query.row < 0 else index.lookup.labels(np.array([query.row]))[0]
         near = [
             Cell(
                 _read(store, one.row),

@@ -164,6 +164,9 @@ def stored_evaluation_set(features: FeatureRows, split: str) -> EvaluationSet:
         raise BadInput(msg)
     table = features.table(None if split == "all" else split)
     if not len(table):
-        msg = f"the split {split} of {features.key} is empty: use --split all, or extract images"
+        of = f" with {features.where}" if features.where else ""
+        msg = (
+            f"the split {split} of {features.key}{of} is empty: use --split all, or extract images"
+        )
         raise BadInput(msg)
     return evaluation_set_of(table["row"].to_numpy(), table["label"].tolist(), table["image_id"])

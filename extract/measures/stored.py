@@ -29,6 +29,8 @@ class FeatureRows(Protocol):
     key: str
     arrays: Any
     """Names of the stored arrays; `in` must work."""
+    where: str
+    """Which images `table` gives, "" for all."""
 
     def read(self, name: str, rows: Any) -> NDArray[Any]:
         """Rows of one array, in the order asked for."""
@@ -44,6 +46,10 @@ class FeatureRows(Protocol):
 
     def table(self, split: str | None = None) -> Any:
         """Usable rows: row, image_id, path, label, split."""
+
+    @property
+    def whole(self) -> "FeatureRows":
+        """The same features with a `table` of all images, if this one is of some."""
 
 
 def ready_measure(
@@ -79,9 +85,9 @@ def ready_measure(
     if earlier is not None and as_fitted:
         return earlier
     if fit_rows is None:
-        train = features.table("train").sort_values("image_id")
+        train = features.whole.table("train").sort_values("image_id")
         fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
-    table = features.table().set_index("row")
+    table = features.whole.table().set_index("row")
     # By image id, for sums depend on the order a little, and rows are numbered by arrival.
     images = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
     rows, labels = images.index.to_numpy(np.int64), images["label"].astype(str).to_numpy()

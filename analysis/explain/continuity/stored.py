@@ -88,6 +88,8 @@ def continuity_of(
         progress=progress,
     )
     settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
+    if features.where:
+        settings["where"] = features.where
     place = {"key": features.key}
     features.store.write_table(TABLE.format(**place), result.table, settings)
     picture = continuity_panel(result.examples, network.transform)
