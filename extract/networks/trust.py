@@ -8,6 +8,7 @@ agreed to one by one, each before it runs. Agreements are kept per user, one sma
 folder of `agreements()`.
 """
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -18,7 +19,6 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 from alike.extract.errors import BadInput
-from alike.extract.networks.user_code import import_statements
 
 Ask = Callable[[str], bool]
 """Puts a question to the user; whether the answer is yes."""
@@ -218,6 +218,26 @@ def _named_in(file: Path, top: Path) -> Iterator[Path]:
     for level, parts in import_statements(file):
         base = file.parents[level - 1] if 0 < level <= len(file.parents) else top
         yield from _modules(base, parts)
+
+
+def import_statements(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """What the import statements of a file may load, wherever they stand in it.
+
+    Returns:
+        The number of leading dots (0: an absolute name) and the parts of the name; none for a file
+        that cannot be read or parsed, whose own error is told where it is run.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            names = [alias.name for alias in node.names if alias.name != "*"]
+            yield from ((node.level, parts) for parts in (base, *([*base, one] for one in names)))
 
 
 def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
