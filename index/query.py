@@ -58,7 +58,7 @@ class NeighbourIndex:
     @cached_property
     def _labels(self) -> NDArray[Any]:
         """Class of each position, (n,) of `object`."""
-        return self.lookup.labels(self._engine.rows)
+        return np.asarray(self.lookup.labels(self._engine.rows))
 
     @classmethod
     def open(
@@ -146,7 +146,10 @@ class NeighbourIndex:
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
         rows = np.array([query.row for query in queries], dtype=np.int64)
-        labels = np.where(rows < 0, label, self.lookup.labels(rows)).tolist()
+        labels = [
+            label if row < 0 else stored
+            for row, stored in zip(rows, self.lookup.labels(rows), strict=True)
+        ]
         fetched = k if rerank is None else wanted_candidates(rerank, k)
         answer = self._answer(vectors, rows, fetched, among, labels, threads)
         if rerank is None:
