@@ -110,16 +110,16 @@ class Comparison(Displayed):
     likeness: Mapping[str, float]
 
     def _summary(self) -> Summary:
-        from alike.analysis.compare import lost_note
+        from alike.analysis.compare import compared_images, comparison_notes
 
         facts: dict[str, object] = {}
         for row in self.scores[self.scores["score"] == "sameness"].itertuples(index=False):
             facts["sameness of a"], facts["sameness of b"] = float(row.a), float(row.b)
             facts["difference"] = with_interval(row.difference, row.low, row.high)
-        images = {"images": self.scores.attrs["images"]} if "images" in self.scores.attrs else {}
+        known = "images" in self.scores.attrs
+        images = {"compared": compared_images(self.scores)} if known else {}
         title = f"comparison by {self.measure}: a = {self.a}, b = {self.b}"
-        note = lost_note(self.scores.attrs.get("lost", 0), self.measure)
-        notes = (note,) if note else ()
+        notes = comparison_notes(self.scores, self.measure)
         return Summary(title, {**facts, **self.likeness, **images}, notes, {"scores": self.scores})
 
 

@@ -18,8 +18,8 @@ class Exported:
     Attributes:
         files: paths.
         key: of the extraction.
-        notes: what a reader must know: features that changed after the analysis, neighbours that
-            were not written.
+        notes: what a reader must know: features that changed after the analysis, a sample,
+            neighbours that were not written.
     """
 
     files: list[Path]
@@ -63,7 +63,7 @@ def export(
     except BadInput:
         # Features can be studied before anything was analysed.
         analysis = None
-    notes = [analysis.outdated(chosen.digest)] if analysis else []
+    notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
     places = None
     if maps:
         from alike.analysis.maps import MapSettings, find_map, make_map

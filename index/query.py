@@ -58,7 +58,8 @@ class NeighbourIndex:
     @cached_property
     def _labels(self) -> NDArray[Any]:
         """Class of each position, (n,) of `object`."""
-        return np.asarray(self.lookup.labels(self._engine.rows))
+        labels: NDArray[Any] = self.lookup.labels(self._engine.rows)
+        return labels
 
     @classmethod
     def open(
@@ -146,10 +147,8 @@ class NeighbourIndex:
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
         rows = np.array([query.row for query in queries], dtype=np.int64)
-        labels = [
-            label if row < 0 else stored
-            for row, stored in zip(rows, self.lookup.labels(rows), strict=True)
-        ]
+        stored = self.lookup.labels(rows)
+        labels = [label if row < 0 else own for row, own in zip(rows, stored, strict=True)]
         fetched = k if rerank is None else wanted_candidates(rerank, k)
         answer = self._answer(vectors, rows, fetched, among, labels, threads)
         if rerank is None:

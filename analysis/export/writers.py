@@ -46,6 +46,10 @@ WRITERS: dict[str, Kind] = {
 }
 
 
+SAMPLING = ("n_images_before_sampling", "evaluated")
+"""Settings of an analysis that say how many images it is of."""
+
+
 def export(
     features: Any,
     to: str | Path,
@@ -98,6 +102,9 @@ def export(
                 "measure": measure, **dict(features.attrs)}  # fmt: skip
     if features.where:
         manifest["where"] = features.where
+    if analysed is not None:
+        # A sample is called a sample in the file of the images too, which has no table of scores.
+        manifest |= {name: analysed[name] for name in SAMPLING if name in analysed}
     plan = Plan(
         features=features,
         images=_placed(table.reset_index(drop=True), places),

@@ -46,6 +46,7 @@ class PairSpreads:
         units: how many independent units there are.
         why_not: score to the reason why it has no interval.
         fewest: units of the smallest class.
+        looked_up: images whose influence was computed, if not that of all.
     """
 
     sides: tuple[dict[str, Spread], ...]
@@ -53,6 +54,7 @@ class PairSpreads:
     units: int
     why_not: dict[str, str] = field(default_factory=dict)
     fewest: int = 1
+    looked_up: int = 0
 
     def trials(self, score: str) -> float:
         """Independent trials that a score rests on at an end of its range."""
@@ -103,7 +105,8 @@ def pair_spreads(
         if difference is not None:
             apart["worst_class_auc"] = difference
     fewest = int(_unit_counts(images, units).min())
-    return PairSpreads(tuple(spreads), apart, len(units.stratum), why_not, fewest)
+    looked_up = len(sums.at) if len(sums.at) < len(images) else 0
+    return PairSpreads(tuple(spreads), apart, len(units.stratum), why_not, fewest, looked_up)
 
 
 def spreads_of_matrix(
@@ -195,7 +198,10 @@ def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
         out["tar_at_far_1pct"] = "a class of three images says too little about 1 % of its pairs"
     if of_class.min() < WORST_UNITS:
         out["worst_class_auc"] = f"a class has fewer than {WORST_UNITS} images"
-    elif len(images) * len(n) > WORST_NUMBERS or images.sample_at(influence.ROWS, 0) is not None:
+    elif (
+        len(images) * len(n) > WORST_NUMBERS
+        or images.sample_at(influence.INFLUENCE_ROWS, 0) is not None
+    ):
         out["worst_class_auc"] = f"{len(images)} images of {len(n)} classes are too many for it"
     return out
 

@@ -99,7 +99,7 @@ def _collapse(
         weight = None
     moments = class_moments(vectors, images, second=False)
     geometry = class_geometry(vectors, images, moments)
-    note = f"of {len(images)} judged images, features entering the classifier"
+    note = f"of {len(images)} evaluated images, features entering the classifier"
     more = geometry_notes(moments)
     return [
         score_row(NAME, name, value, NO_SPAN, "; ".join(filter(None, [note, more.get(name)])))

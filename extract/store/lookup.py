@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 Places = np.ndarray
 """(n,) int64 positions among the images of a look-up."""
@@ -116,7 +117,7 @@ class ImageLookup:
         row = -1 if place < 0 else int(self._images.rows[place])
         return row if row in self else -1
 
-    def labels(self, rows: np.ndarray) -> np.ndarray:
+    def labels(self, rows: np.ndarray) -> NDArray[Any]:
         """Give the labels of rows, (n,) of `object`: None of rows that are none of them."""
         at, known = self._at(rows)
         out = np.full(len(rows), None, dtype=object)

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
         from alike.analysis.blocks import open_jobs
         from alike.analysis.compare import compare as set_side_by_side
-        from alike.analysis.compare import lost_note
+        from alike.analysis.compare import compared_images, comparison_notes
         from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -70,20 +70,18 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
-        note = lost_note(table.attrs["lost"], measure)
-        if note:
+        for note in comparison_notes(table, measure):
             typer.echo(f"note: {note}", err=True)
         if not as_json:
-            n, of = table.attrs["images"], table.attrs["of"]
-            images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
-            of_what = f"{images} of {where}" if where else images
+            of_what = compared_images(table) + (f" of {where}" if where else "")
             print_table(table, f"{measure}, {of_what}: a = {a}, b = {b}")
         alike, _ = network_similarity(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
                 "a": a, "b": b, "measure": measure, "split": split.value, "where": where,
-                "scores": table,
-                "likeness": alike,
+                "scores": table, "likeness": alike, "n_images": table.attrs["images"],
+                "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
+                "influence_of": table.attrs["influence_of"],
             })  # fmt: skip
         else:
             rows = [(name, value, SIMILARITY[name]) for name, value in alike.items()]
