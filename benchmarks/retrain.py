@@ -10,15 +10,16 @@
 
 `--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
 where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`. `--pilot`
-chooses settings without a look at the test images: checkpoint and runs see 80 % of the training
-images, by content hash, and the other 20 % judge.
+chooses settings without a look at the held-out images: 20 % of the training images, by content
+hash, are a validation side, which checkpoint and runs do not see and which alone is scored then.
+So each set has three sides: one trains, one chooses, one is reported.
 """
 
 import argparse
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,8 +52,24 @@ def as_file(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def without_validation(
+    images: list[tuple[str, str]], read: Callable[[str], bytes], salt: str = ""
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Training images less those of the validation side, and these: a fifth, by content hash.
+
+    Args:
+        images: path and label.
+        read: path to content.
+        salt: of the hash; another one where the held-out side was drawn by the hash already.
+    """
+    sides: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "held_out": []}
+    for path, label in images:
+        sides[split_of(image_id(read(path)), 0.8, salt, 0.2)].append((path, label))
+    return sides["train"], sides["validation"] + sides["held_out"]
+
+
 class Cifar:
-    """The shared CIFAR-10 files as images for `retrain`, and as arrays to judge on."""
+    """The shared CIFAR-10 files as images for `retrain`, and as arrays to score."""
 
     parent: Mapping[str, Any] = {
         "batch_size": 60,
@@ -82,15 +99,14 @@ class Cifar:
             for part in ("jpeg/train", "lossless/train")
             for row, label in enumerate(self.labels[part])
         ]
-        sides: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
-        for path, label in self.train:
-            sides[split_of(image_id(self.read(path)), 0.8)].append((path, label))
+        unseen: tuple[str, ...] = ("jpeg/test", "lossless/test")
         if asked.pilot:
-            self.train, self.parent = sides["train"], {**self.parent, "epochs": 5}
-            self._show("pilot", sides["held_out"])
+            self.train, chosen_by = without_validation(self.train, self.read)
+            self.parent = {**self.parent, "epochs": 5}
+            self._show("validation", chosen_by)
+            unseen = ("validation",)
         self._show("trained on", self.train[:: len(self.train) // 1000])
-        unseen = ("pilot",) if asked.pilot else ("jpeg/test", "lossless/test")
-        self.judged = (*unseen, "trained on")
+        self.scored = (*unseen, "trained on")
 
     def _show(self, name: str, images: list[tuple[str, str]]) -> None:
         found = [self._place(path) for path, _ in images]
@@ -112,7 +128,7 @@ class Digits:
 
     parent: ClassVar[dict[str, Any]] = {"lr": 5e-3, "epochs": 12}
     run: ClassVar[dict[str, Any]] = {"lr": 3e-3, "epochs": 8}
-    judged = ("digits/test",)
+    scored = ("digits/test",)
 
     def __init__(self, asked: argparse.Namespace) -> None:
         from sklearn.datasets import load_digits
@@ -127,8 +143,13 @@ class Digits:
         files = [as_file(pixels) for pixels in self.every]
         trained = np.array([split_of(image_id(file), 0.5) == "train" for file in files])
         self.train = [(str(row), str(digits.target[row])) for row in np.flatnonzero(trained)]
-        self.pixels = {"digits/test": self.every[~trained]}
-        self.labels = {"digits/test": digits.target[~trained]}
+        shown = np.flatnonzero(~trained)
+        if asked.pilot:
+            self.train, chosen_by = without_validation(self.train, self.read, "validation")
+            shown = np.array([int(row) for row, _ in chosen_by])
+            self.scored = ("validation",)
+        self.pixels = {self.scored[0]: self.every[shown]}
+        self.labels = {self.scored[0]: digits.target[shown]}
 
     def read(self, path: str) -> bytes:
         """One image in .npy form."""
@@ -143,7 +164,7 @@ class Photos:
 
     network = "mobilenet_v2"
     run: ClassVar[dict[str, Any]] = {"epochs": 2}
-    judged = ("held out",)
+    scored = ("held out",)
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self.transform = Transform(resize=146, crop=128)
@@ -152,10 +173,13 @@ class Photos:
         sides: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
         for path, label in listed:
             sides[split_of(image_id(self.read(path)), 0.5)].append((path, label))
-        self.train = sides["train"]
-        frames = [decode(self.read(path)).permute(1, 2, 0) for path, _ in sides["held_out"]]
-        self.pixels = {"held out": torch.stack(frames).numpy()}
-        self.labels = {"held out": np.array([classes.index(one) for _, one in sides["held_out"]])}
+        self.train, shown = sides["train"], sides["held_out"]
+        if asked.pilot:
+            self.train, shown = without_validation(self.train, self.read, "validation")
+            self.scored = ("validation",)
+        frames = [decode(self.read(path)).permute(1, 2, 0) for path, _ in shown]
+        self.pixels = {self.scored[0]: torch.stack(frames).numpy()}
+        self.labels = {self.scored[0]: np.array([classes.index(one) for _, one in shown])}
 
     def read(self, path: str) -> bytes:
         """One image file."""
@@ -204,7 +228,7 @@ def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def runs(asked: argparse.Namespace) -> None:
-    """Train the checkpoint, then every loss from it with every seed; judge each."""
+    """Train the checkpoint, then every loss from it with every seed; evaluate each."""
     kind = Photos if asked.photos else Digits if asked.digits else Cifar
     images: Any = kind(asked)
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -213,7 +237,7 @@ def runs(asked: argparse.Namespace) -> None:
         given = {"loss": "ce", "out": asked.out / "parent", **images.parent}
         asked.parent = retrain(fresh, images.train, images.read, **given).weights
     network = load_network(images.network, str(asked.parent), transform=images.transform)
-    judge(asked.out, ("parent", 0), network, images)
+    evaluate(asked.out, ("parent", 0), network, images)
     changes = images.run | {name: json.loads(value) for name, value in map(_pair, asked.set)}
     part, parts = (int(number) for number in asked.part.split("/"))
     todo = [(seed, loss) for seed in range(asked.seeds) for loss in asked.losses.split(",")]
@@ -222,7 +246,7 @@ def runs(asked: argparse.Namespace) -> None:
         named = {"loss": name, "seed": seed + 1, "out": asked.out / f"{loss}-{seed}"}
         named |= {"weight": float(weight)} if weight else {}
         run = retrain(network, images.train[:: asked.every], images.read, **named, **changes)
-        judge(asked.out, (loss, seed), load_network(images.network, str(run.weights)), images)
+        evaluate(asked.out, (loss, seed), load_network(images.network, str(run.weights)), images)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -230,10 +254,10 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def judge(out: Path, run: tuple[str, int], network: Network, images: Any) -> None:
+def evaluate(out: Path, run: tuple[str, int], network: Network, images: Any) -> None:
     """Write the scores of one network on the held-out sets, and on what it was trained on."""
     rows = []
-    for name in images.judged:
+    for name in images.scored:
         found = scores(network, images.pixels[name], images.labels[name])
         rows.append({"loss": run[0], "seed": run[1], "images": name, **found})
     pd.DataFrame(rows).to_csv(out / f"scores-{run[0]}-{run[1]}.csv", index=False)

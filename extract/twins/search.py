@@ -12,7 +12,7 @@ from alike.extract.images import SIDES, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
 from alike.extract.store import UNIT, Store, StoreBase
 from alike.extract.twins.hashes import NAMES
-from alike.extract.twins.links import Links, find_links, part_hashes
+from alike.extract.twins.links import Links, find_links, flat, part_hashes
 from alike.extract.twins.thumbnails import SMALLEST, thumbnail
 
 AUTOMATIC = 50_000
@@ -83,13 +83,17 @@ def search_twins(
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
         return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), left=True)
-    plain = 0
-    if len(np.setdiff1d(_signed_rows(store), searched)):
+    plain, known = 0, store.plain_rows()
+    if len(np.setdiff1d(_signed_rows(store), searched)) or (known is None and len(searched)):
         every, rows, thumbnails, hashes = store.signatures.read()
         # What was searched and cannot be read any more is signed and searched anew.
         searched = np.intersect1d(searched, every)
         new = np.flatnonzero(~np.isin(rows, searched))
-        plain = len(np.setdiff1d(every, searched)) - len(new)
+        fresh = new if known is not None else np.arange(len(rows))
+        featureless = np.union1d(rows[fresh[flat(thumbnails[fresh])]], np.setdiff1d(every, rows))
+        plain = len(np.setdiff1d(featureless, searched))
+        if known is not None:
+            featureless = np.union1d(featureless, known)
         found = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),
@@ -98,7 +102,7 @@ def search_twins(
         links = links.drop_duplicates(["row_a", "row_b"], ignore_index=True)
         # Small images too: they were looked at, and have no thumbnail to compare.
         searched = np.unique(np.concatenate([searched, every]))
-        store.keep_links(links, searched)
+        store.keep_links(links, searched, featureless)
     store.assign_sides()
     return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), plain)
 
