@@ -40,7 +40,7 @@ from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
-from alike.extract.notes import flat_features
+from alike.extract.notes import flat_features, only_some
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -308,14 +308,15 @@ def analyse(
     )
     tables["twins"] = twins
     record = {
-        "split": settings.split, "measures": [*measures, *settings.set_measures],
+        "split": settings.split, **({"where": features.where} if features.where else {}),
+        "measures": [*measures, *settings.set_measures],
         "left_out": left_out, "bootstrap": settings.bootstrap, "seed": settings.seed,
         "budget": settings.budget, "bins": settings.bins,
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
-        "warnings": flat_features(features, np.sort(images.rows)),
+        "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],
         "scores_version": SCORES_VERSION,
         "n_images_before_sampling": len(images),
         "evaluated": {part.name: len(part.images) for part in plan},

@@ -227,7 +227,8 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
     both = left[["image_id", "row", "label"]].merge(right[["image_id", "row"]], on="image_id")
     if not len(both):
         msg = (
-            f"{a.key} and {b.key} have no image in common in the split {split}, expected the same "
+            f"{a.key} and {b.key} have no image in common in the split {split}"
+            f"{f' with {a.where}' if a.where else ''}, expected the same "
             "images on both sides: extract one source with both networks"
         )
         raise BadInput(msg)

@@ -105,7 +105,7 @@ def _images(sizes: tuple[int, ...]):
     return evaluation_set_of(np.arange(len(codes)), [f"{code:04d}" for code in codes])
 
 
-def evaluated(
+def evaluate(
     cell: Cell, seed: int, *, intervals: bool, paired: bool = True
 ) -> tuple[Numbers, Numbers]:
     """Value, low, high of every score (scores, 3): of the first network, and of the difference."""
@@ -149,9 +149,9 @@ def measure(
     with threadpool_limits(1), ProcessPoolExecutor(workers, **one_thread) as pool:
         run = pool.map if workers > 1 else map
         of_truth = list(
-            run(partial(evaluated, cell, intervals=False), range(10_000, 10_000 + truths))
+            run(partial(evaluate, cell, intervals=False), range(10_000, 10_000 + truths))
         )
-        of_sets = list(run(partial(evaluated, cell, intervals=True), range(sets)))
+        of_sets = list(run(partial(evaluate, cell, intervals=True), range(sets)))
     for at, kind in enumerate(("alone", "difference")):
         truth = np.nanmean([each[at][:, 0] for each in of_truth], axis=0)
         yield kind, truth, *covered(np.array([each[at] for each in of_sets]), truth)
@@ -164,18 +164,18 @@ def main() -> None:
     parser.add_argument("--truths", type=int, default=2000)
     parser.add_argument("--cells", default=",".join(CELLS), help="names, or `unfitted`")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)
     cells = {**CELLS, **UNFITTED}
-    for name in list(UNFITTED) if given.cells == "unfitted" else given.cells.split(","):
+    for name in list(UNFITTED) if options.cells == "unfitted" else options.cells.split(","):
         started = time.monotonic()
-        for kind, _, share, printed in measure(
-            cells[name], given.sets, given.truths, given.workers
+        for kind, _, share, line in measure(
+            cells[name], options.sets, options.truths, options.workers
         ):
             row = [
                 f"{s:.3f}" + (f" ({p:.0%} printed)" if p < 1 else "") if p else "none printed"
-                for s, p in zip(share, printed, strict=True)
+                for s, p in zip(share, line, strict=True)
             ]
             print(f"| {name}, {kind} | {' | '.join(row)} |", flush=True)
         print(f"<!-- {name}: {time.monotonic() - started:.0f} s -->", flush=True)

@@ -188,6 +188,23 @@ def read_table(
     return table, attrs
 
 
+def arrow_bytes(table: Any) -> bytes:
+    """Write an Arrow table as an uncompressed file for `map_arrow`; no checksum is inside."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def map_arrow(path: Path) -> Any:
+    """Give the Arrow table of a file whose checksum holds: pages are read as they are touched."""
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
 def need_columns(
     table: "pd.DataFrame", columns: Mapping[str, str], place: str, way_out: str
 ) -> None:

@@ -34,6 +34,7 @@ def export(
     *,
     arrays: Sequence[str] = ("gap",),
     split: str = "held_out",
+    where: str | None = None,
     measure: str = "gap_cosine",
     maps: bool = False,
     images: bool = False,
@@ -56,7 +57,7 @@ def export(
     if ending_of(to) != ".zarr":
         check_target(to)
     opened = store if isinstance(store, Store) else Store.open(store)
-    chosen = opened.features(features)
+    chosen = opened.features(features).only(where)
     try:
         analysis = Analysis.load(opened, chosen.key)
     except BadInput:

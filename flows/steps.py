@@ -210,6 +210,7 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     """The nearest-neighbour index of a group, if its features or the wish changed."""
     from alike.index.build import build_index
     from alike.index.files import CARD, folder_of
+    from alike.index.specs import Wish
 
     store = run.store()
     features = store.features(key)
@@ -226,9 +227,7 @@ def build(run: PipelineRun, key: str, name: str) -> None:
         build_index,
         features,
         settings.measure,
-        recall=settings.recall,
-        at=settings.at,
-        memory=settings.memory,
+        wish=Wish(recall=settings.recall, at=settings.at, memory=settings.memory),
         progress=run.progress,
     )
     try:

@@ -62,7 +62,7 @@ def split_images(
     chosen_by = _held_out_frames(frames, validation, read) if validation else None
     if chosen_by is not None and chosen_by.images:
         return TrainingSplit(frames, chosen_by, "validation")
-    untrained = _held_out_frames(frames, held_out, read) if held_out else None
+    held_out_frames = _held_out_frames(frames, held_out, read) if held_out else None
     if settings.patience:
         share = 1.0 - settings.validation
         parts = [split_of(image.image_id, share, "validation") for image in frames.images]
@@ -74,8 +74,8 @@ def split_images(
                 "set patience to 0 or give more images"
             )
         return TrainingSplit(frames.subset(training), frames.subset(stopping), "validation")
-    if untrained is not None and untrained.images:
-        return TrainingSplit(frames, untrained, "held out")
+    if held_out_frames is not None and held_out_frames.images:
+        return TrainingSplit(frames, held_out_frames, "held out")
     return TrainingSplit(frames, frames, "train")
 
 

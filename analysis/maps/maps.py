@@ -135,7 +135,8 @@ def _rows(features: Any, settings: MapSettings) -> np.ndarray:
     taps = measure.taps if measure and set(measure.taps) <= set(features.arrays) else None
     table = features.table(split, names=taps)
     if table.empty:
-        raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
+        of = f" and {features.where}" if features.where else ""
+        raise BadInput(f"{features.key} has no image in split {split!r}{of}; choose another.")
     return np.asarray(table["row"], dtype=np.int64)
 
 
@@ -145,11 +146,15 @@ def _asked(
     """Where a map is stored, and everything that it depends on."""
     inputs = {
         **asdict(settings),
+        **({"where": features.where} if features.where else {}),
         "digest": features.digest,
         "rows": hash_of(_rows(features, settings)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
     }
-    name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"
+    # A map of some images stands beside that of all, which the report shows.
+    some = f".{hash_of(np.frombuffer(features.where.encode(), np.uint8))[:8]}"
+    part = some if features.where else ""
+    name = f"{settings.measure}.{settings.split}{part}{'' if like is None else '.like'}"
     return f"maps/{features.key}/{name}.parquet", inputs
 
 

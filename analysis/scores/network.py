@@ -65,7 +65,7 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     # Here, for it brings torch, which the tables of an analysis are read without.
 
     names = [str(name) for name in features.attrs.get("class_names") or ()]
-    labels = features.table()["label"].dropna().unique()
+    labels = features.whole.table()["label"].dropna().unique()
     return match_classes(labels, names, features.arrays["logits"].tail[-1])
 
 

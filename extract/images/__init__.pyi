@@ -1,6 +1,7 @@
 from .decoding import decode as decode
 from .decoding import image_format as image_format
 from .listing import list_source as list_source
+from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
 from .source import check_bytes as check_bytes

@@ -86,7 +86,8 @@ class Network:
         tap = taps.get("fc")
         if tap is None or not tap.weight or taps["logits"].withheld:
             return None
-        weight = self.module.get_parameter(tap.weight).detach()
+        # Of a 1x1 convolution (K, D, 1, 1), which is a Linear too.
+        weight = self.module.get_parameter(tap.weight).detach().flatten(1)
         if tap.bias:
             return weight, self.module.get_parameter(tap.bias).detach()
         return weight, torch.zeros(len(weight), device=weight.device)

@@ -6,7 +6,6 @@ agreed to it once: to its content, and to that of the modules beside it that it 
 are kept per user, one empty file each, in the folder of `agreements()`.
 """
 
-import ast
 import contextlib
 import hashlib
 import os
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alike.extract.errors import BadInput
+from alike.extract.networks.user_code import import_statements
 
 Ask = Callable[[str], bool]
 """Puts a question to the user; whether the answer is yes."""
@@ -159,21 +159,9 @@ def _imported_beside(path: Path) -> list[Path]:
 
 
 def _named_in(file: Path, top: Path) -> Iterator[Path]:
-    try:
-        tree = ast.parse(file.read_bytes())
-    # It will not run either; its own error is told where it is run.
-    except (SyntaxError, ValueError, RecursionError, OSError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _modules(top, alias.name.split("."))
-        elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else top
-            parts = (node.module or "").split(".") if node.module else []
-            yield from _modules(base, parts)
-            for alias in node.names:
-                yield from _modules(base, [*parts, alias.name])
+    for level, parts in import_statements(file):
+        base = file.parents[level - 1] if 0 < level <= len(file.parents) else top
+        yield from _modules(base, parts)
 
 
 def _modules(base: Path, parts: list[str]) -> Iterator[Path]:

@@ -458,19 +458,31 @@ def find_file(name: str, folders: Sequence[str]) -> ModuleSpec | None:
 
 def _imports_of(name: str, file: Path) -> Iterator[str]:
     """Names that a file's import statements may load, as absolute names in its package."""
+    package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
+    for level, parts in import_statements(file):
+        above = package[: len(package) + 1 - level] if level else []
+        if above or parts:
+            yield ".".join([*above, *parts])
+
+
+def import_statements(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """What the import statements of a file may load, wherever they stand in it.
+
+    Returns:
+        The number of leading dots (0: an absolute name) and the parts of the name; none for a file
+        that cannot be read or parsed, whose own error is told where it is run.
+    """
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, OSError):
         return
-    package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((0, alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = (alias.name for alias in node.names if alias.name != "*")
-            yield from filter(None, (base, *(f"{base}.{one}".strip(".") for one in names)))
+            base = node.module.split(".") if node.module else []
+            names = [alias.name for alias in node.names if alias.name != "*"]
+            yield from ((node.level, parts) for parts in (base, *([*base, one] for one in names)))
 
 
 def versions_of(outside: Iterable[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
 from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
+from alike.extract.store.lookup import ImageTable
 from alike.extract.store.manifest import Manifest
 from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
@@ -280,9 +281,17 @@ class StoreBase:
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last; `StoreDamaged` if it is gone."""
+        self._check_listed()
+        return self.manifest.view()
+
+    def image_table(self) -> ImageTable:
+        """Give the images of the view that have a row, as a look-up that takes little memory."""
+        self._check_listed()
+        return self.manifest.table()
+
+    def _check_listed(self) -> None:
         if self.view_stamp() is None and not self.n_rows and self.recorded():
             raise damaged("manifest", "is missing", "restore it from a copy: it names the images")
-        return self.manifest.view()
 
     def recorded(self) -> list[str]:
         """Give the keys of the extractions that have records in the ledger."""

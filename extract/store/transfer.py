@@ -17,7 +17,7 @@ from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL, disk_errors
-from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried, RowSums
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, OPTIONAL, Carried, RowSums
 from alike.extract.store.formats.formats import FORMATS, Format
 from alike.extract.store.layout import check_fits
 from alike.extract.store.locks import require_writable
@@ -78,9 +78,13 @@ def _carry(features: Features, names: list[str]) -> Carried:
     rows = view["row"].to_numpy()
     view["labelled"] = view["label"].notna().astype(np.uint8)
     view["label"] = view["label"].fillna("")
+    groups = features.store.image_groups().set_index("row")["group"]
+    view["group"] = groups.reindex(rows).to_numpy(dtype=object)
+    named = [name for name in OPTIONAL if view[name].notna().any()]
+    view[named] = view[named].fillna("")
     return Carried(
         attrs={**features.attrs, "key": features.key},
-        images=view[list(IMAGE_COLUMNS)],
+        images=view[[*IMAGE_COLUMNS, *named]],
         specs={name: features.arrays[name] for name in names},
         constants={name: features.read_constant(name) for name in features.constants()},
         read=lambda name, lo, hi: features.read(name, rows[lo:hi]),
@@ -96,8 +100,9 @@ def import_group(
 ) -> Features:
     """Bring an exported group into a store: its images join the set, its features the group.
 
-    Images are matched by their bytes' hash, so rows need not agree; features that the store has
-    already are kept.
+    Images are matched by their bytes' hash, so rows need not agree; features, labels and subsets
+    that the store has already are kept. So are the groups of its images; an image without one takes
+    that of the file.
 
     Args:
         store: the store.
@@ -199,9 +204,11 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
         new = images[~images["image_id"].isin(view["image_id"])].copy()
         new["label"] = new["label"].where(new["labelled"] == 1, None)
         new["state"], new["reason"] = "ok", ""
-        columns = [column for column in IMAGE_COLUMNS if column != "labelled"]
+        new["subset"] = new["subset"].replace("", None) if "subset" in new else None
+        columns = [column for column in IMAGE_COLUMNS if column != "labelled"] + ["subset"]
         if len(new):
-            store.list_images(pd.concat([view[columns], new[columns]], ignore_index=True))
+            view = store.list_images(pd.concat([view[columns], new[columns]], ignore_index=True))
+        _take_groups(store, images, view)
         specs = {one: (spec.tail, spec.dtype) for one, spec in carried.specs.items()}
         features = store.create_features(attrs, key, specs)
         with features.lock():
@@ -215,6 +222,19 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
                 progress("import", done, len(units))
     note(store.files, Event("imported", key, f"{len(images)} images from {name}"))
     return features
+
+
+def _take_groups(store: Store, images: pd.DataFrame, view: pd.DataFrame) -> None:
+    """Keep the groups of carried images, so that those of one group stay on one side."""
+    if "group" not in images:
+        return
+    rows = view[view["row"] >= 0].drop_duplicates("image_id").set_index("image_id")["row"]
+    carried = images.loc[images["group"] != "", ["image_id", "group"]]
+    carried = carried.assign(row=carried["image_id"].map(rows))[["row", "group"]]
+    # The store's own come first: of one row the first counts.
+    groups = pd.concat([store.image_groups(), carried]).drop_duplicates("row")
+    store.keep_image_groups(groups.astype({"row": "int64"}))
+    store.assign_sides()
 
 
 def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> None:

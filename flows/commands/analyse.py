@@ -12,6 +12,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     WorkersOption,
     finite,
     names_of,
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         bootstrap: Annotated[
             int, typer.Option(min=0, help="0: no intervals. Nothing is resampled.")
         ] = 200,
@@ -85,7 +87,7 @@ def register(app: typer.Typer) -> None:
         from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
-        chosen = opened.features(features)
+        chosen = opened.features(features).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for note in check_held_out(chosen, split.value):
                 typer.echo(f"note: {note}", err=True)
@@ -126,7 +128,8 @@ def register(app: typer.Typer) -> None:
         more = " (--budget takes more)" if sampled else ""
         print_table(
             analysis.overview(),
-            f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}",
+            f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
+            f"{f', {where}' if where else ''}",
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")

@@ -10,6 +10,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     WorkersOption,
 )
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         measure: Annotated[str, typer.Option(help="Measure of distance, for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         bootstrap: Annotated[
             int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
         ] = 1000,
@@ -49,8 +51,8 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
-        first = Store.open(store).features(a)
-        second = Store.open(store_b or store).features(b)
+        first = Store.open(store).features(a).only(where)
+        second = Store.open(store_b or store).features(b).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for side in (first, second):
                 for note in check_held_out(side, split.value):
@@ -71,12 +73,13 @@ def register(app: typer.Typer) -> None:
         for note in comparison_notes(table, measure):
             typer.echo(f"note: {note}", err=True)
         if not as_json:
-            print_table(table, f"{measure}, {compared_images(table)}: a = {a}, b = {b}")
+            of_what = compared_images(table) + (f" of {where}" if where else "")
+            print_table(table, f"{measure}, {of_what}: a = {a}, b = {b}")
         alike, _ = network_similarity(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
-                "a": a, "b": b, "measure": measure, "split": split.value, "scores": table,
-                "likeness": alike, "n_images": table.attrs["images"],
+                "a": a, "b": b, "measure": measure, "split": split.value, "where": where,
+                "scores": table, "likeness": alike, "n_images": table.attrs["images"],
                 "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
                 "influence_of": table.attrs["influence_of"],
             })  # fmt: skip

@@ -297,7 +297,7 @@ def test_a_shard_takes_a_quarter_of_the_memory():
 
 
 def test_the_recall_told_is_of_queries_that_did_not_choose(make_store, monkeypatch):
-    """The queries that choose find all; of the others, which judge, every second finds none."""
+    """The queries that choose find all; of the others, which measure, every second finds none."""
     asked = []
 
     def made(truth, engine, search, which=slice(None)):
@@ -314,3 +314,22 @@ def test_the_recall_told_is_of_queries_that_did_not_choose(make_store, monkeypat
     assert "0.5000" in card.why
     assert "by 100 held-out queries" in card.why
     assert {point.recall for point in card.curve if point.spec == card.spec} == {0.5}
+
+
+def test_no_flag_of_faiss_is_printed_and_other_lines_are(make_store, tmp_path):
+    store = make_store(n=1500)
+    build_index(store.features(), **DISK)
+    code = f"""
+import os
+from alike.index.files import silent_faiss
+from alike.index.query import NeighbourIndex
+print(NeighbourIndex.open({str(tmp_path / "store")!r}).query([3], 2).rows.shape)
+with silent_faiss():
+    os.write(1, b"of another thread\\n")
+print("last")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["(1, 2)", "of another thread", "last"]
+    assert not done.stderr
