@@ -46,7 +46,7 @@ def flat(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether each thumbnail (N, 64, 64) has too little detail to confirm a twin by: (N,)."""
     scratch = np.empty(thumbnails.shape[1:], dtype=np.int8)
     states = [high_pass(one, scratch) for one in thumbnails]
-    return np.array(states, dtype=np.int64) == FLAT
+    return np.asarray(np.array(states) == FLAT, dtype=np.bool_)
 
 
 def find_links(

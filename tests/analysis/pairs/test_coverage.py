@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
@@ -20,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def simulation():
     """The functions of `benchmarks/coverage.py`, whose table the docs show."""
-    return runpy.run_path(str(ROOT / "benchmarks" / "coverage.py"))
+    # Sets are small: threads of BLAS would wait for each other, four fifths of the time.
+    with threadpool_limits(1):
+        yield runpy.run_path(str(ROOT / "benchmarks" / "coverage.py"))
 
 
 def test_intervals_of_small_sets_cover(simulation):
