@@ -74,6 +74,15 @@ FIRST = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "a
 """The scores that are read first."""
 
 
+def images_digest(store: "StoreBase") -> str:
+    """Hash of the images that are there, their labels and sides, whatever rows they have."""
+    view = store.images()
+    view = view[view["row"] >= 0]
+    sides = store.sides(view["row"].to_numpy(), view["image_id"])
+    columns = (view["image_id"], view["label"].astype(str), sides)
+    return seal_of(sorted(map("\t".join, zip(*columns, strict=True))))
+
+
 @dataclass(frozen=True, repr=False)
 class Analysis(Displayed):
     """What an analysis found.
@@ -133,18 +142,25 @@ class Analysis(Displayed):
         """Of what its scores mean; analyses before 0.2.0 have 1."""
         return int(self.settings.get("scores_version", 1))
 
-    def outdated(self, digest: str) -> str:
-        """What to say where scores or features are others by now; empty where they are not."""
+    def outdated(self, features: "Features") -> str:
+        """What to say if scores, features, images, labels or sides are others by now, else "".
+
+        Args:
+            features: of the same extraction, as they are now.
+        """
         if self.scores_version != SCORES_VERSION:
             return (
                 f"the analysis of {self.key} has scores of version {self.scores_version}, "
                 f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
             )
-        if self.settings.get("features_digest") in (None, digest):
+        now = {"features_digest": features.digest, "images_digest": images_digest(features.store)}
+        # Version 0.1 kept no digest of the images.
+        if all(self.settings.get(name) in (None, value) for name, value in now.items()):
             return ""
         return (
-            f"images or taps of {self.key} came or changed after its analysis, which is of "
-            f"{self.n_images} images: run `alike analyse` to evaluate what is there now"
+            f"images, their labels or sides, or taps of {self.key} came or changed after its "
+            f"analysis, which is of {self.n_images} images: run `alike analyse` to evaluate what "
+            "is there now"
         )
 
     @property
@@ -314,6 +330,7 @@ def analyse(
         "budget": settings.budget, "bins": settings.bins,
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
+        "images_digest": images_digest(features.store),
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
         "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],

@@ -63,7 +63,7 @@ def export(
     except BadInput:
         # Features can be studied before anything was analysed.
         analysis = None
-    notes = [analysis.outdated(chosen.digest), *analysis.sample_notes] if analysis else []
+    notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
     places = None
     if maps:
         from alike.analysis.maps import MapSettings, find_map, make_map

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from alike.extract.networks import Network
     from alike.extract.store import Store
 
-Labelled = list[tuple[str, str]]
-"""Path and label of images."""
+Labelled = list[tuple[str, str | None]]
+"""Path and label of images; None for one without a label, which retraining leaves out and says."""
 Sides = tuple[Labelled, Labelled, Labelled]
 """Images to train on, held out, and for validation."""
 
@@ -83,9 +83,9 @@ def _from_store(
             f"store {opened.url} has no images to train on: give --train-share 0.5, "
             "or extract with --train-share"
         )
-    table = sides[sides["label"].notna()]
-    listed = _by_side(table, table["split"].to_numpy())
-    opened.mark_trained(table[table["split"] == "train"]["image_id"])
+    listed = _by_side(sides, sides["split"].to_numpy())
+    to_train_on = (sides["split"] == "train") & sides["label"].notna()
+    opened.mark_trained(sides[to_train_on]["image_id"])
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
     if name:
@@ -123,18 +123,27 @@ def _keep_apart(store: "Store", share: float | None) -> None:
 def _from_images(
     images: str, network: "Network", options: Mapping[str, Any], share: float
 ) -> tuple["Network", Sides, Any]:
+    import numpy as np
+
     from alike.extract.images import list_source, open_source, splits_of
 
     source = open_source(images, **options)
     table = list_source(source)
-    table = table[(table["state"] == "ok") & table["label"].notna()]
-    sides = splits_of(table["image_id"], share)
+    there = (table["state"] == "ok").to_numpy()
+    # What cannot be read is given to the training, which leaves it out and says so.
+    sides = np.full(len(table), "train", dtype=object)
+    sides[there] = splits_of(table["image_id"][there], share)
     return network, _by_side(table, sides), source.read
 
 
 def _by_side(table: "pd.DataFrame", sides: "np.ndarray") -> Sides:
     train, held_out, validation = (
-        list(zip(part["path"], part["label"], strict=True))
+        [
+            (path, None if missing else label)
+            for path, label, missing in zip(
+                part["path"], part["label"], part["label"].isna(), strict=True
+            )
+        ]
         for part in (table[sides == side] for side in ("train", "held_out", "validation"))
     )
     return train, held_out, validation

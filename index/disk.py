@@ -7,6 +7,7 @@ memory of the wish is small: k-means needs some rows of each list (39 rows of N 
 1e8 1.3 %).
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,9 @@ KINDS = ("ivf_sq8", "ivf_fp16", "ivf_flat")
 """From small to large: the first whose rounding leaves the recall that is asked."""
 
 PART = 20_000
+
+ID_BYTES = 8
+"""Of a row's number in a list."""
 
 LEAST_POINTS = 39
 """Rows of each list that k-means is given at least; FAISS warns below."""
@@ -196,13 +200,19 @@ def _shards(
 
 
 def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
-    """Fill an empty trained index with the lists of others, which are laid on disk in `target`."""
+    """Fill an empty trained index with the lists of others, which are laid on disk in `target`.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
     import faiss
 
     disk_lists = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
+    rows = sum(part.invlists.compute_ntotal() for part in parts)
+    _make_room(target, rows * (empty.code_size + ID_BYTES))
     with silent_faiss():
         parts_of = (lists_of_parts.data(), lists_of_parts.size())
         empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
@@ -211,6 +221,21 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     disk_lists.this.disown()
     sync(target)
     return empty
+
+
+def _make_room(target: Path, size: int) -> None:
+    """Refuse a file that the disk cannot hold.
+
+    FAISS writes it through a map of the file, and a full disk then kills the process (SIGBUS).
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with target.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            target.unlink()
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _none_lost(index: Any, rows: NDArray[np.int64]) -> None:

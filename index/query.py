@@ -58,7 +58,8 @@ class NeighbourIndex:
     @cached_property
     def _labels(self) -> NDArray[Any]:
         """Class of each position, (n,) of `object`."""
-        return self.lookup.labels(self._engine.rows)
+        labels: NDArray[Any] = self.lookup.labels(self._engine.rows)
+        return labels
 
     @classmethod
     def open(

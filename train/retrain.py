@@ -33,7 +33,7 @@ from alike.train.run_files import (
 )
 from alike.train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
 from alike.train.settings import TrainSettings
-from alike.train.split import Images, split_images
+from alike.train.split import Images, labelled, split_images
 from alike.train.step import ConsistencyStep
 
 
@@ -63,7 +63,7 @@ def retrain(
 
     Args:
         network: from `load_network`; with weights ``none`` it is trained from scratch.
-        images: (path, label) of the training images.
+        images: (path, label) of the training images; those whose label is None are left out.
         read: path -> bytes of the image file.
         out: folder of this run; nothing is written elsewhere.
         held_out: (path, label) of images that must not be trained on: refused when one of them is
@@ -166,8 +166,11 @@ def _task(
     progress: Progress,
 ) -> _Task:
     loss = loss_named(settings.loss)
+    roles = zip((images, *others), ("training", "held-out", "validation"), strict=True)
+    (images, left_out), (held_out, unwatched), (validation, unused) = (
+        labelled(given, role) for given, role in roles
+    )
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
-    held_out, validation = others
     split = split_images(frames, held_out, read, settings, validation)
     size = _input_size(split.training)
     labels = [image.label for image in frames.images]
@@ -187,6 +190,10 @@ def _task(
         names=preparation.names,
         decisions=[
             *(f"left out {path}: {reason}" for path, reason in frames.bad),
+            *left_out,
+            *unwatched,
+            *unused,
+            *split.notes,
             *preparation.decisions,
         ],
     )

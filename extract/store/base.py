@@ -188,6 +188,7 @@ class StoreBase:
             with self.brief_lock("trained"):
                 ids = sorted(self.trained_ids() | set(new))
                 self.write_table(TRAINED, pd.DataFrame({"image_id": ids}))
+                note(self.files, Event("trained", "", f"{len(ids)} images were trained on so far"))
             self.assign_sides()
 
     def trained_ids(self) -> set[str]:
@@ -235,9 +236,19 @@ class StoreBase:
         if self.twins() == "ignore":
             return by_hash
         table = self._sides_table()[0]
+        if table.empty:
+            self.require_sides()
         together = pd.Series(table["side"].to_numpy(), table["row"].to_numpy(dtype=np.int64))
         own = together.reindex(rows).to_numpy(dtype=object)
         return np.where(pd.isna(own), by_hash, own)
+
+    def require_sides(self) -> None:
+        """Raise `StoreDamaged` if images belong together and their sides are gone."""
+        if self.files.size(SIDES_TABLE) is not None:
+            return
+        if len(members_of(self.links()[0], self.image_groups())):
+            way_out = "run `alike extract` again: it assigns the sides of twins and groups anew"
+            raise damaged(SIDES_TABLE, "is missing", way_out)
 
     def set_served(self, key: str) -> None:
         """Set the extraction that is meant if none is named, in a store that holds several."""

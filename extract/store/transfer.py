@@ -37,7 +37,7 @@ def export_group(
         arrays: some of the arrays; None for all.
 
     Raises:
-        BadInput: another ending, or no such array.
+        BadInput: another ending, no such array, or no features yet.
         StoreDamaged: a row is not what was recorded.
         StoreFull: no room for the file.
     """
@@ -70,6 +70,11 @@ def _carry(features: Features, names: list[str]) -> Carried:
     view = features.store.images()
     view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
     view = view[features.committed(names)[view["row"].to_numpy()]].reset_index(drop=True)
+    if view.empty:
+        raise BadInput(
+            f"{features.key} has no features to export: run `alike extract` first; "
+            f"`alike store verify {features.store.url}` says if some were lost"
+        )
     bad = features.bad().drop_duplicates("row").set_index("row")
     bad = bad[bad.index.isin(view["row"])]
     at = view["row"].isin(bad.index)
@@ -133,6 +138,7 @@ def import_group(
                 f"{path.name} was exported by an earlier version: its images, labels and constants "
                 "carry no checksums, so only what its format itself guards was checked"
             )
+        _tell_labels(store, carried, path.name, tell)
         return _take_in(store, carried, path.name, progress)
 
 
@@ -191,6 +197,21 @@ def _check_images(images: pd.DataFrame) -> None:
         raise BadInput(f"image id {ids[ids.duplicated()].iloc[0]!r} stands twice")
     if not images["labelled"].isin([0, 1]).all() or (images["size"] < 0).any():
         raise BadInput("the columns of its images are not what was exported")
+
+
+def _tell_labels(store: Store, carried: Carried, name: str, tell: Callable[[str], object]) -> None:
+    """Say of how many images the store has another label, which stays."""
+    own = store.images().drop_duplicates("image_id").set_index("image_id")["label"]
+    theirs = carried.images.set_index("image_id")
+    theirs = theirs[theirs.index.isin(own.index)]
+    labels = theirs["label"].where(theirs["labelled"] == 1, None)
+    other = labels.fillna("") != own.loc[labels.index].fillna("")
+    if other.any():
+        tell(
+            f"{int(other.sum())} of the images of {name} have another label there than in this "
+            f"store, the first is {str(other.idxmax())[:12]}: the store's "
+            "labels stay"
+        )
 
 
 def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> Features:

@@ -144,7 +144,7 @@ def register(app: typer.Typer) -> None:
                 devices=devices,
                 progress=progress,
             )
-        _tell(run, len(training), len(held_out), as_json)
+        _tell(run, sum(label is not None for _, label in held_out), as_json)
 
 
 def _alone(out: Path) -> AbstractContextManager[None]:
@@ -156,9 +156,11 @@ def _alone(out: Path) -> AbstractContextManager[None]:
     return alone_in(out, "retrain", "another folder by --to")
 
 
-def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
+def _tell(run: "TrainRun", held_out: int, as_json: bool) -> None:
     from alike.flows.console import print_json, print_table
+    from alike.train.run_files import trained_images
 
+    trained = int((trained_images(run.weights)["train_ids_hash"] == run.train_ids_hash).sum())
     last = run.log.iloc[-1].to_dict()
     if as_json:
         facts = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}

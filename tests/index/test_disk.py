@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,27 @@ def test_shards_are_merged_whole(make_store):
     sizes = [lists.list_size(number) for number in range(lists.nlist)]
     held = [faiss.rev_swig_ptr(lists.get_ids(i), size).copy() for i, size in enumerate(sizes)]
     assert np.sort(np.concatenate(held)).tolist() == list(range(20_000))
+
+
+def test_lists_without_room_on_the_disk_are_refused(make_store, monkeypatch):
+    """FAISS would write them through a map of the file, and the system would end the process."""
+    store = make_store(n=2000)
+    card = build_index(store.features(), wish=Wish(0.5), **DISK).card
+    whole = merge
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def merge_with_little_room(*given):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+        try:
+            return whole(*given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    monkeypatch.setattr("alike.index.disk.merge", merge_with_little_room)
+    with pytest.raises(OSError, match=r"File too large: .*ivfdata"):
+        build_index(store.features(), wish=Wish(0.5), rebuild=True, **DISK)
+    assert names(store) == {"card.json", "lock", card.file, card.lists}
+    assert len(NeighbourIndex.open(store)) == 2000
 
 
 def test_a_lost_shard_is_told(make_store, monkeypatch):

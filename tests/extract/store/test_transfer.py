@@ -190,3 +190,18 @@ def test_without_subsets_a_file_is_as_before(features, tmp_path, ending):
         assert list(carried.images) == list(IMAGE_COLUMNS)
         names = {name for name in carried.sums if name.startswith("column ")}
     assert names == {f"column {name}" for name in IMAGE_COLUMNS}
+
+
+def test_labels_of_the_file_that_differ_are_told(features, tmp_path):
+    file = export_group(features, tmp_path / "group.npz")
+    store = Store.open(tmp_path / "to", create=True)
+    images = known.listing(range(1400, 1510))
+    images.loc[3, "label"] = "a cat"
+    store.list_images(images)
+    said = []
+    back = import_group(store, file, tell=said.append)
+    (line,) = said
+    assert line.startswith("1 of the images of group.npz have another label")
+    assert images["image_id"][3][:12] in line
+    labels = back.table().set_index("image_id")["label"]
+    assert labels[images["image_id"][3]] == "a cat"
