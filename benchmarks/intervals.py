@@ -1,9 +1,9 @@
-"""What intervals cost: processor time of one measure with them, over that without.
+"""What intervals cost, and what the line before a long analysis guesses: processor time.
 
     python -m benchmarks.intervals
 
-One thread; the least of some rounds, turn by turn. The sizes are those of the digits of the demo,
-of half of PACS, and of twice that.
+One measure on one thread; the least of some rounds, turn by turn. The sizes are those of the digits
+of the demo and of half of PACS, and one with many classes.
 """
 
 import argparse
@@ -14,9 +14,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks import EvaluationSet, Vectors, evaluation_set_of, held_vectors
+from alike.analysis.outlook import Load
 from alike.analysis.scores import evaluate_measure
 
-SIZES = {"digits": (893, 64, 10), "half of PACS": (4995, 512, 7), "PACS": (9991, 512, 7)}
+SIZES = {
+    "digits": (893, 64, 10),
+    "half of PACS": (4995, 512, 7),
+    "many classes": (3000, 64, 200),
+}
 """Images, length of a vector, classes."""
 
 
@@ -42,7 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    print("| images | without, s | with, s | ratio |\n|---|---|---|---|", flush=True)
+    print("| images | without, s | with, s | ratio | guess without | guess with |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     with threadpool_limits(1):
         for name, (n, dim, classes) in SIZES.items():
             vectors, images = synthetic(n, dim, classes)
@@ -59,7 +65,10 @@ def main() -> None:
                     )
             bare, whole = (min(taken[1:]) for taken in times.values())
             size = f"{name}: {n:,} of {dim} numbers, {classes} classes"
-            print(f"| {size} | {bare:.2f} | {whole:.2f} | {whole / bare:.2f} |", flush=True)
+            load = Load(n, dim, n)
+            guess = [f"{load.seconds(intervals=wanted):.2f}" for wanted in times]
+            row = [size, f"{bare:.2f}", f"{whole:.2f}", f"{whole / bare:.2f}", *guess]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
