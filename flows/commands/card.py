@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         opened = Store.open(store)
         chosen = opened.features(features)
         analysis = Analysis.load(opened, chosen.key)
-        note = analysis.outdated(chosen.digest)
+        note = analysis.outdated(chosen)
         if note:
             raise BadInput(f"{note}; a card of it would not be of this store")
         content = card_of(analysis, chosen)
