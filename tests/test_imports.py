@@ -28,7 +28,7 @@ ROOMS = {
     "extract": {
         "images": BASE,
         "networks": BASE,
-        "store": BASE | {"images.split", "row_groups"},
+        "store": BASE | {"images.selection", "images.split", "row_groups"},
         "measures": BASE | {"command"},
         "twins": BASE | {"images", "store"},
     },
