@@ -67,6 +67,9 @@ def build_index(
     features: Any,
     measure: str = "gap_cosine",
     *,
+    recall: float = 0.95,
+    at: int = 10,
+    memory: int | None = None,
     wish: Wish | None = None,
     kinds: Sequence[str] | None = None,
     on_disk: bool = False,
@@ -83,7 +86,10 @@ def build_index(
     Args:
         features: the extraction, from `Store.features`.
         measure: a key of `MEASURES`.
-        wish: recall, memory, latency, batch size and threads; None: `Wish()`.
+        recall: share of the true `at` nearest neighbours to find.
+        at: see `recall`.
+        memory: most bytes of the index while it answers.
+        wish: instead of the three above, with latency, batch size and threads.
         kinds: rows of `INDEX_KINDS` to choose from; None: all that fit.
         on_disk: leave inverted lists on disk and map them; the memory of the wish then bounds
             the shards that the index is built from.
@@ -97,7 +103,7 @@ def build_index(
         StoreBusy: another process builds this index.
     """
     start = time.perf_counter()
-    wish = Wish() if wish is None else wish
+    wish = Wish(recall, at, memory) if wish is None else wish
     ready = ready_measure(features, measure)
     folder = folder_of(features.store, features.key, measure)
     with building(folder):
