@@ -24,6 +24,7 @@ from alike.index.many import query_many
 from alike.index.neighbours import tidy
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
+from alike.index.specs import Wish
 
 from .conftest import HASH, clustered
 
