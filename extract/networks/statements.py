@@ -1,4 +1,4 @@
-"""The import statements of a file, read and not run."""
+"""What the import statements of a Python file name; the file is parsed, not run."""
 
 import ast
 from collections.abc import Iterator
