@@ -147,7 +147,7 @@ def test_fitted_measures_never_judge_what_they_saw(tmp_path, make, write_feature
     images = found.tables["neighbours"].query("measure == 'lda_cosine'")["row"]
     assert len(seen) > 0
     assert not np.isin(images, seen).any()
-    with pytest.raises(BadInput, match="must not judge"):
+    with pytest.raises(BadInput, match="must not evaluate"):
         analyse(features, AnalysisSettings(measures=["lda_cosine"], split="train", bootstrap=0))
 
 
@@ -172,7 +172,7 @@ def test_the_default_set_leaves_out_what_does_not_fit_and_says_why(tmp_path, mak
     assert set(left_out) == {"cam_pred_cosine", "gap_wpred_cosine"}
     assert "99 inputs but the map has 12 channels" in left_out["cam_pred_cosine"]
     left_out = analyse(features, AnalysisSettings(bootstrap=0, split="train")).settings["left_out"]
-    assert "must not judge" in left_out["lda_cosine"]
+    assert "must not evaluate" in left_out["lda_cosine"]
     with pytest.raises(BadInput, match="99 inputs"):
         analyse(features, AnalysisSettings(measures=["cam_pred_cosine"]))
 
