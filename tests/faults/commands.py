@@ -16,8 +16,8 @@ from pathlib import Path
 
 from alike.flows.cli import main
 
-SECONDS = 90
-"""A command that takes longer hangs."""
+SECONDS = 300
+"""A command that takes longer hangs, on a machine however busy."""
 
 
 @dataclass(frozen=True)
