@@ -1,4 +1,4 @@
-"""What the import statements of a file name, read without running it."""
+"""What the import statements of a Python file name; the file is parsed, not run."""
 
 import ast
 from collections.abc import Iterator

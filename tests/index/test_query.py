@@ -176,7 +176,7 @@ class TestFilters:
     def test_an_approximate_index_filters_exactly(self, make_store):
         vectors, labels = clustered(1500, classes=30)
         store = make_store(vectors=vectors, labels=labels)
-        build_index(store.features(), kinds=["ivf_sq8"], wish=Wish(0.9))
+        build_index(store.features(), kinds=["ivf_sq8"], recall=0.9)
         index = NeighbourIndex.open(store)
         found = index.query([700], 10, among=Among("other"))
         assert found.exact.all()
@@ -395,7 +395,7 @@ def test_a_mapped_index_answers_as_one_in_memory(make_store, kind):
     features = store.features()
     if kind == "flat_bfloat16":
         pytest.skip("its file is that of `flat`")
-    build_index(features, kinds=[kind], recall=0.5, memory=1 << 24)
+    build_index(features, kinds=[kind], wish=Wish(0.5, memory=1 << 24))
     rows = np.arange(0, 1200, 40)
     folder = folder_of(store, features.key, "gap_cosine")
     mapped = NeighbourIndex.open(store)
