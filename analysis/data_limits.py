@@ -68,9 +68,9 @@ def bayes_lower(error: float, classes: int, k: int = 1) -> float:
         return 0.0 if error == 0 else float("nan")
     if classes == 2 and k > 5:
         a = 0.3399 * k**0.5 / (k - 3.25) * (1 + 0.9749 / (k - 3) ** 0.5)
-        return error / (1 + a)
+        return float(error / (1 + a))
     if classes == 2 and k > 1:
-        return error / (1 + k**-0.5) if k > 2 else error / 2
+        return float(error / (1 + k**-0.5)) if k > 2 else error / 2
     share = (classes - 1) / classes
     return float(share * (1 - max(0.0, 1 - error / share) ** 0.5))
 
@@ -86,7 +86,7 @@ def votes_of(near: Listed, codes: NDArray[np.int64], weights: Floats) -> Floats:
     n, c, k = len(codes), int(codes.max()) + 1, len(weights)
     at = codes[near.places[:, :k]] + c * np.arange(n)[:, None]
     cast = np.broadcast_to(weights / weights.sum(), at.shape)
-    return np.bincount(at.ravel(), cast.ravel(), n * c).reshape(n, c)
+    return np.bincount(at.ravel(), cast.ravel(), n * c).astype(np.float64).reshape(n, c)
 
 
 def bayes_bounds(

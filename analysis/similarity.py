@@ -256,7 +256,7 @@ def mutual_share(near: NDArray[np.int64], others: NDArray[np.int64]) -> float:
     """Mean share of the k nearest (N, k) that both lists of an image name."""
     n, k = near.shape
     first, second = (of + n * np.arange(n)[:, None] for of in (near, others))
-    return len(np.intersect1d(first, second, assume_unique=True)) / (n * k)
+    return float(len(np.intersect1d(first, second, assume_unique=True)) / (n * k))
 
 
 def _renamed(near: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:

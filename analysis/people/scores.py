@@ -91,7 +91,7 @@ def _similarity(vectors: Vectors, at: NDArray[np.int64]) -> Floats:
 class _Votes:
     """Raters who named classes: two images are as alike as two raters name one class for them."""
 
-    def __init__(self, counts: Floats) -> None:
+    def __init__(self, counts: NDArray[Any]) -> None:
         self.counts = np.rint(counts).astype(np.int64)
 
     def compare(self, model: Floats, codes: Any, at: Any = None) -> dict[str, float]:

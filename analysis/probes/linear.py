@@ -87,23 +87,28 @@ def fit_linear(vectors: Vectors, train: EvaluationSet, stage: Stage) -> LinearPr
     tuned = np.zeros(len(train), dtype=bool)
     tuned[train.by_id[FIFTH - 1 :: FIFTH]] = True
     spans = blocks(vectors.n, vectors.dim)
-    first, rest = Statistic(
+    parts: tuple[Sums, Sums] = Statistic(
         items=spans,
         chunk=partial(_sums_of, vectors, train, tuned),
         start=partial(_no_sums, len(train.classes), vectors.dim),
         combine=_add,
     ).compute(stage("probe moments"))
+    first, rest = parts
     at = np.flatnonzero(tuned)
     at = at[np.unique(np.linspace(0, len(at) - 1, min(len(at), MOST_TUNED)).astype(int))]
     right: Floats = Statistic(
         items=[at[low : low + 1024] for low in range(0, len(at), 1024)],
         chunk=partial(_right_by_ridge, vectors, train, _fits(first, RIDGES)),
         start=partial(np.zeros, len(RIDGES)),
-        combine=np.add,
+        combine=_sum,
     ).compute(stage("probe ridge"))
     # Of equal ones the strongest.
     best = RIDGES[int(np.flatnonzero(right == right.max())[-1])]
     return _fits(first + rest, (best,))[0]
+
+
+def _sum(total: Floats, part: Floats) -> Floats:
+    return total + part
 
 
 def _no_sums(classes: int, dim: int) -> tuple[Sums, Sums]:

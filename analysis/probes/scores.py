@@ -190,7 +190,7 @@ def _linear_rights(
         probe.codes(asking.block(low, high)[0] + asking.centre - gallery.centre)
         for low, high in ((low, min(low + 1024, asking.n)) for low in range(0, asking.n, 1024))
     ]
-    return (np.concatenate(parts) == wanted).astype(np.float64)
+    return np.asarray(np.concatenate(parts) == wanted, dtype=np.float64)
 
 
 def _everywhere(

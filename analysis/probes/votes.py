@@ -5,6 +5,7 @@ so that nothing depends on the order of the images.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +68,8 @@ def _panel(
     x = standard.units(asking.block(*span)[0] + asking.centre - gallery.centre)
     own = wanted[slice(*span)]
     held = min(k + MARGIN, gallery.n)
-    keys = np.full((len(x), 0), np.inf, dtype=np.float32)
-    at = np.zeros((len(x), 0), dtype=np.int64)
+    keys: NDArray[Any] = np.full((len(x), 0), np.inf, dtype=np.float32)
+    at: NDArray[Any] = np.zeros((len(x), 0), dtype=np.int64)
     for low, high in blocks(gallery.n, gallery.dim):
         far = 1.0 - x @ standard.units(gallery.block(low, high)[0]).T
         keys = np.concatenate([keys, far], axis=1)
@@ -105,4 +106,5 @@ def _votes(
     left = (k - nearer.sum(axis=1)) / np.maximum(tied.sum(axis=1), 1)
     weights = nearer + tied * left[:, None]
     place = codes + n * np.arange(len(keys))[:, None]
-    return np.bincount(place.ravel(), weights.ravel(), n * len(keys)).reshape(len(keys), n)
+    counts = np.bincount(place.ravel(), weights.ravel(), n * len(keys))
+    return counts.astype(np.float64).reshape(len(keys), n)

@@ -48,7 +48,6 @@ def data_section(subject: Subject, store: Any) -> str:
 
 
 def _paths(store: Any) -> dict[int, str]:
-    # Here, because thumbnails are made with torch.
-    from alike.analysis.report.thumbnails import listed
-
-    return listed(store)[0]
+    view = store.images()
+    paths: dict[int, str] = view[view["row"] >= 0].set_index("row")["path"].to_dict()
+    return paths
