@@ -16,6 +16,7 @@ from alike.analysis.report.answer import answer
 from alike.analysis.report.classes import classes
 from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
+from alike.analysis.report.history import over_time, since
 from alike.analysis.report.images import images
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
@@ -40,12 +41,14 @@ INTERVALS = (
 )
 PARTS = (
     ("scores", "Scores"),
+    ("since", "Since last time"),
     ("distances", "Distances"),
     ("classes", "Classes"),
     ("images", "Images"),
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("over_time", "Over time"),
     ("making", "How it was made"),
 )
 
@@ -74,7 +77,8 @@ def write_report(
             seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, verdict,
             created,
             reused (names of steps), control (a comparison: the same training without the loss
-            against `after`), likeness (linear_cka, rsa). Whatever is missing is left out.
+            against `after`), likeness (linear_cka, rsa), history (runs: records of good runs, the
+            last one this; of: how many there are). Whatever is missing is left out.
         thumbnails: show images; needs the store and the images where they were.
         maps: show the map; needs the store. Up to 10,000 images it is made where it is missing.
         progress: told how far the map is.
@@ -134,10 +138,12 @@ def _pictures(store: Any) -> "tuple[Pictures | None, str]":
 def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str:
     sections = [
         scores(subject),
+        since(run),
         distances(subject),
         classes(subject),
         middle,
         measures(subject),
+        over_time(run),
         making(subject, run, store),
     ]
     main = "".join(sections)

@@ -368,6 +368,14 @@ class StoreBase:
         """Read a file; `FileNotFoundError` if there is none."""
         return self.files.read(name)
 
+    def remove_file(self, name: str) -> None:
+        """Delete a file; nothing happens if there is none."""
+        self.files.remove(name)
+
+    def file_names(self, folder: str) -> list[str]:
+        """Give the names of the files right in a folder, sorted; [] if there is no folder."""
+        return sorted(self.files.listing(folder))
+
     def write_table(
         self, name: str, table: pd.DataFrame, attrs: Mapping[str, Any] | None = None
     ) -> None:
