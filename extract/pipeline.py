@@ -13,6 +13,7 @@ from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
+from alike.extract.listed import keep_listing, listing_notes, past_listing
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
 from alike.extract.notes import (
@@ -106,6 +107,7 @@ def extract(
     batch_size: int | None = None,
     threads: int | None = None,
     bad_share: float = BAD_SHARE,
+    rehash: bool = False,
     progress: Progress = silent,
     executor: Executor = in_process,
 ) -> ExtractionReport:
@@ -122,6 +124,7 @@ def extract(
         threads: cores to use; None for all that this process may use.
         bad_share: largest share of images of another size with which the run starts, if nothing
             brings all to one size.
+        rehash: read every image to list it, also those whose size and times are as before.
         progress: told how far listing and extraction are.
         executor: where to compute; `alike.extract.distributed` has one for several processes.
 
@@ -140,7 +143,8 @@ def extract(
         # Not asked for by name: what the weights can give is given, and a note says the rest.
         taps = [tap for tap in TAPS if tap not in network.lacking]
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
-    listing = list_source(source, max(threads, 4), progress)
+    past = None if rehash else past_listing(store, source)
+    listing = list_source(source, max(threads, 4), progress, past=past)
     settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
@@ -149,6 +153,7 @@ def extract(
             store.assign_sides()
         view = store.list_images(listing)
         store.set_source(source.spec, source.options)
+        keep_listing(store, source, listing, past)
         keep_groups(store, listing, view)
         run.prepare(view)
         with run.features.lock():
@@ -166,7 +171,8 @@ def extract(
     left_out = notes_of(source)
     _keep_check(store, features, check, left_out)
     notes = [
-        *left_out, *network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)
+        *left_out, *listing_notes(listing), *network.notes,
+        *_older_features(extraction, store), *tap_notes(features.attrs),
     ]  # fmt: skip
     return ExtractionReport(
         key=extraction.key,

@@ -12,6 +12,8 @@ from prefect import flow, get_run_logger
 
 from alike.extract.progress import Progress, silent
 from alike.flows.run import Finished, run_settings_file
+from alike.flows.settings import read_pipeline
+from alike.flows.unchanged import unchanged_run
 
 __all__ = ["Finished", "run_pipeline", "scheduled"]
 
@@ -20,17 +22,21 @@ def run_pipeline(
     path: Path,
     progress: Progress = silent,
     tell: Callable[[str], object] = lambda line: None,
+    *,
+    rehash: bool = False,
 ) -> Finished:
     """Run the flow of a settings file under Prefect; see `run_settings_file`."""
-    return _flow(str(path), progress, tell)
+    return _flow(str(path), progress, tell, rehash)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def scheduled(path: str) -> str:
     """Run the flow of `pipeline.toml`; returns the report's path."""
-    return str(run_settings_file(Path(path), silent, get_run_logger().info).report)
+    tell = get_run_logger().info
+    done = unchanged_run(read_pipeline(Path(path)), tell)
+    return str((done or run_settings_file(Path(path), silent, tell)).report)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
-def _flow(path: str, progress: Any, tell: Any) -> Finished:  # of a Protocol there is no schema
-    return run_settings_file(Path(path), progress, tell)
+def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no Protocol: no schema
+    return run_settings_file(Path(path), progress, tell, rehash=rehash)

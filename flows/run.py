@@ -4,17 +4,17 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alike.extract.display import Displayed, Summary
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
 from alike.extract.store import Store
 from alike.flows import steps
 from alike.flows.alarm import watch
 from alike.flows.decisions import Accepted, DecisionLog
+from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.memo import alone_in, digest
 from alike.flows.orchestration import step
@@ -31,46 +31,19 @@ from alike.flows.retraining import Rounds
 from alike.flows.secrets import masked
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
+from alike.flows.unchanged import leave
 
 if TYPE_CHECKING:
     from alike.analysis.analyse import Analysis
     from alike.extract.networks import Network
 
 
-@dataclass(frozen=True, repr=False)
-class Finished(Displayed):
-    """What a run leaves behind.
-
-    Attributes:
-        report: the HTML file.
-        key: group of the network that is served from now on.
-        reused: true if nothing had changed and nothing was computed.
-        decisions: what was decided, each with its reason.
-        seconds: time of each step that ran.
-        bad: images that could not be used.
-        notes: what a reader must know, as `PipelineRun` has it.
-        alarms: what somebody must look at, a line each.
-    """
-
-    report: Path
-    key: str
-    reused: bool
-    decisions: tuple[str, ...]
-    seconds: dict[str, float]
-    bad: int = 0
-    notes: tuple[str, ...] = ()
-    alarms: tuple[str, ...] = ()
-
-    def _summary(self) -> Summary:
-        facts = {
-            "report": str(self.report), "bad images": self.bad,
-            "seconds": "nothing was computed" if self.reused else float(sum(self.seconds.values())),
-        }  # fmt: skip
-        return Summary(f"run of {self.key}", facts, (*self.alarms, *self.notes, *self.decisions))
-
-
 def run_settings_file(
-    path: Path, progress: Progress, tell: Callable[[str], object] = lambda line: None
+    path: Path,
+    progress: Progress,
+    tell: Callable[[str], object] = lambda line: None,
+    *,
+    rehash: bool = False,
 ) -> Finished:
     """Run the steps of a settings file that must run, record the run, and raise its alarms.
 
@@ -78,18 +51,21 @@ def run_settings_file(
         path: of the settings file.
         progress: called as each step proceeds.
         tell: called with a line before a step runs again, and for every alarm.
+        rehash: read every image to list it, also those whose size and times are as before.
 
     Raises:
         BadInput: settings that cannot work, or another run that works in the same folder.
     """
     pipeline = read_pipeline(path)
     with alone_in(pipeline.output.folder):
-        run = PipelineRun(pipeline, progress, tell=tell)
+        run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
         try:
             done = run_steps(run)
         except BaseException as error:
             record_failure(run, error)
             raise
+        last = last_good(History(run.store()).records())
+        leave(run, done, last.id if last else "")
         return replace(done, alarms=watch(pipeline, run.store(), tell))
 
 

@@ -61,6 +61,7 @@ class PipelineRun:
         rates: images a second of every extraction that computed some.
         changes: what changed of the images since the last run, in words; empty if not known.
         began: the clock when it did.
+        rehash: read every image to list it, also those whose size and times are as before.
     """
 
     pipeline: Pipeline
@@ -75,6 +76,7 @@ class PipelineRun:
     rates: dict[str, float] = field(default_factory=dict)
     changes: str = ""
     began: float = field(default_factory=time.monotonic)
+    rehash: bool = False
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,8 +235,11 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         precision=settings.precision,
         batch_size=settings.batch_size,
         bad_share=bad_share,
+        rehash=run.rehash,
         progress=run.progress,
     )
+    # One reading of all images is enough for all networks of a run.
+    run.rehash = False
     if not report.n_rows:
         first = report.bad.iloc[0]
         raise BadInput(

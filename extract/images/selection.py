@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import ImageSource, Listed, notes_of
+from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of
 
 FIELDS = ("subset", "label")
 
@@ -51,3 +51,9 @@ class Selection:
     def read(self, path: str) -> bytes:
         """As the source reads it."""
         return self._source.read(path)
+
+    def stamp(self, path: str) -> Stamp | None:
+        """As the source has it."""
+        ask = getattr(self._source, "stamp", None)
+        stamp: Stamp | None = ask(path) if ask is not None else None
+        return stamp

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import JsonOption
+from alike.flows.options import JsonOption, RehashOption
 
 if TYPE_CHECKING:
     from alike.flows.run import Finished
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    rehash: RehashOption = False,
     json: JsonOption = False,
 ) -> None:
     """Extract, index, analyse, retrain if triggered, compare and report.
@@ -31,24 +32,31 @@ def run(
 
         alike run pipeline.toml --json
     """
-    run_settings(settings, json)
+    run_settings(settings, json, rehash)
 
 
-def run_settings(settings: Path, json: bool) -> None:
+def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     """Run a settings file and say what came of it."""
     from alike.flows.alarm import STATUS
     from alike.flows.check import check
     from alike.flows.console import print_json, progress_bars
     from alike.flows.orchestration import prepare
+    from alike.flows.secrets import masked
     from alike.flows.settings import read_pipeline
+    from alike.flows.unchanged import unchanged_run
+
+    def tell(line: str) -> None:
+        typer.echo(masked(line), err=True)
 
     pipeline = read_pipeline(settings)
-    check(pipeline)
-    prepare(pipeline.output.folder)
-    from alike.flows.pipeline import run_pipeline
+    finished = None if rehash else unchanged_run(pipeline, tell)
+    if finished is None:
+        check(pipeline)
+        prepare(pipeline.output.folder)
+        from alike.flows.pipeline import run_pipeline
 
-    with progress_bars() as progress:
-        finished = run_pipeline(settings, progress, lambda line: typer.echo(line, err=True))
+        with progress_bars() as progress:
+            finished = run_pipeline(settings, progress, tell, rehash=rehash)
     if json:
         print_json(vars(finished))
     else:
