@@ -26,6 +26,7 @@ from alike.extract.notes import (
 )
 from alike.extract.progress import Progress, silent
 from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
+from alike.extract.secrets import masked
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store
@@ -168,7 +169,7 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
-    left_out = notes_of(source)
+    left_out = [masked(one) for one in notes_of(source)]
     _keep_check(store, features, check, left_out)
     notes = [
         *left_out, *listing_notes(listing), *network.notes,

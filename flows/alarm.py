@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.documents import read_sealed, sealed_json
 from alike.extract.errors import AlikeError, StoreDamaged
+from alike.extract.secrets import masked
 from alike.flows.history import FOLDER, History, now
 from alike.flows.memo import digest
 from alike.flows.recording import last_good, paired
 from alike.flows.rules import Finding, Rule, Situation, finding
-from alike.flows.secrets import masked
 
 if TYPE_CHECKING:
     from alike.extract.store import Store

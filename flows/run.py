@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
+from alike.extract.secrets import masked
 from alike.extract.store import Store
 from alike.flows import steps
 from alike.flows.alarm import watch
@@ -28,7 +29,6 @@ from alike.flows.recording import (
     versions,
 )
 from alike.flows.retraining import Rounds
-from alike.flows.secrets import masked
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
 from alike.flows.unchanged import leave

@@ -21,7 +21,7 @@ from pydantic import (
 
 from alike.extract.errors import BadInput
 from alike.extract.limits import MAX_PIXELS
-from alike.flows.secrets import HIDDEN, masked_all
+from alike.extract.secrets import HIDDEN, masked_all
 from alike.train.settings import MOST_SEED, TrainSettings
 from alike.train.trigger import Condition, Rules
 

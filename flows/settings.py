@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alike.extract.errors import BadInput
-from alike.flows.secrets import filled, hide, masked
+from alike.extract.secrets import filled, hide, masked
 from alike.flows.sections import Output, Pipeline, TransformSettings, parse_bytes
 
 __all__ = ["Pipeline", "checked_transform", "parse_bytes", "read_pipeline"]

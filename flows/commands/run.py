@@ -37,11 +37,11 @@ def run(
 
 def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     """Run a settings file and say what came of it."""
+    from alike.extract.secrets import masked
     from alike.flows.alarm import STATUS
     from alike.flows.check import check
     from alike.flows.console import print_json, progress_bars
     from alike.flows.orchestration import prepare
-    from alike.flows.secrets import masked
     from alike.flows.settings import read_pipeline
     from alike.flows.unchanged import unchanged_run
 

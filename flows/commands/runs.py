@@ -44,7 +44,7 @@ def ls(place: Place, json: Json = False) -> None:
         quiet = None if unchanged is None else vars(unchanged)
         print_json({"runs": table, "unchanged": quiet, "faults": history.faults})
         return
-    print_table(table.fillna(""))
+    print_table(table.astype(object).where(table.notna(), ""))
     if unchanged is not None:
         sys.stdout.write(
             f"nothing had changed in {unchanged.times} runs since {unchanged.since}, the last at "

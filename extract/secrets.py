@@ -12,8 +12,9 @@ from typing import Any
 from alike.extract.errors import BadInput
 
 _REFERENCE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_USER = re.compile(r"(?<=://)[^/\s@?#'\"]+@")
+_USER = re.compile(r"(?<=://)([^/\s@?#'\"]+)@")
 _QUERY = re.compile(r"(://[^\s?#'\"]*\?)([^\s#'\"]+)")
+_ONLY = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH|WEBHOOK", re.I)
 HIDDEN = "***"
 LEAST = 6
@@ -63,15 +64,28 @@ def hide(value: str, shown: str = HIDDEN) -> None:
 
 
 def masked(text: str) -> str:
-    """A text without secrets.
+    """A text without secrets; references to the environment stay, since they tell none.
 
     Example:
         >>> masked("https://me:pw@host/list.csv?sig=abc")
         'https://***@host/list.csv?***'
+        >>> masked("https://me:${PASSWORD}@host/list.csv")
+        'https://me:${PASSWORD}@host/list.csv'
     """
     for value in sorted(_values, key=len, reverse=True):
         text = text.replace(value, _values[value])
-    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+    return _QUERY.sub(_without_values, _USER.sub(_without_password, text))
+
+
+def _without_password(match: re.Match[str]) -> str:
+    password = match[1].partition(":")[2] or match[1]
+    return match[0] if _ONLY.fullmatch(password) else f"{HIDDEN}@"
+
+
+def _without_values(match: re.Match[str]) -> str:
+    values = [pair.partition("=")[2] for pair in match[2].split("&")]
+    told = all(_ONLY.fullmatch(value) for value in values)
+    return match[0] if told else f"{match[1]}{HIDDEN}"
 
 
 def masked_all(value: Any) -> Any:
