@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,6 +24,7 @@ from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
 
+ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2"
 EXTRA = """
 [alarm]
@@ -197,6 +201,30 @@ def test_the_commands(story, tmp_path):
     assert not story.store.file_names("history/alarms")
     story.command("status", file, "--notify", status=3)
     assert len(story.store.file_names("history/alarms")) == 1
+
+
+UNCHANGED = """
+import sys
+from alike.flows.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def test_an_unchanged_run_loads_neither_torch_nor_prefect(story):
+    """All files are older than two seconds by now, or the process waits until they are."""
+    assert story.look() is not None
+    newest = max(one.stat().st_ctime for one in story.place.files())
+    time.sleep(max(0.0, newest + 2.1 - time.time()))
+    command = [sys.executable, "-c", UNCHANGED, "run", str(story.file), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode in (0, 3), done.stderr[-2000:]
+    assert json.loads(done.stdout)["reused"] is True
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert not loaded & {"torch", "torchvision", "prefect", "lightning", "dask", "plotly", "faiss"}
 
 
 def test_no_secret_is_written_anywhere(story):
