@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from alike.extract.progress import Progress, silent
+from alike.extract.secrets import masked
 from alike.flows.run import Finished, run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
@@ -32,7 +33,11 @@ def run_pipeline(
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def scheduled(path: str) -> str:
     """Run the flow of `pipeline.toml`; returns the report's path."""
-    tell = get_run_logger().info
+    log = get_run_logger()
+
+    def tell(line: str) -> None:
+        log.info(masked(line))
+
     done = unchanged_run(read_pipeline(Path(path)), tell)
     return str((done or run_settings_file(Path(path), silent, tell)).report)
 

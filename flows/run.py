@@ -1,5 +1,6 @@
 """One run of a settings file, step by step; `alike.flows.pipeline` hands it to Prefect."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
-from alike.extract.secrets import masked
+from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
 from alike.flows import steps
 from alike.flows.alarm import watch
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from alike.extract.networks import Network
 
 
+_DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}\.html")
+
+
 def run_settings_file(
     path: Path,
     progress: Progress,
@@ -62,6 +66,8 @@ def run_settings_file(
         try:
             done = run_steps(run)
         except BaseException as error:
+            # Prefect shows what the error says, on its server and in its log.
+            error.args = tuple(masked_all(list(error.args)))
             record_failure(run, error)
             raise
         last = last_good(History(run.store()).records())
@@ -131,12 +137,17 @@ def _record_again(run: PipelineRun, key: str, report: Path, question: str) -> No
 
 
 def record_failure(run: PipelineRun, error: BaseException) -> None:
-    """Record a run that failed in the store that it would have written; none is made for it."""
+    """Record a run that failed, and look at the rules: there may be no good run for long.
+
+    Nothing is written if there is no store yet.
+    """
     if not (run.folder / "store").is_dir():
         return
     # What keeps a record from being written must not hide why the run failed.
     with suppress(AlikeError, OSError, ValueError):
-        History(Store.open(run.store_url)).write(failure(run, error))
+        store = Store.open(run.store_url)
+        History(store).write(failure(run, error))
+        watch(run.pipeline, store, run.tell)
 
 
 def _question(run: PipelineRun, own: "Network", key: str) -> dict[str, Any]:
@@ -205,3 +216,11 @@ def _report(
     dated = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
     dated.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, dated)
+    drop_reports(dated.parent, run.pipeline.keep.reports)
+
+
+def drop_reports(folder: Path, most: int | None) -> None:
+    """Delete the oldest dated reports beyond so many; other files in the folder stay."""
+    reports = sorted(one for one in folder.glob("*.html") if _DATED.fullmatch(one.name))
+    for one in reports[: len(reports) - most] if most else ():
+        one.unlink(missing_ok=True)

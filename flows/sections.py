@@ -53,7 +53,7 @@ MOST_SIDE = math.isqrt(MAX_PIXELS)
 """Pixels of a side of the network's input: its square is as large as an image may be."""
 
 
-_WITHOUT_EFFECT = {"output", "alarm"}
+_WITHOUT_EFFECT = {"output", "alarm", "keep"}
 """Sections that no result depends on."""
 
 
@@ -349,6 +349,13 @@ class AlarmSettings(_Section):
         return webhook
 
 
+class Keep(_Section):
+    """What is kept of the past."""
+
+    reports: int | None = Field(default=None, ge=1)
+    """Dated reports in `reports/`; older ones are deleted when one is written. Unset: all."""
+
+
 class Pipeline(_Section):
     """A whole run."""
 
@@ -361,6 +368,7 @@ class Pipeline(_Section):
     retrain: Retrain | None = None
     output: Output = Output()
     alarm: AlarmSettings = AlarmSettings()
+    keep: Keep = Keep()
     title: str = ""
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _shown: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
+from alike.extract.secrets import masked
 from alike.flows.memo import Memo, digest
 from alike.flows.settings import Pipeline
 from alike.flows.trained_images import check_held_out, keep_trained
@@ -248,7 +249,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         )
     check_bad_share(report, bad_share)
     keep_trained(store.features(report.key))
-    run.notes.extend(note for note in report.notes if note not in run.notes)
+    run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
     if report.n_computed:
         run.seconds[f"extract {name}"] = time.perf_counter() - started
         run.rates[f"extract {name}"] = report.n_computed / report.seconds

@@ -182,7 +182,7 @@ def state_of(pipeline: "Pipeline", code: list[str]) -> State:
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
     places += [folder / name for name in ("steps.json", "decisions.jsonl", "report.html")]
-    settings = [pipeline.model_dump(mode="json", exclude={"alarm"}), pipeline.written]
+    settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
     files = {str(place): _stamp(place) for place in places if not place.is_dir()}
     for place, status in _walk(folder / "store"):
         files[place] = _as_stamp(status)

@@ -148,10 +148,13 @@ def test_a_run_that_fails_is_recorded_and_changes_no_reference(story, monkeypatc
         raise RuntimeError(f"no answer from https://me:{SECRET}@host/x")
 
     story.place.change("add", 0)
+    looked = []
     with monkeypatch.context() as patch:
         patch.setattr(whole_run.steps, "build", fails)
-        with pytest.raises(RuntimeError):
+        patch.setattr(whole_run, "watch", lambda *_: looked.append(1))
+        with pytest.raises(RuntimeError, match=r"https://\*\*\*@host/x"):
             story.run()
+    assert looked == [1]
     last = story.history.records()[-1]
     assert (last.state, last.error) == ("failed", "RuntimeError: no answer from https://***@host/x")
     assert json.loads(story.command("status", str(story.file), "--json"))["failed_since"] == 1
@@ -277,6 +280,17 @@ def test_tables_of_images_do_not_pile_up(tmp_path):
     assert len(kept) == IMAGES_KEPT + 1
     assert history.images(records[0]) is None
     pd.testing.assert_frame_equal(history.images(records[1]), table)
+
+
+@pytest.mark.quick
+def test_only_old_reports_go(tmp_path):
+    names = [f"2026-01-{day:02}-010000.html" for day in range(1, 8)]
+    for name in (*names, "mine.html", "2025.html"):
+        (tmp_path / name).write_text("x")
+    whole_run.drop_reports(tmp_path, None)
+    assert len(list(tmp_path.iterdir())) == 9
+    whole_run.drop_reports(tmp_path, 3)
+    assert {one.name for one in tmp_path.iterdir()} == {*names[4:], "mine.html", "2025.html"}
 
 
 @pytest.mark.quick
