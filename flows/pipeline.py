@@ -12,7 +12,8 @@ from prefect import flow, get_run_logger
 
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
-from alike.flows.run import Finished, run_settings_file
+from alike.flows.finished import Finished
+from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
 

@@ -159,6 +159,8 @@ def _listing(pipeline: "Pipeline") -> str:
     from alike.flows.steps import source_of
 
     source, store = source_of(pipeline), Store.open(pipeline.output.folder / "store")
+    if getattr(source, "stamp", None) is None:
+        return "images of this kind of set have no stamps, so all are read"
     past = past_listing(store, source)
     if past is None:
         return "no listing is remembered"

@@ -8,7 +8,7 @@ import typer
 from alike.flows.options import JsonOption, RehashOption
 
 if TYPE_CHECKING:
-    from alike.flows.run import Finished
+    from alike.flows.finished import Finished
 
 
 def register(app: typer.Typer) -> None:
