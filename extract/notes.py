@@ -48,6 +48,11 @@ def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
 
 
+def only_some(features: Any) -> list[str]:
+    """That only a part of the set is looked at, if so (see `Features.only`)."""
+    return [f"only images of {features.where} are evaluated"] if features.where else []
+
+
 def flat_notes(name: str, values: np.ndarray) -> list[str]:
     """What must be said of features that tell nothing apart: zero, or the same for all images.
 

@@ -29,7 +29,7 @@ SMALL = 1000
 """Rows below which search is exact and nothing is measured."""
 
 FEWEST = 100
-"""Rows below which nothing else can be measured: a tenth of them would judge it."""
+"""Rows below which only exact search is tried: a tenth of them are too few queries for recall."""
 
 Float = NDArray[np.float32]
 
@@ -66,9 +66,6 @@ def build_index(
     features: Any,
     measure: str = "gap_cosine",
     *,
-    recall: float = 0.95,
-    at: int = 10,
-    memory: int | None = None,
     wish: Wish | None = None,
     kinds: Sequence[str] | None = None,
     on_disk: bool = False,
@@ -85,10 +82,7 @@ def build_index(
     Args:
         features: the extraction, from `Store.features`.
         measure: a key of `MEASURES`.
-        recall: share of the true `at` nearest neighbours to find.
-        at: see `recall`.
-        memory: most bytes of the index while it answers.
-        wish: instead of the three above, with latency, batch size and threads.
+        wish: recall, memory, latency, batch size and threads; None: `Wish()`.
         kinds: rows of `INDEX_KINDS` to choose from; None: all that fit.
         on_disk: leave inverted lists on disk and map them; the memory of the wish then bounds
             the shards that the index is built from.
@@ -102,7 +96,7 @@ def build_index(
         StoreBusy: another process builds this index.
     """
     start = time.perf_counter()
-    wish = Wish(recall, at, memory) if wish is None else wish
+    wish = Wish() if wish is None else wish
     ready = ready_measure(features, measure)
     folder = folder_of(features.store, features.key, measure)
     with building(folder):
@@ -204,14 +198,14 @@ def _build(
     vectors, rows = vectors[order], rows[order]
     n = len(rows) - len(sample.queries)
     trial = new_trial(vectors, rows, n, train, card.metric, wish)
-    chosen = choose(trial, kinds=kinds, effort=effort, progress=progress)
-    assert chosen.candidate.engine is not None
-    index = chosen.candidate.engine.index
-    # they were held out of the index until it had been judged
-    add_rows(index, trial.queries, rows[n:], chosen.point.spec, progress)
+    choice = choose(trial, kinds=kinds, effort=effort, progress=progress)
+    assert choice.candidate.engine is not None
+    index = choice.candidate.engine.index
+    # they were held out of the index until it had been measured
+    add_rows(index, trial.queries, rows[n:], choice.point.spec, progress)
     sample_facts = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
     return publish(
-        folder, index, _filled(card, chosen.point, chosen.curve, chosen.why, sample_facts)
+        folder, index, _filled(card, choice.point, choice.curve, choice.why, sample_facts)
     )
 
 

@@ -31,7 +31,7 @@ ROOMS = {
     "extract": {
         "images": BASE,
         "networks": BASE,
-        "store": BASE | {"images.split", "replacing"},
+        "store": BASE | {"images.split", "row_groups"},
         "measures": BASE | {"command"},
         "twins": BASE | {"images", "store"},
     },

@@ -242,3 +242,23 @@ def test_factory_without_a_number_of_classes_is_told_which_argument(tmp_path: Pa
         BadInput, match="argument 'num_classes'; add num_classes to the factory's arg"
     ):
         load_network(f"{name}:fixed", args={"num_classes": 3})
+
+
+def test_backbone_of_a_convolutional_classifier(tmp_path: Path) -> None:
+    """SqueezeNet's last layer is a 1x1 convolution: maps and vectors work without it."""
+    torch.manual_seed(0)
+    whole = torchvision.models.squeezenet1_1(weights=None).eval()
+    state = {n: v for n, v in whole.state_dict().items() if not n.startswith("classifier.")}
+    torch.save(state, tmp_path / "backbone.pt")
+    network = load_network("squeezenet1_1", str(tmp_path / "backbone.pt"))
+    assert network.headless
+    assert network.lacking == ("logits",)
+    assert any("hold no classifier (classifier.1.bias" in note for note in network.notes)
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = forward_taps(network.module, batch, ["last_conv", "fc"])
+        wanted = whole.features(batch)
+    assert torch.allclose(found["last_conv"], wanted)
+    assert torch.allclose(found["fc"], wanted.mean((2, 3)))
+    with pytest.raises(BadInput, match=r"no tap logits: the weights hold no classifier\.1"):
+        forward_taps(network.module, batch, ["logits"])
