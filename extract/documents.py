@@ -8,7 +8,6 @@ fault and the way out. No other module parses a stored file (`tests/test_documen
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,41 +83,6 @@ def read_json_file(path: Path, kind: type[T], way_out: str) -> T:
     return read_json(path.read_bytes(), kind, str(path), way_out)
 
 
-<<<<<<< HEAD
-def sealed_json(document: Mapping[str, Any]) -> bytes:
-    """Write a JSON document that tells any change; numbers that JSON has not become null."""
-    plain = json.loads(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
-    text = json.dumps({"seal": seal_of(plain), "document": plain}, ensure_ascii=False)
-    return text.encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def read_sealed(data: bytes, kind: type[T], place: str, way_out: str) -> T:
-    """Read what `sealed_json` wrote, as a `kind`; see `read_json`.
-
-    Raises:
-        StoreDamaged: it is torn, altered, or no such document.
-    """
-    whole = read_json(data, _Sealed, place, way_out)
-    if seal_of(whole.document) != whole.seal:
-        raise damaged(place, "it is not what was written here", way_out)
-    return read_json(json.dumps(whole.document), kind, place, way_out)
-
-
-@dataclass(frozen=True)
-class _Sealed:
-    """A document and its seal."""
-
-    seal: str
-    document: dict[str, Any]
-=======
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:
     """Give a document of JSON with a field more, which tells any change of the others."""
     return {**document, _SEAL: seal_of(document)}
@@ -135,7 +99,32 @@ def unseal(document: Mapping[str, Any], place: str, way_out: str) -> dict[str, A
     if wanted is not None and wanted != seal_of(content):
         raise damaged(place, "it differs from its own seal", way_out)
     return content
->>>>>>> main
+
+
+def sealed_json(document: Mapping[str, Any]) -> bytes:
+    """Write a JSON document with its seal; numbers that JSON has not become null."""
+    plain = json.loads(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
+    return json.dumps(seal(plain), ensure_ascii=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def read_sealed(data: bytes, kind: type[T], place: str, way_out: str) -> T:
+    """Read what `sealed_json` wrote, as a `kind`; see `read_json`.
+
+    Raises:
+        StoreDamaged: it is torn, altered, or has no seal.
+    """
+    written = read_json(data, dict[str, Any], place, way_out)
+    if _SEAL not in written:
+        raise damaged(place, "it has no seal", way_out)
+    return read_json(json.dumps(unseal(written, place, way_out)), kind, place, way_out)
 
 
 def parquet_bytes(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.extract.errors import AlikeError, BadInput
+from alike.extract.identity import file_hash
 from alike.extract.secrets import flat, masked, masked_all
 from alike.flows.history import History, RunRecord, image_changes, new_id, now
-from alike.flows.memo import digest, file_hash
+from alike.flows.memo import digest
 
 if TYPE_CHECKING:
     from alike.analysis.analyse import Analysis

@@ -14,11 +14,7 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from alike.extract.documents import read_json, read_sealed, read_table
-=======
-from alike.extract.documents import read_arrow, read_json, read_table
->>>>>>> main
+from alike.extract.documents import read_arrow, read_json, read_sealed, read_table
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
@@ -348,10 +344,10 @@ def _file_damage(store: Store) -> list[Damage]:
     return damage
 
 
-<<<<<<< HEAD
 def _sealed(data: bytes, place: str, way_out: str) -> None:
     read_sealed(data, dict[str, Any], place, way_out)
-=======
+
+
 def _twin_damage(store: Store) -> list[Damage]:
     """Check what says which images are twins, which were trained on, and on which side they are."""
     faults = []
@@ -378,7 +374,6 @@ def _twin_damage(store: Store) -> list[Damage]:
         Damage("", place, "", reason, bring if place == TRAINED else again)
         for place, reason in faults
     ]
->>>>>>> main
 
 
 def _card(data: bytes, place: str, way_out: str) -> None:

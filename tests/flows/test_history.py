@@ -13,13 +13,13 @@ from changing_set import Place, without_prefect
 from typer.testing import CliRunner
 
 from alike.analysis.analyse import Analysis
+from alike.extract.identity import file_hash
 from alike.extract.images import remembered
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows import run as whole_run
 from alike.flows.cli import app
 from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
-from alike.flows.memo import file_hash
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
