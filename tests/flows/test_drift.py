@@ -86,7 +86,7 @@ def alarms_of_nights(tmp_path, n_nights, noise):
     """The alarms of nights in a real store; `noise` gives that of a night's new images."""
     store = Store.open(tmp_path / "store", create=True)
     history, alarms = History(store), Alarms(store)
-    nights, raised = Nights(seed=3), []
+    nights, raised = Nights(seed=3, each=20), []
     for number in range(n_nights):
         if number:
             nights.exchange(3, noise(number))
@@ -107,7 +107,7 @@ def test_no_alarm_in_a_hundred_undisturbed_nights(tmp_path):
 
 
 def test_one_alarm_for_a_drift_from_the_seventh_night(tmp_path):
-    raised = alarms_of_nights(tmp_path, 60, lambda night: 4.0 if night >= 7 else 1.0)
+    raised = alarms_of_nights(tmp_path, 40, lambda night: 4.0 if night >= 7 else 1.0)
     assert raised[6] == 0
     assert raised[-1] == 1
 
@@ -117,7 +117,7 @@ def test_the_bound_holds_where_it_is_attacked(each, outliers, exchanged):
     """Few images, tiny classes, a tenth of the images far out: chance stays below the limit, and
     its variance below the bound."""
     squares, reach = [], []
-    for seed in range(60):
+    for seed in range(30):
         nights = Nights(seed, each=each, outliers=outliers)
         before, (value, error) = nights.table(), nights.score()
         nights.exchange(exchanged)
