@@ -23,6 +23,7 @@ from alike.extract.notes import (
     flat_features,
     source_notes,
     tap_notes,
+    unturned_notes,
 )
 from alike.extract.progress import Progress, silent
 from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
@@ -172,9 +173,13 @@ def extract(
     left_out = [masked(one) for one in notes_of(source)]
     _keep_check(store, features, check, left_out)
     notes = [
-        *left_out, *listing_notes(listing), *network.notes,
-        *_older_features(extraction, store), *tap_notes(features.attrs),
-    ]  # fmt: skip
+        *left_out,
+        *listing_notes(listing),
+        *unturned_notes(run.n_unturned, "computed"),
+        *network.notes,
+        *_older_features(extraction, store),
+        *tap_notes(features.attrs),
+    ]
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),

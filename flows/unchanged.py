@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alike.flows.steps import PipelineRun
 
 FILE = "unchanged.json"
-NOT_RESULTS = {"history", "listing", "locks", "log"}
+NOT_RESULTS = {"cache", "history", "listing", "locks", "log"}
 """Folders of a store on which no result depends."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 

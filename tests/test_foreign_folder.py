@@ -66,7 +66,7 @@ FLOWS = ("run pipeline.toml", "demo --to demo", SCHEDULE)
 
 WAITING = {
     "serve --store {store} --port 0": r"(http://127.0.0.1:\d+/)",
-    f"{SCHEDULE} --port {{port}}": "(deployment alike/)",
+    f"{SCHEDULE} --port {{port}}": "(is being served)",
 }
 """Those that answer until they are interrupted, and what they say when they can be asked."""
 
@@ -87,9 +87,11 @@ def few_digits():
 
 
 sklearn.datasets.load_digits = few_digits
-sections = re.split(r"\n(?=\\[)", alike.flows.demo.PIPELINE)
+sections = re.split(r"\n(?=\[)", alike.flows.demo.PIPELINE)
 rest = [one for one in sections if not one.startswith(("[explain]", "[retrain]"))]
-alike.flows.demo.PIPELINE = "\n".join([*rest, '[analyse]\nmeasures = ["gap_cosine"]\n'])
+few = "[analyse]\nmeasures = ['gap_cosine']\nuntrained = false\n"
+few += "[explain]\nconfused = 0\nexamples = 0\n"
+alike.flows.demo.PIPELINE = "\n".join([*rest, few])
 
 
 # The schedule up to the server.

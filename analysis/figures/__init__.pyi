@@ -5,3 +5,5 @@ from .history import over_time as over_time
 from .map import MOST_POINTS as MOST_POINTS
 from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows
+from .networks import network_figure as network_figure
+from .networks import placed_networks as placed_networks

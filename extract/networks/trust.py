@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 from alike.extract.errors import BadInput
-from alike.extract.networks.user_code import import_statements
+from alike.extract.networks.statements import import_statements
 
 Ask = Callable[[str], bool]
 """Puts a question to the user; whether the answer is yes."""

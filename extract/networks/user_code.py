@@ -10,7 +10,6 @@ finds the same modules. The package's name holds the file's path, so that a proc
 an object of such a class finds the code, too.
 """
 
-import ast
 import builtins
 import hashlib
 import importlib
@@ -38,6 +37,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from alike.extract.networks.statements import import_statements
 from alike.extract.networks.trust import covered_files, require_module_trust
 
 __path__: list[str] = []
@@ -474,26 +474,6 @@ def _imports_of(name: str, file: Path) -> Iterator[str]:
         above = package[: len(package) + 1 - level] if level else []
         if above or parts:
             yield ".".join([*above, *parts])
-
-
-def import_statements(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """What the import statements of a file may load, wherever they stand in it.
-
-    Returns:
-        The number of leading dots (0: an absolute name) and the parts of the name; none for a file
-        that cannot be read or parsed, whose own error is told where it is run.
-    """
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, OSError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name.split(".")) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module.split(".") if node.module else []
-            names = [alias.name for alias in node.names if alias.name != "*"]
-            yield from ((node.level, parts) for parts in (base, *([*base, one] for one in names)))
 
 
 def versions_of(outside: Iterable[str]) -> dict[str, str]:

@@ -118,6 +118,20 @@ def class_count_change(
     return (ours[0], theirs[0]) if ours and theirs else None
 
 
+def _unusable(value: torch.Tensor, wanted: torch.Tensor) -> str:
+    """Why a tensor is none that a parameter or buffer can take, "" if it can.
+
+    Integers in the place of weights are codes, which mean nothing without their scale.
+    """
+    if value.is_quantized or value.layout != torch.strided:
+        return "quantised" if value.is_quantized else "sparse"
+    if not wanted.is_floating_point():
+        return ""
+    if not value.is_floating_point():
+        return str(value.dtype).removeprefix("torch.")
+    return "NaN" if bool(value.float().isnan().any()) else ""
+
+
 def misfits(
     tensors: Mapping[str, torch.Tensor],
     wanted: Mapping[str, torch.Tensor],
@@ -141,6 +155,14 @@ def misfits(
                 name
                 for name in foreign
                 if name.endswith((".weight", ".bias")) and name.partition(".")[0] in modules
+            ),
+        ),
+        (
+            "no real numbers",
+            sorted(
+                f"{name} {kind}"
+                for name, value in tensors.items()
+                if (kind := _unusable(value, wanted[name]))
             ),
         ),
         (

@@ -226,7 +226,13 @@ class LocalFiles:
         names: list[str] = []
         for at, _, files in os.walk(top):
             inside = Path(at).relative_to(top)
-            names += [(inside / name).as_posix() for name in files if (Path(at) / name).is_file()]
+            # A link that leads nowhere is named too, for what reads it says so.
+            paths = {name: Path(at) / name for name in files}
+            names += [
+                (inside / name).as_posix()
+                for name, path in paths.items()
+                if path.is_file() or path.is_symlink()
+            ]
         return sorted(names)
 
     def _aside(self, target: Path, data: bytes, durable: bool = True) -> Path:

@@ -30,7 +30,7 @@ from alike.extract.store.metadata import META, read_group, root_fault
 from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
 from alike.extract.store.twins import FOLDER as TWINS
-from alike.extract.store.twins import TRAINED
+from alike.extract.store.twins import LINKS, TRAINED
 
 
 @dataclass(frozen=True)
@@ -368,12 +368,17 @@ def _twin_damage(store: Store) -> list[Damage]:
             store.require_sides()
         except StoreDamaged as error:
             faults.append((error.file, error.fault))
-    bring = "bring it back from a copy: it says which images were trained on"
-    again = "delete it if it is there, and run `alike extract` again: it makes it anew"
-    return [
-        Damage("", place, "", reason, bring if place == TRAINED else again)
-        for place, reason in faults
-    ]
+    return [Damage("", place, "", reason, _twin_repair(place)) for place, reason in faults]
+
+
+def _twin_repair(place: str) -> str:
+    if place == TRAINED:
+        return "bring it back from a copy: it says which images were trained on"
+    if place == LINKS:
+        return "delete it and run `alike twins`: it searches again"
+    if "/signatures/" in place:
+        return "delete it: its images count as not searched, which `alike extract` says"
+    return "delete it if it is there, and run `alike extract` again: it makes it anew"
 
 
 def _card(data: bytes, place: str, way_out: str) -> None:

@@ -111,8 +111,10 @@ def _print_network(network: dict[str, Any]) -> None:
         typer.echo(f"  {name:<10} {'x'.join(map(str, shape))}")
     if network["top1"] is not None:
         typer.echo(
-            f"top-1 of {network['judged']} images whose classes match: {network['top1']:.4f}"
+            f"top-1 of {network['classified']} images whose classes match: {network['top1']:.4f}"
         )
+    elif network["outputs"] is None:
+        typer.echo("top-1: the weights hold no classifier")
     else:
         typer.echo("top-1: the classes of images and network do not match")
     if network["seconds"]:

@@ -242,7 +242,7 @@ class TestWish:
     def test_what_cannot_be_met_is_said(self, make_store):
         store = make_store(n=1200)
         with pytest.raises(BadInput, match="memory 1000 bytes is too little"):
-            build_index(store.features(), wish=Wish(memory=1000))
+            build_index(store.features(), memory=1000)
         with pytest.raises(BadInput, match=r"no index has recall@10 >= 0\.95, latency <= 1e-09 s"):
             build_index(store.features(), wish=Wish(latency=1e-9), kinds=["flat"])
 
@@ -253,19 +253,19 @@ class TestWish:
             with pytest.raises(BadInput, match="9 rows: fewer than 100 are searched exactly"):
                 build_index(features, **options)
         with pytest.raises(BadInput, match="memory 100 bytes is too little for 9 vectors: 648"):
-            build_index(features, wish=Wish(memory=100))
-        assert build_index(features, kinds=["flat"], wish=Wish(memory=648)).card.spec.kind == "flat"
+            build_index(features, memory=100)
+        assert build_index(features, kinds=["flat"], memory=648).card.spec.kind == "flat"
 
     def test_memory_counts_for_small_sets_too(self, make_store):
         vectors, labels = clustered(900, dimension=64)
         store = make_store(vectors=vectors, labels=labels)
-        card = build_index(store.features(), wish=Wish(0.5, memory=150_000)).card
+        card = build_index(store.features(), memory=150_000, recall=0.5).card
         assert card.size <= 150_000 < 900 * 64 * 4
 
     def test_memory_leaves_only_what_fits(self, make_store):
         vectors, labels = clustered(4000, dimension=64, classes=20)
         store = make_store(vectors=vectors, labels=labels)
-        card = build_index(store.features(), wish=Wish(0.8, memory=500_000)).card
+        card = build_index(store.features(), memory=500_000, recall=0.8).card
         assert card.size <= 500_000
         assert card.spec.kind in ("ivf_sq8", "ivf_pq_sq8", "ivf_rabitq_sq8")
 
@@ -281,7 +281,7 @@ class TestWish:
 
     def test_exact_was_asked(self, make_store):
         store = make_store(n=1200)
-        assert INDEX_KINDS[build_index(store.features(), wish=Wish(1)).card.spec.kind].exact
+        assert INDEX_KINDS[build_index(store.features(), recall=1).card.spec.kind].exact
 
     @pytest.mark.parametrize("wrong", [{"recall": 0}, {"recall": 1.2}, {"at": 0}, {"memory": -1}])
     def test_nonsense_is_refused(self, wrong):

@@ -24,7 +24,6 @@ from alike.index.many import query_many
 from alike.index.neighbours import tidy
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
-from alike.index.specs import Wish
 
 from .conftest import HASH, clustered
 
@@ -176,7 +175,7 @@ class TestFilters:
     def test_an_approximate_index_filters_exactly(self, make_store):
         vectors, labels = clustered(1500, classes=30)
         store = make_store(vectors=vectors, labels=labels)
-        build_index(store.features(), kinds=["ivf_sq8"], wish=Wish(0.9))
+        build_index(store.features(), kinds=["ivf_sq8"], recall=0.9)
         index = NeighbourIndex.open(store)
         found = index.query([700], 10, among=Among("other"))
         assert found.exact.all()
