@@ -52,11 +52,14 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
     return Store.open(store, create=create, **options)
 
 
-def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finished":
+def run_pipeline(
+    settings: str | Path, *, rehash: bool = False, progress: Progress = silent
+) -> "Finished":
     """Run a settings file: extract, index, analyse, retrain if triggered, compare, report.
 
     Args:
         settings: the file, such as ``pipeline.toml``.
+        rehash: read every image, also those whose size and times are as in the last run.
         progress: called as each step proceeds.
 
     Raises:
@@ -65,15 +68,19 @@ def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finis
     from alike.flows.check import check
     from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
+    from alike.flows.unchanged import unchanged_run
 
     path = Path(settings)
     pipeline = read_pipeline(path)
+    done = None if rehash else unchanged_run(pipeline)
+    if done is not None:
+        return done
     check(pipeline)
     prepare(pipeline.output.folder)
     # Prefect reads its settings as it is imported: after `prepare`.
     from alike.flows.pipeline import run_pipeline as run
 
-    return run(path, progress)
+    return run(path, progress, rehash=rehash)
 
 
 def extract_images(
@@ -104,6 +111,7 @@ def extract_images(
     label_column: str | None = None,
     first_label: bool | None = None,
     bad_share: float = 0.2,
+    rehash: bool = False,
     workers: str | int | None = None,
     progress: Progress = silent,
 ) -> "ExtractionReport":
@@ -138,6 +146,7 @@ def extract_images(
             name (False); None refuses both.
         bad_share: largest share of images without a feature; beyond it the features are stored and
             an error is raised.
+        rehash: read every image to list it, also those whose size and times are as before.
         workers: a number of Dask workers, or ``tcp://scheduler:port``.
         progress: called as listing and extraction proceed.
 
@@ -158,6 +167,7 @@ def extract_images(
         "batch_size": batch_size,
         "threads": threads,
         "bad_share": bad_share,
+        "rehash": rehash,
         "progress": progress,
     }
     report = extract_named(

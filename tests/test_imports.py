@@ -23,7 +23,10 @@ MAY_IMPORT = {
 }
 """First level: folder, or module beside them, to the others that it may import."""
 
-BASE = {"display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing"}
+BASE = {
+    "display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing",
+    "secrets",
+}  # fmt: skip
 ROOMS = {
     "extract": {
         "images": BASE,
