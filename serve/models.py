@@ -8,6 +8,7 @@ alone: what lies under such an address never changes, whichever store is served 
 without them those that the server was started with answer.
 """
 
+from enum import IntEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,8 +21,17 @@ HASH = r"[0-9a-f]{64}"
 
 Relation = Literal["any", "same", "other"]
 Split = Literal["held_out", "validation", "train", "all"]
-Side = Literal[96, 192, 384, 768]
-"""Sides of thumbnails, in pixels."""
+
+
+class Side(IntEnum):
+    """Sides of thumbnails, in pixels."""
+
+    SMALL = 96
+    MEDIUM = 192
+    LARGE = 384
+    LARGEST = 768
+
+
 Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
 Name = Annotated[
     str,

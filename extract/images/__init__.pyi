@@ -1,5 +1,6 @@
 from .decoding import decode as decode
 from .decoding import image_format as image_format
+from .decoding import image_size as image_size
 from .listing import list_source as list_source
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
