@@ -78,7 +78,7 @@ class StoredAnalyses:
         analysis = self.analysis(key)
         table = analysis.tables.get(name, pd.DataFrame({"measure": []}))
         measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
-        chosen = measure or main_measure(analysis)
+        chosen = main_measure(analysis) if measure is None else measure
         if chosen not in measures:
             raise NotThere(f"{key} was not analysed by {chosen}, only by: {', '.join(measures)}")
         part = table[table["measure"] == chosen].drop(columns="measure")

@@ -11,6 +11,7 @@ from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.metrics import Metrics
 from alike.serve.models import MAX_NEIGHBOURS
+from alike.serve.opened import check_measure
 from alike.serve.work import FOREVER, Work, document, json_answer
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -238,7 +239,7 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
         request: Request,
         image: Name,
         method: Annotated[
-            list[str] | None,
+            list[models.Method] | None,
             Query(max_length=16, description="Keys of `alike list explainers`. Repeatable."),
         ] = None,
         target: Annotated[
@@ -248,7 +249,8 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """What in the image speaks for a class, by several methods."""
         opened = await work.search(request, partial(service.opened, features, None))
-        question = partial(service.explain, image, tuple(method or ()), target, opened)
+        methods = tuple(dict.fromkeys(str(one.value) for one in method or ()))
+        question = partial(service.explain, image, methods, target, opened)
         return await work.think(request, [image], _answer(question))
 
 
@@ -294,8 +296,9 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         """The stored map, as `alike map` made it last; of a larger one a random part."""
 
         def question() -> Any:
-            opened = service.opened(features)
-            return service.analyses.map(opened, measure or service.measure, split, limit)
+            chosen = service.measure if measure is None else measure
+            check_measure(chosen)
+            return service.analyses.map(service.opened(features), chosen, split, limit)
 
         return await work.search(request, _answer(question))
 

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from alike.extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput, StoreBusy
 from alike.serve.api import routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
@@ -23,6 +23,7 @@ from alike.serve.work import Work
 API = "/api/v1"
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
+    (StoreBusy, 503),
     (BadInput, 422),
     (Busy, 503),
     (ClientGone, 499),
@@ -86,4 +87,6 @@ def _line(error: Any) -> str:
     """One wrong value: where, what is wrong, what was given."""
     place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
     given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
-    return f"{place or 'the body'}: {error['msg'][:1].lower()}{error['msg'][1:]}{given}"
+    line = error["msg"]
+    line = line[:1].lower() + line[1:] if line[1:2].islower() else line
+    return f"{place or 'the body'}: {line}{given}"

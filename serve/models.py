@@ -8,10 +8,12 @@ alone: what lies under such an address never changes, whichever store is served 
 without them those that the server was started with answer.
 """
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from alike.analysis.explain import EXPLAINERS
 
 MAX_NEIGHBOURS = 200
 MAX_QUERIES = 256
@@ -32,6 +34,8 @@ class Side(IntEnum):
     LARGEST = 768
 
 
+Method = Enum("Method", {name: name for name in EXPLAINERS}, type=str)  # type: ignore[misc]
+"""An explainer: a row of `EXPLAINERS`."""
 Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
 Name = Annotated[
     str,
@@ -44,6 +48,10 @@ TagName = Annotated[
 Row = Annotated[int, Field(ge=0, lt=2**63)]
 Number = float | None
 """A number; null for NaN and infinity, as `--json` prints them."""
+
+
+Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+"""(x, y)."""
 
 
 class Model(BaseModel):
@@ -384,8 +392,8 @@ class Map(Model):
     image: list[str]
     label: list[str | None]
     split: list[str]
-    pca: list[tuple[Number, Number]]
-    tsne: list[tuple[Number, Number]]
+    pca: list[Point]
+    tsne: list[Point]
     sampled: bool
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.errors import AlikeError, BadInput
+from alike.extract.measures import MEASURES
 from alike.index.files import CARD, folder_of
+from alike.index.filters import Among
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 
@@ -82,6 +85,17 @@ class OpenIndex:
         places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
         return np.where(self.rows[places] == rows, places, -1)
 
+    def check_classes(self, labels: Iterable[str]) -> None:
+        """Refuse classes that no image has.
+
+        Raises:
+            NotThere: names one, and the classes that there are.
+        """
+        try:
+            Among("any", tuple(labels)).check(list(self.classes))
+        except BadInput as error:
+            raise NotThere(str(error)) from error
+
     def row(self, name: str) -> int:
         """The row that a name means: a number, or SHA-256 of the bytes; -1 if it is neither.
 
@@ -134,7 +148,7 @@ class OpenIndexes:
         and its notes say so.
 
         Raises:
-            BadInput: no such extraction or index.
+            NotThere: no such extraction or index.
         """
         name = (key, measure)
         entry = self._entries.get(name)
@@ -148,7 +162,11 @@ class OpenIndexes:
             entry = self._entries.get(name)
             if entry is None:
                 stamp = self._stamp(name)
-                opened = OpenIndex.of(NeighbourIndex.open(self.store, *name))
+                try:
+                    index = NeighbourIndex.open(self.store, *name)
+                except BadInput as error:
+                    raise NotThere(str(error)) from error
+                opened = OpenIndex.of(index)
                 entry = self._entries[name] = _Entry(opened, stamp)
                 while len(self._entries) > MOST:
                     # The first is the one that the server was started with: it stays.
@@ -183,12 +201,22 @@ class OpenIndexes:
         return card.st_mtime_ns, card.st_ino, card.st_size, self.store.view_stamp()
 
 
+def check_measure(measure: str) -> None:
+    """Refuse a name that is no measure: it names a file.
+
+    Raises:
+        NotThere: says where the names are listed.
+    """
+    if measure not in MEASURES:
+        raise NotThere(f"no measure {measure[:120]!r}: `alike list measures` names them")
+
+
 def check_key(store: Any, key: str) -> None:
     """Refuse an extraction that the store does not have.
 
     Raises:
-        BadInput: names those that there are.
+        NotThere: names those that there are.
     """
     groups = store.groups()
     if key not in groups:
-        raise BadInput(f"no features {key[:120]!r}; the store has: {', '.join(groups)}")
+        raise NotThere(f"no features {key[:120]!r}; the store has: {', '.join(groups)}")

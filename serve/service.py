@@ -26,7 +26,7 @@ from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
-from alike.serve.opened import OpenIndex, OpenIndexes, check_key
+from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
 MAX_PAIRS = 2**16
@@ -98,17 +98,18 @@ class NeighbourService:
         """The index that answers now; an answer takes it once.
 
         Raises:
-            BadInput: no such extraction, or no index of the measure.
+            NotThere: no such extraction, or no index of the measure.
         """
-        if key is not None and key != self.key:
-            check_key(self.store, key)
-        return self._open.get(key or self.key, measure or self.measure)
+        chosen = self.measure if measure is None else measure
+        check_measure(chosen)
+        return self._open.get(self.chosen_key(key), chosen)
 
     def chosen_key(self, key: str | None) -> str:
-        """The extraction that is meant; `BadInput` if there is none of this name."""
-        if key is not None and key != self.key:
-            check_key(self.store, key)
-        return key or self.key
+        """The extraction that is meant; `NotThere` if there is none of this name."""
+        if key is None or key == self.key:
+            return self.key
+        check_key(self.store, key)
+        return key
 
     # The set
 
@@ -159,12 +160,12 @@ class NeighbourService:
         """Stored images drawn at random, of one class or of all.
 
         Raises:
-            BadInput: no image has the label.
+            NotThere: no image has the label.
         """
         opened = self.opened(key)
         rows = opened.rows
         if label is not None:
-            Among("any", (label,)).check(sorted(opened.classes))
+            opened.check_classes((label,))
             rows = rows[opened.labels == label]
         drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
         return opened.about_many(rows[drawn])
@@ -302,11 +303,12 @@ class NeighbourService:
             number: of the query among several.
 
         Raises:
-            NotThere: an unknown image.
-            BadInput: an unknown class, or a class that matters and is not known.
+            NotThere: an unknown image or class.
+            BadInput: the query's class matters and is not known.
         """
         opened = opened or self.opened()
         query = self.about(name, opened)
+        opened.check_classes(labels)
         among = Among(relation, labels)
         if query["row"] >= 0:
             answer = opened.index.query([query["row"]], k, among=among)
@@ -389,17 +391,20 @@ class NeighbourService:
         """Fields of `Explanations`: what speaks for a class in an image.
 
         Raises:
-            NotThere: an unknown image.
-            BadInput: an unknown method or class.
+            NotThere: an unknown image, or no such class of the network.
         """
         opened = opened or self.opened()
         usual = tuple(method for method in METHODS if method in EXPLAINERS)
         image, features = self.image(name), opened.index.features
         with self._network_lock:
             network = opened.index.encoder().network
-            made = explain_images(
-                [image], features, methods=methods or usual, target=target, network=network
-            )
+            try:
+                made = explain_images(
+                    [image], features, methods=methods or usual, target=target, network=network
+                )
+            except BadInput as error:
+                # The methods are those of the table, the image was read: the class is left.
+                raise (error if target is None else NotThere(str(error))) from error
         arrays = {key.partition("/")[2]: _rounded(_coarse(one)) for key, one in made.arrays.items()}
         lines = made.table.to_dict(orient="records")
         return {"maps": lines, "arrays": arrays, "left_out": list(made.notes)}
