@@ -75,7 +75,7 @@ class Client:
         features: str | None = None,
     ) -> "pd.DataFrame":
         """Stored images drawn at random: image (SHA-256), row, path, label, subset, split."""
-        asked = {"count": count, "seed": seed, "label": label, "features": features}
+        asked: dict[str, Any] = {"count": count, "seed": seed, "label": label, "features": features}
         return _table(self._ask("GET", "/images", **asked))
 
     def upload(self, image: str | Path | bytes) -> str:
@@ -209,8 +209,9 @@ class Client:
 
     def _ask(
         self,
-        method: str,
+        verb: str,
         path: str,
+        /,
         *,
         content: bytes | None = None,
         json: Any = None,
@@ -227,7 +228,7 @@ class Client:
 
         params = {name: value for name, value in asked.items() if value is not None}
         try:
-            answer = self._http.request(method, path, params=params, content=content, json=json)
+            answer = self._http.request(verb, path, params=params, content=content, json=json)
         except httpx.HTTPError as error:
             msg = f"{self.address} does not answer ({error or type(error).__name__})"
             raise BadInput(f"{msg}: start it by `alike serve`, or give its address") from error

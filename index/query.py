@@ -225,7 +225,7 @@ class NeighbourIndex:
         order, ascending = self._by_row
         places = np.searchsorted(ascending, rows).clip(max=len(ascending) - 1)
         there = ascending[places] == rows
-        out = held[order[places]]
+        out: Float = held[order[places]]
         if not there.all():
             out[~there] = embed_rows(self.features, self.measure, rows[~there])
         return out

@@ -11,7 +11,7 @@ from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.metrics import Metrics
 from alike.serve.models import MAX_NEIGHBOURS
-from alike.serve.opened import check_measure
+from alike.serve.opened import OpenIndex, check_measure
 from alike.serve.work import FOREVER, Work, document, json_answer
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -28,6 +28,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "Too much is waiting: try again.",
     }.items()
 }
+API = "/api/v1"
 MOST_ROWS = 100_000
 IMAGE_BODY = {
     "requestBody": {
@@ -58,7 +59,7 @@ def routes(work: Work, metrics: Metrics) -> APIRouter:
         work: does what they ask.
         metrics: that `metrics` shows.
     """
-    router = APIRouter(responses=ERRORS)
+    router = APIRouter(prefix=API, responses=ERRORS)
     _of_the_set(router, work)
     _of_pictures(router, work)
     _of_neighbours(router, work)
@@ -193,15 +194,13 @@ async def _neighbours(
     shape: Callable[[list[dict[str, Any]]], Any],
 ) -> Response:
     service, names = work.service, list(dict.fromkeys(asked.images))
-    opened = None
 
-    def from_store() -> Any:
-        """The answer, or what the network has to be asked first."""
-        nonlocal opened
+    def from_store(opened: OpenIndex | None = None) -> Any:
+        """The answer; or the index, and the images whose vectors only the network gives."""
         opened = opened or service.opened(asked.features, asked.measure)
         wanted = service.needs_network(names, opened)
         if wanted:
-            return wanted
+            return opened, wanted
         answers = [
             service.neighbours(name, asked.k, asked.relation, tuple(asked.labels), opened, number)
             for number, name in enumerate(asked.images)
@@ -209,9 +208,10 @@ async def _neighbours(
         return json_answer(document(shape(answers)))
 
     made = await work.search(request, from_store)
-    if isinstance(made, list):
-        await work.think(request, made, lambda: service.embed(made, opened))
-        made = await work.search(request, from_store)
+    if not isinstance(made, Response):
+        opened, wanted = made
+        await work.think(request, wanted, partial(service.embed, wanted, opened))
+        made = await work.search(request, partial(from_store, opened))
     answer: Response = made
     return answer
 
@@ -281,7 +281,7 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
     table("/classes", "per_class", "Scores of each class, the lowest sameness first.", "sameness")
     table("/class-pairs", "class_pairs", "Distances of each pair of classes.")
     table("/histograms", "histograms", "Same and different pairs by distance.")
-    table("/examples", "examples", "Pairs of images worth a look.")
+    table("/examples", "pairs_examples", "Pairs of images worth a look.")
 
     @router.get("/map", response_model=models.Map)
     async def map_(

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from alike.extract.errors import AlikeError, BadInput, StoreBusy
-from alike.serve.api import routes
+from alike.serve.api import API, routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
 from alike.serve.metrics import Metrics
@@ -20,7 +20,6 @@ from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
 from alike.serve.work import Work
 
-API = "/api/v1"
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
@@ -47,7 +46,7 @@ def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
-    app.include_router(routes(work, metrics), prefix=API)
+    app.include_router(routes(work, metrics))
     static = files("alike.serve") / "static"
     app.mount("/static", StaticFiles(directory=str(static)), name="static")
 

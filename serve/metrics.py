@@ -31,11 +31,10 @@ class Metrics:
             buckets=BUCKETS, registry=registry,
         )  # fmt: skip
         service = work.service
-        for gate in (work.searches, work.network, work.pixels, work.files):
-            name = {work.searches: "searches", work.network: "network", work.pixels: "pixels",
-                    work.files: "files"}[gate]  # fmt: skip
+        for name in ("searches", "network", "pixels", "files"):
+            gate = getattr(work, name)
             _gauge(
-                registry, f"alike_{name}_in_use", f"Share of {gate.name} in use.", gate, "in_use"
+                registry, f"alike_{name}_in_use", f"Weight of {gate.name} in use.", gate, "in_use"
             )
             _gauge(registry, f"alike_{name}_waiting", f"Requests that wait for {gate.name}.", gate,
                    "waiting")  # fmt: skip

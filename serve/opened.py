@@ -63,7 +63,8 @@ class OpenIndex:
             measure = index.measure.name
             lacking = f"{missing} images have features and are not in the index: they are no answer"
             notes = (f"{lacking}; run `alike index --measure {measure}`", *notes)
-        return cls(index, rows, *columns, missing, notes)
+        images, paths, labels, subsets, splits = columns
+        return cls(index, rows, images, paths, labels, subsets, splits, missing, notes)
 
     @cached_property
     def row_of(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -54,7 +55,7 @@ class Work:
         weight = 0
         for name in names:
             async with self.files.turn(gone=gone):
-                weight = max(weight, await _in(self._working, lambda name=name: self._size(name)))
+                weight = max(weight, await _in(self._working, partial(self._size, name)))
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
             return await _in(self._working, question)
 

@@ -76,7 +76,7 @@ class Client:
 
 
 @contextmanager
-def server(store, *words):
+def server(store):
     """A server in a process of its own, as somebody starts it; `address` is what it printed."""
     environment = {
         **os.environ,
@@ -85,7 +85,7 @@ def server(store, *words):
         "XDG_CACHE_HOME": str(Path(store).parent / "cache"),
     }
     command = "import sys; from alike.flows.cli import main; sys.exit(main())"
-    started = [sys.executable, "-c", command, "serve", "--store", str(store), "--port", "0", *words]
+    started = [sys.executable, "-c", command, "serve", "--store", str(store), "--port", "0"]
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
         client = Client(process.stdout.readline().strip())
         assert client.address.startswith("http://"), client.address
@@ -93,12 +93,6 @@ def server(store, *words):
         yield client
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
-
-
-@pytest.fixture(scope="session")
-def serving():
-    """`server`, for tests that start one of their own."""
-    return server
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
 from alike.index.query import NeighbourIndex
+from alike.serve.pictures import NotThere
 from alike.serve.service import NeighbourService, _coarse
 
 COLUMNS = ["number", "query", "query_row", "rank", "row", "distance", "path", "label"]
@@ -87,7 +88,7 @@ def test_tables_of_the_analysis(answers, analysed):
     analysis, _ = analysed
     for ask, name in (
         (answers.classes, "per_class"), (answers.class_pairs, "class_pairs"),
-        (answers.histograms, "histograms"), (answers.examples, "examples"),
+        (answers.histograms, "histograms"), (answers.examples, "pairs_examples"),
     ):  # fmt: skip
         table = ask()
         wanted = analysis.tables[name].drop(columns="measure")
@@ -97,6 +98,16 @@ def test_tables_of_the_analysis(answers, analysed):
     assert answers.classes()["sameness"].is_monotonic_increasing
     assert len(answers.histograms(limit=7)) == 7
     assert answers.histograms(limit=7).attrs["n_rows"] == 256
+
+
+def test_what_was_not_computed_says_how(own):
+    for folder in ("tables", "maps"):
+        shutil.rmtree(own / "store" / folder, ignore_errors=True)
+    service = NeighbourService(own / "store")
+    with pytest.raises(NotThere, match="alike analyse --store"):
+        service.analyses.scores(service.key)
+    with pytest.raises(NotThere, match="alike map --store"):
+        service.analyses.map(service.opened(), "gap_cosine", None, 10)
 
 
 def test_the_map(answers, analysed):

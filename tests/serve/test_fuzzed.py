@@ -11,7 +11,7 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 FULL = os.environ.get("ALIKE_FULL")
-CALLS = 10_000 if FULL else 250
+CALLS = 10_000 if FULL else 120
 """Of all operations together."""
 
 

@@ -125,8 +125,6 @@ def test_images_at_random(client):
         ("/images/3/neighbours?measure=map_cosine", None, 404, "alike index --measure map_cosine"),
         ("/images/3/explain?method=guess", None, 422, "guess"),
         ("/images/3/explain?target=cow", None, 404, "cow"),
-        ("/scores", None, 404, "alike analyse"),
-        ("/map", None, 404, "alike map"),
         ("/nothing", None, 404, "Not Found"),
         ("/images", b"", 422, "an empty body"),
         ("/images", b"no image at all", 422, "cannot be decoded"),

@@ -1,7 +1,6 @@
 """What may go wrong with a server that others reach: each promise of docs/serve.md, attacked."""
 
 import asyncio
-import http.client
 import io
 import json
 import re
@@ -9,6 +8,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -17,10 +17,11 @@ from PIL import Image
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.images.split import image_id
+from alike.serve.app import create_app
 from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
-from alike.serve.guard import Access, Guard, _same_origin
+from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
 from alike.serve.pictures import Thumbnails, thumbnail
-from alike.serve.run import allowed_hosts, is_private, serve
+from alike.serve.run import allowed_hosts, is_private, new_token, serve
 from alike.serve.service import NeighbourService
 
 API = "/api/v1"
@@ -28,7 +29,8 @@ API = "/api/v1"
 
 def png_of(width, height, value=0):
     file = io.BytesIO()
-    Image.new("L", (width, height), value).save(file, "PNG")
+    mode = "L" if value else "1"
+    Image.new(mode, (width, height), value).save(file, "PNG", compress_level=9)
     return file.getvalue()
 
 
@@ -190,19 +192,19 @@ def test_a_cache_counts_bytes():
     assert (cache.get("large"), cache.get("b"), cache.used) == (None, "B", 50)
 
 
-def answered(app_or_service, messages, budgets, path=f"{API}/images", headers=()):
+def answered(messages, budgets, path=f"{API}/images", headers=()):
     """What `Guard` answers to a body in parts: seconds to wait, or bytes; and its own counts."""
-    from starlette.applications import Starlette
-    from starlette.responses import Response
-    from starlette.routing import Route
+    from fastapi import FastAPI, Request
 
     from alike.serve.app import _handle_errors
 
-    async def whole(request):
-        return Response(str(len(await request.body())))
-
-    app = Starlette(routes=[Route(path, whole, methods=["POST"])])
+    app = FastAPI()
     _handle_errors(app)
+
+    @app.post(path)
+    async def whole(request: Request) -> int:
+        return len(await request.body())
+
     guard = Guard(app, Access(), budgets)
     sent = []
 
@@ -239,14 +241,14 @@ def answered(app_or_service, messages, budgets, path=f"{API}/images", headers=()
 )
 def test_a_body_is_bounded_in_bytes_and_in_time(messages, status):
     budgets = Budgets(upload_bytes=100, body_seconds=0.05)
-    answer, headers, guard = answered(None, messages, budgets)
+    answer, headers, guard = answered(messages, budgets)
     assert answer == status
     assert (guard.receiving, guard.open_requests) == (0, 0)
     assert headers[b"cross-origin-resource-policy"] == b"same-origin"
 
 
 def test_all_bodies_together_are_bounded():
-    status, headers, guard = answered(None, [b"x" * 50, b"end"], Budgets(receiving_bytes=40))
+    status, headers, guard = answered([b"x" * 50, b"end"], Budgets(receiving_bytes=40))
     assert status == 503
     assert headers[b"retry-after"] == b"1"
     assert guard.receiving == 0
@@ -325,35 +327,45 @@ def test_other_names_of_the_host_are_refused(client, host):
     assert "error" in json.loads(body) or not host
 
 
-def test_a_token_is_wanted_once_and_then_a_cookie(place, serving):
-    store = place / "store"
-    with serving(store, "--host", "0.0.0.0", "--token", "secret", "--root-path", "/alike") as other:
-        found = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/\?token=secret", other.address)
-        assert found, other.address
-        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+def test_a_token_is_wanted_once_and_then_a_cookie(place):
+    """Behind a proxy that serves the page at /alike, over TLS."""
+    app = create_app(NeighbourService(place / "store"), Access((*LOOPBACK, "pets.org"), "secret"))
+    transport = httpx.ASGITransport(app=app, root_path="/alike")
 
-        def ask(path, **headers):
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
+    async def main():
+        async with httpx.AsyncClient(transport=transport, base_url="https://pets.org") as client:
 
-        assert ask(f"{API}/health")[0] == 200
-        for path in ("/", f"{API}/set", "/static/page.js", "/?token=guess"):
-            status, _, body = ask(path)
-            assert status == 401
-            assert "token" in json.loads(body)["error"]
-        status, headers, _ = ask("/?token=secret")
-        assert (status, headers["Location"]) == (303, "./")
-        cookie = headers["Set-Cookie"]
-        assert "HttpOnly" in cookie
-        assert "SameSite=lax" in cookie
-        assert "Path=/alike" in cookie
-        assert ask("/", Cookie=cookie.partition(";")[0])[0] == 200
-        assert ask(f"{API}/set", Authorization="Bearer secret")[0] == 200
-        assert ask(f"{API}/set", Authorization="Bearer other")[0] == 401
-        assert ask(f"{API}/set", Authorization="Bearer secret", Host="elsewhere.example")[0] == 400
-        connection.close()
-        other.address = other.address.partition("?")[0]
+            async def ask(path, **headers):
+                client.cookies.clear()
+                return await client.get(f"/alike{path}", headers=headers)
+
+            assert (await ask(f"{API}/health")).status_code == 200
+            for path in ("/", f"{API}/set", "/static/page.js", "/?token=guess"):
+                answer = await ask(path)
+                assert answer.status_code == 401
+                assert "token" in answer.json()["error"]
+            answer = await ask("/?token=secret")
+            assert (answer.status_code, answer.headers["Location"]) == (303, "./")
+            cookie = answer.headers["Set-Cookie"]
+            for part in ("HttpOnly", "SameSite=lax", "Secure", "Path=/alike"):
+                assert part in cookie
+            page = await ask("/", Cookie=cookie.partition(";")[0])
+            assert page.status_code == 200
+            for part in re.findall(r'(?:src|href)="([^"#]+)"', page.text):
+                assert not part.startswith("/")
+                answer = await ask(f"/{part}", Authorization="Bearer secret")
+                assert answer.status_code == 200
+            bearer = {"Authorization": "Bearer secret"}
+            assert (await ask(f"{API}/set", **bearer)).json()["images"] == 20
+            assert (await ask(f"{API}/set", Authorization="Bearer other")).status_code == 401
+            assert (await ask(f"{API}/set", **bearer, Host="elsewhere.org")).status_code == 400
+
+    asyncio.run(main())
+
+
+def test_a_random_token_is_long_and_new():
+    assert len({new_token() for _ in range(50)}) == 50
+    assert len(new_token()) >= 40
 
 
 def test_who_can_reach_a_server():
