@@ -86,7 +86,9 @@ def server(checkout, store, path):
     environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
     code = "import sys; from alike.flows.cli import main; sys.exit(main())"
     words = [sys.executable, "-c", code, "serve", "--store", str(store), "--port", "0"]
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
         address = process.stdout.readline().strip().rstrip("/")
         yield Server(psutil.Process(process.pid), int(address.rpartition(":")[2]), path)
         process.send_signal(signal.SIGINT)
@@ -155,6 +157,7 @@ def main() -> None:
                     # The first round warms caches and is shown as round 0.
                     row = measured(one, clients, asked.requests, asked.n, number)
                     lines.append({"round": number, "server": name, **row})
+                    print(f"round {number}, {name}, {clients} clients", file=sys.stderr)
         print(pd.DataFrame(lines).round(2).to_string(index=False))
 
 

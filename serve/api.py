@@ -307,14 +307,13 @@ def _of_tags(router: APIRouter, work: Work) -> None:
     service = work.service
 
     @router.get("/tags", response_model=models.Tags)
-    async def tags(request: Request) -> Any:
+    async def tags() -> Any:
         """Tags of the stored images."""
-        return await work.search(request, _answer(service.tags))
+        return await work.look(_answer(service.tags))
 
     @router.put("/tags/{tag}", response_model=models.Tags)
-    async def change(
-        request: Request, tag: Annotated[models.TagName, Path()], change: models.TagChange
-    ) -> Any:
+    async def change(tag: Annotated[models.TagName, Path()], change: models.TagChange) -> Any:
         """Give stored images a tag, or take it away. Labels stay as they are."""
+        # Not a search: it may wait for another process that writes tags.
         question = partial(service.change_tags, change.images, tag, change.present)
-        return await work.search(request, _answer(question))
+        return await work.look(_answer(question))

@@ -20,7 +20,9 @@ from alike.serve.pictures import NotThere
 MOST = 8
 """Indexes that are open at once; the one that was asked longest ago is closed."""
 EVERY = 1.0
-"""Seconds between two looks for newly extracted images. A new index is looked for at every one."""
+"""Seconds between two looks for newly extracted images."""
+SOON = 0.05
+"""Seconds between two looks for a new index or listing: a look costs what a search does."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,18 @@ class OpenIndex:
         if len(name) == 64:
             return self.row_of.get(name, -1)
         row = int(name)
-        if self.places(np.array([row]))[0] < 0:
+        place = int(self.rows.searchsorted(row))
+        if place == len(self.rows) or self.rows[place] != row:
             raise NotThere(f"row {row} is not stored; rows come from the answers of this server")
         return row
 
     def about(self, row: int) -> dict[str, Any]:
         """Fields of `Image` of a row with features."""
-        return self.about_many([row])[0]
+        at = int(self.rows.searchsorted(row))
+        return {
+            "image": self.images[at], "row": row, "path": self.paths[at],
+            "label": self.labels[at], "subset": self.subsets[at], "split": self.splits[at],
+        }  # fmt: skip
 
     def about_many(self, rows: Any) -> list[dict[str, Any]]:
         """Fields of `Image` of rows with features."""
@@ -130,7 +137,7 @@ class _Entry:
 
     def __init__(self, now: OpenIndex, stamp: Any) -> None:
         self.now, self.stamp = now, stamp
-        self.looked = time.monotonic()
+        self.looked = self.stamped = time.monotonic()
         self.lock = threading.Lock()
 
 
@@ -175,7 +182,11 @@ class OpenIndexes:
             return entry
 
     def _refresh(self, name: tuple[str, str], entry: _Entry) -> None:
-        stamp, now = self._stamp(name), time.monotonic()
+        now = time.monotonic()
+        if now - entry.stamped < SOON:
+            return
+        entry.stamped = now
+        stamp = self._stamp(name)
         if stamp == entry.stamp and now - entry.looked < EVERY:
             return
         if not entry.lock.acquire(blocking=False):

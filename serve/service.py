@@ -24,6 +24,7 @@ from alike.extract.frames import NamedImage, transform_of
 from alike.extract.identity import settings_hash
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
+from alike.index.neighbours import Query
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
@@ -310,16 +311,15 @@ class NeighbourService:
         query = self.about(name, opened)
         opened.check_classes(labels)
         among = Among(relation, labels)
-        if query["row"] >= 0:
-            answer = opened.index.query([query["row"]], k, among=among)
-        else:
-            vector = self._vectors.get(self._vector_name(name, opened))
-            if vector is None:
-                self.embed([name], opened)
-                vector = self._vectors.get(self._vector_name(name, opened))
-            answer = opened.index.query_vectors(
-                vector[None], k, weights_hash=opened.index.card.weights_hash, among=among
-            )
+        row, index = query["row"], opened.index
+        answer = index.query_vectors(
+            self._vector(name, row, opened),
+            k,
+            weights_hash=index.card.weights_hash,
+            rows=np.array([row]),
+            among=among,
+            label=query["label"],
+        )
         there = answer.rows[0] >= 0
         rows, distances = answer.rows[0][there], answer.distances[0][there]
         title = query["path"] or UPLOADED
@@ -340,6 +340,17 @@ class NeighbourService:
         ]  # fmt: skip
         exact = bool(answer.exact[0])
         return {"query": query, "neighbours": near, "exact": exact, "missing": opened.missing}
+
+    def _vector(self, name: str, row: int, opened: OpenIndex) -> NDArray[np.float32]:
+        """The vector (1, D) of an image."""
+        if row >= 0:
+            return opened.index.vectors([Query(row, name)])
+        vector = self._vectors.get(self._vector_name(name, opened))
+        if vector is None:
+            self.embed([name], opened)
+            vector = self._vectors.get(self._vector_name(name, opened))
+        stored: NDArray[np.float32] = vector[None]
+        return stored
 
     # Where two are alike, and why
 

@@ -70,7 +70,8 @@ async function showNeighbours(number) {
   const same = near.filter((one) => one.label === query.label).length;
   const share = query.label === null || relation !== "any" ? "" : `${same} of ${near.length} have its class. `;
   const sure = found.exact ? "These are exactly the nearest." : "Found by an approximate index.";
-  at("summary").textContent = near.length ? share + sure : "No stored image may answer.";
+  const lacking = found.missing ? ` ${found.missing} images are not in the index: none of them can be here.` : "";
+  at("summary").textContent = (near.length ? share + sure : "No stored image may answer.") + lacking;
   at("near").replaceChildren(...near.map((one) => {
     const known = query.label !== null && one.label !== null;
     const kind = !known ? "plain" : one.label === query.label ? "same" : "other";
@@ -100,7 +101,8 @@ async function showPair(number) {
   at("pair-title").textContent = "Where are the two alike?";
   at("pair-about").textContent =
     `The cosine of their mean features is ${told.value.toFixed(4)}. On each image the colours sum to ` +
-    `it without remainder; where they differ, both together sum to ${(1 - told.value).toFixed(4)}.`;
+    `it without remainder; where they differ, both together sum to ${(1 - told.value).toFixed(4)}.` +
+    (told.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`);
   for (const side of ["first", "second"]) {
     const label = told[side].label === null ? "" : `${told[side].label}: `;
     at(`${side}-name`).textContent = label + named(told[side]);
@@ -280,7 +282,8 @@ async function start() {
   at("facts").textContent = `${facts.images.toLocaleString("en")} images, ${classes.length} classes, ` +
     `${facts.network.split("/").pop()} (${facts.weights}), ${facts.measure}`;
   at("facts").title = facts.about;
-  if (facts.notes.length) say(new Error(facts.notes.join(" ")));
+  at("notes").textContent = facts.notes.join(" ");
+  at("notes").hidden = !facts.notes.length;
   at("label").append(...classes.map((name) => new Option(`${name} (${facts.classes[name]})`, name)));
   showSome().catch(say);
   follow();
