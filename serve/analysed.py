@@ -2,16 +2,16 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from alike.analysis.analyse import Analysis
-from alike.analysis.maps import MapSettings, find_map
-from alike.analysis.report import main_measure
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
+
+if TYPE_CHECKING:
+    from alike.analysis.analyse import Analysis
 
 MOST = 4
 """Analyses that are kept in memory."""
@@ -31,12 +31,15 @@ class StoredAnalyses:
         """Changes with every analysis of an extraction; None before the first."""
         return self._store.files.listing(f"tables/{key}").get("scores.parquet")
 
-    def analysis(self, key: str) -> Analysis:
+    def analysis(self, key: str) -> "Analysis":
         """The analysis of an extraction.
 
         Raises:
             NotThere: it was not analysed yet.
         """
+        # Here, as below: the page starts without what only the analysis needs.
+        from alike.analysis.analyse import Analysis
+
         stamp = self.stamp(key)
         if stamp is None:
             place = self._store.url
@@ -75,6 +78,8 @@ class StoredAnalyses:
         Raises:
             NotThere: no analysis, or one without this measure.
         """
+        from alike.analysis.report import main_measure
+
         analysis = self.analysis(key)
         table = analysis.tables.get(name, pd.DataFrame({"measure": []}))
         measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
@@ -138,6 +143,8 @@ class StoredAnalyses:
 
 
 def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFrame | None:
+    from alike.analysis.maps import MapSettings, find_map
+
     for split in splits:
         if len(features.table(split)):
             table = find_map(features, MapSettings(measure, split), however=True)

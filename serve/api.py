@@ -249,7 +249,7 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """What in the image speaks for a class, by several methods."""
         opened = await work.search(request, partial(service.opened, features, None))
-        methods = tuple(dict.fromkeys(str(one.value) for one in method or ()))
+        methods = tuple(dict.fromkeys(method or ()))
         question = partial(service.explain, image, methods, target, opened)
         return await work.think(request, [image], _answer(question))
 

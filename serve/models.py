@@ -8,12 +8,10 @@ alone: what lies under such an address never changes, whichever store is served 
 without them those that the server was started with answer.
 """
 
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from alike.analysis.explain import EXPLAINERS
 
 MAX_NEIGHBOURS = 200
 MAX_QUERIES = 256
@@ -22,6 +20,11 @@ ROW = r"(0|[1-9][0-9]{0,17})"
 HASH = r"[0-9a-f]{64}"
 
 Relation = Literal["any", "same", "other"]
+Method = Literal[
+    "cam", "gradcam", "gradcam_raw", "sa", "grad_x_input", "lrp", "lrp_gamma", "lrp_epsilon",
+    "deep_taylor",
+]  # fmt: skip
+"""Explainers: the rows of `EXPLAINERS`, which loads torch."""
 Split = Literal["held_out", "validation", "train", "all"]
 
 
@@ -34,8 +37,6 @@ class Side(IntEnum):
     LARGEST = 768
 
 
-Method = Enum("Method", {name: name for name in EXPLAINERS}, type=str)  # type: ignore[misc]
-"""An explainer: a row of `EXPLAINERS`."""
 Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
 Name = Annotated[
     str,

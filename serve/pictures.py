@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, StoredImages
-from alike.extract.images import image_size
 from alike.serve.budgets import ByteCache
 
 TINY = 48
@@ -34,6 +33,9 @@ def pixels_of(image: NamedImage) -> int:
     Raises:
         BadInput: no readable image; says why.
     """
+    # Here, because it loads torch, which the page starts without.
+    from alike.extract.images import image_size
+
     try:
         width, height = image_size(image.data)
     except BadImage as error:

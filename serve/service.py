@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from alike import __version__
 from alike.analysis.explain import (
     AGAINST,
-    EXPLAINERS,
     FOR,
-    METHODS,
     difference,
-    explain_images,
     likeness,
     position_pairs,
 )
@@ -404,8 +401,11 @@ class NeighbourService:
         Raises:
             NotThere: an unknown image, or no such class of the network.
         """
+        # Here, because it loads torch, which a question of a stored row is answered without.
+        from alike.analysis.explain import LIKENESS, METHODS, explain_images
+
         opened = opened or self.opened()
-        usual = tuple(method for method in METHODS if method in EXPLAINERS)
+        usual = tuple(method for method in METHODS if method != LIKENESS)
         image, features = self.image(name), opened.index.features
         with self._network_lock:
             network = opened.index.encoder().network

@@ -1,7 +1,12 @@
 """The HTTP API and the page against the functions that they stand for."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from alike.extract.store.store import Store
 from alike.index.query import NeighbourIndex
 from alike.serve.budgets import Budgets
 from alike.serve.service import NeighbourService
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -73,6 +80,27 @@ def test_a_new_image(client, place, index):
     assert decode(body).shape == (3, 60, 40)
     pair = client.json(f"/api/v1/images/{told['image']}/alike/0")
     assert np.sum(pair["likeness"][0]) == pytest.approx(pair["value"], abs=1e-3)
+
+
+def test_the_description_names_every_explainer():
+    from alike.analysis.explain import EXPLAINERS
+    from alike.serve.models import Method
+
+    assert get_args(Method) == tuple(EXPLAINERS)
+
+
+def test_the_page_starts_without_torch(place):
+    """And answers a stored row: what only other questions need comes with the first of them."""
+    code = (
+        "import sys\nfrom alike.serve.app import create_app\n"
+        "from alike.serve.service import NeighbourService\n"
+        "service = NeighbourService(sys.argv[1])\ncreate_app(service).openapi()\n"
+        "service.facts(), service.neighbours('3', 5)\n"
+        "heavy = {'torch', 'dask', 'prefect', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    words = [sys.executable, "-c", code, str(place / "store")]
+    subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
 def test_where_two_are_alike(client, place):
