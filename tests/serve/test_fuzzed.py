@@ -57,7 +57,7 @@ def fuzz(operation, calls, statuses):
     )
     @given(case=strategy)
     def call(case):
-        answer = case.call()
+        answer = case.call(timeout=120)
         statuses[answer.status_code] += 1
         case.validate_response(answer, excluded_checks=excluded)
 

@@ -385,3 +385,39 @@ def test_a_port_that_is_none(place, port):
 def test_a_taken_port(client, place):
     with pytest.raises(BadInput, match="choose another by --host, --port"):
         serve(NeighbourService(place / "store"), port=port_of(client))
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHo"])
+def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, part):
+    """At the start of a connection, and after an answer."""
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from alike.serve import run
+
+    monkeypatch.setattr(run, "HEADER_SECONDS", 0.05)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def main():
+        config = uvicorn.Config(app, http=run.Protocol, lifespan="off")
+        config.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: run.Protocol(config=config, server_state=ServerState(), app_state={}),
+            "127.0.0.1",
+            0,
+        )
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            if first:
+                writer.write(first)
+                assert b"204" in await reader.readuntil(b"\r\n\r\n")
+            writer.write(part)
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
+
+    asyncio.run(main())
