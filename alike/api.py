@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alike.flows.pipeline import Finished
     from alike.index.build import IndexReport
     from alike.index.query import NeighbourIndex
-    from alike.results import Answers, Comparison, Explanations
+    from alike.results import Answers, Comparison, Explanations, ExportedFiles, ReportFile
     from alike.train.run_files import TrainRun
 
     Place = str | Path | Store
@@ -170,7 +170,7 @@ def extract_images(
     """
     from alike.extract.pipeline import check_bad_share
     from alike.flows.extracting import extract_images as extract_named
-    from alike.flows.extracting import source_options
+    from alike.flows.extracting import network_options, source_options
 
     settings = {
         "device": device,
@@ -188,18 +188,12 @@ def extract_images(
         taps=_names(taps),
         settings=settings,
         size=(None if resize is None else str(resize), crop),
-        network_args=network_arg,
+        chosen=network_options(network_arg, classes, network_output, weights_key, weights_prefix),
         source_options=source_options(source_option, where, label_column, first_label),
         split=(train_share, validation_share),
         group=group,
         twins=twins,
-        classes=classes,
         seed=seed,
-        chosen={
-            "output": network_output,
-            "weights_key": weights_key,
-            "weights_prefix": weights_prefix,
-        },
         workers=workers,
     )
     check_bad_share(report, bad_share)
@@ -280,6 +274,7 @@ def neighbours(
     same_class: bool = False,
     other_class: bool = False,
     among: Names | None = None,
+    where: str | None = None,
     label: str | None = None,
     rerank: str | None = None,
     trust: bool = False,
@@ -300,6 +295,7 @@ def neighbours(
         same_class: only images of the query's class.
         other_class: only images of other classes.
         among: only images of these classes.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         label: class of the queries that are not stored.
         rerank: ``chamfer`` or ``sinkhorn``: compare feature maps part by part; not for vectors.
         contact_sheet: write a PNG of queries and neighbours; not for vectors.
@@ -323,7 +319,7 @@ def neighbours(
         raise BadInput("same_class and other_class exclude each other: give one of them")
     relation: Literal["same", "other", "any"]
     relation = "same" if same_class else "other" if other_class else "any"
-    allowed = Among(relation, () if among is None else _names(among))
+    allowed = Among(relation, () if among is None else _names(among), where or "")
     chosen = open_store(store).features(features)
     told: list[str] = []
     build_missing(chosen, measure, told.append)
@@ -370,6 +366,7 @@ def analyse(
     features: str | None = None,
     measures: Names | None = None,
     split: Split = "held_out",
+    where: str | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     untrained: str | None = None,
@@ -387,6 +384,7 @@ def analyse(
         features: the extraction; None: the only one, or the one that a run serves.
         measures: keys of `MEASURES`; None: the default set of measures.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: 0: no intervals; any other number: intervals. Nothing is resampled.
         seed: of folds, samples of images, and draws for the worst class.
         untrained: extraction of the same network with random weights.
@@ -415,7 +413,7 @@ def analyse(
         precision=precision,
     )
     opened = open_store(store)
-    chosen = opened.features(features)
+    chosen = opened.features(features).only(where)
     _check_held_out(split, chosen)
     with open_jobs(dask, workers) as jobs:
         return analyse_features(
@@ -435,6 +433,7 @@ def compare(
     store_b: "Place | None" = None,
     measure: str = "gap_cosine",
     split: Split = "held_out",
+    where: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     dask: str | None = None,
@@ -450,6 +449,7 @@ def compare(
         store_b: store of the second extraction; None: `store`.
         measure: used for both.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: not used since 0.2.0: nothing is resampled.
         seed: of a sample of very many images, and of draws for the worst class.
         dask: as in `analyse`.
@@ -464,8 +464,8 @@ def compare(
     from alike.analysis.networks import network_similarity
     from alike.results import Comparison
 
-    first = open_store(store).features(a)
-    second = open_store(store if store_b is None else store_b).features(b)
+    first = open_store(store).features(a).only(where)
+    second = open_store(store if store_b is None else store_b).features(b).only(where)
     _check_held_out(split, first, second)
     with open_jobs(dask, workers) as jobs:
         scores = compare_features(
@@ -496,6 +496,7 @@ def explain(
     continuity: bool = False,
     limit: int | None = None,
     split: Split = "held_out",
+    where: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
 ) -> "Explanations":
@@ -515,6 +516,7 @@ def explain(
         continuity: measure whether explanations are continuous.
         limit: images for `every` and `continuity`; None: all, and 64.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         progress: called as `every` and `continuity` proceed.
         trust: agree to run the network file that the store names, from now on.
 
@@ -533,7 +535,7 @@ def explain(
         raise BadInput("like compares images with a class: give images, or classes=True for all")
     if not (given or every or classes or confused or continuity):
         raise BadInput("what to explain? give images, or every, classes, confused, continuity")
-    chosen = open_store(store).features(features)
+    chosen = open_store(store).features(features).only(where)
     names = None if methods is None else _names(methods)
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
@@ -554,14 +556,14 @@ def explain(
             table, picture = confused_panel(chosen, confused, split=side)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
-            judged = continuity_of(
+            ratios = continuity_of(
                 chosen,
                 methods=names or METHODS,
                 n_images=limit or 64,
                 split=side,
                 progress=progress,
             )
-            parts["continuity"] = Part(judged.table)
+            parts["continuity"] = Part(ratios.table)
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},
@@ -581,6 +583,17 @@ def retrain(
     images: str | Path | None = None,
     network: str | None = None,
     weights: str | Path | None = None,
+    network_arg: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    network_output: str = "",
+    weights_key: str = "",
+    weights_prefix: str | None = None,
+    resize: str | int | None = None,
+    crop: int | None = None,
+    where: str | None = None,
+    source_option: Mapping[str, Any] | None = None,
+    label_column: str | None = None,
+    first_label: bool | None = None,
     train_share: float | None = None,
     loss: str = "gap_supcon",
     epochs: int = 20,
@@ -608,6 +621,19 @@ def retrain(
         network: name of torchvision, ``file.py:factory`` or ``timm:NAME``.
         weights: file, run folder, name of torchvision's weights, or ``none`` for random weights;
             None: those of the store, or ``none`` with `images`.
+        network_arg: as in `extract_images`; so are `classes`, `network_output`, `weights_key`,
+            `weights_prefix`, `resize` and `crop`: of a network that is named here.
+        classes: see there.
+        network_output: see there.
+        weights_key: see there.
+        weights_prefix: see there.
+        resize: see there.
+        crop: see there.
+        where: only these images: ``subset=train`` or ``label=cat,dog``.
+        source_option: with `images`, as in `extract_images`; so are `label_column` and
+            `first_label`.
+        label_column: see there.
+        first_label: see there.
         train_share: share to train on; with `images` 0.5 unless given.
         loss: a key of `LOSSES`.
         epochs: passes over the training images.
@@ -626,6 +652,7 @@ def retrain(
         BadInput: an unknown setting, no images to train on, a network that cannot be trained.
     """
     from alike.extract.networks import accepting
+    from alike.flows.extracting import network_options, source_options
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
 
@@ -637,6 +664,12 @@ def retrain(
                 network,
                 None if weights is None else str(weights),
             ),
+            chosen=network_options(
+                network_arg, classes, network_output, weights_key, weights_prefix
+            ),
+            size=(None if resize is None else str(resize), crop),
+            where=where,
+            options=source_options(source_option, None, label_column, first_label),
         )
     optional: dict[str, Any] = {"lr": lr, "weight": weight, "batch_size": batch_size}
     changes = {name: value for name, value in optional.items() if value is not None}
@@ -669,7 +702,7 @@ def write_report(
     maps: bool = True,
     thumbnails: bool = True,
     progress: Progress = silent,
-) -> Path:
+) -> "ReportFile":
     """Write the report of an analysis: one HTML file that loads nothing else.
 
     Args:
@@ -683,15 +716,18 @@ def write_report(
         progress: called as the work proceeds.
 
     Returns:
-        The path of the file.
+        The file, which shows itself and can be used as a path; its `Path` is `.path`.
 
     Raises:
         BadInput: an extraction that was not analysed yet.
     """
     from alike.flows.reporting import write_report as write
+    from alike.results import ReportFile
 
+    chosen = open_store(store)
+    after = None if after is None else chosen.features(after).key
     written = write(
-        store,
+        chosen,
         features,
         after,
         to,
@@ -701,7 +737,7 @@ def write_report(
         progress=progress,
     )
     _warn(written.notes)
-    return written.path
+    return ReportFile(written.path, written.key, after, written.notes)
 
 
 def export(
@@ -711,11 +747,12 @@ def export(
     features: str | None = None,
     arrays: Names = "gap",
     split: Split = "held_out",
+    where: str | None = None,
     measure: str = "gap_cosine",
     maps: bool = False,
     images: bool = False,
     progress: Progress = silent,
-) -> list[Path]:
+) -> "ExportedFiles":
     """Write features, the tables of `analyse`, and their manifest to a file.
 
     Args:
@@ -724,18 +761,20 @@ def export(
         features: the extraction; None: the only one, or the one that a run serves.
         arrays: feature arrays; empty for none.
         split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
         measure: the measure whose neighbours are written.
         maps: add the coordinates of the 2-D map.
         images: add thumbnails to Parquet.
         progress: called as the work proceeds.
 
     Returns:
-        The files that were written.
+        The files that were written, a sequence that shows itself; as a path it is the first one.
 
     Raises:
         BadInput: an ending or an array that is not there.
     """
     from alike.flows.exporting import export as write
+    from alike.results import ExportedFiles
 
     written = write(
         store,
@@ -743,13 +782,14 @@ def export(
         features,
         arrays=_names(arrays),
         split=split,
+        where=where,
         measure=measure,
         maps=maps,
         images=images,
         progress=progress,
     )
     _warn(written.notes)
-    return written.files
+    return ExportedFiles(written.files, written.key, written.notes)
 
 
 def _names(given: Names) -> tuple[str, ...]:

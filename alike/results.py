@@ -1,9 +1,11 @@
-"""What `alike.neighbours`, `alike.compare` and `alike.explain` return; each shows itself."""
+"""What the public functions return, if it is made for them alone; each shows itself."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 from alike.extract.display import Displayed, Summary, with_interval
 
@@ -108,16 +110,16 @@ class Comparison(Displayed):
     likeness: Mapping[str, float]
 
     def _summary(self) -> Summary:
-        from alike.analysis.compare import lost_note
+        from alike.analysis.compare import compared_images, comparison_notes
 
         facts: dict[str, object] = {}
         for row in self.scores[self.scores["score"] == "sameness"].itertuples(index=False):
             facts["sameness of a"], facts["sameness of b"] = float(row.a), float(row.b)
             facts["difference"] = with_interval(row.difference, row.low, row.high)
-        images = {"images": self.scores.attrs["images"]} if "images" in self.scores.attrs else {}
+        known = "images" in self.scores.attrs
+        images = {"compared": compared_images(self.scores)} if known else {}
         title = f"comparison by {self.measure}: a = {self.a}, b = {self.b}"
-        note = lost_note(self.scores.attrs.get("lost", 0), self.measure)
-        notes = (note,) if note else ()
+        notes = comparison_notes(self.scores, self.measure)
         return Summary(title, {**facts, **self.likeness, **images}, notes, {"scores": self.scores})
 
 
@@ -161,6 +163,79 @@ class Explanations(Displayed):
             for name, picture in self.pictures.items()
         )
         return replace(self._summary(), html=images).as_html()
+
+
+@dataclass(frozen=True, repr=False)
+class ReportFile(Displayed, os.PathLike[str]):
+    """A report that was written. It is a path: `open`, `Path` and `shutil.copy` take it.
+
+    Attributes:
+        path: the HTML file.
+        key: of the extraction that it is about.
+        after: key of the extraction that is set beside it; None: the report is about one.
+        notes: what a reader must know: features that changed after the analysis.
+    """
+
+    path: Path
+    key: str
+    after: str | None = None
+    notes: Sequence[str] = ()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _summary(self) -> Summary:
+        facts = {"file": self.path, "after": self.after, "size": _size(self.path)}
+        return Summary(f"report of {self.key}", facts, self.notes)
+
+
+@dataclass(frozen=True, repr=False)
+class ExportedFiles(Displayed, Sequence[Path], os.PathLike[str]):
+    """An export that was written: a sequence of its files. As a path it is the first of them.
+
+    Attributes:
+        files: the file that was asked for, then those that hold its tables, if it holds none.
+        key: of the extraction.
+        notes: what a reader must know: features that changed after the analysis, neighbours that
+            were not written.
+    """
+
+    files: Sequence[Path]
+    key: str
+    notes: Sequence[str] = ()
+
+    def __fspath__(self) -> str:
+        return str(self.files[0])
+
+    @overload
+    def __getitem__(self, at: int) -> Path: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Path]: ...
+    def __getitem__(self, at: int | slice) -> Path | Sequence[Path]:
+        return self.files[at]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def _summary(self) -> Summary:
+        facts = {"file": self.files[0], "files": len(self.files)}
+        return Summary(f"export of {self.key}", facts, self.notes)
+
+    def _repr_html_(self) -> str:
+        from dataclasses import replace
+
+        import pandas as pd
+
+        rows = [{"file": str(file), "size": _size(file)} for file in self.files]
+        return replace(self._summary(), tables={"files": pd.DataFrame(rows)}).as_html()
+
+
+def _size(path: Path) -> str | None:
+    """Size of a file or of a folder with all that is in it; None if it is gone by now."""
+    if not path.exists():
+        return None
+    files = path.rglob("*") if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:,.2f} MB"
 
 
 def _cell(picture: "Thumbnail | None", *lines: str) -> str:

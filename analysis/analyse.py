@@ -30,6 +30,7 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
@@ -39,7 +40,7 @@ from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, Measure, ready_measure
-from alike.extract.notes import flat_features
+from alike.extract.notes import flat_features, only_some
 from alike.extract.progress import Progress, silent
 from alike.extract.store import Files
 
@@ -73,13 +74,22 @@ FIRST = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "a
 """The scores that are read first."""
 
 
+def images_digest(store: "StoreBase") -> str:
+    """Hash of the images that are there, their labels and sides, whatever rows they have."""
+    view = store.images()
+    view = view[view["row"] >= 0]
+    sides = store.sides(view["row"].to_numpy(), view["image_id"])
+    columns = (view["image_id"], view["label"].astype(str), sides)
+    return seal_of(sorted(map("\t".join, zip(*columns, strict=True))))
+
+
 @dataclass(frozen=True, repr=False)
 class Analysis(Displayed):
     """What an analysis found.
 
     Attributes:
         key: of the extraction.
-        n_images: judged by the headline: fewer than there are where the budget allowed a sample.
+        n_images: evaluated by the headline: fewer than there are if the budget allowed a sample.
         classes: their names, sorted.
         settings: everything that the numbers depend on, and which measures were left out and why.
         tables: by name; columns in docs/analysis.md.
@@ -132,19 +142,40 @@ class Analysis(Displayed):
         """Of what its scores mean; analyses before 0.2.0 have 1."""
         return int(self.settings.get("scores_version", 1))
 
-    def outdated(self, digest: str) -> str:
-        """What to say where scores or features are others by now; empty where they are not."""
+    def outdated(self, features: "Features") -> str:
+        """What to say if scores, features, images, labels or sides are others by now, else "".
+
+        Args:
+            features: of the same extraction, as they are now.
+        """
         if self.scores_version != SCORES_VERSION:
             return (
                 f"the analysis of {self.key} has scores of version {self.scores_version}, "
                 f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
             )
-        if self.settings.get("features_digest") in (None, digest):
+        now = {"features_digest": features.digest, "images_digest": images_digest(features.store)}
+        # Version 0.1 kept no digest of the images.
+        if all(self.settings.get(name) in (None, value) for name, value in now.items()):
             return ""
         return (
-            f"images or taps of {self.key} came or changed after its analysis, which is of "
-            f"{self.n_images} images: run `alike analyse` to judge what is there now"
+            f"images, their labels or sides, or taps of {self.key} came or changed after its "
+            f"analysis, which is of {self.n_images} images: run `alike analyse` to evaluate what "
+            "is there now"
         )
+
+    @property
+    def evaluated(self) -> str:
+        """How many images the headline is of, and of how many if the budget allowed a sample."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        if of == self.n_images:
+            return f"{of:,} images"
+        return f"a sample of {self.n_images:,} of {of:,} images"
+
+    @property
+    def sample_notes(self) -> list[str]:
+        """That the headline is of a sample; nothing if it is of every image."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        return [] if of == self.n_images else [f"the scores of {self.key} are of {self.evaluated}"]
 
     def overview(self) -> pd.DataFrame:
         """The scores that are read first: one row a measure, one column a score."""
@@ -162,7 +193,7 @@ class Analysis(Displayed):
         facts = {
             "sameness": sameness and with_interval(sameness.value, sameness.low, sameness.high),
             "worst class": f"{worst[0]} {worst[1]:.4g}" if worst else None,
-            "images": self.n_images,
+            "evaluated": self.evaluated,
             "classes": len(self.classes),
             "split": self.settings.get("split"),
         }
@@ -273,11 +304,17 @@ def analyse(
             note = "" if len(same) == len(images) else _missing_note(len(same), len(images))
             plan.append(_planned(UNTRAINED, control, untrained, same, note))
         except BadInput as error:
-            # A control that cannot be judged ends no analysis.
+            # A control that cannot be evaluated ends no analysis.
             left_out[UNTRAINED] = str(error)
     work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
     plan = [part.within(settings) for part in plan]
+    announcement = outlook(
+        [part.load for part in plan], work.jobs, intervals=settings.bootstrap > 0,
+        budget=settings.budget,
+    )  # fmt: skip
+    if announcement:
+        progress("analysis", 0, 0, announcement)
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
@@ -287,19 +324,21 @@ def analyse(
     )
     tables["twins"] = twins
     record = {
-        "split": settings.split, "measures": [*measures, *settings.set_measures],
+        "split": settings.split, **({"where": features.where} if features.where else {}),
+        "measures": [*measures, *settings.set_measures],
         "left_out": left_out, "bootstrap": settings.bootstrap, "seed": settings.seed,
         "budget": settings.budget, "bins": settings.bins,
         "histograms": _layers_in_words(images, settings.bins), "precision": settings.precision,
         "unlabelled": images.unlabelled, "features_digest": features.digest,
+        "images_digest": images_digest(features.store),
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record,
-        "warnings": flat_features(features, np.sort(images.rows)),
+        "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],
         "scores_version": SCORES_VERSION,
         "n_images_before_sampling": len(images),
         "evaluated": {part.name: len(part.images) for part in plan},
     }  # fmt: skip
-    # Of the headline: a measure that was fitted on some of the images judges the others.
+    # Of the headline: a measure that was fitted on some of the images evaluates the others.
     head = next((part for part in plan if part.name == HEADLINE), plan[0])
     evaluated = len(head.images) if head.images.sampled_from else len(images)
     analysis = Analysis(features.key, evaluated, images.classes, record, tables)
@@ -353,10 +392,15 @@ class Planned:
     images: EvaluationSet
     note: str = ""
 
+    @property
+    def load(self) -> Load:
+        """How many pairs it evaluates."""
+        n = len(self.images)
+        return Load(n, self.source.dim, self.images.sampled_from or n)
+
     def within(self, settings: AnalysisSettings) -> "Planned":
         """The same on as many images as the budget allows, 1,000 at least."""
-        most = max(1000, int((2.0 * settings.budget / self.source.dim) ** 0.5))
-        few = self.images.sample(most, settings.seed)
+        few = self.images.sample(most_images(settings.budget, self.source.dim), settings.seed)
         if not few.sampled_from:
             return self
         sampled = f"a stratified sample of {len(few)} of {few.sampled_from} images"
@@ -489,12 +533,12 @@ def _same_images(features: "Features", other: "Features", images: EvaluationSet)
         return images.take(other.committed(["gap"], good=True)[images.rows])
     here = features.table().set_index("row")["image_id"]
     there = other.table().set_index("image_id")["row"]
-    wanted = here.loc[images.rows]
-    shared = wanted.isin(there.index).to_numpy()
+    ids = here.loc[images.rows]
+    shared = ids.isin(there.index).to_numpy()
     if not shared.any():
         msg = f"{other.key} holds none of the evaluated images: extract the same source with it"
         raise BadInput(msg)
-    rows = there.loc[wanted[shared]].to_numpy(dtype=np.int64)
+    rows = there.loc[ids[shared]].to_numpy(dtype=np.int64)
     return replace(images.take(shared), rows=rows)
 
 
@@ -530,15 +574,15 @@ def _place(key: str, name: str) -> str:
 
 def _unfitted(images: EvaluationSet, measure: Measure, split: str) -> EvaluationSet:
     """Leave out the rows that the measure was fitted on."""
-    seen = np.isin(images.rows, measure.fitted_rows)
-    if not seen.any():
+    fitted = np.isin(images.rows, measure.fitted_rows)
+    if not fitted.any():
         return images
-    if seen.all():
+    if fitted.all():
         msg = (
             f"every image of the split {split} was used to fit {measure.name}, which it must not "
-            f"judge: use --split held_out"
+            f"evaluate: use --split held_out"
         )
         raise BadInput(msg)
-    rest = images.take(~seen)
+    rest = images.take(~fitted)
     check(rest)
     return rest

@@ -23,11 +23,14 @@ from alike.analysis.blocks import (
     check_seed,
     evaluation_set_of,
     here,
+    measured_rows,
     stored_vectors,
 )
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores
 from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
+from alike.analysis.outlook import Load, outlook
 from alike.analysis.pairs import (
+    INFLUENCE_ROWS,
     PairCounts,
     PairSpreads,
     Units,
@@ -42,7 +45,13 @@ from alike.analysis.pairs import (
     units_of,
 )
 from alike.analysis.pairs import curves as score
-from alike.analysis.scores import PENULTIMATE, SCORES, named_rightly, purity_top
+from alike.analysis.scores import (
+    PENULTIMATE,
+    SCORES,
+    influence_note,
+    named_rightly,
+    purity_top,
+)
 from alike.extract.errors import BadInput
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
@@ -119,7 +128,8 @@ def compare(
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks.
         `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
-        sample is; and how many were `lost` before: one side has no value of what the measure reads.
+        sample is; how many were `lost` before: one side has no value of what the measure reads;
+        and of how many the influence was computed (`influence_of`).
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -133,23 +143,31 @@ def compare(
     at = both[0].sample_at(MOST, seed)
     images_a, images_b = both if at is None else (side.take(at) for side in both)
     jobs = jobs or here()
+    dim = measured_rows(a, ready_measure(a, measure), images_a.rows).dim
+    load = Load(len(images_a), dim, len(both[0]), sides=2)
+    announcement = outlook([load], jobs, intervals=True, budget=None)
+    if announcement:
+        progress("comparison", 0, 0, announcement)
     one, other = (
         _side(name, features, images, measure, jobs, progress)
         for name, features, images in (("a", a, images_a), ("b", b, images_b))
     )
-    found = {
+    differences = {
         **differences_of(one, other, seed=seed, stage=_stages("", jobs, progress)),
         **_accuracy(a, b, images_a, images_b),
         **_collapse(a, b, images_a, images_b, seed),
     }
     rows = [
         (name, each.a, each.b, each.b - each.a, *each.span, SCORES[name].better)
-        for name, each in found.items()
+        for name, each in differences.items()
     ]
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     table = pd.DataFrame(rows, columns=columns)
     lost = len(every[0]) - len(both[0])
-    table.attrs = {"images": len(images_a), "of": len(both[0]), "lost": lost}
+    table.attrs = {
+        "images": len(images_a), "of": len(both[0]), "lost": lost,
+        "influence_of": min(len(images_a), INFLUENCE_ROWS),
+    }  # fmt: skip
     return table
 
 
@@ -209,7 +227,8 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
     both = left[["image_id", "row", "label"]].merge(right[["image_id", "row"]], on="image_id")
     if not len(both):
         msg = (
-            f"{a.key} and {b.key} have no image in common in the split {split}, expected the same "
+            f"{a.key} and {b.key} have no image in common in the split {split}"
+            f"{f' with {a.where}' if a.where else ''}, expected the same "
             "images on both sides: extract one source with both networks"
         )
         raise BadInput(msg)
@@ -238,10 +257,21 @@ def having_values(
     return first, second
 
 
-def lost_note(lost: int, measure: str) -> str:
-    """What to say of images that `having_values` left out; empty if none was."""
+def compared_images(table: pd.DataFrame) -> str:
+    """How many images a comparison is of, and of how many if a sample was compared."""
+    n, of = table.attrs["images"], table.attrs["of"]
+    return f"{n:,} images" if n == of else f"a stratified sample of {n:,} of {of:,} images"
+
+
+def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
+    """What to say of images that a comparison left out, and of its intervals."""
+    if "images" not in table.attrs:
+        return []  # pandas drops them in some of its own operations.
+    n, lost = table.attrs["images"], table.attrs["lost"]
+    looked_up = table.attrs["influence_of"]
     why = f"one of the two has no value of an array that {measure} reads"
-    return f"{lost} images are left out: {why}" if lost else ""
+    notes = [f"{lost} images are left out: {why}"] if lost else []
+    return notes + ([influence_note(looked_up, n)] if looked_up < n else [])
 
 
 def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _here) -> Differences:
@@ -284,7 +314,7 @@ def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
             ("worst_class_auc", (_least_sameness(side.counts) + 1.0) / 2.0),
         ):
             values.setdefault(name, []).append(value)
-    found = {}
+    differences = {}
     for name, (a, b) in values.items():
         span = (float("nan"), float("nan"))
         if name in spreads.apart and name not in spreads.why_not:
@@ -292,9 +322,9 @@ def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
             span_a, span_b = spreads.interval(name, a, 0), spreads.interval(name, b, 1)
             apart = spreads.apart[name]
             span = difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
-        found[name] = Difference(a, b, span)
-    auc, worst = found["auc"], found.pop("worst_class_auc")
-    return {"sameness": _doubled(auc), **found, "worst_class_sameness": _doubled(worst)}
+        differences[name] = Difference(a, b, span)
+    auc, worst = differences["auc"], differences.pop("worst_class_auc")
+    return {"sameness": _doubled(auc), **differences, "worst_class_sameness": _doubled(worst)}
 
 
 def _doubled(auc: Difference) -> Difference:
@@ -315,7 +345,7 @@ def _neighbours(
     first, second = changes
     assert first is not None
     assert second is not None
-    found = {}
+    differences = {}
     for name in ("one_nn", "purity_at_10", "r_precision", "map_at_r"):
         a, b = (
             float(_image_scores(side.near, side.images, name)[has_kin].mean()) for side in sides
@@ -327,8 +357,10 @@ def _neighbours(
             for value, of in ((a, of_a), (b, of_b))
         )
         apart = score_spread(second.without - first.without, name, images, units, paired=True)
-        found[name] = Difference(a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart))
-    return found
+        differences[name] = Difference(
+            a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
+        )
+    return differences
 
 
 def _image_scores(near: Nearest, images: EvaluationSet, name: str) -> NDArray[np.float64]:
@@ -349,8 +381,8 @@ def _accuracy(
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
     units = units_of(images)
-    moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
-    apart = spread(moved, units.stratum)
+    movement = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
+    apart = spread(movement, units.stratum)
     value = float(b.mean() - a.mean())
     span = mean_difference(value, apart)
     return {"accuracy": Difference(float(a.mean()), float(b.mean()), span)}
@@ -362,11 +394,11 @@ def _collapse(
     """NC1 of what enters the classifier; nothing where that is not stored on both sides."""
     if any("fc" not in side.arrays for side in (one, other)):
         return {}
-    kept = jackknife_groups(images, seed)
+    groups = jackknife_groups(images, seed)
     values = []
     for side, own in ((one, images), (other, of_other)):
         vectors = stored_vectors(side, PENULTIMATE, own.rows)
-        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in kept)]
+        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in groups)]
         values.append(np.array([_nc1(some, of) for some, of in every]))
     apart = values[1] - values[0]
     span = jackknife_interval(apart[0], apart[1:])

@@ -38,14 +38,14 @@ def twin_findings(
     rows = features.table("all")["row"]
     pairs = pairs[pairs["row_a"].isin(rows) & pairs["row_b"].isin(rows)].reset_index(drop=True)
     sides = within_and_across(pairs)
-    kept = first_of_each(images.rows, pairs[pairs["how"] != "group"])
-    without = None if kept.all() else sameness_of(images.take(kept))
+    distinct = first_of_each(images.rows, pairs[pairs["how"] != "group"])
+    without = None if distinct.all() else sameness_of(images.take(distinct))
     record = {
         "mode": features.store.twins(),
         "pairs": sides,
         "across": sum(count for name, count in sides.items() if "/" in name),
         "unsigned": len(unsigned_rows(features.store, features.bad()["row"].to_numpy())),
-        "left_out": int((~kept).sum()),
+        "left_out": int((~distinct).sum()),
         "sameness": sameness,
         "sameness_without": without,
     }
@@ -73,9 +73,9 @@ def first_of_each(rows: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
     graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
     _, labels = connected_components(graph, directed=False)
     order = np.argsort(rows)
-    kept = np.zeros(n, dtype=bool)
-    kept[order[np.unique(labels[order], return_index=True)[1]]] = True
-    return kept
+    distinct = np.zeros(n, dtype=bool)
+    distinct[order[np.unique(labels[order], return_index=True)[1]]] = True
+    return distinct
 
 
 def twin_sentences(record: Mapping[str, Any]) -> list[str]:
@@ -90,7 +90,7 @@ def twin_sentences(record: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{total} pairs of twins or of one group: {', '.join(parts)}.")
     if record.get("across"):
         sentences.append(
-            "Twins on two sides flatter what was trained on the one and is judged on the other."
+            "Twins on two sides flatter what was trained on the one and is evaluated on the other."
         )
     if record.get("left_out"):
         sentences.append(

@@ -3,10 +3,13 @@
     python -m benchmarks.coverage --sets 1000 --truths 2000
     python -m benchmarks.coverage --sets 200 --cells 5x10,unequal
 
+    python -m benchmarks.coverage --sets 300 --truths 600 --cells unfitted
+
 The sets are Gaussian clusters whose centres stay and whose images are drawn anew, twice: the second
 network sees most of what the first does. The truth of a score is its mean over further sets. A
 cell's own error with 1,000 sets is .007. The functions are those that `alike analyse` and
-`alike compare` call, from vectors to intervals.
+`alike compare` call, from vectors to intervals. The cells of `UNFITTED` were never used to choose
+a factor of `alike.analysis`: they say whether the factors carry over.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks import evaluation_set_of, held_vectors
 from alike.analysis.compare import differences_of, measured_side
@@ -47,6 +51,7 @@ class Cell:
         noise: spread of the copies.
         dim: length of a vector.
         signs: whether only the signs of the numbers are kept, so that distances tie.
+        freedom: degrees of freedom of Student's t, of which images are drawn; 0: a Gaussian.
     """
 
     sizes: tuple[int, ...]
@@ -55,12 +60,16 @@ class Cell:
     noise: float = 0.0
     dim: int = 16
     signs: bool = False
+    freedom: int = 0
 
     def draw(self, draw: np.random.Generator) -> tuple[Numbers, Numbers, NDArray[np.int64]]:
         """Vectors of both networks and the classes."""
         codes = np.repeat(np.arange(len(self.sizes)), self.sizes)
         centres = np.random.default_rng(1).standard_normal((len(self.sizes), self.dim))
-        one, other = draw.standard_normal((2, len(codes), self.dim))
+        shape = (2, len(codes), self.dim)
+        one, other = (
+            draw.standard_t(self.freedom, shape) if self.freedom else draw.standard_normal(shape)
+        )
         x = self.apart * centres[codes] + one
         y = 1.1 * self.apart * centres[codes] + 0.8 * one + 0.6 * other
         codes, x, y = (np.repeat(each, self.copies, axis=0) for each in (codes, x, y))
@@ -81,6 +90,13 @@ CELLS = {
     "10x8 four times": Cell((8,) * 10, 1.0, 4, 0.2),
     "5x10 of 8 signs": Cell((10,) * 5, 0.8, dim=8, signs=True),
 }
+UNFITTED = {
+    "5x10 of 64": Cell((10,) * 5, 0.4, dim=64),
+    "7x12 of 4": Cell((12,) * 7, 1.0, dim=4),
+    "7x12": Cell((12,) * 7, 0.6),
+    "40x3": Cell((3,) * 40, 1.2),
+    "5x10 of t": Cell((10,) * 5, 1.2, freedom=3),
+}
 
 
 @cache
@@ -89,7 +105,7 @@ def _images(sizes: tuple[int, ...]):
     return evaluation_set_of(np.arange(len(codes)), [f"{code:04d}" for code in codes])
 
 
-def judge(
+def evaluate(
     cell: Cell, seed: int, *, intervals: bool, paired: bool = True
 ) -> tuple[Numbers, Numbers]:
     """Value, low, high of every score (scores, 3): of the first network, and of the difference."""
@@ -108,8 +124,10 @@ def judge(
     if not paired:
         return alone, np.zeros((0, 3))
     sides = [measured_side(each, images) for each in vectors]
-    found = differences_of(*sides, seed=seed)
-    apart = [(found[name].b - found[name].a, *found[name].span) for name in PAIRED]
+    differences = differences_of(*sides, seed=seed)
+    apart = [
+        (differences[name].b - differences[name].a, *differences[name].span) for name in PAIRED
+    ]
     return alone, np.array(apart)
 
 
@@ -126,10 +144,14 @@ def measure(
     cell: Cell, sets: int, truths: int, workers: int = 1
 ) -> Iterator[tuple[str, Numbers, Numbers, Numbers]]:
     """Yield kind, truth, coverage and share printed of every score."""
-    with ProcessPoolExecutor(workers) as pool:
+    # The sets are small: threads of BLAS would only wait for each other.
+    one_thread = {"initializer": threadpool_limits, "initargs": (1,)}
+    with threadpool_limits(1), ProcessPoolExecutor(workers, **one_thread) as pool:
         run = pool.map if workers > 1 else map
-        of_truth = list(run(partial(judge, cell, intervals=False), range(10_000, 10_000 + truths)))
-        of_sets = list(run(partial(judge, cell, intervals=True), range(sets)))
+        of_truth = list(
+            run(partial(evaluate, cell, intervals=False), range(10_000, 10_000 + truths))
+        )
+        of_sets = list(run(partial(evaluate, cell, intervals=True), range(sets)))
     for at, kind in enumerate(("alone", "difference")):
         truth = np.nanmean([each[at][:, 0] for each in of_truth], axis=0)
         yield kind, truth, *covered(np.array([each[at] for each in of_sets]), truth)
@@ -140,21 +162,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=2000)
-    parser.add_argument("--cells", default=",".join(CELLS))
+    parser.add_argument("--cells", default=",".join(CELLS), help="names, or `unfitted`")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)
-    for name in given.cells.split(","):
+    cells = {**CELLS, **UNFITTED}
+    for name in list(UNFITTED) if options.cells == "unfitted" else options.cells.split(","):
         started = time.monotonic()
-        for kind, _, share, printed in measure(
-            CELLS[name], given.sets, given.truths, given.workers
+        for kind, _, share, line in measure(
+            cells[name], options.sets, options.truths, options.workers
         ):
-            cells = [
+            row = [
                 f"{s:.3f}" + (f" ({p:.0%} printed)" if p < 1 else "") if p else "none printed"
-                for s, p in zip(share, printed, strict=True)
+                for s, p in zip(share, line, strict=True)
             ]
-            print(f"| {name}, {kind} | {' | '.join(cells)} |", flush=True)
+            print(f"| {name}, {kind} | {' | '.join(row)} |", flush=True)
         print(f"<!-- {name}: {time.monotonic() - started:.0f} s -->", flush=True)
 
 

@@ -111,40 +111,40 @@ def measure(
     run: Run, images: Tensor, target: Tensor, clock: Callable[[], float]
 ) -> tuple[float, ...]:
     """Milliseconds an image, one by one and in one batch."""
-    started = clock()
+    start = clock()
     for row in range(len(images)):
         run(images[row : row + 1].clone(), target[row : row + 1])
     between = clock()
     run(images.clone(), target)
     ended = clock()
-    return tuple(1000 * span / len(images) for span in (between - started, ended - between))
+    return tuple(1000 * span / len(images) for span in (between - start, ended - between))
 
 
 def main() -> None:
     """Measure and print a table and one JSON line."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--rounds", type=int, default=5)
-    asked.add_argument("--batch", type=int, default=8)
-    asked.add_argument("--networks", default="resnet18,vgg11_bn,mobilenet_v2")
-    asked.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
-    asked.add_argument("--side", type=int, default=224)
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--networks", default="resnet18,vgg11_bn,mobilenet_v2")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--side", type=int, default=224)
+    options = parser.parse_args()
     rows = []
-    for name in given.networks.split(","):
+    for name in options.networks.split(","):
         torch.manual_seed(0)
         net = getattr(torchvision.models, name)(weights=None).eval()
         for layer in net.modules():  # captum and zennit hooks refuse in-place activations
             if isinstance(layer, nn.ReLU | nn.ReLU6):
                 layer.inplace = False
-        images = torch.randn(given.batch, 3, given.side, given.side)
-        target = torch.arange(given.batch)
+        images = torch.randn(options.batch, 3, options.side, options.side)
+        target = torch.arange(options.batch)
         runs = list(contenders(name, net))
         for _, _, run in runs:
             run(images[:1].clone(), target[:1])
         times: list[list[tuple[float, ...]]] = [[] for _ in runs]
-        for _ in range(given.rounds):
+        for _ in range(options.rounds):
             for place, (_, _, run) in enumerate(runs):
-                times[place].append(measure(run, images, target, CLOCKS[given.clock]))
+                times[place].append(measure(run, images, target, CLOCKS[options.clock]))
         for (task, library, _), found in zip(runs, times, strict=True):
             one, many = (statistics.median(kind) for kind in zip(*found, strict=True))
             rows.append(
@@ -154,7 +154,7 @@ def main() -> None:
     for row in rows:
         line = f"{row['network']:<14}{row['task']:<16}{row['library']:<10}"
         print(f"{line}{row['one']:>12.1f}{row['many']:>10.1f}")
-    print(json.dumps({"settings": vars(given), "threads": torch.get_num_threads(), "rows": rows}))
+    print(json.dumps({"settings": vars(options), "threads": torch.get_num_threads(), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ def forward_only(bench: Bench) -> Run:
 
 def write_only(bench: Bench) -> Run:
     """Commit one unit of real features; making those does not count."""
-    start, used = time.perf_counter(), cpu_seconds()
+    start, cpu = time.perf_counter(), cpu_seconds()
     store = Store.open(bench.place / "write", create=True)
-    done = extract_arrays(bench, min(len(bench.paths), UNIT))
-    rows = len(next(iter(done.values())))
+    arrays = extract_arrays(bench, min(len(bench.paths), UNIT))
+    rows = len(next(iter(arrays.values())))
     listing = {
         "image_id": [f"{row:064x}" for row in range(rows)],
         "path": [f"{row}.jpg" for row in range(rows)],
@@ -124,10 +124,10 @@ def write_only(bench: Bench) -> Run:
     }
     store.list_images(pd.DataFrame(listing))
     described = bench.network.extraction(bench.taps, bench.precision)
-    shapes = {name: (array.shape[1:], str(array.dtype)) for name, array in done.items()}
+    shapes = {name: (array.shape[1:], str(array.dtype)) for name, array in arrays.items()}
     features = store.create_features(described.to_dict(), described.key, shapes)
-    excused = time.perf_counter() - start, cpu_seconds() - used
-    features.write_unit(0, done)
+    excused = time.perf_counter() - start, cpu_seconds() - cpu
+    features.write_unit(0, arrays)
     return rows, excused
 
 
@@ -239,26 +239,26 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", default=",".join(CONTESTANTS))
-    given = parser.parse_args()
-    device = choose_device(given.device)
-    network = load_network(given.network, given.weights)
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    network = load_network(options.network, options.weights)
     size = network.transform.size or (224, 224)
     settings = ComputeSettings(str(device), None, usable_cores())
     with tempfile.TemporaryDirectory() as scratch:
-        make_images(given.tar, Path(scratch) / "images", given.images, given.side)
+        make_images(options.tar, Path(scratch) / "images", options.images, options.side)
         bench = Bench(
             Path(scratch) / "images",
             Path(scratch) / "place",
             network,
-            tuple(given.taps.split(",")),
+            tuple(options.taps.split(",")),
             device,
-            choose_precision(given.precision, device),
+            choose_precision(options.precision, device),
             settings.batch(size),
             settings.threads,
         )
-        names = given.only.split(",")
+        names = options.only.split(",")
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-        for _ in range(given.rounds):
+        for _ in range(options.rounds):
             for name in names:
                 rates[name].append(rate(name, bench))
     report(bench, rates)

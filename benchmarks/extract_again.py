@@ -82,12 +82,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--network", help="another than the small one")
     parser.add_argument("--weights", default="none")
-    given = parser.parse_args()
-    count, side = given.images, given.side
+    options = parser.parse_args()
+    count, side = options.images, options.side
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         (place / "net.py").write_text(NETWORK)
-        network = (given.network or f"{place}/net.py:net", given.weights)
+        network = (options.network or f"{place}/net.py:net", options.weights)
         write_images(place / "tenth", 0, count // 10, side)
         write_images(place / "all", 0, count, side)
         show(f"first run, {count // 10} images", run(network, place / "tenth", place / "s10"))

@@ -252,16 +252,16 @@ def one(name, place, threads):
     before = held()
     clock = clock_of(threads)
     start = clock()
-    built = (OURS | PEERS)[name](x, threads)
+    index = (OURS | PEERS)[name](x, threads)
     seconds = clock() - start
     memory = held() - before
-    seen = list(measured(built, q, truth, clock))
+    seen = list(measured(index, q, truth, clock))
     best = {}
     for target in TARGETS:
         holding = sorted((one for one in seen if one[1] >= target), key=lambda one: -one[2])
         # the fastest ones again, at another moment
         for setting, recall, speed in holding[:AGAIN]:
-            again = len(q) / shortest(partial(built.search, q, setting), clock, 0.7)
+            again = len(q) / shortest(partial(index.search, q, setting), clock, 0.7)
             if max(speed, again) > best.get(target, (0,))[0]:
                 best[target] = (max(speed, again), str(setting), recall)
     row = {"index": name, "build s": seconds, "MB": memory / 1e6}

@@ -75,13 +75,13 @@ class Took:
 
 def best(run: Callable[[], Any], times: int = 2) -> tuple[Took, Any]:
     """The fastest run of each kind of second, and what it gave."""
-    wall, cpu, found = np.inf, np.inf, None
+    wall, cpu, answer = np.inf, np.inf, None
     for _ in range(times):
         started, busy = time.perf_counter(), time.process_time()
-        found = run()
+        answer = run()
         wall = min(wall, time.perf_counter() - started)
         cpu = min(cpu, time.process_time() - busy)
-    return Took(wall, cpu), found
+    return Took(wall, cpu), answer
 
 
 def here(stage: str) -> Any:
@@ -91,13 +91,13 @@ def here(stage: str) -> Any:
 
 def in_turn(*runs: Callable[[], Any], times: int = 3) -> list[tuple[Took, Any]]:
     """The fastest of each, one after the other several times over: the machine's pace may drift."""
-    found = [best(run, 1) for run in runs]
+    results = [best(run, 1) for run in runs]
     for _ in range(times - 1):
         for at, run in enumerate(runs):
             took, answer = best(run, 1)
-            least = found[at][0]
-            found[at] = Took(min(least.wall, took.wall), min(least.cpu, took.cpu)), answer
-    return found
+            least = results[at][0]
+            results[at] = Took(min(least.wall, took.wall), min(least.cpu, took.cpu)), answer
+    return results
 
 
 def bare_product(vectors: Vectors, images: EvaluationSet, product: Any) -> Callable[[], Any]:
@@ -178,12 +178,13 @@ def sklearn(n: int = 10_000, dim: int = 512) -> None:
         same = images.codes[upper[0]] == images.codes[upper[1]]
         return float(roc_auc_score(same, -distances))
 
-    theirs, wanted = best(naive, 1)
+    theirs, auc_of_sklearn = best(naive, 1)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - ours) / 2**20
-    found = auc(*counts.total)
+    own_auc = auc(*counts.total)
     print(
         f"sklearn N={n} D={dim}: ours {took.wall:.3f} s, sklearn {theirs.wall:.1f} s, ratio "
-        f"{theirs.over(took)}, {more:.1f} GB less memory; AUC {found.value:.9f} and {wanted:.9f}"
+        f"{theirs.over(took)}, {more:.1f} GB less memory; "
+        f"AUC {own_auc.value:.9f} and {auc_of_sklearn:.9f}"
     )
 
 
@@ -206,14 +207,14 @@ def moments(n: int = 200_000, dim: int = 512, n_classes: int = 100) -> None:
     """Means of all class pairs against reading the data once. Goal: within twice that."""
     vectors, images = features(n, dim, n_classes)
     x = vectors.block(0, n)[0]
-    read, _ = best(lambda: float(x.sum()), 5)
+    reading, _ = best(lambda: float(x.sum()), 5)
 
     def ours(held: Vectors, of: EvaluationSet) -> Any:
         return pair_statistics(class_moments(held, of, map_blocks=here("moments"), second=False))
 
     took, _ = best(lambda: ours(vectors, images), 5)
     print(f"moments N={n} D={dim} C={n_classes}: {took.wall:.3f} s, reading once "
-          f"{read.wall:.3f} s, ratio {took.over(read)}")  # fmt: skip
+          f"{reading.wall:.3f} s, ratio {took.over(reading)}")  # fmt: skip
     from sklearn.metrics import pairwise_distances
 
     small, few = features(20_000, dim, n_classes)

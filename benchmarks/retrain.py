@@ -11,7 +11,7 @@
 `--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
 where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`. `--pilot`
 chooses settings without a look at the test images: checkpoint and runs see 80 % of the training
-images, by content hash, and the other 20 % judge.
+images, by content hash, and the other 20 % evaluate.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def as_file(pixels: np.ndarray) -> bytes:
 
 
 class Cifar:
-    """The shared CIFAR-10 files as images for `retrain`, and as arrays to judge on."""
+    """The shared CIFAR-10 files as images for `retrain`, and as arrays to evaluate on."""
 
     parent: Mapping[str, Any] = {
         "batch_size": 60,
@@ -90,7 +90,7 @@ class Cifar:
             self._show("pilot", sides["held_out"])
         self._show("trained on", self.train[:: len(self.train) // 1000])
         unseen = ("pilot",) if asked.pilot else ("jpeg/test", "lossless/test")
-        self.judged = (*unseen, "trained on")
+        self.evaluation_sets = (*unseen, "trained on")
 
     def _show(self, name: str, images: list[tuple[str, str]]) -> None:
         found = [self._place(path) for path, _ in images]
@@ -112,7 +112,7 @@ class Digits:
 
     parent: ClassVar[dict[str, Any]] = {"lr": 5e-3, "epochs": 12}
     run: ClassVar[dict[str, Any]] = {"lr": 3e-3, "epochs": 8}
-    judged = ("digits/test",)
+    evaluation_sets = ("digits/test",)
 
     def __init__(self, asked: argparse.Namespace) -> None:
         from sklearn.datasets import load_digits
@@ -143,7 +143,7 @@ class Photos:
 
     network = "mobilenet_v2"
     run: ClassVar[dict[str, Any]] = {"epochs": 2}
-    judged = ("held out",)
+    evaluation_sets = ("held out",)
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self.transform = Transform(resize=146, crop=128)
@@ -164,15 +164,15 @@ class Photos:
 
 def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, and sameness, MAP@R and NC1 of the pooled last map, all pairs, exact."""
-    features, predicted = [], []
+    features, predictions = [], []
     with torch.no_grad():
         for first in range(0, len(pixels), 250):
             frames = torch.from_numpy(pixels[first : first + 250]).permute(0, 3, 1, 2)
             inputs = torch.stack([network.transform(frame) for frame in frames])
             found = forward_taps(network.module, inputs, ("gap", "logits"))
             features.append(found["gap"].double().numpy())
-            predicted.append(found["logits"].argmax(1).numpy())
-    right = np.concatenate(predicted) == labels
+            predictions.append(found["logits"].argmax(1).numpy())
+    right = np.concatenate(predictions) == labels
     return {"accuracy": float(right.mean()), **structure(np.concatenate(features), labels)}
 
 
@@ -203,26 +203,28 @@ def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def runs(asked: argparse.Namespace) -> None:
-    """Train the checkpoint, then every loss from it with every seed; judge each."""
-    kind = Photos if asked.photos else Digits if asked.digits else Cifar
-    images: Any = kind(asked)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.parent is None:
+def runs(options: argparse.Namespace) -> None:
+    """Train the checkpoint, then every loss from it with every seed; score each."""
+    kind = Photos if options.photos else Digits if options.digits else Cifar
+    images: Any = kind(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.parent is None:
         fresh = load_network(images.network, transform=images.transform)
-        given = {"loss": "ce", "out": asked.out / "parent", **images.parent}
-        asked.parent = retrain(fresh, images.train, images.read, **given).weights
-    network = load_network(images.network, str(asked.parent), transform=images.transform)
-    judge(asked.out, ("parent", 0), network, images)
-    changes = images.run | {name: json.loads(value) for name, value in map(_pair, asked.set)}
-    part, parts = (int(number) for number in asked.part.split("/"))
-    todo = [(seed, loss) for seed in range(asked.seeds) for loss in asked.losses.split(",")]
+        given = {"loss": "ce", "out": options.out / "parent", **images.parent}
+        options.parent = retrain(fresh, images.train, images.read, **given).weights
+    network = load_network(images.network, str(options.parent), transform=images.transform)
+    write_scores(options.out, ("parent", 0), network, images)
+    changes = images.run | {name: json.loads(value) for name, value in map(_pair, options.set)}
+    part, parts = (int(number) for number in options.part.split("/"))
+    todo = [(seed, loss) for seed in range(options.seeds) for loss in options.losses.split(",")]
     for seed, loss in todo[part - 1 :: parts]:
         name, _, weight = loss.partition("@")
-        named = {"loss": name, "seed": seed + 1, "out": asked.out / f"{loss}-{seed}"}
+        named = {"loss": name, "seed": seed + 1, "out": options.out / f"{loss}-{seed}"}
         named |= {"weight": float(weight)} if weight else {}
-        run = retrain(network, images.train[:: asked.every], images.read, **named, **changes)
-        judge(asked.out, (loss, seed), load_network(images.network, str(run.weights)), images)
+        run = retrain(network, images.train[:: options.every], images.read, **named, **changes)
+        write_scores(
+            options.out, (loss, seed), load_network(images.network, str(run.weights)), images
+        )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -230,21 +232,21 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def judge(out: Path, run: tuple[str, int], network: Network, images: Any) -> None:
+def write_scores(out: Path, run: tuple[str, int], network: Network, images: Any) -> None:
     """Write the scores of one network on the held-out sets, and on what it was trained on."""
     rows = []
-    for name in images.judged:
+    for name in images.evaluation_sets:
         found = scores(network, images.pixels[name], images.labels[name])
         rows.append({"loss": run[0], "seed": run[1], "images": name, **found})
     pd.DataFrame(rows).to_csv(out / f"scores-{run[0]}-{run[1]}.csv", index=False)
     print(rows[0], flush=True)
 
 
-def table(asked: argparse.Namespace) -> None:
+def table(options: argparse.Namespace) -> None:
     """Mean of each loss, and its difference to continued cross-entropy, paired over seeds."""
     from scipy.stats import t
 
-    every = pd.concat([pd.read_csv(file) for file in sorted(asked.out.glob("scores-*.csv"))])
+    every = pd.concat([pd.read_csv(file) for file in sorted(options.out.glob("scores-*.csv"))])
     for name, part in every.groupby("images"):
         wide = part.set_index(["loss", "seed"])[["accuracy", "sameness", "map_at_r", "nc1"]]
         control = wide.loc["ce"]
@@ -264,12 +266,12 @@ def table(asked: argparse.Namespace) -> None:
             print(f"| {loss} | {len(mine)} | " + " | ".join(cells) + " |")
 
 
-def overhead(asked: argparse.Namespace) -> None:
+def overhead(options: argparse.Namespace) -> None:
     """Step time of each loss against cross-entropy: the same batches, turn by turn."""
     from alike.train.losses import LOSSES as ROWS
     from alike.train.prepare import prepare
 
-    cifar = Cifar(asked)
+    cifar = Cifar(options)
     network = load_network(cifar.network, transform=cifar.transform)
     frames = torch.from_numpy(cifar.pixels["jpeg/train"][:BATCH]).permute(0, 3, 1, 2)
     labels = torch.arange(BATCH) % 10
@@ -280,7 +282,7 @@ def overhead(asked: argparse.Namespace) -> None:
         module, start = prepared.module, prepared.start
         steps[loss] = _one_step(module, start, ROWS[loss], network.transform, frames, labels)
     times: dict[str, list[float]] = {loss: [] for loss in steps}
-    for turn in range(asked.turns + 2):
+    for turn in range(options.turns + 2):
         for loss, step in steps.items():
             # Time of this process: other work on the machine does not count.
             began = time.process_time()
@@ -288,7 +290,7 @@ def overhead(asked: argparse.Namespace) -> None:
             if turn >= 2:
                 times[loss].append(time.process_time() - began)
     plain = np.array(times["ce"])
-    print(f"{torch.get_num_threads()} threads, batch {BATCH}, {asked.turns} turns")
+    print(f"{torch.get_num_threads()} threads, batch {BATCH}, {options.turns} turns")
     for loss, measured in times.items():
         ratio = np.median(np.array(measured) / plain)
         print(f"{loss:12} {1e3 * np.median(measured):7.1f} ms of CPU a step, x {ratio:.3f} of ce")
@@ -318,7 +320,7 @@ def _one_step(module, start, row, transform, frames, labels):
     return run
 
 
-def convergence(asked: argparse.Namespace) -> None:
+def convergence(options: argparse.Namespace) -> None:
     """The pair loss on raw maps against the same on unit maps, from scratch on digits."""
     from sklearn.datasets import load_digits
 
@@ -328,9 +330,9 @@ def convergence(asked: argparse.Namespace) -> None:
     def read(path: str) -> bytes:
         return as_file(pixels[int(path)])
 
-    listed = [(str(row), str(label)) for row, label in enumerate(digits.target)]
-    asked.out.mkdir(parents=True, exist_ok=True)
-    file = asked.out / "small.py"
+    images = [(str(row), str(label)) for row, label in enumerate(digits.target)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "small.py"
     file.write_text(SMALL)
     network = load_network(f"{file}:small", transform=Transform(resize=(16, 16)))
     curves = {}
@@ -342,16 +344,16 @@ def convergence(asked: argparse.Namespace) -> None:
         logs = []
         for seed in range(3):
             run = retrain(
-                network, listed[:600], read, held_out=listed[600:],
-                out=asked.out / f"{label}{seed}", loss=loss, warmup=warmup, seed=seed,
+                network, images[:600], read, held_out=images[600:],
+                out=options.out / f"{label}{seed}", loss=loss, warmup=warmup, seed=seed,
                 epochs=30, batch_size=60, lr=2e-3, collapse_steps=10**6,
             )  # fmt: skip
             logs.append(run.log.set_index("epoch")["probe_accuracy"])
         curves[label] = pd.concat(logs, axis=1)
         last = curves[label].iloc[-1]
         print(f"{label:30} accuracy {last.mean():.3f} ± {last.std():.3f}", flush=True)
-    if asked.figure:
-        _draw(curves, asked.figure)
+    if options.figure:
+        _draw(curves, options.figure)
 
 
 def _draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
@@ -392,12 +394,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path)
-    asked = parser.parse_args()
-    if asked.photos and not asked.parent:
+    options = parser.parse_args()
+    if options.photos and not options.parent:
         parser.error("--photos needs --parent FILE, weights of mobilenet_v2")
-    torch.set_num_threads(asked.threads)
-    {"runs": runs, "table": table, "overhead": overhead, "convergence": convergence}[asked.what](
-        asked
+    torch.set_num_threads(options.threads)
+    {"runs": runs, "table": table, "overhead": overhead, "convergence": convergence}[options.what](
+        options
     )
 
 

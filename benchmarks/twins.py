@@ -52,53 +52,53 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--data", type=Path, default=Path("data"), help="folder of the tar files")
     options.add_argument("--threads", type=int, default=1)
-    given = options.parse_args()
+    arguments = options.parse_args()
     modes = {"make": make, "ours": ours, "scale": scale}
-    if given.mode in modes:
-        modes[given.mode](given)
+    if arguments.mode in modes:
+        modes[arguments.mode](arguments)
     else:
-        {"cleanvision": cleanvision, "imagededup": imagededup}[given.mode](given.folder)
+        {"cleanvision": cleanvision, "imagededup": imagededup}[arguments.mode](arguments.folder)
 
 
-def make(given: argparse.Namespace) -> None:
+def make(arguments: argparse.Namespace) -> None:
     """Write every image and one changed copy; the kinds take turns."""
     draw, truth, number = np.random.default_rng(0), {}, 0
-    (given.folder / "images").mkdir(parents=True, exist_ok=True)
+    (arguments.folder / "images").mkdir(parents=True, exist_ok=True)
     for name in TARS:
-        with tarfile.open(given.data / name) as tar:
+        with tarfile.open(arguments.data / name) as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is None or not member.name.lower().endswith((".jpg", ".jpeg")):
                     continue
                 data = file.read()
                 original = f"{number:05d}.jpg"
-                (given.folder / "images" / original).write_bytes(data)
+                (arguments.folder / "images" / original).write_bytes(data)
                 kind = list(CHANGES)[number % len(CHANGES)]
                 change, quality = CHANGES[kind]
                 image = change(Image.open(io.BytesIO(data)).convert("RGB"), draw)
                 copy = f"{number:05d}-copy.jpg"
-                image.save(given.folder / "images" / copy, "JPEG", quality=quality)
+                image.save(arguments.folder / "images" / copy, "JPEG", quality=quality)
                 truth[copy] = (original, kind)
                 number += 1
-    (given.folder / "truth.json").write_text(json.dumps(truth))
+    (arguments.folder / "truth.json").write_text(json.dumps(truth))
     print(f"{number} images and a copy of each")
 
 
-def judge(folder: Path, tool: str, pairs: Iterable[tuple[str, str]], seconds: float) -> None:
+def print_scores(folder: Path, tool: str, pairs: Iterable[tuple[str, str]], seconds: float) -> None:
     """Print recall by kind, and the pairs that are none, in 1,000 images."""
     truth = json.loads((folder / "truth.json").read_text())
-    found = {tuple(sorted(pair)) for pair in pairs}
+    answers = {tuple(sorted(pair)) for pair in pairs}
     right: dict[str, list[bool]] = {kind: [] for kind in CHANGES}
     for copy, (original, kind) in truth.items():
-        right[kind].append(tuple(sorted((copy, original))) in found)
+        right[kind].append(tuple(sorted((copy, original))) in answers)
     family = {copy: original for copy, (original, _) in truth.items()}
-    wrong = sorted(
-        pair for pair in found if family.get(pair[0], pair[0]) != family.get(pair[1], pair[1])
+    mistakes = sorted(
+        pair for pair in answers if family.get(pair[0], pair[0]) != family.get(pair[1], pair[1])
     )
     recalls = " | ".join(f"{np.mean(one):.3f}" for one in right.values())
-    rate = 1000 * len(wrong) / (2 * len(truth))
-    print(f"| {tool} | {recalls} | {len(wrong)} ({rate:.2f}) | {seconds:.0f} s |", flush=True)
-    for pair in wrong[:5]:
+    rate = 1000 * len(mistakes) / (2 * len(truth))
+    print(f"| {tool} | {recalls} | {len(mistakes)} ({rate:.2f}) | {seconds:.0f} s |", flush=True)
+    for pair in mistakes[:5]:
         print("   wrong:", *pair)
 
 
@@ -110,33 +110,33 @@ def thumbnails_of(files: list[Path]) -> np.ndarray:
     return np.stack([thumbnail(decode(file.read_bytes())) for file in files])
 
 
-def ours(given: argparse.Namespace) -> None:
+def ours(arguments: argparse.Namespace) -> None:
     """Find the twins with Alike."""
     from alike.extract.twins import find_links, part_hashes
 
-    files = sorted((given.folder / "images").iterdir())
+    files = sorted((arguments.folder / "images").iterdir())
     few = np.random.default_rng(0).integers(0, 255, (4, 64, 64), dtype=np.uint8)
     find_links(few, part_hashes(few))  # compiles
-    started = time.perf_counter()
+    start = time.perf_counter()
     thumbnails = thumbnails_of(files)
-    read = time.perf_counter() - started
-    links = find_links(thumbnails, part_hashes(thumbnails), threads=given.threads)
-    seconds = time.perf_counter() - started
+    reading = time.perf_counter() - start
+    links = find_links(thumbnails, part_hashes(thumbnails), threads=arguments.threads)
+    seconds = time.perf_counter() - start
     names = [file.name for file in files]
     pairs = [(names[a], names[b]) for a, b in zip(links.first, links.second, strict=True)]
-    print(f"{len(files)} images, {read:.0f} s to read and decode, {links.tried} pairs in pixels")
-    judge(given.folder, "Alike", pairs, seconds)
+    print(f"{len(files)} images, {reading:.0f} s to read and decode, {links.tried} pairs in pixels")
+    print_scores(arguments.folder, "Alike", pairs, seconds)
 
 
-def scale(given: argparse.Namespace) -> None:
+def scale(arguments: argparse.Namespace) -> None:
     """Time and memory at several sizes of a set."""
     import torch
 
     from alike.extract.twins import find_links, part_hashes
     from alike.extract.twins.thumbnails import thumbnail
 
-    thumbnails = thumbnails_of(sorted((given.folder / "images").iterdir()))
-    with np.load(given.data / "cifar10_jpeg_dev.npz") as arrays:
+    thumbnails = thumbnails_of(sorted((arguments.folder / "images").iterdir()))
+    with np.load(arguments.data / "cifar10_jpeg_dev.npz") as arrays:
         small = next(arrays[name] for name in arrays.files if arrays[name].ndim == 4)
     more = [thumbnail(torch.from_numpy(one).permute(2, 0, 1)) for one in small[:4200]]
     every = np.concatenate([thumbnails, np.stack([one for one in more if one is not None])])
@@ -144,14 +144,14 @@ def scale(given: argparse.Namespace) -> None:
     find_links(every[:4], part_hashes(every[:4]))
     for n in (2500, 5000, 10_000):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.process_time()
+        start = time.process_time()
         parts = part_hashes(every[:n])
-        hashed = time.process_time() - started
-        links = find_links(every[:n], parts, threads=given.threads)
-        seconds = time.process_time() - started
+        hashing = time.process_time() - start
+        links = find_links(every[:n], parts, threads=arguments.threads)
+        seconds = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(
-            f"{n} images: {seconds:.1f} s of a core ({hashed:.1f} s hashes), "
+            f"{n} images: {seconds:.1f} s of a core ({hashing:.1f} s hashes), "
             f"{links.tried} pairs in pixels, {len(links.first)} links, "
             f"{(peak - before) / 1024:.0f} MiB more than before",
             flush=True,
@@ -162,7 +162,7 @@ def cleanvision(folder: Path) -> None:
     """Find the twins with cleanvision."""
     from cleanvision import Imagelab
 
-    started = time.perf_counter()
+    start = time.perf_counter()
     lab = Imagelab(data_path=str(folder / "images"))
     lab.find_issues({"near_duplicates": {}, "exact_duplicates": {}}, n_jobs=1, verbose=False)
     sets = lab.info["near_duplicates"]["sets"]
@@ -172,7 +172,7 @@ def cleanvision(folder: Path) -> None:
         for at, a in enumerate(one)
         for b in one[at + 1 :]
     ]
-    judge(folder, "cleanvision, near duplicates", pairs, time.perf_counter() - started)
+    print_scores(folder, "cleanvision, near duplicates", pairs, time.perf_counter() - start)
 
 
 def imagededup(folder: Path) -> None:
@@ -180,7 +180,7 @@ def imagededup(folder: Path) -> None:
     from imagededup.methods import PHash
 
     logging.disable(logging.INFO)
-    started = time.perf_counter()
+    start = time.perf_counter()
     method = PHash(verbose=False)
     encoded = method.encode_images(image_dir=str(folder / "images"), num_enc_workers=0)
     for distance in (4, 10, 16):
@@ -188,8 +188,8 @@ def imagededup(folder: Path) -> None:
             encoding_map=encoded, max_distance_threshold=distance, num_dist_workers=0
         )
         pairs = [(a, b) for a, others in found.items() for b in others]
-        seconds = time.perf_counter() - started
-        judge(folder, f"imagededup, PHash within {distance}", pairs, seconds)
+        seconds = time.perf_counter() - start
+        print_scores(folder, f"imagededup, PHash within {distance}", pairs, seconds)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ def _compute(
         for todo in units
     ]
     stages = dict.fromkeys(STAGES, 0.0)
-    for future, (images, busy) in as_completed(futures, with_results=True):
+    for future, (images, busy, n_unturned) in as_completed(futures, with_results=True):
+        run.n_unturned += n_unturned
         for stage, seconds in busy.items():
             stages[stage] += seconds
         progress(images, stages)
@@ -205,9 +206,10 @@ def _opened(recipe: _Recipe) -> ExtractionRun:
 
 def _compute_unit(
     recipe: _Recipe, names: tuple[str, ...], todo: UnitRows
-) -> tuple[int, dict[str, float]]:
-    """One unit, in a worker: (images, busy seconds of each stage)."""
+) -> tuple[int, dict[str, float], int]:
+    """One unit, in a worker: (images, busy seconds of each stage, images of no orientation)."""
     run = _opened(recipe)
+    run.n_unturned = 0
     torch.set_num_threads(run.settings.threads)
     busy = run.compute(names, [todo], lambda _images, _busy: None)
-    return len(todo.rows), busy
+    return len(todo.rows), busy, run.n_unturned

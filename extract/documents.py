@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
+_SEAL = "seal"
 SEAL = b"alike_seal"
 ATTRS = b"alike"
 TEXT, INTEGER, NUMBER, FLAG, ANY = "OUT", "iu", "iuf", "b", ""
@@ -80,6 +81,24 @@ def _adapter(kind: Any) -> Any:
 def read_json_file(path: Path, kind: type[T], way_out: str) -> T:
     """As `read_json`, of a file on the disk; `FileNotFoundError` if there is none."""
     return read_json(path.read_bytes(), kind, str(path), way_out)
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document of JSON with a field more, which tells any change of the others."""
+    return {**document, _SEAL: seal_of(document)}
+
+
+def unseal(document: Mapping[str, Any], place: str, way_out: str) -> dict[str, Any]:
+    """Give what was sealed; a document of an earlier version has no seal and is given as it is.
+
+    Raises:
+        StoreDamaged: it is not what was sealed.
+    """
+    content = dict(document)
+    wanted = content.pop(_SEAL, None)
+    if wanted is not None and wanted != seal_of(content):
+        raise damaged(place, "it differs from its own seal", way_out)
+    return content
 
 
 def parquet_bytes(
@@ -186,6 +205,23 @@ def read_table(
         raise damaged(place, error, way_out) from None
     need_columns(table, columns or {}, place, way_out)
     return table, attrs
+
+
+def arrow_bytes(table: Any) -> bytes:
+    """Write an Arrow table as an uncompressed file for `map_arrow`; no checksum is inside."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def map_arrow(path: Path) -> Any:
+    """Give the Arrow table of a file whose checksum holds: pages are read as they are touched."""
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def need_columns(

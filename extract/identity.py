@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
@@ -20,6 +21,15 @@ def seal_of(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file's bytes: BLAKE2b, 32 digits; empty if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError:
+        return ""
 
 
 def settings_hash(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from alike.extract.errors import BadImage
-from alike.extract.images import ImageSource, decode, image_id
+from alike.extract.images import ImageSource, decode_turned, image_id, is_known
 from alike.extract.networks import Transform
 from alike.extract.stages import StageClock
 from alike.extract.store import ABSENT
@@ -61,6 +61,7 @@ class FrameLoader:
         pinned: whether frames lie in pinned memory, for a GPU.
         clock: counts the seconds of `read` and `decode`.
         thumbnails: takes those of the images that are not `signed`, by row.
+        unturned: takes the rows of images whose orientation is not known.
     """
 
     source: ImageSource
@@ -69,6 +70,7 @@ class FrameLoader:
     pinned: bool
     clock: StageClock
     thumbnails: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
+    unturned: list[int] = field(default_factory=list)
 
     def __call__(self, images: Sequence[Image]) -> Frames:
         """Read, check, decode and frame images; runs in any thread."""
@@ -90,7 +92,9 @@ class FrameLoader:
         return Frames(frames[: len(rows)], rows, bad)
 
     def _frame(self, data: bytes, image: Image) -> torch.Tensor:
-        pixels = decode(data)
+        pixels, orientation = decode_turned(data)
+        if not is_known(orientation):
+            self.unturned.append(image.row)
         if not image.signed:
             self.thumbnails[image.row] = thumbnail(pixels)
         frame = self.transform.frame(pixels)

@@ -48,6 +48,26 @@ def tap_notes(attrs: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {note}" for name, note in attrs.get("tap_notes", {}).items()]
 
 
+def unturned_notes(count: int, of: str) -> list[str]:
+    """What became of images whose orientation is not known.
+
+    Args:
+        count: of them.
+        of: which images were counted, such as ``looked at``.
+    """
+    if not count:
+        return []
+    return [
+        f"{count} images {of} have damaged or empty metadata, or an orientation that is none "
+        "of 1 to 8: they are taken as they are stored, not turned"
+    ]
+
+
+def only_some(features: Any) -> list[str]:
+    """That only a part of the set is looked at, if so (see `Features.only`)."""
+    return [f"only images of {features.where} are evaluated"] if features.where else []
+
+
 def flat_notes(name: str, values: np.ndarray) -> list[str]:
     """What must be said of features that tell nothing apart: zero, or the same for all images.
 

@@ -22,6 +22,7 @@ from alike.extract.notes import (
     flat_features,
     source_notes,
     tap_notes,
+    unturned_notes,
 )
 from alike.extract.progress import Progress, silent
 from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
@@ -166,8 +167,12 @@ def extract(
     left_out = notes_of(source)
     _keep_check(store, features, check, left_out)
     notes = [
-        *left_out, *network.notes, *_older_features(extraction, store), *tap_notes(features.attrs)
-    ]  # fmt: skip
+        *left_out,
+        *unturned_notes(run.n_unturned, "computed"),
+        *network.notes,
+        *_older_features(extraction, store),
+        *tap_notes(features.attrs),
+    ]
     return ExtractionReport(
         key=extraction.key,
         n_listed=len(listing),

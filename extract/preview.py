@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 
 from alike.extract.class_names import match_classes
@@ -13,6 +14,8 @@ from alike.extract.errors import BadImage, BadInput
 from alike.extract.forward import Forward, array_names
 from alike.extract.images import ImageSource, decode, image_format, notes_of
 from alike.extract.networks import Network, find_taps
+from alike.extract.notes import flat_notes, unturned_notes
+from alike.extract.selfcheck import preprocessing_warning
 
 MOST = 200
 """Names that are listed of a kind; more are counted."""
@@ -62,22 +65,23 @@ class NetworkPreview:
         name: of the network.
         weights: first digits of the hash of its weights.
         input: (height, width) of its frames.
-        outputs: number of logits.
+        outputs: number of logits; None if the weights hold no classifier.
         taps: name to the shape of one row.
         top1: share of the looked at images that are classified correctly; None if their classes
             are not those of the network.
-        judged: images that it was computed from.
+        classified: images that it was computed from.
         seconds: of the batch.
-        notes: taps of an unusual kind, and what will be refused.
+        notes: what of the weights was taken and left, taps of an unusual kind, features that tell
+            nothing apart, a preprocessing that looks wrong, and what will be refused.
     """
 
     name: str
     weights: str
     input: tuple[int, int]
-    outputs: int
+    outputs: int | None
     taps: dict[str, tuple[int, ...]]
     top1: float | None
-    judged: int
+    classified: int
     seconds: float
     notes: list[str]
 
@@ -138,7 +142,7 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
         bad=bad,
         notes=[
             *_set_notes(len(classes), unlabelled, total),
-            *_unknown_orientation(unknown),
+            *unturned_notes(unknown, "looked at"),
             *notes_of(source),
         ],
     )
@@ -149,15 +153,6 @@ def _set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
         return ["no image has a class: neighbours work, scores and retraining need classes"]
     lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
     return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
-
-
-def _unknown_orientation(count: int) -> list[str]:
-    if not count:
-        return []
-    return [
-        f"{count} images looked at have damaged or empty metadata, or an orientation that is none "
-        "of 1 to 8: they are taken as they are stored, not turned"
-    ]
 
 
 def spread(source: ImageSource, total: int, count: int) -> list[tuple[str, str | None]]:
@@ -176,10 +171,12 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
         n_images: of the batch.
 
     Raises:
-        BadInput: no image can be decoded, or the network does not take such an input.
+        BadInput: no image can be decoded, the network does not take such an input, or it gives
+            other features each time.
     """
     listed = list(source)
-    frames, labels = _frames(source, network, spread(source, len(listed), n_images))
+    chosen = spread(source, len(listed), n_images)
+    frames, labels = _frames(source, network, chosen)
     size = (int(frames[0].shape[1]), int(frames[0].shape[2]))
     fitting = [at for at, frame in enumerate(frames) if tuple(frame.shape[1:]) == size]
     notes = []
@@ -191,27 +188,32 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
             f"{side} (the middle)"
         )
     taps = find_taps(network.module, torch.zeros(1, 3, *size))
-    names = array_names([name for name in TAPS if name in taps])
+    names = array_names([n for n in TAPS if n in taps and n not in network.lacking])
     names = tuple(name for name in names if name != "gap" or "last_conv" in taps)
     if missing := [name for name in TAPS if name not in taps]:
         notes.append(f"the network has no {', '.join(missing)}: it has {', '.join(taps)}")
     start = time.perf_counter()
     forward = Forward(network, size, names, torch.device("cpu"), "float32")
+    forward.check_repeats()
     arrays = forward(torch.stack([frames[at] for at in fitting]))
     seconds = time.perf_counter() - start
-    outputs = int(arrays["logits"].shape[1])
+    outputs = int(arrays["logits"].shape[1]) if "logits" in arrays else None
     names_given = network.class_names
     if names_given and len(names_given) != outputs:
         notes.append(f"{len(names_given)} class names for {outputs} logits: a run refuses that")
     every = {one.label for one in listed}
-    index = match_classes(every, names_given, outputs)
-    judged = [(at, labels[place]) for at, place in enumerate(fitting) if labels[place] is not None]
+    index = match_classes(every, names_given, outputs) if outputs else None
+    labelled = [(n, labels[place]) for n, place in enumerate(fitting) if labels[place] is not None]
     top1 = None
-    if index is not None and judged:
-        right = sum(int(arrays["logits"][at].argmax()) == index[str(label)] for at, label in judged)
-        top1 = right / len(judged)
+    if index is not None and labelled:
+        right = sum(int(arrays["logits"][n].argmax()) == index[str(label)] for n, label in labelled)
+        top1 = right / len(labelled)
         if not names_given:
             notes.append("classes are taken in alphabetical order: the network has no class names")
+    table = pd.DataFrame(chosen, columns=["path", "label"])
+    notes += filter(None, [preprocessing_warning(source, network, table, top1)])
+    for name in ("gap", "fc", "logits"):
+        notes += flat_notes(name, arrays[name]) if name in arrays else []
     return NetworkPreview(
         name=network.name,
         weights=network.weights_hash[:8],
@@ -219,9 +221,13 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
         outputs=outputs,
         taps={name: tuple(array.shape[1:]) for name, array in arrays.items()},
         top1=top1,
-        judged=len(judged) if top1 is not None else 0,
+        classified=len(labelled) if top1 is not None else 0,
         seconds=seconds,
-        notes=[*notes, *(f"{name}: {note}" for name, note in forward.notes.items())],
+        notes=[
+            *network.notes,
+            *notes,
+            *(f"{name}: {note}" for name, note in forward.notes.items()),
+        ],
     )
 
 

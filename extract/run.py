@@ -80,6 +80,7 @@ class ExtractionRun:
         names: arrays that every image gets.
         features: the group, after `prepare`.
         run_id: in every record that the run commits.
+        n_unturned: images computed whose orientation is not known.
     """
 
     features: Features
@@ -96,6 +97,7 @@ class ExtractionRun:
         self.extraction, self.settings = extraction, settings
         self.names = array_names(extraction.taps)
         self.run_id = uuid.uuid4().hex[:12]
+        self.n_unturned = 0
         self._size = network.transform.size
         self._repeats = False
 
@@ -288,6 +290,7 @@ class ExtractionRun:
             threads=self.settings.threads,
         )
         lanes.run(units)
+        self.n_unturned += len(load.unturned)
         return dict(clock.seconds)
 
     def fix_size(self, size: tuple[int, int]) -> None:

@@ -83,6 +83,9 @@ def _bars() -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, note: str = "") -> None:
+            if not total and note:
+                bars.console.print(f"{stage}: {note}", markup=False, highlight=False)
+                return
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
             bars.update(tasks[stage], completed=done, total=total, note=note)
@@ -98,6 +101,9 @@ def _lines(every: float = 5.0) -> Progress:
     last: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
+        if not total and note:
+            sys.stderr.write(f"{stage}: {note}\n")
+            return
         now = time.monotonic()
         start, first = began.setdefault(stage, (now, done))
         if now - last.setdefault(stage, now) >= every:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alike.extract.documents import read_json, read_json_file
+from alike.extract.documents import read_json, read_json_file, seal, unseal
 from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.identity import file_hash
 from alike.flows.memo import Memo, digest
 from alike.flows.sections import Pipeline
 from alike.train.trigger import Past
@@ -80,7 +81,8 @@ class DecisionLog:
         if not networks:
             return []
         gone = self._memo.there(networks[-1]["weights"])
-        return [f"the accepted network {gone} is gone: the settings' own is used again"]
+        fault = "is not what was accepted" if gone.is_file() else "is gone"
+        return [f"the accepted network {gone} {fault}: the settings' own is used again"]
 
     def past(self) -> list[Past]:
         """Earlier retrainings of this network, oldest first, up to the one that is served.
@@ -127,11 +129,12 @@ class DecisionLog:
         }  # fmt: skip
         if network is not None:
             weights = self._memo.kept(network.weights)
-            entry["network"] = {"weights": weights, "key": network.key}
+            held = file_hash(Path(network.weights))
+            entry["network"] = {"weights": weights, "key": network.key, "hash": held}
         # Written anew and renamed: a run that is killed here leaves no half line to the next one.
         before = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
         aside = self._file.with_suffix(".part")
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        line = json.dumps(seal(entry), ensure_ascii=False, allow_nan=False)
         aside.write_text(f"{before}{line}\n", encoding="utf-8")
         aside.replace(self._file)
 
@@ -146,9 +149,8 @@ class DecisionLog:
         entries = []
         for number, line in enumerate(self._file.read_bytes().splitlines(), start=1):
             try:
-                entries.append(
-                    _checked(read_json(line, dict[str, Any], str(self._file), "bring it back"))
-                )
+                written = read_json(line, dict[str, Any], str(self._file), "bring it back")
+                entries.append(_checked(unseal(written, str(self._file), "bring it back")))
             except (StoreDamaged, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise BadInput(
                     f"{self._file} line {number} is damaged ({type(error).__name__}: {error}): "
@@ -157,8 +159,11 @@ class DecisionLog:
         return entries
 
     def _if_there(self, network: dict[str, str]) -> Accepted | None:
+        """The network of an entry if its file is as it was accepted; 0.1 kept no hash of it."""
         weights = self._memo.there(network["weights"])
-        return Accepted(str(weights), network["key"]) if weights.is_file() else None
+        if not weights.is_file() or network.get("hash") not in (None, file_hash(weights)):
+            return None
+        return Accepted(str(weights), network["key"])
 
     def _accepted_by_version_1(self) -> Accepted | None:
         """What `served.json` says, which 0.1 kept beside its decisions; this version never does."""

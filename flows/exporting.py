@@ -18,8 +18,8 @@ class Exported:
     Attributes:
         files: paths.
         key: of the extraction.
-        notes: what a reader must know: features that changed after the analysis, neighbours that
-            were not written.
+        notes: what a reader must know: features that changed after the analysis, a sample,
+            neighbours that were not written.
     """
 
     files: list[Path]
@@ -34,6 +34,7 @@ def export(
     *,
     arrays: Sequence[str] = ("gap",),
     split: str = "held_out",
+    where: str | None = None,
     measure: str = "gap_cosine",
     maps: bool = False,
     images: bool = False,
@@ -56,13 +57,13 @@ def export(
     if ending_of(to) != ".zarr":
         check_target(to)
     opened = store if isinstance(store, Store) else Store.open(store)
-    chosen = opened.features(features)
+    chosen = opened.features(features).only(where)
     try:
         analysis = Analysis.load(opened, chosen.key)
     except BadInput:
         # Features can be studied before anything was analysed.
         analysis = None
-    notes = [analysis.outdated(chosen.digest)] if analysis else []
+    notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
     places = None
     if maps:
         from alike.analysis.maps import MapSettings, find_map, make_map

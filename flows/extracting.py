@@ -19,42 +19,31 @@ def extract_images(
     taps: Sequence[str],
     settings: Mapping[str, Any],
     size: tuple[str | None, int | None] = (None, None),
-    network_args: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
     source_options: Mapping[str, Any] | None = None,
     split: tuple[float | None, float | None] = (None, None),
     group: str | None = None,
     twins: "Literal['together', 'ignore'] | None" = None,
-    classes: Sequence[str] | None = None,
     seed: int = 0,
-    chosen: Mapping[str, Any] | None = None,
     workers: str | int | None = None,
 ) -> "ExtractionReport":
     """Compute the features of images that have none yet, and store them.
 
     The arguments are those of `alike.extract_images`. Some hold several of them: `settings` those
     that `extract` takes (device, precision, batch_size, threads, bad_share, progress), `size` its
-    resize and crop, `split` its train_share and validation_share, `chosen` those of `load_network`
-    that say what is loaded (output, weights_key, weights_prefix).
+    resize and crop, `split` its train_share and validation_share, `chosen` those that
+    `network_options` gives.
 
     Returns:
         What was done, with the notes that a reader of the scores must know.
     """
     from alike.extract.images import open_source
-    from alike.extract.networks import load_network
     from alike.extract.store import Store
     from alike.flows.trained_images import held_out_notes, keep_trained
 
     groups = {"group": group} if group else {}
     images = open_source(source, **(source_options or {}), **groups)
-    loaded = load_network(
-        network,
-        weights or default_weights(network),
-        args=network_args,
-        class_names=classes,
-        seed=seed,
-        **(chosen or {}),
-    )
-    loaded = with_size(loaded, *size)
+    loaded = named_network(network, weights or default_weights(network), chosen, size, seed)
     opened = store if isinstance(store, Store) else Store.open(store, create=True)
     train_share, validation_share = split
     if train_share is not None or validation_share is not None:
@@ -78,6 +67,50 @@ def _run(
     from alike.extract.distributed import extract_distributed
 
     return extract_distributed(images, network, store, workers=workers, **settings)
+
+
+def network_options(
+    args: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    output: str = "",
+    weights_key: str = "",
+    weights_prefix: str | None = None,
+) -> dict[str, Any]:
+    """Arguments of `load_network`, as the options of every command that names a network give them.
+
+    What is not given is left out.
+
+    Args:
+        args: of the factory.
+        classes: names of the logits, in order.
+        output: that holds the logits.
+        weights_key: group of the weights file.
+        weights_prefix: of the names to load.
+    """
+    given = {"args": args, "class_names": classes, "output": output, "weights_key": weights_key}
+    chosen = {name: value for name, value in given.items() if value}
+    return chosen if weights_prefix is None else {**chosen, "weights_prefix": weights_prefix}
+
+
+def named_network(
+    name: str,
+    weights: str,
+    chosen: Mapping[str, Any] | None = None,
+    size: tuple[str | None, int | None] = (None, None),
+    seed: int = 0,
+) -> Any:
+    """The network that options name.
+
+    Args:
+        name: of the network.
+        weights: file, name of the origin's weights, or ``none``.
+        chosen: what `network_options` gave.
+        size: resize and crop.
+        seed: of random weights.
+    """
+    from alike.extract.networks import load_network
+
+    return with_size(load_network(name, weights, seed=seed, **(chosen or {})), *size)
 
 
 def source_options(

@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alike.extract.documents import read_json_file
+from alike.extract.documents import read_json_file, seal, unseal
 from alike.extract.errors import StoreBusy, StoreDamaged
+from alike.extract.identity import file_hash
 
 _VERSION = 2
 _BEGUN = ""
@@ -99,7 +100,8 @@ class Memo:
     def _read(self) -> dict[str, dict[str, Any]]:
         """What the file holds; {} with a note if that cannot be used."""
         try:
-            document = read_json_file(self._file, dict[str, Any], "it counts as empty")
+            written = read_json_file(self._file, dict[str, Any], "it counts as empty")
+            document = unseal(written, str(self._file), "it counts as empty")
             if document.get("version") == _VERSION:
                 return _entries(document)
             fault = "is of another version"
@@ -110,7 +112,7 @@ class Memo:
 
     def _write(self) -> None:
         aside = self._file.with_suffix(".part")
-        document = {"version": _VERSION, "artefacts": self._entries}
+        document = seal({"version": _VERSION, "artefacts": self._entries})
         aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(self._file)
 
@@ -134,15 +136,6 @@ def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
         for name, entry in document["artefacts"].items()
     }
-
-
-def file_hash(path: Path) -> str:
-    """Hash of a file's bytes; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except OSError:
-        return ""
 
 
 def digest(value: object) -> str:

@@ -96,7 +96,7 @@ WeightsPrefixOption = Annotated[
     typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
 ]
 WhereOption = Annotated[
-    str | None, typer.Option(help="Only these images: subset=val or label=cat,dog.")
+    str | None, typer.Option("--where", help="Only these images: subset=val or label=cat,dog.")
 ]
 LabelColumnOption = Annotated[
     str | None, typer.Option(help="Column, array or JSON field of the classes.")

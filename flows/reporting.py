@@ -59,7 +59,8 @@ def write_report(
     before = Analysis.load(opened, key)
     second = Analysis.load(opened, opened.features(after).key) if after else None
     analyses = (before, second) if second else (before,)
-    notes = [one.outdated(opened.features(one.key).digest) for one in analyses]
+    notes = [one.outdated(opened.features(one.key)) for one in analyses]
+    notes += [note for one in analyses for note in one.sample_notes]
     comparison = _comparison(opened, before, second, progress) if second else None
     record = _record(opened, key, title)
     if second:

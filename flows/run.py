@@ -79,10 +79,16 @@ def run_steps(run: PipelineRun) -> Finished:
     if earlier is not None:
         return _finished(run, key, report, earlier["decisions"], reused=True)
     untrained = None
-    if run.pipeline.analyse.untrained and weights != "none":
-        untrained = step(steps.extract_images, "extract")(run, "none", "untrained", own)
+    if run.pipeline.analyse.untrained:
+        # Of a network without weights it is the network itself, with which those that are
+        # retrained from it are compared.
+        random = weights == "none"
+        untrained = (
+            key if random else step(steps.extract_images, "extract")(run, "none", "untrained", own)
+        )
     step(steps.build, "index")(run, key, "network")
-    before = step(steps.judge, "analyse")(run, key, "network", untrained)
+    beside = None if untrained == key else untrained
+    before = step(steps.judge, "analyse")(run, key, "network", beside)
     step(steps.explain, "explain")(run, key, weights, "network")
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()

@@ -210,6 +210,7 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     """The nearest-neighbour index of a group, if its features or the wish changed."""
     from alike.index.build import build_index
     from alike.index.files import CARD, folder_of
+    from alike.index.specs import Wish
 
     store = run.store()
     features = store.features(key)
@@ -226,9 +227,7 @@ def build(run: PipelineRun, key: str, name: str) -> None:
         build_index,
         features,
         settings.measure,
-        recall=settings.recall,
-        at=settings.at,
-        memory=settings.memory,
+        wish=Wish(recall=settings.recall, at=settings.at, memory=settings.memory),
         progress=run.progress,
     )
     try:
@@ -282,13 +281,16 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
     }
     artefact, label = f"analyse {key}", f"analyse {name}"
     if run.reuse(artefact, inputs, label) is not None:
-        return Analysis.load(store, key)
+        analysis = Analysis.load(store, key)
+        run.notes.extend(analysis.sample_notes)
+        return analysis
     started = time.perf_counter()
     asked = AnalysisSettings(
         measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
     analysis = analyse(features, asked, untrained=beside, progress=run.progress)
     run.seconds[label] = time.perf_counter() - started
+    run.notes.extend(analysis.sample_notes)
     tables = [store.path("tables", key, f"{table}.parquet") for table in sorted(analysis.tables)]
     run.keep(artefact, inputs, {"key": key}, tables)
     return analysis

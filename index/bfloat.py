@@ -129,7 +129,7 @@ class BfloatSearch:
     ) -> tuple[Float, NDArray[np.int64], NDArray[np.bool_]]:
         import torch
 
-        rounded = self._queries(queries)
+        bfloats = self._queries(queries)
         cuts = np.linspace(0, len(queries), threads + 1).astype(int)
         parts = [slice(low, high) for low, high in itertools.pairwise(cuts)]
         bounds = np.full((len(queries), n_kept), SENTINEL, dtype=np.int16)
@@ -138,7 +138,7 @@ class BfloatSearch:
         first = 0
         for block in self._blocks:
             product = out if len(block) == ROWS else out.new_empty(len(queries), len(block))
-            torch.mm(rounded.matrix, block.T, out=product)
+            torch.mm(bfloats.matrix, block.T, out=product)
             # bits of bfloat16 at or above zero order as the numbers do
             bits = product.view(torch.int16).numpy()
             _each(pool, parts, select_smallest, (bits, bounds, places), first)
@@ -150,18 +150,18 @@ class BfloatSearch:
         nearest = np.take_along_axis(places, order, axis=1)
         if n_kept == len(self._vectors):
             return distances, nearest, np.ones(len(queries), dtype=bool)
-        return distances, nearest, self._sure(bounds[:, -1], distances[:, -1], rounded)
+        return distances, nearest, self._sure(bounds[:, -1], distances[:, -1], bfloats)
 
     def _sure(
-        self, last: NDArray[np.int16], farthest: Float, rounded: _Rounded
+        self, last: NDArray[np.int16], farthest: Float, bfloats: _Rounded
     ) -> NDArray[np.bool_]:
         """Whether no row outside the candidates can be nearer than the k-th answer."""
         import torch
 
         bound = torch.from_numpy(last.copy()).view(torch.bfloat16).to(torch.float64).numpy()
-        columns = float(rounded.matrix.shape[1])
+        columns = float(bfloats.matrix.shape[1])
         # float32 accumulation of the product, whose terms are at most these in sum
-        terms = (rounded.norms + self._widest) ** 2 * 1.05
+        terms = (bfloats.norms + self._widest) ** 2 * 1.05
         slack = columns * 2.0**-23 * terms
         lower = np.maximum(bound, 0.0) * (1.0 - HALF_ULP) - slack
         sure: NDArray[np.bool_] = lower >= farthest.astype(np.float64) / 2.0 * (1.0 + 2.0**-12)

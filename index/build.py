@@ -29,7 +29,7 @@ SMALL = 1000
 """Rows below which search is exact and nothing is measured."""
 
 FEWEST = 100
-"""Rows below which nothing else can be measured: a tenth of them would judge it."""
+"""Rows below which only exact search is tried: a tenth of them are too few queries for recall."""
 
 Float = NDArray[np.float32]
 
@@ -204,14 +204,14 @@ def _build(
     vectors, rows = vectors[order], rows[order]
     n = len(rows) - len(sample.queries)
     trial = new_trial(vectors, rows, n, train, card.metric, wish)
-    chosen = choose(trial, kinds=kinds, effort=effort, progress=progress)
-    assert chosen.candidate.engine is not None
-    index = chosen.candidate.engine.index
-    # they were held out of the index until it had been judged
-    add_rows(index, trial.queries, rows[n:], chosen.point.spec, progress)
+    choice = choose(trial, kinds=kinds, effort=effort, progress=progress)
+    assert choice.candidate.engine is not None
+    index = choice.candidate.engine.index
+    # they were held out of the index until it had been measured
+    add_rows(index, trial.queries, rows[n:], choice.point.spec, progress)
     sample_facts = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
     return publish(
-        folder, index, _filled(card, chosen.point, chosen.curve, chosen.why, sample_facts)
+        folder, index, _filled(card, choice.point, choice.curve, choice.why, sample_facts)
     )
 
 

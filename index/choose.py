@@ -10,7 +10,7 @@ from alike.extract.progress import Progress, silent
 from alike.index.engine import FEW
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import Point, Wish
-from alike.index.trial import Candidate, Trial, holds, judged, measure_candidate, subset
+from alike.index.trial import Candidate, Trial, holds, measure_candidate, remeasured, subset
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""
@@ -57,7 +57,7 @@ def choose(
     """Build candidates, measure them, keep the fastest that holds; of equally fast the smallest.
 
     Args:
-        trial: what to index and to judge by.
+        trial: what to index and to measure by.
         kinds: keys of `INDEX_KINDS` to try; None: all that fit the machine and the wish.
         effort: seconds to spend on building candidates, about.
         stage: vectors from which on kinds are first tried on a third of them, at most 20,000.
@@ -67,33 +67,35 @@ def choose(
         BadInput: nothing that was tried keeps the wish; the message says what came nearest.
     """
     start = time.perf_counter()
-    allowed = _allowed(trial, kinds)
-    tried = [(kind, _measured(kind, trial, 0.0, progress)) for kind in allowed if kind.exact]
-    best = _best(tried, trial.wish)
+    pool = _allowed(trial, kinds)
+    candidates = [(kind, _measured(kind, trial, 0.0, progress)) for kind in pool if kind.exact]
+    best = _best(candidates, trial.wish)
     soon = trial.wish.latency if trial.wish.latency is not None else SOON
     if best is not None and best[1].latency <= soon and kinds is None:
-        best = _judged(best, trial)
+        best = _remeasured(best, trial)
         summary = _in_words(best[1], trial)
-        return _chosen(tried, best, f"exact search answers in {_ms(best[1])}: {summary}")
-    others = [kind for kind in allowed if not kind.exact] if trial.wish.recall < 1 else []
+        return _chosen(candidates, best, f"exact search answers in {_ms(best[1])}: {summary}")
+    others = [kind for kind in pool if not kind.exact] if trial.wish.recall < 1 else []
     for kind, predicted in _ranked(others, trial, stage, progress):
         spent = time.perf_counter() - start
-        if tried and spent + predicted > effort:
+        if candidates and spent + predicted > effort:
             continue
         least = best[1].queries_per_second if best is not None else 0.0
-        tried.append((kind, _measured(kind, trial, least, progress)))
-        best = _best(tried, trial.wish)
-        tried = _let_go(tried, best)
+        candidates.append((kind, _measured(kind, trial, least, progress)))
+        best = _best(candidates, trial.wish)
+        candidates = _let_go(candidates, best)
     if best is None:
-        raise BadInput(_nearest(tried, trial))
-    best = _judged(best, trial)
+        raise BadInput(_nearest(candidates, trial))
+    best = _remeasured(best, trial)
     summary = _in_words(best[1], trial)
-    return _chosen(tried, best, f"the fastest of {len(tried)} kinds that holds: {summary}")
+    return _chosen(
+        candidates, best, f"the fastest of {len(candidates)} kinds that holds: {summary}"
+    )
 
 
 def _allowed(trial: Trial, names: Sequence[str] | None) -> list[IndexKind]:
     n, dimension = trial.vectors.shape
-    wish, allowed, least = trial.wish, [], math.inf
+    wish, pool, least = trial.wish, [], math.inf
     for kind in INDEX_KINDS.values() if names is None else [kind_of(name) for name in names]:
         unfit = _unfit(kind, trial)
         if unfit and names is not None:
@@ -103,11 +105,11 @@ def _allowed(trial: Trial, names: Sequence[str] | None) -> list[IndexKind]:
         size = kind.bytes(n, dimension)
         least = min(least, size)
         if wish.memory is None or size <= wish.memory:
-            allowed.append(kind)
-    if not allowed:
+            pool.append(kind)
+    if not pool:
         msg = f"memory {wish.memory} bytes is too little for {n} vectors of {dimension} numbers"
         raise BadInput(f"{msg}: at least {int(least)} are needed, or lists on disk (--on-disk)")
-    return allowed
+    return pool
 
 
 def _unfit(kind: IndexKind, trial: Trial) -> str:
@@ -174,37 +176,37 @@ def _growth(kind: IndexKind, ratio: float) -> float:
 
 
 def _best(
-    tried: Sequence[tuple[IndexKind, Candidate]], wish: Wish
+    candidates: Sequence[tuple[IndexKind, Candidate]], wish: Wish
 ) -> tuple[Candidate, Point] | None:
     """Of those that hold and are as fast as any, the smallest."""
-    holding = [(one, one.best) for _, one in tried if one.best is not None]
-    seen = [point for _, one in tried for point in one.points if holds(point, wish)]
+    holding = [(one, one.best) for _, one in candidates if one.best is not None]
+    seen = [point for _, one in candidates for point in one.points if holds(point, wish)]
     enough = EQUAL * max((point.queries_per_second for point in seen), default=0.0)
     fast = [pair for pair in holding if pair[1].queries_per_second >= enough]
     return min(fast, key=lambda pair: pair[1].bytes, default=None)
 
 
 def _let_go(
-    tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point] | None
+    candidates: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point] | None
 ) -> list[tuple[IndexKind, Candidate]]:
     """Drop the indexes that lost, keep what was measured of them."""
     measured = []
-    for kind, one in tried:
+    for kind, one in candidates:
         lost = best is not None and one is not best[0]
         measured.append((kind, one.without_engine() if lost else one))
     return measured
 
 
-def _judged(best: tuple[Candidate, Point], trial: Trial) -> tuple[Candidate, Point]:
-    return best[0], judged(*best, trial)
+def _remeasured(best: tuple[Candidate, Point], trial: Trial) -> tuple[Candidate, Point]:
+    return best[0], remeasured(*best, trial)
 
 
 def _chosen(
-    tried: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point], why: str
+    candidates: Sequence[tuple[IndexKind, Candidate]], best: tuple[Candidate, Point], why: str
 ) -> Choice:
     curve = tuple(
         best[1] if one is best[0] and point.spec == best[1].spec else point
-        for _, one in tried
+        for _, one in candidates
         for point in one.points
     )
     return Choice(best[0], best[1], curve, why)
@@ -226,17 +228,17 @@ def _in_words(point: Point, trial: Trial) -> str:
     return f"{point.spec}, {recall} {many}, {speed}, {point.bytes / 1e6:,.1f} MB"
 
 
-def _nearest(tried: Sequence[tuple[IndexKind, Candidate]], trial: Trial) -> str:
-    points = [point for _, one in tried for point in one.points]
+def _nearest(candidates: Sequence[tuple[IndexKind, Candidate]], trial: Trial) -> str:
+    points = [point for _, one in candidates for point in one.points]
     wish = trial.wish
-    asked = f"recall@{wish.at} >= {wish.recall}"
+    terms = f"recall@{wish.at} >= {wish.recall}"
     if wish.memory is not None:
-        asked += f", memory <= {wish.memory} bytes"
+        terms += f", memory <= {wish.memory} bytes"
     if wish.latency is not None:
-        asked += f", latency <= {wish.latency} s"
+        terms += f", latency <= {wish.latency} s"
     if not points:
-        return f"no index with {asked} was found within the effort: raise it"
+        return f"no index with {terms} was found within the effort: raise it"
     near = max(points, key=lambda point: (min(point.low, wish.recall), -point.latency))
     few = near.recall >= wish.recall > near.low
     why = "so few queries cannot certify more: index more images, or relax" if few else "relax"
-    return f"no index has {asked}; nearest is {_in_words(near, trial)}, {_ms(near)}: {why} the wish"
+    return f"no index has {terms}; nearest is {_in_words(near, trial)}, {_ms(near)}: {why} the wish"

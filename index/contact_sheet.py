@@ -49,17 +49,17 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=11)
-    wrapped = [
+    strips = [
         (query, cells[low : low + WRAP], low)
         for query, cells in lines
         for low in range(0, max(len(cells), 1), WRAP)
     ]
-    columns = 1 + max((len(cells) for _, cells, _ in wrapped), default=0)
+    columns = 1 + max((len(cells) for _, cells, _ in strips), default=0)
     step = (tile + 2 * GAP, tile + 2 * GAP + CAPTION)
-    size = (columns * step[0] + 2 * LEFT, len(wrapped) * step[1] + 2 * GAP)
+    size = (columns * step[0] + 2 * LEFT, len(strips) * step[1] + 2 * GAP)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for line, (query, cells, low) in enumerate(wrapped):
+    for line, (query, cells, low) in enumerate(strips):
         for column, cell in enumerate((query, *cells)):
             if low and not column:
                 continue

@@ -7,6 +7,7 @@ memory of the wish is small: k-means needs some rows of each list (39 rows of N 
 1e8 1.3 %).
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,13 +23,13 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.engine import DiskEngine, faiss_threads, ranges_of, rows_of, train
-from alike.index.files import printing_to_stderr, publish, read_lists, sync, write_faiss
+from alike.index.files import publish, read_lists, silent_faiss, sync, write_faiss
 from alike.index.flat import faiss_metric
 from alike.index.kinds import INDEX_KINDS, POINTS_PER_LIST, lists
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
 from alike.index.stored import BLOCK, StoredTruth, StoredVectors
-from alike.index.trial import CHOOSE, JUDGE, ceiling, holds, new_trial, sweep, time_of
+from alike.index.trial import CHOOSE, MEASURE, ceiling, holds, new_trial, sweep, time_of
 from alike.index.truth import recall_interval
 
 Float = NDArray[np.float32]
@@ -39,6 +40,9 @@ KINDS = ("ivf_sq8", "ivf_fp16", "ivf_flat")
 """From small to large: the first whose rounding leaves the recall that is asked."""
 
 PART = 20_000
+
+ID_BYTES = 8
+"""Of a row's number in a list."""
 
 LEAST_POINTS = 39
 """Rows of each list that k-means is given at least; FAISS warns below."""
@@ -122,16 +126,16 @@ def build_on_disk(
     vectors = embed_rows(features, measure, rows[sample.train])
     spec = _code(vectors, len(rows), card, kinds)
     with faiss_threads(card.wish.threads):
-        trained = faiss.index_factory(card.dimension, spec.factory, faiss_metric(card.metric))
-        train(trained, vectors)
+        quantiser = faiss.index_factory(card.dimension, spec.factory, faiss_metric(card.metric))
+        train(quantiser, vectors)
     del vectors
     stem = uuid.uuid4().hex[:12]
     empty = folder / f"{stem}-trained.faiss"
-    write_faiss(trained, empty)
+    write_faiss(quantiser, empty)
     shards = _shards(features, measure, empty, rows, card)
     for done, _ in enumerate(map_shards(build_shard, shards), start=1):
         progress("shards", done, len(shards))
-    index = merge(trained, [mapped(shard.out) for shard in shards], folder / f"{stem}.ivfdata")
+    index = merge(quantiser, [mapped(shard.out) for shard in shards], folder / f"{stem}.ivfdata")
     _none_lost(index, rows)
     seconds = time.perf_counter() - start
     engine = DiskEngine(index, rows)
@@ -144,8 +148,8 @@ def build_on_disk(
         return _point(engine, replace(spec, search=dict(search)), truth, card.wish, seconds)
 
     points = list(sweep(measured, spec.kind, card.wish.recall))
-    chosen = _best(points, card.wish)
-    point = _judged(engine, chosen, truth)
+    fastest = _best(points, card.wish)
+    point = _remeasured(engine, fastest, truth)
     n_classes = int(table["label"].nunique())
     card = replace(
         card,
@@ -155,7 +159,7 @@ def build_on_disk(
         ranges=ranges_of(rows),
         lists=f"{stem}.ivfdata",
         lists_size=(folder / f"{stem}.ivfdata").stat().st_size,
-        curve=tuple(point if one is chosen else one for one in points),
+        curve=tuple(point if one is fastest else one for one in points),
         recall=(point.recall, point.low, point.high),
         trained_on={"rows": len(sample.train), "classes": n_classes, "balanced": True},
         why=(
@@ -196,14 +200,20 @@ def _shards(
 
 
 def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
-    """Fill an empty trained index with the lists of others, which are laid on disk in `target`."""
+    """Fill an empty trained index with the lists of others, which are laid on disk in `target`.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
     import faiss
 
     disk_lists = faiss.OnDiskInvertedLists(empty.nlist, empty.code_size, str(target))
     lists_of_parts = faiss.InvertedListsPtrVector()
     for part in parts:
         lists_of_parts.push_back(part.invlists)
-    with printing_to_stderr():
+    rows = sum(part.invlists.compute_ntotal() for part in parts)
+    _make_room(target, rows * (empty.code_size + ID_BYTES))
+    with silent_faiss():
         parts_of = (lists_of_parts.data(), lists_of_parts.size())
         empty.ntotal = disk_lists.merge_from_multiple(*parts_of, False)
     empty.replace_invlists(disk_lists, True)
@@ -211,6 +221,21 @@ def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:
     disk_lists.this.disown()
     sync(target)
     return empty
+
+
+def _make_room(target: Path, size: int) -> None:
+    """Refuse a file that the disk cannot hold.
+
+    FAISS writes it through a map of the file, and a full disk then kills the process (SIGBUS).
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with target.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            target.unlink()
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _none_lost(index: Any, rows: NDArray[np.int64]) -> None:
@@ -234,15 +259,15 @@ def add_on_disk(
     Raises:
         StoreDamaged: a shard was lost.
     """
-    old, merged = read_lists(folder / card.file), read_lists(folder / card.file)
+    old, union = read_lists(folder / card.file), read_lists(folder / card.file)
     stem = uuid.uuid4().hex[:12]
     empty = folder / f"{stem}-trained.faiss"
-    _empty(merged)
-    write_faiss(merged, empty)
+    _empty(union)
+    write_faiss(union, empty)
     shards = _shards(features, measure, empty, new, card)
     parts = [mapped(build_shard(shard)) for shard in shards]
     target = folder / f"{stem}.ivfdata"
-    index = merge(merged, [old, *parts], target)
+    index = merge(union, [old, *parts], target)
     rows = np.union1d(rows_of(card.ranges), new)
     _none_lost(index, rows)
     size = target.stat().st_size
@@ -270,13 +295,13 @@ def _empty(index: Any) -> None:
 
 def _code(vectors: Float, n: int, card: Card, kinds: Sequence[str] | None) -> IndexSpec:
     """The smallest code that keeps the recall if all lists are searched, on a part."""
-    named = [name for name in KINDS if kinds is None or name in kinds]
+    names = [name for name in KINDS if kinds is None or name in kinds]
     part = vectors[:: max(len(vectors) // PART, 1)]
     taken = max(len(part) // 10, 1)
     train = np.arange(len(part) - taken)
     trial = new_trial(part, np.arange(len(part)), len(train), train, card.metric, card.wish)
-    for name in named:
-        if ceiling(INDEX_KINDS[name], trial) >= card.wish.recall or name == named[-1]:
+    for name in names:
+        if ceiling(INDEX_KINDS[name], trial) >= card.wish.recall or name == names[-1]:
             spec = INDEX_KINDS[name].spec(n, card.dimension)
             assert spec is not None, name
             return spec
@@ -296,11 +321,11 @@ def _best(points: Sequence[Point], wish: Wish) -> Point:
     return max(holding, key=lambda point: point.queries_per_second)
 
 
-def _judged(engine: DiskEngine, point: Point, truth: StoredTruth) -> Point:
+def _remeasured(engine: DiskEngine, point: Point, truth: StoredTruth) -> Point:
     """The point with its recall on the queries that did not choose it."""
     if len(truth.queries) < 2:
         return point
-    recall, low, high = recall_interval(truth.shares(engine, point.spec.search, JUDGE))
+    recall, low, high = recall_interval(truth.shares(engine, point.spec.search, MEASURE))
     return replace(point, recall=recall, low=low, high=high)
 
 
@@ -309,7 +334,7 @@ def _point(
 ) -> Point:
     """One point of the curve of an index that took so many seconds to build.
 
-    Every second query chooses, the others judge what was chosen (see `trial.judged`).
+    Every second query chooses, the others measure what was chosen (see `trial.remeasured`).
     """
     recall, low, high = recall_interval(truth.shares(engine, spec.search, CHOOSE))
     with faiss_threads(wish.threads):

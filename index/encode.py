@@ -32,14 +32,16 @@ class Encoder:
         """
         from alike.extract.networks import Extraction, check_made_by, network_of
 
-        wanted = Extraction.from_dict(features.attrs)
+        extraction = Extraction.from_dict(features.attrs)
         code = str(features.attrs.get("code_hash", ""))
-        self.network = network_of(wanted, code_hash=code) if network is None else network
-        check_weights(wanted.weights_hash, self.network.weights_hash, features.key)
-        check_made_by(wanted, self.network)
-        if self.network.transform.to_dict() != dict(wanted.transform):
+        self.network = network_of(extraction, code_hash=code) if network is None else network
+        check_weights(extraction.weights_hash, self.network.weights_hash, features.key)
+        check_made_by(extraction, self.network)
+        if self.network.transform.to_dict() != dict(extraction.transform):
             msg = f"the network preprocesses by {self.network.transform.to_dict()}, {features.key}"
-            raise BadInput(f"{msg} was extracted with {dict(wanted.transform)}: give it that one")
+            raise BadInput(
+                f"{msg} was extracted with {dict(extraction.transform)}: give it that one"
+            )
         self._measure = measure
         self._constants = constants_of(features, measure)
         self._types = {tap: np.dtype(features.arrays[tap].dtype) for tap in measure.taps}

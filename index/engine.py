@@ -176,12 +176,12 @@ class FaissEngine:
         import faiss
 
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        masked = 0 if allowed is None else len(allowed) - int(allowed.sum())
-        if masked > FEW_MASKED or not isinstance(self.base, faiss.IndexFlat):
+        n_masked = 0 if allowed is None else len(allowed) - int(allowed.sum())
+        if n_masked > FEW_MASKED or not isinstance(self.base, faiss.IndexFlat):
             return _ask(self.base, vectors, k, search, allowed)
         # FAISS goes through masked rows one query at a time
-        raw, positions = self._every(vectors, min(k + masked, self.base.ntotal))
-        if allowed is None or not masked:
+        raw, positions = self._every(vectors, min(k + n_masked, self.base.ntotal))
+        if allowed is None or not n_masked:
             return raw, positions
         last = np.argsort(~allowed[positions], axis=1, kind="stable")[:, :k]
         raw = np.take_along_axis(raw, last, 1)
@@ -380,7 +380,7 @@ def search_parameters(index: Any, search: Mapping[str, float], selector: Any) ->
     """
     import faiss
 
-    chosen: dict[str, Any] = {} if selector is None else {"sel": selector}
+    parameters: dict[str, Any] = {} if selector is None else {"sel": selector}
     if isinstance(index, faiss.IndexRefine):
         base = search_parameters(faiss.downcast_index(index.base_index), search, selector)
         factor = float(search.get("k_factor", 1))
@@ -390,10 +390,12 @@ def search_parameters(index: Any, search: Mapping[str, float], selector: Any) ->
         return faiss.SearchParametersPreTransform(index_params=base)
     if isinstance(index, faiss.IndexHNSW):
         width = int(search.get("efSearch", 64))
-        return faiss.SearchParametersHNSW(efSearch=width, **chosen)
+        return faiss.SearchParametersHNSW(efSearch=width, **parameters)
     if isinstance(index, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan):
         probes = int(search.get("nprobe", 1))
-        return faiss.IVFRaBitQSearchParameters(nprobe=probes, qb=int(search.get("qb", 8)), **chosen)
+        return faiss.IVFRaBitQSearchParameters(
+            nprobe=probes, qb=int(search.get("qb", 8)), **parameters
+        )
     if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=int(search.get("nprobe", 1)), **chosen)
-    return faiss.SearchParameters(**chosen)
+        return faiss.SearchParametersIVF(nprobe=int(search.get("nprobe", 1)), **parameters)
+    return faiss.SearchParameters(**parameters)

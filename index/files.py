@@ -9,11 +9,13 @@ the index where it is read: writing all anew would cost what the index weighs, n
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
 import os
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ TRIES = 20
 ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCK = 1 << 24
+FLAG = b"IO_FLAG_"
 _PRINTING = threading.Lock()
 
 
@@ -73,11 +76,16 @@ def _advice(folder: Path) -> str:
     return f"rebuild it by `alike index --rebuild --measure {folder.name}`"
 
 
-def read_index(folder: Path) -> tuple[Card, Any]:
+def read_index(folder: Path, *, mapped: bool = False) -> tuple[Card, Any]:
     """Card and FAISS index that belong together.
 
     Lists on disk stay there and are mapped into memory, checked by their size only; any other file
     is read and checked.
+
+    Args:
+        folder: from `folder_of`.
+        mapped: the index only answers: its pages are read as a search touches them. No row can be
+            added to it.
 
     Raises:
         BadInput: there is no index.
@@ -89,7 +97,8 @@ def read_index(folder: Path) -> tuple[Card, Any]:
             name = f"{folder.parent.name}, measure {folder.name}"
             raise BadInput(f"no index of {name}: build it by `alike index --measure {folder.name}`")
         try:
-            index = _load(folder, card)
+            # FAISS ends the process if rows are added to a mapped index.
+            index = _load(folder, card, mapped and not card.tail)
             if card.tail:
                 index.add_with_ids(*read_tail(folder, card))
             return card, index
@@ -101,7 +110,7 @@ def read_index(folder: Path) -> tuple[Card, Any]:
     raise StoreBusy(f"{folder} was replaced {TRIES} times while it was read: try again")
 
 
-def _load(folder: Path, card: Card) -> Any:
+def _load(folder: Path, card: Card, mapped: bool) -> Any:
     path = folder / card.file
     size = path.stat().st_size
     if size != card.size:
@@ -112,7 +121,7 @@ def _load(folder: Path, card: Card) -> Any:
             # a mapped file that is too short ends the process, so this is looked at first
             msg = f"{folder / card.lists} has {size} bytes, the card says {card.lists_size}"
             raise StoreDamaged(f"{msg}: {_advice(folder)}")
-    read = read_lists if card.lists else _whole
+    read = read_lists if card.lists else _mapped if mapped else _whole
     # a card of an index on disk once had no checksum
     return _checked(path, card.checksum, read) if card.checksum else _read(read, path)
 
@@ -136,6 +145,12 @@ def _whole(path: Path) -> Any:
     return faiss.read_index(str(path))
 
 
+def _mapped(path: Path) -> Any:
+    import faiss
+
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
 def _checked(path: Path, wanted: str, read: Callable[[Path], Any] = _whole) -> Any:
     if checksum(path) != wanted:
         raise StoreDamaged(f"{path} differs from its checksum: {_advice(path.parent)}")
@@ -157,22 +172,34 @@ def read_lists(path: Path) -> Any:
     """An index whose lists stay on disk, beside its file, wherever the store was moved to."""
     import faiss
 
-    with printing_to_stderr():
+    with silent_faiss():
         return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR)
 
 
 @contextlib.contextmanager
-def printing_to_stderr() -> Iterator[None]:
-    """FAISS prints about lists on disk to standard output, where a command's JSON goes."""
-    with _PRINTING:
+def silent_faiss() -> Iterator[None]:
+    """FAISS prints its flags about lists on disk to standard output, where a command's JSON goes.
+
+    What else is printed meanwhile, as by another thread, is printed afterwards.
+    """
+    flush = ctypes.CDLL(None).fflush
+    with _PRINTING, tempfile.TemporaryFile() as printed:
         sys.stdout.flush()
+        flush(None)
         stdout = os.dup(1)
-        os.dup2(2, 1)
+        os.dup2(printed.fileno(), 1)
         try:
             yield
         finally:
+            sys.stdout.flush()
+            # FAISS's own lines wait in the buffer of the C library.
+            flush(None)
             os.dup2(stdout, 1)
             os.close(stdout)
+            printed.seek(0)
+            for line in printed:
+                if not line.startswith(FLAG):
+                    os.write(1, line)
 
 
 def checksum(path: Path) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.progress import Progress, silent
+from alike.extract.row_groups import RowGroups
 from alike.index.encode import BATCH
 from alike.index.filters import Among
 from alike.index.query import ALL, NeighbourIndex
@@ -74,39 +75,38 @@ def query_many(
         BadInput: no image of the source can be used.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    listed = list(source)
+    entries = list(source)
     bad: list[tuple[str, str, str]] = []
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, done = path.with_name(f"{path.name}.partial"), 0
+    aside, count = path.with_name(f"{path.name}.partial"), 0
     try:
-        with pq.ParquetWriter(aside, schema) as writer, ThreadPoolExecutor(readers) as pool:
-            for batch in _read_ahead(pool, source, listed, bad):
+        with RowGroups(aside, schema) as groups, ThreadPoolExecutor(readers) as pool:
+            for batch in _read_ahead(pool, source, entries, bad):
                 # one class at a time: the class of an image matters to what may answer it
                 for named, part in itertools.groupby(batch, key=lambda one: one[1] or label):
                     paths, _, images = zip(*part, strict=True)
                     answer = index.query(images, k, among=among, label=named, rerank=rerank)
                     table = neighbour_table(index, paths, answer)
-                    table["number"] += done
-                    writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
-                    done += len(images)
-                progress("neighbours", done + len(bad), len(listed))
-        if not done:
-            raise BadInput(f"no usable image among {len(listed)} of {source.spec}")
+                    table["number"] += count
+                    groups.add(pa.Table.from_pandas(table, schema, preserve_index=False))
+                    count += len(images)
+                progress("neighbours", count + len(bad), len(entries))
+        if not count:
+            raise BadInput(f"no usable image among {len(entries)} of {source.spec}")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    return ManyReport(path, done, pd.DataFrame(bad, columns=["path", "state", "reason"]))
+    return ManyReport(path, count, pd.DataFrame(bad, columns=["path", "state", "reason"]))
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, source: Any, listed: Iterable[Any], bad: list[tuple[str, str, str]]
+    pool: ThreadPoolExecutor, source: Any, entries: Iterable[Any], bad: list[tuple[str, str, str]]
 ) -> Iterator[list[tuple[str, str | None, bytes]]]:
     """Batches of (path, label, content) of images that can be decoded; notes the others."""
     waiting: collections.deque[tuple[Any, Future[bytes]]] = collections.deque()
-    rest, batch = iter(listed), []
+    rest, batch = iter(entries), []
     while True:
         for one in itertools.islice(rest, AHEAD * BATCH - len(waiting)):
             waiting.append((one, pool.submit(_checked, source, one.path)))

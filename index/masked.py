@@ -73,16 +73,16 @@ def search_masked(
         k: answers wanted; fewer columns come if the mask leaves fewer.
         mask: (n,) positions that may answer.
     """
-    allowed = np.flatnonzero(mask)
-    k = min(k, len(allowed))
+    places_allowed = np.flatnonzero(mask)
+    k = min(k, len(places_allowed))
     if k == 0:
         empty = np.empty((len(vectors), 0))
         return empty.astype(np.float32), empty.astype(np.int64), True
     exact = INDEX_KINDS[card.spec.kind].exact
-    if exact or len(allowed) * card.dimension * 4 > EXACT_BYTES:
+    if exact or len(places_allowed) * card.dimension * 4 > EXACT_BYTES:
         return *search_filled(engine, vectors, k, card.spec.search, mask), exact
-    rows = engine.rows[allowed]
+    rows = engine.rows[places_allowed]
     order = np.argsort(rows)
     stored = embed_rows(features, measure, rows[order])
     raw, places = nearest(vectors, stored, k, card.metric)
-    return raw, allowed[order][places], True
+    return raw, places_allowed[order][places], True

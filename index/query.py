@@ -1,6 +1,7 @@
 """The neighbours of images: opens index and network once, then answers a stream of queries."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class NeighbourIndex:
         features: the extraction.
         measure: with its fitted arrays.
         card: of the index that was opened; it stays this one when a new one is built.
-        images: usable images by store row: image_id, path, label, split.
+        lookup: usable images, of which only what is asked is read.
     """
 
     def __init__(self, features: Any, measure: Measure, card: Card, engine: FaissEngine) -> None:
@@ -44,15 +45,21 @@ class NeighbourIndex:
         self.measure = measure
         self.card = card
         self._stamp = features.stamp()
-        self.images: pd.DataFrame = features.table().set_index("row")
+        self.lookup = features.lookup()
         self._engine = engine
-        order = np.argsort(engine.rows, kind="stable")
-        self._by_row = order, engine.rows[order]
-        self._alive = np.isin(engine.rows, self.images.index.to_numpy())
-        labels = self.images["label"].reindex(engine.rows)
-        self._labels: NDArray[Any] = labels.to_numpy(dtype=object)
-        self._row_of = {image: row for row, image in self.images["image_id"].items()}
+        self._alive = np.isin(engine.rows, self.lookup.rows)
         self._encoder: Encoder | None = None
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """Usable images by store row: image_id, path, label, split; all of them, in memory."""
+        return self.lookup.table().set_index("row")
+
+    @cached_property
+    def _labels(self) -> NDArray[Any]:
+        """Class of each position, (n,) of `object`."""
+        labels: NDArray[Any] = self.lookup.labels(self._engine.rows)
+        return labels
 
     @classmethod
     def open(
@@ -73,7 +80,7 @@ class NeighbourIndex:
 
         opened = Store.open(store) if isinstance(store, str | Path) else store
         features = opened.features(key)
-        card, index = read_index(folder_of(opened, features.key, measure))
+        card, index = read_index(folder_of(opened, features.key, measure), mapped=True)
         ready = ready_measure(features, measure, as_fitted=True)
         _check_card(card, features, ready)
         return cls(features, ready, card, open_engine(index, card.spec, card.ranges))
@@ -140,7 +147,8 @@ class NeighbourIndex:
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
         rows = np.array([query.row for query in queries], dtype=np.int64)
-        labels = [label if row < 0 else self.images.at[row, "label"] for row in rows]
+        stored = self.lookup.labels(rows)
+        labels = [label if row < 0 else own for row, own in zip(rows, stored, strict=True)]
         fetched = k if rerank is None else wanted_candidates(rerank, k)
         answer = self._answer(vectors, rows, fetched, among, labels, threads)
         if rerank is None:
@@ -194,12 +202,12 @@ class NeighbourIndex:
     def _read(self, image: Image) -> Query:
         if isinstance(image, int | np.integer):
             row = int(image)
-            if row not in self.images.index:
+            if row not in self.lookup:
                 msg = f"row {row} has no usable feature in {self.features.key}"
                 raise BadInput(f"{msg}: `alike store ls` lists what is stored")
-            return Query(row, str(self.images.at[row, "path"]))
+            return Query(row, str(self.lookup.table(np.array([row]))["path"].iloc[0]))
         named = read_image(image)
-        return Query(self._row_of.get(named.image_id, -1), named.name, named)
+        return Query(self.lookup.row_of(named.image_id), named.name, named)
 
     def vectors(self, queries: Sequence[Query], *, network: Any = None) -> Float:
         """Vectors (Q, D) of queries; images that were not given by row go through the network."""
@@ -215,7 +223,14 @@ class NeighbourIndex:
 
     def missing(self) -> int:
         """Images with features that the index lacks: they are never an answer."""
-        return len(self.images) - int(self.images.index.isin(self._engine.rows).sum())
+        rows = self.lookup.rows
+        return len(rows) - int(np.isin(rows, self._engine.rows).sum())
+
+    @cached_property
+    def _by_row(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions in the order of rows, and the rows in this order."""
+        order = np.argsort(self._engine.rows, kind="stable")
+        return order, self._engine.rows[order]
 
     def _of_rows(self, rows: NDArray[np.int64]) -> Float:
         """Vectors (n, D) of stored rows: those that the index holds, else from the store."""
@@ -240,19 +255,22 @@ class NeighbourIndex:
         threads: int | None,
     ) -> Neighbours:
         threads = self.card.wish.threads if threads is None else threads
-        wanted = min(k + 1 + SPARE, max(len(self), 1))
-        raw = np.full((len(vectors), wanted), np.inf, dtype=np.float32)
-        positions = np.full((len(vectors), wanted), -1, dtype=np.int64)
+        n_answers = min(k + 1 + SPARE, max(len(self), 1))
+        raw = np.full((len(vectors), n_answers), np.inf, dtype=np.float32)
+        positions = np.full((len(vectors), n_answers), -1, dtype=np.int64)
         sure = np.zeros(len(vectors), dtype=bool)
         search, kind = self.card.spec.search, INDEX_KINDS[self.card.spec.kind]
         with faiss_threads(threads):
             for queries, mask in self._groups(among, labels):
                 part = vectors[queries]
                 if among.all or mask is None:
-                    answer = (*search_filled(self._engine, part, wanted, search, mask), kind.exact)
+                    answer = (
+                        *search_filled(self._engine, part, n_answers, search, mask),
+                        kind.exact,
+                    )
                 else:
                     answer = search_masked(
-                        self.features, self.measure, self.card, self._engine, part, wanted, mask
+                        self.features, self.measure, self.card, self._engine, part, n_answers, mask
                     )
                 width = answer[1].shape[1]
                 raw[queries, :width], positions[queries, :width] = answer[:2]
@@ -272,19 +290,20 @@ class NeighbourIndex:
             yield np.arange(len(labels)), None if self._alive.all() else self._alive
             return
         among.check(sorted({label for label in self._labels if isinstance(label, str)}))
+        alive = self._alive & among.selected(self.images.reindex(self._engine.rows))
         for queries, mask in among.groups(labels, self._labels):
-            yield queries, mask & self._alive
+            yield queries, mask & alive
 
     def _exact_distances(self, vectors: Float, rows: NDArray[np.int64], raw: Float) -> Float:
         """Distances of answers from the stored features, for an index of rounded vectors."""
-        needed = np.unique(rows[rows >= 0])
-        if not len(needed):
+        distinct = np.unique(rows[rows >= 0])
+        if not len(distinct):
             return raw
-        stored = embed_rows(self.features, self.measure, needed)
+        stored = embed_rows(self.features, self.measure, distinct)
         out = raw.copy()
         for line in range(len(rows)):
             good = rows[line] >= 0
-            near = stored[np.searchsorted(needed, rows[line][good])]
+            near = stored[np.searchsorted(distinct, rows[line][good])]
             if self.card.metric == "l2":
                 out[line][good] = np.square(near - vectors[line]).sum(axis=1)
             else:

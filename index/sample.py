@@ -1,7 +1,7 @@
-"""Which rows an index is trained on and judged by: random, balanced, and never the same.
+"""Which rows an index is trained on and measured by: random, balanced, and never the same.
 
 Taking the first rows of a listing that is sorted by class trains on a few classes only: recall
-halves, and a judge that takes the same rows does not see it (autofaiss issue 99).
+halves, and a test by the same rows does not show it (autofaiss issue 99).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Sample:
 
     Attributes:
         train: (T,) for k-means and quantisers.
-        queries: (Q,) held out: neither trained on nor in the index while it is judged.
+        queries: (Q,) held out: neither trained on nor in the index while it is measured.
     """
 
     train: NDArray[np.int64]

@@ -127,16 +127,16 @@ def nearest_of(queries: Any, place: Any, near: Any, nearest: Any, vectors: Any) 
     for line in range(queries.shape[0]):
         rows, least, winners = place[line], near[line], nearest[line]
         _measure(queries[line], rows, every, vectors)
-        held = 0
+        size = 0
         for at in range(len(rows)):
             one, row = every[at], rows[at]
-            if held == k:
+            if size == k:
                 last = k - 1
                 if one > least[last] or (one == least[last] and row > winners[last]):
                     continue
             else:
-                last = held
-                held += 1
+                last = size
+                size += 1
             while last > 0 and (
                 least[last - 1] > one or (least[last - 1] == one and winners[last - 1] > row)
             ):

@@ -32,7 +32,7 @@ def neighbour_table(
     """
     places, ranks = np.nonzero(answer.rows >= 0)
     rows = answer.rows[places, ranks]
-    images = index.images.loc[rows]
+    images = index.lookup.table(rows)
     return pd.DataFrame(
         {
             "number": places,
@@ -63,26 +63,26 @@ def write_contact_sheet(
         path: of the PNG.
         label: class of the queries that are not stored, or None.
     """
-    stored = StoredImages.of(index.features.store)
+    store = StoredImages.of(index.features.store)
     lines = []
     for number, query in enumerate(index.read(images)):
-        own_label = label if query.row < 0 else index.images.at[query.row, "label"]
+        own_label = label if query.row < 0 else index.lookup.labels(np.array([query.row]))[0]
         near = [
             Cell(
-                _read(stored, one.row),
+                _read(store, one.row),
                 (f"{one.distance:.4f}  {one.label or ''}", one.path),
                 one.label,
             )
             for one in table[table["number"] == number].itertuples(index=False)
         ]
-        data = _read(stored, query.row) if query.image is None else query.image.data
+        data = _read(store, query.row) if query.image is None else query.image.data
         lines.append((Cell(data, (f"query  {own_label or ''}", query.name), own_label), near))
     return contact_sheet(lines, path)
 
 
-def _read(stored: StoredImages, row: int) -> bytes:
+def _read(store: StoredImages, row: int) -> bytes:
     """Bytes of a stored image; none if it is gone, which the sheet shows as an empty place."""
     try:
-        return stored.read(row).data
+        return store.read(row).data
     except BadInput:
         return b""

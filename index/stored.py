@@ -1,4 +1,4 @@
-"""What an index over rows of a store is judged against, where its vectors lie in the store.
+"""What an index over rows of a store is measured against, where its vectors lie in the store.
 
 The true neighbours are found block by block: there may be more vectors than memory.
 """

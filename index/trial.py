@@ -19,18 +19,18 @@ Float = NDArray[np.float32]
 ADD_ROWS = 16384
 TIMED_SECONDS, TIMED_CALLS = 0.3, 200
 EXACT_QUERIES = 256
-CHOOSE, JUDGE = slice(0, None, 2), slice(1, None, 2)
-"""Of the held-out queries: those that choose a kind and its search, those that judge the choice."""
+CHOOSE, MEASURE = slice(0, None, 2), slice(1, None, 2)
+"""Of the held-out queries: those that choose a kind and its search, those that measure it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidates are built of, and the queries and true neighbours that they are judged by.
+    """What candidates are built of, and the queries and true neighbours that they are measured by.
 
     Attributes:
         vectors: (N, D) float32, the held-out queries last.
         rows: (N,) int64 store rows of them.
-        n: vectors that are in the index while it is judged; the queries are `vectors[n:]`.
+        n: vectors that are in the index while it is measured; the queries are `vectors[n:]`.
         train: positions below n to train on.
         metric: `l2` or `inner`.
         wish: recall, batch size, threads.
@@ -177,14 +177,14 @@ def _shares(
     return recall_of(queries, trial.inside, answers, truth, trial.metric)
 
 
-def judged(candidate: Candidate, point: Point, trial: Trial) -> Point:
+def remeasured(candidate: Candidate, point: Point, trial: Trial) -> Point:
     """The point with its recall on the queries that did not choose it.
 
     Every second query chooses: the best of many points is better on these than it is.
     """
     if candidate.engine is None or INDEX_KINDS[point.spec.kind].exact or len(trial.queries) < 2:
         return point
-    shares = _shares(candidate.engine, point.spec, trial, JUDGE)
+    shares = _shares(candidate.engine, point.spec, trial, MEASURE)
     recall, low, high = recall_interval(shares)
     return replace(point, recall=recall, low=low, high=high)
 
@@ -233,28 +233,28 @@ def sweep(
     (first, values), *others = grid.items()
     best = at_least
     for second in others[0][1] if others else (None,):
-        fixed = {} if second is None else {others[0][0]: second}
-        low, reached = 0, None
+        constants = {} if second is None else {others[0][0]: second}
+        low, high = 0, None
         for value in values:
-            point = measure({first: value, **fixed})
+            point = measure({first: value, **constants})
             yield point
             if point.low >= recall:
-                reached = value
+                high = value
                 break
             low = value
             if point.queries_per_second < best:
                 break
-        if reached is None:
+        if high is None:
             continue
         good = point
         for _ in range(2):
-            middle = (low + reached) // 2
-            if middle in (low, reached):
+            middle = (low + high) // 2
+            if middle in (low, high):
                 break
-            point = measure({first: middle, **fixed})
+            point = measure({first: middle, **constants})
             yield point
             if point.low >= recall:
-                reached, good = middle, point
+                high, good = middle, point
             else:
                 low = middle
         if good.queries_per_second < 0.9 * best:

@@ -1,4 +1,4 @@
-"""The true neighbours, by blocked matrix products: what an index is judged against."""
+"""The true neighbours, by blocked matrix products: what an index is measured against."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def recall_of(
 
 
 def recall_interval(shares: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean recall of judging queries with its 95 % interval; each has a share of its neighbours.
+    """Mean recall with its 95 % interval, of queries that each found a share of their neighbours.
 
     What is lost is a weighted sum of rare events: gamma quantiles, on the upper side with one more
     query lost, by as much as the worst of them (Fay and Feuer 1997), or wholly where under ten lost
@@ -101,13 +101,13 @@ def recall_interval(shares: NDArray[np.float64]) -> tuple[float, float, float]:
     from scipy.stats import gamma
 
     n = len(shares)
-    lost = 1.0 - shares
-    y, v = float(lost.mean()), float((lost**2).sum()) / n**2
+    losses = 1.0 - shares
+    y, v = float(losses.mean()), float((losses**2).sum()) / n**2
     v = max(v - y**2 / n, 0.0)  # binomial, not Poisson
     tail = 0.025
     if y <= 0:
         return 1.0, float(tail ** (1 / n)), 1.0
-    largest = float(lost.max()) / n if (lost > 0).sum() >= 10 else 1.0 / n
+    largest = float(losses.max()) / n if (losses > 0).sum() >= 10 else 1.0 / n
     more, spread_more = y + largest, v + largest**2
     high = gamma.ppf(1 - tail, more**2 / spread_more, scale=spread_more / more)
     low = gamma.ppf(tail, y**2 / max(v, 1e-300), scale=v / y) if v > 0 else 0.0

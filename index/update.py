@@ -73,15 +73,19 @@ def bring_up_to_date(
         return Update(card, "unchanged", "", f"{measure.name} was fitted anew")
     indexed = rows_of(card.ranges) if card.ranges else FaissEngine(index).rows
     new = np.setdiff1d(rows, indexed, assume_unique=True)
-    gone = len(np.setdiff1d(indexed, rows, assume_unique=True))
-    stale = _outgrown(card, len(indexed) + len(new), gone)
+    n_removed = len(np.setdiff1d(indexed, rows, assume_unique=True))
+    stale = _outgrown(card, len(indexed) + len(new), n_removed)
     if stale:
         return Update(card, "unchanged", "", stale)
     if not len(new):
-        note = f"{card.n_rows} rows, {gone} of them removed and masked" if gone else "nothing new"
-        if gone != card.removed:
+        note = (
+            f"{card.n_rows} rows, {n_removed} of them removed and masked"
+            if n_removed
+            else "nothing new"
+        )
+        if n_removed != card.removed:
             engine = open_engine(index, card.spec, card.ranges)
-            card, remark = _judged_anew(features, measure, engine, card, rows)
+            card, remark = _recall_anew(features, measure, engine, card, rows)
             rewrite_card(folder, card)
             note += remark
         return Update(card, "unchanged", note, card.stale)
@@ -95,7 +99,7 @@ def bring_up_to_date(
     progress("add", len(new), len(new))
     engine = open_engine(index, card.spec, card.ranges)
     card = replace(card, n_rows=len(engine.rows), digest=features.digest)
-    card, remark = _judged_anew(features, measure, engine, card, rows)
+    card, remark = _recall_anew(features, measure, engine, card, rows)
     card = replace(card, stale=card.stale or _too_large(card, engine))
     note = f"{len(new)} rows added to {before.n_rows}{remark}"
     if card.stale:
@@ -111,7 +115,7 @@ def bring_up_to_date(
     return Update(card, "added", note, card.stale)
 
 
-def _judged_anew(
+def _recall_anew(
     features: Any, measure: Measure, engine: FaissEngine, card: Card, rows: NDArray[np.int64]
 ) -> tuple[Card, str]:
     """The card with its recall of now, and a few words on it."""
@@ -123,23 +127,23 @@ def _judged_anew(
     return replace(card, stale=_drifted(card)), f", recall@{card.wish.at} is now {recall[0]:.4f}"
 
 
-def _goes_beside(card: Card, added: int) -> bool:
+def _goes_beside(card: Card, n_added: int) -> bool:
     """Whether rows that were added last are kept beside the index file.
 
     Not with a graph, where every reader would look for their places anew.
     """
     if card.lists or INDEX_KINDS[card.spec.kind].graph or card.size < LARGE:
         return False
-    return card.tail_rows + added <= TAIL * card.n_rows
+    return card.tail_rows + n_added <= TAIL * card.n_rows
 
 
-def _outgrown(card: Card, n: int, gone: int) -> str:
+def _outgrown(card: Card, n: int, n_removed: int) -> str:
     if card.stale:
         return card.stale
     if n > DOUBLED * card.n_built:
         return f"the set grew from {card.n_built} to {n} rows"
-    if gone > GONE * n:
-        return f"{gone} of {n} rows were removed"
+    if n_removed > GONE * n:
+        return f"{n_removed} of {n} rows were removed"
     return ""
 
 

@@ -341,11 +341,21 @@ def test_retrain_extract_compare_report_export(studied, tiny_set, tmp_path):
     written = alike.write_report(
         studied.store, features=key, after=after.key, to=tmp_path / "r.html", maps=False
     )
-    assert after.key in written.read_text(encoding="utf-8")
+    assert after.key in written.path.read_text(encoding="utf-8")
+    # It is a path to whatever takes one.
+    assert Path(written) == written.path == tmp_path / "r.html"
+    assert repr(written).startswith(
+        f"<report of {key}: file {tmp_path / 'r.html'}, after {after.key}"
+    )
+    assert f"{written.path.stat().st_size / 1e6:,.2f} MB" in shown(written)
     # What was analysed are the held-out images, so there are no neighbours of all.
     with pytest.warns(UserWarning, match="no column of neighbours is written"):
         files = alike.export(studied.store, tmp_path / "x.parquet", features=key, split="all")
-    assert len(pd.read_parquet(files[0])) == 27
+    assert len(pd.read_parquet(files)) == len(pd.read_parquet(files[0])) == 27
+    assert {Path(file) for file in files} == set(tmp_path.glob("x.*"))
+    assert f"file {tmp_path / 'x.parquet'}, files {len(files)}" in repr(files)
+    assert shown(files).count("<tr") == 1 + len(files)
+    assert "no column of neighbours is written" in shown(files)
 
 
 # The card itself

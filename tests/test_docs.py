@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
+FULL = os.environ.get("ALIKE_FULL") == "1"
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data" / "README.md")
@@ -42,8 +43,8 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for found, code in FENCED.findall(text) if found == language]
 
 
-def run_commands(folder: Path, *lines: str) -> None:
-    """Run commands of `alike`, one after the other, in one process that starts once."""
+def run_commands(folder: Path, *lines: str) -> str:
+    """Run commands of `alike`, one after the other, in one process; gives what they print."""
     script = (
         "import sys\nfrom alike.flows.cli import main\n"
         "for line in sys.argv[1:]:\n"
@@ -52,7 +53,11 @@ def run_commands(folder: Path, *lines: str) -> None:
         "    except SystemExit as end:\n        assert not end.code, line\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script, *lines], cwd=folder, env=environment, check=True)
+    command = [sys.executable, "-c", script, *lines]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, check=True, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +97,32 @@ def test_python_runs(page, pets, monkeypatch, subtests):
             if absent:
                 pytest.skip(f"needs {', '.join(absent)}")
             exec(compile(code, f"{page}, block {number}", "exec"), namespace)
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    """What a reader does, in order, up to the page; with 40 of its 240 images if not in full."""
+    page = "docs/tutorial.md"
+    images, appended = blocks(page, "python")[0], blocks(page, "toml")
+    assert "[:240]" in images
+    images = images if FULL else images.replace("[:240]", "[:40]")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(images, page, "exec"), {})
+    assert len(list(Path("digits").glob("digit_*/*.png"))) == (240 if FULL else 40)
+    run, near, other, serve, again = _commands(page)
+    assert serve.startswith("alike serve ")
+    settings = Path("pipeline.toml")
+    settings.write_text(appended[0], encoding="utf-8")
+    first = run_commands(tmp_path, run, near, other)
+    assert "Report: " in first
+    header = next(code for code in blocks(page, "text") if code.startswith("query ")).split("\n")[0]
+    assert header.split() in [line.split() for line in first.splitlines()]
+    assert Path("near.png").read_bytes().startswith(b"\x89PNG")
+    settings.write_text("\n".join(appended), encoding="utf-8")
+    later = run_commands(tmp_path, again, again)
+    nothing = blocks(page, "text")[-1].strip()
+    assert nothing in later
+    assert later.count("analyse network") == 1
+    assert "gap_spearman" in Path("alike-out/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -139,6 +170,18 @@ def test_files_named_exist(page):
     named = re.findall(rf"`((?:{folders})/[\w/.*-]+?)`", text)
     made = {"index/", "docs/api"}
     assert not [one for one in named if not list(ROOT.glob(one.rstrip("/"))) and one not in made]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_tables_stand_where_a_reader_is_sent(page):
+    """ "`MEASURES` in `extract/…`" is the file that defines the table."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    places = dict(re.findall(r"`([A-Z_]+)` in `([\w/]+\.py)`", text))
+    assert {"MEASURES", "SOURCES", "SCORES"} <= places.keys()
+    for table, file in places.items():
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^{table}\b.* = ", code, re.MULTILINE), (table, file)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")])

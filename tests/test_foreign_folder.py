@@ -5,10 +5,18 @@ What is run is the wheel, unpacked: of ours, only `alike` can be imported.
 
 import json
 import os
+import re
+import shlex
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
+from contextlib import contextmanager
 
 import pytest
+
+FULL = os.environ.get("ALIKE_FULL") == "1"
 
 NAMES = ("train", "index", "extract", "flows", "serve", "models", "utils")
 
@@ -29,6 +37,7 @@ STUDY = (
     "--help",
     "list measures",
     "doctor",
+    "check {images} --network {network} --weights none --images 2",
     "extract {images} --network {network} --weights none --store s --train-share 0.4 --threads 1",
     "extract {images} --network {network} --weights none --store w --seed 1 --workers 2",
     "index --store s",
@@ -45,11 +54,56 @@ STUDY = (
     "store verify s",
     "store log s",
     "store gc s --dry-run",
-    "serve --help",
-    "schedule --help",
-    "demo --help",
+    "store export s --features {key} --to group.h5",
+    "store import t group.h5",
+    "twins --store s",
 )
 """The commands in the order of a study; each uses what the ones before it made."""
+
+SCHEDULE = 'schedule pipeline.toml --cron "0 2 * * *" --timezone UTC'
+FLOWS = ("run pipeline.toml", "demo --to demo", SCHEDULE)
+"""Those that a script runs; the last one names a server that is not there."""
+
+WAITING = {
+    "serve --store {store} --port 0": r"(http://127.0.0.1:\d+/)",
+    f"{SCHEDULE} --port {{port}}": "(is being served)",
+}
+"""Those that answer until they are interrupted, and what they say when they can be asked."""
+
+SHORT = r"""
+import re
+import sklearn.datasets
+import alike.flows.demo
+import alike.flows.schedule
+
+# 48 digits of two classes, and no training after the first.
+all_digits = sklearn.datasets.load_digits
+
+
+def few_digits():
+    digits = all_digits(n_class=2)
+    digits.images, digits.target = digits.images[:48], digits.target[:48]
+    return digits
+
+
+sklearn.datasets.load_digits = few_digits
+sections = re.split(r"\n(?=\[)", alike.flows.demo.PIPELINE)
+rest = [one for one in sections if not one.startswith(("[explain]", "[retrain]"))]
+few = "[analyse]\nmeasures = ['gap_cosine']\nuntrained = false\n"
+few += "[explain]\nconfused = 0\nexamples = 0\n"
+alike.flows.demo.PIPELINE = "\n".join([*rest, few])
+
+
+# The schedule up to the server.
+def start_server(port, log):
+    import alike.flows.pipeline
+
+    alike.flows.pipeline.scheduled.serve = lambda **given: print("served", given["name"])
+
+
+alike.flows.schedule.start_server = start_server
+"""
+"""What makes the demo and the schedule take seconds."""
 
 DRIVER = '''
 """Runs command lines one after the other in one process, as the script `alike` runs one."""
@@ -91,19 +145,23 @@ def user_folder(tmp_path):
     return folder
 
 
+def environment_of(path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    if not FULL:
+        # The kernels of a fresh installation would be compiled anew, for a few images.
+        environment["NUMBA_DISABLE_JIT"] = "1"
+    return environment | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+
+
 @pytest.fixture
 def python(user_folder):
     """Runs this Python in the user's folder; gives its standard output."""
 
     def run(*words, path):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
-        # The kernels of a fresh installation would be compiled anew, for 27 images.
-        environment["NUMBA_DISABLE_JIT"] = "1"
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
         done = subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=user_folder,
-            env=environment,
+            env=environment_of(path),
             capture_output=True,
             text=True,
             check=False,
@@ -121,8 +179,10 @@ def places(tiny_set):
 
     store = tiny_set.folder / "key"
     report = alike.extract_images(tiny_set.images, tiny_set.network, store, weights="none")
+    alike.build_index(store)
     image = tiny_set.images / "b" / "0.png"
     return {
+        "store": str(store),
         "images": str(tiny_set.images),
         "image": str(image),
         "network": tiny_set.network,
@@ -138,38 +198,105 @@ def check(output, installed):
     assert not theirs
 
 
-@pytest.mark.parametrize("with_folder", [False, True])
-def test_every_command(with_folder, user_folder, python, installed, places):
-    """As the script `alike` does; `PYTHONPATH=.` puts the user's modules before all others."""
+PATHS = pytest.mark.parametrize("path", [(), (".",)], ids=["plain", "PYTHONPATH=."])
+"""`PYTHONPATH=.` puts the user's modules before all others."""
+
+
+def in_words(lines, **places):
+    return [[word.format(**places) for word in shlex.split(line)] for line in lines]
+
+
+@PATHS
+def test_every_command(path, user_folder, python, installed, places):
+    """As the script `alike` does."""
     bin_folder = user_folder.parent / "bin"
     bin_folder.mkdir()
     names = (*NAMES, "analysis")
     (bin_folder / "alike").write_text(DRIVER.format(before="", names=names))
     # Workers of a statistic once: each process imports for seconds.
-    study = [line for line in STUDY if with_folder or not line.startswith("analyse --store w")]
-    lines = [[word.format(**places) for word in line.split()] for line in study]
-    (bin_folder / "lines.json").write_text(json.dumps(lines))
-    path = (".", installed) if with_folder else (installed,)
+    study = [line for line in STUDY if path or not line.startswith("analyse --store w")]
+    (bin_folder / "lines.json").write_text(json.dumps(in_words(study, **places)))
+    path = (*path, installed)
     check(python(bin_folder / "alike", bin_folder / "lines.json", path=path), installed)
 
 
-def test_a_script_and_a_run(user_folder, python, installed, places):
+@PATHS
+def test_a_script_and_what_it_runs(path, user_folder, python, installed, places):
     """The script's folder is first on its path; nothing but the script says where alike is."""
-    before = f"sys.path.append({str(installed)!r})"
+    before = f"sys.path.append({str(installed)!r})\n{'' if FULL else SHORT}"
     text = DRIVER.format(before=before, names=(*NAMES, "analysis"))
     (user_folder / "study.py").write_text(text)
     (user_folder / "pipeline.toml").write_text(SETTINGS.format(**places))
-    (user_folder / "lines.json").write_text(json.dumps([["run", "pipeline.toml"]]))
-    check(python("study.py", "lines.json", path=()), installed)
+    # Each on one path; by ALIKE_FULL on both, and the schedule as one of `WAITING`.
+    flows = FLOWS[:2] if FULL else FLOWS[1:] if path else FLOWS[:1]
+    (user_folder / "lines.json").write_text(json.dumps(in_words(flows)))
+    check(python("study.py", "lines.json", path=path), installed)
 
 
-@pytest.mark.parametrize("path", [(), (".",)])
+@contextmanager
+def waiting(command, path, ready, folder):
+    """A command that answers until it is interrupted; gives what it says of its place."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alike", *command],
+        cwd=folder, env=environment_of(path), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said = ""
+    try:
+        while not (found := re.search(ready, said)):
+            line = process.stdout.readline()
+            assert line, said[-3000:]
+            said += line
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        said += process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+        process.wait()
+    assert "of the user" not in said
+
+
+@pytest.mark.parametrize("line", WAITING)
+@PATHS
+def test_commands_that_wait(line, path, user_folder, installed, places):
+    if not FULL and (line.startswith("schedule") or not path):
+        pytest.skip("slow: set ALIKE_FULL=1")
+    (user_folder / "pipeline.toml").write_text(SETTINGS.format(**places))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (command,) = in_words([line], port=port, **places)
+    with waiting(command, (*path, installed), WAITING[line], user_folder) as answer:
+        if answer.startswith("http"):
+            with urllib.request.urlopen(answer, timeout=60) as page:
+                assert b"<html" in page.read()
+
+
+def test_no_command_is_left_out():
+    import typer.main
+
+    from alike.flows.cli import app
+
+    lines = [line.split() for line in (*STUDY, *FLOWS, *WAITING)]
+    tried = {" ".join(words[:2]) for words in lines} | {words[0] for words in lines}
+    commands = typer.main.get_command(app).commands
+    ours = {
+        f"{name} {more}".strip()
+        for name, command in commands.items()
+        for more in (getattr(command, "commands", [""]) if name != "list" else [""])
+    }
+    assert {"store import", "serve", "list"} <= ours
+    assert not ours - tried
+
+
+@PATHS
 def test_python_m(path, python, installed):
     assert "neighbours" in python("-m", "alike", "--help", path=(*path, installed))
     assert "gap_cosine" in python("-m", "alike", "list", "measures", path=(*path, installed))
 
 
-def test_a_notebook(python, installed, places):
+@PATHS
+def test_a_notebook(path, python, installed, places):
     """A kernel, as `python -c`, has the working folder first on its path."""
     code = f"""
 import alike
@@ -179,7 +306,7 @@ alike.build_index("s")
 print(alike.analyse("s", measures="gap_cosine", bootstrap=0)._repr_html_()[:4])
 print(alike.neighbours([3, places["image"]], "s", 2)._repr_html_().count("<img"))
 """
-    assert python("-c", code, path=(installed,)).split() == ["<div", "6"]
+    assert python("-c", code, path=(*path, installed)).split() == ["<div", "6"]
 
 
 WORKERS = """
@@ -203,12 +330,13 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_find_alike_as_the_script_did(user_folder, python, installed):
+@PATHS
+def test_workers_find_alike_as_the_script_did(path, user_folder, python, installed):
     """Not by the folder that they are started in, nor by a variable of the environment."""
     names = (*NAMES, "analysis")
     text = WORKERS.format(installed=str(installed), names=names)
     (user_folder / "cluster.py").write_text(text)
-    found = json.loads(python("cluster.py", path=()).splitlines()[-1])
+    found = json.loads(python("cluster.py", path=path).splitlines()[-1])
     assert found == [[str(installed / "alike" / "__init__.py"), []]] * 2
 
 

@@ -29,7 +29,7 @@ ROOMS = {
     "extract": {
         "images": BASE,
         "networks": BASE,
-        "store": BASE | {"images.split", "replacing"},
+        "store": BASE | {"images.selection", "images.split", "row_groups"},
         "measures": BASE | {"command"},
         "twins": BASE | {"images", "store"},
     },

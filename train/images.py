@@ -74,7 +74,7 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
         room = cache_bytes
         with ThreadPoolExecutor(THREADS) as pool:
             loaded = pool.map(lambda image: self._frame(image[0]), images)
-            for done, ((path, label), result) in enumerate(zip(images, loaded, strict=True), 1):
+            for count, ((path, label), result) in enumerate(zip(images, loaded, strict=True), 1):
                 if isinstance(result, BadImage):
                     self.bad.append((path, str(result)))
                 else:
@@ -83,8 +83,8 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
                         self.cached[len(self.images)] = frame
                         room -= frame.numel()
                     self.images.append(LabelledImage(path, label, hashed))
-                if done % 256 == 0 or done == len(images):
-                    progress("read", done, len(images), f"{len(self.bad)} bad" if self.bad else "")
+                if count % 256 == 0 or count == len(images):
+                    progress("read", count, len(images), f"{len(self.bad)} bad" if self.bad else "")
 
     def _frame(self, path: str) -> tuple[str, Tensor] | BadImage:
         try:

@@ -53,12 +53,12 @@ def look(net: nn.Module, taps: dict[str, Tap], probe: Probe) -> dict[str, float]
     device = next(net.parameters()).device
     training = net.training
     net.eval()
-    tapped = TappedNetwork(net, list(taps.values()))
+    network = TappedNetwork(net, list(taps.values()))
     logits, features = [], []
     with torch.no_grad():
         for first in range(0, len(probe.rows), PROBE_BATCH):
             frames = probe.frames.stack(probe.rows[first : first + PROBE_BATCH]).to(device)
-            captured = tapped(probe.frames.transform.normalise(frames))
+            captured = network(probe.frames.transform.normalise(frames))
             logits.append(captured["logits"].float().cpu())
             if "last_conv" in captured:
                 features.append(captured["last_conv"].float().mean((2, 3)).cpu())

@@ -33,7 +33,7 @@ from alike.train.run_files import (
 )
 from alike.train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
 from alike.train.settings import TrainSettings
-from alike.train.split import Images, split_images
+from alike.train.split import Images, labelled, split_images
 from alike.train.step import ConsistencyStep
 
 
@@ -63,7 +63,7 @@ def retrain(
 
     Args:
         network: from `load_network`; with weights ``none`` it is trained from scratch.
-        images: (path, label) of the training images.
+        images: (path, label) of the training images; those whose label is None are left out.
         read: path -> bytes of the image file.
         out: folder of this run; nothing is written elsewhere.
         held_out: (path, label) of images that must not be trained on: refused when one of them is
@@ -166,28 +166,35 @@ def _task(
     progress: Progress,
 ) -> _Task:
     loss = loss_named(settings.loss)
+    roles = zip((images, *others), ("training", "held-out", "validation"), strict=True)
+    (images, left_out), (held_out, unwatched), (validation, unused) = (
+        labelled(given, role) for given, role in roles
+    )
     frames = Frames(images, read, network.transform, cache_bytes=CACHE_BYTES, progress=progress)
-    held_out, validation = others
     split = split_images(frames, held_out, read, settings, validation)
     size = _input_size(split.training)
     labels = [image.label for image in frames.images]
-    prepared = prepare(network, labels, size, loss, settings.seed)
-    split = split.set_classes(prepared.names)
+    preparation = prepare(network, labels, size, loss, settings.seed)
+    split = split.set_classes(preparation.names)
     split.training.augmentation = augmentation_named(settings.augment, size)
     snapshot = snapshot_hash(frames.images)
     # What stops a training early decides its weights.
     stops = bool(settings.patience and validation)
-    evaluated = f"{snapshot} {snapshot_hash(split.watched.images)}" if stops else snapshot
+    data_hash = f"{snapshot} {snapshot_hash(split.watched.images)}" if stops else snapshot
     return _Task(
-        step=ConsistencyStep(prepared.module, loss, settings, prepared.start, split.training),
+        step=ConsistencyStep(preparation.module, loss, settings, preparation.start, split.training),
         probe=Probe.of(split.watched, split.role),
         images=frames.images,
         snapshot=snapshot,
-        evaluated=evaluated,
-        names=prepared.names,
+        evaluated=data_hash,
+        names=preparation.names,
         decisions=[
             *(f"left out {path}: {reason}" for path, reason in frames.bad),
-            *prepared.decisions,
+            *left_out,
+            *unwatched,
+            *unused,
+            *split.notes,
+            *preparation.decisions,
         ],
     )
 
@@ -239,12 +246,12 @@ def _final_module(step: ConsistencyStep, log: RunLog) -> nn.Module:
 def _check_finite(module: nn.Module, step: ConsistencyStep) -> None:
     """Refuse to write weights that give no features."""
     state = module.state_dict()
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
+    not_finite = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if not_finite:
         rate = step.settings.peak_rate(step.start.trained)
         raise Diverged(
-            f"training diverged: {len(broken)} of {len(state)} tensors of the network are not "
-            f"finite, the first is {broken[0]}; give a rate below {rate:g} (lr), or a smaller "
+            f"training diverged: {len(not_finite)} of {len(state)} tensors of the network are not "
+            f"finite, the first is {not_finite[0]}; give a rate below {rate:g} (lr), or a smaller "
             "weight of the loss"
         )
 

@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from alike.extract.display import Displayed, Summary
-from alike.extract.documents import TEXT, read_json_file, read_table
+from alike.extract.documents import TEXT, read_json, read_json_file, read_table, seal, unseal
 from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.identity import file_hash
 from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_checkpoint, safe_name
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
@@ -20,6 +22,8 @@ from alike.train.settings import TrainSettings
 WEIGHTS = RUN_WEIGHTS
 RUN = "run.json"
 TRAIN_IMAGES = "train_images.parquet"
+FILES = (WEIGHTS, TRAIN_IMAGES, "log.csv", "steps.csv")
+"""What a finished run holds beside `run.json`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +77,8 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
 
 def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:
     """Write ``run.json``, the last file of a run: a run is finished if it is there."""
-    document = {
+    document: dict[str, object] = {
+        "files": {name: file_hash(run.weights.parent / name) for name in FILES},
         "fingerprint": fingerprint,
         "weights_hash": run.weights_hash,
         "train_ids_hash": run.train_ids_hash,
@@ -82,14 +87,19 @@ def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) ->
         "seconds": run.seconds,
         **provenance,
     }
-    write_json(run.weights.parent / RUN, document)
+    write_json(run.weights.parent / RUN, seal(document))
 
 
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
     """The run in this folder if it is finished and was made from the same things."""
+    place, way_out = str(out / RUN), "it is trained again"
     try:
-        document = read_json_file(out / RUN, _Said, "it is trained again")
+        written = read_json_file(out / RUN, dict[str, Any], way_out)
+        content = json.dumps(unseal(written, place, way_out))
+        document = read_json(content, _Said, place, way_out)
         if document.fingerprint != fingerprint or not (out / WEIGHTS).is_file():
+            return None
+        if any(file_hash(out / name) != held for name, held in document.files.items()):
             return None
         log, steps = pd.read_csv(out / "log.csv"), pd.read_csv(out / "steps.csv")
     # What cannot be read is no finished run: it is trained again.
@@ -117,11 +127,13 @@ class _Said:
     class_names: tuple[str, ...]
     decisions: tuple[str, ...]
     seconds: float
+    files: dict[str, str] = field(default_factory=dict)
+    """Hashes of the files beside it; version 0.1 kept none."""
 
 
 def forget_other_run(out: Path) -> None:
     """Take away what an earlier, different run left in the folder."""
-    for name in (RUN, WEIGHTS, CHECKPOINT, "log.csv", "steps.csv", TRAIN_IMAGES):
+    for name in (RUN, CHECKPOINT, *FILES):
         (out / name).unlink(missing_ok=True)
 
 

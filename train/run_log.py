@@ -165,11 +165,15 @@ def write_json(path: Path, value: object) -> None:
 
 
 def checkpoint_of(out: Path, fingerprint: str) -> Path | None:
-    """The checkpoint of this very run in its folder, or None; one of another run is left alone."""
+    """The checkpoint of this very run in its folder, or None: a damaged one is none."""
     path = out / CHECKPOINT
     if not path.is_file():
         return None
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    states = checkpoint.get("callbacks", {}).values()
-    same_run = any(state.get("fingerprint") == fingerprint for state in states)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        states = list(checkpoint["callbacks"].values())
+        same_run = any(state["fingerprint"] == fingerprint for state in states)
+    # A damaged file makes its reader raise anything.
+    except Exception:
+        return None
     return path if same_run else None

@@ -10,7 +10,8 @@ from alike.train.images import Frames, Read
 from alike.train.probe import PROBE_SIZE
 from alike.train.settings import TrainSettings
 
-Images = Sequence[tuple[str, str]]
+Images = Sequence[tuple[str, str | None]]
+"""Path and label of images; None for one without a label, which is left out and said."""
 
 
 @dataclass(frozen=True)
@@ -21,27 +22,50 @@ class TrainingSplit:
         training: trained on.
         watched: evaluated after each epoch.
         role: of the watched images: ``validation``, ``held out`` or ``train``.
+        notes: which of the images that were to be watched are left out, sentences.
     """
 
     training: Frames
     watched: Frames
     role: str
+    notes: tuple[str, ...] = ()
 
     def set_classes(self, names: Sequence[str]) -> "TrainingSplit":
         """Number the labels by their place in `names`; watched images of other classes go."""
         self.training.set_classes(names)
-        rows = [row for row, image in enumerate(self.watched.images) if image.label in names]
+        labels = [image.label for image in self.watched.images]
+        rows = [row for row, label in enumerate(labels) if label in names]
         watched = self.watched.subset(rows)
         watched.set_classes(names)
-        return replace(self, watched=watched)
+        others = sorted(set(labels) - set(names))
+        note = (
+            f"{len(labels) - len(rows)} of {len(labels)} {self.role} images are not evaluated "
+            f"after each epoch: no training image is of their classes, {', '.join(others[:5])}"
+        )
+        notes = (*self.notes, note) if others else self.notes
+        return replace(self, watched=watched, notes=notes)
+
+
+def labelled(images: Images | None, role: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Images that have a label, and a sentence on those that have none.
+
+    Args:
+        images: path and label of each.
+        role: of these images, for the sentence.
+    """
+    given = [(path, label) for path, label in images or () if label is not None]
+    missing = len(images or ()) - len(given)
+    if not missing:
+        return given, []
+    return given, [f"{missing} of {len(images or ())} {role} images have no label: left out"]
 
 
 def split_images(
     frames: Frames,
-    held_out: Images | None,
+    held_out: Sequence[tuple[str, str]],
     read: Read,
     settings: TrainSettings,
-    validation: Images | None = None,
+    validation: Sequence[tuple[str, str]],
 ) -> TrainingSplit:
     """Which images are trained on, and which are evaluated after each epoch.
 
@@ -61,8 +85,8 @@ def split_images(
         raise BadInput("no usable training image; check the source and its labels")
     chosen_by = _held_out_frames(frames, validation, read) if validation else None
     if chosen_by is not None and chosen_by.images:
-        return TrainingSplit(frames, chosen_by, "validation")
-    untrained = _held_out_frames(frames, held_out, read) if held_out else None
+        return TrainingSplit(frames, chosen_by, "validation", _left_out(chosen_by))
+    held_out_frames = _held_out_frames(frames, held_out, read) if held_out else None
     if settings.patience:
         share = 1.0 - settings.validation
         parts = [split_of(image.image_id, share, "validation") for image in frames.images]
@@ -74,12 +98,16 @@ def split_images(
                 "set patience to 0 or give more images"
             )
         return TrainingSplit(frames.subset(training), frames.subset(stopping), "validation")
-    if untrained is not None and untrained.images:
-        return TrainingSplit(frames, untrained, "held out")
+    if held_out_frames is not None and held_out_frames.images:
+        return TrainingSplit(frames, held_out_frames, "held out", _left_out(held_out_frames))
     return TrainingSplit(frames, frames, "train")
 
 
-def _held_out_frames(frames: Frames, held_out: Images, read: Read) -> Frames:
+def _left_out(watched: Frames) -> tuple[str, ...]:
+    return tuple(f"left out {path}: {reason}" for path, reason in watched.bad)
+
+
+def _held_out_frames(frames: Frames, held_out: Sequence[tuple[str, str]], read: Read) -> Frames:
     trained = {image.image_id for image in frames.images}
     both = [path for path, _ in held_out if _id_of(path, read) in trained]
     if both:

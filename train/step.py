@@ -97,27 +97,27 @@ class ConsistencyStep(LightningModule):
             memory_format=torch.channels_last
         )
         plain = self.consistency is None
-        captured = {"logits": self.net(inputs)} if plain else self.tapped(inputs)
+        outputs = {"logits": self.net(inputs)} if plain else self.tapped(inputs)
         with torch.autocast(self.device.type, enabled=False):
-            logits = captured["logits"].float()
+            logits = outputs["logits"].float()
             entropy = functional.cross_entropy(logits, labels, label_smoothing=self.row.smoothing)
             right = (logits.detach().argmax(1) == labels).float().mean()
             term, weight, cosine = entropy.new_zeros((3,))
             total = entropy
             if self.consistency is not None:
-                term, weight, cosine = self._consistency(entropy, captured, labels)
+                term, weight, cosine = self._consistency(entropy, outputs, labels)
                 total = entropy + weight * term
         row = torch.stack((total, entropy, term, weight, right, cosine)).detach()
         self.seen.append((len(labels), row))
         return total
 
     def _consistency(
-        self, entropy: Tensor, captured: dict[str, Tensor], labels: Tensor
+        self, entropy: Tensor, outputs: dict[str, Tensor], labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The consistency term, its weight λ now, and the mean cosine between classes."""
         assert self.consistency is not None
-        maps = captured["last_conv"]
-        floats = {name: value.float() for name, value in captured.items()}
+        maps = outputs["last_conv"]
+        floats = {name: value.float() for name, value in outputs.items()}
         wide = floats["last_conv"]
 
         def mask() -> Tensor:

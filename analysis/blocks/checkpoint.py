@@ -52,7 +52,7 @@ def remembering(
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         todo = list(items)
-        done = 0
+        end = 0
         for name, size in _parts(files, folder):
             answers = unpack(files.read(name), kinds)
             if len(answers) != size:
@@ -60,14 +60,14 @@ def remembering(
                 files.remove(name)
                 break
             yield from answers
-            done += size
+            end += size
         fresh: list[Any] = []
         last = time.monotonic()
-        for answer in map_blocks(function, todo[done:]):
+        for answer in map_blocks(function, todo[end:]):
             fresh.append(answer)
             if time.monotonic() - last >= (EVERY if every is None else every):
-                files.write(f"{folder}/{done:09d}-{done + len(fresh):09d}.npz", pack(fresh))
-                done += len(fresh)
+                files.write(f"{folder}/{end:09d}-{end + len(fresh):09d}.npz", pack(fresh))
+                end += len(fresh)
                 fresh, last = [], time.monotonic()
             yield answer
 
@@ -103,13 +103,13 @@ def _parts(files: Files, folder: str) -> list[tuple[str, int]]:
 
     Anything after a gap is not used, nor are files with other names.
     """
-    out, done = [], 0
+    out, end = [], 0
     for name in sorted(files.walk(folder)):
         part = PART.fullmatch(name)
-        if part is None or int(part[1]) != done:
+        if part is None or int(part[1]) != end:
             continue
-        out.append((f"{folder}/{name}", int(part[2]) - done))
-        done = int(part[2])
+        out.append((f"{folder}/{name}", int(part[2]) - end))
+        end = int(part[2])
     return out
 
 

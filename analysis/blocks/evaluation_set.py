@@ -73,12 +73,12 @@ class EvaluationSet:
         if len(self) <= limit:
             return None
         draw = np.random.default_rng(seed)
-        kept = []
+        places = []
         for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
             size = max(min(2, high - low), round((high - low) * limit / len(self)))
             drawn = draw.choice(np.arange(low, high), size=size, replace=False)
-            kept.append(np.sort(self.by_id[drawn]))
-        return np.concatenate(kept)
+            places.append(np.sort(self.by_id[drawn]))
+        return np.concatenate(places)
 
     def sample(self, limit: int, seed: int) -> "EvaluationSet":
         """These images, or a stratified sample of about `limit` that remembers how many."""
@@ -99,16 +99,16 @@ def evaluation_set_of(
     Raises:
         BadInput: fewer than two classes, or no class with two images.
     """
-    named = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
+    has_label = np.array([isinstance(label, str) and label != "" for label in labels], dtype=bool)
     rows = np.asarray(rows, dtype=np.int64)
     ranks = rows if image_ids is None else _ranks(image_ids)
-    rows, ranks = rows[named], ranks[named]
+    rows, ranks = rows[has_label], ranks[has_label]
     names = np.array([label for label in labels if isinstance(label, str) and label != ""], str)
     classes, codes = np.unique(names, return_inverse=True)
     order = np.lexsort((rows, codes))
     rows, ranks, codes = rows[order], ranks[order], codes[order].astype(np.int64)
     starts = np.searchsorted(codes, np.arange(len(classes) + 1)).astype(np.int64)
-    unlabelled = int((~named).sum())
+    unlabelled = int((~has_label).sum())
     images = EvaluationSet(rows, codes, tuple(map(str, classes)), starts, ranks, unlabelled)
     check(images)
     return images
@@ -126,9 +126,9 @@ def check(images: EvaluationSet) -> None:
     Raises:
         BadInput: fewer than two classes, or no class with two images.
     """
-    filled = images.counts > 0
-    if filled.sum() < 2:
-        name = images.classes[int(filled.argmax())] if filled.any() else None
+    nonempty = images.counts > 0
+    if nonempty.sum() < 2:
+        name = images.classes[int(nonempty.argmax())] if nonempty.any() else None
         found = f"one class ({name})" if name else "no labelled image"
         msg = (
             f"the images to evaluate hold {found}, expected two classes or more, since pairs of "
@@ -137,8 +137,8 @@ def check(images: EvaluationSet) -> None:
         raise BadInput(msg)
     if images.counts.max() < 2:
         msg = (
-            f"every one of the {filled.sum()} classes has a single image, expected two or more in "
-            "some class, since pairs of one class are compared: add images or use --split all"
+            f"every one of the {nonempty.sum()} classes has a single image, expected two or more "
+            "in some class, since pairs of one class are compared: add images or use --split all"
         )
         raise BadInput(msg)
 
@@ -164,6 +164,9 @@ def stored_evaluation_set(features: FeatureRows, split: str) -> EvaluationSet:
         raise BadInput(msg)
     table = features.table(None if split == "all" else split)
     if not len(table):
-        msg = f"the split {split} of {features.key} is empty: use --split all, or extract images"
+        of = f" with {features.where}" if features.where else ""
+        msg = (
+            f"the split {split} of {features.key}{of} is empty: use --split all, or extract images"
+        )
         raise BadInput(msg)
     return evaluation_set_of(table["row"].to_numpy(), table["label"].tolist(), table["image_id"])

@@ -111,16 +111,16 @@ def best_product(dim: int, work: float, precision: Precision = "float32") -> Pro
 def _fastest(dim: int, side: int = 512) -> Product:
     draw = np.random.default_rng(0)
     x, y = draw.standard_normal((2, side, dim), dtype=np.float32)
-    wanted = x @ y.T
+    exact = x @ y.T
     best, least = by_numpy, np.inf
     for product in (by_numpy, by_onednn):
-        room = np.empty_like(wanted)
+        room = np.empty_like(exact)
         try:
             out = product(x, y, room)
         except (ImportError, AttributeError, RuntimeError):
             # This torch has no oneDNN, or calls it otherwise: numpy's product is there always.
             continue
-        if not np.allclose(out, wanted, rtol=1e-4, atol=1e-3 * dim**0.5):
+        if not np.allclose(out, exact, rtol=1e-4, atol=1e-3 * dim**0.5):
             continue
         took = min(_seconds(product, x, y, room) for _ in range(5))
         if took < 0.9 * least:

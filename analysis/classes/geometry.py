@@ -1,7 +1,7 @@
 """How the classes lie: silhouettes, class overlap, neural collapse, all without pairs.
 
-Two passes: the class moments, then every image against every class mean (N x C products). Formulas:
-SCIENCE 2.4 and 2.5. Distances to class means are squared Euclid in the space of the vectors.
+Two passes: the class moments, then every image against every class mean (N x C products).
+Distances to class means are squared Euclid in the space of the vectors.
 """
 
 from dataclasses import dataclass
@@ -103,8 +103,8 @@ def block_geometry(
     wide, codes = z.astype(np.float64), images.codes[block[0] : block[1]]
     n = moments.n
     at = np.arange(len(codes))
-    filled = n > 0
-    means = np.where(filled[:, None], np.nan_to_num(moments.means), 0.0)
+    nonempty = n > 0
+    means = np.where(nonempty[:, None], np.nan_to_num(moments.means), 0.0)
     products = wide @ means.T
     # Mean key to each class; the own class without the image itself.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -112,16 +112,16 @@ def block_geometry(
         own = n[codes]
         itself = 2.0 * b - np.einsum("nd,nd->n", wide, wide)
         inner = (key[at, codes] * own - itself) / (own - 1.0)
-    silhouette = _silhouette(key, inner, codes, filled, own > 1)
-    squared = (
+    silhouette = _silhouette(key, inner, codes, nonempty, own > 1)
+    squares = (
         np.einsum("nd,nd->n", wide, wide)[:, None]
         - 2.0 * products
         + np.einsum("cd,cd->c", means, means)[None, :]
     )
-    squared = np.where(filled[None, :], np.maximum(squared, 0.0), np.inf)
-    distance = np.sqrt(squared)
-    nearest = squared.argmin(axis=1).astype(np.int64)
-    simplified = _silhouette(distance, distance[at, codes], codes, filled, own > 1)
+    squares = np.where(nonempty[None, :], np.maximum(squares, 0.0), np.inf)
+    distance = np.sqrt(squares)
+    nearest = squares.argmin(axis=1).astype(np.int64)
+    simplified = _silhouette(distance, distance[at, codes], codes, nonempty, own > 1)
     residual = (wide - means[codes]) @ directions
     return ClassGeometry(
         float(silhouette.sum()),
@@ -137,10 +137,10 @@ def _silhouette(
     to_class: Floats,
     inner: Floats,
     codes: NDArray[np.int64],
-    filled: NDArray[np.bool_],
+    nonempty: NDArray[np.bool_],
     defined: NDArray[np.bool_],
 ) -> Floats:
-    others = np.where(filled[None, :], to_class, np.inf)
+    others = np.where(nonempty[None, :], to_class, np.inf)
     others[np.arange(len(codes)), codes] = np.inf
     outer = others.min(axis=1)
     inner = np.where(defined, inner, 0.0)
@@ -151,8 +151,8 @@ def _silhouette(
 
 def geometry_scores(moments: Moments, geometry: ClassGeometry) -> dict[str, float]:
     """Scores of a measure's own space; what is undefined is NaN (see `shape_notes`)."""
-    filled, several = moments.n > 0, moments.n > 1
-    n, means = moments.n[filled], moments.means[filled]
+    nonempty, several = moments.n > 0, moments.n > 1
+    n, means = moments.n[nonempty], moments.means[nonempty]
     total, k = n.sum(), len(n)
     out = {
         "silhouette": geometry.silhouette / total,
@@ -166,20 +166,20 @@ def geometry_scores(moments: Moments, geometry: ClassGeometry) -> dict[str, floa
     if do_not_vary(moments):
         return out
     apart = _squared_distances(means, _size(moments))
-    scatter = geometry.scatter[filled] / n
+    scatter = geometry.scatter[nonempty] / n
     # As in scikit-learn, two classes with one mean do not overlap.
     distance = np.where(apart > 0, np.sqrt(apart), np.inf)
     overlap = (scatter[:, None] + scatter[None, :]) / distance
     out["davies_bouldin"] = float(overlap.max(axis=1).mean())
-    between, within = _between(moments, filled), _within(moments, filled)
+    between, within = _between(moments, nonempty), _within(moments, nonempty)
     out["calinski_harabasz"] = _ratio(between * (total - k), within.sum() * (k - 1))
     out["nearest_mean_accuracy"] = _ratio(geometry.right, float(moments.n[several].sum()))
     if several.sum() > 1:
         within = _within(moments, several)
         out["fisher"] = _ratio(_between(moments, several), float(within.sum()))
-        variance, kept = within / moments.n[several], several[filled]
+        variance, places = within / moments.n[several], several[nonempty]
         with np.errstate(divide="ignore", invalid="ignore"):
-            cdnv = (variance[:, None] + variance[None, :]) / (2.0 * apart[np.ix_(kept, kept)])
+            cdnv = (variance[:, None] + variance[None, :]) / (2.0 * apart[np.ix_(places, places)])
         out["cdnv"] = float(cdnv[~np.eye(len(variance), dtype=bool)].mean())
     return out
 
@@ -191,8 +191,8 @@ def geometry_notes(moments: Moments) -> dict[str, str]:
     without_spread = ("davies_bouldin", "calinski_harabasz")
     if do_not_vary(moments):
         return dict.fromkeys(left_out + counted_0 + without_spread, "features do not vary")
-    told: dict[str, list[str]] = {name: [] for name in left_out + counted_0 + without_spread}
-    filled, several = moments.n > 0, moments.n > 1
+    notes_of: dict[str, list[str]] = {name: [] for name in left_out + counted_0 + without_spread}
+    nonempty, several = moments.n > 0, moments.n > 1
     alone = int((moments.n == 1).sum())
     if alone:
         for names, how in (
@@ -201,16 +201,16 @@ def geometry_notes(moments: Moments) -> dict[str, str]:
             (without_spread, "count as without spread, as in scikit-learn"),
         ):
             for name in names:
-                told[name].append(f"{alone} classes of one image {how}")
-    for name, of in (("davies_bouldin", filled), ("cdnv", several)):
+                notes_of[name].append(f"{alone} classes of one image {how}")
+    for name, of in (("davies_bouldin", nonempty), ("cdnv", several)):
         apart = _squared_distances(moments.means[of], _size(moments))
         together = int((apart == 0).sum() - len(apart)) // 2
         if together:
             how = "left out, as in scikit-learn" if name == "davies_bouldin" else "infinite or NaN"
-            told[name].append(f"{together} pairs of classes with one mean {how}")
+            notes_of[name].append(f"{together} pairs of classes with one mean {how}")
     if not len(mean_directions(moments)[1]):
-        told["nc1"].append("no two class means differ")
-    return {name: "; ".join(notes) for name, notes in told.items() if notes}
+        notes_of["nc1"].append("no two class means differ")
+    return {name: "; ".join(notes) for name, notes in notes_of.items() if notes}
 
 
 COLLAPSE = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
@@ -240,20 +240,20 @@ def collapse_scores(
     if k < 2 or do_not_vary(moments):
         return out
     means = moments.means[several]
-    centred = means - means.mean(axis=0)
+    deviations = means - means.mean(axis=0)
     _, values = mean_directions(moments)
-    sizes = np.linalg.norm(centred, axis=1)
+    sizes = np.linalg.norm(deviations, axis=1)
     if len(values):
         within = geometry.residual / moments.n[several].sum()
         out["nc1"] = float((within / (values**2 / k)).sum() / k)
         out["nc2_norm"] = _ratio(float(sizes.std(ddof=1)), float(sizes.mean()))
     if len(values) and (sizes > 0).all():
-        unit = centred / sizes[:, None]
+        unit = deviations / sizes[:, None]
         angles = np.abs(unit @ unit.T + 1.0 / (k - 1))
         out["nc2_angle"] = float(angles[~np.eye(k, dtype=bool)].mean())
     if len(values) and weight is not None:
         rows = weight[several] / np.linalg.norm(weight[several])
-        out["nc3"] = float(((rows - centred / np.linalg.norm(centred)) ** 2).sum())
+        out["nc3"] = float(((rows - deviations / np.linalg.norm(deviations)) ** 2).sum())
     if predicted is not None:
         kept = np.repeat(several, moments.n.astype(np.int64))
         out["nc4"] = float((geometry.nearest != predicted)[kept].mean())
@@ -288,14 +288,14 @@ def _within(moments: Moments, of: NDArray[np.bool_]) -> Floats:
 def _squared_distances(x: Floats, size: float) -> Floats:
     """(C, D) to (C, C); exactly 0 where vectors coincide but for rounding."""
     norms = np.einsum("cd,cd->c", x, x)
-    squared: Floats = np.maximum(norms[:, None] + norms[None, :] - 2.0 * x @ x.T, 0.0)
-    line, column = np.nonzero(squared <= CLOSE * (norms[:, None] + norms[None, :]))
+    squares: Floats = np.maximum(norms[:, None] + norms[None, :] - 2.0 * x @ x.T, 0.0)
+    line, column = np.nonzero(squares <= CLOSE * (norms[:, None] + norms[None, :]))
     step = max(1, DIFFERENCES // max(x.shape[1], 1))
     for low in range(0, len(line), step):
         one, other = line[low : low + step], column[low : low + step]
-        squared[one, other] = ((x[one] - x[other]) ** 2).sum(axis=1)
-    squared[squared <= COINCIDE**2 * size] = 0.0
-    return squared
+        squares[one, other] = ((x[one] - x[other]) ** 2).sum(axis=1)
+    squares[squares <= COINCIDE**2 * size] = 0.0
+    return squares
 
 
 def _ratio(above: float, below: float) -> float:

@@ -4,9 +4,9 @@ With key(i, j) = b_i + b_j - z_i . z_j (see `vectors`) and per class n, s = sum 
 B2 = sum b^2, v = sum b z, M = sum z z^T, the ordered pairs of classes P and Q have
     sum key   = n_Q B_P + n_P B_Q - s_P . s_Q
     sum key^2 = n_Q B2_P + n_P B2_Q + 2 B_P B_Q + <M_P, M_Q> - 2 v_P . s_Q - 2 s_P . v_Q
-from which the pairs of an image with itself are taken away within a class (SCIENCE 2.1, there for
-squared Euclid). The vectors are centred already, sums are float64, and everything adds up over
-blocks, so any chunking gives the same numbers.
+from which the pairs of an image with itself are taken away within a class. The vectors are centred
+already, sums are float64, and everything adds up over blocks, so any chunking gives the same
+numbers.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,10 @@ from .explain import EXPLAINERS as EXPLAINERS
 from .explain import explainer as explainer
 from .explain import relevance as relevance
 from .explain import relevances as relevances
+from .file_names import CONFUSED as CONFUSED
+from .file_names import EXAMPLES as EXAMPLES
+from .file_names import PICTURE as PICTURE
+from .file_names import TABLE as TABLE
 from .gradients import DoesNotFit as DoesNotFit
 from .gradients import Target as Target
 from .gradients import chosen as chosen
@@ -20,10 +24,6 @@ from .images import explain_images as explain_images
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
 from .inputs import ready_module as ready_module
-from .kept import CONFUSED as CONFUSED
-from .kept import EXAMPLES as EXAMPLES
-from .kept import PICTURE as PICTURE
-from .kept import TABLE as TABLE
 from .likeness_maps import difference as difference
 from .likeness_maps import likeness as likeness
 from .likeness_maps import position_pairs as position_pairs

@@ -82,7 +82,7 @@ def explain_set(
     table = _limited(features.table(split), limit)
     parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]
     folder = f"explanations/{features.key}"
-    tables, computed = [], 0
+    tables, n_computed = [], 0
     for number, (method, part) in enumerate((m, p) for m in methods for p in parts):
         name = f"{folder}/{method}/{_hash(part)}.npz"
         try:
@@ -90,11 +90,11 @@ def explain_set(
         except FileNotFoundError:
             archive = _explained(features, network, method, part, batch_size)
             features.store.write_file(name, archive)
-            computed += len(part)
+            n_computed += len(part)
         tables.append(_listed(method, part, archive, network))
         progress("explain", number + 1, len(parts) * len(methods), method)
     table_of_all = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return SetReport(table_of_all, computed, len(table_of_all) - computed, folder)
+    return SetReport(table_of_all, n_computed, len(table_of_all) - n_computed, folder)
 
 
 def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, npt.NDArray[Any]]]:

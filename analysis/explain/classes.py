@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
+from alike.analysis.explain.file_names import CONFUSED
 from alike.analysis.explain.inputs import Source, framed
-from alike.analysis.explain.kept import CONFUSED
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from alike.analysis.explain.explain import explain_batch
+from alike.analysis.explain.file_names import EXAMPLES
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.kept import EXAMPLES
 from alike.analysis.explain.overlay import heat_image
 from alike.analysis.explain.pair import stored_frames
 from alike.extract.errors import BadInput

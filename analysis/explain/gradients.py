@@ -161,25 +161,25 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple
     if tap.module:
         cuts = [_Output(module.get_submodule(tap.module)), *cuts]
     for cut in cuts:
-        found = _gradient_at(cut, module, batch, target)
-        if found is None:
+        pair = _gradient_at(cut, module, batch, target)
+        if pair is None:
             continue
-        maps, gradient = (tap.arrange(value) for value in found)
+        maps, gradient = (tap.arrange(value) for value in pair)
         # A class token: nothing reads the tokens of patches any more by then.
         if tap.layout != "tokens" or bool(gradient.any()):
             return maps, gradient
         path = last_read_tokens(module, batch, tap, score)
-        found = (
+        pair = (
             _gradient_at(_Output(module.get_submodule(path)), module, batch, target)
             if path
             else None
         )
-        if found is None:
+        if pair is None:
             raise DoesNotFit(
                 f"no Grad-CAM for {type(module).__name__}: no module gives tokens of patches that "
                 "the scores depend on; use sa"
             )
-        maps, gradient = (tap.arrange(value) for value in found)
+        maps, gradient = (tap.arrange(value) for value in pair)
         return maps, gradient
     raise DoesNotFit(
         f"no Grad-CAM for {type(module).__name__}: the forward pass never reached {tap.function} "

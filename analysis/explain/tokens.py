@@ -67,7 +67,7 @@ def _search(
             scores = score(module, image.detach().clone().requires_grad_())
             # Weighted: the plain sum of centred scores may be constant.
             weights = torch.linspace(-1, 1, scores.shape[1], device=scores.device) + 0.1
-            explained = (scores * weights).sum()
+            total = (scores * weights).sum()
     finally:
         for handle in handles:
             handle.remove()
@@ -75,13 +75,13 @@ def _search(
     once = {path: runs[0] for path, runs in outputs.items() if len(runs) == 1 and path}
     if not once:
         return ""
-    gradients = torch.autograd.grad(explained, list(once.values()), allow_unused=True)
-    reached = [
+    gradients = torch.autograd.grad(total, list(once.values()), allow_unused=True)
+    paths = [
         path
         for path, gradient in zip(once, gradients, strict=True)
         if gradient is not None and bool(gradient[:, tap.prefix :].any())
     ]
-    return reached[-1] if reached else ""
+    return paths[-1] if paths else ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from alike.analysis.export.graph import neighbour_lists
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import MANIFEST, manifest_json
 from alike.extract.errors import BadInput
+from alike.extract.row_groups import RowGroups
 
 MOST_CSV_COLUMNS = 4096
 
@@ -21,30 +22,29 @@ def write_parquet(plan: Plan, path: Path) -> None:
     ({ids, distances}, ids count the rows of this file from 0) and `image` ({bytes}, PNG or JPEG).
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     shapes = {name: plan.shape_of(name) for name in plan.arrays}
     meta = {MANIFEST: manifest_json({"name": "images", "shapes": shapes, **plan.manifest})}
     near = neighbour_lists(plan)
     pictures = _pictures(plan)
-    writer, done = None, 0
-    for part, values in plan.blocks():
-        table = pa.Table.from_pandas(part, preserve_index=False)
-        if near is not None:
-            span = slice(done, done + len(part))
-            table = table.append_column("neighbors", _neighbor_column(near[0][span], near[1][span]))
-        if pictures is not None:
-            table = table.append_column("image", _image_column(part, pictures))
-        for name, array in values.items():
-            flat = np.ascontiguousarray(array.reshape(len(array), -1))
-            column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-            table = table.append_column(name, column)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **meta})
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-        writer.write_table(table.cast(writer.schema))
-        done += len(part)
-    if writer is not None:
-        writer.close()
+    done = 0
+    with RowGroups(path, compression="zstd") as groups:
+        for part, values in plan.blocks():
+            table = pa.Table.from_pandas(part, preserve_index=False)
+            if near is not None:
+                span = slice(done, done + len(part))
+                table = table.append_column(
+                    "neighbors", _neighbor_column(near[0][span], near[1][span])
+                )
+            if pictures is not None:
+                table = table.append_column("image", _image_column(part, pictures))
+            for name, array in values.items():
+                flat = np.ascontiguousarray(array.reshape(len(array), -1))
+                column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+                table = table.append_column(name, column)
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **meta})
+            groups.add(table)
+            done += len(part)
 
 
 def _neighbor_column(ids: np.ndarray, distances: np.ndarray) -> Any:

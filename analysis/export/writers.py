@@ -46,6 +46,10 @@ WRITERS: dict[str, Kind] = {
 }
 
 
+SAMPLING = ("n_images_before_sampling", "evaluated")
+"""Settings of an analysis that say how many images it is of."""
+
+
 def export(
     features: Any,
     to: str | Path,
@@ -86,7 +90,8 @@ def export(
     ending = ending_of(target)
     table = features.table(split)
     if table.empty:
-        raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}.")
+        of = f" and {features.where}" if features.where else ""
+        raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}{of}.")
     unknown = sorted(set(arrays) - set(features.arrays))
     if unknown:
         raise BadInput(
@@ -95,6 +100,11 @@ def export(
         )
     manifest = {"key": features.key, "split": split or "all", "digest": features.digest,
                 "measure": measure, **dict(features.attrs)}  # fmt: skip
+    if features.where:
+        manifest["where"] = features.where
+    if analysed is not None:
+        # A sample is called a sample in the file of the images too, which has no table of scores.
+        manifest |= {name: analysed[name] for name in SAMPLING if name in analysed}
     plan = Plan(
         features=features,
         images=_placed(table.reset_index(drop=True), places),

@@ -94,8 +94,8 @@ def matrix_figure(
     if change:
         high = max(abs(low), abs(high))
         low = -high
-    named = len(labels) <= MOST_NAMES
-    most = HEIGHT if named else HEIGHT_OF_MANY
+    with_names = len(labels) <= MOST_NAMES
+    most = HEIGHT if with_names else HEIGHT_OF_MANY
     figure = blank(height or int(np.clip(150 + 22 * len(labels), 320, most)))
     positions = list(range(len(labels)))
     figure.add_trace(
@@ -104,21 +104,21 @@ def matrix_figure(
             x=positions,
             y=positions,
             text=None,
-            customdata=[[[a, b] for b in labels] for a in labels] if named else None,
+            customdata=[[[a, b] for b in labels] for a in labels] if with_names else None,
             colorscale=CLOSER_TO_APART if change else NEAR_TO_FAR,
             zmin=low,
             zmax=high,
-            xgap=1 if named else 0,
-            ygap=1 if named else 0,
+            xgap=1 if with_names else 0,
+            ygap=1 if with_names else 0,
             colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": ""}},
             hovertemplate=(
-                "%{customdata[0]} – %{customdata[1]}<br>" if named else "%{y} – %{x}<br>"
+                "%{customdata[0]} – %{customdata[1]}<br>" if with_names else "%{y} – %{x}<br>"
             )
             + ("change %{z:+.4f}" if change else "mean distance %{z:.4f}")
             + "<extra></extra>",
         )
     )
-    ticks = positions if named else []
+    ticks = positions if with_names else []
     short = max(map(len, labels)) <= 2
     figure.update_xaxes(
         tickvals=ticks, ticktext=[labels[i] for i in ticks], showgrid=False,
@@ -132,7 +132,7 @@ def matrix_figure(
         scaleanchor="x",
         constrain="domain",
     )
-    if not named:
+    if not with_names:
         _hover_names(figure, labels)
     return figure
 
@@ -233,12 +233,12 @@ def _sorted_curve(then: pd.Series | None, now: pd.Series, score: str) -> go.Figu
     for values, colour, label in ((then, BEFORE, "before"), (now, AFTER, "after")):
         if values is None:
             continue
-        ranked = values.sort_values()
+        ascending = values.sort_values()
         figure.add_trace(
             go.Scatter(
-                x=np.arange(1, len(ranked) + 1),
-                y=ranked.to_numpy(np.float32),
-                text=[str(name) for name in ranked.index],
+                x=np.arange(1, len(ascending) + 1),
+                y=ascending.to_numpy(np.float32),
+                text=[str(name) for name in ascending.index],
                 mode="lines+markers",
                 name=label if then is not None else score,
                 line={"color": colour, "width": 2},

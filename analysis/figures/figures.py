@@ -149,12 +149,12 @@ def histogram(
     ):
         counts = rows[column].to_numpy(float)
         total = max(counts.sum(), 1.0)
-        merged = np.add.reduceat(counts, starts) / total if len(rows) else counts
+        shares = np.add.reduceat(counts, starts) / total if len(rows) else counts
         width = high[ends] - low[starts]
         figure.add_trace(
             go.Bar(
                 x=((high[ends] + low[starts]) / 2).astype(np.float32),
-                y=(100 * merged).astype(np.float32),
+                y=(100 * shares).astype(np.float32),
                 width=width.astype(np.float32),
                 marker={"color": colour, "line": {"width": 0}},
                 opacity=0.62,

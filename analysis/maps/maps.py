@@ -13,11 +13,14 @@ import pandas as pd
 
 from alike.analysis.maps.projections import SAMPLE, pca, tsne
 from alike.extract.errors import BadInput
+from alike.extract.identity import seal_of
 from alike.extract.measures import MEASURES, embed_rows, ready_measure
 from alike.extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
 BLOCK = 8192
+BY_ID = 1 << 16
+"""Up to so many images are read in the order of their ids, not as they lie in the store."""
 HOW = frozenset({"perplexity", "sample", "seed"})
 """Settings of t-SNE that change the picture and not what is pictured."""
 MOST_SEEDS = 1 << 32
@@ -99,14 +102,19 @@ def make_map(
     features.store.require_writable(place)
     ready = ready_measure(features, settings.measure)
     rows = _rows(features, settings)
+    # In the order of ids even the rounding of sums is that of any store of these images; t-SNE
+    # makes any difference large. A large set is read as it lies.
+    read = rows if len(rows) <= BY_ID else np.sort(rows)
 
     def blocks() -> Iterator[np.ndarray]:
-        for low in range(0, len(rows), BLOCK):
-            yield embed_rows(features, ready, rows[low : low + BLOCK])
-            progress("map: PCA", min(low + BLOCK, len(rows)), len(rows))
+        for low in range(0, len(read), BLOCK):
+            yield embed_rows(features, ready, read[low : low + BLOCK])
+            progress("map: PCA", min(low + BLOCK, len(read)), len(read))
 
     components = pca(blocks(), BEFORE_TSNE)
     short = np.concatenate([components.project(block).astype(np.float32) for block in blocks()])
+    if read is not rows:
+        short = short[np.searchsorted(read, rows)]
     flat = short[:, :2] if short.shape[1] > 1 else np.column_stack([short, 0 * short])
     places, fitted = tsne(
         short,
@@ -122,6 +130,7 @@ def make_map(
             "tsne_x": places[:, 0], "tsne_y": places[:, 1], "fitted": fitted,
         }
     )  # fmt: skip
+    table = table.sort_values("row", ignore_index=True)
     explained = [round(float(x), 6) for x in components.explained[:2]]
     left_out = len(features.table(settings.split)) - len(rows)
     table.attrs = {**inputs, "explained": explained, "left_out": left_out}
@@ -130,13 +139,14 @@ def make_map(
 
 
 def _rows(features: Any, settings: MapSettings) -> np.ndarray:
-    """Rows of the split that have what the measure reads, where that is stored at all."""
+    """Rows of the split that have what the measure reads, in the order of their images' ids."""
     split, measure = settings.split, MEASURES.get(settings.measure)
     taps = measure.taps if measure and set(measure.taps) <= set(features.arrays) else None
     table = features.table(split, names=taps)
     if table.empty:
-        raise BadInput(f"{features.key} has no image in split {split!r}; choose another split.")
-    return np.asarray(table["row"], dtype=np.int64)
+        of = f" and {features.where}" if features.where else ""
+        raise BadInput(f"{features.key} has no image in split {split!r}{of}; choose another.")
+    return np.asarray(table.sort_values("image_id")["row"], dtype=np.int64)
 
 
 def _asked(
@@ -145,11 +155,20 @@ def _asked(
     """Where a map is stored, and everything that it depends on."""
     inputs = {
         **asdict(settings),
+        **({"where": features.where} if features.where else {}),
         "digest": features.digest,
         "rows": hash_of(_rows(features, settings)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
     }
-    name = f"{settings.measure}.{settings.split}{'' if like is None else '.like'}"
+    measure = MEASURES.get(settings.measure)
+    if measure is not None and measure.needs_fit:
+        # Its vectors change with the labels of the images that it is fitted on.
+        train = features.table("train").sort_values("image_id")
+        inputs["fitted_on"] = seal_of(train[["image_id", "label"]].astype(str).to_numpy().tolist())
+    # A map of some images stands beside that of all, which the report shows.
+    some = f".{hash_of(np.frombuffer(features.where.encode(), np.uint8))[:8]}"
+    part = some if features.where else ""
+    name = f"{settings.measure}.{settings.split}{part}{'' if like is None else '.like'}"
     return f"maps/{features.key}/{name}.parquet", inputs
 
 

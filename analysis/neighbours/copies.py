@@ -57,19 +57,19 @@ def linked_units(
         images: the evaluation set.
         sides: places and keys of the nearest, of each network that is compared.
     """
-    named = np.zeros(len(images), dtype=np.int64)
+    unit = np.zeros(len(images), dtype=np.int64)
     for places, keys in sides:
         if keys.shape[1] < FEWEST:
             return None
         linked = copy_units(places, keys, images.codes)
-        named = np.unique(named * (int(linked.max()) + 1) + linked, return_inverse=True)[1]
+        unit = np.unique(unit * (int(linked.max()) + 1) + linked, return_inverse=True)[1]
     # Only the chains that are too long are taken apart; other copies stay together.
-    chained = np.bincount(named)[named] > LARGEST
-    named[chained] = len(named) + np.arange(int(chained.sum()))
-    named = np.unique(named, return_inverse=True)[1]
-    if np.bincount(named).max() == 1:
+    too_long = np.bincount(unit)[unit] > LARGEST
+    unit[too_long] = len(unit) + np.arange(int(too_long.sum()))
+    unit = np.unique(unit, return_inverse=True)[1]
+    if np.bincount(unit).max() == 1:
         return None
-    return np.asarray(named, dtype=np.int64)
+    return np.asarray(unit, dtype=np.int64)
 
 
 def copies_note(unit: NDArray[np.int64] | None) -> str:

@@ -75,7 +75,7 @@ def add_panel(
     head = np.full(n_units, -1, np.int64)
     after = np.empty(width, np.int64)
     tail = np.empty(n_units, np.int64)
-    seen = np.empty(width + 1, np.int64)
+    units_met = np.empty(width + 1, np.int64)
     cum = np.zeros(width + 1, np.int64)
     hit = np.zeros(width + 1, np.bool_)
     p = np.zeros((largest + 1, width + 1))
@@ -84,8 +84,8 @@ def add_panel(
     for at in range(m):
         i = rows[at]
         c, own = codes[i], unit[i]
-        wanted = sizes[c] - 1
-        if wanted <= 0:
+        n_same = sizes[c] - 1
+        if n_same <= 0:
             continue
         n_seen = 0
         for r in range(1, width + 1):
@@ -102,15 +102,16 @@ def add_panel(
                 continue
             if head[u] < 0:
                 head[u] = r
-                seen[n_seen] = u
+                units_met[n_seen] = u
                 n_seen += 1
             else:
                 after[tail[u] - 1] = r
             tail[u] = r
         one_nn = 1.0 if hit[1] else 0.0
-        purity, found = cum[min(k, width)] / k, 1.0 if cum[min(k, width)] else 0.0
-        precision, ranked = cum[wanted] / wanted, p[0, wanted] / wanted
-        value[0], value[1], value[2], value[3], value[4] = one_nn, purity, found, precision, ranked
+        purity, hit_at_k = cum[min(k, width)] / k, 1.0 if cum[min(k, width)] else 0.0
+        precision, map_at_r = cum[n_same] / n_same, p[0, n_same] / n_same
+        value[0], value[1], value[2] = one_nn, purity, hit_at_k
+        value[3], value[4] = precision, map_at_r
         sums[:5] += value
         sums[5] += 1.0
         for s in range(5):
@@ -119,7 +120,7 @@ def add_panel(
         lo, hi = class_first[c], class_first[c + 1]
         for turn in range(n_seen + hi - lo):
             if turn < n_seen:
-                u = seen[turn]
+                u = units_met[turn]
                 place = lo + np.searchsorted(class_units[lo:hi], u)
                 left = unit_in_class[place] if place < hi and class_units[place] == u else 0
             else:
@@ -127,7 +128,7 @@ def add_panel(
                 if u == own or head[u] >= 0:
                     continue
                 left = unit_in_class[lo + turn - n_seen]
-            rest = wanted - left
+            rest = n_same - left
             if rest <= 0:
                 for s in range(5):
                     change[u, s] -= value[s]
@@ -155,14 +156,14 @@ def add_panel(
                 t += 1
                 low = r
                 r = after[r - 1]
-            scale = min(k, wanted) / min(k, rest)
+            scale = min(k, n_same) / min(k, rest)
             change[u, 0] += (1.0 if first > 0 and hit[first] else 0.0) - one_nn
             change[u, 1] += scale * hits_k / k - purity
-            change[u, 2] += (1.0 if hits_k > 0 else 0.0) - found
+            change[u, 2] += (1.0 if hits_k > 0 else 0.0) - hit_at_k
             change[u, 3] += hits_r / rest - precision
-            change[u, 4] += total / rest - ranked
+            change[u, 4] += total / rest - map_at_r
         for x in range(n_seen):
-            head[seen[x]] = -1
+            head[units_met[x]] = -1
 
 
 @dataclass(frozen=True)

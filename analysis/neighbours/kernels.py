@@ -20,7 +20,7 @@ CHUNK = 16
 @compiled
 def keep_smallest(values: NDArray[np.uint64], count: int, kept: int) -> None:
     """Move the `kept` smallest of `values[:count]` to the front, in any order (quickselect)."""
-    low, high, wanted = 0, count - 1, kept - 1
+    low, high, rank = 0, count - 1, kept - 1
     while low < high:
         middle = (low + high) // 2
         a, b, c = values[low], values[middle], values[high]
@@ -35,9 +35,9 @@ def keep_smallest(values: NDArray[np.uint64], count: int, kept: int) -> None:
                 values[i], values[j] = values[j], values[i]
                 i += 1
                 j -= 1
-        if wanted <= j:
+        if rank <= j:
             high = j
-        elif wanted >= i:
+        elif rank >= i:
             low = i
         else:
             return
@@ -135,16 +135,16 @@ def offer(
             for j in range(chunk, end):
                 if j == itself:
                     continue
-                packed = (np.uint64(bits[j]) << _SHIFT) | np.uint64(col_first + j)
+                entry = (np.uint64(bits[j]) << _SHIFT) | np.uint64(col_first + j)
                 if start <= j < stop:
                     if bits[j] > far or kin[i] == np.uint64(0):
-                        kin[i] = packed
+                        kin[i] = entry
                         far = bits[j]
                 elif keys[j] < foreign:
-                    alien[i] = packed
+                    alien[i] = entry
                     foreign = keys[j]
                 if keys[j] < limit:
-                    near[i, count] = packed
+                    near[i, count] = entry
                     count += 1
                     if count == cap:
                         keep_smallest(near[i], count, kept)

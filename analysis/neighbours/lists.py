@@ -1,7 +1,7 @@
 """Exact neighbours of every evaluated image among all others, and the scores that follow.
 
 Leave-one-out: an image is excluded from its own list by its position, never as "the first hit",
-so duplicates count as what they are. Formulas: SCIENCE 2.3; equal to pytorch-metric-learning's.
+so duplicates count as what they are. The scores equal pytorch-metric-learning's.
 """
 
 from dataclasses import dataclass
@@ -114,14 +114,14 @@ def nearest(
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
     # What units do is one array a part: some panels share it.
     group = 1 if out is None else max(1, TILE // size)
-    found: Nearest = Statistic(
+    lists: Nearest = Statistic(
         items=[panels[at : at + group] for at in range(0, len(panels), group)],
         chunk=partial(_panels, vectors, images, k, product, out),
         start=partial(_nothing, None if out is None else no_changes(out)),
         combine=_append,
         finalize=_concatenate,
     ).compute(map_blocks)
-    return found
+    return lists
 
 
 def _nothing(changes: Changes | None) -> tuple[list[Any], Changes | None]:
@@ -168,10 +168,10 @@ def _panel(
 ) -> tuple[Any, ...]:
     low, high = panel
     m, codes = high - low, images.codes[low:high]
-    kept = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
-    kept = min(kept + MARGIN + (units.largest if units else 0), vectors.n - 1)
+    width = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
+    width = min(width + MARGIN + (units.largest if units else 0), vectors.n - 1)
     own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
-    candidates, room = no_candidates(own, kept), room_for_keys(TILE)
+    candidates, room = no_candidates(own, width), room_for_keys(TILE)
     z, b = vectors.block(low, high)
     row_b = b.astype(np.float32)
     scratch = np.empty(m * TILE, dtype=np.float32)
@@ -182,10 +182,10 @@ def _panel(
             out = product(z, others, scratch[: m * len(others)].reshape(m, len(others)))
             col_b = b_others[first : first + TILE].astype(np.float32)
             offer(out, row_b, col_b, low, start + first, candidates, room)
-    close(candidates.near, candidates.counts, kept)
-    best = np.sort(candidates.near[:, :kept], axis=1)
+    close(candidates.near, candidates.counts, width)
+    best = np.sort(candidates.near[:, :width], axis=1)
     lists = _remeasured(vectors, z, *_unpack(best))
-    expected = expected_scores(vectors, images, k, low, (z, b), lists)
+    scores = expected_scores(vectors, images, k, low, (z, b), lists)
     places, near_keys = lists[0][:, :k], lists[1][:, :k]
     if units is not None and changes is not None:
         add_panel(
@@ -199,8 +199,8 @@ def _panel(
     alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
-        places, near_keys, expected.r_precision, expected.map_at_r, alien_at, alien_key,
-        kin_at, kin_key, expected.hits, expected.recall,
+        places, near_keys, scores.r_precision, scores.map_at_r, alien_at, alien_key,
+        kin_at, kin_key, scores.hits, scores.recall,
     )  # fmt: skip
 
 

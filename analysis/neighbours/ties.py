@@ -84,7 +84,7 @@ def score_lists(
         r_wanted = wanted[i]
         needed = max(k, r_wanted)
         first, before, total, precision = 0, 0, 0.0, 0.0
-        missed = 1.0
+        miss = 1.0
         while first < needed and first < n:
             end, own = first, 0
             while end < n and keys[i, end] - keys[i, first] <= tolerance[i]:
@@ -101,13 +101,13 @@ def score_lists(
                 if rank < k:
                     hits[i, rank] = chance
                     # The chance that this one is none either, given that those before are none.
-                    missed *= max(size - place - own, 0) / (size - place)
+                    miss *= max(size - place - own, 0) / (size - place)
                 if rank < r_wanted:
                     total += chance
                     precision += chance * (before + 1.0 + place * both) / (rank + 1.0)
             before += own
             first = end
-        recall[i] = 1.0 - missed
+        recall[i] = 1.0 - miss
         if r_wanted > 0:
             r_precision[i] = total / r_wanted
             map_at_r[i] = precision / r_wanted
@@ -136,15 +136,15 @@ def expected_scores(
     places, keys = lists
     m, n = keys.shape
     codes = images.codes[low : low + m]
-    wanted = images.counts[codes] - 1
+    n_same = images.counts[codes] - 1
     sizes = np.einsum("nd,nd->n", z, z, dtype=np.float64)
-    scale = np.maximum(sizes, keys[np.arange(m), np.minimum(np.maximum(k, wanted), n) - 1])
+    scale = np.maximum(sizes, keys[np.arange(m), np.minimum(np.maximum(k, n_same), n) - 1])
     tolerance = TIE[vectors.form] * scale
     whole = np.full(m, -np.inf)
     scores = no_scores(m, k)
     slack = whole if n == vectors.n - 1 else UNSURE * scale
     same = images.codes[places] == codes[:, None]
-    enough = score_lists(keys, same, wanted, tolerance, slack, *scores)
+    enough = score_lists(keys, same, n_same, tolerance, slack, *scores)
     unsure = np.flatnonzero(~enough)
     step = max(1, ROOM // vectors.n)
     for start in range(0, len(unsure), step):
@@ -152,7 +152,7 @@ def expected_scores(
         places, keys = _all_others(vectors, (z[some], b[some]), low + some)
         same = images.codes[places] == codes[some, None]
         part = no_scores(len(some), k)
-        score_lists(keys, same, wanted[some], tolerance[some], whole[some], *part)
+        score_lists(keys, same, n_same[some], tolerance[some], whole[some], *part)
         for written, of_some in zip(scores, part, strict=True):
             written[some] = of_some
     return scores

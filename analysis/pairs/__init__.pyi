@@ -12,6 +12,7 @@ from .counts import sure_pairs as sure_pairs
 from .curves import auc as auc
 from .folds import Folded as Folded
 from .folds import folded_accuracy as folded_accuracy
+from .influence import INFLUENCE_ROWS as INFLUENCE_ROWS
 from .influence import Tables as Tables
 from .influence import Units as Units
 from .influence import coarse as coarse

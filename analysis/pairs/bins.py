@@ -283,20 +283,20 @@ def _followed(
     ends = patterns.view(np.float32).astype(np.float64)
     even = np.diff(ends) / (ends[-1] - ends[0])
     mass = (1.0 - EVEN) * (share[0] + share[1]) / 2.0 + EVEN * even
-    grown = np.concatenate([[0.0], np.cumsum(mass)])
+    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
     # Each edge is rounded by itself, so errors do not add up; 1e-9 undoes that of the sum. A cell
     # may get no bin: its pairs then count in the bin that begins next.
-    base = np.minimum(np.floor(grown / grown[-1] * n + 1e-9), n).astype(np.int64)
+    base = np.minimum(np.floor(cumulative / cumulative[-1] * n + 1e-9), n).astype(np.int64)
     base[-1] = n
-    held = np.diff(base)
+    widths = np.diff(base)
     # rest * held must stay below 2^31, since the loop multiplies in 32 bits.
     drop = max(0, CELL_BITS + n.bit_length() - 1 - 31)
     rest = (bits & ((1 << CELL_BITS) - 1)) >> drop
-    at_bin = base[cell] + (rest * held[cell] >> (CELL_BITS - drop))
+    at_bin = base[cell] + (rest * widths[cell] >> (CELL_BITS - drop))
     at_bin = np.minimum(at_bin, n - 1)
-    turned = n - 1 if flip else 0
+    mirror = n - 1 if flip else 0
     cells = Cells(
-        np.minimum(base[:-1], n - 1).astype(np.uint32), held.astype(np.uint32),
-        np.uint32(start << CELL_BITS), floor, ceiling, np.uint32(drop), np.uint32(turned), _O,
+        np.minimum(base[:-1], n - 1).astype(np.uint32), widths.astype(np.uint32),
+        np.uint32(start << CELL_BITS), floor, ceiling, np.uint32(drop), np.uint32(mirror), _O,
     )  # fmt: skip
-    return cells, at_bin ^ turned
+    return cells, at_bin ^ mirror

@@ -75,15 +75,15 @@ class Balance:
 def balance(sizes: Counts) -> Balance:
     """Weights for classes of these sizes (C,); classes without images have none."""
     n = sizes.astype(np.float64)
-    filled, paired = n > 0, n > 1
-    classes, images = float(filled.sum()), float(n.sum())
+    nonempty, several = n > 0, n > 1
+    classes, images = float(nonempty.sum()), float(n.sum())
     own, mean = n * (n - 1) / 2, images / max(classes, 1.0)
-    same = np.divide(own.sum() / max(paired.sum(), 1), own, out=np.zeros(len(n)), where=paired)
-    one = np.divide(mean, n, out=np.zeros(len(n)), where=filled)
+    same = np.divide(own.sum() / max(several.sum(), 1), own, out=np.zeros(len(n)), where=several)
+    one = np.divide(mean, n, out=np.zeros(len(n)), where=nonempty)
     different = (images**2 - float((n**2).sum())) / 2
     scale = different / max(classes * (classes - 1) / 2, 1.0) / mean**2 if images else 0.0
     others = (images - n) / max(classes - 1, 1.0) / mean if images else n
-    equal = len(set(sizes[filled].tolist())) <= 1
+    equal = len(set(sizes[nonempty].tolist())) <= 1
     return Balance(same, one, scale, others, equal)
 
 
@@ -227,15 +227,15 @@ def _count_tile(
     row_at: NDArray[np.int64],
     cols: NDArray[np.int64],
     room: Scratch,
-    kept: NDArray[np.uint32],
+    memory: NDArray[np.uint32],
 ) -> NDArray[np.uint32]:
     """Count a tile in zeroed memory, `kept` where that is enough; gives it back, zeroed again."""
     rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
     size = len(rows) * len(cols) * layers.per_class
-    if len(kept) < size:
-        kept = np.zeros(size, dtype=np.uint32)
-    parts = kept[:size].reshape(len(rows), len(cols), layers.per_class)
+    if len(memory) < size:
+        memory = np.zeros(size, dtype=np.uint32)
+    parts = memory[:size].reshape(len(rows), len(cols), layers.per_class)
     slots = np.arange(kinds.size).reshape(kinds.shape)
     every = parts.reshape(-1, layers.per_class)
     if counts.total.size:
@@ -250,7 +250,7 @@ def _count_tile(
     flush_layers(
         parts, rows, cols, kinds, row_weight, col_weight, counts.rows, counts.cols, counts.pairs
     )
-    return kept
+    return memory
 
 
 def _runs(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -287,14 +287,14 @@ def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCoun
         return counts
     by_class = weights.of_pairs(part.row_classes, part.col_classes)
     for r, s in np.argwhere(inside):
-        a, b, found = part.row_classes[r], part.col_classes[s], part.pairs[r, s]
-        counts.total[int(a != b)] += found
-        counts.balanced[int(a != b)] += by_class[r, s] * found
+        a, b, n_pairs = part.row_classes[r], part.col_classes[s], part.pairs[r, s]
+        counts.total[int(a != b)] += n_pairs
+        counts.balanced[int(a != b)] += by_class[r, s] * n_pairs
         if a == b:
-            counts.same[a] += found
+            counts.same[a] += n_pairs
         else:
-            counts.different[a] += weights.one[b] * found
-            counts.different[b] += weights.one[a] * found
+            counts.different[a] += weights.one[b] * n_pairs
+            counts.different[b] += weights.one[a] * n_pairs
     return counts
 
 

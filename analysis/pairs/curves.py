@@ -2,7 +2,7 @@
 
 All read two histograms over the same bins, smaller is nearer: `same` (B,) and `different` (B,),
 counts or weights of pairs.
-Formulas: SCIENCE 2.2. Within a bin the order of pairs is unknown, so the AUC comes with the
+Within a bin the order of pairs is unknown, so the AUC comes with the
 interval that holds it whatever that order is; the others interpolate within the bin.
 """
 
@@ -227,13 +227,13 @@ def quantiles(
         >>> quantiles(np.array([2, 2]), np.array([0.0, 1.0, 2.0]), [0.25, 0.75]).tolist()
         [0.5, 1.5]
     """
-    grown = np.cumsum(counts, axis=-1, dtype=np.float64)
+    cumulative = np.cumsum(counts, axis=-1, dtype=np.float64)
     out = np.full((*counts.shape[:-1], len(shares)), np.nan)
     for at, share in enumerate(shares):
-        wanted = share * grown[..., -1:]
-        bins = (grown >= wanted).argmax(axis=-1)[..., None]
-        held = np.take_along_axis(counts, bins, -1)
-        below = np.take_along_axis(grown, bins, -1) - held
-        part = np.divide(wanted - below, held, out=np.full(held.shape, np.nan), where=held > 0)
+        level = share * cumulative[..., -1:]
+        bins = (cumulative >= level).argmax(axis=-1)[..., None]
+        in_bin = np.take_along_axis(counts, bins, -1)
+        below = np.take_along_axis(cumulative, bins, -1) - in_bin
+        part = np.divide(level - below, in_bin, out=np.full(in_bin.shape, np.nan), where=in_bin > 0)
         out[..., at] = (edges[bins] + part * (edges[bins + 1] - edges[bins]))[..., 0]
     return out

@@ -4,7 +4,7 @@ Images are dealt into folds within their class; a fold's pairs are those among i
 image is on both sides. For each fold the threshold is the best one on the pairs of all others.
 
 For the interval the images of a class in one fold are a unit, and the folds replicates of it: how
-much the pairs with these images are judged better or worse than in other folds.
+much the pairs with these images are told apart better or worse than in other folds.
 """
 
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def folded_accuracy(
         folds: at most.
         seed: deals the images.
         unit: (N,) near copies, which share a fold; None: each image is a unit.
-        intervals: count which pairs are judged rightly too.
+        intervals: count also which pairs lie on the right side.
         map_blocks: how folds are mapped.
         judging: how they are for the interval.
     """
@@ -129,7 +129,7 @@ def folded_accuracy(
     at = [best_balanced(*rates(*(total - part)))[1] for part in counts]
     right = Statistic(
         items=list(enumerate(at)),
-        chunk=partial(_judge_fold, vectors, images, coarse, fold_of),
+        chunk=partial(_near_pairs, vectors, images, coarse, fold_of),
         start=list,
         combine=_append,
         finalize=np.stack,
@@ -137,7 +137,7 @@ def folded_accuracy(
     return Folded(accuracies, *_movements(right, images, fold_of))
 
 
-def _judge_fold(
+def _near_pairs(
     vectors: Vectors,
     images: EvaluationSet,
     bins: Bins,

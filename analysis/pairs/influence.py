@@ -269,7 +269,7 @@ def _twice(sums: PairSums, t: int, n: Floats, same_weight: Floats, w: Floats) ->
     return np.asarray(out + np.where(n > 3, more, 0.0))
 
 
-ROWS = 16_384
+INFLUENCE_ROWS = 16_384
 """Images whose influence is measured, of more a stratified sample, each against all others."""
 BINS = 1024
 BYTES = 32 << 20
@@ -355,7 +355,7 @@ def pass_over_pairs(
         seed: of the sample.
         map_blocks: how blocks of rows are mapped.
     """
-    at = images.sample_at(ROWS, seed)
+    at = images.sample_at(INFLUENCE_ROWS, seed)
     at = np.arange(len(images)) if at is None else at
     step = TILE if len(images.classes) <= 256 else 4 * TILE
     few = tuple((vectors, bins.to(min(bins.n, BINS))) for vectors, bins in sides)

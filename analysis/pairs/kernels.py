@@ -144,7 +144,7 @@ def count_tile(
     """
     m, n = product.shape
     top = np.float32((counts.shape[1] << shift) - 1)
-    shifted = np.uint32(shift)
+    shift_32 = np.uint32(shift)
     low = 0
     while low < m:
         r = row_part[low]
@@ -157,22 +157,22 @@ def count_tile(
             )  # fmt: skip
             high += 1
         for s in range(len(edges) - 1):
-            counted, kind = counts[slots[r, s]], fine[kinds[r, s]]
-            weighed, weight = even[kinds[r, s]], weights[r, s]
+            histogram, fine_histogram = counts[slots[r, s]], fine[kinds[r, s]]
+            balanced, weight = even[kinds[r, s]], weights[r, s]
             for i in range(low, high):
                 bins = scratch.bins[i - low]
                 # Unsigned, so that numba does not guard against a negative index.
                 begin, end = np.uint64(max(i + first, edges[s])), np.uint64(edges[s + 1])
-                if len(kind):
+                if len(fine_histogram):
                     for j in range(begin, end):
-                        kind[bins[j]] += _ONE
-                        counted[bins[j] >> shifted] += _ONE
+                        fine_histogram[bins[j]] += _ONE
+                        histogram[bins[j] >> shift_32] += _ONE
                 else:
                     for j in range(begin, end):
-                        counted[bins[j]] += _ONE
-                if len(weighed):
+                        histogram[bins[j]] += _ONE
+                if len(balanced):
                     for j in range(begin, end):
-                        weighed[bins[j]] += weight
+                        balanced[bins[j]] += weight
         low = high
 
 

@@ -46,6 +46,7 @@ class PairSpreads:
         units: how many independent units there are.
         why_not: score to the reason why it has no interval.
         fewest: units of the smallest class.
+        looked_up: images whose influence was computed, if not that of all.
     """
 
     sides: tuple[dict[str, Spread], ...]
@@ -53,6 +54,7 @@ class PairSpreads:
     units: int
     why_not: dict[str, str] = field(default_factory=dict)
     fewest: int = 1
+    looked_up: int = 0
 
     def trials(self, score: str) -> float:
         """Independent trials that a score rests on at an end of its range."""
@@ -88,22 +90,23 @@ def pair_spreads(
     tables, names = _tables([(c.balanced, c.total) for c in every], images)
     why_not = _why_not(images, units)
     if "worst_class_auc" not in why_not:
-        found = [_class_tables(counts) for counts in every]
-        tables = _with_classes(tables, found)
-    passed = pass_over_pairs(
+        class_tables = [_class_tables(counts) for counts in every]
+        tables = _with_classes(tables, class_tables)
+    sums = pass_over_pairs(
         [(vectors, counts.bins) for vectors, counts in sides], images, tables,
         seed=seed, map_blocks=map_blocks,
     )  # fmt: skip
-    spreads, apart = _spreads(passed, tables, names, images, units)
+    spreads, apart = _spreads(sums, tables, names, images, units)
     if tables.by_class:
         values = [_class_aucs(counts) for counts in every]
-        worst, difference = _worst(passed, values, images, units, seed)
+        worst, difference = _worst(sums, values, images, units, seed)
         for side, of in zip(spreads, worst, strict=True):
             side["worst_class_auc"] = of
         if difference is not None:
             apart["worst_class_auc"] = difference
     fewest = int(_unit_counts(images, units).min())
-    return PairSpreads(tuple(spreads), apart, len(units.stratum), why_not, fewest)
+    looked_up = len(sums.at) if len(sums.at) < len(images) else 0
+    return PairSpreads(tuple(spreads), apart, len(units.stratum), why_not, fewest, looked_up)
 
 
 def spreads_of_matrix(
@@ -136,40 +139,40 @@ def _tables(
 ) -> tuple[Tables, list[str]]:
     """Tables of each side and, of two, of the difference; and the scores' names."""
     n = images.counts.astype(np.float64)
-    filled, paired = (n > 0).astype(np.float64), (n > 1).astype(np.float64)
+    nonempty, several = (n > 0).astype(np.float64), (n > 1).astype(np.float64)
     names = [*KINDS]
     if len(set(n[n > 0].tolist())) > 1:
         names.append("auc_all_pairs")
-    found = []
+    by_side = []
     for balanced, total in histograms:
         weighed, counted = coarse(balanced), coarse(np.asarray(total, dtype=np.float64))
         even = influence_tables(weighed[0], weighed[1], FAR)
         plain = influence_tables(counted[0], counted[1], FAR)
-        found.append([plain["auc"] if name == "auc_all_pairs" else even[KINDS[name]]
+        by_side.append([plain["auc"] if name == "auc_all_pairs" else even[KINDS[name]]
                       for name in names])  # fmt: skip
     once = len(histograms) == 1
     signs = [(1.0,)] if once else [(1.0, 0.0), (0.0, 1.0), (-1.0, 1.0)]
     same, different = (
-        np.array([[table[kind] for table in side] * len(signs) for side in found])
+        np.array([[table[kind] for table in side] * len(signs) for side in by_side])
         for kind in (0, 1)
     )
     sign = np.repeat(np.array(signs), len(names), axis=0).T.copy()
     of = np.array([int(name == "auc_all_pairs") for name in names] * len(signs))
-    weights = np.stack([paired / paired.sum(), n * (n - 1) / (n * (n - 1)).sum()])
-    return Tables(same, different, sign, of, np.stack([filled, n]), weights), names
+    weights = np.stack([several / several.sum(), n * (n - 1) / (n * (n - 1)).sum()])
+    return Tables(same, different, sign, of, np.stack([nonempty, n]), weights), names
 
 
-def _with_classes(tables: Tables, found: list[tuple[Floats, Floats]]) -> Tables:
+def _with_classes(tables: Tables, by_side: list[tuple[Floats, Floats]]) -> Tables:
     return Tables(
         tables.same, tables.different, tables.sign, tables.of_table, tables.g, tables.same_weight,
-        tuple(found),
+        tuple(by_side),
     )  # fmt: skip
 
 
 def _spreads(
-    passed: Passed, tables: Tables, names: list[str], images: EvaluationSet, units: Units
+    sums: Passed, tables: Tables, names: list[str], images: EvaluationSet, units: Units
 ) -> tuple[list[dict[str, Spread]], dict[str, Spread]]:
-    each = [spread_of(passed, tables, t, images, units) for t in range(tables.same.shape[1])]
+    each = [spread_of(sums, tables, t, images, units) for t in range(tables.same.shape[1])]
     groups = [
         dict(zip(names, each[low : low + len(names)], strict=True))
         for low in range(0, len(each), len(names))
@@ -195,7 +198,10 @@ def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
         out["tar_at_far_1pct"] = "a class of three images says too little about 1 % of its pairs"
     if of_class.min() < WORST_UNITS:
         out["worst_class_auc"] = f"a class has fewer than {WORST_UNITS} images"
-    elif len(images) * len(n) > WORST_NUMBERS or images.sample_at(influence.ROWS, 0) is not None:
+    elif (
+        len(images) * len(n) > WORST_NUMBERS
+        or images.sample_at(influence.INFLUENCE_ROWS, 0) is not None
+    ):
         out["worst_class_auc"] = f"{len(images)} images of {len(n)} classes are too many for it"
     return out
 
@@ -219,28 +225,29 @@ def _shares(counts: Any) -> Floats:
 
 
 def _worst(
-    passed: Passed,
+    sums: Passed,
     values: list[Floats],
     images: EvaluationSet,
     units: Units,
     seed: int,
 ) -> tuple[list[Spread], Spread | None]:
     there = np.flatnonzero(images.counts > 0)
-    kept = images.counts[there]
+    sizes = images.counts[there]
     code = np.searchsorted(there, images.codes)
     stratum = np.searchsorted(there, units.stratum)
-    found = []
-    for moved, total, squares, own, rows, columns in passed.classes:
+    covariances = []
+    for shifts, total, squares, own, rows, columns in sums.classes:
         square = np.ix_(there, there)
         twice = class_twice(
-            kept, total[square], squares[square], own[there], rows[square], columns[square]
+            sizes, total[square], squares[square], own[there], rows[square], columns[square]
         )
-        found.append(class_covariance(moved[:, there], code, units.named, stratum, twice))
+        covariances.append(class_covariance(shifts[:, there], code, units.named, stratum, twice))
     of = [value[there] for value in values]
     each = [
-        least_spread(value, *both, stratum, seed) for value, both in zip(of, found, strict=True)
+        least_spread(value, *both, stratum, seed)
+        for value, both in zip(of, covariances, strict=True)
     ]
     if len(each) == 1:
         return each, None
-    (cov_a, units_a), (cov_b, units_b) = found
+    (cov_a, units_a), (cov_b, units_b) = covariances
     return each, least_difference((of[0], of[1]), (cov_a, cov_b), (units_a, units_b), stratum, seed)

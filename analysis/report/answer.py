@@ -81,7 +81,7 @@ def _of_two(
     sentences = [
         f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
         f"{change(row['difference'])} ({_sure(low, high)}), "
-        f"on {images_words(before)} of {len(before.classes)} classes.",
+        f"on {_compared_words(before, comparison)} of {len(before.classes)} classes.",
         f"In {_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
         "images of one class lie nearer to each other than two images of different classes.",
         *_accuracy_change(before, after, comparison),
@@ -119,11 +119,19 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
 
 
 def images_words(analysis: Analysed) -> str:
-    """How many images were judged, and of how many where the budget allowed a sample only."""
+    """How many images were evaluated, and of how many if the budget allowed a sample only."""
     of = int(dict(analysis.settings).get("n_images_before_sampling", analysis.n_images))
     if of == analysis.n_images:
         return f"{count(of)} images"
     return f"a sample of {count(analysis.n_images)} of {count(of)} images"
+
+
+def _compared_words(before: Analysed, comparison: pd.DataFrame | None) -> str:
+    """How many images were compared, and of how many if a sample was."""
+    attrs = {} if comparison is None else comparison.attrs
+    if "images" not in attrs or attrs["images"] == attrs["of"]:
+        return images_words(before)
+    return f"a sample of {count(attrs['images'])} of {count(attrs['of'])} images"
 
 
 def _compared(

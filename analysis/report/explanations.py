@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from alike.analysis.explain.kept import CONFUSED, EXAMPLES, PICTURE, TABLE
+from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, PICTURE, TABLE
 from alike.analysis.report.parts import data_uri, section, table, text
 
 if TYPE_CHECKING:

@@ -58,11 +58,11 @@ def images(subject: Subject, pictures: "Pictures | None", why_not: str) -> str:
     ) if not table_of(subject.last, "class_pairs").empty else []  # fmt: skip
     examples = _examples(subject.last, subject.measure)
     near = [_nearest(table, [row for block in blocks for row in block.rows]) for table in tables]
-    wanted = {row for block in blocks for row in block.rows}
-    wanted |= {other for lists in near for line in lists.values() for other, _ in line}
-    wanted |= {row for _, _, _, pairs in crossing for a, b, _ in pairs for row in (a, b)}
-    wanted |= {row for _, pairs in examples for a, b, _ in pairs for row in (a, b)}
-    sheet = Sheet(pictures, pictures.thumbnails(sorted(wanted)))
+    rows = {row for block in blocks for row in block.rows}
+    rows |= {other for lists in near for line in lists.values() for other, _ in line}
+    rows |= {row for _, _, _, pairs in crossing for a, b, _ in pairs for row in (a, b)}
+    rows |= {row for _, pairs in examples for a, b, _ in pairs for row in (a, b)}
+    sheet = Sheet(pictures, pictures.thumbnails(sorted(rows)))
     names = [name for name, _ in subject.named]
     body = (
         _turnover(tables, labels)

@@ -24,7 +24,7 @@ class Analysed(Protocol):
 
     @property
     def n_images(self) -> int:
-        """How many images were judged."""
+        """How many images were evaluated."""
 
     @property
     def classes(self) -> Any:
@@ -84,7 +84,7 @@ def score_of(analysis: Analysed | None, measure: str, score: str) -> Value | Non
 
 
 def untrained_score(analysis: Analysed | None, measure: str, score: str) -> Value | None:
-    """A score of the untrained network; it is judged by the headline measure only."""
+    """A score of the untrained network; it is evaluated by the headline measure only."""
     return score_of(analysis, UNTRAINED, score) if measure == HEADLINE else None
 
 
@@ -112,9 +112,9 @@ def rungs(before: Analysed, after: Analysed | None, measure: str) -> pd.DataFram
     The ceiling is known only if the network's classes are those of the images.
     """
     first, second = ("this network", "only") if after is None else ("before", "before")
-    judged = after or before
+    last = after or before
     # A classifier of other classes is no ceiling of these images: features may stand above it.
-    ceiling = score_of(judged, CEILING, "sameness") if accuracy_of(judged) else None
+    ceiling = score_of(last, CEILING, "sameness") if accuracy_of(last) else None
     steps = (
         ("raw pixels", "floor", score_of(before, FLOOR, "sameness")),
         ("untrained network", "untrained", untrained_score(before, measure, "sameness")),

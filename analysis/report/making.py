@@ -19,7 +19,7 @@ FACTS = ("source", "network", "weights", "created")
 
 
 def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
-    """Everything needed to judge and to repeat the run; what `run` lacks is left out."""
+    """Everything needed to assess and to repeat the run; what `run` lacks is left out."""
     bad = _bad(run)
     parts = [
         _images(run, bad),
@@ -106,7 +106,7 @@ def _twins(subject: Subject) -> str:
 
 
 def _decided_on(store: Any) -> str:
-    """How many decisions were ever taken by the images that are judged here, and by others."""
+    """How many decisions were ever taken by the images that are evaluated here, and by others."""
     counts = {} if store is None else store.decisions()
     if not counts:
         return ""

@@ -41,7 +41,7 @@ def make_maps(
         like = maps[0][1] if maps else None
         settings = MapSettings(subject.measure, split)
         try:
-            features = store.features(analysis.key)
+            features = store.features(analysis.key).only(analysis.settings.get("where"))
             few = analysis.n_images <= most
             table = find_map(features, settings, like=like, however=True)
             if table is None and few:
@@ -53,7 +53,8 @@ def make_maps(
         if table is None:
             return [], (
                 f"No map is shown: above {count(most)} images it takes minutes. Make it with "
-                f"alike map --store {store.url} --features {analysis.key} --split {split}, and "
+                f"alike map --store {store.url} --features {analysis.key} --split {split}"
+                f"{f' --where {features.where!r}' if features.where else ''}, and "
                 "write the report again."
             )
         maps.append((name, table))

@@ -139,12 +139,12 @@ def confused(
 
 def _distinct_pairs(group: pd.DataFrame, n: int) -> list[tuple[int, int, float]]:
     """The nearest pairs, each image at most once."""
-    seen: set[int] = set()
+    used: set[int] = set()
     pairs: list[tuple[int, int, float]] = []
     for row in group.sort_values("distance").itertuples():
-        if row.row in seen or row.neighbour in seen:
+        if row.row in used or row.neighbour in used:
             continue
-        seen |= {row.row, row.neighbour}
+        used |= {row.row, row.neighbour}
         pairs.append((int(row.row), int(row.neighbour), float(row.distance)))
         if len(pairs) == n:
             break

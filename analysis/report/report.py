@@ -96,7 +96,7 @@ def write_report(
         from alike.analysis.report.map import map_section
 
         middle += map_section(subject, store, pictures, progress)
-    middle += explanations_section({name: judged.key for name, judged in subject.named}, store)
+    middle += explanations_section({name: analysed.key for name, analysed in subject.named}, store)
     body = _body(subject, dict(run or {}), store, middle)
     with aside(target) as part:
         title = str((run or {}).get("title") or "Alike report")

@@ -33,11 +33,11 @@ ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_
 
 def tiles(subject: Subject) -> str:
     """The few numbers that matter."""
-    shown = [_tile(subject, score) for score in ("sameness", "balanced_accuracy", "accuracy")]
+    parts = [_tile(subject, score) for score in ("sameness", "balanced_accuracy", "accuracy")]
     worst = worst_class(subject.last, subject.measure)
     if worst is not None:
-        shown.append(tile("Worst class", number(worst[1]), f"sameness of “{worst[0]}”"))
-    return f'<div class="tiles">{"".join(shown)}</div>' if any(shown) else ""
+        parts.append(tile("Worst class", number(worst[1]), f"sameness of “{worst[0]}”"))
+    return f'<div class="tiles">{"".join(parts)}</div>' if any(parts) else ""
 
 
 def _tile(subject: Subject, score: str) -> str:

@@ -65,7 +65,7 @@ def logit_places(features: "Features") -> dict[str, int] | None:
     # Here, for it brings torch, which the tables of an analysis are read without.
 
     names = [str(name) for name in features.attrs.get("class_names") or ()]
-    labels = features.table()["label"].dropna().unique()
+    labels = features.whole.table()["label"].dropna().unique()
     return match_classes(labels, names, features.arrays["logits"].tail[-1])
 
 
@@ -99,7 +99,7 @@ def _collapse(
         weight = None
     moments = class_moments(vectors, images, second=False)
     geometry = class_geometry(vectors, images, moments)
-    note = f"of {len(images)} judged images, features entering the classifier"
+    note = f"of {len(images)} evaluated images, features entering the classifier"
     more = geometry_notes(moments)
     return [
         score_row(NAME, name, value, NO_SPAN, "; ".join(filter(None, [note, more.get(name)])))

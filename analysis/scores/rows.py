@@ -116,7 +116,20 @@ def pair_interval(findings: Findings, score: str, value: float) -> tuple[tuple[f
     equal = score == "auc_all_pairs" and score not in findings.spreads.sides[0]
     span = findings.spreads.interval("auc" if equal else score, value)
     why = findings.spreads.why_not.get(score, "")
-    return span, f"no interval: {why}" if why else ""
+    if why:
+        return span, f"no interval: {why}"
+    return span, influence_note(findings.spreads.looked_up, len(findings.images))
+
+
+def influence_note(looked_up: int, n: int) -> str:
+    """What to say of an interval if the influence of a sample of the images stands for all.
+
+    Examples:
+        >>> influence_note(16384, 100000)
+        'interval from the influence of a stratified sample of 16,384 of 100,000 images'
+    """
+    sample = f"a stratified sample of {looked_up:,} of {n:,} images"
+    return f"interval from the influence of {sample}" if looked_up else ""
 
 
 def folded_row(name: str, folded: Folded, units: int, *, intervals: bool) -> dict[str, Any]:

@@ -116,20 +116,20 @@ def histograms(findings: Findings) -> pd.DataFrame:
 
 
 def _shared(counts: Floats, fine: Floats, edges: Floats) -> Floats:
-    grown = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
-    at = np.interp(edges, fine, grown)
+    below = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
+    at = np.interp(edges, fine, below)
     if (counts == np.rint(counts)).all():
         at = np.rint(at)
-    at[0], at[-1] = 0, grown[-1]
+    at[0], at[-1] = 0, below[-1]
     return np.diff(at)
 
 
 def roc(findings: Findings, points: int = 400) -> pd.DataFrame:
     """FAR and TAR at thresholds spread over both, and at the one of best balanced accuracy."""
     far, tar = score.rates(findings.same, findings.different)
-    wanted = np.unique(np.concatenate([np.linspace(0, 1, points), np.geomspace(1e-5, 1, points)]))
+    targets = np.unique(np.concatenate([np.linspace(0, 1, points), np.geomspace(1e-5, 1, points)]))
     at = np.unique(np.concatenate([
-        np.searchsorted(far, wanted), np.searchsorted(tar, wanted),
+        np.searchsorted(far, targets), np.searchsorted(tar, targets),
         [score.best_balanced(far, tar)[1]],
     ]).clip(0, len(far) - 1))  # fmt: skip
     return pd.DataFrame({
@@ -152,13 +152,13 @@ def examples(findings: Findings) -> pd.DataFrame:
     )
     out = []
     for kind, other, key, sign in kinds:
-        kept = np.flatnonzero((other >= 0) & np.isfinite(key))
-        kept = kept[np.argsort(sign * key[kept], kind="stable")]
-        seen: set[tuple[int, int]] = set()
-        for at in kept:
+        candidates = np.flatnonzero((other >= 0) & np.isfinite(key))
+        candidates = candidates[np.argsort(sign * key[candidates], kind="stable")]
+        listed: set[tuple[int, int]] = set()
+        for at in candidates:
             pair = (min(int(at), int(other[at])), max(int(at), int(other[at])))
-            if pair not in seen and len(seen) < EXAMPLES:
-                seen.add(pair)
+            if pair not in listed and len(listed) < EXAMPLES:
+                listed.add(pair)
                 out.append((findings.name, kind, rows[pair[0]], rows[pair[1]], float(own(key[at]))))
     return pd.DataFrame(out, columns=["measure", "kind", "row_a", "row_b", "distance"])
 

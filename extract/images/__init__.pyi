@@ -1,7 +1,10 @@
 from .decoding import decode as decode
+from .decoding import decode_turned as decode_turned
 from .decoding import image_format as image_format
 from .decoding import image_size as image_size
+from .decoding import is_known as is_known
 from .listing import list_source as list_source
+from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
 from .source import check_bytes as check_bytes

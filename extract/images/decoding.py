@@ -56,10 +56,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     Raises:
         BadImage: `unreadable`, `truncated`, `damaged`, `too large` or `wrong mode`.
     """
+    return decode_turned(data, max_pixels)[0]
+
+
+def decode_turned(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[torch.Tensor, int]:
+    """As `decode`, with the orientation by which the image was turned (see `image_format`)."""
     if not data:
         raise BadImage("truncated", "empty file")
     if data.startswith(NPY):
-        return _from_array(data, max_pixels)
+        return _from_array(data, max_pixels), UNTURNED
     if data.startswith(JPEG):
         return _from_jpeg(data, max_pixels)
     return _from_pillow(data, max_pixels)
@@ -115,7 +120,12 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise BadImage("unreadable", f"{width}x{height} pixels")
 
 
-def _from_jpeg(data: bytes, max_pixels: int) -> torch.Tensor:
+def is_known(orientation: int) -> bool:
+    """Whether an orientation is one of EXIF's eight."""
+    return orientation == UNTURNED or orientation in UPRIGHT
+
+
+def _from_jpeg(data: bytes, max_pixels: int) -> tuple[torch.Tensor, int]:
     header = jpeg_header(data)
     _check_pixels(header.width, header.height, max_pixels)
     try:
@@ -127,8 +137,12 @@ def _from_jpeg(data: bytes, max_pixels: int) -> torch.Tensor:
         raise (BadImage("damaged", bad.reason) if lost else bad) from error
     if pixels is None:
         return _from_pillow(data, max_pixels)
-    turn = UPRIGHT.get(_jpeg_orientation(data)) if header.metadata else None
-    return pixels if turn is None else turn(pixels).contiguous()
+    return _upright(pixels, _jpeg_orientation(data) if header.metadata else UNTURNED)
+
+
+def _upright(pixels: torch.Tensor, orientation: int) -> tuple[torch.Tensor, int]:
+    turn = UPRIGHT.get(orientation)
+    return (pixels if turn is None else turn(pixels).contiguous()), orientation
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -165,7 +179,7 @@ def _pillow() -> Any:
     return Image
 
 
-def _from_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
+def _from_pillow(data: bytes, max_pixels: int) -> tuple[torch.Tensor, int]:
     from PIL import Image, UnidentifiedImageError
 
     if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
@@ -178,9 +192,8 @@ def _from_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
                 raise BadImage("wrong mode", f"{image.mode}: 32-bit values have no fixed range")
             image.load()
             # Once loaded: TIFF and HEIC turn their pixels while loading, and take the tag away.
-            turn = UPRIGHT.get(_orientation(image))
-            pixels = _pillow_pixels(image)
-            return pixels if turn is None else turn(pixels).contiguous()
+            orientation = _orientation(image)
+            return _upright(_pillow_pixels(image), orientation)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:

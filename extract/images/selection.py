@@ -1,12 +1,71 @@
-"""Some images of a source: those of one subset, or of some classes."""
+"""Some images of a set: those of one subset, or of some classes; in a source and in a store."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
 from alike.extract.images.source import ImageSource, Listed, notes_of
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
 FIELDS = ("subset", "label")
+
+
+@dataclass(frozen=True)
+class Where:
+    """A field of which images have one of some values.
+
+    Attributes:
+        field: one of `FIELDS`: a column of the listing.
+        values: that are wanted.
+
+    Example:
+        >>> Where.parse("subset=train,val")
+        Where(field='subset', values=('train', 'val'))
+    """
+
+    field: str
+    values: tuple[str, ...]
+
+    @staticmethod
+    def parse(text: str) -> "Where":
+        """From ``subset=val``, ``subset=train,val`` or ``label=cat``.
+
+        Raises:
+            BadInput: another field, or no value.
+        """
+        field, _, values = text.partition("=")
+        names = tuple(name for name in values.split(",") if name)
+        if field not in FIELDS or not names:
+            raise BadInput(f"--where {text!r}: expected subset=NAME or label=NAME")
+        return Where(field, names)
+
+    def check(self, names: Iterable[str | None], place: str) -> None:
+        """Refuse a value that no image has.
+
+        Args:
+            names: values of the field that images have.
+            place: that holds them, for the message.
+
+        Raises:
+            BadInput: names the values that there are.
+        """
+        present = {name for name in names if name}
+        unknown = sorted(set(self.values) - present)
+        if unknown:
+            some = sorted(present)
+            listed = ", ".join(some[:20]) + (" …" if len(some) > 20 else "")
+            raise BadInput(
+                f"{place} has no {self.field} {', '.join(unknown)}; it has {listed or 'none'}"
+            )
+
+    def mask(self, table: "pd.DataFrame") -> "np.ndarray":
+        """Which lines of a table of images are wanted, (N,) bool."""
+        mask: np.ndarray = table[self.field].isin(self.values).to_numpy(dtype=bool)
+        return mask
 
 
 class Selection:
@@ -14,34 +73,27 @@ class Selection:
 
     Args:
         source: all images.
-        where: ``subset=val``, ``subset=train,val`` or ``label=cat``.
+        where: as `Where.parse` takes it.
 
     Raises:
         BadInput: another field, or no value.
     """
 
     def __init__(self, source: ImageSource, where: str) -> None:
-        field, _, values = where.partition("=")
-        if field not in FIELDS or not values:
-            raise BadInput(f"--where {where!r}: expected subset=NAME or label=NAME")
+        self._where = Where.parse(where)
         self.spec = source.spec
         self.options: dict[str, Any] = {**source.options, "where": where}
-        self._source, self._field, self._values = source, field, frozenset(values.split(","))
+        self._source = source
 
     def __iter__(self) -> Iterator[Listed]:
         """As the source lists them."""
-        names: set[str] = set()
+        names: set[str | None] = set()
         for one in self._source:
-            value = getattr(one, self._field)
-            names |= {value} if value else set()
-            if value in self._values:
+            value = getattr(one, self._where.field)
+            names.add(value)
+            if value in self._where.values:
                 yield one
-        unknown = sorted(self._values - names)
-        if unknown:
-            listed = ", ".join(sorted(names)[:20]) or "none"
-            raise BadInput(
-                f"{self.spec} has no {self._field} {', '.join(unknown)}; it has {listed}"
-            )
+        self._where.check(names, self.spec)
 
     @property
     def notes(self) -> list[str]:

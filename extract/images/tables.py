@@ -83,9 +83,16 @@ def open_table(
         with _Readable(spec), filesystem.open(name, "rb") as opened:
             # As text: a class named "1" or "NA" stays what it is.
             frame = pd.read_csv(opened, dtype=str, keep_default_na=False)
-        columns = {str(c): frame[c].tolist() for c in frame.columns}
+        # Spaces after a comma are no part of a name.
+        columns = {str(c).strip(): frame[c].tolist() for c in frame.columns}
         names = list(columns)
     if path not in columns:
+        other = next((mark for mark in ";\t" if mark in "".join(columns)), "")
+        if len(columns) == 1 and other:
+            raise BadInput(
+                f"manifest {spec} has one column, {next(iter(columns))!r}: it is separated by "
+                f"{other!r}; save it with commas"
+            )
         raise BadInput(
             f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}: name the column "
             "of paths by --source-option path=COLUMN, and that of classes by --label-column COLUMN"

@@ -74,6 +74,7 @@ class TarSource:
         self.notes: list[str] = []
         self._shards = _expand(self.spec)
         self._members: dict[str, _Member] = {}
+        self._without: dict[str, list[str] | None] = {}
         self._listed: list[Listed] | None = None
         self._lock = threading.Lock()
 
@@ -102,6 +103,8 @@ class TarSource:
             unlabelled += subset is not None and label is None
             listed.append(Listed(one.path, label, subset))
         lines = [subset_note(named, unlabelled)] if subsets else []
+        pairs = zip(images, listed, strict=True)
+        lines += self._without_note({one.sample for one, shown in pairs if shown.label is None})
         lines += [_beside_note(beside)] if beside else []
         self.notes = [*lines, *self._rule.notes, *filter(None, [left_out_note(left_out)])]
         return listed
@@ -121,10 +124,10 @@ class TarSource:
                         path = f"{_short(shard)}/{member.name}"
                         images.append(_Image(path, name.parent.parts, sample, _ending(name)))
                         self._members[path] = _Member(shard, member.offset_data, member.size)
-                    elif name.suffix in (*LABEL_SUFFIXES, ".json") and member.size < 2**20:
+                    elif name.suffix.lower() in (*LABEL_SUFFIXES, ".json") and member.size < 2**20:
                         file = tar.extractfile(member)
                         self._keep_label(texts, sample, name, file.read() if file else b"")
-                    elif name.suffix not in BESIDE:
+                    elif name.suffix.lower() not in BESIDE:
                         left_out.append(name.name)
         except BadInput:
             raise
@@ -161,7 +164,7 @@ class TarSource:
         self, texts: dict[str, Any], sample: str, name: PurePosixPath, data: bytes
     ) -> None:
         """Keep the label that a text beside an image gives; a ``.cls`` comes before a ``.json``."""
-        if name.suffix in LABEL_SUFFIXES:
+        if name.suffix.lower() in LABEL_SUFFIXES:
             if not self._label:
                 # As bytes: the rule says what is wrong with a text that is not UTF-8.
                 texts[sample] = data
@@ -169,10 +172,24 @@ class TarSource:
         try:
             table = json.loads(data)
         except ValueError:
-            return
+            table = None
         key = self._label or "label"
         if isinstance(table, dict) and key in table:
             texts.setdefault(sample, table[key])
+        else:
+            self._without[sample] = sorted(table) if isinstance(table, dict) else None
+
+    def _without_note(self, unlabelled: set[str]) -> list[str]:
+        """One line on samples that have no label, and a ``.json`` that does not give it."""
+        silent = [fields for sample, fields in self._without.items() if sample in unlabelled]
+        if not silent:
+            return []
+        fields = sorted({name for one in silent for name in one or ()})
+        way = f"; they have {', '.join(fields[:8])}: --label-column names one" if fields else ""
+        broken = sum(one is None for one in silent)
+        rest = f"; {broken} of them cannot be read" if broken else ""
+        key = self._label or "label"
+        return [f"{len(silent)} images have no class: their .json has no {key!r}{way}{rest}"]
 
     def read(self, path: str) -> bytes:
         """The member's bytes."""

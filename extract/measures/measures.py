@@ -2,7 +2,7 @@
 
 A measure is an embedding followed by squared Euclidean distance (or, for a few, by the inner
 product), so that one matrix product serves them all: d(i, j) = a_i + a_j - 2 z_i . z_j. Formulas:
-SCIENCE 1.1 (kept in docs/measures.md). A new measure is one row of `MEASURES`.
+docs/measures.md. A new measure is one row of `MEASURES`.
 
 >>> MEASURES["gap_pearson"].about
 '1 - correlation of pooled features'
@@ -53,7 +53,7 @@ class Measure:
         role: `measure`, `floor`, `ceiling`, `control` or `warning`: how to read its scores.
         constants: stored constants that it reads besides its own.
         fitted: arrays found by fitting; empty until then.
-        fitted_rows: rows that they were fitted on, int64, sorted: never to be judged by it.
+        fitted_rows: rows that they were fitted on, int64, sorted: never to be evaluated by it.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Measures that compare two feature maps as sets of columns: no embedding, so pair by pair.
 
-They re-rank the candidates that an embedding found, and judge samples of images; all pairs of a
-large set would take too long (P^2 C multiplications a pair). Formulas: SCIENCE 1.1, 10 and 11.
+They re-rank the candidates that an embedding found, and are evaluated on samples of images; all
+pairs of a large set would take too long (P^2 C multiplications a pair).
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class SetMeasure:
         to_all: (one map (C, H, W), others (M, C, H, W)) to distances (M,), smaller is nearer,
             0 for equal maps, symmetric. Maps must be finite (see `measures.check_finite`).
         about: one line for tables and help.
-        sample: images of which all pairs are judged by default.
+        sample: images of which all pairs are evaluated by default.
     """
 
     name: str
@@ -55,14 +55,18 @@ def sinkhorn(one: Maps, others: Maps) -> Floats:
     T(i, j) - (T(i, i) + T(j, j)) / 2, each with the weights of the pair, or T(i, i) > 0 would make
     an image unlike itself.
     """
-    left, right = _columns(one[None])[0], _columns(others)
+    one_columns, other_columns = _columns(one[None])[0], _columns(others)
     raw_left, raw_right = _raw(one[None])[0], _raw(others)
     weigh_left = _weights(raw_left @ raw_right.mean(axis=1).T).T
     weigh_right = _weights((raw_right @ raw_left.mean(axis=0)).T).T
-    across = _transport(1.0 - _likeness(left, right), weigh_left, weigh_right)
-    own_cost = np.broadcast_to(1.0 - left @ left.T, (len(others), len(left), len(left)))
+    across = _transport(1.0 - _likeness(one_columns, other_columns), weigh_left, weigh_right)
+    own_cost = np.broadcast_to(
+        1.0 - one_columns @ one_columns.T, (len(others), len(one_columns), len(one_columns))
+    )
     own = _transport(own_cost, weigh_left, weigh_left)
-    theirs = _transport(1.0 - right @ right.transpose(0, 2, 1), weigh_right, weigh_right)
+    theirs = _transport(
+        1.0 - other_columns @ other_columns.transpose(0, 2, 1), weigh_right, weigh_right
+    )
     return np.maximum(across - (own + theirs) / 2.0, 0.0)
 
 

@@ -78,7 +78,7 @@ def bilinear_basis(channels: int) -> Array | None:
 
 
 def cam_pool(taps: Arrays, constants: Arrays) -> Array:
-    """Mean of the feature columns weighed by the CAM of the *predicted* class (SCIENCE 1.1, 9).
+    """Mean of the feature columns weighed by the CAM of the *predicted* class.
 
     The weight of position p is relu(w_c . a_p), c = argmax of the logits; no label enters. If
     the CAM is zero everywhere, the weights are equal: the plain mean (GAP).
@@ -139,7 +139,7 @@ def project(x: Array, arrays: Arrays) -> Array:
     return _f32((x - arrays["mean"]) @ arrays["components"])
 
 
-# --- fits: vectors (and labels) of rows that are never judged, to arrays ------------------------
+# --- fits: vectors (and labels) of rows that are never evaluated, to arrays ----------------------
 
 
 def fit_mean(x: Array, labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -157,7 +157,7 @@ def fit_whitening(x: Array, labels: NDArray[np.int64]) -> dict[str, NDArray[Any]
 
 
 def fit_lda(x: Array, labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Directions v of S_B v = lambda S_W' v, at most K - 1 (SCIENCE 1.1, 6).
+    """Directions v of S_B v = lambda S_W' v, at most K - 1 (Fisher 1936, Rao 1948).
 
     S_W' is the pooled within-class covariance shrunk towards tr(S_W) / D times identity by Ledoit
     and Wolf's weight; the directions come scaled so that v^T S_W' v = 1.

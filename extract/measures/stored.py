@@ -29,6 +29,8 @@ class FeatureRows(Protocol):
     key: str
     arrays: Any
     """Names of the stored arrays; `in` must work."""
+    where: str
+    """Which images `table` gives, "" for all."""
 
     def read(self, name: str, rows: Any) -> NDArray[Any]:
         """Rows of one array, in the order asked for."""
@@ -44,6 +46,10 @@ class FeatureRows(Protocol):
 
     def table(self, split: str | None = None) -> Any:
         """Usable rows: row, image_id, path, label, split."""
+
+    @property
+    def whole(self) -> "FeatureRows":
+        """The same features with a `table` of all images, if this one is of some."""
 
 
 def ready_measure(
@@ -75,20 +81,20 @@ def ready_measure(
     _check_stored(features, measure)
     if not measure.needs_fit:
         return measure
-    stored, labels_then = _load(features, measure)
-    if stored is not None and as_fitted:
-        return stored
+    earlier, labels_then = _load(features, measure)
+    if earlier is not None and as_fitted:
+        return earlier
     if fit_rows is None:
-        train = features.table("train").sort_values("image_id")
+        train = features.whole.table("train").sort_values("image_id")
         fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
-    table = features.table().set_index("row")
+    table = features.whole.table().set_index("row")
     # By image id, for sums depend on the order a little, and rows are numbered by arrival.
-    chosen = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
-    rows, labels = chosen.index.to_numpy(np.int64), chosen["label"].astype(str).to_numpy()
+    images = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
+    rows, labels = images.index.to_numpy(np.int64), images["label"].astype(str).to_numpy()
     # Version 0.1 did not record the labels.
     same_labels = labels_then in ("", _hash_of(labels))
-    if stored is not None and same_labels and np.array_equal(stored.fitted_rows, np.sort(rows)):
-        return stored
+    if earlier is not None and same_labels and np.array_equal(earlier.fitted_rows, np.sort(rows)):
+        return earlier
     return _fit(features, measure, rows, labels)
 
 
@@ -148,12 +154,12 @@ def balanced_rows(
         return np.sort(rows)
     draw = np.random.default_rng(seed)
     groups = [draw.permutation(rows[labels == label]) for label in np.unique(labels)]
-    left, taken = limit, []
-    for done, group in enumerate(sorted(groups, key=len)):
-        quota = left // (len(groups) - done)
-        taken.append(group[:quota])
-        left -= len(taken[-1])
-    return np.sort(np.concatenate(taken))
+    room, parts = limit, []
+    for number, group in enumerate(sorted(groups, key=len)):
+        quota = room // (len(groups) - number)
+        parts.append(group[:quota])
+        room -= len(parts[-1])
+    return np.sort(np.concatenate(parts))
 
 
 def _spans(total: int, block: int) -> Iterator[tuple[int, int]]:
@@ -216,17 +222,17 @@ def _fit(
 ) -> Measure:
     if len(rows) < 2:
         msg = (
-            f"measure {measure.name} is fitted on rows that it never judges, and the train split "
-            f"of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
+            f"measure {measure.name} is fitted on rows that it never evaluates, and the train "
+            f"split of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
         )
         raise BadInput(msg)
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     constants = constants_of(features, measure)
     taps = {tap: features.read(tap, rows) for tap in measure.taps}
-    fitted = replace(measure.fit(taps, constants, codes), fitted_rows=np.sort(rows))
-    for name, value in fitted.fitted.items():
+    ready = replace(measure.fit(taps, constants, codes), fitted_rows=np.sort(rows))
+    for name, value in ready.fitted.items():
         features.write_constant(_place(measure, name), value)
-    record = f"{fitted.digest} {_hash_of(labels)}".encode()
+    record = f"{ready.digest} {_hash_of(labels)}".encode()
     features.write_constant(_place(measure, RECORD), np.frombuffer(record, dtype=np.uint8))
-    features.write_constant(_place(measure, "rows"), fitted.fitted_rows)
-    return fitted
+    features.write_constant(_place(measure, "rows"), ready.fitted_rows)
+    return ready

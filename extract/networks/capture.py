@@ -37,8 +37,9 @@ class Tap:
         prefix: tokens before the grid (class token, registers) that are dropped.
         pooled: whether the mean over positions is taken.
         note: what a reader must know, "" if all is ordinary.
-        weight: name of the parameter of the Linear that this vector enters, "" if none.
-        bias: of the same Linear.
+        weight: name of the parameter of the Linear that this vector enters, or of the 1x1
+            convolution to the classes that this map enters; "" if none.
+        bias: of the same layer.
         module: path of a module whose only output is this input, "" if there is none: a hook
             on it reaches the tap without watching every call.
         withheld: why this tap cannot be had, "" if it can.

@@ -162,6 +162,11 @@ def _plain_types() -> list[Any]:
 def _refuse_other_files(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(64)
+    if path.suffix == ".json":
+        raise BadInput(
+            f"weights file {path} lists in which files the weights are, and holds none: load the "
+            "parts it names, and save their tensors as one file"
+        )
     if start.startswith(b"version https://git-lfs"):
         raise BadInput(
             f"weights file {path} is a Git LFS pointer, not the weights: run `git lfs pull` in its "

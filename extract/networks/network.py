@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from alike.extract.networks.outputs import TakeOutput, take_logits
 from alike.extract.networks.taps import remember_taps, taps_at, withhold_taps
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
-from alike.extract.networks.trust import agree, require_trust
+from alike.extract.networks.trust import agree, named_by_a_store, require_trust
 from alike.extract.networks.weights import (
     class_count_change,
     hash_weights,
@@ -86,7 +87,8 @@ class Network:
         tap = taps.get("fc")
         if tap is None or not tap.weight or taps["logits"].withheld:
             return None
-        weight = self.module.get_parameter(tap.weight).detach()
+        # Of a 1x1 convolution (K, D, 1, 1), which is a Linear too.
+        weight = self.module.get_parameter(tap.weight).detach().flatten(1)
         if tap.bias:
             return weight, self.module.get_parameter(tap.bias).detach()
         return weight, torch.zeros(len(weight), device=weight.device)
@@ -337,16 +339,17 @@ def network_of(extraction: Extraction, *, code_hash: str = "", trusted: bool = F
     """
     if not trusted:
         require_trust(extraction.network, code_hash)
-    network = load_network(
-        extraction.network,
-        extraction.weights,
-        args=extraction.args,
-        transform=Transform.from_dict(extraction.transform),
-        seed=extraction.seed,
-        output=extraction.output,
-        weights_key=extraction.weights_key,
-        weights_prefix=extraction.weights_prefix,
-    )
+    with nullcontext() if trusted else named_by_a_store(extraction.network):
+        network = load_network(
+            extraction.network,
+            extraction.weights,
+            args=extraction.args,
+            transform=Transform.from_dict(extraction.transform),
+            seed=extraction.seed,
+            output=extraction.output,
+            weights_key=extraction.weights_key,
+            weights_prefix=extraction.weights_prefix,
+        )
     check_made_by(extraction, network)
     return network
 

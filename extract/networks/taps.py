@@ -86,7 +86,7 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     linears: list[Call] = []
     pool: Call | None = None
     for call in trace.back(trace.output):
-        if call.function == "linear" and call.input[0].numel() == call.input.shape[-1]:
+        if _is_linear(call):
             linears.append(call)
         elif _takes_positions(call):
             pool = call
@@ -104,9 +104,24 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     convolution = _conv_classifier(trace, pool)
     if convolution is not None:
         tap = _map_tap(convolution, example, CONV_HEAD_NOTE)
-        return [tap, replace(tap, name="fc", shape=tap.shape[:1], pooled=True)]
+        weight, bias = _parameters_of(trace, convolution)
+        vector = replace(tap, name="fc", shape=tap.shape[:1], pooled=True)
+        return [replace(tap, weight=weight, bias=bias), vector]
     place = (pool.function, pool.occurrence, "output", "vector", (pool.result[0].numel(),))
     return [_map_tap(pool, example, flat), Tap("fc", *place, note=HEADLESS_NOTE)]
+
+
+def _is_linear(call: Call) -> bool:
+    """Whether a call is a Linear of one vector, or a 1x1 convolution of a 1x1 map: the same."""
+    value = call.input
+    if call.function == "linear":
+        return value[0].numel() == value.shape[-1]
+    if call.function != "conv2d" or value.ndim != 4:
+        return False
+    # Of groups, a weight sees some of the channels only.
+    return value[0].numel() == value.shape[1] and tuple(call.args[1].shape[1:]) == (
+        value.shape[1], 1, 1
+    )  # fmt: skip
 
 
 def _takes_positions(call: Call) -> bool:
@@ -189,12 +204,16 @@ def _vectors(trace: Trace, linears: Sequence[Call]) -> list[Tap]:
         names = ["fc"] if steps_back == 0 else []
         if steps_back < len(linears) - 1:
             names.append(f"fc{7 - steps_back}")
-        weight, bias = (
-            trace.parameters.get(id(value), "") for value in (*call.args[1:3], None, None)[:2]
-        )
+        weight, bias = _parameters_of(trace, call)
         place = (call.function, call.occurrence, "input", "vector", (call.input[0].numel(),))
         taps += [Tap(name, *place, weight=weight, bias=bias) for name in names]
     return taps
+
+
+def _parameters_of(trace: Trace, call: Call) -> tuple[str, str]:
+    """Names of the weight and the bias of a Linear or a convolution, "" for one that is none."""
+    weight, bias = (*call.args[1:3], None, None)[:2]
+    return trace.parameters.get(id(weight), ""), trace.parameters.get(id(bias), "")
 
 
 def _path_tap(trace: Trace, name: str) -> Tap:
@@ -224,7 +243,7 @@ def withhold_taps(module: nn.Module, lacking: Sequence[str]) -> None:
     """Refuse from here on the taps that need parameters for which there are no weights.
 
     Args:
-        module: with a head of Linears.
+        module: with a head of Linears, or of one 1x1 convolution.
         lacking: names of parameters of it.
     """
     _LACKING[module] = tuple(lacking)

@@ -2,24 +2,29 @@
 
 A network's file that the user names (`--network`, a settings file, `load_network`) is agreed to by
 that. One that only a store names runs if it is the file that the store recorded, and if the user
-agreed to it once: to its content, and to that of the modules beside it that it imports. Agreements
-are kept per user, one empty file each, in the folder of `agreements()`.
+agreed to it once: to its content, and to that of the modules beside it that it imports. Modules
+that only show when they are imported, by a computed name or from a folder that the code adds, are
+agreed to one by one, each before it runs. Agreements are kept per user, one small file each, in the
+folder of `agreements()`.
 """
 
-import ast
 import contextlib
 import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 from alike.extract.errors import BadInput
+from alike.extract.networks.statements import import_statements
 
 Ask = Callable[[str], bool]
 """Puts a question to the user; whether the answer is yes."""
 
 _OURS = Path(__file__).resolve().parents[2]
+_COVERED: ContextVar[frozenset[Path] | None] = ContextVar("covered", default=None)
 
 
 def _nobody(_question: str) -> bool:
@@ -90,13 +95,62 @@ def code_hash_of(name: str) -> str:
 def agree(name: str) -> None:
     """Keep that the user agreed to run a network's file; one that cannot be kept is asked again."""
     digest = code_hash_of(name)
-    if not digest or _is_ours(name):
-        return
+    if digest and not _is_ours(name):
+        _keep(digest, name)
+
+
+def _keep(digest: str, name: str) -> None:
     with contextlib.suppress(OSError):
         place = agreements() / digest
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(f"{name}\n", encoding="utf-8", errors="replace")
+
+
+def _is_kept(digest: str) -> bool:
+    with contextlib.suppress(OSError):
+        return (agreements() / digest).exists()
+    return False
+
+
+@contextlib.contextmanager
+def named_by_a_store(name: str) -> Iterator[None]:
+    """Hold modules that are loaded within this block to what the user agreed to.
+
+    Args:
+        name: of the network, which `require_trust` let pass.
+    """
+    path = _file_of(name)
+    files = _imported_beside(path) if path is not None and path.is_file() else []
+    token = _COVERED.set(frozenset(files))
+    try:
+        yield
+    finally:
+        _COVERED.reset(token)
+
+
+def covered_files() -> frozenset[Path] | None:
+    """Files whose content `require_trust` compared; None if the user named the network."""
+    return _COVERED.get()
+
+
+def require_module_trust(file: Path, digest: str, covered: frozenset[Path] | None) -> None:
+    """Refuse to run a module that shows only now and that the user did not agree to.
+
+    Args:
+        file: of the module.
+        digest: SHA-256 of its content.
+        covered: `covered_files` of when the network was loaded; None keeps the agreement.
+
+    Raises:
+        BadInput: the user did not agree to run it.
+    """
+    if covered is not None and file.resolve() not in covered and not _is_kept(digest):
+        question = f"the store's network imports {file} (hash {digest[:8]}), which would be run"
+        if not _ask(question):
+            raise BadInput(_REFUSAL.format(question))
+    if covered is None or file.resolve() not in covered:
+        _keep(digest, str(file))
 
 
 def require_trust(name: str, recorded: str = "") -> None:
@@ -119,16 +173,18 @@ def require_trust(name: str, recorded: str = "") -> None:
             f"network file {path}, or a module beside it, has hash {digest[:8]}, the features were "
             f"made with {recorded[:8]}: bring the old file back, or extract again; it was not run"
         )
-    with contextlib.suppress(OSError):
-        if (agreements() / digest).exists():
-            return
+    if _is_kept(digest):
+        return
     question = f"the store names the network file {path} (hash {digest[:8]}), which would be run"
     if not _ask(question):
-        raise BadInput(
-            f"{question}, and you have not agreed to it: read it, then give --trust, or name it by "
-            "--network once"
-        )
+        raise BadInput(_REFUSAL.format(question))
     agree(name)
+
+
+_REFUSAL = (
+    "{}, and you have not agreed to it: read it, then give --trust, or name the network by "
+    "--network once"
+)
 
 
 def _file_of(name: str) -> Path | None:
@@ -159,21 +215,9 @@ def _imported_beside(path: Path) -> list[Path]:
 
 
 def _named_in(file: Path, top: Path) -> Iterator[Path]:
-    try:
-        tree = ast.parse(file.read_bytes())
-    # It will not run either; its own error is told where it is run.
-    except (SyntaxError, ValueError, RecursionError, OSError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _modules(top, alias.name.split("."))
-        elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else top
-            parts = (node.module or "").split(".") if node.module else []
-            yield from _modules(base, parts)
-            for alias in node.names:
-                yield from _modules(base, [*parts, alias.name])
+    for level, parts in import_statements(file):
+        base = file.parents[level - 1] if 0 < level <= len(file.parents) else top
+        yield from _modules(base, parts)
 
 
 def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
@@ -181,7 +225,8 @@ def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
     at = base
     for part in parts:
         at = at / part
-        for file in (at.with_suffix(".py"), at / "__init__.py"):
-            with contextlib.suppress(OSError):
-                if file.is_file():
-                    yield file.resolve()
+        for ending in (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES):
+            for file in (at.with_name(f"{at.name}{ending}"), at / f"__init__{ending}"):
+                with contextlib.suppress(OSError):
+                    if file.is_file():
+                        yield file.resolve()

@@ -10,7 +10,6 @@ finds the same modules. The package's name holds the file's path, so that a proc
 an object of such a class finds the code, too.
 """
 
-import ast
 import builtins
 import hashlib
 import importlib
@@ -37,6 +36,9 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
+
+from alike.extract.networks.statements import import_statements
+from alike.extract.networks.trust import covered_files, require_module_trust
 
 __path__: list[str] = []
 """Makes a package of this module: the user's packages are its submodules."""
@@ -69,6 +71,7 @@ class UserCode:
         hashes: file to SHA-256 (hex) of what was executed, or is to be when it is imported.
         module: the executed file.
         imported: names that executing it imported.
+        covered: files that may run if only a store named the file; None if the user did.
     """
 
     module: ModuleType
@@ -80,6 +83,7 @@ class UserCode:
         self.hashes: dict[str, str] = {}
         self.imported: set[str] = set()
         self.started = False
+        self.covered = covered_files()
         self._sys_path: list[str] | None = None
         self._siblings: dict[str, bool] = {}
         self._importlib = _Importlib(self)
@@ -203,6 +207,9 @@ class UserCode:
                 spec = find_file(name, self.roots if name.count(".") == _DEPTH else path)
         if spec is not None and isinstance(spec.loader, _SourceLoader):
             spec.loader.code = self
+        elif spec is not None and isinstance(spec.loader, ExtensionFileLoader):
+            file = Path(spec.loader.path)
+            require_module_trust(file, _hash_of(file), self.covered)
         return spec
 
     def run(self, loader: "_SourceLoader", module: ModuleType) -> None:
@@ -215,6 +222,7 @@ class UserCode:
                 name=module.__name__,
                 path=loader.path,
             )
+        require_module_trust(Path(loader.path), text, self.covered)
         vars(module)["__builtins__"] = self._builtins
         exec(loader.source_to_code(data, loader.path), vars(module))
 
@@ -402,6 +410,9 @@ def load_user_file(file: Path) -> UserCode:
         code = _LATEST.get(file)
         if code is None or not code.unchanged():
             code = _new(file)
+        if covered_files() is None:
+            # The user named it, whoever did before.
+            code.covered = None
         code.load()
         _LATEST[file] = code
         return code
@@ -458,19 +469,11 @@ def find_file(name: str, folders: Sequence[str]) -> ModuleSpec | None:
 
 def _imports_of(name: str, file: Path) -> Iterator[str]:
     """Names that a file's import statements may load, as absolute names in its package."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return
     package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = (alias.name for alias in node.names if alias.name != "*")
-            yield from filter(None, (base, *(f"{base}.{one}".strip(".") for one in names)))
+    for level, parts in import_statements(file):
+        above = package[: len(package) + 1 - level] if level else []
+        if above or parts:
+            yield ".".join([*above, *parts])
 
 
 def versions_of(outside: Iterable[str]) -> dict[str, str]:

@@ -11,27 +11,40 @@ import torch
 from torch import nn
 
 from alike.extract.errors import BadInput
+from alike.extract.identity import seal_of
 
 # DenseNet files of torchvision still carry the names of torch 0.3, where a dot was allowed.
 LEGACY_NAMES = ((re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),)
 SHOWN = 4
+_SEAL = "alike_seal"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors by name on the CPU, and the header's metadata, each value parsed if it is JSON.
 
     Raises:
-        BadInput: not valid safetensors.
+        BadInput: not valid safetensors, or a file that `write_weights` wrote and that changed.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {name: _parsed(text) for name, text in (file.metadata() or {}).items()}
+            header = dict(file.metadata() or {})
             # The names are asked of the file: it is no mapping and cannot be iterated.
-            return {name: file.get_tensor(name) for name in list(file.keys())}, metadata
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
         raise BadInput(f"weights file {path} is not valid safetensors: {error}") from error
+    seal = header.pop(_SEAL, None)
+    if seal is not None and seal != _seal_of(tensors, header):
+        raise BadInput(
+            f"weights file {path} differs from its own seal, so it is damaged: bring it back from "
+            "a copy, or retrain again"
+        )
+    return tensors, {name: _parsed(text) for name, text in header.items()}
+
+
+def _seal_of(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    return seal_of([hash_tensors(tensors), dict(header)])
 
 
 def _parsed(text: str) -> Any:
@@ -46,6 +59,8 @@ def write_weights(
 ) -> None:
     """Write a module's parameters and buffers as safetensors, with metadata that loading reads.
 
+    A seal over both tells any change of the file when it is read.
+
     Args:
         path: a ``.safetensors`` file; written aside and renamed.
         module: of any device; shared parameters are written once for each name.
@@ -59,6 +74,7 @@ def write_weights(
         for name, value in module.state_dict().items()
     }
     header = {name: json.dumps(value) for name, value in (metadata or {}).items()}
+    header[_SEAL] = _seal_of(tensors, header)
     aside = path.with_name(path.name + ".partial")
     save_file(tensors, aside, metadata=header)
     aside.replace(path)
@@ -69,11 +85,16 @@ def hash_weights(module: nn.Module, salt: str = "") -> str:
 
     It does not depend on the file format that they came in.
     """
+    return hash_tensors(module.state_dict(), salt)
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor], salt: str = "") -> str:
+    """As `hash_weights`, of tensors by name."""
     digest = hashlib.sha256(salt.encode())
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -95,6 +116,20 @@ def class_count_change(
         return None
     ours, theirs = changes.pop()
     return (ours[0], theirs[0]) if ours and theirs else None
+
+
+def _unusable(value: torch.Tensor, wanted: torch.Tensor) -> str:
+    """Why a tensor is none that a parameter or buffer can take, "" if it can.
+
+    Integers in the place of weights are codes, which mean nothing without their scale.
+    """
+    if value.is_quantized or value.layout != torch.strided:
+        return "quantised" if value.is_quantized else "sparse"
+    if not wanted.is_floating_point():
+        return ""
+    if not value.is_floating_point():
+        return str(value.dtype).removeprefix("torch.")
+    return "NaN" if bool(value.float().isnan().any()) else ""
 
 
 def misfits(
@@ -120,6 +155,14 @@ def misfits(
                 name
                 for name in foreign
                 if name.endswith((".weight", ".bias")) and name.partition(".")[0] in modules
+            ),
+        ),
+        (
+            "no real numbers",
+            sorted(
+                f"{name} {kind}"
+                for name, value in tensors.items()
+                if (kind := _unusable(value, wanted[name]))
             ),
         ),
         (

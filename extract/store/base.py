@@ -17,6 +17,7 @@ from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
 from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
+from alike.extract.store.lookup import ImageTable
 from alike.extract.store.manifest import Manifest
 from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
@@ -170,6 +171,7 @@ class StoreBase:
             with self.brief_lock("trained"):
                 ids = sorted(self.trained_ids() | set(new))
                 self.write_table(TRAINED, pd.DataFrame({"image_id": ids}))
+                note(self.files, Event("trained", "", f"{len(ids)} images were trained on so far"))
             self.assign_sides()
 
     def trained_ids(self) -> set[str]:
@@ -217,9 +219,19 @@ class StoreBase:
         if self.twins() == "ignore":
             return by_hash
         table = self._sides_table()[0]
+        if table.empty:
+            self.require_sides()
         together = pd.Series(table["side"].to_numpy(), table["row"].to_numpy(dtype=np.int64))
         own = together.reindex(rows).to_numpy(dtype=object)
         return np.where(pd.isna(own), by_hash, own)
+
+    def require_sides(self) -> None:
+        """Raise `StoreDamaged` if images belong together and their sides are gone."""
+        if self.files.size(SIDES_TABLE) is not None:
+            return
+        if len(members_of(self.links()[0], self.image_groups())):
+            way_out = "run `alike extract` again: it assigns the sides of twins and groups anew"
+            raise damaged(SIDES_TABLE, "is missing", way_out)
 
     def set_served(self, key: str) -> None:
         """Set the extraction that is meant if none is named, in a store that holds several."""
@@ -263,9 +275,17 @@ class StoreBase:
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last; `StoreDamaged` if it is gone."""
+        self._check_listed()
+        return self.manifest.view()
+
+    def image_table(self) -> ImageTable:
+        """Give the images of the view that have a row, as a look-up that takes little memory."""
+        self._check_listed()
+        return self.manifest.table()
+
+    def _check_listed(self) -> None:
         if self.view_stamp() is None and not self.n_rows and self.recorded():
             raise damaged("manifest", "is missing", "restore it from a copy: it names the images")
-        return self.manifest.view()
 
     def recorded(self) -> list[str]:
         """Give the keys of the extractions that have records in the ledger."""

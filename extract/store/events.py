@@ -23,7 +23,8 @@ class Event:
     """Something that happened to a store.
 
     Attributes:
-        event: `created`, `listed`, `laid out`, `damaged`, `cleaned`, `dropped`, `imported`.
+        event: `created`, `listed`, `laid out`, `damaged`, `cleaned`, `dropped`, `imported`,
+            `trained`.
         key: the extraction that it concerns, or nothing.
         note: what happened, one line.
     """

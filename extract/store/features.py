@@ -1,5 +1,6 @@
 """The features of one extraction: what is committed, what is missing, reading and writing."""
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pandas as pd
 
 from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, StoreDamaged
-from alike.extract.images import SIDES, splits_of
+from alike.extract.images import SIDES, Where, splits_of
 from alike.extract.store import constants as store_constants
 from alike.extract.store.arrays import TREE, UNIT, VALID, ArraySpec, read_valid, write_rows
 from alike.extract.store.base import StoreBase
@@ -19,6 +20,7 @@ from alike.extract.store.commit import Bad, Lost, commit_unit, pending_units, ro
 from alike.extract.store.files import ADVICE, disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
+from alike.extract.store.lookup import ImageLookup
 from alike.extract.store.shards import grouped_by_unit
 
 Rows = np.ndarray | slice
@@ -37,13 +39,41 @@ class Features(Group):
         attrs: the extraction's description, with `class_names` and `source` if known.
         arrays: name to shape and type of every array.
         ledger: what is committed.
+        where: which images `table` gives, such as ``subset=val``; "" for all.
     """
+
+    where: str = ""
 
     def __init__(
         self, store: StoreBase, key: str, attrs: dict[str, Any], arrays: dict[str, ArraySpec]
     ) -> None:
         super().__init__(store, key, arrays)
         self.attrs = attrs
+
+    # Some of the images
+
+    def only(self, where: str | None) -> "Features":
+        """Give the same features with a `table` of some images alone.
+
+        Rows are read as before, and what measures are fitted on stays the whole train split.
+
+        Args:
+            where: ``subset=val`` or ``label=cat,dog``; "" or None for all images.
+
+        Raises:
+            BadInput: another field, or a value that no image of the set has.
+        """
+        if where:
+            wanted = Where.parse(where)
+            wanted.check(self.store.images()[wanted.field].unique(), f"store {self.store.url}")
+        narrowed = copy.copy(self)
+        narrowed.where = where or ""
+        return narrowed
+
+    @property
+    def whole(self) -> "Features":
+        """These features with a `table` of all images."""
+        return self.only(None) if self.where else self
 
     # What is there
 
@@ -95,7 +125,7 @@ class Features(Group):
         train_share: float | None = None,
         names: Iterable[str] | None = None,
     ) -> pd.DataFrame:
-        """Give the images that have a feature and are in the set now.
+        """Give the images that have a feature and are in the set now (see `only`).
 
         Args:
             split: `train`, `validation`, `held_out`; None or `all` for every image.
@@ -111,6 +141,7 @@ class Features(Group):
         view = self.store.images()
         view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
         view = view[self.committed(names, good=True)[view["row"].to_numpy()]]
+        view = view[Where.parse(self.where).mask(view)] if self.where else view
         table = view[["row", "image_id", "path", "label", "subset"]].reset_index(drop=True)
         if train_share is None:
             splits = self.store.sides(table["row"].to_numpy(), table["image_id"])
@@ -119,6 +150,15 @@ class Features(Group):
         table["split"] = pd.Series(splits, index=table.index, dtype=object)
         whole = split in (None, "all")
         return table if whole else table[splits == split].reset_index(drop=True)
+
+    def lookup(self, names: Iterable[str] | None = None) -> ImageLookup:
+        """Give the images of `table(names=names)` as a look-up: only what is asked is read.
+
+        Args:
+            names: arrays that must be committed; None asks for what every unit has.
+        """
+        images = self.store.image_table()
+        return ImageLookup(images, self.committed(names, good=True), self.store.sides)
 
     def bad(self) -> pd.DataFrame:
         """Give the images that have no feature: row (-1: never read), path, state, reason."""

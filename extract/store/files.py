@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from alike.extract.errors import AlikeError, BadInput, StoreFull
+from alike.extract.errors import AlikeError, BadInput, StoreDamaged, StoreFull
 
 PARTIAL = ".partial"
 """End of the names of files still being written; zarr-python uses the same."""
@@ -119,9 +119,13 @@ class LocalFiles:
         try:
             return self.path(name).read_bytes()
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise explain(error, self.url) or error from error
-            raise
+            if error.errno != errno.ELOOP:
+                raise
+            if self._root.exists():
+                fault = "it is a link that leads back to itself"
+                msg = f"{name} is damaged ({fault}); delete it, and bring the file back"
+                raise StoreDamaged(msg, file=name, fault=fault) from error
+            raise explain(error, self.url) or error from error
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read byte ranges."""
@@ -139,6 +143,11 @@ class LocalFiles:
         try:
             return self.path(name).stat().st_size
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            # A link that leads back to itself is no file.
             return None
 
     def write(self, name: str, data: bytes) -> None:
@@ -217,7 +226,13 @@ class LocalFiles:
         names: list[str] = []
         for at, _, files in os.walk(top):
             inside = Path(at).relative_to(top)
-            names += [(inside / name).as_posix() for name in files if (Path(at) / name).is_file()]
+            # A link that leads nowhere is named too, for what reads it says so.
+            paths = {name: Path(at) / name for name in files}
+            names += [
+                (inside / name).as_posix()
+                for name, path in paths.items()
+                if path.is_file() or path.is_symlink()
+            ]
         return sorted(names)
 
     def _aside(self, target: Path, data: bytes, durable: bool = True) -> Path:

@@ -24,6 +24,8 @@ from alike.extract.documents import (
 )
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.files import Files, Stamp
+from alike.extract.store.lookup import ImageTable, image_table
+from alike.extract.store.mapped import MappedTables
 
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"
@@ -46,6 +48,8 @@ class Manifest:
         self._files = files
         self._view: tuple[Stamp | None, pd.DataFrame] | None = None
         self._read: tuple[int, pa.ChunkedArray] = (0, pa.chunked_array([], pa.string()))
+        self._mapped = MappedTables(files, FOLDER)
+        self._table: tuple[Stamp | None, ImageTable] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -62,12 +66,31 @@ class Manifest:
         names = self._segments()
         n_read, ids = self._read
         if len(names) > n_read:
-            for name in names[n_read:]:
-                new = self._segment(name, len(ids))
-                ids = pa.chunked_array([*ids.chunks, *new.chunks], pa.string())
+            if n_read:
+                ids = self._more_ids(ids, names[n_read:])
+            else:
+                table = self._mapped.table(
+                    "ids", names, lambda: pa.table({"image_id": self._more_ids(ids, names)})
+                )
+                ids = table["image_id"]
             # One assignment: threads that verify ask at once.
             self._read = len(names), ids
         return ids
+
+    def _more_ids(self, ids: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
+        for name in names:
+            new = self._segment(name, len(ids))
+            ids = pa.chunked_array([*ids.chunks, *new.chunks], pa.string())
+        return ids
+
+    def table(self) -> ImageTable:
+        """Give the images of the view that have a row, as a look-up that takes little memory."""
+        stamp = self.view_stamp()
+        if self._table is None or stamp is None or self._table[0] != stamp:
+            ids, names = self._all_ids(), [*self._segments(), VIEW.removeprefix(f"{FOLDER}/")]
+            columns = self._mapped.table("images", names, lambda: image_table(self.view(), ids))
+            self._table = (stamp, ImageTable(columns, ids))
+        return self._table[1]
 
     def view_stamp(self) -> Stamp | None:
         """Changes with every listing; None before the first."""

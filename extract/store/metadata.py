@@ -132,6 +132,8 @@ def read_attributes(files: Files, key: str) -> tuple[dict[str, Any], dict[str, A
     sealed = attrs.pop(_SEAL, None)
     if sealed is not None and sealed != seal_of([key, attrs]):
         raise damaged(place, "its attributes differ from their seal", _WAY_OUT)
+    if sealed is None and "network" not in attrs:
+        raise damaged(place, "its attributes name no network", _WAY_OUT)
     shapes = attrs.pop(_ARRAYS, {}) if sealed is not None else {}
     read_json(json.dumps(attrs), _Attributes, place, _WAY_OUT)
     fault = key_fault(key, attrs)

@@ -17,7 +17,7 @@ from alike.extract.store.commit import ABSENT
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL, disk_errors
-from alike.extract.store.formats.carried import IMAGE_COLUMNS, Carried, RowSums
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, OPTIONAL, Carried, RowSums
 from alike.extract.store.formats.formats import FORMATS, Format
 from alike.extract.store.layout import check_fits
 from alike.extract.store.locks import require_writable
@@ -37,7 +37,7 @@ def export_group(
         arrays: some of the arrays; None for all.
 
     Raises:
-        BadInput: another ending, or no such array.
+        BadInput: another ending, no such array, or no features yet.
         StoreDamaged: a row is not what was recorded.
         StoreFull: no room for the file.
     """
@@ -70,6 +70,11 @@ def _carry(features: Features, names: list[str]) -> Carried:
     view = features.store.images()
     view = view[view["row"] >= 0].drop_duplicates("row").sort_values("row")
     view = view[features.committed(names)[view["row"].to_numpy()]].reset_index(drop=True)
+    if view.empty:
+        raise BadInput(
+            f"{features.key} has no features to export: run `alike extract` first; "
+            f"`alike store verify {features.store.url}` says if some were lost"
+        )
     bad = features.bad().drop_duplicates("row").set_index("row")
     bad = bad[bad.index.isin(view["row"])]
     at = view["row"].isin(bad.index)
@@ -78,9 +83,13 @@ def _carry(features: Features, names: list[str]) -> Carried:
     rows = view["row"].to_numpy()
     view["labelled"] = view["label"].notna().astype(np.uint8)
     view["label"] = view["label"].fillna("")
+    groups = features.store.image_groups().set_index("row")["group"]
+    view["group"] = groups.reindex(rows).to_numpy(dtype=object)
+    named = [name for name in OPTIONAL if view[name].notna().any()]
+    view[named] = view[named].fillna("")
     return Carried(
         attrs={**features.attrs, "key": features.key},
-        images=view[list(IMAGE_COLUMNS)],
+        images=view[[*IMAGE_COLUMNS, *named]],
         specs={name: features.arrays[name] for name in names},
         constants={name: features.read_constant(name) for name in features.constants()},
         read=lambda name, lo, hi: features.read(name, rows[lo:hi]),
@@ -96,8 +105,9 @@ def import_group(
 ) -> Features:
     """Bring an exported group into a store: its images join the set, its features the group.
 
-    Images are matched by their bytes' hash, so rows need not agree; features that the store has
-    already are kept.
+    Images are matched by their bytes' hash, so rows need not agree; features, labels and subsets
+    that the store has already are kept. So are the groups of its images; an image without one takes
+    that of the file.
 
     Args:
         store: the store.
@@ -128,6 +138,7 @@ def import_group(
                 f"{path.name} was exported by an earlier version: its images, labels and constants "
                 "carry no checksums, so only what its format itself guards was checked"
             )
+        _tell_labels(store, carried, path.name, tell)
         return _take_in(store, carried, path.name, progress)
 
 
@@ -188,6 +199,21 @@ def _check_images(images: pd.DataFrame) -> None:
         raise BadInput("the columns of its images are not what was exported")
 
 
+def _tell_labels(store: Store, carried: Carried, name: str, tell: Callable[[str], object]) -> None:
+    """Say of how many images the store has another label, which stays."""
+    own = store.images().drop_duplicates("image_id").set_index("image_id")["label"]
+    theirs = carried.images.set_index("image_id")
+    theirs = theirs[theirs.index.isin(own.index)]
+    labels = theirs["label"].where(theirs["labelled"] == 1, None)
+    other = labels.fillna("") != own.loc[labels.index].fillna("")
+    if other.any():
+        tell(
+            f"{int(other.sum())} of the images of {name} have another label there than in this "
+            f"store, the first is {str(other.idxmax())[:12]}: the store's "
+            "labels stay"
+        )
+
+
 def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> Features:
     attrs = dict(carried.attrs)
     key = str(attrs.pop("key"))
@@ -199,9 +225,11 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
         new = images[~images["image_id"].isin(view["image_id"])].copy()
         new["label"] = new["label"].where(new["labelled"] == 1, None)
         new["state"], new["reason"] = "ok", ""
-        columns = [column for column in IMAGE_COLUMNS if column != "labelled"]
+        new["subset"] = new["subset"].replace("", None) if "subset" in new else None
+        columns = [column for column in IMAGE_COLUMNS if column != "labelled"] + ["subset"]
         if len(new):
-            store.list_images(pd.concat([view[columns], new[columns]], ignore_index=True))
+            view = store.list_images(pd.concat([view[columns], new[columns]], ignore_index=True))
+        _take_groups(store, images, view)
         specs = {one: (spec.tail, spec.dtype) for one, spec in carried.specs.items()}
         features = store.create_features(attrs, key, specs)
         with features.lock():
@@ -215,6 +243,19 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
                 progress("import", done, len(units))
     note(store.files, Event("imported", key, f"{len(images)} images from {name}"))
     return features
+
+
+def _take_groups(store: Store, images: pd.DataFrame, view: pd.DataFrame) -> None:
+    """Keep the groups of carried images, so that those of one group stay on one side."""
+    if "group" not in images:
+        return
+    rows = view[view["row"] >= 0].drop_duplicates("image_id").set_index("image_id")["row"]
+    carried = images.loc[images["group"] != "", ["image_id", "group"]]
+    carried = carried.assign(row=carried["image_id"].map(rows))[["row", "group"]]
+    # The store's own come first: of one row the first counts.
+    groups = pd.concat([store.image_groups(), carried]).drop_duplicates("row")
+    store.keep_image_groups(groups.astype({"row": "int64"}))
+    store.assign_sides()
 
 
 def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> None:

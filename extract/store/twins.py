@@ -5,6 +5,7 @@
 that cannot be made again but `sides.parquet`: it remembers on which side images stood first.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -22,6 +23,8 @@ LINKS = f"{FOLDER}/links.parquet"
 GROUPS = f"{FOLDER}/groups.parquet"
 SIDES_TABLE = f"{FOLDER}/sides.parquet"
 TRAINED = f"{FOLDER}/trained.parquet"
+_SIGNED = re.compile(r"\d{6}\.parquet")
+"""Name of a file of signatures; others in the folder are none of ours."""
 _CELLS = 64
 _LINK_COLUMNS = {"row_a": np.int64, "row_b": np.int64, "correlation": float, "symmetry": np.int64}
 
@@ -35,7 +38,7 @@ class Signatures:
     def units(self) -> list[int]:
         """Give the units that have some, ascending."""
         names = self._files.listing(_SIGNATURES)
-        return sorted(int(name[:6]) for name in names if name.endswith(".parquet"))
+        return sorted(int(name[:6]) for name in names if _SIGNED.fullmatch(name))
 
     def rows(self, unit: int) -> np.ndarray:
         """Give the rows of a unit that were looked at, ascending."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alike.extract.documents import read_json, read_table
+from alike.extract.documents import read_arrow, read_json, read_table
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
@@ -29,6 +29,8 @@ from alike.extract.store.manifest import VIEW
 from alike.extract.store.metadata import META, read_group, root_fault
 from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
+from alike.extract.store.twins import FOLDER as TWINS
+from alike.extract.store.twins import LINKS, TRAINED
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def verify(
     notes: list[str] = []
     if key is None:
         damage += [*_settings_damage(store, mark), *_manifest_damage(store), *_file_damage(store)]
+        damage += _twin_damage(store)
         notes += _stray_files(store)
     units = rows = size = 0
     for one in wanted if key is None else [key]:
@@ -339,6 +342,39 @@ def _file_damage(store: Store) -> list[Damage]:
                 except StoreDamaged as error:
                     damage.append(Damage("", place, "", error.fault, "delete it, make it again"))
     return damage
+
+
+def _twin_damage(store: Store) -> list[Damage]:
+    """Check what says which images are twins, which were trained on, and on which side they are."""
+    faults = []
+    for name in sorted(store.files.walk(TWINS)):
+        place = f"{TWINS}/{name}"
+        if not name.endswith(".parquet") or not all(is_name(part) for part in name.split("/")):
+            continue
+        try:
+            read_arrow(store.files.read(place), place, _AGAIN)
+        except FileNotFoundError:
+            continue
+        except StoreDamaged as error:
+            faults.append((place, error.fault))
+    if store.files.size(TRAINED) is None and (events(store.files)["event"] == "trained").any():
+        faults.append((TRAINED, "is missing"))
+    if not faults:
+        try:
+            store.require_sides()
+        except StoreDamaged as error:
+            faults.append((error.file, error.fault))
+    return [Damage("", place, "", reason, _twin_repair(place)) for place, reason in faults]
+
+
+def _twin_repair(place: str) -> str:
+    if place == TRAINED:
+        return "bring it back from a copy: it says which images were trained on"
+    if place == LINKS:
+        return "delete it and run `alike twins`: it searches again"
+    if "/signatures/" in place:
+        return "delete it: its images count as not searched, which `alike extract` says"
+    return "delete it if it is there, and run `alike extract` again: it makes it anew"
 
 
 def _card(data: bytes, place: str, way_out: str) -> None:

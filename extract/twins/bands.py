@@ -44,12 +44,12 @@ class Bands:
             turned: (8,) hashes of its whole under every symmetry.
         """
         whole = np.concatenate([turned, second[:, 1:].ravel()])
-        found = [self._look_up(0, whole)]
-        found += [self._look_up(part, turned[: len(second)]) for part in range(1, second.shape[1])]
-        return np.unique(np.concatenate(found))
+        places = [self._look_up(0, whole)]
+        places += [self._look_up(part, turned[: len(second)]) for part in range(1, second.shape[1])]
+        return np.unique(np.concatenate(places))
 
     def _look_up(self, part: int, queries: NDArray[np.uint64]) -> NDArray[np.int64]:
-        found = []
+        places = []
         for band, values in enumerate(_bands(queries)):
             order, starts = self._tables[part][band]
             keys = np.unique(values[:, None] ^ self._flips[None, :])
@@ -58,8 +58,8 @@ class Bands:
             ends = np.cumsum(counts)
             at = np.arange(ends[-1] if len(ends) else 0)
             at += np.repeat(starts[keys] - (ends - counts), counts)
-            found.append(order[at])
-        return np.concatenate(found)
+            places.append(order[at])
+        return np.concatenate(places)
 
 
 def _bands(hashed: NDArray[np.uint64]) -> list[NDArray[np.int64]]:

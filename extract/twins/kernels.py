@@ -269,8 +269,8 @@ def twins_of(
         (n, 3): place of the other, correlation, symmetry; and how many pairs were looked at in
         pixels.
     """
-    found = np.empty((16, 3), dtype=np.float64)
-    n, tried = 0, 0
+    links = np.empty((16, 3), dtype=np.float64)
+    n, n_tried = 0, 0
     proposals = np.empty((TRIED, 4), dtype=np.int64)
     own = np.empty(turned_images.shape, dtype=np.int8)
     own_states = np.zeros(8, dtype=np.int8)
@@ -281,7 +281,7 @@ def twins_of(
         count = best_proposals(parts[other], second, turned, most, proposals)
         if count == 0:
             continue
-        tried += 1
+        n_tried += 1
         if states[other] == NEW:
             states[other] = high_pass(thumbnails[other], details[other])
         if states[other] == FLAT:
@@ -304,10 +304,10 @@ def twins_of(
             if best >= least:
                 break
         if best >= least:
-            if n == len(found):
+            if n == len(links):
                 more = np.empty((2 * n, 3), dtype=np.float64)
-                more[:n] = found
-                found = more
-            found[n, 0], found[n, 1], found[n, 2] = other, best, symmetry_of_best
+                more[:n] = links
+                links = more
+            links[n, 0], links[n, 1], links[n, 2] = other, best, symmetry_of_best
             n += 1
-    return found[:n], tried
+    return links[:n], n_tried

@@ -67,9 +67,9 @@ def find_links(
         every pair of hashes is compared, above that those that agree in a band.
     """
     n = len(thumbnails)
-    wanted = np.arange(n) if new is None else np.asarray(new, dtype=np.int64)
+    queries = np.arange(n) if new is None else np.asarray(new, dtype=np.int64)
     is_new = np.zeros(n, dtype=bool)
-    is_new[wanted] = True
+    is_new[queries] = True
     details = np.empty_like(thumbnails, dtype=np.int8)
     states = np.zeros(n, dtype=np.int8)
     boxes = np.array(BOXES, dtype=np.float64)
@@ -77,11 +77,11 @@ def find_links(
     every, old = np.arange(n), np.flatnonzero(~is_new)
 
     def of_chunk(places: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
-        rows, tried = [np.empty((0, 4))], 0
+        rows, n_tried = [np.empty((0, 4))], 0
         images = thumbnails[places]
-        laid = np.stack([one(images) for one in SYMMETRIES], axis=1)
-        turned = np.stack([hashes(laid[:, at]) for at in range(8)], axis=1)
-        second = np.stack([part_hashes(laid[:, at]) for at in range(CROPPED)], axis=1)
+        views = np.stack([one(images) for one in SYMMETRIES], axis=1)
+        turned = np.stack([hashes(views[:, at]) for at in range(8)], axis=1)
+        second = np.stack([part_hashes(views[:, at]) for at in range(CROPPED)], axis=1)
         for at, place in enumerate(places):
             if bands is not None:
                 near = bands.near(second[at], turned[at])
@@ -89,23 +89,23 @@ def find_links(
             else:
                 near = np.concatenate([every[:place][is_new[:place]], old])
             found, looked = twins_of(
-                int(place), near, parts, second[at], turned[at], laid[at],
+                int(place), near, parts, second[at], turned[at], views[at],
                 thumbnails, details, states, boxes, BITS, least,
             )  # fmt: skip
-            tried += looked
+            n_tried += looked
             if len(found):
                 rows.append(np.column_stack([np.full(len(found), place), found]))
-        return np.concatenate(rows), tried
+        return np.concatenate(rows), n_tried
 
-    done, tables, tried = 0, [np.empty((0, 4))], 0
-    chunks = [wanted[lo : lo + CHUNK] for lo in range(0, len(wanted), CHUNK)]
+    n_done, tables, n_tried = 0, [np.empty((0, 4))], 0
+    chunks = [queries[lo : lo + CHUNK] for lo in range(0, len(queries), CHUNK)]
     with ThreadPoolExecutor(max(threads, 1), "twins") as pool:
         for chunk, (table, looked) in zip(chunks, pool.map(of_chunk, chunks), strict=True):
             tables.append(table)
-            tried += looked
-            done += len(chunk)
-            progress(done, len(wanted))
-    return _sorted(np.concatenate(tables), tried)
+            n_tried += looked
+            n_done += len(chunk)
+            progress(n_done, len(queries))
+    return _sorted(np.concatenate(tables), n_tried)
 
 
 def _sorted(table: NDArray[np.float64], tried: int) -> Links:

@@ -79,17 +79,17 @@ def search_twins(
         at_most: images above which nothing is searched; None for no limit.
         progress: told how far.
     """
-    links, searched = store.links()
+    links, searched_rows = store.links()
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
-        return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), left=True)
+        return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True)
     plain = 0
-    if len(np.setdiff1d(_signed_rows(store), searched)):
+    if len(np.setdiff1d(_signed_rows(store), searched_rows)):
         every, rows, thumbnails, hashes = store.signatures.read()
         # What was searched and cannot be read any more is signed and searched anew.
-        searched = np.intersect1d(searched, every)
-        new = np.flatnonzero(~np.isin(rows, searched))
-        plain = len(np.setdiff1d(every, searched)) - len(new)
+        searched_rows = np.intersect1d(searched_rows, every)
+        new = np.flatnonzero(~np.isin(rows, searched_rows))
+        plain = len(np.setdiff1d(every, searched_rows)) - len(new)
         found = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),
@@ -97,10 +97,10 @@ def search_twins(
         links = pd.concat([links, _table(found, rows)], ignore_index=True)
         links = links.drop_duplicates(["row_a", "row_b"], ignore_index=True)
         # Small images too: they were looked at, and have no thumbnail to compare.
-        searched = np.unique(np.concatenate([searched, every]))
-        store.keep_links(links, searched)
+        searched_rows = np.unique(np.concatenate([searched_rows, every]))
+        store.keep_links(links, searched_rows)
     store.assign_sides()
-    return TwinSearch(len(searched), len(unsigned_rows(store, bad)), len(links), plain)
+    return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain)
 
 
 def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:
@@ -132,12 +132,12 @@ def _set_rows(store: StoreBase) -> np.ndarray:
 
 def _signed_rows(store: StoreBase) -> np.ndarray:
     """Rows that have a signature; of units that were searched whole, no file is read."""
-    searched = store.links()[1]
-    units = set(np.unique(np.setdiff1d(_set_rows(store), searched) // UNIT).tolist())
+    searched_rows = store.links()[1]
+    units = set(np.unique(np.setdiff1d(_set_rows(store), searched_rows) // UNIT).tolist())
     there = store.signatures.units()
-    lost = searched[~np.isin(searched // UNIT, there)]
+    lost = searched_rows[~np.isin(searched_rows // UNIT, there)]
     read = [store.signatures.rows(unit) for unit in there if unit in units]
-    return np.setdiff1d(np.concatenate([searched, *read]), lost)
+    return np.setdiff1d(np.concatenate([searched_rows, *read]), lost)
 
 
 def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) -> int:
@@ -154,7 +154,7 @@ def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) 
     spec, options = store.source()
     source = open_source(spec, **options)
     view = store.images().drop_duplicates("row").set_index("row")
-    done = 0
+    n_done = 0
 
     def sign(row: int) -> tuple[int, np.ndarray | None] | None:
         try:
@@ -169,9 +169,9 @@ def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) 
         for lo in range(0, len(missing), _AT_ONCE):
             signed = [one for one in pool.map(sign, missing[lo : lo + _AT_ONCE].tolist()) if one]
             keep_signatures(store, dict(signed))
-            done += len(signed)
+            n_done += len(signed)
             progress("sign", min(lo + _AT_ONCE, len(missing)), len(missing))
-    return done
+    return n_done
 
 
 def keep_signatures(store: StoreBase, thumbnails: dict[int, np.ndarray | None]) -> None:
@@ -193,13 +193,13 @@ def twin_table(store: StoreBase) -> pd.DataFrame:
     links, groups = store.links()[0], store.image_groups()
     groups = groups.sort_values(["group", "row"])
     follows = groups["group"].to_numpy()[1:] == groups["group"].to_numpy()[:-1]
-    chained = pd.DataFrame(
+    chains = pd.DataFrame(
         {
             "row_a": groups["row"].to_numpy()[:-1][follows],
             "row_b": groups["row"].to_numpy()[1:][follows],
         }
     )
-    pairs = pd.concat([links, chained], ignore_index=True)
+    pairs = pd.concat([links, chains], ignore_index=True)
     pairs["how"] = [
         "group" if np.isnan(one) else NAMES[int(one)] for one in pairs["symmetry"].astype(float)
     ]

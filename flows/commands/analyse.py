@@ -12,13 +12,13 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     WorkersOption,
     finite,
     names_of,
 )
 
 if TYPE_CHECKING:
-    from alike.analysis.analyse import Analysis
     from alike.extract.store import Store
 
 
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         bootstrap: Annotated[
             int, typer.Option(min=0, help="0: no intervals. Nothing is resampled.")
         ] = 200,
@@ -86,7 +87,7 @@ def register(app: typer.Typer) -> None:
         from alike.flows.trained_images import check_held_out
 
         opened = Store.open(store)
-        chosen = opened.features(features)
+        chosen = opened.features(features).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for note in check_held_out(chosen, split.value):
                 typer.echo(f"note: {note}", err=True)
@@ -123,9 +124,12 @@ def register(app: typer.Typer) -> None:
                 "twins": analysis.tables["twins"],
             })  # fmt: skip
             return
+        sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
+        more = " (--budget takes more)" if sampled else ""
         print_table(
             analysis.overview(),
-            f"{_evaluated(analysis)} of {len(analysis.classes)} classes, {split.value}",
+            f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
+            f"{f', {where}' if where else ''}",
         )
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
@@ -133,12 +137,6 @@ def register(app: typer.Typer) -> None:
         twins = twin_sentences(settings_used["twins"])
         for sentence in (*settings_used["warnings"], *twins):
             typer.echo(f"note: {sentence}")
-
-
-def _evaluated(analysis: "Analysis") -> str:
-    of = analysis.settings["n_images_before_sampling"]
-    sampled = f"a sample of {analysis.n_images} of {of} images (--budget takes more)"
-    return f"{of} images" if of == analysis.n_images else sampled
 
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
@@ -154,5 +152,5 @@ def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]
         return []
     wanted = set(measures or DEFAULT_MEASURES)
     if wanted <= set(SET_MEASURES):
-        wanted.add(HEADLINE)  # `analyse` judges it beside them.
+        wanted.add(HEADLINE)  # `analyse` evaluates it beside them.
     return [str(name) for name in present if name not in wanted]

@@ -55,25 +55,29 @@ def register(app: typer.Typer) -> None:
         Example: `alike check photos/ --network resnet50 --weights none`
         """
         from alike.extract.images import open_source
-        from alike.extract.networks import load_network
         from alike.extract.preview import preview, preview_network
         from alike.flows.console import print_json
-        from alike.flows.extracting import default_weights, source_options, with_size
+        from alike.flows.extracting import (
+            default_weights,
+            named_network,
+            network_options,
+            source_options,
+        )
 
         options = source_options(pairs(source_option), where, label_column, first_label)
         opened: ImageSource = open_source(source, **options)
         found: dict[str, Any] = preview(opened, images).to_dict()
         if network is not None:
-            loaded: Network = load_network(
-                network,
-                weights or default_weights(network),
-                args=pairs(network_arg),
-                class_names=class_list(classes),
-                output=network_output,
-                weights_key=weights_key,
-                weights_prefix=weights_prefix,
+            chosen = network_options(
+                pairs(network_arg),
+                class_list(classes),
+                network_output,
+                weights_key,
+                weights_prefix,
             )
-            loaded = with_size(loaded, resize, crop)
+            loaded: Network = named_network(
+                network, weights or default_weights(network), chosen, (resize, crop)
+            )
             found["network"] = preview_network(opened, loaded, images).to_dict()
         print_json(found) if as_json else _print(found)
 
@@ -107,8 +111,10 @@ def _print_network(network: dict[str, Any]) -> None:
         typer.echo(f"  {name:<10} {'x'.join(map(str, shape))}")
     if network["top1"] is not None:
         typer.echo(
-            f"top-1 of {network['judged']} images whose classes match: {network['top1']:.4f}"
+            f"top-1 of {network['classified']} images whose classes match: {network['top1']:.4f}"
         )
+    elif network["outputs"] is None:
+        typer.echo("top-1: the weights hold no classifier")
     else:
         typer.echo("top-1: the classes of images and network do not match")
     if network["seconds"]:

@@ -10,6 +10,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     WorkersOption,
 )
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         measure: Annotated[str, typer.Option(help="Measure of distance, for both.")] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         bootstrap: Annotated[
             int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
         ] = 1000,
@@ -43,14 +45,14 @@ def register(app: typer.Typer) -> None:
 
         from alike.analysis.blocks import open_jobs
         from alike.analysis.compare import compare as set_side_by_side
-        from alike.analysis.compare import lost_note
+        from alike.analysis.compare import compared_images, comparison_notes
         from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
-        first = Store.open(store).features(a)
-        second = Store.open(store_b or store).features(b)
+        first = Store.open(store).features(a).only(where)
+        second = Store.open(store_b or store).features(b).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for side in (first, second):
                 for note in check_held_out(side, split.value):
@@ -68,18 +70,18 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
-        note = lost_note(table.attrs["lost"], measure)
-        if note:
+        for note in comparison_notes(table, measure):
             typer.echo(f"note: {note}", err=True)
         if not as_json:
-            n, of = table.attrs["images"], table.attrs["of"]
-            images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
-            print_table(table, f"{measure}, {images}: a = {a}, b = {b}")
+            of_what = compared_images(table) + (f" of {where}" if where else "")
+            print_table(table, f"{measure}, {of_what}: a = {a}, b = {b}")
         alike, _ = network_similarity(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
-                "a": a, "b": b, "measure": measure, "split": split.value, "scores": table,
-                "likeness": alike,
+                "a": a, "b": b, "measure": measure, "split": split.value, "where": where,
+                "scores": table, "likeness": alike, "n_images": table.attrs["images"],
+                "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
+                "influence_of": table.attrs["influence_of"],
             })  # fmt: skip
         else:
             rows = [(name, value, SIMILARITY[name]) for name, value in alike.items()]

@@ -12,6 +12,7 @@ from alike.flows.options import (
     SplitOption,
     StoreOption,
     TrustOption,
+    WhereOption,
     names_of,
 )
 
@@ -66,6 +67,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         trust: TrustOption = False,
         as_json: JsonOption = False,
     ) -> None:
@@ -94,7 +96,7 @@ def register(app: typer.Typer) -> None:
             check_target(to, folder=True)
         if arrays is not None:
             check_target(arrays)
-        chosen = Store.open(store).features(features)
+        chosen = Store.open(store).features(features).only(where)
         side = split.side
         if to is None:
             chosen.store.require_writable()

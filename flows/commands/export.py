@@ -11,6 +11,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     names_of,
 )
 
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="Feature arrays, separated by commas. Empty: none.")
         ] = "gap",
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         measure: Annotated[
             str, typer.Option(help="Measure whose neighbours are written.")
         ] = "gap_cosine",
@@ -60,6 +62,7 @@ def register(app: typer.Typer) -> None:
                 features,
                 arrays=names_of(arrays) or [],
                 split=split.value,
+                where=where,
                 measure=measure,
                 maps=maps,
                 images=images,

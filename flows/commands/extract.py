@@ -101,7 +101,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.errors import BadInput
         from alike.extract.pipeline import check_bad_share
         from alike.flows.console import print_json, progress_bars
-        from alike.flows.extracting import extract_images, source_options
+        from alike.flows.extracting import extract_images, network_options, source_options
 
         with progress_bars() as progress:
             report = extract_images(
@@ -119,20 +119,20 @@ def register(app: typer.Typer) -> None:
                     "progress": progress,
                 },
                 size=(resize, crop),
-                network_args=pairs(network_arg),
+                chosen=network_options(
+                    pairs(network_arg),
+                    class_list(classes),
+                    network_output,
+                    weights_key,
+                    weights_prefix,
+                ),
                 source_options=source_options(
                     pairs(source_option), where, label_column, first_label
                 ),
                 split=(train_share, validation_share),
                 group=group,
                 twins=None if twins is None else twins.value,
-                classes=class_list(classes),
                 seed=seed,
-                chosen={
-                    "output": network_output,
-                    "weights_key": weights_key,
-                    "weights_prefix": weights_prefix,
-                },
                 workers=workers,
             )
         print_json(report.to_dict()) if as_json else _print(report)

@@ -11,6 +11,7 @@ from alike.flows.options import (
     Split,
     SplitOption,
     StoreOption,
+    WhereOption,
     finite,
 )
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="Measure whose vectors are mapped.")
         ] = "gap_cosine",
         split: SplitOption = Split.HELD_OUT,
+        where: WhereOption = None,
         perplexity: Annotated[
             float, typer.Option(min=2, callback=finite, help="Effective number of neighbours.")
         ] = 30.0,
@@ -59,10 +61,13 @@ def register(app: typer.Typer) -> None:
         if to is not None:
             check_target(to)
         opened = Store.open(store)
-        chosen = opened.features(features)
+        chosen = opened.features(features).only(where)
         settings = MapSettings(measure, split.value, perplexity, sample, seed)
         with progress_bars() as progress:
-            first = make_map(opened.features(like), settings, progress=progress) if like else None
+            first = None
+            if like:
+                other = opened.features(like).only(where)
+                first = make_map(other, settings, progress=progress)
             table = make_map(chosen, settings, like=first, progress=progress)
         left_out = table.attrs.get("left_out", 0)
         if left_out:

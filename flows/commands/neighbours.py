@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption
+from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption, WhereOption
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         among: Annotated[
             list[str] | None, typer.Option(help="Only images of this class. Repeatable.")
         ] = None,
+        where: WhereOption = None,
         label: Annotated[
             str | None, typer.Option(help="Class of queries that are not stored.")
         ] = None,
@@ -67,7 +68,7 @@ def register(app: typer.Typer) -> None:
         if same_class and other_class:
             raise BadInput("--same-class and --other-class exclude each other: give one of them")
         relation = "same" if same_class else "other" if other_class else "any"
-        allowed = Among(relation, tuple(among or ()))
+        allowed = Among(relation, tuple(among or ()), where or "")
         # with --to a URL is that of a folder
         place = "://" in images[0] and to is not None
         folder = len(images) == 1 and (place or Path(images[0]).is_dir())
@@ -85,10 +86,9 @@ def register(app: typer.Typer) -> None:
             return
         asked = [int(image) if image.isdecimal() else image for image in images]
         answers = opened.query(asked, k, among=allowed, label=label, rerank=rerank)
-        names = [
-            str(opened.images.at[image, "path"] if isinstance(image, int) else image)
-            for image in asked
-        ]
+        named = opened.read([image for image in asked if isinstance(image, int)])
+        paths = {query.row: query.name for query in named}
+        names = [paths[image] if isinstance(image, int) else image for image in asked]
         table = neighbour_table(opened, names, answers)
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)

@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, TrustOption
+from alike.flows.options import (
+    ClassesOption,
+    CropOption,
+    FeaturesOption,
+    FirstLabelOption,
+    JsonOption,
+    LabelColumnOption,
+    NetworkArgOption,
+    NetworkOutputOption,
+    ResizeOption,
+    SourceArgOption,
+    TrustOption,
+    WeightsKeyOption,
+    WeightsPrefixOption,
+    WhereOption,
+)
 
 if TYPE_CHECKING:
     from alike.train.run_files import TrainRun
@@ -38,6 +53,17 @@ def register(app: typer.Typer) -> None:
                 "[default: those of the store; with --images: none]"
             ),
         ] = None,
+        network_arg: NetworkArgOption = None,
+        classes: ClassesOption = None,
+        network_output: NetworkOutputOption = "",
+        weights_key: WeightsKeyOption = "",
+        weights_prefix: WeightsPrefixOption = None,
+        resize: ResizeOption = None,
+        crop: CropOption = None,
+        where: WhereOption = None,
+        source_option: SourceArgOption = None,
+        label_column: LabelColumnOption = None,
+        first_label: FirstLabelOption = None,
         train_share: Annotated[
             float | None,
             typer.Option(
@@ -78,8 +104,9 @@ def register(app: typer.Typer) -> None:
         then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store a.store
         --train-share 0.5`
         """
-        from alike.flows.commands.extract import pairs
+        from alike.flows.commands.extract import class_list, pairs
         from alike.flows.console import progress_bars
+        from alike.flows.extracting import network_options, source_options
         from alike.flows.training_images import training_images
         from alike.train.retrain import retrain
         from alike.train.settings import TrainSettings
@@ -89,7 +116,18 @@ def register(app: typer.Typer) -> None:
         given = {name: value for name, value in optional.items() if value is not None}
         settings = TrainSettings(**{**named, **given, **pairs(set_)})
         loaded, listed, read = training_images(
-            (store, features, train_share), (images, network, weights)
+            (store, features, train_share),
+            (images, network, weights),
+            chosen=network_options(
+                pairs(network_arg),
+                class_list(classes),
+                network_output,
+                weights_key,
+                weights_prefix,
+            ),
+            size=(resize, crop),
+            where=where,
+            options=source_options(pairs(source_option), None, label_column, first_label),
         )
         training, held_out, validation = listed
         out = to.expanduser().resolve()
@@ -106,7 +144,7 @@ def register(app: typer.Typer) -> None:
                 devices=devices,
                 progress=progress,
             )
-        _tell(run, len(training), len(held_out), as_json)
+        _tell(run, sum(label is not None for _, label in held_out), as_json)
 
 
 def _alone(out: Path) -> AbstractContextManager[None]:
@@ -118,9 +156,11 @@ def _alone(out: Path) -> AbstractContextManager[None]:
     return alone_in(out, "retrain", "another folder by --to")
 
 
-def _tell(run: "TrainRun", trained: int, held_out: int, as_json: bool) -> None:
+def _tell(run: "TrainRun", held_out: int, as_json: bool) -> None:
     from alike.flows.console import print_json, print_table
+    from alike.train.run_files import trained_images
 
+    trained = int((trained_images(run.weights)["train_ids_hash"] == run.train_ids_hash).sum())
     last = run.log.iloc[-1].to_dict()
     if as_json:
         facts = {name: value for name, value in vars(run).items() if name not in ("log", "steps")}

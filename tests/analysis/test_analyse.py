@@ -213,7 +213,7 @@ def test_influences_of_many_images_are_of_a_sample(tmp_path, make, write_feature
     whole = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
         "scores"
     ]
-    monkeypatch.setattr(influence, "ROWS", 200)
+    monkeypatch.setattr(influence, "INFLUENCE_ROWS", 200)
     small = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=100)).tables[
         "scores"
     ]

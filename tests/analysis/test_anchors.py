@@ -1,4 +1,4 @@
-"""Measured anchors on real images with trained networks (SCIENCE 1.3, 2.7; data/README)."""
+"""Measured anchors on real images with trained networks (see data/README.md)."""
 
 import importlib.util
 
@@ -75,7 +75,7 @@ def test_lossless_cifar(shared_data, depth, intra, inter, first):
     (True, 0.9200, 0.830, 0.614, 0.932), (False, 0.536, None, None, None),
 ])  # fmt: skip
 def test_jpeg_cifar_as_in_the_notes(shared_data, trained, area, near, far, nc1):
-    """The notes judged 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
+    """The notes evaluated 10,000 images of this copy, 2,000 of which lie here: 2 % of slack."""
     gap, logits, evaluation_set, weight = gap_and_logits(
         shared_data, 20, "cifar10_jpeg_dev.npz", trained
     )
@@ -117,11 +117,11 @@ POOLED = {
     "energy_cosine": 0.922, "cam_pred_cosine": 0.926, "gap_wpred_cosine": 0.917,
     "logits_cosine": 0.921, "softmax_dot": 0.950, "pixel_euclid": 0.554,
 }  # fmt: skip
-"""AUC of SCIENCE 1.3 and 1.4 for ResNet-20; fitted measures need features that do not lie here."""
+"""AUC that other code measured for ResNet-20; fitted measures need features that are not here."""
 
 
 def test_measures_of_jpeg_cifar_as_in_the_notes(shared_data):
-    """The notes judged 1,500 of the same 10,000 images: 2 points of slack."""
+    """The notes evaluated 1,500 of the same 10,000 images: 2 points of slack."""
     maps, logits, images, evaluation_set, weight = maps_and_logits(shared_data)
     taps = {
         "gap": maps.mean(axis=(2, 3)), "last_conv": maps, "logits": logits, "pixels": images,

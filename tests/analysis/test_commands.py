@@ -129,7 +129,28 @@ def test_an_analysis_of_other_features_is_said(alike, store, digits, tmp_path, m
     place = ("--store", store, "--features", "tuned-0002")
     for words in (("report", "--to", tmp_path / "r.html"), ("export", "--to", tmp_path / "x.csv")):
         _, _, err = alike(*words, *place)
-        assert "images or taps of tuned-0002 came or changed after its analysis, which is of" in err
+        assert "taps of tuned-0002 came or changed after its analysis, which is of" in err
+
+
+def test_labels_and_sides_that_changed_after_an_analysis_are_said(write_features, make, tmp_path):
+    features = write_features(tmp_path / "s", make((12, 12)), share=0.5)
+    store = features.store
+    analysis = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
+    view = store.images()[["image_id", "path", "label", "size", "state", "reason"]]
+
+    def said():
+        return analysis.outdated(store.features(features.key))
+
+    assert said() == ""
+    store.list_images(view.assign(label=view["label"].to_numpy()[::-1]))
+    assert "images, their labels or sides, or taps" in said()
+    store.list_images(view[1:])
+    assert "came or changed after its analysis" in said()
+    # In other rows they are the same images.
+    store.list_images(view[::-1])
+    assert said() == ""
+    store.set_split(0.4, "")
+    assert "came or changed after its analysis" in said()
 
 
 def test_what_a_second_analysis_replaces_is_said(alike, store):

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 
-def judged(x, codes, train, scale, *, standardised):
+def scores_of(x, codes, train, scale, *, standardised):
     """Accuracy of a cosine k-NN and of LDA on held-out rows of rescaled channels."""
     x = x * scale
     if standardised:
@@ -25,8 +25,8 @@ def test_only_standardised_channels_are_invariant_to_their_scale():
     train = draw.random(480) < 0.5
     scale = np.exp(2.0 * draw.standard_normal(64))
     one = np.ones(64)
-    plain = [judged(x, codes, train, s, standardised=False) for s in (one, scale)]
+    plain = [scores_of(x, codes, train, s, standardised=False) for s in (one, scale)]
     assert plain[1][0] < plain[0][0] - 0.1
     assert plain[0] != plain[1]
-    even = [judged(x, codes, train, s, standardised=True) for s in (one, scale)]
+    even = [scores_of(x, codes, train, s, standardised=True) for s in (one, scale)]
     assert np.allclose(even[0], even[1], atol=1e-9)

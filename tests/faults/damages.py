@@ -6,7 +6,7 @@ A damage changes files under a store's folder and gives the name of the file tha
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,11 @@ class Damage:
 
 SMALL = (
     r"store\.json|manifest/.*|ledger/.*\.json|log/.*|.*zarr\.json|constants/.*|tables/.*|"
-    r"index/.*card\.json"
+    r"index/.*card\.json|twins/.*"
 )
-BINARY = r"features\.zarr/.*/c[./].*|index/.*\.faiss|constants/.*|tables/.*|manifest/.*parquet"
+BINARY = (
+    r"features\.zarr/.*/c[./].*|index/.*\.faiss|constants/.*|tables/.*|manifest/.*parquet|twins/.*"
+)
 JSON = r"store\.json|manifest/settings\.json|ledger/.*\.json|log/.*|.*zarr\.json|index/.*card\.json"
 
 
@@ -165,6 +167,32 @@ DAMAGES = (
 )
 
 
+STATE = r"out/(steps\.json|decisions\.jsonl)|(out/weights/[^/]*|again)/run\.json"
+WRITTEN = STATE + r"|(?!.*\.lock)(out/(weights/.*|report\.html|reports/.*)|again/.*)"
+
+RUN_DAMAGES = (
+    Damage("empty", WRITTEN, _content(b"")),
+    Damage("torn", WRITTEN, _torn),
+    Damage("bit", WRITTEN, _flip),
+    Damage("gone", WRITTEN, _gone),
+    Damage("list", STATE, _content(b"[]")),
+    Damage("digit", STATE, _number),
+    Damage("null", STATE, _content(b"null")),
+    Damage("other types", STATE, _types),
+    Damage("object", STATE, _content(b"{}")),
+    Damage("field missing", STATE, _field),
+    Damage("foreign", WRITTEN, _sibling),
+    Damage("number", STATE, _content(b"5")),
+    Damage("no UTF-8", STATE, _content(b"\xff\xfe{\xc3\x28}")),
+    Damage("folder gone", WRITTEN.replace(STATE, "again/.*"), _folder_gone),
+    Damage("a folder", WRITTEN, _folder),
+    Damage("a link to itself", WRITTEN, _loop),
+    Damage("stray ._", WRITTEN, _stray("._{name}")),
+    Damage("stray (1)", WRITTEN, _stray("{stem} (1){end}")),
+)
+"""Of the files that a run keeps beside its store, and of a run of `alike retrain`."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One damage to one file, with the command that is drawn to read the store.
@@ -193,13 +221,13 @@ class Case:
         return "locks/layout.json" if self.damage.name.startswith("lock") else name
 
 
-def cases(count: int) -> list[Case]:
+def cases(count: int, damages: Sequence[Damage] = DAMAGES) -> list[Case]:
     """Give as many cases, every kind of damage in turn."""
     draw = np.random.default_rng(14)
     return [
         Case(
             number,
-            DAMAGES[number % len(DAMAGES)],
+            damages[number % len(damages)],
             int(draw.integers(10_000)),
             int(draw.integers(10_000)),
         )

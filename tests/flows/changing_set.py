@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from alike.analysis.analyse import Analysis
+from alike.analysis.maps import MapSettings, make_map
 from alike.extract.errors import BadInput
 from alike.extract.progress import silent
 from alike.extract.store.store import Store
@@ -177,6 +178,13 @@ class Place:
         ids = dict(zip(view["row"], view["image_id"], strict=True))
         return {name: by_id(name, table, ids) for name, table in tables.items()}
 
+    def map(self, folder):
+        """The map of the images that a run served, by image id."""
+        store = Store.open(self.folder / folder / "store")
+        table = make_map(store.features(), MapSettings(split="all"))
+        view = store.images()
+        return by_id("map", table, dict(zip(view["row"], view["image_id"], strict=True)))
+
 
 ROWS = ("row", "row_a", "row_b", "neighbour")
 
@@ -189,6 +197,8 @@ def by_id(name, table, ids):
     if name == "pairs_examples":
         both = np.sort(table[["row_a", "row_b"]].to_numpy(str), axis=1)
         table["row_a"], table["row_b"] = both.T
+    if name == "map":
+        table = table.sort_values("row")
     if name == "neighbours":
         table = table.sort_values(["measure", "row", "rank"])
     return table.reset_index(drop=True)

@@ -75,4 +75,6 @@ def test_any_sequence_ends_as_a_fresh_run(begun, tmp_path_factory, changes):
         place.change(*change)
         tables = place.run()
     assert_same(tables, place.run("fresh"))
+    if not isinstance(tables, str):
+        assert_same({"map": place.map("out")}, {"map": place.map("fresh")})
     shutil.rmtree(folder)

@@ -66,7 +66,7 @@ def test_small_set_is_exact_and_its_distances_are_the_measures_own(make_store):
     assert build_index(store.features()).action == "unchanged"
 
 
-def test_an_approximate_index_is_judged_on_rows_it_does_not_hold(make_store):
+def test_an_approximate_index_is_measured_on_rows_it_does_not_hold(make_store):
     vectors, labels = clustered(5000, classes=40)
     store = make_store(vectors=vectors, labels=labels)
     seen = []
@@ -93,7 +93,7 @@ def test_an_approximate_index_is_judged_on_rows_it_does_not_hold(make_store):
 
 
 def test_a_listing_sorted_by_class_does_not_hide_bad_recall(make_store):
-    """DESIGN pitfall 1: trained and judged on the first rows, recall halves and looks fine."""
+    """Trained and measured on the first rows, recall halves and looks fine."""
     vectors, labels = clustered(6000, dimension=24, classes=60, spread=0.15)
     store = make_store(vectors=vectors, labels=labels)
     card = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95)).card
@@ -106,8 +106,8 @@ def test_a_listing_sorted_by_class_does_not_hide_bad_recall(make_store):
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     naive.train(unit[:1000])
     naive.add(unit)
-    judged_by_itself = naive_recall(naive, unit, np.arange(0, 1000, 5), 8)
-    assert judged_by_itself > naive_recall(naive, unit, rows, 8) + 0.08
+    measured_by_itself = naive_recall(naive, unit, np.arange(0, 1000, 5), 8)
+    assert measured_by_itself > naive_recall(naive, unit, rows, 8) + 0.08
     assert naive_recall(naive, unit, rows, int(card.spec.search["nprobe"])) < 0.8
 
 
@@ -209,7 +209,9 @@ class TestGrowing:
         """New rows of another kind than the lists were trained for: recall falls."""
         vectors, labels = clustered(1500, dimension=24, classes=30, spread=0.1)
         store = make_store(vectors=vectors, labels=labels)
+        # 75 of the 150 held-out queries measure: with all found they certify .025^(1/75) = 0.952.
         first = build_index(store.features(), kinds=["ivf_flat"], wish=Wish(0.95)).card
+        assert first.recall[1] <= 0.953
         draw = np.random.default_rng(5)
         other = draw.random((1300, 24)).astype(np.float32)
         grow(
@@ -245,7 +247,7 @@ class TestWish:
             build_index(store.features(), wish=Wish(latency=1e-9), kinds=["flat"])
 
     def test_few_rows_are_searched_exactly_or_refused(self, make_store):
-        """Nine rows leave no query to judge by, and no points for k-means."""
+        """Nine rows leave no query to measure by, and no points for k-means."""
         features = make_store(n=9).features()
         for options in ({"kinds": ["ivf_flat"]}, {"on_disk": True}):
             with pytest.raises(BadInput, match="9 rows: fewer than 100 are searched exactly"):
@@ -269,7 +271,7 @@ class TestWish:
 
     @pytest.mark.parametrize("kind", [name for name in INDEX_KINDS if "ivf" in name])
     def test_memory_counts_the_rows_that_are_held_out(self, make_store, kind):
-        """They are added after the index was judged, and were a tenth of it here."""
+        """They are added after the index was measured, and were a tenth of it here."""
         store = make_store(n=2000, dimension=64)
         whole = build_index(store.features(), kinds=[kind], wish=Wish(0.1)).card
         assert whole.size <= whole.curve[0].bytes < 1.01 * whole.size

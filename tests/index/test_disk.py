@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,27 @@ def test_shards_are_merged_whole(make_store):
     sizes = [lists.list_size(number) for number in range(lists.nlist)]
     held = [faiss.rev_swig_ptr(lists.get_ids(i), size).copy() for i, size in enumerate(sizes)]
     assert np.sort(np.concatenate(held)).tolist() == list(range(20_000))
+
+
+def test_lists_without_room_on_the_disk_are_refused(make_store, monkeypatch):
+    """FAISS would write them through a map of the file, and the system would end the process."""
+    store = make_store(n=2000)
+    card = build_index(store.features(), wish=Wish(0.5), **DISK).card
+    whole = merge
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def merge_with_little_room(*given):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+        try:
+            return whole(*given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    monkeypatch.setattr("alike.index.disk.merge", merge_with_little_room)
+    with pytest.raises(OSError, match=r"File too large: .*ivfdata"):
+        build_index(store.features(), wish=Wish(0.5), rebuild=True, **DISK)
+    assert names(store) == {"card.json", "lock", card.file, card.lists}
+    assert len(NeighbourIndex.open(store)) == 2000
 
 
 def test_a_lost_shard_is_told(make_store, monkeypatch):
@@ -297,7 +319,7 @@ def test_a_shard_takes_a_quarter_of_the_memory():
 
 
 def test_the_recall_told_is_of_queries_that_did_not_choose(make_store, monkeypatch):
-    """The queries that choose find all; of the others, which judge, every second finds none."""
+    """The queries that choose find all; of the others, which measure, every second finds none."""
     asked = []
 
     def made(truth, engine, search, which=slice(None)):
@@ -314,3 +336,22 @@ def test_the_recall_told_is_of_queries_that_did_not_choose(make_store, monkeypat
     assert "0.5000" in card.why
     assert "by 100 held-out queries" in card.why
     assert {point.recall for point in card.curve if point.spec == card.spec} == {0.5}
+
+
+def test_no_flag_of_faiss_is_printed_and_other_lines_are(make_store, tmp_path):
+    store = make_store(n=1500)
+    build_index(store.features(), **DISK)
+    code = f"""
+import os
+from alike.index.files import silent_faiss
+from alike.index.query import NeighbourIndex
+print(NeighbourIndex.open({str(tmp_path / "store")!r}).query([3], 2).rows.shape)
+with silent_faiss():
+    os.write(1, b"of another thread\\n")
+print("last")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["(1, 2)", "of another thread", "last"]
+    assert not done.stderr

@@ -16,7 +16,10 @@ from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 from alike.flows.cli import app
 from alike.index.build import build_index
+from alike.index.engine import open_engine
+from alike.index.files import folder_of, read_index
 from alike.index.filters import Among
+from alike.index.kinds import INDEX_KINDS
 from alike.index.many import query_many
 from alike.index.neighbours import tidy
 from alike.index.query import NeighbourIndex
@@ -62,7 +65,7 @@ def opened(pictures):
 class TestRows:
     @pytest.mark.parametrize("measure", ["gap_cosine", "gap_euclid"])
     def test_duplicates_are_all_found_and_never_the_row_itself(self, make_store, measure):
-        """DESIGN pitfall 8: the first hit is not always the query."""
+        """The first hit is not always the query."""
         vectors = 100 * np.repeat(clustered(20, seed=3)[0], 4, axis=0)
         store = make_store(vectors=vectors, labels=np.zeros(80, dtype=int))
         build_index(store.features(), measure)
@@ -383,3 +386,24 @@ def test_tidy_orders_ties_by_row_and_pads():
     near, kept = tidy(distances, rows, 5, np.array([2]))
     assert kept.tolist() == [[4, 7, 9, -1, -1]]
     assert near[0, :3].tolist() == pytest.approx([0.1, 0.1, 0.5])
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in INDEX_KINDS.items() if kind.available()])
+def test_a_mapped_index_answers_as_one_in_memory(make_store, kind):
+    store = make_store(n=1200, dimension=32)
+    features = store.features()
+    if kind == "flat_bfloat16":
+        pytest.skip("its file is that of `flat`")
+    build_index(features, kinds=[kind], recall=0.5, memory=1 << 24)
+    rows = np.arange(0, 1200, 40)
+    folder = folder_of(store, features.key, "gap_cosine")
+    mapped = NeighbourIndex.open(store)
+    card, index = read_index(folder)
+    whole = NeighbourIndex(features, mapped.measure, card, open_engine(index, card.spec))
+    for other in Among(), Among("other"):
+        one, two = (each.query(rows, 7, among=other) for each in (mapped, whole))
+        assert np.array_equal(one.rows, two.rows)
+        assert np.array_equal(one.distances, two.distances)
+    # Its pages are those of the file, which a reader keeps when it is gone.
+    (folder / card.file).unlink()
+    assert np.array_equal(mapped.query(rows, 7).rows, whole.query(rows, 7).rows)

@@ -42,7 +42,7 @@ def test_weight_is_halved_and_at_last_the_run_stops(value, cosine, reason):
     assert len(watch.decisions) == 3
 
 
-def test_a_loss_without_signature_is_judged_by_cosine_alone():
+def test_a_loss_without_signature_is_watched_by_cosine_alone():
     watch = CollapseWatch(patience=5)
     feed(watch, 20, value=0.0, signature=None)
     assert watch.factor == 1.0
@@ -64,7 +64,7 @@ def test_state_goes_and_comes_back():
     assert other == watch
 
 
-def test_collapse_is_judged_against_the_start():
+def test_collapse_is_measured_against_the_start():
     """An untrained network of ReLUs begins with equal features; that is no work of the loss."""
     watch = CollapseWatch(patience=5)
     for step in range(40):

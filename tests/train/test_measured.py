@@ -1,4 +1,4 @@
-"""Losses train the very vectors that a measure judges."""
+"""Losses train the very vectors that a measure compares."""
 
 import numpy as np
 import pytest

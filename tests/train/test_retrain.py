@@ -20,6 +20,7 @@ from alike.train.losses import LOSSES, loss_named
 from alike.train.prepare import prepare
 from alike.train.retrain import Diverged, retrain
 from alike.train.run_files import fingerprint_of, trained_images
+from alike.train.run_log import checkpoint_of
 from alike.train.settings import TrainSettings
 
 FILES = {"log.csv", "run.json", "steps.csv", "train_images.parquet", "weights.safetensors"}
@@ -279,6 +280,55 @@ def test_bad_images_are_left_out_and_said(parent, digits, tmp_path):
     assert any(decision.startswith("left out 3.npy: unreadable") for decision in run.decisions)
     trained = pd.read_parquet(tmp_path / "train_images.parquet")
     assert (trained["train_ids_hash"] == run.train_ids_hash).sum() == len(digits.images) - 1
+
+
+def test_what_is_left_out_of_training_and_of_watching_is_said(parent, digits, tmp_path):
+    def read(path):
+        return b"no image" if path == "150.npy" else digits.read(path)
+
+    network = load_network(parent[0], str(parent[1].weights))
+    unlabelled = [(path, None) for path, _ in digits.images[:7]]
+    train = [(path, label) for path, label in digits.images[7:100] if label in "012"]
+    held_out = [*digits.images[145:151], ("151.npy", "a cat"), ("160.npy", None)]
+    run = retrain(network, [*unlabelled, *train], read, held_out=held_out, epochs=1, out=tmp_path)
+    said = [
+        f"7 of {len(train) + 7} training images have no label: left out",
+        "1 of 8 held-out images have no label: left out",
+        "left out 150.npy: unreadable",
+        "1 of 6 held out images are not evaluated after each epoch: no training image is of their "
+        "classes, a cat",
+    ]
+    for sentence in said:
+        assert any(sentence in one for one in run.decisions), (sentence, run.decisions)
+    trained = pd.read_parquet(tmp_path / "train_images.parquet")
+    assert (trained["train_ids_hash"] == run.train_ids_hash).sum() == len(train)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "log.csv", "steps.csv", "run.json"])
+def test_a_finished_run_that_was_altered_is_made_again(parent, digits, tmp_path, name):
+    first = again(parent, digits, tmp_path, epochs=1)
+    file = tmp_path / name
+    data = bytearray(file.read_bytes())
+    place = data.rindex(b"1") if name.endswith((".csv", "json")) else len(data) - 1
+    data[place] ^= 2
+    file.write_bytes(data)
+    if name == "weights.safetensors":
+        with pytest.raises(BadInput, match="differs from its own seal"):
+            load_network(parent[0], str(file))
+    second = again(parent, digits, tmp_path, epochs=1)
+    assert not any(one.startswith("already trained") for one in second.decisions)
+    assert second.weights_hash == first.weights_hash
+    third = again(parent, digits, tmp_path, epochs=1)
+    assert third.decisions[-1].startswith("already trained")
+
+
+@pytest.mark.parametrize("cut", [0, 50, None])
+def test_a_damaged_checkpoint_is_none(tmp_path, cut):
+    torch.save({"callbacks": {"log": {"fingerprint": "f"}}}, tmp_path / "checkpoint.ckpt")
+    assert checkpoint_of(tmp_path, "f") is not None
+    data = (tmp_path / "checkpoint.ckpt").read_bytes()
+    (tmp_path / "checkpoint.ckpt").write_bytes(b"[]" if cut is None else data[:cut])
+    assert checkpoint_of(tmp_path, "f") is None
 
 
 @pytest.mark.parametrize(

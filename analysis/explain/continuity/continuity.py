@@ -37,7 +37,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many pairs are judged, and how far apart; part of what the numbers mean.
+    """How many pairs are measured, and how far apart; part of what the numbers mean.
 
     Attributes:
         radii: lengths of noise steps, root mean square per value of the network's input.
@@ -105,7 +105,7 @@ def continuity(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Continuity:
-    """Judge the continuity of explainers on one network.
+    """Measure the continuity of explainers on one network.
 
     Args:
         module: a classification network.
@@ -129,16 +129,16 @@ def continuity(
     module = ready_module(module, (int(images.shape[-2]), int(images.shape[-1])))
     with evaluating(module), torch.no_grad():
         parts = [score(module, part).argmax(1) for part in _parts(images, batch_size)]
-    explained = _Explained(module, images, torch.cat(parts), limits, batch_size)
-    groups = _all_pairs(explained, labels, sampling)
-    fitting = [method for method in methods if _fits(explained, method)]
+    network = _Explained(module, images, torch.cat(parts), limits, batch_size)
+    groups = _all_pairs(network, labels, sampling)
+    fitting = [method for method in methods if _fits(network, method)]
     if not fitting:
         raise BadInput(f"none of {', '.join(methods)} fits {name}")
-    base = explained.maps(fitting, images, explained.target)
+    base = network.maps(fitting, images, network.target)
     rows: dict[str, list[dict[str, object]]] = {method: [] for method in fitting}
     examples: dict[str, list[Example]] = {method: [] for method in fitting}
     for done, pairs in enumerate(groups):
-        for method, (row, example) in _judge(explained, base, pairs).items():
+        for method, (row, example) in _ratios(network, base, pairs).items():
             rows[method].append(row)
             examples[method].append(example)
         progress("continuity", done + 1, len(groups), pairs[0].kind)
@@ -166,43 +166,43 @@ class _Explained:
         return {method: torch.cat([part[method].cpu() for part in results]) for method in methods}
 
 
-def _fits(explained: _Explained, method: str) -> bool:
+def _fits(network: _Explained, method: str) -> bool:
     explainer(method)
     try:
-        explained.maps([method], explained.images[:1], explained.target[:1])
+        network.maps([method], network.images[:1], network.target[:1])
     except DoesNotFit:
         return False
     return True
 
 
 def _all_pairs(
-    explained: _Explained, labels: Sequence[str] | None, sampling: Sampling
+    network: _Explained, labels: Sequence[str] | None, sampling: Sampling
 ) -> list[list[Pairs]]:
-    images = explained.images[: sampling.stepped]
+    images = network.images[: sampling.stepped]
     kinds = [near.noise_pairs(images, sampling.radii, sampling.directions, sampling.seed)]
     kinds += [[near.shift_pairs(images, kind)] for kind in ("shift_pixel", "shift_half")]
     if labels is not None:
         names = np.asarray(labels, dtype=object)
-        found = near.class_pairs(_pooled(explained), names, sampling.pairs, sampling.seed)
+        found = near.class_pairs(_pooled(network), names, sampling.pairs, sampling.seed)
         kinds += [[pairs] for pairs in found if len(pairs.first)]
     return kinds
 
 
-def _pooled(explained: _Explained) -> npt.NDArray[np.floating]:
+def _pooled(network: _Explained) -> npt.NDArray[np.floating]:
     from alike.extract.networks import TappedNetwork
 
-    height, width = explained.images.shape[-2:]
-    taps = taps_at(explained.module, (int(height), int(width)))
+    height, width = network.images.shape[-2:]
+    taps = taps_at(network.module, (int(height), int(width)))
     tap = taps.get("last_conv") or taps.get("fc") or taps["logits"]
-    with evaluating(explained.module), torch.no_grad():
-        parts = _parts(explained.images, explained.batch_size)
-        maps = [TappedNetwork(explained.module, [tap])(part)[tap.name] for part in parts]
+    with evaluating(network.module), torch.no_grad():
+        parts = _parts(network.images, network.batch_size)
+        maps = [TappedNetwork(network.module, [tap])(part)[tap.name] for part in parts]
     pooled = torch.cat([found.flatten(2).mean(2) if found.ndim == 4 else found for found in maps])
     return np.asarray(pooled.cpu().numpy())
 
 
-def _judge(
-    explained: _Explained, base: dict[str, Tensor], pairs: list[Pairs]
+def _ratios(
+    network: _Explained, base: dict[str, Tensor], pairs: list[Pairs]
 ) -> dict[str, tuple[dict[str, object], Example]]:
     """The row and the worst pair of every method, for one kind of pair."""
     ratios: dict[str, list[npt.NDArray[np.floating]]] = {method: [] for method in base}
@@ -210,8 +210,8 @@ def _judge(
     worst: dict[str, Example] = {}
     for part in pairs:
         first = torch.as_tensor(part.first)
-        second, maps = _second(explained, base, part)
-        apart = (explained.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
+        second, maps = _second(network, base, part)
+        apart = (network.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
         for method, maps_of_method in maps.items():
             ratio = near.continuity_ratios(base[method][first], maps_of_method, apart)
             ratios[method].append(ratio)
@@ -222,7 +222,7 @@ def _judge(
             n_zero[method] += int((maps_of_method.flatten(1).abs().sum(1) == 0).sum())
             at = int(ratio.argmax())
             if method not in worst or ratio[at] > worst[method].ratio:
-                inputs = torch.stack([explained.images[first[at]], second[at]]).cpu()
+                inputs = torch.stack([network.images[first[at]], second[at]]).cpu()
                 both = torch.stack([base[method][first[at]], maps_of_method[at]])
                 worst[method] = Example(method, part.kind, float(ratio[at]), inputs, both)
     return {
@@ -235,14 +235,14 @@ def _judge(
 
 
 def _second(
-    explained: _Explained, base: dict[str, Tensor], pairs: Pairs
+    network: _Explained, base: dict[str, Tensor], pairs: Pairs
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The second inputs (M, 3, H, W) of pairs, and their maps by every method."""
     if isinstance(pairs.second, Tensor):
-        target = explained.target[torch.as_tensor(pairs.first)]
-        return pairs.second, explained.maps(list(base), pairs.second, target)
+        target = network.target[torch.as_tensor(pairs.first)]
+        return pairs.second, network.maps(list(base), pairs.second, target)
     rows = torch.as_tensor(pairs.second)
-    return explained.images[rows], {method: maps[rows] for method, maps in base.items()}
+    return network.images[rows], {method: maps[rows] for method, maps in base.items()}
 
 
 def _contrasted(rows: list[dict[str, object]]) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Pairs of neighbouring inputs, on which the continuity of explanations is judged."""
+"""Pairs of neighbouring inputs, on which the continuity of explanations is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

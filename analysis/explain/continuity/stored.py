@@ -13,8 +13,8 @@ from alike.analysis.explain.continuity.continuity import (
     Sampling,
     continuity,
 )
+from alike.analysis.explain.file_names import PICTURE, TABLE
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.kept import PICTURE, TABLE
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import stored_frames
@@ -52,7 +52,7 @@ def continuity_of(
     sampling: Sampling | None = None,
     progress: Progress = silent,
 ) -> Continuity:
-    """Judge the continuity of a store's network on its images, and keep the result in the store.
+    """Measure the continuity of a store's network on its images, and keep the result in the store.
 
     The table goes to `tables/<key>/continuity.parquet`, the worst pairs of the noise balls and of
     the nearest same-class images to `explanations/<key>/continuity.png`.
@@ -61,7 +61,7 @@ def continuity_of(
         features: whose images, and whose network where none is given.
         network: from `load_network`.
         methods: names of `EXPLAINERS`; those that do not fit the network are left out.
-        n_images: images judged, spread evenly over the classes; the first `sampling.stepped` of
+        n_images: images measured, spread evenly over the classes; the first `sampling.stepped` of
             them are also stepped from.
         split: `train`, `held_out` or None for both.
         sampling: how many pairs, see `Sampling`.
@@ -88,6 +88,8 @@ def continuity_of(
         progress=progress,
     )
     settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
+    if features.where:
+        settings["where"] = features.where
     place = {"key": features.key}
     features.store.write_table(TABLE.format(**place), result.table, settings)
     picture = continuity_panel(result.examples, network.transform)
@@ -120,7 +122,7 @@ def continuity_panel(
 
 def _panel_images(example: Example, transform: "Transform") -> list[PanelImage]:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
-    seen = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = (example.inputs.float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
     heats = [(heat / heat.abs().sum().clamp_min(1e-30)).numpy() for heat in example.maps]
     apart = float((example.inputs[0] - example.inputs[1]).norm())
     captions = (
@@ -129,7 +131,7 @@ def _panel_images(example: Example, transform: "Transform") -> list[PanelImage]:
     )
     return [
         heat_image(image.permute(1, 2, 0).numpy(), heat, lines, top=full_colour(*heats))
-        for image, heat, lines in zip(seen, heats, captions, strict=True)
+        for image, heat, lines in zip(pixels, heats, captions, strict=True)
     ]
 
 

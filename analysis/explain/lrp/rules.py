@@ -210,26 +210,26 @@ def relevance_below(
     Returns:
         The relevance of x, shaped as x.
     """
-    signed = bool((x < 0).any())
+    negatives = bool((x < 0).any())
     total = torch.zeros_like(x)
     for share in rule.shares:
-        owed = _owed(share.outputs, y, above)
-        if owed is None:
+        relevance = _owed(share.outputs, y, above)
+        if relevance is None:
             continue
         parts = [
             (
                 term.sign,
-                _input_part(term.input, x, limits, signed),
+                _input_part(term.input, x, limits, negatives),
                 PARTS[term.weight](layer.weight),
             )
             for term in share.terms
-            if signed or term.input != "negative"
+            if negatives or term.input != "negative"
         ]
-        summed = _summed(share, layer, y, parts)
-        quotient = share.factor * divide(owed, summed, rule.epsilon)
+        contributions = _summed(share, layer, y, parts)
+        quotient = share.factor * divide(relevance, contributions, rule.epsilon)
         for sign, part, weight in parts:
             total += sign * part * layer.down(quotient, weight, x.shape)
-        unexplained = owed * (summed == 0) if rule.spreads else None
+        unexplained = relevance * (contributions == 0) if rule.spreads else None
         if unexplained is not None and bool(unexplained.any()):
             total += layer.spread(unexplained, x.shape)
     return total

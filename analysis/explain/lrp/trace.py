@@ -48,19 +48,19 @@ class RelevanceMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         signals = self.signals
-        given, named = signals.current(args), signals.current(kwargs or {})
-        inputs = tensors_in((*given, *named.values()))
+        values, options = signals.current(args), signals.current(kwargs or {})
+        inputs = tensors_in((*values, *options.values()))
         if not any(value in signals for value in inputs):
             with torch.no_grad():
-                result = func(*given, **named)
+                result = func(*values, **options)
             if any(value in signals.gates for value in inputs):
                 signals.add_gates(result)
             return result
         name = function_name(func)
-        result = self._handled(name, func, given, named, inputs)
+        result = self._handled(name, func, values, options, inputs)
         in_place = name.endswith("_") and not name.startswith("_")
-        if in_place or named.get("inplace") is True:
-            signals.replaced[given[0]] = result
+        if in_place or options.get("inplace") is True:
+            signals.replaced[values[0]] = result
         return result
 
     def _handled(

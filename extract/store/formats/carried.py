@@ -3,7 +3,8 @@
 All stream: memory is a block of 1024 rows, whatever the number of images. A carried group is
 
 - arrays `<name>` (N, …), in the order of `images`;
-- images: columns image_id, path, label, labelled (1: has a label), size, state, reason;
+- images: columns image_id, path, label, labelled (1: has a label), size, state, reason, and if any
+  image has one, subset and group ("": none);
 - constants `constants/<name>`;
 - attrs: one JSON document with the extraction and the key.
 """
@@ -22,6 +23,8 @@ from alike.extract.identity import seal_of
 from alike.extract.store.arrays import UNIT, ArraySpec
 
 IMAGE_COLUMNS = ("image_id", "path", "label", "labelled", "size", "state", "reason")
+OPTIONAL = ("subset", "group")
+"""Columns of names that a file has only if they name anything; files of 0.1 have neither."""
 SUMS = "alike_checksums"
 CONSTANTS = "constants/"
 """Where constants go in a file with folders."""
@@ -35,7 +38,8 @@ class Carried:
 
     Attributes:
         attrs: the group's attributes, with `key`.
-        images: one line a row, columns `IMAGE_COLUMNS`; a state other than `ok` has no feature.
+        images: one line a row, columns `IMAGE_COLUMNS`, and those of `OPTIONAL` that name
+            anything; a state other than `ok` has no feature.
         specs: the arrays.
         constants: name to array.
         read: gives rows [lo, hi) of an array.
@@ -107,16 +111,17 @@ def _hash(value: np.ndarray) -> Any:
 
 def columns_of(images: pd.DataFrame) -> dict[str, np.ndarray]:
     """Give the columns of the images as arrays: numbers, or str objects."""
-    return {name: images[name].to_numpy(dtype=NUMBERS.get(name, object)) for name in IMAGE_COLUMNS}
+    names = [*IMAGE_COLUMNS, *(name for name in OPTIONAL if name in images)]
+    return {name: images[name].to_numpy(dtype=NUMBERS.get(name, object)) for name in names}
 
 
 def images_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Put the columns of the images together again."""
+    """Put the columns of the images together again; those of `OPTIONAL` may be missing."""
     return pd.DataFrame(
         {
             name: np.asarray(columns[name]).astype(NUMBERS[name])
             if name in NUMBERS
             else pd.Series([str(one) for one in columns[name]], dtype=object)
-            for name in IMAGE_COLUMNS
+            for name in columns
         }
     )

@@ -13,6 +13,7 @@ from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
     NUMBERS,
+    OPTIONAL,
     SUMS,
     Carried,
     RowSums,
@@ -61,7 +62,8 @@ def open_file(path: Path) -> Iterator[Carried]:
             name: file[f"images/{name}"][()]
             if name in NUMBERS
             else file[f"images/{name}"].asstr()[()]
-            for name in IMAGE_COLUMNS
+            for name in (*IMAGE_COLUMNS, *OPTIONAL)
+            if name in IMAGE_COLUMNS or name in file["images"]
         }
         specs = {
             name: ArraySpec(name, tuple(one.shape[1:]), str(one.dtype))

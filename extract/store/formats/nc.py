@@ -13,6 +13,7 @@ from alike.extract.store.arrays import ArraySpec
 from alike.extract.store.formats.carried import (
     IMAGE_COLUMNS,
     NUMBERS,
+    OPTIONAL,
     SUMS,
     Carried,
     RowSums,
@@ -96,7 +97,13 @@ def open_file(path: Path) -> Iterator[Carried]:
         }
         yield Carried(
             read_attrs(file.attrs["alike"], str(path)),
-            images_of({name: file.variables[f"image_{name}"][...] for name in IMAGE_COLUMNS}),
+            images_of(
+                {
+                    name: file.variables[f"image_{name}"][...]
+                    for name in (*IMAGE_COLUMNS, *OPTIONAL)
+                    if name in IMAGE_COLUMNS or f"image_{name}" in file.variables
+                }
+            ),
             specs,
             constants,
             lambda name, lo, hi: np.asarray(file.variables[name][lo:hi]).astype(specs[name].dtype),

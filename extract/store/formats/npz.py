@@ -13,6 +13,7 @@ from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
     NUMBERS,
+    OPTIONAL,
     SUMS,
     Carried,
     RowSums,
@@ -86,7 +87,13 @@ def open_file(path: Path) -> Iterator[Carried]:
         sums = str(get(f"alike/{SUMS}")) if f"alike/{SUMS}" in names else None
         yield Carried(
             read_attrs(str(get("attrs")), str(path)),
-            images_of({name: get(f"images/{name}") for name in IMAGE_COLUMNS}),
+            images_of(
+                {
+                    name: get(f"images/{name}")
+                    for name in (*IMAGE_COLUMNS, *OPTIONAL)
+                    if name in IMAGE_COLUMNS or f"images/{name}" in names
+                }
+            ),
             specs,
             {
                 name.removeprefix(CONSTANTS): get(name)

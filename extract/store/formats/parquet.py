@@ -1,4 +1,4 @@
-"""A carried group as Parquet: a column an array (fixed-size lists), row groups of 1024."""
+"""A carried group as Parquet: a column an array (fixed-size lists)."""
 
 import base64
 import io
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from alike.extract.documents import read_json
+from alike.extract.row_groups import RowGroups
 from alike.extract.store.arrays import UNIT, ArraySpec
 from alike.extract.store.formats.carried import (
     IMAGE_COLUMNS,
+    OPTIONAL,
     SUMS,
     Carried,
     RowSums,
@@ -27,7 +29,6 @@ from alike.extract.store.formats.carried import (
 def write(path: Path, carried: Carried) -> None:
     """Write a carried group as Parquet, block by block."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     packed = io.BytesIO()
     constants: dict[str, Any] = {name: np.asarray(one) for name, one in carried.constants.items()}
@@ -39,7 +40,7 @@ def write(path: Path, carried: Carried) -> None:
     }
     columns = columns_of(carried.images)
     kinds = {"labelled": pa.uint8(), "size": pa.int64()}
-    fields = [pa.field(name, kinds.get(name, pa.string())) for name in IMAGE_COLUMNS]
+    fields = [pa.field(name, kinds.get(name, pa.string())) for name in columns]
     for name, spec in carried.specs.items():
         width = int(np.prod(spec.tail))
         kind = pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), width)
@@ -47,17 +48,17 @@ def write(path: Path, carried: Carried) -> None:
     schema = pa.schema(fields, metadata=metadata)
     sums = RowSums(carried)
     blocks = {name: sums.blocks(name) for name in carried.specs}
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
+    with RowGroups(path, schema, compression="zstd", write_page_checksum=True) as file:
         for lo in range(0, len(carried.images), UNIT):
             hi = min(lo + UNIT, len(carried.images))
             parts = [pa.array(columns[name][lo:hi], schema.field(name).type) for name in columns]
             for name, one in blocks.items():
                 flat = pa.array(np.ascontiguousarray(next(one)[1]).ravel())
                 parts.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
-            file.write_table(pa.table(parts, schema=schema), row_group_size=UNIT)
+            file.add(pa.table(parts, schema=schema))
         for one in blocks.values():
             next(one, None)
-        file.add_key_value_metadata({SUMS: sums.document()})
+        file.note({SUMS: sums.document()})
 
 
 @contextmanager
@@ -81,15 +82,30 @@ def open_file(path: Path) -> Iterator[Carried]:
         with np.load(io.BytesIO(base64.b64decode(metadata[b"alike_constants"]))) as packed:
             constants = {name: packed[name] for name in packed.files}
 
-        def read(name: str, lo: int, hi: int) -> np.ndarray:
-            groups = range(lo // UNIT, -(-hi // UNIT))
-            column = file.read_row_groups(list(groups), [name])[name].combine_chunks()
-            flat = np.asarray(column.flatten()).reshape(-1, *specs[name].tail)
-            return flat[lo - groups[0] * UNIT : hi - groups[0] * UNIT]
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        # Readers take a unit at a time, in order: the group of the last one stays.
+        latest: dict[str, tuple[int, np.ndarray]] = {}
 
+        def group_of(name: str, group: int) -> np.ndarray:
+            if name not in latest or latest[name][0] != group:
+                column = file.read_row_group(group, [name])[name].combine_chunks()
+                rows = np.asarray(column.flatten()).reshape(-1, *specs[name].tail)
+                latest[name] = group, rows
+            return latest[name][1]
+
+        def read(name: str, lo: int, hi: int) -> np.ndarray:
+            first, last = np.searchsorted(ends, [lo, max(hi - 1, lo)], side="right").tolist()
+            parts = []
+            for group in range(first, min(last + 1, len(sizes))):
+                begin = int(ends[group]) - sizes[group]
+                parts.append(group_of(name, group)[max(lo - begin, 0) : hi - begin])
+            return np.concatenate(parts)
+
+        named = [name for name in OPTIONAL if name in file.schema_arrow.names and name not in specs]
         yield Carried(
             read_attrs(metadata[b"alike"], str(path)),
-            images_of(file.read(list(IMAGE_COLUMNS)).to_pydict()),
+            images_of(file.read([*IMAGE_COLUMNS, *named]).to_pydict()),
             specs,
             constants,
             read,

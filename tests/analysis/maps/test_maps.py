@@ -1,5 +1,8 @@
 """Maps: PCA against scikit-learn, t-SNE that is seeded, stored and placed by transform."""
 
+import copy
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,3 +110,53 @@ def test_a_map_like_another_starts_from_it(digits):
 def test_empty_split_is_refused(digits):
     with pytest.raises(BadInput, match="split"):
         make_map(digits.before, MapSettings(split="none"))
+
+
+def in_another_order(made, order):
+    """The same images in other rows."""
+    other = copy.copy(made)
+    other.codes = made.codes[order]
+    other.labels = [made.labels[place] for place in order]
+    other.arrays = {name: values[order] for name, values in made.arrays.items()}
+    return other
+
+
+@pytest.mark.parametrize("sample", [200, 60])
+@pytest.mark.parametrize("by_id", [10_000, 10])
+def test_a_map_follows_ids_not_rows(write_features, make, tmp_path, monkeypatch, sample, by_id):
+    """Sums of a large set follow rows: of these vectors they are exact, whatever their order."""
+    monkeypatch.setattr("alike.analysis.maps.maps.BY_ID", by_id)
+    made = make((64, 40, 24))
+    if by_id < 128:
+        made.arrays["gap"] = np.round(made.arrays["gap"] * 16) / 16
+    ids = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(128)]
+    order = np.random.default_rng(5).permutation(128)
+    other, ids_of_other = in_another_order(made, order), [ids[place] for place in order]
+    maps = []
+    for name, images, names in (("a", made, ids), ("b", other, ids_of_other)):
+        features = write_features(tmp_path / name, images, ids=names)
+        settings = MapSettings("gap_euclid", sample=sample, seed=3)
+        table = make_map(features, settings)
+        assert table["row"].is_monotonic_increasing
+        view = features.store.images().set_index("row")["image_id"]
+        maps.append(table.set_index(table["row"].map(view)).drop(columns="row").sort_index())
+    assert maps[0]["fitted"].sum() == min(sample, 128)
+    pd.testing.assert_frame_equal(*maps, check_exact=True)
+
+
+def test_a_map_of_a_fitted_measure_follows_the_labels(write_features, make, tmp_path):
+    made = make((40, 40, 40))
+    features = write_features(tmp_path / "s", made, share=0.5)
+    settings = MapSettings("lda_cosine")
+    first = make_map(features, settings)
+    view = features.store.images()
+    listing = view[["image_id", "path", "label", "size", "state", "reason"]].copy()
+    train = listing["image_id"].isin(features.table("train")["image_id"])
+    listing.loc[train, "label"] = np.roll(listing.loc[train, "label"], 1)
+    features.store.list_images(listing)
+    again = features.store.features(features.key)
+    assert find_map(again, settings) is None
+    assert not np.allclose(make_map(again, settings)["pca_x"], first["pca_x"])
+    features.store.list_images(view[listing.columns])
+    back = features.store.features(features.key)
+    pd.testing.assert_frame_equal(make_map(back, settings), first)

@@ -41,7 +41,7 @@ def enumerated(x: np.ndarray, codes: np.ndarray, k: int) -> dict[str, np.ndarray
     return out
 
 
-def judged(x: np.ndarray, codes: np.ndarray, k: int, form: str = "euclidean"):
+def scored(x: np.ndarray, codes: np.ndarray, k: int, form: str = "euclidean"):
     images = evaluation_set_of(np.arange(len(x)), [str(code) for code in codes])
     found = nearest(held_vectors(x[images.rows].astype(np.float32), form), images, k)
     back = np.argsort(images.rows)
@@ -66,7 +66,7 @@ def test_integer_features_have_the_exact_expectation(seed: int, k: int) -> None:
     x = rng.integers(0, 3, (8, 1 + seed % 2))
     codes = rng.integers(0, 3, 8)
     codes[:4] = (0, 0, 1, 1)
-    agree(judged(x, codes, k), enumerated(x, codes, k))
+    agree(scored(x, codes, k), enumerated(x, codes, k))
 
 
 def test_ties_beyond_the_kept_lists_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_ties_beyond_the_kept_lists_are_counted(monkeypatch: pytest.MonkeyPatch)
     x, codes = rng.integers(0, 2, (8, 2)), np.array([0, 0, 0, 1, 1, 2, 2, 2])
     monkeypatch.setattr("alike.analysis.neighbours.lists.MARGIN", 0)
     monkeypatch.setattr(ties, "ROOM", 20)
-    agree(judged(x, codes, 1), enumerated(x, codes, 1))
+    agree(scored(x, codes, 1), enumerated(x, codes, 1))
 
 
 @pytest.mark.parametrize("form", ["euclidean", "cosine"])
@@ -83,7 +83,7 @@ def test_features_that_are_all_equal_score_what_chance_does(form: str) -> None:
     sizes = (120, 60, 20)
     codes = np.repeat(np.arange(3), sizes)
     x = np.tile(np.array([0.6, 0.0, 0.8]), (200, 1))
-    found = judged(x, codes, 10, form)
+    found = scored(x, codes, 10, form)
     share = (np.array(sizes) - 1)[codes] / 199
     for name in ("one_nn", "purity", "rp"):
         np.testing.assert_allclose(found[name], share, atol=1e-12)
@@ -101,6 +101,6 @@ def test_order_of_images_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     x, codes = rng.integers(0, 3, (60, 2)), rng.integers(0, 4, 60)
     order = rng.permutation(60)
-    found, shuffled = judged(x, codes, 5), judged(x[order], codes[order], 5)
+    found, shuffled = scored(x, codes, 5), scored(x[order], codes[order], 5)
     for name in found:
         np.testing.assert_allclose(shuffled[name], found[name][order], atol=1e-12)

@@ -217,7 +217,8 @@ def test_where_distances_crowd_the_bins_follow_them(kind, layout):
     area, wanted = counts.plain_area(), roc_auc_score(same, -distance)
     assert len(counts.bins.cells.base)
     assert area.low - 1e-6 <= wanted <= area.high + 1e-6
-    assert area.high - area.low < 1e-3
+    # 4e-4 at most is measured: the bins, and the rounding of float32 that is certified with them.
+    assert area.high - area.low < 5e-4
     plain = measured_bins(held, images)
     equal = Bins(float(distance.min()), float(np.ptp(distance)) / plain.n, plain.n)
     if held.form == "inner":

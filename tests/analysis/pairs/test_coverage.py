@@ -24,8 +24,8 @@ def simulation():
 
 def test_intervals_of_small_sets_cover(simulation):
     """5 classes of 10, where draws of images held the truth of R-precision .73 of the time."""
-    judge, covered, scores = (simulation[name] for name in ("judge", "covered", "ALONE"))
-    few = partial(judge, simulation["CELLS"]["5x10"], paired=False)
+    evaluate, covered, scores = (simulation[name] for name in ("evaluate", "covered", "ALONE"))
+    few = partial(evaluate, simulation["CELLS"]["5x10"], paired=False)
     truth = np.mean([few(10_000 + s, intervals=False)[0][:, 0] for s in range(25)], axis=0)
     share, printed = covered(np.array([few(s, intervals=True)[0] for s in range(25)]), truth)
     for score in ("sameness", "eer", "one_nn", "r_precision", "map_at_r", "balanced_accuracy"):
@@ -35,8 +35,8 @@ def test_intervals_of_small_sets_cover(simulation):
 
 def test_intervals_of_tied_distances_cover(simulation):
     """Features of 8 signs: values are expected over ties, what an image does is of one order."""
-    judge, covered, scores = (simulation[name] for name in ("judge", "covered", "ALONE"))
-    few = partial(judge, simulation["CELLS"]["5x10 of 8 signs"], paired=False)
+    evaluate, covered, scores = (simulation[name] for name in ("evaluate", "covered", "ALONE"))
+    few = partial(evaluate, simulation["CELLS"]["5x10 of 8 signs"], paired=False)
     truth = np.mean([few(10_000 + s, intervals=False)[0][:, 0] for s in range(25)], axis=0)
     share, printed = covered(np.array([few(s, intervals=True)[0] for s in range(25)]), truth)
     for score in ("sameness", "one_nn", "purity_at_10", "r_precision", "map_at_r"):

@@ -294,3 +294,28 @@ def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text("[]")
     with pytest.raises(BadInput, match="names no splits"):
         open_source(str(tmp_path))
+
+
+def test_labels_beside_the_images_of_a_tar_that_are_not_found_are_said(tmp_path: Path) -> None:
+    members = {
+        "0.jpg": DATA, "0.CLS": b"3", "1.jpg": DATA + b"1", "1.json": b'{"class": 3, "by": "x"}',
+        "2.jpg": DATA + b"2", "2.json": b"{cut", "3.jpg": DATA + b"3", "3.json": b'{"label": 4}',
+    }  # fmt: skip
+    source = open_source(shard(tmp_path / "a.tar", members))
+    assert [one.label for one in source] == ["3", None, None, "4"]
+    assert notes_of(source) == [
+        "2 images have no class: their .json has no 'label'; they have by, class: --label-column "
+        "names one; 1 of them cannot be read"
+    ]
+    named = open_source(shard(tmp_path / "b.tar", members), label="class")
+    assert [one.label for one in named] == [None, "3", None, None]
+
+
+@pytest.mark.quick
+def test_spaces_and_separators_of_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "spaces.csv").write_text("path, label\n1.jpg, cat\n")
+    assert [one.label for one in open_source(str(tmp_path / "spaces.csv"))] == ["cat"]
+    for mark in ";\t":
+        (tmp_path / "other.csv").write_text(f"path{mark}label\n1.jpg{mark}cat\n")
+        with pytest.raises(BadInput, match=r"has one column, .*: it is separated by .*commas"):
+            open_source(str(tmp_path / "other.csv"))

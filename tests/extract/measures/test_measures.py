@@ -55,6 +55,12 @@ class InMemory:
     def write_constant(self, name, value):
         self.held[name] = value
 
+    where = ""
+
+    @property
+    def whole(self):
+        return self
+
     def table(self, split=None):
         return self.listed if split is None else self.listed[self.listed["split"] == split]
 

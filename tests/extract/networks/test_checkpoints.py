@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,55 @@ def test_factory_without_a_number_of_classes_is_told_which_argument(tmp_path: Pa
         BadInput, match="argument 'num_classes'; add num_classes to the factory's arg"
     ):
         load_network(f"{name}:fixed", args={"num_classes": 3})
+
+
+def test_backbone_of_a_convolutional_classifier(tmp_path: Path) -> None:
+    """SqueezeNet's last layer is a 1x1 convolution: maps and vectors work without it."""
+    torch.manual_seed(0)
+    whole = torchvision.models.squeezenet1_1(weights=None).eval()
+    state = {n: v for n, v in whole.state_dict().items() if not n.startswith("classifier.")}
+    torch.save(state, tmp_path / "backbone.pt")
+    network = load_network("squeezenet1_1", str(tmp_path / "backbone.pt"))
+    assert network.headless
+    assert network.lacking == ("logits",)
+    assert any("hold no classifier (classifier.1.bias" in note for note in network.notes)
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = forward_taps(network.module, batch, ["last_conv", "fc"])
+        wanted = whole.features(batch)
+    assert torch.allclose(found["last_conv"], wanted)
+    assert torch.allclose(found["fc"], wanted.mean((2, 3)))
+    with pytest.raises(BadInput, match=r"no tap logits: the weights hold no classifier\.1"):
+        forward_taps(network.module, batch, ["logits"])
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda value: (value * 10).to(torch.int8), "conv.weight int8"),
+        (lambda value: value.to(torch.complex64), "conv.weight complex64"),
+        (lambda value: value.to_sparse(), "conv.weight sparse"),
+        (lambda value: value * float("nan"), "conv.weight NaN"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], says: str
+) -> None:
+    """Integers would be cast without their scale, and of complex numbers a half dropped."""
+    (tmp_path / "nets.py").write_text(NETS)
+    name = f"{tmp_path / 'nets.py'}:fixed"
+    state = load_network(name).module.state_dict()
+    torch.save({**state, "conv.weight": change(state["conv.weight"])}, tmp_path / "odd.pt")
+    with pytest.raises(BadInput, match=f"no real numbers 1 .{says}"):
+        load_network(name, str(tmp_path / "odd.pt"))
+    half = {key: value.bfloat16() for key, value in state.items()}
+    torch.save(half, tmp_path / "half.pt")
+    loaded = load_network(name, str(tmp_path / "half.pt")).module.state_dict()
+    assert all(torch.equal(loaded[key], value.float()) for key, value in half.items())
+
+
+def test_index_of_shards_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(BadInput, match="lists in which files the weights are, and holds none"):
+        read_checkpoint(tmp_path / "model.safetensors.index.json")

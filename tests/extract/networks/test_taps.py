@@ -10,8 +10,9 @@ from torch import nn
 from torchvision.models.regnet import BlockParams
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.extract.networks.network import load_network
+from alike.extract.networks.network import Network, load_network
 from alike.extract.networks.taps import Tap, TappedNetwork, find_taps, forward_taps
+from alike.extract.networks.transform import Transform
 
 NETWORKS = torchvision.models.list_models(module=torchvision.models)
 NO_LINEAR = {"squeezenet1_0", "squeezenet1_1"}
@@ -243,3 +244,32 @@ def test_network_without_a_head_gives_what_it_pools() -> None:
         captured = TappedNetwork(module, list(taps.values()))(batch)
     torch.testing.assert_close(captured["fc"], captured["logits"])
     torch.testing.assert_close(captured["fc"], captured["last_conv"].mean((2, 3)))
+
+
+class ConvolvedHead(nn.Module):
+    """Pooled, then classified by a 1x1 convolution, as BiT's ResNets are."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1, groups=groups)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3), keepdim=True)).flatten(1)
+
+
+@pytest.mark.quick
+def test_convolution_after_the_pooling_is_a_linear() -> None:
+    module = ConvolvedHead()
+    batch = torch.rand(3, 3, 12, 12)
+    with torch.no_grad():
+        taps = forward_taps(module, batch, ["last_conv", "fc", "logits"])
+    assert taps["last_conv"].shape == (3, 8, 10, 10)
+    assert torch.allclose(taps["fc"], taps["last_conv"].mean((2, 3)))
+    network = Network("n", "none", "", Transform(resize=(12, 12)), None, module)
+    weight, bias = network.classifier()
+    assert torch.allclose(taps["fc"] @ weight.T + bias, taps["logits"], atol=1e-6)
+    # Of a grouped one no row of a matrix stands for a class.
+    assert (
+        Network("n", "none", "", Transform(resize=(12, 12)), None, ConvolvedHead(2)).classifier()
+        is None
+    )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import pytest
 
@@ -89,6 +90,43 @@ def test_asked_once(name, ran, monkeypatch):
     trust.require_trust(name)
     assert len(asked) == 2
     assert "nets.py" in asked[0]
+
+
+HIDDEN = {
+    "by a computed name": "import importlib; importlib.import_module('hid' + 'den')",
+    "from a folder that it adds": "import sys; sys.path.insert(0, FOLDER + '/lib'); import hidden",
+    "in the factory": "def late():\n    import importlib; importlib.import_module('hid' + 'den')",
+}
+EVIL = "from pathlib import Path\nPath({!r}).touch()\n"
+
+
+@pytest.mark.parametrize("way", HIDDEN)
+def test_a_module_that_shows_only_when_it_is_imported_is_agreed_to(way, name, tmp_path):
+    """Whoever sends the very file that a user agreed to, with another module beside it."""
+    code = f"FOLDER = {str(tmp_path)!r}\n{HIDDEN[way]}\n" + CODE
+    if way == "in the factory":
+        code = code.replace("    return", "    late()\n    return")
+    (tmp_path / "nets.py").write_text(code)
+    hidden = tmp_path / ("lib/hidden.py" if "folder" in way else "hidden.py")
+    hidden.parent.mkdir(exist_ok=True)
+    hidden.write_text("X = 1\n")
+    load_network(name)
+    with pytest.raises(BadInput, match="now has hash"):  # it runs: only the weights differ
+        network_of(stored(name))
+    hidden.write_text(EVIL.format(str(tmp_path / "ran evil")))
+    with pytest.raises(BadInput, match=r"imports .*hidden\.py .*give --trust"):
+        network_of(stored(name))
+    assert not (tmp_path / "ran evil").exists()
+    trust.accept_any()
+    with pytest.raises(BadInput, match="now has hash"):
+        network_of(stored(name))
+    assert (tmp_path / "ran evil").exists()
+
+
+def test_a_compiled_module_beside_a_file_is_part_of_it(name, tmp_path):
+    before = trust.code_hash_of(name)
+    (tmp_path / f"beside{EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF")
+    assert trust.code_hash_of(name) != before
 
 
 def test_published_networks_and_our_own_are_no_strangers(name):

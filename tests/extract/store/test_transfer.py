@@ -3,11 +3,14 @@
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import store_writer as known
 import xarray
 
+from alike.extract import row_groups
 from alike.extract.errors import BadInput
+from alike.extract.store.formats.carried import IMAGE_COLUMNS
 from alike.extract.store.formats.formats import FORMATS
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
@@ -32,6 +35,9 @@ def features(tmp_path_factory):
     made.write_constant("classifier/weight", np.eye(3, dtype=np.float32))
     made.write_constant("measures/gap/count", np.array(7))
     return made
+
+
+GROUPS = [(1, [1024, 476]), (None, [1500]), (700, [700, 700, 100])]
 
 
 def same(a, b) -> None:
@@ -80,6 +86,25 @@ def test_import_into_a_store_with_other_images(features, tmp_path, ending):
     assert set(table["image_id"]) == same_ids
 
 
+@pytest.mark.parametrize(("size", "rows"), GROUPS)
+def test_row_groups_are_large_and_those_of_any_size_are_read(
+    features, tmp_path, monkeypatch, size, rows
+):
+    if size == 1:
+        # As earlier versions wrote them: a stored shard each.
+        monkeypatch.setattr(row_groups, "GROUP", 1)
+    file = export_group(features, tmp_path / "group.parquet")
+    if size == 700:
+        with pq.ParquetFile(file) as whole:
+            table, sums = whole.read(), whole.metadata.metadata
+        with pq.ParquetWriter(file, table.schema, write_page_checksum=True) as writer:
+            writer.write_table(table, row_group_size=700)
+            writer.add_key_value_metadata({"alike_checksums": sums[b"alike_checksums"].decode()})
+    written = pq.ParquetFile(file).metadata
+    assert [written.row_group(i).num_rows for i in range(written.num_row_groups)] == rows
+    same(features, import_group(Store.open(tmp_path / "to", create=True), file))
+
+
 def test_plain_readers(features, tmp_path):
     maps = known.rows_of("maps", range(1500))
     maps[5] = np.nan
@@ -119,3 +144,64 @@ def test_wrong_files_are_refused(features, tmp_path):
         other.write_bytes(b"this is something else entirely" * 10)
         with pytest.raises(BadInput, match="no exported group"):
             import_group(features.store, other)
+
+
+@pytest.mark.parametrize("ending", list(FORMATS))
+def test_subsets_and_groups_travel(tmp_path, ending):
+    store = Store.open(tmp_path / "from", create=True)
+    images = known.listing(range(40))
+    images["subset"] = [None if n % 5 == 0 else ("train", "val")[n % 2] for n in range(40)]
+    view = store.list_images(images)
+    patients = pd.DataFrame({"row": view["row"], "group": [f"patient {n // 4}" for n in range(40)]})
+    store.keep_image_groups(patients[patients["row"] != 3])
+    store.set_split(0.5)
+    made = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
+    made.write_unit(0, {name: known.rows_of(name, range(40)) for name in known.ARRAYS})
+    file = export_group(made, tmp_path / f"group{ending}")
+
+    # The store that takes it has own images, one with the same bytes in another subset and group.
+    other = Store.open(tmp_path / "to", create=True)
+    own = known.listing([100, 7])
+    own["subset"] = ["test", "mine"]
+    other.list_images(own)
+    other.keep_image_groups(pd.DataFrame({"row": [1], "group": ["own"]}))
+    other.set_split(0.5)
+    back = import_group(other, file)
+    subsets = back.store.images().set_index("image_id")["subset"]
+    wanted = images.set_index("image_id")["subset"].astype(object).replace(np.nan, None)
+    wanted[own["image_id"][1]] = "mine"
+    assert subsets[wanted.index].tolist() == wanted.tolist()
+    assert subsets[own["image_id"][0]] == "test"
+    ids = back.store.image_ids()
+    groups = {ids[row]: group for row, group in back.store.image_groups().to_numpy()}
+    wanted_groups = {one: f"patient {n // 4}" for n, one in enumerate(images["image_id"]) if n != 3}
+    assert groups == wanted_groups | {own["image_id"][1]: "own"}
+    # One side a group, as in the store that it came from.
+    table = back.table().assign(group=lambda t: t["image_id"].map(groups))
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert table["split"].nunique() == 2
+    assert verify(back.store).damage == ()
+
+
+@pytest.mark.parametrize("ending", list(FORMATS))
+def test_without_subsets_a_file_is_as_before(features, tmp_path, ending):
+    """Files of a set without subsets and groups have the columns of version 0.1, and its sums."""
+    with FORMATS[ending].open(export_group(features, tmp_path / f"g{ending}")) as carried:
+        assert list(carried.images) == list(IMAGE_COLUMNS)
+        names = {name for name in carried.sums if name.startswith("column ")}
+    assert names == {f"column {name}" for name in IMAGE_COLUMNS}
+
+
+def test_labels_of_the_file_that_differ_are_told(features, tmp_path):
+    file = export_group(features, tmp_path / "group.npz")
+    store = Store.open(tmp_path / "to", create=True)
+    images = known.listing(range(1400, 1510))
+    images.loc[3, "label"] = "a cat"
+    store.list_images(images)
+    said = []
+    back = import_group(store, file, tell=said.append)
+    (line,) = said
+    assert line.startswith("1 of the images of group.npz have another label")
+    assert images["image_id"][3][:12] in line
+    labels = back.table().set_index("image_id")["label"]
+    assert labels[images["image_id"][3]] == "a cat"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.images import image_id
 from alike.extract.images.sources import open_source
 from alike.extract.images.split import splits_of
@@ -16,6 +16,7 @@ from alike.extract.pipeline import extract
 from alike.extract.store.sides import Split, components, ranges_of, rows_in, sides_of
 from alike.extract.store.store import Store
 from alike.extract.store.twins import Signatures
+from alike.extract.store.verification import verify
 from alike.extract.twins.bands import Bands
 from alike.extract.twins.hashes import SYMMETRIES, hashes
 from alike.extract.twins.kernels import differing_bits
@@ -347,6 +348,43 @@ def test_groups_of_a_manifest_stand_together(tmp_path: Path, network: object, st
     assert len(twin_table(store)) == 6
     with pytest.raises(BadInput, match="none is 'nurse'"):
         open_source(str(tmp_path / "set.csv"), group="nurse")
+
+
+def test_sides_and_trained_images_that_are_gone_are_named(
+    tmp_path: Path, network: object, store: Store
+) -> None:
+    write(tmp_path, {f"{n}.png": picture(n) for n in range(6)})
+    lines = [f"{n}.png,{'ab'[n % 2]},{n // 3}" for n in range(6)]
+    (tmp_path / "set.csv").write_text("path,label,patient\n" + "\n".join(lines) + "\n")
+    store.set_split(0.5)
+    source = open_source(str(tmp_path / "set.csv"), group="patient")
+    key = extract(source, network, store, device="cpu").key
+    table = store.features(key).table()
+    store.mark_trained(table[table["split"] == "train"]["image_id"])
+    signed = store.path("twins", "signatures", "000000.parquet")
+    for stray in ("._000000.parquet", "000000 (1).parquet"):
+        signed.with_name(stray).write_bytes(b"\0")
+    assert verify(store, mark=False).damage == ()
+    sides = store.path("twins", "sides.parquet")
+    trained = store.path("twins", "trained.parquet")
+    whole = trained.read_bytes()
+    for file in (sides, trained, signed):
+        file.write_bytes(file.read_bytes()[:-9])
+        assert [one.file for one in verify(store, mark=False).damage] == [
+            file.relative_to(store.path()).as_posix()
+        ]
+        file.unlink()
+        if file != signed:
+            (one,) = verify(Store.open(store.url), mark=False).damage
+            assert (one.file, one.reason) == (f"twins/{file.name}", "is missing")
+        if file == sides:
+            with pytest.raises(StoreDamaged, match="run `alike extract` again"):
+                Store.open(store.url).features(key).table()
+        if file == trained:
+            file.write_bytes(whole)
+        extract(source, network, store, device="cpu")
+        assert verify(store, mark=False).damage == ()
+    pd.testing.assert_frame_equal(store.features(key).table(), table)
 
 
 def test_shares_that_do_not_fit_are_refused(store: Store) -> None:
