@@ -30,7 +30,7 @@ from benchmarks.index import clustered
 
 HERE = Path(__file__).resolve().parents[1]
 PATH = "/api/v1/images/{row}/neighbours?k=12"
-DIMENSION, ROUNDS = 512, 3
+DIMENSION = 512
 
 
 def synthetic_store(folder, n):
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--path", default=PATH)
     parser.add_argument("--store", type=Path, help="of an earlier run")
@@ -151,7 +152,7 @@ def main() -> None:
             other = server(asked.against, store, asked.path)
             servers["against"] = stack.enter_context(other)
         lines = []
-        for number in range(ROUNDS):
+        for number in range(asked.rounds):
             for clients in asked.clients:
                 for name, one in servers.items():
                     # The first round warms caches and is shown as round 0.

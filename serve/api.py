@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from alike.extract.errors import BadInput
@@ -46,8 +47,10 @@ Measure = Annotated[
     str | None, Query(max_length=128, description="Of the index: that of `set` without.")
 ]
 K = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS, description="Neighbours.")]
+# All of a request's head has to be within 64 KiB: more, or longer ones, go into a POST.
 Labels = Annotated[
-    list[str] | None, Query(max_length=1000, description="Only these classes. Repeatable.")
+    list[Annotated[str, Field(max_length=200)]] | None,
+    Query(max_length=20, description="Only these classes. Repeatable."),
 ]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the answer.")]
 
@@ -102,7 +105,7 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
         request: Request,
         count: Annotated[int, Query(ge=0, le=1000, description="Number of images.")] = 24,
         seed: Annotated[int, Query(ge=0, lt=2**63, description="Of the draw.")] = 0,
-        label: Annotated[str | None, Query(description="Only this class.")] = None,
+        label: Annotated[str | None, Query(max_length=512, description="Only this class.")] = None,
         features: Features = None,
     ) -> Any:
         """Stored images drawn at random."""
