@@ -2,6 +2,7 @@
 # make test     lint, types, import rules, tests
 # make quick    lint, types and the fastest tests of every file, in under a minute
 # make numeric  the tests of numbers again, under two other kernels of OpenBLAS
+# make bench    every speed as a ratio to what bounds it; fails below 0.9 of benchmarks/floors.toml
 # make docs     the site of the pages and the API, in build/docs
 VENV ?= .venv
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 
 NUMERIC := tests/extract/measures tests/analysis/blocks tests/analysis/pairs tests/analysis/classes tests/analysis/neighbours
 
-.PHONY: demo test quick numeric docs lint clean
+.PHONY: demo test quick numeric bench docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/alike demo
@@ -24,6 +25,10 @@ quick: lint
 numeric: $(VENV)/installed
 	OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest $(NUMERIC)
 	if grep -q avx2 /proc/cpuinfo; then OPENBLAS_CORETYPE=Haswell $(BIN)/pytest $(NUMERIC); fi
+
+# BENCH=--write makes the ratios of this processor the floors; BENCH='pairs store' runs some parts.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alike.analysis.analyse import Analysis
+    from alike.analysis.ranking import Ranking
     from alike.client import Client
     from alike.extract.pipeline import ExtractionReport
     from alike.extract.store import Features, Store
@@ -370,6 +371,7 @@ def analyse(
     bootstrap: int = 200,
     seed: int = 0,
     untrained: str | None = None,
+    human: str | Path | None = None,
     dask: str | None = None,
     workers: int | None = None,
     budget: float = 1e14,
@@ -388,6 +390,7 @@ def analyse(
         bootstrap: 0: no intervals; any other number: intervals. Nothing is resampled.
         seed: of folds, samples of images, and draws for the worst class.
         untrained: extraction of the same network with random weights.
+        human: file of what people said about the images: votes, triplets or dissimilarities.
         dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
         workers: processes of a Dask cluster of this machine.
         budget: multiplications a measure; beyond it a sample of images is evaluated.
@@ -402,6 +405,7 @@ def analyse(
     from alike.analysis.analyse import AnalysisSettings
     from alike.analysis.analyse import analyse as analyse_features
     from alike.analysis.blocks import open_jobs
+    from alike.analysis.people import read_answers
 
     settings = AnalysisSettings(
         measures=None if measures is None else _names(measures),
@@ -415,14 +419,58 @@ def analyse(
     opened = open_store(store)
     chosen = opened.features(features).only(where)
     _check_held_out(split, chosen)
+    answers = None if human is None else read_answers(human, chosen.whole.table("all"))
+    for note in answers.notes if answers else ():
+        warnings.warn(note, stacklevel=2)
     with open_jobs(dask, workers) as jobs:
         return analyse_features(
             chosen,
             settings,
             untrained=opened.features(untrained) if untrained else None,
+            human=answers,
             jobs=jobs,
             progress=progress,
         )
+
+
+def rank_networks(
+    store: "Place",
+    *,
+    measure: str = "gap_cosine",
+    split: Split = "held_out",
+    where: str | None = None,
+    seed: int = 0,
+    dask: str | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> "Ranking":
+    """Measure every extraction of a store on the same images, as `alike compare --all` does.
+
+    Args:
+        store: with the extractions; the ranking, and how alike the networks are to each other, are
+            kept there for the report.
+        measure: key of `MEASURES`, of all.
+        split: which images; ``held_out`` are those that no training sees.
+        where: only images with these values, such as ``subset=val`` or ``label=cat,dog``.
+        seed: of what is drawn.
+        dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
+        workers: processes of a Dask cluster of this machine.
+        progress: called after every few blocks.
+
+    Raises:
+        BadInput: fewer than two networks that can be measured, no images in common, or held-out
+            images that a network was trained on.
+    """
+    from alike.analysis.blocks import open_jobs
+    from alike.flows.comparing import compare_all
+
+    opened = open_store(store)
+    _check_held_out(split, *(opened.features(key) for key in opened.groups()))
+    with open_jobs(dask, workers) as jobs:
+        return compare_all(
+            opened, measure=measure, split=split, where=where, seed=seed, jobs=jobs,
+            progress=progress,
+        )[0]  # fmt: skip
 
 
 def compare(

@@ -5,10 +5,12 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
     MEMORY,
@@ -30,8 +32,12 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
+from alike.analysis.data_limits import Listed, bayes_bounds, listed_neighbours, suspects
+from alike.analysis.neighbours import linked_units
 from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.people import HumanAnswers, human_scores
+from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
 from alike.analysis.twins import twin_findings
@@ -50,7 +56,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 7
+VERSION = 8
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -70,7 +76,10 @@ DEFAULT_MEASURES = (
 )
 """The default measures: the headline, its floor and ceiling, and what explains them."""
 
-FIRST = ("sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy")
+FIRST = (
+    "sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy", "knn_probe",
+    "linear_probe",
+)  # fmt: skip
 """The scores that are read first."""
 
 
@@ -270,6 +279,7 @@ def analyse(
     settings: AnalysisSettings = DEFAULTS,
     *,
     untrained: "Features | None" = None,
+    human: HumanAnswers | None = None,
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -280,6 +290,7 @@ def analyse(
         settings: measures, images, and how surely.
         untrained: features of the same architecture with random weights, evaluated by the headline
             measure.
+        human: what people said about the images; None: nothing is known.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every block.
 
@@ -318,11 +329,21 @@ def analyse(
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     network = network_scores(features, images)
-    tables["scores"] = pd.concat([tables["scores"], *set_rows, network], ignore_index=True)
+    near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
+    one_nn = _one_nn(parts[0]["scores"], plan[0].name)
+    tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
+    tables["suspects"] = suspects(plan[0].name, near, plan[0].images)
+    probes = work.probe(features, plan[0], near, left_out)
+    more = [*set_rows, network, *probes]
+    tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
     twins, twin_record = twin_findings(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
     tables["twins"] = twins
+    said = {}
+    if human is not None:
+        tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
+        said = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
     record = {
         "split": settings.split, **({"where": features.where} if features.where else {}),
         "measures": [*measures, *settings.set_measures],
@@ -332,7 +353,7 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "images_digest": images_digest(features.store),
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": digests, "twins": twin_record,
+        "measure_digests": digests, "twins": twin_record, "human": said,
         "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],
         "scores_version": SCORES_VERSION,
         "n_images_before_sampling": len(images),
@@ -465,6 +486,47 @@ class Work:
             features, SET_MEASURES[name], images, settings.bootstrap > 0, settings.seed, stage
         )
 
+    def probe(
+        self, features: "Features", head: Planned, near: Listed, left_out: dict[str, str]
+    ) -> list[pd.DataFrame]:
+        """The scores of the probes on the images of the headline; why there are none otherwise.
+
+        Args:
+            features: the extraction.
+            head: the headline's measure.
+            near: its neighbours, which tell which images are near copies.
+            left_out: gets the reason.
+        """
+        settings = self.settings
+        stage = partial(self.jobs.stage, progress=self.progress)
+        copies = _copies(head, near)
+        try:
+            return [
+                probe_scores(
+                    features, head.images, stage, units=copies,
+                    intervals=settings.bootstrap > 0, budget=settings.budget,
+                )
+            ]  # fmt: skip
+        except BadInput as error:
+            # They need train images, which many a set has not.
+            left_out["probes"] = str(error)
+            return []
+
+    def ask(self, planned: Planned, human: HumanAnswers) -> pd.DataFrame:
+        """How alike people and a measure find the images; ceilings and intervals of the headline.
+
+        They are of people, or hardly differ between measures, and take most of the time.
+        """
+        first = planned.name == HEADLINE or self.settings.vector_measures[:1] == [planned.name]
+        settings = self.settings
+        draws = {} if first and settings.bootstrap > 0 else {"draws": 0}
+        table = human_scores(
+            human, planned.source.load(MEMORY), planned.images, seed=settings.seed,
+            **draws, **({} if first else {"splits": 0}),
+        )  # fmt: skip
+        table.insert(0, "measure", planned.name)
+        return table
+
     def alone(self, planned: Planned) -> Callable[[EvaluationSet], float]:
         """Give sameness by a measure of fewer images; without intervals."""
 
@@ -525,6 +587,21 @@ def _plan(
         # Without constants, what cannot be embedded is damaged: no reason to leave a measure out.
         plan.append(early or _planned(name, measure, features, rest, note))
     return plan, left_out
+
+
+def _copies(head: Planned, near: Listed) -> NDArray[np.int64] | None:
+    """The unit of each image as its neighbours tell it; None where no image is a near copy."""
+    form = head.source.measure.form
+    if form == "inner":
+        return None
+    keys = near.distances**2 / 2 if form == "euclidean" else near.distances
+    return linked_units(head.images, [(near.places, keys)])
+
+
+def _one_nn(scores: pd.DataFrame, measure: str) -> tuple[float, float, float]:
+    rows = scores[(scores["measure"] == measure) & (scores["score"] == "one_nn")]
+    value, low, high = rows.iloc[0][["value", "low", "high"]]
+    return float(value), float(low), float(high)
 
 
 def _same_images(features: "Features", other: "Features", images: EvaluationSet) -> EvaluationSet:

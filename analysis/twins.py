@@ -28,8 +28,10 @@ def twin_findings(
     Returns:
         The table of `alike.extract.twins.twin_table`, and a record: `mode` (together or ignore),
         `pairs` (within a side and across two, by name), `across` (pairs that stand on two sides),
-        `unsigned` (images whose twins are not known), `left_out` (evaluated images that have a twin
-        among those kept), `sameness`, and `sameness_without` them (None if none was left out).
+        `unsigned` (images whose twins are not known), `plain` (of all `images`, those too small or
+        too flat to have a twin; None if that is not known), `left_out` (evaluated images that have
+        a twin among those kept), `sameness`, and `sameness_without` them (None if none was left
+        out).
     """
     # Here, because a report of what was found needs neither numba nor torch.
     from alike.extract.twins import twin_table, unsigned_rows, within_and_across
@@ -38,6 +40,7 @@ def twin_findings(
     rows = features.table("all")["row"]
     pairs = pairs[pairs["row_a"].isin(rows) & pairs["row_b"].isin(rows)].reset_index(drop=True)
     sides = within_and_across(pairs)
+    plain = features.store.plain_rows()
     distinct = first_of_each(images.rows, pairs[pairs["how"] != "group"])
     without = None if distinct.all() else sameness_of(images.take(distinct))
     record = {
@@ -45,6 +48,8 @@ def twin_findings(
         "pairs": sides,
         "across": sum(count for name, count in sides.items() if "/" in name),
         "unsigned": len(unsigned_rows(features.store, features.bad()["row"].to_numpy())),
+        "plain": None if plain is None else int(rows.isin(plain).sum()),
+        "images": len(rows),
         "left_out": int((~distinct).sum()),
         "sameness": sameness,
         "sameness_without": without,
@@ -100,6 +105,13 @@ def twin_sentences(record: Mapping[str, Any]) -> list[str]:
     if record.get("unsigned"):
         sentences.append(
             f"The twins of {record['unsigned']} images are not known: run `alike twins`."
+        )
+    if record.get("plain"):
+        from alike.extract.twins import SMALLEST
+
+        sentences.append(
+            f"{record['plain']} of {record['images']} images are smaller than {SMALLEST} pixels or "
+            "flat: they are taken to have no twins."
         )
     return sentences
 

@@ -6,10 +6,10 @@
     python -m benchmarks.index single --network resnet18
     python -m benchmarks.index grow --n 50000
 
-Every peer runs in a process of its own on the same vectors and queries, one after the other, so
-that a ratio compares one run on one machine. With one thread the clock is the process's CPU time,
-which what else runs on the machine moves little. Peers that are not installed are left out and
-named.
+The peers are installed by `pip install -e '.[peers]'`. Each runs in its own process on the same
+vectors and queries, one after the other, so that a ratio compares one run on one machine. With one
+thread the clock is the process's CPU time, which what else runs on the machine moves little. A peer
+that is not installed, or whose process dies, is left out and named.
 """
 
 import argparse
@@ -187,6 +187,21 @@ def scann(x, threads):
     return Built([(p, kept) for p in probes for kept in (30, 60, 120, 240)], search, index)
 
 
+def svs(x, threads):
+    """https://github.com/intel/ScalableVectorSearch: a Vamana graph in float16."""
+    import svs
+
+    x = np.ascontiguousarray(x, dtype=np.float16)
+    about = svs.VamanaBuildParameters(graph_max_degree=64, window_size=CONSTRUCTION, alpha=0.95)
+    index = svs.Vamana.build(about, x, svs.DistanceType.MIP, num_threads=threads)
+
+    def search(q, width):
+        index.search_window_size = width
+        return index.search(q.astype(np.float16), K)[0].astype(np.int64)
+
+    return Built(list(WIDTHS), search, index)
+
+
 def autofaiss(x, threads):
     """https://github.com/criteo/autofaiss with the memory of the vectors, as it comes."""
     import faiss
@@ -218,6 +233,7 @@ PEERS = {
     "usearch bf16": usearch,
     "voyager": voyager,
     "scann": scann,
+    "svs": svs,
     "autofaiss": autofaiss,
     "scikit-learn brute": sklearn,
     "faiss IndexHNSWFlat": faiss_hnsw,
@@ -293,34 +309,43 @@ def measured(built, q, truth, clock) -> Iterator:
             return
 
 
+def measure_peers(names, folder, threads, n=50_000, features=None):
+    """Measure these, each in its own process: rows of a table, and who was left out and why.
+
+    A peer that is not installed, or whose process dies, does not end the table.
+    """
+    from alike.index.truth import true_neighbours
+
+    rows, absent, place = [], [], Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    if not (place / "truth.npy").exists():
+        x, q = vectors_of(n, features)
+        np.save(place / "x.npy", x)
+        np.save(place / "q.npy", q)
+        np.save(place / "truth.npy", true_neighbours(q, x, K, "l2")[1])
+        del x, q
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.index", "one", name, str(folder)]
+        command += ["--threads", str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no word"])[-1][:150]
+            absent.append(f"{name}: exit status {done.returncode}, {last}")
+            continue
+        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        sys.stderr.write(f"{rows[-1]}\n")
+    return rows, absent
+
+
 def peers(args):
     """Measure all, each in its own process."""
     import pandas as pd
 
-    from alike.index.truth import true_neighbours
-
     names = args.only.split(",") if args.only else list(OURS | PEERS)
-    rows, absent = [], []
     with contextlib.ExitStack() as stack:
         folder = args.folder or stack.enter_context(tempfile.TemporaryDirectory())
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        if not (place / "truth.npy").exists():
-            x, q = vectors_of(args)
-            np.save(place / "x.npy", x)
-            np.save(place / "q.npy", q)
-            np.save(place / "truth.npy", true_neighbours(q, x, K, "l2")[1])
-            del x, q
-        shape = np.load(place / "x.npy", mmap_mode="r").shape
-        for name in names:
-            command = [sys.executable, "-m", "benchmarks.index", "one", name, folder]
-            command += ["--threads", str(args.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                absent.append(f"{name}: {done.stderr.strip().splitlines()[-1][:150]}")
-                continue
-            rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-            sys.stderr.write(f"{rows[-1]}\n")
+        rows, absent = measure_peers(names, folder, args.threads, args.n, args.features)
+        shape = np.load(Path(folder) / "x.npy", mmap_mode="r").shape
     table = pd.DataFrame(rows)
     threads = f"{args.threads} threads" if args.threads > 1 else "1 thread, CPU time"
     print(f"{shape[0]:,} x {shape[1]}, {QUERIES} queries in one call, {threads}, recall@{K}")
@@ -335,15 +360,15 @@ def peers(args):
             print(f"at {target}: {mine.idxmax()} / {others.idxmax()} = {ratio:.2f}x")
 
 
-def vectors_of(args):
+def vectors_of(n, place=None):
     """Vectors and queries: made, or the gap_cosine vectors of a store."""
-    if args.features is None:
-        x = clustered(args.n + QUERIES)
-        return np.ascontiguousarray(x[: args.n]), np.ascontiguousarray(x[args.n :])
+    if place is None:
+        x = clustered(n + QUERIES)
+        return np.ascontiguousarray(x[:n]), np.ascontiguousarray(x[n:])
     from alike.extract.measures import embed_rows, ready_measure
     from alike.extract.store import Store
 
-    features = Store.open(args.features).features()
+    features = Store.open(place).features()
     measure = ready_measure(features, "gap_cosine")
     x = embed_rows(features, measure, features.table()["row"].to_numpy())
     x = x[np.random.default_rng(0).permutation(len(x))]
@@ -362,7 +387,7 @@ def exact(args):
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     clock = clock_of(args.threads)
-    x, q = vectors_of(args)
+    x, q = vectors_of(args.n, args.features)
     flat = faiss.IndexFlatIP(x.shape[1])
     flat.add(x)
     search = BfloatSearch(x) if has_bfloat16() else None

@@ -10,15 +10,16 @@
 
 `--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
 where it was stopped; several of them share the work with `--part 1/2` and `--part 2/2`. `--pilot`
-chooses settings without a look at the test images: checkpoint and runs see 80 % of the training
-images, by content hash, and the other 20 % evaluate.
+chooses settings without a look at the held-out images: 20 % of the training images, by content
+hash, are a validation side, which checkpoint and runs do not see and which alone is scored then.
+So each set has three sides: one trains, one chooses, one is reported.
 """
 
 import argparse
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,22 @@ def as_file(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, pixels)
     return file.getvalue()
+
+
+def without_validation(
+    images: list[tuple[str, str]], read: Callable[[str], bytes], salt: str = ""
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Training images less those of the validation side, and these: a fifth, by content hash.
+
+    Args:
+        images: path and label.
+        read: path to content.
+        salt: of the hash; another one where the held-out side was drawn by the hash already.
+    """
+    sides: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "held_out": []}
+    for path, label in images:
+        sides[split_of(image_id(read(path)), 0.8, salt, 0.2)].append((path, label))
+    return sides["train"], sides["validation"] + sides["held_out"]
 
 
 class Cifar:
@@ -82,14 +99,13 @@ class Cifar:
             for part in ("jpeg/train", "lossless/train")
             for row, label in enumerate(self.labels[part])
         ]
-        sides: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
-        for path, label in self.train:
-            sides[split_of(image_id(self.read(path)), 0.8)].append((path, label))
+        unseen: tuple[str, ...] = ("jpeg/test", "lossless/test")
         if asked.pilot:
-            self.train, self.parent = sides["train"], {**self.parent, "epochs": 5}
-            self._show("pilot", sides["held_out"])
+            self.train, chosen_by = without_validation(self.train, self.read)
+            self.parent = {**self.parent, "epochs": 5}
+            self._show("validation", chosen_by)
+            unseen = ("validation",)
         self._show("trained on", self.train[:: len(self.train) // 1000])
-        unseen = ("pilot",) if asked.pilot else ("jpeg/test", "lossless/test")
         self.evaluation_sets = (*unseen, "trained on")
 
     def _show(self, name: str, images: list[tuple[str, str]]) -> None:
@@ -127,8 +143,13 @@ class Digits:
         files = [as_file(pixels) for pixels in self.every]
         trained = np.array([split_of(image_id(file), 0.5) == "train" for file in files])
         self.train = [(str(row), str(digits.target[row])) for row in np.flatnonzero(trained)]
-        self.pixels = {"digits/test": self.every[~trained]}
-        self.labels = {"digits/test": digits.target[~trained]}
+        shown = np.flatnonzero(~trained)
+        if asked.pilot:
+            self.train, chosen_by = without_validation(self.train, self.read, "validation")
+            shown = np.array([int(row) for row, _ in chosen_by])
+            self.evaluation_sets = ("validation",)
+        self.pixels = {self.evaluation_sets[0]: self.every[shown]}
+        self.labels = {self.evaluation_sets[0]: digits.target[shown]}
 
     def read(self, path: str) -> bytes:
         """One image in .npy form."""
@@ -152,10 +173,13 @@ class Photos:
         sides: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
         for path, label in listed:
             sides[split_of(image_id(self.read(path)), 0.5)].append((path, label))
-        self.train = sides["train"]
-        frames = [decode(self.read(path)).permute(1, 2, 0) for path, _ in sides["held_out"]]
-        self.pixels = {"held out": torch.stack(frames).numpy()}
-        self.labels = {"held out": np.array([classes.index(one) for _, one in sides["held_out"]])}
+        self.train, shown = sides["train"], sides["held_out"]
+        if asked.pilot:
+            self.train, shown = without_validation(self.train, self.read, "validation")
+            self.evaluation_sets = ("validation",)
+        frames = [decode(self.read(path)).permute(1, 2, 0) for path, _ in shown]
+        self.pixels = {self.evaluation_sets[0]: torch.stack(frames).numpy()}
+        self.labels = {self.evaluation_sets[0]: np.array([classes.index(one) for _, one in shown])}
 
     def read(self, path: str) -> bytes:
         """One image file."""

@@ -20,6 +20,8 @@ PAGES = {
     "api/classes.md": "alike.analysis.classes",
     "api/neighbours.md": "alike.analysis.neighbours",
     "api/scores.md": "alike.analysis.scores",
+    "api/probes.md": "alike.analysis.probes",
+    "api/people.md": "alike.analysis.people",
     "api/explain.md": "alike.analysis.explain",
     "api/continuity.md": "alike.analysis.explain.continuity",
     "api/lrp.md": "alike.analysis.explain.lrp",

@@ -28,6 +28,9 @@ EXTRA = 8
 """Columns added: three each for the two squared norms, one for each of the two error terms."""
 
 ALIGN = 16
+PART = 4096
+"""Rows that are rounded at once: several copies of them are made meanwhile."""
+
 QUERIES, ROWS = 256, 2048
 """One block of the product: its bounds (1 MiB) stay in the cache while they are selected."""
 
@@ -62,6 +65,11 @@ class _Rounded:
     norms: NDArray[np.float64]
 
 
+def rounded_bytes(n: int, dimension: int) -> int:
+    """Memory of a `BfloatSearch` of n vectors, besides the vectors."""
+    return 2 * n * (-(-(dimension + EXTRA) // ALIGN) * ALIGN)
+
+
 class BfloatSearch:
     """Exact nearest rows by squared Euclidean distance.
 
@@ -80,7 +88,7 @@ class BfloatSearch:
         self.candidates = candidates
         self._vectors = vectors
         self._mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        parts = [self._rows(vectors[low : low + 65536]) for low in range(0, len(vectors), 65536)]
+        parts = [self._rows(vectors[low : low + PART]) for low in range(0, len(vectors), PART)]
         self._blocks = [
             part.matrix[low : low + ROWS]
             for part in parts

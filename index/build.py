@@ -1,6 +1,7 @@
 """Build the index of a measure, or bring it up to date: embed, choose, add, write."""
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,7 +186,14 @@ def _build(
     progress: Progress,
 ) -> Card:
     rows, labels = table["row"].to_numpy(), table["label"].to_numpy()
-    vectors = embed(features, measure, rows, progress)
+    sample = draw_sample(labels, max(POINTS_PER_LIST * lists(len(rows)), POINTS_OF_CODES))
+    order, train = _queries_last(len(rows), sample.queries, sample.train)
+    # One copy of the vectors, in the order of the index; beyond the wish's memory on the disk, in a
+    # file that this build deletes, or the next one if this is killed.
+    small = len(rows) < SMALL
+    places = None if small else np.argsort(order)
+    scratch = None if small else folder / f"{uuid.uuid4().hex[:12]}.vectors"
+    vectors = embed(features, measure, rows, progress, places, scratch, wish.memory)
     card = new_card(features, measure, wish, vectors)
     size = INDEX_KINDS["flat"].bytes(*vectors.shape)
     fits = wish.memory is None or size <= wish.memory
@@ -199,16 +207,14 @@ def _build(
         index = new_index(spec.factory, vectors.shape[1], card.metric)
         add_rows(index, vectors, rows, spec, progress)
         return publish(folder, index, replace(card, spec=spec, why=f"{len(rows)} rows: exact"))
-    sample = draw_sample(labels, max(POINTS_PER_LIST * lists(len(rows)), POINTS_OF_CODES))
-    order, train = _queries_last(len(rows), sample.queries, sample.train)
-    vectors, rows = vectors[order], rows[order]
+    rows, vectors = rows[order], vectors[order] if small else vectors
     n = len(rows) - len(sample.queries)
     trial = new_trial(vectors, rows, n, train, card.metric, wish)
     choice = choose(trial, kinds=kinds, effort=effort, progress=progress)
     assert choice.candidate.engine is not None
     index = choice.candidate.engine.index
     # they were held out of the index until it had been measured
-    add_rows(index, trial.queries, rows[n:], choice.point.spec, progress)
+    add_rows(index, vectors, rows, choice.point.spec, progress, after=n)
     sample_facts = {"rows": len(train), "classes": int(pd.unique(labels).size), "balanced": True}
     return publish(
         folder, index, _filled(card, choice.point, choice.curve, choice.why, sample_facts)
@@ -233,15 +239,36 @@ def _queries_last(
 
 
 def embed(
-    features: Any, measure: Measure, rows: NDArray[np.int64], progress: Progress = silent
+    features: Any,
+    measure: Measure,
+    rows: NDArray[np.int64],
+    progress: Progress = silent,
+    places: NDArray[np.int64] | None = None,
+    scratch: Path | None = None,
+    memory: int | None = None,
 ) -> Float:
-    """Vectors (N, D) float32 of rows, read in whole shards."""
+    """Vectors (N, D) float32 of rows, read in whole shards.
+
+    Args:
+        features: the extraction.
+        measure: ready.
+        rows: (N,) ascending.
+        progress: told of rows embedded.
+        places: (N,) where the vector of each row goes; None: in the order of rows.
+        scratch: a file for them, if they take more than `memory`.
+        memory: see `scratch`; None: they are in memory in any case.
+    """
     out: Float | None = None
     for low in range(0, len(rows), EMBED_ROWS):
         part = embed_rows(features, measure, rows[low : low + EMBED_ROWS])
         if out is None:
-            out = np.empty((len(rows), part.shape[1]), dtype=np.float32)
-        out[low : low + len(part)] = part
+            shape = (len(rows), part.shape[1])
+            if scratch is None or memory is None or 4 * shape[0] * shape[1] <= memory:
+                out = np.empty(shape, dtype=np.float32)
+            else:
+                out = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
+        at = slice(low, low + len(part))
+        out[at if places is None else places[at]] = part
         progress("embed", low + len(part), len(rows))
     assert out is not None
     return out

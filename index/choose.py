@@ -3,14 +3,22 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress, silent
 from alike.index.engine import FEW
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import Point, Wish
-from alike.index.trial import Candidate, Trial, holds, measure_candidate, remeasured, subset
+from alike.index.trial import (
+    Candidate,
+    Trial,
+    build_candidate,
+    holds,
+    measure_candidate,
+    remeasured,
+    subset,
+)
 
 SOON = 1e-3
 """Seconds of one call below which exact search is taken and nothing else is tried."""
@@ -81,11 +89,19 @@ def choose(
         if candidates and spent + predicted > effort:
             continue
         least = best[1].queries_per_second if best is not None else 0.0
+        if trial.wish.memory is not None:
+            # Two indexes at once would be more than was allowed.
+            candidates = [(one, candidate.set_aside()) for one, candidate in candidates]
         candidates.append((kind, _measured(kind, trial, least, progress)))
         best = _best(candidates, trial.wish)
         candidates = _let_go(candidates, best)
     if best is None:
         raise BadInput(_nearest(candidates, trial))
+    if best[0].engine is None:
+        spec = replace(best[1].spec, search={})
+        again = replace(best[0], engine=build_candidate(spec, trial, progress)[0])
+        candidates = [(kind, again if one is best[0] else one) for kind, one in candidates]
+        best = again, best[1]
     best = _remeasured(best, trial)
     summary = _in_words(best[1], trial)
     return _chosen(

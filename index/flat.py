@@ -41,6 +41,20 @@ def flat_vectors(flat: Any) -> Float:
     return vectors
 
 
+def view_vectors(flat: Any, vectors: Float) -> None:
+    """Make a flat index answer of vectors (n, D) that lie elsewhere, without a copy of them.
+
+    They must outlive it, and nothing can be added to it; it is written to a file as any other.
+    """
+    import faiss
+
+    data = vectors.view(np.uint8).reshape(-1)
+    # An owner of nothing, which is how FAISS marks a view.
+    owner = faiss.IndexFlat(1).codes.owner
+    flat.codes = type(flat.codes).create_view(faiss.swig_ptr(data), data.size, owner)
+    flat.ntotal = len(vectors)
+
+
 def nearest(queries: Float, vectors: Float, k: int, metric: str) -> tuple[Float, NDArray[np.int64]]:
     """The k nearest of `vectors`.
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from alike.index.bfloat import ALIGN, EXTRA, has_bfloat16
+from alike.index.bfloat import has_bfloat16, rounded_bytes
 from alike.index.specs import IndexSpec
 
 Sweep = Mapping[str, tuple[int, ...]]
@@ -106,7 +106,7 @@ def _pq(refine: str) -> Callable[[int, int], str | None]:
 
 
 def _bfloat_bytes(dimension: int) -> float:
-    return 4 * dimension + 2 * (-(-(dimension + EXTRA) // ALIGN) * ALIGN)
+    return 4 * dimension + rounded_bytes(1, dimension)
 
 
 _IVF: Sweep = {"nprobe": PROBES}

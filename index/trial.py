@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.progress import Progress, silent
 from alike.index.engine import FaissEngine, faiss_threads, new_index, open_engine, train
+from alike.index.flat import view_vectors
 from alike.index.kinds import INDEX_KINDS, IndexKind
 from alike.index.specs import IndexSpec, Point, Wish
 from alike.index.truth import recall_interval, recall_of, true_neighbours
@@ -66,7 +68,9 @@ def new_trial(
 ) -> Trial:
     """A trial with its true neighbours; see `Trial`."""
     at = min(wish.at, n)
-    truth = true_neighbours(vectors[n:], vectors[:n], at, metric, threads=wish.threads)
+    truth = true_neighbours(
+        vectors[n:], vectors[:n], at, metric, threads=wish.threads, memory=wish.memory
+    )
     return Trial(vectors, rows, n, train, metric, wish, truth)
 
 
@@ -75,7 +79,8 @@ class Candidate:
     """An index that was built, and what was measured of it.
 
     Attributes:
-        engine: the index over the first n vectors of the trial; None once it lost.
+        engine: the index over the first n vectors of the trial; None once it lost, or while
+            another is built that would not fit beside it.
         points: as measured, in that order.
         best: the fastest point that holds the wish; None if none does.
     """
@@ -87,6 +92,10 @@ class Candidate:
     def without_engine(self) -> "Candidate":
         """What was measured, the index let go."""
         return Candidate(None, self.points, None)
+
+    def set_aside(self) -> "Candidate":
+        """The same, its index let go; `build_candidate` makes it again."""
+        return Candidate(None, self.points, self.best)
 
 
 def build_candidate(
@@ -103,13 +112,48 @@ def build_candidate(
 
 
 def add_rows(
-    index: object, vectors: Float, rows: NDArray[np.int64], spec: IndexSpec, progress: Progress
+    index: Any,
+    vectors: Float,
+    rows: NDArray[np.int64],
+    spec: IndexSpec,
+    progress: Progress,
+    *,
+    after: int = 0,
 ) -> None:
-    """Add vectors in blocks, so that progress is seen."""
-    for low in range(0, len(vectors), ADD_ROWS):
+    """Add vectors in blocks, so that progress is seen.
+
+    What an index holds of the vectors as they are is not copied but looked at where it lies: most
+    of an index in float32.
+
+    Args:
+        index: from `new_index`, which holds the first `after` of the vectors.
+        vectors: (n, D) float32, all that it will hold then; they must outlive it.
+        rows: (n,) store rows.
+        spec: of the index, for the progress.
+        progress: told of rows added.
+        after: vectors that were added before.
+    """
+    import faiss
+
+    base = faiss.downcast_index(index.index)
+    coded, flat = None, base
+    if isinstance(base, faiss.IndexRefine):
+        coded, flat = base.base_index, faiss.downcast_index(base.refine_index)
+    viewed = isinstance(flat, faiss.IndexFlat)
+    for low in range(after, len(vectors), ADD_ROWS):
         part = slice(low, low + ADD_ROWS)
-        index.add_with_ids(vectors[part], rows[part])  # type: ignore[attr-defined]
-        progress(f"build {spec.factory}", min(low + ADD_ROWS, len(vectors)), len(vectors))
+        if not viewed:
+            index.add_with_ids(vectors[part], rows[part])
+        elif coded is not None:
+            coded.add(vectors[part])
+        done = min(low + ADD_ROWS, len(vectors)) - after
+        progress(f"build {spec.factory}", done, len(vectors) - after)
+    if viewed:
+        view_vectors(flat, vectors)
+        faiss.copy_array_to_vector(rows, index.id_map)
+        base.ntotal = index.ntotal = len(vectors)
+        # FAISS keeps a bare pointer.
+        index.referenced_objects = [vectors]
 
 
 def measure_candidate(

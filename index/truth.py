@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.index.bfloat import BfloatSearch, has_bfloat16
+from alike.index.bfloat import BfloatSearch, has_bfloat16, rounded_bytes
 from alike.index.engine import faiss_threads
 from alike.index.flat import faiss_metric, nearest, raw_distances
 
@@ -14,7 +14,13 @@ WORTH_ROUNDING = 1 << 24
 
 
 def true_neighbours(
-    queries: Float, vectors: Float, k: int, metric: str, *, threads: int | None = None
+    queries: Float,
+    vectors: Float,
+    k: int,
+    metric: str,
+    *,
+    threads: int | None = None,
+    memory: int | None = None,
 ) -> tuple[Float, NDArray[np.int64]]:
     """The k nearest of `vectors`, exact in float32.
 
@@ -24,6 +30,7 @@ def true_neighbours(
         k: at most N.
         metric: `l2` (squared distances, ascending) or `inner` (inner products, descending).
         threads: None: FAISS's number.
+        memory: bytes below which a rounded copy of the vectors must stay; None: any.
 
     Returns:
         Raw distances (Q, k) and positions (Q, k).
@@ -34,6 +41,7 @@ def true_neighbours(
         return _by_gpu(queries, vectors, k, metric)
     with faiss_threads(threads):
         many = len(queries) * len(vectors) >= WORTH_ROUNDING
+        many = many and (memory is None or rounded_bytes(*vectors.shape) <= memory)
         if metric == "l2" and many and has_bfloat16():
             used = faiss.omp_get_max_threads()
             return certified(BfloatSearch(vectors), queries, vectors, k, used)

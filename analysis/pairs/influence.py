@@ -31,6 +31,9 @@ from alike.analysis.pairs.tiling import exact_places
 from alike.analysis.pairs.worst import add_class_rows
 
 Floats = NDArray[np.float64]
+THREE = 1.4
+"""Growth of the influence of an image's same pairs in a class of three. Three pairs cannot say how
+much of their variance is of images (right: 2) and how much of pairs (right: 1): in between."""
 WINDOW = 0.1
 """Share of the errors at a threshold that the densities there are measured on."""
 
@@ -223,7 +226,7 @@ def pair_influence(
     norm = (g.sum() ** 2 - (g**2).sum()) / 2
     at = n[codes]
     q = sums.own[:, t] / np.maximum(at - 1, 1)
-    grown = np.where(at > 3, (at - 1) / np.maximum(at - 2, 1), 1.6)
+    grown = np.where(at > 3, (at - 1) / np.maximum(at - 2, 1), THREE)
     psi = 2 * same_weight[codes] * q * grown + g[codes] * sums.other[:, t] / norm
     mean = np.bincount(codes, psi, minlength=classes) / np.maximum(here, 1)
     moved = np.bincount(named, (psi - mean[codes]) / at, len(stratum)).astype(np.float64)

@@ -14,12 +14,15 @@ import pandas as pd
 from alike.analysis.figures import figures
 from alike.analysis.report.answer import answer
 from alike.analysis.report.classes import classes
+from alike.analysis.report.data import data_section
 from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.images import images
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
+from alike.analysis.report.networks import networks_section
 from alike.analysis.report.parts import figure, text
+from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
 from alike.extract.errors import AlikeError, BadInput
@@ -46,6 +49,9 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("data", "Data"),
+    ("people", "People"),
+    ("networks", "Networks"),
     ("making", "How it was made"),
 )
 
@@ -138,6 +144,9 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        data_section(subject, store),
+        people_section(subject),
+        "" if store is None else networks_section(subject, store),
         making(subject, run, store),
     ]
     main = "".join(sections)
@@ -167,6 +176,7 @@ def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
     sentences = [
         *suspicions(subject, store),
         *first.sentences,
+        *people_sentences(subject.last, subject.measure),
         *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
     ]
     lines = "".join(f"<p>{text(line)}</p>" for line in sentences)

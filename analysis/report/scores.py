@@ -33,7 +33,8 @@ ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_
 
 def tiles(subject: Subject) -> str:
     """The few numbers that matter."""
-    parts = [_tile(subject, score) for score in ("sameness", "balanced_accuracy", "accuracy")]
+    first = ("sameness", "balanced_accuracy", "accuracy", "linear_probe")
+    parts = [_tile(subject, score) for score in first]
     worst = worst_class(subject.last, subject.measure)
     if worst is not None:
         parts.append(tile("Worst class", number(worst[1]), f"sameness of “{worst[0]}”"))

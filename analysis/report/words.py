@@ -51,6 +51,18 @@ SCORE_WORDS: dict[str, Words] = {
         "Share of images whose label is the network's first choice.",
         "share",
     ),
+    "knn_probe": Words(
+        "Named by the 20 nearest train images",
+        "Share of images whose class most of the 20 nearest train images have. Channels are "
+        "standardised on train images, so that their scale does not matter.",
+        "share",
+    ),
+    "linear_probe": Words(
+        "Named by a linear probe",
+        "Share of images that a linear classifier fitted on train images names correctly. "
+        "Channels are standardised on train images, so that their scale does not matter.",
+        "share",
+    ),
     "eer": Words(
         "Equal error rate",
         "Error at the threshold at which the shares of missed same-class pairs and of accepted "
@@ -97,8 +109,8 @@ SCORE_WORDS: dict[str, Words] = {
     "two_nn": Words("Intrinsic dimension (TwoNN)"),
 }
 FIRST = (
-    "sameness", "auc", "balanced_accuracy", "accuracy", "eer", "intra_mean", "inter_mean",
-    "one_nn", "purity_at_10", "map_at_r",
+    "sameness", "auc", "balanced_accuracy", "accuracy", "knn_probe", "linear_probe", "eer",
+    "intra_mean", "inter_mean", "one_nn", "purity_at_10", "map_at_r",
 )  # fmt: skip
 
 BEFORE_TRAINING = "untrained_"

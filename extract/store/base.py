@@ -139,9 +139,26 @@ class StoreBase:
                 mine = {row: thumbnails[row] for row in rows}
                 self.signatures.write(unit, mine, hashes[[places[row] for row in rows]])
 
-    def keep_links(self, links: pd.DataFrame, searched: np.ndarray) -> None:
-        """Keep the pairs of twins (row_a, row_b, correlation, symmetry) and the rows searched."""
-        self.write_table(LINKS, links, {"searched": ranges_of(searched)})
+    def keep_links(
+        self, links: pd.DataFrame, searched: np.ndarray, plain: np.ndarray | None = None
+    ) -> None:
+        """Keep the pairs of twins (row_a, row_b, correlation, symmetry) and the rows searched.
+
+        Args:
+            links: the pairs.
+            searched: rows.
+            plain: rows of images that can have no twin; None: not known.
+        """
+        known = {} if plain is None else {"plain": ranges_of(plain)}
+        self.write_table(LINKS, links, {"searched": ranges_of(searched), **known})
+
+    def plain_rows(self) -> np.ndarray | None:
+        """Rows of images that can have no twin, too small or flat; None if that is not known."""
+        try:
+            plain = self.read_table(LINKS)[1].get("plain")
+        except FileNotFoundError:
+            return None
+        return None if plain is None else rows_in(plain)
 
     def links(self) -> tuple[pd.DataFrame, np.ndarray]:
         """Give what `keep_links` kept."""

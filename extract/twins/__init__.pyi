@@ -12,4 +12,5 @@ from .search import twin_table as twin_table
 from .search import unsigned_rows as unsigned_rows
 from .search import within_and_across as within_and_across
 from .thumbnails import SIDE as SIDE
+from .thumbnails import SMALLEST as SMALLEST
 from .thumbnails import thumbnail as thumbnail

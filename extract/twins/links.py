@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alike.extract.twins.bands import EXACT, Bands
 from alike.extract.twins.hashes import BOXES, CROPPED, SYMMETRIES, Thumbnails, hashes
-from alike.extract.twins.kernels import twins_of
+from alike.extract.twins.kernels import FLAT, high_pass, twins_of
 
 BITS = 11
 """Bits in which the hashes of two candidates may differ."""
@@ -40,6 +40,13 @@ class Links:
 def part_hashes(thumbnails: Thumbnails) -> NDArray[np.uint64]:
     """Give the hashes of the parts `BOXES` of thumbnails (N, 64, 64), (N, 10)."""
     return np.stack([hashes(thumbnails, box) for box in BOXES], axis=1)
+
+
+def flat(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether each thumbnail (N, 64, 64) has too little detail to confirm a twin by: (N,)."""
+    scratch = np.empty(thumbnails.shape[1:], dtype=np.int8)
+    states = [high_pass(one, scratch) for one in thumbnails]
+    return np.asarray(np.array(states) == FLAT, dtype=np.bool_)
 
 
 def find_links(

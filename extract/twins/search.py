@@ -12,7 +12,7 @@ from alike.extract.images import SIDES, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
 from alike.extract.store import UNIT, Store, StoreBase
 from alike.extract.twins.hashes import NAMES
-from alike.extract.twins.links import Links, find_links, part_hashes
+from alike.extract.twins.links import Links, find_links, flat, part_hashes
 from alike.extract.twins.thumbnails import SMALLEST, thumbnail
 
 AUTOMATIC = 50_000
@@ -83,13 +83,19 @@ def search_twins(
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
         return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True)
-    plain = 0
-    if len(np.setdiff1d(_signed_rows(store), searched_rows)):
+    plain, known = 0, store.plain_rows()
+    if len(np.setdiff1d(_signed_rows(store), searched_rows)) or (
+        known is None and len(searched_rows)
+    ):
         every, rows, thumbnails, hashes = store.signatures.read()
         # What was searched and cannot be read any more is signed and searched anew.
         searched_rows = np.intersect1d(searched_rows, every)
         new = np.flatnonzero(~np.isin(rows, searched_rows))
-        plain = len(np.setdiff1d(every, searched_rows)) - len(new)
+        fresh = new if known is not None else np.arange(len(rows))
+        featureless = np.union1d(rows[fresh[flat(thumbnails[fresh])]], np.setdiff1d(every, rows))
+        plain = len(np.setdiff1d(featureless, searched_rows))
+        if known is not None:
+            featureless = np.union1d(featureless, known)
         found = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),
@@ -98,7 +104,7 @@ def search_twins(
         links = links.drop_duplicates(["row_a", "row_b"], ignore_index=True)
         # Small images too: they were looked at, and have no thumbnail to compare.
         searched_rows = np.unique(np.concatenate([searched_rows, every]))
-        store.keep_links(links, searched_rows)
+        store.keep_links(links, searched_rows, featureless)
     store.assign_sides()
     return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain)
 

@@ -1,6 +1,7 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,6 +55,10 @@ def register(app: typer.Typer) -> None:
         untrained: Annotated[
             str | None, typer.Option(help="Key of the same network with random weights.")
         ] = None,
+        human: Annotated[
+            Path | None,
+            typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
+        ] = None,
         dask: DaskOption = None,
         workers: WorkersOption = None,
         budget: Annotated[
@@ -77,10 +82,14 @@ def register(app: typer.Typer) -> None:
         `alike analyse --store pets.store`
 
         `alike analyse --store pets.store --measures gap_cosine,map_cosine --split all --json`
+
+        `alike analyse --store pets.store --human votes.csv`
         """
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
+        from alike.analysis.data_limits import data_sentences
+        from alike.analysis.people import read_answers
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -95,6 +104,9 @@ def register(app: typer.Typer) -> None:
         if replaced:
             reason = "the measures asked for are the whole analysis"
             typer.echo(f"note: {reason}; this replaces that of {', '.join(replaced)}", err=True)
+        answers = None if human is None else read_answers(human, chosen.whole.table("all"))
+        for note in answers.notes if answers else ():
+            typer.echo(f"note: {note}", err=True)
         with open_jobs(dask, workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
@@ -111,6 +123,7 @@ def register(app: typer.Typer) -> None:
                 chosen,
                 settings,
                 untrained=opened.features(untrained) if untrained else None,
+                human=answers,
                 jobs=jobs,
                 progress=progress,
             )
@@ -122,6 +135,9 @@ def register(app: typer.Typer) -> None:
                 "classes": list(analysis.classes), "settings": dict(analysis.settings),
                 "scores": scores,
                 "twins": analysis.tables["twins"],
+                "bayes": analysis.tables["bayes"],
+                "suspects": analysis.tables["suspects"],
+                **{name: analysis.tables[name] for name in ("human",) if name in analysis.tables},
             })  # fmt: skip
             return
         sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
@@ -131,11 +147,15 @@ def register(app: typer.Typer) -> None:
             f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
             f"{f', {where}' if where else ''}",
         )
+        if "human" in analysis.tables:
+            shown = analysis.tables["human"].drop(columns="note")
+            print_table(shown, "alike to people (see docs/analysis.md)")
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings
         twins = twin_sentences(settings_used["twins"])
-        for sentence in (*settings_used["warnings"], *twins):
+        data = data_sentences(analysis.tables)
+        for sentence in (*settings_used["warnings"], *twins, *data):
             typer.echo(f"note: {sentence}")
 
 

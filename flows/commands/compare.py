@@ -20,9 +20,19 @@ def register(app: typer.Typer) -> None:
 
     @app.command("compare")
     def compare(
-        a: Annotated[str, typer.Argument(help="Key of the first extraction.")],
-        b: Annotated[str, typer.Argument(help="Key of the second extraction.")],
         store: StoreOption,
+        a: Annotated[
+            str | None, typer.Argument(help="Key of the first extraction.", show_default=False)
+        ] = None,
+        b: Annotated[
+            str | None, typer.Argument(help="Key of the second extraction.", show_default=False)
+        ] = None,
+        every: Annotated[
+            bool,
+            typer.Option(
+                "--all", help="Every extraction of the store, ranked, and kept for the report."
+            ),
+        ] = False,
         store_b: Annotated[
             str | None, typer.Option(help="Store of the second one. [default: --store]")
         ] = None,
@@ -40,7 +50,18 @@ def register(app: typer.Typer) -> None:
         """Compare two extractions on the same images. Intervals are of the paired difference.
 
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
+
+        `alike compare --all --store cifar.store`
         """
+        from alike.extract.errors import BadInput
+
+        if every and (a or b or store_b):
+            raise BadInput("--all takes every extraction of --store: give no keys and no --store-b")
+        if every:
+            _compare_all(store, measure, split, where, seed, dask, workers, as_json=as_json)
+            return
+        if a is None or b is None:
+            raise BadInput("give the keys of two extractions (see `alike store ls`), or --all")
         import pandas as pd
 
         from alike.analysis.blocks import open_jobs
@@ -89,3 +110,58 @@ def register(app: typer.Typer) -> None:
                 pd.DataFrame(rows, columns=["likeness", "value", "meaning"]),
                 "how alike the two see these images",
             )
+
+
+def _compare_all(
+    store: str,
+    measure: str,
+    split: Split,
+    where: str | None,
+    seed: int,
+    dask: str | None,
+    workers: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    from alike.analysis.blocks import open_jobs
+    from alike.analysis.similarity import METHODS
+    from alike.extract.store import Store
+    from alike.flows.comparing import compare_all
+    from alike.flows.console import print_json, print_table, progress_bars
+    from alike.flows.trained_images import check_held_out
+
+    opened = Store.open(store)
+    if split in (Split.HELD_OUT, Split.VALIDATION):
+        for key in opened.groups():
+            for note in check_held_out(opened.features(key), split.value):
+                typer.echo(f"note: {key}: {note}", err=True)
+    with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+        ranking, pairs = compare_all(
+            opened, measure=measure, split=split.value, where=where, seed=seed, jobs=jobs,
+            progress=progress,
+        )  # fmt: skip
+    record = ranking.record
+    for key, reason in record["left_out"].items():
+        typer.echo(f"note: {key} is left out: {reason}", err=True)
+    if as_json:
+        shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
+        print_json({**record, "where": where, **shown, "pairs": pairs.table, "map": pairs.places})
+        return
+    n, of = record["images"], record["of"]
+    images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
+    of_what = f"{images} of {where}" if where else images
+    print_table(ranking.wide(), f"{measure}, {of_what}, {split.value}")
+    apart = ranking.table[ranking.table["score"] == "sameness"]
+    print_table(
+        apart[
+            ["network", "value", "low", "high", "difference", "difference_low", "difference_high"]
+        ],
+        f"sameness, and its difference to {record['best']}; intervals are not adjusted for the "
+        "number of networks",
+    )
+    if len(ranking.correlation):
+        print_table(ranking.correlation, "rank correlation of sameness over networks")
+    print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")
+    for method, about in METHODS.items():
+        typer.echo(f"{method}: {about}")
+    typer.echo("kept for the report of any of these networks")

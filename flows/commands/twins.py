@@ -29,9 +29,12 @@ def register(app: typer.Typer) -> None:
 
         `alike twins --store pets.store`
         """
+        import numpy as np
+
         from alike.extract.machine import usable_cores
         from alike.extract.store import Store
         from alike.extract.twins import (
+            SMALLEST,
             search_twins,
             sign_images,
             twin_table,
@@ -50,9 +53,13 @@ def register(app: typer.Typer) -> None:
         pairs = twin_table(opened)
         counts = within_and_across(pairs)
         unsigned = len(unsigned_rows(opened, bad))
+        rows = opened.images()["row"].unique()
+        known = opened.plain_rows()
+        plain = None if known is None else int(np.isin(rows[rows >= 0], known).sum())
         if as_json:
             print_json({
                 "twins": opened.twins(), "pairs": pairs, "sides": counts, "unsigned": unsigned,
+                "plain": plain,
             })  # fmt: skip
             return
         shown = pairs[["path_a", "path_b", "side_a", "side_b", "correlation", "how"]]
@@ -63,5 +70,8 @@ def register(app: typer.Typer) -> None:
             typer.echo("no twins")
         for name, count in counts.items():
             typer.echo(f"{count} pairs {'across' if '/' in name else 'within'} {name}")
+        if plain:
+            why = f"are smaller than {SMALLEST} pixels or flat: they are taken to have no twins"
+            typer.echo(f"note: {plain} of {int((rows >= 0).sum())} images {why}")
         if unsigned:
             typer.echo(f"note: {unsigned} images could not be read: their twins are not known")

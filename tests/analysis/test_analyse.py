@@ -40,6 +40,8 @@ COLUMNS = {
     "twins": [
         "row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how",
     ],
+    "bayes": ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"],
+    "suspects": ["measure", "kind", "row", "label", "suggested", "score"],
 }  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def value(analysis, measure, score):
 def test_tables_are_what_they_are_said_to_be_and_come_back(features):
     found = analyse(features, AnalysisSettings(bootstrap=20))
     assert {name: list(table.columns) for name, table in found.tables.items()} == COLUMNS
-    assert set(found.settings["left_out"]) == {"gap_cosine_centred", "lda_cosine"}
+    assert set(found.settings["left_out"]) == {"gap_cosine_centred", "lda_cosine", "probes"}
     again = Analysis.load(features.store, features.key)
     for name, table in found.tables.items():
         pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)

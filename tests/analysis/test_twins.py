@@ -74,6 +74,23 @@ def test_no_twins_are_no_sentences_but_unknown_ones_are(tmp_path, make, write_fe
     assert twin_sentences({}) == []
 
 
+def test_images_that_can_have_no_twins_are_said(tmp_path, make, write_features):
+    from alike.analysis.report import write_report
+
+    features = write_features(tmp_path / "s", make(sizes=(10, 10)))
+    store = features.store
+    settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=0)
+    assert analyse(features, settings).settings["twins"]["plain"] is None
+    links, _ = store.links()
+    store.keep_links(links, np.arange(20), np.array([3, 4, 19]))
+    found = analyse(features, settings)
+    record = found.settings["twins"]
+    assert (record["plain"], record["images"]) == (3, 20)
+    sentence = "3 of 20 images are smaller than 24 pixels or flat: they are taken to have no twins."
+    assert sentence in twin_sentences(record)
+    assert sentence in write_report(tmp_path / "r.html", before=found).read_text()
+
+
 @pytest.mark.quick
 def test_first_of_each_component():
     pairs = pd.DataFrame({"row_a": [7, 5, 3, 99], "row_b": [5, 2, 4, 3]})

@@ -24,6 +24,7 @@ from alike.index.many import query_many
 from alike.index.neighbours import tidy
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
+from alike.index.specs import Wish
 
 from .conftest import HASH, clustered
 
@@ -394,7 +395,7 @@ def test_a_mapped_index_answers_as_one_in_memory(make_store, kind):
     features = store.features()
     if kind == "flat_bfloat16":
         pytest.skip("its file is that of `flat`")
-    build_index(features, kinds=[kind], recall=0.5, memory=1 << 24)
+    build_index(features, kinds=[kind], wish=Wish(0.5, memory=1 << 24))
     rows = np.arange(0, 1200, 40)
     folder = folder_of(store, features.key, "gap_cosine")
     mapped = NeighbourIndex.open(store)

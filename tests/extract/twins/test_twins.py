@@ -1,12 +1,14 @@
 """Twins: planted copies are found, others are not, and components stand on one side."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
+from typer.testing import CliRunner
 
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.images import image_id
@@ -29,6 +31,7 @@ from alike.extract.twins.search import (
     within_and_across,
 )
 from alike.extract.twins.thumbnails import thumbnail
+from alike.flows.cli import app
 
 
 def picture(seed: int, side: int = 160) -> Image.Image:
@@ -329,6 +332,38 @@ def test_what_has_no_signature_is_told_and_what_was_searched_is_not_read_again(
     assert any("images have no signature" in note for note in damaged.notes)
     assert sign_images(store) == 7
     assert search_twins(store).links == 3
+
+
+def test_images_without_features_to_compare_are_counted_for_the_whole_store(
+    tmp_path: Path, network: object, store: Store
+) -> None:
+    folder = tmp_path / "photos"
+    write(folder, {f"cat/{n}.png": picture(n) for n in range(3)})
+    grey = {f"dog/flat{n}.png": Image.new("RGB", (60, 60), (90 + n,) * 3) for n in range(2)}
+    write(folder, {**grey, "dog/tiny.png": picture(7).resize((9, 9))})
+    report = extract(open_source(str(folder)), network, store, device="cpu")
+    said = "3 new images are smaller than 24 pixels or flat"
+    assert sum(said in one for one in report.notes) == 1
+    rows = store.images().set_index("path")["row"]
+    plain = sorted(rows[name] for name in (*grey, "dog/tiny.png"))
+    assert store.plain_rows().tolist() == plain
+    write(folder, {"dog/more.png": picture(8).resize((12, 12)), "cat/new.png": picture(9)})
+    more = extract(open_source(str(folder)), network, store, device="cpu")
+    assert any("1 new images are smaller" in one for one in more.notes)
+    rows = store.images().set_index("path")["row"]
+    plain = sorted([*plain, rows["dog/more.png"]])
+    assert store.plain_rows().tolist() == plain
+    place = ("twins", "--store", str(store.url), "--no-search")
+    assert json.loads(CliRunner().invoke(app, (*place, "--json")).stdout)["plain"] == 4
+    shown = CliRunner().invoke(app, place).output
+    assert "note: 4 of 8 images are smaller than 24 pixels or flat" in shown
+    # A store of an earlier version does not know them: the next search looks.
+    links, searched = store.links()
+    store.keep_links(links, searched)
+    assert store.plain_rows() is None
+    search_twins(store)
+    assert store.plain_rows().tolist() == plain
+    assert store.links()[1].tolist() == searched.tolist()
 
 
 def test_groups_of_a_manifest_stand_together(tmp_path: Path, network: object, store: Store) -> None:

@@ -1,0 +1,180 @@
+"""What the data allow, from the neighbours of every image: Bayes error, suspected labels, outliers.
+
+All three are of the features as they are: another network may tell apart what this one does not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alike.analysis.blocks import EvaluationSet
+
+Floats = NDArray[np.float64]
+
+VOTERS = 5
+"""Neighbours of the second pair of bounds."""
+MOST = 1000
+"""Suspected labels and outliers that are listed, of each kind."""
+FAR = 3.5
+"""Robust z-score from which on an image is an outlier (Iglewicz and Hoaglin 1993)."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The nearest others of every image, images by position.
+
+    Attributes:
+        places: (N, k), nearest first.
+        distances: (N, k) the measure's own.
+    """
+
+    places: NDArray[np.int64]
+    distances: Floats
+
+
+def listed_neighbours(images: EvaluationSet, neighbours: pd.DataFrame) -> Listed:
+    """The table `neighbours` of one measure as positions.
+
+    Args:
+        images: that were evaluated.
+        neighbours: row, rank, neighbour, distance; sorted by position and rank, as it is stored.
+    """
+    n = len(images)
+    order = np.argsort(images.rows, kind="stable")
+    near = neighbours["neighbour"].to_numpy().reshape(n, -1)
+    places = order[np.searchsorted(images.rows, near, sorter=order)]
+    return Listed(places, neighbours["distance"].to_numpy(np.float64).reshape(n, -1))
+
+
+def bayes_lower(error: float, classes: int, k: int = 1) -> float:
+    """Least Bayes error that fits an error of the k-NN rule, for many images.
+
+    Cover and Hart (1967) for 1-NN, which holds for k-NN too since its error is not larger; for two
+    classes the tighter ones of Devroye (1981), as in dataeval's `ber_knn`.
+
+    Args:
+        error: share of images that their neighbours name wrongly.
+        classes: how many there are.
+        k: neighbours that vote.
+
+    Example:
+        >>> round(bayes_lower(0.04, 2), 6)
+        0.020417
+    """
+    if not error > 0:
+        return 0.0 if error == 0 else float("nan")
+    if classes == 2 and k > 5:
+        a = 0.3399 * k**0.5 / (k - 3.25) * (1 + 0.9749 / (k - 3) ** 0.5)
+        return error / (1 + a)
+    if classes == 2 and k > 1:
+        return error / (1 + k**-0.5) if k > 2 else error / 2
+    share = (classes - 1) / classes
+    return float(share * (1 - max(0.0, 1 - error / share) ** 0.5))
+
+
+def votes_of(near: Listed, codes: NDArray[np.int64], weights: Floats) -> Floats:
+    """Votes (N, C) of the first neighbours for each class, shares of 1.
+
+    Args:
+        near: neighbours.
+        codes: (N,) classes.
+        weights: (k,) of each rank, as many as vote.
+    """
+    n, c, k = len(codes), int(codes.max()) + 1, len(weights)
+    at = codes[near.places[:, :k]] + c * np.arange(n)[:, None]
+    cast = np.broadcast_to(weights / weights.sum(), at.shape)
+    return np.bincount(at.ravel(), cast.ravel(), n * c).reshape(n, c)
+
+
+def bayes_bounds(
+    name: str, near: Listed, images: EvaluationSet, one_nn: tuple[float, float, float]
+) -> pd.DataFrame:
+    """Bounds on the error of the best classifier of these features: one row a number of voters.
+
+    Args:
+        name: of the measure.
+        near: neighbours.
+        images: the evaluation set.
+        one_nn: the score of that name, its low and its high.
+
+    Returns:
+        measure, voters, lower, upper, lower_low (of the interval of the lower bound), upper_high
+        (of that of the upper one), note. With more than one voter there is no interval.
+    """
+    classes = int((images.counts > 0).sum())
+    value, low, high = one_nn
+    rows = [
+        (name, 1, bayes_lower(1 - value, classes), 1 - value,
+         bayes_lower(1 - high, classes), 1 - low, "1-NN and Cover-Hart"),
+    ]  # fmt: skip
+    k = min(VOTERS, near.places.shape[1])
+    votes = votes_of(near, images.codes, np.ones(k))
+    first = votes >= votes.max(axis=1, keepdims=True) - 1e-9
+    own = first[np.arange(len(images)), images.codes]
+    wrong = float((1 - np.where(own, 1 / first.sum(axis=1), 0.0)).mean())
+    none = float("nan")
+    rows.append((name, k, bayes_lower(wrong, classes, k), wrong, none, none, "no interval"))
+    columns = ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
+    """Images whose label the neighbours contradict, and images far from all others.
+
+    A label is suspected if another class has more votes. The 10 nearest vote, the nearest with
+    weight 10 and the last with 1. Its score is the margin of its own class, (p_own - p_other + 1)
+    / 2, below .5, the most suspected first (cleanlab's `normalized_margin` of these votes). The
+    score of an outlier is the robust z-score of its mean distance to its neighbours.
+
+    Returns:
+        measure, kind (`label` or `outlier`), row, label, suggested (the class with most votes of
+        others), score: at most 1,000 of each kind.
+    """
+    k = near.places.shape[1]
+    votes = votes_of(near, images.codes, np.arange(k, 0, -1.0))
+    everyone = np.arange(len(images))
+    own = votes[everyone, images.codes]
+    votes[everyone, images.codes] = -1.0
+    other = votes.argmax(axis=1)
+    margin = (own - votes.max(axis=1) + 1) / 2
+    # A class of one image has nobody to vote for it.
+    with_kin = images.counts[images.codes] > 1
+    labels = np.flatnonzero(with_kin & (margin < 0.5))
+    labels = labels[np.argsort(margin[labels], kind="stable")][:MOST]
+    mean = near.distances.mean(axis=1)
+    middle = float(np.median(mean))
+    spread = 1.4826 * float(np.median(np.abs(mean - middle)))
+    z = (mean - middle) / spread if spread > 0 else np.zeros(len(mean))
+    far = np.flatnonzero(z > FAR)
+    far = far[np.argsort(-z[far], kind="stable")][:MOST]
+    names = np.array(images.classes, dtype=object)
+    parts = [
+        pd.DataFrame({
+            "measure": name, "kind": kind, "row": images.rows[at],
+            "label": names[images.codes[at]], "suggested": suggested, "score": score[at],
+        })
+        for kind, at, suggested, score in (
+            ("label", labels, names[other[labels]], margin), ("outlier", far, "", z)
+        )
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What the tables `bayes` and `suspects` say, in sentences; nothing without them."""
+    bounds, found = tables.get("bayes"), tables.get("suspects")
+    if bounds is None or bounds.empty or found is None:
+        return []
+    row = bounds.iloc[0]
+    ends = f"{100 * row['lower']:.1f} % and {100 * row['upper']:.1f} %"
+    counts = found["kind"].value_counts()
+    labels, far = (int(counts.get(kind, 0)) for kind in ("label", "outlier"))
+    return [
+        f"By their neighbours, the best classifier of these features errs on between {ends} of "
+        f"images (for many images; {row['measure']}).",
+        f"Labels that the neighbours contradict: {labels}. Images far from all others: {far}."
+        + (f" At most {MOST} of each kind are listed." if max(labels, far) >= MOST else ""),
+    ]

@@ -1,0 +1,5 @@
+"""How alike people find images, beside how alike a network does."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

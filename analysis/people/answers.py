@@ -1,0 +1,186 @@
+"""What people said about images, read from a file and matched to the rows of a store.
+
+Three kinds, each known by the names in the file:
+- votes: `counts` (N, classes), how many raters named each class;
+- dissimilarities: `rdm` (N, N), or (raters, N, N);
+- triplets: columns `a`, `b`, `odd` (the one of three that does not belong), or `anchor`, `near`,
+  `far` (which of two is nearer); a line an answer.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alike.extract.errors import BadInput
+
+Kind = Literal["votes", "dissimilarities", "triplets"]
+
+NAMES = ("image_id", "path")
+"""Arrays or columns that say which image a row is of."""
+TRIPLETS = {"odd": ("a", "b", "odd"), "near": ("anchor", "near", "far")}
+EXPECTED = (
+    "an .npz with `counts` (N, classes) or `rdm` (N, N) or (raters, N, N), and `path` or "
+    "`image_id` (N,); or a .csv or .parquet with the columns a, b, odd or anchor, near, far, or "
+    "with path or image_id and a column of counts for each class"
+)
+
+
+@dataclass(frozen=True)
+class HumanAnswers:
+    """What people said.
+
+    Attributes:
+        kind: see the module.
+        rows: (N,) row in the store of each image of `values`, for votes and dissimilarities.
+        values: votes (N, classes) or dissimilarities (raters, N, N), float64.
+        triplets: (T, 3) rows in the store: the two that belong together, then the third.
+        odd: triplets are odd-one-out; else the first is the anchor.
+        digest: of the file, 12 hex digits.
+        notes: how rows were matched, and what was left out.
+    """
+
+    kind: Kind
+    rows: NDArray[np.int64]
+    values: NDArray[np.float64]
+    triplets: NDArray[np.int64]
+    odd: bool
+    digest: str
+    notes: tuple[str, ...]
+
+
+def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
+    """Read what people said, and find the rows of the images.
+
+    A row of an .npz without names is the image of that place when paths are sorted, if the store,
+    or one of its subsets (such as `test`), has as many images as the file has rows.
+
+    Args:
+        file: .npz, .csv or .parquet; see `EXPECTED`.
+        images: row, image_id, path, subset of the store.
+
+    Raises:
+        BadInput: the file is none of these, or none of its images are in the store.
+    """
+    path = Path(file)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        content = _content(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): expected {EXPECTED}") from error
+    for way, names in TRIPLETS.items():
+        if set(names) <= set(content):
+            return _triplets(path, content, names, way == "odd", digest, images)
+    for kind, name in (("votes", "counts"), ("dissimilarities", "rdm")):
+        if name in content:
+            return _of_images(path, kind, content[name], content, digest, images)  # type: ignore[arg-type]
+    found = ", ".join(content) or "nothing"
+    raise BadInput(f"{file} holds {found}: expected {EXPECTED}")
+
+
+def _content(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays by name; a table without triplets is votes, a column a class."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    if path.suffix not in {".csv", ".parquet"}:
+        raise ValueError(f"its name ends in {path.suffix or 'nothing'}")
+    table = pd.read_csv(path, comment="#") if path.suffix == ".csv" else pd.read_parquet(path)
+    content = {str(name): column.to_numpy() for name, column in table.items()}
+    if any(set(names) <= set(content) for names in TRIPLETS.values()):
+        return content
+    named = {name: content.pop(name) for name in NAMES if name in content}
+    counts = [values for values in content.values() if values.dtype.kind in "iuf"]
+    if not named or not counts:
+        raise ValueError(f"its columns are {', '.join(map(str, table.columns))}")
+    return {**named, "counts": np.stack(counts, axis=1)}
+
+
+def _of_images(
+    path: Path,
+    kind: Kind,
+    values: NDArray[Any],
+    content: dict[str, NDArray[Any]],
+    digest: str,
+    images: pd.DataFrame,
+) -> HumanAnswers:
+    wide = np.asarray(values, dtype=np.float64)
+    if kind == "dissimilarities" and wide.ndim == 2:
+        wide = wide[None]
+    n = wide.shape[0] if kind == "votes" else wide.shape[-1]
+    fits = wide.ndim == 2 if kind == "votes" else wide.ndim == 3 and wide.shape[1] == n
+    if not fits or not np.isfinite(wide).all() or (kind == "votes" and wide.min() < 0):
+        msg = f"{path}: {kind} of shape {values.shape}, with negative or missing numbers or none"
+        raise BadInput(f"{msg}: expected {EXPECTED}")
+    rows, note = _rows_of(path, n, content, images)
+    here = rows >= 0
+    if kind == "votes":
+        here &= wide.sum(axis=1) > 0
+    notes = [note] if note else []
+    if not here.any():
+        raise BadInput(f"{path}: none of its {n} images is in the store, expected its image ids "
+                       "or paths (see `alike export`)")  # fmt: skip
+    if len(np.unique(rows[here])) < here.sum():
+        raise BadInput(f"{path} names an image twice, expected one row an image: add its rows up")
+    if not here.all():
+        notes.append(f"{int((~here).sum())} of {n} images are not in the store or have no votes")
+    kept = wide[here] if kind == "votes" else wide[:, here][:, :, here]
+    empty = np.empty((0, 3), np.int64)
+    return HumanAnswers(kind, rows[here], kept, empty, False, digest, tuple(notes))
+
+
+def _rows_of(
+    path: Path, n: int, content: dict[str, NDArray[Any]], images: pd.DataFrame
+) -> tuple[NDArray[np.int64], str]:
+    """Row of each image, -1 if the store lacks it, and how it was taken."""
+    for name in NAMES:
+        if name in content:
+            return _found(content[name].astype(str), name, images), ""
+    parts = {"the store": images} | {
+        f"the subset {name}": part for name, part in images.groupby("subset")
+    }
+    fitting = {name: part for name, part in parts.items() if len(part) == n}
+    if not fitting:
+        sizes = ", ".join(f"{len(part)} in {name}" for name, part in parts.items())
+        msg = f"{path} has {n} rows without names, and there are {sizes} images"
+        raise BadInput(f"{msg}: add an array `path` or `image_id` that names them")
+    name, part = next(iter(fitting.items()))
+    if len(fitting) > 1 and name != "the store":
+        msg = f"{path} has {n} rows without names, which fit {' and '.join(fitting)}"
+        raise BadInput(f"{msg}: add an array `path` or `image_id` that names them")
+    note = f"row i of {path.name} is taken for the i-th image of {name} by path"
+    return np.asarray(part.sort_values("path")["row"], dtype=np.int64), note
+
+
+def _found(wanted: NDArray[Any], name: str, images: pd.DataFrame) -> NDArray[np.int64]:
+    known = images.drop_duplicates(name).set_index(name)["row"]
+    return np.asarray(known.reindex(wanted).fillna(-1), dtype=np.int64)
+
+
+def _triplets(
+    path: Path,
+    content: dict[str, NDArray[Any]],
+    names: tuple[str, ...],
+    odd: bool,
+    digest: str,
+    images: pd.DataFrame,
+) -> HumanAnswers:
+    texts = np.stack([content[name].astype(str) for name in names], axis=1)
+    by = max(NAMES, key=lambda name: int((_found(texts.ravel(), name, images) >= 0).sum()))
+    rows = _found(texts.ravel(), by, images).reshape(-1, 3)
+    here = (rows >= 0).all(axis=1)
+    apart = (rows[:, 0] != rows[:, 1]) & (rows[:, 0] != rows[:, 2]) & (rows[:, 1] != rows[:, 2])
+    if not (here & apart).any():
+        raise BadInput(f"{path}: none of its {len(rows)} triplets is of three images of the store, "
+                       "expected image ids or paths")  # fmt: skip
+    lost = int((~(here & apart)).sum())
+    note = f"{lost} of {len(rows)} triplets are not of three images of the store"
+    none = np.empty(0, np.int64)
+    return HumanAnswers(
+        "triplets", none, np.empty((0, 0)), rows[here & apart], odd, digest,
+        (note,) if lost else (),
+    )  # fmt: skip

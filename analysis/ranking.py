@@ -1,0 +1,408 @@
+"""Every network of a store on the same images: scores, differences to the best, and accuracy.
+
+Each score is that of `alike analyse`, each difference that of `alike compare`. The question over
+networks is whether sameness orders them as accuracy does: a rank correlation, whose interval draws
+networks and images again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alike.analysis.blocks import (
+    MEMORY,
+    EvaluationSet,
+    Jobs,
+    check_seed,
+    evaluation_set_of,
+    here,
+    stored_vectors,
+)
+from alike.analysis.classes import class_geometry, class_moments, collapse_scores
+from alike.analysis.compare import Difference, Side, differences_of, measured_side
+from alike.analysis.neighbours import linked_units
+from alike.analysis.pairs import (
+    Units,
+    auc_movements,
+    jackknife_groups,
+    jackknife_interval,
+    mean_difference,
+    spread,
+    units_of,
+)
+from alike.analysis.probes import NAMES as PROBES
+from alike.analysis.probes import probe_rights, right_interval
+from alike.analysis.scores import PENULTIMATE, SCORES, evaluate_measure, named_rightly
+from alike.extract.errors import BadInput
+from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
+from alike.extract.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from alike.extract.store import Features, StoreBase
+
+Floats = NDArray[np.float64]
+
+MOST = 16_384
+"""Images of a ranking; of more a stratified sample is ranked by."""
+DRAWS = 1000
+FEWEST = 5
+"""Networks from which on a rank correlation has an interval."""
+OF_PAIRS = ("sameness", "worst_class_sameness", "map_at_r")
+RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1")
+PLACE = "tables/networks.parquet"
+NO_SPAN = (float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Networks by scores.
+
+    Attributes:
+        table: network (the key), score, value, low, high, difference (to the best network),
+            difference_low, difference_high, better, note; the network of the highest sameness
+            first.
+        correlation: of, value, low, high, networks, note: Spearman of sameness with each of
+            accuracy and the probes, over networks.
+        record: measure, split, images, of (before a sample was taken), classes, seed, best,
+            left_out (key to reason), digests (of the features).
+    """
+
+    table: pd.DataFrame
+    correlation: pd.DataFrame
+    record: dict[str, Any]
+
+    def wide(self) -> pd.DataFrame:
+        """One row a network, one column a score."""
+        shown = self.table.pivot_table(index="network", columns="score", values="value", sort=False)
+        return shown[[name for name in RANKED if name in shown]].reset_index()
+
+    def save(self, store: "StoreBase") -> None:
+        """Keep it for the report; the one before is replaced."""
+        attrs = {"record": self.record, "correlation": self.correlation.to_dict("records")}
+        store.write_table(PLACE, self.table, attrs)
+
+    @staticmethod
+    def load(store: "StoreBase") -> "Ranking | None":
+        """What `save` kept; None if nothing was."""
+        try:
+            table, attrs = store.read_table(PLACE)
+        except FileNotFoundError:
+            return None
+        return Ranking(table, pd.DataFrame(attrs["correlation"]), dict(attrs["record"]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of one network.
+
+    Attributes:
+        key: of the extraction.
+        side: pairs and neighbours, as `alike compare` takes them.
+        scores: score to value, interval and note.
+        rights: score to (N,) whether each image is right.
+        nc1: without each group of the jackknife, the first with all; empty: not stored.
+        movement: (U,) of sameness by each unit.
+    """
+
+    key: str
+    side: Side
+    scores: dict[str, tuple[float, tuple[float, float], str]]
+    rights: dict[str, Floats]
+    nc1: Floats
+    movement: Floats = field(default_factory=lambda: np.empty(0))
+
+
+def rank_networks(
+    networks: "Sequence[Features]",
+    *,
+    split: str = "held_out",
+    measure: str = "gap_cosine",
+    seed: int = 0,
+    jobs: Jobs | None = None,
+    progress: Progress = silent,
+) -> Ranking:
+    """Measure every network on the images that all of them have.
+
+    Args:
+        networks: extractions; those that lack what the measure reads are left out, with the reason.
+        split: which images: `held_out`, `validation`, `train` or `all`.
+        measure: a key of `MEASURES`, of all.
+        seed: of what is drawn.
+        jobs: where blocks run; None: threads of this process.
+        progress: told after every few blocks.
+
+    Raises:
+        BadInput: fewer than two networks that can be measured, or no images in common.
+    """
+    check_seed(seed)
+    jobs = jobs or here()
+    sets, left_out = common_images(networks, split, measure)
+    usable = [one for one in networks if one.key in sets]
+    first = sets[usable[0].key]
+    at = first.sample_at(MOST, seed)
+    if at is not None:
+        sets = {key: images.take(at) for key, images in sets.items()}
+    images = sets[usable[0].key]
+    every = [
+        _measured(one, sets[one.key], measure, len(usable), seed, jobs, progress)
+        for one in usable
+    ]  # fmt: skip
+    units = units_of(images, _copies(images, every))
+    every.sort(key=lambda one: -one.scores["sameness"][0])
+    rows = []
+    for one in every:
+        apart = _differences(every[0], one, images, seed, jobs, progress)
+        for name in RANKED:
+            if name not in one.scores:
+                continue
+            value, span, note = one.scores[name]
+            difference = apart.get(name)
+            of_best = (np.nan, *NO_SPAN) if difference is None else (
+                difference.b - difference.a, *difference.span
+            )  # fmt: skip
+            rows.append((one.key, name, value, *span, *of_best, SCORES[name].better, note))
+    names = ["network", "score", "value", "low", "high", "difference", "difference_low"]
+    table = pd.DataFrame(rows, columns=[*names, "difference_high", "better", "note"])
+    record = {
+        "measure": measure, "split": split, "images": len(images), "of": len(first), "seed": seed,
+        "best": every[0].key, "left_out": left_out, "classes": len(images.classes),
+        "digests": {one.key: one.digest for one in usable},
+    }  # fmt: skip
+    movements = [
+        2 * auc_movements(
+            one.side.vectors, one.side.counts, one.side.images, units,
+            map_blocks=jobs.stage(f"{one.key} movements", progress),
+        )
+        for one in every
+    ]  # fmt: skip
+    return Ranking(table, _correlations(every, movements, units, seed), record)
+
+
+def common_images(
+    networks: "Sequence[Features]", split: str, measure: str
+) -> tuple[dict[str, EvaluationSet], dict[str, str]]:
+    """The images of a split that all networks have, in one order for all.
+
+    Returns:
+        key to its rows of them, and key to the reason why a network is left out.
+
+    Raises:
+        BadInput: fewer than two networks that can be measured, or no images in common.
+    """
+    if measure in SET_MEASURES:
+        able = ", ".join(MEASURES)
+        raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
+    tables: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, str] = {}
+    for one in networks:
+        try:
+            ready = ready_measure(one, measure)
+        except BadInput as error:
+            left_out[one.key] = str(error)
+            continue
+        table = one.table(None if split == "all" else split)
+        table = table[one.committed(ready.taps, good=True)[table["row"].to_numpy()]]
+        seen = np.isin(table["row"].to_numpy(), ready.fitted_rows)
+        if len(table) and seen.any():
+            left_out[one.key] = f"{measure} was fitted on images to be compared"
+        elif not len(table):
+            left_out[one.key] = f"it has no images of the split {split}"
+        else:
+            tables[one.key] = table
+    if len(tables) < 2:
+        why = "".join(f"; {key}: {reason}" for key, reason in left_out.items())
+        msg = f"networks that {measure} can measure: {len(tables)}, expected two or more: "
+        raise BadInput(f"{msg}extract the images with another network{why}")
+    (name, whole), *others = tables.items()
+    shared = whole[["image_id", "row", "label"]]
+    for _, table in others:
+        shared = shared[shared["image_id"].isin(table["image_id"])]
+    if not len(shared):
+        msg = f"no image of the split {split} is in all of {', '.join(tables)}"
+        raise BadInput(f"{msg}: extract one source with every network")
+    images = evaluation_set_of(
+        shared["row"].to_numpy(), shared["label"].tolist(), shared["image_id"].tolist()
+    )
+    ids = shared.set_index("row")["image_id"].loc[images.rows]
+    sets = {name: images}
+    for key, table in others:
+        rows = table.set_index("image_id")["row"].loc[ids].to_numpy(dtype=np.int64)
+        sets[key] = EvaluationSet(
+            rows, images.codes, images.classes, images.starts, images.ranks, images.unlabelled
+        )
+    return sets, left_out
+
+
+def _measured(
+    features: "Features",
+    images: EvaluationSet,
+    measure: str,
+    networks: int,
+    seed: int,
+    jobs: Jobs,
+    progress: Progress,
+) -> Measured:
+    def stage(name: str) -> Any:
+        return jobs.stage(f"{features.key} {name}", progress)
+
+    memory = 0 if jobs.remote else MEMORY // networks
+    ready = ready_measure(features, measure)
+    vectors = stored_vectors(features, ready, images.rows, memory=memory)
+    rows = evaluate_measure(measure, vectors, images, stage, seed=seed)["scores"]
+    of_score = rows.set_index("score")
+    scores = {
+        name: (float(row["value"]), (float(row["low"]), float(row["high"])), str(row["note"]))
+        for name, row in of_score.loc[of_score.index.intersection(OF_PAIRS)].iterrows()
+    }
+    side = measured_side(vectors, images, stage)
+    units = units_of(images, _copies_of(images, [side]))
+    rights, notes = {}, {}
+    try:
+        probed = probe_rights(features, images, stage)
+        if len(probed.images) == len(images):
+            rights, notes = dict(probed.rights), probed.notes
+    except BadInput:
+        # Without train images there are no probes; the table then has none.
+        pass
+    right = named_rightly(features, images)
+    if right is not None:
+        rights["accuracy"] = right.astype(np.float64)
+    for name, each in rights.items():
+        scores[name] = float(each.mean()), right_interval(each, units), notes.get(name, "")
+    nc1 = np.empty(0)
+    if "fc" in features.arrays and features.committed(["fc"], good=True)[images.rows].all():
+        nc1 = _nc1_by_group(features, images, seed)
+        low, high = jackknife_interval(nc1[0], nc1[1:])
+        scores["nc1"] = float(nc1[0]), (float(np.maximum(low, 0.0)), high), ""
+    return Measured(features.key, side, scores, rights, nc1)
+
+
+def _nc1_by_group(features: "Features", images: EvaluationSet, seed: int) -> Floats:
+    """NC1 of all images, then without a tenth of each class in turn."""
+    vectors = stored_vectors(features, PENULTIMATE, images.rows)
+    parts = [(vectors, images)]
+    parts += [(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)]
+    values = []
+    for some, of in parts:
+        if (of.counts > 0).sum() < 2:
+            return np.full(len(parts), np.nan)
+        moments = class_moments(some, of, second=False)
+        geometry = class_geometry(some, of, moments)
+        values.append(collapse_scores(moments, geometry, None, None)["nc1"])
+    return np.array(values)
+
+
+def _copies(images: EvaluationSet, every: list[Measured]) -> NDArray[np.int64] | None:
+    return _copies_of(images, [one.side for one in every])
+
+
+def _copies_of(images: EvaluationSet, sides: list[Side]) -> NDArray[np.int64] | None:
+    if any(side.vectors.form == "inner" for side in sides):
+        return None
+    return linked_units(images, [(side.near.places, side.near.keys) for side in sides])
+
+
+def _differences(
+    best: Measured,
+    one: Measured,
+    images: EvaluationSet,
+    seed: int,
+    jobs: Jobs,
+    progress: Progress,
+) -> dict[str, Difference]:
+    """What the best network has less or more; nothing for itself."""
+    if one is best:
+        return {}
+    stage = partial(_stage_of, one.key, jobs, progress)
+    apart = differences_of(best.side, one.side, seed=seed, stage=stage)
+    units = units_of(images, _copies(images, [best, one]))
+    for name in one.rights:
+        if name in best.rights:
+            a, b = best.rights[name], one.rights[name]
+            moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum))
+            of = spread(moved.astype(np.float64), units.stratum)
+            value = float((b - a).mean())
+            apart[name] = Difference(float(a.mean()), float(b.mean()), mean_difference(value, of))
+    if len(best.nc1) and len(one.nc1):
+        less = one.nc1 - best.nc1
+        span = jackknife_interval(less[0], less[1:])
+        apart["nc1"] = Difference(float(best.nc1[0]), float(one.nc1[0]), span)
+    return apart
+
+
+def _stage_of(key: str, jobs: Jobs, progress: Progress, name: str) -> Any:
+    return jobs.stage(f"{key} {name}", progress)
+
+
+def _correlations(
+    every: list[Measured], movements: list[Floats], units: Units, seed: int
+) -> pd.DataFrame:
+    rows = []
+    for name in ("accuracy", *PROBES):
+        at = [i for i, one in enumerate(every) if name in one.rights]
+        if len(at) < 3:
+            continue
+        sameness = np.array([every[i].scores["sameness"][0] for i in at])
+        shares = np.array([every[i].scores[name][0] for i in at])
+        size = len(every[at[0]].rights[name])
+        moved = np.array([movements[i] for i in at])
+        right = np.array([
+            np.bincount(units.named, every[i].rights[name], len(units.stratum)) / size for i in at
+        ])  # fmt: skip
+        value, span = rank_correlation(sameness, shares, moved, right, units, seed)
+        note = "" if np.isfinite(span[0]) else f"no interval: fewer than {FEWEST} networks"
+        rows.append((name, value, *span, len(at), note))
+    return pd.DataFrame(rows, columns=["of", "value", "low", "high", "networks", "note"])
+
+
+def rank_correlation(
+    x: Floats, y: Floats, x_moved: Floats, y_moved: Floats, units: Units, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Spearman over networks, and an interval over networks and images.
+
+    The bootstrap draws networks again and, for all of them at once, units within classes. It is
+    too narrow if few networks are ordered perfectly, so the interval is the hull of it and of that
+    of Bonett and Wright (2000), which knows the number of networks only.
+
+    Args:
+        x: (K,) a score of each network.
+        y: (K,) another.
+        x_moved: (K, U) movement of the first by each unit.
+        y_moved: (K, U) of the second.
+        units: of the images.
+        seed: of the draws.
+    """
+    value = float(_spearman(x[None], y[None])[0])
+    k = len(x)
+    if k < FEWEST or not np.isfinite(value):
+        return value, NO_SPAN
+    draw = np.random.default_rng(seed)
+    more = np.zeros((DRAWS, len(units.stratum)))
+    for stratum in np.unique(units.stratum):
+        at = np.flatnonzero(units.stratum == stratum)
+        more[:, at] = draw.multinomial(len(at), np.full(len(at), 1 / len(at)), size=DRAWS) - 1.0
+    which = draw.integers(k, size=(DRAWS, k))
+    drawn = [
+        np.take_along_axis(score + more @ moved.T, which, axis=1)
+        for score, moved in ((x, x_moved), (y, y_moved))
+    ]
+    low, high = np.nanquantile(_spearman(*drawn), [0.025, 0.975])
+    # At 1 the scale of Fisher has no end.
+    r = float(np.clip(value, 1 / k**2 - 1, 1 - 1 / k**2))
+    reach = 1.96 * ((1 + r * r / 2) / (k - 3)) ** 0.5
+    wide = np.tanh(np.arctanh(r) + np.array([-reach, reach]))
+    return value, (float(min(low, wide[0])), float(max(high, wide[1], value)))
+
+
+def _spearman(x: Floats, y: Floats) -> Floats:
+    """Of each row (B, K) of two; NaN where one does not vary."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1)))

@@ -1,0 +1,95 @@
+"""The section on all networks of the store: how they rank, and how alike they are to each other."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from alike.analysis.figures import network_figure, placed_networks
+from alike.analysis.report.parts import Html, columns, details, figure, section, table, text
+from alike.analysis.report.subject import Subject
+from alike.analysis.report.words import DASH, interval_words, number, words
+
+
+def networks_section(subject: Subject, store: Any) -> str:
+    """What `alike compare --all` kept; nothing if it did not run."""
+    # Here, for a report of tables alone needs none of it.
+    from alike.analysis.ranking import RANKED, Ranking
+    from alike.analysis.similarity import METHODS, NetworkPairs
+
+    ranking, pairs = Ranking.load(store), NetworkPairs.load(store)
+    chosen = subject.last.key
+    if ranking is None or chosen not in set(ranking.table["network"]):
+        return ""
+    record = ranking.record
+    stale = [
+        key for key, digest in record["digests"].items()
+        if key not in store.groups() or store.features(key).digest != digest
+    ]  # fmt: skip
+    lead = (
+        f"All networks of the store on the same {record['images']} images ({record['split']}), by "
+        f"{record['measure']}. Differences are to {record['best']}, which has the highest "
+        "sameness. Intervals are 95 % each, not adjusted for the number of networks."
+    )
+    if stale:
+        lead += f" These changed since: {', '.join(stale)}. Run `alike compare --all` again."
+    names = [name for name in RANKED if name in set(ranking.table["score"])]
+    heads = [("Network", "t"), *((words(name).label, "n") for name in names)]
+    rows = [
+        [key, *(_cell(part, name) for name in names)]
+        for key, part in ranking.table.groupby("network", sort=False)
+    ]
+    body = table(heads, rows)
+    of = next((n for n in ("accuracy", "linear_probe") if n in names), None)
+    pictures = []
+    if of is not None:
+        drawn = network_figure(ranking.table, of, words(of).label, chosen)
+        title = f"Sameness against {words(of).label.lower()}"
+        pictures.append(figure(drawn, "networks", title=title, caption=_correlated(ranking)))
+    if pairs is not None and len(pairs.places):
+        shown = number(pairs.record["shown"], "share")
+        pictures.append(figure(
+            placed_networks(pairs.places, chosen), "network-map", title="Map of networks",
+            caption=f"Near networks see the images alike: the plane shows {shown} of the squared "
+            "Procrustes angles.",
+        ))  # fmt: skip
+    body += columns(*pictures)
+    if pairs is not None:
+        body += _matrix(pairs.table, METHODS)
+    return section("networks", "Networks", lead, body)
+
+
+def _cell(part: pd.DataFrame, name: str) -> object:
+    rows = part[part["score"] == name]
+    if rows.empty:
+        return ("", "")
+    row, form = rows.iloc[0], words(name).form
+    span = interval_words(row["low"], row["high"], form)
+    apart = interval_words(row["difference_low"], row["difference_high"], form, signed=True)
+    lines = [span, f"difference {apart}" if apart else ""]
+    under = "".join(f'<span class="sub">{text(line)}</span>' for line in lines if line)
+    return (Html(text(number(row["value"], form)) + under), float(row["value"]))
+
+
+def _correlated(ranking: Any) -> str:
+    parts = []
+    for row in ranking.correlation.itertuples():
+        span = interval_words(row.low, row.high)
+        sure = f"95 % interval {span}" if span else row.note
+        parts.append(
+            f"Rank correlation of sameness with {words(row.of).label.lower()} over "
+            f"{row.networks} networks: {number(row.value)} ({sure})."
+        )
+    return " ".join(parts)
+
+
+def _matrix(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
+    heads = [("Network", "t"), ("and", "t"), ("Comparison", "t"), ("Value", "n")]
+    heads += [("If images are permuted", "n"), ("z", "n")]
+    rows = []
+    for row in pairs.itertuples():
+        label = f'{text(row.method)}<span class="sub">{text(methods[row.method])}</span>'
+        null = f"{number(row.null_mean)} ± {number(row.null_sd)}" if np.isfinite(row.z) else DASH
+        cells = [(number(row.value), row.value), (null, row.null_mean), (f"{row.z:.3g}", row.z)]
+        rows.append([row.a, row.b, (Html(label), row.method), *cells])
+    return details("Networks against networks", table(heads, rows, tall=True))

@@ -1,0 +1,68 @@
+"""Alike to the labels, alike to people: the two lines side by side, and the table of the second."""
+
+import math
+
+from alike.analysis.report.lookup import Analysed, score_of, table_of
+from alike.analysis.report.parts import section, table
+from alike.analysis.report.subject import Subject, titled
+from alike.analysis.report.words import interval_words, number
+
+LABELS = {
+    "all_pairs": "all pairs of images",
+    "same_class": "pairs of one class",
+    "different_class": "pairs of different classes",
+    "class_pairs": "pairs of classes",
+    "rho_a": "all pairs, ties at random",
+    "pearson": "all pairs, Pearson",
+    "triplets": "triplets",
+}
+
+
+def people_sentences(analysis: Analysed, measure: str) -> list[str]:
+    """How alike the features are to the labels, and to people; nothing if nobody was asked."""
+    own = table_of(analysis, "human", measure)
+    sameness = score_of(analysis, measure, "sameness")
+    if own.empty or sameness is None:
+        return []
+    row = own.iloc[0]
+    of = "share of triplets" if row["score"] == "triplets" else "Spearman's correlation"
+    span = interval_words(row["low"], row["high"])
+    ceiling = interval_words(row["ceiling_low"], row["ceiling_high"])
+    labels = interval_words(sameness.low, sameness.high)
+    parts = [f"95 % interval {span}"] if span else []
+    parts += [f"people among themselves {ceiling}"] if ceiling else []
+    beside = f" ({'; '.join(parts)})" if parts else ""
+    return [
+        f"Alike to the labels: sameness {number(sameness.value)}"
+        + (f" (95 % interval {labels})." if labels else "."),
+        f"Alike to people: {of} {number(row['value'])} over {LABELS[row['score']]}{beside}.",
+    ]
+
+
+def people_section(subject: Subject) -> str:
+    """Every score against people, with ceilings, of each network and measure."""
+    heads = [("Measure", "t"), ("Over", "t"), ("Value", "n"), ("95 % interval", "n")]
+    heads += [("People: lower", "n"), ("People: upper", "n"), ("Against half", "n"), ("Pairs", "n")]
+    rows, notes = [], []
+    for name, analysis in subject.named:
+        for row in table_of(analysis, "human").itertuples():
+            ends = [row.ceiling_low, row.ceiling_high, row.against_half]
+            rows.append([
+                titled(name, row.measure), LABELS[row.score], (number(row.value), row.value),
+                interval_words(row.low, row.high), *((number(end), _sorted(end)) for end in ends),
+                (str(row.n), row.n),
+            ])  # fmt: skip
+        notes += (dict(analysis.settings).get("human") or {}).get("notes", [])
+    if not rows:
+        return ""
+    lead = (
+        "How alike the features and people find the same images. Nothing is fitted to people. The "
+        "lower ceiling is what one part of the people reaches against the rest, the upper one what "
+        "a model could reach that knows all of them."
+    )
+    caption = "; ".join(dict.fromkeys(notes))
+    return section("people", "People", lead, table(heads, rows, caption=caption))
+
+
+def _sorted(value: float) -> float:
+    return value if math.isfinite(value) else -2.0

@@ -1,0 +1,293 @@
+"""What people say against measures: scipy, naive loops, planted answers, measured anchors."""
+
+import importlib.util
+from itertools import combinations, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.people.answers import HumanAnswers, read_answers
+from alike.analysis.people.correlation import agreement, rho_a
+from alike.analysis.people.scores import human_scores
+from alike.analysis.report.people import people_sentences
+from alike.extract.errors import BadInput
+
+NONE = np.empty(0, np.int64)
+
+
+def votes_of(counts):
+    counts = np.asarray(counts, float)
+    rows = np.arange(len(counts))
+    return HumanAnswers("votes", rows, counts, np.empty((0, 3), np.int64), False, "0", ())
+
+
+@pytest.mark.quick
+def test_agreement_is_spearmans_over_each_kind_of_pair():
+    draw = np.random.default_rng(0)
+    codes = np.repeat(np.arange(4), 6)
+    one, other = (v + v.T for v in draw.integers(0, 4, (2, 24, 24)).astype(float))
+    got = agreement(one, other, codes)
+    i, j = np.triu_indices(24, 1)
+    same = codes[i] == codes[j]
+    for name, kept in (
+        ("all_pairs", same | ~same),
+        ("same_class", same),
+        ("different_class", ~same),
+    ):
+        wanted = spearmanr(one[i, j][kept], other[i, j][kept]).statistic
+        assert got[name] == pytest.approx(wanted)
+    means = [
+        [v[np.ix_(codes == a, codes == b)].mean() for a in range(4) for b in range(a)]
+        for v in (one, other)
+    ]
+    assert got["class_pairs"] == pytest.approx(spearmanr(*means).statistic)
+    drawn = np.array([0, 0, 1, 2, 7, 7, 8, 13, 14, 20])
+    pairs = [(a, b) for n, a in enumerate(drawn) for b in drawn[n + 1 :] if a != b]
+    wanted = spearmanr([one[p] for p in pairs], [other[p] for p in pairs]).statistic
+    assert agreement(one, other, codes, drawn)["all_pairs"] == pytest.approx(wanted)
+
+
+def test_rho_a_breaks_ties_at_random():
+    x, y = np.array([1.0, 1.0, 2.0, 3.0]), np.array([2.0, 1.0, 1.0, 1.0])
+    orders = list(permutations(range(4)))
+    fitting = [
+        [
+            o
+            for o in orders
+            if all((v[a] < v[b]) <= (o[a] < o[b]) for a in range(4) for b in range(4))
+        ]
+        for v in (x, y)
+    ]
+    values = [spearmanr(a, b).statistic for a in fitting[0] for b in fitting[1]]
+    assert rho_a(x, y) == pytest.approx(np.mean(values))
+
+
+def test_votes_of_people_who_see_as_the_network_does():
+    """Probabilities of classes as features: people who vote by them agree, up to their number."""
+    draw = np.random.default_rng(0)
+    logits = 2.0 * draw.standard_normal((40, 5))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    images = evaluation_set_of(np.arange(40), [f"{i // 10}" for i in range(40)])
+    counts = draw.multinomial(2000, p)
+    table = human_scores(votes_of(counts), held_vectors(p.astype(np.float32), "inner"), images,
+                         draws=30, splits=3).set_index("score")  # fmt: skip
+    row = table.loc["all_pairs"]
+    assert row["value"] > 0.98
+    assert row["low"] < row["value"] < row["high"]
+    assert row["ceiling_low"] < row["ceiling_high"] <= 1
+    assert row["against_half"] > 0.98
+    assert row["n"] == 40 * 39 / 2
+    few = draw.multinomial(4, p)
+    less = human_scores(votes_of(few), held_vectors(p.astype(np.float32), "inner"), images,
+                        draws=0, splits=3).set_index("score").loc["all_pairs"]  # fmt: skip
+    assert less["value"] < row["value"]
+    assert less["ceiling_low"] < row["ceiling_low"]
+
+
+def test_interval_holds_over_images_and_raters():
+    """Truth: the mean of the score over many sets of images and raters of the same law."""
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(24), [f"{i // 6}" for i in range(24)])
+
+    def scored(draws):
+        centres = 1.5 * np.eye(4)[images.codes]
+        seen = centres + 0.8 * draw.standard_normal((24, 4))
+        p = np.exp(2 * seen) / np.exp(2 * seen).sum(axis=1, keepdims=True)
+        counts = draw.multinomial(10, p)
+        x = (seen + 0.5 * draw.standard_normal((24, 4))).astype(np.float32)
+        table = human_scores(votes_of(counts), held_vectors(x, "euclidean"), images, draws=draws,
+                             splits=0, seed=int(draw.integers(1 << 30)))  # fmt: skip
+        return table.set_index("score").loc["all_pairs", ["value", "low", "high"]].astype(float)
+
+    truth = np.mean([scored(0)["value"] for _ in range(150)])
+    held = [row["low"] <= truth <= row["high"] for row in (scored(60) for _ in range(40))]
+    assert np.mean(held) >= 0.85
+
+
+def test_ceilings_of_dissimilarities_are_those_of_each_rater():
+    draw = np.random.default_rng(0)
+    truth = draw.standard_normal((12, 3))
+    rdms = np.stack([
+        np.linalg.norm((v := truth + 0.7 * draw.standard_normal(truth.shape))[:, None] - v, axis=2)
+        for _ in range(5)
+    ])  # fmt: skip
+    images = evaluation_set_of(np.arange(12), ["a"] * 6 + ["b"] * 6)
+    none = np.empty((0, 3), np.int64)
+    said = HumanAnswers("dissimilarities", np.arange(12), rdms, none, False, "0", ())
+    vectors = held_vectors(truth.astype(np.float32), "euclidean")
+    row = human_scores(said, vectors, images, draws=25).set_index("score").loc["all_pairs"]
+    i, j = np.triu_indices(12, 1)
+    flat = rdms[:, i, j]
+    model = np.linalg.norm(truth[i] - truth[j], axis=1)
+    assert row["value"] == pytest.approx(np.mean([spearmanr(model, v).statistic for v in flat]))
+    ranked = np.stack([v.argsort().argsort() for v in flat]).astype(float)
+    low = [spearmanr(ranked[r], np.delete(ranked, r, 0).mean(0)).statistic for r in range(5)]
+    high = [spearmanr(ranked[r], ranked.mean(0)).statistic for r in range(5)]
+    assert row["ceiling_low"] == pytest.approx(np.mean(low))
+    assert row["ceiling_high"] == pytest.approx(np.mean(high))
+
+
+def test_ceilings_are_those_of_rsatoolbox():
+    rsatoolbox = pytest.importorskip("rsatoolbox")
+    draw = np.random.default_rng(0)
+    rdms = np.abs(draw.standard_normal((4, 10, 10)))
+    rdms = rdms + rdms.transpose(0, 2, 1)
+    i, j = np.triu_indices(10, 1)
+    theirs = rsatoolbox.rdm.RDMs(rdms[:, i, j])
+    x = draw.standard_normal((10, 3))
+    model = np.linalg.norm(x[i] - x[j], axis=1)
+    images = evaluation_set_of(np.arange(10), ["a"] * 5 + ["b"] * 5)
+    none = np.empty((0, 3), np.int64)
+    said = HumanAnswers("dissimilarities", np.arange(10), rdms, none, False, "0", ())
+    vectors = held_vectors(x.astype(np.float32), "euclidean")
+    got = human_scores(said, vectors, images, draws=0).set_index("score")
+    for name, method in (("all_pairs", "spearman"), ("rho_a", "rho-a"), ("pearson", "corr")):
+        wanted = rsatoolbox.rdm.compare(rsatoolbox.rdm.RDMs(model[None]), theirs, method=method)
+        assert got.loc[name, "value"] == pytest.approx(wanted.mean())
+    low, high = rsatoolbox.inference.boot_noise_ceiling(theirs, method="spearman")
+    assert got.loc["all_pairs", "ceiling_low"] == pytest.approx(low)
+    assert got.loc["all_pairs", "ceiling_high"] == pytest.approx(high)
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_triplets(odd):
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((20, 3)).astype(np.float32)
+    images = evaluation_set_of(np.arange(20), [f"{i // 5}" for i in range(20)])
+    every = np.array(list(combinations(range(20), 3)))
+    three = np.array([draw.permutation(row) for row in every[draw.permutation(1140)[:300]]])
+    three = np.concatenate([three, three[:100]])
+    none = np.empty((0, 0))
+    said = HumanAnswers("triplets", NONE, none, three, odd, "0", ())
+    row = human_scores(said, held_vectors(x, "euclidean"), images, draws=100).iloc[0]
+    right = []
+    for a, b, c in three:
+        near, others = np.linalg.norm(x[a] - x[b]), [np.linalg.norm(x[a] - x[c])]
+        others += [np.linalg.norm(x[b] - x[c])] if odd else []
+        right.append(near < min(others))
+    assert row["value"] == pytest.approx(np.mean(right))
+    assert row["low"] < row["value"] < row["high"]
+    assert row["low"] < (1 / 3 if odd else 1 / 2) < row["high"]
+    # All who were asked twice said the same.
+    assert row["ceiling_low"] == row["ceiling_high"] == 1
+
+
+class TestFiles:
+    @pytest.fixture
+    def images(self):
+        return pd.DataFrame({
+            "row": [4, 3, 2, 1, 0], "image_id": list("edcba"),
+            "path": [f"{n}.png" for n in (4, 3, 2, 1, 0)],
+            "subset": ["test", "test", "test", None, None],
+        })  # fmt: skip
+
+    def test_rows_by_name_and_by_place(self, tmp_path, images):
+        counts = np.arange(15).reshape(5, 3) + 1
+        np.savez(tmp_path / "a.npz", counts=counts)
+        said = read_answers(tmp_path / "a.npz", images)
+        assert said.rows.tolist() == [0, 1, 2, 3, 4]
+        assert "i-th image of the store" in said.notes[0]
+        np.savez(tmp_path / "b.npz", counts=counts[:3])
+        said = read_answers(tmp_path / "b.npz", images)
+        assert said.rows.tolist() == [2, 3, 4]
+        assert "the subset test" in said.notes[0]
+        table = pd.DataFrame(counts, columns=["cat", "dog", "cow"])
+        table.insert(0, "image_id", ["c", "x", "a", "b", "d"])
+        table.to_csv(tmp_path / "c.csv", index=False)
+        said = read_answers(tmp_path / "c.csv", images)
+        assert said.rows.tolist() == [2, 0, 1, 3]
+        assert said.values[1].tolist() == [7, 8, 9]
+        assert "1 of 5 images are not in the store" in said.notes[0]
+
+    def test_triplets_and_dissimilarities(self, tmp_path, images):
+        lines = "anchor,near,far\n0.png,1.png,2.png\n0.png,1.png,9.png\n3.png,3.png,2.png\n"
+        (tmp_path / "t.csv").write_text(lines)
+        said = read_answers(tmp_path / "t.csv", images)
+        assert said.triplets.tolist() == [[0, 1, 2]]
+        assert not said.odd
+        assert "2 of 3 triplets" in said.notes[0]
+        np.savez(tmp_path / "r.npz", rdm=np.arange(9.0).reshape(3, 3), path=["2.png", "?", "0.png"])
+        said = read_answers(tmp_path / "r.npz", images)
+        assert said.values.tolist() == [[[0, 2], [6, 8]]]
+
+    @pytest.mark.parametrize(("content", "reason"), [
+        ({"counts": np.ones((4, 2))}, "4 rows without names"),
+        ({"counts": -np.ones((5, 2))}, "negative"),
+        ({"rdm": np.ones((5, 4))}, "expected"),
+        ({"counts": np.ones((2, 2)), "path": np.array(["1.png", "1.png"])}, "an image twice"),
+        ({"other": np.ones(3)}, "holds other"),
+        ({"counts": np.ones((1, 2)), "path": np.array(["no.png"])}, "none of its 1 images"),
+    ])  # fmt: skip
+    def test_refusals(self, tmp_path, images, content, reason):
+        np.savez(tmp_path / "a.npz", **content)
+        with pytest.raises(BadInput, match=reason):
+            read_answers(tmp_path / "a.npz", images)
+        with pytest.raises(BadInput, match="cannot be read"):
+            read_answers(tmp_path / "none.npz", images)
+
+
+def test_analysis_holds_them(tmp_path, made, write_features):
+    features = write_features(tmp_path / "store", made)
+    p = np.abs(made.arrays["logits"]) + 0.1
+    table = features.table("all")
+    np.savez(
+        tmp_path / "votes.npz", image_id=table["image_id"].to_numpy(str),
+        counts=np.random.default_rng(0).multinomial(20, p / p.sum(axis=1, keepdims=True))[
+            table["row"]
+        ],
+    )  # fmt: skip
+    said = read_answers(tmp_path / "votes.npz", table)
+    settings = AnalysisSettings(measures=["gap_cosine", "pixel_euclid"], bootstrap=0)
+    analyse(features, settings, human=said)
+    kept = Analysis.load(features.store, features.key)
+    human = kept.tables["human"].set_index(["measure", "score"])
+    assert kept.settings["human"]["kind"] == "votes"
+    assert human.loc[("gap_cosine", "all_pairs"), "ceiling_low"] > 0
+    assert np.isfinite(human.loc[("pixel_euclid", "all_pairs"), "value"])
+    first, second = people_sentences(kept, "gap_cosine")
+    assert "to the labels" in first
+    assert "to people" in second
+
+
+ANCHORS = {20: (0.553, 0.362, 0.331), 32: (0.531, 0.321, 0.408)}
+WEIGHTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th"}
+
+
+def test_anchors_of_cifar_10h(shared_data):
+    """Measured by an independent program: all, different-class and same-class pairs."""
+    spec = importlib.util.spec_from_file_location("cifar_resnet", shared_data / "cifar_resnet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = np.load(shared_data / "cifar10_lossless_dev.npz")
+    votes = votes_of(np.load(shared_data / "cifar10h_first500.npz")["counts"])
+    images = evaluation_set_of(np.arange(500), [f"{label}" for label in data["y_test"].ravel()])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in
+                 ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
+    x = (torch.from_numpy(data["x_test"]).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    for depth, wanted in ANCHORS.items():
+        net = module.resnet(depth).eval()
+        state = torch.load(shared_data / "weights" / WEIGHTS[depth], weights_only=True,
+                           map_location="cpu")  # fmt: skip
+        net.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
+        maps = []
+        net.layer3.register_forward_hook(lambda m, a, out, maps=maps: maps.append(out.mean((2, 3))))
+        with torch.inference_mode():
+            for low in range(0, 500, 250):
+                net(x[low : low + 250])
+        gap = torch.cat(maps).numpy()
+        gap /= np.linalg.norm(gap, axis=1, keepdims=True)
+        vectors = held_vectors(gap[images.rows], "cosine")
+        first = depth == 20
+        table = human_scores(votes, vectors, images, draws=0, splits=2 if first else 0)
+        table = table.set_index("score")
+        names = ["all_pairs", "different_class", "same_class"]
+        assert table.loc[names, "value"].to_numpy() == pytest.approx(wanted, abs=6e-4)
+        if first:
+            ceilings = table.loc[names, "ceiling_low"].to_numpy()
+            assert ceilings == pytest.approx((0.719, 0.461, 0.663), abs=0.02)

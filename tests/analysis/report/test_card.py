@@ -1,0 +1,52 @@
+"""A card holds what the store has, and the same store gives the same bytes."""
+
+import hashlib
+import json
+import sys
+
+import pytest
+
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.flows.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["alike", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.quick
+def test_card(tmp_path, made, write_features, run):
+    features = write_features(tmp_path / "store", made)
+    features.store.set_source("/somewhere/pets", {})
+    settings = AnalysisSettings(measures=["gap_cosine", "pixel_euclid"], bootstrap=1)
+    scores = analyse(features, settings).tables["scores"]
+    place = ("card", "--store", features.store.url, "--to")
+    status, shown = run(*place, tmp_path / "a.json", "--json")
+    assert status == 0
+    card = json.loads((tmp_path / "a.json").read_text())
+    assert json.loads(shown.out)["citation"] == card["citation"]
+    own = scores[(scores["measure"] == "gap_cosine") & (scores["score"] == "sameness")].iloc[0]
+    assert f"sameness {own['value']:.3f}" in card["citation"]
+    kept = {row["score"]: row for row in card["scores"] if row["measure"] == "gap_cosine"}
+    assert kept["sameness"]["low"] == pytest.approx(own["low"])
+    ids = "\n".join(sorted(features.table("held_out")["image_id"]))
+    assert card["images"]["ids_sha256"] == hashlib.sha256(ids.encode()).hexdigest()
+    assert card["images"]["source"] == "pets"
+    assert card["settings"]["features_digest"] == features.digest
+    for name in ("b.json", "a.html", "b.html"):
+        assert run(*place, tmp_path / name)[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    page = (tmp_path / "a.html").read_text()
+    assert page == (tmp_path / "b.html").read_text()
+    assert card["citation"] in page
+    assert "somewhere" not in page + (tmp_path / "a.json").read_text()
+    status, shown = run(*place, tmp_path / "card.txt")
+    assert status == 2
+    assert ".json or .html" in shown.err

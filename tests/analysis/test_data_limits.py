@@ -1,0 +1,138 @@
+"""What the data allow: formulas, planted wrong labels and outliers, dataeval and cleanlab."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.data_limits import (
+    Listed,
+    bayes_bounds,
+    bayes_lower,
+    data_sentences,
+    listed_neighbours,
+    suspects,
+    votes_of,
+)
+from alike.analysis.neighbours.lists import nearest
+
+NAN = (float("nan"), float("nan"))
+
+
+def near_of(x, images):
+    near = nearest(held_vectors(x, "euclidean"), images)
+    return Listed(near.places, np.sqrt(2 * near.keys))
+
+
+def digits(flipped=100, seed=0):
+    """Pixels of digits sorted by their labels, of which some are wrong; which ones are."""
+    x, y = load_digits(return_X_y=True)
+    draw = np.random.default_rng(seed)
+    wrong = draw.permutation(len(y))[:flipped]
+    said = y.copy()
+    said[wrong] = (y[wrong] + draw.integers(1, 10, flipped)) % 10
+    images = evaluation_set_of(np.arange(len(y)), [str(label) for label in said])
+    return x[images.rows].astype(np.float32), images, np.isin(images.rows, wrong), y[images.rows]
+
+
+def test_wrong_labels_are_suspected_first():
+    x, images, wrong, truth = digits()
+    table = suspects("pixels", near_of(x, images), images)
+    labels = table[table["kind"] == "label"]
+    at = np.searchsorted(images.rows, labels["row"], sorter=(order := np.argsort(images.rows)))
+    at = order[at]
+    assert wrong[at[:100]].mean() >= 0.9
+    right = labels["suggested"].to_numpy()[:90] == truth[at[:90]].astype(str)
+    assert right.mean() >= 0.95
+    assert (labels["score"] < 0.5).all()
+    assert labels["score"].is_monotonic_increasing
+
+
+@pytest.mark.quick
+def test_images_of_nothing_are_outliers():
+    x, images, _, _ = digits(flipped=0)
+    draw = np.random.default_rng(1)
+    planted = draw.permutation(len(x))[:10]
+    x[planted] = draw.integers(0, 17, (10, 64))
+    table = suspects("pixels", near_of(x, images), images)
+    first = table[table["kind"] == "outlier"]["row"].to_numpy()[:10]
+    assert set(first) == set(images.rows[planted])
+
+
+def test_bounds_are_those_of_the_rule():
+    x, images, _, _ = digits(flipped=300)
+    near = near_of(x, images)
+    wrong = (images.codes[near.places[:, 0]] != images.codes).mean()
+    table = bayes_bounds("pixels", near, images, (1 - wrong, 0.6, 0.9)).set_index("voters")
+    assert table.loc[1, "upper"] == pytest.approx(wrong)
+    assert table.loc[1, "lower"] == pytest.approx(0.9 * (1 - (1 - wrong / 0.9) ** 0.5))
+    assert table.loc[1, "lower_low"] < table.loc[1, "lower"] < table.loc[1, "upper_high"] == 0.4
+    errors = []
+    for i in range(0, len(x), 9):
+        rest = np.delete(np.arange(len(x)), i)
+        shares = (
+            KNeighborsClassifier(5).fit(x[rest], images.codes[rest]).predict_proba(x[i : i + 1])
+        )
+        first = shares[0] >= shares[0].max() - 1e-9
+        errors.append(1 - first[images.codes[i]] / first.sum())
+    every = votes_of(near, images.codes, np.ones(5))
+    first = every >= every.max(axis=1, keepdims=True) - 1e-9
+    own = first[np.arange(len(x)), images.codes] / first.sum(axis=1)
+    assert (1 - own[::90]) == pytest.approx(np.array(errors))
+    assert table.loc[5, "upper"] == pytest.approx(1 - own.mean())
+    # The law flips 300 of 1,797: no classifier errs on fewer, to within the noise of counting.
+    assert table.loc[1, "lower"] < 300 / 1797 + 0.03 < table.loc[1, "upper"]
+
+
+def test_lower_bound_at_its_ends():
+    assert bayes_lower(0.0, 10) == 0
+    assert bayes_lower(0.9, 10) == pytest.approx(0.9)
+    assert bayes_lower(0.5, 2) == pytest.approx(0.5)
+    assert np.isnan(bayes_lower(float("nan"), 3))
+
+
+def test_bounds_are_those_of_dataeval():
+    ber_knn = pytest.importorskip("dataeval.core").ber_knn
+    draw = np.random.default_rng(0)
+    for classes in (2, 4):
+        codes = np.sort(draw.integers(classes, size=200))
+        x = draw.standard_normal((200, 5)).astype(np.float32) + codes[:, None]
+        images = evaluation_set_of(np.arange(200), [str(code) for code in codes])
+        near = near_of(x, images)
+        theirs = ber_knn(x, codes, 1)
+        wrong = theirs["upper_bound"]
+        table = bayes_bounds("x", near, images, (1 - wrong, *NAN)).iloc[0]
+        assert wrong == pytest.approx((codes[near.places[:, 0]] != codes).mean())
+        assert table["lower"] == pytest.approx(theirs["lower_bound"])
+    for k in (2, 3, 5, 7):
+        theirs = ber_knn(x, (codes > 1).astype(int), k)
+        wanted = bayes_lower(theirs["upper_bound"], 2, k)
+        assert wanted == pytest.approx(theirs["lower_bound"])
+
+
+def test_margins_are_those_of_cleanlab():
+    rank = pytest.importorskip("cleanlab.rank")
+    x, images, _, _ = digits()
+    near = near_of(x, images)
+    p = votes_of(near, images.codes, np.arange(10, 0, -1.0))
+    theirs = rank.get_label_quality_scores(images.codes, p, method="normalized_margin")
+    table = suspects("pixels", near, images)
+    labels = table[table["kind"] == "label"].set_index("row")["score"]
+    wanted = pd.Series(theirs, images.rows)
+    assert labels.to_numpy() == pytest.approx(wanted.loc[labels.index].to_numpy())
+    assert set(labels.index) == set(wanted.index[wanted < 0.5])
+
+
+def test_a_table_of_neighbours_comes_back_as_places():
+    images = evaluation_set_of(np.array([9, 4, 7, 2]), ["a", "b", "a", "b"])
+    rows = images.rows[[1, 2, 0, 3, 3, 1, 2, 0]]
+    table = pd.DataFrame({
+        "row": np.repeat(images.rows, 2), "rank": [1, 2] * 4, "neighbour": rows,
+        "distance": np.arange(8.0),
+    })  # fmt: skip
+    near = listed_neighbours(images, table)
+    assert near.places.tolist() == [[1, 2], [0, 3], [3, 1], [2, 0]]
+    assert data_sentences({}) == []

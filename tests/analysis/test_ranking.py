@@ -1,0 +1,142 @@
+"""Many networks on the same images: against analyse, compare and scipy."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from alike.analysis import ranking
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.blocks.evaluation_set import evaluation_set_of, stored_evaluation_set
+from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.compare import compare
+from alike.analysis.pairs.counts import count_pairs
+from alike.analysis.pairs.influence import units_of
+from alike.analysis.pairs.movements import auc_movements
+from alike.analysis.ranking import Ranking, common_images, rank_correlation
+from alike.analysis.report.networks import networks_section
+from alike.extract.errors import BadInput
+from alike.flows.cli import main
+
+NOISE = (0.0, 0.3, 0.6, 1.0, 1.6)
+
+
+@pytest.fixture
+def store(tmp_path, make, write_features):
+    """One store with networks whose features are noisier and noisier, and one without gap."""
+    for number, noise in enumerate(NOISE):
+        made = make(sizes=(40, 30, 30))
+        draw = np.random.default_rng(number)
+        for name in ("gap", "fc", "logits"):
+            more = draw.standard_normal(made.arrays[name].shape).astype(np.float32)
+            made.arrays[name] = made.arrays[name] + noise * more
+        features = write_features(tmp_path / "store", made, key=f"net-{number}-0", share=0.4)
+    write_features(tmp_path / "store", made, key="bare-0-0", share=0.4, taps=["pixels"])
+    return features.store
+
+
+def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alike", "compare", "--all", "--store", store.url, "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = json.loads(capsys.readouterr().out)
+    assert said["best"] == "net-0-0"
+    assert len(said["pairs"]) == 4 * 10
+    assert len(said["map"]) == 5
+    kept = Ranking.load(store)
+    assert [row["value"] for row in said["networks"]] == pytest.approx(list(kept.table["value"]))
+    table = kept.table.set_index(["network", "score"])
+    assert list(dict.fromkeys(kept.table["network"])) == [f"net-{i}-0" for i in range(5)]
+    assert "gap" in kept.record["left_out"]["bare-0-0"]
+    one = store.features("net-2-0")
+    scores = analyse(one, AnalysisSettings(measures=["gap_cosine"])).tables["scores"]
+    scores = scores.set_index("score")
+    for score in ("sameness", "worst_class_sameness", "map_at_r", "knn_probe", "linear_probe"):
+        shown = table.loc[("net-2-0", score), ["value", "low", "high"]].to_numpy(float)
+        assert shown == pytest.approx(scores.loc[score, ["value", "low", "high"]].to_numpy(float))
+    for score in ("accuracy", "nc1"):
+        assert table.loc[("net-2-0", score), "value"] == pytest.approx(scores.loc[score, "value"])
+    apart = compare(store.features("net-0-0"), one).set_index("score")
+    for score in ("sameness", "map_at_r", "accuracy", "nc1"):
+        names = ["difference", "difference_low", "difference_high"]
+        shown = table.loc[("net-2-0", score), names].to_numpy(float)
+        wanted = apart.loc[score, ["difference", "low", "high"]].to_numpy(float)
+        assert shown == pytest.approx(wanted)
+    probes = table.loc[("net-4-0", "linear_probe")]
+    assert probes["difference_low"] < probes["difference"] < probes["difference_high"] < 0
+    of = kept.correlation.set_index("of").loc["accuracy"]
+    wide = kept.wide()
+    assert of["value"] == pytest.approx(spearmanr(wide["sameness"], wide["accuracy"]).statistic)
+    assert of["low"] < of["value"] <= of["high"]
+    assert of["networks"] == 5
+
+    page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-2-0")), store)
+    assert all(f"net-{i}-0" in page for i in range(5))
+    assert "Rank correlation of sameness with accuracy" in page
+    assert "network-map" in page
+    assert networks_section(SimpleNamespace(last=SimpleNamespace(key="bare-0-0")), store) == ""
+
+
+def test_one_network_is_no_ranking(store):
+    with pytest.raises(BadInput, match="can measure: 1, expected two"):
+        common_images([store.features("net-0-0"), store.features("bare-0-0")], "held_out",
+                      "gap_cosine")  # fmt: skip
+
+
+def test_images_are_those_that_all_have(store):
+    networks = [store.features(f"net-{i}-0") for i in range(3)]
+    sets, left_out = common_images(networks, "held_out", "gap_cosine")
+    assert not left_out
+    wanted = stored_evaluation_set(networks[0], "held_out")
+    for images in sets.values():
+        assert (images.rows == wanted.rows).all()
+        assert (images.codes == wanted.codes).all()
+
+
+@pytest.mark.quick
+def test_movements_foretell_the_auc_of_fewer_images(clustered):
+    """The AUC without an image, counted anew, is near what its movement says."""
+    x, images = clustered(n=120, dim=6, classes=3, spread=1.5)
+    vectors = held_vectors(x, "euclidean")
+    counts = count_pairs(vectors, images)
+    units = units_of(images)
+    moved = auc_movements(vectors, counts, images, units)
+    whole = counts.area().value
+    told, seen = [], []
+    for left in range(0, 120, 7):
+        at = np.delete(np.arange(120), left)
+        fewer = count_pairs(vectors.take(at), images.take(at)).area().value
+        seen.append(fewer - whole)
+        told.append(-moved[units.named[left]])
+    assert np.corrcoef(told, seen)[0, 1] > 0.98
+    assert np.abs(np.array(told) - seen).max() < 0.15 * np.abs(seen).max()
+
+
+@pytest.mark.parametrize(("networks", "rho"), [(6, 0.9), (8, 0.98), (23, 0.98)])
+def test_interval_of_the_rank_correlation_holds(networks, rho, monkeypatch):
+    """Networks from a normal law; both scores move with the images a little."""
+    monkeypatch.setattr(ranking, "DRAWS", 300)
+    truth = 6 / np.pi * np.arcsin(rho / 2)
+    images = evaluation_set_of(np.arange(20), ["a"] * 10 + ["b"] * 10)
+    units, draw = units_of(images), np.random.default_rng(0)
+    held = []
+    for _ in range(120):
+        x = draw.standard_normal(networks)
+        y = rho * x + (1 - rho**2) ** 0.5 * draw.standard_normal(networks)
+        moved = 0.01 * draw.standard_normal((2, networks, 20)) / 20**0.5
+        value, (low, high) = rank_correlation(x, y, *moved, units)
+        assert value == pytest.approx(spearmanr(x, y).statistic)
+        held.append(low <= truth <= high)
+    assert np.mean(held) >= 0.92
+
+
+def test_few_networks_have_no_interval():
+    units = units_of(evaluation_set_of(np.arange(6), ["a"] * 3 + ["b"] * 3))
+    x = np.array([0.1, 0.2, 0.3])
+    value, span = rank_correlation(x, x, np.zeros((3, 6)), np.zeros((3, 6)), units)
+    assert value == 1.0
+    assert np.isnan(span).all()
