@@ -213,7 +213,10 @@ def test_a_new_index_answers_from_the_next_question_on(own):
     assert after.index.encoder() is service.opened().index.encoder()
 
 
-def test_an_index_that_is_gone_leaves_the_old_one_answering(own):
+def test_an_index_that_is_gone_leaves_the_old_one_answering(own, monkeypatch):
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "SOON", 0.0)
     service = NeighbourService(own / "store")
     wanted = service.neighbours("3", 5)
     shutil.rmtree(own / "store" / "index")
@@ -230,6 +233,7 @@ def test_images_that_the_index_lacks_are_said(own, monkeypatch):
     from alike.serve import opened
 
     monkeypatch.setattr(opened, "EVERY", 0.0)
+    monkeypatch.setattr(opened, "SOON", 0.0)
     service = NeighbourService(own / "store")
     assert service.facts()["notes"] == []
     for number in range(3):
