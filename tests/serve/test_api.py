@@ -201,8 +201,11 @@ def own(place, tmp_path):
     return tmp_path / "own"
 
 
-def test_a_new_index_answers_from_the_next_question_on(own):
+def test_a_new_index_answers_from_the_next_look_on(own, monkeypatch):
     from alike.index.build import build_index
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "SOON", 0.0)
 
     service = NeighbourService(own / "store")
     before = service.opened()
