@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from alike.analysis.analyse import Analysis
     from alike.analysis.ranking import Ranking
+    from alike.client import Client
     from alike.extract.pipeline import ExtractionReport
     from alike.extract.store import Features, Store
     from alike.flows.pipeline import Finished
@@ -50,6 +51,26 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
     if isinstance(store, Store):
         return store
     return Store.open(store, create=create, **options)
+
+
+def connect(address: str, *, token: str = "", timeout: float = 60.0) -> "Client":
+    """Ask a server that `alike serve` has started, here or elsewhere.
+
+    Args:
+        address: as the server printed it, such as ``http://127.0.0.1:8000``.
+        token: that the server wants; one in the address counts too.
+        timeout: seconds until an answer has to be there.
+
+    Raises:
+        BadInput: nobody answers there, or something else does.
+
+    Example:
+        >>> server = alike.connect("http://127.0.0.1:8000")  # doctest: +SKIP
+        >>> server.neighbours("cat.jpg", k=3)  # doctest: +SKIP
+    """
+    from alike.client import Client
+
+    return Client(address, token=token, timeout=timeout)
 
 
 def run_pipeline(

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "train": {"extract"},
     "flows": set(FOLDERS),
     "serve": {*FOLDERS} - {"flows"},
-    "api": {*FOLDERS, "results"},
+    "api": {*FOLDERS, "results", "client"},
+    "client": {"extract"},
     "results": {"extract", "analysis"},
     "__main__": {"flows"},
 }

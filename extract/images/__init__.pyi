@@ -1,6 +1,7 @@
 from .decoding import decode as decode
 from .decoding import decode_turned as decode_turned
 from .decoding import image_format as image_format
+from .decoding import image_size as image_size
 from .decoding import is_known as is_known
 from .listing import list_source as list_source
 from .remembered import KEPT as KEPT
