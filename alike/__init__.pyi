@@ -3,6 +3,7 @@ from .analysis.scores.table import SCORES as SCORES
 from .api import analyse as analyse
 from .api import build_index as build_index
 from .api import compare as compare
+from .api import connect as connect
 from .api import explain as explain
 from .api import export as export
 from .api import extract_images as extract_images

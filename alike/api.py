@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from alike.analysis.analyse import Analysis
     from alike.analysis.ranking import Ranking
+    from alike.client import Client
     from alike.extract.pipeline import ExtractionReport
     from alike.extract.store import Features, Store
     from alike.flows.pipeline import Finished
@@ -52,11 +53,34 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
     return Store.open(store, create=create, **options)
 
 
-def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finished":
+def connect(address: str, *, token: str = "", timeout: float = 60.0) -> "Client":
+    """Ask a server that `alike serve` has started, here or elsewhere.
+
+    Args:
+        address: as the server printed it, such as ``http://127.0.0.1:8000``.
+        token: that the server wants; one in the address counts too.
+        timeout: seconds until an answer has to be there.
+
+    Raises:
+        BadInput: nobody answers there, or something else does.
+
+    Example:
+        >>> server = alike.connect("http://127.0.0.1:8000")  # doctest: +SKIP
+        >>> server.neighbours("cat.jpg", k=3)  # doctest: +SKIP
+    """
+    from alike.client import Client
+
+    return Client(address, token=token, timeout=timeout)
+
+
+def run_pipeline(
+    settings: str | Path, *, rehash: bool = False, progress: Progress = silent
+) -> "Finished":
     """Run a settings file: extract, index, analyse, retrain if triggered, compare, report.
 
     Args:
         settings: the file, such as ``pipeline.toml``.
+        rehash: read every image, also those whose size and times are as in the last run.
         progress: called as each step proceeds.
 
     Raises:
@@ -65,15 +89,19 @@ def run_pipeline(settings: str | Path, *, progress: Progress = silent) -> "Finis
     from alike.flows.check import check
     from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
+    from alike.flows.unchanged import unchanged_run
 
     path = Path(settings)
     pipeline = read_pipeline(path)
+    done = None if rehash else unchanged_run(pipeline)
+    if done is not None:
+        return done
     check(pipeline)
     prepare(pipeline.output.folder)
     # Prefect reads its settings as it is imported: after `prepare`.
     from alike.flows.pipeline import run_pipeline as run
 
-    return run(path, progress)
+    return run(path, progress, rehash=rehash)
 
 
 def extract_images(
@@ -104,6 +132,7 @@ def extract_images(
     label_column: str | None = None,
     first_label: bool | None = None,
     bad_share: float = 0.2,
+    rehash: bool = False,
     workers: str | int | None = None,
     progress: Progress = silent,
 ) -> "ExtractionReport":
@@ -138,6 +167,7 @@ def extract_images(
             name (False); None refuses both.
         bad_share: largest share of images without a feature; beyond it the features are stored and
             an error is raised.
+        rehash: read every image to list it, also those whose size and times are as before.
         workers: a number of Dask workers, or ``tcp://scheduler:port``.
         progress: called as listing and extraction proceed.
 
@@ -158,6 +188,7 @@ def extract_images(
         "batch_size": batch_size,
         "threads": threads,
         "bad_share": bad_share,
+        "rehash": rehash,
         "progress": progress,
     }
     report = extract_named(

@@ -101,6 +101,32 @@ def unseal(document: Mapping[str, Any], place: str, way_out: str) -> dict[str, A
     return content
 
 
+def sealed_json(document: Mapping[str, Any]) -> bytes:
+    """Write a JSON document with its seal; numbers that JSON has not become null."""
+    plain = json.loads(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
+    return json.dumps(seal(plain), ensure_ascii=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def read_sealed(data: bytes, kind: type[T], place: str, way_out: str) -> T:
+    """Read what `sealed_json` wrote, as a `kind`; see `read_json`.
+
+    Raises:
+        StoreDamaged: it is torn, altered, or has no seal.
+    """
+    written = read_json(data, dict[str, Any], place, way_out)
+    if _SEAL not in written:
+        raise damaged(place, "it has no seal", way_out)
+    return read_json(json.dumps(unseal(written, place, way_out)), kind, place, way_out)
+
+
 def parquet_bytes(
     table: "pd.DataFrame", place: str, attrs: Mapping[str, Any] | None = None
 ) -> bytes:

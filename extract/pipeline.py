@@ -13,6 +13,7 @@ from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
+from alike.extract.listed import keep_listing, listing_notes, past_listing
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
 from alike.extract.notes import (
@@ -26,6 +27,7 @@ from alike.extract.notes import (
 )
 from alike.extract.progress import Progress, silent
 from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
+from alike.extract.secrets import masked
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store
@@ -107,6 +109,7 @@ def extract(
     batch_size: int | None = None,
     threads: int | None = None,
     bad_share: float = BAD_SHARE,
+    rehash: bool = False,
     progress: Progress = silent,
     executor: Executor = in_process,
 ) -> ExtractionReport:
@@ -123,6 +126,7 @@ def extract(
         threads: cores to use; None for all that this process may use.
         bad_share: largest share of images of another size with which the run starts, if nothing
             brings all to one size.
+        rehash: read every image to list it, also those whose size and times are as before.
         progress: told how far listing and extraction are.
         executor: where to compute; `alike.extract.distributed` has one for several processes.
 
@@ -141,7 +145,8 @@ def extract(
         # Not asked for by name: what the weights can give is given, and a note says the rest.
         taps = [tap for tap in TAPS if tap not in network.lacking]
     extraction = network.extraction(tuple(taps), choose_precision(precision, on))
-    listing = list_source(source, max(threads, 4), progress)
+    past = None if rehash else past_listing(store, source)
+    listing = list_source(source, max(threads, 4), progress, past=past)
     settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
@@ -150,6 +155,7 @@ def extract(
             store.assign_sides()
         view = store.list_images(listing)
         store.set_source(source.spec, source.options)
+        keep_listing(store, source, listing, past)
         keep_groups(store, listing, view)
         run.prepare(view)
         with run.features.lock():
@@ -164,10 +170,11 @@ def extract(
     check_counts(view, table, bad, features.key)
     computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
-    left_out = notes_of(source)
+    left_out = [masked(one) for one in notes_of(source)]
     _keep_check(store, features, check, left_out)
     notes = [
         *left_out,
+        *listing_notes(listing),
         *unturned_notes(run.n_unturned, "computed"),
         *network.notes,
         *_older_features(extraction, store),

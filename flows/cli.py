@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alike.extract.errors import AlikeError, BadInput
+from alike.extract.secrets import masked
 from alike.flows import commands
 
 app = typer.Typer(
@@ -126,6 +127,6 @@ def _say_usage(error: Any) -> int:
 
 
 def _say(error: object, status: int) -> int:
-    line = " ".join(str(error).split())
+    line = masked(" ".join(str(error).split()))
     sys.stderr.write(f"alike: {line}\n")
     return status

@@ -53,6 +53,17 @@ class Memo:
         outputs: dict[str, Any] = entry["outputs"]
         return outputs
 
+    def differs(self, artefact: str, inputs: dict[str, Any]) -> list[str] | None:
+        """Names of the inputs that are not those of the artefact; None if it says none.
+
+        [] if all are: then its files are not what the step wrote.
+        """
+        entry = self._entries.get(artefact)
+        parts = entry["parts"] if entry else {}
+        if not parts:
+            return None
+        return [name for name, value in inputs.items() if parts.get(name) != digest(value)[:16]]
+
     def files(self, artefact: str) -> list[Path]:
         """The files that the artefact was written to last."""
         entry = self._entries.get(artefact)
@@ -74,7 +85,8 @@ class Memo:
     def begin(self, artefact: str, files: Iterable[Path]) -> None:
         """Forget an artefact, but not these files, which it has or is about to write."""
         places = {self.kept(path): "" for path in files}
-        self._entries[artefact] = {"made_from": _BEGUN, "outputs": {}, "files": places}
+        entry = {"made_from": _BEGUN, "parts": {}, "outputs": {}, "files": places}
+        self._entries[artefact] = entry
         self._write()
 
     def forget(self, artefact: str) -> None:
@@ -92,6 +104,7 @@ class Memo:
         """Remember a finished step and the files that it wrote."""
         self._entries[artefact] = {
             "made_from": digest(inputs),
+            "parts": {name: digest(value)[:16] for name, value in inputs.items()},
             "outputs": outputs,
             "files": {self.kept(path): file_hash(path) for path in files},
         }
@@ -131,6 +144,7 @@ def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         str(name): {
             "made_from": str(entry["made_from"]),
+            "parts": dict(entry.get("parts", {})),
             "outputs": dict(entry["outputs"]),
             "files": dict(entry["files"]),
         }

@@ -98,6 +98,10 @@ WeightsPrefixOption = Annotated[
 WhereOption = Annotated[
     str | None, typer.Option("--where", help="Only these images: subset=val or label=cat,dog.")
 ]
+RehashOption = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read every image, also those of the same size and times."),
+]
 LabelColumnOption = Annotated[
     str | None, typer.Option(help="Column, array or JSON field of the classes.")
 ]

@@ -1,69 +1,78 @@
 """One run of a settings file, step by step; `alike.flows.pipeline` hands it to Prefect."""
 
+import re
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alike.extract.display import Displayed, Summary
+from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
+from alike.extract.secrets import masked, masked_all
+from alike.extract.store import Store
 from alike.flows import steps
+from alike.flows.alarm import watch
 from alike.flows.decisions import Accepted, DecisionLog
-from alike.flows.memo import alone_in
+from alike.flows.finished import Finished
+from alike.flows.history import History, image_changes
+from alike.flows.memo import alone_in, digest
 from alike.flows.orchestration import step
+from alike.flows.recording import (
+    failure,
+    finished,
+    images_of,
+    last_good,
+    over_time,
+    record_of,
+    versions,
+)
 from alike.flows.retraining import Rounds
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
+from alike.flows.unchanged import leave
 
 if TYPE_CHECKING:
     from alike.analysis.analyse import Analysis
     from alike.extract.networks import Network
 
-VERSIONS = ("alike", "torch", "torchvision", "zarr", "dask", "faiss-gpu", "faiss-cpu", "prefect")
+
+_DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}\.html")
 
 
-@dataclass(frozen=True, repr=False)
-class Finished(Displayed):
-    """What a run leaves behind.
+def run_settings_file(
+    path: Path,
+    progress: Progress,
+    tell: Callable[[str], object] = lambda line: None,
+    *,
+    rehash: bool = False,
+) -> Finished:
+    """Run the steps of a settings file that must run, record the run, and raise its alarms.
 
-    Attributes:
-        report: the HTML file.
-        key: group of the network that is served from now on.
-        reused: true if nothing had changed and nothing was computed.
-        decisions: what was decided, each with its reason.
-        seconds: time of each step that ran.
-        bad: images that could not be used.
-        notes: what a reader must know, as `PipelineRun` has it.
-    """
-
-    report: Path
-    key: str
-    reused: bool
-    decisions: tuple[str, ...]
-    seconds: dict[str, float]
-    bad: int = 0
-    notes: tuple[str, ...] = ()
-
-    def _summary(self) -> Summary:
-        facts = {
-            "report": str(self.report), "bad images": self.bad,
-            "seconds": "nothing was computed" if self.reused else float(sum(self.seconds.values())),
-        }  # fmt: skip
-        return Summary(f"run of {self.key}", facts, (*self.notes, *self.decisions))
-
-
-def run_settings_file(path: Path, progress: Progress) -> Finished:
-    """Run the steps of a settings file that must run.
+    Args:
+        path: of the settings file.
+        progress: called as each step proceeds.
+        tell: called with a line before a step runs again, and for every alarm.
+        rehash: read every image to list it, also those whose size and times are as before.
 
     Raises:
         BadInput: settings that cannot work, or another run that works in the same folder.
     """
     pipeline = read_pipeline(path)
     with alone_in(pipeline.output.folder):
-        return run_steps(PipelineRun(pipeline, progress))
+        run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
+        try:
+            done = run_steps(run)
+        except BaseException as error:
+            # Prefect shows what the error says, on its server and in its log.
+            error.args = tuple(masked_all(list(error.args)))
+            record_failure(run, error)
+            raise
+        last = last_good(History(run.store()).records())
+        leave(run, done, last.id if last else "")
+        return replace(done, alarms=watch(pipeline, run.store(), tell))
 
 
 def run_steps(run: PipelineRun) -> Finished:
@@ -75,8 +84,11 @@ def run_steps(run: PipelineRun) -> Finished:
     weights = accepted.weights if accepted else run.pipeline.network.weights
     key = step(steps.extract_images, "extract")(run, weights, "network")
     report = run.folder / "report.html"
+    _note_changes(run, key)
     earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
     if earlier is not None:
+        run.decide(earlier["decisions"])
+        _record_again(run, key, report, digest(_question(run, own, key)))
         return _finished(run, key, report, earlier["decisions"], reused=True)
     untrained = None
     if run.pipeline.analyse.untrained:
@@ -93,10 +105,55 @@ def run_steps(run: PipelineRun) -> Finished:
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()
     run.memo.forget("report")
-    step(_report, "report")(run, before, rounds, report)
-    question, files = _question(run, own, rounds.served), (report, *run.files)
+    question, history = _question(run, own, rounds.served), History(run.store())
+    record, images = record_of(run, history, rounds.current, digest(question))
+    past = over_time([*history.records(), record])
+    step(_report, "report")(run, before, rounds, report, past)
+    files = (report, *run.files)
     run.memo.record("report", question, {"decisions": run.decisions}, files)
+    history.write(finished(record, run, report), images)
     return _finished(run, rounds.served, report, run.decisions)
+
+
+def _note_changes(run: PipelineRun, key: str) -> None:
+    """Say what changed of the images since the last run that was recorded."""
+    history = History(run.store())
+    before = last_good(history.records())
+    images = history.images(before) if before else None
+    changes = image_changes(images, images_of(run.store().features(key)))
+    words = {
+        "added": "images are new",
+        "removed": "images are gone",
+        "relabelled": "labels changed",
+    }
+    run.changes = ", ".join(f"{n} {words[kind]}" for kind, n in changes.items() if n)
+
+
+def _record_again(run: PipelineRun, key: str, report: Path, question: str) -> None:
+    """Nothing has changed since a run: say so, or record it if that run was killed before."""
+    from alike.analysis.analyse import Analysis
+
+    history = History(run.store())
+    before = last_good(history.records())
+    if before is not None and before.question == question:
+        history.again(before.id)
+        return
+    record, images = record_of(run, history, Analysis.load(run.store(), key), question)
+    history.write(finished(record, run, report), images)
+
+
+def record_failure(run: PipelineRun, error: BaseException) -> None:
+    """Record a run that failed, and look at the rules: there may be no good run for long.
+
+    Nothing is written if there is no store yet.
+    """
+    if not (run.folder / "store").is_dir():
+        return
+    # What keeps a record from being written must not hide why the run failed.
+    with suppress(AlikeError, OSError, ValueError):
+        store = Store.open(run.store_url)
+        History(store).write(failure(run, error))
+        watch(run.pipeline, store, run.tell)
 
 
 def _question(run: PipelineRun, own: "Network", key: str) -> dict[str, Any]:
@@ -125,7 +182,9 @@ def _finished(
     return Finished(report, key, reused, tuple(decisions), seconds, bad, tuple(run.notes))
 
 
-def _report(run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path) -> None:
+def _report(
+    run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path, past: dict[str, Any]
+) -> None:
     from alike.analysis.report import main_measure, write_report
 
     store = run.store()
@@ -134,11 +193,12 @@ def _report(run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path) ->
     pipeline = run.pipeline
     facts = {
         "title": pipeline.title or Path(pipeline.images.source).name,
-        "source": pipeline.images.source,
+        "source": masked(pipeline.images.source),
+        "history": past,
         "network": pipeline.network.name,
         "weights": pipeline.network.weights,
-        "settings": pipeline.model_dump(mode="json"),
-        "versions": _versions(),
+        "settings": pipeline.shown,
+        "versions": versions(),
         "stages": run.seconds,
         "reused": run.reused,
         "images": {"listed": len(view), "ok": len(view) - len(bad), "bad": len(bad)},
@@ -162,13 +222,11 @@ def _report(run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path) ->
     dated = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
     dated.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, dated)
+    drop_reports(dated.parent, run.pipeline.keep.reports)
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # faiss is there under one of its two names
-            continue
-    return versions
+def drop_reports(folder: Path, most: int | None) -> None:
+    """Delete the oldest dated reports beyond so many; other files in the folder stay."""
+    reports = sorted(one for one in folder.glob("*.html") if _DATED.fullmatch(one.name))
+    for one in reports[: len(reports) - most] if most else ():
+        one.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from pydantic import (
 
 from alike.extract.errors import BadInput
 from alike.extract.limits import MAX_PIXELS
+from alike.extract.secrets import HIDDEN, masked_all
 from alike.train.settings import MOST_SEED, TrainSettings
 from alike.train.trigger import Condition, Rules
 
@@ -50,6 +51,22 @@ def parse_bytes(text: str) -> int:
 
 MOST_SIDE = math.isqrt(MAX_PIXELS)
 """Pixels of a side of the network's input: its square is as large as an image may be."""
+
+
+_WITHOUT_EFFECT = {"output", "alarm", "keep"}
+"""Sections that no result depends on."""
+
+
+def _laid_over(whole: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the texts of the file in place of their values, as far as it has some."""
+    laid = dict(whole)
+    for key, value in written.items():
+        inner = laid.get(key)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            laid[key] = _laid_over(inner, value)
+        elif isinstance(value, str | dict | list):
+            laid[key] = value
+    return laid
 
 
 def _without_nul(text: str) -> str:
@@ -300,6 +317,45 @@ class Output(_Section):
         return _without_nul(folder) if isinstance(folder, str) else folder
 
 
+class AlarmSettings(_Section):
+    """When somebody must look, and who is told."""
+
+    when: tuple[str, ...] = ()
+    """Rules, such as `sameness fell`, `bad > 1 %`, `recall < 0.93`, `no good run for 26 h`."""
+    webhook: str | None = None
+    """An http or https URL that gets every alarm as JSON by POST."""
+    command: tuple[str, ...] = ()
+    """A program with its arguments that gets every alarm as JSON on its standard input."""
+    event: bool = False
+    """Emit a Prefect event, `alike.alarm`."""
+
+    @field_validator("when")
+    @classmethod
+    def _rules(cls, when: tuple[str, ...]) -> tuple[str, ...]:
+        from alike.flows.rules import Rule
+
+        try:
+            for rule in when:
+                Rule.parse(rule)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return when
+
+    @field_validator("webhook")
+    @classmethod
+    def _http(cls, webhook: str | None) -> str | None:
+        if webhook is not None and not webhook.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return webhook
+
+
+class Keep(_Section):
+    """What is kept of the past."""
+
+    reports: int | None = Field(default=None, ge=1)
+    """Dated reports in `reports/`; older ones are deleted when one is written. Unset: all."""
+
+
 class Pipeline(_Section):
     """A whole run."""
 
@@ -311,23 +367,48 @@ class Pipeline(_Section):
     explain: Explain = Explain()
     retrain: Retrain | None = None
     output: Output = Output()
+    alarm: AlarmSettings = AlarmSettings()
+    keep: Keep = Keep()
     title: str = ""
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _shown: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _place: Path | None = PrivateAttr(default=None)
 
-    def remember_as_written(self, raw: dict[str, Any]) -> None:
+    def remember_as_written(self, given: dict[str, Any], raw: dict[str, Any] | None = None) -> None:
         """Keep the record of the settings, before any path is resolved.
 
         Args:
-            raw: the file's tables. The transform is recorded as it stands there: its typed form
+            given: the file's tables. The transform is recorded as it stands there: its typed form
                 gains fields with every version, which must not change what was recorded before.
+            raw: the same before references to the environment were replaced; None: there are none.
         """
-        record = self.model_dump(mode="json", exclude={"output"})
-        record["network"]["transform"] = raw["network"].get("transform")
+        record = self.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+        record["network"]["transform"] = given["network"].get("transform")
         self._written = record
+        self._shown = _laid_over(self.model_dump(mode="json"), given if raw is None else raw)
+
+    def remember_place(self, folder: Path) -> None:
+        """Keep where the settings file lies."""
+        self._place = folder
+
+    @property
+    def place(self) -> Path | None:
+        """The settings file's folder; None if there is no file."""
+        return self._place
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """All settings as they may be printed: references as they were written, secrets masked."""
+        shown: dict[str, Any] = masked_all(self._shown or self.model_dump(mode="json"))
+        hook = str(shown["alarm"]["webhook"] or "")
+        if "://" in hook:
+            # The path of a webhook is its password.
+            shown["alarm"]["webhook"] = f"{'/'.join(hook.split('/')[:3])}/{HIDDEN}"
+        return shown
 
     @property
     def written(self) -> dict[str, Any]:
-        """All settings but where the output goes, paths as they were written.
+        """All settings that a result depends on, paths as they were written.
 
         They do not change when a folder is moved with the settings file in it.
         """

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alike.extract.errors import BadInput
+from alike.extract.secrets import filled, hide, masked
 from alike.flows.sections import Output, Pipeline, TransformSettings, parse_bytes
 
 __all__ = ["Pipeline", "checked_transform", "parse_bytes", "read_pipeline"]
@@ -20,7 +21,7 @@ def read_pipeline(path: Path) -> Pipeline:
 
     Raises:
         BadInput: the file is missing, is no TOML, or holds a wrong name or value: all of them
-            are listed in one line.
+            are listed in one line; a variable of the environment is not set.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; expected a pipeline.toml (see `alike run --help`)")
@@ -30,11 +31,15 @@ def read_pipeline(path: Path) -> Pipeline:
         raise BadInput(f"{path} is not a TOML file: {error}") from error
     except RecursionError as error:
         raise BadInput(f"{path} nests its values too deep: settings are two levels deep") from error
+    given = filled(raw)
     try:
-        pipeline = Pipeline.model_validate(raw)
+        pipeline = Pipeline.model_validate(given)
     except ValidationError as error:
         raise BadInput(f"{path}: {'; '.join(map(_fault, error.errors()))}") from error
-    pipeline.remember_as_written(raw)
+    pipeline.remember_as_written(given, raw)
+    pipeline.remember_place(path.parent.resolve())
+    if pipeline.alarm.webhook:
+        hide(pipeline.alarm.webhook, pipeline.shown["alarm"]["webhook"])
     return _resolved(pipeline, path.parent.resolve())
 
 
@@ -59,7 +64,8 @@ def _fault(error: Any) -> str:
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
     given = error["input"]
     # A whole section is not repeated: its message names the value.
-    return f"{place}: {reason}" if isinstance(given, dict) else f"{place} = {given!r}: {reason}"
+    fault = f"{place}: {reason}" if isinstance(given, dict) else f"{place} = {given!r}: {reason}"
+    return masked(fault)
 
 
 def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
@@ -69,7 +75,8 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
     network = network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
     output = Output(folder=base / _home(pipeline.output.folder))
-    return pipeline.model_copy(update={"images": images, "network": network, "output": output})
+    resolved = {"images": images, "network": network, "output": output}
+    return pipeline.model_copy(update=resolved)
 
 
 def _near(name: str, base: Path) -> str:

@@ -5,7 +5,7 @@ folder knows.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
+from alike.extract.secrets import masked
 from alike.flows.memo import Memo, digest
 from alike.flows.settings import Pipeline
 from alike.flows.trained_images import check_held_out, keep_trained
@@ -23,7 +24,24 @@ if TYPE_CHECKING:
     from alike.analysis.analyse import Analysis
     from alike.extract.images import ImageSource
     from alike.extract.networks import Network
-    from alike.extract.store import Store
+    from alike.extract.store import Features, Store
+
+
+_OF_IMAGES = ("digest", "images")
+_REASONS = {
+    "digest": "the features changed",
+    "images": "the images or their labels changed",
+    "untrained": "the features of the untrained network changed",
+    "classes": "the names of the network's classes changed",
+    "share": "images changed sides",
+    "twins": "the paths of twins changed",
+    "version": "this version of the program computes it anew",
+    "parent": "the network changed",
+    "modules_hash": "the network's code changed",
+    "train": "the training images changed",
+    "validation": "the validation images changed",
+}
+"""Input of a step to the reason for which it runs again; any other input is a setting."""
 
 
 @dataclass
@@ -39,6 +57,12 @@ class PipelineRun:
         notes: what a reader must know: taps of an unusual kind, a suspicious preprocessing, a
             memo or an accepted network that is lost.
         files: what the steps wrote, or found written, and the report is made from.
+        tell: called with a line before a step runs again: its name, and why.
+        reasons: those lines.
+        rates: images a second of every extraction that computed some.
+        changes: what changed of the images since the last run, in words; empty if not known.
+        began: the clock when it did.
+        rehash: read every image to list it, also those whose size and times are as before.
     """
 
     pipeline: Pipeline
@@ -48,6 +72,12 @@ class PipelineRun:
     decisions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    tell: Callable[[str], object] = lambda line: None
+    reasons: list[str] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
+    changes: str = ""
+    began: float = field(default_factory=time.monotonic)
+    rehash: bool = False
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +98,7 @@ class PipelineRun:
         """
         outputs = self.memo.outputs(artefact, inputs)
         if outputs is None:
+            self.explain(name, self._reason(artefact, inputs))
             if writes:
                 self.memo.begin(artefact, writes)
             else:
@@ -76,6 +107,23 @@ class PipelineRun:
         self.reused.append(name)
         self.files.extend(self.memo.files(artefact))
         return outputs
+
+    def explain(self, name: str, reason: str) -> None:
+        """Say that a step runs, and why, before it does."""
+        self.reasons.append(f"{name}: {reason}")
+        self.tell(self.reasons[-1])
+
+    def _reason(self, artefact: str, inputs: dict[str, Any]) -> str:
+        differing = self.memo.differs(artefact, inputs)
+        if differing is None:
+            return "not finished before"
+        if not differing:
+            return "its files are gone, or another command changed them"
+        words = []
+        for name in differing:
+            word = _REASONS.get(name, f"the setting {name} changed")
+            words.append(self.changes if name in _OF_IMAGES and self.changes else word)
+        return ", ".join(dict.fromkeys(words))
 
     def keep(
         self,
@@ -188,8 +236,11 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         precision=settings.precision,
         batch_size=settings.batch_size,
         bad_share=bad_share,
+        rehash=run.rehash,
         progress=run.progress,
     )
+    # One reading of all images is enough for all networks of a run.
+    run.rehash = False
     if not report.n_rows:
         first = report.bad.iloc[0]
         raise BadInput(
@@ -198,9 +249,10 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         )
     check_bad_share(report, bad_share)
     keep_trained(store.features(report.key))
-    run.notes.extend(note for note in report.notes if note not in run.notes)
+    run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
     if report.n_computed:
         run.seconds[f"extract {name}"] = time.perf_counter() - started
+        run.rates[f"extract {name}"] = report.n_computed / report.seconds
     else:
         run.reused.append(f"extract {name}")
     return str(report.key)
@@ -215,13 +267,15 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     store = run.store()
     features = store.features(key)
     settings = run.pipeline.index
-    inputs = {"digest": features.digest, "images": view_digest(store), **settings.model_dump()}
+    inputs = {"digest": features.digest, "images": set_digest(features), **settings.model_dump()}
     artefact, label = f"index {key} {settings.measure}", f"index {name}"
     # The card names the file of the index with its checksum: hashing it is enough.
     card = folder_of(store, key, settings.measure) / CARD
-    if _holds_index(card.parent) and run.reuse(artefact, inputs, label) is not None:
+    if not _holds_index(card.parent):
+        run.explain(label, "there is none")
+        run.memo.forget(artefact)
+    elif run.reuse(artefact, inputs, label) is not None:
         return
-    run.memo.forget(artefact)
     started = time.perf_counter()
     ask = partial(
         build_index,
@@ -270,13 +324,14 @@ def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -
     if run.pipeline.retrain and trigger not in (measures or DEFAULT_MEASURES):
         measures = (*(measures or DEFAULT_MEASURES), trigger)
     inputs = {
+        **settings.model_dump(),
         "digest": features.digest,
         "untrained": beside.digest if beside else None,
-        "images": view_digest(store),
+        "images": set_digest(features),
+        "twins": twin_paths(features),
         "classes": features.attrs.get("class_names"),
         "share": sides_of(store),
         "version": VERSION,
-        **settings.model_dump(),
         "measures": measures,
     }
     artefact, label = f"analyse {key}", f"analyse {name}"
@@ -316,7 +371,7 @@ def decision_scores(
     run.decide(check_held_out(features, "validation"))
     inputs = {
         "digest": features.digest_for(features.arrays),
-        "images": view_digest(store),
+        "images": set_digest(features),
         "classes": features.attrs.get("class_names"),
         "share": sides_of(store),
         "version": VERSION,
@@ -490,6 +545,20 @@ def view_digest(store: "Store") -> str:
     """Changes when an image, a path or a label of the current view does."""
     view = store.images()
     return digest(view[["image_id", "path", "label", "row"]].astype(str).to_dict("list"))
+
+
+def set_digest(features: "Features") -> str:
+    """Changes when an image or a label of the set does; a new name of a file changes nothing."""
+    table = features.table()[["row", "image_id", "label"]]
+    return digest(table.astype(str).to_dict("list"))
+
+
+def twin_paths(features: "Features") -> str:
+    """Changes with the names of images that have a twin: the table of twins shows them."""
+    linked = features.store.components()["row"]
+    table = features.table()
+    named = table[table["row"].isin(linked)]
+    return digest(named[["row", "path"]].astype(str).to_dict("list")) if len(named) else ""
 
 
 def named_scores(scores: "pd.DataFrame", measure: str) -> dict[str, float]:

@@ -44,7 +44,7 @@ class NeighbourIndex:
         self.features = features
         self.measure = measure
         self.card = card
-        self._view = features.store.view_stamp()
+        self._stamp = features.stamp()
         self.lookup = features.lookup()
         self._engine = engine
         self._alive = np.isin(engine.rows, self.lookup.rows)
@@ -97,8 +97,8 @@ class NeighbourIndex:
         store, key, measure = self.features.store, self.features.key, self.measure.name
         if read_card(folder_of(store, key, measure)) != self.card:
             fresh = NeighbourIndex.open(store, key, measure)
-        elif store.view_stamp() != self._view:
-            # Images were removed, came back or have other labels: the index itself is the same.
+        elif self.features.stamp() != self._stamp:
+            # Images were added or removed, or have other labels: the index itself is the same.
             ready = ready_measure(self.features, measure, as_fitted=True)
             _check_card(self.card, self.features, ready)
             fresh = NeighbourIndex(self.features, ready, self.card, self._engine)
@@ -215,10 +215,34 @@ class NeighbourIndex:
         by_row = np.array([query.image is None for query in queries], dtype=bool)
         if by_row.any():
             rows = np.array([q.row for q in queries if q.image is None], dtype=np.int64)
-            out[by_row] = embed_rows(self.features, self.measure, rows)
+            out[by_row] = self._of_rows(rows)
         images = [query.image for query in queries if query.image is not None]
         if images:
             out[~by_row] = self.encoder(network)(images)
+        return out
+
+    def missing(self) -> int:
+        """Images with features that the index lacks: they are never an answer."""
+        rows = self.lookup.rows
+        return len(rows) - int(np.isin(rows, self._engine.rows).sum())
+
+    @cached_property
+    def _by_row(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions in the order of rows, and the rows in this order."""
+        order = np.argsort(self._engine.rows, kind="stable")
+        return order, self._engine.rows[order]
+
+    def _of_rows(self, rows: NDArray[np.int64]) -> Float:
+        """Vectors (n, D) of stored rows: those that the index holds, else from the store."""
+        held = self._engine.vectors
+        if held is None or not len(held):
+            return embed_rows(self.features, self.measure, rows)
+        order, ascending = self._by_row
+        places = np.searchsorted(ascending, rows).clip(max=len(ascending) - 1)
+        there = ascending[places] == rows
+        out: Float = held[order[places]]
+        if not there.all():
+            out[~there] = embed_rows(self.features, self.measure, rows[~there])
         return out
 
     def _answer(

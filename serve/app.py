@@ -1,113 +1,96 @@
-"""The HTTP API and the page: each route is one question to the service."""
+"""The application: the page, the API below `/api/v1`, and one body for every error."""
 
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
 
-from alike.extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput, StoreBusy
+from alike.serve.api import API, routes
+from alike.serve.budgets import Busy, ClientGone
+from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
+from alike.serve.metrics import Metrics
+from alike.serve.pictures import NotThere
+from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
+from alike.serve.work import Work
 
-MAX_BYTES = 64 * 2**20
-"""Largest image file that may be brought."""
-POLICY = "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
-POLICY += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-PARTS = {"page.css": "text/css", "page.js": "text/javascript"}
+STATUS: Sequence[tuple[type[AlikeError], int]] = (
+    (NotThere, 404),
+    (StoreBusy, 503),
+    (BadInput, 422),
+    (Busy, 503),
+    (ClientGone, 499),
+    (AlikeError, 500),
+)
+"""Kind of error to the status of its answer; the first that fits."""
 
 
-def create_app(
-    service: NeighbourService, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
-) -> FastAPI:
+def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
     """Make the application.
 
     Args:
         service: answers the questions.
-        hosts: names under which the page may be asked for, `*` for any; others are refused, so
-            that no page of somebody else can read the store through a name of its own.
+        access: who may ask.
     """
-    app = FastAPI(title="Alike", docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app = FastAPI(
+        title="Alike", version="1", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None
+    )
+    work = Work(service)
+    metrics = Metrics(work)
+    app.add_middleware(Guard, access=access, budgets=service.budgets)
+    app.add_middleware(metrics.counting)
+    _handle_errors(app)
+    app.include_router(routes(work, metrics))
+    static = files("alike.serve") / "static"
+    app.mount("/static", StaticFiles(directory=str(static)), name="static")
 
-    @app.exception_handler(BadInput)
-    async def bad_input(_: Request, error: BadInput) -> JSONResponse:
-        return JSONResponse({"error": " ".join(str(error).split())}, status_code=422)
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        text = (static / "page.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
-    @app.exception_handler(AlikeError)
-    async def fault(_: Request, error: AlikeError) -> JSONResponse:
-        return JSONResponse({"error": " ".join(str(error).split())}, status_code=500)
-
-    @app.get("/", response_class=HTMLResponse)
-    def page() -> HTMLResponse:
-        return HTMLResponse(_part("page.html"), headers={"Content-Security-Policy": POLICY})
-
-    @app.get("/{name}.{kind}")
-    def part(name: str, kind: str) -> Response:
-        file = f"{name}.{kind}"
-        if file not in PARTS:
-            return JSONResponse({"error": f"no page {file}"}, status_code=404)
-        return Response(_part(file), media_type=PARTS[file])
-
-    @app.get("/api/set")
-    def facts() -> dict[str, Any]:
-        """The set, the network, the index."""
-        return service.facts()
-
-    @app.get("/api/images")
-    def sample(count: int = 24, seed: int = 0, label: str | None = None) -> list[dict[str, Any]]:
-        """Stored images drawn at random, at most 200."""
-        return service.sample(min(count, 200), seed, label)
-
-    @app.post("/api/images")
-    async def bring(request: Request) -> dict[str, Any]:
-        """Bring an image: the body is the file. Its name in other questions is `image`."""
-        return await run_in_threadpool(service.bring, await _body(request))
-
-    @app.get("/api/images/{image}/picture")
-    def picture(image: str, side: int = 160) -> Response:
-        """The image as PNG."""
-        return _png(service.picture(image, side))
-
-    @app.get("/api/images/{image}/seen")
-    def seen(image: str) -> Response:
-        """What the network sees of it, as PNG."""
-        return _png(service.seen(image))
-
-    @app.get("/api/images/{image}/neighbours")
-    def neighbours(
-        image: str,
-        k: int = 12,
-        relation: str = "any",
-        label: Annotated[list[str] | None, Query()] = None,
-    ) -> dict[str, Any]:
-        """The k nearest stored images: `relation` any, same or other (class), of these labels."""
-        return service.neighbours(image, k, relation, tuple(label or ()))
-
-    @app.get("/api/images/{first}/alike/{second}")
-    def alike(first: str, second: str) -> dict[str, Any]:
-        """Where two images are alike, position by position."""
-        return service.alike(first, second)
+    @app.get(f"{API}/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi()))
 
     return app
 
 
-async def _body(request: Request) -> bytes:
-    taken = bytearray()
-    async for piece in request.stream():
-        taken += piece
-        if len(taken) > MAX_BYTES:
-            raise BadInput(f"more than {MAX_BYTES >> 20} MiB: bring a smaller image file")
-    if not taken:
-        raise BadInput("an empty body: send the bytes of an image file")
-    return bytes(taken)
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(AlikeError)
+    async def ours(_: Request, error: AlikeError) -> JSONResponse:
+        status = next(number for kind, number in STATUS if isinstance(error, kind))
+        return refuse(status, str(error), RETRY if status == 503 else None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return refuse(422, "; ".join(map(_line, error.errors()[:5])))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return refuse(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, __: ClientDisconnect) -> JSONResponse:
+        return refuse(499, "the client hung up before its request was complete")
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> JSONResponse:
+        # The log has the traceback: what is inside is nobody else's.
+        return refuse(500, f"a fault of the server ({type(error).__name__}): its log says more")
 
 
-def _png(data: bytes) -> Response:
-    # The same address may serve another store or network later: a browser keeps nothing.
-    return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
-
-
-def _part(name: str) -> str:
-    return (files("alike.serve") / name).read_text(encoding="utf-8")
+def _line(error: Any) -> str:
+    """One wrong value: where, what is wrong, what was given."""
+    place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
+    given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
+    line = error["msg"]
+    line = line[:1].lower() + line[1:] if line[1:2].islower() else line
+    return f"{place or 'the body'}: {line}{given}"

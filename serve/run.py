@@ -1,17 +1,66 @@
 """The server process."""
 
+import asyncio
 import contextlib
+import logging
+import secrets
 import socket
 from collections.abc import Callable
 from typing import Any
 
+import h11
+import psutil
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alike.extract.errors import BadInput
 from alike.serve.app import create_app
+from alike.serve.guard import LOOPBACK, Access
 from alike.serve.service import NeighbourService
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_PORT = 2**16 - 1
+ANYWHERE = ("0.0.0.0", "::", "")
+HEADER_SECONDS = 10
+"""Seconds until the headers of a request are there, from the first connection on."""
+BACKLOG = 256
+
+
+class Protocol(H11Protocol):
+    """HTTP that hangs up on a client whose headers do not arrive.
+
+    uvicorn bounds the time between two requests, and not that before the first one.
+    """
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        super().connection_lost(exc)
+        if self._due is not None:
+            self._due.cancel()
+
+    def _watch(self) -> None:
+        incomplete = self.conn.their_state is h11.IDLE
+        if incomplete and self._due is None:
+            self._due = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+        elif not incomplete and self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _hang_up(self) -> None:
+        self._due = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
 
 
 def serve(
@@ -19,6 +68,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     ready: Callable[[str], Any] = print,
+    *,
+    token: str = "",
+    hosts: tuple[str, ...] = (),
+    root_path: str = "",
 ) -> None:
     """Answer until interrupted.
 
@@ -26,26 +79,84 @@ def serve(
         service: answers the questions.
         host: address to listen at; one that others reach shows them the stored images.
         port: 0 for any free one.
-        ready: told the page's address once it can be asked for.
+        ready: called with the page's address once it can be asked for.
+        token: that clients must present; empty: none.
+        hosts: further names under which the page may be asked for.
+        root_path: path at which a proxy serves the page.
 
     Raises:
-        BadInput: the address is taken, or not this machine's.
+        BadInput: the address is taken, or not this machine's; no port.
     """
+    if not 0 <= port <= MAX_PORT:
+        raise BadInput(f"port {port}: from 0 (any free one) to {MAX_PORT} is expected")
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        raise BadInput(f"root path {root_path!r}: begin it with / and end it without")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with contextlib.closing(listener):
         try:
             listener.bind((host, port))
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
-        listener.listen(128)
-        hosts = (*LOOPBACK, "[::1]") if host in LOOPBACK else ("*",)
-        app = create_app(service, hosts)
+        listener.listen(BACKLOG)
+        access = Access((*allowed_hosts(host), *(name.lower() for name in hosts)), token)
         shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        config = uvicorn.Config(app, log_level="warning", lifespan="off")
-        # Ctrl-C is how one ends it: uvicorn closes, then raises it again
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run([listener])
+        page = f"http://{shown}:{listener.getsockname()[1]}/"
+        ready(f"{page}?token={token}" if token else page)
+        _run(service, access, root_path, listener)
+
+
+def _run(
+    service: NeighbourService, access: Access, root_path: str, listener: socket.socket
+) -> None:
+    config = uvicorn.Config(
+        create_app(service, access),
+        http=Protocol,
+        ws="none",
+        log_level="warning",
+        lifespan="off",
+        root_path=root_path,
+        server_header=False,
+        limit_concurrency=service.budgets.connections,
+        backlog=BACKLOG,
+    )
+    # One line for each refused connection would fill a disk.
+    logging.getLogger("uvicorn.error").addFilter(_first_of_each)
+    # Ctrl-C is how one ends it: uvicorn closes, then raises it again
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run([listener])
+
+
+def allowed_hosts(host: str) -> tuple[str, ...]:
+    """Names under which a server at this address may be asked for."""
+    if host in LOOPBACK:
+        return LOOPBACK
+    if host not in ANYWHERE:
+        return (*LOOPBACK, host.lower())
+    addresses = [one.address for each in psutil.net_if_addrs().values() for one in each]
+    names = {socket.gethostname().lower(), *(one.partition("%")[0].lower() for one in addresses)}
+    return (*LOOPBACK, *sorted(names - set(LOOPBACK)))
+
+
+def new_token() -> str:
+    """A token that nobody guesses."""
+    return secrets.token_urlsafe(32)
+
+
+def is_private(host: str, hosts: tuple[str, ...]) -> bool:
+    """Whether only this machine can ask: the address and all allowed names are its loopback."""
+    return host in LOOPBACK and all(name in LOOPBACK for name in hosts)
+
+
+_SEEN: set[str] = set()
+
+
+def _first_of_each(record: logging.LogRecord) -> bool:
+    """Whether a warning is the first of its kind; faults are all logged."""
+    if record.levelno > logging.WARNING:
+        return True
+    new = str(record.msg) not in _SEEN
+    _SEEN.add(str(record.msg))
+    return new

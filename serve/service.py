@@ -1,219 +1,467 @@
-"""Questions about a store, answered for the page: plain values in, plain values out."""
+"""Questions about a store, answered for the page and the API: plain values in, plain values out."""
 
-import io
 import threading
-from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.explain import AGAINST, FOR, difference, likeness, position_pairs
+from alike import __version__
+from alike.analysis.explain import (
+    AGAINST,
+    FOR,
+    difference,
+    likeness,
+    position_pairs,
+)
 from alike.extract.errors import BadInput
-from alike.extract.frames import NamedImage, StoredImages, transform_of
-from alike.extract.images import open_source
+from alike.extract.frames import NamedImage, transform_of
+from alike.extract.identity import settings_hash
+from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
-from alike.index.query import NeighbourIndex
+from alike.index.neighbours import Query
+from alike.serve.analysed import StoredAnalyses
+from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
+from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
+from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
-KEPT = 64
-"""Images that were brought and are remembered, the latest ones; older ones have to come again."""
-MAX_NEIGHBOURS = 200
-SIDES = (16, 1024)
-"""Smallest and largest side of a picture, in pixels."""
 MAX_PAIRS = 2**16
 """Pairs of positions up to which they are answered: more would be megabytes of text."""
+MAX_CELLS = 64
+"""Most cells a side of an explanation; of larger maps, blocks of cells are summed."""
 TAP = "last_conv"
+HEADLINE = "gap_cosine"
+UPLOADED = "uploaded image"
 
 
 class NeighbourService:
-    """Answers for one extraction and one measure of a store.
+    """Answers for a store; if nothing else is named, for one extraction and one measure.
 
-    An image is named by its row, or by the sha256 of its bytes if it was brought by `bring`.
+    An image is named by its row, or by the SHA-256 of its bytes; one that is not stored has to be
+    uploaded first.
 
     Attributes:
-        index: the index that answers now; a new one on the disk takes its place.
+        key: extraction that answers if none is named.
+        measure: that answers if none is named.
+        budgets: what may be spent.
+        uploads: images that are not stored, by the hash of their bytes.
+        thumbnails: pictures that were made.
+        analyses: tables of the store.
     """
 
-    def __init__(self, store: Any, key: str | None = None, measure: str = "gap_cosine") -> None:
+    def __init__(
+        self,
+        store: Any,
+        key: str | None = None,
+        measure: str = HEADLINE,
+        *,
+        budgets: Budgets = DEFAULTS,
+        thumbnails: Path | None = None,
+    ) -> None:
         """Open the index.
 
         Args:
             store: a `Store`, or the place of one.
             key: extraction; None for the one that the store serves.
             measure: whose index.
+            budgets: what may be spent.
+            thumbnails: folder in which pictures of stored images are kept; None for memory only.
 
         Raises:
             BadInput: as `NeighbourIndex.open`, and if the store does not know its images.
         """
-        self.index = NeighbourIndex.open(store, key, measure)
-        spec, options = self.index.features.store.source()
-        self._source = open_source(spec, **options)
-        self._brought: OrderedDict[str, NamedImage] = OrderedDict()
-        self._brought_lock = threading.Lock()
+        from alike.extract.store import Store
+
+        self.store = Store.open(store) if isinstance(store, str | Path) else store
+        self.store.source()
+        self.key, self.measure, self.budgets = self.store.features(key).key, measure, budgets
+        self.uploads = ByteCache(budgets.uploads)
+        self.thumbnails = Thumbnails(budgets.thumbnails, thumbnails, budgets.disk)
+        self.analyses = StoredAnalyses(self.store)
+        self._vectors = ByteCache(budgets.vectors)
+        self._pictures = StoredPictures(self.store)
+        self._open = OpenIndexes(self.store)
+        self._open.get(self.key, measure)
         # One forward pass at a time: more would only share the same cores or the same GPU
         self._network_lock = threading.Lock()
 
-    def facts(self) -> dict[str, Any]:
-        """What is served: the set, the network, the index."""
-        index = self.index
-        attrs, card = index.features.attrs, index.card
-        labels = index.images["label"].dropna().astype(str)
+    @property
+    def version(self) -> str:
+        """Of Alike."""
+        return __version__
+
+    def opened(self, key: str | None = None, measure: str | None = None) -> OpenIndex:
+        """The index that answers now; an answer takes it once.
+
+        Raises:
+            NotThere: no such extraction, or no index of the measure.
+        """
+        chosen = self.measure if measure is None else measure
+        check_measure(chosen)
+        return self._open.get(self.chosen_key(key), chosen)
+
+    def chosen_key(self, key: str | None) -> str:
+        """The extraction that is meant; `NotThere` if there is none of this name."""
+        if key is None or key == self.key:
+            return self.key
+        check_key(self.store, key)
+        return key
+
+    # The set
+
+    def facts(self, key: str | None = None, measure: str | None = None) -> dict[str, Any]:
+        """Fields of `SetFacts`."""
+        opened = self.opened(key, measure)
+        index = opened.index
+        attrs = index.features.attrs
         return {
+            "version": self.version,
             "key": index.features.key,
             "network": str(attrs["network"]),
             "weights": str(attrs["weights_hash"])[:8],
+            "transform": transform_name(index.features),
             "measure": index.measure.name,
+            "measure_form": index.measure.form,
             "about": index.measure.about,
-            "images": len(index),
-            "classes": labels.value_counts().sort_index().to_dict(),
-            "index": {"kind": card.spec.kind, "rows": len(index)},
+            "images": len(opened.rows),
+            "classes": opened.classes,
+            "unlabelled": len(opened.rows) - sum(opened.classes.values()),
+            "index": {"kind": index.card.spec.kind, "rows": len(index), "missing": opened.missing},
             "maps": TAP in index.features.arrays,
             "colours": {"for": FOR, "against": AGAINST},
+            "extractions": self.extractions(),
+            "notes": list(opened.notes),
         }
 
-    def sample(self, count: int, seed: int, label: str | None = None) -> list[dict[str, Any]]:
+    def extractions(self) -> list[dict[str, Any]]:
+        """Fields of `Extraction`, of every one of the store."""
+        parts = []
+        for key in self.store.groups():
+            features = self.store.features(key)
+            root = self.store.root_path
+            cards = [] if root is None else sorted((root / "index" / key).glob("*/card.json"))
+            parts.append({
+                "key": key,
+                "network": str(features.attrs["network"]),
+                "weights": str(features.attrs["weights_hash"])[:8],
+                "arrays": list(features.arrays),
+                "indexes": [card.parent.name for card in cards],
+                "analysed": self.analyses.stamp(key) is not None,
+            })  # fmt: skip
+        return parts
+
+    def sample(
+        self, count: int, seed: int, label: str | None = None, key: str | None = None
+    ) -> list[dict[str, Any]]:
         """Stored images drawn at random, of one class or of all.
 
         Raises:
-            BadInput: no image has the label.
+            NotThere: no image has the label.
         """
-        images = self.index.images
+        opened = self.opened(key)
+        rows = opened.rows
         if label is not None:
-            Among("any", (label,)).check(sorted(images["label"].dropna().astype(str).unique()))
-            images = images[images["label"] == label]
-        drawn = np.random.default_rng(seed).permutation(len(images))[: max(count, 0)]
-        return [self.about(str(row)) for row in images.index[drawn]]
+            opened.check_classes((label,))
+            rows = rows[opened.labels == label]
+        drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
+        return opened.about_many(rows[drawn])
 
-    def bring(self, data: bytes) -> dict[str, Any]:
-        """Take an image that somebody brings; refuse what cannot be decoded.
+    # One image
+
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Take an image that somebody sends; refuse what cannot be decoded.
 
         Raises:
-            BadInput: no readable image; says why.
+            BadInput: no readable image, or too many pixels; says why.
         """
-        image = NamedImage("brought", data)
+        image = NamedImage(UPLOADED, data)
         image.pixels()
-        name = image.image_id
-        with self._brought_lock:
-            self._brought[name] = image
-            self._brought.move_to_end(name)
-            while len(self._brought) > KEPT:
-                self._brought.popitem(last=False)
-        return self.about(name)
+        self.uploads.put(image.image_id, image, len(data))
+        return self.about(image.image_id)
 
-    def about(self, image: str) -> dict[str, Any]:
-        """Name, row (-1: not stored), path and label of an image."""
-        row, _ = self._find(image)
-        if row < 0:
-            return {"image": image, "row": -1, "path": "", "label": None, "split": None}
-        path, label, split = self.index.images.loc[row, ["path", "label", "split"]]
-        name = None if pd.isna(label) else str(label)
+    def check_pixels(self, data: bytes) -> int:
+        """Pixels of an image that somebody sends, by its header; refuse too many.
+
+        Raises:
+            BadInput: no readable image, or more pixels than may be decoded at once.
+        """
+        pixels = pixels_of(NamedImage(UPLOADED, data))
+        if pixels > self.budgets.pixels:
+            most = f"at most {self.budgets.pixels} are decoded here"
+            raise BadInput(f"the image has {pixels} pixels, {most}: make it smaller")
+        return pixels
+
+    def about(self, name: str, opened: OpenIndex | None = None) -> dict[str, Any]:
+        """Fields of `Image`.
+
+        Raises:
+            NotThere: neither stored nor uploaded.
+        """
+        opened = opened or self.opened()
+        row = opened.row(name)
+        if row >= 0:
+            return opened.about(row)
+        self._uploaded(name)
         return {
-            "image": str(row), "row": row, "path": str(path), "label": name, "split": str(split)
+            "image": name, "row": -1, "path": "", "label": None, "subset": None, "split": None
         }  # fmt: skip
 
-    def neighbours(
-        self, image: str, k: int, relation: str = "any", labels: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
-        """The k nearest stored images.
+    def image(self, name: str) -> NamedImage:
+        """The bytes of an image.
 
         Raises:
-            BadInput: an unknown image or class, k out of range, a class that is not known.
+            NotThere: neither stored nor uploaded, or not as it was any more.
         """
-        if not 1 <= k <= MAX_NEIGHBOURS:
-            raise BadInput(f"k {k}: from 1 to {MAX_NEIGHBOURS} neighbours expected")
-        self.index = self.index.refreshed()
-        row, brought = self._find(image)
+        uploaded: NamedImage | None = self.uploads.get(name)
+        if uploaded is not None:
+            return uploaded
+        if len(name) != 64:
+            opened = self.opened()
+            name = str(opened.images[opened.places(np.array([opened.row(name)]))[0]])
+        return self._pictures.image(name)
+
+    def thumbnail(self, image: NamedImage, side: int) -> bytes:
+        """A WebP no larger than `side` pixels, made and kept.
+
+        Raises:
+            BadInput: it cannot be decoded.
+        """
+        data, name = thumbnail(image, side), image.image_id
+        # What somebody uploads leaves no trace on the disk.
+        self.thumbnails.keep(name, side, data, on_disk=self.uploads.get(name) is None)
+        return data
+
+    def network_input(self, image: NamedImage, transform: str, key: str | None = None) -> bytes:
+        """A PNG of what the network sees of an image, before normalisation.
+
+        Raises:
+            NotThere: other preprocessing than that of the extraction.
+            BadInput: it cannot be decoded, or is too large once resized.
+        """
+        features = self.store.features(self.chosen_key(key))
+        now = transform_name(features)
+        if transform != now:
+            raise NotThere(f"preprocessing {transform}: {features.key} has {now}")
+        frame = image.frame(transform_of(features))
+        return png(frame.permute(1, 2, 0).contiguous().numpy())
+
+    def _uploaded(self, name: str) -> NamedImage:
+        image: NamedImage | None = self.uploads.get(name)
+        if image is None:
+            raise NotThere(f"image {name[:12]}… is not stored, and not remembered: upload it again")
+        return image
+
+    # Neighbours
+
+    def needs_network(self, names: Sequence[str], opened: OpenIndex) -> list[str]:
+        """The names of images whose vectors only a forward pass gives.
+
+        Raises:
+            NotThere: an image that is neither stored nor uploaded.
+        """
+        wanted = []
+        for name in names:
+            if opened.row(name) < 0:
+                self._uploaded(name)
+                if self._vectors.get(self._vector_name(name, opened)) is None:
+                    wanted.append(name)
+        return wanted
+
+    def embed(self, names: Sequence[str], opened: OpenIndex) -> None:
+        """Compute the vectors of uploaded images, and keep them."""
+        images = [self._uploaded(name) for name in names]
         with self._network_lock:
-            asked = row if brought is None else brought
-            answer = self.index.query([asked], k, among=Among(relation, labels))
-        query = self.about(image)
-        near = [
-            {**self.about(str(other)), "distance": float(distance)}
-            for other, distance in zip(answer.rows[0], answer.distances[0], strict=True)
-            if other >= 0
-        ]
-        return {"query": query, "neighbours": near, "exact": bool(answer.exact[0])}
+            vectors = opened.index.encoder()(images)
+        for name, vector in zip(names, vectors, strict=True):
+            self._vectors.put(self._vector_name(name, opened), vector, vector.nbytes)
 
-    def picture(self, image: str, side: int) -> bytes:
-        """A PNG no larger than `side` pixels; small images keep their size.
+    def _vector_name(self, name: str, opened: OpenIndex) -> tuple[str, ...]:
+        index = opened.index
+        return name, index.features.key, index.measure.name, index.card.measure_digest
+
+    def neighbours(
+        self,
+        name: str,
+        k: int,
+        relation: str = "any",
+        labels: tuple[str, ...] = (),
+        opened: OpenIndex | None = None,
+        number: int = 0,
+    ) -> dict[str, Any]:
+        """Fields of `Neighbours`: the k nearest stored images.
+
+        Args:
+            name: row or hash of the image.
+            k: neighbours.
+            relation: `any`, `same` or `other` class.
+            labels: only these classes; empty: all.
+            opened: the index that answers; None: as it is now.
+            number: of the query among several.
 
         Raises:
-            BadInput: an unknown image, one that is no longer there, a side out of range.
+            NotThere: an unknown image or class.
+            BadInput: the query's class matters and is not known.
         """
-        if not SIDES[0] <= side <= SIDES[1]:
-            raise BadInput(f"side {side}: from {SIDES[0]} to {SIDES[1]} pixels expected")
-        pixels = self._image(image).pixels()
-        return _png(pixels.permute(1, 2, 0).contiguous().numpy(), side)
+        opened = opened or self.opened()
+        query = self.about(name, opened)
+        opened.check_classes(labels)
+        among = Among(relation, labels)
+        row, index = query["row"], opened.index
+        answer = index.query_vectors(
+            self._vector(name, row, opened),
+            k,
+            weights_hash=index.card.weights_hash,
+            rows=np.array([row]),
+            among=among,
+            label=query["label"],
+        )
+        there = answer.rows[0] >= 0
+        rows, distances = answer.rows[0][there], answer.distances[0][there]
+        title = query["path"] or UPLOADED
+        at = opened.places(rows)
+        columns = (opened.paths, opened.labels, opened.images, opened.splits)
+        near = [
+            {
+                "number": number, "query": title, "query_row": query["row"], "rank": rank,
+                "row": row, "distance": distance, "path": path, "label": label, "image": image,
+                "split": split,
+            }
+            for rank, (row, distance, path, label, image, split) in enumerate(
+                zip(
+                    rows.tolist(), distances.tolist(),
+                    *(column[at].tolist() for column in columns), strict=True,
+                ), 1
+            )
+        ]  # fmt: skip
+        exact = bool(answer.exact[0])
+        return {"query": query, "neighbours": near, "exact": exact, "missing": opened.missing}
 
-    def seen(self, image: str) -> bytes:
-        """A PNG of what the network sees of an image, before normalisation."""
-        frame = self._image(image).frame(transform_of(self.index.features))
-        return _png(frame.permute(1, 2, 0).contiguous().numpy(), SIDES[1])
+    def _vector(self, name: str, row: int, opened: OpenIndex) -> NDArray[np.float32]:
+        """The vector (1, D) of an image."""
+        if row >= 0:
+            return opened.index.vectors([Query(row, name)])
+        vector = self._vectors.get(self._vector_name(name, opened))
+        if vector is None:
+            self.embed([name], opened)
+            vector = self._vectors.get(self._vector_name(name, opened))
+        stored: NDArray[np.float32] = vector[None]
+        return stored
 
-    def alike(self, first: str, second: str) -> dict[str, Any]:
-        """Where two images are alike: shares of the cosine of their pooled maps, by position.
+    # Where two are alike, and why
 
-        Returns:
-            `value`, the cosine; `likeness` and `difference`, each two maps, (h, w) lists; `pairs`
-            (P, Q): what every pair of positions adds to the cosine, None if they are too many.
+    def alike(self, first: str, second: str, opened: OpenIndex | None = None) -> dict[str, Any]:
+        """Fields of `Alike`: shares of the cosine of two pooled maps, by position.
 
         Raises:
+            NotThere: an unknown image.
             BadInput: the network pools no map, a pooled map is zero.
         """
-        a, b = self._map(first), self._map(second)
+        opened = opened or self.opened()
+        a, b = self._map(first, opened), self._map(second, opened)
         shared, apart = likeness(a, b), difference(a, b)
         few = shared.on_a.size * shared.on_b.size <= MAX_PAIRS
         return {
-            "first": self.about(first),
-            "second": self.about(second),
+            "first": self.about(first, opened),
+            "second": self.about(second, opened),
             "value": shared.value,
             "likeness": [_rounded(shared.on_a), _rounded(shared.on_b)],
             "difference": [_rounded(apart.on_a), _rounded(apart.on_b)],
             "pairs": _rounded(position_pairs(a, b)) if few else None,
+            "in_measure": opened.index.measure.name == HEADLINE,
         }
 
-    def _find(self, image: str) -> tuple[int, NamedImage | None]:
-        """Row and None of a stored image, else -1 and the image that was brought."""
-        if image.isdecimal():
-            row = int(image)
-            if row not in self.index.images.index:
-                raise BadInput(f"row {row} is not stored; rows come from the answers of this page")
-            return row, None
-        with self._brought_lock:
-            brought = self._brought.get(image)
-        if brought is None:
-            raise BadInput(f"image {image[:12]}… is not remembered any more: bring it again")
-        rows = self.index.images.index[self.index.images["image_id"] == image]
-        return (int(rows[0]), None) if len(rows) else (-1, brought)
+    def stored_maps(self, names: Sequence[str], opened: OpenIndex) -> bool:
+        """Whether the maps of all these images are stored, so that no network is needed."""
+        rows = [opened.row(name) for name in names]
+        return min(rows) >= 0 and TAP in opened.index.features.arrays
 
-    def _image(self, image: str) -> NamedImage:
-        row, brought = self._find(image)
-        if brought is not None:
-            return brought
-        index = self.index
-        return StoredImages(self._source, index.images, index.features.store.url).read(row)
-
-    def _map(self, image: str) -> NDArray[Any]:
+    def _map(self, name: str, opened: OpenIndex) -> NDArray[Any]:
         """(C, H, W), from the store if it is kept there."""
-        row, brought = self._find(image)
-        features = self.index.features
-        if brought is None and TAP in features.arrays:
+        features = opened.index.features
+        row = opened.row(name)
+        if row >= 0 and TAP in features.arrays:
             stored: NDArray[Any] = features.read(TAP, np.array([row]))[0]
             return stored
+        image = self.image(name)
         with self._network_lock:
-            taps = self.index.encoder().taps([self._image(image)], [TAP])
+            taps = opened.index.encoder().taps([image], [TAP])
         return np.asarray(taps[TAP][0])
 
+    def explain(
+        self,
+        name: str,
+        methods: Sequence[str] = (),
+        target: str | None = None,
+        opened: OpenIndex | None = None,
+    ) -> dict[str, Any]:
+        """Fields of `Explanations`: what speaks for a class in an image.
 
-def _png(pixels: NDArray[np.uint8], side: int) -> bytes:
-    from PIL import Image
+        Raises:
+            NotThere: an unknown image, or no such class of the network.
+        """
+        # Here, because it loads torch, which a question of a stored row is answered without.
+        from alike.analysis.explain import LIKENESS, METHODS, explain_images
 
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    return encoded.getvalue()
+        opened = opened or self.opened()
+        usual = tuple(method for method in METHODS if method != LIKENESS)
+        image, features = self.image(name), opened.index.features
+        with self._network_lock:
+            network = opened.index.encoder().network
+            try:
+                made = explain_images(
+                    [image], features, methods=methods or usual, target=target, network=network
+                )
+            except BadInput as error:
+                # The methods are those of the table, the image was read: the class is left.
+                raise (error if target is None else NotThere(str(error))) from error
+        arrays = {key.partition("/")[2]: _rounded(_coarse(one)) for key, one in made.arrays.items()}
+        lines = made.table.to_dict(orient="records")
+        return {"maps": lines, "arrays": arrays, "left_out": list(made.notes)}
+
+    # Tags
+
+    def tags(self) -> dict[str, Any]:
+        """Fields of `Tags`."""
+        return _tags_of(read_tags(self.store))
+
+    def change_tags(self, names: Sequence[str], tag: str, present: bool) -> dict[str, Any]:
+        """Give stored images a tag, or take it away; fields of `Tags` afterwards.
+
+        Raises:
+            NotThere: an image that is not stored.
+            BadInput: a store that cannot be written.
+        """
+        opened = self.opened()
+        images = [self.about(name, opened) for name in names]
+        outside = [one["image"] for one in images if one["row"] < 0]
+        if outside:
+            raise NotThere(f"image {outside[0][:12]}… is not stored: only stored images have tags")
+        return _tags_of(
+            change_tags(self.store, [one["image"] for one in images], tag, present=present)
+        )
+
+
+def transform_name(features: Any) -> str:
+    """Names the preprocessing of an extraction, in the addresses of what the network sees."""
+    return settings_hash(dict(features.attrs["transform"]), "")
+
+
+def _tags_of(table: Any) -> dict[str, Any]:
+    counts = table["tag"].value_counts().sort_index()
+    images = table.groupby("image_id")["tag"].agg(list)
+    return {"counts": counts.to_dict(), "images": images.to_dict()}
+
+
+def _coarse(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A map of at most `MAX_CELLS` cells a side, with the same sum."""
+    steps = [-(-length // MAX_CELLS) for length in values.shape]
+    sums = values.astype(np.float64)
+    for axis, step in enumerate(steps):
+        if step > 1:
+            sums = np.add.reduceat(sums, np.arange(0, sums.shape[axis], step), axis=axis)
+    return sums
 
 
 def _rounded(values: NDArray[np.floating]) -> list[Any]:

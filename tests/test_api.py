@@ -37,7 +37,7 @@ FUNCTIONS = {
 """Function to the command that it is."""
 
 TABLES = ("MEASURES", "SCORES", "LOSSES", "EXPLAINERS")
-NAMES = {*FUNCTIONS, *TABLES, "open_store", "rank_networks", "Store", "__version__"}
+NAMES = {*FUNCTIONS, *TABLES, "connect", "open_store", "rank_networks", "Store", "__version__"}
 
 HEAVY = ("torch", "torchvision", "prefect", "dask", "distributed", "faiss", "lightning", "plotly")
 HEAVY = (*HEAVY, "pandas", "numpy", "zarr", "numba", "scipy", "fastapi", "typer")

@@ -184,12 +184,14 @@ def test_tables_stand_where_a_reader_is_sent(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")])
-def test_settings_are_valid(page, tmp_path):
+def test_settings_are_valid(page, tmp_path, monkeypatch):
     """The blocks of TOML of a page are one settings file, or one each, that a run accepts."""
     from alike.flows.settings import read_pipeline
 
     text = ""
     for code in blocks(page, "toml"):
+        for name in re.findall(r"\$\{(\w+)\}", code):
+            monkeypatch.setenv(name, "of the environment")
         text = code if "[images]" in code else f"{text}\n{code}"
         file = tmp_path / "pipeline.toml"
         file.write_text(text, encoding="utf-8")

@@ -17,13 +17,17 @@ MAY_IMPORT = {
     "train": {"extract"},
     "flows": set(FOLDERS),
     "serve": {*FOLDERS} - {"flows"},
-    "api": {*FOLDERS, "results"},
+    "api": {*FOLDERS, "results", "client"},
+    "client": {"extract"},
     "results": {"extract", "analysis"},
     "__main__": {"flows"},
 }
 """First level: folder, or module beside them, to the others that it may import."""
 
-BASE = {"display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing"}
+BASE = {
+    "display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing",
+    "secrets",
+}  # fmt: skip
 ROOMS = {
     "extract": {
         "images": BASE,

@@ -20,6 +20,7 @@ from alike.extract.frames import ImageLike, read_images
 from alike.extract.panels import Pixels
 
 if TYPE_CHECKING:
+    from alike.extract.networks import Network
     from alike.extract.store import Features
 
 LIKENESS = "likeness"
@@ -94,6 +95,7 @@ def explain_images(
     *,
     methods: Sequence[str] = METHODS,
     target: int | str | None = None,
+    network: "Network | None" = None,
 ) -> Explained:
     """Explain images by the network of a store.
 
@@ -102,6 +104,7 @@ def explain_images(
         features: whose network is used; the mean of its `gap` centres the likeness.
         methods: names of `EXPLAINERS`, and `likeness` for the first two images.
         target: class index or name for all; None explains what is predicted for each.
+        network: of the store, if it is loaded already.
 
     Raises:
         BadInput: no image, one that is not there, an unknown method or class.
@@ -111,7 +114,7 @@ def explain_images(
     for method in methods:
         if method != LIKENESS:
             explainer(method)
-    network = network_for(features)
+    network = network_for(features, network)
     sources = read_images(images, features.store)
     names = tuple(
         str(image) if isinstance(image, int) else source.name

@@ -1,5 +1,6 @@
 from .card import card_of as card_of
 from .card import card_page as card_page
+from .history import series_table as series_table
 from .lookup import main_measure as main_measure
 from .lookup import score_of as score_of
 from .lookup import worst_class as worst_class

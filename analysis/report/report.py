@@ -17,6 +17,7 @@ from alike.analysis.report.classes import classes
 from alike.analysis.report.data import data_section
 from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
+from alike.analysis.report.history import over_time, since
 from alike.analysis.report.images import images
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
@@ -43,6 +44,7 @@ INTERVALS = (
 )
 PARTS = (
     ("scores", "Scores"),
+    ("since", "Since last time"),
     ("distances", "Distances"),
     ("classes", "Classes"),
     ("images", "Images"),
@@ -52,6 +54,7 @@ PARTS = (
     ("data", "Data"),
     ("people", "People"),
     ("networks", "Networks"),
+    ("over_time", "Over time"),
     ("making", "How it was made"),
 )
 
@@ -80,7 +83,8 @@ def write_report(
             seconds), images {listed, ok, bad}, bad (path, state, reason), decisions, verdict,
             created,
             reused (names of steps), control (a comparison: the same training without the loss
-            against `after`), likeness (linear_cka, rsa). Whatever is missing is left out.
+            against `after`), likeness (linear_cka, rsa), history (runs: records of good runs, the
+            last one this; of: how many there are). Whatever is missing is left out.
         thumbnails: show images; needs the store and the images where they were.
         maps: show the map; needs the store. Up to 10,000 images it is made where it is missing.
         progress: told how far the map is.
@@ -140,6 +144,7 @@ def _pictures(store: Any) -> "tuple[Pictures | None, str]":
 def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str:
     sections = [
         scores(subject),
+        since(run),
         distances(subject),
         classes(subject),
         middle,
@@ -147,6 +152,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         data_section(subject, store),
         people_section(subject),
         "" if store is None else networks_section(subject, store),
+        over_time(run),
         making(subject, run, store),
     ]
     main = "".join(sections)

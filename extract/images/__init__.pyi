@@ -1,8 +1,14 @@
 from .decoding import decode as decode
 from .decoding import decode_turned as decode_turned
 from .decoding import image_format as image_format
+from .decoding import image_size as image_size
 from .decoding import is_known as is_known
 from .listing import list_source as list_source
+from .remembered import KEPT as KEPT
+from .remembered import PastListing as PastListing
+from .remembered import kept_columns as kept_columns
+from .remembered import place_of as place_of
+from .remembered import same_listing as same_listing
 from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource

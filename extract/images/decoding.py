@@ -83,6 +83,36 @@ def image_format(data: bytes) -> tuple[str, int]:
         return str(image.format), _orientation(image)
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an image as its header says, not turned; no pixel is decoded.
+
+    Raises:
+        BadImage: as `decode`, for what its header shows.
+    """
+    if not data:
+        raise BadImage("truncated", "empty file")
+    if data.startswith(NPY):
+        array = _npy(data)
+        channels_first = array.ndim == 3 and array.shape[2] not in (1, 3)
+        shape = array.shape[1:] if channels_first else array.shape
+        return (int(shape[1]), int(shape[0])) if len(shape) > 1 else (0, 0)
+    if data.startswith(JPEG):
+        header = jpeg_header(data)
+        return header.width, header.height
+    from PIL import UnidentifiedImageError
+
+    try:
+        with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+            width, height = image.size
+            return width, height
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("unreadable", _unknown_format(data)) from error
+    except Exception as error:
+        raise _bad(error) from error
+
+
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise BadImage("too large", f"{width}x{height} pixels, at most {max_pixels} are decoded")

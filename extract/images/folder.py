@@ -9,7 +9,7 @@ from typing import Any
 from alike.extract.errors import BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.source import Listed, local_path, read_local
+from alike.extract.images.source import Listed, Stamp, local_path, read_local, stamp_local
 from alike.extract.images.tree import SUBSETS, Folders, has_subsets, placed, subset_note
 
 
@@ -98,10 +98,15 @@ class FolderSource:
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
+        return read_local(self._file(path))
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Says whether the file is as it was."""
+        return stamp_local(self._file(path) if "\\x" in path else f"{self.spec}/{path}")
+
+    def _file(self, path: str) -> Path:
         file = self.root / path
-        if "\\x" in path and not file.exists():
-            file = self.root / _hidden(path)
-        return read_local(file)
+        return self.root / _hidden(path) if "\\x" in path and not file.exists() else file
 
 
 def _is_image(name: str) -> bool:

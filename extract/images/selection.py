@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import ImageSource, Listed, notes_of
+from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,3 +103,9 @@ class Selection:
     def read(self, path: str) -> bytes:
         """As the source reads it."""
         return self._source.read(path)
+
+    def stamp(self, path: str) -> Stamp | None:
+        """As the source has it."""
+        ask = getattr(self._source, "stamp", None)
+        stamp: Stamp | None = ask(path) if ask is not None else None
+        return stamp

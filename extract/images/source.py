@@ -1,5 +1,6 @@
 """What a source of images is, and how one file or URL is read, whoever asks for it."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ MAX_BYTES = 256 * 2**20
 
 LOCAL = ("file://", "local://")
 """Beginnings of URLs that name local files: these get the guards of local files."""
+
+
+Stamp = tuple[int, int, int, int]
+"""Of a file: bytes, mtime and ctime in nanoseconds, inode; other bytes have another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,9 @@ class Listed:
 
 class ImageSource(Protocol):
     """A set of images, in an order that is the same every time.
+
+    A source of files may have a method `stamp(path) -> Stamp | None`: then only files whose stamp
+    changed are read to list it again.
 
     Attributes:
         spec: what `open_source` opens again, absolute.
@@ -92,6 +100,37 @@ def read_local(file: Path) -> bytes:
         raise BadImage("unreadable", error.strerror or str(error)) from error
     except ValueError as error:
         raise BadImage("unreadable", f"not the name of a file ({error})") from error
+
+
+def stamp_local(file: str | Path) -> Stamp | None:
+    """The stamp of a local file; None for what is no plain file, or not there."""
+    try:
+        # Not `Path.stat`, which costs as much again.
+        status = os.stat(file)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def stamp_url(url: str) -> Stamp | None:
+    """The stamp of a path or URL; of an object its ETag. None if its server gives none."""
+    file = local_path(url)
+    if file is not None:
+        return stamp_local(file)
+    try:
+        filesystem, path = filesystem_of(url)
+        filesystem.invalidate_cache()
+        facts = filesystem.info(path)
+    # Every filesystem raises errors of its own; reading says what is wrong.
+    except Exception:
+        return None
+    tag = facts.get("ETag") or facts.get("etag")
+    if not tag or str(tag).startswith("W/"):
+        return None
+    name = int.from_bytes(hashlib.blake2b(str(tag).encode(), digest_size=7).digest())
+    return int(facts.get("size") or 0), 0, 0, name
 
 
 def read_url(url: str) -> bytes:

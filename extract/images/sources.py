@@ -20,13 +20,15 @@ from alike.extract.images.selection import Selection
 from alike.extract.images.source import ImageSource, local_path
 from alike.extract.images.tables import open_table
 from alike.extract.images.tar import TarSource
+from alike.extract.secrets import filled
 
 
 def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
     """Open a set of images.
 
     Args:
-        spec: any kind of `SOURCES`: a path, or a URL of fsspec if the kind says so.
+        spec: any kind of `SOURCES`: a path, or a URL of fsspec if the kind says so. `${NAME}` in a
+            URL is a variable of the environment.
         where: ``subset=val`` or ``label=cat``: only those images; names may be joined by commas.
         options: of that kind: see the functions in `SOURCES`.
 
@@ -44,6 +46,8 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
         >>> source.read("cat/tom.png")
         b'the bytes of an image'
     """
+    if "://" in spec:
+        spec = filled(spec, "images")
     if where:
         return Selection(open_source(spec, **options), where)
     path = local_path(spec)

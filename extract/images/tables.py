@@ -15,11 +15,14 @@ from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import (
     ImageSource,
     Listed,
+    Stamp,
     check_bytes,
     filesystem_of,
     one_line,
     read_local,
     read_url,
+    stamp_local,
+    stamp_url,
 )
 
 OPEN_GROUPS = 4
@@ -152,9 +155,17 @@ class ManifestSource:
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
-        is_whole = "://" in path or path.startswith("/")
-        place = path if is_whole else f"{self._base}/{path}"
+        place = self._whole(path)
         return read_url(place) if "://" in place else read_local(Path(place))
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Says whether the file is as it was."""
+        place = self._whole(path)
+        return stamp_url(place) if "://" in place else stamp_local(place)
+
+    def _whole(self, path: str) -> str:
+        is_whole = "://" in path or path.startswith("/")
+        return path if is_whole else f"{self._base}/{path}"
 
 
 def text_or_none(name: Any) -> str | None:

@@ -5,6 +5,8 @@ from .commit import ABSENT as ABSENT
 from .features import Features as Features
 from .files import Files as Files
 from .store import Store as Store
+from .tags import change_tags as change_tags
+from .tags import read_tags as read_tags
 from .transfer import export_formats as export_formats
 from .transfer import export_group as export_group
 from .transfer import import_group as import_group

@@ -12,6 +12,7 @@ from alike.extract.documents import damaged, parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import is_name
 from alike.extract.replacing import check_target
+from alike.extract.secrets import masked
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import Files
 from alike.extract.store.layout import moved_along
@@ -57,7 +58,11 @@ class StoreBase:
     # Settings
 
     def set_source(self, spec: str, options: Mapping[str, Any] | None = None) -> None:
-        """Remember where the images come from, for the steps that look at them again."""
+        """Remember where the images come from, for the steps that look at them again.
+
+        Of a URL with a password that was not given by the environment the password is left out.
+        """
+        spec = masked(spec) if "://" in spec else spec
         self._set("source", {"spec": spec, "options": dict(options or {}), "place": self.place})
 
     def source(self) -> tuple[str, dict[str, Any]]:
@@ -404,6 +409,14 @@ class StoreBase:
     def read_file(self, name: str) -> bytes:
         """Read a file; `FileNotFoundError` if there is none."""
         return self.files.read(name)
+
+    def remove_file(self, name: str) -> None:
+        """Delete a file; nothing happens if there is none."""
+        self.files.remove(name)
+
+    def file_names(self, folder: str) -> list[str]:
+        """Give the names of the files right in a folder, sorted; [] if there is no folder."""
+        return sorted(self.files.listing(folder))
 
     def write_table(
         self, name: str, table: pd.DataFrame, attrs: Mapping[str, Any] | None = None

@@ -82,6 +82,10 @@ class Features(Group):
         """Hash of all committed rows: another value whenever any of them changes."""
         return digest_of(self.ledger.records())
 
+    def stamp(self) -> Any:
+        """Changes with every listing and every committed unit; cheap to ask."""
+        return self.store.view_stamp(), self.store.files.listing(self.ledger.folder)
+
     def digest_for(self, names: Iterable[str]) -> str:
         """Hash of the committed rows of some arrays: a tap that is added does not change it."""
         return digest_of(self.ledger.records(), set(names))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alike.extract.documents import read_arrow, read_json, read_table
+from alike.extract.documents import read_arrow, read_json, read_sealed, read_table
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
@@ -331,7 +331,7 @@ def _file_damage(store: Store) -> list[Damage]:
             if holder is not None and not holder.token:
                 repair = "it counts for two minutes; `alike store gc` deletes it then"
                 damage.append(Damage("", f"locks/{name}", "", "names no process", repair))
-    for folder, ending, read in _MADE:
+    for folder, ending, read, repair in _MADE:
         for name in files.walk(folder):
             place = f"{folder}/{name}"
             if name.endswith(ending) and all(is_name(part) for part in name.split("/")):
@@ -340,8 +340,12 @@ def _file_damage(store: Store) -> list[Damage]:
                 except FileNotFoundError:
                     continue
                 except StoreDamaged as error:
-                    damage.append(Damage("", place, "", error.fault, "delete it, make it again"))
+                    damage.append(Damage("", place, "", error.fault, repair))
     return damage
+
+
+def _sealed(data: bytes, place: str, way_out: str) -> None:
+    read_sealed(data, dict[str, Any], place, way_out)
 
 
 def _twin_damage(store: Store) -> list[Damage]:
@@ -382,12 +386,18 @@ def _card(data: bytes, place: str, way_out: str) -> None:
         raise StoreDamaged(f"{place} is damaged", file=place, fault="it is no card of an index")
 
 
-_MADE: tuple[tuple[str, str, Callable[[bytes, str, str], object]], ...] = (
-    ("tables", ".parquet", read_table),
-    ("maps", ".parquet", read_table),
-    ("index", "card.json", _card),
+_AFRESH = "delete it, make it again"
+_RECORD = "delete it: it is left out, and no result depends on it"
+_LISTED = "delete it: the next run reads every image"
+_MADE: tuple[tuple[str, str, Callable[[bytes, str, str], object], str], ...] = (
+    ("tables", ".parquet", read_table, _AFRESH),
+    ("maps", ".parquet", read_table, _AFRESH),
+    ("index", "card.json", _card, _AFRESH),
+    ("history", ".json", _sealed, _RECORD),
+    ("history", ".parquet", read_table, _RECORD),
+    ("listing", ".parquet", read_table, _LISTED),
 )
-"""Folder, ending and reader of what later steps make."""
+"""Folder, ending, reader and repair of what later steps make, of records of runs, of listings."""
 
 
 def _broken_constants(features: Features) -> list[Damage]:

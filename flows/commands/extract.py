@@ -14,6 +14,7 @@ from alike.flows.options import (
     LabelColumnOption,
     NetworkArgOption,
     NetworkOutputOption,
+    RehashOption,
     ResizeOption,
     SourceArgOption,
     WeightsKeyOption,
@@ -87,6 +88,7 @@ def register(app: typer.Typer) -> None:
         bad_share: Annotated[
             float, typer.Option(min=0, max=1, help="Share of bad images that ends a run well.")
         ] = 0.2,
+        rehash: RehashOption = False,
         workers: Annotated[
             str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
         ] = None,
@@ -116,6 +118,7 @@ def register(app: typer.Typer) -> None:
                     "batch_size": batch_size,
                     "threads": threads,
                     "bad_share": bad_share,
+                    "rehash": rehash,
                     "progress": progress,
                 },
                 size=(resize, crop),

@@ -1,11 +1,14 @@
 """`alike run`: the whole flow of a settings file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import JsonOption
+from alike.flows.options import JsonOption, RehashOption
+
+if TYPE_CHECKING:
+    from alike.flows.finished import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -15,44 +18,63 @@ def register(app: typer.Typer) -> None:
 
 def run(
     settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    rehash: RehashOption = False,
     json: JsonOption = False,
 ) -> None:
     """Extract, index, analyse, retrain if triggered, compare and report.
 
     Steps whose settings and inputs have not changed since the last run are not computed again.
-    Paths in the settings are relative to the settings file.
+    Paths in the settings are relative to the settings file. The exit status is 3 while a rule of
+    [alarm] holds.
 
     Examples:
         alike run pipeline.toml
 
         alike run pipeline.toml --json
     """
-    run_settings(settings, json)
+    run_settings(settings, json, rehash)
 
 
-def run_settings(settings: Path, json: bool) -> None:
+def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     """Run a settings file and say what came of it."""
+    from alike.extract.secrets import masked
+    from alike.flows.alarm import STATUS
     from alike.flows.check import check
     from alike.flows.console import print_json, progress_bars
     from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
+    from alike.flows.unchanged import unchanged_run
+
+    def tell(line: str) -> None:
+        typer.echo(masked(line), err=True)
 
     pipeline = read_pipeline(settings)
-    check(pipeline)
-    prepare(pipeline.output.folder)
-    from alike.flows.pipeline import run_pipeline
+    finished = None if rehash else unchanged_run(pipeline, tell)
+    if finished is None:
+        check(pipeline)
+        prepare(pipeline.output.folder)
+        from alike.flows.pipeline import run_pipeline
 
-    with progress_bars() as progress:
-        finished = run_pipeline(settings, progress)
+        with progress_bars() as progress:
+            finished = run_pipeline(settings, progress, tell, rehash=rehash)
     if json:
         print_json(vars(finished))
-        return
+    else:
+        _print(finished)
+    if finished.alarms:
+        raise typer.Exit(STATUS)
+
+
+def _print(finished: "Finished") -> None:
+    """What came of a run, in lines."""
     if finished.reused:
         typer.echo("Nothing has changed since the last run: nothing was computed.")
     for name, seconds in finished.seconds.items():
         typer.echo(f"  {name:<22} {seconds:6.1f} s")
     if finished.bad:
         typer.echo(f"{finished.bad} images could not be used: see the report")
+    for alarm in finished.alarms:
+        typer.echo(f"ALARM: {alarm}")
     for note in finished.notes:
         typer.echo(f"note: {note}")
     for decision in finished.decisions:

@@ -1,10 +1,14 @@
 """`alike serve`: the page and the HTTP API of a store."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alike.flows.options import FeaturesOption, StoreOption, TrustOption
+
+NO_TOKEN = "none"
 
 
 def register(app: typer.Typer) -> None:
@@ -17,27 +21,67 @@ def serve(
     features: FeaturesOption = None,
     measure: Annotated[str, typer.Option(help="Measure of the index.")] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port, up to 65535. 0: any free port.")] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name by which the page may be requested. Repeatable."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ALIKE_TOKEN",
+            help="Token that clients must send; none: no token. [default: none if only this "
+            "machine can reach the page, else a random one]",
+        ),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path at which a reverse proxy serves the page, such as /alike.")
+    ] = "",
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps thumbnails. [default: ~/.cache/alike/thumbnails]"),
+    ] = None,
     trust: TrustOption = False,
 ) -> None:
     """Serve a page with the neighbours of any image, and the places where two images are alike.
 
     The page requests nothing from any other server. By default only this machine can reach it.
-    There is no password: with another `--host`, everyone who reaches it sees the stored images.
+    With another `--host` or an `--allowed-host`, clients need the token that is printed once.
 
     Examples:
         alike serve --store pets.store
 
         alike serve --store pets.store --measure map_cosine --port 0
 
-        curl --data-binary @cat.jpg http://127.0.0.1:8000/api/images
+        alike serve --store pets.store --allowed-host pets.example.org --root-path /alike
+
+        curl --data-binary @cat.jpg http://127.0.0.1:8000/api/v1/images
     """
     from alike.extract.networks import require_trust
+    from alike.serve.run import allowed_hosts, is_private, new_token
     from alike.serve.run import serve as run
     from alike.serve.service import NeighbourService
 
-    service = NeighbourService(store, features, measure)
-    attrs = service.index.features.attrs
+    names = tuple(allowed_host or ())
+    if token is None:
+        token = "" if is_private(host, names) else new_token()
+    token = "" if token == NO_TOKEN else token
+    folder = thumbnails or _cache() / "thumbnails"
+    service = NeighbourService(store, features, measure, thumbnails=folder)
+    for note in service.opened().notes:
+        typer.echo(f"note: {note}", err=True)
+    attrs = service.opened().index.features.attrs
     # Now, while somebody can answer: the network itself is loaded for the first image.
     require_trust(str(attrs.get("network")), str(attrs.get("code_hash", "")))
-    run(service, host, port, typer.echo)
+    if not is_private(host, names):
+        shown = ", ".join((*allowed_hosts(host), *names))
+        typer.echo(f"note: others can reach this server, by the names {shown}", err=True)
+        if not token:
+            typer.echo("note: without a token they see the stored images", err=True)
+    run(service, host, port, typer.echo, token=token, hosts=names, root_path=root_path)
+
+
+def _cache() -> Path:
+    """The user's folder for what can be made again; `XDG_CACHE_HOME` names another."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "alike"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from alike.flows.cli import main
 
-SECONDS = 90
-"""A command that takes longer hangs."""
+SECONDS = 300
+"""A command that takes longer hangs, on a machine however busy."""
 
 
 @dataclass(frozen=True)
@@ -135,5 +135,9 @@ def accepted(told: Told, good: Told, name: str) -> bool:
     """Whether an answer is right, or one clear line, or names the damaged file."""
     if told.status == 0 and "Traceback" not in told.out + told.err:
         file = "valid of" if name.endswith("valid/zarr.json") else Path(name).stem
-        return settled(told.out) == settled(good.out) or file in told.out + told.err
+        answers = [settled(told.out), settled(good.out)]
+        if name.startswith("twins/"):
+            # An analysis says how many images were not searched for twins; null: it is not known.
+            answers = [re.sub(r'"(unsigned|plain)": (\d+|null)', "", text) for text in answers]
+        return answers[0] == answers[1] or file in told.out + told.err
     return one_line(told)

@@ -70,8 +70,10 @@ def run(place, folder="out", **settings):
     finished = whole_run.run_steps(this)
     text = finished.report.read_text(encoding="utf-8")
     sections = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, flags=re.DOTALL))
-    # How it was made tells time and place, which differ.
+    # How it was made tells time and place, which differ; the past is no part of the answer.
     del sections["making"]
+    sections.pop("since", None)
+    sections.pop("over_time", None)
     return finished, Analysis.load(this.store(), finished.key).tables, sections
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -57,9 +58,10 @@ class Client:
     def __init__(self, address):
         self.address = address.rstrip("/")
 
-    def get(self, path, data=None, **headers):
+    def get(self, path, data=None, method=None, **headers):
         """Status, headers and body."""
-        asked = urllib.request.Request(self.address + path, data=data, headers=headers)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        asked = urllib.request.Request(self.address + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(asked, timeout=60) as told:
                 return told.status, told.headers, told.read()
@@ -73,15 +75,27 @@ class Client:
         return json.loads(body)
 
 
-@pytest.fixture(scope="session")
-def client(place):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+@contextmanager
+def server(store):
+    """A server in a process of its own, as somebody starts it; `address` is what it printed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_CACHE_HOME": str(Path(store).parent / "cache"),
+    }
     command = "import sys; from alike.flows.cli import main; sys.exit(main())"
-    words = ["serve", "--store", str(place / "store"), "--port", "0"]
-    started = [sys.executable, "-c", command, *words]
+    started = [sys.executable, "-c", command, "serve", "--store", str(store), "--port", "0"]
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:"), address
-        yield Client(address)
+        client = Client(process.stdout.readline().strip())
+        assert client.address.startswith("http://"), client.address
+        client.process = process
+        yield client
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+@pytest.fixture(scope="session")
+def client(place):
+    with server(place / "store") as answering:
+        yield answering

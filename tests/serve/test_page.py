@@ -1,7 +1,12 @@
 """The HTTP API and the page against the functions that they stand for."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +16,10 @@ from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.store.store import Store
 from alike.index.query import NeighbourIndex
-from alike.serve.run import serve
-from alike.serve.service import KEPT, NeighbourService
+from alike.serve.budgets import Budgets
+from alike.serve.service import NeighbourService
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -20,8 +27,9 @@ def index(place):
     return NeighbourIndex.open(place / "store")
 
 
+@pytest.mark.quick
 def test_the_set(client, index):
-    told = client.json("/api/set")
+    told = client.json("/api/v1/set")
     assert told["key"] == index.features.key
     assert told["images"] == 20
     assert told["classes"] == {"cat": 8, "dog": 8, "Käfer": 4}
@@ -32,7 +40,7 @@ def test_the_set(client, index):
 def test_neighbours_of_a_stored_image(client, index, relation):
     from alike.index.filters import Among
 
-    told = client.json(f"/api/images/3/neighbours?k=5&relation={relation}")
+    told = client.json(f"/api/v1/images/3/neighbours?k=5&relation={relation}")
     wanted = index.query([3], 5, among=Among(relation))
     there = wanted.rows[0] >= 0
     assert [one["row"] for one in told["neighbours"]] == wanted.rows[0][there].tolist()
@@ -44,15 +52,15 @@ def test_neighbours_of_a_stored_image(client, index, relation):
 
 
 def test_neighbours_of_some_classes(client):
-    told = client.json("/api/images/3/neighbours?k=20&label=K%C3%A4fer&label=dog")
+    told = client.json("/api/v1/images/3/neighbours?k=20&label=K%C3%A4fer&label=dog")
     assert {one["label"] for one in told["neighbours"]} == {"Käfer", "dog"}
 
 
 def test_a_stored_image_that_is_brought_is_known(client, place):
     data = (place / "images" / "dog" / "2.png").read_bytes()
-    told = client.json("/api/images", data)
+    told = client.json("/api/v1/images", data)
     assert told["label"] == "dog"
-    near = client.json(f"/api/images/{told['image']}/neighbours?k=19")["neighbours"]
+    near = client.json(f"/api/v1/images/{told['image']}/neighbours?k=19")["neighbours"]
     assert told["row"] not in [one["row"] for one in near]
     assert len(near) == 19
 
@@ -62,20 +70,41 @@ def test_a_new_image(client, place, index):
 
     file = place / "new.jpg"
     Image.open(place / "images" / "cat" / "1.png").rotate(90, expand=True).save(file)
-    told = client.json("/api/images", file.read_bytes())
+    told = client.json("/api/v1/images", file.read_bytes())
     assert told["row"] == -1
     assert told["label"] is None
-    near = client.json(f"/api/images/{told['image']}/neighbours?k=4")["neighbours"]
+    near = client.json(f"/api/v1/images/{told['image']}/neighbours?k=4")["neighbours"]
     assert [one["row"] for one in near] == index.query([file], 4).rows[0].tolist()
-    status, headers, body = client.get(f"/api/images/{told['image']}/picture?side=32")
-    assert (status, headers["Content-Type"]) == (200, "image/png")
-    assert decode(body).shape == (3, 32, 21)
-    pair = client.json(f"/api/images/{told['image']}/alike/0")
+    status, headers, body = client.get(f"/api/v1/images/{told['image']}/thumbnail?side=96")
+    assert (status, headers["Content-Type"]) == (200, "image/webp")
+    assert decode(body).shape == (3, 60, 40)
+    pair = client.json(f"/api/v1/images/{told['image']}/alike/0")
     assert np.sum(pair["likeness"][0]) == pytest.approx(pair["value"], abs=1e-3)
 
 
+def test_the_description_names_every_explainer():
+    from alike.analysis.explain import EXPLAINERS
+    from alike.serve.models import Method
+
+    assert get_args(Method) == tuple(EXPLAINERS)
+
+
+def test_the_page_starts_without_torch(place):
+    """And answers a stored row: what only other questions need comes with the first of them."""
+    code = (
+        "import sys\nfrom alike.serve.app import create_app\n"
+        "from alike.serve.service import NeighbourService\n"
+        "service = NeighbourService(sys.argv[1])\ncreate_app(service).openapi()\n"
+        "service.facts(), service.neighbours('3', 5)\n"
+        "heavy = {'torch', 'dask', 'prefect', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    words = [sys.executable, "-c", code, str(place / "store")]
+    subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
 def test_where_two_are_alike(client, place):
-    told = client.json("/api/images/3/alike/12")
+    told = client.json("/api/v1/images/3/alike/12")
     maps = Store.open(place / "store").features().read("last_conv", np.array([3, 12]))
     wanted = likeness(maps[0], maps[1])
     assert told["value"] == pytest.approx(wanted.value)
@@ -88,44 +117,57 @@ def test_where_two_are_alike(client, place):
     assert apart == pytest.approx(1 - wanted.value, abs=1e-3)
 
 
-def test_a_browser_keeps_no_picture(client):
-    """The address may serve another store in a minute, whose row 0 is another image."""
-    for path in ("/api/images/0/picture", "/api/images/0/seen"):
-        _, headers, _ = client.get(path)
-        assert headers["cache-control"] == "no-store"
-
-
-def test_what_the_network_sees(client, place):
-    _, _, body = client.get("/api/images/0/seen")
+def test_what_the_network_sees(client):
+    image = client.json("/api/v1/images/0")["image"]
+    transform = client.json("/api/v1/set")["transform"]
+    _, headers, body = client.get(f"/api/v1/images/{image}/input?transform={transform}")
     assert decode(body).shape == (3, 16, 16)
+    assert "immutable" in headers["Cache-Control"]
+    status, _, _ = client.get(f"/api/v1/images/{image}/input?transform=00000000")
+    assert status == 404
 
 
 def test_images_at_random(client):
-    first = client.json("/api/images?count=30&seed=1")
+    first = client.json("/api/v1/images?count=30&seed=1")
     assert sorted(one["row"] for one in first) == list(range(20))
-    assert first == client.json("/api/images?count=30&seed=1")
-    assert first != client.json("/api/images?count=30&seed=2")
-    assert {one["label"] for one in client.json("/api/images?label=K%C3%A4fer")} == {"Käfer"}
+    assert first == client.json("/api/v1/images?count=30&seed=1")
+    assert first != client.json("/api/v1/images?count=30&seed=2")
+    assert {one["label"] for one in client.json("/api/v1/images?label=K%C3%A4fer")} == {"Käfer"}
 
 
 @pytest.mark.parametrize(
-    ("path", "data", "told"),
+    ("path", "data", "status", "line"),
     [
-        ("/api/images/99/neighbours", None, "row 99 is not stored"),
-        ("/api/images/abc/neighbours", None, "bring it again"),
-        ("/api/images/3/neighbours?k=0", None, "k 0: from 1 to 200"),
-        ("/api/images/3/neighbours?relation=near", None, "any, same, other"),
-        ("/api/images/3/neighbours?label=cow", None, "no image has the label 'cow'"),
-        ("/api/images?label=cow", None, "no image has the label 'cow'"),
-        ("/api/images/3/picture?side=5000", None, "from 16 to 1024 pixels"),
-        ("/api/images", b"", "an empty body"),
-        ("/api/images", b"no image at all", "cannot be decoded"),
+        ("/images/99/neighbours", None, 404, "row 99 is not stored"),
+        (f"/images/{'ab' * 32}/neighbours", None, 404, "upload it again"),
+        (f"/images/{'ab' * 32}/thumbnail", None, 404, "is not in the store"),
+        ("/images/abc/neighbours", None, 422, "image: string should match"),
+        (f"/images/{'9' * 5000}/neighbours", None, 422, "image: string should match"),
+        ("/images/3/neighbours?k=0", None, 422, "k: input should be greater than or equal to 1"),
+        ("/images/3/neighbours?relation=near", None, 422, "'any', 'same' or 'other'"),
+        ("/images/3/neighbours?label=cow", None, 404, "no image has the label 'cow'"),
+        ("/images?label=cow", None, 404, "no image has the label 'cow'"),
+        ("/images?seed=-1", None, 422, "seed: input should be greater than or equal to 0"),
+        (f"/images/{'ab' * 32}/thumbnail?side=5000", None, 422, "96, 192, 384 or 768"),
+        ("/images/3/neighbours?features=other", None, 404, "the store has"),
+        ("/images/3/neighbours?measure=map_cosine", None, 404, "alike index --measure map_cosine"),
+        ("/images/3/explain?method=guess", None, 422, "guess"),
+        ("/images/3/explain?target=cow", None, 404, "cow"),
+        ("/nothing", None, 404, "Not Found"),
+        ("/images", b"", 422, "an empty body"),
+        ("/images", b"no image at all", 422, "cannot be decoded"),
+        ("/neighbours", b"{", 422, "JSON"),
     ],
 )
-def test_bad_questions_get_one_clear_line(client, path, data, told):
-    status, _, body = client.get(path, data)
-    assert status == 422
-    assert told in json.loads(body)["error"]
+def test_bad_questions_get_one_clear_line(client, path, data, status, line):
+    kind = {"Content_Type": "application/json"} if path == "/neighbours" else {}
+    answer, headers, body = client.get(f"/api/v1{path}", data, **kind)
+    assert answer == status, body
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    document = json.loads(body)
+    assert list(document) == ["error"]
+    assert line in document["error"]
+    assert "\n" not in document["error"]
 
 
 def test_the_page_asks_nobody_else(client):
@@ -135,33 +177,23 @@ def test_the_page_asks_nobody_else(client):
     named = re.findall(r'(?:src|href)="([^"#]+)"', body.decode())
     assert named
     for part in named:
-        status, _, content = client.get(part)
+        status, _, content = client.get(f"/{part}")
         assert status == 200
         assert b"http://" not in content
         assert b"https://" not in content
 
 
-@pytest.mark.quick
-def test_other_names_of_the_host_are_refused(client):
-    status, _, _ = client.get("/api/set", Host="elsewhere.example")
-    assert status == 400
-
-
-def test_a_taken_port_is_told(client, place):
-    port = int(client.address.rpartition(":")[2])
-    with pytest.raises(BadInput, match="choose another by --host, --port"):
-        serve(NeighbourService(place / "store"), port=port)
-
-
-def test_only_the_latest_images_are_remembered(place):
+def test_only_the_latest_uploads_are_remembered(place):
     from PIL import Image
 
-    service = NeighbourService(place / "store")
-    names = []
-    for number in range(KEPT + 1):
+    files = []
+    for number in range(3):
         file = place / "one.png"
         Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
-        names.append(service.bring(file.read_bytes())["image"])
+        files.append(file.read_bytes())
+    budgets = Budgets(uploads=len(files[1]) + len(files[2]))
+    service = NeighbourService(place / "store", budgets=budgets)
+    names = [service.upload(file)["image"] for file in files]
     assert service.about(names[1])["row"] == -1
-    with pytest.raises(BadInput, match="bring it again"):
+    with pytest.raises(BadInput, match="upload it again"):
         service.about(names[0])

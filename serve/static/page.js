@@ -1,6 +1,7 @@
 "use strict";
 // The page asks its own server only. Its state is the address: #image=17&with=33&relation=other&k=12
 
+const API = "api/v1"; // relative: a proxy may serve the page below another path
 const at = (id) => document.getElementById(id);
 const SMALL = 48; // images of so few pixels look best with hard edges
 let facts = null, state = {}, pair = null, what = "likeness", asked = 0;
@@ -33,7 +34,7 @@ function picture(image, side) {
   img.loading = "lazy";
   img.alt = image.label === null ? named(image) : `${image.label}: ${named(image)}`;
   img.onload = () => img.classList.toggle("few", Math.max(img.naturalWidth, img.naturalHeight) <= SMALL);
-  img.src = `/api/images/${image.image}/picture?side=${side}`;
+  img.src = `${API}/images/${image.image}/thumbnail?side=${side}`;
   return img;
 }
 
@@ -42,7 +43,7 @@ function tile(image, lines, kind, act) {
   button.type = "button";
   button.className = `tile ${kind}`;
   button.title = image.path;
-  button.append(picture(image, 160));
+  button.append(picture(image, 192));
   for (const line of lines) {
     const span = document.createElement("span");
     span.textContent = line;
@@ -58,23 +59,24 @@ function pressed(group, value) {
 
 async function showNeighbours(number) {
   const relation = state.relation || "any", k = Number(state.k) || 12;
-  const found = await ask(`/api/images/${state.image}/neighbours?k=${k}&relation=${relation}`);
+  const found = await ask(`${API}/images/${state.image}/neighbours?k=${k}&relation=${relation}`);
   if (number !== asked) return null;
   const query = found.query, near = found.neighbours;
   at("answer").hidden = false;
-  at("query-picture").replaceWith(Object.assign(picture(query, 336), { id: "query-picture" }));
+  at("query-picture").replaceWith(Object.assign(picture(query, 384), { id: "query-picture" }));
   at("query-name").textContent = query.label === null ? named(query) : query.label;
   const which = query.row < 0 ? "not stored" : `${query.path}, row ${query.row}`;
   at("query-about").textContent = query.split ? `${which}, ${query.split.replace("_", " ")}` : which;
   const same = near.filter((one) => one.label === query.label).length;
   const share = query.label === null || relation !== "any" ? "" : `${same} of ${near.length} have its class. `;
   const sure = found.exact ? "These are exactly the nearest." : "Found by an approximate index.";
-  at("summary").textContent = near.length ? share + sure : "No stored image may answer.";
+  const lacking = found.missing ? ` ${found.missing} images are not in the index: none of them can be here.` : "";
+  at("summary").textContent = (near.length ? share + sure : "No stored image may answer.") + lacking;
   at("near").replaceChildren(...near.map((one) => {
     const known = query.label !== null && one.label !== null;
     const kind = !known ? "plain" : one.label === query.label ? "same" : "other";
     const button = tile(one, [one.distance.toFixed(4), one.label ?? ""], kind, () => go({ with: one.image }));
-    button.setAttribute("aria-current", one.image === state.with);
+    button.setAttribute("aria-current", [one.image, String(one.row)].includes(state.with));
     return button;
   }));
   pressed("relation", relation);
@@ -88,10 +90,10 @@ async function showPair(number) {
     const img = new Image();
     img.onload = () => good(img);
     img.onerror = () => bad(new Error("one of the two images cannot be shown"));
-    img.src = `/api/images/${name}/seen`;
+    img.src = `${API}/images/${name}/input?transform=${facts.transform}`;
   });
-  const told = await ask(`/api/images/${state.image}/alike/${state.with}`);
-  const pictures = await Promise.all([load(state.image), load(state.with)]);
+  const told = await ask(`${API}/images/${state.image}/alike/${state.with}`);
+  const pictures = await Promise.all([load(told.first.image), load(told.second.image)]);
   if (number !== asked) return;
   pair = { ...told, pictures };
   at("pair").hidden = false;
@@ -99,7 +101,8 @@ async function showPair(number) {
   at("pair-title").textContent = "Where are the two alike?";
   at("pair-about").textContent =
     `The cosine of their mean features is ${told.value.toFixed(4)}. On each image the colours sum to ` +
-    `it without remainder; where they differ, both together sum to ${(1 - told.value).toFixed(4)}.`;
+    `it without remainder; where they differ, both together sum to ${(1 - told.value).toFixed(4)}.` +
+    (told.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`);
   for (const side of ["first", "second"]) {
     const label = told[side].label === null ? "" : `${told[side].label}: `;
     at(`${side}-name`).textContent = label + named(told[side]);
@@ -194,7 +197,7 @@ function scale(top) {
 async function showSome() {
   const label = at("label").value, seed = Number(at("shuffle").dataset.seed || 0);
   const chosen = label ? `&label=${encodeURIComponent(label)}` : "";
-  const images = await ask(`/api/images?count=27&seed=${seed}${chosen}`);
+  const images = await ask(`${API}/images?count=27&seed=${seed}${chosen}`);
   at("gallery").replaceChildren(...images.map((one) =>
     tile(one, [one.label ?? ""], "", () => go({ image: one.image, with: undefined }))));
 }
@@ -220,7 +223,7 @@ async function follow() {
 async function bring(file) {
   if (!file) return;
   try {
-    const image = await ask("/api/images", { method: "POST", body: file });
+    const image = await ask(`${API}/images`, { method: "POST", body: file });
     go({ image: image.image, with: undefined, relation: undefined });
   } catch (error) {
     say(error);
@@ -270,7 +273,7 @@ async function start() {
   if (matchMedia("(prefers-color-scheme: dark)").matches) document.documentElement.dataset.theme = "dark";
   listen();
   try {
-    facts = await ask("/api/set");
+    facts = await ask(`${API}/set`);
   } catch (error) {
     say(error);
     return;
@@ -279,6 +282,8 @@ async function start() {
   at("facts").textContent = `${facts.images.toLocaleString("en")} images, ${classes.length} classes, ` +
     `${facts.network.split("/").pop()} (${facts.weights}), ${facts.measure}`;
   at("facts").title = facts.about;
+  at("notes").textContent = facts.notes.join(" ");
+  at("notes").hidden = !facts.notes.length;
   at("label").append(...classes.map((name) => new Option(`${name} (${facts.classes[name]})`, name)));
   showSome().catch(say);
   follow();

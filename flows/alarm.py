@@ -1,0 +1,286 @@
+"""Alarms: raised once when a rule begins to hold, delivered until each receiver has them.
+
+An alarm is a file in `history/alarms/`, written before anybody is told. Whoever looks next, the
+same run or a later one, delivers what is not delivered yet: a process that is killed between the
+two loses no alarm and doubles none. (One that is killed between the receiver's answer and the
+record of it delivers again, with the same id, which the receiver can tell: HTTP's `Idempotency-Key`
+and `ALIKE_ALARM` of a command.) While a rule holds there is one alarm; it ends when the rule no
+longer holds.
+"""
+
+import datetime
+import json
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from alike.extract.documents import read_sealed, sealed_json
+from alike.extract.errors import AlikeError, StoreDamaged
+from alike.extract.secrets import masked
+from alike.flows.history import FOLDER, History, now
+from alike.flows.memo import digest
+from alike.flows.recording import last_good, paired
+from alike.flows.rules import Finding, Rule, Situation, finding
+
+if TYPE_CHECKING:
+    from alike.extract.store import Store
+    from alike.flows.history import RunRecord, Score
+    from alike.flows.sections import AlarmSettings, Pipeline
+
+ALARMS = f"{FOLDER}/alarms"
+PAUSES = (1.0, 5.0)
+"""Seconds before a webhook is tried again."""
+TIMEOUT = 30.0
+"""Seconds that a receiver may take."""
+STATUS = 3
+"""Exit status of a command while an alarm is open."""
+_DELETE = "it is left out; delete it"
+
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A rule that began to hold.
+
+    Attributes:
+        id: the same for every delivery.
+        rule: as it is written in the settings.
+        says: the numbers, one line.
+        run: that it was raised for; empty before the first.
+        raised: when, ISO 8601.
+        owed: names of the receivers that there were then; one that is added later gets later ones.
+        delivered: names of those that have it.
+        ended: when the rule no longer held; empty while the alarm is open.
+    """
+
+    id: str
+    rule: str
+    says: str
+    run: str
+    raised: str
+    owed: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
+    ended: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the rule still holds."""
+        return not self.ended
+
+    def line(self) -> str:
+        """The alarm in one line."""
+        return f"{self.rule}: {self.says}"
+
+
+class Alarms:
+    """The alarms of one store."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+
+    def all(self) -> list[Alarm]:
+        """Every alarm, oldest first; a file that is none is left out, and `verify` names it."""
+        alarms = []
+        for name in self._store.file_names(ALARMS):
+            place = f"{ALARMS}/{name}"
+            if not name.endswith(".json"):
+                continue
+            try:
+                alarms.append(read_sealed(self._store.read_file(place), Alarm, place, _DELETE))
+            except (FileNotFoundError, StoreDamaged):
+                continue
+        return sorted(alarms, key=lambda one: (one.raised, one.id))
+
+    def write(self, alarm: Alarm) -> None:
+        """Write an alarm as it is now."""
+        self._store.write_file(f"{ALARMS}/{alarm.id}.json", sealed_json(asdict(alarm)))
+
+    def update(self, findings: Iterable[Finding], settings: "AlarmSettings") -> list[Alarm]:
+        """Raise what begins to hold and end what no longer does; returns the open ones.
+
+        Args:
+            findings: of all rules; one that cannot be decided changes nothing.
+            settings: alarms of other rules than these end.
+        """
+        by_rule = {one.rule: one for one in self.all() if one.open}
+        owed = tuple(receivers_of(settings))
+        for rule in by_rule.keys() - {" ".join(one.split()) for one in settings.when}:
+            self.write(replace(by_rule.pop(rule), ended=now()))
+        for one in findings:
+            alarm = by_rule.get(one.rule)
+            if one.holds and alarm is None:
+                # Named by what it is about: two processes that see it raise one alarm.
+                name = digest([one.rule, one.run, self._ended(one)])[:16]
+                by_rule[one.rule] = Alarm(name, one.rule, one.says, one.run, now(), owed)
+                self.write(by_rule[one.rule])
+            elif one.holds is False and alarm is not None:
+                self.write(replace(by_rule.pop(one.rule), ended=now()))
+        return sorted(by_rule.values(), key=lambda one: (one.raised, one.id))
+
+    def _ended(self, of: Finding) -> int:
+        """How many alarms of this rule and run have ended: the next one is another."""
+        return sum(one.rule == of.rule and one.run == of.run for one in self.all())
+
+    def deliver(self, settings: "AlarmSettings", tell: Tell) -> None:
+        """Give every receiver the alarms that it has not got; a failure is told, and tried again.
+
+        Alarms that ended before they could be delivered are delivered too.
+        """
+        receivers = receivers_of(settings)
+        for alarm in self.all():
+            for name, send in receivers.items():
+                if name not in alarm.owed or name in alarm.delivered:
+                    continue
+                try:
+                    send(_message(alarm, self._store.place))
+                except AlikeError as error:
+                    tell(f"alarm {alarm.id} was not delivered, the next run tries again: {error}")
+                    continue
+                alarm = replace(alarm, delivered=(*alarm.delivered, name))
+                self.write(alarm)
+
+
+def situation_of(store: "Store", history: History) -> Situation:
+    """What the rules look at in a store now."""
+    records, accepted = history.records(), history.accepted()
+    reference = next((one for one in records if accepted and one.id == accepted.run), None)
+
+    def differences(first: "RunRecord", second: "RunRecord") -> "Mapping[str, Score]":
+        known = second.paired.get(first.id)
+        return paired(store, first, second) if known is None else known
+
+    return Situation(
+        last=last_good(records),
+        fresh=history.last_good(records),
+        now=datetime.datetime.now(datetime.UTC),
+        reference=reference,
+        images=history.images,
+        paired=differences,
+    )
+
+
+def findings_of(pipeline: "Pipeline", store: "Store") -> list[Finding]:
+    """What every rule of the settings says now; nothing is written."""
+    if not pipeline.alarm.when:
+        return []
+    situation = situation_of(store, History(store))
+    return [finding(Rule.parse(rule), situation) for rule in pipeline.alarm.when]
+
+
+def watch(pipeline: "Pipeline", store: "Store", tell: Tell) -> tuple[str, ...]:
+    """Look at all rules, raise and deliver; returns a line for every open alarm.
+
+    The caller holds the output folder.
+    """
+    alarms = Alarms(store)
+    if not pipeline.alarm.when and not alarms.all():
+        return ()
+    findings = findings_of(pipeline, store)
+    for one in findings:
+        if one.holds is None:
+            tell(f"rule {one.rule!r} says nothing: {one.says}")
+    opened = alarms.update(findings, pipeline.alarm)
+    alarms.deliver(pipeline.alarm, tell)
+    return tuple(one.line() for one in opened)
+
+
+def receivers_of(settings: "AlarmSettings") -> dict[str, Callable[[dict[str, Any]], None]]:
+    """The receivers of the settings by name; each raises `AlikeError` if it does not take one."""
+    receivers: dict[str, Callable[[dict[str, Any]], None]] = {}
+    if settings.webhook:
+        url = settings.webhook
+        receivers["webhook"] = lambda message: post(url, message)
+    if settings.command:
+        command = settings.command
+        receivers["command"] = lambda message: call(command, message)
+    if settings.event:
+        receivers["event"] = emit
+    return receivers
+
+
+def post(url: str, message: dict[str, Any]) -> None:
+    """Post an alarm as JSON; a server that is busy or gone is asked three times.
+
+    Raises:
+        AlikeError: it did not answer, or not with a status of success.
+    """
+    import httpx
+
+    fault = ""
+    for pause in (*PAUSES, None):
+        try:
+            headers = {"Idempotency-Key": message["id"]}
+            answer = httpx.post(url, json=message, headers=headers, timeout=TIMEOUT)
+            if answer.is_success:
+                return
+            fault = f"status {answer.status_code}"
+            if answer.status_code < 500 and answer.status_code not in (408, 425, 429):
+                break
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            fault = f"{type(error).__name__}: {error}"
+        if pause is not None:
+            time.sleep(pause)
+    raise AlikeError(masked(f"webhook {url}: {fault}"))
+
+
+def call(command: tuple[str, ...], message: dict[str, Any]) -> None:
+    """Run a program that gets an alarm as JSON on its standard input.
+
+    Raises:
+        AlikeError: it is not there, takes too long, or ends with another status than 0.
+    """
+    name = masked(command[0])
+    try:
+        ended = subprocess.run(
+            list(command),
+            input=json.dumps(message, ensure_ascii=False),
+            env={**os.environ, "ALIKE_ALARM": message["id"]},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise AlikeError(masked(f"command {name}: {error}")) from None
+    if ended.returncode:
+        said = " ".join(ended.stderr.split())[-200:]
+        raise AlikeError(masked(f"command {name}: status {ended.returncode} {said}".rstrip()))
+
+
+def emit(message: dict[str, Any]) -> None:
+    """Emit an alarm as a Prefect event.
+
+    Raises:
+        AlikeError: there is no Prefect server, as where nothing had changed and none was started.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise AlikeError("PREFECT_API_URL names no Prefect server for the event")
+    from prefect.events import emit_event
+
+    emitted = emit_event(
+        event="alike.alarm",
+        resource={
+            "prefect.resource.id": f"alike.store.{digest(message['store'])[:16]}",
+            "prefect.resource.name": message["store"],
+        },
+        payload=message,
+        id=uuid.UUID(digest(message["id"])[:32]),
+    )
+    if emitted is None:
+        raise AlikeError("Prefect took no event")
+
+
+def _message(alarm: Alarm, store: str) -> dict[str, Any]:
+    """What a receiver gets."""
+    message = {
+        "id": alarm.id, "text": f"Alike: {alarm.line()}", "rule": alarm.rule, "says": alarm.says,
+        "run": alarm.run, "raised": alarm.raised, "ended": alarm.ended, "store": store,
+        "host": socket.gethostname(),
+    }  # fmt: skip
+    return {name: masked(value) for name, value in message.items()}

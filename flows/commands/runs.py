@@ -1,0 +1,164 @@
+"""`alike runs …`: the history of a store: list, show, compare, plot, and accept a reference."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alike.flows.console import print_json, print_table
+
+Place = Annotated[str, typer.Argument(help="Settings file (.toml), or a store.")]
+Run = Annotated[str, typer.Argument(help="Id of a run, the end or beginning of one, or last.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    commands = typer.Typer(
+        help="List, show, compare and plot past runs; accept one as the reference of alarms.\n\n"
+        "Example: alike runs ls pipeline.toml",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+    )
+    commands.command("ls")(ls)
+    commands.command("show")(show)
+    commands.command("diff")(diff)
+    commands.command("plot")(plot)
+    commands.command("accept")(accept)
+    app.add_typer(commands, name="runs")
+
+
+def ls(place: Place, json: Json = False) -> None:
+    """List the runs that did something or failed, oldest first, and how often nothing had changed.
+
+    Example: `alike runs ls pipeline.toml`
+    """
+    from alike.flows.history import History
+    from alike.flows.runs import listed, store_of
+
+    history = History(store_of(place))
+    table = listed(history)
+    unchanged = history.unchanged()
+    if json:
+        quiet = None if unchanged is None else vars(unchanged)
+        print_json({"runs": table, "unchanged": quiet, "faults": history.faults})
+        return
+    print_table(table.astype(object).where(table.notna(), ""))
+    if unchanged is not None:
+        sys.stdout.write(
+            f"nothing had changed in {unchanged.times} runs since {unchanged.since}, the last at "
+            f"{unchanged.last[:16]}\n"
+        )
+    for fault in history.faults:
+        sys.stdout.write(f"note: {fault}\n")
+
+
+def show(place: Place, run: Run = "last", json: Json = False) -> None:
+    """Show all that is recorded of a run.
+
+    Example: `alike runs show pipeline.toml last`
+    """
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from alike.flows.history import History
+    from alike.flows.runs import store_of
+
+    record = History(store_of(place)).find(run)
+    if json:
+        print_json(asdict(record))
+        return
+    plain = {k: v for k, v in asdict(record).items() if k not in ("scores", "settings", "paired")}
+    rows = [(name, value) for name, value in plain.items() if value not in ("", {}, [])]
+    print_table(pd.DataFrame(rows, columns=["what", "value"]))
+    scores = [
+        (measure, name, *score)
+        for measure, of in record.scores.items()
+        for name, score in of.items()
+        if score[0] is not None
+    ]
+    table = pd.DataFrame(scores, columns=["measure", "score", "value", "low", "high"])
+    print_table(table.astype(dict.fromkeys(("value", "low", "high"), float)))
+
+
+def diff(
+    place: Place,
+    before: Run,
+    after: Run = "last",
+    json: Json = False,
+) -> None:
+    """Show what two runs differ in: settings, versions, network, images and scores.
+
+    Example: `alike runs diff pipeline.toml 3f2a1b last`
+    """
+    import pandas as pd
+
+    from alike.flows.history import History
+    from alike.flows.runs import difference, store_of
+
+    history = History(store_of(place))
+    found = difference(history.find(before), history.find(after))
+    if json:
+        print_json(found)
+        return
+    for part in ("settings", "versions", "network"):
+        rows = [(name, *values) for name, values in found[part].items()]
+        if rows:
+            print_table(pd.DataFrame(rows, columns=[part, "before", "after"]))
+    for part in ("counts", "scores"):
+        if len(found[part]):
+            print_table(found[part])
+    if found["series"]:
+        sys.stdout.write(f"note: {found['series']}\n")
+
+
+def plot(
+    place: Place,
+    to: Annotated[str, typer.Option("--to", help="HTML file to write.")] = "runs.html",
+    json: Json = False,
+) -> None:
+    """Write a figure of the scores, the images and the share of bad ones over all good runs.
+
+    Example: `alike runs plot pipeline.toml --to runs.html`
+    """
+    from dataclasses import asdict
+
+    from alike.analysis.figures import over_time
+    from alike.analysis.report import series_table
+    from alike.extract.errors import BadInput
+    from alike.extract.replacing import aside, check_target
+    from alike.flows.history import History
+    from alike.flows.runs import store_of
+
+    records = [one for one in History(store_of(place)).records() if one.good]
+    if not records:
+        raise BadInput(f"{place} has no good run yet: run `alike run` first")
+    target = Path(to)
+    check_target(target)
+    figure = over_time(series_table([asdict(one) for one in records]))
+    with aside(target) as part:
+        figure.write_html(part, include_plotlyjs=True)
+    if json:
+        print_json({"file": str(target), "runs": len(records)})
+    else:
+        sys.stdout.write(f"{target}: {len(records)} runs\n")
+
+
+def accept(place: Place, run: Run = "last", json: Json = False) -> None:
+    """Accept a good run as the reference: alarms tell of scores that fell since it.
+
+    Example: `alike runs accept pipeline.toml last`
+    """
+    from alike.flows.history import History
+    from alike.flows.recording import user
+    from alike.flows.runs import store_of
+
+    history = History(store_of(place))
+    record = history.find(run)
+    history.accept(record, user())
+    if json:
+        print_json({"run": record.id})
+    else:
+        sys.stdout.write(f"{record.id} is the reference from now on\n")

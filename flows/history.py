@@ -1,0 +1,331 @@
+"""The history of a store: one record a run, in small sealed files that no result is made from.
+
+`history/<time>-<six digits>.json` is a run that did something, or failed; it is never rewritten.
+A run that found nothing changed writes no record: it renews `history/unchanged.json`, which says
+how often that happened since which record, and when last. So the folder grows with changes, not
+with time. `history/images/<digest>.parquet` holds the images of a run with their labels; it is kept
+for the last runs and for the accepted reference. A file that is torn or foreign is named, and
+counts as absent.
+"""
+
+import datetime
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alike.extract.documents import INTEGER, TEXT, read_sealed, sealed_json
+from alike.extract.errors import BadInput, StoreDamaged
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alike.extract.store import Store
+
+FOLDER = "history"
+UNCHANGED = f"{FOLDER}/unchanged.json"
+ACCEPTED = f"{FOLDER}/accepted.json"
+IMAGES = f"{FOLDER}/images"
+IMAGES_KEPT = 30
+"""Tables of images that are kept beside that of the reference."""
+NAME = re.compile(r"(\d{8}T\d{12}-[0-9a-f]{6})\.json")
+OURS = {UNCHANGED, ACCEPTED}
+_DELETE = "it is left out; delete it"
+_COLUMNS = {"row": INTEGER, "label": TEXT, "side": TEXT}
+
+Score = list[float | None]
+"""Value, low end, high end of the 95 % interval; None if there is none."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run did.
+
+    Attributes:
+        id: of the run; the name of its file.
+        time: of its start, ISO 8601.
+        seconds: that it took.
+        state: `good`, or `failed`.
+        who: user that ran it.
+        host: machine that it ran on.
+        git: revision of the settings file's repository, and whether its files were changed.
+        versions: of the packages that compute.
+        settings: dotted names to values, secrets masked.
+        changed: settings that the good run before had otherwise: name to [before, now].
+        network: name, weights, and key of the served features.
+        counts: images at each stage.
+        changes: images added, removed and relabelled since the good run before.
+        reasons: what ran again, and why.
+        stages: seconds of every step that ran.
+        rates: images a second of every extraction.
+        series: scores of one series mean the same, and may be compared.
+        measure: of the headline.
+        scores: measure to score to its value with its interval.
+        recall: of the index: value, low and high end of its interval.
+        paired: reference to score to its difference with interval, on the images of both, of
+            another network than the reference's.
+        decisions: sentences.
+        notes: what a reader must know.
+        artefacts: file to hash of its bytes.
+        images: digest of the table of images.
+        question: digest of all that the report depends on.
+        error: of a failed run, one line.
+    """
+
+    id: str
+    time: str
+    seconds: float
+    state: str
+    who: str = ""
+    host: str = ""
+    git: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    changed: dict[str, list[Any]] = field(default_factory=dict)
+    network: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, int] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    series: str = ""
+    measure: str = ""
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    recall: Score = field(default_factory=list)
+    paired: dict[str, dict[str, Score]] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    artefacts: dict[str, str] = field(default_factory=dict)
+    images: str = ""
+    question: str = ""
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the run came to its end."""
+        return self.state == "good"
+
+    @property
+    def when(self) -> datetime.datetime:
+        """Its start."""
+        return datetime.datetime.fromisoformat(self.time)
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the listed images without a feature."""
+        listed = self.counts.get("listed", 0)
+        return self.counts.get("bad", 0) / listed if listed else 0.0
+
+    def score(self, name: str) -> Score | None:
+        """A score of the headline measure, or of the network; None if there is none.
+
+        Example:
+            >>> one = RunRecord("a", "2026-01-01T00:00:00+00:00", 1.0, "good",
+            ...                 measure="gap_cosine", scores={"gap_cosine": {"auc": [0.9, 0.8, 1]}})
+            >>> one.score("auc")
+            [0.9, 0.8, 1]
+        """
+        for measure in (self.measure, "network", ""):
+            found = self.scores.get(measure, {}).get(name)
+            if found is not None and found[0] is not None:
+                return found
+        return None
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """How often nothing had changed.
+
+    Attributes:
+        since: id of the record that the state is of.
+        times: runs that found nothing changed since.
+        last: when the last of them was, ISO 8601.
+    """
+
+    since: str
+    times: int
+    last: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The reference that later runs are compared with.
+
+    Attributes:
+        run: its id.
+        time: when it was accepted, ISO 8601.
+        who: accepted it.
+    """
+
+    run: str
+    time: str
+    who: str = ""
+
+
+class History:
+    """The records of one store.
+
+    Args:
+        store: opened.
+
+    Attributes:
+        faults: files that were left out, and why; complete after `records`.
+    """
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self.faults: list[str] = []
+
+    def records(self) -> list[RunRecord]:
+        """All records, oldest first; a file that is none is named in `faults`."""
+        records, self.faults = [], []
+        for name in self._store.file_names(FOLDER):
+            place = f"{FOLDER}/{name}"
+            if place in OURS:
+                continue
+            if NAME.fullmatch(name) is None:
+                if not name.endswith(".partial"):
+                    self.faults.append(f"{place} is no record of a run: it is left out")
+                continue
+            try:
+                record = read_sealed(self._store.read_file(place), RunRecord, place, _DELETE)
+                record.when.timestamp()
+                if f"{record.id}.json" != name or record.when.tzinfo is None:
+                    raise ValueError(f"it is the record of {record.id}")
+            except FileNotFoundError:
+                continue
+            except StoreDamaged as error:
+                self.faults.append(str(error))
+            except ValueError as error:
+                self.faults.append(f"{place} is damaged ({error}); {_DELETE}")
+            else:
+                records.append(record)
+        return records
+
+    def find(self, name: str) -> RunRecord:
+        """The record of an id, of its beginning or end, or of `last`.
+
+        Raises:
+            BadInput: none, or several.
+        """
+        records = self.records()
+        if name == "last" and records:
+            return records[-1]
+        found = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
+        if len(found) != 1:
+            known = ", ".join(one.id for one in records[-5:]) or "no runs yet"
+            how_many = f"{len(found)} runs match" if found else "no run has that id"
+            raise BadInput(f"run {name!r}: {how_many}; the last are {known}")
+        return found[0]
+
+    def write(self, record: RunRecord, images: "pd.DataFrame | None" = None) -> None:
+        """Write a record, and its images before it.
+
+        Args:
+            record: of a run.
+            images: row, label, side; written under the digest that the record names.
+        """
+        if images is not None and record.images:
+            place = f"{IMAGES}/{record.images}.parquet"
+            if f"{record.images}.parquet" not in self._store.file_names(IMAGES):
+                self._store.write_table(place, images)
+        self._store.write_file(f"{FOLDER}/{record.id}.json", sealed_json(asdict(record)))
+        self._drop_images()
+
+    def images(self, record: RunRecord) -> "pd.DataFrame | None":
+        """Row, label and side of the images of a run; None if they are not kept any more."""
+        if not record.images:
+            return None
+        try:
+            return self._store.read_table(f"{IMAGES}/{record.images}.parquet", _COLUMNS)[0]
+        except FileNotFoundError:
+            return None
+        except StoreDamaged as error:
+            self.faults.append(str(error))
+            return None
+
+    def _drop_images(self) -> None:
+        """Delete tables of images that neither one of the last runs nor the reference needs."""
+        names = self._store.file_names(IMAGES)
+        if len(names) <= IMAGES_KEPT:
+            return
+        records, reference = self.records(), self.accepted()
+        last = [one.images for one in reversed(records) if one.images]
+        needed = set(list(dict.fromkeys(last))[:IMAGES_KEPT])
+        needed |= {one.images for one in records if reference and one.id == reference.run}
+        for name in names:
+            if name.endswith(".parquet") and name.removesuffix(".parquet") not in needed:
+                self._store.remove_file(f"{IMAGES}/{name}")
+
+    def unchanged(self) -> Unchanged | None:
+        """How often nothing had changed; None if never, or the file is unreadable."""
+        small: Unchanged | None = self._small(UNCHANGED, Unchanged)
+        return small
+
+    def again(self, since: str) -> None:
+        """A run found nothing changed since the record of this id."""
+        before = self.unchanged()
+        times = before.times + 1 if before and before.since == since else 1
+        self._store.write_file(UNCHANGED, sealed_json(asdict(Unchanged(since, times, now()))))
+
+    def accepted(self) -> Accepted | None:
+        """The accepted reference; None if none was accepted, or the file is unreadable."""
+        small: Accepted | None = self._small(ACCEPTED, Accepted)
+        return small
+
+    def accept(self, record: RunRecord, who: str) -> None:
+        """Make a good run the reference.
+
+        Raises:
+            BadInput: it failed.
+        """
+        if not record.good:
+            raise BadInput(f"run {record.id} failed: accept a good one (`alike runs ls`)")
+        self._store.write_file(ACCEPTED, sealed_json(asdict(Accepted(record.id, now(), who))))
+
+    def last_good(self, records: list[RunRecord]) -> datetime.datetime | None:
+        """When the last run came to its end well, also if it found nothing changed."""
+        times = [one.when for one in records if one.good]
+        unchanged = self.unchanged()
+        if unchanged is not None:
+            times.append(datetime.datetime.fromisoformat(unchanged.last))
+        return max(times, default=None)
+
+    def _small(self, place: str, kind: Any) -> Any:
+        try:
+            small = read_sealed(self._store.read_file(place), kind, place, _DELETE)
+            time = datetime.datetime.fromisoformat(getattr(small, "last", None) or small.time)
+            return small if time.tzinfo is not None else None
+        except FileNotFoundError:
+            return None
+        except (StoreDamaged, ValueError) as error:
+            self.faults.append(str(error))
+            return None
+
+
+def new_id() -> str:
+    """Name of a run: its time, and six digits that no other run of that moment has."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
+
+
+def now() -> str:
+    """The time, ISO 8601 with its zone."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def image_changes(before: "pd.DataFrame | None", after: "pd.DataFrame") -> dict[str, int]:
+    """Images added, removed and relabelled between two tables of images; {} without the first.
+
+    Args:
+        before: row, label.
+        after: row, label.
+    """
+    if before is None:
+        return {}
+    old = dict(zip(before["row"], before["label"].fillna(""), strict=True))
+    new = dict(zip(after["row"], after["label"].fillna(""), strict=True))
+    return {
+        "added": len(new.keys() - old.keys()),
+        "removed": len(old.keys() - new.keys()),
+        "relabelled": sum(new[row] != old[row] for row in new.keys() & old.keys()),
+    }

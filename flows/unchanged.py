@@ -1,0 +1,239 @@
+"""Is everything as a run left it? Answered from the stamps of files, before torch or Prefect load.
+
+At its end a run notes the stamps (bytes, times, inode) of all that its result depends on and of all
+that it made: the store's files, the report, the network's files and weights, and what it listed.
+While these, the settings and the versions are the same, the next run has nothing to do. Images are
+compared by the same rule as in a listing (`alike.extract.images.remembered`), and the share of them
+that is due is read. Any difference, even one that changes no result, gives the question to the run
+itself, which answers by content.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alike.extract.documents import read_sealed, sealed_json
+from alike.extract.errors import AlikeError, StoreDamaged
+from alike.flows.finished import Finished
+from alike.flows.memo import digest
+
+if TYPE_CHECKING:
+    from alike.flows.sections import Pipeline
+    from alike.flows.steps import PipelineRun
+
+FILE = "unchanged.json"
+NOT_RESULTS = {"cache", "history", "listing", "locks", "log"}
+"""Folders of a store on which no result depends."""
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the next run compares.
+
+    Attributes:
+        settings: digest of all settings, resolved.
+        programs: versions of Python and of the packages that compute, and the devices.
+        files: file to its stamp; [] if it is not there.
+    """
+
+    settings: str
+    programs: dict[str, str]
+    files: dict[str, list[int]]
+
+    def difference(self, now: "State") -> str:
+        """What is not as it was; empty if nothing."""
+        if self.settings != now.settings:
+            return "the settings changed"
+        if self.programs != now.programs:
+            return "versions or devices changed"
+        names = self.files.keys() | now.files.keys()
+        changed = sorted(one for one in names if self.files.get(one) != now.files.get(one))
+        return f"{changed[0]} changed" if changed else ""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left behind.
+
+    Attributes:
+        state: when it ended.
+        code: the network's files.
+        run: id of the record of the last run that did something.
+        key: of the served features.
+        decisions: of the report.
+        bad: images that could not be used.
+        notes: that a run tells each time.
+    """
+
+    state: State
+    code: list[str]
+    run: str
+    key: str
+    decisions: list[str]
+    bad: int
+    notes: list[str]
+
+
+def leave(run: "PipelineRun", done: Finished, record: str) -> None:
+    """Note how a run leaves everything, for the next one.
+
+    Args:
+        run: that ended well.
+        done: what came of it.
+        record: id of the last record in the history.
+    """
+    code = _loaded_code()
+    state = state_of(run.pipeline, code)
+    left = Left(state, code, record, done.key, list(done.decisions), done.bad, list(done.notes))
+    aside = run.folder / f"{FILE}.part"
+    aside.write_bytes(sealed_json(asdict(left)))
+    aside.replace(run.folder / FILE)
+
+
+def unchanged_run(
+    pipeline: "Pipeline", tell: Callable[[str], object] = lambda line: None
+) -> Finished | None:
+    """What the last run gave if nothing changed since; None if a run must look closer.
+
+    Args:
+        pipeline: the settings.
+        tell: called with why a run must look closer, and for every alarm.
+
+    Raises:
+        StoreBusy: another run works in the output folder.
+    """
+    left = _left(pipeline)
+    if left is None:
+        return None
+    from alike.flows.memo import alone_in
+
+    with alone_in(pipeline.output.folder):
+        try:
+            why = left.state.difference(state_of(pipeline, left.code)) or _listing(pipeline)
+        except (AlikeError, OSError) as error:
+            why = " ".join(str(error).split())
+        if why:
+            tell(f"not as the last run left it: {why}")
+            return None
+        return _finish(pipeline, left, tell)
+
+
+def _finish(pipeline: "Pipeline", left: Left, tell: Callable[[str], object]) -> Finished:
+    from alike.extract.store import Store
+    from alike.flows.alarm import watch
+    from alike.flows.history import History
+
+    store = Store.open(pipeline.output.folder / "store")
+    History(store).again(left.run)
+    return Finished(
+        report=pipeline.output.folder / "report.html",
+        key=left.key,
+        reused=True,
+        decisions=tuple(left.decisions),
+        seconds={},
+        bad=left.bad,
+        notes=tuple(left.notes),
+        alarms=watch(pipeline, store, tell),
+    )
+
+
+def _left(pipeline: "Pipeline") -> Left | None:
+    file = pipeline.output.folder / FILE
+    try:
+        return read_sealed(file.read_bytes(), Left, str(file), "it is written anew")
+    except (OSError, StoreDamaged):
+        return None
+
+
+def _listing(pipeline: "Pipeline") -> str:
+    """Why the images are not those that were listed; empty if they are."""
+    from alike.extract.images import PastListing, same_listing
+    from alike.extract.listed import past_listing
+    from alike.extract.store import Store
+    from alike.flows.history import History
+    from alike.flows.steps import source_of
+
+    source, store = source_of(pipeline), Store.open(pipeline.output.folder / "store")
+    if getattr(source, "stamp", None) is None:
+        return "images of this kind of set have no stamps, so all are read"
+    past = past_listing(store, source)
+    if past is None:
+        return "no listing is remembered"
+    before = History(store).unchanged()
+    # Runs that change nothing write no listing: they count on from the last one that was written.
+    turn = past.turn + (before.times if before else 0)
+    return same_listing(source, PastListing(past.table, turn))
+
+
+def state_of(pipeline: "Pipeline", code: list[str]) -> State:
+    """The state of all that a result depends on but the images themselves.
+
+    Args:
+        pipeline: the settings.
+        code: files of the network.
+    """
+    network = pipeline.network
+    folder = pipeline.output.folder
+    places = [Path(one) for one in code]
+    places += [
+        Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
+    ]
+    places += [folder / name for name in ("steps.json", "decisions.jsonl", "report.html")]
+    settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
+    files = {str(place): _stamp(place) for place in places if not place.is_dir()}
+    for place, status in _walk(folder / "store"):
+        files[place] = _as_stamp(status)
+    return State(digest(settings), _programs(), files)
+
+
+def _programs() -> dict[str, str]:
+    from alike.flows.recording import versions
+
+    gpus = sorted(one.name for one in Path("/dev").glob("nvidia[0-9]*"))
+    return {
+        **versions(),
+        "python": platform.python_version(),
+        "devices": f"{' '.join(gpus)} {os.environ.get(DEVICES, '')}".strip(),
+    }
+
+
+def _walk(store: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Files of a store on which a result may depend."""
+    for at, folders, files in os.walk(store):
+        if Path(at) == store:
+            folders[:] = [one for one in folders if one not in NOT_RESULTS]
+        for name in files:
+            place = f"{at}/{name}"
+            yield place, os.stat(place)  # noqa: PTH116
+
+
+def _stamp(place: Path) -> list[int]:
+    try:
+        return _as_stamp(place.stat())
+    except OSError:
+        return []
+
+
+def _as_stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _loaded_code() -> list[str]:
+    """Files of the modules that this process loaded and that no installation has put there."""
+    installed = {Path(one).resolve() for one in (sys.prefix, sys.base_prefix)}
+    own = Path(__file__).resolve().parents[1]
+    files = set()
+    for module in list(sys.modules.values()):
+        name: Any = vars(module).get("__file__") if hasattr(module, "__dict__") else None
+        if not isinstance(name, str):
+            continue
+        file = Path(name).resolve()
+        inside = any(file.is_relative_to(one) for one in (*installed, own))
+        if not inside and file.is_file():
+            files.add(str(file))
+    return sorted(files)

@@ -1,0 +1,176 @@
+"""What was computed before and lies in a store: the tables of the analysis, and the map."""
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from alike.serve.opened import OpenIndex
+from alike.serve.pictures import NotThere
+
+if TYPE_CHECKING:
+    from alike.analysis.analyse import Analysis
+
+MOST = 4
+"""Analyses that are kept in memory."""
+SPLITS = ("held_out", "all", "validation", "train")
+"""Splits in the order in which a map is looked for if none is named."""
+
+
+class StoredAnalyses:
+    """The analyses and maps of a store; each is read once, and again when it was replaced."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._read: OrderedDict[tuple[str, ...], tuple[Any, Any]] = OrderedDict()
+
+    def stamp(self, key: str) -> Any:
+        """Changes with every analysis of an extraction; None before the first."""
+        return self._store.files.listing(f"tables/{key}").get("scores.parquet")
+
+    def analysis(self, key: str) -> "Analysis":
+        """The analysis of an extraction.
+
+        Raises:
+            NotThere: it was not analysed yet.
+        """
+        # Here, as below: the page starts without what only the analysis needs.
+        from alike.analysis.analyse import Analysis
+
+        stamp = self.stamp(key)
+        if stamp is None:
+            place = self._store.url
+            raise NotThere(f"{key} was not analysed yet: run `alike analyse --store {place}`")
+        analysis: Analysis = self._kept(
+            ("analysis", key), stamp, lambda: Analysis.load(self._store, key)
+        )
+        return analysis
+
+    def scores(self, key: str) -> dict[str, Any]:
+        """The document of `alike analyse --json`."""
+        analysis = self.analysis(key)
+        settings = dict(analysis.settings)
+        return {
+            "key": analysis.key,
+            "n_images": analysis.n_images,
+            "n_images_before_sampling": settings["n_images_before_sampling"],
+            "classes": list(analysis.classes),
+            "settings": settings,
+            "scores": records(analysis.tables["scores"]),
+            "twins": records(analysis.tables["twins"]),
+        }
+
+    def rows(
+        self, name: str, key: str, measure: str | None, limit: int, order: str | None = None
+    ) -> dict[str, Any]:
+        """Fields of `Rows`: the rows of a table of the analysis that belong to one measure.
+
+        Args:
+            name: of the table.
+            key: extraction.
+            measure: None for the one that the headline rests on.
+            limit: most rows.
+            order: column by which the rows ascend, before the limit is applied.
+
+        Raises:
+            NotThere: no analysis, or one without this measure.
+        """
+        from alike.analysis.report import main_measure
+
+        analysis = self.analysis(key)
+        table = analysis.tables.get(name, pd.DataFrame({"measure": []}))
+        measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
+        chosen = main_measure(analysis) if measure is None else measure
+        if chosen not in measures:
+            raise NotThere(f"{key} was not analysed by {chosen}, only by: {', '.join(measures)}")
+        part = table[table["measure"] == chosen].drop(columns="measure")
+        if order is not None and order in part:
+            part = part.sort_values(order, kind="stable")
+        shown = part.iloc[:limit]
+        return {
+            "key": key, "measure": chosen, "measures": measures,
+            "rows": records(shown), "n_rows": len(part),
+        }  # fmt: skip
+
+    def map(self, opened: OpenIndex, measure: str, split: str | None, limit: int) -> dict[str, Any]:
+        """Fields of `Map`; of more than `limit` points a random part, the same at each call.
+
+        Raises:
+            NotThere: no map of these images was made.
+        """
+        features = opened.index.features
+        splits = SPLITS if split is None else (split,)
+        stamp = features.stamp(), self._store.files.listing(f"maps/{features.key}")
+        name = ("map", features.key, measure, *splits)
+        table = self._kept(name, stamp, lambda: _find_map(features, measure, splits))
+        if table is None:
+            whole = "" if split is None else f" --split {split}"
+            run = f"alike map --store {self._store.url} --measure {measure}{whole}"
+            raise NotThere(
+                f"{features.key} has no map of the images that are there now: run `{run}`"
+            )
+        places = opened.places(table["row"].to_numpy(np.int64))
+        listed = np.flatnonzero(places >= 0)
+        sampled = len(listed) > limit
+        if sampled:
+            listed = np.sort(np.random.default_rng(0).permutation(listed)[:limit])
+        places, part = places[listed], table.iloc[listed]
+        return {
+            "key": features.key,
+            "images": len(table),
+            "settings": dict(table.attrs),
+            "row": part["row"].tolist(),
+            "image": opened.images[places].tolist(),
+            "label": opened.labels[places].tolist(),
+            "split": opened.splits[places].tolist(),
+            "pca": _pairs(part, "pca"),
+            "tsne": _pairs(part, "tsne"),
+            "sampled": sampled,
+        }
+
+    def _kept(self, name: tuple[str, ...], stamp: Any, read: Any) -> Any:
+        with self._lock:
+            entry = self._read.get(name)
+            if entry is None or entry[0] != stamp:
+                entry = self._read[name] = (stamp, read())
+            self._read.move_to_end(name)
+            while len(self._read) > MOST:
+                self._read.popitem(last=False)
+            return entry[1]
+
+
+def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFrame | None:
+    from alike.analysis.maps import MapSettings, find_map
+
+    for split in splits:
+        if len(features.table(split)):
+            table = find_map(features, MapSettings(measure, split), however=True)
+            if table is not None:
+                return table
+    return None
+
+
+def _pairs(table: pd.DataFrame, name: str) -> list[list[float]]:
+    pairs: list[list[float]] = (
+        table[[f"{name}_x", f"{name}_y"]].to_numpy(np.float64).round(4).tolist()
+    )
+    return pairs
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries of plain values, as `--json` prints them."""
+    plain = table.astype({
+        name: object for name in table.columns if isinstance(table[name].dtype, pd.CategoricalDtype)
+    })  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {str(name): None if _absent(value) else value for name, value in row.items()}
+        for row in plain.to_dict(orient="records")
+    ]
+    return rows
+
+
+def _absent(value: Any) -> bool:
+    return isinstance(value, float) and not np.isfinite(value)

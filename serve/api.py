@@ -1,0 +1,322 @@
+"""The questions of the API: each route is one question to the service."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from alike.extract.errors import BadInput
+from alike.serve import models
+from alike.serve.metrics import Metrics
+from alike.serve.models import MAX_NEIGHBOURS
+from alike.serve.opened import OpenIndex, check_measure
+from alike.serve.work import FOREVER, Work, document, json_answer
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.Error, "description": about}
+    for status, about in {
+        400: "The name of the host is not allowed, or the body is no JSON.",
+        401: "The token is missing or wrong.",
+        403: "A page of another site may not ask.",
+        404: "Not there.",
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+        415: "The body is a form.",
+        422: "A value that cannot be.",
+        503: "Too much is waiting: try again.",
+    }.items()
+}
+API = "/api/v1"
+MOST_ROWS = 100_000
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+FORM = "a form: send the file itself as the body, as `curl --data-binary @cat.jpg` does"
+
+Name = Annotated[models.Name, Path()]
+Features = Annotated[
+    str | None, Query(max_length=512, description="Key of an extraction: that of `set` without.")
+]
+Measure = Annotated[
+    str | None, Query(max_length=128, description="Of the index: that of `set` without.")
+]
+K = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS, description="Neighbours.")]
+# All of a request's head has to be within 64 KiB: more, or longer ones, go into a POST.
+Labels = Annotated[
+    list[Annotated[str, Field(max_length=200)]] | None,
+    Query(max_length=20, description="Only these classes. Repeatable."),
+]
+Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the answer.")]
+
+
+def routes(work: Work, metrics: Metrics) -> APIRouter:
+    """All routes.
+
+    Args:
+        work: does what they ask.
+        metrics: that `metrics` shows.
+    """
+    router = APIRouter(prefix=API, responses=ERRORS)
+    _of_the_set(router, work)
+    _of_pictures(router, work)
+    _of_neighbours(router, work)
+    _of_pairs(router, work)
+    _of_the_analysis(router, work)
+    _of_tags(router, work)
+
+    @router.get("/health", response_model=models.Health)
+    async def health() -> Any:
+        """Whether the server answers; needs no token."""
+        return {"status": "ok", "version": work.service.version}
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics_() -> Response:
+        """What the server has done, for Prometheus."""
+        return metrics.document()
+
+    return router
+
+
+def _answer(question: Callable[[], Any]) -> Callable[[], Response]:
+    """The answer to a question, as JSON that its own thread writes."""
+    return lambda: json_answer(document(question()))
+
+
+def _of_the_set(router: APIRouter, work: Work) -> None:
+    service = work.service
+
+    @router.get("/set", response_model=models.SetFacts)
+    async def set_(request: Request, features: Features = None, measure: Measure = None) -> Any:
+        """What is served: the set, the network, the index, the extractions of the store."""
+        return await work.search(request, _answer(partial(service.facts, features, measure)))
+
+    @router.get("/images", response_model=list[models.Image])
+    async def images(
+        request: Request,
+        count: Annotated[int, Query(ge=0, le=1000, description="Number of images.")] = 24,
+        seed: Annotated[int, Query(ge=0, lt=2**63, description="Of the draw.")] = 0,
+        label: Annotated[str | None, Query(max_length=512, description="Only this class.")] = None,
+        features: Features = None,
+    ) -> Any:
+        """Stored images drawn at random."""
+        draw = partial(service.sample, count, seed, label, features)
+        return await work.search(request, _answer(draw))
+
+    @router.post("/images", response_model=models.Image, openapi_extra=IMAGE_BODY)
+    async def upload(request: Request) -> Any:
+        """Bring an image: the body is the file. It stays in memory until others need the room."""
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise HTTPException(415, FORM)
+        data = await request.body()
+        if not data:
+            raise BadInput("an empty body: send the bytes of an image file")
+        return await work.upload(request, data)
+
+    @router.get("/images/{image}", response_model=models.Image)
+    async def image(request: Request, image: Name) -> Any:
+        """One image."""
+        return await work.search(request, _answer(partial(service.about, image)))
+
+
+def _of_pictures(router: APIRouter, work: Work) -> None:
+    service = work.service
+
+    @router.get("/images/{image}/thumbnail", **_picture("image/webp"))
+    async def thumbnail(
+        request: Request,
+        image: Annotated[models.Hash, Path()],
+        side: Annotated[models.Side, Query(description="Largest side.")] = models.Side.MEDIUM,
+    ) -> Response:
+        """The image, no larger than `side` pixels. What lies here never changes."""
+        data = await work.look(partial(service.thumbnails.get, image, int(side)))
+        if data is None:
+            data = await work.picture(
+                request, image, lambda stored: service.thumbnail(stored, int(side))
+            )
+        return Response(data, media_type="image/webp", headers=FOREVER)
+
+    @router.get("/images/{image}/input", **_picture("image/png"))
+    async def input_(
+        request: Request,
+        image: Annotated[models.Hash, Path()],
+        transform: Annotated[
+            str, Query(pattern="^[0-9a-f]{8}$", description="`transform` of `set`.")
+        ],
+        features: Features = None,
+    ) -> Response:
+        """What the network sees of the image. What lies here never changes."""
+        data = await work.picture(
+            request, image, lambda stored: service.network_input(stored, transform, features)
+        )
+        return Response(data, media_type="image/png", headers=FOREVER)
+
+
+def _picture(kind: str) -> dict[str, Any]:
+    content = {kind: {"schema": {"type": "string", "format": "binary"}}}
+    return {"response_class": Response, "responses": {200: {"content": content}}}
+
+
+def _of_neighbours(router: APIRouter, work: Work) -> None:
+    @router.get("/images/{image}/neighbours", response_model=models.Neighbours)
+    async def neighbours(
+        request: Request,
+        image: Name,
+        k: K = 12,
+        relation: models.Relation = "any",
+        label: Labels = None,
+        features: Features = None,
+        measure: Measure = None,
+    ) -> Any:
+        """The k nearest stored images; a stored image is never its own neighbour."""
+        asked = models.NeighbourQuestion(
+            images=[image], k=k, relation=relation, labels=label or [], features=features,
+            measure=measure,
+        )  # fmt: skip
+        return await _neighbours(work, request, asked, lambda answers: answers[0])
+
+    @router.post("/neighbours", response_model=models.ManyNeighbours)
+    async def many(request: Request, question: models.NeighbourQuestion) -> Any:
+        """The nearest stored images of many images at once."""
+        return await _neighbours(work, request, question, lambda answers: {"answers": answers})
+
+
+async def _neighbours(
+    work: Work,
+    request: Request,
+    asked: models.NeighbourQuestion,
+    shape: Callable[[list[dict[str, Any]]], Any],
+) -> Response:
+    service, names = work.service, list(dict.fromkeys(asked.images))
+
+    def from_store(opened: OpenIndex | None = None) -> Any:
+        """The answer; or the index, and the images whose vectors only the network gives."""
+        opened = opened or service.opened(asked.features, asked.measure)
+        wanted = service.needs_network(names, opened)
+        if wanted:
+            return opened, wanted
+        answers = [
+            service.neighbours(name, asked.k, asked.relation, tuple(asked.labels), opened, number)
+            for number, name in enumerate(asked.images)
+        ]
+        return json_answer(document(shape(answers)))
+
+    made = await work.search(request, from_store)
+    if not isinstance(made, Response):
+        opened, wanted = made
+        await work.think(request, wanted, partial(service.embed, wanted, opened))
+        made = await work.search(request, partial(from_store, opened))
+    answer: Response = made
+    return answer
+
+
+def _of_pairs(router: APIRouter, work: Work) -> None:
+    service = work.service
+
+    @router.get("/images/{image}/alike/{other}", response_model=models.Alike)
+    async def alike(
+        request: Request,
+        image: Name,
+        other: Name,
+        features: Features = None,
+        measure: Measure = None,
+    ) -> Any:
+        """Where two images are alike, position by position."""
+        opened = await work.search(request, partial(service.opened, features, measure))
+        question = _answer(partial(service.alike, image, other, opened))
+        if service.stored_maps((image, other), opened):
+            return await work.search(request, question)
+        return await work.think(request, [image, other], question)
+
+    @router.get("/images/{image}/explain", response_model=models.Explanations)
+    async def explain(
+        request: Request,
+        image: Name,
+        method: Annotated[
+            list[models.Method] | None,
+            Query(max_length=16, description="Keys of `alike list explainers`. Repeatable."),
+        ] = None,
+        target: Annotated[
+            str | None, Query(max_length=512, description="Class: the predicted one without.")
+        ] = None,
+        features: Features = None,
+    ) -> Any:
+        """What in the image speaks for a class, by several methods."""
+        opened = await work.search(request, partial(service.opened, features, None))
+        methods = tuple(dict.fromkeys(method or ()))
+        question = partial(service.explain, image, methods, target, opened)
+        return await work.think(request, [image], _answer(question))
+
+
+def _of_the_analysis(router: APIRouter, work: Work) -> None:
+    service = work.service
+
+    @router.get("/scores", response_model=models.Analysis)
+    async def scores(request: Request, features: Features = None) -> Any:
+        """The document of `alike analyse --json`."""
+        return await work.search(
+            request, _answer(lambda: service.analyses.scores(service.chosen_key(features)))
+        )
+
+    def table(path: str, name: str, about: str, order: str | None = None) -> None:
+        async def rows(
+            request: Request, features: Features = None, measure: Measure = None,
+            limit: Limit = 10_000,
+        ) -> Any:  # fmt: skip
+            def question() -> Any:
+                key = service.chosen_key(features)
+                return service.analyses.rows(name, key, measure, limit, order)
+
+            return await work.search(request, _answer(question))
+
+        rows.__doc__ = about
+        router.get(path, response_model=models.Rows, name=name)(rows)
+
+    table("/classes", "per_class", "Scores of each class, the lowest sameness first.", "sameness")
+    table("/class-pairs", "class_pairs", "Distances of each pair of classes.")
+    table("/histograms", "histograms", "Same and different pairs by distance.")
+    table("/examples", "pairs_examples", "Pairs of images worth a look.")
+
+    @router.get("/map", response_model=models.Map)
+    async def map_(
+        request: Request,
+        split: Annotated[
+            models.Split | None, Query(description="The first that has a map without.")
+        ] = None,
+        limit: Limit = MOST_ROWS,
+        features: Features = None,
+        measure: Measure = None,
+    ) -> Any:
+        """The stored map, as `alike map` made it last; of a larger one a random part."""
+
+        def question() -> Any:
+            chosen = service.measure if measure is None else measure
+            check_measure(chosen)
+            return service.analyses.map(service.opened(features), chosen, split, limit)
+
+        return await work.search(request, _answer(question))
+
+
+def _of_tags(router: APIRouter, work: Work) -> None:
+    service = work.service
+
+    @router.get("/tags", response_model=models.Tags)
+    async def tags() -> Any:
+        """Tags of the stored images."""
+        return await work.look(_answer(service.tags))
+
+    @router.put("/tags/{tag}", response_model=models.Tags)
+    async def change(tag: Annotated[models.TagName, Path()], change: models.TagChange) -> Any:
+        """Give stored images a tag, or take it away. Labels stay as they are."""
+        # Not a search: it may wait for another process that writes tags.
+        question = partial(service.change_tags, change.images, tag, change.present)
+        return await work.look(_answer(question))

@@ -1,0 +1,229 @@
+"""Who may ask: the name of the host, the page that sends the request, the token; and how much."""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from alike.serve.budgets import Budgets
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPEN = ("/api/v1/health",)
+"""Paths that need no token: they say nothing about the store."""
+UPLOAD = "/api/v1/images"
+PAGES = ("/", "/api/v1/docs")
+"""Paths that a link on another page may open."""
+RETRY = {"Retry-After": "1"}
+POLICY = (
+    "default-src 'none'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        hosts: names in the `Host` header that are answered, without a port; `*`: any.
+        token: that a client must present; empty: none.
+    """
+
+    hosts: tuple[str, ...] = LOOPBACK
+    token: str = ""
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie: servers of one host with different tokens have different ones."""
+        return f"alike-{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
+
+    def matches(self, given: str) -> bool:
+        """Whether a client's token is this one, in a time that does not depend on it."""
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+LOCAL = Access()
+"""Whoever is on this machine."""
+
+
+class Guard:
+    """Refuses what may not be asked, bounds what arrives, and names what a browser may do."""
+
+    def __init__(self, app: App, access: Access, budgets: Budgets) -> None:
+        self.app, self.access, self.budgets = app, access, budgets
+        self.open_requests = 0
+        self.receiving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin1").lower(): value.decode("latin1")
+                   for name, value in scope["headers"]}  # fmt: skip
+        sender = _with_headers(send)
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await refusal(scope, receive, sender)
+            return
+        body = _Body(self, scope, receive)
+        self.open_requests += 1
+        try:
+            await self.app(scope, body, sender)
+        finally:
+            self.open_requests -= 1
+            self.receiving -= body.size
+
+    def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
+        """The answer to a request that may not be asked; None for one that may."""
+        host = _name_of(headers.get("host", ""))
+        if "*" not in self.access.hosts and host not in self.access.hosts:
+            names = ", ".join(self.access.hosts)
+            return refuse(400, f"host {host[:80]!r}: {names} expected; allow it by --allowed-host")
+        if not _same_origin(scope, headers):
+            return refuse(403, "a page of another site may not ask: open the page of this server")
+        if self.open_requests >= self.budgets.requests:
+            return refuse(503, f"{self.open_requests} requests are open: try again", RETRY)
+        path = _path_of(scope)
+        if not self.access.token or path in OPEN:
+            return None
+        return self._without_token(scope, path, headers)
+
+    def _without_token(
+        self, scope: Scope, path: str, headers: Mapping[str, str]
+    ) -> Response | None:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        presented = [bearer.strip()] if kind.lower() == "bearer" else []
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self.access.cookie)
+        except CookieError:
+            cookie = None
+        presented += [] if cookie is None else [cookie.value]
+        query = parse_qs(scope.get("query_string", b"").decode("latin1"))
+        in_address = query.get("token", []) if path == "/" else []
+        if any(map(self.access.matches, in_address)):
+            # Out of the address at once: addresses are shared, and kept in histories.
+            answer = RedirectResponse("./", status_code=303)
+            answer.set_cookie(
+                self.access.cookie,
+                self.access.token,
+                path=scope.get("root_path", "") or "/",
+                httponly=True,
+                samesite="lax",
+                secure=scope.get("scheme") == "https",
+            )
+            return answer
+        if any(map(self.access.matches, presented)):
+            return None
+        where = "open the address that `alike serve` printed, or send Authorization: Bearer TOKEN"
+        return refuse(
+            401, f"the token is missing or wrong: {where}", {"WWW-Authenticate": "Bearer"}
+        )
+
+
+class _Body:
+    """The body of one request as it arrives: bounded in bytes, in time, and with all others."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive) -> None:
+        self.size = 0
+        self._guard, self._receive = guard, receive
+        upload = scope["method"] == "POST" and _path_of(scope) == UPLOAD
+        self._most = guard.budgets.upload_bytes if upload else guard.budgets.body_bytes
+        self._due = asyncio.get_running_loop().time() + guard.budgets.body_seconds
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        """The next message of the client."""
+        if self._complete:
+            return await self._receive()
+        budgets = self._guard.budgets
+        try:
+            async with asyncio.timeout_at(self._due):
+                message = await self._receive()
+        except TimeoutError:
+            seconds = f"{budgets.body_seconds:g} s"
+            raise _closing(408, f"the body did not arrive in {seconds}: send less") from None
+        size = len(message.get("body", b""))
+        self.size += size
+        self._guard.receiving += size
+        self._complete = not message.get("more_body", False)
+        if self.size > self._most:
+            raise _closing(413, f"more than {self._most >> 20} MiB: send a smaller file")
+        if self._guard.receiving > budgets.receiving_bytes:
+            raise _closing(503, "too much is arriving at once: try again", RETRY)
+        return message
+
+
+def refuse(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The body that every answer without a result has."""
+    return JSONResponse({"error": " ".join(line.split())}, status, dict(headers or {}))
+
+
+def _closing(status: int, line: str, headers: Mapping[str, str] | None = None) -> HTTPException:
+    """An answer before the request is complete: the rest of it is not read."""
+    return HTTPException(status, line, {**(headers or {}), "Connection": "close"})
+
+
+def _with_headers(send: Send) -> Send:
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *HEADERS]
+        await send(message)
+
+    return sender
+
+
+def _path_of(scope: Scope) -> str:
+    """The path below the root path that a proxy serves this application at."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _name_of(host: str) -> str:
+    """The name in a `Host` header, without port and brackets, in lower case."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _same_origin(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether no page of another site sends this.
+
+    Browsers say who sends a request: `Sec-Fetch-Site`, and `Origin` with what is not a plain GET.
+    Programs send neither. A link on another page may open a page of ours, and nothing else.
+    """
+    site = headers.get("sec-fetch-site", "none")
+    if site not in ("same-origin", "none"):
+        opened = headers.get("sec-fetch-mode") == "navigate"
+        top = headers.get("sec-fetch-dest") == "document"
+        if not (opened and top and scope["method"] == "GET" and _path_of(scope) in PAGES):
+            return False
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    # Without the scheme: behind a proxy for TLS it is not ours.
+    try:
+        place = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
+    return bool(place) and place == headers.get("host", "").lower()

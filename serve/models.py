@@ -1,0 +1,410 @@
+"""What the API takes and answers: the contract that the page and `alike.connect` rely on.
+
+Every address begins with `/api/v1`. An image is named by its row, or by the SHA-256 of its bytes
+(64 hexadecimal digits), which every answer gives as `image`. Pictures are addressed by that hash
+alone: what lies under such an address never changes, whichever store is served there.
+
+`features` (key of an extraction) and `measure` may be given to every question about features;
+without them those that the server was started with answer.
+"""
+
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_NEIGHBOURS = 200
+MAX_QUERIES = 256
+MAX_TAGGED = 10_000
+ROW = r"(0|[1-9][0-9]{0,17})"
+HASH = r"[0-9a-f]{64}"
+
+Relation = Literal["any", "same", "other"]
+Method = Literal[
+    "cam", "gradcam", "gradcam_raw", "sa", "grad_x_input", "lrp", "lrp_gamma", "lrp_epsilon",
+    "deep_taylor",
+]  # fmt: skip
+"""Explainers: the rows of `EXPLAINERS`, which loads torch."""
+Split = Literal["held_out", "validation", "train", "all"]
+
+
+class Side(IntEnum):
+    """Sides of thumbnails, in pixels."""
+
+    SMALL = 96
+    MEDIUM = 192
+    LARGE = 384
+    LARGEST = 768
+
+
+Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
+Name = Annotated[
+    str,
+    Field(pattern=f"^({ROW}|{HASH})$", description="Row of an image, or SHA-256 of its bytes."),
+]
+TagName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$", description="Name of a tag."),
+]
+Row = Annotated[int, Field(ge=0, lt=2**63)]
+Number = float | None
+"""A number; null for NaN and infinity, as `--json` prints them."""
+
+
+Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+"""(x, y)."""
+
+
+class Model(BaseModel):
+    """An answer, or a part of one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Error(Model):
+    """The body of every answer with a status from 400 on.
+
+    Attributes:
+        error: one line: what was given, what is expected, what to do next.
+    """
+
+    error: str
+
+
+class Image(Model):
+    """An image.
+
+    Attributes:
+        image: SHA-256 of its bytes.
+        row: of the store; -1 if it is not stored.
+        path: as the set lists it; empty if it is not stored.
+        label: class.
+        subset: part of the set, as its source names it.
+        split: `train`, `validation` or `held_out`; None if it is not stored.
+    """
+
+    image: str
+    row: int
+    path: str
+    label: str | None
+    subset: str | None
+    split: str | None
+
+
+class Tags(Model):
+    """Images with tags.
+
+    Attributes:
+        counts: tag to number of images.
+        images: SHA-256 of an image to its tags, sorted.
+    """
+
+    counts: dict[str, int]
+    images: dict[str, list[str]]
+
+
+class TagChange(Model):
+    """Images that get a tag, or lose it.
+
+    Attributes:
+        images: rows or hashes of stored images.
+        present: whether they have the tag afterwards.
+    """
+
+    images: list[Name] = Field(min_length=1, max_length=MAX_TAGGED)
+    present: bool = True
+
+
+class Extraction(Model):
+    """One extraction of the store.
+
+    Attributes:
+        key: its name in `features`.
+        network: name of the network.
+        weights: first eight digits of the hash of the weights.
+        arrays: names of the stored arrays.
+        indexes: measures with an index: those that `neighbours` takes.
+        analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
+    """
+
+    key: str
+    network: str
+    weights: str
+    arrays: list[str]
+    indexes: list[str]
+    analysed: bool
+
+
+class IndexFacts(Model):
+    """The index that answers.
+
+    Attributes:
+        kind: row of the table of index kinds.
+        rows: images that can be answers.
+        missing: images with features that the index lacks: they are never an answer.
+    """
+
+    kind: str
+    rows: int
+    missing: int
+
+
+class Colours(Model):
+    """Two colours each, (weak, strong), RGB from 0 to 255, of evidence for and against."""
+
+    model_config = ConfigDict(extra="forbid")
+    for_: list[list[float]] = Field(alias="for")
+    against: list[list[float]]
+
+
+class SetFacts(Model):
+    """What is served.
+
+    Attributes:
+        version: of Alike.
+        key: extraction.
+        network: its name.
+        weights: first eight digits of the hash of the weights.
+        transform: names the preprocessing in the address of what the network sees.
+        measure: of the neighbours.
+        measure_form: `cosine`, `euclidean` or `inner`.
+        about: the measure in words.
+        images: images with features.
+        classes: label to number of images; empty if the set has no labels.
+        unlabelled: images without a label.
+        index: that answers.
+        maps: whether feature maps are stored, so that `alike` needs no network.
+        colours: of heat maps.
+        extractions: of the store.
+        notes: what a reader must know: images that are missing, an index that is gone.
+    """
+
+    version: str
+    key: str
+    network: str
+    weights: str
+    transform: str
+    measure: str
+    measure_form: str
+    about: str
+    images: int
+    classes: dict[str, int]
+    unlabelled: int
+    index: IndexFacts
+    maps: bool
+    colours: Colours
+    extractions: list[Extraction]
+    notes: list[str]
+
+
+class Neighbour(Model):
+    """One line of `alike neighbours --json`, and what the page shows with it.
+
+    Attributes:
+        number: of the query, from 0.
+        query: path of the query, or `uploaded image`.
+        query_row: its row, -1 if it is not stored.
+        rank: from 1.
+        row: of the neighbour.
+        distance: of the measure.
+        path: of the neighbour.
+        label: of the neighbour.
+        image: SHA-256 of the neighbour's bytes.
+        split: of the neighbour.
+    """
+
+    number: int
+    query: str
+    query_row: int
+    rank: int
+    row: int
+    distance: float
+    path: str
+    label: str | None
+    image: str
+    split: str
+
+
+class Neighbours(Model):
+    """The nearest stored images of one query.
+
+    Attributes:
+        query: the image.
+        neighbours: nearest first.
+        exact: whether the answer is certainly the true one.
+        missing: images with features that the index lacks, so that none of them can be here.
+    """
+
+    query: Image
+    neighbours: list[Neighbour]
+    exact: bool
+    missing: int
+
+
+class NeighbourQuestion(Model):
+    """Many queries at once.
+
+    Attributes:
+        images: rows or hashes.
+        k: neighbours of each.
+        relation: `same`: only images of the query's class; `other`: of other classes.
+        labels: only these classes; empty: all.
+        features: key of an extraction.
+        measure: of the index.
+    """
+
+    images: list[Name] = Field(min_length=1, max_length=MAX_QUERIES)
+    k: int = Field(default=12, ge=1, le=MAX_NEIGHBOURS)
+    relation: Relation = "any"
+    labels: list[str] = Field(default=[], max_length=1000)
+    features: str | None = None
+    measure: str | None = None
+
+
+class ManyNeighbours(Model):
+    """Answers in the order of the queries."""
+
+    answers: list[Neighbours]
+
+
+class Alike(Model):
+    """Where two images are alike: shares of the cosine of their pooled maps, by position.
+
+    Attributes:
+        first: an image.
+        second: another.
+        value: cosine of the pooled maps.
+        likeness: a map (h, w) on each image; each sums to `value`.
+        difference: a map on each; both together sum to 1 - `value`.
+        pairs: (P, Q), what every pair of positions adds to `value`; None if there are too many.
+        in_measure: whether `value` is what the measure of the index ranks by. If not, the maps
+            explain a cosine, and the neighbours are ordered by something else.
+    """
+
+    first: Image
+    second: Image
+    value: float
+    likeness: list[list[list[float]]]
+    difference: list[list[list[float]]]
+    pairs: list[list[float]] | None
+    in_measure: bool
+
+
+class ExplanationLine(Model):
+    """One line of `alike explain --json`: an image and a method.
+
+    Attributes:
+        image: path of the image, its row, or `uploaded image`.
+        method: key of `EXPLAINERS`.
+        target: class that is explained.
+        score: its logit.
+        probability: its probability.
+        sum: of the map.
+        conserved: whether the method's maps sum to the score; None if it makes no such claim.
+        peak_y: place of the largest value, from 0 (top) to 1; None for a map of zeros.
+        peak_x: from 0 (left) to 1.
+    """
+
+    image: str
+    method: str
+    target: str
+    score: Number
+    probability: Number
+    sum: Number
+    conserved: Number
+    peak_y: Number
+    peak_x: Number
+
+
+class Explanations(Model):
+    """What speaks for a class in an image.
+
+    Attributes:
+        maps: one line a method.
+        arrays: method to its map (h, w).
+        left_out: methods that do not fit the network, and maps of zeros: one line each.
+    """
+
+    maps: list[ExplanationLine]
+    arrays: dict[str, list[list[float]]]
+    left_out: list[str]
+
+
+class Analysis(Model):
+    """The document of `alike analyse --json`.
+
+    Attributes:
+        key: extraction.
+        n_images: evaluated.
+        n_images_before_sampling: of the split.
+        classes: their names.
+        settings: everything that the numbers depend on.
+        scores: measure, score, value, low, high and more: columns in docs/analysis.md.
+        twins: near copies among the images.
+    """
+
+    key: str
+    n_images: int
+    n_images_before_sampling: int
+    classes: list[str]
+    settings: dict[str, Any]
+    scores: list[dict[str, Any]]
+    twins: list[dict[str, Any]]
+
+
+class Rows(Model):
+    """Rows of a table of the analysis; columns in docs/analysis.md.
+
+    Attributes:
+        key: extraction.
+        measure: that the rows are of.
+        measures: that were analysed.
+        rows: of the table.
+        n_rows: of the table, of which at most `limit` are in `rows`.
+    """
+
+    key: str
+    measure: str
+    measures: list[str]
+    rows: list[dict[str, Any]]
+    n_rows: int
+
+
+class Map(Model):
+    """The stored map; the first attributes are those of `alike map --json`.
+
+    Attributes:
+        key: extraction.
+        images: points.
+        settings: everything that the map depends on.
+        row: of each point.
+        image: SHA-256 of each point's image.
+        label: class of each point.
+        split: side of each point.
+        pca: (x, y) of each point.
+        tsne: (x, y) of each point.
+        sampled: whether `row` is a random part of a larger map.
+    """
+
+    key: str
+    images: int
+    settings: dict[str, Any]
+    row: list[int]
+    image: list[str]
+    label: list[str | None]
+    split: list[str]
+    pca: list[Point]
+    tsne: list[Point]
+    sampled: bool
+
+
+class Health(Model):
+    """Whether the server answers.
+
+    Attributes:
+        status: always `ok`: a server that cannot answer gives no such body.
+        version: of Alike.
+    """
+
+    status: Literal["ok"]
+    version: str

@@ -1,0 +1,110 @@
+"""How the work of an answer is done: in threads of its own, after its turn, for a living client."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from alike.extract.frames import NamedImage
+from alike.serve.budgets import Gate, Gone
+from alike.serve.pictures import pixels_of
+from alike.serve.service import NeighbourService
+
+FILES = 8
+"""Image files that are held in memory at once."""
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""Of what lies under an address that holds the hash of what it was made from."""
+
+
+class Work:
+    """Turns and threads of one server.
+
+    Attributes:
+        service: answers the questions.
+        searches: turns of questions about what is stored.
+        network: turns of forward passes: one at a time.
+        pixels: turns of decoded images, by their pixels.
+        files: turns of image files in memory.
+    """
+
+    def __init__(self, service: NeighbourService) -> None:
+        budgets = service.budgets
+        self.service = service
+        self.searches = Gate("a search", budgets.searches, budgets.requests)
+        self.network = Gate("the network", 1, budgets.waiting)
+        self.pixels = Gate("memory for pixels", budgets.pixels, budgets.waiting)
+        self.files = Gate("an image file", FILES, budgets.waiting)
+        # Not the threads of the framework, which serve the page while these are all taken.
+        self._searching = ThreadPoolExecutor(budgets.searches, "searches")
+        self._working = ThreadPoolExecutor(FILES + (os.cpu_count() or 1), "work")
+
+    async def search(self, request: Request, question: Callable[[], Any]) -> Any:
+        """Answer a question about what is stored."""
+        async with self.searches.turn(gone=gone_of(request)):
+            return await _in(self._searching, question)
+
+    async def think(self, request: Request, names: list[str], question: Callable[[], Any]) -> Any:
+        """Answer a question that needs the network and these images."""
+        gone = gone_of(request)
+        weight = 0
+        for name in names:
+            async with self.files.turn(gone=gone):
+                weight = max(weight, await _in(self._working, partial(self._size, name)))
+        async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
+            return await _in(self._working, question)
+
+    async def picture(
+        self, request: Request, name: str, make: Callable[[NamedImage], bytes]
+    ) -> bytes:
+        """Make a picture of an image."""
+        gone = gone_of(request)
+        async with self.files.turn(gone=gone):
+            image = await _in(self._working, lambda: self.service.image(name))
+            async with self.pixels.turn(max(pixels_of(image), 1), gone):
+                data: bytes = await _in(self._working, lambda: make(image))
+                return data
+
+    async def upload(self, request: Request, data: bytes) -> dict[str, Any]:
+        """Take an image that somebody sends."""
+        gone = gone_of(request)
+        pixels = await _in(self._working, lambda: self.service.check_pixels(data))
+        async with self.pixels.turn(max(pixels, 1), gone):
+            image: dict[str, Any] = await _in(self._working, lambda: self.service.upload(data))
+            return image
+
+    async def look(self, question: Callable[[], Any]) -> Any:
+        """Answer what only looks into memory or into a small file."""
+        return await _in(self._working, question)
+
+    def _size(self, name: str) -> int:
+        return pixels_of(self.service.image(name))
+
+
+async def _in(threads: ThreadPoolExecutor, question: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(threads, question)
+
+
+def gone_of(request: Request) -> Gone:
+    """What returns once the client of a request has hung up; its body was read before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone
+
+
+def document(value: Any) -> bytes:
+    """JSON as the command line prints it: no number is null."""
+    return to_json(value, inf_nan_mode="null")
+
+
+def json_answer(data: bytes) -> Response:
+    """An answer of a question whose answer may be another one in a moment."""
+    return Response(data, media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,138 @@
+"""A listing reads what changed, what is too young to tell, and its share of the rest."""
+
+import os
+
+import pandas as pd
+import pytest
+
+from alike.extract.images import remembered
+from alike.extract.images.folder import FolderSource
+from alike.extract.images.listing import list_source
+from alike.extract.images.remembered import TURNS, PastListing, kept_columns, same_listing
+from alike.extract.images.source import stamp_url
+
+
+class Counted(FolderSource):
+    """A folder that counts what is read, and whose stamps can be held."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.n_read, self.held = 0, {}
+
+    def read(self, path):
+        self.n_read += 1
+        return super().read(path)
+
+    def stamp(self, path):
+        return self.held.get(path) or super().stamp(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """300 files that count as settled at once."""
+    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    (tmp_path / "cat").mkdir()
+    for number in range(300):
+        (tmp_path / "cat" / f"{number:03}.png").write_bytes(b"%d" % number)
+    return tmp_path
+
+
+def listed(folder, past=None):
+    source = Counted(str(folder))
+    return source, list_source(source, past=past)
+
+
+def as_past(listing, turn=1):
+    return PastListing(kept_columns(listing), turn)
+
+
+def test_an_unchanged_set_is_not_read_but_for_its_share(folder):
+    _, first = listed(folder)
+    turns = range(TURNS)
+    assert all(sum(remembered.is_due(path, turn) for turn in turns) == 1 for path in first["path"])
+    for turn in (0, 50):
+        source, again = listed(folder, as_past(first, turn))
+        pd.testing.assert_frame_equal(again, first)
+        assert source.n_read == again.attrs["read"] < 20
+        assert same_listing(source, as_past(first, turn)) == ""
+
+
+@pytest.mark.parametrize("change", ["bytes", "time", "moved over", "size"])
+def test_a_changed_file_is_read(folder, change):
+    _, first = listed(folder)
+    file = folder / "cat" / "007.png"
+    status = file.stat()
+    if change == "bytes":
+        file.write_bytes(b"8")
+    elif change == "size":
+        file.write_bytes(b"more")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "time":
+        os.utime(file)
+    else:
+        (folder / "cat" / "008.png").replace(file)
+    source = Counted(str(folder))
+    assert same_listing(source, as_past(first, 5)) in (
+        "1 files changed",
+        "299 images are listed, 300 were",
+    )
+    again = list_source(source, past=as_past(first, 5))
+    fresh = list_source(Counted(str(folder)))
+    pd.testing.assert_frame_equal(again, fresh)
+
+
+def test_a_file_that_is_too_young_is_read_again(folder, monkeypatch):
+    monkeypatch.setattr(remembered, "SETTLED", 2_000_000_000)
+    _, first = listed(folder)
+    source, _ = listed(folder, as_past(first))
+    assert source.n_read == 300
+    assert same_listing(source, as_past(first)) == "300 files changed"
+
+
+def test_silent_change_is_found_within_a_round_and_then_all_are_read(folder):
+    """Other bytes under the same stamp, which no local file system allows by itself."""
+    source, first = listed(folder)
+    held = {path: source.stamp(path) for path in first["path"]}
+    (folder / "cat" / "007.png").write_bytes(b"X")
+    (due,) = (turn for turn in range(TURNS) if remembered.is_due("cat/007.png", turn))
+    for turn in (due - 1, due):
+        source = Counted(str(folder))
+        source.held = held
+        listing = list_source(source, past=as_past(first, turn))
+        said = same_listing(source, as_past(first, turn))
+        assert said.startswith("cat/007.png has other") == (turn == due)
+        assert listing.attrs["silent"] == (turn == due)
+        assert (listing.at[7, "image_id"] != first.at[7, "image_id"]) == (turn == due)
+    assert listing.attrs["read"] == 300
+
+
+@pytest.mark.quick
+def test_what_could_not_be_read_is_tried_again(folder):
+    file = folder / "cat" / "007.png"
+    file.unlink()
+    file.symlink_to(folder / "nowhere")
+    _, first = listed(folder)
+    assert first.at[7, "state"] == "unreadable"
+    (folder / "nowhere").write_bytes(b"here")
+    _, again = listed(folder, as_past(first, 5))
+    assert again.at[7, "state"] == "ok"
+
+
+@pytest.mark.quick
+def test_the_stamp_of_an_object_is_its_etag():
+    import fsspec
+
+    class Bucket(fsspec.get_filesystem_class("memory")):
+        protocol = "etagged"
+        tag = '"one"'
+
+        def info(self, path, **_):
+            return {"size": 3, "ETag": self.tag, "name": path}
+
+    fsspec.register_implementation("etagged", Bucket, clobber=True)
+    first = stamp_url("etagged://bucket/x.png")
+    assert stamp_url("etagged://bucket/x.png") == first
+    Bucket.tag = '"two"'
+    assert stamp_url("etagged://bucket/x.png") != first
+    Bucket.tag = 'W/"two"'
+    assert stamp_url("etagged://bucket/x.png") is None

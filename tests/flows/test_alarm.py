@@ -1,0 +1,228 @@
+"""Alarms: raised once, delivered once though a process is killed between, raised anew later."""
+
+import datetime
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from alike.extract.errors import AlikeError, BadInput
+from alike.extract.store.store import Store
+from alike.flows import alarm
+from alike.flows.alarm import Alarms, findings_of, watch
+from alike.flows.history import History, RunRecord, new_id
+from alike.flows.rules import Finding, Rule
+from alike.flows.settings import read_pipeline
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = """
+[images]
+source = "set"
+[network]
+name = "resnet18"
+[alarm]
+when = ["bad > 1 %", "recall < 0.93", "no good run for 26 h"]
+command = ["{python}", "{script}", "{log}"]
+"""
+RECEIVER = """
+import json, os, pathlib, sys
+message = json.load(sys.stdin)
+assert os.environ["ALIKE_ALARM"] == message["id"]
+with pathlib.Path(sys.argv[1]).open("a") as log:
+    log.write(f"{message['rule']}\\n")
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Settings whose alarms a program writes into a log, and a store."""
+    script, log = tmp_path / "receiver.py", tmp_path / "log"
+    script.write_text(RECEIVER)
+    text = SETTINGS.format(python=sys.executable, script=script, log=log)
+    (tmp_path / "p.toml").write_text(text)
+    Store.open(tmp_path / "alike-out" / "store", create=True)
+    return tmp_path
+
+
+def parts(place):
+    return read_pipeline(place / "p.toml"), Store.open(place / "alike-out" / "store")
+
+
+def write(store, *, bad=0, recall=1.0, hours=0.0, state="good"):
+    time = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
+    one = RunRecord(
+        id=new_id(), time=time.isoformat(), seconds=1.0, state=state, recall=[recall, recall, 1.0],
+        counts={"listed": 100, "bad": bad, "ok": 100 - bad},
+    )  # fmt: skip
+    History(store).write(one)
+    return one
+
+
+def log(place):
+    file = place / "log"
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+def test_an_alarm_is_raised_once_while_it_lasts_and_anew_when_it_returns(place):
+    pipeline, store = parts(place)
+    told = []
+    for bad, raised in ((0, 0), (1, 0), (2, 1), (3, 1), (0, 1), (5, 2), (5, 2)):
+        write(store, bad=bad)
+        opened = watch(pipeline, store, told.append)
+        assert [one.split(":")[0] for one in opened] == (["bad > 1 %"] if bad > 1 else [])
+        assert log(place) == ["bad > 1 %"] * raised
+    assert told == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from alike.flows import alarm
+from alike.extract.store.store import Store
+from alike.flows.settings import read_pipeline
+
+if sys.argv[2] == "kill":
+    alarm.Alarms.deliver = lambda *_: os._exit(9)
+place = Path(sys.argv[1])
+alarm.watch(read_pipeline(place / "p.toml"), Store.open(place / "alike-out" / "store"), print)
+"""
+
+
+def test_a_process_killed_between_the_alarm_and_its_delivery_gives_one(place):
+    """Another process finds it, though the rule no longer holds by then; a third one finds none."""
+    _, store = parts(place)
+    write(store, recall=0.9)
+
+    def look(how):
+        command = [sys.executable, "-c", KILLED, str(place), how]
+        return subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, check=False).returncode
+
+    assert look("kill") == 9
+    assert (log(place), len(Alarms(store).all())) == ([], 1)
+    write(store, recall=0.95)
+    pipeline = read_pipeline(place / "p.toml")
+    watch(pipeline, store, print)
+    assert log(place) == ["recall < 0.93"]
+    watch(pipeline, store, print)
+    assert log(place) == ["recall < 0.93"]
+
+
+def test_a_receiver_that_fails_is_told_and_asked_again(place):
+    pipeline, store = parts(place)
+    script = (place / "receiver.py").read_text()
+    (place / "receiver.py").write_text("import sys; sys.exit('no room')")
+    write(store, bad=9)
+    told = []
+    watch(pipeline, store, told.append)
+    assert "status 1 no room" in told[0]
+    (place / "receiver.py").write_text(script)
+    watch(pipeline, store, told.append)
+    assert log(place) == ["bad > 1 %"]
+    assert len(told) == 1
+
+
+def test_no_good_run_for_hours(place):
+    pipeline, store = parts(place)
+
+    def stale():
+        return findings_of(pipeline, store)[2]
+
+    assert stale().holds is True
+    last = write(store, hours=30)
+    assert stale().holds is True
+    write(store, hours=1, state="failed")
+    assert stale().holds is True
+    History(store).again(last.id)
+    assert stale().holds is False
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers with the next of some statuses, and keeps what it was sent."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append((self.headers["Idempotency-Key"], json.loads(body)))
+        self.send_response(self.server.statuses.pop(0))
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    monkeypatch.setattr(alarm, "PAUSES", (0.0, 0.0))
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    server.got, server.statuses = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server, f"http://127.0.0.1:{server.server_port}/services/verysecret"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "asked", "fails"),
+    [([200], 1, False), ([503, 429, 204], 3, False), ([500] * 3, 3, True), ([404], 1, True)],
+)
+def test_a_webhook_is_tried_again_only_where_that_can_help(hook, statuses, asked, fails):
+    server, url = hook
+    server.statuses = list(statuses)
+    message = {"id": "abc", "text": "bad"}
+    if fails:
+        with pytest.raises(AlikeError, match=f"status {statuses[-1]}"):
+            alarm.post(url, message)
+    else:
+        alarm.post(url, message)
+    assert server.got == [("abc", message)] * asked
+
+
+def test_a_webhook_that_is_not_there_is_named_without_its_secret(monkeypatch, place):
+    monkeypatch.setattr(alarm, "PAUSES", ())
+    text = (place / "p.toml").read_text().replace("command", "#")
+    (place / "p.toml").write_text(f'{text}webhook = "http://127.0.0.1:1/services/verysecret"\n')
+    pipeline, store = parts(place)
+    write(store, bad=50)
+    told = []
+    watch(pipeline, store, told.append)
+    assert "http://127.0.0.1:1/***" in told[0]
+    assert "verysecret" not in told[0]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "number"),
+    [
+        ("sameness  fell", "fell", "sameness", None),
+        ("eer rose", "rose", "eer", None),
+        ("bad > 1 %", "compared", "bad", 0.01),
+        ("one_nn<=.9", "compared", "one_nn", 0.9),
+        ("no good run for 2 d", "stale", "", 48.0),
+    ],
+)
+def test_rules_are_read(text, kind, name, number):
+    rule = Rule.parse(text)
+    assert (rule.kind, rule.name) == (kind, name)
+    assert number is None or rule.number == number
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "text", ["", "sameness", "samenes < 1", "bad > 1..2", "one_nn fell", "no good run for ever"]
+)
+def test_a_rule_that_is_none_is_refused(text):
+    with pytest.raises(BadInput, match=r"expected|compare another score"):
+        Rule.parse(text)
+
+
+def test_an_alarm_of_a_rule_that_was_taken_out_ends(place):
+    pipeline, store = parts(place)
+    alarms = Alarms(store)
+    gone = Finding("images < 5", True, "images is 2", "r")
+    alarms.update([gone], pipeline.alarm.model_copy(update={"when": ("images < 5",)}))
+    assert [one.open for one in alarms.all()] == [True]
+    alarms.update([], pipeline.alarm)
+    assert [one.open for one in alarms.all()] == [False]

@@ -1,0 +1,300 @@
+"""What runs leave: records, short notes that nothing changed, reasons, and what commands say."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from changing_set import Place, without_prefect
+from typer.testing import CliRunner
+
+from alike.analysis.analyse import Analysis
+from alike.extract.identity import file_hash
+from alike.extract.images import remembered
+from alike.extract.store.store import Store
+from alike.extract.store.verification import verify
+from alike.flows import run as whole_run
+from alike.flows.cli import app
+from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
+from alike.flows.run import run_settings_file
+from alike.flows.settings import read_pipeline
+from alike.flows.unchanged import unchanged_run
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2-hunter2"
+EXTRA = """
+[alarm]
+when = ["sameness fell", "images < 20"]
+webhook = "https://user:{secret}@127.0.0.1:1/${{HOOK_TOKEN}}"
+"""
+
+
+class Story:
+    """A folder with a set and settings, and what every run said."""
+
+    def __init__(self, folder):
+        self.place = Place(folder)
+        self.file = self.place.write_settings("out")
+        self.file.write_text(self.file.read_text() + EXTRA.format(secret=SECRET))
+        self.said = []
+
+    @property
+    def store(self):
+        return Store.open(self.place.folder / "out" / "store")
+
+    @property
+    def history(self):
+        return History(self.store)
+
+    def run(self):
+        self.said = []
+        return run_settings_file(self.file, lambda *_: None, self.said.append)
+
+    def look(self):
+        self.said = []
+        return unchanged_run(read_pipeline(self.file), self.said.append)
+
+    def command(self, *words, status=0):
+        done = CliRunner().invoke(app, [*words], catch_exceptions=False)
+        assert done.exit_code == status, done.output
+        return done.output
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """One run was done; files count as settled at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_prefect(patch)
+        patch.setattr(remembered, "SETTLED", -(10**15))
+        patch.setenv("HOOK_TOKEN", f"token-{SECRET}")
+        patch.setattr("alike.flows.alarm.PAUSES", ())
+        made = Story(tmp_path_factory.mktemp("story"))
+        made.run()
+        yield made
+
+
+def test_a_record_says_what_the_store_holds(story):
+    (record,) = story.history.records()[:1]
+    store = story.store
+    key = record.network["features"]
+    table = Analysis.load(store, key).tables["scores"]
+    row = table[(table["measure"] == "gap_cosine") & (table["score"] == "sameness")].iloc[0]
+    assert record.score("sameness") == pytest.approx([row["value"], row["low"], row["high"]])
+    assert (record.counts["listed"], record.counts["ok"], record.counts["classes"]) == (24, 24, 3)
+    sides = store.features(key).table()["split"].value_counts()
+    assert record.counts["held_out"] == sides["held_out"]
+    report = story.place.folder / "out" / "report.html"
+    assert record.artefacts["report.html"] == file_hash(report)
+    assert record.settings["images.source"] == "set"
+    assert {"extract network", "analyse network", "index network"} <= record.stages.keys()
+    assert record.rates["extract network"] > 0
+    assert record.host
+    assert record.recall == [1.0, 1.0, 1.0]
+
+
+def test_a_run_that_finds_nothing_changed_writes_no_record(story):
+    before = story.history.records()
+    done = story.look()
+    assert (done.reused, done.key) == (True, before[-1].network["features"])
+    first = story.history.unchanged()
+    story.look()
+    again = story.history.unchanged()
+    assert story.history.records() == before
+    assert again.since == before[-1].id
+    assert again.times == first.times + 1
+
+
+def test_another_time_of_any_file_gives_the_question_to_the_run(story):
+    image, weights = story.place.files()[0], story.place.folder / "net.py"
+    (table,) = story.store.path("tables").glob("*/scores.parquet")
+    for file, says in ((image, "1 files changed"), (weights, "net.py"), (table, "scores.parquet")):
+        status = file.stat()
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        assert story.look() is None
+        assert says in story.said[0]
+        assert story.run().reused
+        assert story.look() is not None
+
+
+def test_a_rename_costs_no_index_and_no_analysis(story):
+    story.place.change("rename", 4)
+    done = story.run()
+    assert not done.reused
+    assert not {"index network", "analyse network"} & done.seconds.keys()
+    assert not [line for line in story.said if line.startswith(("index", "analyse"))]
+
+
+def test_what_runs_again_is_said_with_its_reason(story):
+    number = len(story.history.records())
+    story.place.change("relabel", 1)
+    story.place.change("add", 2)
+    story.run()
+    assert "analyse network: 1 images are new, 1 labels changed" in story.said
+    record = story.history.records()[number]
+    assert record.changes == {"added": 1, "removed": 0, "relabelled": 1}
+    assert "analyse network: 1 images are new, 1 labels changed" in record.reasons
+    report = (story.place.folder / "out" / "report.html").read_text()
+    assert 'id="since"' in report
+    assert "Images: 1 added, 1 relabelled." in report
+    assert 'id="over_time"' in report
+
+
+def test_a_run_that_fails_is_recorded_and_changes_no_reference(story, monkeypatch):
+    def fails(*_):
+        raise RuntimeError(f"no answer from https://me:{SECRET}@host/x")
+
+    story.place.change("add", 0)
+    looked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_run.steps, "build", fails)
+        patch.setattr(whole_run, "watch", lambda *_: looked.append(1))
+        with pytest.raises(RuntimeError, match=r"https://\*\*\*@host/x"):
+            story.run()
+    assert looked == [1]
+    last = story.history.records()[-1]
+    assert (last.state, last.error) == ("failed", "RuntimeError: no answer from https://***@host/x")
+    assert json.loads(story.command("status", str(story.file), "--json"))["failed_since"] == 1
+    story.run()
+    assert json.loads(story.command("status", str(story.file), "--json"))["failed_since"] == 0
+
+
+def test_a_run_killed_before_its_record_is_recorded_by_the_next(story, monkeypatch):
+    story.place.change("add", 1)
+    number = len(story.history.records())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_run, "finished", killed)
+        patch.setattr(whole_run, "record_failure", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            story.run()
+    assert len(story.history.records()) == number
+    assert story.run().reused
+    (record,) = story.history.records()[number:]
+    assert record.changes["added"] == 1
+    assert record.score("sameness") is not None
+
+
+def test_the_commands(story, tmp_path):
+    file = str(story.file)
+    listed = json.loads(story.command("runs", "ls", file, "--json"))
+    runs = [one["run"] for one in listed["runs"] if one["state"] == "good"]
+    assert json.loads(story.command("runs", "show", file, runs[0], "--json"))["id"] == runs[0]
+    found = json.loads(story.command("runs", "diff", file, runs[0], runs[-1], "--json"))
+    assert {"count": "listed", "before": 24, "after": 27, "difference": 3} in found["counts"]
+    assert "sameness" in {one["score"] for one in found["scores"]}
+    story.command("runs", "plot", file, "--to", str(tmp_path / "runs.html"))
+    assert "plotly" in (tmp_path / "runs.html").read_text().lower()
+    assert runs[0] in story.command("runs", "ls", file)
+    assert "gap_cosine" in story.command("runs", "show", file)
+    assert "sameness" in story.command("runs", "diff", file, runs[0])
+    story.command("runs", "accept", file, runs[-1])
+    said = json.loads(story.command("status", file, "--json"))
+    assert [(one["rule"], one["holds"]) for one in said["rules"]] == [
+        ("sameness fell", False), ("images < 20", False)
+    ]  # fmt: skip
+    story.file.write_text(story.file.read_text().replace("images < 20", "images < 2000"))
+    assert "ALARM: images < 2000" in story.command("status", file, status=3)
+    assert not story.store.file_names("history/alarms")
+    story.command("status", file, "--notify", status=3)
+    assert len(story.store.file_names("history/alarms")) == 1
+
+
+UNCHANGED = """
+import sys
+from alike.flows.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def test_an_unchanged_run_loads_neither_torch_nor_prefect(story):
+    """All files are older than two seconds by now, or the process waits until they are."""
+    assert story.look() is not None
+    newest = max(one.stat().st_ctime for one in story.place.files())
+    time.sleep(max(0.0, newest + 2.1 - time.time()))
+    command = [sys.executable, "-c", UNCHANGED, "run", str(story.file), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode in (0, 3), done.stderr[-2000:]
+    assert json.loads(done.stdout)["reused"] is True
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert not loaded & {"torch", "torchvision", "prefect", "lightning", "dask", "plotly", "faiss"}
+
+
+def test_no_secret_is_written_anywhere(story):
+    """Neither the password in the webhook's URL, nor the value of the environment."""
+    story.look()
+    for words in (("runs", "ls"), ("runs", "show"), ("status",)):
+        output = CliRunner().invoke(app, [*words, str(story.file)]).output
+        assert SECRET not in output
+    files = [one for one in (story.place.folder / "out").rglob("*") if one.is_file()]
+    holders = [one for one in files if SECRET.encode() in one.read_bytes()]
+    assert len(files) > 20
+    assert holders == []
+    assert not [line for line in story.said if SECRET in line]
+
+
+def test_torn_and_foreign_files_are_named_and_hurt_nobody(story):
+    number = len(story.history.records())
+    folder = story.store.path("history")
+    whole = sorted(folder.glob("2*.json"))
+    torn = whole[1].read_bytes()
+    whole[1].write_bytes(torn[: len(torn) // 2])
+    (folder / "notes.txt").write_text("mine")
+    (folder / "unchanged.json").write_text("{}")
+    (folder / whole[0].name.replace("-", "-0")).write_bytes(torn)
+    history = story.history
+    assert len(history.records()) == number - 1
+    assert history.unchanged() is None
+    assert len(history.faults) == 4
+    damaged = {one.file for one in verify(story.store, mark=False).damage}
+    assert {f"history/{whole[1].name}", "history/unchanged.json"} <= damaged
+    assert story.look() is not None
+    whole[1].write_bytes(torn)
+    assert len(story.history.records()) == number
+
+
+@pytest.mark.quick
+def test_tables_of_images_do_not_pile_up(tmp_path):
+    history = History(Store.open(tmp_path / "store", create=True))
+    table = pd.DataFrame({"row": [0, 1], "label": ["a", None], "side": "held_out"})
+    for number in range(IMAGES_KEPT + 5):
+        one = RunRecord(
+            id=f"20260101T{number:012}-abcdef", time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
+            seconds=1.0, state="good", images=f"{number:03}",
+        )  # fmt: skip
+        history.write(one, table)
+        if number == 1:
+            history.accept(one, "me")
+    records = history.records()
+    kept = [one.id for one in records if history.images(one) is not None]
+    assert len(kept) == IMAGES_KEPT + 1
+    assert history.images(records[0]) is None
+    pd.testing.assert_frame_equal(history.images(records[1]), table)
+
+
+@pytest.mark.quick
+def test_only_old_reports_go(tmp_path):
+    names = [f"2026-01-{day:02}-010000.html" for day in range(1, 8)]
+    for name in (*names, "mine.html", "2025.html"):
+        (tmp_path / name).write_text("x")
+    whole_run.drop_reports(tmp_path, None)
+    assert len(list(tmp_path.iterdir())) == 9
+    whole_run.drop_reports(tmp_path, 3)
+    assert {one.name for one in tmp_path.iterdir()} == {*names[4:], "mine.html", "2025.html"}
+
+
+@pytest.mark.quick
+def test_changes_of_images():
+    before = pd.DataFrame({"row": [1, 2, 3, 4], "label": ["a", "b", None, "c"]})
+    after = pd.DataFrame({"row": [2, 3, 4, 9], "label": ["b", "a", "x", "a"]})
+    assert image_changes(before, after) == {"added": 1, "removed": 1, "relabelled": 2}

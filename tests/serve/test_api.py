@@ -1,0 +1,270 @@
+"""The API beside the command line and the functions that it stands for, through `alike.connect`."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import alike
+from alike.extract.errors import BadInput
+from alike.extract.store.store import Store
+from alike.extract.store.tags import change_tags, read_tags
+from alike.index.query import NeighbourIndex
+from alike.serve.pictures import NotThere
+from alike.serve.service import NeighbourService, _coarse
+
+COLUMNS = ["number", "query", "query_row", "rank", "row", "distance", "path", "label"]
+
+
+@pytest.fixture(scope="module")
+def answers(client):
+    with alike.connect(client.address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def analysed(place):
+    """The store with an analysis and a map."""
+    from alike.analysis.analyse import AnalysisSettings, analyse
+    from alike.analysis.maps import MapSettings, make_map
+
+    features = Store.open(place / "store").features()
+    settings = AnalysisSettings(measures=["gap_cosine"], split="all")
+    table = make_map(features, MapSettings(split="all", perplexity=3.0))
+    return analyse(features, settings), table
+
+
+def command(*words):
+    """What a command prints by `--json`."""
+    code = "import sys; from alike.flows.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--json"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_neighbours_are_those_of_the_command(answers, place):
+    """The same JSON: each field of the command's, with its value."""
+    words = ["neighbours", "3", "12", "-k", "4", "--store", str(place / "store"), "--other-class"]
+    wanted = pd.DataFrame(command(*words))
+    table = answers.neighbours([3, 12], 4, relation="other")
+    pd.testing.assert_frame_equal(table[COLUMNS], wanted[COLUMNS])
+
+
+def test_an_image_file_is_uploaded_and_named_by_its_hash(answers, place):
+    file = place / "images" / "dog" / "3.png"
+    index = NeighbourIndex.open(place / "store")
+    table = answers.neighbours(file, 5)
+    row = int(index.images.index[index.images["path"] == "dog/3.png"][0])
+    assert table["row"].tolist() == index.query([row], 5).rows[0].tolist()
+    assert answers.upload(file) == index.images.at[row, "image_id"]
+    pair = answers.alike(file, 0)
+    assert pair["likeness"][0].sum() == pytest.approx(pair["value"], abs=1e-3)
+    assert pair["in_measure"]
+
+
+def test_the_analysis_is_that_of_the_command(answers, analysed, client):
+    analysis, _ = analysed
+    from alike.flows.console import _plain
+
+    document = client.json("/api/v1/scores")
+    wanted = _plain({
+        "key": analysis.key, "n_images": analysis.n_images,
+        "n_images_before_sampling": analysis.settings["n_images_before_sampling"],
+        "classes": list(analysis.classes), "settings": dict(analysis.settings),
+        "scores": analysis.tables["scores"], "twins": analysis.tables["twins"],
+    })  # fmt: skip
+    assert document == json.loads(json.dumps(wanted))
+    scores = answers.scores()
+    assert scores.attrs["n_images"] == 20
+    pd.testing.assert_frame_equal(scores, pd.DataFrame(wanted["scores"]), check_dtype=False)
+
+
+def test_tables_of_the_analysis(answers, analysed):
+    analysis, _ = analysed
+    for ask, name in (
+        (answers.classes, "per_class"), (answers.class_pairs, "class_pairs"),
+        (answers.histograms, "histograms"), (answers.examples, "pairs_examples"),
+    ):  # fmt: skip
+        table = ask()
+        wanted = analysis.tables[name].drop(columns="measure")
+        assert len(table) == len(wanted)
+        assert list(table.columns) == list(wanted.columns)
+        assert table.attrs["measure"] == "gap_cosine"
+    assert answers.classes()["sameness"].is_monotonic_increasing
+    assert len(answers.histograms(limit=7)) == 7
+    assert answers.histograms(limit=7).attrs["n_rows"] == 256
+
+
+def test_what_was_not_computed_says_how(own):
+    for folder in ("tables", "maps"):
+        shutil.rmtree(own / "store" / folder, ignore_errors=True)
+    service = NeighbourService(own / "store")
+    with pytest.raises(NotThere, match="alike analyse --store"):
+        service.analyses.scores(service.key)
+    with pytest.raises(NotThere, match="alike map --store"):
+        service.analyses.map(service.opened(), "gap_cosine", None, 10)
+
+
+def test_the_map(answers, analysed):
+    _, wanted = analysed
+    table = answers.map()
+    assert table["row"].tolist() == wanted["row"].tolist()
+    for name in ("pca_x", "pca_y", "tsne_x", "tsne_y"):
+        np.testing.assert_allclose(table[name], wanted[name], atol=1e-3)
+    assert not table.attrs["sampled"]
+    few = answers.map(split="all", limit=6)
+    assert few.attrs["sampled"]
+    assert set(few["row"]) < set(table["row"])
+    with pytest.raises(BadInput, match="alike map"):
+        answers.map(split="train")
+
+
+def test_explanations_are_those_of_the_function(answers, place):
+    from alike.analysis.explain import explain_images
+
+    features = Store.open(place / "store").features()
+    made = explain_images([3], features, methods=["gradcam", "sa"])
+    table, maps = answers.explain(3, ["gradcam", "sa"])
+    assert table["method"].tolist() == ["gradcam", "sa"]
+    np.testing.assert_allclose(table["score"], made.table["score"], rtol=1e-4)
+    for name, array in made.arrays.items():
+        np.testing.assert_allclose(maps[name.partition("/")[2]], array, atol=1e-4)
+
+
+def test_a_coarse_map_has_the_same_sum():
+    values = np.random.default_rng(0).standard_normal((224, 130))
+    coarse = _coarse(values)
+    assert max(coarse.shape) <= 64
+    assert coarse.sum() == pytest.approx(values.sum())
+    assert _coarse(values[:64, :64]) is not None
+    np.testing.assert_array_equal(_coarse(values[:64, :64]), values[:64, :64])
+
+
+@pytest.mark.quick
+def test_tags_belong_to_images_and_change_no_label(tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    a, b = "a" * 64, "b" * 64
+    assert read_tags(store).empty
+    change_tags(store, [b, a, a], "wrong-label", present=True)
+    change_tags(store, [a], "twin", present=True)
+    wanted = [[a, "twin"], [a, "wrong-label"], [b, "wrong-label"]]
+    assert read_tags(Store.open(tmp_path / "store")).to_numpy().tolist() == wanted
+    change_tags(store, [a], "wrong-label", present=False)
+    assert read_tags(store).to_numpy().tolist() == [[a, "twin"], [b, "wrong-label"]]
+    with pytest.raises(BadInput, match="tag 'no good'"):
+        change_tags(store, [a], "no good", present=True)
+
+
+def test_tags_through_the_server(answers, place):
+    before = Store.open(place / "store").images()
+    image = answers.images(1, label="dog").iloc[0]
+    assert answers.tag([int(image["row"])], "odd").to_numpy().tolist() == [[image["image"], "odd"]]
+    assert answers.tags()["tag"].tolist() == ["odd"]
+    assert answers.tag([image["image"]], "odd", present=False).empty
+    pd.testing.assert_frame_equal(Store.open(place / "store").images(), before)
+
+
+def test_health_metrics_and_the_reference(client):
+    assert client.json("/api/v1/health")["status"] == "ok"
+    client.get("/api/v1/images/3")
+    _, headers, body = client.get("/api/v1/metrics")
+    assert headers["Content-Type"].startswith("text/plain")
+    wanted = 'alike_requests_total{method="GET",route="/api/v1/images/{image}",status="200"}'
+    assert wanted in body.decode()
+    status, _, page = client.get("/api/v1/docs")
+    assert status == 200
+    assert b"http://" not in page
+    assert b"https://" not in page
+    for path in client.json("/api/v1/openapi.json")["paths"]:
+        assert path.encode() in page
+
+
+def test_nobody_answers():
+    with pytest.raises(BadInput, match="alike serve"):
+        alike.connect("http://127.0.0.1:9")
+    with pytest.raises(BadInput, match="is expected"):
+        alike.connect("pets.store")
+
+
+# A store that changes while it is served
+
+
+@pytest.fixture
+def own(place, tmp_path):
+    """A copy of the store, to change."""
+    shutil.copytree(place, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def test_a_new_index_answers_from_the_next_look_on(own, monkeypatch):
+    from alike.index.build import build_index
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "SOON", 0.0)
+
+    service = NeighbourService(own / "store")
+    before = service.opened()
+    build_index(Store.open(own / "store").features(), "gap_cosine", rebuild=True)
+    after = service.opened()
+    assert after.index.card.file != before.index.card.file
+    assert service.opened() is after
+    assert after.index.encoder() is service.opened().index.encoder()
+
+
+def test_an_index_that_is_gone_leaves_the_old_one_answering(own, monkeypatch):
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "SOON", 0.0)
+    service = NeighbourService(own / "store")
+    wanted = service.neighbours("3", 5)
+    shutil.rmtree(own / "store" / "index")
+    assert service.neighbours("3", 5) == wanted
+    assert "cannot be read anew" in service.facts()["notes"][0]
+
+
+def test_images_that_the_index_lacks_are_said(own, monkeypatch):
+    from PIL import Image
+
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "EVERY", 0.0)
+    monkeypatch.setattr(opened, "SOON", 0.0)
+    service = NeighbourService(own / "store")
+    assert service.facts()["notes"] == []
+    for number in range(3):
+        Image.new("RGB", (60, 40), (number, 200, 9)).save(own / "images" / "cat" / f"n{number}.png")
+    network = load_network(f"{own}/nets.py:small", "none")
+    extract(open_source(str(own / "images")), network, Store.open(own / "store"), device="cpu",
+            taps=("last_conv", "logits"))  # fmt: skip
+    facts = service.facts()
+    assert (facts["images"], facts["index"]["missing"], facts["index"]["rows"]) == (23, 3, 20)
+    assert "3 images have features and are not in the index" in facts["notes"][0]
+    answer = service.neighbours("21", 30)
+    assert answer["missing"] == 3
+    assert len(answer["neighbours"]) == 20
+
+
+def test_a_set_without_labels(own):
+    from alike.index.build import build_index
+
+    store = Store.open(own / "store")
+    store.list_images(store.images().drop(columns="row").assign(label=None))
+    build_index(store.features(), "gap_cosine")
+    service = NeighbourService(own / "store")
+    facts = service.facts()
+    assert (facts["classes"], facts["unlabelled"]) == ({}, 20)
+    answer = service.neighbours("3", 5)
+    assert {one["label"] for one in answer["neighbours"]} == {None}
+    assert {one["label"] for one in service.sample(5, 0)} == {None}
+    with pytest.raises(BadInput, match="is not known"):
+        service.neighbours("3", 5, "same")
+    with pytest.raises(BadInput, match="there are: none"):
+        service.sample(5, 0, "dog")

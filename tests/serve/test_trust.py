@@ -1,0 +1,423 @@
+"""What may go wrong with a server that others reach: each promise of docs/serve.md, attacked."""
+
+import asyncio
+import io
+import json
+import re
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from alike.extract.errors import BadInput
+from alike.extract.images.decoding import decode
+from alike.extract.images.split import image_id
+from alike.serve.app import create_app
+from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
+from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
+from alike.serve.pictures import Thumbnails, thumbnail
+from alike.serve.run import allowed_hosts, is_private, new_token, serve
+from alike.serve.service import NeighbourService
+
+API = "/api/v1"
+
+
+def png_of(width, height, value=0):
+    file = io.BytesIO()
+    mode = "L" if value else "1"
+    Image.new(mode, (width, height), value).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def port_of(client):
+    return int(client.address.rpartition(":")[2])
+
+
+# Pictures by content hash
+
+
+def test_pictures_of_two_stores_at_one_address_never_mix(client, place):
+    """An address holds the hash of what lies there, and no other store answers it otherwise."""
+    from alike.extract.frames import NamedImage
+
+    for row in (0, 11):
+        image = client.json(f"{API}/images/{row}")
+        data = (place / "images" / image["path"]).read_bytes()
+        assert image["image"] == image_id(data)
+        status, headers, body = client.get(f"{API}/images/{image['image']}/thumbnail?side=96")
+        assert status == 200
+        assert "immutable" in headers["Cache-Control"]
+        assert body == thumbnail(NamedImage("x", data), 96)
+        # No picture has a row in its address.
+        for kind in ("thumbnail", "input?transform=00000000"):
+            assert client.get(f"{API}/images/{row}/{kind}")[0] == 422
+
+
+def test_a_thumbnail_is_made_once_and_lies_on_disk_within_its_budget(tmp_path):
+    shelf = Thumbnails(memory=0, folder=tmp_path, disk=1000)
+    for number in range(20):
+        shelf.keep(f"{number:064x}", 96, bytes(100), on_disk=True)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert 5 <= len(files) <= 10
+    assert shelf.get(f"{19:064x}", 96) == bytes(100)
+    assert shelf.get(f"{0:064x}", 96) is None
+    shelf.keep("ab" * 32, 96, b"uploaded", on_disk=False)
+    assert shelf.get("ab" * 32, 96) is None
+
+
+@pytest.mark.quick
+def test_a_large_jpeg_is_made_smaller_as_it_is_decoded():
+    """Pillow's draft mode: like the whole decoded image made smaller, within its rounding."""
+    from alike.extract.frames import NamedImage
+
+    draw = np.random.default_rng(0)
+    small = Image.fromarray(draw.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small.resize((1600, 1200), Image.Resampling.BICUBIC).save(file, "JPEG", exif=exif)
+    made = decode(thumbnail(NamedImage("x", file.getvalue()), 192)).permute(1, 2, 0).numpy()
+    assert made.shape == (192, 144, 3)
+    whole = Image.fromarray(decode(file.getvalue()).permute(1, 2, 0).contiguous().numpy())
+    whole.thumbnail((192, 192), Image.Resampling.LANCZOS)
+    assert np.abs(made.astype(int) - np.asarray(whole).astype(int)).mean() < 6
+
+
+# Budgets
+
+
+def test_four_bombs_at_once_take_no_memory(client):
+    """88 million pixels in 10 kB each: refused by their header, before a pixel is decoded."""
+    bomb = png_of(9400, 9400)
+    assert len(bomb) < 20_000
+    process = psutil.Process(client.process.pid)
+    client.get(f"{API}/images", png_of(8, 8))
+    before, most, done = process.memory_info().rss, 0, threading.Event()
+
+    def watch():
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, process.memory_info().rss)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(4) as senders:
+        answers = list(senders.map(lambda _: client.get(f"{API}/images", bomb), range(4)))
+    done.set()
+    watching.join()
+    for status, _, body in answers:
+        assert status == 422
+        assert "88360000 pixels, at most 40000000" in json.loads(body)["error"]
+    assert most - before < 150 * 2**20
+
+
+def test_an_image_of_one_pixel_width_is_answered_in_one_line(client):
+    status, _, body = client.get(f"{API}/images", png_of(1, 20_000))
+    assert status == 200
+    name = json.loads(body)["image"]
+    for path in ("thumbnail", f"input?transform={client.json(f'{API}/set')['transform']}"):
+        status, _, body = client.get(f"{API}/images/{name}/{path}")
+        assert status == 200 or (status == 422 and b"\\n" not in body)
+    assert client.get(f"{API}/images/{name}/neighbours")[0] in (200, 422)
+
+
+def test_a_form_is_told_what_to_send(client):
+    status, _, body = client.get(f"{API}/images", b"--x", Content_Type="multipart/form-data")
+    assert status == 415
+    assert "--data-binary" in json.loads(body)["error"]
+
+
+def test_a_gate_admits_in_order_within_its_capacity():
+    async def main():
+        gate, order, inside, most = Gate("room", 10, 20), [], 0, 0
+
+        async def work(number, weight):
+            nonlocal inside, most
+            async with gate.turn(weight):
+                inside += min(weight, 10)
+                most = max(most, inside)
+                order.append(number)
+                await asyncio.sleep(0)
+                inside -= min(weight, 10)
+
+        await asyncio.gather(*(work(number, 4 if number % 3 else 99) for number in range(12)))
+        assert order == list(range(12))
+        assert most <= 10
+        assert (gate.in_use, gate.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_a_client_that_left_gives_its_place_back():
+    async def main():
+        gate, left = Gate("room", 1, 1), asyncio.Event()
+        done = []
+
+        async def wait(gone):
+            async with gate.turn(1, gone):
+                done.append(1)
+
+        async with gate.turn():
+            waiting = asyncio.ensure_future(wait(left.wait))
+            await asyncio.sleep(0)
+            with pytest.raises(Busy, match="1 requests wait for room"):
+                await wait(left.wait)
+            left.set()
+            with pytest.raises(ClientGone):
+                await waiting
+            assert gate.waiting == 0
+            cancelled = asyncio.ensure_future(wait(asyncio.Event().wait))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+        assert not done
+        assert gate.in_use == 0
+
+    asyncio.run(main())
+
+
+def test_a_cache_counts_bytes():
+    cache = ByteCache(100)
+    for name in "abc":
+        cache.put(name, name, 40)
+    assert [cache.get(name) for name in "abc"] == [None, "b", "c"]
+    cache.put("large", 1, 101)
+    cache.put("b", "B", 10)
+    assert (cache.get("large"), cache.get("b"), cache.used) == (None, "B", 50)
+
+
+def answered(messages, budgets, path=f"{API}/images", headers=()):
+    """What `Guard` answers to a body in parts: seconds to wait, or bytes; and its own counts."""
+    from fastapi import FastAPI, Request
+
+    from alike.serve.app import _handle_errors
+
+    app = FastAPI()
+    _handle_errors(app)
+
+    @app.post(path)
+    async def whole(request: Request) -> int:
+        return len(await request.body())
+
+    guard = Guard(app, Access(), budgets)
+    sent = []
+
+    async def main():
+        parts = iter(messages)
+
+        async def receive():
+            part = next(parts)
+            if isinstance(part, float):
+                await asyncio.sleep(part)
+                part = b""
+            return {"type": "http.request", "body": part, "more_body": part != b"end"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": path, "query_string": b"",
+            "headers": [(b"host", b"localhost:1"), *headers],
+        }  # fmt: skip
+        await guard(scope, receive, send)
+
+    asyncio.run(main())
+    return sent[0]["status"], dict(sent[0]["headers"]), guard
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([b"x" * 50, b"end"], 200),
+        ([b"x" * 50, b"x" * 60, b"end"], 413),
+        ([b"x", 60.0, b"end"], 408),
+    ],
+)
+def test_a_body_is_bounded_in_bytes_and_in_time(messages, status):
+    budgets = Budgets(upload_bytes=100, body_seconds=0.05)
+    answer, headers, guard = answered(messages, budgets)
+    assert answer == status
+    assert (guard.receiving, guard.open_requests) == (0, 0)
+    assert headers[b"cross-origin-resource-policy"] == b"same-origin"
+
+
+def test_all_bodies_together_are_bounded():
+    status, headers, guard = answered([b"x" * 50, b"end"], Budgets(receiving_bytes=40))
+    assert status == 503
+    assert headers[b"retry-after"] == b"1"
+    assert guard.receiving == 0
+
+
+def test_clients_that_hang_up_leave_the_page_answering(client):
+    """200 at once: half ask for work and leave, half say nothing at all."""
+    port = port_of(client)
+    question = f"GET {API}/images/3/neighbours?k=19 HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"
+    left = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+    for one in left[::2]:
+        one.sendall(question.encode())
+    status, _, _ = client.get("/")
+    assert status == 200
+    for one in left:
+        one.close()
+    status, _, body = client.get(f"{API}/images/3/neighbours?k=5")
+    assert (status, len(json.loads(body)["neighbours"])) == (200, 5)
+
+
+def test_stored_rows_do_not_wait_for_the_network(place):
+    service = NeighbourService(place / "store")
+    with service._network_lock, ThreadPoolExecutor(1) as other:
+        answer = other.submit(service.neighbours, "3", 5).result(timeout=60)
+    assert len(answer["neighbours"]) == 5
+
+
+# Origins, hosts, tokens
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"origin": "http://localhost:8000", "host": "localhost:8000"}, True),
+        ({"origin": "https://localhost:8000", "host": "localhost:8000"}, True),
+        ({"origin": "http://localhost:8001", "host": "localhost:8000"}, False),
+        ({"origin": "null", "host": "localhost:8000"}, False),
+        ({"origin": "http://[", "host": "localhost:8000"}, False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_only_our_own_page_may_ask(headers, allowed, method):
+    scope = {"method": method, "path": f"{API}/images"}
+    assert _same_origin(scope, headers) is allowed
+
+
+def test_a_link_elsewhere_may_open_the_page_alone():
+    headers = {
+        "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"
+    }  # fmt: skip
+    assert _same_origin({"method": "GET", "path": "/"}, headers)
+    assert not _same_origin({"method": "POST", "path": "/"}, headers)
+    assert not _same_origin({"method": "GET", "path": f"{API}/images"}, headers)
+    assert not _same_origin({"method": "GET", "path": "/"}, {**headers, "sec-fetch-dest": "iframe"})
+
+
+def test_a_page_elsewhere_can_push_no_image_out(client):
+    new = png_of(9, 9, 77)
+    status, _, _ = client.get(f"{API}/images", new, Origin="http://elsewhere.example")
+    assert status == 403
+    assert client.get(f"{API}/images/{image_id(new)}")[0] == 404
+    status, headers, _ = client.get(f"{API}/set", Sec_Fetch_Site="cross-site")
+    assert status == 403
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1.elsewhere.example", "", "["])
+def test_other_names_of_the_host_are_refused(client, host):
+    status, _, body = client.get(f"{API}/set", Host=host)
+    assert status == 400
+    assert "error" in json.loads(body) or not host
+
+
+def test_a_token_is_wanted_once_and_then_a_cookie(place):
+    """Behind a proxy that serves the page at /alike, over TLS."""
+    app = create_app(NeighbourService(place / "store"), Access((*LOOPBACK, "pets.org"), "secret"))
+    transport = httpx.ASGITransport(app=app, root_path="/alike")
+
+    async def main():
+        async with httpx.AsyncClient(transport=transport, base_url="https://pets.org") as client:
+
+            async def ask(path, **headers):
+                client.cookies.clear()
+                return await client.get(f"/alike{path}", headers=headers)
+
+            assert (await ask(f"{API}/health")).status_code == 200
+            for path in ("/", f"{API}/set", "/static/page.js", "/?token=guess"):
+                answer = await ask(path)
+                assert answer.status_code == 401
+                assert "token" in answer.json()["error"]
+            answer = await ask("/?token=secret")
+            assert (answer.status_code, answer.headers["Location"]) == (303, "./")
+            cookie = answer.headers["Set-Cookie"]
+            for part in ("HttpOnly", "SameSite=lax", "Secure", "Path=/alike"):
+                assert part in cookie
+            page = await ask("/", Cookie=cookie.partition(";")[0])
+            assert page.status_code == 200
+            for part in re.findall(r'(?:src|href)="([^"#]+)"', page.text):
+                assert not part.startswith("/")
+                answer = await ask(f"/{part}", Authorization="Bearer secret")
+                assert answer.status_code == 200
+            bearer = {"Authorization": "Bearer secret"}
+            assert (await ask(f"{API}/set", **bearer)).json()["images"] == 20
+            assert (await ask(f"{API}/set", Authorization="Bearer other")).status_code == 401
+            assert (await ask(f"{API}/set", **bearer, Host="elsewhere.org")).status_code == 400
+
+    asyncio.run(main())
+
+
+def test_a_random_token_is_long_and_new():
+    assert len({new_token() for _ in range(50)}) == 50
+    assert len(new_token()) >= 40
+
+
+def test_who_can_reach_a_server():
+    assert is_private("127.0.0.1", ())
+    assert not is_private("127.0.0.1", ("pets.example.org",))
+    assert not is_private("0.0.0.0", ())
+    assert allowed_hosts("10.0.0.7")[-1] == "10.0.0.7"
+    assert socket.gethostname().lower() in allowed_hosts("0.0.0.0")
+
+
+@pytest.mark.parametrize("port", [99_999, -1])
+def test_a_port_that_is_none(place, port):
+    with pytest.raises(BadInput, match=f"port {port}: from 0"):
+        serve(NeighbourService(place / "store"), port=port)
+
+
+def test_a_taken_port(client, place):
+    with pytest.raises(BadInput, match="choose another by --host, --port"):
+        serve(NeighbourService(place / "store"), port=port_of(client))
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHo"])
+def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, part):
+    """At the start of a connection, and after an answer."""
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from alike.serve import run
+
+    monkeypatch.setattr(run, "HEADER_SECONDS", 0.05)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def main():
+        config = uvicorn.Config(app, http=run.Protocol, lifespan="off")
+        config.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: run.Protocol(config=config, server_state=ServerState(), app_state={}),
+            "127.0.0.1",
+            0,
+        )
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            if first:
+                writer.write(first)
+                assert b"204" in await reader.readuntil(b"\r\n\r\n")
+            writer.write(part)
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
+
+    asyncio.run(main())

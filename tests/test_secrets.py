@@ -1,0 +1,91 @@
+"""What settings take from the environment, and what is never printed."""
+
+import pytest
+
+from alike.extract import secrets
+from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.secrets import filled, hide, masked, masked_all
+from alike.extract.store.store import Store
+from alike.flows.settings import read_pipeline
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch):
+    monkeypatch.setattr(secrets, "_values", {})
+
+
+@pytest.mark.quick
+def test_references_are_replaced_wherever_a_text_stands(monkeypatch):
+    monkeypatch.setenv("PLACE", "photos")
+    table = {"a": "x/${PLACE}/y", "b": ["${PLACE}", 3], "c": {"d": "$${PLACE}"}, "e": 1.5}
+    assert filled(table) == {
+        "a": "x/photos/y",
+        "b": ["photos", 3],
+        "c": {"d": "${PLACE}"},
+        "e": 1.5,
+    }
+    with pytest.raises(BadInput, match=r"images\.source names \$\{NOWHERE\}"):
+        filled({"images": {"source": "${NOWHERE}"}})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:pw@host/x", "https://***@host/x"),
+        ("s3://AKIA123@bucket/x and more", "s3://***@bucket/x and more"),
+        ("https://host/x?a=1&sig=zz#part", "https://host/x?***#part"),
+        ("https://me:${PW}@host/x?sig=${SIG}", "https://me:${PW}@host/x?sig=${SIG}"),
+        ("write to me@host about /a?b", "write to me@host about /a?b"),
+    ],
+)
+def test_urls_show_no_passwords(text, shown):
+    assert masked(text) == shown
+    assert masked_all({"a": [text]}) == {"a": [shown]}
+
+
+@pytest.mark.quick
+def test_secret_values_show_as_their_references(monkeypatch):
+    monkeypatch.setenv("API_TOKEN", "abcdefgh")
+    monkeypatch.setenv("PLACE", "photographs")
+    filled("${API_TOKEN} ${PLACE}")
+    hide("short")
+    assert masked("Bearer abcdefgh for photographs, short") == (
+        "Bearer ${API_TOKEN} for photographs, short"
+    )
+
+
+def test_settings_show_what_the_file_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "correct-horse")
+    monkeypatch.setenv("PLACE", "photos")
+    file = tmp_path / "p.toml"
+    file.write_text(
+        '[images]\nsource = "https://me:${DB_PASSWORD}@h/${PLACE}.csv"\n[network]\n'
+        'name = "resnet18"\n[alarm]\nwebhook = "https://hooks.example.org/services/T0/B0/zz"\n'
+    )
+    pipeline = read_pipeline(file)
+    assert pipeline.images.source == "https://me:correct-horse@h/photos.csv"
+    assert pipeline.shown["images"]["source"] == "https://me:${DB_PASSWORD}@h/${PLACE}.csv"
+    assert pipeline.shown["alarm"]["webhook"] == "https://hooks.example.org/***"
+    assert masked("POST https://hooks.example.org/services/T0/B0/zz") == (
+        "POST https://hooks.example.org/***"
+    )
+    assert "alarm" not in pipeline.written
+
+
+def test_a_store_keeps_the_reference_and_opens_it(tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("ACCESS_KEY", "bucket-of-mine")
+    with fsspec.open("memory://bucket-of-mine/set.csv", "w") as file:
+        file.write("path,label\nmemory://bucket-of-mine/1.png,cat\n")
+    source = open_source("memory://${ACCESS_KEY}/set.csv")
+    assert [one.label for one in source] == ["cat"]
+    store = Store.open(tmp_path / "store", create=True)
+    store.set_source(source.spec, source.options)
+    assert store.source()[0] == "memory://${ACCESS_KEY}/set.csv"
+    assert b"bucket-of-mine" not in (tmp_path / "store" / "store.json").read_bytes()
+    assert [one.label for one in open_source(store.source()[0])] == ["cat"]
+    store.set_source("https://me:literal@host/set.csv")
+    assert store.source()[0] == "https://***@host/set.csv"
