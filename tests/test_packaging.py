@@ -78,7 +78,8 @@ assert alike.__file__.startswith({str(installed)!r}), alike.__file__
 for place, name in (
     ("alike", "py.typed"), ("alike", "__init__.pyi"), ("alike.extract.store", "__init__.pyi"),
     ("alike.analysis.report", "report.css"), ("alike.analysis.report", "report.js"),
-    ("alike.serve", "page.html"), ("alike.serve", "page.css"), ("alike.serve", "page.js"),
+    ("alike.serve", "static/page.html"), ("alike.serve", "static/page.css"),
+    ("alike.serve", "static/page.js"), ("alike.serve", "static/reference.css"),
 ):
     assert importlib.resources.files(place).joinpath(name).is_file(), (place, name)
 sys.argv = ["alike", "list", "measures"]
