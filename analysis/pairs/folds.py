@@ -89,7 +89,7 @@ def folded_accuracy(
     unit: NDArray[np.int64] | None = None,
     intervals: bool = True,
     map_blocks: MapBlocks = map,
-    judging: MapBlocks = map,
+    map_intervals: MapBlocks = map,
 ) -> Folded:
     """Deal, count and evaluate; fewer folds where classes are too small for two images in each.
 
@@ -102,7 +102,7 @@ def folded_accuracy(
         unit: (N,) near copies, which share a fold; None: each image is a unit.
         intervals: count also which pairs lie on the right side.
         map_blocks: how folds are mapped.
-        judging: how they are for the interval.
+        map_intervals: how folds are mapped again, for the interval.
     """
     sizes: NDArray[Any] = images.counts
     if unit is not None:
@@ -133,7 +133,7 @@ def folded_accuracy(
         start=list,
         combine=_append,
         finalize=np.stack,
-    ).compute(judging)
+    ).compute(map_intervals)
     return Folded(accuracies, *_movements(right, images, fold_of))
 
 

@@ -1,7 +1,7 @@
 """Scores of a measure against people, with ceilings and intervals. Nothing is fitted.
 
 The ceilings say how well people agree with people. The lower one is that of a model which is one
-part of them, judged by the rest; the upper one that of a model which knows all of them.
+part of them, scored by the rest; the upper one that of a model which knows all of them.
 """
 
 from collections.abc import Callable
