@@ -512,7 +512,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     if stops:
         run.store().count_decision("validation")
     run.decide(trained.decisions)
-    outputs = {"weights": run.memo.kept(trained.weights), "decisions": list(trained.decisions)}
+    outputs = {"weights": run.memo.place_of(trained.weights), "decisions": list(trained.decisions)}
     run.keep(artefact, inputs, outputs, (trained.weights,))
     return str(trained.weights)
 
