@@ -120,26 +120,26 @@ def verify(
             continue
         damage += _broken_constants(features)
         damage += _broken_records(features, mark)
-        lost, lost_notes = _lost_records(features)
+        lost, told = _lost_records(features)
         damage += lost
         records_lost = any(one.reason == "is missing" for one in lost)
-        notes += [*lost_notes, *_unsealed(store, one)]
+        notes += [*told, *_unsealed(store, one)]
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
-        for done, (record, record_faults) in enumerate(_checked(features, records), 1):
+        for done, (record, found) in enumerate(_checked(features, records), 1):
             units += 1
             for name, committed in record.arrays.items():
                 rows += committed.hi - record.lo
                 if name in features.arrays:
                     size += (committed.hi - record.lo) * features.arrays[name].row_bytes
-            if record_faults:
-                damaged[record.unit] = record_faults
-                damage += [fault for _, fault in record_faults]
+            if found:
+                damaged[record.unit] = found
+                damage += [fault for _, fault in found]
             progress(f"verify {one}", done, len(records), f"{len(damage)} damaged")
         if damaged and mark:
             _take_back(features, damaged)
         # Where records are lost, `valid` alone still says so.
-        if mark and not records_lost and (damaged or lost_notes):
+        if mark and not records_lost and (damaged or told):
             with store.lock(one):
                 features.publish()
     return Verdict(units, rows, size / 1e9, tuple(damage), mark, tuple(notes))
