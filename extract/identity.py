@@ -57,16 +57,16 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
 
     A key that is not made of hashes, such as one given by hand, contradicts nothing.
     """
-    parts = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
-    if parts is None or "transform" not in attrs or "precision" not in attrs:
+    made = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
+    if made is None or "transform" not in attrs or "precision" not in attrs:
         return ""
     weights = str(attrs.get("weights_hash"))[:8]
-    if weights != parts[1]:
-        return f"its weights have hash {weights}, its key says {parts[1]}"
+    if weights != made[1]:
+        return f"its weights have hash {weights}, its key says {made[1]}"
     further = (attrs.get("modules_hash", ""), attrs.get("output", ""))
     wanted = settings_hash(attrs["transform"], attrs["precision"], *further)
-    if wanted != parts[2]:
-        return f"its preprocessing has hash {wanted}, its key says {parts[2]}"
+    if wanted != made[2]:
+        return f"its preprocessing has hash {wanted}, its key says {made[2]}"
     return ""
 
 
