@@ -484,7 +484,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
         **{name: features.attrs[name] for name in ("modules_hash",) if name in features.attrs},
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
         **({"validation": digest(sorted(validation.image_id))} if stops else {}),
-        **_set_transform(run.pipeline),
+        **training_transform(run.pipeline),
         **wanted.to_dict(),
     }
     folder = f"{loss}-{digest(inputs)[:8]}"
@@ -519,7 +519,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     return str(trained.weights)
 
 
-def _set_transform(pipeline: Pipeline) -> dict[str, Any]:
+def training_transform(pipeline: Pipeline) -> dict[str, Any]:
     """The preprocessing of the training images, if the settings set it.
 
     Only then, so that an update of the program trains nothing anew.
