@@ -164,11 +164,11 @@ class ExtractionRun:
         return forward.types_for(load(images).frames)
 
     def _store_classifier(self) -> None:
-        missing = set(CLASSIFIER) - set(self.features.constants())
         # The attribute says that there is none: to look for a classifier again is a forward pass.
-        if missing and self.features.attrs.get("classifier", True):
-            for name, value in zip(CLASSIFIER, self.network.classifier() or (), strict=False):
-                self.features.write_constant(name, value.detach().float().cpu().numpy())
+        if self.features.attrs.get("classifier", True) and not self.features.is_whole(CLASSIFIER):
+            arrays = (one.detach().float().cpu().numpy() for one in self.network.classifier() or ())
+            values = dict(zip(CLASSIFIER, arrays, strict=False))
+            self.features = self.store.keep_constants(self.features, values)
 
     def _check_sizes(self, view: pd.DataFrame, size: tuple[int, int]) -> None:
         """Refuse before the run a set of many shapes that nothing brings to one.

@@ -61,7 +61,7 @@ class PipelineRun:
         reasons: those lines.
         rates: images a second of every extraction that computed some.
         changes: what changed of the images since the last run, in words; empty if not known.
-        began: the clock when it did.
+        began: the clock when it did; `began_ns` the time of day.
         rehash: read every image to list it, also those whose size and times are as before.
     """
 
@@ -77,6 +77,7 @@ class PipelineRun:
     rates: dict[str, float] = field(default_factory=dict)
     changes: str = ""
     began: float = field(default_factory=time.monotonic)
+    began_ns: int = field(default_factory=time.time_ns)
     rehash: bool = False
 
     def __post_init__(self) -> None:
@@ -483,6 +484,7 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
         **{name: features.attrs[name] for name in ("modules_hash",) if name in features.attrs},
         "train": digest(sorted(zip(table.image_id, table.label, strict=True))),
         **({"validation": digest(sorted(validation.image_id))} if stops else {}),
+        **training_transform(run.pipeline),
         **wanted.to_dict(),
     }
     folder = f"{loss}-{digest(inputs)[:8]}"
@@ -515,6 +517,15 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     outputs = {"weights": run.memo.place_of(trained.weights), "decisions": list(trained.decisions)}
     run.keep(artefact, inputs, outputs, (trained.weights,))
     return str(trained.weights)
+
+
+def training_transform(pipeline: Pipeline) -> dict[str, Any]:
+    """The preprocessing of the training images, if the settings set it.
+
+    Only then, so that an update of the program trains nothing anew.
+    """
+    transform = pipeline.network.transform
+    return {} if transform is None else {"transform": transform.model_dump(mode="json")}
 
 
 def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) -> "pd.DataFrame":
@@ -556,11 +567,16 @@ def set_digest(features: "Features") -> str:
 
 
 def twin_paths(features: "Features") -> str:
-    """Changes with the names of images that have a twin: the table of twins shows them."""
+    """Changes with the names of images that have a twin, and with groups: a table shows both."""
+    groups = features.store.image_groups()
     linked = features.store.components()["row"]
     table = features.table()
     named = table[table["row"].isin(linked)]
-    return digest(named[["row", "path"]].astype(str).to_dict("list")) if len(named) else ""
+    if not len(named) and not len(groups):
+        return ""
+    shown = named[["row", "path"]].astype(str).to_dict("list")
+    # Only if there are any: the digest of a set without groups stays what it was.
+    return digest([shown, groups.astype(str).to_dict("list")] if len(groups) else shown)
 
 
 def named_scores(scores: "pd.DataFrame", measure: str) -> dict[str, float]:

@@ -5,12 +5,14 @@ that it made: the store's files, the report, the network's files and weights, an
 While these, the settings and the versions are the same, the next run has nothing to do. Images are
 compared by the same rule as in a listing (`alike.extract.images.remembered`), and the share of them
 that is due is read. Any difference, even one that changes no result, gives the question to the run
-itself, which answers by content.
+itself, which answers by content. What a run read counts only if it was older than two seconds when
+the run began: what changed in the meantime has a stamp of which the run made nothing.
 """
 
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from alike.extract.documents import read_sealed, sealed_json
 from alike.extract.errors import AlikeError, StoreDamaged
+from alike.extract.images import settled_before
 from alike.flows.finished import Finished
 from alike.flows.memo import digest
 
@@ -88,7 +91,9 @@ def leave(run: "PipelineRun", done: Finished, record: str) -> None:
         record: id of the last record in the history.
     """
     code = _loaded_code()
-    state = state_of(run.pipeline, code)
+    # By both clocks: one of them may have been set while the run went on.
+    passed = int((time.monotonic() - run.began) * 1e9)
+    state = state_of(run.pipeline, code, min(run.began_ns, time.time_ns() - passed))
     left = Left(state, code, record, done.key, list(done.decisions), done.bad, list(done.notes))
     aside = run.folder / f"{FILE}.part"
     aside.write_bytes(sealed_json(asdict(left)))
@@ -114,7 +119,8 @@ def unchanged_run(
 
     with alone_in(pipeline.output.folder):
         try:
-            why = left.state.difference(state_of(pipeline, left.code)) or _listing(pipeline)
+            now = state_of(pipeline, left.code)
+            why = left.state.difference(now) or _record(pipeline, left) or _listing(pipeline, left)
         except (AlikeError, OSError) as error:
             why = " ".join(str(error).split())
         if why:
@@ -150,10 +156,21 @@ def _left(pipeline: "Pipeline") -> Left | None:
         return None
 
 
-def _listing(pipeline: "Pipeline") -> str:
+def _record(pipeline: "Pipeline", left: Left) -> str:
+    """Why the history does not hold the run that is still the last; empty if it does."""
+    from alike.extract.store import Store
+    from alike.flows.history import History
+
+    records = History(Store.open(pipeline.output.folder / "store")).records()
+    return "" if any(one.id == left.run for one in records) else "the record of that run is gone"
+
+
+def _listing(pipeline: "Pipeline", left: Left) -> str:
     """Why the images are not those that were listed; empty if they are."""
-    from alike.extract.images import PastListing, same_listing
+    from alike.extract.images import PastListing, notes_of, same_listing
     from alike.extract.listed import past_listing
+    from alike.extract.notes import source_notes
+    from alike.extract.secrets import masked
     from alike.extract.store import Store
     from alike.flows.history import History
     from alike.flows.steps import source_of
@@ -167,27 +184,43 @@ def _listing(pipeline: "Pipeline") -> str:
     before = History(store).unchanged()
     # Runs that change nothing write no listing: they count on from the last one that was written.
     turn = past.turn + (before.times if before else 0)
-    return same_listing(source, PastListing(past.table, turn))
+    why = same_listing(source, PastListing(past.table, turn))
+    notes = [masked(one) for one in notes_of(source)]
+    if not why and notes != source_notes(store.features(left.key).attrs):
+        return "what is told of the images changed"
+    return why
 
 
-def state_of(pipeline: "Pipeline", code: list[str]) -> State:
+def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None) -> State:
     """The state of all that a result depends on but the images themselves.
 
     Args:
         pipeline: the settings.
         code: files of the network.
+        began_ns: when the run began that leaves this state: what it read and is younger counts as
+            changed. None to compare with such a state.
     """
     network = pipeline.network
     folder = pipeline.output.folder
     places = [Path(one) for one in code]
+    # A new module beside them may come before the one that was loaded.
+    for home in sorted({one.parent for one in places}):
+        places += [*home.glob("*.py"), *home.glob("*/__init__.py")]
     places += [
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
-    places += [folder / name for name in ("steps.json", "decisions.jsonl", "report.html")]
     settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
     files = {str(place): _stamp(place) for place in places if not place.is_dir()}
-    for place, status in _walk(folder / "store"):
-        files[place] = _as_stamp(status)
+    if began_ns is not None:
+        newest = settled_before(began_ns)
+        files = {
+            place: stamp if max(stamp[1:3], default=0) <= newest else []
+            for place, stamp in files.items()
+        }
+    for name in ("steps.json", "decisions.jsonl", "served.json", "report.html"):
+        files[str(folder / name)] = _stamp(folder / name)
+    for made in ("store", "weights"):
+        files.update((place, _as_stamp(status)) for place, status in _walk(folder / made))
     return State(digest(settings), _programs(), files)
 
 
@@ -202,10 +235,16 @@ def _programs() -> dict[str, str]:
     }
 
 
-def _walk(store: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Files of a store on which a result may depend."""
-    for at, folders, files in os.walk(store):
-        if Path(at) == store:
+def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Files of a folder on which a result may depend, also those behind links, each once."""
+    seen = set()
+    for at, folders, files in os.walk(top, followlinks=True):
+        here = os.stat(at)  # noqa: PTH116
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        if Path(at) == top:
             folders[:] = [one for one in folders if one not in NOT_RESULTS]
         for name in files:
             place = f"{at}/{name}"

@@ -9,6 +9,7 @@ from .remembered import PastListing as PastListing
 from .remembered import kept_columns as kept_columns
 from .remembered import place_of as place_of
 from .remembered import same_listing as same_listing
+from .remembered import settled_before as settled_before
 from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource

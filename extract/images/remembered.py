@@ -70,7 +70,12 @@ def stamp_of(source: ImageSource, path: str, now_ns: int | None = None) -> Stamp
     if stamp is None:
         return NO_STAMP
     now = time.time_ns() if now_ns is None else now_ns
-    return stamp if max(stamp[1], stamp[2]) <= now - SETTLED else NO_STAMP
+    return stamp if max(stamp[1], stamp[2]) <= settled_before(now) else NO_STAMP
+
+
+def settled_before(now_ns: int) -> int:
+    """The latest time of change, in nanoseconds, that is old enough at `now_ns` to be trusted."""
+    return now_ns - SETTLED
 
 
 def is_due(path: str, turn: int) -> bool:

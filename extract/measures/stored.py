@@ -214,7 +214,7 @@ def _load(features: FeatureRows, measure: Measure) -> tuple[Measure | None, str]
     record = arrays.pop(RECORD, np.empty(0, np.uint8)).tobytes().decode()
     stored = replace(measure, fitted=arrays, fitted_rows=rows)
     digest, _, labels_hash = record.partition(" ")
-    return (stored, labels_hash) if digest in ("", stored.digest) else (None, "")
+    return (stored, labels_hash) if digest == stored.digest else (None, "")
 
 
 def _fit(

@@ -156,6 +156,19 @@ class StoreBase:
         """
         known = {} if plain is None else {"plain": ranges_of(plain)}
         self.write_table(LINKS, links, {"searched": ranges_of(searched), **known})
+        self._remember(LINKS)
+
+    def _remember(self, name: str) -> None:
+        """Remember that a table was written: from now on it is missed if it is gone."""
+        if name not in self._written():
+            self._set("written", sorted({*self._written(), name}))
+
+    def _written(self) -> list[str]:
+        return list(self.settings().get("written", []))
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a table of twins was written once and is gone now."""
+        return self.files.size(name) is None and name in self._written()
 
     def plain_rows(self) -> np.ndarray | None:
         """Rows of images that can have no twin, too small or flat; None if that is not known."""
@@ -166,7 +179,17 @@ class StoreBase:
         return None if plain is None else rows_in(plain)
 
     def links(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """Give what `keep_links` kept."""
+        """Give what `keep_links` kept.
+
+        Raises:
+            StoreDamaged: a search was made, and its result is gone.
+        """
+        if self.is_lost(LINKS):
+            raise damaged(LINKS, "it is missing", "run `alike twins` again: it searches anew")
+        return self.links_there()
+
+    def links_there(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """Give what is there of `links`, for a search: what is lost counts as not searched."""
         try:
             table, attrs = self.read_table(LINKS)
         except FileNotFoundError:
@@ -177,6 +200,7 @@ class StoreBase:
         """Keep which images share a group (row, group), replacing all."""
         if len(groups) or self.files.size(GROUPS) is not None:
             self.write_table(GROUPS, groups[["row", "group"]].reset_index(drop=True))
+            self._remember(GROUPS)
 
     def image_groups(self) -> pd.DataFrame:
         """Give row, group of the images that have one."""

@@ -316,12 +316,20 @@ class Features(Group):
         store_constants.write_constant(self.store.files, self.key, name, value)
 
     def read_constant(self, name: str) -> np.ndarray:
-        """Read one array; `BadInput` if there is none, `StoreDamaged` if it is broken."""
-        return store_constants.read_constant(self.store.files, self.key, name)
+        """Read one array; `BadInput` if there is none, `StoreDamaged` if it is broken or gone."""
+        return store_constants.read_constant(self.store.files, self.key, name, self.attrs)
 
     def constants(self) -> list[str]:
-        """Give the names of the stored constants."""
-        return store_constants.constants(self.store.files, self.key)
+        """Give the names of the constants, also of those that must be there and are gone."""
+        return store_constants.constants(self.store.files, self.key, self.attrs)
+
+    def is_whole(self, names: Iterable[str]) -> bool:
+        """Say whether constants are sealed in the attributes, and what was sealed."""
+        sealed = store_constants.sealed_in(self.attrs)
+        try:
+            return all(name in sealed and self.read_constant(name) is not None for name in names)
+        except StoreDamaged:
+            return False
 
     def _spec(self, name: str) -> ArraySpec:
         if name not in self.arrays:

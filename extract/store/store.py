@@ -19,6 +19,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import check_name, is_name
 from alike.extract.store.arrays import TREE, VALID, ArraySpec
 from alike.extract.store.base import StoreBase
+from alike.extract.store.constants import SEALED, hash_of, sealed_in
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import Files
@@ -161,6 +162,27 @@ class Store(Displayed, StoreBase):
             if new_arrays:
                 note(self.files, Event("laid out", key, f"arrays {', '.join(new_arrays)}"))
         return self.features(key)
+
+    def keep_constants(self, features: Features, values: Mapping[str, np.ndarray]) -> Features:
+        """Store constants of a group's network, unless they are there, and seal them.
+
+        Args:
+            features: the group.
+            values: name to array; the same name always means the same array.
+
+        Returns:
+            The group with its attributes as they are now.
+        """
+        sums = {name: hash_of(value) for name, value in values.items()}
+        sealed = sealed_in(features.attrs)
+        for name, value in values.items():
+            if sealed.get(name) != sums[name] or not features.is_whole([name]):
+                features.write_constant(name, value)
+        if {**sealed, **sums} == sealed:
+            return features
+        return self.create_features(
+            {**features.attrs, SEALED: {**sealed, **sums}}, features.key, {}
+        )
 
 
 def _refuse_headless(files: Files) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alike.extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
 from alike.extract.replacing import check_target
 from alike.extract.store.arrays import UNIT, VALID, ArraySpec
 from alike.extract.store.commit import ABSENT
+from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL, disk_errors
@@ -183,7 +184,7 @@ def check_carried(carried: Carried, progress: Progress = silent) -> None:
 _ATTRS: dict[str, type | tuple[type, ...]] = {
     "network": str, "weights": str, "weights_hash": str, "precision": str, "transform": dict,
     "taps": list, "args": dict, "seed": int, "class_names": (list, type(None)), "source": str,
-    "place": str, "code_hash": str,
+    "place": str, "code_hash": str, "constants": dict,
 }  # fmt: skip
 """Types of the attributes that readers rely on."""
 
@@ -233,16 +234,30 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
         specs = {one: (spec.tail, spec.dtype) for one, spec in carried.specs.items()}
         features = store.create_features(attrs, key, specs)
         with features.lock():
-            stored = set(features.constants())
-            for constant, value in carried.constants.items():
-                if constant not in stored:
+            lacking = {
+                constant: value
+                for constant, value in carried.constants.items()
+                if not _has_constant(features, constant)
+            }
+            for constant, value in lacking.items():
+                if constant.startswith(FITTED):
                     features.write_constant(constant, value)
+            own = {one: value for one, value in lacking.items() if not one.startswith(FITTED)}
+            features = store.keep_constants(features, own)
             units = features.pending(carried.specs)
             for done, unit in enumerate(units, 1):
                 _take_unit(features, carried, unit, name)
                 progress("import", done, len(units))
     note(store.files, Event("imported", key, f"{len(images)} images from {name}"))
     return features
+
+
+def _has_constant(features: Features, name: str) -> bool:
+    try:
+        features.read_constant(name)
+    except (BadInput, StoreDamaged):
+        return False
+    return True
 
 
 def _take_groups(store: Store, images: pd.DataFrame, view: pd.DataFrame) -> None:

@@ -20,6 +20,7 @@ from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
 from alike.extract.store.arrays import TREE, UNIT, VALID
 from alike.extract.store.commit import withdraw
+from alike.extract.store.constants import FITTED, SEALED, sealed_in
 from alike.extract.store.events import FOLDER as LOG
 from alike.extract.store.events import NAME, Event, event_faults, events, note
 from alike.extract.store.features import Features
@@ -30,7 +31,7 @@ from alike.extract.store.metadata import META, read_group, root_fault
 from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
 from alike.extract.store.twins import FOLDER as TWINS
-from alike.extract.store.twins import LINKS, TRAINED
+from alike.extract.store.twins import GROUPS, LINKS, TRAINED
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def verify(
         lost, told = _lost_records(features)
         damage += lost
         records_lost = any(one.reason == "is missing" for one in lost)
-        notes += [*told, *_unsealed(store, one)]
+        notes += [*told, *_unsealed(store, one), *_unsealed_constants(features)]
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
         for done, (record, found) in enumerate(_checked(features, records), 1):
@@ -214,6 +215,16 @@ def _unsealed(store: Store, key: str) -> list[str]:
     return [
         f"{key} was written by an earlier version: its attributes have no seal, so an altered "
         "one is not noticed; the next `alike extract` of it seals them"
+    ]
+
+
+def _unsealed_constants(features: Features) -> list[str]:
+    own = [name for name in features.constants() if not name.startswith(FITTED)]
+    if SEALED in features.attrs or not (own or features.attrs.get("classifier")):
+        return []
+    return [
+        f"the classifier of {features.key} was written by an earlier version: its constants are "
+        "not sealed, so one that is gone is not noticed; the next `alike extract` of it seals them"
     ]
 
 
@@ -363,6 +374,7 @@ def _twin_damage(store: Store) -> list[Damage]:
             faults.append((place, error.fault))
     if store.files.size(TRAINED) is None and (events(store.files)["event"] == "trained").any():
         faults.append((TRAINED, "is missing"))
+    faults += [(name, "is missing") for name in (LINKS, GROUPS) if store.is_lost(name)]
     if not faults:
         try:
             store.require_sides()
@@ -375,7 +387,7 @@ def _twin_repair(place: str) -> str:
     if place == TRAINED:
         return "bring it back from a copy: it says which images were trained on"
     if place == LINKS:
-        return "delete it and run `alike twins`: it searches again"
+        return "delete it if it is there, and run `alike twins`: it searches again"
     if "/signatures/" in place:
         return "delete it: its images count as not searched, which `alike extract` says"
     return "delete it if it is there, and run `alike extract` again: it makes it anew"
@@ -407,7 +419,9 @@ def _broken_constants(features: Features) -> list[Damage]:
             features.read_constant(name)
         except StoreDamaged as error:
             place = f"constants/{features.key}/{name}.npz"
-            damage.append(Damage(features.key, place, "", error.fault, "delete it and run again"))
+            sealed = name in sealed_in(features.attrs)
+            repair = _DESCRIBE if sealed else "delete it and run again"
+            damage.append(Damage(features.key, place, "", error.fault, repair))
     return damage
 
 

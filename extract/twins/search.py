@@ -79,7 +79,7 @@ def search_twins(
         at_most: images above which nothing is searched; None for no limit.
         progress: told how far.
     """
-    links, searched_rows = store.links()
+    links, searched_rows = store.links_there()
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
         return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True)
@@ -138,7 +138,7 @@ def _set_rows(store: StoreBase) -> np.ndarray:
 
 def _signed_rows(store: StoreBase) -> np.ndarray:
     """Rows that have a signature; of units that were searched whole, no file is read."""
-    searched_rows = store.links()[1]
+    searched_rows = store.links_there()[1]
     units = set(np.unique(np.setdiff1d(_set_rows(store), searched_rows) // UNIT).tolist())
     there = store.signatures.units()
     lost = searched_rows[~np.isin(searched_rows // UNIT, there)]

@@ -22,7 +22,7 @@ from alike.flows.cli import app
 from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
-from alike.flows.unchanged import unchanged_run
+from alike.flows.unchanged import state_of, unchanged_run
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2"
@@ -118,6 +118,142 @@ def test_another_time_of_any_file_gives_the_question_to_the_run(story):
         assert says in story.said[0]
         assert story.run().reused
         assert story.look() is not None
+
+
+def state_now(story):
+    """The state that the next run compares, of settings that name a weights file."""
+    text = story.file.read_text().replace('weights = "none"', 'weights = "net.pth"')
+    (story.place.folder / "weighed.toml").write_text(text)
+    pipeline = read_pipeline(story.place.folder / "weighed.toml")
+    return state_of(pipeline, [str(story.place.folder / "net.py")])
+
+
+def same_size_and_times(file):
+    """Other bytes; size and time of change are set back."""
+    status, data = file.stat(), bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (len(data), status.st_mtime_ns)
+    yield
+    data[-1] ^= 1
+    file.write_bytes(data)
+    yield
+
+
+def moved_over(file):
+    """A copy with the same size and time takes the place."""
+    copy, status = file.with_name("copy"), file.stat()
+    copy.write_bytes(file.read_bytes())
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.replace(file)
+    yield
+    yield
+
+
+def gone(file):
+    data = file.read_bytes()
+    file.unlink()
+    yield
+    file.write_bytes(data)
+    yield
+
+
+def new(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    yield
+    file.unlink()
+    yield
+
+
+LOOKED_AT = {
+    "weights": ("net.pth", same_size_and_times),
+    "weights moved over": ("net.pth", moved_over),
+    "network": ("net.py", same_size_and_times),
+    "new module beside it": ("helper.py", new),
+    "new package beside it": ("torchy/__init__.py", new),
+    "memo": ("out/steps.json", moved_over),
+    "decisions": ("out/decisions.jsonl", new),
+    "decisions of version 0.1": ("out/served.json", new),
+    "retrained weights": ("out/weights/ce-1/weights.safetensors", new),
+    "report": ("out/report.html", same_size_and_times),
+    "report gone": ("out/report.html", gone),
+    "table": ("out/store/tables/*/scores.parquet", same_size_and_times),
+    "table gone": ("out/store/tables/*/scores.parquet", gone),
+    "constant gone": ("out/store/constants/*/classifier/weight.npz", gone),
+    "index": ("out/store/index/*/gap_cosine/card.json", moved_over),
+    "settings of the store": ("out/store/store.json", moved_over),
+    "shard": ("out/store/features.zarr/*/fc/c.0.0", same_size_and_times),
+}
+
+
+@pytest.mark.parametrize("what", list(LOOKED_AT))
+def test_the_early_look_sees_what_a_run_depends_on(story, what):
+    """Each attack is one that size and time of change do not tell."""
+    name, attack = LOOKED_AT[what]
+    folder = story.place.folder
+    file = next(iter(sorted(folder.glob(name))), folder / name)
+    before = state_now(story)
+    assert before.difference(state_now(story)) == ""
+    steps = attack(file)
+    next(steps)
+    assert before.difference(state_now(story)) == f"{file} changed"
+    next(steps)
+
+
+def test_the_early_look_sees_what_lies_behind_a_link(story):
+    """A part of the store lies on another disk, with a link back into the store."""
+    tables = story.store.path("tables")
+    other = tables.parents[1] / "other disk"
+    tables.rename(other)
+    tables.symlink_to(other)
+    (other / "back").symlink_to(tables.parent)
+    (file,) = tables.glob("*/scores.parquet")
+    before = state_now(story)
+    steps = same_size_and_times(file)
+    next(steps)
+    assert before.difference(state_now(story)) == f"{file} changed"
+    next(steps)
+    (other / "back").unlink()
+    tables.unlink()
+    other.rename(tables)
+
+
+def test_a_file_that_changed_while_a_run_went_on_is_looked_at_again(story, monkeypatch):
+    """The run read the file that was there before; the stamp is that of the one after."""
+    story.run()
+    assert story.look() is not None
+    monkeypatch.setattr(remembered, "SETTLED", 2_000_000_000)
+    network = story.place.folder / "net.py"
+    pipeline, code = read_pipeline(story.file), [str(network)]
+    change = network.stat().st_ctime_ns
+    for began, trusted in ((change - 1, False), (change + 1, False), (change + 3 * 10**9, True)):
+        left = state_of(pipeline, code, began)
+        said = left.difference(state_of(pipeline, code))
+        assert (said == f"{network} changed") == (not trusted)
+
+
+def test_a_lost_record_or_another_note_gives_the_question_to_the_run(story):
+    story.run()
+    assert story.look() is not None
+    stray = story.place.folder / "set" / "a" / "notes.docx"
+    stray.write_text("")
+    assert story.look() is None
+    assert "told of the images" in story.said[0]
+    said = story.run()
+    assert any("left out: .docx 1" in note for note in said.notes)
+    stray.unlink()
+    assert story.look() is None
+    assert not set(said.notes) <= set(story.run().notes)
+    assert story.look() is not None
+    last = story.history.records()[-1].id
+    story.store.path("history", f"{last}.json").rename(story.place.folder / "aside.json")
+    assert story.look() is None
+    assert "record" in story.said[0]
+    story.run()
+    assert story.history.records()[-1].id != last
+    assert story.look() is not None
 
 
 def test_a_rename_costs_no_index_and_no_analysis(story):

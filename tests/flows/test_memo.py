@@ -1,9 +1,12 @@
 import re
 
+import pandas as pd
 import pytest
 
 from alike.extract.errors import StoreBusy
 from alike.flows.memo import Memo, alone_in, digest
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import training_transform, twin_paths
 
 
 @pytest.fixture
@@ -98,6 +101,49 @@ def test_a_damaged_file_and_one_of_version_1_count_as_empty(tmp_path, text):
     memo.record("index", {}, {"key": "k"})
     assert Memo(tmp_path).notes == []
     assert Memo(tmp_path).outputs("index", {}) == {"key": "k"}
+
+
+class Pairs:
+    """What a digest of twins asks of features: rows 0 to 3, of which a component holds all."""
+
+    def __init__(self, groups):
+        self.store = self
+        self.groups = pd.DataFrame({"row": range(len(groups)), "group": list(groups)})
+
+    def components(self):
+        return pd.DataFrame({"row": range(4), "component": 0, "side": "train"})
+
+    def image_groups(self):
+        return self.groups
+
+    def table(self):
+        return pd.DataFrame({"row": range(4), "path": list("abcd")})
+
+
+def test_twins_change_with_their_groups_and_not_where_there_are_none():
+    """Sides that ignore groups say nothing of them, and the linked rows may be the same."""
+    digests = {twin_paths(Pairs(groups)) for groups in ("", "xxyy", "xyxy", "xxxx")}
+    assert len(digests) == 4
+    # That of the versions before: no analysis of a set without groups runs again.
+    assert digest({"row": list("0123"), "path": list("abcd")}) in digests
+
+
+NETWORKS = {
+    "unset": "",
+    "eight": "transform = { resize = [8, 8], mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }",
+    "nine": "transform = { resize = [9, 9], mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }",
+}
+
+
+def test_a_transform_that_is_set_is_an_input_of_training(tmp_path):
+    """The weights are the same, and the images that they are trained on are not."""
+    inputs = []
+    for name, line in NETWORKS.items():
+        file = tmp_path / f"{name}.toml"
+        file.write_text(f'[images]\nsource = "set"\n[network]\nname = "resnet18"\n{line}\n')
+        inputs.append(training_transform(read_pipeline(file)))
+    assert inputs[0] == {}
+    assert len({digest(one) for one in inputs}) == 3
 
 
 @pytest.mark.quick

@@ -218,6 +218,16 @@ def test_a_fit_follows_the_labels_and_every_image_of_the_train_split(features):
     assert ready_measure(features, "lda_cosine").digest == first.digest
 
 
+def test_a_fit_without_its_record_is_made_anew(features):
+    """Without it nothing says with which labels it was fitted."""
+    ready_measure(features, "lda_cosine")
+    del features.held["measures/lda_cosine/record"]
+    features.listed["label"] = features.listed["label"].to_numpy()[::-1]
+    again = ready_measure(features, "lda_cosine")
+    features.held = {name: one for name, one in features.held.items() if "measures" not in name}
+    assert again.digest == ready_measure(features, "lda_cosine").digest
+
+
 def test_a_fit_does_not_follow_the_numbers_of_the_rows(features):
     """The same images, arrived in another order, are fitted to the last bit."""
     first = ready_measure(features, "whitened_cosine")

@@ -1,12 +1,14 @@
 """What is stored is what was written, here, for these images; or it is said, in one line."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import store_writer as known
 
@@ -21,6 +23,7 @@ from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage
 from alike.extract.store.verification import verify
+from alike.extract.twins import twin_table
 
 TRANSFORM = {"resize": 8, "mean": [0.5], "std": [0.25]}
 WEIGHTS = "ab" * 32
@@ -263,6 +266,129 @@ def test_what_is_gone_is_damage_and_nothing_is_deleted(tmp_path, what):
     assert verify(features.store).damage == ()
     assert collect_garbage(features.store) == []
     assert np.array_equal(again.read("fc", slice(None)), known.rows_of("fc", range(1500)))
+
+
+CLASSIFIER = {
+    "classifier/weight": np.eye(3, dtype=np.float32), "classifier/bias": np.zeros(3, np.float32),
+}  # fmt: skip
+
+
+def swapped(weight, bias):
+    """Files that are whole each, and hold what was never written there."""
+    other = io.BytesIO()
+    place = weight.relative_to(weight.parents[3]).as_posix()
+    np.savez(other, value=np.ones((3, 3), np.float32), place=np.array(place))
+    weight.write_bytes(other.getvalue())
+
+
+LOST_CONSTANTS = {
+    "weight": (lambda weight, bias: weight.unlink(), ["weight"], "is missing"),
+    "bias": (lambda weight, bias: bias.unlink(), ["bias"], "is missing"),
+    "folder": (
+        lambda weight, bias: shutil.rmtree(weight.parents[1]), ["weight", "bias"], "is missing"
+    ),
+    "foreign": (swapped, ["weight"], "it differs from its hash in the group's attributes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(LOST_CONSTANTS))
+def test_a_constant_that_is_gone_or_foreign_is_told_and_mended(tmp_path, what):
+    damage, names, fault = LOST_CONSTANTS[what]
+    store = filled(tmp_path).store
+    store.keep_constants(store.features(), CLASSIFIER)
+    assert verify(store).damage == ()
+    home = tmp_path / "constants" / KEY / "classifier"
+    damage(home / "weight.npz", home / "bias.npz")
+    features = Store.open(tmp_path).features()
+    assert set(features.constants()) == set(CLASSIFIER)
+    for name in names:
+        with pytest.raises(StoreDamaged, match=rf"{name}\.npz is damaged \({fault}.*alike extract"):
+            features.read_constant(f"classifier/{name}")
+    found = {one.file: (one.reason, one.repair) for one in verify(store).damage}
+    assert {file: reason for file, (reason, _) in found.items()} == {
+        f"constants/{KEY}/classifier/{name}.npz": fault for name in names
+    }
+    assert all("alike extract" in repair for _, repair in found.values())
+    with pytest.raises(StoreDamaged):
+        export_group(store.features(), tmp_path / "group.npz")
+    assert not features.is_whole(CLASSIFIER)
+    again = store.keep_constants(features, CLASSIFIER)
+    assert again.is_whole(CLASSIFIER)
+    assert np.array_equal(again.read_constant("classifier/weight"), np.eye(3))
+    assert verify(store).damage == ()
+
+
+def test_constants_of_an_earlier_version_open_and_are_named_and_sealed(tmp_path):
+    features = filled(tmp_path)
+    for name, value in CLASSIFIER.items():
+        features.write_constant(name, value)
+    features.write_constant("measures/gap/mean", np.ones(3))
+    verdict = verify(features.store)
+    assert verdict.damage == ()
+    assert (
+        [note for note in verdict.notes if "constants are not sealed" in note]
+        == [*verdict.notes]
+        != []
+    )
+    (tmp_path / "constants" / KEY / "classifier" / "bias.npz").unlink()
+    assert verify(features.store).damage == ()
+    with pytest.raises(BadInput, match="no constant 'classifier/bias'"):
+        features.read_constant("classifier/bias")
+    sealed = features.store.keep_constants(features, CLASSIFIER)
+    # What describes the group is written anew by a run: the seal of its constants stays.
+    sealed.store.create_features(EXTRACTION, KEY, known.ARRAYS)
+    assert Store.open(tmp_path).features().is_whole(CLASSIFIER)
+    verdict = verify(features.store)
+    assert (verdict.damage, verdict.notes) == ((), ())
+    # A fitted array is fitted anew: that it is gone is no damage.
+    (tmp_path / "constants" / KEY / "measures" / "gap" / "mean.npz").unlink()
+    assert verify(features.store).damage == ()
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5", "nc", "parquet"])
+def test_constants_are_sealed_by_an_import(tmp_path, ending):
+    store = filled(tmp_path / "one").store
+    store.keep_constants(store.features(), CLASSIFIER)
+    export_group(store.features(), tmp_path / f"group.{ending}")
+    other = Store.open(tmp_path / "other", create=True)
+    taken = import_group(other, tmp_path / f"group.{ending}")
+    assert other.features(taken.key).is_whole(CLASSIFIER)
+    (tmp_path / "other" / "constants" / KEY / "classifier" / "bias.npz").unlink()
+    assert files_of(verify(other)) == [f"constants/{KEY}/classifier/bias.npz"]
+    import_group(other, tmp_path / f"group.{ending}")
+    assert files_of(verify(other)) == []
+
+
+@pytest.mark.parametrize("table", ["links", "groups"])
+def test_a_table_of_twins_that_is_gone_is_named(tmp_path, table):
+    store = filled(tmp_path).store
+    pair = pd.DataFrame({"row_a": [3], "row_b": [7], "correlation": [0.99], "symmetry": [0]})
+    grouped = pd.DataFrame({"row": [3, 7], "group": ["a", "a"]})
+
+    def keep():
+        if table == "links":
+            store.keep_links(pair, np.arange(10))
+        else:
+            store.keep_image_groups(grouped)
+
+    keep()
+    store.assign_sides()
+    before = store.components()
+    assert before["row"].tolist() == [3, 7]
+    assert files_of(verify(store)) == []
+    (tmp_path / "twins" / f"{table}.parquet").unlink()
+    (damage,) = verify(store).damage
+    assert (damage.file, damage.reason) == (f"twins/{table}.parquet", "is missing")
+    assert ("alike twins" if table == "links" else "alike extract") in damage.repair
+    if table == "links":
+        # Nobody takes them for images without twins: they keep the side on which they stood.
+        for ask in (store.links, store.assign_sides, lambda: twin_table(store)):
+            with pytest.raises(StoreDamaged, match=r"links\.parquet is damaged .*alike twins"):
+                ask()
+    keep()
+    store.assign_sides()
+    pd.testing.assert_frame_equal(store.components(), before)
+    assert files_of(verify(store)) == []
 
 
 def test_a_group_that_was_deleted_on_purpose_is_dropped(tmp_path):

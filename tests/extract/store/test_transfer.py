@@ -32,7 +32,7 @@ def features(tmp_path_factory):
         rows = made.unit_rows(unit)
         arrays = {name: known.rows_of(name, rows) for name in known.ARRAYS}
         made.write_unit(unit, arrays, BAD if unit == 0 else {})
-    made.write_constant("classifier/weight", np.eye(3, dtype=np.float32))
+    made = made.store.keep_constants(made, {"classifier/weight": np.eye(3, dtype=np.float32)})
     made.write_constant("measures/gap/count", np.array(7))
     return made
 

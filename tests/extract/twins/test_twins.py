@@ -297,6 +297,7 @@ def test_old_stores_are_signed_by_reading_again(
     extract(open_source(str(folder)), network, store, device="cpu")
     for name in store.files.walk("twins"):
         store.files.remove(f"twins/{name}")
+    store.write_settings({**store.settings(), "written": []})
     report = extract(open_source(str(folder)), network, store, device="cpu")
     assert any("6 images have no signature" in note for note in report.notes)
     assert len(unsigned_rows(store)) == 6
@@ -304,6 +305,33 @@ def test_old_stores_are_signed_by_reading_again(
     assert sign_images(store) == 5
     assert search_twins(store).links == 2
     assert search_twins(store, at_most=3).left
+
+
+def test_lost_links_are_told_and_searched_again(
+    tmp_path: Path, network: object, store: Store
+) -> None:
+    folder = tmp_path / "photos"
+    write(folder, {f"cat/{n}.png": picture(n) for n in range(3)})
+    write(folder, {f"dog/{n}.png": jpeg(picture(n)) for n in range(3)})
+    source = open_source(str(folder))
+    key = extract(source, network, store, device="cpu").key
+    before, sides = twin_table(store), store.components()
+    assert len(before) == 3
+    gone = store.path("twins", "links.parquet")
+    for lost in (1, 2):
+        gone.unlink()
+        with pytest.raises(StoreDamaged, match=r"links\.parquet is damaged .*alike twins"):
+            twin_table(Store.open(store.url))
+        # Rows are read as before: their sides are kept by themselves.
+        assert len(store.features(key).table()) == 6
+        if lost == 2:
+            with pytest.raises(StoreDamaged, match="alike twins"):
+                search_twins(store, at_most=3)
+            search_twins(store)
+        else:
+            extract(source, network, store, device="cpu")
+        pd.testing.assert_frame_equal(twin_table(store), before)
+        pd.testing.assert_frame_equal(store.components(), sides)
 
 
 def test_what_has_no_signature_is_told_and_what_was_searched_is_not_read_again(
