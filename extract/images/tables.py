@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alike.extract.encodings import not_utf8
-from alike.extract.errors import BadImage, BadInput
+from alike.extract.errors import BadImage, BadInput, not_utf8
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import (
     ImageSource,

@@ -152,8 +152,7 @@ def class_list(given: str | None) -> list[str] | None:
     """Names of classes from a file, one a line, or from a comma-separated list."""
     from pathlib import Path
 
-    from alike.extract.encodings import not_utf8
-    from alike.extract.errors import BadInput
+    from alike.extract.errors import BadInput, not_utf8
 
     if given is None:
         return None

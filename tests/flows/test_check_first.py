@@ -24,10 +24,10 @@ TINY = CASES / "networks" / "tiny.py"
 FULL = bool(os.environ.get("ALIKE_FULL"))
 # The first of each are of one kind each; the others are tried by ALIKE_FULL.
 FACTORIES = (
-    "outputs.py:map_first", "heads.py:weight_norm_by_hook", "random_in_eval.py:make",
-    "stale/nets.py:make", "outputs.py:features_first", "outputs.py:named_features_first",
+    "outputs.py:map_first", "random_in_eval.py:make", "stale/nets.py:make",
+    "heads.py:weight_norm_by_hook", "outputs.py:features_first", "outputs.py:named_features_first",
     "outputs.py:dataclass_output", "heads.py:weight_norm", "heads.py:cosine",
-)[: None if FULL else 4]  # fmt: skip
+)[: None if FULL else 3]  # fmt: skip
 CHECKPOINTS = (
     "ema_beside", "no_head", "whole_module", "lfs_pointer", "timm_ema", "only_ema", "averaged",
     "lightning_criterion", "lightning_path", "lightning_namespace", "numpy_scalar", "moco",
