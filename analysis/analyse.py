@@ -340,10 +340,10 @@ def analyse(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
     tables["twins"] = twins
-    said = {}
+    human_record = {}
     if human is not None:
         tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
-        said = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
+        human_record = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
     record = {
         "split": settings.split, **({"where": features.where} if features.where else {}),
         "measures": [*measures, *settings.set_measures],
@@ -353,7 +353,7 @@ def analyse(
         "unlabelled": images.unlabelled, "features_digest": features.digest,
         "images_digest": images_digest(features.store),
         "untrained": untrained.key if untrained is not None else None,
-        "measure_digests": digests, "twins": twin_record, "human": said,
+        "measure_digests": digests, "twins": twin_record, "human": human_record,
         "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],
         "scores_version": SCORES_VERSION,
         "n_images_before_sampling": len(images),

@@ -50,7 +50,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class NetworkView:
     """What one network makes of the images, computed once.
 
     Attributes:
@@ -129,20 +129,20 @@ def network_pairs(
     images = first if at is None else first.take(at)
     few = np.sort(images.by_id[_some(len(images), seed)])
     memory = 0 if jobs.remote else MEMORY // len(usable)
-    seen = {}
+    views = {}
     for one in usable:
         rows = sets[one.key].rows if at is None else sets[one.key].rows[at]
         ready = ready_measure(one, measure)
         vectors = stored_vectors(one, ready, rows, memory=memory)
-        seen[one.key] = see(vectors, images, few, jobs, progress, one.key)
+        views[one.key] = view_of(vectors, images, few, jobs, progress, one.key)
     rows_of = []
-    every = list(combinations(seen, 2))
+    every = list(combinations(views, 2))
     for done, (a, b) in enumerate(every, start=1):
-        rows_of += [(a, b, *row) for row in _compared(seen[a], seen[b], seed)]
+        rows_of += [(a, b, *row) for row in _compared(views[a], views[b], seed)]
         progress("pairs of networks", done, len(every))
     columns = ["a", "b", "method", "value", "null_mean", "null_sd", "z", "note"]
     table = pd.DataFrame(rows_of, columns=columns)
-    places, shown = placed(table, list(seen))
+    places, shown = placed(table, list(views))
     record = {
         "measure": measure, "split": split, "images": len(images), "of": len(first),
         "rsa_images": len(few), "seed": seed, "left_out": left_out, "shown": shown,
@@ -157,14 +157,14 @@ def _some(n: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).choice(n, RSA_IMAGES, replace=False)
 
 
-def see(
+def view_of(
     vectors: Vectors,
     images: EvaluationSet,
     few: NDArray[np.int64],
     jobs: Jobs,
     progress: Progress = silent,
     name: str = "",
-) -> Seen:
+) -> NetworkView:
     """What the comparisons read of one network.
 
     Args:
@@ -195,10 +195,12 @@ def see(
         squares += float((part * part).sum())
     mean = total / vectors.n
     norm = max(squares - vectors.n * float(mean @ mean), 0.0) ** 0.5
-    return Seen(vectors, near.places, ranks, mean, norm)
+    return NetworkView(vectors, near.places, ranks, mean, norm)
 
 
-def _compared(x: Seen, y: Seen, seed: int) -> list[tuple[str, float, float, float, float, str]]:
+def _compared(
+    x: NetworkView, y: NetworkView, seed: int
+) -> list[tuple[str, float, float, float, float, str]]:
     """Method, value, mean and deviation of its null, z, note."""
     n = x.vectors.n
     draw = np.random.default_rng(seed)
@@ -266,7 +268,7 @@ def _renamed(near: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.in
     return np.asarray(place[near[order]])
 
 
-def procrustes(x: Seen, y: Seen, order: NDArray[np.int64] | None = None) -> float:
+def procrustes(x: NetworkView, y: NetworkView, order: NDArray[np.int64] | None = None) -> float:
     """arccos(||Xc^T Yc||_* / (||Xc|| ||Yc||)): 0 to pi/2, a metric up to rotation and scale.
 
     Args:
@@ -292,7 +294,7 @@ def _angle(cross: Floats, norms: float) -> float:
 
 
 def _procrustes_with_null(
-    x: Seen, y: Seen, orders: list[NDArray[np.int64]]
+    x: NetworkView, y: NetworkView, orders: list[NDArray[np.int64]]
 ) -> tuple[float, tuple[float, float], str]:
     none = float("nan")
     d, e, n = x.vectors.dim, y.vectors.dim, x.vectors.n

@@ -125,7 +125,7 @@ class Forward:
         self.shapes |= {name: (self.shapes[name][0], dtype) for name, dtype in dtypes.items()}
 
     def types_for(self, frames: torch.Tensor) -> dict[str, str]:
-        """The maps that need float32, judged by some images: name to type.
+        """The maps that need float32, by the values of some images: name to type.
 
         Args:
             frames: uint8 (B, 3, h, w), a batch of the set.

@@ -18,7 +18,7 @@ class SelfCheck:
     """Whether the preprocessing of a set of images looked right.
 
     Attributes:
-        images: usable images when it was judged, 0 if it never was.
+        images: usable images at the last check, 0 if there was none.
         top1: share of labelled images that were classified correctly then.
         warning: what looks wrong, or None.
     """

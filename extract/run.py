@@ -151,7 +151,7 @@ class ExtractionRun:
             return {}
 
     def _types(self, forward: Forward, view: pd.DataFrame) -> dict[str, str]:
-        """The maps that need float32, judged by some images of the first unit."""
+        """The maps that need float32, by the values of some images of the first unit."""
         good = view[view["state"] == "ok"].drop_duplicates("row").sort_values("row").head(UNIT)
         few = np.unique(np.linspace(0, len(good) - 1, min(TRIAL, len(good))).astype(np.int64))
         images = [

@@ -128,7 +128,7 @@ class DecisionLog:
             "origin": self._origin, "parent": self._parent,
         }  # fmt: skip
         if network is not None:
-            weights = self._memo.kept(network.weights)
+            weights = self._memo.place_of(network.weights)
             held = file_hash(Path(network.weights))
             entry["network"] = {"weights": weights, "key": network.key, "hash": held}
         # Written anew and renamed: a run that is killed here leaves no half line to the next one.

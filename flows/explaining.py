@@ -99,13 +99,13 @@ def every_class(
 
     rows: list[dict[str, Any]] = []
     arrays = {}
-    for found in class_likeness(features, split=split):
-        alike, others = (maps.sum(axis=(1, 2)) for maps in (found.to_class, found.to_others))
+    for one in class_likeness(features, split=split):
+        alike, others = (maps.sum(axis=(1, 2)) for maps in (one.to_class, one.to_others))
         rows.append(
-            {"class": found.label, "n": len(found.rows), "to_class": alike.mean(),
-             "to_others": others.mean(), "least_typical_row": int(found.rows[alike.argmin()])}
+            {"class": one.label, "n": len(one.rows), "to_class": alike.mean(),
+             "to_others": others.mean(), "least_typical_row": int(one.rows[alike.argmin()])}
         )  # fmt: skip
-        arrays[f"{found.label}/to_class"] = found.mean_map
-        arrays[f"{found.label}/telling"] = found.telling_map
-        keep(f"class-{found.label}", class_panel(features, found))
+        arrays[f"{one.label}/to_class"] = one.mean_map
+        arrays[f"{one.label}/telling"] = one.telling_map
+        keep(f"class-{one.label}", class_panel(features, one))
     return Part(pd.DataFrame(rows), arrays=arrays)

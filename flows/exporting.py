@@ -87,6 +87,6 @@ def export(
     if analysis and ending_of(to) in WITH_NEIGHBOURS:
         rows = chosen.table(split)["row"].to_numpy()
         if lists_among(analysis.tables.get("neighbours"), rows, measure) is None:
-            judged = f"those analysed by {measure} are of other images, or not of all of these"
-            notes.append(f"no column of neighbours is written: {judged}")
+            others = f"those analysed by {measure} are of other images, or not of all of these"
+            notes.append(f"no column of neighbours is written: {others}")
     return Exported(files, chosen.key, tuple(note for note in notes if note))

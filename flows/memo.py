@@ -77,14 +77,14 @@ class Memo:
         entry = self._entries.get(artefact)
         if entry is None:
             return []
-        places = [(self.there(path), known) for path, known in entry["files"].items()]
+        places = [(self.there(path), before) for path, before in entry["files"].items()]
         if entry["made_from"] == _BEGUN:
             return [path for path, _ in places if path.is_file()]
-        return [path for path, known in places if known and file_hash(path) == known]
+        return [path for path, before in places if before and file_hash(path) == before]
 
     def begin(self, artefact: str, files: Iterable[Path]) -> None:
         """Forget an artefact, but not these files, which it has or is about to write."""
-        places = {self.kept(path): "" for path in files}
+        places = {self.place_of(path): "" for path in files}
         entry = {"made_from": _BEGUN, "parts": {}, "outputs": {}, "files": places}
         self._entries[artefact] = entry
         self._write()
@@ -106,7 +106,7 @@ class Memo:
             "made_from": digest(inputs),
             "parts": {name: digest(value)[:16] for name, value in inputs.items()},
             "outputs": outputs,
-            "files": {self.kept(path): file_hash(path) for path in files},
+            "files": {self.place_of(path): file_hash(path) for path in files},
         }
         self._write()
 
@@ -129,14 +129,14 @@ class Memo:
         aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(self._file)
 
-    def kept(self, path: Path | str) -> str:
+    def place_of(self, path: Path | str) -> str:
         """A path as it is remembered: within the folder, or as it is if it lies elsewhere."""
         inside = Path(path).is_relative_to(self._folder)
         return Path(path).relative_to(self._folder).as_posix() if inside else str(path)
 
-    def there(self, kept: str) -> Path:
+    def there(self, place: str) -> Path:
         """Where a remembered path is now."""
-        return self._folder / kept
+        return self._folder / place
 
 
 def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -94,7 +94,7 @@ def record_of(
 def finished(record: RunRecord, run: "PipelineRun", report: Path) -> RunRecord:
     """The record with what is only known once the report is written."""
     files = dict.fromkeys([report, *run.files])
-    artefacts = {run.memo.kept(file): file_hash(file) for file in files}
+    artefacts = {run.memo.place_of(file): file_hash(file) for file in files}
     return replace(record, seconds=_seconds(run), artefacts=artefacts)
 
 

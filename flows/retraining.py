@@ -1,4 +1,4 @@
-"""Retraining within a run: decide, retrain, extract again, judge, compare, accept or not."""
+"""Retraining within a run: decide, retrain, extract again, evaluate, compare, accept or not."""
 
 import math
 import time
@@ -57,7 +57,7 @@ class Rounds:
         self.side = "held_out"
 
     def go(self) -> None:
-        """Retrain, extract, judge and compare until a guard or the condition says stop."""
+        """Retrain, extract, evaluate and compare until a guard or the condition says stop."""
         settings = self.run.pipeline.retrain
         if settings is None:
             return
@@ -87,7 +87,9 @@ class Rounds:
             self.log.add("replace", False, self.verdict, scores, past=past)
             return False
         key = step(steps.extract_images, "extract")(run, weights, "retrained")
-        self.after = after = step(steps.judge, "analyse")(run, key, "retrained", self.untrained)
+        self.after = after = step(steps.evaluate_group, "analyse")(
+            run, key, "retrained", self.untrained
+        )
         step(steps.explain, "explain")(run, key, weights, "retrained")
         self.comparison = step(steps.set_side_by_side, "compare")(
             run, self.first, key, main_measure(after)

@@ -100,7 +100,7 @@ def run_steps(run: PipelineRun) -> Finished:
         )
     step(steps.build, "index")(run, key, "network")
     beside = None if untrained == key else untrained
-    before = step(steps.judge, "analyse")(run, key, "network", beside)
+    before = step(steps.evaluate_group, "analyse")(run, key, "network", beside)
     step(steps.explain, "explain")(run, key, weights, "network")
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()

@@ -304,7 +304,9 @@ def _holds_index(folder: Path) -> bool:
     return card is not None and (folder / card.file).is_file()
 
 
-def judge(run: PipelineRun, key: str, name: str, untrained: str | None = None) -> "Analysis":
+def evaluate_group(
+    run: PipelineRun, key: str, name: str, untrained: str | None = None
+) -> "Analysis":
     """Distances, scores and tables of a group, over the images that no training saw."""
     from alike.analysis.analyse import (
         DEFAULT_MEASURES,
@@ -510,13 +512,13 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     if stops:
         run.store().count_decision("validation")
     run.decide(trained.decisions)
-    outputs = {"weights": run.memo.kept(trained.weights), "decisions": list(trained.decisions)}
+    outputs = {"weights": run.memo.place_of(trained.weights), "decisions": list(trained.decisions)}
     run.keep(artefact, inputs, outputs, (trained.weights,))
     return str(trained.weights)
 
 
 def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) -> "pd.DataFrame":
-    """Scores of two groups with paired uncertainty, over the images judged in both.
+    """Scores of two groups with paired uncertainty, over the images evaluated in both.
 
     The measure is that of the report's headline: one page does not speak of two.
     """
@@ -534,7 +536,7 @@ def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) ->
 
 
 def how_alike(run: PipelineRun, before: str, after: str, measure: str) -> dict[str, float]:
-    """CKA, RSA and neighbours kept between two groups, over the images judged in both."""
+    """CKA, RSA and neighbours kept between two groups, over the images evaluated in both."""
     from alike.analysis.networks import network_similarity
 
     store = run.store()

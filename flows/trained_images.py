@@ -1,4 +1,4 @@
-"""Images that a network was trained on must not judge it: found by what its weights came from."""
+"""Images that a network was trained on must not evaluate it: read from beside its weights."""
 
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,8 @@ def check_held_out(features: "Features", split: str = "held_out") -> list[str]:
     """Refuse to call images held out, or for validation, that the network was trained on.
 
     Returns:
-        Notes: weights that were taken away from the list of their images are judged all the same,
-        since the images may well be others.
+        Notes: weights that were taken away from the list of their images are evaluated all the
+        same, since the images may well be others.
 
     Raises:
         BadInput: some of them were.
@@ -79,7 +79,7 @@ def check_held_out(features: "Features", split: str = "held_out") -> list[str]:
 
 
 def held_out_notes(features: "Features") -> list[str]:
-    """The same as notes, for a step that judges nothing."""
+    """The same as notes, for a step that evaluates nothing."""
     try:
         return check_held_out(features)
     except BadInput as error:

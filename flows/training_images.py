@@ -106,7 +106,7 @@ def _from_store(
 
 
 def _keep_apart(store: "Store", share: float | None) -> None:
-    """Make the split the store's own, so that every later judgement is of the held-out images."""
+    """Make the split the store's own, so that every later evaluation is of the held-out images."""
     from alike.extract.errors import BadInput
 
     present = store.split().train_share

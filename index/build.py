@@ -266,7 +266,8 @@ def embed(
             if scratch is None or memory is None or 4 * shape[0] * shape[1] <= memory:
                 out = np.empty(shape, dtype=np.float32)
             else:
-                out = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
+                # A plain array over the file: FAISS with its bindings for torch takes no subclass.
+                out = np.asarray(np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape))
         at = slice(low, low + len(part))
         out[at if places is None else places[at]] = part
         progress("embed", low + len(part), len(rows))

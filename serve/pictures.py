@@ -141,7 +141,6 @@ class Thumbnails:
         self._budget = disk
         self._lock = threading.Lock()
         self._used: int | None = None
-        self.made = 0
 
     def get(self, name: str, side: int) -> bytes | None:
         """A picture that was made before; None if there is none."""
@@ -159,7 +158,6 @@ class Thumbnails:
 
     def keep(self, name: str, side: int, data: bytes, *, on_disk: bool) -> None:
         """Keep a picture that was made."""
-        self.made += 1
         self.memory.put((name, side), data, len(data))
         if self._folder is None or not on_disk:
             return

@@ -410,15 +410,17 @@ class NeighbourService:
         with self._network_lock:
             network = opened.index.encoder().network
             try:
-                made = explain_images(
+                result = explain_images(
                     [image], features, methods=methods or usual, target=target, network=network
                 )
             except BadInput as error:
                 # The methods are those of the table, the image was read: the class is left.
                 raise (error if target is None else NotThere(str(error))) from error
-        arrays = {key.partition("/")[2]: _rounded(_coarse(one)) for key, one in made.arrays.items()}
-        lines = made.table.to_dict(orient="records")
-        return {"maps": lines, "arrays": arrays, "left_out": list(made.notes)}
+        arrays = {
+            key.partition("/")[2]: _rounded(_coarse(one)) for key, one in result.arrays.items()
+        }
+        lines = result.table.to_dict(orient="records")
+        return {"maps": lines, "arrays": arrays, "left_out": list(result.notes)}
 
     # Tags
 

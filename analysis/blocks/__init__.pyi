@@ -18,6 +18,7 @@ from .product import by_numpy as by_numpy
 from .product import one_thread_each as one_thread_each
 from .statistic import MapBlocks as MapBlocks
 from .statistic import Statistic as Statistic
+from .statistic import append_part as append_part
 from .vectors import CENTRE_ROWS as CENTRE_ROWS
 from .vectors import MEMORY as MEMORY
 from .vectors import MeasuredRows as MeasuredRows

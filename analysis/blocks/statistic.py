@@ -15,6 +15,11 @@ State = TypeVar("State")
 Answer = TypeVar("Answer")
 
 
+def append_part(parts: list[Any], part: Any) -> list[Any]:
+    """The `combine` of a statistic that keeps its parts apart, in order; it starts as a list."""
+    return [*parts, part]
+
+
 class MapBlocks(Protocol):
     """Maps a function over items and gives the answers in their order; `map` is one."""
 

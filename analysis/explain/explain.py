@@ -44,7 +44,7 @@ class Explainer:
         resolution: `map` (positions of the last feature map) or `pixels` (of the network input).
         signed: whether values below zero mean "speaks against".
         about: one line for tables and figures.
-        made: (evidence, batch) -> relevance, shaped as the evidence.
+        finish: (evidence, batch) -> relevance, shaped as the evidence.
         boxed: whether `evidence` takes `limits`, the network's input for black and for white.
     """
 
@@ -53,12 +53,12 @@ class Explainer:
     resolution: str
     signed: bool
     about: str
-    made: Callable[[Tensor, Tensor], Tensor] = methods.unchanged
+    finish: Callable[[Tensor, Tensor], Tensor] = methods.unchanged
     boxed: bool = False
 
     def maps(self, module: nn.Module, batch: Tensor, target: methods.Target) -> Tensor:
         """Relevance before any sum over channels, of a module in eval mode."""
-        return self.made(self.evidence(module, batch, target), batch)
+        return self.finish(self.evidence(module, batch, target), batch)
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def relevances(
             if row.evidence not in evidence:
                 extra = {"limits": limits} if row.boxed else {}
                 evidence[row.evidence] = row.evidence(module, batch, target_of, **extra).detach()
-            result = row.made(evidence[row.evidence], batch)
+            result = row.finish(evidence[row.evidence], batch)
             maps[row.name] = result.sum(1) if result.ndim == 4 else result
     return maps
 

@@ -33,13 +33,13 @@ class Explained:
 
     Attributes:
         names: of the images, as given.
-        found: for each image its explanations, one a method that fits.
+        explanations: for each image its explanations, one a method that fits.
         alike: of the first two images, where `likeness` was asked and there are two.
         notes: which methods do not fit the network, and which maps are zero everywhere.
     """
 
     names: tuple[str, ...]
-    found: tuple[tuple[Explanation, ...], ...]
+    explanations: tuple[tuple[Explanation, ...], ...]
     alike: Alike | None
     notes: tuple[str, ...]
 
@@ -57,7 +57,7 @@ class Explained:
                 "conserved": one.conserved,
                 **_peak(one.relevance),
             }
-            for name, every in zip(self.names, self.found, strict=True)
+            for name, every in zip(self.names, self.explanations, strict=True)
             for one in every
         ]
         return pd.DataFrame(rows)
@@ -66,9 +66,9 @@ class Explained:
     def pictures(self) -> dict[str, Pixels]:
         """Panels by name: `explanations`, and `likeness` of two images."""
         panels = {}
-        if any(self.found):
+        if any(self.explanations):
             names = [Path(name).name for name in self.names]
-            panels["explanations"] = explanation_panel(self.found, names)
+            panels["explanations"] = explanation_panel(self.explanations, names)
         if self.alike is not None:
             panels[LIKENESS] = alike_panel(
                 [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
@@ -80,7 +80,7 @@ class Explained:
         """The maps, named `<number of the image>/<method>`."""
         arrays: dict[str, npt.NDArray[np.floating]] = {
             f"{number}/{one.method}": one.relevance
-            for number, every in enumerate(self.found)
+            for number, every in enumerate(self.explanations)
             for one in every
         }
         if self.alike is not None:

@@ -7,14 +7,14 @@ import plotly.graph_objects as go
 from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank
 
 
-def network_figure(table: pd.DataFrame, of: str, name: str, chosen: str = "") -> go.Figure:
+def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "") -> go.Figure:
     """Sameness of every network against another score, both with 95 % intervals.
 
     Args:
         table: of `alike.analysis.ranking.Ranking`.
         of: the other score, a share.
         name: its name in words.
-        chosen: key of the network that stands out.
+        highlight: key of the network that stands out.
     """
     figure = blank(420, showlegend=False)
     wide = table.pivot_table(
@@ -38,7 +38,7 @@ def network_figure(table: pd.DataFrame, of: str, name: str, chosen: str = "") ->
         go.Scatter(
             x=x.tolist(), y=y.tolist(), error_x=bar_x, error_y=bar_y, mode="markers",
             text=list(wide.index), hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
-            marker={"size": 10, "color": [AFTER if k == chosen else BEFORE for k in wide.index]},
+            marker={"size": 10, "color": [AFTER if k == highlight else BEFORE for k in wide.index]},
         )
     )  # fmt: skip
     figure.update_xaxes(title_text=name)
@@ -46,12 +46,12 @@ def network_figure(table: pd.DataFrame, of: str, name: str, chosen: str = "") ->
     return figure
 
 
-def placed_networks(places: pd.DataFrame, chosen: str = "") -> go.Figure:
+def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
     """A map of networks: near networks see the images alike.
 
     Args:
         places: network, x, y.
-        chosen: key of the network that stands out.
+        highlight: key of the network that stands out.
     """
     figure = blank(420, showlegend=False)
     figure.add_trace(
@@ -61,7 +61,7 @@ def placed_networks(places: pd.DataFrame, chosen: str = "") -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
             marker={
                 "size": 10,
-                "color": [AFTER if k == chosen else BEFORE for k in places["network"]],
+                "color": [AFTER if k == highlight else BEFORE for k in places["network"]],
             },
         )
     )  # fmt: skip

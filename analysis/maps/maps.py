@@ -1,6 +1,6 @@
 """Maps of a set of images: made once, kept in the store, the same for report, page and export.
 
-A map is for the eyes: no score is ever computed on one (SCIENCE 5).
+A map is for the eyes: no score is ever computed on one.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Two ways to put vectors on a plane: PCA from the moment matrix, t-SNE by openTSNE (SCIENCE 5)."""
+"""Two ways to put vectors on a plane: PCA from the moment matrix, t-SNE by openTSNE."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -18,9 +18,9 @@ CHUNK = 16
 
 
 @compiled
-def keep_smallest(values: NDArray[np.uint64], count: int, kept: int) -> None:
-    """Move the `kept` smallest of `values[:count]` to the front, in any order (quickselect)."""
-    low, high, rank = 0, count - 1, kept - 1
+def keep_smallest(values: NDArray[np.uint64], count: int, k: int) -> None:
+    """Move the `k` smallest of `values[:count]` to the front, in any order (quickselect)."""
+    low, high, rank = 0, count - 1, k - 1
     while low < high:
         middle = (low + high) // 2
         a, b, c = values[low], values[middle], values[high]
@@ -48,8 +48,8 @@ class Candidates(NamedTuple):
 
     Attributes:
         own: (m, 2) first and last + 1 position of each row's class.
-        kept: how many nearest are wanted.
-        near: (m, cap) reservoirs, cap > kept.
+        k: how many nearest are wanted.
+        near: (m, cap) reservoirs, cap > k.
         counts: (m,) candidates in each.
         limits: (m,) largest key that can still be among the wanted.
         alien: (m,) nearest candidate of another class.
@@ -57,7 +57,7 @@ class Candidates(NamedTuple):
     """
 
     own: NDArray[np.int64]
-    kept: int
+    k: int
     near: NDArray[np.uint64]
     counts: NDArray[np.int64]
     limits: NDArray[np.float32]
@@ -72,11 +72,11 @@ class Keys(NamedTuple):
     bits: NDArray[np.uint32]
 
 
-def no_candidates(own: NDArray[np.int64], kept: int) -> Candidates:
-    """Nothing offered yet; `own` and `kept` as in `Candidates`."""
+def no_candidates(own: NDArray[np.int64], k: int) -> Candidates:
+    """Nothing offered yet; `own` and `k` as in `Candidates`."""
     m = len(own)
     return Candidates(
-        own, kept, np.empty((m, 2 * kept + 2 * CHUNK), dtype=np.uint64),
+        own, k, np.empty((m, 2 * k + 2 * CHUNK), dtype=np.uint64),
         np.zeros(m, dtype=np.int64), np.full(m, np.inf, dtype=np.float32),
         np.full(m, NONE), np.zeros(m, dtype=np.uint64),
     )  # fmt: skip
@@ -109,7 +109,7 @@ def offer(
         candidates: of the rows, changed.
         room: scratch of n or more.
     """
-    own, kept, near, counts, limits, alien, kin = candidates
+    own, k, near, counts, limits, alien, kin = candidates
     keys, bits = room
     m, n = product.shape
     cap = near.shape[1]
@@ -147,10 +147,10 @@ def offer(
                     near[i, count] = entry
                     count += 1
                     if count == cap:
-                        keep_smallest(near[i], count, kept)
-                        count = kept
+                        keep_smallest(near[i], count, k)
+                        count = k
                         largest = near[i, 0]
-                        for r in range(1, kept):
+                        for r in range(1, k):
                             largest = max(largest, near[i, r])
                         bits[0], held = np.uint32(largest >> _SHIFT), bits[0]
                         limit = keys[0]
@@ -159,7 +159,7 @@ def offer(
 
 
 @compiled
-def close(near: NDArray[np.uint64], counts: NDArray[np.int64], kept: int) -> None:
-    """Bring the `kept` nearest of every reservoir to its front."""
+def close(near: NDArray[np.uint64], counts: NDArray[np.int64], k: int) -> None:
+    """Bring the `k` nearest of every reservoir to its front."""
     for i in range(near.shape[0]):
-        keep_smallest(near[i], counts[i], kept)
+        keep_smallest(near[i], counts[i], k)

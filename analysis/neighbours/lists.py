@@ -248,7 +248,7 @@ def hub_skew(places: Places, n: int) -> float:
     return float(((listed - listed.mean()) ** 3).mean() / spread**3) if spread > 0 else 0.0
 
 
-def two_nn(keys: Floats, kept: float = 0.9) -> float:
+def two_nn(keys: Floats, share: float = 0.9) -> float:
     """Intrinsic dimension by the ratio of the two nearest distances (Facco 2017).
 
     -log(1 - F(mu)) = d log mu is fitted through the origin on the smallest 90 % of mu = r2 / r1.
@@ -257,7 +257,7 @@ def two_nn(keys: Floats, kept: float = 0.9) -> float:
 
     Args:
         keys: (N, k >= 2) keys of the nearest, half the squared distance.
-        kept: share of the ratios that is fitted.
+        share: of the ratios, the smallest, that is fitted.
     """
     if keys.shape[1] < 2:
         return float("nan")
@@ -267,6 +267,6 @@ def two_nn(keys: Floats, kept: float = 0.9) -> float:
     if usable.sum() < 10:
         return float("nan")
     log_mu = np.sort(0.5 * np.log(second[usable] / first[usable]))
-    n = int(len(log_mu) * kept)
+    n = int(len(log_mu) * share)
     grown = -np.log(1.0 - np.arange(n) / len(log_mu))
     return float(log_mu[:n] @ grown / (log_mu[:n] @ log_mu[:n]))

@@ -227,7 +227,7 @@ def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bin
     choices = [(wide, equal)]
     for first, width in ((low, 1.0), (high, -1.0)):
         x = ((keys - first) * width).astype(np.float32)
-        cells, at_bin = _followed(x, same, n, flip=width < 0)
+        cells, at_bin = _following_cells(x, same, n, flip=width < 0)
         choices.append((_width(at_bin, same, n), Bins(first, width, n, cells)))
     return min(choices, key=lambda each: each[0])[1]
 
@@ -257,7 +257,7 @@ def _width(bins: NDArray[np.int64], same: NDArray[np.bool_], n: int) -> float:
     return float(p @ q)
 
 
-def _followed(
+def _following_cells(
     x: NDArray[np.float32], same: NDArray[np.bool_], n: int, *, flip: bool
 ) -> tuple[Cells, NDArray[np.int64]]:
     """Cells whose bins hold equal shares of these pairs, and the bin of each pair.
@@ -268,6 +268,10 @@ def _followed(
         n: number of bins.
         flip: whether bins count down, since x counts from the upper end.
     """
+    # Features that crowd put most pairs into a small part of the range, often by orders of
+    # magnitude: bins of equal width leave them in a few, and the interval of the AUC wide. A cell
+    # is the leading bits of the float, so cells are as fine relative to the distance everywhere,
+    # and a pair reaches its bin without a search.
     # The farthest pair of the sample is not the farthest of all: 2 % of room above it.
     top = np.float32(float(x.max()) * 1.02)
     last = (int(top.view(np.uint32)) >> CELL_BITS) + 1

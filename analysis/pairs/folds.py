@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, append_part
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import best_balanced, folded_balanced, rates
@@ -89,7 +89,7 @@ def folded_accuracy(
     unit: NDArray[np.int64] | None = None,
     intervals: bool = True,
     map_blocks: MapBlocks = map,
-    judging: MapBlocks = map,
+    map_intervals: MapBlocks = map,
 ) -> Folded:
     """Deal, count and evaluate; fewer folds where classes are too small for two images in each.
 
@@ -102,7 +102,7 @@ def folded_accuracy(
         unit: (N,) near copies, which share a fold; None: each image is a unit.
         intervals: count also which pairs lie on the right side.
         map_blocks: how folds are mapped.
-        judging: how they are for the interval.
+        map_intervals: how folds are mapped again, for the interval.
     """
     sizes: NDArray[Any] = images.counts
     if unit is not None:
@@ -119,7 +119,7 @@ def folded_accuracy(
         items=range(folds),
         chunk=partial(_count_fold, vectors, images, coarse, fold_of, plain),
         start=list,
-        combine=_append,
+        combine=append_part,
         finalize=np.stack,
     ).compute(map_blocks)
     accuracies = folded_balanced(counts[:, 0], counts[:, 1])
@@ -131,9 +131,9 @@ def folded_accuracy(
         items=list(enumerate(at)),
         chunk=partial(_near_pairs, vectors, images, coarse, fold_of),
         start=list,
-        combine=_append,
+        combine=append_part,
         finalize=np.stack,
-    ).compute(judging)
+    ).compute(map_intervals)
     return Folded(accuracies, *_movements(right, images, fold_of))
 
 
@@ -198,7 +198,3 @@ def _count_fold(
 ) -> NDArray[np.float64]:
     at = np.flatnonzero(fold_of == fold)
     return count_kinds(vectors.take(at), images.take(at), bins, plain=plain)
-
-
-def _append(parts: list[Any], part: Any) -> list[Any]:
-    return [*parts, part]

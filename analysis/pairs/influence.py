@@ -20,6 +20,7 @@ from alike.analysis.blocks import (
     MapBlocks,
     Statistic,
     Vectors,
+    append_part,
     best_product,
     blocks,
     compiled,
@@ -366,7 +367,7 @@ def pass_over_pairs(
         items=[at[low : low + step] for low in range(0, len(at), step)],
         chunk=partial(_rows_of, few, images, tables),
         start=list,
-        combine=_append_part,
+        combine=append_part,
     ).compute(map_blocks)
     own, other, total, squares, rows, *classes = zip(*parts, strict=True)
     sums = PairSums(
@@ -379,10 +380,6 @@ def pass_over_pairs(
         for part in (classes[low : low + 6] for low in range(0, len(classes), 6))
     ]
     return Passed(sums, at, tuple(each))
-
-
-def _append_part(parts: list[Any], part: Any) -> list[Any]:
-    return [*parts, part]
 
 
 def _rows_of(

@@ -1,7 +1,7 @@
 """Scores of a measure against people, with ceilings and intervals. Nothing is fitted.
 
 The ceilings say how well people agree with people. The lower one is that of a model which is one
-part of them, judged by the rest; the upper one that of a model which knows all of them.
+part of them, scored by the rest; the upper one that of a model which knows all of them.
 """
 
 from collections.abc import Callable
@@ -60,15 +60,15 @@ def human_scores(
     at = place[np.minimum(at, len(images) - 1)]
     here = images.rows[at] == answers.rows
     order = np.argsort(at[here])
-    chosen, of = at[here][order], np.flatnonzero(here)[order]
+    places, of = at[here][order], np.flatnonzero(here)[order]
     note = ""
-    if len(chosen) > MOST:
-        kept = np.isin(chosen, _sample(images.take(chosen), chosen, seed))
-        note = f"a stratified sample of {int(kept.sum())} of {len(chosen)} images"
-        chosen, of = chosen[kept], of[kept]
-    if len(chosen) < 3:
+    if len(places) > MOST:
+        kept = np.isin(places, _sample(images.take(places), places, seed))
+        note = f"a stratified sample of {int(kept.sum())} of {len(places)} images"
+        places, of = places[kept], of[kept]
+    if len(places) < 3:
         return pd.DataFrame(columns=list(COLUMNS))
-    similarity, codes = _similarity(vectors, chosen), images.codes[chosen]
+    similarity, codes = _similarity(vectors, places), images.codes[places]
     if answers.kind == "votes":
         people: _People = _Votes(answers.values[of])
     else:
@@ -76,9 +76,9 @@ def human_scores(
     return _of_pairs(similarity, codes, people, draw, draws, splits, note)
 
 
-def _sample(images: EvaluationSet, chosen: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _sample(images: EvaluationSet, places: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     at = images.sample_at(MOST, seed)
-    return chosen if at is None else chosen[at]
+    return places if at is None else places[at]
 
 
 def _similarity(vectors: Vectors, at: NDArray[np.int64]) -> Floats:

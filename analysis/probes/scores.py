@@ -84,15 +84,21 @@ def probe_rights(
     gallery = stored_vectors(features, POOLED, train.rows)
     probe = fit_linear(gallery, train, stage)
     of_train = {name: code for code, name in enumerate(train.classes)}
-    wanted = np.array([of_train.get(name, -1) for name in left.classes])[left.codes]
+    true_codes = np.array([of_train.get(name, -1) for name in left.classes])[left.codes]
     few, voters = _voters(gallery, train, len(left), budget)
     rights = {
         "knn_probe": vote_rights(
-            asking, wanted, few, voters.codes, probe.standard, KNN, map_blocks=stage("probe votes")
+            asking,
+            true_codes,
+            few,
+            voters.codes,
+            probe.standard,
+            KNN,
+            map_blocks=stage("probe votes"),
         ),
-        "linear_probe": _linear_rights(asking, gallery, wanted, probe),
+        "linear_probe": _linear_rights(asking, gallery, true_codes, probe),
     }
-    everywhere = _everywhere(len(train), left, images, wanted)
+    everywhere = _everywhere(len(train), left, images, true_codes)
     voting = f"{min(KNN, len(voters))} nearest of {len(voters)} train images vote"
     return Probed(
         rights,
@@ -184,22 +190,22 @@ def _voters(
 
 
 def _linear_rights(
-    asking: Vectors, gallery: Vectors, wanted: NDArray[np.int64], probe: LinearProbe
+    asking: Vectors, gallery: Vectors, true_codes: NDArray[np.int64], probe: LinearProbe
 ) -> Floats:
     parts = [
         probe.codes(asking.block(low, high)[0] + asking.centre - gallery.centre)
         for low, high in ((low, min(low + 1024, asking.n)) for low in range(0, asking.n, 1024))
     ]
-    return np.asarray(np.concatenate(parts) == wanted, dtype=np.float64)
+    return np.asarray(np.concatenate(parts) == true_codes, dtype=np.float64)
 
 
 def _everywhere(
-    train: int, left: EvaluationSet, images: EvaluationSet, wanted: NDArray[np.int64]
+    train: int, left: EvaluationSet, images: EvaluationSet, true_codes: NDArray[np.int64]
 ) -> str:
     parts = [f"channels standardised on {train} train images, which fitted it"]
     if len(left) < len(images):
         parts.append(f"{len(left)} of {len(images)} images: the others fitted it or have no gap")
-    strange = int((wanted < 0).sum())
+    strange = int((true_codes < 0).sum())
     if strange:
         parts.append(f"{strange} images of classes without train images count as wrong")
     return "; ".join(parts)

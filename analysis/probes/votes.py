@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import MapBlocks, Statistic, Vectors, blocks
+from alike.analysis.blocks import MapBlocks, Statistic, Vectors, append_part, blocks
 from alike.analysis.probes.standard import Standard
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ PANEL = 512
 
 def vote_rights(
     asking: Vectors,
-    wanted: NDArray[np.int64],
+    true_codes: NDArray[np.int64],
     gallery: Vectors,
     codes: NDArray[np.int64],
     standard: Standard,
@@ -35,7 +35,7 @@ def vote_rights(
 
     Args:
         asking: vectors of the images that ask, less `gallery.centre`.
-        wanted: (N,) code of their class; -1 for a class that the gallery lacks.
+        true_codes: (N,) code of their class; -1 for a class that the gallery lacks.
         gallery: vectors of the train images.
         codes: (G,) code of their class.
         standard: of the train images.
@@ -45,20 +45,16 @@ def vote_rights(
     k = min(k, gallery.n)
     parts: list[Floats] = Statistic(
         items=[(low, min(low + PANEL, asking.n)) for low in range(0, asking.n, PANEL)],
-        chunk=partial(_panel, asking, wanted, gallery, codes, standard, k),
+        chunk=partial(_panel, asking, true_codes, gallery, codes, standard, k),
         start=list,
-        combine=_append,
+        combine=append_part,
     ).compute(map_blocks)
     return np.concatenate(parts)
 
 
-def _append(parts: list[Floats], part: Floats) -> list[Floats]:
-    return [*parts, part]
-
-
 def _panel(
     asking: Vectors,
-    wanted: NDArray[np.int64],
+    true_codes: NDArray[np.int64],
     gallery: Vectors,
     codes: NDArray[np.int64],
     standard: Standard,
@@ -66,7 +62,7 @@ def _panel(
     span: tuple[int, int],
 ) -> Floats:
     x = standard.units(asking.block(*span)[0] + asking.centre - gallery.centre)
-    own = wanted[slice(*span)]
+    own = true_codes[slice(*span)]
     held = min(k + MARGIN, gallery.n)
     keys: NDArray[Any] = np.full((len(x), 0), np.inf, dtype=np.float32)
     at: NDArray[Any] = np.zeros((len(x), 0), dtype=np.int64)

@@ -1,7 +1,7 @@
 """The answer in plain words: did same-class features come closer, and what did accuracy do.
 
-The verdict follows `sameness`, not on the same-class distance alone: a network that pulls all
-images together has small same-class distances and separates no classes (`SCIENCE` 0.4).
+The verdict follows `sameness`, not the same-class distance alone: a network that pulls all
+images together has small same-class distances and separates no classes.
 """
 
 import math

@@ -80,15 +80,17 @@ def _citation(card: dict[str, Any], analysis: Analysed) -> str:
     sameness = score_of(analysis, card["measure"], "sameness")
     images = card["images"]
     if sameness is None:
-        said = "no sameness"
+        headline = "no sameness"
     else:
         span = interval_words(sameness.low, sameness.high)
-        said = f"sameness {number(sameness.value)}" + (f" (95 % interval {span})" if span else "")
+        headline = f"sameness {number(sameness.value)}" + (
+            f" (95 % interval {span})" if span else ""
+        )
     return (
         f"{card['network']['network']} ({card['weights']}, {card['network']['weights_hash']}) on "
         f"{images['source']}, {images['evaluated']} {images['split']} images of "
-        f"{len(images['classes'])} classes: {said} by {card['measure']}. Alike {card['alike']}, "
-        f"scores version {card['settings']['scores_version']}, features "
+        f"{len(images['classes'])} classes: {headline} by {card['measure']}. "
+        f"Alike {card['alike']}, scores version {card['settings']['scores_version']}, features "
         f"{card['settings']['features_digest']}."
     )
 

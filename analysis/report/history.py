@@ -40,7 +40,7 @@ def over_time(run: Mapping[str, Any]) -> str:
     runs = _runs(run)
     if len(runs) < 2:
         return ""
-    drawn = figure(
+    plot = figure(
         figure_over_time(series_table(runs)),
         "history",
         caption="Bars are 95 % intervals. A line breaks where a score changed its meaning.",
@@ -48,7 +48,7 @@ def over_time(run: Mapping[str, Any]) -> str:
     whole = int((run.get("history") or {}).get("of", len(runs)))
     cut = f" The last {len(runs)} of {count(whole)} are shown." if whole > len(runs) else ""
     lead = f"Runs that found something changed, oldest first.{cut}"
-    return section("over_time", "Over time", lead, drawn)
+    return section("over_time", "Over time", lead, plot)
 
 
 def series_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -18,8 +18,8 @@ def networks_section(subject: Subject, store: Any) -> str:
     from alike.analysis.similarity import METHODS, NetworkPairs
 
     ranking, pairs = Ranking.load(store), NetworkPairs.load(store)
-    chosen = subject.last.key
-    if ranking is None or chosen not in set(ranking.table["network"]):
+    network = subject.last.key
+    if ranking is None or network not in set(ranking.table["network"]):
         return ""
     record = ranking.record
     stale = [
@@ -43,13 +43,13 @@ def networks_section(subject: Subject, store: Any) -> str:
     of = next((n for n in ("accuracy", "linear_probe") if n in names), None)
     pictures = []
     if of is not None:
-        drawn = network_figure(ranking.table, of, words(of).label, chosen)
+        plot = network_figure(ranking.table, of, words(of).label, network)
         title = f"Sameness against {words(of).label.lower()}"
-        pictures.append(figure(drawn, "networks", title=title, caption=_correlated(ranking)))
+        pictures.append(figure(plot, "networks", title=title, caption=_correlated(ranking)))
     if pairs is not None and len(pairs.places):
         shown = number(pairs.record["shown"], "share")
         pictures.append(figure(
-            placed_networks(pairs.places, chosen), "network-map", title="Map of networks",
+            placed_networks(pairs.places, network), "network-map", title="Map of networks",
             caption=f"Near networks see the images alike: the plane shows {shown} of the squared "
             "Procrustes angles.",
         ))  # fmt: skip

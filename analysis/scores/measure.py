@@ -73,7 +73,7 @@ def evaluate_measure(
     findings = Findings(name, images, counts, moments, geometry, near, units, spreads)
     folded = folded_accuracy(
         vectors, images, counts.bins, seed=seed, unit=unit, intervals=intervals,
-        map_blocks=stage(f"{name} folds"), judging=stage(f"{name} folds judged"),
+        map_blocks=stage(f"{name} folds"), map_intervals=stage(f"{name} folds interval"),
     )  # fmt: skip
     classes = table_rows.per_class(findings)
     of_folds = folded_row(name, folded, len(units.stratum), intervals=intervals)

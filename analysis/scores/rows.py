@@ -72,6 +72,7 @@ def pair_scores(
     def sure_row(name: str, value: float, more: str = "", of: str = "") -> tuple[Any, ...]:
         span, why = pair_interval(findings, of or name, value)
         if of:
+            # 2 AUC - 1: the interval of the AUC, moved as its value is.
             span = 2.0 * span[0] - 1.0, 2.0 * span[1] - 1.0
             value = 2.0 * value - 1.0
         return name, value, span, "; ".join(filter(None, [why, more, note]))
@@ -88,14 +89,16 @@ def pair_scores(
         ("inter_mean", apart[0], NO_SPAN, f"{pairs[1]} pairs"),
     ]  # fmt: skip
     if worst is not None:
-        told = f"class {worst['class']}"
-        values.append(sure_row("worst_class_sameness", worst["auc"], told, of="worst_class_auc"))
+        worst_name = f"class {worst['class']}"
+        values.append(
+            sure_row("worst_class_sameness", worst["auc"], worst_name, of="worst_class_auc")
+        )
     return [score_row(findings.name, *value) for value in values]
 
 
 def _certified(findings: Findings, area: score.Auc) -> str:
-    told = f"AUC certain to {area.low:.6f}..{area.high:.6f} by the bins and the rounding"
-    return f"{told}{_unresolved(findings)}"
+    limits = f"AUC certain to {area.low:.6f}..{area.high:.6f} by the bins and the rounding"
+    return f"{limits}{_unresolved(findings)}"
 
 
 def _told_apart(balanced: score.Auc, plain: score.Auc) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, append_part
 from alike.analysis.pairs import auc, balance, spreads_of_matrix, units_of
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.command import extract_again
@@ -82,7 +82,7 @@ def all_pairs(
         items=range(len(rows)),
         chunk=partial(_to_later, measure.name, stored),
         start=list,
-        combine=_append,
+        combine=append_part,
         finalize=np.stack,
     ).compute(map_blocks)
     return later + later.T
@@ -127,7 +127,3 @@ def _to_later(measure: str, stored: _Maps, at: int) -> NDArray[np.float64]:
     if at + 1 < len(maps):
         out[at + 1 :] = SET_MEASURES[measure].to_all(maps[at], maps[at + 1 :])
     return out
-
-
-def _append(rows: list[Any], row: Any) -> list[Any]:
-    return [*rows, row]

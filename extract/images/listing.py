@@ -61,14 +61,14 @@ def list_source(
     twice = total - pc.count_distinct(pa.chunked_array([paths for paths, *_ in listed])).as_py()
     if twice:
         raise BadInput(f"{source.spec} lists {twice} paths twice; a path names one image")
-    known = None if past is None else Known(past)
+    earlier = None if past is None else Known(past)
     tables, n_read, n_silent = [], 0, 0
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
         # In chunks: a map over all would hold a future for every image of the set.
         for paths, labels, subsets, _ in listed:
             wanted = paths.to_pylist()
             parts = [wanted[start : start + PART] for start in range(0, len(wanted), PART)]
-            done = pool.map(lambda part: [_read(source, path, known) for path in part], parts)
+            done = pool.map(lambda part: [_read(source, path, earlier) for path in part], parts)
             images = [one for part in done for one in part]
             n_read += sum(one.read for one in images)
             n_silent += sum(one.silent for one in images)
@@ -110,11 +110,11 @@ class _Image(NamedTuple):
     silent: bool
 
 
-def _read(source: ImageSource, path: str, known: Known | None) -> _Image:
-    """Hash an image, unless it is known and not due."""
+def _read(source: ImageSource, path: str, earlier: Known | None) -> _Image:
+    """Hash an image, unless `earlier` has it and it is not due."""
     # Before it is read: a file that changes in between has another stamp the next time.
     stamp = stamp_of(source, path)
-    before = None if known is None else known.image(path, stamp)
+    before = None if earlier is None else earlier.image(path, stamp)
     if before is not None and not before[2]:
         return _Image((before[0], before[1], "ok", ""), stamp, read=False, silent=False)
     facts = _hashed(source, path)

@@ -9,7 +9,7 @@ import pandas as pd
 
 Split = Literal["train", "validation", "held_out"]
 SIDES: tuple[Split, ...] = ("train", "validation", "held_out")
-"""What is trained on, what networks are chosen by, what they are judged by."""
+"""What is trained on, what networks are chosen by, what they are evaluated by."""
 
 
 def image_id(data: bytes) -> str:

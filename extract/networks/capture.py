@@ -176,7 +176,7 @@ def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -
     return None
 
 
-def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
+def choose_taps(taps: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
     """The taps that give the wanted names; `gap` comes from ``last_conv``.
 
     Raises:
@@ -184,15 +184,15 @@ def choose_taps(found: Mapping[str, Tap], names: Sequence[str]) -> list[Tap]:
     """
     wanted = dict.fromkeys("last_conv" if name == "gap" else name for name in names)
     wanted.pop("pixels", None)
-    unknown = [name for name in wanted if name not in found]
+    unknown = [name for name in wanted if name not in taps]
     if unknown:
         raise BadInput(
-            f"no tap {', '.join(unknown)}: this network has {', '.join(found)}, or any module path"
+            f"no tap {', '.join(unknown)}: this network has {', '.join(taps)}, or any module path"
         )
     for name in wanted:
-        if found[name].withheld:
-            raise BadInput(f"no tap {name}: {found[name].withheld}")
-    return [found[name] for name in wanted]
+        if taps[name].withheld:
+            raise BadInput(f"no tap {name}: {taps[name].withheld}")
+    return [taps[name] for name in wanted]
 
 
 def computed_taps(

@@ -254,13 +254,13 @@ def _withheld(module: nn.Module, taps: Sequence[Tap]) -> dict[str, Tap]:
     """The taps by name; those that come after a parameter without weights say so."""
     lacking = _LACKING.get(module, ())
     reason = f"the weights hold no {', '.join(lacking)}, which it is computed with"
-    found = {}
+    by_name = {}
     without = False
     # In the order of the pass: a vector, then the Linear that it enters, then the next vector.
     for tap in sorted(taps, key=_step_in_head):
-        found[tap.name] = replace(tap, withheld=reason) if without else tap
+        by_name[tap.name] = replace(tap, withheld=reason) if without else tap
         without = without or bool({tap.weight, tap.bias} & set(lacking))
-    return {tap.name: found[tap.name] for tap in taps}
+    return {tap.name: by_name[tap.name] for tap in taps}
 
 
 def _step_in_head(tap: Tap) -> tuple[bool, int]:

@@ -204,14 +204,14 @@ def _is_ours(name: str) -> bool:
 
 def _imported_beside(path: Path) -> list[Path]:
     """Give a file and all modules in its folder that it imports, itself first; not run, parsed."""
-    found, todo = [path], [path]
+    files, todo = [path], [path]
     while todo:
         file = todo.pop()
         for near in sorted(_named_in(file, path.parent)):
-            if near not in found:
-                found.append(near)
+            if near not in files:
+                files.append(near)
                 todo.append(near)
-    return found[:1] + sorted(found[1:])
+    return files[:1] + sorted(files[1:])
 
 
 def _named_in(file: Path, top: Path) -> Iterator[Path]:

@@ -121,14 +121,14 @@ def described_otherwise(tree: Any, key: str, spec: ArraySpec) -> bool:
     """Say whether Zarr would write the rows of an array otherwise than this store lays them out."""
     import zarr
 
-    made = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
-    create_valid(made, 0) if spec.name == VALID else create_array(made, spec, 0)
+    scratch = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
+    create_valid(scratch, 0) if spec.name == VALID else create_array(scratch, spec, 0)
     try:
         array = zarr.open_array(tree, path=f"{key}/{spec.name}", mode="r")
     # A damaged description makes zarr-python raise anything.
     except Exception:
         return True
-    found, expected = array.metadata.to_dict(), made[spec.name].metadata.to_dict()
+    found, expected = array.metadata.to_dict(), scratch[spec.name].metadata.to_dict()
     return any(repr(found.get(name)) != repr(expected.get(name)) for name in _LAID_OUT)
 
 

@@ -87,13 +87,13 @@ class StoreBase:
         if not 0 <= train_share <= 1:
             raise BadInput(f"train share {train_share}: expected 0 to 1")
         before = self.split()
-        kept = before.validation_share if validation_share is None else validation_share
-        if not 0 <= kept <= 1 - train_share:
+        validation = before.validation_share if validation_share is None else validation_share
+        if not 0 <= validation <= 1 - train_share:
             raise BadInput(
-                f"validation share {kept:g} beside train share {train_share:g}: expected 0 to "
-                f"{1 - train_share:g}, since both are shares of all images"
+                f"validation share {validation:g} beside train share {train_share:g}: expected "
+                f"0 to {1 - train_share:g}, since both are shares of all images"
             )
-        split = Split(float(train_share), salt, float(kept))
+        split = Split(float(train_share), salt, float(validation))
         self._set("split", vars(split))
         if split != before:
             self.assign_sides()

@@ -79,15 +79,15 @@ def _unreadable(error: StoreDamaged | None) -> _Entry:
 
 
 def _entries(files: Files) -> list[tuple[_Entry | None, StoreDamaged | None]]:
-    found: list[tuple[_Entry | None, StoreDamaged | None]] = []
+    entries: list[tuple[_Entry | None, StoreDamaged | None]] = []
     for name in sorted(files.listing(FOLDER)):
         if NAME.fullmatch(name) is None:
             continue
         place = f"{FOLDER}/{name}"
         try:
-            found.append((read_json(files.read(place), _Entry, place, "delete it"), None))
+            entries.append((read_json(files.read(place), _Entry, place, "delete it"), None))
         except FileNotFoundError:
             continue
         except StoreDamaged as error:
-            found.append((None, error))
-    return found
+            entries.append((None, error))
+    return entries

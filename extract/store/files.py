@@ -199,7 +199,7 @@ class LocalFiles:
 
     def listing(self, folder: str) -> dict[str, Stamp]:
         """Give the files of a folder."""
-        found: dict[str, Stamp] = {}
+        stamps: dict[str, Stamp] = {}
         try:
             with os.scandir(self.path(folder)) as entries:
                 for entry in entries:
@@ -207,10 +207,10 @@ class LocalFiles:
                     with suppress(OSError):
                         if entry.is_file():
                             at = entry.stat()
-                            found[entry.name] = Stamp(at.st_size, (at.st_mtime_ns, at.st_ino))
+                            stamps[entry.name] = Stamp(at.st_size, (at.st_mtime_ns, at.st_ino))
         except FileNotFoundError:
             return {}
-        return found
+        return stamps
 
     def folders(self, folder: str) -> list[str]:
         """Give the folders in a folder; links are not followed, for they may lead back here."""

@@ -73,13 +73,13 @@ class Group:
     def same_images(self, record: Record) -> bool:
         """Say whether the rows of a record belong to the images that it was written for."""
         end = max((one.hi for one in record.arrays.values()), default=record.lo)
-        known = (record.unit, end, record.ids_hash)
-        if known not in self._same:
+        identity = (record.unit, end, record.ids_hash)
+        if identity not in self._same:
             if end > self.store.n_rows:
                 return False
             if ids_hash(self.store.image_ids(record.lo, end)) != record.ids_hash:
                 return False
-            self._same.add(known)
+            self._same.add(identity)
         return True
 
     def verified(self, record: Record, name: str) -> np.ndarray | None:

@@ -170,28 +170,28 @@ def read_array(files: Files, key: str, name: str) -> ArraySpec | None:
         data = files.read(place)
     except FileNotFoundError:
         return None
-    found = read_json(data, _Array, place, _WAY_OUT)
-    if (found.zarr_format, found.node_type) != (3, "array") or not found.shape:
-        raise damaged(place, f"it describes no array but {found.node_type!r}", _WAY_OUT)
+    document = read_json(data, _Array, place, _WAY_OUT)
+    if (document.zarr_format, document.node_type) != (3, "array") or not document.shape:
+        raise damaged(place, f"it describes no array but {document.node_type!r}", _WAY_OUT)
     try:
-        kind = np.dtype(found.data_type)
+        kind = np.dtype(document.data_type)
     except TypeError:
-        raise damaged(place, f"no type {found.data_type!r} is known", _WAY_OUT) from None
-    if min(found.shape) < 0:
-        raise damaged(place, f"its shape is {list(found.shape)}", _WAY_OUT)
-    spec = ArraySpec(name, found.shape[1:], str(kind))
+        raise damaged(place, f"no type {document.data_type!r} is known", _WAY_OUT) from None
+    if min(document.shape) < 0:
+        raise damaged(place, f"its shape is {list(document.shape)}", _WAY_OUT)
+    spec = ArraySpec(name, document.shape[1:], str(kind))
     if name != VALID:
-        inner = found.codecs[0].configuration.get("chunk_shape") if found.codecs else None
-        shards = found.chunk_grid.configuration.chunk_shape
+        inner = document.codecs[0].configuration.get("chunk_shape") if document.codecs else None
+        shards = document.chunk_grid.configuration.chunk_shape
         if shards != (UNIT, *spec.tail) or inner != [spec.chunk_rows, *spec.tail]:
             raise damaged(place, "its shards or chunks are not those of this store", _WAY_OUT)
     return spec
 
 
-def lost_arrays(found: GroupFacts, records: Iterable[Record]) -> list[str]:
+def lost_arrays(facts: GroupFacts, records: Iterable[Record]) -> list[str]:
     """Give the missing arrays of which rows are committed: damage, not a run that was cut off."""
     recorded = {name for record in records for name in record.arrays}
-    return [name for name in found.missing if name in recorded]
+    return [name for name in facts.missing if name in recorded]
 
 
 def root_fault(files: Files) -> str:

@@ -98,12 +98,12 @@ def _read(
     decoded = spec.empty(len(needed) * spec.chunk_rows).reshape(
         len(needed), spec.chunk_rows, *spec.tail
     )
-    found = np.full(len(needed), _LEFT_OUT, "<u4")
+    checksums = np.full(len(needed), _LEFT_OUT, "<u4")
     for i, data in _fetch(files, name, _index(files, name, spec)[needed]):
         _decode(data, spec, decoded[i])
-        found[i] = int.from_bytes(data[-4:], "little")
+        checksums[i] = int.from_bytes(data[-4:], "little")
     if expected is not None:
-        _compare(expected, spec, needed, found, decoded)
+        _compare(expected, spec, needed, checksums, decoded)
     flat = decoded.reshape(-1, *spec.tail)
     if len(at) <= len(flat) and at[0] % spec.chunk_rows == 0 and (np.diff(at) == 1).all():
         return flat[: len(at)]
@@ -114,12 +114,12 @@ def _compare(
     expected: Expected,
     spec: ArraySpec,
     needed: np.ndarray,
-    found: np.ndarray,
+    checksums: np.ndarray,
     decoded: np.ndarray,
 ) -> None:
     if needed[-1] >= len(expected.chunks):
         raise ValueError("its record knows fewer chunks")
-    for i in np.flatnonzero(expected.chunks[needed] != found):
+    for i in np.flatnonzero(expected.chunks[needed] != checksums):
         rest = expected.rows - int(needed[i]) * spec.chunk_rows
         # Rows that came to the last chunk changed its checksum; those before must be the same.
         if not (rest < spec.chunk_rows and expected.hash_rows(decoded[i][:rest]) == expected.tail):

@@ -1,7 +1,7 @@
 """On which side of the split images stand that belong together: pure functions of arrays.
 
 An image alone stands where its hash says. Images that show one picture, or are of one group, form
-a component, and a component stands on one side: training on one of two copies and judging by the
+a component, and a component stands on one side: training on one of two copies and scoring by the
 other would flatter.
 """
 

@@ -125,11 +125,11 @@ class Store(Displayed, StoreBase):
             keys = ", ".join(groups) or "none yet: run `alike extract`"
             question = "which features? name one" if key is None else f"no features {key!r}"
             raise BadInput(f"{question}; {self.url} has: {keys}")
-        found = read_group(self.files, key)
-        attrs = moved_along(found.attrs, self.root_path, ("network", "weights", "source"))
-        arrays = {name: spec for name, spec in found.arrays.items() if name != VALID}
+        facts = read_group(self.files, key)
+        attrs = moved_along(facts.attrs, self.root_path, ("network", "weights", "source"))
+        arrays = {name: spec for name, spec in facts.arrays.items() if name != VALID}
         features = Features(self, key, attrs, arrays)
-        lost = lost_arrays(found, features.ledger.sound().values()) if found.missing else []
+        lost = lost_arrays(facts, features.ledger.sound().values()) if facts.missing else []
         if lost:
             place = f"{TREE}/{key}/{lost[0]}/{META}"
             raise damaged(place, "it is missing", "run the same `alike extract` again: it mends it")

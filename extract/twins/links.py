@@ -95,13 +95,13 @@ def find_links(
                 near = near[(near < place) | ~is_new[near]]
             else:
                 near = np.concatenate([every[:place][is_new[:place]], old])
-            found, looked = twins_of(
+            twins, looked = twins_of(
                 int(place), near, parts, second[at], turned[at], views[at],
                 thumbnails, details, states, boxes, BITS, least,
             )  # fmt: skip
             n_tried += looked
-            if len(found):
-                rows.append(np.column_stack([np.full(len(found), place), found]))
+            if len(twins):
+                rows.append(np.column_stack([np.full(len(twins), place), twins]))
         return np.concatenate(rows), n_tried
 
     n_done, tables, n_tried = 0, [np.empty((0, 4))], 0

@@ -83,19 +83,19 @@ def search_twins(
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
         return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True)
-    plain, known = 0, store.plain_rows()
+    plain, already_plain = 0, store.plain_rows()
     if len(np.setdiff1d(_signed_rows(store), searched_rows)) or (
-        known is None and len(searched_rows)
+        already_plain is None and len(searched_rows)
     ):
         every, rows, thumbnails, hashes = store.signatures.read()
         # What was searched and cannot be read any more is signed and searched anew.
         searched_rows = np.intersect1d(searched_rows, every)
         new = np.flatnonzero(~np.isin(rows, searched_rows))
-        fresh = new if known is not None else np.arange(len(rows))
+        fresh = new if already_plain is not None else np.arange(len(rows))
         featureless = np.union1d(rows[fresh[flat(thumbnails[fresh])]], np.setdiff1d(every, rows))
         plain = len(np.setdiff1d(featureless, searched_rows))
-        if known is not None:
-            featureless = np.union1d(featureless, known)
+        if already_plain is not None:
+            featureless = np.union1d(featureless, already_plain)
         found = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 
         options = source_options(pairs(source_option), where, label_column, first_label)
         opened: ImageSource = open_source(source, **options)
-        found: dict[str, Any] = preview(opened, images).to_dict()
+        facts: dict[str, Any] = preview(opened, images).to_dict()
         if network is not None:
             chosen = network_options(
                 pairs(network_arg),
@@ -78,30 +78,30 @@ def register(app: typer.Typer) -> None:
             loaded: Network = named_network(
                 network, weights or default_weights(network), chosen, (resize, crop)
             )
-            found["network"] = preview_network(opened, loaded, images).to_dict()
-        print_json(found) if as_json else _print(found)
+            facts["network"] = preview_network(opened, loaded, images).to_dict()
+        print_json(facts) if as_json else _print(facts)
 
 
-def _print(found: dict[str, Any]) -> None:
-    for note in (*found["notes"], *found.get("network", {}).get("notes", ())):
+def _print(facts: dict[str, Any]) -> None:
+    for note in (*facts["notes"], *facts.get("network", {}).get("notes", ())):
         typer.echo(f"note: {note}")
-    classes = found["classes"]
+    classes = facts["classes"]
     some = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:8])
     typer.echo(
-        f"{found['images']} images in {len(classes)} classes ({some or 'no labels'}"
-        f"{', …' if len(classes) > 8 else ''}), {found['unlabelled']} without a class"
+        f"{facts['images']} images in {len(classes)} classes ({some or 'no labels'}"
+        f"{', …' if len(classes) > 8 else ''}), {facts['unlabelled']} without a class"
     )
-    if found["subsets"]:
-        parts = ", ".join(f"{name} {count}" for name, count in found["subsets"].items())
+    if facts["subsets"]:
+        parts = ", ".join(f"{name} {count}" for name, count in facts["subsets"].items())
         typer.echo(f"subsets: {parts}")
     typer.echo(
-        f"looked at {found['looked_at']}: {_counts(found['formats'])}; height x width "
-        f"{_counts(found['sizes'])}; {found['turned']} turned by EXIF or XMP"
+        f"looked at {facts['looked_at']}: {_counts(facts['formats'])}; height x width "
+        f"{_counts(facts['sizes'])}; {facts['turned']} turned by EXIF or XMP"
     )
-    for bad in found["bad"]:
+    for bad in facts["bad"]:
         typer.echo(f"bad: {bad['path']}: {bad['state']}: {bad['reason']}")
-    if "network" in found:
-        _print_network(found["network"])
+    if "network" in facts:
+        _print_network(facts["network"])
 
 
 def _print_network(network: dict[str, Any]) -> None:

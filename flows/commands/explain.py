@@ -133,20 +133,22 @@ def _images(
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
 
-    found = given_images(chosen, numbered(images), methods, target)
+    result = given_images(chosen, numbered(images), methods, target)
     stem = "-".join(Path(name).stem for name in images[:2])
-    files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
-    maps |= found.arrays
+    files = [
+        _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
+    ]
+    maps |= result.arrays
     if not quiet:
-        if len(found.table):
-            print_table(found.table)
-        if found.cosine is not None:
-            typer.echo(f"cosine of the pooled maps: {found.cosine:.4f}")
-        for note in found.notes:
+        if len(result.table):
+            print_table(result.table)
+        if result.cosine is not None:
+            typer.echo(f"cosine of the pooled maps: {result.cosine:.4f}")
+        for note in result.notes:
             typer.echo(f"left out: {note}")
         _say(files)
     return {
-        "maps": found.table, "cosine": found.cosine, "left_out": found.notes, "files": files
+        "maps": result.table, "cosine": result.cosine, "left_out": result.notes, "files": files
     }  # fmt: skip
 
 
@@ -161,14 +163,16 @@ def _like(
     from alike.flows.console import print_table
     from alike.flows.explaining import like_class
 
-    found = like_class(chosen, numbered(images), label)
+    result = like_class(chosen, numbered(images), label)
     stem = "-".join(Path(name).stem for name in images[:2])
-    files = [_write(chosen, to, f"{stem}-{what}", made) for what, made in found.pictures.items()]
-    maps |= found.arrays
+    files = [
+        _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
+    ]
+    maps |= result.arrays
     if not quiet:
-        print_table(found.table, f"mean cosine to the images of {label}, and to all others")
+        print_table(result.table, f"mean cosine to the images of {label}, and to all others")
         _say(files)
-    return {"label": label, "images": found.table, "files": files}
+    return {"label": label, "images": result.table, "files": files}
 
 
 def _all(
@@ -196,14 +200,14 @@ def _classes(
     from alike.flows.explaining import every_class
 
     files: list[str] = []
-    found = every_class(
-        chosen, split, lambda what, made: files.append(_write(chosen, to, what, made))
+    result = every_class(
+        chosen, split, lambda what, picture: files.append(_write(chosen, to, what, picture))
     )
-    maps |= found.arrays
+    maps |= result.arrays
     if not quiet:
-        print_table(found.table, "mean cosine to the other images of the class")
+        print_table(result.table, "mean cosine to the other images of the class")
         _say(files)
-    return {"classes": found.table, "files": files}
+    return {"classes": result.table, "files": files}
 
 
 def _confused(

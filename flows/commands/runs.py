@@ -99,19 +99,19 @@ def diff(
     from alike.flows.runs import difference, store_of
 
     history = History(store_of(place))
-    found = difference(history.find(before), history.find(after))
+    changes = difference(history.find(before), history.find(after))
     if json:
-        print_json(found)
+        print_json(changes)
         return
     for part in ("settings", "versions", "network"):
-        rows = [(name, *values) for name, values in found[part].items()]
+        rows = [(name, *values) for name, values in changes[part].items()]
         if rows:
             print_table(pd.DataFrame(rows, columns=[part, "before", "after"]))
     for part in ("counts", "scores"):
-        if len(found[part]):
-            print_table(found[part])
-    if found["series"]:
-        sys.stdout.write(f"note: {found['series']}\n")
+        if len(changes[part]):
+            print_table(changes[part])
+    if changes["series"]:
+        sys.stdout.write(f"note: {changes['series']}\n")
 
 
 def plot(

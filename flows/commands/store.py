@@ -204,7 +204,7 @@ def import_(
             Store.open(url, create=True),
             file,
             progress=progress,
-            tell=lambda said: sys.stderr.write(f"{said}\n"),
+            tell=lambda note: sys.stderr.write(f"{note}\n"),
         )
     table = features.table()
     if json:

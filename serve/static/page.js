@@ -8,9 +8,9 @@ let facts = null, state = {}, pair = null, what = "likeness", asked = 0;
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error || `${path}: ${answer.status} ${answer.statusText}`);
-  return told;
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(body.error || `${path}: ${answer.status} ${answer.statusText}`);
+  return body;
 }
 
 function say(error) {
@@ -25,8 +25,8 @@ function named(image) {
 
 function go(changes) {
   const next = { ...state, ...changes };
-  const kept = Object.entries(next).filter(([, value]) => value !== undefined && value !== "");
-  location.hash = new URLSearchParams(kept).toString();
+  const entries = Object.entries(next).filter(([, value]) => value !== undefined && value !== "");
+  location.hash = new URLSearchParams(entries).toString();
 }
 
 function picture(image, side) {
@@ -59,9 +59,9 @@ function pressed(group, value) {
 
 async function showNeighbours(number) {
   const relation = state.relation || "any", k = Number(state.k) || 12;
-  const found = await ask(`${API}/images/${state.image}/neighbours?k=${k}&relation=${relation}`);
+  const reply = await ask(`${API}/images/${state.image}/neighbours?k=${k}&relation=${relation}`);
   if (number !== asked) return null;
-  const query = found.query, near = found.neighbours;
+  const query = reply.query, near = reply.neighbours;
   at("answer").hidden = false;
   at("query-picture").replaceWith(Object.assign(picture(query, 384), { id: "query-picture" }));
   at("query-name").textContent = query.label === null ? named(query) : query.label;
@@ -69,12 +69,12 @@ async function showNeighbours(number) {
   at("query-about").textContent = query.split ? `${which}, ${query.split.replace("_", " ")}` : which;
   const same = near.filter((one) => one.label === query.label).length;
   const share = query.label === null || relation !== "any" ? "" : `${same} of ${near.length} have its class. `;
-  const sure = found.exact ? "These are exactly the nearest." : "Found by an approximate index.";
-  const lacking = found.missing ? ` ${found.missing} images are not in the index: none of them can be here.` : "";
+  const sure = reply.exact ? "These are exactly the nearest." : "Found by an approximate index.";
+  const lacking = reply.missing ? ` ${reply.missing} images are not in the index: none of them can be here.` : "";
   at("summary").textContent = (near.length ? share + sure : "No stored image may answer.") + lacking;
   at("near").replaceChildren(...near.map((one) => {
-    const known = query.label !== null && one.label !== null;
-    const kind = !known ? "plain" : one.label === query.label ? "same" : "other";
+    const labelled = query.label !== null && one.label !== null;
+    const kind = !labelled ? "plain" : one.label === query.label ? "same" : "other";
     const button = tile(one, [one.distance.toFixed(4), one.label ?? ""], kind, () => go({ with: one.image }));
     button.setAttribute("aria-current", [one.image, String(one.row)].includes(state.with));
     return button;
@@ -82,7 +82,7 @@ async function showNeighbours(number) {
   pressed("relation", relation);
   for (const button of at("relation").children) button.disabled = query.label === null && button.dataset.value !== "any";
   at("k").value = k;
-  return found;
+  return reply;
 }
 
 async function showPair(number) {
@@ -92,20 +92,20 @@ async function showPair(number) {
     img.onerror = () => bad(new Error("one of the two images cannot be shown"));
     img.src = `${API}/images/${name}/input?transform=${facts.transform}`;
   });
-  const told = await ask(`${API}/images/${state.image}/alike/${state.with}`);
-  const pictures = await Promise.all([load(told.first.image), load(told.second.image)]);
+  const comparison = await ask(`${API}/images/${state.image}/alike/${state.with}`);
+  const pictures = await Promise.all([load(comparison.first.image), load(comparison.second.image)]);
   if (number !== asked) return;
-  pair = { ...told, pictures };
+  pair = { ...comparison, pictures };
   at("pair").hidden = false;
-  at("hint").hidden = !told.pairs;
+  at("hint").hidden = !comparison.pairs;
   at("pair-title").textContent = "Where are the two alike?";
   at("pair-about").textContent =
-    `The cosine of their mean features is ${told.value.toFixed(4)}. On each image the colours sum to ` +
-    `it without remainder; where they differ, both together sum to ${(1 - told.value).toFixed(4)}.` +
-    (told.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`);
+    `The cosine of their mean features is ${comparison.value.toFixed(4)}. On each image the colours sum to ` +
+    `it without remainder; where they differ, both together sum to ${(1 - comparison.value).toFixed(4)}.` +
+    (comparison.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`);
   for (const side of ["first", "second"]) {
-    const label = told[side].label === null ? "" : `${told[side].label}: `;
-    at(`${side}-name`).textContent = label + named(told[side]);
+    const label = comparison[side].label === null ? "" : `${comparison[side].label}: `;
+    at(`${side}-name`).textContent = label + named(comparison[side]);
   }
   draw();
 }

@@ -140,7 +140,7 @@ def test_s6_shuffled_labels_are_at_chance(tmp_path, make, write_features):
     assert value(found, "network", "nc1") > 5
 
 
-def test_fitted_measures_never_judge_what_they_saw(tmp_path, make, write_features):
+def test_fitted_measures_never_evaluate_what_they_saw(tmp_path, make, write_features):
     features = write_features(tmp_path / "s", make(sizes=(60, 60, 60)), share=0.5)
     found = analyse(features, AnalysisSettings(measures=["lda_cosine", "gap_cosine"], bootstrap=0))
     seen = ready_measure(features, "lda_cosine").fitted_rows
@@ -191,7 +191,7 @@ def test_accuracy_needs_labels_that_the_network_knows(tmp_path, make, write_feat
     assert "nc1" in set(rows["score"])
 
 
-def test_beyond_the_budget_a_sample_is_judged_and_said_so(tmp_path, make, write_features):
+def test_beyond_the_budget_a_sample_is_evaluated_and_said_so(tmp_path, make, write_features):
     made = make(sizes=(900, 700))
     features = write_features(tmp_path / "s", made, taps=["gap"])
     found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=10, budget=1.0))
@@ -234,7 +234,7 @@ def test_every_measure_goes_through(name, tmp_path, make, write_features):
     assert len(found.tables["per_class"]) == 2
 
 
-def test_set_measures_judge_a_sample(tmp_path, make, write_features, monkeypatch):
+def test_set_measures_evaluate_a_sample(tmp_path, make, write_features, monkeypatch):
     features = write_features(tmp_path / "s", make(sizes=(200, 150)))
     # Fewer sinkhorn pairs than the default: the test would take a minute.
     monkeypatch.setitem(SET_MEASURES, "sinkhorn", replace(SET_MEASURES["sinkhorn"], sample=40))

@@ -21,7 +21,7 @@ COMMAND = "from alike.flows.cli import main; main()"
 
 
 def filled(folder):
-    """A store of features that need some 20 seconds to be judged."""
+    """A store of features that need some 20 seconds to be analysed."""
     draw = np.random.default_rng(0)
     labels = np.arange(N) % CLASSES
     gap = draw.standard_normal((CLASSES, D))[labels] + 2 * draw.standard_normal((N, D))

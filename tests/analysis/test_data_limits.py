@@ -71,7 +71,7 @@ def test_bounds_are_those_of_the_rule():
     assert table.loc[1, "lower"] == pytest.approx(0.9 * (1 - (1 - wrong / 0.9) ** 0.5))
     assert table.loc[1, "lower_low"] < table.loc[1, "lower"] < table.loc[1, "upper_high"] == 0.4
     errors = []
-    for i in range(0, len(x), 9):
+    for i in range(0, len(x), 90):
         rest = np.delete(np.arange(len(x)), i)
         shares = (
             KNeighborsClassifier(5).fit(x[rest], images.codes[rest]).predict_proba(x[i : i + 1])

@@ -1,4 +1,4 @@
-"""Images that lost a map: measures that need it leave them out and say so, others judge them."""
+"""Images that lost a map: measures that need it leave them out and say so, others use them."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_measures_leave_out_what_has_no_map(tmp_path, make, write_features):
     assert found.n_images == 40
 
 
-def test_a_control_of_the_same_store_is_judged_where_it_has_features(
+def test_a_control_of_the_same_store_is_evaluated_where_it_has_features(
     tmp_path, make, write_features
 ):
     features = write_features(tmp_path / "s", make(sizes=(20, 20)))

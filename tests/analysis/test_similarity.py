@@ -21,7 +21,7 @@ from alike.analysis.similarity import (
     placed,
     procrustes,
     rsa_with_null,
-    see,
+    view_of,
 )
 
 LABELS = ["a"] * 20 + ["b"] * 20
@@ -29,7 +29,7 @@ LABELS = ["a"] * 20 + ["b"] * 20
 
 def seen(x):
     images = evaluation_set_of(np.arange(len(x)), LABELS[: len(x) // 2] + LABELS[-(len(x) // 2) :])
-    return see(held_vectors(x, "euclidean"), images, np.arange(len(x)), here())
+    return view_of(held_vectors(x, "euclidean"), images, np.arange(len(x)), here())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 
 
-def judged(network, source, folder):
+def scored(network, source, folder):
     """Report of the extraction, and score -> value of gap_euclid and of the network."""
     store = Store.open(str(folder / "store"), create=True)
     report = extract(source, network, store, taps=("logits",))
@@ -28,7 +28,7 @@ def test_resnet20_on_lossless_cifar10(shared_data, tmp_path):
         f"{shared_data}/cifar_resnet.py:resnet", f"{shared_data}/weights/resnet20-12fca82f.th"
     )
     source = open_source(str(shared_data / "cifar10_lossless_dev.npz"), split="test")
-    report, scores = judged(network, source, tmp_path)
+    report, scores = scored(network, source, tmp_path)
     assert (report.n_rows, report.n_bad) == (500, 0)
     assert report.top1 == pytest.approx(0.910)
     assert scores["intra_mean"] == pytest.approx(4.740, abs=5e-4)
@@ -47,7 +47,7 @@ def test_squeezenet_on_photographs(shared_data, tmp_path):
     weights = shared_data / "weights/squeezenet1_1_imagenet.pth"
     network = load_network("squeezenet1_1", str(weights))
     source = open_source(str(tmp_path / "pacs_photo"))
-    report, scores = judged(network, source, tmp_path)
+    report, scores = scored(network, source, tmp_path)
     assert (report.n_rows, report.n_bad) == (360, 0)
     intra, inter, one_nn = plain_loop(weights, tmp_path / "pacs_photo")
     assert scores["intra_mean"] == pytest.approx(intra, rel=1e-4)

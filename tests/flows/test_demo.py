@@ -81,7 +81,7 @@ def test_both_networks_are_in_the_store(demo):
         assert groups[key]["gap"].shape == (1797, 64)
 
 
-def test_what_is_judged_was_never_trained_on(demo):
+def test_what_is_evaluated_was_never_trained_on(demo):
     folder, _ = demo
     table = Store.open(str(folder / "store")).features(demo[1]["key"]).table()
     held_out = set(table[table.split == "held_out"].image_id)

@@ -64,7 +64,7 @@ def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path):
     weights.touch()
     elsewhere.touch()
     memo = Memo(tmp_path / "out")
-    memo.record("retrain", {}, {"weights": memo.kept(weights)}, (weights, elsewhere))
+    memo.record("retrain", {}, {"weights": memo.place_of(weights)}, (weights, elsewhere))
     moved = Memo((tmp_path / "out").rename(tmp_path / "moved"))
     outputs = moved.outputs("retrain", {})
     assert moved.there(outputs["weights"]) == tmp_path / "moved" / "weights" / "new"

@@ -167,7 +167,12 @@ def three_measures(monkeypatch):
         for measure, value in (("pixel_euclid", 0.5), ("gap_pearson", 0.6), ("map_cosine", 0.9))
     ])  # fmt: skip
     analysis = SimpleNamespace(key="k", tables={"scores": scores})
-    answers = {"retrain_network": "w", "extract_images": "k", "judge": analysis, "explain": None}
+    answers = {
+        "retrain_network": "w",
+        "extract_images": "k",
+        "evaluate_group": analysis,
+        "explain": None,
+    }
     for name, answer in answers.items():
         monkeypatch.setattr(steps, name, lambda *_, answer=answer: answer)
     # No server of Prefect for what takes no time.

@@ -166,12 +166,12 @@ def test_an_image_that_changes_sides_is_a_change(place):
         sides = store.features(finished.key).table().set_index("row")["split"]
         return finished, point_scores(tables), sides
 
-    _, judged, sides = run_in_groups_of(2)
+    _, scores, sides = run_in_groups_of(2)
     assert run_in_groups_of(2)[0].reused
-    other, judged_anew, moved = run_in_groups_of(3)
+    other, scores_anew, moved = run_in_groups_of(3)
     assert not moved.equals(sides)
     assert not other.reused
-    assert judged_anew != judged
+    assert scores_anew != scores
 
 
 def test_a_lost_network_is_told_by_a_run_that_computes_nothing(place):

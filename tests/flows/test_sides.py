@@ -18,7 +18,7 @@ from alike.flows.steps import (
     NO_VALIDATION,
     PipelineRun,
     decision_scores,
-    judge,
+    evaluate_group,
     named_scores,
     sides_of,
     split_store,
@@ -100,7 +100,7 @@ def test_a_store_that_trained_without_stays_so_and_says_what_it_means(tmp_path):
 
 
 @pytest.mark.quick
-def test_shares_that_leave_nothing_to_judge_are_refused(tmp_path):
+def test_shares_that_leave_nothing_to_evaluate_are_refused(tmp_path):
     with pytest.raises(BadInput, match="so that images are held out"):
         _ = run_of(tmp_path, "train_share = 0.8\nvalidation_share = 0.2").pipeline.validation_share
     assert run_of(tmp_path, "train_share = 0.8").pipeline.validation_share == pytest.approx(0.1)
@@ -124,7 +124,7 @@ def test_validation_images_decide_and_held_out_ones_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize("side", ["held_out", "validation"])
-def test_a_network_that_saw_one_image_of_a_side_is_not_judged_by_it(tmp_path, side):
+def test_a_network_that_saw_one_image_of_a_side_is_not_evaluated_by_it(tmp_path, side):
     run = run_of(tmp_path)
     split_store(run, run.store())
     features = stored(run)
@@ -134,12 +134,12 @@ def test_a_network_that_saw_one_image_of_a_side_is_not_judged_by_it(tmp_path, si
     features.store.write_table(place, leaked[["image_id"]])
     count = (table["split"] == side).sum()
     nothing = Analysis("k", 0, (), {}, {})
-    judged = {
-        "held_out": partial(judge, run, features.key, "network"),
+    scored_by = {
+        "held_out": partial(evaluate_group, run, features.key, "network"),
         "validation": partial(decision_scores, run, features.key, "network", nothing),
     }
     with pytest.raises(BadInput, match=rf"1 of {count} {side.replace('_', '-')} images .* trained"):
-        judged[side]()
+        scored_by[side]()
     assert run.seconds == {}
 
 

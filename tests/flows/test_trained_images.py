@@ -1,4 +1,4 @@
-"""What a network was trained on does not judge it unseen; no network is trained here."""
+"""An image that a network was trained on is no held-out image of it; no network is trained here."""
 
 import hashlib
 import json
@@ -56,14 +56,14 @@ def test_trained_images_that_count_as_held_out_are_refused(made):
     assert "--train-share" in held_out_notes(features)[0]
 
 
-def test_other_images_are_judged(made):
+def test_other_images_are_evaluated(made):
     folder, features, _ = made
     trained(folder, ["f" * 64])
     assert trained_on(features) == 0
     assert check_held_out(features) == []
 
 
-def test_weights_without_their_list_are_judged_with_a_note(made):
+def test_weights_without_their_list_are_evaluated_with_a_note(made):
     folder, features, ids = made
     trained(folder, ids[:4])
     (folder / "train_images.parquet").unlink()

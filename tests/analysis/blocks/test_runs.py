@@ -60,7 +60,7 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
     assert not [path for path in features.store.path("runs").rglob("*") if path.is_file()]
 
 
-LATER = ("neighbours", "influence", "folds", "folds judged")
+LATER = ("neighbours", "influence", "folds", "folds interval")
 
 
 def test_a_run_that_dies_keeps_the_measures_that_were_finished(

@@ -214,7 +214,10 @@ def test_given_images_by_path_and_by_row(features):
         explain_images([0], features, methods=("cam",), target="up")
     with pytest.raises(BadInput, match="give a second one"):
         explain_images([0], features, methods=("likeness",))
-    assert explain_images([0], features, methods=("cam",), target="right").found[0][0].target == 1
+    assert (
+        explain_images([0], features, methods=("cam",), target="right").explanations[0][0].target
+        == 1
+    )
 
 
 def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
@@ -381,7 +384,7 @@ def test_drawing_and_keeping_an_explanation_loads_no_plotly(features):
 
 
 def test_a_map_of_zeros_is_no_explanation(features, monkeypatch):
-    row = replace(EXPLAINERS["gradcam"], made=lambda evidence, batch: 0 * evidence)
+    row = replace(EXPLAINERS["gradcam"], finish=lambda evidence, batch: 0 * evidence)
     monkeypatch.setitem(EXPLAINERS, "gradcam", row)
     found = explain_images([3, 4], features, methods=("gradcam", "cam"))
     assert found.notes == ("gradcam is zero everywhere, which is no explanation: 3, 4",)

@@ -14,7 +14,7 @@ from alike.flows.exporting import export as export_store
 
 
 @pytest.fixture(scope="module")
-def judged(digits):
+def analysed(digits):
     from alike.analysis.analyse import AnalysisSettings, analyse
 
     measures = ["gap_cosine", "pixel_euclid"]
@@ -28,15 +28,15 @@ def wanted(digits):
 
 
 @pytest.fixture
-def write(digits, judged, tmp_path):
+def write(digits, analysed, tmp_path):
     def to(name, **options):
-        options = {"split": "held_out", "tables": judged, **options}
+        options = {"split": "held_out", "tables": analysed, **options}
         return export(digits.after, tmp_path / "öut dir" / name, **options)
 
     return to
 
 
-def test_parquet_holds_rows_features_neighbours_and_manifest(write, wanted, digits, judged):
+def test_parquet_holds_rows_features_neighbours_and_manifest(write, wanted, digits, analysed):
     import pyarrow.parquet as pq
 
     places = make_map(digits.after)
@@ -47,7 +47,7 @@ def test_parquet_holds_rows_features_neighbours_and_manifest(write, wanted, digi
     np.testing.assert_array_equal(np.stack(read["gap"]), gap)
     assert {"projection_x", "projection_y", "neighbors", "image"} <= set(read.columns)
     assert read["projection_x"].notna().all()
-    near = judged["neighbours"].query("measure == 'gap_cosine'")
+    near = analysed["neighbours"].query("measure == 'gap_cosine'")
     first = near[near["row"] == read["row"][3]].sort_values("rank")
     got = read["neighbors"][3]
     assert list(read["row"].to_numpy()[got["ids"]]) == list(first["neighbour"])
@@ -55,9 +55,9 @@ def test_parquet_holds_rows_features_neighbours_and_manifest(write, wanted, digi
     assert read["image"][0]["bytes"].startswith(b"\x89PNG")
     meta = json.loads(pq.read_schema(path).metadata[b"alike"])
     assert meta["weights_hash"] == digits.after.attrs["weights_hash"]
-    assert {p.name for p in beside} == {f"digits.{name}.parquet" for name in judged}
+    assert {p.name for p in beside} == {f"digits.{name}.parquet" for name in analysed}
     scores = read_result(next(p for p in beside if ".scores." in p.name))
-    pd.testing.assert_frame_equal(scores.table, judged["scores"], check_dtype=False)
+    pd.testing.assert_frame_equal(scores.table, analysed["scores"], check_dtype=False)
     assert scores.attrs["key"] == digits.after.key
 
 
@@ -70,7 +70,7 @@ def test_csv_reads_back(write, wanted):
     assert read_result(path).attrs["key"] == "tuned-0002"
 
 
-def test_h5_reads_back(write, wanted, judged):
+def test_h5_reads_back(write, wanted, analysed):
     import h5py
 
     path = write("digits.h5", arrays=("gap", "pixels"))[0]
@@ -79,14 +79,14 @@ def test_h5_reads_back(write, wanted, judged):
         np.testing.assert_array_equal(file["features/gap"][:], gap)
         assert file["features/pixels"].shape == (len(table), 3, 8, 8)
         assert list(file["images/label"].asstr()) == list(table["label"])
-        assert set(file["tables"]) == set(judged)
+        assert set(file["tables"]) == set(analysed)
         assert json.loads(file.attrs["alike"])["key"] == "tuned-0002"
         value = file["tables/scores/value"][:]
-    np.testing.assert_allclose(value, judged["scores"]["value"])
+    np.testing.assert_allclose(value, analysed["scores"]["value"])
 
 
 @pytest.mark.parametrize("name", ["digits.nc", "digits.zarr"])
-def test_xarray_opens_it(write, wanted, judged, name):
+def test_xarray_opens_it(write, wanted, analysed, name):
     import warnings
 
     import xarray
@@ -104,16 +104,16 @@ def test_xarray_opens_it(write, wanted, judged, name):
             assert tree["pixels"].dims == ("image", "pixels_channel", "pixels_y", "pixels_x")
             assert list(tree["path"].values) == list(table["path"])
             cube = tree["/tables/class_pairs"]["mean"].sel(measure="gap_cosine")
-            long = judged["class_pairs"].query("measure == 'gap_cosine'")
+            long = analysed["class_pairs"].query("measure == 'gap_cosine'")
             row = long.query("class_a == '3' and class_b == '8'")["mean"].iloc[0]
             assert float(cube.sel(class_a="3", class_b="8")) == pytest.approx(row)
             assert json.loads(tree.attrs["alike"])["digest"]
 
 
-def test_npz_is_the_graph_of_neighbours(write, wanted, judged):
+def test_npz_is_the_graph_of_neighbours(write, wanted, analysed):
     import scipy.sparse
 
-    path = write("digits.npz", tables=judged)[0]
+    path = write("digits.npz", tables=analysed)[0]
     graph = scipy.sparse.load_npz(path)
     table, _ = wanted
     n = len(table)
@@ -123,7 +123,7 @@ def test_npz_is_the_graph_of_neighbours(write, wanted, judged):
     assert graph.diagonal().sum() == 0
     rows = np.load(path)["rows"]
     np.testing.assert_array_equal(rows, table["row"])
-    near = judged["neighbours"].query("measure == 'gap_cosine'").sort_values(["row", "rank"])
+    near = analysed["neighbours"].query("measure == 'gap_cosine'").sort_values(["row", "rank"])
     np.testing.assert_array_equal(rows[graph.indices], near["neighbour"])
 
 
@@ -197,10 +197,10 @@ def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):
         write("inner/x.csv")
 
 
-def test_neighbours_that_are_not_written_are_told(judged, digits, tmp_path):
+def test_neighbours_that_are_not_written_are_told(analysed, digits, tmp_path):
     """The analysis is of the held-out images: of all there are no lists."""
     key, to = digits.after.key, tmp_path / "digits.parquet"
-    assert judged["neighbours"]["measure"].isin(["gap_cosine"]).any()
+    assert analysed["neighbours"]["measure"].isin(["gap_cosine"]).any()
     written = export_store(digits.store, to, key, split="held_out")
     assert "neighbors" in pd.read_parquet(to).columns
     assert not any("neighbours" in note for note in written.notes)
