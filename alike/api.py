@@ -65,8 +65,7 @@ def connect(address: str, *, token: str = "", timeout: float = 60.0) -> "Client"
         BadInput: nobody answers there, or something else does.
 
     Example:
-        >>> server = alike.connect("http://127.0.0.1:8000")  # doctest: +SKIP
-        >>> server.neighbours("cat.jpg", k=3)  # doctest: +SKIP
+        ``alike.connect("http://127.0.0.1:8000").neighbours("cat.jpg", k=3)``
     """
     from alike.client import Client
 

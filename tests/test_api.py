@@ -202,7 +202,7 @@ def test_analysis_card(studied):
     classes = classes[classes["measure"] == "gap_cosine"].set_index("class")["sameness"]
     worst = f"{classes.idxmin()} {classes.min():.4g}"
     line = repr(studied.analysis)
-    assert f"sameness {interval}, worst class {worst}, images " in line
+    assert f"sameness {interval}, worst class {worst}, evaluated 14 images" in line
     assert "\n" not in line
     assert len(line) < 300
     html = shown(studied.analysis)

@@ -39,6 +39,7 @@ NO_STORED_FILE = {
     "extract/store/layout.py": "a round trip in memory",
     "extract/distributed.py": "a message between processes",
     "analysis/export/fiftyone.py": "a round trip in memory",
+    "analysis/people/answers.py": "answers of people that the user brings",
     "flows/commands/extract.py": "an option's value",
 }
 """Modules that parse something else than a stored file."""

@@ -57,11 +57,21 @@ STUDY = (
     "store export s --features {key} --to group.h5",
     "store import t group.h5",
     "twins --store s",
+    "card --store s --to card.json",
 )
 """The commands in the order of a study; each uses what the ones before it made."""
 
 SCHEDULE = 'schedule pipeline.toml --cron "0 2 * * *" --timezone UTC'
 FLOWS = ("run pipeline.toml", "demo --to demo", SCHEDULE)
+DAILY = (
+    "status pipeline.toml",
+    "runs ls pipeline.toml",
+    "runs show pipeline.toml",
+    "runs diff pipeline.toml last",
+    "runs plot pipeline.toml",
+    "runs accept pipeline.toml",
+)
+"""What looks at the run of a settings file."""
 """Those that a script runs; the last one names a server that is not there."""
 
 WAITING = {
@@ -228,7 +238,9 @@ def test_a_script_and_what_it_runs(path, user_folder, python, installed, places)
     (user_folder / "study.py").write_text(text)
     (user_folder / "pipeline.toml").write_text(SETTINGS.format(**places))
     # Each on one path; by ALIKE_FULL on both, and the schedule as one of `WAITING`.
-    flows = FLOWS[:2] if FULL else FLOWS[1:] if path else FLOWS[:1]
+    flows = FLOWS[1:] if path else (FLOWS[0], *DAILY)
+    if FULL:
+        flows = (FLOWS[0], *DAILY, FLOWS[1])
     (user_folder / "lines.json").write_text(json.dumps(in_words(flows)))
     check(python("study.py", "lines.json", path=path), installed)
 
@@ -277,7 +289,7 @@ def test_no_command_is_left_out():
 
     from alike.flows.cli import app
 
-    lines = [line.split() for line in (*STUDY, *FLOWS, *WAITING)]
+    lines = [line.split() for line in (*STUDY, *FLOWS, *DAILY, *WAITING)]
     tried = {" ".join(words[:2]) for words in lines} | {words[0] for words in lines}
     commands = typer.main.get_command(app).commands
     ours = {

@@ -21,7 +21,7 @@ def serve(
     features: FeaturesOption = None,
     measure: Annotated[str, typer.Option(help="Measure of the index.")] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port, up to 65535. 0: any free port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(help="Further name by which the page may be requested. Repeatable."),

@@ -28,7 +28,7 @@ from alike.flows.cli import app
 from alike.index.build import build_index
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
-from alike.serve.service import NeighbourService
+from alike.serve.service import NeighbourService, transform_name
 
 NETWORK = """
 from torch import nn
@@ -102,6 +102,13 @@ TAKERS = {
         [image], network_for(features), features, "cat"
     ),
 }
+
+
+def served(features, row):
+    """The image of a stored row as the page names it, by its hash."""
+    return NeighbourService(features.store).image(features.store.image_ids()[row])
+
+
 # Each shows the images of stored rows, or fails: (features, index, row).
 STORED = {
     "StoredImages": lambda features, index, row: StoredImages.of(features.store).read(row),
@@ -109,8 +116,10 @@ STORED = {
     "explain": lambda features, index, row: explain_images([row], features, methods=("cam",)),
     "explain_set": lambda features, index, row: explain_set(features, methods=("cam",)),
     "stored_frames": lambda features, index, row: stored_frames(features, [row]),
-    "picture": lambda features, index, row: NeighbourService(features.store).picture(str(row), 16),
-    "seen": lambda features, index, row: NeighbourService(features.store).seen(str(row)),
+    "picture": lambda features, index, row: served(features, row),
+    "network input": lambda features, index, row: NeighbourService(features.store).network_input(
+        served(features, row), transform_name(features)
+    ),
 }
 
 

@@ -91,7 +91,9 @@ def answers(tmp_path_factory):
             patch.setattr(module, "step", lambda function, _: function)
         # The report shows the tables; drawing it takes longer than all the rest.
         patch.setattr(
-            whole_run, "_report", lambda run, before, rounds, path: path.write_text(rounds.served)
+            whole_run,
+            "_report",
+            lambda run, before, rounds, path, past: path.write_text(rounds.served),
         )
         patch.setattr(orchestration, "prepare", lambda *_, **__: None)
         patch.setattr("alike.flows.pipeline.run_pipeline", whole_run.run_settings_file)

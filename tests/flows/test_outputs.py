@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     """A folder with a store that was run, without its report."""
     with pytest.MonkeyPatch.context() as patch:
         without_prefect(patch)
-        patch.setattr(whole_run, "_report", lambda run, before, rounds, path: path.touch())
+        patch.setattr(whole_run, "_report", lambda run, before, rounds, path, past: path.touch())
         place = Place(tmp_path_factory.mktemp("run"), now={**RIGHT, "index": "pixel_euclid"})
         assert not isinstance(place.run(), str)
     return place.folder

@@ -94,7 +94,7 @@ def assert_pictures_are_owned(folder):
 def test_a_killed_run_is_as_if_it_had_not_been(tmp_path, monkeypatch):
     chance = np.random.default_rng(int(os.environ.get("ALIKE_SEED", "0")))
     without_prefect(monkeypatch)
-    monkeypatch.setattr(whole_run, "_report", lambda run, before, rounds, path: path.touch())
+    monkeypatch.setattr(whole_run, "_report", lambda run, before, rounds, path, past: path.touch())
     place = Place(tmp_path, now={**RIGHT, "examples": 2, "confused": 1, "bootstrap": 100})
     assert not isinstance(place.run(), str)
     ended_early = 0

@@ -40,7 +40,7 @@ def tables_only():
     with pytest.MonkeyPatch.context() as patch:
         without_prefect(patch)
         # The report shows the tables; drawing it anew takes longer than all the rest.
-        patch.setattr(whole_run, "_report", lambda run, before, rounds, path: path.touch())
+        patch.setattr(whole_run, "_report", lambda run, before, rounds, path, past: path.touch())
         yield
 
 
