@@ -100,8 +100,9 @@ class Network:
         # A network that fails at this size says so at the images' own.
         with suppress(BadInput):
             fc = taps_at(self.module, _any_size(self.transform)).get("fc")
+            enters = fc is not None and (fc.function, fc.side) == ("conv2d", "input")
             # One before the pooling (SqueezeNet) has a vector that is pooled by us.
-            if fc is not None and fc.function == "conv2d" and not fc.pooled:
+            if fc is not None and enters and not fc.pooled:
                 return "convolution"
         return ""
 
