@@ -37,6 +37,7 @@ def settings_hash(
     precision: object,
     modules_hash: object = "",
     output: object = "",
+    head: object = "",
 ) -> str:
     """Hash what decides features beside the weights: the last 8 digits of an extraction's key.
 
@@ -45,9 +46,11 @@ def settings_hash(
         precision: of the forward pass.
         modules_hash: of the user's modules beside the network's file; empty if it has none.
         output: which of several outputs the logits are, if that was chosen.
+        head: what the classifier is if it is no Linear, see `Extraction.head`.
     """
     # Only if there are any, so that other networks keep the keys that they had.
-    further = [value for value in (modules_hash, output) if value]
+    further: list[object] = [value for value in (modules_hash, output) if value]
+    further += [{"head": head}] if head else []
     resolved = json.dumps([dict(transform), precision, *further], sort_keys=True)
     return hashlib.sha256(resolved.encode()).hexdigest()[:8]
 
@@ -63,7 +66,7 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
     weights = str(attrs.get("weights_hash"))[:8]
     if weights != made[1]:
         return f"its weights have hash {weights}, its key says {made[1]}"
-    further = (attrs.get("modules_hash", ""), attrs.get("output", ""))
+    further = [attrs.get(name, "") for name in ("modules_hash", "output", "head")]
     wanted = settings_hash(attrs["transform"], attrs["precision"], *further)
     if wanted != made[2]:
         return f"its preprocessing has hash {wanted}, its key says {made[2]}"

@@ -70,7 +70,8 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
             f"network {network.name} has weights {network.weights_hash[:8]}, the features "
             f"{str(features.attrs['weights_hash'])[:8]}: give the network that made them"
         )
-    if network.modules_hash != features.attrs.get("modules_hash", ""):
+    stored = [features.attrs.get(name, "") for name in ("modules_hash", "head")]
+    if [network.modules_hash, network.head] != stored:
         check_made_by(Extraction.from_dict(features.attrs), network)
     names = features.attrs.get("class_names")
     return replace(network, class_names=tuple(names)) if names else network

@@ -11,6 +11,7 @@ process with a segmentation fault on a PNG with a damaged row.
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -28,6 +29,8 @@ NPY_HEADER = re.compile(
     rb"\{'descr': '\|u1', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n"
 )
 CUT_SHORT = ("truncat", "incomplete", "unexpected end", "not enough", "broken png", "eof")
+BOMB = re.compile(r"\((\d+) pixels\) exceeds limit")
+"""What Pillow says of an image of more than twice its limit, before we know its size."""
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MAX_CHUNK = 64 * 2**20
 """Largest text or colour profile of a PNG, unpacked: Pillow's own limit for all texts together."""
@@ -172,6 +175,8 @@ def _pillow() -> Any:
     from PIL import Image, PngImagePlugin
 
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_CHUNK
+    # Our limit is the same, and says so with the image's name.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     if HEIF:
         import pillow_heif
 
@@ -180,7 +185,7 @@ def _pillow() -> Any:
 
 
 def _from_pillow(data: bytes, max_pixels: int) -> tuple[torch.Tensor, int]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise BadImage("truncated", f"{len(data)} bytes, its header says more")
@@ -198,11 +203,9 @@ def _from_pillow(data: bytes, max_pixels: int) -> tuple[torch.Tensor, int]:
         raise
     except UnidentifiedImageError as error:
         raise BadImage("unreadable", _unknown_format(data)) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage("too large", _one_line(error)) from error
     # Damaged bytes make Pillow's readers raise any type: IndexError, KeyError, zlib.error…
     except Exception as error:
-        raise _bad(error) from error
+        raise _bad(error, max_pixels) from error
 
 
 def _pillow_pixels(image: Any) -> torch.Tensor:
@@ -269,8 +272,11 @@ def _as_rgb(pixels: np.ndarray) -> torch.Tensor:
     return tensor.expand(3, -1, -1) if pixels.ndim == 2 else tensor.permute(2, 0, 1)
 
 
-def _bad(error: Exception) -> BadImage:
+def _bad(error: Exception, max_pixels: int = MAX_PIXELS) -> BadImage:
     reason = _one_line(error)
+    bomb = BOMB.search(reason)
+    if bomb:
+        return BadImage("too large", f"{bomb[1]} pixels, at most {max_pixels} are decoded")
     short = isinstance(error, EOFError) or any(word in reason.lower() for word in CUT_SHORT)
     return BadImage("truncated" if short else "unreadable", reason)
 

@@ -10,15 +10,23 @@ from alike.extract.errors import BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, Stamp, local_path, read_local, stamp_local
-from alike.extract.images.tree import SUBSETS, Folders, has_subsets, placed, subset_note
+from alike.extract.images.tree import (
+    SUBSETS,
+    Folders,
+    folders_note,
+    has_subsets,
+    is_left_out,
+    placed,
+    subset_note,
+)
 
 
 class FolderSource:
     """A folder of class folders: the label is the first folder's name, None for loose files.
 
     If the first folders are subsets over class folders (``train/cat``), the label is the folder
-    below. Hidden files and files without an image's suffix are left out. Symbolic links are
-    followed.
+    below. Hidden files, files without an image's suffix, hidden folders and folders of the system
+    (`tree.SYSTEM`) are left out. Symbolic links are followed.
 
     Args:
         spec: path of the folder, or its ``file://`` URL.
@@ -33,11 +41,13 @@ class FolderSource:
         self.spec = str(self.root)
         self.options: dict[str, Any] = {} if subsets else {"subsets": False}
         self._subsets = subsets
+        self._skipped = set[Path]()
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In order of names, folder by folder."""
         rule, left_out, named, unlabelled = LabelRule(self.spec), list[str](), set[str](), 0
+        self._skipped.clear()
         subsets = self._subsets and has_subsets(self._places())
         for path, folders, is_image in self._walk(self.root, (), frozenset({self.root})):
             if not is_image:
@@ -48,7 +58,8 @@ class FolderSource:
             named |= {subset} if subset else set()
             yield Listed(path, None if label is None else rule.folder(label), subset)
         lines = [subset_note(named, unlabelled)] if subsets else []
-        self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out)])]
+        skipped = folders_note(_shown(place.name) for place in self._skipped)
+        self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out), skipped])]
 
     def _places(self) -> Iterator[Folders]:
         """Folders of images until the answer is known: the top first, then what lies below."""
@@ -71,7 +82,7 @@ class FolderSource:
                         break
 
     def _names(self, folder: Path) -> list[tuple[str, bool]]:
-        """Names in a folder that are not hidden, each with whether it is a folder."""
+        """Names in a folder that are not left out, each with whether it is a folder."""
         # Entries know whether they are folders; asking every file costs as much as hashing it.
         try:
             with os.scandir(folder) as entries:
@@ -81,7 +92,13 @@ class FolderSource:
                 f"folder {folder} cannot be listed ({error.strerror}): ask for the permission, or "
                 "move it out of the set"
             ) from error
-        return [(name, is_folder) for name, is_folder in names if not name.startswith(".")]
+        # By place, for a folder is listed again to know whether there are subsets.
+        self._skipped |= {folder / name for name, is_dir in names if is_dir and is_left_out(name)}
+        return [
+            (name, is_folder)
+            for name, is_folder in names
+            if not (is_left_out(name) if is_folder else name.startswith("."))
+        ]
 
     def _walk(
         self, folder: Path, within: Folders, above: frozenset[Path]

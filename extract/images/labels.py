@@ -13,6 +13,7 @@ from alike.extract.errors import BadInput
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _NAN = ("nan", "NaN")
 _SEPARATOR = "|"
+SHOWN = 5
 WAY_OUT = (
     "name a column of one class by --label-column, or take the first of several by --first-label"
 )
@@ -110,11 +111,22 @@ class LabelRule:
 
     @property
     def notes(self) -> list[str]:
-        """Classes whose name was written in several ways."""
+        """Classes whose name was written in several ways, and classes that look like one."""
         doubles = sorted(label for label, names in self._written.items() if len(names) > 1)
-        if not doubles:
-            return []
-        return [
-            f"{len(doubles)} class name(s) in two forms of Unicode are one class each: "
-            f"{', '.join(doubles)}"
-        ]
+        lines = []
+        if doubles:
+            lines.append(
+                f"{len(doubles)} class name(s) in two forms of Unicode are one class each: "
+                f"{', '.join(doubles)}"
+            )
+        alike: dict[str, list[str]] = {}
+        for label in sorted(self._written):
+            alike.setdefault("".join(label.casefold().split()), []).append(label)
+        groups = [names for names in alike.values() if len(names) > 1]
+        if groups:
+            some = "; ".join(", ".join(map(repr, names)) for names in groups[:SHOWN])
+            lines.append(
+                f"{sum(map(len, groups))} classes differ from another only in case or blanks, and "
+                f"stay apart: {some}{' …' if len(groups) > SHOWN else ''}"
+            )
+        return lines

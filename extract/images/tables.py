@@ -1,7 +1,9 @@
 """Images named by a table: a CSV or Parquet manifest of paths, or Parquet with the images in it."""
 
+import codecs
 import json
 import posixpath
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alike.extract.errors import BadImage, BadInput
+from alike.extract.errors import BadImage, BadInput, not_utf8
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import (
     ImageSource,
@@ -18,6 +20,7 @@ from alike.extract.images.source import (
     Stamp,
     check_bytes,
     filesystem_of,
+    local_path,
     one_line,
     read_local,
     read_url,
@@ -25,6 +28,7 @@ from alike.extract.images.source import (
     stamp_url,
 )
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 OPEN_GROUPS = 4
 """Row groups of a Parquet file kept in memory."""
 
@@ -81,11 +85,7 @@ def open_table(
             columns = {c: table[c].to_pylist() for c in table.column_names}
         rule.names = class_names(file.schema_arrow.metadata, label)
     else:
-        import pandas as pd
-
-        with _Readable(spec), filesystem.open(name, "rb") as opened:
-            # As text: a class named "1" or "NA" stays what it is.
-            frame = pd.read_csv(opened, dtype=str, keep_default_na=False)
+        frame = _read_csv(filesystem, name, spec)
         # Spaces after a comma are no part of a name.
         columns = {str(c).strip(): frame[c].tolist() for c in frame.columns}
         names = list(columns)
@@ -111,6 +111,25 @@ def open_table(
     source = ManifestSource(_absolute(spec), options, listing, base, rule)
     source.without = no_label_note(label, names) if label not in names else ""
     return source
+
+
+def _read_csv(filesystem: Any, name: str, spec: str) -> Any:
+    """A manifest of UTF-8, or of UTF-16 that says so in its first bytes."""
+    import pandas as pd
+
+    with _Readable(spec), filesystem.open(name, "rb") as opened:
+        encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
+    try:
+        with _Readable(spec), filesystem.open(name, "rb") as opened:
+            # As text: a class named "1" or "NA" stays what it is.
+            return pd.read_csv(
+                opened, dtype=str, keep_default_na=False, encoding=encoding or "utf-8"
+            )
+    except BadInput as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError) or encoding:
+            raise
+        with filesystem.open(name, "rb") as opened:
+            raise not_utf8(f"manifest {spec}", opened) from error
 
 
 def _check_group(name: str, columns: Iterable[str], spec: str) -> None:
@@ -151,7 +170,25 @@ class ManifestSource:
         for path, label, subset, group in zip(paths, labels, subsets, groups, strict=True):
             part, shared = text_or_none(subset), text_or_none(group)
             yield Listed(str(path), self._rule(label), subset=part, group=shared)
-        self.notes = [*filter(None, [self.without]), *self._rule.notes]
+        self.notes = [*filter(None, [self.without]), *self._rule.notes, *self._turned(paths)]
+
+    def _turned(self, paths: list[Any]) -> list[str]:
+        r"""Lines on paths that are written with ``\``."""
+        written = [str(path) for path in paths if "\\" in str(path)]
+        turned = [path for path in written if self._whole(path) != self._place(path)]
+        drives = [path for path in written if _DRIVE.match(path)]
+        lines = []
+        if turned:
+            lines.append(
+                f"{len(turned)} paths are written with \\ and read with /, for no file has the "
+                f"name as written: {turned[0]}"
+            )
+        if drives:
+            lines.append(
+                f"{len(drives)} paths begin with a drive of Windows, the first is {drives[0]}: "
+                "write them without it, and name their folder by --source-option root=FOLDER"
+            )
+        return lines
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
@@ -164,6 +201,15 @@ class ManifestSource:
         return stamp_url(place) if "://" in place else stamp_local(place)
 
     def _whole(self, path: str) -> str:
+        """The place of a path; one written as on Windows only if no file has that very name."""
+        place = self._place(path)
+        local = local_path(place)
+        if "\\" not in path or local is None or stamp_local(local):
+            return place
+        other = self._place(path.replace("\\", "/"))
+        return other if stamp_local(local_path(other) or other) else place
+
+    def _place(self, path: str) -> str:
         is_whole = "://" in path or path.startswith("/")
         return path if is_whole else f"{self._base}/{path}"
 

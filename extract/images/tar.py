@@ -16,12 +16,21 @@ from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, check_bytes, one_line
-from alike.extract.images.tree import Folders, has_subsets, placed, subset_note, without_top
+from alike.extract.images.tree import (
+    Folders,
+    folders_note,
+    has_subsets,
+    is_left_out,
+    placed,
+    subset_note,
+    without_top,
+)
 
 LABEL_SUFFIXES = (".cls", ".label")
 BESIDE = frozenset((".id", ".npz", ".pth", ".pt", ".txt", ".caption"))
 """Suffixes of a sample's other fields, which nobody takes for its image."""
 MAX_SHARDS = 100_000
+TWICE = "{} files of a name that comes again in their tar are left out: the last one counts"
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class TarSource:
         self._shards = _expand(self.spec)
         self._members: dict[str, _Member] = {}
         self._without: dict[str, list[str] | None] = {}
+        self._skipped, self._twice = set[tuple[str, ...]](), 0
         self._listed: list[Listed] | None = None
         self._lock = threading.Lock()
 
@@ -106,7 +116,10 @@ class TarSource:
         pairs = zip(images, listed, strict=True)
         lines += self._without_note({one.sample for one, shown in pairs if shown.label is None})
         lines += [_beside_note(beside)] if beside else []
-        self.notes = [*lines, *self._rule.notes, *filter(None, [left_out_note(left_out)])]
+        lines += [TWICE.format(self._twice)] if self._twice else []
+        skipped = folders_note(place[-1] for place in self._skipped)
+        rest = filter(None, [left_out_note(left_out), skipped])
+        self.notes = [*lines, *self._rule.notes, *rest]
         return listed
 
     def _index(
@@ -115,10 +128,7 @@ class TarSource:
         """Places of a shard's images, and the labels beside them; read through its headers."""
         try:
             with _open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
-                for member in tar:
-                    name = PurePosixPath(member.name)
-                    if not member.isfile() or name.name.startswith("."):
-                        continue
+                for name, member in self._files(shard, tar):
                     sample = f"{shard}/{_sample(name)}"
                     if name.suffix.lower() in SUFFIXES:
                         path = f"{_short(shard)}/{member.name}"
@@ -137,6 +147,23 @@ class TarSource:
                 f"{shard} cannot be read as an uncompressed tar ({error}): unpack it, or make the "
                 "shards again"
             ) from error
+
+    def _files(
+        self, shard: str, tar: tarfile.TarFile
+    ) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
+        """Files of a shard that are not hidden; of several of one name the last, as tar unpacks."""
+        files: dict[PurePosixPath, tarfile.TarInfo] = {}
+        for member in tar:
+            name = PurePosixPath(member.name)
+            if not member.isfile() or name.name.startswith("."):
+                continue
+            skipped = next((at for at, part in enumerate(name.parts) if is_left_out(part)), None)
+            if skipped is not None:
+                self._skipped.add((shard, *name.parts[: skipped + 1]))
+                continue
+            self._twice += name in files
+            files[name] = member
+        yield from files.items()
 
     def _one_a_sample(self, images: list["_Image"]) -> tuple[list["_Image"], list["_Image"]]:
         """The images that are taken, in order, and those that are left out."""

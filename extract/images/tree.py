@@ -1,5 +1,6 @@
 """Class and subset of an image by the folders that it lies in: the same for a folder and a tar."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
@@ -8,8 +9,38 @@ SUBSETS = frozenset(
 )
 """Names of folders that divide a set, in lower case."""
 
+SYSTEM = frozenset(
+    (
+        *("@eadir", "#recycle", "@recycle", "__macosx", "lost+found"),
+        *("$recycle.bin", "recycler", "system volume information"),
+    )
+)
+"""Folders that a NAS, macOS, a disk or Windows makes, in lower case; they hold no images of a set.
+
+Hidden folders (``.thumbnails``, ``.ipynb_checkpoints``) are none either.
+"""
+
 Folders = tuple[str, ...]
 """The folders that an image lies in, from the root down."""
+
+
+def is_left_out(folder: str) -> bool:
+    """Whether a folder of this name is hidden or one of `SYSTEM`.
+
+    Example:
+        >>> is_left_out("@eaDir"), is_left_out(".thumbnails"), is_left_out("cat")
+        (True, True, False)
+    """
+    return (folder.startswith(".") and folder != "..") or folder.lower() in SYSTEM
+
+
+def folders_note(names: Iterable[str]) -> str | None:
+    """One line that counts the folders that a listing left out, None if it left out none."""
+    counts = Counter(names)
+    if not counts:
+        return None
+    listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return f"hidden folders and folders of the system are left out: {listed}"
 
 
 def has_subsets(folders: Iterable[Folders]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from alike.extract.errors import BadInput
 from alike.extract.identity import settings_hash
 
-_LATER = ("modules_hash", "output", "weights_key", "weights_prefix")
+_LATER = ("modules_hash", "output", "weights_key", "weights_prefix", "head")
 """Fields that came after the first stores: described only if they are set."""
 
 
@@ -31,6 +31,8 @@ class Extraction:
         weights_key: group of tensors in the weights file, "" if it was left to be found; not part
             of the key, for the weights' hash is.
         weights_prefix: of their names, likewise.
+        head: ``convolution`` if the pooled vector is classified by a 1x1 convolution, else "".
+            Features of before 0.2 lack it: their ``last_conv`` and ``fc`` are other arrays.
     """
 
     network: str
@@ -45,6 +47,7 @@ class Extraction:
     output: str = ""
     weights_key: str = ""
     weights_prefix: str | None = None
+    head: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16,}", self.weights_hash):
@@ -54,7 +57,9 @@ class Extraction:
     @property
     def key(self) -> str:
         """Name of the group: network, weights, and preprocessing with precision and modules."""
-        settings = settings_hash(self.transform, self.precision, self.modules_hash, self.output)
+        settings = settings_hash(
+            self.transform, self.precision, self.modules_hash, self.output, self.head
+        )
         return f"{safe_name(self.network)}-{self.weights_hash[:8]}-{settings}"
 
     def to_dict(self) -> dict[str, object]:

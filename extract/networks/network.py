@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.trust import agree, named_by_a_store, require_trust
 from alike.extract.networks.weights import (
+    cast_note,
     class_count_change,
     hash_weights,
     misfits,
@@ -94,6 +95,18 @@ class Network:
         return weight, torch.zeros(len(weight), device=weight.device)
 
     @property
+    def head(self) -> str:
+        """``convolution`` if a 1x1 convolution of the pooled vector is the classifier, else ""."""
+        # A network that fails at this size says so at the images' own.
+        with suppress(BadInput):
+            fc = taps_at(self.module, _any_size(self.transform)).get("fc")
+            enters = fc is not None and (fc.function, fc.side) == ("conv2d", "input")
+            # One before the pooling (SqueezeNet) has a vector that is pooled by us.
+            if fc is not None and enters and not fc.pooled:
+                return "convolution"
+        return ""
+
+    @property
     def lacking(self) -> tuple[str, ...]:
         """Names of taps for which there are no weights: `logits` of a file without a head."""
         taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
@@ -114,6 +127,7 @@ class Network:
             output=self.output,
             weights_key=self.weights_key,
             weights_prefix=self.weights_prefix,
+            head=self.head,
         )
 
 
@@ -289,7 +303,7 @@ def _from_file(
             f"arguments; the file holds {checkpoint.describe()}"
         )
     module.load_state_dict({**choice.tensors, **zeros}, strict=False)
-    notes = [choice.note(path)]
+    notes = [choice.note(path), cast_note(path, choice.tensors, state)]
     if lacking:
         notes.append(f"weights {path} hold no classifier ({', '.join(lacking)}): no logits")
     return _Loaded(module, args, metadata, tuple(filter(None, notes)), lacking)
@@ -361,13 +375,20 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
     on stderr says so.
 
     Raises:
-        BadInput: other weights, another network file, or other modules that it loads.
+        BadInput: other weights, another network file, other modules that it loads, or another
+            meaning of its taps.
     """
     if network.weights_hash != extraction.weights_hash:
         raise BadInput(
             f"{extraction.network} with weights {extraction.weights} now has hash "
             f"{network.weights_hash[:8]}, the features were made with "
             f"{extraction.weights_hash[:8]}: extract again or bring the old files back"
+        )
+    if network.head != extraction.head:
+        raise BadInput(
+            f"the features of {extraction.network} were made when a 1x1 convolution after the "
+            "pooling was not taken for the classifier: their last_conv and fc are other arrays; "
+            "extract again"
         )
     if network.modules_hash == extraction.modules_hash:
         return

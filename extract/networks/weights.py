@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,11 @@ def class_count_change(
     return (ours[0], theirs[0]) if ours and theirs else None
 
 
-def _unusable(value: torch.Tensor, wanted: torch.Tensor) -> str:
+def _unusable(value: torch.Tensor, wanted: torch.Tensor, scaled: bool) -> str:
     """Why a tensor is none that a parameter or buffer can take, "" if it can.
 
-    Integers in the place of weights are codes, which mean nothing without their scale.
+    Integers in the place of weights are codes, which mean nothing without their scale; so are
+    numbers of 8 bits if the file has a scale beside them.
     """
     if value.is_quantized or value.layout != torch.strided:
         return "quantised" if value.is_quantized else "sparse"
@@ -129,13 +131,36 @@ def _unusable(value: torch.Tensor, wanted: torch.Tensor) -> str:
         return ""
     if not value.is_floating_point():
         return str(value.dtype).removeprefix("torch.")
+    if scaled and value.dtype.itemsize == 1:
+        return f"{str(value.dtype).removeprefix('torch.')} with a scale"
     return "NaN" if bool(value.float().isnan().any()) else ""
+
+
+def cast_note(
+    path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> str | None:
+    """One line on weights of other numbers than the network's, None if there are none.
+
+    Args:
+        path: of the weights file.
+        tensors: by the network's names.
+        wanted: the network's state_dict.
+    """
+    pairs = Counter(
+        (str(value.dtype).removeprefix("torch."), str(wanted[name].dtype).removeprefix("torch."))
+        for name, value in tensors.items()
+        if wanted[name].is_floating_point() and value.dtype != wanted[name].dtype
+    )
+    if not pairs:
+        return None
+    listed = ", ".join(f"{n} tensors from {a} to {b}" for (a, b), n in sorted(pairs.items()))
+    return f"weights {path}: cast {listed}"
 
 
 def misfits(
     tensors: Mapping[str, torch.Tensor],
     wanted: Mapping[str, torch.Tensor],
-    foreign: Iterable[str] = (),
+    foreign: Sequence[str] = (),
 ) -> str:
     """What keeps tensors from being a network's state, in one line; "" if they fit.
 
@@ -147,6 +172,7 @@ def misfits(
     """
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     modules = {name.partition(".")[0] for name in wanted}
+    scaled = {name.rpartition(".")[0] for name in foreign if "scale" in name.rpartition(".")[2]}
     problems = (
         ("missing", sorted(set(wanted) - set(tensors) - counters)),
         (
@@ -162,7 +188,7 @@ def misfits(
             sorted(
                 f"{name} {kind}"
                 for name, value in tensors.items()
-                if (kind := _unusable(value, wanted[name]))
+                if (kind := _unusable(value, wanted[name], name.rpartition(".")[0] in scaled))
             ),
         ),
         (

@@ -152,12 +152,17 @@ def class_list(given: str | None) -> list[str] | None:
     """Names of classes from a file, one a line, or from a comma-separated list."""
     from pathlib import Path
 
-    from alike.extract.errors import BadInput
+    from alike.extract.errors import BadInput, not_utf8
 
     if given is None:
         return None
     if Path(given).is_file():
-        return [line.strip() for line in Path(given).read_text().splitlines() if line.strip()]
+        data = Path(given).read_bytes()
+        try:
+            lines = data.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise not_utf8(f"--classes {given}", data.splitlines()) from error
+        return [line.strip() for line in lines if line.strip()]
     if "," not in given:
         raise BadInput(f"--classes {given!r}: no such file, and no list such as cat,dog,owl")
     return [name.strip() for name in given.split(",")]

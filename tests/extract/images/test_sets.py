@@ -319,3 +319,90 @@ def test_spaces_and_separators_of_a_manifest(tmp_path: Path) -> None:
         (tmp_path / "other.csv").write_text(f"path{mark}label\n1.jpg{mark}cat\n")
         with pytest.raises(BadInput, match=r"has one column, .*: it is separated by .*commas"):
             open_source(str(tmp_path / "other.csv"))
+
+
+@pytest.mark.quick
+def test_folders_of_the_system_are_no_classes_and_are_said(tmp_path: Path) -> None:
+    files = ["cat/1.png", "cat/@eaDir/1.png", "dog/2.png"]
+    files += ["@eaDir/3.png", "__MACOSX/cat/4.png", ".thumbnails/5.png", "lost+found/6.png"]
+    root = write_tree(tmp_path / "set", files)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in files:
+            add(tar, f"./{name}")
+    for spec in (root, tmp_path / "set.tar"):
+        source = open_source(str(spec))
+        assert [one.label for one in source] == ["cat", "dog"]
+        assert notes_of(source) == [
+            "hidden folders and folders of the system are left out: .thumbnails 1, @eaDir 2, "
+            "__MACOSX 1, lost+found 1"
+        ]
+
+
+def test_folders_of_the_system_do_not_hide_subsets(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, ["train/cat/1.png", "val/cat/2.png", "@eaDir/3.png"])
+    assert [(one.label, one.subset) for one in open_source(str(root))] == [
+        ("cat", "train"),
+        ("cat", "val"),
+    ]
+
+
+def test_of_files_of_one_name_in_a_tar_the_last_counts_and_is_said(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name, data in (
+            ("a/1.png", b"old"), ("a/1.json", b'{"label": "old"}'), ("a/2.png", DATA),
+            ("./a/1.png", DATA), ("a/1.json", b'{"label": "new"}'),
+        ):  # fmt: skip
+            add(tar, name, data)
+    source = open_source(str(tmp_path / "set.tar"))
+    listing = list_source(source)
+    assert listing["label"].tolist() == ["new", "a"]
+    assert listing["image_id"].nunique() == 1
+    assert notes_of(source) == [
+        "2 files of a name that comes again in their tar are left out: the last one counts"
+    ]
+
+
+def test_classes_that_differ_in_case_or_blanks_stay_apart_and_are_said(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set", ["Cat/1.png", "cat/2.png", "cat /3.png", "dog/4.png"])
+    source = open_source(str(root))
+    assert [one.label for one in source] == ["Cat", "cat", "cat ", "dog"]
+    assert notes_of(source) == [
+        "3 classes differ from another only in case or blanks, and stay apart: 'Cat', 'cat', 'cat '"
+    ]
+    (tmp_path / "set.csv").write_text("path,label\n1.png,Big cat\n2.png,big  cat\n3.png,dog\n")
+    table = open_source(str(tmp_path / "set.csv"))
+    assert len({one.label for one in table}) == 3
+    assert "'Big cat', 'big  cat'" in notes_of(table)[0]
+
+
+def test_a_manifest_of_another_encoding_is_read_or_says_where(tmp_path: Path) -> None:
+    text = "path,label\n1.png,ok\n2.png,Bär\n"
+    file = tmp_path / "set.csv"
+    for encoding in ("utf-16", "utf-8-sig"):
+        file.write_text(text, encoding=encoding)
+        assert [one.label for one in open_source(str(file))] == ["ok", "Bär"]
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(
+        BadInput, match=r"set\.csv is not UTF-8: line 3 has the byte 0xe4 after '2\.png,B'; save"
+    ):
+        open_source(str(file))
+    file.write_text(text, encoding="utf-16-le")
+    with pytest.raises(BadInput, match=r"set\.csv is not UTF-8: line 3 .*; save it as UTF-8"):
+        open_source(str(file))
+
+
+def test_paths_of_windows_in_a_manifest(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["cat/1.png", "own\\name.png"])
+    (tmp_path / "set.csv").write_text(
+        "path,label\ncat\\1.png,cat\nown\\name.png,own\nC:\\photos\\3.png,cat\ncat\\gone.png,cat\n"
+    )
+    source = open_source(str(tmp_path / "set.csv"))
+    listing = list_source(source)
+    assert listing["state"].tolist() == ["ok", "ok", "unreadable", "unreadable"]
+    assert source.read("cat\\1.png") == source.read("own\\name.png") == DATA
+    assert notes_of(source) == [
+        "1 paths are written with \\ and read with /, for no file has the name as written: "
+        "cat\\1.png",
+        "1 paths begin with a drive of Windows, the first is C:\\photos\\3.png: write them without "
+        "it, and name their folder by --source-option root=FOLDER",
+    ]

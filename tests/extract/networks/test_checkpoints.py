@@ -24,6 +24,7 @@ from alike.extract.networks.network import load_network, network_of
 from alike.extract.networks.taps import forward_taps
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
+from alike.flows.commands.extract import class_list
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"needs the small inputs in {CASES}")
@@ -295,3 +296,30 @@ def test_index_of_shards_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     with pytest.raises(BadInput, match="lists in which files the weights are, and holds none"):
         read_checkpoint(tmp_path / "model.safetensors.index.json")
+
+
+def test_weights_of_fewer_bits_are_said_and_refused_with_a_scale(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    name, file = f"{tmp_path / 'nets.py'}:fixed", tmp_path / "w.pt"
+    state = load_network(name).module.state_dict()
+    small = {**state, "fc.weight": state["fc.weight"].to(torch.float8_e4m3fn)}
+    small["fc.bias"] = state["fc.bias"].half()
+    torch.save(small, file)
+    network = load_network(name, str(file))
+    assert network.notes == (
+        f"weights {file}: cast 1 tensors from float16 to float32, "
+        "1 tensors from float8_e4m3fn to float32",
+    )
+    assert torch.equal(network.module.fc.weight, small["fc.weight"].float())
+    torch.save({**small, "fc.weight_scale": torch.tensor(3.0)}, file)
+    with pytest.raises(BadInput, match=r"no real numbers 1 \(fc\.weight float8_e4m3fn with a sca"):
+        load_network(name, str(file))
+
+
+@pytest.mark.quick
+def test_class_names_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("cat\nBär\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"names\.txt is not UTF-8: line 2 has the byte 0xe4"):
+        class_list(str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_bytes("cat\nBär\n".encode("utf-8-sig"))
+    assert class_list(str(tmp_path / "names.txt")) == ["cat", "Bär"]

@@ -10,7 +10,9 @@ from torch import nn
 from torchvision.models.regnet import BlockParams
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.extract.networks.network import Network, load_network
+from alike.extract.identity import key_fault, settings_hash
+from alike.extract.networks.extraction import Extraction
+from alike.extract.networks.network import Network, check_made_by, load_network
 from alike.extract.networks.taps import Tap, TappedNetwork, find_taps, forward_taps
 from alike.extract.networks.transform import Transform
 
@@ -273,3 +275,34 @@ def test_convolution_after_the_pooling_is_a_linear() -> None:
         Network("n", "none", "", Transform(resize=(12, 12)), None, ConvolvedHead(2)).classifier()
         is None
     )
+
+
+def test_convolved_head_has_a_key_of_its_own_and_refuses_older_features() -> None:
+    """Before, its last_conv and fc were other arrays: no group may hold both."""
+    small = Transform(resize=(12, 12))
+    network = Network("n", "none", "ab" * 32, small, None, ConvolvedHead())
+    made = network.extraction(("last_conv", "fc"), "float32")
+    stored = made.to_dict()
+    assert stored["head"] == "convolution"
+    assert Extraction.from_dict(stored) == made
+    assert key_fault(made.key, stored) == ""
+    check_made_by(made, network)
+    older = Extraction.from_dict({name: stored[name] for name in stored if name != "head"})
+    assert older.key != made.key
+    with pytest.raises(BadInput, match=r"a 1x1 convolution after the pooling .* extract again"):
+        check_made_by(older, network)
+
+
+def test_other_heads_keep_their_key() -> None:
+    """A Linear, grouped convolutions, and a convolution before the pooling (SqueezeNet)."""
+    squeeze = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    linear = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)
+    )
+    for module in (squeeze, linear, ConvolvedHead(2)):
+        network = Network("n", "none", "ab" * 32, Transform(resize=(12, 12)), None, module)
+        made = network.extraction(("fc",), "float32")
+        assert "head" not in made.to_dict()
+        assert made.key == f"n-abababab-{settings_hash(made.transform, 'float32')}"
