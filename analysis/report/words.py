@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from alike.analysis.scores import table as score_table
-from alike.extract.measures import MEASURES
+from alike.extract.measures import find_measure
 
 Form = Literal["share", "plain", "distance"]
 
@@ -133,7 +133,7 @@ def measure_words(measure: str) -> str:
         return (
             f"the same with random weights: {measure_words(measure.removeprefix(BEFORE_TRAINING))}"
         )
-    row = MEASURES.get(measure)
+    row = find_measure(measure)
     return row.about if row else ""
 
 

@@ -1,4 +1,5 @@
 from .capture import COMPUTED as COMPUTED
+from .capture import MEAN_OF as MEAN_OF
 from .capture import Tap as Tap
 from .capture import TappedNetwork as TappedNetwork
 from .capture import choose_taps as choose_taps
@@ -18,6 +19,7 @@ from .network import load_network as load_network
 from .network import network_of as network_of
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
+from .taps import layer_taps as layer_taps
 from .taps import taps_at as taps_at
 from .trace import random_calls as random_calls
 from .transform import IMAGENET_MEAN as IMAGENET_MEAN

@@ -17,7 +17,7 @@ from alike.extract.networks.checkpoints import Choice, choose_tensors, read_chec
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
 from alike.extract.networks.outputs import TakeOutput, take_logits
-from alike.extract.networks.taps import remember_taps, taps_at, withhold_taps
+from alike.extract.networks.taps import layer_taps, remember_taps, taps_at, withhold_taps
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.trust import agree, named_by_a_store, require_trust
@@ -31,6 +31,8 @@ from alike.extract.networks.weights import (
 
 LOG = logging.getLogger(__name__)
 
+LAYERS = "layers"
+"""Stands for the taps of all layers."""
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -111,6 +113,23 @@ class Network:
         """Names of taps for which there are no weights: `logits` of a file without a head."""
         taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
         return tuple(name for name, tap in taps.items() if tap.withheld)
+
+    def tap_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of taps with ``layers`` written out: the mean of every block's output.
+
+        Raises:
+            BadInput: ``layers`` of a network that has none.
+        """
+        return tuple(
+            dict.fromkeys(
+                tap for name in names for tap in (self.layers if name == LAYERS else (name,))
+            )
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Taps of the layers, in the order of the pass."""
+        return layer_taps(self.module, _any_size(self.transform))
 
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
