@@ -33,9 +33,10 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.data_limits import Listed, bayes_bounds, listed_neighbours, suspects
+from alike.analysis.layers import layer_profile
 from alike.analysis.neighbours import linked_units
 from alike.analysis.outlook import Load, most_images, outlook
-from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers, units_of
 from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
@@ -336,6 +337,9 @@ def analyse(
     probes = work.probe(features, plan[0], near, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
+    layers = work.profile(features, plan[0], near)
+    if len(layers):
+        tables["layers"] = layers
     twins, twin_record = twin_findings(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
@@ -511,6 +515,20 @@ class Work:
             # They need train images, which many a set has not.
             left_out["probes"] = str(error)
             return []
+
+    def profile(self, features: "Features", head: Planned, near: Listed) -> pd.DataFrame:
+        """Scores of every stored layer on the images of the headline; empty without layers.
+
+        Args:
+            features: the extraction.
+            head: the headline's measure.
+            near: its neighbours, which tell which images are near copies.
+        """
+        return layer_profile(
+            features, head.images, units_of(head.images, _copies(head, near)),
+            partial(self.jobs.stage, progress=self.progress),
+            seed=self.settings.seed, intervals=self.settings.bootstrap > 0,
+        )  # fmt: skip
 
     def ask(self, planned: Planned, human: HumanAnswers) -> pd.DataFrame:
         """How alike people and a measure find the images; ceilings and intervals of the headline.

@@ -2,6 +2,7 @@ from .classes import class_matrix as class_matrix
 from .classes import closest_pairs as closest_pairs
 from .classes import similarity_order as similarity_order
 from .history import over_time as over_time
+from .layers import layer_figure as layer_figure
 from .map import MOST_POINTS as MOST_POINTS
 from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows

@@ -63,6 +63,7 @@ SCORE_WORDS: dict[str, Words] = {
         "Channels are standardised on train images, so that their scale does not matter.",
         "share",
     ),
+    "cka": Words("CKA with the last layer"),
     "eer": Words(
         "Equal error rate",
         "Error at the threshold at which the shares of missed same-class pairs and of accepted "

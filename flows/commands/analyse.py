@@ -89,6 +89,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
         from alike.analysis.data_limits import data_sentences
+        from alike.analysis.layers import wide_layers
         from alike.analysis.people import read_answers
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
@@ -137,7 +138,11 @@ def register(app: typer.Typer) -> None:
                 "twins": analysis.tables["twins"],
                 "bayes": analysis.tables["bayes"],
                 "suspects": analysis.tables["suspects"],
-                **{name: analysis.tables[name] for name in ("human",) if name in analysis.tables},
+                **{
+                    name: analysis.tables[name]
+                    for name in ("human", "layers")
+                    if name in analysis.tables
+                },
             })  # fmt: skip
             return
         sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
@@ -147,6 +152,8 @@ def register(app: typer.Typer) -> None:
             f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
             f"{f', {where}' if where else ''}",
         )
+        if "layers" in analysis.tables:
+            print_table(wide_layers(analysis.tables["layers"]), "layer by layer")
         if "human" in analysis.tables:
             shown = analysis.tables["human"].drop(columns="note")
             print_table(shown, "alike to people (see docs/analysis.md)")
