@@ -8,3 +8,4 @@ from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows
 from .networks import network_figure as network_figure
 from .networks import placed_networks as placed_networks
+from .sufficiency import sufficiency_figure as sufficiency_figure

@@ -91,6 +91,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.data_limits import data_sentences
         from alike.analysis.layers import wide_layers
         from alike.analysis.people import read_answers
+        from alike.analysis.sufficiency import sufficiency_sentences
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -140,7 +141,7 @@ def register(app: typer.Typer) -> None:
                 "suspects": analysis.tables["suspects"],
                 **{
                     name: analysis.tables[name]
-                    for name in ("human", "layers")
+                    for name in ("human", "layers", "sufficiency")
                     if name in analysis.tables
                 },
             })  # fmt: skip
@@ -161,7 +162,10 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings
         twins = twin_sentences(settings_used["twins"])
-        data = data_sentences(analysis.tables)
+        data = [
+            *data_sentences(analysis.tables),
+            *sufficiency_sentences(analysis.tables.get("sufficiency")),
+        ]
         for sentence in (*settings_used["warnings"], *twins, *data):
             typer.echo(f"note: {sentence}")
 
