@@ -153,8 +153,8 @@ def _refuse_damaged(store: Store, keys: list[str]) -> None:
         if lost or fault:
             reason = f"the records of {len(lost)} units are gone" if lost else f"{VALID}: {fault}"
             raise StoreDamaged(
-                f"{reason} in {features.ledger.folder}: nothing is deleted; bring them back, or run "
-                "`alike extract` again, which computes their rows anew"
+                f"{reason} in {features.ledger.folder}: nothing is deleted; bring them back, or "
+                "run `alike extract` again, which computes their rows anew"
             )
 
 
