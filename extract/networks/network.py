@@ -17,7 +17,13 @@ from alike.extract.networks.checkpoints import Choice, choose_tensors, read_chec
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
 from alike.extract.networks.outputs import TakeOutput, take_logits
-from alike.extract.networks.taps import remember_taps, taps_at, withhold_taps
+from alike.extract.networks.taps import (
+    COMPARED,
+    FLATTENED,
+    remember_taps,
+    taps_at,
+    withhold_taps,
+)
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.trust import agree, named_by_a_store, require_trust
@@ -31,6 +37,12 @@ from alike.extract.networks.weights import (
 
 LOG = logging.getLogger(__name__)
 
+FORMER_HEADS: Mapping[str, str] = {
+    "convolution": "a 1x1 convolution after the pooling was not taken for the classifier",
+    FLATTENED: "a map that is flattened before it is pooled was taken for tokens",
+    COMPARED: "a comparison of the pooled vector was taken for the pooling",
+}
+"""What was assumed of a head before its mark was part of the key; see `Extraction.head`."""
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -96,14 +108,16 @@ class Network:
 
     @property
     def head(self) -> str:
-        """``convolution`` if a 1x1 convolution of the pooled vector is the classifier, else ""."""
+        """What is unusual about the classifier or the pooling before it; see `Extraction.head`."""
         # A network that fails at this size says so at the images' own.
         with suppress(BadInput):
-            fc = taps_at(self.module, _any_size(self.transform)).get("fc")
+            taps = taps_at(self.module, _any_size(self.transform))
+            fc = taps.get("fc")
             enters = fc is not None and (fc.function, fc.side) == ("conv2d", "input")
             # One before the pooling (SqueezeNet) has a vector that is pooled by us.
             if fc is not None and enters and not fc.pooled:
                 return "convolution"
+            return taps["last_conv"].head if "last_conv" in taps else ""
         return ""
 
     @property
@@ -386,9 +400,9 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
         )
     if network.head != extraction.head:
         raise BadInput(
-            f"the features of {extraction.network} were made when a 1x1 convolution after the "
-            "pooling was not taken for the classifier: their last_conv and fc are other arrays; "
-            "extract again"
+            f"the features of {extraction.network} were made when "
+            f"{FORMER_HEADS.get(network.head, 'its head was taken for another')}: their last_conv "
+            "and fc are other arrays; extract again"
         )
     if network.modules_hash == extraction.modules_hash:
         return
