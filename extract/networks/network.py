@@ -395,8 +395,8 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
     names = ", ".join(network.modules) or "none now"
     if extraction.modules_hash:
         raise BadInput(
-            f"the modules that {extraction.network} loads ({names}) are not those that the "
-            f"features were made with: extract again or bring the old files back"
+            f"the modules or files that {extraction.network} loads ({names}) are not those that "
+            f"the features were made with: extract again or bring the old files back"
         )
     LOG.warning(
         "features of %s do not record the modules that its file loads (%s): if one changed since, "
