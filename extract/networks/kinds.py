@@ -17,6 +17,7 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.user_code import UserCode, Uses, load_user_file, plain_names
+from alike.extract.places import expanded
 
 INCEPTIONS = {"googlenet", "inception_v3"}
 NO_AUXILIARY: Mapping[str, object] = {"aux_logits": False, "init_weights": False}
@@ -277,7 +278,7 @@ def _timm(name: str) -> Kind:
 
 def _own_file(name: str) -> Kind:
     file, _, factory = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = expanded(file).resolve()
     if not path.is_file():
         raise BadInput(f"network file {file} does not exist (of --network {name})")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -28,6 +28,7 @@ from alike.extract.networks.weights import (
     misfits,
     write_weights,
 )
+from alike.extract.places import expanded
 
 LOG = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def load_network(
         module, weights = kind.pretrained(weights, args)
         loaded = _Loaded(module, args)
     else:
-        path = Path(weights).expanduser().resolve()
+        path = expanded(weights).resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
         loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix, output)
         weights = str(path)

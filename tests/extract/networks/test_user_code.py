@@ -240,6 +240,12 @@ def test_file_that_fails_is_one_line(text: str, says: str, tmp_path: Path) -> No
     assert "user_code" not in str(caught.value)
 
 
+def test_home_of_nobody_is_one_line() -> None:
+    for name, weights in (("~nosuchuser/nets.py:make", "none"), ("resnet18", "~nosuchuser/w.pth")):
+        with pytest.raises(BadInput, match=r"^~nosuchuser/.*: no such user's home"):
+            load_network(name, weights)
+
+
 # Same code, same key; other code, another key.
 
 
