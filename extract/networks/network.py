@@ -34,6 +34,7 @@ from alike.extract.networks.weights import (
     misfits,
     write_weights,
 )
+from alike.extract.places import expanded
 
 LOG = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ def load_network(
         module, weights = kind.pretrained(weights, args)
         loaded = _Loaded(module, args)
     else:
-        path = Path(weights).expanduser().resolve()
+        path = expanded(weights).resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
         loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix, output)
         weights = str(path)
@@ -409,8 +410,8 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
     names = ", ".join(network.modules) or "none now"
     if extraction.modules_hash:
         raise BadInput(
-            f"the modules that {extraction.network} loads ({names}) are not those that the "
-            f"features were made with: extract again or bring the old files back"
+            f"the modules or files that {extraction.network} loads ({names}) are not those that "
+            f"the features were made with: extract again or bring the old files back"
         )
     LOG.warning(
         "features of %s do not record the modules that its file loads (%s): if one changed since, "
