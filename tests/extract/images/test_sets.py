@@ -377,7 +377,16 @@ def test_metadata_of_another_form_names_no_class(metadata: bytes, tmp_path: Path
     pq.write_table(
         table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "s.parquet"
     )
-    assert [one.label for one in open_source(str(tmp_path / "s.parquet"))] == ["1"]
+    source = open_source(str(tmp_path / "s.parquet"))
+    assert [one.label for one in source] == ["1"]
+    (note,) = notes_of(source)
+    assert "(huggingface) is damaged" in note
+    whole = {b"huggingface": b'{"info": {"features": {"label": {"dtype": "int64"}}}}'}
+    for good in (whole, {b"huggingface": b'{"info": {}}'}, {b"pandas": b"{}"}):
+        pq.write_table(table.replace_schema_metadata(good), tmp_path / "s.parquet")
+        source = open_source(str(tmp_path / "s.parquet"))
+        assert [one.label for one in source] == ["1"]
+        assert not notes_of(source)
 
 
 def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
