@@ -19,6 +19,7 @@ from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere
 from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
+from alike.serve.views import Runs, Views, no_runs
 from alike.serve.work import Work
 
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
@@ -32,12 +33,13 @@ STATUS: Sequence[tuple[type[AlikeError], int]] = (
 """Kind of error to the status of its answer; the first that fits."""
 
 
-def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
+def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = no_runs) -> FastAPI:
     """Make the application.
 
     Args:
         service: answers the questions.
         access: who may ask.
+        runs: gives the records of good runs, oldest first.
     """
     app = FastAPI(
         title="Alike", version="1", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None
@@ -47,7 +49,7 @@ def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
-    app.include_router(routes(work, metrics))
+    app.include_router(routes(work, metrics, Views(service, runs)))
     static = files("alike.serve") / "static"
     app.mount("/static", StaticFiles(directory=str(static)), name="static")
 

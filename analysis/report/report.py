@@ -162,11 +162,12 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
     return (
         f'<nav><div class="in"><span class="mark">Alike</span>{links}<span class="space"></span>'
         '<button class="theme" type="button" aria-label="Colour theme">Auto</button></div></nav>'
-        f"{_top(subject, run, store)}<main>{main}</main>{_foot(run)}"
+        f"{top(subject, run, store)}<main>{main}</main>{_foot(run)}"
     )
 
 
-def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
+def top(subject: Subject, run: dict[str, Any], store: Any) -> str:
+    """The headline, the sentences below it, the few numbers that matter, and the scale."""
     first = answer(
         subject.before, subject.after, subject.comparison, subject.measure, run.get("control")
     )

@@ -28,4 +28,5 @@ from .trust import accepting as accepting
 from .trust import ask_by as ask_by
 from .trust import code_hash_of as code_hash_of
 from .trust import require_trust as require_trust
+from .user_code import is_installed as is_installed
 from .weights import write_weights as write_weights

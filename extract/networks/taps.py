@@ -79,8 +79,8 @@ def _taps_of(
         for tap in _head_taps(trace, example)
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
-    found = _withheld(module, [*taps, logits])
-    return found | {path: _path_tap(trace, path) for path in paths if path not in found}
+    taps_found = _withheld(module, [*taps, logits])
+    return taps_found | {path: _path_tap(trace, path) for path in paths if path not in taps_found}
 
 
 def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
@@ -256,7 +256,7 @@ def _path_tap(trace: Trace, name: str) -> Tap:
     path, _, run = name.partition("#")
     runs = trace.modules.get(path)
     if not runs:
-        near = [known for known in trace.modules if known.split(".")[0] == path.split(".")[0]]
+        near = [module for module in trace.modules if module.split(".")[0] == path.split(".")[0]]
         some = ", ".join((near or list(trace.modules))[:8])
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
     if not run and len(runs) > 1:

@@ -55,6 +55,8 @@ _INSTALLED = tuple(
         )
     }
 )
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
+"""Names of the folders of packages: PYTHONPATH or a .pth file may add those of any environment."""
 _LOCK = threading.RLock()
 _IMPORTED: ContextVar[set[str] | None] = ContextVar("imported", default=None)
 """Names of the modules that the running load or factory imported."""
@@ -129,7 +131,7 @@ class UserCode:
         places = [place for place in sys.path if place not in self._sys_path]
         for place in places:
             folder = Path(place or ".").resolve()
-            if _is_installed(folder):
+            if is_installed(folder):
                 # Packages such as setuptools put folders of their own there, for everybody.
                 continue
             sys.path.remove(place)
@@ -229,7 +231,7 @@ class UserCode:
     def unchanged(self) -> bool:
         """Whether every file that was executed, or is to be, is still the same."""
         try:
-            return all(_hash_of(Path(file)) == known for file, known in self.hashes.items())
+            return all(_hash_of(Path(file)) == digest for file, digest in self.hashes.items())
         except OSError:
             return False
 
@@ -283,7 +285,7 @@ class UserCode:
         for top in outside:
             for name, file in _editable_files(top).items():
                 hashes[name] = _EDITABLE.setdefault(file, _hash_of(file))
-        text = "\n".join(f"{name} {known}" for name, known in sorted(hashes.items()))
+        text = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
         hashed = hashlib.sha256(text.encode()).hexdigest() if hashes else ""
         return tuple(sorted(files)), hashed, versions_of(outside)
 
@@ -496,17 +498,23 @@ def _editable_files(top: str) -> dict[str, Path]:
     if top == "alike" or top in sys.stdlib_module_names:
         return {}
     origin = _origin(top)
-    if not origin.is_file() or _is_installed(origin) or origin.is_relative_to(_OURS):
+    if not origin.is_file() or is_installed(origin) or origin.is_relative_to(_OURS):
         return {}
-    if origin.stem != "__init__":
-        return {origin.name: origin}
     folder = origin.parent
+    home = folder.parent if origin.stem == "__init__" else folder
+    if any(home.glob("*.dist-info")):
+        # What `pip install --target` made: an installer's folder under a name of the user's.
+        return {}
+    if home == folder:
+        return {origin.name: origin}
     return {f.relative_to(folder.parent).as_posix(): f for f in sorted(folder.rglob("*.py"))}
 
 
 def _origin(top: str) -> Path:
     spec = _ordinary_spec(top)
-    return Path(spec.origin or "").resolve() if spec is not None else Path()
+    place = Path(spec.origin or "") if spec is not None else Path()
+    # Of the file itself no link is followed: some installers link every file to a store of theirs.
+    return place.parent.resolve() / place.name
 
 
 def _ordinary_spec(name: str) -> ModuleSpec | None:
@@ -522,7 +530,14 @@ def _refuse_ours(top: str) -> None:
         raise ModuleNotFoundError(f"No module named {top!r}", name=top)
 
 
-def _is_installed(place: Path) -> bool:
+def is_installed(place: Path) -> bool:
+    """Whether an installer put a file there: in a folder of this Python or of another environment.
+
+    Args:
+        place: absolute, links resolved.
+    """
+    if not _PACKAGE_FOLDERS.isdisjoint(place.parts):
+        return True
     return any(place.is_relative_to(folder) for folder in _INSTALLED)
 
 

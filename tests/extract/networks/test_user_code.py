@@ -354,6 +354,25 @@ def test_module_loaded_by_name_counts_and_so_does_one_by_pythonpath(
         del sys.modules[module]
 
 
+@pytest.mark.parametrize("packages", ["other/lib/python3/site-packages", "target"])
+def test_installed_package_counts_by_its_version_wherever_it_lies(
+    packages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTHONPATH names another environment's packages, or a folder of `pip install --target`."""
+    top = f"installed_{Path(packages).name.replace('-', '_')}"
+    place = tmp_path / packages
+    project(place, **{f"{top}____init__": "A = 1\n", f"{top}__part": "B = 2\n"})
+    record = place / f"{top}-7.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {top}\nVersion: 7.0\n")
+    monkeypatch.syspath_prepend(place)
+    text = f"import {top}\nfrom torch import nn\n\n\ndef make():\n    return nn.Linear(1, 1)\n"
+    network = load_network(f"{project(tmp_path / 'p', nets=text) / 'nets.py'}:make")
+    del sys.modules[top]
+    assert network.modules_hash == ""
+    assert network.packages[top] == "7.0"
+
+
 def test_unchanged_file_is_executed_once(tmp_path: Path) -> None:
     """Code that registers itself somewhere may do so only once in a process."""
     name = usual(tmp_path, "once")
