@@ -203,8 +203,9 @@ def load_network(
         json.dumps(factory_args, sort_keys=True, default=str) if factory_args else ""
     )
     transform = transform or _stored_transform(metadata) or kind.transform(weights)
+    notes = loaded.notes
     if kind.source or output:
-        _settle_output(module, transform, output)
+        notes = (*notes, *filter(None, [_settle_output(module, transform, output)]))
     if loaded.lacking:
         withhold_taps(module, loaded.lacking)
     modules, code_hash, packages = kind.modules()
@@ -227,13 +228,16 @@ def load_network(
         output=output,
         weights_key=weights_key,
         weights_prefix=weights_prefix,
-        notes=loaded.notes,
+        notes=notes,
         headless=bool(loaded.lacking),
     )
 
 
-def _settle_output(module: nn.Module, transform: Transform, output: str) -> None:
+def _settle_output(module: nn.Module, transform: Transform, output: str) -> str:
     """Let a network of several outputs return its logits alone; others are left as they are.
+
+    Returns:
+        One line on the output that was found, see `take_logits`.
 
     Raises:
         BadInput: no such output, or several that may be the logits.
@@ -248,9 +252,10 @@ def _settle_output(module: nn.Module, transform: Transform, output: str) -> None
     except Exception:
         if output:
             module.register_forward_hook(TakeOutput(output))
-        return
-    take_logits(module, trace, output)
+        return ""
+    line = take_logits(module, trace, output)
     remember_taps(module, trace, example)
+    return line
 
 
 def _any_size(transform: Transform) -> tuple[int, int]:
@@ -294,7 +299,8 @@ def _from_file(
     # A file that names its arguments was trained with them; others are taken for published ones.
     args = {**(metadata.get("args") or {} if written_for else kind.trained_args()), **factory_args}
     module = kind.build(args)
-    choice = choose_tensors(checkpoint, module.state_dict(), key, prefix)
+    buffers = {name for name, _ in module.named_buffers()}
+    choice = choose_tensors(checkpoint, module.state_dict(), key, prefix, buffers)
     change = class_count_change(choice.tensors, module.state_dict())
     if change is not None:
         parameter = kind.classes_argument()

@@ -43,6 +43,22 @@ TREES: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "dog/3.png": ("dog", None),
     },
     "loose": {"cat/1.png": ("cat", None), "loose.png": (None, None)},
+    "in a folder of its own": {
+        "set/train/cat/1.png": ("cat", "train"),
+        "set/val/dog/2.png": ("dog", "val"),
+    },
+    "two folders deep": {"a/b/cat/1.png": ("cat", None), "a/b/dog/2.png": ("dog", None)},
+    "one class in parts": {"cat/x/1.png": ("x", None), "cat/y/2.png": ("y", None)},
+    "one class": {"cat/1.png": ("cat", None), "cat/2.png": ("cat", None)},
+    "one subset alone": {"set/train/1.png": ("train", None)},
+    "in a folder named as a subset": {
+        "test/train/cat/1.png": ("cat", "train"),
+        "test/val/cat/2.png": ("cat", "val"),
+    },
+    "other names": {
+        "train2017/cat/1.png": ("cat", "train2017"),
+        "Test_Set/cat/2.png": ("cat", "Test_Set"),
+    },
     "folder names are not parsed": {"1.0/1.png": ("1.0", None), "a|b/2.png": ("a|b", None)},
 }
 
@@ -106,6 +122,24 @@ def test_subsets_are_said_selected_and_can_be_switched_off(tmp_path: Path) -> No
         list(open_source(str(root), where="subset=test"))
     with pytest.raises(BadInput, match="expected subset=NAME or label=NAME"):
         open_source(str(root), where="size>3")
+
+
+def test_folders_that_are_no_classes_or_might_be_none_are_said(tmp_path: Path) -> None:
+    trees = {
+        "own": (["set/cat/1.png", "set/dog/2.png"], "all images lie in set: the folders below"),
+        "other": (["train/cat/1.png", "val/cat/2.png", "extra/3.png"], "because extra is beside"),
+        "flat": (["test/1.png", "train/2.png"], "because no folders of classes lie in them"),
+    }
+    for name, (files, says) in trees.items():
+        root = write_tree(tmp_path / name, files)
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            for file in files:
+                add(tar, f"./{file}")
+        for spec in (root, tmp_path / "set.tar"):
+            source = open_source(str(spec))
+            assert all(one.label for one in source)
+            (note,) = notes_of(source)
+            assert says in note
 
 
 def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
@@ -343,7 +377,16 @@ def test_metadata_of_another_form_names_no_class(metadata: bytes, tmp_path: Path
     pq.write_table(
         table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "s.parquet"
     )
-    assert [one.label for one in open_source(str(tmp_path / "s.parquet"))] == ["1"]
+    source = open_source(str(tmp_path / "s.parquet"))
+    assert [one.label for one in source] == ["1"]
+    (note,) = notes_of(source)
+    assert "(huggingface) is damaged" in note
+    whole = {b"huggingface": b'{"info": {"features": {"label": {"dtype": "int64"}}}}'}
+    for good in (whole, {b"huggingface": b'{"info": {}}'}, {b"pandas": b"{}"}):
+        pq.write_table(table.replace_schema_metadata(good), tmp_path / "s.parquet")
+        source = open_source(str(tmp_path / "s.parquet"))
+        assert [one.label for one in source] == ["1"]
+        assert not notes_of(source)
 
 
 def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
