@@ -38,6 +38,8 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+SCRIPTS = ("shown.js", "report.js")
+"""The first is also that of the served page."""
 INTERVALS = (
     "Intervals are 95 % intervals over samples of images. They do not include the variation "
     "between training runs."
@@ -216,7 +218,7 @@ def _page(title: str, body: str) -> str:
 
     own = resources.files("alike.analysis.report")
     style = own.joinpath("report.css").read_text(encoding="utf-8")
-    script = own.joinpath("report.js").read_text(encoding="utf-8")
+    script = "".join(own.joinpath(one).read_text(encoding="utf-8") for one in SCRIPTS)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

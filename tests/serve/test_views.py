@@ -8,18 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.extract.store.store import Store
 from alike.serve.class_pair import _ends
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
 
 
-@pytest.fixture(scope="module")
-def analysis(place):
-    features = Store.open(place / "store").features()
-    settings = AnalysisSettings(measures=["gap_cosine", "gap_euclid"], split="all")
-    return analyse(features, settings)
+@pytest.fixture
+def analysis(analysed):
+    return analysed[0]
 
 
 @pytest.fixture
@@ -77,9 +74,9 @@ def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
 
 
 def test_the_matrix_of_classes(client, analysis):
-    matrix = client.json("/api/v1/class-matrix?measure=gap_euclid")
+    matrix = client.json("/api/v1/class-matrix")
     assert sorted(matrix["order"]) == ["Käfer", "cat", "dog"]
-    table = analysis.tables["class_pairs"].query("measure == 'gap_euclid' and class_a != class_b")
+    table = analysis.tables["class_pairs"].query("class_a != class_b")
     assert matrix["nearest"][0]["between"] == pytest.approx(table["mean"].min())
     assert matrix["figure"]["data"][0]["type"] == "heatmap"
     status, _, body = client.get("/api/v1/class-matrix?measure=none")
