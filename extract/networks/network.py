@@ -20,6 +20,7 @@ from alike.extract.networks.outputs import TakeOutput, take_logits
 from alike.extract.networks.taps import (
     COMPARED,
     FLATTENED,
+    layer_taps,
     remember_taps,
     taps_at,
     withhold_taps,
@@ -44,6 +45,8 @@ FORMER_HEADS: Mapping[str, str] = {
     COMPARED: "a comparison of the pooled vector was taken for the pooling",
 }
 """What was assumed of a head before its mark was part of the key; see `Extraction.head`."""
+LAYERS = "layers"
+"""Stands for the taps of all layers."""
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -126,6 +129,23 @@ class Network:
         """Names of taps for which there are no weights: `logits` of a file without a head."""
         taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
         return tuple(name for name, tap in taps.items() if tap.withheld)
+
+    def tap_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of taps with ``layers`` written out: the mean of every block's output.
+
+        Raises:
+            BadInput: ``layers`` of a network that has none.
+        """
+        return tuple(
+            dict.fromkeys(
+                tap for name in names for tap in (self.layers if name == LAYERS else (name,))
+            )
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Taps of the layers, in the order of the pass."""
+        return layer_taps(self.module, _any_size(self.transform))
 
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
