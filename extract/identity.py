@@ -60,16 +60,16 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
 
     A key that is not made of hashes, such as one given by hand, contradicts nothing.
     """
-    made = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
-    if made is None or "transform" not in attrs or "precision" not in attrs:
+    hashes = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
+    if hashes is None or "transform" not in attrs or "precision" not in attrs:
         return ""
     weights = str(attrs.get("weights_hash"))[:8]
-    if weights != made[1]:
-        return f"its weights have hash {weights}, its key says {made[1]}"
+    if weights != hashes[1]:
+        return f"its weights have hash {weights}, its key says {hashes[1]}"
     further = [attrs.get(name, "") for name in ("modules_hash", "output", "head")]
     wanted = settings_hash(attrs["transform"], attrs["precision"], *further)
-    if wanted != made[2]:
-        return f"its preprocessing has hash {wanted}, its key says {made[2]}"
+    if wanted != hashes[2]:
+        return f"its preprocessing has hash {wanted}, its key says {hashes[2]}"
     return ""
 
 

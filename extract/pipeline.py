@@ -230,8 +230,8 @@ def _twins(features: Features, threads: int, progress: Progress) -> tuple[str, .
     if store.twins() == "ignore":
         return ()
     bad = features.bad()["row"].to_numpy()
-    found = search_twins(store, bad=bad, threads=threads, at_most=AUTOMATIC, progress=progress)
-    return found.notes
+    twins = search_twins(store, bad=bad, threads=threads, at_most=AUTOMATIC, progress=progress)
+    return twins.notes
 
 
 def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:

@@ -142,8 +142,8 @@ def probe_scores(
         BadInput: as `probe_rights`.
     """
     probed = probe_rights(features, images, stage, budget=budget)
-    kept = np.isin(images.rows, probed.images.rows)
-    own = None if units is None else np.unique(units[kept], return_inverse=True)[1]
+    in_probe = np.isin(images.rows, probed.images.rows)
+    own = None if units is None else np.unique(units[in_probe], return_inverse=True)[1]
     of = units_of(probed.images, own)
     rows = [
         score_row(

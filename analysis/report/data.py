@@ -35,9 +35,9 @@ def data_section(subject: Subject, store: Any) -> str:
     ]  # fmt: skip
     body += table(heads, rows) + _curve(curve)
     paths = {} if store is None else _paths(store)
-    found = table_of(subject.last, "suspects")
+    suspects = table_of(subject.last, "suspects")
     for kind, title in KINDS.items():
-        part = found[found["kind"] == kind]
+        part = suspects[suspects["kind"] == kind]
         heads = [("Image", "t"), ("Label", "t")]
         heads += [("Neighbours say", "t"), ("Margin", "n")] if kind == "label" else [("z", "n")]
         lines = [

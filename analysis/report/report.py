@@ -39,6 +39,8 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+SCRIPTS = ("shown.js", "report.js")
+"""The first is also that of the served page."""
 INTERVALS = (
     "Intervals are 95 % intervals over samples of images. They do not include the variation "
     "between training runs."
@@ -165,11 +167,12 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
     return (
         f'<nav><div class="in"><span class="mark">Alike</span>{links}<span class="space"></span>'
         '<button class="theme" type="button" aria-label="Colour theme">Auto</button></div></nav>'
-        f"{_top(subject, run, store)}<main>{main}</main>{_foot(run)}"
+        f"{top(subject, run, store)}<main>{main}</main>{_foot(run)}"
     )
 
 
-def _top(subject: Subject, run: dict[str, Any], store: Any) -> str:
+def top(subject: Subject, run: dict[str, Any], store: Any) -> str:
+    """The headline, the sentences below it, the few numbers that matter, and the scale."""
     first = answer(
         subject.before, subject.after, subject.comparison, subject.measure, run.get("control")
     )
@@ -218,7 +221,7 @@ def _page(title: str, body: str) -> str:
 
     own = resources.files("alike.analysis.report")
     style = own.joinpath("report.css").read_text(encoding="utf-8")
-    script = own.joinpath("report.js").read_text(encoding="utf-8")
+    script = "".join(own.joinpath(one).read_text(encoding="utf-8") for one in SCRIPTS)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

@@ -17,6 +17,7 @@ from .network import Network as Network
 from .network import check_made_by as check_made_by
 from .network import load_network as load_network
 from .network import network_of as network_of
+from .reading import every_file_read as every_file_read
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
 from .taps import layer_taps as layer_taps
@@ -30,4 +31,5 @@ from .trust import accepting as accepting
 from .trust import ask_by as ask_by
 from .trust import code_hash_of as code_hash_of
 from .trust import require_trust as require_trust
+from .user_code import is_installed as is_installed
 from .weights import write_weights as write_weights

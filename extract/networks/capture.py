@@ -45,6 +45,7 @@ class Tap:
         module: path of a module whose only output is this input, "" if there is none: a hook
             on it reaches the tap without watching every call.
         withheld: why this tap cannot be had, "" if it can.
+        head: mark of an unusual head in the key of the features, see `Extraction.head`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Tap:
     bias: str = ""
     module: str = ""
     withheld: str = ""
+    head: str = ""
 
     def arrange(self, value: torch.Tensor) -> torch.Tensor:
         """A captured tensor as (N, *shape)."""

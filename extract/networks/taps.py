@@ -38,6 +38,7 @@ MAX_PREFIX = 16
 TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
 CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
 FLAT_NOTE = "no global pooling: last_conv is the map that is flattened into the first Linear"
+FLATTENED, COMPARED = "flattened", "compared"
 HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
 
@@ -88,19 +89,27 @@ def _taps_of(
         for tap in _head_taps(trace, example)
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
-    found = _withheld(module, [*taps, logits])
-    return found | {path: _path_tap(trace, path, example) for path in paths if path not in found}
+    taps_found = _withheld(module, [*taps, logits])
+    missing = [path for path in paths if path not in taps_found]
+    return taps_found | {path: _path_tap(trace, path, example) for path in missing}
 
 
 def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     linears: list[Call] = []
     pool: Call | None = None
+    head = ""
     for call in trace.back(trace.output):
         if _is_linear(call):
             linears.append(call)
         elif _takes_positions(call):
-            pool = call
-            break
+            flattening = _flattening(trace, call)
+            if flattening is not None:
+                pool, head = flattening, FLATTENED
+                break
+            if call.input.ndim == 4 or _keeps_channels(call):
+                pool = call
+                break
+            head = COMPARED
         elif _flattens_map(call):
             earlier = next(trace.before(call), None)
             adaptive = earlier is not None and earlier.function.startswith("adaptive_")
@@ -109,16 +118,20 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     if pool is None:
         return _vectors(trace, linears)
     flat = "" if not _flattens_map(pool) else FLAT_NOTE
+    last_conv = replace(_map_tap(pool, example, flat), head=head)
     if linears:
-        return [_map_tap(pool, example, flat), *_vectors(trace, linears)]
+        return [last_conv, *_vectors(trace, linears)]
     convolution = _conv_classifier(trace, pool)
     if convolution is not None:
         tap = _map_tap(convolution, example, CONV_HEAD_NOTE)
         weight, bias = _parameters_of(trace, convolution)
         vector = replace(tap, name="fc", shape=tap.shape[:1], pooled=True)
         return [replace(tap, weight=weight, bias=bias), vector]
+    if head == FLATTENED:
+        # What the flattening gives still has positions.
+        return [last_conv, replace(last_conv, name="fc", shape=last_conv.shape[:1], pooled=True)]
     place = (pool.function, pool.occurrence, "output", "vector", (pool.result[0].numel(),))
-    return [_map_tap(pool, example, flat), Tap("fc", *place, note=HEADLESS_NOTE)]
+    return [last_conv, Tap("fc", *place, note=HEADLESS_NOTE)]
 
 
 def _is_linear(call: Call) -> bool:
@@ -139,6 +152,30 @@ def _takes_positions(call: Call) -> bool:
     if value.ndim not in (3, 4) or (value.ndim == 3 and value.shape[0] != result.shape[0]):
         return False
     return call.function in POOLS or (result.numel() < value.numel() and _one_vector(result))
+
+
+def _keeps_channels(call: Call) -> bool:
+    """Whether what takes positions from (N, T, C) gives C numbers, as pooling of tokens does.
+
+    A comparison of a vector with prototypes gives one number for each of these instead.
+    """
+    value, result = call.input, call.result
+    return result[0].numel() == value.shape[2] and (value.shape[1] > 1 or call.function in POOLS)
+
+
+def _flattening(trace: Trace, call: Call) -> Call | None:
+    """What made the rows (N, C, P) that a call pools out of a map (N, C, h, w), or None."""
+    value = call.input
+    if value.ndim != 3 or call.result[0].numel() != value.shape[1]:
+        return None
+    for earlier in trace.before(call):
+        whole = earlier.input
+        if whole.ndim == 4 and earlier.result.ndim == 3:
+            same = whole.shape[1] == value.shape[1] and whole[0, 0].numel() == value.shape[2]
+            return earlier if same else None
+        if earlier.function not in ELEMENTWISE:
+            return None
+    return None
 
 
 def _one_vector(value: torch.Tensor) -> bool:
@@ -230,7 +267,7 @@ def _path_tap(trace: Trace, name: str, example: torch.Tensor) -> Tap:
     path, _, run = name.removeprefix(MEAN_OF).partition("#")
     runs = trace.modules.get(path)
     if not runs:
-        near = [known for known in trace.modules if known.split(".")[0] == path.split(".")[0]]
+        near = [module for module in trace.modules if module.split(".")[0] == path.split(".")[0]]
         some = ", ".join((near or list(trace.modules))[:8])
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
     if not run and len(runs) > 1:
