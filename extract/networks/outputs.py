@@ -87,6 +87,9 @@ def take_logits(module: nn.Module, trace: Trace, wanted: str = "") -> None:
     Raises:
         BadInput: no such output, or several that may be the logits.
     """
+    taken = any(isinstance(hook, TakeOutput) for hook in module._forward_hooks.values())
+    if isinstance(trace.returned, torch.Tensor) and wanted and not taken:
+        raise BadInput(f"output {wanted!r} is not there: the network returns one tensor")
     if isinstance(trace.returned, torch.Tensor) or not any(tensors_of(trace.returned)):
         return
     take = TakeOutput(logits_path(trace, wanted))
