@@ -272,7 +272,7 @@ def _path_tap(trace: Trace, name: str, example: torch.Tensor) -> Tap:
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
     if not run and len(runs) > 1:
         raise BadInput(f"module {path} runs {len(runs)} times: name one of them, {path}#0")
-    if run and not (run.isdigit() and int(run) < len(runs)):
+    if run and not (run.isdecimal() and int(run) < len(runs)):
         raise BadInput(f"tap {name!r}: {path} runs {len(runs)} times, counted from 0")
     output = runs[int(run or 0)]
     if output.call is None:

@@ -65,6 +65,9 @@ READERS = (
     ),
     ("neighbours", "3", "--store", "{place}/out/store", "-k", "3", "--json"),
     ("analyse", "--store", "{place}/out/store", "--measures", "gap_cosine", "--json"),
+    ("runs", "ls", "{place}/pipeline.toml", "--json"),
+    ("runs", "show", "{place}/pipeline.toml", "--json"),
+    ("status", "{place}/pipeline.toml", "--json"),
 )  # fmt: skip
 
 

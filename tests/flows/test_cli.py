@@ -162,6 +162,16 @@ def test_a_deleted_working_directory_is_named(alike, tmp_path, monkeypatch):
     assert "working directory was deleted" in done.err
 
 
+@pytest.mark.parametrize("words", [("export", "--store", "s", "--to", b"a\xff.csv"), ("list",)])
+def test_names_that_are_not_utf8_are_refused(alike, tmp_path, words):
+    """A store in such a folder could not be opened again: it counted as damaged."""
+    place = tmp_path / os.fsdecode(b"caf\xe9") if words == ("list",) else tmp_path
+    place.mkdir(exist_ok=True)
+    done = alike(*map(os.fsdecode, words), cwd=place)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "\\xff.csv is not in UTF-8" in done.err or "caf\\xe9 is not in UTF-8" in done.err
+
+
 @pytest.mark.parametrize("kind", ["botocore.exceptions", "gcsfs.retry"])
 def test_missing_credentials_are_one_line(alike, monkeypatch, kind):
     def refused(**_):
