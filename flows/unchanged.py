@@ -210,6 +210,10 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
     settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
+    weights = Path(network.weights)
+    if "://" not in network.weights and weights.is_dir():
+        # The folder of a retraining.
+        places += sorted(weights.iterdir())
     files = {str(place): _stamp(place) for place in places if not place.is_dir()}
     if began_ns is not None:
         newest = settled_before(began_ns)
@@ -219,8 +223,8 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         }
     for name in ("steps.json", "decisions.jsonl", "served.json", "report.html"):
         files[str(folder / name)] = _stamp(folder / name)
-    for made in ("store", "weights"):
-        files.update((place, _as_stamp(status)) for place, status in _walk(folder / made))
+    for part in ("store", "weights"):
+        files.update((place, _as_stamp(status)) for place, status in _walk(folder / part))
     return State(digest(settings), _programs(), files)
 
 
@@ -263,16 +267,25 @@ def _as_stamp(status: os.stat_result) -> list[int]:
 
 
 def _loaded_code() -> list[str]:
-    """Files of the modules that this process loaded and that no installation has put there."""
-    installed = {Path(one).resolve() for one in (sys.prefix, sys.base_prefix)}
+    """Files of the modules that this process loaded and that no installation has put there.
+
+    Also those that the network's factory read.
+
+    Code beside an environment counts: a project may be the folder of its own environment.
+    """
+    from alike.extract.networks import every_file_read, is_installed
+
     own = Path(__file__).resolve().parents[1]
-    files = set()
+    by_folder: dict[Path, list[str]] = {}
     for module in list(sys.modules.values()):
         name: Any = vars(module).get("__file__") if hasattr(module, "__dict__") else None
-        if not isinstance(name, str):
-            continue
-        file = Path(name).resolve()
-        inside = any(file.is_relative_to(one) for one in (*installed, own))
-        if not inside and file.is_file():
-            files.add(str(file))
-    return sorted(files)
+        if isinstance(name, str):
+            by_folder.setdefault(Path(name).parent, []).append(name)
+    for name in every_file_read():
+        by_folder.setdefault(Path(name).parent, []).append(name)
+    files: set[str] = set()
+    for folder, inside in by_folder.items():
+        real = folder.resolve()
+        if not is_installed(real) and not real.is_relative_to(own):
+            files.update(str(real / Path(name).name) for name in inside)
+    return sorted(file for file in files if Path(file).is_file())

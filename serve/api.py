@@ -192,12 +192,12 @@ async def _neighbours(
         ]
         return json_answer(document(shape(answers)))
 
-    made = await work.search(request, from_store)
-    if not isinstance(made, Response):
-        opened, wanted = made
+    outcome = await work.search(request, from_store)
+    if not isinstance(outcome, Response):
+        opened, wanted = outcome
         await work.think(request, wanted, partial(service.embed, wanted, opened))
-        made = await work.search(request, partial(from_store, opened))
-    shaped: Response = made
+        outcome = await work.search(request, partial(from_store, opened))
+    shaped: Response = outcome
     return shaped
 
 

@@ -19,6 +19,7 @@ from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.history import over_time, since
 from alike.analysis.report.images import images
+from alike.analysis.report.layers import layers_section
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.networks import networks_section
@@ -53,6 +54,7 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("layers", "Layers"),
     ("data", "Data"),
     ("people", "People"),
     ("networks", "Networks"),
@@ -151,6 +153,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        layers_section(subject),
         data_section(subject, store),
         people_section(subject),
         "" if store is None else networks_section(subject, store),

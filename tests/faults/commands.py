@@ -125,10 +125,17 @@ def settled(text: str) -> str:
     return re.sub(r"[\d.]+ (s|MB)\b", r"0 \1", text)
 
 
+REASON = re.compile(
+    r"not as the last run left it: .+|(extract|index|analyse|explain|retrain|report)[^:]*: .+"
+)
+"""What `alike run` says before it looks closer, or runs a step: its name, and why."""
+
+
 def one_line(told: Told) -> bool:
-    """Whether a command ended with one clear line."""
+    """Whether a command ended with one clear line; a run says before why it does not reuse."""
     lines = [line for line in told.err.splitlines() if line.strip()]
-    return told.status in (1, 2) and len(lines) == 1 and lines[0].startswith("alike: ")
+    ends = bool(lines) and lines[-1].startswith("alike: ")
+    return told.status in (1, 2) and ends and all(REASON.fullmatch(line) for line in lines[:-1])
 
 
 def accepted(told: Told, good: Told, name: str) -> bool:

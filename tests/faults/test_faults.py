@@ -154,6 +154,8 @@ def test_the_harness_sees_wrong_answers(bench: Bench) -> None:
     assert not accepted(Told(None, "", "Traceback: KeyError: 'x'"), good, "x.json")
     assert not accepted(Told(2, "", "alike: a\nb\n"), good, "x.json")
     assert accepted(Told(2, "", "alike: a is damaged\n"), good, "x.json")
+    assert accepted(Told(2, "", "extract network: the code changed\nalike: a\n"), good, "x.json")
+    assert not accepted(Told(2, "", "KeyError: 'x'\nalike: a\n"), good, "x.json")
 
 
 @pytest.mark.quick

@@ -132,6 +132,10 @@ def test_run_refuses(alike, place, source, network, says):
         (("retrain", "--to", "r", "--set", "warmup=NaN"), "warmup = nan"),
         (("retrain", "--to", "r", "--set", "speed=1"), "no such setting: speed"),
         (("retrain", "--to", "r", "--lr", "inf"), "lr = inf"),
+        (("analyse", "--store", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
+        (("demo", "--to", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
+        (("analyse", "--store", "s", "--dask", "9999999999"), "'9999999999' is no address"),
+        (("analyse", "--store", "s", "--workers", "2000"), "'--workers'"),
     ],
 )
 def test_wrong_use_is_one_line(alike, words, says):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from alike.flows.cli import app
 from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
-from alike.flows.unchanged import state_of, unchanged_run
+from alike.flows.unchanged import _loaded_code, state_of, unchanged_run
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2"
@@ -220,6 +221,20 @@ def test_the_early_look_sees_what_lies_behind_a_link(story):
     other.rename(tables)
 
 
+def test_the_early_look_sees_a_folder_of_weights(story):
+    """`weights = "retrained"` names the folder of `alike retrain`."""
+    file = story.place.folder / "retrained" / "weights.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"1")
+    pipeline = read_pipeline(story.file)
+    network = pipeline.network.model_copy(update={"weights": str(file.parent)})
+    pipeline = pipeline.model_copy(update={"network": network})
+    before = state_of(pipeline, [])
+    file.write_bytes(b"22")
+    assert before.difference(state_of(pipeline, [])) == f"{file} changed"
+    shutil.rmtree(file.parent)
+
+
 def test_a_file_that_changed_while_a_run_went_on_is_looked_at_again(story, monkeypatch):
     """The run read the file that was there before; the stamp is that of the one after."""
     story.run()
@@ -364,6 +379,15 @@ def test_an_unchanged_run_loads_neither_torch_nor_prefect(story):
     assert json.loads(done.stdout)["reused"] is True
     loaded = set(done.stderr.splitlines()[-1].split())
     assert not loaded & {"torch", "torchvision", "prefect", "lightning", "dask", "plotly", "faiss"}
+
+
+def test_code_in_the_folder_of_an_environment_is_looked_at(story, monkeypatch):
+    """`python -m venv .` puts an environment into the project's own folder; conda's base, too."""
+    monkeypatch.setattr(sys, "prefix", str(story.place.folder))
+    monkeypatch.setattr(sys, "base_prefix", str(story.place.folder))
+    code = _loaded_code()
+    assert str((story.place.folder / "net.py").resolve()) in code
+    assert not [one for one in code if "site-packages" in one or str(ROOT) in one]
 
 
 def test_no_secret_is_written_anywhere(story):

@@ -18,6 +18,7 @@ from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.extraction import Extraction
 from alike.extract.networks.network import load_network, network_of
+from alike.extract.networks.reading import every_file_read
 from alike.extract.pipeline import ExtractionReport, extract
 from alike.extract.store.store import Store
 
@@ -239,6 +240,12 @@ def test_file_that_fails_is_one_line(text: str, says: str, tmp_path: Path) -> No
     assert "user_code" not in str(caught.value)
 
 
+def test_home_of_nobody_is_one_line() -> None:
+    for name, weights in (("~nosuchuser/nets.py:make", "none"), ("resnet18", "~nosuchuser/w.pth")):
+        with pytest.raises(BadInput, match=r"^~nosuchuser/.*: no such user's home"):
+            load_network(name, weights)
+
+
 # Same code, same key; other code, another key.
 
 
@@ -253,8 +260,46 @@ def test_changed_sibling_is_another_key_and_the_weights_hash_stays(tmp_path: Pat
     assert new.identity != old.identity
     keys = [one.extraction(("fc",), "float32").key for one in (old, new)]
     assert keys[0] != keys[1]
-    with pytest.raises(BadInput, match=r"modules that .* loads \(late, models\) are not those"):
+    with pytest.raises(
+        BadInput, match=r"modules or files that .* loads \(late, models\) are not those"
+    ):
         network_of(Extraction.from_dict(old.extraction(("fc",), "float32").to_dict()))
+
+
+READS = """
+import json
+from pathlib import Path
+
+from torch import nn
+
+
+def make():
+    settings = json.loads((Path(__file__).parent / "parts" / "net.json").read_text())
+    Path({outside!r}).read_bytes()
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=settings["stride"]), nn.Flatten(1))
+"""
+
+
+def test_file_that_the_factory_reads_is_part_of_the_key(tmp_path: Path) -> None:
+    """Strides are no weights: the weights' hash is the same."""
+    outside = tmp_path / "outside.bin"
+    outside.write_bytes(b"1")
+    project(tmp_path / "p", nets=READS.format(outside=str(outside)))
+    config = tmp_path / "p" / "parts" / "net.json"
+    config.parent.mkdir()
+    config.write_text('{"stride": 1}')
+    name = f"{tmp_path / 'p' / 'nets.py'}:make"
+    old, again = load_network(name), load_network(name)
+    assert old.modules == ("parts/net.json",)
+    assert old.modules_hash == again.modules_hash
+    config.write_text('{"stride": 2}')
+    new = load_network(name)
+    assert new.weights_hash == old.weights_hash
+    assert new.modules_hash != old.modules_hash
+    with pytest.raises(BadInput, match=r"\(parts/net\.json\) are not those"):
+        network_of(Extraction.from_dict(old.extraction(("last_conv",), "float32").to_dict()))
+    # Caches of packages lie elsewhere, and differ from machine to machine; a run looks at them.
+    assert {str(config), str(outside)} <= set(every_file_read())
 
 
 def test_module_that_changed_before_its_late_import_is_not_taken_for_the_old_one(
@@ -352,6 +397,25 @@ def test_module_loaded_by_name_counts_and_so_does_one_by_pythonpath(
     assert hashes[0] == first.modules_hash != hashes[1] != ""
     for module in ("outside_networks", "outside_networks.part"):
         del sys.modules[module]
+
+
+@pytest.mark.parametrize("packages", ["other/lib/python3/site-packages", "target"])
+def test_installed_package_counts_by_its_version_wherever_it_lies(
+    packages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTHONPATH names another environment's packages, or a folder of `pip install --target`."""
+    top = f"installed_{Path(packages).name.replace('-', '_')}"
+    place = tmp_path / packages
+    project(place, **{f"{top}____init__": "A = 1\n", f"{top}__part": "B = 2\n"})
+    record = place / f"{top}-7.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {top}\nVersion: 7.0\n")
+    monkeypatch.syspath_prepend(place)
+    text = f"import {top}\nfrom torch import nn\n\n\ndef make():\n    return nn.Linear(1, 1)\n"
+    network = load_network(f"{project(tmp_path / 'p', nets=text) / 'nets.py'}:make")
+    del sys.modules[top]
+    assert network.modules_hash == ""
+    assert network.packages[top] == "7.0"
 
 
 def test_unchanged_file_is_executed_once(tmp_path: Path) -> None:
