@@ -62,6 +62,7 @@ def test_two_classes(client, analysis, gap, first, second):
     assert pair["images"] == [len(one) for one in rows]
 
 
+@pytest.mark.quick
 def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
     draw = np.random.default_rng(3)
     grid = draw.integers(0, 50, (70, 90)).astype(float)
