@@ -94,7 +94,7 @@ export function view(place, { facts, go, source, life }) {
   function showLegend(by, inks) {
     if (by === "purity") {
       legend.replaceChildren(h("span", { class: "soft small" }, "Share of the nearest images that have the image's class: none"),
-        h("span", { class: "ramp", "aria-hidden": "true" }), h("span", { class: "soft small" }, "all"));
+        h("span", { class: "ramp", "aria-hidden": "true" }), h("span", { class: "soft small" }, "all. Grey: not analysed."));
       return;
     }
     const counts = new Map();

@@ -95,7 +95,8 @@ export function pairView(place, { facts, source, life }) {
       return;
     }
     await fill(place, life, async () => {
-      const [alike, typical] = await Promise.all([loadPair(values, by, life, facts), howTypical(values, by, source, life)]);
+      const alike = await loadPair(values, { ...source, features: by }, life, facts);
+      const typical = await howTypical(alike.distance, { ...source, features: by }, life);
       pair = { ...alike, by };
       sides.forEach((side, i) => {
         const image = alike[side];
@@ -116,8 +117,8 @@ export function pairView(place, { facts, source, life }) {
   };
 }
 
-async function loadPair(values, by, life, facts) {
-  const alike = await ask(`images/${values.image}/alike/${values.with}`, { features: by }, { signal: life });
+async function loadPair(values, asked, life, facts) {
+  const alike = await ask(`images/${values.image}/alike/${values.with}`, asked, { signal: life }), by = asked.features;
   const transform = by && by !== facts.key ? (await ask("set", { features: by }, { signal: life })).transform : facts.transform;
   const pictures = await Promise.all(["first", "second"].map((side) => new Promise((good, bad) => {
     const img = new Image();
@@ -129,23 +130,18 @@ async function loadPair(values, by, life, facts) {
 }
 
 // "Nearer than 97 % of same-class pairs", and where that is on the histograms.
-async function howTypical(values, by, source, life) {
+async function howTypical(apart, asked, life) {
   const options = { signal: life };
-  const reply = await ask(`images/${values.image}/neighbours`, { ...source, features: by, k: 200 }, options);
-  const one = reply.neighbours.find((each) => [each.image, String(each.row)].includes(values.with));
-  if (!one) return null;
-  const asked = { ...source, features: by };
   const [typical, histogram] = await Promise.all([
-    askIfThere("typical", { ...asked, distance: one.distance }, options),
-    askIfThere("histograms", { ...asked, measure: source.measure }, options)]);
-  const head = h("p", {}, "Distance ", h("b", {}, distance(one.distance)), `, neighbour ${one.rank}. `);
+    askIfThere("typical", { ...asked, distance: apart }, options), askIfThere("histograms", asked, options)]);
+  const head = h("p", {}, "Distance ", h("b", {}, distance(apart)), ". ");
   if (!typical) {
     head.append(h("span", { class: "soft" }, "How typical that is needs labels and an analysis (", h("code", {}, "alike analyse"), ")."));
     return head;
   }
   head.append("Nearer than ", h("b", {}, rounded(typical.same_farther[0])), " of same-class pairs and ",
     h("b", {}, rounded(typical.different_farther[0])), " of pairs of different classes.");
-  return [head, histogram && histogram.measure === typical.measure ? spread(histogram.rows, one.distance) : null].filter(Boolean).flat();
+  return [head, histogram && histogram.measure === typical.measure ? spread(histogram.rows, apart) : null].filter(Boolean).flat();
 }
 
 const SVG = "http://www.w3.org/2000/svg";

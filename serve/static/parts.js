@@ -97,8 +97,8 @@ export const distance = (value) => Number(value).toPrecision(4);
 // Never "100.0 %" of what is less, nor "0.0 %" of what is more.
 export function rounded(share) {
   if (share >= 1 || share <= 0) return `${share <= 0 ? 0 : 100} %`;
-  if (share > 0.999) return "over 99.9 %";
-  return share < 0.001 ? "under 0.1 %" : percent(share);
+  if (share > 0.999) return "> 99.9 %";
+  return share < 0.001 ? "< 0.1 %" : percent(share);
 }
 
 // Text in which `backticks` mark what is typed.
@@ -131,7 +131,7 @@ export async function fill(place, life, make, shape = waiting()) {
   place.setAttribute("aria-busy", "true");
   try {
     const made = await make();
-    if (live()) place.replaceChildren(...[made].flat().filter((one) => one !== null));
+    if (live()) place.replaceChildren(...[made].flat(Infinity).filter((one) => one !== null && one !== undefined));
     return live();
   } catch (error) {
     if (live() && error.name !== "AbortError") place.replaceChildren(failed(error, () => fill(place, life, make, shape)));

@@ -56,7 +56,7 @@ class Browser:
         """Run a function body in the page."""
         return self._do("execute/sync", {"script": script, "args": list(arguments)})
 
-    def wait(self, condition, *arguments, seconds=20):
+    def wait(self, condition, *arguments, seconds=90):
         """Wait until an expression is true in the page; its value."""
         end = time.monotonic() + seconds
         while True:

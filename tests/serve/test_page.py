@@ -115,6 +115,9 @@ def test_where_two_are_alike(client, place):
     np.testing.assert_allclose(pairs.sum(0), wanted.on_b.ravel(), atol=1e-4)
     apart = np.sum(told["difference"][0]) + np.sum(told["difference"][1])
     assert apart == pytest.approx(1 - wanted.value, abs=1e-3)
+    near = client.json("/api/v1/images/3/neighbours?k=19")["neighbours"]
+    distances = {one["row"]: one["distance"] for one in near}
+    assert told["distance"] == pytest.approx(distances[12], rel=1e-5)
 
 
 def test_what_the_network_sees(client):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import alike
 from alike.extract.store.store import Store
 from alike.serve.class_pair import _ends
 from alike.serve.service import NeighbourService
@@ -61,6 +62,7 @@ def test_two_classes(client, analysis, gap, first, second):
     assert pair["images"] == [len(one) for one in rows]
 
 
+@pytest.mark.quick
 def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
     draw = np.random.default_rng(3)
     grid = draw.integers(0, 50, (70, 90)).astype(float)
@@ -117,6 +119,31 @@ def test_what_the_network_takes_an_image_for(client, place):
     stored = client.json(f"/api/v1/images/{row}/prediction")
     assert again["classes"] == stored["classes"]
     np.testing.assert_allclose(again["shares"], stored["shares"], rtol=1e-3)
+
+
+def test_tables_of_the_client(client, analysis):
+    """`alike.connect` asks the same questions."""
+    with alike.connect(client.address) as answers:
+        pairs = answers.class_pair("cat", "dog")
+        listed = answers.images_to_check("labels")
+        shares = answers.prediction(3)
+        table = answers.map()
+    document = client.json("/api/v1/class-pair?first=cat&second=dog")
+    for end in ("nearest", "farthest"):
+        part = pairs[pairs["end"] == end]
+        assert part["distance"].tolist() == [one["distance"] for one in document[end]]
+        assert part["row_b"].tolist() == [one["second"]["row"] for one in document[end]]
+    suspects = analysis.tables["suspects"].query("kind == 'label'")
+    assert listed["row"].tolist() == suspects["row"].tolist()
+    assert listed["suggested"].tolist() == suspects["suggested"].tolist()
+    assert shares["share"].is_monotonic_decreasing
+    near = analysis.tables["neighbours"]
+    labels = dict(zip(table["row"], table["label"], strict=True))
+    for row, purity in zip(table["row"], table["purity"], strict=True):
+        kin = sum(label == labels[row] for label in labels.values()) - 1
+        first = near[(near["row"] == row) & (near["rank"] <= min(10, kin))]["neighbour"]
+        share = np.mean([labels[one] == labels[row] for one in first])
+        assert purity == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["labels", "outliers", "twins", "bad"])
