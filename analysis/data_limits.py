@@ -165,12 +165,12 @@ def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
 
 def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """What the tables `bayes` and `suspects` say, in sentences; nothing without them."""
-    bounds, found = tables.get("bayes"), tables.get("suspects")
-    if bounds is None or bounds.empty or found is None:
+    bounds, suspects = tables.get("bayes"), tables.get("suspects")
+    if bounds is None or bounds.empty or suspects is None:
         return []
     row = bounds.iloc[0]
     ends = f"{100 * row['lower']:.1f} % and {100 * row['upper']:.1f} %"
-    counts = found["kind"].value_counts()
+    counts = suspects["kind"].value_counts()
     labels, far = (int(counts.get(kind, 0)) for kind in ("label", "outlier"))
     return [
         f"By their neighbours, the best classifier of these features errs on between {ends} of "

@@ -210,9 +210,9 @@ def _compared(
     rows.append(("linear_cka", cka, 0.0, cka_null_deviation(n), ""))
     angle, null, note = _procrustes_with_null(x, y, orders)
     rows.append(("procrustes", angle, *null, note))
-    kept = mutual_share(x.near, y.near)
+    mutual = mutual_share(x.near, y.near)
     drawn = np.array([mutual_share(x.near, _renamed(y.near, order)) for order in orders])
-    rows.append(("mutual_knn", kept, float(drawn.mean()), float(drawn.std(ddof=1)), ""))
+    rows.append(("mutual_knn", mutual, float(drawn.mean()), float(drawn.std(ddof=1)), ""))
     rows.append(("rsa", *rsa_with_null(x.ranks, y.ranks), ""))
     out = []
     for method, value, mean, sd, why in rows:

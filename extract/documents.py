@@ -30,14 +30,14 @@ TEXT, INTEGER, NUMBER, FLAG, ANY = "OUT", "iu", "iuf", "b", ""
 
 def damaged(place: str, fault: object, way_out: str) -> StoreDamaged:
     """Give the error of a stored file, in one line."""
-    told = " ".join(str(fault).split())[:300]
-    return StoreDamaged(f"{place} is damaged ({told}); {way_out}", file=place, fault=told)
+    reason = " ".join(str(fault).split())[:300]
+    return StoreDamaged(f"{place} is damaged ({reason}); {way_out}", file=place, fault=reason)
 
 
 def refused(place: str, fault: object, way_out: str) -> AlikeError:
     """Give the error of a file that the user brought: `BadInput`."""
-    told = " ".join(str(fault).split())[:300]
-    return BadInput(f"{place} cannot be read ({told}); {way_out}")
+    reason = " ".join(str(fault).split())[:300]
+    return BadInput(f"{place} cannot be read ({reason}); {way_out}")
 
 
 def read_json(
@@ -257,8 +257,8 @@ def need_columns(
     for name, kinds in columns.items():
         if name not in table.columns:
             raise damaged(place, f"it has no column {name}", way_out)
-        found = getattr(table[name].dtype, "kind", "O")
-        if kinds and len(table) and found not in kinds:
+        kind = getattr(table[name].dtype, "kind", "O")
+        if kinds and len(table) and kind not in kinds:
             raise damaged(place, f"column {name} holds {table[name].dtype}", way_out)
 
 

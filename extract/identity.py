@@ -9,7 +9,7 @@ from typing import Any
 
 from alike.extract.errors import BadInput
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
 
 
 def seal_of(value: object) -> str:
@@ -60,16 +60,16 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
 
     A key that is not made of hashes, such as one given by hand, contradicts nothing.
     """
-    made = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
-    if made is None or "transform" not in attrs or "precision" not in attrs:
+    hashes = re.search(r"-([0-9a-f]{8})-(?:[0-9a-f]{8}-)*([0-9a-f]{8})$", key)
+    if hashes is None or "transform" not in attrs or "precision" not in attrs:
         return ""
     weights = str(attrs.get("weights_hash"))[:8]
-    if weights != made[1]:
-        return f"its weights have hash {weights}, its key says {made[1]}"
+    if weights != hashes[1]:
+        return f"its weights have hash {weights}, its key says {hashes[1]}"
     further = [attrs.get(name, "") for name in ("modules_hash", "output", "head")]
     wanted = settings_hash(attrs["transform"], attrs["precision"], *further)
-    if wanted != made[2]:
-        return f"its preprocessing has hash {wanted}, its key says {made[2]}"
+    if wanted != hashes[2]:
+        return f"its preprocessing has hash {wanted}, its key says {hashes[2]}"
     return ""
 
 
@@ -95,7 +95,7 @@ def check_name(name: str, what: str) -> str:
     """
     if not is_name(name):
         raise BadInput(
-            f"{what} {name!r}: a name of letters, digits and . _ + - is expected, which does not "
+            f"{what} {name!r}: a name of letters, digits and . _ + @ - is expected, which does not "
             "begin with a dot"
         )
     return name

@@ -1,25 +1,32 @@
 """What a run would take images and a network for: a listing, some images, one batch."""
 
+import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 
 from alike.extract.class_names import match_classes
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.forward import Forward, array_names
+from alike.extract.forward import REPEATED, Forward, array_names
 from alike.extract.images import ImageSource, decode, image_format, notes_of
 from alike.extract.networks import Network, find_taps
 from alike.extract.notes import flat_notes, unturned_notes
-from alike.extract.selfcheck import preprocessing_warning
+from alike.extract.selfcheck import GOOD_ENOUGH, preprocessing_warning
 
 MOST = 200
 """Names that are listed of a kind; more are counted."""
 TAPS = ("last_conv", "fc", "logits")
+LOOK_SECONDS, BATCH_SECONDS = 12.0, 15.0
+"""Time after which no further image is read, and that one batch may take: the whole is to end in a
+minute, whatever the images and the network are."""
+FOR_PREPROCESSING = 60
+"""Images in `BATCH_SECONDS` from which on other preprocessings are tried, which costs 96 images."""
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class Preview:
         classes: name to number of images, the largest first.
         unlabelled: images without a class.
         subsets: name to number of images.
-        looked_at: images that were read and decoded, spread evenly over the listing.
+        looked_at: images that were read and decoded, spread evenly over the listing; fewer than
+            asked for if they take long.
         formats: to number of those.
         sizes: ``height x width`` to number of those, the most frequent first.
         turned: images that EXIF or XMP turns.
@@ -116,32 +124,31 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
     formats: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     turned, unknown, bad = 0, 0, []
-    paths = [path for path, _ in spread(source, total, n_images)]
-    for path in paths:
-        try:
-            data = source.read(path)
-            pixels = decode(data)
-        except BadImage as error:
-            bad.append({"path": path, "state": error.state, "reason": error.reason})
+    chosen = spread(source, total, n_images)
+    looked = _look(chosen, lambda path: _facts(source.read(path)))
+    for path, _, facts in looked:
+        if isinstance(facts, BadImage):
+            bad.append({"path": path, "state": facts.state, "reason": facts.reason})
             continue
-        kind, orientation = image_format(data)
+        kind, orientation, size = facts
         formats[kind] += 1
         turned += orientation in range(2, 9)
         unknown += orientation not in range(1, 9)
-        sizes[f"{pixels.shape[1]}x{pixels.shape[2]}"] += 1
+        sizes[size] += 1
     return Preview(
         source=source.spec,
         images=total,
         classes={str(name): count for name, count in classes.most_common(MOST)},
         unlabelled=unlabelled,
         subsets=dict(subsets.most_common(MOST)),
-        looked_at=len(paths),
+        looked_at=len(looked),
         formats=dict(formats.most_common()),
         sizes=dict(sizes.most_common(MOST)),
         turned=turned,
         bad=bad,
         notes=[
             *_set_notes(len(classes), unlabelled, total),
+            *_slow_notes(len(looked), len(chosen)),
             *unturned_notes(unknown, "looked at"),
             *notes_of(source),
         ],
@@ -153,6 +160,39 @@ def _set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
         return ["no image has a class: neighbours work, scores and retraining need classes"]
     lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
     return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
+
+
+def _facts(data: bytes) -> tuple[str, int, str]:
+    """(format, orientation, ``height x width``) of an image that decodes."""
+    pixels = decode(data)
+    return *image_format(data), f"{pixels.shape[1]}x{pixels.shape[2]}"
+
+
+def _look(
+    chosen: Sequence[tuple[str, str | None]], read: Callable[[str], Seen]
+) -> list[tuple[str, str | None, Seen | BadImage]]:
+    """What images show, as listed; after `LOOK_SECONDS` only of some, spread over the listing.
+
+    Args:
+        chosen: path and label.
+        read: gives what a path shows, or raises `BadImage`.
+    """
+    seen: dict[int, Seen | BadImage] = {}
+    start = time.monotonic()
+    for at in random.Random(0).sample(range(len(chosen)), len(chosen)):
+        try:
+            seen[at] = read(chosen[at][0])
+        except BadImage as error:
+            seen[at] = error
+        if time.monotonic() - start > LOOK_SECONDS:
+            break
+    return [(*chosen[at], seen[at]) for at in sorted(seen)]
+
+
+def _slow_notes(n_done: int, n_asked: int) -> list[str]:
+    if n_done == n_asked:
+        return []
+    return [f"images take long to read: {n_done} of {n_asked} were looked at"]
 
 
 def spread(source: ImageSource, total: int, count: int) -> list[tuple[str, str | None]]:
@@ -187,14 +227,26 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
             f"the first is: give --resize {side}x{side} (squeezed), or --resize {side} --crop "
             f"{side} (the middle)"
         )
+    start = time.perf_counter()
     taps = find_taps(network.module, torch.zeros(1, 3, *size))
+    most = max(1, int(BATCH_SECONDS / max(time.perf_counter() - start, 1e-9)))
+    some = fitting[:: -(-len(fitting) // most)]
+    if len(some) < len(fitting):
+        notes.append(
+            f"the network takes long on this machine: one batch is of {len(some)} images, not of "
+            f"{len(fitting)}"
+        )
+        fitting = some
     names = array_names([n for n in TAPS if n in taps and n not in network.lacking])
     names = tuple(name for name in names if name != "gap" or "last_conv" in taps)
     if missing := [name for name in TAPS if name not in taps]:
         notes.append(f"the network has no {', '.join(missing)}: it has {', '.join(taps)}")
-    start = time.perf_counter()
     forward = Forward(network, size, names, torch.device("cpu"), "float32")
-    forward.check_repeats()
+    if most >= 2 * REPEATED:
+        forward.check_repeats()
+    else:
+        notes.append("whether it gives the same features each time is not checked here")
+    start = time.perf_counter()
     arrays = forward(torch.stack([frames[at] for at in fitting]))
     seconds = time.perf_counter() - start
     outputs = int(arrays["logits"].shape[1]) if "logits" in arrays else None
@@ -211,7 +263,10 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
         if not names_given:
             notes.append("classes are taken in alphabetical order: the network has no class names")
     table = pd.DataFrame(chosen, columns=["path", "label"])
-    notes += filter(None, [preprocessing_warning(source, network, table, top1)])
+    if most >= FOR_PREPROCESSING:
+        notes += filter(None, [preprocessing_warning(source, network, table, top1)])
+    elif top1 is not None and top1 < GOOD_ENOUGH:
+        notes.append("whether another preprocessing is right more often is not tried here")
     for name in ("gap", "fc", "logits"):
         notes += flat_notes(name, arrays[name]) if name in arrays else []
     return NetworkPreview(
@@ -234,15 +289,12 @@ def preview_network(source: ImageSource, network: Network, n_images: int = 32) -
 def _frames(
     source: ImageSource, network: Network, chosen: Sequence[tuple[str, str | None]]
 ) -> tuple[list[torch.Tensor], list[str | None]]:
-    frames, labels, reason = [], [], ""
-    for path, label in chosen:
-        try:
-            frames.append(network.transform.frame(decode(source.read(path))))
-            labels.append(label)
-        except BadImage as error:
-            reason = reason or f"{path}: {error}"
+    looked = _look(chosen, lambda path: network.transform.frame(decode(source.read(path))))
+    good = [(frame, label) for _, label, frame in looked if isinstance(frame, torch.Tensor)]
+    reasons = [f"{path}: {error}" for path, _, error in looked if isinstance(error, BadImage)]
+    frames, labels = [frame for frame, _ in good], [label for _, label in good]
     if not frames:
         raise BadInput(
-            f"none of {len(chosen)} images looked at can be decoded; the first: {reason}"
+            f"none of {len(looked)} images looked at can be decoded; the first: {reasons[0]}"
         )
     return frames, labels

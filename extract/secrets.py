@@ -84,8 +84,8 @@ def _without_password(match: re.Match[str]) -> str:
 
 def _without_values(match: re.Match[str]) -> str:
     values = [pair.partition("=")[2] for pair in match[2].split("&")]
-    told = all(_ONLY.fullmatch(value) for value in values)
-    return match[0] if told else f"{match[1]}{HIDDEN}"
+    placeholders = all(_ONLY.fullmatch(value) for value in values)
+    return match[0] if placeholders else f"{match[1]}{HIDDEN}"
 
 
 def masked_all(value: Any) -> Any:

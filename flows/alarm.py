@@ -152,8 +152,8 @@ def situation_of(store: "Store", history: History) -> Situation:
     reference = next((one for one in records if accepted and one.id == accepted.run), None)
 
     def differences(first: "RunRecord", second: "RunRecord") -> "Mapping[str, Score]":
-        known = second.paired.get(first.id)
-        return paired(store, first, second) if known is None else known
+        stored = second.paired.get(first.id)
+        return paired(store, first, second) if stored is None else stored
 
     return Situation(
         last=last_good(records),
@@ -249,8 +249,8 @@ def call(command: tuple[str, ...], message: dict[str, Any]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise AlikeError(masked(f"command {name}: {error}")) from None
     if ended.returncode:
-        said = " ".join(ended.stderr.split())[-200:]
-        raise AlikeError(masked(f"command {name}: status {ended.returncode} {said}".rstrip()))
+        stderr = " ".join(ended.stderr.split())[-200:]
+        raise AlikeError(masked(f"command {name}: status {ended.returncode} {stderr}".rstrip()))
 
 
 def emit(message: dict[str, Any]) -> None:

@@ -49,9 +49,9 @@ def given_images(
     from alike.analysis.explain import LIKENESS, METHODS, explain_images
 
     usual = (LIKENESS,) if len(images) == 2 else METHODS
-    found = explain_images(images, features, methods=methods or usual, target=target)
-    cosine = None if found.alike is None else found.alike.likeness.value
-    return Part(found.table, found.pictures, found.arrays, cosine, found.notes)
+    explained = explain_images(images, features, methods=methods or usual, target=target)
+    cosine = None if explained.alike is None else explained.alike.likeness.value
+    return Part(explained.table, explained.pictures, explained.arrays, cosine, explained.notes)
 
 
 def like_class(features: "Features", images: Sequence[str | int], label: str) -> Part:
@@ -69,9 +69,9 @@ def like_class(features: "Features", images: Sequence[str | int], label: str) ->
 
     names = [str(image) for image in images]
     sources = read_images(list(images), features.store)
-    frames, found = images_to_class(sources, network_for(features), features, label)
-    picture = to_class_panel(frames, [Path(name).name for name in names], found)
-    sides = {"to_class": found.to_class, "to_others": found.to_others}
+    frames, explained = images_to_class(sources, network_for(features), features, label)
+    picture = to_class_panel(frames, [Path(name).name for name in names], explained)
+    sides = {"to_class": explained.to_class, "to_others": explained.to_others}
     sums = {name: maps.sum(axis=(1, 2)) for name, maps in sides.items()}
     arrays = {
         f"{number}/{name}": maps[number]

@@ -126,9 +126,9 @@ class RunRecord:
             [0.9, 0.8, 1]
         """
         for measure in (self.measure, "network", ""):
-            found = self.scores.get(measure, {}).get(name)
-            if found is not None and found[0] is not None:
-                return found
+            score = self.scores.get(measure, {}).get(name)
+            if score is not None and score[0] is not None:
+                return score
         return None
 
 
@@ -211,12 +211,12 @@ class History:
         records = self.records()
         if name == "last" and records:
             return records[-1]
-        found = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
-        if len(found) != 1:
-            known = ", ".join(one.id for one in records[-5:]) or "no runs yet"
-            how_many = f"{len(found)} runs match" if found else "no run has that id"
-            raise BadInput(f"run {name!r}: {how_many}; the last are {known}")
-        return found[0]
+        matches = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
+        if len(matches) != 1:
+            recent = ", ".join(one.id for one in records[-5:]) or "no runs yet"
+            how_many = f"{len(matches)} runs match" if matches else "no run has that id"
+            raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
+        return matches[0]
 
     def write(self, record: RunRecord, images: "pd.DataFrame | None" = None) -> None:
         """Write a record, and its images before it.

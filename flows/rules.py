@@ -77,8 +77,8 @@ class Rule:
             if match := _COMPARED.fullmatch(text):
                 name, sign, digits, percent = match.groups()
                 if name not in SCORES and name not in COUNTED:
-                    known = ", ".join((*COUNTED, *SCORES))
-                    raise BadInput(f"{text!r}: no score {name!r}; expected one of {known}")
+                    names = ", ".join((*COUNTED, *SCORES))
+                    raise BadInput(f"{text!r}: no score {name!r}; expected one of {names}")
                 number = float(digits) / (100.0 if percent else 1.0)
                 return Rule(plain, "compared", name, sign, number)
         except ValueError:

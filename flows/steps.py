@@ -381,9 +381,9 @@ def decision_scores(
         "measure": measure,
     }
     artefact, label = f"validate {key}", f"validate {name}"
-    known = run.reuse(artefact, inputs, label)
-    if known is not None:
-        return "validation", {score: float(value) for score, value in known.items()}
+    scores = run.reuse(artefact, inputs, label)
+    if scores is not None:
+        return "validation", {score: float(value) for score, value in scores.items()}
     started = time.perf_counter()
     asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0)
     scores = named_scores(evaluate(features, asked, progress=run.progress), measure)

@@ -223,8 +223,8 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         }
     for name in ("steps.json", "decisions.jsonl", "served.json", "report.html"):
         files[str(folder / name)] = _stamp(folder / name)
-    for made in ("store", "weights"):
-        files.update((place, _as_stamp(status)) for place, status in _walk(folder / made))
+    for part in ("store", "weights"):
+        files.update((place, _as_stamp(status)) for place, status in _walk(folder / part))
     return State(digest(settings), _programs(), files)
 
 

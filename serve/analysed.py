@@ -125,11 +125,31 @@ class StoredAnalyses:
             "row": part["row"].tolist(),
             "image": opened.images[places].tolist(),
             "label": opened.labels[places].tolist(),
+            "subset": opened.subsets[places].tolist(),
             "split": opened.splits[places].tolist(),
+            "path": opened.paths[places].tolist(),
+            "purity": self._purity(opened, measure, part["row"]),
             "pca": _pairs(part, "pca"),
             "tsne": _pairs(part, "tsne"),
             "sampled": sampled,
         }
+
+    def _purity(self, opened: OpenIndex, measure: str, rows: pd.Series) -> list[float] | None:
+        """Share of each image's neighbours that have its class; NaN where it is not known."""
+        from alike.analysis.report import purity
+
+        try:
+            near = self.analysis(opened.index.features.key).tables["neighbours"]
+        except (NotThere, KeyError):
+            return None
+        near = near[near["measure"] == measure]
+        near = near[opened.places(near["row"].to_numpy(np.int64)) >= 0]
+        if near.empty:
+            return None
+        labels = dict(zip(opened.rows.tolist(), opened.labels.tolist(), strict=True))
+        pure = purity(near, labels).set_index("row")["purity"]
+        shares: list[float] = pure.reindex(rows).round(4).tolist()
+        return shares
 
     def _kept(self, name: tuple[str, ...], stamp: Any, read: Any) -> Any:
         with self._lock:

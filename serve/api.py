@@ -5,14 +5,15 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.metrics import Metrics
-from alike.serve.models import MAX_NEIGHBOURS
 from alike.serve.opened import OpenIndex, check_measure
+from alike.serve.questions import MOST_ROWS, Features, K, Labels, Limit, Measure, Name, answer
+from alike.serve.view_api import view_routes
+from alike.serve.views import Views
 from alike.serve.work import FOREVER, Work, document, json_answer
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -30,7 +31,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 API = "/api/v1"
-MOST_ROWS = 100_000
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -39,28 +39,14 @@ IMAGE_BODY = {
 }
 FORM = "a form: send the file itself as the body, as `curl --data-binary @cat.jpg` does"
 
-Name = Annotated[models.Name, Path()]
-Features = Annotated[
-    str | None, Query(max_length=512, description="Key of an extraction: that of `set` without.")
-]
-Measure = Annotated[
-    str | None, Query(max_length=128, description="Of the index: that of `set` without.")
-]
-K = Annotated[int, Query(ge=1, le=MAX_NEIGHBOURS, description="Neighbours.")]
-# All of a request's head has to be within 64 KiB: more, or longer ones, go into a POST.
-Labels = Annotated[
-    list[Annotated[str, Field(max_length=200)]] | None,
-    Query(max_length=20, description="Only these classes. Repeatable."),
-]
-Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the answer.")]
 
-
-def routes(work: Work, metrics: Metrics) -> APIRouter:
+def routes(work: Work, metrics: Metrics, views: Views) -> APIRouter:
     """All routes.
 
     Args:
         work: does what they ask.
         metrics: that `metrics` shows.
+        views: answers what the views of the page ask.
     """
     router = APIRouter(prefix=API, responses=ERRORS)
     _of_the_set(router, work)
@@ -69,6 +55,7 @@ def routes(work: Work, metrics: Metrics) -> APIRouter:
     _of_pairs(router, work)
     _of_the_analysis(router, work)
     _of_tags(router, work)
+    view_routes(router, work, views)
 
     @router.get("/health", response_model=models.Health)
     async def health() -> Any:
@@ -87,18 +74,13 @@ def routes(work: Work, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _answer(question: Callable[[], Any]) -> Callable[[], Response]:
-    """The answer to a question, as JSON that its own thread writes."""
-    return lambda: json_answer(document(question()))
-
-
 def _of_the_set(router: APIRouter, work: Work) -> None:
     service = work.service
 
     @router.get("/set", response_model=models.SetFacts)
     async def set_(request: Request, features: Features = None, measure: Measure = None) -> Any:
         """What is served: the set, the network, the index, the extractions of the store."""
-        return await work.search(request, _answer(partial(service.facts, features, measure)))
+        return await work.search(request, answer(partial(service.facts, features, measure)))
 
     @router.get("/images", response_model=list[models.Image])
     async def images(
@@ -110,7 +92,7 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """Stored images drawn at random."""
         draw = partial(service.sample, count, seed, label, features)
-        return await work.search(request, _answer(draw))
+        return await work.search(request, answer(draw))
 
     @router.post("/images", response_model=models.Image, openapi_extra=IMAGE_BODY)
     async def upload(request: Request) -> Any:
@@ -125,7 +107,7 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
     @router.get("/images/{image}", response_model=models.Image)
     async def image(request: Request, image: Name) -> Any:
         """One image."""
-        return await work.search(request, _answer(partial(service.about, image)))
+        return await work.search(request, answer(partial(service.about, image)))
 
 
 def _of_pictures(router: APIRouter, work: Work) -> None:
@@ -210,13 +192,13 @@ async def _neighbours(
         ]
         return json_answer(document(shape(answers)))
 
-    made = await work.search(request, from_store)
-    if not isinstance(made, Response):
-        opened, wanted = made
+    outcome = await work.search(request, from_store)
+    if not isinstance(outcome, Response):
+        opened, wanted = outcome
         await work.think(request, wanted, partial(service.embed, wanted, opened))
-        made = await work.search(request, partial(from_store, opened))
-    answer: Response = made
-    return answer
+        outcome = await work.search(request, partial(from_store, opened))
+    shaped: Response = outcome
+    return shaped
 
 
 def _of_pairs(router: APIRouter, work: Work) -> None:
@@ -232,8 +214,8 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """Where two images are alike, position by position."""
         opened = await work.search(request, partial(service.opened, features, measure))
-        question = _answer(partial(service.alike, image, other, opened))
-        if service.stored_maps((image, other), opened):
+        question = answer(partial(service.alike, image, other, opened))
+        if service.is_stored((image, other), opened):
             return await work.search(request, question)
         return await work.think(request, [image, other], question)
 
@@ -254,7 +236,7 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
         opened = await work.search(request, partial(service.opened, features, None))
         methods = tuple(dict.fromkeys(method or ()))
         question = partial(service.explain, image, methods, target, opened)
-        return await work.think(request, [image], _answer(question))
+        return await work.think(request, [image], answer(question))
 
 
 def _of_the_analysis(router: APIRouter, work: Work) -> None:
@@ -264,7 +246,7 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
     async def scores(request: Request, features: Features = None) -> Any:
         """The document of `alike analyse --json`."""
         return await work.search(
-            request, _answer(lambda: service.analyses.scores(service.chosen_key(features)))
+            request, answer(lambda: service.analyses.scores(service.chosen_key(features)))
         )
 
     def table(path: str, name: str, about: str, order: str | None = None) -> None:
@@ -276,7 +258,7 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
                 key = service.chosen_key(features)
                 return service.analyses.rows(name, key, measure, limit, order)
 
-            return await work.search(request, _answer(question))
+            return await work.search(request, answer(question))
 
         rows.__doc__ = about
         router.get(path, response_model=models.Rows, name=name)(rows)
@@ -303,7 +285,7 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
             check_measure(chosen)
             return service.analyses.map(service.opened(features), chosen, split, limit)
 
-        return await work.search(request, _answer(question))
+        return await work.search(request, answer(question))
 
 
 def _of_tags(router: APIRouter, work: Work) -> None:
@@ -312,11 +294,11 @@ def _of_tags(router: APIRouter, work: Work) -> None:
     @router.get("/tags", response_model=models.Tags)
     async def tags() -> Any:
         """Tags of the stored images."""
-        return await work.look(_answer(service.tags))
+        return await work.look(answer(service.tags))
 
     @router.put("/tags/{tag}", response_model=models.Tags)
     async def change(tag: Annotated[models.TagName, Path()], change: models.TagChange) -> Any:
         """Give stored images a tag, or take it away. Labels stay as they are."""
         # Not a search: it may wait for another process that writes tags.
         question = partial(service.change_tags, change.images, tag, change.present)
-        return await work.look(_answer(question))
+        return await work.look(answer(question))

@@ -1,7 +1,10 @@
 """The application: the page, the API below `/api/v1`, and one body for every error."""
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,8 +22,12 @@ from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere
 from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
+from alike.serve.views import Runs, Views, no_runs
 from alike.serve.work import Work
 
+PLOTLY = "plotly.min.js"
+SHARED = ("report.css", "shown.js")
+"""Style and script of the report that the page has too."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
@@ -32,12 +39,28 @@ STATUS: Sequence[tuple[type[AlikeError], int]] = (
 """Kind of error to the status of its answer; the first that fits."""
 
 
-def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
+class PageFiles(StaticFiles):
+    """Files of the page, those among them that it shares with the report, and plotly."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """See starlette."""
+        if path == PLOTLY:
+            found = find_spec("plotly")
+            shared = Path(str(found and found.origin)).parent / "package_data" / PLOTLY
+        elif path in SHARED:
+            shared = Path(str(files("alike.analysis.report") / path))
+        else:
+            return super().lookup_path(path)
+        return str(shared), shared.stat()
+
+
+def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = no_runs) -> FastAPI:
     """Make the application.
 
     Args:
         service: answers the questions.
         access: who may ask.
+        runs: gives the records of good runs, oldest first.
     """
     app = FastAPI(
         title="Alike", version="1", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None
@@ -47,9 +70,9 @@ def create_app(service: NeighbourService, access: Access = LOCAL) -> FastAPI:
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
-    app.include_router(routes(work, metrics))
+    app.include_router(routes(work, metrics, Views(service, runs)))
     static = files("alike.serve") / "static"
-    app.mount("/static", StaticFiles(directory=str(static)), name="static")
+    app.mount("/static", PageFiles(directory=str(static)), name="static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:

@@ -44,7 +44,7 @@ class Metrics:
         ):
             _gauge(registry, f"alike_{name}_bytes", f"Bytes of {name} in memory.", cache, "used")
         _gauge(registry, "alike_thumbnails_made", "Pictures that were made.", service.thumbnails,
-               "made")  # fmt: skip
+               "count")  # fmt: skip
 
     def document(self) -> Response:
         """All counts, as Prometheus reads them."""

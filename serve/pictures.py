@@ -126,7 +126,12 @@ class StoredPictures:
 
 
 class Thumbnails:
-    """Small pictures in memory and on disk, each within a number of bytes."""
+    """Small pictures in memory and on disk, each within a number of bytes.
+
+    Attributes:
+        memory: those in memory.
+        count: pictures that were made since the start.
+    """
 
     def __init__(self, memory: int, folder: Path | None, disk: int) -> None:
         """Keep pictures.
@@ -137,6 +142,7 @@ class Thumbnails:
             disk: bytes there.
         """
         self.memory = ByteCache(memory)
+        self.count = 0
         self._folder = None if folder is None else folder / f"v{VERSION}"
         self._budget = disk
         self._lock = threading.Lock()
@@ -158,6 +164,7 @@ class Thumbnails:
 
     def keep(self, name: str, side: int, data: bytes, *, on_disk: bool) -> None:
         """Keep a picture that was made."""
+        self.count += 1
         self.memory.put((name, side), data, len(data))
         if self._folder is None or not on_disk:
             return

@@ -11,12 +11,15 @@ from typing import Any
 import h11
 import psutil
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alike.extract.errors import BadInput
 from alike.serve.app import create_app
+from alike.serve.budgets import Budgets
 from alike.serve.guard import LOOPBACK, Access
 from alike.serve.service import NeighbourService
+from alike.serve.views import Runs, no_runs
 
 MAX_PORT = 2**16 - 1
 ANYWHERE = ("0.0.0.0", "::", "")
@@ -72,6 +75,7 @@ def serve(
     token: str = "",
     hosts: tuple[str, ...] = (),
     root_path: str = "",
+    runs: Runs = no_runs,
 ) -> None:
     """Answer until interrupted.
 
@@ -83,6 +87,7 @@ def serve(
         token: that clients must present; empty: none.
         hosts: further names under which the page may be asked for.
         root_path: path at which a proxy serves the page.
+        runs: gives the records of good runs, oldest first.
 
     Raises:
         BadInput: the address is taken, or not this machine's; no port.
@@ -105,21 +110,19 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         page = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(f"{page}?token={token}" if token else page)
-        _run(service, access, root_path, listener)
+        _run(create_app(service, access, runs), service.budgets, root_path, listener)
 
 
-def _run(
-    service: NeighbourService, access: Access, root_path: str, listener: socket.socket
-) -> None:
+def _run(app: FastAPI, budgets: Budgets, root_path: str, listener: socket.socket) -> None:
     config = uvicorn.Config(
-        create_app(service, access),
+        app,
         http=Protocol,
         ws="none",
         log_level="warning",
         lifespan="off",
         root_path=root_path,
         server_header=False,
-        limit_concurrency=service.budgets.connections,
+        limit_concurrency=budgets.connections,
         backlog=BACKLOG,
     )
     # One line for each refused connection would fill a disk.

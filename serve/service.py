@@ -359,7 +359,7 @@ class NeighbourService:
             BadInput: the network pools no map, a pooled map is zero.
         """
         opened = opened or self.opened()
-        a, b = self._map(first, opened), self._map(second, opened)
+        a, b = self.tap(first, TAP, opened), self.tap(second, TAP, opened)
         shared, apart = likeness(a, b), difference(a, b)
         few = shared.on_a.size * shared.on_b.size <= MAX_PAIRS
         return {
@@ -372,22 +372,27 @@ class NeighbourService:
             "in_measure": opened.index.measure.name == HEADLINE,
         }
 
-    def stored_maps(self, names: Sequence[str], opened: OpenIndex) -> bool:
-        """Whether the maps of all these images are stored, so that no network is needed."""
+    def is_stored(self, names: Sequence[str], opened: OpenIndex, tap: str = TAP) -> bool:
+        """Whether a tap of all these images is stored, so that no network is needed."""
         rows = [opened.row(name) for name in names]
-        return min(rows) >= 0 and TAP in opened.index.features.arrays
+        return min(rows) >= 0 and tap in opened.index.features.arrays
 
-    def _map(self, name: str, opened: OpenIndex) -> NDArray[Any]:
-        """(C, H, W), from the store if it is kept there."""
+    def tap(self, name: str, tap: str, opened: OpenIndex) -> NDArray[Any]:
+        """What a tap gives for an image, from the store if it is there.
+
+        Raises:
+            NotThere: an unknown image.
+            BadInput: the network has no such tap.
+        """
         features = opened.index.features
         row = opened.row(name)
-        if row >= 0 and TAP in features.arrays:
-            stored: NDArray[Any] = features.read(TAP, np.array([row]))[0]
+        if row >= 0 and tap in features.arrays:
+            stored: NDArray[Any] = features.read(tap, np.array([row]))[0]
             return stored
         image = self.image(name)
         with self._network_lock:
-            taps = opened.index.encoder().taps([image], [TAP])
-        return np.asarray(taps[TAP][0])
+            taps = opened.index.encoder().taps([image], [tap])
+        return np.asarray(taps[tap][0])
 
     def explain(
         self,

@@ -56,6 +56,7 @@ ROOMS = {
             "ranking",
             "similarity",
             "data_limits",
+            "sufficiency",
         },
         "export": {"report"},
     },

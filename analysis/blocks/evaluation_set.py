@@ -129,9 +129,9 @@ def check(images: EvaluationSet) -> None:
     nonempty = images.counts > 0
     if nonempty.sum() < 2:
         name = images.classes[int(nonempty.argmax())] if nonempty.any() else None
-        found = f"one class ({name})" if name else "no labelled image"
+        content = f"one class ({name})" if name else "no labelled image"
         msg = (
-            f"the images to evaluate hold {found}, expected two classes or more, since pairs of "
+            f"the images to evaluate hold {content}, expected two classes or more, since pairs of "
             "different classes are compared: label them by class folders or a manifest"
         )
         raise BadInput(msg)

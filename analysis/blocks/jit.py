@@ -10,5 +10,5 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def compiled(function: _Function) -> _Function:
     """Compile with numba: without the GIL, kept on disk between runs."""
-    kept: _Function = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
-    return kept
+    compiled: _Function = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
+    return compiled

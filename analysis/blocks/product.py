@@ -64,8 +64,8 @@ def _onednn(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
 
     torch.set_num_threads(1)
     linear = torch.ops.mkldnn._linear_pointwise
-    found: Matrix = linear(torch.from_numpy(x), torch.from_numpy(y), None, "none", [], "").numpy()
-    return found
+    product: Matrix = linear(torch.from_numpy(x), torch.from_numpy(y), None, "none", [], "").numpy()
+    return product
 
 
 def _rounded(z: Matrix) -> Any:

@@ -87,8 +87,8 @@ def mean_directions(moments: Moments) -> tuple[Floats, Floats]:
     if not len(means):
         return np.zeros((means.shape[1], 0)), np.zeros(0)
     left, values, _ = np.linalg.svd((means - means.mean(axis=0)).T, full_matrices=False)
-    kept = values > max(RANK_CUT * values.max(initial=0.0), COINCIDE * _size(moments) ** 0.5)
-    return left[:, kept], values[kept]
+    significant = values > max(RANK_CUT * values.max(initial=0.0), COINCIDE * _size(moments) ** 0.5)
+    return left[:, significant], values[significant]
 
 
 def block_geometry(
@@ -255,8 +255,8 @@ def collapse_scores(
         rows = weight[several] / np.linalg.norm(weight[several])
         out["nc3"] = float(((rows - deviations / np.linalg.norm(deviations)) ** 2).sum())
     if predicted is not None:
-        kept = np.repeat(several, moments.n.astype(np.int64))
-        out["nc4"] = float((geometry.nearest != predicted)[kept].mean())
+        in_several = np.repeat(several, moments.n.astype(np.int64))
+        out["nc4"] = float((geometry.nearest != predicted)[in_several].mean())
     return out
 
 

@@ -100,7 +100,7 @@ def ready_module(module: nn.Module, size: tuple[int, int]) -> nn.Module:
     entry = _READY.get(module)
     if entry is None or entry[0] != state:
         taps = [tap for name, tap in taps_at(module, size).items() if name == "last_conv"]
-        copy = folded(module, taps, size).requires_grad_(False)
+        copy = folded(module, taps, size)[0].requires_grad_(False)
         if all(value.device.type == "cpu" for value in values):
             copy = copy.to(memory_format=torch.channels_last)
         entry = _READY[module] = (state, copy)

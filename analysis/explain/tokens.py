@@ -40,10 +40,10 @@ def last_read_tokens(
         The path; "" if there is none.
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
-    known = _PATHS.setdefault(module, {})
-    if size not in known:
-        known[size] = _search(module, batch[:1], tap, score)
-    return known[size]
+    paths = _PATHS.setdefault(module, {})
+    if size not in paths:
+        paths[size] = _search(module, batch[:1], tap, score)
+    return paths[size]
 
 
 def _search(

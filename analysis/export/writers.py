@@ -139,8 +139,8 @@ def ending_of(path: Path) -> str:
     for ending in sorted(WRITERS, key=len, reverse=True):
         if path.name.endswith(ending) and path.name != ending:
             return ending
-    known = ", ".join(WRITERS)
-    raise BadInput(f"cannot export to {path.name}: expected a name ending in one of {known}.")
+    names = ", ".join(WRITERS)
+    raise BadInput(f"cannot export to {path.name}: expected a name ending in one of {names}.")
 
 
 def _placed(images: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:

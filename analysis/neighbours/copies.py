@@ -36,8 +36,10 @@ def copy_units(
     last = np.where(ratio.max(axis=1) >= gap, ratio.argmax(axis=1) + 1, 0)
     row, slot = np.nonzero(np.arange(k)[None, :] < last[:, None])
     other = places[row, slot]
-    kept = codes[row] == codes[other]
-    one_way = coo_matrix((np.ones(kept.sum()), (row[kept], other[kept])), shape=(n, n)).tocsr()
+    same_class = codes[row] == codes[other]
+    one_way = coo_matrix(
+        (np.ones(same_class.sum()), (row[same_class], other[same_class])), shape=(n, n)
+    ).tocsr()
     mutual = one_way.multiply(one_way.T)
     return np.asarray(connected_components(mutual, directed=False)[1], dtype=np.int64)
 

@@ -151,10 +151,10 @@ def _panels(
     panels: list[tuple[int, int]],
 ) -> tuple[Any, ...]:
     changes = None if units is None else no_changes(units)
-    found = tuple(
+    lists = tuple(
         _panel(vectors, images, k, product, units, changes, (low, high)) for low, high in panels
     )
-    return (found,) if changes is None else (found, changes.total, changes.change, changes.gone)
+    return (lists,) if changes is None else (lists, changes.total, changes.change, changes.gone)
 
 
 def _panel(

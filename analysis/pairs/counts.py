@@ -196,8 +196,8 @@ def count_slab(
     pairs = np.zeros((n_rows, n_cols, layers.per_pair), dtype=np.uint32)
     fine = layers.total == layers.per_pair
     # Weighed rows do not say the plain total.
-    said = fine or (weights.equal and layers.total == layers.per_class)
-    total = np.zeros((2, 0 if said else layers.total), dtype=np.uint32)
+    from_layers = fine or (weights.equal and layers.total == layers.per_class)
+    total = np.zeros((2, 0 if from_layers else layers.total), dtype=np.uint32)
     even = np.zeros((2, 0 if fine or weights.equal else layers.total))
     rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class))
     counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs, even)

@@ -47,8 +47,8 @@ class Folded:
     @property
     def value(self) -> float:
         """Mean over the folds."""
-        kept = self.accuracies[np.isfinite(self.accuracies)]
-        return float(kept.mean()) if len(kept) else float("nan")
+        finite = self.accuracies[np.isfinite(self.accuracies)]
+        return float(finite.mean()) if len(finite) else float("nan")
 
     @property
     def spread(self) -> Spread | None:
@@ -175,8 +175,8 @@ def _movements(
         pairs = np.outer(n, n)
         np.fill_diagonal(pairs, n * (n - 1) / 2)
         there[fold] = pairs > 0
-        found = near[fold] / np.maximum(pairs, 1)
-        share[fold] = np.where(own, found, 1.0 - found) * there[fold]
+        correct = near[fold] / np.maximum(pairs, 1)
+        share[fold] = np.where(own, correct, 1.0 - correct) * there[fold]
     mean = share.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
     same, apart = there & own, there & ~own
     n_same, n_apart = (kind.sum(axis=(1, 2), keepdims=True) for kind in (same, apart))

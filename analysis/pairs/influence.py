@@ -467,14 +467,20 @@ def spread_of(
     codes, classes = images.codes[passed.at], len(images.classes)
     named, stratum, of = units.named, units.stratum, None
     if len(passed.at) < len(images):
-        kept, named = np.unique(named[passed.at], return_inverse=True)
+        groups, named = np.unique(named[passed.at], return_inverse=True)
         of = np.bincount(stratum, minlength=classes + 1)[: int(stratum.max()) + 1]
-        stratum = stratum[kept]
+        stratum = stratum[groups]
         of = of[: int(stratum.max()) + 1]
     weights = tables.same_weight[tables.of_table[t]], tables.g[tables.of_table[t]]
-    found = pair_influence(passed.sums, t, images.counts, codes, named, stratum, *weights)
-    small = np.where(found.stratum == classes, SMALL, 1.0)
-    return spread(found.unit, found.stratum, twice=float(found.twice.sum()), overcount=small, of=of)
+    influence = pair_influence(passed.sums, t, images.counts, codes, named, stratum, *weights)
+    small = np.where(influence.stratum == classes, SMALL, 1.0)
+    return spread(
+        influence.unit,
+        influence.stratum,
+        twice=float(influence.twice.sum()),
+        overcount=small,
+        of=of,
+    )
 
 
 SMALL = 0.9

@@ -55,9 +55,9 @@ def spread(
     df = total**2 / float((each**2 / np.maximum(n - 1, 1)).sum())
     fourth = np.bincount(stratum, off**4) * share**2 - each**2 / np.maximum(n, 1)
     df = max(2.0, min(df, 2 * total**2 / max(float(fourth.sum()), 1e-300)))
-    kept = max(total - float(np.sum(twice)), total / 4)
+    variance = max(total - float(np.sum(twice)), total / 4)
     # What is taken off is known too: the rest is as uncertain as all of it was.
-    return Spread(kept, max(2.0, df * kept / total))
+    return Spread(variance, max(2.0, df * variance / total))
 
 
 def jackknifed(changes: Floats, stratum: NDArray[np.int64]) -> Floats:

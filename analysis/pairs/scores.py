@@ -219,9 +219,11 @@ def _class_aucs(counts: PairCounts) -> Floats:
 
 def _shares(counts: Any) -> Floats:
     """Histograms (C, B) as shares in as many bins as the pass looks up."""
-    found = coarse(np.asarray(counts, dtype=np.float64))
-    found = np.repeat(found, BINS // found.shape[1], axis=1) if found.shape[1] < BINS else found
-    return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-300))
+    shares = coarse(np.asarray(counts, dtype=np.float64))
+    shares = (
+        np.repeat(shares, BINS // shares.shape[1], axis=1) if shares.shape[1] < BINS else shares
+    )
+    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300))
 
 
 def _worst(

@@ -122,8 +122,8 @@ def class_covariance(
     covariance = (units * more[:, None]).T @ units
     variance = np.diag(covariance).copy()
     alone = size[:classes] >= WHOLE * n
-    kept = np.maximum(variance - twice * alone, variance / 4)
-    scale = np.sqrt(kept / np.maximum(variance, 1e-300))
+    reduced = np.maximum(variance - twice * alone, variance / 4)
+    scale = np.sqrt(reduced / np.maximum(variance, 1e-300))
     return covariance * np.outer(scale, scale), units
 
 
@@ -146,8 +146,8 @@ def centres(values: Floats, covariance: Floats) -> Floats:
         return values
     noise = (n * np.trace(covariance) - covariance.sum()) / (n * (n - 1))
     between = float(values.var(ddof=1))
-    kept = max(between - float(noise), 0.0) / max(between, 1e-300)
-    return np.asarray(values.mean() + (values - values.mean()) * kept**0.5)
+    shrinkage = max(between - float(noise), 0.0) / max(between, 1e-300)
+    return np.asarray(values.mean() + (values - values.mean()) * shrinkage**0.5)
 
 
 def least_draws(values: Floats, covariance: Floats, seed: int = 0) -> tuple[Floats, Floats]:

@@ -78,8 +78,8 @@ def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
     for kind, name in (("votes", "counts"), ("dissimilarities", "rdm")):
         if name in content:
             return _of_images(path, kind, content[name], content, digest, images)  # type: ignore[arg-type]
-    found = ", ".join(content) or "nothing"
-    raise BadInput(f"{file} holds {found}: expected {EXPECTED}")
+    fields_text = ", ".join(content) or "nothing"
+    raise BadInput(f"{file} holds {fields_text}: expected {EXPECTED}")
 
 
 def _content(path: Path) -> dict[str, NDArray[Any]]:
@@ -128,9 +128,9 @@ def _of_images(
         raise BadInput(f"{path} names an image twice, expected one row an image: add its rows up")
     if not here.all():
         notes.append(f"{int((~here).sum())} of {n} images are not in the store or have no votes")
-    kept = wide[here] if kind == "votes" else wide[:, here][:, :, here]
+    values = wide[here] if kind == "votes" else wide[:, here][:, :, here]
     empty = np.empty((0, 3), np.int64)
-    return HumanAnswers(kind, rows[here], kept, empty, False, digest, tuple(notes))
+    return HumanAnswers(kind, rows[here], values, empty, False, digest, tuple(notes))
 
 
 def _rows_of(
@@ -157,8 +157,8 @@ def _rows_of(
 
 
 def _found(wanted: NDArray[Any], name: str, images: pd.DataFrame) -> NDArray[np.int64]:
-    known = images.drop_duplicates(name).set_index(name)["row"]
-    return np.asarray(known.reindex(wanted).fillna(-1), dtype=np.int64)
+    row_of = images.drop_duplicates(name).set_index(name)["row"]
+    return np.asarray(row_of.reindex(wanted).fillna(-1), dtype=np.int64)
 
 
 def _triplets(

@@ -63,9 +63,9 @@ def human_scores(
     places, of = at[here][order], np.flatnonzero(here)[order]
     note = ""
     if len(places) > MOST:
-        kept = np.isin(places, _sample(images.take(places), places, seed))
-        note = f"a stratified sample of {int(kept.sum())} of {len(places)} images"
-        places, of = places[kept], of[kept]
+        sampled = np.isin(places, _sample(images.take(places), places, seed))
+        note = f"a stratified sample of {int(sampled.sum())} of {len(places)} images"
+        places, of = places[sampled], of[sampled]
     if len(places) < 3:
         return pd.DataFrame(columns=list(COLUMNS))
     similarity, codes = _similarity(vectors, places), images.codes[places]

@@ -1,10 +1,12 @@
 from .card import card_of as card_of
 from .card import card_page as card_page
+from .fragments import score_sections as score_sections
 from .history import series_table as series_table
 from .lookup import main_measure as main_measure
 from .lookup import score_of as score_of
 from .lookup import worst_class as worst_class
 from .parts import data_uri as data_uri
+from .queries import purity as purity
 from .report import write_report as write_report
 from .thumbnails import Pictures as Pictures
 from .thumbnails import Thumbnail as Thumbnail

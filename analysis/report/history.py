@@ -84,8 +84,8 @@ def _images(now: Mapping[str, Any]) -> list[str]:
     changes = now["changes"]
     parts = [f"{count(changes[name])} {name}" for name in changes if changes[name]]
     bad = now["counts"].get("bad", 0)
-    told = [f"Images: {', '.join(parts)}."] if parts else []
-    return told + ([f"{count(bad)} images are left out now."] if bad else [])
+    sentences = [f"Images: {', '.join(parts)}."] if parts else []
+    return sentences + ([f"{count(bad)} images are left out now."] if bad else [])
 
 
 def _settings(now: Mapping[str, Any]) -> list[str]:

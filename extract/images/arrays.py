@@ -129,10 +129,9 @@ class ArraySource:
                 raise BadInput(f"{self.spec}: {name} holds {array.dtype}: uint8 expected")
             first = np.asarray(array[:64])
             low, high = (first.min(), first.max()) if first.size else (0, 0)
-            scale = 1 if high > 1 else 255
             raise BadInput(
                 f"{self.spec}: {name} holds {array.dtype} from {low:.3g} to {high:.3g}, uint8 from "
-                f"0 to 255 is expected: --source-option scale={scale} multiplies and rounds"
+                f"0 to 255 is expected: {_way_to_uint8(array.dtype, float(low), float(high))}"
             )
 
     def __iter__(self) -> Iterator[Listed]:
@@ -148,6 +147,12 @@ class ArraySource:
                     f"{self.spec}: {n_images} images in {name}, {len(np.atleast_1d(truth))} labels "
                     f"in {labels}: they must be of one length"
                 )
+            if truth is not None and is_one_hot(truth):
+                notes.append(
+                    f"the labels in {labels} are one-hot ({len(truth)} x {truth.shape[1]}): the "
+                    "place of the 1 is the class"
+                )
+                truth = truth.argmax(axis=1)
             if truth is None:
                 notes.append(self._unlabelled(name, n_images))
             for row in range(n_images):
@@ -201,6 +206,29 @@ def _datasets(path: Path) -> dict[str, Any]:
 
     h5py.File(path, "r").visititems(keep)
     return datasets
+
+
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Whether labels (N, K) are rows of one 1 among zeros.
+
+    Example:
+        >>> is_one_hot(np.eye(3)), is_one_hot(np.array([[3, 1], [2, 0]]))
+        (True, False)
+    """
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "fiub":
+        return False
+    ones = labels == 1
+    return bool((ones.sum(axis=1) == 1).all() and ((labels == 0) | ones).all())
+
+
+def _way_to_uint8(dtype: np.dtype, low: float, high: float) -> str:
+    """What to do about an array of other numbers, of which some lie between two values."""
+    if not low >= 0:
+        return "write the array so; values below 0 have no fixed meaning"
+    if high > 255 and dtype.kind == "f":
+        return "write the array so; values beyond 255 have no fixed meaning"
+    whole = 1 if high <= 1 else 255 if high <= 255 else np.iinfo(dtype).max
+    return f"--source-option scale={255 / whole:.10g} multiplies and rounds"
 
 
 def _scaled(image: np.ndarray, scale: float) -> np.ndarray:

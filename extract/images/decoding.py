@@ -31,6 +31,7 @@ NPY_HEADER = re.compile(
 CUT_SHORT = ("truncat", "incomplete", "unexpected end", "not enough", "broken png", "eof")
 BOMB = re.compile(r"\((\d+) pixels\) exceeds limit")
 """What Pillow says of an image of more than twice its limit, before we know its size."""
+POINTER = b"version https://git-lfs"
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MAX_CHUNK = 64 * 2**20
 """Largest text or colour profile of a PNG, unpacked: Pillow's own limit for all texts together."""
@@ -220,6 +221,8 @@ def _pillow_pixels(image: Any) -> torch.Tensor:
 def _unknown_format(data: bytes) -> str:
     if not HEIF and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
         return f"HEIC; {HEIC_ADVICE}"
+    if data.startswith(POINTER):
+        return "a Git LFS pointer, not the image: run `git lfs pull` in its repository"
     return f"no image of a format that is read ({', '.join(FORMATS)})"
 
 

@@ -3,21 +3,24 @@
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.formats import SUFFIXES, left_out_note
+from alike.extract.images.formats import SUFFIXES, left_out_note, suffix_of
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import Listed, Stamp, local_path, read_local, stamp_local
 from alike.extract.images.tree import (
-    SUBSETS,
     Folders,
     folders_note,
     has_subsets,
     is_left_out,
+    is_subset,
+    named_as_subsets,
     placed,
     subset_note,
+    top_note,
 )
 
 
@@ -25,8 +28,9 @@ class FolderSource:
     """A folder of class folders: the label is the first folder's name, None for loose files.
 
     If the first folders are subsets over class folders (``train/cat``), the label is the folder
-    below. Hidden files, files without an image's suffix, hidden folders and folders of the system
-    (`tree.SYSTEM`) are left out. Symbolic links are followed.
+    below. A folder at the top that holds all class folders is passed over. Hidden files, files
+    without an image's suffix, hidden folders and folders of the system (`tree.SYSTEM`) are left
+    out. Symbolic links are followed.
 
     Args:
         spec: path of the folder, or its ``file://`` URL.
@@ -47,29 +51,67 @@ class FolderSource:
     def __iter__(self) -> Iterator[Listed]:
         """In order of names, folder by folder."""
         rule, left_out, named, unlabelled = LabelRule(self.spec), list[str](), set[str](), 0
+        classes = set[str]()
         self._skipped.clear()
-        subsets = self._subsets and has_subsets(self._places())
+        top = self._top()
+        subsets = self._subsets and has_subsets(self._places(self.root.joinpath(*top)))
+        n_top = len(top)
         for path, folders, is_image in self._walk(self.root, (), frozenset({self.root})):
             if not is_image:
                 left_out.append(path)
                 continue
-            label, subset = placed(folders, subsets)
+            folder, subset = placed(folders[n_top:], subsets)
+            label = None if folder is None else rule.folder(folder)
             unlabelled += subset is not None and label is None
             named |= {subset} if subset else set()
-            yield Listed(path, None if label is None else rule.folder(label), subset)
-        lines = [subset_note(named, unlabelled)] if subsets else []
+            classes |= {label} if label else set()
+            yield Listed(path, label, subset)
+        lines = top_note(tuple(map(_shown, top)))
+        lines += [subset_note(named, unlabelled)] if subsets else []
+        lines += named_as_subsets(classes) if self._subsets and not subsets else []
         skipped = folders_note(_shown(place.name) for place in self._skipped)
         self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out), skipped])]
 
-    def _places(self) -> Iterator[Folders]:
+    def _top(self) -> Folders:
+        """Folders that all images share and that name no class: `shared_top`, by few folders."""
+        top: Folders = ()
+        while True:
+            folder = self.root.joinpath(*top)
+            names = self._names(folder)
+            holders = (name for name, is_dir in names if is_dir and self._holds(top, name))
+            holding = list(islice(holders, 2))
+            if any(_is_image(name) for name, is_folder in names if not is_folder):
+                # Images of one folder alone: it is their class.
+                return top if holding else top[:-1]
+            if len(holding) != 1 or (is_subset(holding[0]) and not self._divides(top, holding[0])):
+                return top
+            top = (*top, holding[0])
+
+    def _divides(self, top: Folders, name: str) -> bool:
+        """Whether a folder holds subsets and nothing else."""
+        names = self._names(self.root.joinpath(*top, name))
+        loose = any(_is_image(name) for name, is_folder in names if not is_folder)
+        below = [one for one, is_dir in names if is_dir and self._holds((*top, name), one)]
+        return not loose and bool(below) and all(map(is_subset, below))
+
+    def _holds(self, top: Folders, name: str) -> bool:
+        """Whether an image lies anywhere below a folder."""
+        folder = self.root.joinpath(*top, name)
+        above = {self.root.joinpath(*top[:depth]).resolve() for depth in range(len(top) + 1)}
+        if folder.resolve() in above:
+            return False
+        walk = self._walk(folder, (), frozenset({*above, folder.resolve()}))
+        return any(is_image for _, _, is_image in walk)
+
+    def _places(self, root: Path) -> Iterator[Folders]:
         """Folders of images until the answer is known: the top first, then what lies below."""
-        tops, above = self._names(self.root), frozenset({self.root})
+        tops, above = self._names(root), frozenset({self.root, root.resolve()})
         if any(_is_image(name) for name, is_folder in tops if not is_folder):
             yield ()
         folders = [name for name, is_folder in tops if is_folder]
         # Folders of another name first: one image in them settles it.
-        for name in sorted(folders, key=lambda name: name.lower() in SUBSETS):
-            below = self.root / name
+        for name in sorted(folders, key=is_subset):
+            below = root / name
             if (real := below.resolve()) not in above:
                 walk = self._walk(below, (_shown(name),), above | {real})
                 seen: set[Folders] = set()
@@ -127,7 +169,7 @@ class FolderSource:
 
 
 def _is_image(name: str) -> bool:
-    return "." + name.rpartition(".")[2].lower() in SUFFIXES
+    return suffix_of(name) in SUFFIXES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

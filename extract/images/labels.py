@@ -1,5 +1,7 @@
 """From what a source says of an image to the name of its class: one rule for every source."""
 
+import ast
+import json
 import math
 import re
 import unicodedata
@@ -13,10 +15,34 @@ from alike.extract.errors import BadInput
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _NAN = ("nan", "NaN")
 _SEPARATOR = "|"
+_BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
+_NUMBERS = re.compile(r"\[\s*[-+.\d]+(\s+[-+.\d]+)+\s*\]")
+_BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
 SHOWN = 5
 WAY_OUT = (
     "name a column of one class by --label-column, or take the first of several by --first-label"
 )
+
+
+def written_out(text: str) -> list[Any] | tuple[Any, ...] | set[Any] | dict[Any, Any] | None:
+    """The list or mapping that a text shows as Python, JSON or NumPy print it, None for any other.
+
+    Example:
+        >>> written_out("[3, 1]"), written_out("['cat' 'dog']"), written_out("[a breed]")
+        ([3, 1], ['cat', 'dog'], None)
+    """
+    if (text[:1], text[-1:]) not in _BRACKETS:
+        return None
+    # NumPy prints blanks between values.
+    numbers = _NUMBERS.fullmatch(text)
+    shown = f"[{','.join(text[1:-1].split())}]" if numbers else _BETWEEN.sub(",", text)
+    for read in (ast.literal_eval, json.loads):
+        try:
+            value = read(shown)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, list | tuple | set | dict) else None
+    return None
 
 
 class LabelRule:
@@ -24,13 +50,13 @@ class LabelRule:
 
     A whole number is one name, whether it comes as 3, 3.0 or "3.0"; booleans are ``true`` and
     ``false``; None, empty text and NaN are no label. Several labels of one image are refused
-    unless `first` says what to do with them. Names are in Unicode's form NFC, so that names that
-    look the same are one class.
+    unless `first` says what to do with them; a list that a table holds as text (``"[3, 1]"``) is
+    a list. Names are in Unicode's form NFC, so that names that look the same are one class.
 
     Args:
         spec: of the source, for messages.
-        first: True takes the first of several labels; False keeps a text such as ``cat|animal`` as
-            one name; None refuses both.
+        first: True takes the first of several labels; False keeps a text such as ``cat|animal`` or
+            ``[3, 1]`` as one name; None refuses both.
         names: of integer labels, in order.
 
     Example:
@@ -103,8 +129,12 @@ class LabelRule:
         text = str(value).strip()
         if not text or text in _NAN:
             return None
-        if _SEPARATOR in text and self.first is not False:
-            return self._one_of(text.split(_SEPARATOR))
+        if self.first is not False:
+            value = written_out(text)
+            if value is not None:
+                return self(value)
+            if _SEPARATOR in text:
+                return self._one_of(text.split(_SEPARATOR))
         whole = _WHOLE.fullmatch(text)
         text = whole[1] if whole else {"True": "true", "False": "false"}.get(text, text)
         return self.folder(text)

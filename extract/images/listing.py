@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.remembered import STAMPED, Known, PastListing, stamp_of
+from alike.extract.images.remembered import STAMPED, EarlierImages, PastListing, stamp_of
 from alike.extract.images.source import ImageSource, Stamp, notes_of
 from alike.extract.images.split import image_id
 from alike.extract.progress import Progress, silent
@@ -61,7 +61,7 @@ def list_source(
     twice = total - pc.count_distinct(pa.chunked_array([paths for paths, *_ in listed])).as_py()
     if twice:
         raise BadInput(f"{source.spec} lists {twice} paths twice; a path names one image")
-    earlier = None if past is None else Known(past)
+    earlier = None if past is None else EarlierImages(past)
     tables, n_read, n_silent = [], 0, 0
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
         # In chunks: a map over all would hold a future for every image of the set.
@@ -110,7 +110,7 @@ class _Image(NamedTuple):
     silent: bool
 
 
-def _read(source: ImageSource, path: str, earlier: Known | None) -> _Image:
+def _read(source: ImageSource, path: str, earlier: EarlierImages | None) -> _Image:
     """Hash an image, unless `earlier` has it and it is not due."""
     # Before it is read: a file that changes in between has another stamp the next time.
     stamp = stamp_of(source, path)

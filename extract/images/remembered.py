@@ -83,7 +83,7 @@ def is_due(path: str, turn: int) -> bool:
     return (zlib.crc32(path.encode(errors="surrogatepass")) + turn) % TURNS == 0
 
 
-class Known:
+class EarlierImages:
     """Looks up what is remembered of a path."""
 
     def __init__(self, past: PastListing) -> None:

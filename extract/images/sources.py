@@ -58,10 +58,10 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
         if row.fits(spec):
             unknown = sorted(set(options) - set(inspect.signature(row.open).parameters))
             if unknown:
-                known = sorted(set(inspect.signature(row.open).parameters) - {"spec"})
+                option_names = sorted(set(inspect.signature(row.open).parameters) - {"spec"})
                 raise BadInput(
                     f"images {spec}: no option {', '.join(unknown)} for {row.about}; options are "
-                    f"{', '.join(known)}"
+                    f"{', '.join(option_names)}"
                 )
             return row.open(spec, **options)
     raise BadInput(f"images {spec}: not a kind that is read; give {_kinds()}")

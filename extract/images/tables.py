@@ -69,7 +69,7 @@ def open_table(
         key: value for key, (value, default) in given.items() if value != default
     }
     options |= {} if first_label is None else {"first_label": first_label}
-    rule = LabelRule(_absolute(spec), first_label)
+    rule, damaged = LabelRule(_absolute(spec), first_label), list[str]()
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -84,6 +84,7 @@ def open_table(
             table = file.read([c for c in wanted if c in names])
             columns = {c: table[c].to_pylist() for c in table.column_names}
         rule.names = class_names(file.schema_arrow.metadata, label)
+        damaged = names_note(file.schema_arrow.metadata, label)
     else:
         frame = _read_csv(filesystem, name, spec)
         # Spaces after a comma are no part of a name.
@@ -109,7 +110,7 @@ def open_table(
         "group": columns.get(group) if group else None,
     }  # fmt: skip
     source = ManifestSource(_absolute(spec), options, listing, base, rule)
-    source.without = no_label_note(label, names) if label not in names else ""
+    source.about = [no_label_note(label, names)] if label not in names else damaged
     return source
 
 
@@ -158,7 +159,7 @@ class ManifestSource:
     ) -> None:
         self.spec, self.options = spec, options
         self._listing, self._base, self._rule = listing, base, rule
-        self.without = ""
+        self.about: list[str] = []
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
@@ -170,7 +171,7 @@ class ManifestSource:
         for path, label, subset, group in zip(paths, labels, subsets, groups, strict=True):
             part, shared = text_or_none(subset), text_or_none(group)
             yield Listed(str(path), self._rule(label), subset=part, group=shared)
-        self.notes = [*filter(None, [self.without]), *self._rule.notes, *self._turned(paths)]
+        self.notes = [*self.about, *self._rule.notes, *self._turned(paths)]
 
     def _turned(self, paths: list[Any]) -> list[str]:
         r"""Lines on paths that are written with ``\``."""
@@ -245,6 +246,7 @@ class EmbeddedSource:
         _check_group(group, names, spec)
         self.spec, self.options = spec, options
         self._file, self._image, self._rule = file, image, rule
+        self._damaged = names_note(file.schema_arrow.metadata, label)
         self._label = label if label in names else None
         self._subset = subset if subset in names else None
         self._shared = group or None
@@ -266,7 +268,7 @@ class EmbeddedSource:
         for row, (label, subset, group) in enumerate(zip(labels, subsets, groups, strict=True)):
             part, shared = text_or_none(subset), text_or_none(group)
             yield Listed(f"{row:08d}", self._rule(label), subset=part, group=shared)
-        self.notes = self._rule.notes
+        self.notes = [*self._damaged, *self._rule.notes]
         if self._label is None:
             self.notes = [no_label_note("label", self._file.schema_arrow.names), *self.notes]
 
@@ -300,6 +302,22 @@ def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]
     except ValueError:
         return []
     return names_in(written.get("info") if isinstance(written, dict) else None, label)
+
+
+def names_note(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
+    """A line if what `datasets` wrote into a schema describes no data set, so names are lost."""
+    try:
+        described: Any = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError:
+        described = None
+    for key in ("info", "features", label):
+        described = described.get(key, {}) if isinstance(described, dict) else None
+    if isinstance(described, dict):
+        return []
+    return [
+        "the description of the data set in the schema (huggingface) is damaged: classes are named "
+        "as the column has them"
+    ]
 
 
 def names_in(info: Any, label: str) -> list[str]:

@@ -21,9 +21,11 @@ from alike.extract.images.tree import (
     folders_note,
     has_subsets,
     is_left_out,
+    named_as_subsets,
     placed,
+    shared_top,
     subset_note,
-    without_top,
+    top_note,
 )
 from alike.extract.places import expanded
 
@@ -101,19 +103,23 @@ class TarSource:
         for shard in self._shards:
             self._index(shard, images, texts, left_out)
         images, beside = self._one_a_sample(images)
-        places = without_top([one.folders for one in images])
+        top = shared_top([one.folders for one in images])
+        places = [one.folders[top:] for one in images]
         subsets = self._subsets and has_subsets(places)
-        named, listed, unlabelled = set[str](), list[Listed](), 0
+        named, classes, listed, unlabelled = set[str](), set[str](), list[Listed](), 0
         for one, place in zip(images, places, strict=True):
             folder, subset = placed(place, subsets)
             if one.sample in texts:
                 label = self._rule(texts[one.sample])
             else:
                 label = None if folder is None else self._rule.folder(folder)
+                classes |= {label} if label else set()
             named |= {subset} if subset else set()
             unlabelled += subset is not None and label is None
             listed.append(Listed(one.path, label, subset))
-        lines = [subset_note(named, unlabelled)] if subsets else []
+        lines = top_note(images[0].folders[:top]) if classes else []
+        lines += [subset_note(named, unlabelled)] if subsets else []
+        lines += named_as_subsets(classes) if self._subsets and not subsets else []
         pairs = zip(images, listed, strict=True)
         lines += self._without_note({one.sample for one, shown in pairs if shown.label is None})
         lines += [_beside_note(beside)] if beside else []

@@ -1,13 +1,15 @@
 """Class and subset of an image by the folders that it lies in: the same for a folder and a tar."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-SUBSETS = frozenset(
-    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "holdout")
+SUBSET = re.compile(
+    r"(train|training|val|valid|validation|dev|test|testing|holdout|eval|evaluation)"
+    r"([-_ ]?(set|data|images|split|\d+))?"
 )
-"""Names of folders that divide a set, in lower case."""
+"""Names of folders that divide a set, in lower case: ``train``, ``val2017``, ``test_set``."""
 
 SYSTEM = frozenset(
     (
@@ -34,6 +36,16 @@ def is_left_out(folder: str) -> bool:
     return (folder.startswith(".") and folder != "..") or folder.lower() in SYSTEM
 
 
+def is_subset(folder: str) -> bool:
+    """Whether a folder is named as the parts of a set are.
+
+    Example:
+        >>> is_subset("Train"), is_subset("val2017"), is_subset("trains")
+        (True, True, False)
+    """
+    return SUBSET.fullmatch(folder.lower()) is not None
+
+
 def folders_note(names: Iterable[str]) -> str | None:
     """One line that counts the folders that a listing left out, None if it left out none."""
     counts = Counter(names)
@@ -46,7 +58,7 @@ def folders_note(names: Iterable[str]) -> str | None:
 def has_subsets(folders: Iterable[Folders]) -> bool:
     """Whether the folders at the top are subsets over class folders.
 
-    Every image must lie in a folder named as one of `SUBSETS`, and one of these must hold a folder.
+    Every image must lie in a folder named as one of `SUBSET`, and one of these must hold a folder.
 
     Args:
         folders: of every image; each need be there once only.
@@ -57,7 +69,7 @@ def has_subsets(folders: Iterable[Folders]) -> bool:
     """
     deeper = False
     for place in folders:
-        if not place or place[0].lower() not in SUBSETS:
+        if not place or not is_subset(place[0]):
             return False
         deeper |= len(place) > 1
     return deeper
@@ -75,18 +87,20 @@ def placed(folders: Folders, subsets: bool) -> tuple[str | None, str | None]:
     return (folders[0] if folders else None), None
 
 
-def without_top(folders: Sequence[Folders]) -> list[Folders]:
-    """Folders below those that all images share.
+def shared_top(folders: Sequence[Folders]) -> int:
+    """How many folders at the top all images share that name no class.
 
-    A tar of a folder holds the folder's own name, or ``.``. If all images lie in one and the same
-    folder, that folder is their class.
+    A tar of a folder holds the folder's own name, or ``.``, and a set that was unpacked often lies
+    in a folder of its own. If all images lie in one and the same folder, it is their class.
 
     Example:
-        >>> without_top([("photos", "cat"), ("photos", "dog")]), without_top([("photos", "cat")])
-        ([('cat',), ('dog',)], [('cat',)])
+        >>> shared_top([("photos", "cat"), ("photos", "dog")]), shared_top([("photos", "cat")])
+        (1, 1)
+        >>> shared_top([("train", "cat"), ("train", "dog")]), shared_top([("cat",)])
+        (0, 0)
     """
     if not folders:
-        return []
+        return 0
     # By the first and the last in order: what these two share, all between them share.
     low, high = min(folders), max(folders)
     shared = sum(
@@ -94,9 +108,37 @@ def without_top(folders: Sequence[Folders]) -> list[Folders]:
     )
     if all(len(place) == shared for place in folders) and shared:
         shared -= 1
-    # A subset that holds everything is not a name to drop.
-    first = next((n for n in range(shared) if folders[0][n].lower() in SUBSETS), shared)
-    return [place[first:] for place in folders]
+    # A subset that holds everything is not a name to drop, unless it holds subsets itself.
+    for depth in range(shared):
+        below = {place[depth + 1] for place in folders if len(place) > depth + 1}
+        if is_subset(folders[0][depth]) and not (below and all(map(is_subset, below))):
+            return depth
+    return shared
+
+
+def top_note(top: Folders) -> list[str]:
+    """A line on the folders that all images share, if there are any."""
+    if not top:
+        return []
+    return [f"all images lie in {'/'.join(top)}: the folders below it are the classes"]
+
+
+def named_as_subsets(classes: Iterable[str]) -> list[str]:
+    """A line on classes that have names of subsets, if there are several.
+
+    Args:
+        classes: that folders named.
+    """
+    names = sorted(set(classes))
+    subsets = [name for name in names if is_subset(name)]
+    if len(subsets) < 2:
+        return []
+    other = next((name for name in names if not is_subset(name)), None)
+    reason = "no folders of classes lie in them" if other is None else f"{other} is beside them"
+    return [
+        f"the folders {', '.join(subsets)} are named as subsets and taken for classes, because "
+        f"{reason}"
+    ]
 
 
 def subset_note(names: Iterable[str], unlabelled: int) -> str:

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from alike.extract.errors import AlikeError, BadInput
 
 COMPUTED = ("gap", "pixels")
+MEAN_OF = "gap@"
+"""Before the path of a module: the mean over positions of its output."""
 PIXELS_SIDE = 32
 
 
@@ -27,7 +29,7 @@ class Tap:
     """One output of a network.
 
     Attributes:
-        name: ``last_conv``, ``fc``, ``fc6``, ``logits`` or a module path.
+        name: ``last_conv``, ``fc``, ``fc6``, ``logits``, a module path, or ``gap@`` and one.
         function: name of the torch function called, or "" for the network's output.
         occurrence: which call of it, from 0.
         side: ``input`` (first tensor argument) or ``output``.
@@ -43,6 +45,7 @@ class Tap:
         module: path of a module whose only output is this input, "" if there is none: a hook
             on it reaches the tap without watching every call.
         withheld: why this tap cannot be had, "" if it can.
+        head: mark of an unusual head in the key of the features, see `Extraction.head`.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Tap:
     bias: str = ""
     module: str = ""
     withheld: str = ""
+    head: str = ""
 
     def arrange(self, value: torch.Tensor) -> torch.Tensor:
         """A captured tensor as (N, *shape)."""
@@ -71,7 +75,7 @@ class Tap:
             value = value.flatten(1)
         elif self.layout == "any":
             value = value.clone()
-        return value.mean((2, 3)) if self.pooled else value
+        return value.float().mean((2, 3)) if self.pooled else value
 
 
 class _Stop(BaseException):

@@ -8,9 +8,10 @@ tensors is taken, and of several the averaged one.
 
 import re
 import textwrap
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ DEPTH = 4
 """Mappings inside mappings that are looked into."""
 SHOWN = 6
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How a file begins that torch wrote before 1.6."""
 BLOCKED = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)")
 
-AVERAGED = re.compile(r"(?<![a-z])(ema|averaged|swa|shadow|teacher|polyak)(?![a-z])")
+AVERAGED = re.compile(
+    r"(?<![a-z])(ema|averaged|averaging|average|avg|swa|shadow|teacher|polyak)(?![a-z])"
+)
 SECOND = re.compile(r"(?<![a-z])(student|encoder_k|momentum_encoder|key_encoder|target)(?![a-z])")
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights"),
@@ -43,16 +48,18 @@ class Checkpoint:
         groups: tensors by name, by the dotted key of their group; the file's own level is "".
         metadata: of safetensors files the header, each value parsed if it is JSON
             (`write_weights` gives network, args, transform, class_names).
+        lists: dotted keys of lists of tensors, which have no names and cannot be placed.
     """
 
     path: Path
     groups: Mapping[str, Mapping[str, torch.Tensor]]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Keys of the file, in one line."""
         return "; ".join(
-            f"{key or 'its own level'}: {len(group)} tensors ({_some(list(group))})"
+            f"{_plain(key) or 'its own level'}: {len(group)} tensors ({_some(list(group))})"
             for key, group in self.groups.items()
         )
 
@@ -67,6 +74,7 @@ class Choice:
         tensors: by the network's own names.
         others: keys or names in the file that are left, for one line.
         foreign: names under the same prefix that the network does not have.
+        buffers: key of the group that gave the buffers, "" if the same group did.
     """
 
     key: str
@@ -74,15 +82,24 @@ class Choice:
     tensors: Mapping[str, torch.Tensor]
     others: tuple[str, ...]
     foreign: tuple[str, ...]
+    buffers: str = ""
+
+    @property
+    def averaged(self) -> str:
+        """The word of the key or prefix that says that these are averaged weights, or ""."""
+        word = AVERAGED.search(f"{self.key}.{self.prefix}".lower())
+        return word[0] if word else ""
 
     def note(self, path: Path) -> str | None:
         """One line on what was taken and what was left, None if nothing was left."""
-        if not self.others:
+        if not self.others and not self.buffers:
             return None
-        place = ".".join(filter(None, (self.key, self.prefix.rstrip("."))))
-        averaged = AVERAGED.search(place.lower())
-        kind = f" ({averaged[0]}: the averaged weights)" if averaged else ""
-        return f"weights {path}: took {place or 'the tensors'}{kind}, ignored {_some(self.others)}"
+        place = _plain(".".join(filter(None, (self.key, self.prefix.rstrip(".")))))
+        kind = f" ({self.averaged}: the averaged weights)" if self.averaged else ""
+        rest = [f"took {place or 'the tensors'}{kind}"]
+        rest += [f"its buffers from {_plain(self.buffers)}"] if self.buffers else []
+        rest += [f"ignored {_some(self.others)}"] if self.others else []
+        return f"weights {path}: {', '.join(rest)}"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -101,7 +118,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
         return Checkpoint(path, {"": tensors}, metadata)
-    with torch.serialization.safe_globals(_plain_types()):
+    with torch.serialization.safe_globals(_plain_types()), warnings.catch_warnings():
+        # Of other ways of pickling torch warns, beside the error or the tensors that it gives.
+        warnings.simplefilter("ignore")
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         # A file that is no pickle makes torch raise any type: struct.error, AttributeError…
@@ -113,7 +132,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise BadInput(
             f"weights file {path} holds no tensors by name, a state_dict was expected{keys}"
         )
-    return Checkpoint(path, groups)
+    return Checkpoint(path, groups, lists=tuple(_lists(stored)))
 
 
 def _is_map(value: Any) -> bool:
@@ -131,14 +150,31 @@ def _groups(value: Any, key: str = "") -> Iterator[tuple[str, dict[str, torch.Te
         yield from _groups(inner, f"{key}.{name}" if key else name)
 
 
+def _lists(value: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of lists of tensors: weights by their order, as some averages are stored."""
+    if isinstance(value, Mapping) and key.count(".") < DEPTH and not key.startswith("optim"):
+        for name, inner in value.items():
+            yield from _lists(inner, f"{key}.{name}" if key else str(name))
+    is_list = isinstance(value, list | tuple) and len(value) > 1
+    if is_list and all(isinstance(one, torch.Tensor) for one in value):
+        yield from [key] if any(one.is_floating_point() for one in value) else []
+
+
 def _plain_types() -> list[Any]:
     """Classes that hold values and run nothing, beside those that torch allows."""
     import argparse
+    import collections
+    import datetime
     import pathlib
+    import types
 
     import numpy as np
 
     plain: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
+    plain += [types.SimpleNamespace, collections.defaultdict]
+    plain += [datetime.datetime, datetime.date, datetime.time, datetime.timedelta]
+    # What a defaultdict is filled with.
+    plain += [(kind, f"builtins.{kind.__name__}") for kind in (list, dict, int, float, str)]
     plain += [
         value
         for value in vars(np.dtypes).values()
@@ -162,6 +198,8 @@ def _plain_types() -> list[Any]:
 def _refuse_other_files(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(64)
+    if not start:
+        raise BadInput(f"weights file {path} is empty: copy or download it again")
     if path.suffix == ".json":
         raise BadInput(
             f"weights file {path} lists in which files the weights are, and holds none: load the "
@@ -174,6 +212,8 @@ def _refuse_other_files(path: Path) -> None:
         )
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         raise BadInput(f"weights file {path} is an HTML page: download the file itself")
+    if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise BadInput(f"weights file {path} was cut short: copy or download it again")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -182,20 +222,33 @@ def _refuse_other_files(path: Path) -> None:
                 f"weights file {path} is a TorchScript archive: load it by torch.jit.load and save "
                 "its state_dict() by torch.save"
             )
+        if any("/data/weights/" in name for name in names):
+            raise BadInput(
+                f"weights file {path} is an archive of torch.export: load it by torch.export.load "
+                "and save its state_dict by torch.save"
+            )
 
 
 def _refusal(path: Path, error: Exception) -> str:
     text = ESCAPES.sub("", str(error))
     blocked = BLOCKED.search(text)
+    root = _root_class(path)
+    if blocked is None and _is_other_pickle(path):
+        of = f" of an object of class {root}" if root else ""
+        return (
+            f"weights file {path} is a pickle{of} that torch.save did not write, and reading it "
+            "would run code: load it where it was written, and save the network's state_dict() by "
+            "torch.save"
+        )
     if blocked is None:
-        message = text.partition("WeightsUnpickler error: ")[2] or text or type(error).__name__
-        first = message.split("\n")[0]
+        message = text.partition("WeightsUnpickler error: ")[2] or text
+        first = next((line for line in message.split("\n") if line.strip()), type(error).__name__)
         reason = textwrap.shorten(first, 160, placeholder=" …")
         return (
             f"weights file {path} is not a plain state_dict ({reason}); save "
             "model.state_dict() with torch.save or as .safetensors"
         )
-    if _root_class(path) == blocked[1]:
+    if root == blocked[1]:
         return (
             f"weights file {path} is a whole pickled nn.Module (class {blocked[1]}), and reading "
             "it would run code: save its state_dict()"
@@ -207,21 +260,41 @@ def _refusal(path: Path, error: Exception) -> str:
 
 
 def _root_class(path: Path) -> str | None:
-    """The class of the object that a pickle holds, None if it is a plain container."""
+    """The class of the object that a file of torch or a pickle holds; None of a plain container."""
+    import io
     import pickletools
 
+    texts: list[str] = []
     try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            data = archive.read(name)
-        for operation, argument, _ in pickletools.genops(data):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                data = archive.read(name)
+        else:
+            data = path.read_bytes()
+        file = io.BytesIO(data)
+        # Before torch 1.6 its number, its version and the machine stood before the object.
+        for _ in range(3 if data.startswith(_LEGACY) else 0):
+            list(pickletools.genops(file))
+        for operation, argument, _ in pickletools.genops(file):
             if operation.name == "GLOBAL":
                 return str(argument).replace(" ", ".")
-            if operation.name not in ("PROTO", "FRAME", "BINPUT", "MEMOIZE"):
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            if operation.name.endswith("BINUNICODE"):
+                texts.append(str(argument))
+            elif operation.name not in ("PROTO", "FRAME", "BINPUT", "MEMOIZE", "MARK"):
                 return None
-    except (OSError, zipfile.BadZipFile, StopIteration, ValueError):
+    # A file that is no pickle makes its reader raise any of these.
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError, IndexError):
         return None
     return None
+
+
+def _is_other_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(len(_LEGACY))
+    return start[:1] == b"\x80" and start != _LEGACY
 
 
 def choose_tensors(
@@ -229,6 +302,7 @@ def choose_tensors(
     wanted: Mapping[str, torch.Tensor],
     key: str = "",
     prefix: str | None = None,
+    buffers: Collection[str] = (),
 ) -> Choice:
     """The tensors of a checkpoint that are a network's.
 
@@ -237,6 +311,8 @@ def choose_tensors(
         wanted: the network's state_dict.
         key: the group to take, "" to find it.
         prefix: of the names to take, None to find it.
+        buffers: names in `wanted` that are no parameters. Averages are often of parameters alone:
+            then these come from the weights beside them.
 
     Raises:
         BadInput: no group of this key, or no name of this prefix.
@@ -258,7 +334,28 @@ def choose_tensors(
             f"{checkpoint.describe()}"
         )
     best = max(choices, key=lambda choice: _merit(choice, wanted))
-    return Choice(best.key, best.prefix, best.tensors, _others(best, groups), best.foreign)
+    if not best.averaged and not key and prefix is None:
+        best = _average_of_parameters(choices, best, wanted, buffers) or best
+    others = tuple(one for one in _others(best, groups) if one != best.buffers)
+    return replace(best, others=(*others, *checkpoint.lists))
+
+
+def _average_of_parameters(
+    choices: Sequence[Choice],
+    best: Choice,
+    wanted: Mapping[str, torch.Tensor],
+    buffers: Collection[str],
+) -> Choice | None:
+    """Averaged parameters with the buffers of the weights beside them, None if there are none."""
+    parameters = set(wanted) - set(buffers)
+    for choice in choices:
+        fits = all(value.shape == wanted[name].shape for name, value in choice.tensors.items())
+        if choice.averaged and parameters and fits and parameters <= set(choice.tensors):
+            place = ".".join(filter(None, (best.key, best.prefix.rstrip("."))))
+            return replace(
+                choice, tensors={**best.tensors, **choice.tensors}, buffers=place or "the others"
+            )
+    return None
 
 
 def _choices(
@@ -311,6 +408,11 @@ def _others(best: Choice, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> t
     return (*(key or "tensors beside it" for key in keys), *heads, *best.foreign)
 
 
+def _plain(name: str) -> str:
+    """A name of a file without what a terminal would obey."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
+
+
 def _some(names: Any) -> str:
-    names = list(names)
+    names = [_plain(str(name)) for name in names]
     return f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if names[SHOWN:] else ''}"

@@ -31,8 +31,10 @@ class Extraction:
         weights_key: group of tensors in the weights file, "" if it was left to be found; not part
             of the key, for the weights' hash is.
         weights_prefix: of their names, likewise.
-        head: ``convolution`` if the pooled vector is classified by a 1x1 convolution, else "".
-            Features of before 0.2 lack it: their ``last_conv`` and ``fc`` are other arrays.
+        head: ``convolution`` if the pooled vector is classified by a 1x1 convolution, ``flattened``
+            if the map is pooled after it was flattened, ``compared`` if the pooled vector is
+            compared with others position by position, else "". Features of before 0.2 lack it:
+            their ``last_conv`` and ``fc`` are other arrays.
     """
 
     network: str

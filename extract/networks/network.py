@@ -17,7 +17,14 @@ from alike.extract.networks.checkpoints import Choice, choose_tensors, read_chec
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
 from alike.extract.networks.outputs import TakeOutput, take_logits
-from alike.extract.networks.taps import remember_taps, taps_at, withhold_taps
+from alike.extract.networks.taps import (
+    COMPARED,
+    FLATTENED,
+    layer_taps,
+    remember_taps,
+    taps_at,
+    withhold_taps,
+)
 from alike.extract.networks.trace import trace_forward
 from alike.extract.networks.transform import Transform
 from alike.extract.networks.trust import agree, named_by_a_store, require_trust
@@ -32,6 +39,14 @@ from alike.extract.places import expanded
 
 LOG = logging.getLogger(__name__)
 
+FORMER_HEADS: Mapping[str, str] = {
+    "convolution": "a 1x1 convolution after the pooling was not taken for the classifier",
+    FLATTENED: "a map that is flattened before it is pooled was taken for tokens",
+    COMPARED: "a comparison of the pooled vector was taken for the pooling",
+}
+"""What was assumed of a head before its mark was part of the key; see `Extraction.head`."""
+LAYERS = "layers"
+"""Stands for the taps of all layers."""
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -97,14 +112,16 @@ class Network:
 
     @property
     def head(self) -> str:
-        """``convolution`` if a 1x1 convolution of the pooled vector is the classifier, else ""."""
+        """What is unusual about the classifier or the pooling before it; see `Extraction.head`."""
         # A network that fails at this size says so at the images' own.
         with suppress(BadInput):
-            fc = taps_at(self.module, _any_size(self.transform)).get("fc")
+            taps = taps_at(self.module, _any_size(self.transform))
+            fc = taps.get("fc")
             enters = fc is not None and (fc.function, fc.side) == ("conv2d", "input")
             # One before the pooling (SqueezeNet) has a vector that is pooled by us.
             if fc is not None and enters and not fc.pooled:
                 return "convolution"
+            return taps["last_conv"].head if "last_conv" in taps else ""
         return ""
 
     @property
@@ -112,6 +129,23 @@ class Network:
         """Names of taps for which there are no weights: `logits` of a file without a head."""
         taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
         return tuple(name for name, tap in taps.items() if tap.withheld)
+
+    def tap_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of taps with ``layers`` written out: the mean of every block's output.
+
+        Raises:
+            BadInput: ``layers`` of a network that has none.
+        """
+        return tuple(
+            dict.fromkeys(
+                tap for name in names for tap in (self.layers if name == LAYERS else (name,))
+            )
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Taps of the layers, in the order of the pass."""
+        return layer_taps(self.module, _any_size(self.transform))
 
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
@@ -189,8 +223,9 @@ def load_network(
         json.dumps(factory_args, sort_keys=True, default=str) if factory_args else ""
     )
     transform = transform or _stored_transform(metadata) or kind.transform(weights)
+    notes = loaded.notes
     if kind.source or output:
-        _settle_output(module, transform, output)
+        notes = (*notes, *filter(None, [_settle_output(module, transform, output)]))
     if loaded.lacking:
         withhold_taps(module, loaded.lacking)
     modules, code_hash, packages = kind.modules()
@@ -213,13 +248,16 @@ def load_network(
         output=output,
         weights_key=weights_key,
         weights_prefix=weights_prefix,
-        notes=loaded.notes,
+        notes=notes,
         headless=bool(loaded.lacking),
     )
 
 
-def _settle_output(module: nn.Module, transform: Transform, output: str) -> None:
+def _settle_output(module: nn.Module, transform: Transform, output: str) -> str:
     """Let a network of several outputs return its logits alone; others are left as they are.
+
+    Returns:
+        One line on the output that was found, see `take_logits`.
 
     Raises:
         BadInput: no such output, or several that may be the logits.
@@ -234,9 +272,10 @@ def _settle_output(module: nn.Module, transform: Transform, output: str) -> None
     except Exception:
         if output:
             module.register_forward_hook(TakeOutput(output))
-        return
-    take_logits(module, trace, output)
+        return ""
+    line = take_logits(module, trace, output)
     remember_taps(module, trace, example)
+    return line
 
 
 def _any_size(transform: Transform) -> tuple[int, int]:
@@ -280,7 +319,8 @@ def _from_file(
     # A file that names its arguments was trained with them; others are taken for published ones.
     args = {**(metadata.get("args") or {} if written_for else kind.trained_args()), **factory_args}
     module = kind.build(args)
-    choice = choose_tensors(checkpoint, module.state_dict(), key, prefix)
+    buffers = {name for name, _ in module.named_buffers()}
+    choice = choose_tensors(checkpoint, module.state_dict(), key, prefix, buffers)
     change = class_count_change(choice.tensors, module.state_dict())
     if change is not None:
         parameter = kind.classes_argument()
@@ -387,9 +427,9 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
         )
     if network.head != extraction.head:
         raise BadInput(
-            f"the features of {extraction.network} were made when a 1x1 convolution after the "
-            "pooling was not taken for the classifier: their last_conv and fc are other arrays; "
-            "extract again"
+            f"the features of {extraction.network} were made when "
+            f"{FORMER_HEADS.get(network.head, 'its head was taken for another')}: their last_conv "
+            "and fc are other arrays; extract again"
         )
     if network.modules_hash == extraction.modules_hash:
         return

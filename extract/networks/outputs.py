@@ -15,11 +15,10 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks.trace import Call, Trace
 
-LOGITS = (
-    *("logits", "logit", "class_logits", "cls_logits", "pred_logits", "prediction_logits"),
-    *("prediction", "predictions", "pred", "preds", "scores", "cls", "out", "output", "y_hat"),
-)
-"""Names of an output that are taken for the logits, the surest first."""
+LOGITS = ("logits", "logit", "class_logits", "cls_logits", "pred_logits", "prediction_logits")
+"""Names of an output that say that it is the logits, the surest first."""
+USUAL = ("prediction", "predictions", "pred", "preds", "scores", "cls", "out", "output", "y_hat")
+"""Names that logits often have, and other outputs too: ``cls`` may be a class token."""
 
 WEIGHTED = {
     *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "einsum", "bilinear"),
@@ -76,7 +75,7 @@ class TakeOutput:
         return tensors[self.path]
 
 
-def take_logits(module: nn.Module, trace: Trace, wanted: str = "") -> None:
+def take_logits(module: nn.Module, trace: Trace, wanted: str = "") -> str:
     """Make a network that returns several tensors return its logits, from here on.
 
     Args:
@@ -84,17 +83,27 @@ def take_logits(module: nn.Module, trace: Trace, wanted: str = "") -> None:
         trace: of a pass of it; its output becomes the logits.
         wanted: as for `logits_path`.
 
+    Returns:
+        One line on which output was taken, "" if there is one only or the user named it.
+
     Raises:
         BadInput: no such output, or several that may be the logits.
     """
     taken = any(isinstance(hook, TakeOutput) for hook in module._forward_hooks.values())
     if isinstance(trace.returned, torch.Tensor) and wanted and not taken:
         raise BadInput(f"output {wanted!r} is not there: the network returns one tensor")
-    if isinstance(trace.returned, torch.Tensor) or not any(tensors_of(trace.returned)):
-        return
+    tensors = dict(tensors_of(trace.returned))
+    if isinstance(trace.returned, torch.Tensor) or not tensors:
+        return ""
     take = TakeOutput(logits_path(trace, wanted))
     module.register_forward_hook(take)
     trace.output = take(module, (), trace.returned)
+    if wanted or len(tensors) == 1:
+        return ""
+    return (
+        f"the network returns {_shown(tensors)}: {take.path} is taken for the logits "
+        "(--network-output names another)"
+    )
 
 
 def logits_path(trace: Trace, wanted: str = "") -> str:
@@ -103,7 +112,8 @@ def logits_path(trace: Trace, wanted: str = "") -> str:
     Args:
         trace: of one image.
         wanted: path that the user gave, "" to find it: by name (`LOGITS`), then as the only output
-            that comes from a Linear, or from the last of several in a row.
+            that comes from a Linear, or from the last of several in a row, then by a name of
+            `USUAL`. One that is named so does not count against another from the last Linear.
 
     Raises:
         BadInput: no such output, or several that may be the logits.
@@ -118,8 +128,10 @@ def logits_path(trace: Trace, wanted: str = "") -> str:
     vectors = {path: value for path, value in tensors.items() if value.ndim == 2}
     named = {path.rpartition(".")[2].lower(): path for path in reversed(vectors)}
     by_name = next((named[name] for name in LOGITS if name in named), None)
-    path = by_name or _of_last_linear(trace, vectors) or (len(vectors) == 1 and next(iter(vectors)))
-    if not path:
+    usual = next((named[name] for name in USUAL if name in named), None)
+    last = by_name or _of_last_linear(trace, vectors)
+    path = last or usual or (len(vectors) == 1 and next(iter(vectors)))
+    if not path or (usual and not by_name and path != usual):
         raise BadInput(
             f"the network returns {_shown(tensors) or 'no tensor'}: which of them are the logits? "
             "Give --network-output NAME, or the place in a tuple, such as 1"

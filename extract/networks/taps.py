@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from alike.extract.errors import BadInput
-from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from alike.extract.networks.capture import (
+    MEAN_OF,
+    Tap,
+    TappedNetwork,
+    choose_taps,
+    computed_taps,
+)
+from alike.extract.networks.layers import layer_paths
 from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.trace import Call, Trace, trace_forward
 
@@ -25,10 +32,13 @@ POOLS = {
     *("mean", "amax", "logsumexp", "std_mean"),
 }
 ELEMENTWISE = {"relu", "relu_", "dropout", "gelu", "silu", "hardswish", "identity", "leaky_relu"}
+CHANNELS_LAST = {"layer_norm", "linear"}
+CHANNELS_FIRST = {"conv2d", "batch_norm", "group_norm", "adaptive_avg_pool2d", "max_pool2d"}
 MAX_PREFIX = 16
 TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
 CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
 FLAT_NOTE = "no global pooling: last_conv is the map that is flattened into the first Linear"
+FLATTENED, COMPARED = "flattened", "compared"
 HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
 
@@ -42,7 +52,8 @@ def find_taps(
     Args:
         module: a classification network; its output is ``logits``.
         example: (1, 3, H, W) on the module's device; ``meta`` works and costs nothing.
-        paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module.
+        paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module;
+            ``gap@path`` for the mean over positions.
         output: which of several outputs the logits are, "" to find it: see `logits_path`.
 
     Returns:
@@ -78,19 +89,27 @@ def _taps_of(
         for tap in _head_taps(trace, example)
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
-    found = _withheld(module, [*taps, logits])
-    return found | {path: _path_tap(trace, path) for path in paths if path not in found}
+    taps_found = _withheld(module, [*taps, logits])
+    missing = [path for path in paths if path not in taps_found]
+    return taps_found | {path: _path_tap(trace, path, example) for path in missing}
 
 
 def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     linears: list[Call] = []
     pool: Call | None = None
+    head = ""
     for call in trace.back(trace.output):
         if _is_linear(call):
             linears.append(call)
         elif _takes_positions(call):
-            pool = call
-            break
+            flattening = _flattening(trace, call)
+            if flattening is not None:
+                pool, head = flattening, FLATTENED
+                break
+            if call.input.ndim == 4 or _keeps_channels(call):
+                pool = call
+                break
+            head = COMPARED
         elif _flattens_map(call):
             earlier = next(trace.before(call), None)
             adaptive = earlier is not None and earlier.function.startswith("adaptive_")
@@ -99,16 +118,20 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     if pool is None:
         return _vectors(trace, linears)
     flat = "" if not _flattens_map(pool) else FLAT_NOTE
+    last_conv = replace(_map_tap(pool, example, flat), head=head)
     if linears:
-        return [_map_tap(pool, example, flat), *_vectors(trace, linears)]
+        return [last_conv, *_vectors(trace, linears)]
     convolution = _conv_classifier(trace, pool)
     if convolution is not None:
         tap = _map_tap(convolution, example, CONV_HEAD_NOTE)
         weight, bias = _parameters_of(trace, convolution)
         vector = replace(tap, name="fc", shape=tap.shape[:1], pooled=True)
         return [replace(tap, weight=weight, bias=bias), vector]
+    if head == FLATTENED:
+        # What the flattening gives still has positions.
+        return [last_conv, replace(last_conv, name="fc", shape=last_conv.shape[:1], pooled=True)]
     place = (pool.function, pool.occurrence, "output", "vector", (pool.result[0].numel(),))
-    return [_map_tap(pool, example, flat), Tap("fc", *place, note=HEADLESS_NOTE)]
+    return [last_conv, Tap("fc", *place, note=HEADLESS_NOTE)]
 
 
 def _is_linear(call: Call) -> bool:
@@ -129,6 +152,30 @@ def _takes_positions(call: Call) -> bool:
     if value.ndim not in (3, 4) or (value.ndim == 3 and value.shape[0] != result.shape[0]):
         return False
     return call.function in POOLS or (result.numel() < value.numel() and _one_vector(result))
+
+
+def _keeps_channels(call: Call) -> bool:
+    """Whether what takes positions from (N, T, C) gives C numbers, as pooling of tokens does.
+
+    A comparison of a vector with prototypes gives one number for each of these instead.
+    """
+    value, result = call.input, call.result
+    return result[0].numel() == value.shape[2] and (value.shape[1] > 1 or call.function in POOLS)
+
+
+def _flattening(trace: Trace, call: Call) -> Call | None:
+    """What made the rows (N, C, P) that a call pools out of a map (N, C, h, w), or None."""
+    value = call.input
+    if value.ndim != 3 or call.result[0].numel() != value.shape[1]:
+        return None
+    for earlier in trace.before(call):
+        whole = earlier.input
+        if whole.ndim == 4 and earlier.result.ndim == 3:
+            same = whole.shape[1] == value.shape[1] and whole[0, 0].numel() == value.shape[2]
+            return earlier if same else None
+        if earlier.function not in ELEMENTWISE:
+            return None
+    return None
 
 
 def _one_vector(value: torch.Tensor) -> bool:
@@ -216,11 +263,11 @@ def _parameters_of(trace: Trace, call: Call) -> tuple[str, str]:
     return trace.parameters.get(id(weight), ""), trace.parameters.get(id(bias), "")
 
 
-def _path_tap(trace: Trace, name: str) -> Tap:
-    path, _, run = name.partition("#")
+def _path_tap(trace: Trace, name: str, example: torch.Tensor) -> Tap:
+    path, _, run = name.removeprefix(MEAN_OF).partition("#")
     runs = trace.modules.get(path)
     if not runs:
-        near = [known for known in trace.modules if known.split(".")[0] == path.split(".")[0]]
+        near = [module for module in trace.modules if module.split(".")[0] == path.split(".")[0]]
         some = ", ".join((near or list(trace.modules))[:8])
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
     if not run and len(runs) > 1:
@@ -230,9 +277,53 @@ def _path_tap(trace: Trace, name: str) -> Tap:
     output = runs[int(run or 0)]
     if output.call is None:
         raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
-    return Tap(
-        name, output.call.function, output.call.occurrence, "output", "any", output.shape[1:]
-    )
+    place = (output.call.function, output.call.occurrence, "output")
+    if not name.startswith(MEAN_OF):
+        return Tap(name, *place, "any", output.shape[1:])
+    if len(output.shape) == 4:
+        layout = "nhwc" if _is_channels_last(trace, output.call) else "nchw"
+        channels = output.shape[3 if layout == "nhwc" else 1]
+        return Tap(name, *place, layout, (channels,), pooled=True)
+    if len(output.shape) == 3:
+        # Tokens that form no grid are all positions.
+        prefix = 0
+        with suppress(BadInput):
+            prefix = _grid(output.shape[1], example)[2]
+        return Tap(name, *place, "tokens", output.shape[2:], prefix=prefix, pooled=True)
+    raise BadInput(f"tap {name!r}: {path} gives {output.shape}, no map (N, C, H, W) and no tokens")
+
+
+def _is_channels_last(trace: Trace, call: Call) -> bool:
+    """Whether a map (N, ?, ?, ?) has its channels last, by what reads it and by what made it."""
+    after = (one for one in trace.calls if one.input is call.result)
+    for one in (*after, call, *trace.before(call)):
+        if one.function in CHANNELS_LAST | CHANNELS_FIRST:
+            return one.function in CHANNELS_LAST
+    return False
+
+
+def layer_taps(module: nn.Module, size: tuple[int, int]) -> tuple[str, ...]:
+    """Names of the means of a network's layers, in the order of the pass (see `layer_paths`).
+
+    Args:
+        module: a classification network; the size of its input is (height, width).
+        size: of an example.
+
+    Raises:
+        BadInput: nothing is pooled, or there is no layer before.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    last = taps_at(module, size).get("last_conv")
+    paths: list[str] = []
+    if last is not None:
+        trace = trace_forward(module, example)
+        place = (last.function, last.occurrence)
+        calls = [(call.function, call.occurrence) for call in trace.calls]
+        paths = layer_paths(module, trace, example, calls.index(place))
+    if not paths:
+        raise BadInput("no layers: every way through this network has others beside it; name paths")
+    return tuple(MEAN_OF + path for path in paths)
 
 
 _LACKING: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()

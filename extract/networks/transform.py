@@ -70,8 +70,8 @@ class Transform:
         """From `to_dict`; an unknown key is a mistake, not ignored."""
         unknown = sorted(set(stored) - set(cls.__dataclass_fields__))
         if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise BadInput(f"transform has unknown settings {unknown}; known are {known}")
+            fields = ", ".join(cls.__dataclass_fields__)
+            raise BadInput(f"transform has unknown settings {unknown}; known are {fields}")
         return cls(**stored)  # type: ignore[arg-type]
 
     @property

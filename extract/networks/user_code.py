@@ -251,7 +251,7 @@ class UserCode:
     def unchanged(self) -> bool:
         """Whether every file that was executed, or is to be, is still the same."""
         try:
-            return all(_hash_of(Path(file)) == known for file, known in self.hashes.items())
+            return all(_hash_of(Path(file)) == digest for file, digest in self.hashes.items())
         except OSError:
             return False
 
@@ -308,7 +308,7 @@ class UserCode:
         for top in outside:
             for name, file in _editable_files(top).items():
                 hashes[name] = _EDITABLE.setdefault(file, _hash_of(file))
-        text = "\n".join(f"{name} {known}" for name, known in sorted(hashes.items()))
+        text = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
         hashed = hashlib.sha256(text.encode()).hexdigest() if hashes else ""
         return (*sorted(files), *sorted(data)), hashed, versions_of(outside)
 

@@ -128,8 +128,8 @@ def described_otherwise(tree: Any, key: str, spec: ArraySpec) -> bool:
     # A damaged description makes zarr-python raise anything.
     except Exception:
         return True
-    found, expected = array.metadata.to_dict(), scratch[spec.name].metadata.to_dict()
-    return any(repr(found.get(name)) != repr(expected.get(name)) for name in _LAID_OUT)
+    actual, expected = array.metadata.to_dict(), scratch[spec.name].metadata.to_dict()
+    return any(repr(actual.get(name)) != repr(expected.get(name)) for name in _LAID_OUT)
 
 
 def read_valid(tree: Any, key: str) -> np.ndarray:
@@ -141,8 +141,8 @@ def read_valid(tree: Any, key: str) -> np.ndarray:
         return np.asarray(zarr.open_array(tree, path=f"{key}/{VALID}", mode="r")[:])
     # A damaged array makes zarr-python raise anything.
     except Exception as error:
-        told = "is missing" if isinstance(error, FileNotFoundError) else error
-        raise damaged(place, told, "run `alike extract` again: it writes it anew") from error
+        reason = "is missing" if isinstance(error, FileNotFoundError) else error
+        raise damaged(place, reason, "run `alike extract` again: it writes it anew") from error
 
 
 def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:

@@ -154,8 +154,8 @@ class StoreBase:
             searched: rows.
             plain: rows of images that can have no twin; None: not known.
         """
-        known = {} if plain is None else {"plain": ranges_of(plain)}
-        self.write_table(LINKS, links, {"searched": ranges_of(searched), **known})
+        plain_ranges = {} if plain is None else {"plain": ranges_of(plain)}
+        self.write_table(LINKS, links, {"searched": ranges_of(searched), **plain_ranges})
         self._remember(LINKS)
 
     def _remember(self, name: str) -> None:
@@ -211,8 +211,8 @@ class StoreBase:
 
     def mark_trained(self, image_ids: Iterable[str]) -> None:
         """Remember images that a network was trained on: their component stays `train`."""
-        known = self.trained_ids()
-        new = sorted(set(image_ids) - known)
+        trained = self.trained_ids()
+        new = sorted(set(image_ids) - trained)
         if new:
             with self.brief_lock("trained"):
                 ids = sorted(self.trained_ids() | set(new))

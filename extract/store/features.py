@@ -285,8 +285,8 @@ class Features(Group):
             StoreDamaged: rows to be kept are not what was recorded.
             StoreFull: no space; nothing of the unit is committed.
         """
-        told = {int(row): why for row, why in (bad or {}).items()}
-        commit_unit(self, unit, arrays, told, run_id, lost)
+        reasons = {int(row): why for row, why in (bad or {}).items()}
+        commit_unit(self, unit, arrays, reasons, run_id, lost)
 
     def publish(self) -> None:
         """Write the array `valid` (1: has a feature) from the ledger, for plain Zarr readers."""
@@ -345,8 +345,8 @@ class Features(Group):
         """Refuse a record of rows that no image has: a segment of the manifest is gone."""
         n_rows, end = self.store.n_rows, max(one.hi for one in record.arrays.values())
         if end > n_rows or any(not record.lo <= row < end for row in record.bad):
-            told = f"it holds rows to {end}, the manifest {n_rows}"
-            raise damaged(self.ledger.name(record.unit), told, "run `alike store verify`")
+            mismatch = f"it holds rows to {end}, the manifest {n_rows}"
+            raise damaged(self.ledger.name(record.unit), mismatch, "run `alike store verify`")
 
     def _check_committed(
         self, name: str, groups: list[tuple[int, np.ndarray]]

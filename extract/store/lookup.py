@@ -119,17 +119,17 @@ class ImageLookup:
 
     def labels(self, rows: np.ndarray) -> NDArray[Any]:
         """Give the labels of rows, (n,) of `object`: None of rows that are none of them."""
-        at, known = self._at(rows)
+        at, present = self._at(rows)
         out = np.full(len(rows), None, dtype=object)
-        out[known] = self._images.names("label", self._places[at[known]])
+        out[present] = self._images.names("label", self._places[at[present]])
         return out
 
     def _at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where rows are among these, and whether they are."""
         at = np.searchsorted(self.rows, rows)
-        known = at < len(self.rows)
-        known[known] = self.rows[at[known]] == rows[known]
-        return at, known
+        present = at < len(self.rows)
+        present[present] = self.rows[at[present]] == rows[present]
+        return at, present
 
     def table(self, rows: np.ndarray | None = None) -> pd.DataFrame:
         """Give images as `Features.table` does.
@@ -141,9 +141,9 @@ class ImageLookup:
             KeyError: a row is none of them.
         """
         rows = self.rows if rows is None else np.asarray(rows, dtype=np.int64)
-        at, known = self._at(rows)
-        if not known.all():
-            raise KeyError(int(rows[~known][0]))
+        at, present = self._at(rows)
+        if not present.all():
+            raise KeyError(int(rows[~present][0]))
         places = self._places[at]
         ids = self._images.ids(places).to_pandas().astype("str")
         return pd.DataFrame(

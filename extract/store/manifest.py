@@ -125,8 +125,8 @@ class Manifest:
         at = np.flatnonzero(view["row"] >= 0)
         rows, ids = view["row"].to_numpy()[at], self._all_ids()
         if len(rows) and rows.max() >= len(ids):
-            told = f"it holds row {rows.max()}, the segments {len(ids)} rows: one is gone"
-            raise damaged(FOLDER, told, _RESTORE)
+            mismatch = f"it holds row {rows.max()}, the segments {len(ids)} rows: one is gone"
+            raise damaged(FOLDER, mismatch, _RESTORE)
         wanted = pa.array(view["image_id"].to_numpy(dtype=object)[at], pa.string())
         if len(rows) and not pc.all(pc.equal(ids.take(pa.array(rows)), wanted)).as_py():
             raise damaged(VIEW, "its rows belong to other images", _AGAIN)

@@ -105,12 +105,12 @@ def read_group(files: Files, key: str) -> GroupFacts:
     """
     attrs, listed, sealed = read_attributes(files, key)
     names = [one for one in files.folders(f"{TREE}/{key}") if is_name(one)]
-    found = {name: read_array(files, key, name) for name in names}
-    arrays = {name: spec for name, spec in found.items() if spec is not None}
+    specs = {name: read_array(files, key, name) for name in names}
+    arrays = {name: spec for name, spec in specs.items() if spec is not None}
     for name in listed.keys() & arrays.keys():
         if arrays[name] != listed[name]:
-            told = f"it says {arrays[name]}, the group {listed[name]}"
-            raise damaged(f"{TREE}/{key}/{name}/{META}", told, _WAY_OUT)
+            difference = f"it says {arrays[name]}, the group {listed[name]}"
+            raise damaged(f"{TREE}/{key}/{name}/{META}", difference, _WAY_OUT)
     if sealed:
         # Others are no arrays of ours, or not yet: a run that ended in the middle made them.
         arrays = {name: arrays[name] for name in arrays if name in listed or name == VALID}

@@ -62,8 +62,8 @@ def read_settings(files: Files) -> dict[str, Any]:
 
 def write_settings(files: Files, settings: Mapping[str, Any]) -> None:
     """Replace a store's settings and their copy."""
-    known = {name: value for name, value in settings.items() if name != _SEAL}
-    data = json.dumps({**known, _SEAL: seal_of(known)}, indent=1).encode()
+    content = {name: value for name, value in settings.items() if name != _SEAL}
+    data = json.dumps({**content, _SEAL: seal_of(content)}, indent=1).encode()
     # The copy first: should the process end between the two, the old ones still count.
     files.write(COPY, data)
     files.write(SETTINGS, data)

@@ -132,8 +132,8 @@ def import_group(
             raise
         # A damaged file makes the readers of its format raise anything.
         except Exception as error:
-            told = " ".join(str(error).split()) or type(error).__name__
-            raise BadInput(f"{path} holds no exported group ({told})") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BadInput(f"{path} holds no exported group ({reason})") from error
         if carried.sums is None:
             tell(
                 f"{path.name} was exported by an earlier version: its images, labels and constants "
@@ -174,9 +174,9 @@ def check_carried(carried: Carried, progress: Progress = silent) -> None:
                 raise BadInput(f"array {name}: {block.dtype} {block.shape} from row {lo} on")
         progress("check", done, len(carried.specs))
     if carried.sums is not None:
-        found = sums.sums()
-        names = found.keys() | carried.sums.keys()
-        differ = sorted(one for one in names if found.get(one) != carried.sums.get(one))
+        actual = sums.sums()
+        names = actual.keys() | carried.sums.keys()
+        differ = sorted(one for one in names if actual.get(one) != carried.sums.get(one))
         if differ:
             raise BadInput(f"{differ[0]} differs from its checksum: export the group again")
 

@@ -137,6 +137,6 @@ def members_of(links: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
             np.column_stack([first, groups["row"]]).astype(np.int64).reshape(-1, 2),
         ]
     )
-    found = components(pairs)
-    sizes = found.groupby("component")["row"].transform("size")
-    return found[sizes > 1].reset_index(drop=True)
+    table = components(pairs)
+    sizes = table.groupby("component")["row"].transform("size")
+    return table[sizes > 1].reset_index(drop=True)

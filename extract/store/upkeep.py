@@ -131,11 +131,11 @@ def collect_garbage(
     """
     if not dry_run:
         require_writable(store.files)
-    known = expected_groups(store)
+    expected = expected_groups(store)
     for key in drop:
-        if key not in known:
-            raise BadInput(f"no features {key!r} to drop; there are: {', '.join(known)}")
-    _refuse_damaged(store, [key for key in known if key not in drop])
+        if key not in expected:
+            raise BadInput(f"no features {key!r} to drop; there are: {', '.join(expected)}")
+    _refuse_damaged(store, [key for key in expected if key not in drop])
     names = store.files.walk("")
     litter = [*_dead_locks(store, names), *_half_written(store, names), *_unrecorded(store, drop)]
     for key in drop:
@@ -167,10 +167,10 @@ def _refuse_damaged(store: Store, keys: list[str]) -> None:
         features.ledger.records()
         lost, fault = lost_units(features)
         if lost or fault:
-            told = f"the records of {len(lost)} units are gone" if lost else f"{VALID}: {fault}"
+            reason = f"the records of {len(lost)} units are gone" if lost else f"{VALID}: {fault}"
             raise StoreDamaged(
-                f"{told} in {features.ledger.folder}: nothing is deleted; bring them back, or run "
-                "`alike extract` again, which computes their rows anew"
+                f"{reason} in {features.ledger.folder}: nothing is deleted; bring them back, or "
+                "run `alike extract` again, which computes their rows anew"
             )
 
 

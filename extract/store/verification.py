@@ -121,26 +121,26 @@ def verify(
             continue
         damage += _broken_constants(features)
         damage += _broken_records(features, mark)
-        lost, told = _lost_records(features)
+        lost, notes_of_loss = _lost_records(features)
         damage += lost
         records_lost = any(one.reason == "is missing" for one in lost)
-        notes += [*told, *_unsealed(store, one), *_unsealed_constants(features)]
+        notes += [*notes_of_loss, *_unsealed(store, one), *_unsealed_constants(features)]
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
-        for done, (record, found) in enumerate(_checked(features, records), 1):
+        for done, (record, unit_faults) in enumerate(_checked(features, records), 1):
             units += 1
             for name, committed in record.arrays.items():
                 rows += committed.hi - record.lo
                 if name in features.arrays:
                     size += (committed.hi - record.lo) * features.arrays[name].row_bytes
-            if found:
-                damaged[record.unit] = found
-                damage += [fault for _, fault in found]
+            if unit_faults:
+                damaged[record.unit] = unit_faults
+                damage += [fault for _, fault in unit_faults]
             progress(f"verify {one}", done, len(records), f"{len(damage)} damaged")
         if damaged and mark:
             _take_back(features, damaged)
         # Where records are lost, `valid` alone still says so.
-        if mark and not records_lost and (damaged or told):
+        if mark and not records_lost and (damaged or notes_of_loss):
             with store.lock(one):
                 features.publish()
     return Verdict(units, rows, size / 1e9, tuple(damage), mark, tuple(notes))
@@ -165,9 +165,9 @@ def lost_units(features: Features) -> tuple[list[int], str]:
         valid = features.published()
     except StoreDamaged as error:
         return [], error.fault
-    known = features.ledger.units()
+    units = features.ledger.units()
     had = {int(unit) for unit in np.unique(np.flatnonzero(valid) // UNIT)}
-    return sorted(had - known), ""
+    return sorted(had - units), ""
 
 
 def _opened(store: Store, key: str) -> tuple[Features | None, list[Damage]]:
@@ -431,11 +431,11 @@ def _stray_files(store: Store) -> list[str]:
     places += [
         f"{home}/{key}" for home in ("ledger", "constants") for key in store.files.folders(home)
     ]
-    found = []
+    copies = []
     for place in places:
         names = [*store.files.listing(place), *store.files.folders(place or TREE)]
-        found += [f"{place}/{name}".lstrip("/") for name in names if _COPY.fullmatch(name)]
+        copies += [f"{place}/{name}".lstrip("/") for name in names if _COPY.fullmatch(name)]
     return [
         f"{name} is no file of the store, and is left out: a copy that another program made?"
-        for name in sorted(found)
+        for name in sorted(copies)
     ]

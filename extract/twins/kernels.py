@@ -25,8 +25,8 @@ NEW, READY, FLAT = 0, 1, 2
 
 
 def _compiled(function: _Function) -> _Function:
-    kept: _Function = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
-    return kept
+    compiled: _Function = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
+    return compiled
 
 
 @_compiled

@@ -96,11 +96,11 @@ def search_twins(
         plain = len(np.setdiff1d(featureless, searched_rows))
         if already_plain is not None:
             featureless = np.union1d(featureless, already_plain)
-        found = find_links(
+        pairs = find_links(
             thumbnails, hashes, new, threads=threads,
             progress=lambda done, of: progress("twins", done, of),
         )  # fmt: skip
-        links = pd.concat([links, _table(found, rows)], ignore_index=True)
+        links = pd.concat([links, _table(pairs, rows)], ignore_index=True)
         links = links.drop_duplicates(["row_a", "row_b"], ignore_index=True)
         # Small images too: they were looked at, and have no thumbnail to compare.
         searched_rows = np.unique(np.concatenate([searched_rows, every]))

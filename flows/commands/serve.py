@@ -58,6 +58,8 @@ def serve(
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/v1/images
     """
     from alike.extract.networks import require_trust
+    from alike.flows.history import History
+    from alike.flows.recording import over_time
     from alike.serve.run import allowed_hosts, is_private, new_token
     from alike.serve.run import serve as run
     from alike.serve.service import NeighbourService
@@ -78,7 +80,16 @@ def serve(
         typer.echo(f"note: others can reach this server, by the names {shown}", err=True)
         if not token:
             typer.echo("note: without a token they see the stored images", err=True)
-    run(service, host, port, typer.echo, token=token, hosts=names, root_path=root_path)
+    run(
+        service,
+        host,
+        port,
+        typer.echo,
+        token=token,
+        hosts=names,
+        root_path=root_path,
+        runs=lambda: over_time(History(service.store).records())["runs"],
+    )
 
 
 def _cache() -> Path:

@@ -54,8 +54,8 @@ def register(app: typer.Typer) -> None:
         counts = within_and_across(pairs)
         unsigned = len(unsigned_rows(opened, bad))
         rows = opened.images()["row"].unique()
-        known = opened.plain_rows()
-        plain = None if known is None else int(np.isin(rows[rows >= 0], known).sum())
+        plain_rows = opened.plain_rows()
+        plain = None if plain_rows is None else int(np.isin(rows[rows >= 0], plain_rows).sum())
         if as_json:
             print_json({
                 "twins": opened.twins(), "pairs": pairs, "sides": counts, "unsigned": unsigned,

@@ -224,7 +224,7 @@ class Case:
         name = fit[self.at % len(fit)]
         self.damage.change(store, store / name, np.random.default_rng(self.seed))
         if self.damage.name == "folder gone" and name.startswith("log/"):
-            return "log is missing"
+            return "log: is missing"
         return "locks/layout.json" if self.damage.name.startswith("lock") else name
 
 

@@ -86,7 +86,7 @@ class Answers:
     served: tuple[str, dict[str, bytes]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Steps are called as they are; Prefect's server takes longer than all the rest.

@@ -71,6 +71,23 @@ def test_images_and_network_as_a_run_would_take_them(tree: Path) -> None:
     assert not (tree / "store").exists()
 
 
+def test_images_and_networks_that_take_long_are_cut_short_and_said(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check is to end within a minute, whatever it is given."""
+    monkeypatch.setattr("alike.extract.preview.LOOK_SECONDS", 0.0)
+    found = asked(str(tree / "set"))
+    assert (found["images"], found["looked_at"]) == (8, 1)
+    assert "images take long to read: 1 of 8 were looked at" in found["notes"]
+    monkeypatch.setattr("alike.extract.preview.LOOK_SECONDS", 60.0)
+    monkeypatch.setattr("alike.extract.preview.BATCH_SECONDS", 0.0)
+    network = (str(tree / "set"), "--network", f"{tree}/small.py:small", "--weights", "none")
+    found = asked(*network, "--resize", "16x16")["network"]
+    assert found["classified"] == 1
+    assert any("one batch is of 1 images, not of 8" in note for note in found["notes"])
+    assert any("same features each time is not checked" in note for note in found["notes"])
+
+
 def test_selections_bad_images_and_mixed_shapes_are_said(tree: Path) -> None:
     (tree / "set" / "val" / "cat" / "text.jpg").write_text("no image")
     name = f"{tree}/small.py:small"

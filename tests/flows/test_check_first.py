@@ -1,5 +1,6 @@
 """What extraction says or refuses, `alike check` says or refuses first: every case that failed."""
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from alike.extract.errors import AlikeError, BadImage, BadInput
@@ -131,9 +132,63 @@ def test_images(tmp_path: Path) -> None:
 
 
 @needs_cases
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("exif6_after_xmp.jpg", (90, 60)),
+        ("junk1_before_marker.jpg", (60, 90)),
+        ("big_icc.png", (60, 90)),
+    ],
+)
+def test_images_that_were_lost_or_lay_are_those_of_pillow(
+    name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (CASES / "images" / name).read_bytes()
+    monkeypatch.setattr("PIL.PngImagePlugin.MAX_TEXT_CHUNK", 2**26)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    assert expected.shape == (*shape, 3)
+    np.testing.assert_array_equal(decode(data).permute(1, 2, 0).numpy(), expected)
+
+
+@needs_cases
 @pytest.mark.parametrize("name", TABLES)
 def test_sets(tmp_path: Path, name: str) -> None:
-    compare(tmp_path, CASES / "tables" / name, f"{TINY}:make")
+    spec = str(CASES / "tables" / name)
+    answer = compare(tmp_path, Path(spec), f"{TINY}:make")
+    if name == "hf_null.parquet":
+        # The images and their classes are whole: only the names are lost, which is said.
+        assert answer is not None
+        assert (answer["classes"], answer["bad"]) == ({"0": 2, "1": 2}, [])
+        assert any("(huggingface) is damaged" in note for note in answer["notes"])
+        return
+    assert answer is None
+    store = ("--store", str(tmp_path / "other"))
+    _, refusal = asked("extract", spec, "--network", f"{TINY}:make", "--weights", "none", *store)
+    assert refusal
+    assert "\n" not in refusal
+
+
+@needs_cases
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("head", ["weight_norm", "weight_norm_by_hook", "cosine"])
+def test_heads_are_explained_by_every_method_that_applies(
+    tmp_path: Path, place: Path, head: str
+) -> None:
+    store = ("--store", str(tmp_path / "store"))
+    network = ("--network", f"{CASES}/networks/heads.py:{head}", "--weights", "none")
+    asked("extract", str(place / "set"), *network, *store, "--twins", "ignore")
+    answer, refusal = asked("explain", "0", *store, "--to", str(tmp_path / "pictures"))
+    assert answer is not None, refusal
+    methods = [one["method"] for one in answer["images"]["maps"]]
+    left_out = answer["images"]["left_out"]
+    if head == "cosine":
+        assert methods == ["gradcam", "sa"]
+        assert re.search("no CAM for Cosine.*; use gradcam", left_out[0])
+        assert re.search("no relevance rule for normalize in Cosine", left_out[1])
+    else:
+        assert methods == ["cam", "gradcam", "lrp", "sa"]
+        assert left_out == []
 
 
 @needs_cases

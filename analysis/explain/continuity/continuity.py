@@ -183,8 +183,8 @@ def _all_pairs(
     kinds += [[near.shift_pairs(images, kind)] for kind in ("shift_pixel", "shift_half")]
     if labels is not None:
         names = np.asarray(labels, dtype=object)
-        found = near.class_pairs(_pooled(network), names, sampling.pairs, sampling.seed)
-        kinds += [[pairs] for pairs in found if len(pairs.first)]
+        by_class = near.class_pairs(_pooled(network), names, sampling.pairs, sampling.seed)
+        kinds += [[pairs] for pairs in by_class if len(pairs.first)]
     return kinds
 
 
@@ -197,7 +197,7 @@ def _pooled(network: _Explained) -> npt.NDArray[np.floating]:
     with evaluating(network.module), torch.no_grad():
         parts = _parts(network.images, network.batch_size)
         maps = [TappedNetwork(network.module, [tap])(part)[tap.name] for part in parts]
-    pooled = torch.cat([found.flatten(2).mean(2) if found.ndim == 4 else found for found in maps])
+    pooled = torch.cat([one.flatten(2).mean(2) if one.ndim == 4 else one for one in maps])
     return np.asarray(pooled.cpu().numpy())
 
 

@@ -302,6 +302,20 @@ def test_cam_uses_the_weight_of_the_call(name):
     assert torch.allclose(total, scores, atol=1e-6)
 
 
+class Flattened(Head):
+    """The same head, its mean written as that of flattened positions."""
+
+    def forward(self, x):
+        return self.fc(self.body(x).flatten(2).mean(-1))
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam_raw"])
+def test_a_map_that_is_flattened_before_it_is_pooled_is_explained_alike(method):
+    images, target = batch(side=12), torch.tensor([2, 0])
+    found = relevance(Flattened().eval(), images, method, target)
+    torch.testing.assert_close(found, relevance(Head().eval(), images, method, target))
+
+
 def test_cam_of_class_maps_pooled_by_mean():
     net, images, target = ClassMaps().eval(), batch(side=12), torch.tensor([1, 2])
     found = cam(net, images, target)

@@ -75,13 +75,35 @@ def test_jpegs_stand_upright_as_in_pillow(order: str, orientation: int) -> None:
     np.testing.assert_array_equal(found, by_pillow(data))
 
 
+METADATA = {
+    "exif": lambda n: {"exif": exif_of(n)},
+    "xmp": lambda n: {"xmp": XMP.format(n)},
+    "both, other turns": lambda n: {"exif": exif_of(n), "xmp": XMP.format(n % 8 + 1)},
+    "neither": lambda n: {},
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_other_formats_stand_upright_as_in_pillow(kind: str, orientation: int) -> None:
+def test_other_formats_stand_upright_as_in_pillow(kind: str, metadata: str) -> None:
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    data = encoded(IMAGE, kind, exif=exif_of(orientation))
-    np.testing.assert_array_equal(decode(data).permute(1, 2, 0).numpy(), by_pillow(data))
+    for orientation in range(10):
+        given = METADATA[metadata](orientation)
+        xmp = given.pop("xmp", None)
+        if xmp and kind == "PNG":
+            given["pnginfo"] = PngImagePlugin.PngInfo()
+            given["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+        elif xmp:
+            given |= {"tiffinfo": {700: xmp.encode()}} if kind == "TIFF" else {"xmp": xmp.encode()}
+        if kind == "TIFF" and metadata.startswith("both"):
+            given = {"tiffinfo": {700: xmp.encode(), 0x0112: orientation}}
+        data = encoded(IMAGE, kind, **given)
+        found = decode(data).permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(found, by_pillow(data))
+        turned = metadata != "neither" and orientation in (5, 6, 7, 8) and kind != "TIFF"
+        if turned and not metadata.startswith("both"):
+            assert found.shape == (90, 60, 3)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -195,6 +217,12 @@ def test_what_a_listing_left_out_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         "3 files with other suffixes are left out: .HEIC 2, .svg 1; "
         "pip install 'alike[heic]' reads HEIC"
     )
+
+
+@pytest.mark.quick
+def test_a_pointer_in_the_place_of_an_image_is_named() -> None:
+    with pytest.raises(BadImage, match=r"unreadable: a Git LFS pointer, .*git lfs pull"):
+        decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n")
 
 
 def test_heic_without_its_reader_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

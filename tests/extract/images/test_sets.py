@@ -43,6 +43,22 @@ TREES: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "dog/3.png": ("dog", None),
     },
     "loose": {"cat/1.png": ("cat", None), "loose.png": (None, None)},
+    "in a folder of its own": {
+        "set/train/cat/1.png": ("cat", "train"),
+        "set/val/dog/2.png": ("dog", "val"),
+    },
+    "two folders deep": {"a/b/cat/1.png": ("cat", None), "a/b/dog/2.png": ("dog", None)},
+    "one class in parts": {"cat/x/1.png": ("x", None), "cat/y/2.png": ("y", None)},
+    "one class": {"cat/1.png": ("cat", None), "cat/2.png": ("cat", None)},
+    "one subset alone": {"set/train/1.png": ("train", None)},
+    "in a folder named as a subset": {
+        "test/train/cat/1.png": ("cat", "train"),
+        "test/val/cat/2.png": ("cat", "val"),
+    },
+    "other names": {
+        "train2017/cat/1.png": ("cat", "train2017"),
+        "Test_Set/cat/2.png": ("cat", "Test_Set"),
+    },
     "folder names are not parsed": {"1.0/1.png": ("1.0", None), "a|b/2.png": ("a|b", None)},
 }
 
@@ -108,6 +124,24 @@ def test_subsets_are_said_selected_and_can_be_switched_off(tmp_path: Path) -> No
         open_source(str(root), where="size>3")
 
 
+def test_folders_that_are_no_classes_or_might_be_none_are_said(tmp_path: Path) -> None:
+    trees = {
+        "own": (["set/cat/1.png", "set/dog/2.png"], "all images lie in set: the folders below"),
+        "other": (["train/cat/1.png", "val/cat/2.png", "extra/3.png"], "because extra is beside"),
+        "flat": (["test/1.png", "train/2.png"], "because no folders of classes lie in them"),
+    }
+    for name, (files, says) in trees.items():
+        root = write_tree(tmp_path / name, files)
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            for file in files:
+                add(tar, f"./{file}")
+        for spec in (root, tmp_path / "set.tar"):
+            source = open_source(str(spec))
+            assert all(one.label for one in source)
+            (note,) = notes_of(source)
+            assert says in note
+
+
 def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
     write_tree(tmp_path, ["cat/1.png", "cat/a.JXL", "dog/b.JXL", "dog/c.svg", "notes.txt"])
     source = open_source(str(tmp_path))
@@ -155,6 +189,8 @@ VALUES: list[tuple[Any, str | None]] = [
     (2.5, "2.5"), ("03", "03"), ("NA", "NA"), (True, "true"), (np.bool_(False), "false"),
     ("True", "true"), ("", None), ("  ", None), (None, None), (math.nan, None), ("nan", None),
     ("NaN", None), ([], None), ([7], "7"), (b" owl\n", "owl"), ("v1.0.0", "v1.0.0"),
+    ("[7]", "7"), ("['owl']", "owl"), ("[]", None), ("[null]", None), ("[owl]", "[owl]"),
+    ("(3)", "(3)"), ("[", "["), ("f(x)", "f(x)"), ("['one 2 3']", "one 2 3"),
 ]  # fmt: skip
 
 
@@ -163,7 +199,13 @@ def test_the_rule_of_labels(value: Any, label: str | None) -> None:
     assert LabelRule("set")(value) == label
 
 
-@pytest.mark.parametrize("value", [[3, 1], (3, 1), np.array([3, 1]), "cat|animal", {"name": "cat"}])
+SEVERAL = (
+    [3, 1], (3, 1), np.array([3, 1]), "cat|animal", {"name": "cat"}, "[3, 1]", "(3, 1)", "[3 1]",
+    "['cat', 'dog']", "['cat' 'dog']", '["cat", null]', "{'name': 'cat'}", b"[3, 1]\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", SEVERAL, ids=str)
 def test_several_labels_are_refused_with_a_way_out(value: Any) -> None:
     with pytest.raises(BadInput, match=r"--label-column.*--first-label"):
         LabelRule("set")(value)
@@ -173,6 +215,8 @@ def test_the_first_of_several_labels_and_a_text_as_a_whole() -> None:
     assert LabelRule("set", True)([3, 1]) == "3"
     assert LabelRule("set", True)("cat|animal") == "cat"
     assert LabelRule("set", False)("cat|animal") == "cat|animal"
+    assert LabelRule("set", True)("['cat', 'dog']") == "cat"
+    assert LabelRule("set", False)("[3, 1]") == "[3, 1]"
     with pytest.raises(BadInput, match="expected true or false"):
         LabelRule("set", "yes")  # type: ignore[arg-type]
 
@@ -214,7 +258,7 @@ def test_numbers_and_gaps_name_the_same_classes_in_every_source(kind: str, tmp_p
     assert [one.label for one in source] == ["3", None]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "embedded", "tar"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "embedded", "tar"])
 def test_lists_of_labels_are_refused_in_every_source(kind: str, tmp_path: Path) -> None:
     spec = labelled(kind, tmp_path, [[3, 1], [2]])
     with pytest.raises(BadInput, match="--label-column"):
@@ -277,6 +321,54 @@ def test_arrays_of_other_numbers_name_the_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "way"),
+    [
+        (np.linspace(0, 1, 16), "scale=255 "),
+        (np.linspace(0, 255, 16), "scale=1 "),
+        (np.linspace(0, 65535, 16).astype(np.uint16), "scale=0.003891050584 "),
+        (np.linspace(-1, 1, 16), "values below 0 have no fixed meaning"),
+        (np.linspace(0, 5000, 16), "values beyond 255 have no fixed meaning"),
+    ],
+)
+def test_the_option_for_other_numbers_decodes_or_is_not_offered(
+    values: np.ndarray, way: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "set.npz", images=values.reshape(1, 4, 4))
+    with pytest.raises(BadInput, match="uint8 from 0 to 255 is expected") as caught:
+        open_source(str(tmp_path / "set.npz"))
+    assert way in str(caught.value)
+    if way.startswith("scale"):
+        scale = float(way.removeprefix("scale="))
+        source = open_source(str(tmp_path / "set.npz"), scale=scale)
+        pixels = decode(source.read("images/0000000"))[0].numpy()
+        np.testing.assert_array_equal(pixels.ravel(), np.rint(values / values.max() * 255))
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+def test_one_hot_labels_are_one_class_and_said(kind: str, dtype: type, tmp_path: Path) -> None:
+    truth = np.array([2, 0, 1])
+    arrays = {"X": np.zeros((3, 4, 4, 3), np.uint8), "Y": np.eye(4)[truth].astype(dtype)}
+    spec = str(tmp_path / f"set.{kind}")
+    if kind == "npz":
+        np.savez(spec, **arrays)
+    else:
+        with h5py.File(spec, "w") as file:
+            file.update(arrays)
+    # The first of the columns would be a class "0" for nearly all images.
+    for options in ({}, {"first_label": True}):
+        source = open_source(spec, **options)
+        assert [one.label for one in source] == ["2", "0", "1"]
+        assert notes_of(source) == [
+            "the labels in Y are one-hot (3 x 4): the place of the 1 is the class"
+        ]
+    arrays["Y"][0, 0] = 1
+    np.savez(tmp_path / "several.npz", **arrays)
+    with pytest.raises(BadInput, match="--first-label"):
+        list(open_source(str(tmp_path / "several.npz")))
+
+
+@pytest.mark.parametrize(
     "metadata",
     [b"null", b"[]", b"5", b"{", b'{"info": null}', b'{"info": {"features": {"label": 3}}}'],
 )
@@ -285,7 +377,16 @@ def test_metadata_of_another_form_names_no_class(metadata: bytes, tmp_path: Path
     pq.write_table(
         table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "s.parquet"
     )
-    assert [one.label for one in open_source(str(tmp_path / "s.parquet"))] == ["1"]
+    source = open_source(str(tmp_path / "s.parquet"))
+    assert [one.label for one in source] == ["1"]
+    (note,) = notes_of(source)
+    assert "(huggingface) is damaged" in note
+    whole = {b"huggingface": b'{"info": {"features": {"label": {"dtype": "int64"}}}}'}
+    for good in (whole, {b"huggingface": b'{"info": {}}'}, {b"pandas": b"{}"}):
+        pq.write_table(table.replace_schema_metadata(good), tmp_path / "s.parquet")
+        source = open_source(str(tmp_path / "s.parquet"))
+        assert [one.label for one in source] == ["1"]
+        assert not notes_of(source)
 
 
 def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Checkpoints as people bring them: the wanted weights come out, or a line that helps."""
 
 import argparse
+import datetime
 import os
 import pathlib
+import pickle
 import runpy
 import sys
 import warnings
+import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,6 +167,10 @@ def test_which_copy_is_taken(tmp_path: Path) -> None:
         "numpy": {"model": right, "mean": np.zeros(3), "best": np.float32(1), "n": np.int64(3)},
         "windows": {"model": right, "where": pathlib.PureWindowsPath("C:/x")},
         "namespace": {"model": right, "args": argparse.Namespace(out=pathlib.Path("x"), lr=[0.1])},
+        "times": {"model": right, "at": datetime.datetime.now(), "took": datetime.timedelta(1)},
+        "simple": {"model": right, "args": SimpleNamespace(lr=0.1), "log": defaultdict(list)},
+        "average of Lightning": {"state_dict": right, "current_model_state": other},
+        "average by another word": {"net": other, "avg_model": right},
     }
     for name, content in files.items():
         torch.save(content, tmp_path / "file.pt")
@@ -169,6 +178,47 @@ def test_which_copy_is_taken(tmp_path: Path) -> None:
         assert choice.tensors.keys() == right.keys(), name
         for tensor, value in choice.tensors.items():
             assert torch.equal(value, right[tensor]), name
+
+
+def test_average_of_parameters_takes_the_buffers_beside_it(tmp_path: Path) -> None:
+    """A usual average holds no running means: it is taken all the same, with those of the model."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    state = {name: torch.rand_like(value.float()) for name, value in module.state_dict().items()}
+    buffers = {name for name, _ in module.named_buffers()}
+    average = {name: torch.rand_like(state[name]) for name in state if name not in buffers}
+    for place, content in {
+        "ema.shadow": {"ema": {"shadow": average, "decay": 0.99}},
+        "ema": {"ema": {f"module.{name}": value for name, value in average.items()}},
+    }.items():
+        torch.save({"model": state, **content}, tmp_path / "file.pt")
+        checkpoint = read_checkpoint(tmp_path / "file.pt")
+        choice = choose_tensors(checkpoint, module.state_dict(), buffers=buffers)
+        for name, value in (state | average).items():
+            assert torch.equal(choice.tensors[name], value)
+        note = choice.note(Path("file.pt"))
+        assert note.startswith(f"weights file.pt: took {place}")
+        assert note.endswith("(ema: the averaged weights), its buffers from model")
+        by_key = choose_tensors(checkpoint, module.state_dict(), key="model", buffers=buffers)
+        assert torch.equal(by_key.tensors["0.weight"], state["0.weight"])
+
+
+def test_an_average_without_names_is_named_as_ignored(tmp_path: Path) -> None:
+    state = make().state_dict()
+    average = {"decay": 0.99, "shadow_params": [value + 1 for value in state.values()]}
+    random = [torch.zeros(3).byte()] * 2
+    torch.save({"model": state, "ema": average, "rng": random}, tmp_path / "f")
+    choice = choose_tensors(read_checkpoint(tmp_path / "f"), state)
+    assert choice.note(Path("f")) == "weights f: took model, ignored ema.shadow_params"
+
+
+@pytest.mark.quick
+def test_keys_with_escape_codes_are_shown_as_text(tmp_path: Path) -> None:
+    names = {"\x1b[31mmodel": make().state_dict(), "line\nbreak": {"x": torch.ones(1)}}
+    torch.save(names, tmp_path / "f")
+    checkpoint = read_checkpoint(tmp_path / "f")
+    note = choose_tensors(checkpoint, make().state_dict()).note(Path("f"))
+    for text in (note, checkpoint.describe()):
+        assert text.isprintable()
 
 
 class Unsafe:
@@ -195,9 +245,29 @@ def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>not found</html>")
-    for name, says in (("script.pt", "TorchScript archive"), ("page.pt", "is an HTML page")):
-        with pytest.raises(BadInput, match=says):
-            read_checkpoint(tmp_path / name)
+    torch.save(nn.Linear(2, 2), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "dumped.pt").write_bytes(pickle.dumps(nn.Linear(2, 2)))
+    (tmp_path / "numpy.pt").write_bytes(pickle.dumps({"fc.weight": np.zeros(2)}))
+    torch.save(make().state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:900])
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "onnx.pt").write_bytes(b"\x08\x07\x12\x07pytorch")
+    with zipfile.ZipFile(tmp_path / "export.pt", "w") as archive:
+        archive.writestr("net/data/weights/weight_0", b"")
+    for name, says in {
+        "script": "TorchScript archive",
+        "page": "is an HTML page",
+        "old": r"a whole pickled nn\.Module \(class torch\.nn\.modules\.linear\.Linear\)",
+        "dumped": r"a pickle of an object of class torch\.nn\.modules\.linear\.Linear that to",
+        "numpy": r"is a pickle that torch\.save did not write",
+        "half": "was cut short",
+        "empty": "is empty",
+        "onnx": r"not a plain state_dict \(Unsupported operand 8\)",
+        "export": r"archive of torch\.export",
+    }.items():
+        with pytest.raises(BadInput, match=says) as caught:
+            read_checkpoint(tmp_path / f"{name}.pt")
+        assert str(caught.value).isprintable()
 
 
 def test_weights_of_a_larger_network_are_not_taken_for_a_smaller_one(tmp_path: Path) -> None:

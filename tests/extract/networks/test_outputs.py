@@ -1,5 +1,6 @@
 """Networks that return more than their logits."""
 
+import re
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,10 @@ def test_cases_give_logits_of_the_last_linear(factory: str) -> None:
     torch.testing.assert_close(taps["fc"], taps["gap"])
     weight, _ = network.classifier()
     assert weight.shape == (3, 16)
+    # A guess that is said, in one line.
+    (note,) = network.notes
+    assert re.search(r"^the network returns \S+ \(N x .*is taken for the logits \(--network", note)
+    assert not load_network(f"{CASES / 'tiny.py'}:make").notes
     # Whoever runs the network meets a classifier.
     assert network.module(batch).shape == (2, 3)
 
@@ -72,6 +77,7 @@ FOUND = {
         "main.Logits",
     ),
     "a named tuple": (lambda p: Pair(p.hidden, p.logits), "cls"),
+    "two heads, one of a usual name": (lambda p: {"proj": p.other, "scores": p.logits}, "scores"),
     "beside a map and a loss": (lambda p: (p.maps, p.maps.mean(), p.logits), "2"),
     "beside None": (lambda p: {"loss": None, "y": p.logits}, "y"),
 }
@@ -90,15 +96,19 @@ def test_where_the_logits_are(returned, path: str) -> None:
         lambda p: (p.logits, p.other),
         lambda p: (p.vector, p.vector[:, :3]),
         lambda p: (p.maps, p.maps),
+        lambda p: {"cls": p.vector, "y": p.logits},
+        lambda p: {"out": p.hidden, "y": p.logits},
     ],
-    ids=["two heads", "no Linear", "maps alone"],
+    ids=["two heads", "no Linear", "maps alone", "a class token", "an embedding"],
 )
 def test_what_is_not_plain_is_asked_for(returned) -> None:
     module = Returning(returned)
     example = torch.rand(1, 3, 8, 8)
-    with pytest.raises(BadInput, match=r"returns 0 \(N x .*1 \(N x .*Give --network-output NAME"):
+    with pytest.raises(
+        BadInput, match=r"returns \w+ \(N x .*\w+ \(N x .*Give --network-output NAME"
+    ):
         find_taps(module, example)
-    with pytest.raises(BadInput, match="output 'head' is not there: the network returns 0"):
+    with pytest.raises(BadInput, match=r"output 'head' is not there: the network returns \w+ \("):
         find_taps(module, example, output="head")
 
 

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -290,6 +290,54 @@ def test_convolved_head_has_a_key_of_its_own_and_refuses_older_features() -> Non
     older = Extraction.from_dict({name: stored[name] for name in stored if name != "head"})
     assert older.key != made.key
     with pytest.raises(BadInput, match=r"a 1x1 convolution after the pooling .* extract again"):
+        check_made_by(older, network)
+
+
+class Pooled(nn.Module):
+    """A map of 8 channels and 3 prototypes, pooled and compared in some way."""
+
+    def __init__(self, head: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.weight, self.head = nn.Conv2d(3, 8, 3), torch.randn(3, 8), head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).relu(), self.weight)
+
+
+FLATTENED = {
+    "flatten": lambda x, w: nn.functional.linear(x.flatten(2).mean(-1), w),
+    "view": lambda x, w: nn.functional.linear(x.view(len(x), 8, -1).mean(2), w),
+    "pool1d": lambda x, w: nn.functional.linear(
+        nn.functional.adaptive_avg_pool1d(x.flatten(2), 1).flatten(1), w
+    ),
+    "relu between": lambda x, w: nn.functional.linear(x.reshape(len(x), 8, -1).relu().mean(2), w),
+    "no Linear": lambda x, w: x.flatten(2).mean(-1)[:, :3] * 2,
+}
+COMPARED = {
+    "cosine": lambda x, w: nn.functional.cosine_similarity(x.mean((2, 3))[:, None], w[None], dim=2),
+    "differences": lambda x, w: -(x.mean((2, 3))[:, None] - w).square().sum(-1),
+}
+
+
+@pytest.mark.parametrize("size", [(10, 10), (4, 6)])
+@pytest.mark.parametrize("name", [*FLATTENED, *COMPARED])
+def test_what_is_flattened_or_compared_is_no_token(name: str, size: tuple[int, int]) -> None:
+    """Before, channels or prototypes were taken for tokens. Of 4x6 there are 8 positions, too."""
+    module = Pooled((FLATTENED | COMPARED)[name]).eval()
+    batch = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        taps = forward_taps(module, batch, ["last_conv", "gap", "fc", "logits"])
+        expected = module.conv(batch).relu()
+    torch.testing.assert_close(taps["last_conv"], expected)
+    for vector in ("gap", "fc"):
+        torch.testing.assert_close(taps[vector], expected.mean((2, 3)))
+    torch.testing.assert_close(taps["logits"], module(batch))
+    network = Network("n", "none", "ab" * 32, Transform(resize=size), None, module)
+    made = network.extraction(("last_conv", "fc"), "float32")
+    assert made.head == ("flattened" if name in FLATTENED else "compared")
+    older = Extraction.from_dict({**made.to_dict(), "head": ""})
+    assert older.key != made.key
+    with pytest.raises(BadInput, match=r"was taken for (tokens|the pooling): .*extract again"):
         check_made_by(older, network)
 
 

@@ -1,0 +1,126 @@
+"""Lists of images that somebody should look at: bad ones, twins, suspected labels, outliers."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from alike.serve.analysed import StoredAnalyses
+from alike.serve.opened import OpenIndex
+from alike.serve.pictures import NotThere
+
+KINDS = ("labels", "outliers", "twins", "bad")
+SUSPECTS = {"labels": "label", "outliers": "outlier"}
+"""Kinds that the table `suspects` has, by its word for them."""
+COLUMNS = ("image", "row", "path", "label", "subset", "split")
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Lines of one or two images each.
+
+    Attributes:
+        lines: `COLUMNS`; the same with `other_` of a second image (twins); `suggested` (class that
+            the neighbours say), `score` (margin, z-score or correlation), `why`.
+        needs: what has to be done before there can be lines; empty if nothing.
+    """
+
+    lines: pd.DataFrame
+    needs: str = ""
+
+
+def image_list(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
+    """The list of a kind.
+
+    Args:
+        kind: one of `KINDS`.
+        opened: gives the images of the extraction.
+        analyses: of the store.
+    """
+    if kind == "bad":
+        return ImageList(_bad(opened))
+    if kind == "twins":
+        return _twins(opened)
+    return _suspects(kind, opened, analyses)
+
+
+def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
+    if not opened.classes:
+        return ImageList(_empty(), "labels: the images of this set have none")
+    key, store = opened.index.features.key, opened.index.features.store
+    try:
+        table = analyses.analysis(key).tables.get("suspects")
+    except NotThere:
+        table = None
+    if table is None:
+        return ImageList(_empty(), f"an analysis: run `alike analyse --store {store.url}`")
+    table = table[table["kind"] == SUSPECTS[kind]]
+    table = table[opened.places(table["row"].to_numpy(np.int64)) >= 0]
+    lines = _images(opened, table["row"])
+    why = ("its neighbours are of another class", "far from all other images")[kind == "outliers"]
+    return ImageList(
+        lines.assign(
+            suggested=table["suggested"].to_numpy(), score=table["score"].to_numpy(float), why=why
+        )
+    )
+
+
+def _twins(opened: OpenIndex) -> ImageList:
+    # Here, as below: the page starts without what only few questions need.
+    from alike.extract.twins import twin_table, unsigned_rows
+
+    store = opened.index.features.store
+    pairs = twin_table(store)
+    ends = [pairs[name].to_numpy(np.int64) for name in ("row_a", "row_b")]
+    there = (opened.places(ends[0]) >= 0) & (opened.places(ends[1]) >= 0)
+    pairs = pairs[there]
+    unsigned = len(unsigned_rows(store))
+    needs = f"hashes of {unsigned} images: run `alike twins --store {store.url}`"
+    other = _images(opened, pairs["row_b"]).add_prefix("other_")
+    lines = pd.concat([_images(opened, pairs["row_a"]), other], axis=1).assign(
+        score=pairs["correlation"].to_numpy(float), why=pairs["how"].to_numpy()
+    )
+    return ImageList(lines, needs if unsigned else "")
+
+
+def _bad(opened: OpenIndex) -> pd.DataFrame:
+    """Images without a feature; those that were never read have no hash and the row -1."""
+    features = opened.index.features
+    bad, view = features.bad(), features.store.images()
+    facts = view.drop_duplicates("path").set_index("path").reindex(bad["path"])
+    lines = pd.DataFrame({
+        "image": facts["image_id"].where(bad["row"].to_numpy() >= 0, "").fillna("").to_numpy(),
+        "row": bad["row"].to_numpy(np.int64),
+        "path": bad["path"].to_numpy(),
+        "label": facts["label"].to_numpy(dtype=object),
+        "subset": facts["subset"].to_numpy(dtype=object) if "subset" in facts else None,
+        "split": None,
+        "why": [f"{state}: {why}" for state, why in zip(bad["state"], bad["reason"], strict=True)],
+    })  # fmt: skip
+    return lines.astype(object).where(lines.notna(), None)
+
+
+def _images(opened: OpenIndex, rows: Any) -> pd.DataFrame:
+    return pd.DataFrame(opened.about_many(rows), columns=list(COLUMNS))
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=[*COLUMNS, "suggested", "score", "why"])
+
+
+def export(lines: pd.DataFrame, form: str) -> bytes:
+    """A list as a file.
+
+    Args:
+        lines: of an `ImageList`.
+        form: `csv` or `parquet`.
+    """
+    file = io.BytesIO()
+    if form == "csv":
+        # With the mark by which spreadsheets see that it is UTF-8.
+        lines.to_csv(file, index=False, encoding="utf-8-sig")
+    else:
+        lines.to_parquet(file, index=False)
+    return file.getvalue()

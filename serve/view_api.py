@@ -1,0 +1,127 @@
+"""The questions of the page's views: each route is one question."""
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
+
+from alike.serve import models
+from alike.serve.analysed import records
+from alike.serve.lists import COLUMNS, export
+from alike.serve.questions import Features, Limit, Measure, Name, answer
+from alike.serve.views import TAP, Views
+from alike.serve.work import Work
+
+ClassName = Annotated[str, Query(max_length=512, description="A class.")]
+Distances = Annotated[
+    list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]],
+    Query(min_length=1, max_length=models.MAX_NEIGHBOURS, description="Repeatable."),
+]
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in ("text/csv", "application/vnd.apache.parquet")
+        }
+    }
+}
+
+
+def view_routes(router: APIRouter, work: Work, views: Views) -> None:
+    """Add the routes of the views to those of the API."""
+    _of_scores(router, work, views)
+    _of_classes(router, work, views)
+    _of_lists(router, work, views)
+    service = work.service
+
+    @router.get("/images/{image}/prediction", response_model=models.Prediction)
+    async def prediction(request: Request, image: Name, features: Features = None) -> Any:
+        """What the network takes the image for."""
+        opened = await work.search(request, partial(service.opened, features))
+        question = answer(partial(views.prediction, image, opened))
+        if service.is_stored((image,), opened, TAP):
+            return await work.search(request, question)
+        return await work.think(request, [image], question)
+
+
+def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
+    @router.get("/report", response_model=models.ScoreSections)
+    async def report(request: Request, features: Features = None) -> Any:
+        """What the report says of scores, section by section, as HTML."""
+        return await work.search(request, answer(partial(views.scores, features)))
+
+    @router.get("/typical", response_model=models.Typical)
+    async def typical(
+        request: Request, distance: Distances, features: Features = None, measure: Measure = None
+    ) -> Any:
+        """Where distances lie among those of all evaluated pairs."""
+        question = partial(views.typical, distance, features, measure)
+        return await work.search(request, answer(question))
+
+
+def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
+    @router.get("/class-matrix", response_model=models.ClassMatrix)
+    async def class_matrix(
+        request: Request, features: Features = None, measure: Measure = None
+    ) -> Any:
+        """Mean distances between classes, similar classes beside each other, as a figure."""
+        return await work.search(request, answer(partial(views.class_matrix, features, measure)))
+
+    @router.get("/class-pair", response_model=models.ClassPair)
+    async def class_pair(
+        request: Request, first: ClassName, second: ClassName, features: Features = None,
+        measure: Measure = None,
+    ) -> Any:  # fmt: skip
+        """Two classes image by image: histogram, nearest and farthest pairs."""
+        question = partial(views.class_pair, first, second, features, measure)
+        return await work.search(request, answer(question))
+
+
+def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
+    @router.get("/lists/{kind}", response_model=models.ImageList)
+    async def listed(
+        request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
+        limit: Limit = 200,
+    ) -> Any:  # fmt: skip
+        """Images that somebody should look at: suspected labels, outliers, twins, bad images."""
+
+        def question() -> Any:
+            found = views.listed(kind, features)
+            lines = [_line(one) for one in records(found.lines.iloc[:limit])]
+            key = work.service.chosen_key(features)
+            return {
+                "key": key, "kind": kind, "lines": lines, "n_lines": len(found.lines),
+                "needs": found.needs,
+            }  # fmt: skip
+
+        return await work.search(request, answer(question))
+
+    @router.get("/lists/{kind}/file", response_class=Response, responses=FILE)
+    async def file(
+        request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
+        form: Literal["csv", "parquet"] = "csv",
+    ) -> Any:  # fmt: skip
+        """The whole list as a file."""
+
+        def question() -> bytes:
+            lines: pd.DataFrame = views.listed(kind, features).lines
+            return export(lines, form)
+
+        data = await work.search(request, question)
+        media = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
+        headers = {"Content-Disposition": f'attachment; filename="{kind}.{form}"'}
+        return Response(data, media_type=media, headers=headers)
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    images = [{name: row[name] for name in COLUMNS}]
+    if "other_row" in row:
+        images.append({name: row[f"other_{name}"] for name in COLUMNS})
+    return {
+        "images": images,
+        "suggested": row.get("suggested") or None,
+        "score": row.get("score"),
+        "why": row["why"],
+    }

@@ -1,0 +1,200 @@
+"""What the views of the page show beyond neighbours: scores, classes, lists, predictions."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alike.serve.class_pair import class_pair
+from alike.serve.lists import ImageList, image_list
+from alike.serve.opened import OpenIndex
+from alike.serve.pictures import NotThere
+from alike.serve.service import NeighbourService
+
+TAP = "logits"
+LIKELY = 5
+"""Classes of a prediction."""
+NEAREST = 12
+"""Pairs of classes that are listed."""
+
+Runs = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+def no_runs() -> Sequence[Mapping[str, Any]]:
+    """The history of a store whose runs are not known."""
+    return ()
+
+
+class Views:
+    """Answers what the views ask; the figures and sentences are those of the report."""
+
+    def __init__(self, service: NeighbourService, runs: Runs = no_runs) -> None:
+        """Take the service.
+
+        Args:
+            service: opens indexes and analyses.
+            runs: gives the records of good runs, oldest first.
+        """
+        self.service = service
+        self._runs = runs
+
+    def scores(self, key: str | None) -> dict[str, Any]:
+        """Fields of `ScoreSections`.
+
+        Raises:
+            NotThere: no analysis.
+        """
+        # Here, as below: the page starts without plotly.
+        from alike.analysis.report import score_sections
+
+        analysis = self.service.analyses.analysis(self.service.chosen_key(key))
+        sections = score_sections(analysis, self.service.store, self._runs())
+        return {"key": analysis.key, "sections": sections}
+
+    def class_matrix(self, key: str | None, measure: str | None) -> dict[str, Any]:
+        """Fields of `ClassMatrix`.
+
+        Raises:
+            NotThere: no analysis, or one without this measure.
+        """
+        from alike.analysis.figures import (
+            class_matrix,
+            closest_pairs,
+            matrix_figure,
+            similarity_order,
+        )
+        from alike.analysis.report import main_measure
+
+        analyses, chosen = self.service.analyses, self.service.chosen_key(key)
+        analysis = analyses.analysis(chosen)
+        name = main_measure(analysis) if measure is None else measure
+        square = class_matrix(analysis.tables.get("class_pairs", pd.DataFrame(
+            {"measure": [], "class_a": [], "class_b": [], "mean": []}
+        )), name)  # fmt: skip
+        if square.empty:
+            raise NotThere(f"{chosen} was not analysed by {name[:120]}: run `alike analyse`")
+        order = similarity_order(square)
+        return {
+            "key": chosen,
+            "measure": name,
+            "order": order,
+            "nearest": closest_pairs(square, NEAREST).to_dict(orient="records"),
+            "figure": drawn(matrix_figure(square, order)),
+        }
+
+    def class_pair(
+        self, first: str, second: str, key: str | None, measure: str | None
+    ) -> dict[str, Any]:
+        """Fields of `ClassPair`.
+
+        Raises:
+            NotThere: an unknown class, or classes without two images to compare.
+        """
+        from alike.analysis.figures import histogram
+
+        opened = self.service.opened(key, measure)
+        opened.check_classes((first, second))
+        rows, split = self._evaluated(opened)
+        compared = class_pair(opened, rows, first, second)
+        if compared is None:
+            raise NotThere(f"{first[:80]!r} and {second[:80]!r}: no two {split} images to compare")
+        figure = histogram(compared.histogram, measure=opened.index.measure.name, bars=60)
+        if first == second:
+            figure.data = [one for one in figure.data if one.name.startswith("same")]
+
+        def ends(pairs: list[tuple[int, int, float]]) -> list[dict[str, Any]]:
+            images = opened.about_many([row for a, b, _ in pairs for row in (a, b)])
+            return [
+                {"first": images[2 * i], "second": images[2 * i + 1], "distance": distance}
+                for i, (_, _, distance) in enumerate(pairs)
+            ]
+
+        return {
+            "measure": opened.index.measure.name,
+            "split": split,
+            "images": list(compared.images),
+            "of": list(compared.of),
+            "mean": compared.mean,
+            "nearest": ends(compared.nearest),
+            "farthest": ends(compared.farthest),
+            "figure": drawn(figure),
+        }
+
+    def _evaluated(self, opened: OpenIndex) -> tuple[NDArray[np.int64], str]:
+        """The images that the analysis evaluated, or all, and the name of their side."""
+        features = opened.index.features
+        try:
+            split = str(self.service.analyses.analysis(features.key).settings.get("split", "all"))
+        except NotThere:
+            split = "all"
+        rows = features.table(split)["row"].to_numpy(np.int64)
+        return rows[opened.places(rows) >= 0], split
+
+    def typical(
+        self, distances: Sequence[float], key: str | None, measure: str | None
+    ) -> dict[str, Any]:
+        """Fields of `Typical`: where distances lie among those of all evaluated pairs.
+
+        Raises:
+            NotThere: no analysis, or one without this measure.
+        """
+        chosen = self.service.chosen_key(key)
+        name = self.service.measure if measure is None else measure
+        table = self.service.analyses.analysis(chosen).tables.get("roc")
+        part = None if table is None else table[table["measure"] == name]
+        if part is None or part.empty:
+            raise NotThere(f"{chosen} was not analysed by {name[:120]}: run `alike analyse`")
+        part = part[np.isfinite(part["threshold"])].sort_values("threshold")
+        same, different = (
+            1.0 - np.interp(distances, part["threshold"], part[share]) for share in ("tar", "far")
+        )
+        return {
+            "measure": name,
+            "distances": list(distances),
+            "same_farther": same.tolist(),
+            "different_farther": different.tolist(),
+        }
+
+    def prediction(self, name: str, opened: OpenIndex) -> dict[str, Any]:
+        """Fields of `Prediction`.
+
+        Raises:
+            NotThere: an unknown image, or a network without stored logits.
+        """
+        logits = self.service.tap(name, TAP, opened).astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        names = class_names(opened.index.features, len(shares))
+        likely = np.argsort(-shares, kind="stable")[:LIKELY].tolist()
+        return {
+            "image": self.service.about(name, opened),
+            "classes": [names[i] for i in likely],
+            "shares": shares[likely].tolist(),
+        }
+
+    def listed(self, kind: str, key: str | None) -> ImageList:
+        """The list of a kind."""
+        return image_list(kind, self.service.opened(key), self.service.analyses)
+
+
+def drawn(figure: Any) -> dict[str, Any]:
+    """A plotly figure as plain values: `data` and `layout`."""
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return {"data": plain["data"], "layout": plain["layout"]}
+
+
+def class_names(features: Any, width: int) -> list[str]:
+    """Names of the network's classes; their numbers where they are not known."""
+    from alike.analysis.scores import logit_places
+
+    names = [str(one) for one in features.attrs.get("class_names") or ()]
+    if len(names) == width:
+        return names
+    places = logit_places(features) or {}
+    names = [f"class {number}" for number in range(width)]
+    for name, place in places.items():
+        names[place] = name
+    return names

@@ -1,0 +1,173 @@
+"""What the views of the page show, against the tables and features that it comes from."""
+
+import io
+import json
+import urllib.parse
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alike.extract.store.store import Store
+from alike.serve.class_pair import _ends
+from alike.serve.service import NeighbourService
+from alike.serve.views import Views
+
+
+@pytest.fixture
+def analysis(analysed):
+    return analysed[0]
+
+
+@pytest.fixture
+def gap(place):
+    """The pooled features of all images, and their labels."""
+    features = Store.open(place / "store").features()
+    table = features.table("all")
+    return features.read("gap", table["row"].to_numpy()).astype(np.float64), table
+
+
+def cosine_distances(a, b):
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    return 1 - a @ b.T
+
+
+@pytest.mark.parametrize(("first", "second"), [("cat", "Käfer"), ("dog", "dog")])
+def test_two_classes(client, analysis, gap, first, second):
+    pooled, table = gap
+    labels = table["label"].to_numpy()
+    rows = [table["row"].to_numpy()[labels == name] for name in (first, second)]
+    grid = cosine_distances(pooled[labels == first], pooled[labels == second])
+    asked = urllib.parse.urlencode({"first": first, "second": second})
+    pair = client.json(f"/api/v1/class-pair?{asked}")
+    if first == second:
+        grid = np.where(np.triu(np.ones(grid.shape, dtype=bool), 1), grid, np.nan)
+    assert pair["mean"] == pytest.approx(np.nanmean(grid), abs=1e-5)
+    names = ["class_a", "class_b"]
+    means = analysis.tables["class_pairs"].query("measure == 'gap_cosine'").set_index(names)
+    assert pair["mean"] == pytest.approx(means.at[(first, second), "mean"], abs=1e-4)
+    for end, best in (("nearest", np.nanmin(grid)), ("farthest", np.nanmax(grid))):
+        assert pair[end][0]["distance"] == pytest.approx(best, abs=1e-5)
+        used = [one[side]["row"] for one in pair[end] for side in ("first", "second")]
+        assert len(used) == len(set(used))
+        for one in pair[end]:
+            i, j = (
+                np.flatnonzero(part == one[side]["row"])[0]
+                for part, side in zip(rows, ("first", "second"), strict=True)
+            )
+            distance = grid[i, j] if np.isfinite(grid[i, j]) else grid[j, i]
+            assert one["distance"] == pytest.approx(distance, abs=1e-5)
+    assert len(pair["figure"]["data"]) == (1 if first == second else 2)
+    assert pair["images"] == [len(one) for one in rows]
+
+
+def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
+    draw = np.random.default_rng(3)
+    grid = draw.integers(0, 50, (70, 90)).astype(float)
+    one, other = np.arange(70), np.arange(100, 190)
+    naive, used = [], set()
+    for i, j in sorted(np.ndindex(grid.shape), key=lambda at: grid[at]):
+        if len(naive) < 8 and not used & {i, j + 100}:
+            naive.append(grid[i, j])
+            used |= {i, j + 100}
+    assert [distance for _, _, distance in _ends(grid, one, other)] == naive
+
+
+def test_the_matrix_of_classes(client, analysis):
+    matrix = client.json("/api/v1/class-matrix")
+    assert sorted(matrix["order"]) == ["Käfer", "cat", "dog"]
+    table = analysis.tables["class_pairs"].query("class_a != class_b")
+    assert matrix["nearest"][0]["between"] == pytest.approx(table["mean"].min())
+    assert matrix["figure"]["data"][0]["type"] == "heatmap"
+    status, _, body = client.get("/api/v1/class-matrix?measure=none")
+    assert (status, list(json.loads(body))) == (404, ["error"])
+
+
+def test_how_typical_a_distance_is(client, analysis, gap):
+    """Shares of pairs, of classes that weigh the same, counted one by one."""
+    pooled, table = gap
+    grid = cosine_distances(pooled, pooled)
+    codes = table["label"].astype("category").cat.codes.to_numpy()
+    counts = np.bincount(codes)
+    same = codes[:, None] == codes
+    weights = np.where(same, 1 / (counts * (counts - 1.0))[codes][:, None], 0.0)
+    np.fill_diagonal(weights, 0.0)
+    other = np.where(same, 0.0, 1.0 / np.outer(counts[codes], counts[codes]))
+    for distance in np.quantile(grid[np.triu_indices(len(grid), 1)], [0.1, 0.5, 0.9]):
+        typical = client.json(f"/api/v1/typical?distance={distance}")
+        for share, weight in (("same_farther", weights), ("different_farther", other)):
+            expected = (weight * (grid > distance)).sum() / weight.sum()
+            # Between two thresholds of the stored curve the share is a line.
+            assert typical[share][0] == pytest.approx(expected, abs=0.02)
+
+
+def test_what_the_network_takes_an_image_for(client, place):
+    features = Store.open(place / "store").features()
+    logits = features.read("logits", np.array([3]))[0].astype(np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum()
+    prediction = client.json("/api/v1/images/3/prediction")
+    np.testing.assert_allclose(prediction["shares"], np.sort(shares)[::-1], rtol=1e-6)
+    names = sorted(features.table("all")["label"].unique())
+    assert prediction["classes"] == [names[i] for i in np.argsort(-shares)]
+    file = next((place / "images" / "cat").iterdir())
+    brought = client.json("/api/v1/images", file.read_bytes() + b" ")
+    assert brought["row"] == -1
+    again = client.json(f"/api/v1/images/{brought['image']}/prediction")
+    row = int(features.table("all").set_index("path").at[f"cat/{file.name}", "row"])
+    stored = client.json(f"/api/v1/images/{row}/prediction")
+    assert again["classes"] == stored["classes"]
+    np.testing.assert_allclose(again["shares"], stored["shares"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["labels", "outliers", "twins", "bad"])
+def test_lists(client, analysis, kind):
+    listed = client.json(f"/api/v1/lists/{kind}")
+    suspects = analysis.tables["suspects"].query("measure == 'gap_cosine'")
+    if kind in ("labels", "outliers"):
+        wanted = suspects[suspects["kind"] == kind.removesuffix("s")]
+        assert [line["images"][0]["row"] for line in listed["lines"]] == wanted["row"].tolist()
+        assert [line["score"] for line in listed["lines"]] == wanted["score"].tolist()
+        assert listed["needs"] == ""
+    status, headers, body = client.get(f"/api/v1/lists/{kind}/file?form=parquet")
+    assert (status, headers["Content-Disposition"]) == (
+        200, f'attachment; filename="{kind}.parquet"'
+    )  # fmt: skip
+    table = pd.read_parquet(io.BytesIO(body))
+    assert len(table) == listed["n_lines"]
+    status, _, body = client.get(f"/api/v1/lists/{kind}/file")
+    assert len(pd.read_csv(io.BytesIO(body))) == listed["n_lines"]
+
+
+def test_bad_images_are_listed_with_their_reason(tmp_path, place):
+    from PIL import Image
+
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+    from alike.index.build import build_index
+
+    for number in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (60 * number, 9, 200)).save(tmp_path / f"images/{number}.png")
+    (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    store = Store.open(tmp_path / "store", create=True)
+    network = load_network(f"{place}/nets.py:small", "none")
+    source = open_source(str(tmp_path / "images"))
+    key = extract(source, network, store, taps=("last_conv",), device="cpu").key
+    build_index(store.features(key), "gap_cosine")
+    views = Views(NeighbourService(tmp_path / "store"))
+    lines = views.listed("bad", None).lines
+    assert lines["path"].tolist() == ["torn.png"]
+    assert lines["why"].iloc[0].startswith("unreadable: no image of a format")
+    assert "labels" in views.listed("labels", None).needs
+    assert "alike twins" in views.listed("twins", None).needs
+
+
+def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path):
+    from alike.analysis.report.report import write_report
+
+    page = write_report(tmp_path / "report.html", before=analysis).read_text()
+    report = client.json("/api/v1/report")
+    assert {"top", "scores", "distances", "measures"} <= set(report["sections"])
+    for name in ("scores", "distances", "measures"):
+        assert report["sections"][name] in page
