@@ -15,4 +15,5 @@ from .upkeep import collect_garbage as collect_garbage
 from .upkeep import contents as contents
 from .upkeep import describe as describe
 from .upkeep import history as history
+from .upkeep import without_record as without_record
 from .verification import verify as verify

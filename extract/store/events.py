@@ -59,8 +59,12 @@ def events(files: Files) -> pd.DataFrame:
 
     An entry that cannot be read is the event `unreadable`, its note the file and its fault.
     """
+    entries = _entries(files)
+    if not entries:
+        # A store begins with an entry.
+        entries = [(None, StoreDamaged(f"{FOLDER} is missing", file=FOLDER, fault="is missing"))]
     return pd.DataFrame(
-        [vars(entry or _unreadable(error)) for entry, error in _entries(files)],
+        [vars(entry or _unreadable(error)) for entry, error in entries],
         columns=["time", "event", "key", "note", "host", "pid"],
     )
 
@@ -74,7 +78,8 @@ def _unreadable(error: StoreDamaged | None) -> _Entry:
     place, fault = ("", "") if error is None else (error.file, error.fault)
     # The name of an entry begins with its time: 20260131T120000000000.
     day = place.removeprefix(f"{FOLDER}/")[:15]
-    time = f"{day[:4]}-{day[4:6]}-{day[6:11]}:{day[11:13]}:{day[13:15]}"
+    named = NAME.fullmatch(place.removeprefix(f"{FOLDER}/"))
+    time = f"{day[:4]}-{day[4:6]}-{day[6:11]}:{day[11:13]}:{day[13:15]}" if named else ""
     return _Entry(time, "unreadable", "", f"{place}: {fault}", "", 0)
 
 

@@ -11,6 +11,7 @@ from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.store.arrays import TREE, VALID
 from alike.extract.store.events import Event, events, note
+from alike.extract.store.features import Features
 from alike.extract.store.files import ADVICE, PARTIAL
 from alike.extract.store.locks import holder_of, is_dead, require_writable
 from alike.extract.store.metadata import META
@@ -54,6 +55,18 @@ def bad_images(store: Store, key: str | None = None) -> pd.DataFrame:
     return pd.concat(tables)[columns].reset_index(drop=True)
 
 
+def without_record(features: Features) -> str:
+    """Say which units of rows no record is there of, and what to do; empty if all have one."""
+    units = features.pending()
+    if not units:
+        return ""
+    more = f" and {len(units) - 1} more" if len(units) > 1 else ""
+    return (
+        f"{features.ledger.name(units[0])}{more}: no record of these rows; `alike extract` "
+        "computes them, `alike store verify` says what was lost"
+    )
+
+
 def history(store: Store) -> pd.DataFrame:
     """Give what happened, oldest first: time, event, key, note, host, pid.
 
@@ -62,7 +75,10 @@ def history(store: Store) -> pd.DataFrame:
     lines = []
     for key in store.groups():
         runs: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
-        ledger = store.features(key).ledger
+        features = store.features(key)
+        ledger, pending = features.ledger, without_record(features)
+        if pending:
+            lines.append(("", "pending", key, pending, "", 0))
         for unit, fault in ledger.broken().items():
             lines.append(("", "unreadable", key, f"{ledger.name(unit)}: {fault}", "", 0))
         for record in ledger.sound().values():

@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
         """
         from alike.extract.errors import BadInput
         from alike.extract.replacing import check_target
+        from alike.extract.store import without_record
         from alike.flows.console import print_json, print_table
         from alike.index.filters import Among
         from alike.index.query import NeighbourIndex
@@ -90,6 +91,9 @@ def register(app: typer.Typer) -> None:
         paths = {query.row: query.name for query in named}
         names = [paths[image] if isinstance(image, int) else image for image in asked]
         table = neighbour_table(opened, names, answers)
+        pending = without_record(opened.features) if len(table) < k * len(images) else ""
+        if pending:
+            typer.echo(f"note: {pending}", err=True)
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)
         if as_json:

@@ -223,6 +223,8 @@ class Case:
         fit = [name for name in names if re.fullmatch(self.damage.files, name)]
         name = fit[self.at % len(fit)]
         self.damage.change(store, store / name, np.random.default_rng(self.seed))
+        if self.damage.name == "folder gone" and name.startswith("log/"):
+            return "log: is missing"
         return "locks/layout.json" if self.damage.name.startswith("lock") else name
 
 

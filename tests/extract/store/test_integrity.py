@@ -614,6 +614,20 @@ def test_an_entry_of_the_log_that_is_no_file_is_named(tmp_path, what):
     assert f"log/{entry.name}" in files_of(verify(store))
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_record_that_is_gone_is_told_by_the_log(tmp_path, folder):
+    features = filled(tmp_path / "s", 40)
+    (record,) = (tmp_path / "s" / "ledger" / KEY).glob("*.json")
+    record.unlink()
+    if folder:
+        record.mkdir()
+    store = Store.open(features.store.url)
+    told = history(store).query("event == 'pending'")["note"].tolist()
+    assert [one.split(":")[0] for one in told] == [f"ledger/{KEY}/00000000.json"]
+    shutil.rmtree(tmp_path / "s" / "log")
+    assert "log: is missing" in history(store)["note"].tolist()
+
+
 @pytest.mark.parametrize("folder", ["ledger", "manifest"])
 def test_a_link_to_nothing_in_the_place_of_a_file_is_named(tmp_path, folder):
     """Read as a file that is not there, it would be left out without a word."""
