@@ -709,6 +709,7 @@ def retrain(
         BadInput: an unknown setting, no images to train on, a network that cannot be trained.
     """
     from alike.extract.networks import accepting
+    from alike.extract.places import expanded
     from alike.flows.extracting import network_options, source_options
     from alike.flows.training_images import training_images
     from alike.train.retrain import retrain as train
@@ -734,7 +735,7 @@ def retrain(
         loaded,
         training,
         read,
-        out=Path(to).expanduser().resolve(),
+        out=expanded(to).resolve(),
         held_out=held_out,
         validation=validation,
         device=device,

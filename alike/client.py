@@ -121,7 +121,12 @@ class Client:
         return _table([line for one in answers for line in one["neighbours"]], columns)
 
     def alike(self, image: Query, other: Query, *, features: str | None = None) -> dict[str, Any]:
-        """Where two images are alike: value (cosine), likeness and difference (h, w) on each."""
+        """Where two images are alike.
+
+        Returns:
+            distance (by the measure of the index), value (cosine), likeness and difference (h, w)
+            on each, pairs.
+        """
         import numpy as np
 
         path = f"/images/{self._name(image)}/alike/{self._name(other)}"
@@ -170,16 +175,76 @@ class Client:
         return self._rows("/examples", asked)
 
     def map(self, **asked: Any) -> "pd.DataFrame":
-        """The stored map: row, image, label, split, pca_x, pca_y, tsne_x, tsne_y.
+        """The stored map: row, image, path, label, subset, split, pca_x, pca_y, tsne_x, tsne_y.
 
-        Takes features, measure, split, limit.
+        Takes features, measure, split, limit. With an analysis there is `purity`: the share of
+        each image's neighbours that have its class.
         """
         answer = self._ask("GET", "/map", **asked)
-        table = _table({name: answer.pop(name) for name in ("row", "image", "label", "split")})
+        names = ("row", "image", "path", "label", "subset", "split")
+        table = _table({name: answer.pop(name) for name in names})
+        purity = answer.pop("purity")
+        if purity is not None:
+            table["purity"] = purity
         for name in ("pca", "tsne"):
             table[[f"{name}_x", f"{name}_y"]] = answer.pop(name)
         table.attrs = answer
         return table
+
+    def class_pair(self, first: str, second: str, **asked: Any) -> "pd.DataFrame":
+        """The nearest and the farthest pairs of images of two classes, or within one.
+
+        Takes features, measure.
+
+        Returns:
+            end (`nearest`, `farthest`), row_a, row_b, path_a, path_b, distance.
+        """
+        answer = self._ask("GET", "/class-pair", first=first, second=second, **asked)
+        lines = [
+            (end, one["first"]["row"], one["second"]["row"], one["first"]["path"],
+             one["second"]["path"], one["distance"])
+            for end in ("nearest", "farthest")
+            for one in answer[end]
+        ]  # fmt: skip
+        columns = ["end", "row_a", "row_b", "path_a", "path_b", "distance"]
+        table = _table(lines, columns)
+        table.attrs = {name: answer[name] for name in ("measure", "split", "images", "of", "mean")}
+        return table
+
+    def images_to_check(
+        self,
+        kind: Literal["labels", "outliers", "twins", "bad"],
+        *,
+        features: str | None = None,
+        limit: int | None = None,
+    ) -> "pd.DataFrame":
+        """Suspected labels, outliers, twins (two lines an entry) or bad images.
+
+        Args:
+            kind: of the list.
+            features: key of an extraction; None: that of the server.
+            limit: most entries.
+
+        Returns:
+            entry, row, image, path, label, subset, split, suggested, score, why.
+        """
+        answer = self._ask("GET", f"/lists/{kind}", features=features, limit=limit)
+        own = ("suggested", "score", "why")
+        lines = [
+            {"entry": number, **image, **{name: line[name] for name in own}}
+            for number, line in enumerate(answer["lines"])
+            for image in line["images"]
+        ]
+        names = ("row", "image", "path", "label", "subset", "split")
+        table = _table(lines, ["entry", *names, *own])
+        table.attrs = {name: answer[name] for name in ("key", "kind", "n_lines", "needs")}
+        return table
+
+    def prediction(self, image: Query, *, features: str | None = None) -> "pd.DataFrame":
+        """What the network takes an image for: class, share; the likeliest first."""
+        path = f"/images/{self._name(image)}/prediction"
+        answer = self._ask("GET", path, features=features)
+        return _table({"class": answer["classes"], "share": answer["shares"]})
 
     def tags(self) -> "pd.DataFrame":
         """Tags of the stored images: image (SHA-256), tag."""

@@ -33,13 +33,15 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.data_limits import Listed, bayes_bounds, listed_neighbours, suspects
-from alike.analysis.neighbours import linked_units
+from alike.analysis.layers import layer_profile
+from alike.analysis.neighbours import linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
-from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers
+from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers, units_of
 from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
+from alike.analysis.sufficiency import FEWEST, LISTED, MOST_CURVED, sufficiency
 from alike.analysis.twins import twin_findings
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.documents import damaged, read_json
@@ -333,9 +335,15 @@ def analyse(
     one_nn = _one_nn(parts[0]["scores"], plan[0].name)
     tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
     tables["suspects"] = suspects(plan[0].name, near, plan[0].images)
+    more_images = work.more_images(plan[0], parts[0]["scores"])
+    if len(more_images):
+        tables["sufficiency"] = more_images
     probes = work.probe(features, plan[0], near, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
+    layers = work.profile(features, plan[0], near)
+    if len(layers):
+        tables["layers"] = layers
     twins, twin_record = twin_findings(
         features, images, headline_of(tables["scores"], measures), work.alone(plan[0])
     )
@@ -511,6 +519,43 @@ class Work:
             # They need train images, which many a set has not.
             left_out["probes"] = str(error)
             return []
+
+    def more_images(self, head: Planned, scores: pd.DataFrame) -> pd.DataFrame:
+        """What more images would change, by the headline's measure; empty with few images.
+
+        Args:
+            head: the headline's measure; of many images a stratified sample counts.
+            scores: of it.
+        """
+        settings = self.settings
+        few = head.images.sample(MOST_CURVED, settings.seed)
+        if len(few) < FEWEST:
+            return pd.DataFrame()
+        source = replace(head.source, rows=few.rows)
+        stage = self.jobs.stage("more neighbours", self.progress)
+        near = nearest(
+            source.load(0 if self.jobs.remote else MEMORY), few, LISTED, map_blocks=stage
+        )
+        row = scores[scores["score"] == "sameness"].iloc[0]
+        return sufficiency(
+            head.name, near.places, near.hit_chance, few,
+            (float(row["value"]), float(row["low"]), float(row["high"])), len(head.images),
+            seed=settings.seed, intervals=settings.bootstrap > 0,
+        )  # fmt: skip
+
+    def profile(self, features: "Features", head: Planned, near: Listed) -> pd.DataFrame:
+        """Scores of every stored layer on the images of the headline; empty without layers.
+
+        Args:
+            features: the extraction.
+            head: the headline's measure.
+            near: its neighbours, which tell which images are near copies.
+        """
+        return layer_profile(
+            features, head.images, units_of(head.images, _copies(head, near)),
+            partial(self.jobs.stage, progress=self.progress),
+            seed=self.settings.seed, intervals=self.settings.bootstrap > 0,
+        )  # fmt: skip
 
     def ask(self, planned: Planned, human: HumanAnswers) -> pd.DataFrame:
         """How alike people and a measure find the images; ceilings and intervals of the headline.

@@ -24,6 +24,7 @@ PAGES = {
     "api/people.md": "alike.analysis.people",
     "api/explain.md": "alike.analysis.explain",
     "api/continuity.md": "alike.analysis.explain.continuity",
+    "api/grade.md": "alike.analysis.explain.grade",
     "api/lrp.md": "alike.analysis.explain.lrp",
     "api/figures.md": "alike.analysis.figures",
     "api/maps.md": "alike.analysis.maps",

@@ -26,6 +26,8 @@ from alike.extract.store import Store
 
 STARTING = "300s"
 """How long workers started here may take until they answer."""
+MOST_WORKERS = 1024
+"""Processes of one machine; more is a slip of the pen that would end the machine."""
 
 
 def extract_distributed(
@@ -51,6 +53,7 @@ def extract_distributed(
     Raises:
         BadInput: no scheduler or no worker there, and what `extract` raises.
     """
+    _check(workers)
 
     def on_workers(
         run: ExtractionRun, workload: Workload, progress: BatchProgress
@@ -80,9 +83,20 @@ def map_on_workers(
     """
     from distributed import as_completed
 
+    _check(workers)
     with dask_client(workers, timeout) as client:
         for future in as_completed(client.map(work, parts, pure=False)):
             yield future.result()
+
+
+def _check(workers: str | int) -> None:
+    """Refuse a number of processes without which the work never ends, or with which the machine.
+
+    Raises:
+        BadInput: none, or more than `MOST_WORKERS`.
+    """
+    if str(workers).lstrip("-").isdecimal() and not 1 <= int(workers) <= MOST_WORKERS:
+        raise BadInput(f"{workers} workers: expected 1 to {MOST_WORKERS}, or tcp://scheduler:port")
 
 
 @contextmanager
@@ -102,7 +116,7 @@ def dask_client(
     import dask
     from distributed import Client, LocalCluster
 
-    if not str(workers).isdigit():
+    if not str(workers).isdecimal():
         try:
             client = Client(str(workers), timeout=timeout)
         except (OSError, ValueError, TimeoutError) as error:

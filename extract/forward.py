@@ -103,9 +103,9 @@ class Forward:
         self.precision = precision
         self.limit = 2**20
         self.taps = choose_taps(taps_at(network.module, size, self.names), self.names)
-        module = folded(network.module, self.taps, size)
+        module, found = folded(network.module, self.taps, size)
         module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tapped = TappedNetwork(module, self.taps)
+        self._tapped = TappedNetwork(module, found)
         self.size = size
         self.shapes = self._shapes(size)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from alike.extract.errors import BadInput
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
 
 
 def seal_of(value: object) -> str:
@@ -95,7 +95,7 @@ def check_name(name: str, what: str) -> str:
     """
     if not is_name(name):
         raise BadInput(
-            f"{what} {name!r}: a name of letters, digits and . _ + - is expected, which does not "
+            f"{what} {name!r}: a name of letters, digits and . _ + @ - is expected, which does not "
             "begin with a dot"
         )
     return name

@@ -119,7 +119,8 @@ def extract(
         source: the images; the set in the store becomes exactly these.
         network: from `load_network`.
         store: opened, if it is new with ``create=True``.
-        taps: to store, beside `gap` and `pixels`, which always are; module paths too.
+        taps: to store, beside `gap` and `pixels`, which always are; module paths too, ``gap@path``
+            for the mean of a module's output, ``layers`` for those of all blocks.
         device: ``auto``, ``cpu``, ``cuda``…
         precision: ``auto`` (float16 on a GPU, float32 on a CPU), ``bfloat16``…
         batch_size: images of one forward pass; None to choose it. Halved when memory runs out.
@@ -144,7 +145,8 @@ def extract(
     if tuple(taps) == TAPS and network.lacking:
         # Not asked for by name: what the weights can give is given, and a note says the rest.
         taps = [tap for tap in TAPS if tap not in network.lacking]
-    extraction = network.extraction(tuple(taps), choose_precision(precision, on))
+    taps = network.tap_names(taps)
+    extraction = network.extraction(taps, choose_precision(precision, on))
     past = None if rehash else past_listing(store, source)
     listing = list_source(source, max(threads, 4), progress, past=past)
     settings = ComputeSettings(str(on), batch_size, threads, bad_share)

@@ -16,7 +16,7 @@ from alike.extract.forward import Forward, array_names
 from alike.extract.images import ImageSource, decode
 from alike.extract.lanes import BatchProgress, Lanes, UnitRows
 from alike.extract.loading import RETRIED, FrameLoader, Image
-from alike.extract.networks import Extraction, Network, code_hash_of
+from alike.extract.networks import MEAN_OF, Extraction, Network, code_hash_of
 from alike.extract.stages import StageClock
 from alike.extract.store import UNIT, ArraySpec, Features, Store
 from alike.extract.twins import keep_signatures
@@ -136,6 +136,8 @@ class ExtractionRun:
             attrs["classifier"] = self.network.classifier() is not None
             attrs["packages"] = dict(self.network.packages)
             attrs["modules"] = list(self.network.modules)
+            if any(name.startswith(MEAN_OF) for name in self.names):
+                attrs["layers"] = list(self.network.layers)
             check_disk(self.store, {n: shape for n, shape in shapes.items() if n not in stored})
         self._check_names(shapes.get("logits"))
         self.features = self.store.create_features(attrs, key, shapes)

@@ -20,11 +20,10 @@ def check(pipeline: Pipeline) -> None:
     """
     from alike.analysis.explain import explainer
     from alike.extract.forward import choose_device, choose_precision
-    from alike.extract.measures import MEASURES
+    from alike.extract.measures import measure_named
 
     for name in (pipeline.index.measure, pipeline.trigger_measure, *pipeline.analyse.measures):
-        if name not in MEASURES:
-            raise BadInput(f"measure {name!r}: expected one of {', '.join(MEASURES)}")
+        measure_named(name)
     for name in pipeline.explain.methods:
         explainer(name)
     choose_precision(pipeline.extract.precision, choose_device(pipeline.extract.device))
@@ -54,6 +53,7 @@ def _check_taps(network: "Network", names: Sequence[str]) -> None:
     side = network.transform.resize
     size = network.transform.size or ((side, side) if isinstance(side, int) else None)
     if size is not None:  # else it depends on the images, and extraction says it
+        names = network.tap_names(names)
         choose_taps(taps_at(network.module, size, names), names)
 
 

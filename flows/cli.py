@@ -81,11 +81,22 @@ def main() -> None:
 
 
 def _check_here() -> None:
-    """Refuse a working directory that is gone; paths relative to it lead nowhere."""
+    """Refuse a working directory that is gone, and names that no JSON and no Parquet file holds.
+
+    Files within a set of images may have such names: they are listed under names that escape them.
+    """
     try:
-        Path.cwd()
+        here = str(Path.cwd())
     except FileNotFoundError:
         raise BadInput("the working directory was deleted: change to one that exists") from None
+    for word in (here, *sys.argv[1:]):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise BadInput(
+                f"{shown} is not in UTF-8: rename it, or make a link to it of another name"
+            ) from None
 
 
 def _is_of_a_cloud(error: Exception) -> bool:

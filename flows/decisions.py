@@ -40,7 +40,9 @@ class Accepted:
 class DecisionLog:
     """The decisions of one output folder, read and written for one network and its settings."""
 
-    def __init__(self, memo: Memo, folder: Path, pipeline: Pipeline, parent: str) -> None:
+    def __init__(
+        self, memo: Memo, folder: Path, pipeline: Pipeline, parent: str, modules: str = ""
+    ) -> None:
         """Open the log.
 
         Args:
@@ -48,10 +50,11 @@ class DecisionLog:
             folder: the output folder.
             pipeline: the settings; decisions under others are not counted.
             parent: weights hash of the settings' own network, whose file may be replaced.
+            modules: hash of the modules beside its file, which may change as well.
         """
         self._memo, self._file = memo, folder / "decisions.jsonl"
         self._older = folder / "served.json"
-        self._origin, self._parent = origin_of(pipeline), parent
+        self._origin, self._parent, self._modules = origin_of(pipeline), parent, modules
 
     def accepted(self) -> Accepted | None:
         """The retrained network that is served; None for the settings' own, and if it is lost.
@@ -125,7 +128,7 @@ class DecisionLog:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "about": about, "decision": decision,
             "reason": reason, "scores": _as_json(scores),
             "past": _as_json(vars(past)) if past else None,
-            "origin": self._origin, "parent": self._parent,
+            "origin": self._origin, "parent": self._parent, "modules": self._modules,
         }  # fmt: skip
         if network is not None:
             weights = self._memo.place_of(network.weights)
@@ -139,9 +142,17 @@ class DecisionLog:
         aside.replace(self._file)
 
     def _own(self) -> list[dict[str, Any]]:
-        """Entries of this network under these settings; version 0.1 did not name the parent."""
+        """Entries of this network under these settings.
+
+        Version 0.1 did not name the parent, nor the modules.
+        """
         entries = [entry for entry in self._entries() if entry["origin"] == self._origin]
-        return [entry for entry in entries if entry.get("parent", self._parent) == self._parent]
+        own = {"parent": self._parent, "modules": self._modules}
+        return [
+            entry
+            for entry in entries
+            if all(entry.get(name, value) == value for name, value in own.items())
+        ]
 
     def _entries(self) -> list[dict[str, Any]]:
         if not self._file.is_file():

@@ -45,15 +45,19 @@ def export(
     The arguments are those of `alike.export`. The 2-D map is made if it is missing.
 
     Raises:
-        BadInput: an ending or an array that is not there.
+        BadInput: an ending, a measure or an array that is not there.
     """
     from alike.analysis.analyse import Analysis
     from alike.analysis.export import WITH_NEIGHBOURS, ending_of, lists_among
     from alike.analysis.export import export as write
     from alike.extract.errors import BadInput
+    from alike.extract.measures import MEASURES, SET_MEASURES
     from alike.extract.replacing import check_target
     from alike.extract.store import Store
 
+    measures = [*MEASURES, *SET_MEASURES]
+    if measure not in measures:
+        raise BadInput(f"unknown measure {measure!r}, expected one of {', '.join(measures)}")
     if ending_of(to) != ".zarr":
         check_target(to)
     opened = store if isinstance(store, Store) else Store.open(store)

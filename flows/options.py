@@ -34,13 +34,27 @@ SplitOption = Annotated[
     Split,
     typer.Option("--split", help="Images to use. held_out: those that no training sees."),
 ]
+
+
+def _an_address(dask: str | None) -> str | None:
+    if dask is not None and ":" not in dask:
+        raise typer.BadParameter(
+            f"{dask!r} is no address such as tcp://10.0.0.1:8786; --workers starts processes here"
+        )
+    return dask
+
+
 DaskOption = Annotated[
     str | None,
-    typer.Option("--dask", help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786."),
+    typer.Option(
+        "--dask",
+        callback=_an_address,
+        help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786.",
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Processes of a local Dask cluster."),
+    typer.Option("--workers", min=1, max=1024, help="Processes of a local Dask cluster."),
 ]
 
 

@@ -78,7 +78,7 @@ def run_settings_file(
 def run_steps(run: PipelineRun) -> Finished:
     """Extract, index, analyse, retrain if triggered, and report; the caller holds the folder."""
     own = steps.load(run.pipeline, run.pipeline.network.weights)
-    log = DecisionLog(run.memo, run.folder, run.pipeline, own.weights_hash)
+    log = DecisionLog(run.memo, run.folder, run.pipeline, own.weights_hash, own.modules_hash)
     accepted = log.accepted()
     run.notes.extend(log.lost())
     weights = accepted.weights if accepted else run.pipeline.network.weights

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alike.extract.errors import BadInput
+from alike.extract.places import expanded
 from alike.extract.secrets import filled, hide, masked
 from alike.flows.sections import Output, Pipeline, TransformSettings, parse_bytes
 
@@ -74,7 +75,7 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     file, colon, factory = network.name.rpartition(":")
     name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
     network = network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
-    output = Output(folder=base / _home(pipeline.output.folder))
+    output = Output(folder=base / expanded(pipeline.output.folder))
     resolved = {"images": images, "network": network, "output": output}
     return pipeline.model_copy(update=resolved)
 
@@ -83,12 +84,5 @@ def _near(name: str, base: Path) -> str:
     """A path beside the settings file if there is one of that name; else the name itself."""
     if not name or "://" in name:
         return name
-    beside = base / _home(Path(name))
+    beside = base / expanded(name)
     return str(beside) if beside.exists() else name
-
-
-def _home(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise BadInput(f"{path}: no such user's home; write the path out") from error

@@ -210,6 +210,10 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
     settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
+    weights = Path(network.weights)
+    if "://" not in network.weights and weights.is_dir():
+        # The folder of a retraining.
+        places += sorted(weights.iterdir())
     files = {str(place): _stamp(place) for place in places if not place.is_dir()}
     if began_ns is not None:
         newest = settled_before(began_ns)
@@ -265,9 +269,11 @@ def _as_stamp(status: os.stat_result) -> list[int]:
 def _loaded_code() -> list[str]:
     """Files of the modules that this process loaded and that no installation has put there.
 
+    Also those that the network's factory read.
+
     Code beside an environment counts: a project may be the folder of its own environment.
     """
-    from alike.extract.networks import is_installed
+    from alike.extract.networks import every_file_read, is_installed
 
     own = Path(__file__).resolve().parents[1]
     by_folder: dict[Path, list[str]] = {}
@@ -275,6 +281,8 @@ def _loaded_code() -> list[str]:
         name: Any = vars(module).get("__file__") if hasattr(module, "__dict__") else None
         if isinstance(name, str):
             by_folder.setdefault(Path(name).parent, []).append(name)
+    for name in every_file_read():
+        by_folder.setdefault(Path(name).parent, []).append(name)
     files: set[str] = set()
     for folder, inside in by_folder.items():
         real = folder.resolve()

@@ -1,7 +1,10 @@
 """The application: the page, the API below `/api/v1`, and one body for every error."""
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +25,9 @@ from alike.serve.service import NeighbourService
 from alike.serve.views import Runs, Views, no_runs
 from alike.serve.work import Work
 
+PLOTLY = "plotly.min.js"
+SHARED = ("report.css", "shown.js")
+"""Style and script of the report that the page has too."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
@@ -31,6 +37,21 @@ STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (AlikeError, 500),
 )
 """Kind of error to the status of its answer; the first that fits."""
+
+
+class PageFiles(StaticFiles):
+    """Files of the page, those among them that it shares with the report, and plotly."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """See starlette."""
+        if path == PLOTLY:
+            found = find_spec("plotly")
+            shared = Path(str(found and found.origin)).parent / "package_data" / PLOTLY
+        elif path in SHARED:
+            shared = Path(str(files("alike.analysis.report") / path))
+        else:
+            return super().lookup_path(path)
+        return str(shared), shared.stat()
 
 
 def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = no_runs) -> FastAPI:
@@ -51,7 +72,7 @@ def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = n
     _handle_errors(app)
     app.include_router(routes(work, metrics, Views(service, runs)))
     static = files("alike.serve") / "static"
-    app.mount("/static", StaticFiles(directory=str(static)), name="static")
+    app.mount("/static", PageFiles(directory=str(static)), name="static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:

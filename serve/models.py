@@ -273,6 +273,7 @@ class Alike(Model):
     Attributes:
         first: an image.
         second: another.
+        distance: of the two, by the measure of the index.
         value: cosine of the pooled maps.
         likeness: a map (h, w) on each image; each sums to `value`.
         difference: a map on each; both together sum to 1 - `value`.
@@ -283,6 +284,7 @@ class Alike(Model):
 
     first: Image
     second: Image
+    distance: float
     value: float
     likeness: list[list[list[float]]]
     difference: list[list[list[float]]]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.extract.measures import MEASURES
+from alike.extract.measures import find_measure
 from alike.index.files import CARD, folder_of
 from alike.index.filters import Among
 from alike.index.query import NeighbourIndex
@@ -219,7 +219,7 @@ def check_measure(measure: str) -> None:
     Raises:
         NotThere: says where the names are listed.
     """
-    if measure not in MEASURES:
+    if find_measure(measure) is None:
         raise NotThere(f"no measure {measure[:120]!r}: `alike list measures` names them")
 
 

@@ -365,12 +365,22 @@ class NeighbourService:
         return {
             "first": self.about(first, opened),
             "second": self.about(second, opened),
+            "distance": self._distance(first, second, opened),
             "value": shared.value,
             "likeness": [_rounded(shared.on_a), _rounded(shared.on_b)],
             "difference": [_rounded(apart.on_a), _rounded(apart.on_b)],
             "pairs": _rounded(position_pairs(a, b)) if few else None,
             "in_measure": opened.index.measure.name == HEADLINE,
         }
+
+    def _distance(self, first: str, second: str, opened: OpenIndex) -> float:
+        """The distance of two images by the measure of the index."""
+        a, b = (
+            self._vector(name, opened.row(name), opened)[0].astype(np.float64)
+            for name in (first, second)
+        )
+        measure = opened.index.measure
+        return float(measure.own(a @ b if measure.form == "inner" else np.square(a - b).sum()))
 
     def is_stored(self, names: Sequence[str], opened: OpenIndex, tap: str = TAP) -> bool:
         """Whether a tap of all these images is stored, so that no network is needed."""

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 
 BASE = {
     "display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing",
-    "secrets",
+    "secrets", "places",
 }  # fmt: skip
 ROOMS = {
     "extract": {
@@ -56,6 +56,7 @@ ROOMS = {
             "ranking",
             "similarity",
             "data_limits",
+            "sufficiency",
         },
         "export": {"report"},
     },

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("analysis", "extract", "flows", "index", "serve", "train")
-BESIDE_CODE = {".css", ".js", ".html", ".pyi", ".typed"}
+BESIDE_CODE = {".css", ".js", ".html", ".pyi", ".svg", ".typed"}
 
 
 def sources():
@@ -78,8 +78,9 @@ assert alike.__file__.startswith({str(installed)!r}), alike.__file__
 for place, name in (
     ("alike", "py.typed"), ("alike", "__init__.pyi"), ("alike.extract.store", "__init__.pyi"),
     ("alike.analysis.report", "report.css"), ("alike.analysis.report", "report.js"),
+    ("alike.analysis.report", "shown.js"), ("alike.serve", "static/icon.svg"),
     ("alike.serve", "static/page.html"), ("alike.serve", "static/page.css"),
-    ("alike.serve", "static/page.js"), ("alike.serve", "static/reference.css"),
+    ("alike.serve", "static/main.js"), ("alike.serve", "static/reference.css"),
 ):
     assert importlib.resources.files(place).joinpath(name).is_file(), (place, name)
 sys.argv = ["alike", "list", "measures"]

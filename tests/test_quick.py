@@ -13,12 +13,13 @@ WHOLE_PROCESSES = {
     "flows/test_demo.py",
     "flows/test_run_kill.py",
     "flows/test_sequences.py",
+    "serve/test_browser.py",
     "test_foreign_folder.py",
     "test_notebook.py",
     "train/test_ddp.py",
     "train/test_resume.py",
 }
-"""Files of tests that train, or start and kill processes."""
+"""Files of tests that train, or start and kill processes, or drive a browser."""
 
 
 @pytest.mark.quick

@@ -65,7 +65,7 @@ def _device(device: str, devices: int) -> tuple[str, int | list[int]]:
     if device == "cpu" or (device == "auto" and not there):
         return "cpu", devices
     kind, _, number = device.partition(":")
-    if not there or kind not in ("cuda", "auto") or not (number.isdigit() or not number):
+    if not there or kind not in ("cuda", "auto") or not (number.isdecimal() or not number):
         raise BadInput(f"device {device!r}: auto, cpu, or a CUDA device of this machine expected")
     return "gpu", [int(number)] if number else devices
 

@@ -1,6 +1,7 @@
 """Names of the files in which a store holds drawn explanations; loads neither plotly nor torch."""
 
 TABLE = "tables/{key}/continuity.parquet"
+GRADE = "tables/{key}/grade.parquet"
 PICTURE = "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
 EXAMPLES = "explanations/{key}/examples.png"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,14 +40,17 @@ def class_indices(
         return scores.argmax(1)
     if isinstance(target, str):
         names = list(network.class_names or ())
-        if target not in names and not target.isdigit():
+        if target not in names and not target.isdecimal():
             raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
         target = names.index(target) if target in names else int(target)
-    classes = torch.as_tensor(target, dtype=torch.int64, device=scores.device)
-    classes = classes.expand(len(scores)) if classes.ndim == 0 else classes
-    if len(classes) != len(scores) or bool(((classes < 0) | (classes >= scores.shape[1])).any()):
+    if isinstance(target, Sequence | np.ndarray | Tensor):
+        wanted = [int(one) for one in target]
+    else:
+        wanted = [int(target)] * len(scores)
+    # Compared here: a number beyond 64 bits is none to torch.
+    if len(wanted) != len(scores) or not all(0 <= one < scores.shape[1] for one in wanted):
         raise BadInput(f"class {target}: {network.name} has classes 0 to {scores.shape[1] - 1}")
-    return classes
+    return torch.as_tensor(wanted, dtype=torch.int64, device=scores.device)
 
 
 def class_name(network: "Network", index: int) -> str:
@@ -96,7 +100,7 @@ def ready_module(module: nn.Module, size: tuple[int, int]) -> nn.Module:
     entry = _READY.get(module)
     if entry is None or entry[0] != state:
         taps = [tap for name, tap in taps_at(module, size).items() if name == "last_conv"]
-        copy = folded(module, taps, size).requires_grad_(False)
+        copy = folded(module, taps, size)[0].requires_grad_(False)
         if all(value.device.type == "cpu" for value in values):
             copy = copy.to(memory_format=torch.channels_last)
         entry = _READY[module] = (state, copy)

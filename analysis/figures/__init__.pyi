@@ -4,8 +4,10 @@ from .classes import matrix_figure as matrix_figure
 from .classes import similarity_order as similarity_order
 from .figures import histogram as histogram
 from .history import over_time as over_time
+from .layers import layer_figure as layer_figure
 from .map import MOST_POINTS as MOST_POINTS
 from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows
 from .networks import network_figure as network_figure
 from .networks import placed_networks as placed_networks
+from .sufficiency import sufficiency_figure as sufficiency_figure

@@ -14,7 +14,7 @@ import pandas as pd
 from alike.analysis.maps.projections import SAMPLE, pca, tsne
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
-from alike.extract.measures import MEASURES, embed_rows, ready_measure
+from alike.extract.measures import embed_rows, find_measure, ready_measure
 from alike.extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
@@ -140,7 +140,7 @@ def make_map(
 
 def _rows(features: Any, settings: MapSettings) -> np.ndarray:
     """Rows of the split that have what the measure reads, in the order of their images' ids."""
-    split, measure = settings.split, MEASURES.get(settings.measure)
+    split, measure = settings.split, find_measure(settings.measure)
     taps = measure.taps if measure and set(measure.taps) <= set(features.arrays) else None
     table = features.table(split, names=taps)
     if table.empty:
@@ -160,7 +160,7 @@ def _asked(
         "rows": hash_of(_rows(features, settings)),
         "like": None if like is None else hash_of(like.to_numpy(np.float32, copy=True)),
     }
-    measure = MEASURES.get(settings.measure)
+    measure = find_measure(settings.measure)
     if measure is not None and measure.needs_fit:
         # Its vectors change with the labels of the images that it is fitted on.
         train = features.table("train").sort_values("image_id")

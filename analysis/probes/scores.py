@@ -24,7 +24,7 @@ from alike.analysis.probes.linear import LinearProbe, fit_linear
 from alike.analysis.probes.votes import vote_rights
 from alike.analysis.scores import score_row
 from alike.extract.errors import BadInput
-from alike.extract.measures import MEASURES, balanced_rows
+from alike.extract.measures import MEASURES, Measure, balanced_rows
 
 if TYPE_CHECKING:
     from alike.extract.store import Features
@@ -56,23 +56,32 @@ class Probed:
 
 
 def probe_rights(
-    features: "Features", images: EvaluationSet, stage: Stage, *, budget: float = BUDGET
+    features: "Features",
+    images: EvaluationSet,
+    stage: Stage,
+    *,
+    measure: Measure = POOLED,
+    budget: float = BUDGET,
 ) -> Probed:
     """Fit both probes on the train images of an extraction and evaluate them on others.
 
     Args:
-        features: the extraction; its array `gap` is read.
+        features: the extraction.
         images: to evaluate; those that are train images are left out.
         stage: name of a stage to the way in which its blocks are mapped.
+        measure: whose vectors are standardised and read; not fitted.
         budget: multiplications of the neighbour probe.
 
     Raises:
-        BadInput: `gap` is not stored, there are too few train images, or no others.
+        BadInput: what the measure reads is not stored, too few train images, or no others.
     """
-    if "gap" not in features.arrays:
-        raise BadInput(f"{features.key} stores no gap, which probes read: add it by --taps gap")
-    train = _train_images(features)
-    good = features.committed(["gap"], good=True)[images.rows]
+    absent = [tap for tap in measure.taps if tap not in features.arrays]
+    if absent:
+        names = ", ".join(absent)
+        command = f"--taps {','.join(absent)}"
+        raise BadInput(f"{features.key} stores no {names}, which probes read: add it by {command}")
+    train = _train_images(features, measure)
+    good = features.committed(measure.taps, good=True)[images.rows]
     apart = good & ~np.isin(images.rows, train.rows)
     if not apart.any():
         msg = (
@@ -80,8 +89,8 @@ def probe_rights(
         )
         raise BadInput(msg)
     left = images if apart.all() else images.take(apart)
-    asking = stored_vectors(features, POOLED, left.rows)
-    gallery = stored_vectors(features, POOLED, train.rows)
+    asking = stored_vectors(features, measure, left.rows)
+    gallery = stored_vectors(features, measure, train.rows)
     probe = fit_linear(gallery, train, stage)
     of_train = {name: code for code, name in enumerate(train.classes)}
     true_codes = np.array([of_train.get(name, -1) for name in left.classes])[left.codes]
@@ -158,9 +167,9 @@ def right_interval(right: Floats, units: Units) -> tuple[float, float]:
     return share_interval(float(right.mean()), spread(moved, units.stratum), len(units.stratum))
 
 
-def _train_images(features: "Features") -> EvaluationSet:
+def _train_images(features: "Features", measure: Measure) -> EvaluationSet:
     table = features.whole.table("train")
-    table = table[features.committed(["gap"], good=True)[table["row"].to_numpy()]]
+    table = table[features.committed(measure.taps, good=True)[table["row"].to_numpy()]]
     if not len(table):
         msg = (
             f"probes are fitted on train images, and {features.key} has none: set a train share "

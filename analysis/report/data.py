@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import pandas as pd
+
 from alike.analysis.data_limits import data_sentences
+from alike.analysis.figures import sufficiency_figure
 from alike.analysis.report.lookup import table_of
-from alike.analysis.report.parts import details, section, table, text
+from alike.analysis.report.parts import details, figure, section, table, text
 from alike.analysis.report.subject import Subject
-from alike.analysis.report.words import DASH, number
+from alike.analysis.report.words import DASH, interval_words, number, words
+from alike.analysis.sufficiency import sufficiency_sentences
 
 SHOWN = 200
 KINDS = {"label": "Labels that the neighbours contradict", "outlier": "Images far from all others"}
@@ -17,6 +21,8 @@ def data_section(subject: Subject, store: Any) -> str:
     sentences = data_sentences(subject.last.tables)
     if not sentences:
         return ""
+    curve = table_of(subject.last, "sufficiency")
+    sentences += sufficiency_sentences(curve)
     body = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     bounds = table_of(subject.last, "bayes")
     heads = [("Neighbours that vote", "n"), ("Bayes error, at least", "n"), ("at most", "n")]
@@ -27,7 +33,7 @@ def data_section(subject: Subject, store: Any) -> str:
            for v in (row.lower, row.upper, row.lower_low, row.upper_high)]
         for row in bounds.itertuples()
     ]  # fmt: skip
-    body += table(heads, rows)
+    body += table(heads, rows) + _curve(curve)
     paths = {} if store is None else _paths(store)
     suspects = table_of(subject.last, "suspects")
     for kind, title in KINDS.items():
@@ -45,6 +51,25 @@ def data_section(subject: Subject, store: Any) -> str:
             summary += f", the first {SHOWN}" if len(part) > SHOWN else ""
             body += details(summary, table(heads, lines, tall=True))
     return section("data", "Data", "", body)
+
+
+def _curve(curve: pd.DataFrame) -> str:
+    """The figure of what more images would change, and its numbers."""
+    if curve.empty:
+        return ""
+    heads = [("Score", "t"), ("Images", "n"), ("Value", "n"), ("95 % interval", "n"), ("", "t")]
+    rows = [
+        [words(row.score).label, (f"{row.images:,}", row.images),
+         (number(row.value), row.value), interval_words(row.low, row.high), row.kind]
+        for row in curve.itertuples()
+    ]  # fmt: skip
+    caption = (
+        "Beyond the images there are, a power law predicts the accuracy of the nearest neighbour. "
+        "The expected sameness does not depend on the number of images."
+    )
+    plot = sufficiency_figure(curve, {name: words(name).label for name in ("one_nn", "sameness")})
+    drawn = figure(plot, "sufficiency", title="What more images would change", caption=caption)
+    return drawn + details("Numbers of images", table(heads, rows))
 
 
 def _paths(store: Any) -> dict[int, str]:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, PICTURE, TABLE
-from alike.analysis.report.parts import data_uri, section, table, text
+from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, GRADE, PICTURE, TABLE
+from alike.analysis.report.parts import Html, data_uri, section, table, text
+from alike.analysis.report.words import interval_words, number
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
@@ -25,6 +26,14 @@ LEAD = (
     "fast the worst case grows as noise shrinks: 0 is continuous, 1 is a jump. Different ÷ same "
     "class is above 1 if images of one class have more similar explanations than images of two "
     "classes at the same distance of their pixels."
+)
+GRADED = (
+    ("deletion", "deletion"),
+    ("less that of energy", "deletion_to_energy"),
+    ("less that of random orders", "deletion_to_random"),
+    ("insertion", "insertion"),
+    ("agreement", "agreement"),
+    ("random weights", "randomised"),
 )
 HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
@@ -49,6 +58,7 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     tables = [_continuity(store, name, key) for name, key in keys.items()]
     continuity = [one for one in tables if len(one)]
     body = f"{HEADING}{_table(pd.concat(continuity))}" if continuity else ""
+    body += "".join(_graded(store, name, key) for name, key in keys.items())
     for name, key in keys.items():
         of = "" if name == "network" else f", {name}"
         caption = f"Evidence for the predicted class{of}"
@@ -59,6 +69,36 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
         caption = f"The most similar images of different classes{of}"
         body += _picture(store, CONFUSED.format(key=key), caption)
     return section("explanations", "Explanations", LEAD, body)
+
+
+def _graded(store: "Store", name: str, key: str) -> str:
+    """The grades of a network's explainers, "" if there are none."""
+    try:
+        grades, _ = store.read_table(GRADE.format(key=key))
+    except FileNotFoundError:
+        return ""
+    rows = []
+    for row in grades.to_dict("records"):
+        cells: list[object] = [str(row["explainer"])]
+        for _, column in GRADED:
+            value, low, high = (float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))
+            span = interval_words(low, high)
+            under = f'<span class="sub">{text(span)}</span>' if span else ""
+            cells.append((Html(text(number(value)) + under), value if np.isfinite(value) else -2.0))
+        rows.append(cells)
+    first = grades.iloc[0]
+    caption = (
+        f"{first['n_images']} images, {first['cells']} cells. Deletion: mean probability of the "
+        "predicted class while cells are blurred, the likeliest first; small is good. Insertion: "
+        "while they are put back; large is good. Agreement: rank correlation with the fall if one "
+        "cell alone is blurred. Random weights: rank correlation with the map of the same network "
+        "with its last weights permuted; near 0 is good."
+    )
+    of = "" if name == "network" else f", {name}"
+    columns = [("Explainer", "t"), *((title, "n") for title, _ in GRADED)]
+    return f"<h3>Does the network follow its explanations?{text(of)}</h3>" + table(
+        columns, rows, caption=caption
+    )
 
 
 def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:

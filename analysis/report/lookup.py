@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from alike.extract.measures import MEASURES
+from alike.extract.measures import find_measure
 
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
@@ -67,7 +67,8 @@ def main_measure(analysis: Analysed) -> str:
     measures = [str(name) for name in dict.fromkeys(scores.get("measure", [])) if name != NETWORK]
     if HEADLINE in measures or not measures:
         return HEADLINE
-    plain = [name for name in measures if name in MEASURES and MEASURES[name].role == "measure"]
+    rows = {name: find_measure(name) for name in measures}
+    plain = [name for name, row in rows.items() if row and row.role == "measure"]
     return (plain or measures)[0]
 
 

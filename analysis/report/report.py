@@ -19,6 +19,7 @@ from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.history import over_time, since
 from alike.analysis.report.images import images
+from alike.analysis.report.layers import layers_section
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.networks import networks_section
@@ -38,6 +39,8 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+SCRIPTS = ("shown.js", "report.js")
+"""The first is also that of the served page."""
 INTERVALS = (
     "Intervals are 95 % intervals over samples of images. They do not include the variation "
     "between training runs."
@@ -51,6 +54,7 @@ PARTS = (
     ("map", "Map"),
     ("explanations", "Explanations"),
     ("measures", "Measures"),
+    ("layers", "Layers"),
     ("data", "Data"),
     ("people", "People"),
     ("networks", "Networks"),
@@ -149,6 +153,7 @@ def _body(subject: Subject, run: dict[str, Any], store: Any, middle: str) -> str
         classes(subject),
         middle,
         measures(subject),
+        layers_section(subject),
         data_section(subject, store),
         people_section(subject),
         "" if store is None else networks_section(subject, store),
@@ -216,7 +221,7 @@ def _page(title: str, body: str) -> str:
 
     own = resources.files("alike.analysis.report")
     style = own.joinpath("report.css").read_text(encoding="utf-8")
-    script = own.joinpath("report.js").read_text(encoding="utf-8")
+    script = "".join(own.joinpath(one).read_text(encoding="utf-8") for one in SCRIPTS)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from alike.analysis.scores import table as score_table
-from alike.extract.measures import MEASURES
+from alike.extract.measures import find_measure
 
 Form = Literal["share", "plain", "distance"]
 
@@ -63,6 +63,7 @@ SCORE_WORDS: dict[str, Words] = {
         "Channels are standardised on train images, so that their scale does not matter.",
         "share",
     ),
+    "cka": Words("CKA with the last layer"),
     "eer": Words(
         "Equal error rate",
         "Error at the threshold at which the shares of missed same-class pairs and of accepted "
@@ -133,7 +134,7 @@ def measure_words(measure: str) -> str:
         return (
             f"the same with random weights: {measure_words(measure.removeprefix(BEFORE_TRAINING))}"
         )
-    row = MEASURES.get(measure)
+    row = find_measure(measure)
     return row.about if row else ""
 
 

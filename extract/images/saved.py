@@ -85,7 +85,7 @@ class SavedSource:
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row, or those of the file that the row names."""
-        if not path.isdigit() or int(path) >= len(self._images):
+        if not path.isdecimal() or int(path) >= len(self._images):
             raise BadImage("unreadable", f"no row {path}")
         value = self._images[int(path)].as_py()
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path"):

@@ -282,7 +282,7 @@ class EmbeddedSource:
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row."""
-        if not path.isdigit() or int(path) >= self._starts[-1]:
+        if not path.isdecimal() or int(path) >= self._starts[-1]:
             raise BadImage("unreadable", f"no row {path}")
         row = int(path)
         group = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -27,6 +27,7 @@ from alike.extract.images.tree import (
     subset_note,
     top_note,
 )
+from alike.extract.places import expanded
 
 LABEL_SUFFIXES = (".cls", ".label")
 BESIDE = frozenset((".id", ".npz", ".pth", ".pt", ".txt", ".caption"))
@@ -75,7 +76,7 @@ class TarSource:
         first_label: bool | None = None,
         subsets: bool = True,
     ) -> None:
-        self.spec = spec if "://" in spec else str(Path(spec).expanduser().absolute())
+        self.spec = spec if "://" in spec else str(expanded(spec).absolute())
         given = {"image": image, "label": label}
         self.options: dict[str, Any] = {name: value for name, value in given.items() if value}
         self.options |= {} if first_label is None else {"first_label": first_label}

@@ -1,6 +1,8 @@
 from .measures import MEASURES as MEASURES
 from .measures import Form as Form
 from .measures import Measure as Measure
+from .measures import find_measure as find_measure
+from .measures import measure_named as measure_named
 from .sets import SET_MEASURES as SET_MEASURES
 from .sets import SetMeasure as SetMeasure
 from .steps import WEIGHT as WEIGHT

@@ -180,3 +180,60 @@ _ROWS = (
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ROWS}
 """Every measure by name; those that are fitted come without their arrays (see `ready_measure`)."""
+
+
+_PLACES = {"gap": "gap@{}", "last_conv": "{}"}
+"""What a measure of the last map reads at another place of the network."""
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A pool that reads other taps than it was written for."""
+
+    pool: Callable[[Arrays, Arrays], Array]
+    taps: Mapping[str, str]
+
+    def __call__(self, taps: Arrays, constants: Arrays) -> Array:
+        return self.pool({name: taps[place] for name, place in self.taps.items()}, constants)
+
+
+def find_measure(name: str) -> Measure | None:
+    """The measure of a name, None if there is none.
+
+    Args:
+        name: a key of `MEASURES`, or one with ``@`` and the path of a module: a measure of pooled
+            features then reads the mean of its output (tap ``gap@path``), one of maps the output
+            itself (tap ``path``).
+
+    Example:
+        >>> find_measure("gap_cosine@layer3").taps, find_measure("map_cosine@layer3").taps
+        (('gap@layer3',), ('layer3',))
+        >>> find_measure("logits_cosine@layer3") is None
+        True
+    """
+    base, at, path = name.partition("@")
+    measure = MEASURES.get(base)
+    if measure is None or not at:
+        return measure
+    if not path or measure.constants or not set(measure.taps) <= set(_PLACES):
+        return None
+    places = {tap: _PLACES[tap].format(path) for tap in measure.taps}
+    return replace(
+        measure, name=name, taps=tuple(places.values()), pool=_Elsewhere(measure.pool, places),
+        about=f"{measure.about}, of {path}",
+    )  # fmt: skip
+
+
+def measure_named(name: str) -> Measure:
+    """The measure of a name, as `find_measure` reads it.
+
+    Raises:
+        BadInput: there is none.
+    """
+    measure = find_measure(name)
+    if measure is None:
+        raise BadInput(
+            f"unknown measure {name!r}, expected one of {', '.join(MEASURES)}; those of pooled "
+            "features and of maps also as gap_cosine@PATH, of the output of a module"
+        )
+    return measure

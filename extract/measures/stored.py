@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alike.extract.command import UNKNOWN, extract_again
 from alike.extract.errors import BadInput
-from alike.extract.measures.measures import MEASURES, Measure
+from alike.extract.measures.measures import Measure, measure_named
 from alike.extract.measures.steps import Array
 
 FIT_ROWS = 20_000
@@ -66,7 +66,7 @@ def ready_measure(
 
     Args:
         features: the extraction to measure.
-        name: a key of `MEASURES`.
+        name: of a measure, see `find_measure`.
         fit_rows: rows to fit on; None: up to 20,000 rows of the train split, balanced by class.
         as_fitted: take what was fitted before on whatever rows, as one who asks an index must
             that was built by it.
@@ -74,10 +74,7 @@ def ready_measure(
     Raises:
         BadInput: an unknown name, a tap or constant that is not stored, no rows to fit on.
     """
-    measure = MEASURES.get(name)
-    if measure is None:
-        msg = f"unknown measure {name!r}, expected one of {', '.join(MEASURES)}"
-        raise BadInput(msg)
+    measure = measure_named(name)
     _check_stored(features, measure)
     if not measure.needs_fit:
         return measure

@@ -1,4 +1,5 @@
 from .capture import COMPUTED as COMPUTED
+from .capture import MEAN_OF as MEAN_OF
 from .capture import Tap as Tap
 from .capture import TappedNetwork as TappedNetwork
 from .capture import choose_taps as choose_taps
@@ -16,8 +17,10 @@ from .network import Network as Network
 from .network import check_made_by as check_made_by
 from .network import load_network as load_network
 from .network import network_of as network_of
+from .reading import every_file_read as every_file_read
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
+from .taps import layer_taps as layer_taps
 from .taps import taps_at as taps_at
 from .trace import random_calls as random_calls
 from .transform import IMAGENET_MEAN as IMAGENET_MEAN

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from alike.extract.errors import AlikeError, BadInput
 
 COMPUTED = ("gap", "pixels")
+MEAN_OF = "gap@"
+"""Before the path of a module: the mean over positions of its output."""
 PIXELS_SIDE = 32
 
 
@@ -27,7 +29,7 @@ class Tap:
     """One output of a network.
 
     Attributes:
-        name: ``last_conv``, ``fc``, ``fc6``, ``logits`` or a module path.
+        name: ``last_conv``, ``fc``, ``fc6``, ``logits``, a module path, or ``gap@`` and one.
         function: name of the torch function called, or "" for the network's output.
         occurrence: which call of it, from 0.
         side: ``input`` (first tensor argument) or ``output``.
@@ -73,7 +75,7 @@ class Tap:
             value = value.flatten(1)
         elif self.layout == "any":
             value = value.clone()
-        return value.mean((2, 3)) if self.pooled else value
+        return value.float().mean((2, 3)) if self.pooled else value
 
 
 class _Stop(BaseException):

@@ -7,7 +7,8 @@ section 3.2). On CPUs this doubles the speed of networks of thin convolutions.
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,45 +21,64 @@ CLOSE = 1e-4
 """Largest change of the output, relative to its largest value, that counts as rounding."""
 
 
-def folded(module: nn.Module, taps: Sequence[Tap], size: tuple[int, int]) -> nn.Module:
+def folded(
+    module: nn.Module, taps: Sequence[Tap], size: tuple[int, int]
+) -> tuple[nn.Module, list[Tap]]:
     """A copy of a network in eval mode with BatchNorms folded, if that changes nothing else.
 
     A pair is folded when the convolution runs once, its result goes to the BatchNorm alone, and
-    both are torch's own layers. Outputs that are tapped are left as they are. The output for one
-    random image is compared: if it differs by more than rounding, the copy is not folded.
+    both are torch's own layers. Convolutions that are tapped are left as they are. The output for
+    one random image is compared: if it differs by more than rounding, the copy is not folded.
 
     Args:
         module: on the CPU; not changed.
         taps: that will be captured.
         size: (height, width) of the input.
+
+    Returns:
+        The copy, and the taps as they are found in it: BatchNorms that are folded run no more.
     """
     own = copy.deepcopy(module).eval()
-    if any(tap.function == "batch_norm" for tap in taps):
-        # Their numbers count calls, and fewer calls would give them another meaning.
-        return own
     parameter = next(own.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, *size, generator=generator).to(parameter)
     trace = trace_forward(own, example)
     names = {part: name for name, part in own.named_modules()}
     tapped = {(tap.function, tap.occurrence) for tap in taps if tap.side == "output"}
+    read = {tap.occurrence for tap in taps if (tap.function, tap.side) == ("batch_norm", "input")}
     pairs = [
-        (convolution, norm)
-        for call, convolution, norm in _pairs(trace, own)
-        if (call.function, call.occurrence) not in tapped
-    ]
-    for convolution, norm in pairs:
+        pair for pair in _pairs(trace, own)
+        if (pair[0].function, pair[0].occurrence) not in tapped and pair[1].occurrence not in read
+    ]  # fmt: skip
+    for _, _, convolution, norm in pairs:
         _fold(convolution, norm)
         own.set_submodule(names[norm], nn.Identity())
     with torch.no_grad():
         before, after = trace.output, first_tensor((own(example),))
     if before is None or not (after - before).abs().max() <= CLOSE * before.abs().max():
-        return copy.deepcopy(module).eval()
-    return own
+        return copy.deepcopy(module).eval(), list(taps)
+    gone = {after.occurrence: producer.occurrence for producer, after, _, _ in pairs}
+    return own, [_moved(tap, gone) for tap in taps]
 
 
-def _pairs(trace: Trace, module: nn.Module) -> Iterator[tuple[Call, nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions whose only consumer is a BatchNorm, each running once."""
+def _moved(tap: Tap, gone: Mapping[int, int]) -> Tap:
+    """Find a tap of a BatchNorm again, by its number or as the convolution that it went into.
+
+    Args:
+        tap: of the network as it was.
+        gone: occurrence of a folded BatchNorm to that of its convolution.
+    """
+    if tap.function != "batch_norm":
+        return tap
+    if tap.occurrence in gone and tap.side == "output":
+        return replace(tap, function="conv2d", occurrence=gone[tap.occurrence])
+    return replace(tap, occurrence=tap.occurrence - sum(n < tap.occurrence for n in gone))
+
+
+def _pairs(
+    trace: Trace, module: nn.Module
+) -> Iterator[tuple[Call, Call, nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions whose only consumer is a BatchNorm, each running once: calls, then modules."""
     uses = Counter(id(value) for call in trace.calls for value in _tensors(call.args))
     owner = {
         id(value): part
@@ -76,7 +96,7 @@ def _pairs(trace: Trace, module: nn.Module) -> Iterator[tuple[Call, nn.Conv2d, n
         alone = uses[id(producer.result)] == 1 and producer.result is not trace.output
         once = uses[id(producer.args[1])] == 1 and uses[id(call.args[1])] == 1
         if type(convolution) is nn.Conv2d and alone and once:
-            yield producer, convolution, norm
+            yield producer, call, convolution, norm
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:

@@ -16,7 +16,8 @@ from torch import nn
 
 from alike.extract.errors import BadInput
 from alike.extract.networks.transform import Transform
-from alike.extract.networks.user_code import UserCode, load_user_file, plain_names
+from alike.extract.networks.user_code import UserCode, Uses, load_user_file, plain_names
+from alike.extract.places import expanded
 
 INCEPTIONS = {"googlenet", "inception_v3"}
 NO_AUXILIARY: Mapping[str, object] = {"aux_logits": False, "init_weights": False}
@@ -104,18 +105,19 @@ class UserKind(Kind):
 
     Attributes:
         code: the file with the modules that it loads.
-        imported: names that the factory imported when it was called.
+        uses: what the factory imported and read when it was called.
     """
 
     code: UserCode | None = field(default=None, repr=False)
-    imported: set[str] = field(default_factory=set, repr=False)
+    uses: Uses = field(default_factory=Uses, repr=False)
 
     def build(self, args: Mapping[str, object]) -> nn.Module:
         """The module; modules that the factory imports are remembered."""
         assert self.code is not None
-        with self.code.importing() as imported:
+        with self.code.using() as uses:
             module = super().build(args)
-        self.imported.update(imported)
+        self.uses.imported.update(uses.imported)
+        self.uses.read.update(uses.read)
         return module
 
     def hint(self) -> str:
@@ -126,7 +128,7 @@ class UserKind(Kind):
     def modules(self) -> tuple[tuple[str, ...], str, dict[str, str]]:
         """Names and hash of the user's modules, and versions of installed packages."""
         assert self.code is not None
-        return self.code.modules(self.code.imported | self.imported)
+        return self.code.modules(self.code.uses | self.uses)
 
 
 class TorchvisionKind(Kind):
@@ -276,7 +278,7 @@ def _timm(name: str) -> Kind:
 
 def _own_file(name: str) -> Kind:
     file, _, factory = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = expanded(file).resolve()
     if not path.is_file():
         raise BadInput(f"network file {file} does not exist (of --network {name})")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

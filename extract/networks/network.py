@@ -20,6 +20,7 @@ from alike.extract.networks.outputs import TakeOutput, take_logits
 from alike.extract.networks.taps import (
     COMPARED,
     FLATTENED,
+    layer_taps,
     remember_taps,
     taps_at,
     withhold_taps,
@@ -34,6 +35,7 @@ from alike.extract.networks.weights import (
     misfits,
     write_weights,
 )
+from alike.extract.places import expanded
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ FORMER_HEADS: Mapping[str, str] = {
     COMPARED: "a comparison of the pooled vector was taken for the pooling",
 }
 """What was assumed of a head before its mark was part of the key; see `Extraction.head`."""
+LAYERS = "layers"
+"""Stands for the taps of all layers."""
 RUN_WEIGHTS = "weights.safetensors"
 """Name of the weights in the folder of a retraining."""
 
@@ -126,6 +130,23 @@ class Network:
         taps = taps_at(self.module, _any_size(self.transform)) if self.headless else {}
         return tuple(name for name, tap in taps.items() if tap.withheld)
 
+    def tap_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of taps with ``layers`` written out: the mean of every block's output.
+
+        Raises:
+            BadInput: ``layers`` of a network that has none.
+        """
+        return tuple(
+            dict.fromkeys(
+                tap for name in names for tap in (self.layers if name == LAYERS else (name,))
+            )
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Taps of the layers, in the order of the pass."""
+        return layer_taps(self.module, _any_size(self.transform))
+
     def extraction(self, taps: tuple[str, ...], precision: str) -> Extraction:
         """The description of features made by this network."""
         return Extraction(
@@ -193,7 +214,7 @@ def load_network(
         module, weights = kind.pretrained(weights, args)
         loaded = _Loaded(module, args)
     else:
-        path = Path(weights).expanduser().resolve()
+        path = expanded(weights).resolve()
         path = path / RUN_WEIGHTS if path.is_dir() else path
         loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix, output)
         weights = str(path)
@@ -415,8 +436,8 @@ def check_made_by(extraction: Extraction, network: Network) -> None:
     names = ", ".join(network.modules) or "none now"
     if extraction.modules_hash:
         raise BadInput(
-            f"the modules that {extraction.network} loads ({names}) are not those that the "
-            f"features were made with: extract again or bring the old files back"
+            f"the modules or files that {extraction.network} loads ({names}) are not those that "
+            f"the features were made with: extract again or bring the old files back"
         )
     LOG.warning(
         "features of %s do not record the modules that its file loads (%s): if one changed since, "

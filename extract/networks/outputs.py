@@ -89,6 +89,9 @@ def take_logits(module: nn.Module, trace: Trace, wanted: str = "") -> str:
     Raises:
         BadInput: no such output, or several that may be the logits.
     """
+    taken = any(isinstance(hook, TakeOutput) for hook in module._forward_hooks.values())
+    if isinstance(trace.returned, torch.Tensor) and wanted and not taken:
+        raise BadInput(f"output {wanted!r} is not there: the network returns one tensor")
     tensors = dict(tensors_of(trace.returned))
     if isinstance(trace.returned, torch.Tensor) or not tensors:
         return ""

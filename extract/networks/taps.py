@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from alike.extract.errors import BadInput
-from alike.extract.networks.capture import Tap, TappedNetwork, choose_taps, computed_taps
+from alike.extract.networks.capture import (
+    MEAN_OF,
+    Tap,
+    TappedNetwork,
+    choose_taps,
+    computed_taps,
+)
+from alike.extract.networks.layers import layer_paths
 from alike.extract.networks.outputs import take_logits
 from alike.extract.networks.trace import Call, Trace, trace_forward
 
@@ -25,6 +32,8 @@ POOLS = {
     *("mean", "amax", "logsumexp", "std_mean"),
 }
 ELEMENTWISE = {"relu", "relu_", "dropout", "gelu", "silu", "hardswish", "identity", "leaky_relu"}
+CHANNELS_LAST = {"layer_norm", "linear"}
+CHANNELS_FIRST = {"conv2d", "batch_norm", "group_norm", "adaptive_avg_pool2d", "max_pool2d"}
 MAX_PREFIX = 16
 TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
 CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
@@ -43,7 +52,8 @@ def find_taps(
     Args:
         module: a classification network; its output is ``logits``.
         example: (1, 3, H, W) on the module's device; ``meta`` works and costs nothing.
-        paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module.
+        paths: module paths wanted as taps too, ``path#k`` for the k-th run of a shared module;
+            ``gap@path`` for the mean over positions.
         output: which of several outputs the logits are, "" to find it: see `logits_path`.
 
     Returns:
@@ -80,7 +90,8 @@ def _taps_of(
     ]
     logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
     taps_found = _withheld(module, [*taps, logits])
-    return taps_found | {path: _path_tap(trace, path) for path in paths if path not in taps_found}
+    missing = [path for path in paths if path not in taps_found]
+    return taps_found | {path: _path_tap(trace, path, example) for path in missing}
 
 
 def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
@@ -252,8 +263,8 @@ def _parameters_of(trace: Trace, call: Call) -> tuple[str, str]:
     return trace.parameters.get(id(weight), ""), trace.parameters.get(id(bias), "")
 
 
-def _path_tap(trace: Trace, name: str) -> Tap:
-    path, _, run = name.partition("#")
+def _path_tap(trace: Trace, name: str, example: torch.Tensor) -> Tap:
+    path, _, run = name.removeprefix(MEAN_OF).partition("#")
     runs = trace.modules.get(path)
     if not runs:
         near = [module for module in trace.modules if module.split(".")[0] == path.split(".")[0]]
@@ -261,14 +272,58 @@ def _path_tap(trace: Trace, name: str) -> Tap:
         raise BadInput(f"tap {name!r} is no tap or module that runs; modules are {some}…")
     if not run and len(runs) > 1:
         raise BadInput(f"module {path} runs {len(runs)} times: name one of them, {path}#0")
-    if run and not (run.isdigit() and int(run) < len(runs)):
+    if run and not (run.isdecimal() and int(run) < len(runs)):
         raise BadInput(f"tap {name!r}: {path} runs {len(runs)} times, counted from 0")
     output = runs[int(run or 0)]
     if output.call is None:
         raise BadInput(f"tap {name!r}: {path} gives no tensor that a torch function made")
-    return Tap(
-        name, output.call.function, output.call.occurrence, "output", "any", output.shape[1:]
-    )
+    place = (output.call.function, output.call.occurrence, "output")
+    if not name.startswith(MEAN_OF):
+        return Tap(name, *place, "any", output.shape[1:])
+    if len(output.shape) == 4:
+        layout = "nhwc" if _is_channels_last(trace, output.call) else "nchw"
+        channels = output.shape[3 if layout == "nhwc" else 1]
+        return Tap(name, *place, layout, (channels,), pooled=True)
+    if len(output.shape) == 3:
+        # Tokens that form no grid are all positions.
+        prefix = 0
+        with suppress(BadInput):
+            prefix = _grid(output.shape[1], example)[2]
+        return Tap(name, *place, "tokens", output.shape[2:], prefix=prefix, pooled=True)
+    raise BadInput(f"tap {name!r}: {path} gives {output.shape}, no map (N, C, H, W) and no tokens")
+
+
+def _is_channels_last(trace: Trace, call: Call) -> bool:
+    """Whether a map (N, ?, ?, ?) has its channels last, by what reads it and by what made it."""
+    after = (one for one in trace.calls if one.input is call.result)
+    for one in (*after, call, *trace.before(call)):
+        if one.function in CHANNELS_LAST | CHANNELS_FIRST:
+            return one.function in CHANNELS_LAST
+    return False
+
+
+def layer_taps(module: nn.Module, size: tuple[int, int]) -> tuple[str, ...]:
+    """Names of the means of a network's layers, in the order of the pass (see `layer_paths`).
+
+    Args:
+        module: a classification network; the size of its input is (height, width).
+        size: of an example.
+
+    Raises:
+        BadInput: nothing is pooled, or there is no layer before.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+    last = taps_at(module, size).get("last_conv")
+    paths: list[str] = []
+    if last is not None:
+        trace = trace_forward(module, example)
+        place = (last.function, last.occurrence)
+        calls = [(call.function, call.occurrence) for call in trace.calls]
+        paths = layer_paths(module, trace, example, calls.index(place))
+    if not paths:
+        raise BadInput("no layers: every way through this network has others beside it; name paths")
+    return tuple(MEAN_OF + path for path in paths)
 
 
 _LACKING: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()

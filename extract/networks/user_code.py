@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
@@ -37,6 +38,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from alike.extract.identity import file_hash
+from alike.extract.networks.reading import reading
 from alike.extract.networks.statements import import_statements
 from alike.extract.networks.trust import covered_files, require_module_trust
 
@@ -62,6 +65,23 @@ _IMPORTED: ContextVar[set[str] | None] = ContextVar("imported", default=None)
 """Names of the modules that the running load or factory imported."""
 
 
+@dataclass(frozen=True)
+class Uses:
+    """What code imported and read.
+
+    Attributes:
+        imported: names of modules.
+        read: absolute names of files that are no code.
+    """
+
+    imported: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
+
+    def __or__(self, other: "Uses") -> "Uses":
+        """What either uses."""
+        return Uses(self.imported | other.imported, self.read | other.read)
+
+
 class UserCode:
     """One network file with the modules that it imports from its own folder.
 
@@ -72,7 +92,7 @@ class UserCode:
             code put on `sys.path`.
         hashes: file to SHA-256 (hex) of what was executed, or is to be when it is imported.
         module: the executed file.
-        imported: names that executing it imported.
+        uses: what executing it imported and read.
         covered: files that may run if only a store named the file; None if the user did.
     """
 
@@ -83,7 +103,7 @@ class UserCode:
         self.package = package
         self.roots = [str(file.parent)]
         self.hashes: dict[str, str] = {}
-        self.imported: set[str] = set()
+        self.uses = Uses()
         self.started = False
         self.covered = covered_files()
         self._sys_path: list[str] | None = None
@@ -102,23 +122,23 @@ class UserCode:
         if self.started:
             return
         self.started = True
-        with self.importing() as imported:
+        with self.using() as uses:
             try:
                 self.module = importlib.import_module(self.entry)
             except (Exception, SystemExit) as error:
                 error.add_note(self.shadows())
                 raise
-        self.imported = imported
+        self.uses = uses
 
     @contextmanager
-    def importing(self) -> Iterator[set[str]]:
-        """Collect the names that are imported meanwhile, and leave `sys.path` as it was."""
+    def using(self) -> Iterator["Uses"]:
+        """Collect what is imported and read meanwhile, and leave `sys.path` as it was."""
         imported: set[str] = set()
-        with _LOCK:
+        with _LOCK, reading() as read:
             token = _IMPORTED.set(imported)
             outer, self._sys_path = self._sys_path, list(sys.path)
             try:
-                yield imported
+                yield Uses(imported, read)
             finally:
                 self._adopt_folders()
                 self._sys_path = outer
@@ -268,26 +288,44 @@ class UserCode:
         files.pop(entry, None)
         return files, outside
 
-    def modules(self, imported: Iterable[str]) -> tuple[tuple[str, ...], str, dict[str, str]]:
+    def modules(self, uses: "Uses") -> tuple[tuple[str, ...], str, dict[str, str]]:
         """Names of the user's modules, their hash, and versions of installed packages.
 
         A package that is imported the ordinary way without being installed (found by PYTHONPATH, or
-        installed for editing) counts with all its source files.
+        installed for editing) counts with all its source files. Files beside the modules that the
+        factory read count as they are.
 
         Args:
-            imported: names imported by the load and by the factory.
+            uses: what the load and the factory imported and read.
 
         Returns:
             Sorted names; SHA-256 (hex) of names and texts, "" if there are none; versions.
         """
-        files, outside = self.files(imported)
+        files, outside = self.files(uses.imported)
         hashes = {name: self._expected(file) for name, file in files.items()}
+        data = self.data(uses.read)
+        hashes |= {name: file_hash(file) for name, file in data.items()}
         for top in outside:
             for name, file in _editable_files(top).items():
                 hashes[name] = _EDITABLE.setdefault(file, _hash_of(file))
         text = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
         hashed = hashlib.sha256(text.encode()).hexdigest() if hashes else ""
-        return tuple(sorted(files)), hashed, versions_of(outside)
+        return (*sorted(files), *sorted(data)), hashed, versions_of(outside)
+
+    def data(self, read: Iterable[str]) -> dict[str, Path]:
+        """Those of the files that were read that lie in the user's folders, by their places there.
+
+        Hidden folders hold caches of packages, not the user's files.
+        """
+        inside: dict[str, Path] = {}
+        for name in read:
+            for root in self.roots:
+                place = Path(name)
+                parts = place.relative_to(root).parts if place.is_relative_to(root) else (".",)
+                hidden = any(part.startswith(".") for part in parts)
+                if not hidden and not is_installed(place) and place.is_file():
+                    inside.setdefault("/".join(parts), place)
+        return inside
 
     def _expected(self, file: Path) -> str:
         return self.hashes.setdefault(str(file), _hash_of(file))

@@ -80,7 +80,7 @@ def _unreadable(error: StoreDamaged | None) -> _Entry:
 
 def _entries(files: Files) -> list[tuple[_Entry | None, StoreDamaged | None]]:
     entries: list[tuple[_Entry | None, StoreDamaged | None]] = []
-    for name in sorted(files.listing(FOLDER)):
+    for name in sorted({*files.listing(FOLDER), *files.folders(FOLDER)}):
         if NAME.fullmatch(name) is None:
             continue
         place = f"{FOLDER}/{name}"
@@ -90,4 +90,7 @@ def _entries(files: Files) -> list[tuple[_Entry | None, StoreDamaged | None]]:
             continue
         except StoreDamaged as error:
             entries.append((None, error))
+        except OSError as error:
+            fault = str(error.strerror).lower()
+            entries.append((None, StoreDamaged(f"{place}: {fault}", file=place, fault=fault)))
     return entries

@@ -119,10 +119,12 @@ class LocalFiles:
         try:
             return self.path(name).read_bytes()
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            # A file that is gone is an answer; one that is a link to nothing is not.
+            nowhere = isinstance(error, FileNotFoundError) and self.path(name).is_symlink()
+            if error.errno != errno.ELOOP and not nowhere:
                 raise
             if self._root.exists():
-                fault = "it is a link that leads back to itself"
+                fault = f"it is a link that leads {'nowhere' if nowhere else 'back to itself'}"
                 msg = f"{name} is damaged ({fault}); delete it, and bring the file back"
                 raise StoreDamaged(msg, file=name, fault=fault) from error
             raise explain(error, self.url) or error from error
@@ -203,10 +205,10 @@ class LocalFiles:
         try:
             with os.scandir(self.path(folder)) as entries:
                 for entry in entries:
-                    # A link to itself is no file, and a file may be gone since it was listed.
-                    with suppress(OSError):
-                        if entry.is_file():
-                            at = entry.stat()
+                    # A file may be gone since it was listed.
+                    with suppress(FileNotFoundError):
+                        at = _stat_of(entry)
+                        if at is not None:
                             stamps[entry.name] = Stamp(at.st_size, (at.st_mtime_ns, at.st_ino))
         except FileNotFoundError:
             return {}
@@ -248,6 +250,16 @@ class LocalFiles:
             aside.unlink(missing_ok=True)
             raise explain(error, self.url) or error from error
         return aside
+
+
+def _stat_of(entry: "os.DirEntry[str]") -> os.stat_result | None:
+    """Status of a file, or of a link that leads to none: who reads it says so; None of a folder."""
+    try:
+        if entry.is_dir():
+            return None
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False) if entry.is_symlink() else None
 
 
 def _make_folder(folder: Path) -> None:

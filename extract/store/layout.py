@@ -8,6 +8,7 @@ from typing import Any
 
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
+from alike.extract.places import expanded
 from alike.extract.store.arrays import (
     TREE,
     VALID,
@@ -41,7 +42,7 @@ def open_place(url: str, options: Mapping[str, Any]) -> tuple[Files, Any]:
     from zarr.storage import FsspecStore, LocalStore
 
     if "://" not in url or url.startswith("file://"):
-        root = Path(url.removeprefix("file://")).expanduser()
+        root = expanded(url.removeprefix("file://"))
         return LocalFiles(root), LocalStore(root / TREE)
     import fsspec
 

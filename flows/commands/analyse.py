@@ -89,7 +89,9 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.blocks import open_jobs
         from alike.analysis.data_limits import data_sentences
+        from alike.analysis.layers import wide_layers
         from alike.analysis.people import read_answers
+        from alike.analysis.sufficiency import sufficiency_sentences
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
@@ -137,7 +139,11 @@ def register(app: typer.Typer) -> None:
                 "twins": analysis.tables["twins"],
                 "bayes": analysis.tables["bayes"],
                 "suspects": analysis.tables["suspects"],
-                **{name: analysis.tables[name] for name in ("human",) if name in analysis.tables},
+                **{
+                    name: analysis.tables[name]
+                    for name in ("human", "layers", "sufficiency")
+                    if name in analysis.tables
+                },
             })  # fmt: skip
             return
         sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
@@ -147,6 +153,8 @@ def register(app: typer.Typer) -> None:
             f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
             f"{f', {where}' if where else ''}",
         )
+        if "layers" in analysis.tables:
+            print_table(wide_layers(analysis.tables["layers"]), "layer by layer")
         if "human" in analysis.tables:
             shown = analysis.tables["human"].drop(columns="note")
             print_table(shown, "alike to people (see docs/analysis.md)")
@@ -154,7 +162,10 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings
         twins = twin_sentences(settings_used["twins"])
-        data = data_sentences(analysis.tables)
+        data = [
+            *data_sentences(analysis.tables),
+            *sufficiency_sentences(analysis.tables.get("sufficiency")),
+        ]
         for sentence in (*settings_used["warnings"], *twins, *data):
             typer.echo(f"note: {sentence}")
 

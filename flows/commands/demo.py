@@ -28,11 +28,12 @@ def demo(
 
         alike demo --to ~/my-first-run
     """
+    from alike.extract.places import expanded
     from alike.flows.console import progress_bars
     from alike.flows.demo import prepare_demo
     from alike.flows.orchestration import prepare
 
-    folder = to.expanduser().resolve()
+    folder = expanded(to).resolve()
     prepare(folder)
     with progress_bars() as progress:
         settings = prepare_demo(folder, progress)

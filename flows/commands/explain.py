@@ -60,10 +60,19 @@ def register(app: typer.Typer) -> None:
         continuity: Annotated[
             bool, typer.Option("--continuity", help="Measure whether explanations are continuous.")
         ] = False,
+        grade: Annotated[
+            bool,
+            typer.Option(
+                "--grade",
+                help="Measure whether the network follows its explanations: deletion, insertion, "
+                "occlusion, random weights.",
+            ),
+        ] = False,
         limit: Annotated[
             int | None,
             typer.Option(
-                min=1, help="Number of images. [default: --continuity 64, --all every image]"
+                min=1,
+                help="Number of images. [default: --continuity 64, --grade 32, --all every image]",
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
@@ -82,6 +91,8 @@ def register(app: typer.Typer) -> None:
         `alike explain --store pets.store --all --methods gradcam`
 
         `alike explain --store pets.store --continuity --json`
+
+        `alike explain --store pets.store --grade --methods gradcam,lrp`
         """
         from alike.extract.errors import BadInput
         from alike.extract.replacing import check_target
@@ -90,7 +101,7 @@ def register(app: typer.Typer) -> None:
 
         if like is not None and not images:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
-        if not (images or every or classes or confused or continuity):
+        if not (images or every or classes or confused or continuity or grade):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
         if to is not None:
             check_target(to, folder=True)
@@ -115,6 +126,8 @@ def register(app: typer.Typer) -> None:
             answers["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
             answers["continuity"] = _continuity(chosen, names, side, limit, as_json)
+        if grade:
+            answers["grade"] = _grade(chosen, names, side, limit, as_json)
         if arrays is not None:
             answers["arrays"] = _keep(arrays, maps, as_json)
         if as_json:
@@ -237,6 +250,22 @@ def _continuity(
     if not quiet:
         print_table(continuity.table.drop(columns=["network"]), f"continuity of {chosen.key}")
     return continuity.table
+
+
+def _grade(
+    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+) -> Any:
+    from alike.analysis.explain.grade import METHODS, grade_of
+    from alike.flows.console import print_table, progress_bars
+
+    with progress_bars() as progress:
+        table = grade_of(
+            chosen, methods=methods or METHODS, n_images=limit or 32, split=split, progress=progress
+        )
+    if not quiet:
+        ends = [name for name in table if name.endswith(("_low", "_high"))]
+        print_table(table.drop(columns=ends), f"grades of {chosen.key} (intervals: --json)")
+    return table
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

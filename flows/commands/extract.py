@@ -44,7 +44,11 @@ def register(app: typer.Typer) -> None:
         store: Annotated[str, typer.Option(help="Folder or URL. Created if it does not exist.")],
         weights: WeightsOption = None,
         taps: Annotated[
-            str, typer.Option(help="Outputs or module paths to store, separated by commas.")
+            str,
+            typer.Option(
+                help="Outputs or module paths to store, separated by commas; `layers`: the mean "
+                "of every block's output."
+            ),
         ] = "last_conv,fc,logits",
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1…")] = "auto",
         precision: Annotated[

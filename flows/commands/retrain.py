@@ -104,6 +104,7 @@ def register(app: typer.Typer) -> None:
         then `alike extract photos/ --network mobilenet_v2 --weights runs/a --store a.store
         --train-share 0.5`
         """
+        from alike.extract.places import expanded
         from alike.flows.commands.extract import class_list, pairs
         from alike.flows.console import progress_bars
         from alike.flows.extracting import network_options, source_options
@@ -130,7 +131,7 @@ def register(app: typer.Typer) -> None:
             options=source_options(pairs(source_option), None, label_column, first_label),
         )
         training, held_out, validation = listed
-        out = to.expanduser().resolve()
+        out = expanded(to).resolve()
         with _alone(out), progress_bars() as progress:
             run = retrain(
                 loaded,

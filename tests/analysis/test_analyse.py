@@ -42,6 +42,7 @@ COLUMNS = {
     ],
     "bayes": ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"],
     "suspects": ["measure", "kind", "row", "label", "suggested", "score"],
+    "sufficiency": ["measure", "score", "images", "value", "low", "high", "kind", "note"],
 }  # fmt: skip
 
 

@@ -71,6 +71,7 @@ def test_export_and_map(alike, store, tmp_path):
         (("export", "--to", "x.csv", "--arrays", "fc"), "has no array fc"),
         (("map", "--split", "half"), "held_out"),
         (("map", "--measure", "cosine"), "unknown measure"),
+        (("export", "--to", "e.parquet", "--measure", "cosine"), "unknown measure"),
         (("map", "--to", "x.png"), ".csv or .parquet"),
         (("report", "--after", "nothing"), "nothing"),
     ],

@@ -75,6 +75,18 @@ def small_file(folder: Path) -> str:
     return f"{path}:small"
 
 
+def unsettled(module: nn.Module) -> nn.Module:
+    """BatchNorms with statistics as after training, not those of a fresh network."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.1)
+    return module.eval()
+
+
 def naive_taps(module: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """Taps of the small network, computed by its layers' own functions."""
     x = nn.functional.batch_norm(

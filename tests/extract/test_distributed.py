@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from images import small_file
 
-from alike.extract.distributed import dask_client, extract_distributed
+from alike.extract.distributed import dask_client, extract_distributed, map_on_workers
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
@@ -43,6 +43,12 @@ def test_no_scheduler_is_one_clear_line(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     with pytest.raises(BadInput, match="no Dask scheduler at tcp://127"):
         extract_distributed(source, network, store, workers="tcp://127.0.0.1:9", timeout=1)
+
+
+@pytest.mark.parametrize("workers", [0, "0", -1, "99999999999999999999", 1025])
+def test_impossible_numbers_of_workers_are_refused(workers: int | str) -> None:
+    with pytest.raises(BadInput, match="expected 1 to 1024, or tcp://"):
+        list(map_on_workers(str, [1], workers=workers))
 
 
 @pytest.mark.quick

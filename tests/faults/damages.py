@@ -167,8 +167,13 @@ DAMAGES = (
 )
 
 
-STATE = r"out/(steps\.json|decisions\.jsonl)|(out/weights/[^/]*|again)/run\.json"
-WRITTEN = STATE + r"|(?!.*\.lock)(out/(weights/.*|report\.html|reports/.*)|again/.*)"
+STATE = (
+    r"out/(steps\.json|decisions\.jsonl|unchanged\.json)|(out/weights/[^/]*|again)/run\.json|"
+    r"out/store/history/.*json"
+)
+WRITTEN = STATE + (
+    r"|(?!.*\.lock)(out/(weights/.*|report\.html|reports/.*|store/(history|listing)/.*)|again/.*)"
+)
 
 RUN_DAMAGES = (
     Damage("empty", WRITTEN, _content(b"")),

@@ -56,6 +56,8 @@ READERS = (
     ("map", "--store", "{store}", "--json"),
     ("retrain", "--store", "{store}", "--epochs", "1", "--to", "{out}/run", "--json"),
     ("serve", "--store", "{store}", "--port", "0"),
+    ("card", "--store", "{store}", "--to", "{out}/card.json", "--json"),
+    ("twins", "--store", "{store}", "--json"),
 )  # fmt: skip
 ANSWER = ("neighbours", "3", "--store", "{store}", "-k", "35", "--json")
 

@@ -65,6 +65,9 @@ READERS = (
     ),
     ("neighbours", "3", "--store", "{place}/out/store", "-k", "3", "--json"),
     ("analyse", "--store", "{place}/out/store", "--measures", "gap_cosine", "--json"),
+    ("runs", "ls", "{place}/pipeline.toml", "--json"),
+    ("runs", "show", "{place}/pipeline.toml", "--json"),
+    ("status", "{place}/pipeline.toml", "--json"),
 )  # fmt: skip
 
 
@@ -83,7 +86,7 @@ class Answers:
     served: tuple[str, dict[str, bytes]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Steps are called as they are; Prefect's server takes longer than all the rest.

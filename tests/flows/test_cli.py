@@ -132,6 +132,10 @@ def test_run_refuses(alike, place, source, network, says):
         (("retrain", "--to", "r", "--set", "warmup=NaN"), "warmup = nan"),
         (("retrain", "--to", "r", "--set", "speed=1"), "no such setting: speed"),
         (("retrain", "--to", "r", "--lr", "inf"), "lr = inf"),
+        (("analyse", "--store", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
+        (("demo", "--to", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
+        (("analyse", "--store", "s", "--dask", "9999999999"), "'9999999999' is no address"),
+        (("analyse", "--store", "s", "--workers", "2000"), "'--workers'"),
     ],
 )
 def test_wrong_use_is_one_line(alike, words, says):
@@ -156,6 +160,16 @@ def test_a_deleted_working_directory_is_named(alike, tmp_path, monkeypatch):
     done = alike("list", "measures")
     assert (done.status, done.out) == (2, "")
     assert "working directory was deleted" in done.err
+
+
+@pytest.mark.parametrize("words", [("export", "--store", "s", "--to", b"a\xff.csv"), ("list",)])
+def test_names_that_are_not_utf8_are_refused(alike, tmp_path, words):
+    """A store in such a folder could not be opened again: it counted as damaged."""
+    place = tmp_path / os.fsdecode(b"caf\xe9") if words == ("list",) else tmp_path
+    place.mkdir(exist_ok=True)
+    done = alike(*map(os.fsdecode, words), cwd=place)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "\\xff.csv is not in UTF-8" in done.err or "caf\\xe9 is not in UTF-8" in done.err
 
 
 @pytest.mark.parametrize("kind", ["botocore.exceptions", "gcsfs.retry"])

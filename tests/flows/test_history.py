@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -218,6 +219,20 @@ def test_the_early_look_sees_what_lies_behind_a_link(story):
     (other / "back").unlink()
     tables.unlink()
     other.rename(tables)
+
+
+def test_the_early_look_sees_a_folder_of_weights(story):
+    """`weights = "retrained"` names the folder of `alike retrain`."""
+    file = story.place.folder / "retrained" / "weights.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"1")
+    pipeline = read_pipeline(story.file)
+    network = pipeline.network.model_copy(update={"weights": str(file.parent)})
+    pipeline = pipeline.model_copy(update={"network": network})
+    before = state_of(pipeline, [])
+    file.write_bytes(b"22")
+    assert before.difference(state_of(pipeline, [])) == f"{file} changed"
+    shutil.rmtree(file.parent)
 
 
 def test_a_file_that_changed_while_a_run_went_on_is_looked_at_again(story, monkeypatch):

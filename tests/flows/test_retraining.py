@@ -53,6 +53,8 @@ def test_an_accepted_network_is_served_until_the_settings_change(tmp_path):
     assert log_of(run_of(tmp_path)).accepted() == first
     assert log_of(run_of(tmp_path, threshold=0.9)).accepted() is None
     assert log_of(run_of(tmp_path), "replaced under its name").accepted() is None
+    other_code = DecisionLog(run.memo, run.folder, run.pipeline, "parent", "modules changed")
+    assert other_code.accepted() is None
     second = accept(run, "second")
     log_of(run).add("replace", False, "worse", {}, past=Past(2.0, 0.6, 0.5))
     assert log_of(run).accepted() == second

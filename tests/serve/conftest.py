@@ -52,6 +52,19 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def analysed(place):
+    """The analysis and the map of the store."""
+    from alike.analysis.analyse import AnalysisSettings, analyse
+    from alike.analysis.maps import MapSettings, make_map
+    from alike.extract.store.store import Store
+
+    features = Store.open(place / "store").features()
+    settings = AnalysisSettings(measures=["gap_cosine"], split="all")
+    table = make_map(features, MapSettings(split="all", perplexity=3.0))
+    return analyse(features, settings), table
+
+
 class Client:
     """Asks the server as a browser would."""
 
@@ -90,9 +103,12 @@ def server(store):
         client = Client(process.stdout.readline().strip())
         assert client.address.startswith("http://"), client.address
         client.process = process
-        yield client
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        try:
+            yield client
+        finally:
+            process.send_signal(signal.SIGINT)
+            ended = process.wait()
+        assert ended == 0
 
 
 @pytest.fixture(scope="session")

@@ -26,18 +26,6 @@ def answers(client):
         yield connected
 
 
-@pytest.fixture(scope="module")
-def analysed(place):
-    """The store with an analysis and a map."""
-    from alike.analysis.analyse import AnalysisSettings, analyse
-    from alike.analysis.maps import MapSettings, make_map
-
-    features = Store.open(place / "store").features()
-    settings = AnalysisSettings(measures=["gap_cosine"], split="all")
-    table = make_map(features, MapSettings(split="all", perplexity=3.0))
-    return analyse(features, settings), table
-
-
 def command(*words):
     """What a command prints by `--json`."""
     code = "import sys; from alike.flows.cli import main; sys.exit(main())"

@@ -115,6 +115,9 @@ def test_where_two_are_alike(client, place):
     np.testing.assert_allclose(pairs.sum(0), wanted.on_b.ravel(), atol=1e-4)
     apart = np.sum(told["difference"][0]) + np.sum(told["difference"][1])
     assert apart == pytest.approx(1 - wanted.value, abs=1e-3)
+    near = client.json("/api/v1/images/3/neighbours?k=19")["neighbours"]
+    distances = {one["row"]: one["distance"] for one in near}
+    assert told["distance"] == pytest.approx(distances[12], rel=1e-5)
 
 
 def test_what_the_network_sees(client):
@@ -176,9 +179,13 @@ def test_the_page_asks_nobody_else(client):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     named = re.findall(r'(?:src|href)="([^"#]+)"', body.decode())
     assert named
-    for part in named:
+    modules = [f"static/{one.name}" for one in (ROOT / "serve" / "static").glob("*.js")]
+    assert len(modules) > 5
+    for part in {*named, *modules}:
         status, _, content = client.get(f"/{part}")
         assert status == 200
+        # The name of a format, not an address that is asked for.
+        content = content.replace(b"http://www.w3.org/2000/svg", b"")
         assert b"http://" not in content
         assert b"https://" not in content
 

@@ -340,7 +340,7 @@ def test_a_token_is_wanted_once_and_then_a_cookie(place):
                 return await client.get(f"/alike{path}", headers=headers)
 
             assert (await ask(f"{API}/health")).status_code == 200
-            for path in ("/", f"{API}/set", "/static/page.js", "/?token=guess"):
+            for path in ("/", f"{API}/set", "/static/main.js", "/?token=guess"):
                 answer = await ask(path)
                 assert answer.status_code == 401
                 assert "token" in answer.json()["error"]

@@ -8,18 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.analyse import AnalysisSettings, analyse
+import alike
 from alike.extract.store.store import Store
 from alike.serve.class_pair import _ends
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
 
 
-@pytest.fixture(scope="module")
-def analysis(place):
-    features = Store.open(place / "store").features()
-    settings = AnalysisSettings(measures=["gap_cosine", "gap_euclid"], split="all")
-    return analyse(features, settings)
+@pytest.fixture
+def analysis(analysed):
+    return analysed[0]
 
 
 @pytest.fixture
@@ -64,6 +62,7 @@ def test_two_classes(client, analysis, gap, first, second):
     assert pair["images"] == [len(one) for one in rows]
 
 
+@pytest.mark.quick
 def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
     draw = np.random.default_rng(3)
     grid = draw.integers(0, 50, (70, 90)).astype(float)
@@ -77,9 +76,9 @@ def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
 
 
 def test_the_matrix_of_classes(client, analysis):
-    matrix = client.json("/api/v1/class-matrix?measure=gap_euclid")
+    matrix = client.json("/api/v1/class-matrix")
     assert sorted(matrix["order"]) == ["Käfer", "cat", "dog"]
-    table = analysis.tables["class_pairs"].query("measure == 'gap_euclid' and class_a != class_b")
+    table = analysis.tables["class_pairs"].query("class_a != class_b")
     assert matrix["nearest"][0]["between"] == pytest.approx(table["mean"].min())
     assert matrix["figure"]["data"][0]["type"] == "heatmap"
     status, _, body = client.get("/api/v1/class-matrix?measure=none")
@@ -120,6 +119,31 @@ def test_what_the_network_takes_an_image_for(client, place):
     stored = client.json(f"/api/v1/images/{row}/prediction")
     assert again["classes"] == stored["classes"]
     np.testing.assert_allclose(again["shares"], stored["shares"], rtol=1e-3)
+
+
+def test_tables_of_the_client(client, analysis):
+    """`alike.connect` asks the same questions."""
+    with alike.connect(client.address) as answers:
+        pairs = answers.class_pair("cat", "dog")
+        listed = answers.images_to_check("labels")
+        shares = answers.prediction(3)
+        table = answers.map()
+    document = client.json("/api/v1/class-pair?first=cat&second=dog")
+    for end in ("nearest", "farthest"):
+        part = pairs[pairs["end"] == end]
+        assert part["distance"].tolist() == [one["distance"] for one in document[end]]
+        assert part["row_b"].tolist() == [one["second"]["row"] for one in document[end]]
+    suspects = analysis.tables["suspects"].query("kind == 'label'")
+    assert listed["row"].tolist() == suspects["row"].tolist()
+    assert listed["suggested"].tolist() == suspects["suggested"].tolist()
+    assert shares["share"].is_monotonic_decreasing
+    near = analysis.tables["neighbours"]
+    labels = dict(zip(table["row"], table["label"], strict=True))
+    for row, purity in zip(table["row"], table["purity"], strict=True):
+        kin = sum(label == labels[row] for label in labels.values()) - 1
+        first = near[(near["row"] == row) & (near["rank"] <= min(10, kin))]["neighbour"]
+        share = np.mean([labels[one] == labels[row] for one in first])
+        assert purity == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["labels", "outliers", "twins", "bad"])

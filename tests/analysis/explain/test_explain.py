@@ -1,6 +1,7 @@
 """CAM, Grad-CAM, sensitivity and gradient times input against what they must equal."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from alike.analysis.explain.explain import EXPLAINERS, relevance, relevances
 from alike.analysis.explain.gradients import DoesNotFit, cam, gradcam_raw, score
-from alike.analysis.explain.inputs import ready_module
+from alike.analysis.explain.inputs import class_indices, ready_module
 from alike.extract.errors import BadInput
 from alike.extract.networks.taps import _FOUND, taps_at
 
@@ -212,6 +213,19 @@ def test_the_networks_modes_and_gradients_stay_as_they_were():
 def test_an_unknown_explainer_is_named_with_those_that_exist():
     with pytest.raises(BadInput, match="no explainer 'shap': choose from cam"):
         relevance(network("alexnet"), batch(), "shap")
+
+
+@pytest.mark.parametrize("target", [3, -1, 2**70, "3", str(2**70), "²", [0, 2**70], [0], "dog"])
+def test_an_impossible_class_is_refused(target):
+    few = SimpleNamespace(name="n", class_names=("cat", "cow", "emu"))
+    with pytest.raises(BadInput, match=r"has classes 0 to 2|give an index or a class name"):
+        class_indices(few, target, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("target", [1, "1", "cow", [1, 1], np.int64(1), torch.tensor([1, 1])])
+def test_a_class_by_number_or_name(target):
+    few = SimpleNamespace(name="n", class_names=("cat", "cow", "emu"))
+    assert class_indices(few, target, torch.zeros(2, 3)).tolist() == [1, 1]
 
 
 @pytest.fixture(autouse=True, scope="module")

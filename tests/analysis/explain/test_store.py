@@ -42,6 +42,7 @@ from alike.extract.networks.network import load_network
 from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
+from alike.flows.cli import main
 
 NETWORK = """
 import torch
@@ -197,6 +198,23 @@ def test_the_report_shows_what_the_store_holds(features):
     assert twice.count("<table") == 1  # one row an explainer and network
     assert (twice.count(">before</td>"), twice.count(">after</td>")) == (1, 1)
     assert explanations_section({"network": "another"}, features.store) == ""
+
+
+def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
+    argv = ["alike", "explain", "--store", features.store.url, "--grade", "--methods", "cam,lrp"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--limit", "4", "--split", "all", "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = json.loads(capsys.readouterr().out)["grade"]
+    assert [row["explainer"] for row in said] == ["cam", "lrp", "energy", "random"]
+    assert all(row["n_images"] == 4 and 0 <= row["deletion"] <= 1 for row in said)
+    shown = explanations_section({"network": features.key}, features.store)
+    assert "Does the network follow its explanations?" in shown
+    assert f"4 images, {said[0]['cells']} cells" in shown
+    table, settings = features.store.read_table(f"tables/{features.key}/grade.parquet")
+    assert table["deletion"].tolist() == [row["deletion"] for row in said]
+    assert settings["draws"] == 20
 
 
 def test_given_images_by_path_and_by_row(features):

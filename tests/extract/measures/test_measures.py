@@ -347,3 +347,30 @@ class TestSets:
         wanted = cost(one, two, a, b) - (cost(one, one, a, a) + cost(two, two, b, b)) / 2
         found = SET_MEASURES["sinkhorn"].to_all(one, two[None])[0]
         assert found == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_measures_of_any_layer(features):
+    """The same formula on the mean of a module's output, or on the output itself."""
+    draw = np.random.default_rng(1)
+    features.arrays["gap@layer1.0"] = draw.random((N, 5)).astype(np.float32)
+    features.arrays["layer1.0"] = draw.random((N, 5, 2, 2)).astype(np.float32)
+    rows = np.arange(60, N)
+    measure = ready_measure(features, "gap_pearson@layer1.0")
+    vectors = embed_rows(features, pickle.loads(pickle.dumps(measure)), rows)
+    wanted = cdist(features.arrays["gap@layer1.0"][rows], features.arrays["gap@layer1.0"][rows],
+                   "correlation")  # fmt: skip
+    np.testing.assert_allclose(measure.own(cdist(vectors, vectors, "sqeuclidean")), wanted,
+                               atol=1e-6)  # fmt: skip
+    largest = features.arrays["layer1.0"][rows].max(axis=(2, 3))
+    vectors = embed_rows(features, ready_measure(features, "max_cosine@layer1.0"), rows)
+    np.testing.assert_allclose(
+        vectors @ vectors.T, 1 - cdist(largest, largest, "cosine"), atol=1e-6
+    )
+    fitted = ready_measure(features, "lda_cosine@layer1.0")
+    assert fitted.digest != ready_measure(features, "lda_cosine").digest
+    assert ready_measure(features, "lda_cosine@layer1.0").digest == fitted.digest
+    for name in ("softmax_dot@layer1.0", "cam_pred_cosine@layer1.0", "gap_cosine@"):
+        with pytest.raises(BadInput, match=f"unknown measure '{name}'.*gap_cosine@PATH"):
+            ready_measure(features, name)
+    with pytest.raises(BadInput, match=r"alike extract .* --taps gap@layer2"):
+        ready_measure(features, "gap_cosine@layer2")

@@ -1,27 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from images import small_file
+from images import small_file, unsettled
 from torch import nn
 
 from alike.extract.networks.capture import TappedNetwork
 from alike.extract.networks.fold import folded
 from alike.extract.networks.network import load_network
 from alike.extract.networks.taps import find_taps
-
-
-def unsettled(module: nn.Module) -> nn.Module:
-    """BatchNorms with statistics as after training, not those of a fresh network."""
-    torch.manual_seed(0)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.1)
-    return module.eval()
 
 
 def norms(module: nn.Module) -> int:
@@ -37,23 +26,44 @@ def test_folding_leaves_every_tap_as_it_was(name: str, left: int) -> None:
     before = norms(module)
     batch = torch.randn(2, 3, 64, 64)
     taps = list(find_taps(module, batch[:1]).values())
-    fewer = folded(module, taps, (64, 64))
+    fewer, found = folded(module, taps, (64, 64))
     assert norms(module) == before
     assert norms(fewer) == left
     with torch.no_grad():
-        plain, fast = (TappedNetwork(one, taps)(batch) for one in (module, fewer))
+        plain = TappedNetwork(module, taps)(batch)
+        fast = TappedNetwork(fewer, found)(batch)
     for tap in taps:
         scale = float(plain[tap.name].abs().max())
         torch.testing.assert_close(fast[tap.name], plain[tap.name], atol=1e-5 * scale, rtol=0)
 
 
-def test_tapped_layers_are_not_folded(tmp_path: Path) -> None:
+def test_tapped_convolutions_are_not_folded(tmp_path: Path) -> None:
     module = load_network(small_file(tmp_path)).module
     example = torch.zeros(1, 3, 8, 8)
     taps = find_taps(module, example, ["conv", "bn"])
-    assert norms(folded(module, [taps["last_conv"]], (8, 8))) == 0
-    assert norms(folded(module, [taps["conv"]], (8, 8))) == 1
-    assert norms(folded(module, [taps["bn"]], (8, 8))) == 1
+    assert norms(folded(module, [taps["last_conv"]], (8, 8))[0]) == 0
+    assert norms(folded(module, [taps["conv"]], (8, 8))[0]) == 1
+    assert norms(folded(module, [taps["bn"]], (8, 8))[0]) == 0
+    assert norms(folded(module, [replace(taps["bn"], side="input")], (8, 8))[0]) == 1
+
+
+def test_tapped_batch_norms_are_found_again() -> None:
+    """Folded ones as their convolutions, the others by fewer calls before them."""
+    module = unsettled(torchvision.models.resnet18(num_classes=5))
+    # Not ours to fold: the first, and one in the middle.
+    for path in ("bn1", "layer2.0.bn2"):
+        module.set_submodule(path, Odd.Own(module.get_submodule(path).num_features).eval())
+    batch = torch.randn(2, 3, 64, 64)
+    paths = ["layer1.0.bn2", "layer2.0.bn1", "layer2.0.downsample.1", "layer4.1.bn2"]
+    taps = [tap for name, tap in find_taps(module, batch[:1], paths).items() if name in paths]
+    fewer, found = folded(module, taps, (64, 64))
+    assert norms(fewer) == 2
+    with torch.no_grad():
+        plain = TappedNetwork(module, taps)(batch)
+        fast = TappedNetwork(fewer, found)(batch)
+    for path in paths:
+        scale = float(plain[path].abs().max())
+        torch.testing.assert_close(fast[path], plain[path], atol=1e-5 * scale, rtol=0)
 
 
 class Odd(nn.Module):
@@ -78,7 +88,7 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_folded_stays() -> None:
     module = unsettled(Odd())
-    fewer = folded(module, [], (4, 4))
+    fewer, _ = folded(module, [], (4, 4))
     batch = torch.randn(3, 3, 4, 4)
     with torch.no_grad():
         torch.testing.assert_close(fewer(batch), module(batch))
@@ -100,7 +110,7 @@ class Secret(nn.Module):
 @pytest.mark.quick
 def test_network_that_folding_would_change_is_left_alone() -> None:
     module = unsettled(Secret())
-    fewer = folded(module, [], (4, 4))
+    fewer, _ = folded(module, [], (4, 4))
     batch = torch.randn(3, 3, 4, 4)
     with torch.no_grad():
         torch.testing.assert_close(fewer(batch), module(batch))

@@ -112,6 +112,13 @@ def test_what_is_not_plain_is_asked_for(returned) -> None:
         find_taps(module, example, output="head")
 
 
+def test_an_output_of_a_network_of_one_tensor_is_refused() -> None:
+    module, example = Returning(lambda parts: parts.logits), torch.rand(1, 3, 8, 8)
+    find_taps(module, example)
+    with pytest.raises(BadInput, match="output '7' is not there: the network returns one tensor"):
+        find_taps(module, example, output="7")
+
+
 NETS = """
 from torch import nn
 

@@ -18,6 +18,7 @@ from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.extraction import Extraction
 from alike.extract.networks.network import load_network, network_of
+from alike.extract.networks.reading import every_file_read
 from alike.extract.pipeline import ExtractionReport, extract
 from alike.extract.store.store import Store
 
@@ -239,6 +240,12 @@ def test_file_that_fails_is_one_line(text: str, says: str, tmp_path: Path) -> No
     assert "user_code" not in str(caught.value)
 
 
+def test_home_of_nobody_is_one_line() -> None:
+    for name, weights in (("~nosuchuser/nets.py:make", "none"), ("resnet18", "~nosuchuser/w.pth")):
+        with pytest.raises(BadInput, match=r"^~nosuchuser/.*: no such user's home"):
+            load_network(name, weights)
+
+
 # Same code, same key; other code, another key.
 
 
@@ -253,8 +260,46 @@ def test_changed_sibling_is_another_key_and_the_weights_hash_stays(tmp_path: Pat
     assert new.identity != old.identity
     keys = [one.extraction(("fc",), "float32").key for one in (old, new)]
     assert keys[0] != keys[1]
-    with pytest.raises(BadInput, match=r"modules that .* loads \(late, models\) are not those"):
+    with pytest.raises(
+        BadInput, match=r"modules or files that .* loads \(late, models\) are not those"
+    ):
         network_of(Extraction.from_dict(old.extraction(("fc",), "float32").to_dict()))
+
+
+READS = """
+import json
+from pathlib import Path
+
+from torch import nn
+
+
+def make():
+    settings = json.loads((Path(__file__).parent / "parts" / "net.json").read_text())
+    Path({outside!r}).read_bytes()
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=settings["stride"]), nn.Flatten(1))
+"""
+
+
+def test_file_that_the_factory_reads_is_part_of_the_key(tmp_path: Path) -> None:
+    """Strides are no weights: the weights' hash is the same."""
+    outside = tmp_path / "outside.bin"
+    outside.write_bytes(b"1")
+    project(tmp_path / "p", nets=READS.format(outside=str(outside)))
+    config = tmp_path / "p" / "parts" / "net.json"
+    config.parent.mkdir()
+    config.write_text('{"stride": 1}')
+    name = f"{tmp_path / 'p' / 'nets.py'}:make"
+    old, again = load_network(name), load_network(name)
+    assert old.modules == ("parts/net.json",)
+    assert old.modules_hash == again.modules_hash
+    config.write_text('{"stride": 2}')
+    new = load_network(name)
+    assert new.weights_hash == old.weights_hash
+    assert new.modules_hash != old.modules_hash
+    with pytest.raises(BadInput, match=r"\(parts/net\.json\) are not those"):
+        network_of(Extraction.from_dict(old.extraction(("last_conv",), "float32").to_dict()))
+    # Caches of packages lie elsewhere, and differ from machine to machine; a run looks at them.
+    assert {str(config), str(outside)} <= set(every_file_read())
 
 
 def test_module_that_changed_before_its_late_import_is_not_taken_for_the_old_one(

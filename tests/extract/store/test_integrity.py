@@ -21,7 +21,7 @@ from alike.extract.store.locks import Holder
 from alike.extract.store.sides import Split
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
-from alike.extract.store.upkeep import collect_garbage
+from alike.extract.store.upkeep import collect_garbage, history
 from alike.extract.store.verification import verify
 from alike.extract.twins import twin_table
 
@@ -597,6 +597,32 @@ def test_a_link_that_leads_back_into_the_store_is_not_followed(tmp_path):
     (tmp_path / "s" / "ledger" / "itself").symlink_to(tmp_path / "s" / "ledger" / "itself")
     assert verify(features.store).damage == ()
     assert features.store.groups() == [KEY]
+
+
+@pytest.mark.parametrize("what", ["link to itself", "link to nothing", "folder"])
+def test_an_entry_of_the_log_that_is_no_file_is_named(tmp_path, what):
+    store = Store.open(tmp_path / "s", create=True)
+    (entry,) = (tmp_path / "s" / "log").glob("*.json")
+    entry.unlink()
+    if what == "folder":
+        entry.mkdir()
+    else:
+        entry.symlink_to(entry if what == "link to itself" else tmp_path / "nothing")
+    (event,) = history(store).to_dict("records")
+    assert event["event"] == "unreadable"
+    assert event["note"].startswith(f"log/{entry.name}: ")
+    assert f"log/{entry.name}" in files_of(verify(store))
+
+
+@pytest.mark.parametrize("folder", ["ledger", "manifest"])
+def test_a_link_to_nothing_in_the_place_of_a_file_is_named(tmp_path, folder):
+    """Read as a file that is not there, it would be left out without a word."""
+    features = filled(tmp_path / "s", 40)
+    place = next(one for one in sorted((tmp_path / "s" / folder).rglob("*0.*")) if one.is_file())
+    place.unlink()
+    place.symlink_to(tmp_path / "nothing")
+    name = str(place.relative_to(tmp_path / "s"))
+    assert name in files_of(verify(Store.open(features.store.url)))
 
 
 @pytest.mark.parametrize("pid", ['"x"', "null", str(2**70), "-1", "1.5"])

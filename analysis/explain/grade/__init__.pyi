@@ -1,0 +1,3 @@
+from .grade import Grading as Grading
+from .stored import METHODS as METHODS
+from .stored import grade_of as grade_of

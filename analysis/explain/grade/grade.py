@@ -1,0 +1,246 @@
+"""A grade for explainers: does what a map ranks first matter to the network?
+
+Every explainer is graded on the same images beside two controls that know nothing of the class:
+the energy of the last map, and random orders. Each number is a mean over images with a 95 %
+interval; differences to the controls are paired. A map that the network's own scores do not follow
+is no explanation of them, however it looks.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from alike.analysis.explain.explain import explainer, relevances
+from alike.analysis.explain.grade.curves import (
+    Floats,
+    Score,
+    area,
+    batches,
+    blurred,
+    in_cells,
+    occlusion,
+    rank_agreement,
+    ranks_of,
+    stepped,
+)
+from alike.analysis.explain.gradients import DoesNotFit, score
+from alike.analysis.explain.inputs import evaluating, ready_module
+from alike.extract.errors import BadInput
+from alike.extract.networks import forward_taps
+from alike.extract.progress import Progress, silent
+
+ENERGY, RANDOM = "energy", "random"
+SIDE = 8
+"""Cells along a side, at most; fewer if the last map has fewer."""
+NUMBERS = (
+    "deletion", "insertion", "deletion_to_energy", "deletion_to_random", "insertion_to_energy",
+    "insertion_to_random", "agreement", "randomised",
+)  # fmt: skip
+COLUMNS = (
+    "explainer", *(part for name in NUMBERS for part in (name, f"{name}_low", f"{name}_high")),
+    "n_images", "cells",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How explainers are graded; part of what the numbers mean.
+
+    Attributes:
+        steps: of deletion and insertion, parts of the cells.
+        draws: random orders of each image.
+        batch_size: images in one pass.
+        seed: of the orders and of the random weights.
+    """
+
+    steps: int = 8
+    draws: int = 20
+    batch_size: int = 16
+    seed: int = 0
+
+
+def grade(
+    module: nn.Module,
+    images: Tensor,
+    methods: Sequence[str],
+    *,
+    grading: Grading | None = None,
+    limits: tuple[Tensor, Tensor] | None = None,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Grade explainers of the predicted class by its probability.
+
+    Args:
+        module: a classification network with a last map.
+        images: network input (N, 3, H, W), on the module's device.
+        methods: names of `EXPLAINERS`; those that do not fit the network are left out.
+        grading: how.
+        limits: the network's input for black and for white, see `relevance`.
+        progress: told after every method.
+
+    Returns:
+        One row an explainer, then `energy` and `random`: deletion (mean probability while cells
+        are blurred, in the order of the map: small is good), insertion (large is good), both less
+        those of each control (`..._to_energy`, `..._to_random`), agreement (Spearman's correlation
+        with the fall of the probability if one cell alone is blurred), randomised (with the map of
+        the same network whose last weights are permuted: near 0 is good), each with low and high;
+        n_images, cells. NaN where a number has no meaning.
+
+    Raises:
+        BadInput: fewer than two images, an unknown method, or none of them fits.
+    """
+    if len(images) < 2:
+        raise BadInput(f"{len(images)} images: give two or more")
+    grading = grading or Grading()
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    module = ready_module(module, size)
+    with evaluating(module), torch.no_grad():
+        parts = batches(images, grading.batch_size)
+        target = torch.cat([score(module, part).argmax(1) for part in parts])
+        last = torch.cat([
+            forward_taps(module, part, ["last_conv"])["last_conv"].norm(dim=1) for part in parts
+        ])  # fmt: skip
+    grid = (min(SIDE, int(last.shape[1])), min(SIDE, int(last.shape[2])))
+    cells: dict[str, Floats] = {}
+    permuted: dict[str, Floats] = {}
+    other = with_permuted_weights(module, grading.seed)
+    for done, method in enumerate(methods, start=1):
+        explainer(method)
+        try:
+            cells[method] = _cells(module, images, target, method, grid, grading, limits)
+        except DoesNotFit:
+            continue
+        permuted[method] = _cells(other, images, target, method, grid, grading, limits)
+        progress("maps", done, len(methods), method)
+    if not cells:
+        raise BadInput(f"none of {', '.join(methods)} fits this network")
+    cells[ENERGY] = in_cells(last, grid)
+
+    def probability(inputs: Tensor) -> Tensor:
+        parts = [
+            score(module, part).softmax(1).gather(1, classes[:, None])[:, 0]
+            for part, classes in zip(
+                batches(inputs, grading.batch_size),
+                batches(target, grading.batch_size),
+                strict=True,
+            )
+        ]
+        return torch.cat(parts)
+
+    with evaluating(module), torch.no_grad():
+        return graded(probability, images, cells, permuted, grid, grading, progress)
+
+
+def graded(
+    of: Score,
+    images: Tensor,
+    cells: dict[str, Floats],
+    permuted: dict[str, Floats],
+    grid: tuple[int, int],
+    grading: Grading,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Grade maps, whatever they were made by.
+
+    Args:
+        of: score that the maps explain.
+        images: (N, 3, H, W).
+        cells: name to relevance (N, K) of the cells; `energy` is the control.
+        permuted: name to the same of a network with permuted weights.
+        grid: of the cells.
+        grading: how.
+        progress: told after every name.
+    """
+    fill = blurred(images)
+    falls = occlusion(of, images, fill, grid)
+    draw = np.random.default_rng(grading.seed)
+    ways: dict[str, tuple[Floats, Floats]] = {}
+    for done, (name, values) in enumerate(cells.items(), start=1):
+        ways[name] = _areas(of, images, fill, ranks_of(values), grid, grading)
+        progress("grade", done, len(cells) + 1, name)
+    chance = [
+        _areas(of, images, fill, ranks_of(draw.random(falls.shape)), grid, grading)
+        for _ in range(grading.draws)
+    ]
+    ways[RANDOM] = tuple(np.mean(side, axis=0) for side in zip(*chance, strict=True))
+    none = np.full(len(images), np.nan)
+    rows = []
+    for name, (deletion, insertion) in ways.items():
+        numbers = {
+            "deletion": deletion,
+            "insertion": insertion,
+            "deletion_to_energy": none if name == ENERGY else deletion - ways[ENERGY][0],
+            "deletion_to_random": none if name == RANDOM else deletion - ways[RANDOM][0],
+            "insertion_to_energy": none if name == ENERGY else insertion - ways[ENERGY][1],
+            "insertion_to_random": none if name == RANDOM else insertion - ways[RANDOM][1],
+            "agreement": rank_agreement(cells[name], falls) if name in cells else none,
+            "randomised": rank_agreement(cells[name], permuted[name]) if name in permuted else none,
+        }
+        spans = [part for values in numbers.values() for part in with_interval(values)]
+        rows.append((name, *spans, len(images), grid[0] * grid[1]))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def with_interval(values: Floats) -> tuple[float, float, float]:
+    """Mean over images, and its 95 % interval by Student's t; images without a number count not."""
+    from scipy.stats import t
+
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan
+    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    mean = float(values.mean())
+    return mean, mean - reach, mean + reach
+
+
+def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
+    """A copy whose last quarter of weights, the classifier's among them, are permuted.
+
+    Their distribution stays, what was learned in them goes (Adebayo et al. 2018).
+    """
+    other = copy.deepcopy(module)
+    weights = [value for value in other.parameters() if value.ndim > 1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in weights[-max(1, len(weights) // 4) :]:
+            order = torch.randperm(value.numel(), generator=generator).to(value.device)
+            value.copy_(value.flatten()[order].reshape(value.shape))
+    return other
+
+
+def _areas(
+    of: Score,
+    images: Tensor,
+    fill: Tensor,
+    ranks: Tensor,
+    grid: tuple[int, int],
+    grading: Grading,
+) -> tuple[Floats, Floats]:
+    return (
+        area(stepped(of, images, fill, ranks, grid, grading.steps)),
+        area(stepped(of, fill, images, ranks, grid, grading.steps)),
+    )
+
+
+def _cells(
+    module: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    method: str,
+    grid: tuple[int, int],
+    grading: Grading,
+    limits: tuple[Tensor, Tensor] | None,
+) -> Floats:
+    parts = zip(
+        batches(images, grading.batch_size), batches(target, grading.batch_size), strict=True
+    )
+    maps = [
+        relevances(module, part, [method], classes, limits=limits)[method].cpu()
+        for part, classes in parts
+    ]
+    return in_cells(torch.cat(maps), grid)

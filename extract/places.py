@@ -1,0 +1,22 @@
+"""Places that a user names on the command line or in settings."""
+
+from pathlib import Path
+
+from alike.extract.errors import BadInput
+
+
+def expanded(place: str | Path) -> Path:
+    """A path with `~` and `~user` replaced by the home folder.
+
+    Raises:
+        BadInput: there is no such user, or the user has no home.
+
+    Example:
+        >>> expanded("data/images").as_posix()
+        'data/images'
+    """
+    path = Path(place)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{path}: no such user's home; write the path out") from error

@@ -1,0 +1,94 @@
+// Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
+import { address, ask, count, empty, fill, h, link, named, picture, say, waiting } from "./parts.js";
+
+const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
+const ABOUT = {
+  labels: "The neighbours of these images are of another class, the most contradicted first. The network may be wrong, or the label.",
+  outliers: "Images that are far from all others, the farthest first.",
+  twins: "Images that show one picture: re-encoded, resized, turned, cropped, brightened.",
+  bad: "Images without features: they could not be read.",
+  tags: "Images that carry a mark.",
+};
+const NONE = { labels: "No label is contradicted by its neighbours.", outliers: "No image is far from all others.", twins: "No two images show one picture.", bad: "Every image could be read.", tags: "No image has a mark yet. Mark images in the other lists." };
+const TAGS = { labels: "wrong-label", outliers: "outlier", twins: "twin" };
+const PAGE = 100;
+
+export function view(place, { facts, go, source, life }) {
+  const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
+  const body = h("div");
+  place.append(h("h1", { class: "unseen" }, "Data: images to look at"), tabs, body);
+  let shown = "", limit = PAGE;
+
+  const show = (kind) => fill(body, life, async () => {
+    const tags = await ask("tags", {}, { signal: life });
+    if (kind === "tags") return marked(tags);
+    const told = await ask(`lists/${kind}`, { features: source.features, limit }, { signal: life });
+    if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
+    if (!told.lines.length) return empty("Nothing to look at", NONE[kind]);
+    const rest = told.n_lines - told.lines.length;
+    return [h("p", { class: "lead" }, ABOUT[kind]),
+      h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
+        ["csv", "parquet"].map((form) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, form === "csv" ? "Save as CSV" : "Parquet"))),
+      told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
+      h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go))),
+      rest > 0 ? h("button", { type: "button", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`) : ""];
+  }, waiting(5, "Loading the list"));
+
+  async function marked(tags) {
+    const names = Object.keys(tags.counts);
+    if (!names.length) return empty("Nothing is marked", NONE.tags);
+    const images = await Promise.all(Object.keys(tags.images).slice(0, PAGE).map((image) =>
+      ask(`images/${image}`, {}, { signal: life }).catch(() => null)));
+    return [h("p", { class: "lead" }, `Marks: ${names.map((name) => `${name} ${tags.counts[name]}`).join(", ")}. They are kept in the store and change no label.`),
+      h("div", { class: "lines" }, images.filter(Boolean).map((image) => h("article", { class: "entry card" },
+        h("div", { class: "pictures" }, h("a", { href: link("ask", { ...source, image: image.image }) }, picture(image))),
+        h("div", {}, h("b", {}, image.label ?? named(image)), h("p", { class: "soft small" }, image.path),
+          h("div", { class: "chips" }, tags.images[image.image].map((tag) => mark([image], tag, tags))))))) ];
+  }
+
+  return (values) => {
+    const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
+    tabs.replaceChildren(...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
+    if (kind === shown) return;
+    shown = kind;
+    limit = PAGE;
+    show(kind);
+  };
+}
+
+function entry(kind, line, tags, source, go) {
+  const stored = line.images.filter((image) => image.image && image.row >= 0), [first, second] = line.images;
+  const href = second ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
+  const inside = line.images.map((image) => picture(image));
+  const says = {
+    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`)],
+    outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],
+    twins: () => [h("b", {}, line.why), h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)],
+    bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why)],
+  }[kind]();
+  return h("article", { class: "entry card" },
+    h("div", { class: "pictures" }, kind === "bad" ? inside : h("a", { href }, inside)),
+    h("div", {}, says, line.images.map((image) => h("p", { class: "soft small path" }, image.path, image.split ? ` · ${image.split.replace("_", " ")}` : "")),
+      stored.length && TAGS[kind] ? h("div", { class: "chips" }, mark(stored, TAGS[kind], tags)) : null));
+}
+
+// A mark that is on or off.
+function mark(images, tag, tags) {
+  const on = () => images.every((image) => (tags.images[image.image] || []).includes(tag));
+  const button = h("button", { type: "button", class: "mark-it", "aria-pressed": String(on()) }, `mark: ${tag}`);
+  button.addEventListener("click", async () => {
+    const present = button.getAttribute("aria-pressed") !== "true";
+    button.disabled = true;
+    try {
+      await ask(`tags/${tag}`, {}, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ images: images.map((image) => image.image), present }) });
+      button.setAttribute("aria-pressed", String(present));
+      say(`${tag}: ${present ? "marked" : "not marked any more"}`);
+    } catch (error) {
+      say(error.message);
+      button.title = error.message;
+      button.classList.add("wrongline");
+    }
+    button.disabled = false;
+  });
+  return button;
+}

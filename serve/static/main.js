@@ -1,0 +1,113 @@
+// The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
+import { ask, count, failed, h, link, say, select, waiting } from "./parts.js";
+
+const VIEWS = ["ask", "map", "classes", "scores", "data"];
+const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", data: "Data" };
+const at = (id) => document.getElementById(id);
+let facts = null, shown = null;
+
+// #map?colour=split; addresses of older versions, #image=17&with=33, are those of Ask.
+function state() {
+  const text = location.hash.slice(1), [first, ...rest] = text.split("?");
+  const [name, query] = VIEWS.includes(first) ? [first, rest.join("?")] : ["ask", text];
+  return { name, values: Object.fromEntries(new URLSearchParams(query)) };
+}
+
+function go(changes, { replace = false } = {}) {
+  const { name, values } = state();
+  const next = link(name, { ...values, ...changes });
+  if (replace) {
+    history.replaceState(null, "", next);
+    follow();
+  } else location.hash = next;
+}
+
+async function follow() {
+  const { name, values } = state();
+  const source = { features: values.features, measure: values.measure };
+  for (const one of document.querySelectorAll("nav a[data-view]")) {
+    one.href = link(one.dataset.view, source);
+    if (one.dataset.view === name) one.setAttribute("aria-current", "page");
+    else one.removeAttribute("aria-current");
+  }
+  const asked = JSON.stringify(source);
+  if (!facts || facts.asked !== asked) {
+    let answer;
+    try {
+      answer = await ask("set", source);
+    } catch (error) {
+      leave();
+      at("view").replaceChildren(failed(error, follow));
+      return;
+    }
+    if (JSON.stringify({ features: state().values.features, measure: state().values.measure }) !== asked) return;
+    facts = { ...answer, asked };
+    showSet(values);
+    leave();
+  }
+  document.title = `${TITLES[name]} · Alike`;
+  if (!shown || shown.name !== name) {
+    leave();
+    const life = new AbortController();
+    shown = { name, life, update: null };
+    const mine = shown;
+    at("view").replaceChildren(waiting());
+    const module = await import(`./${name}.js`);
+    if (shown !== mine) return;
+    const place = h("div", { class: `view ${name}` });
+    at("view").replaceChildren(place);
+    shown.update = module.view(place, { facts, go, source, life: life.signal });
+    say(`${TITLES[name]} is shown`);
+    scrollTo({ top: 0 });
+  }
+  if (shown.update) shown.update(state().values);
+}
+
+function leave() {
+  if (shown) shown.life.abort();
+  shown = null;
+}
+
+function showSet(values) {
+  const classes = Object.keys(facts.classes).length;
+  const network = (one) => `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
+  const options = facts.extractions.filter((one) => one.indexes.includes(facts.measure) || one.key === facts.key);
+  const own = facts.extractions.find((one) => one.key === facts.key);
+  const parts = [h("span", {}, `${count(facts.images)} images`),
+    h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
+  parts.push(options.length > 1
+    ? select("network", options.map((one) => [one.key, network(one)]), facts.key, (features) => go({ features }))
+    : h("span", { title: facts.key }, network(facts)));
+  parts.push(own && own.indexes.length > 1
+    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure }))
+    : h("span", { title: facts.about }, facts.measure));
+  at("set").replaceChildren(h("div", { class: "in" }, parts));
+  at("notes").textContent = facts.notes.join(" ");
+  at("notes").hidden = !facts.notes.length;
+}
+
+// Light, dark, or as the system has it.
+function theme() {
+  const dark = matchMedia("(prefers-color-scheme: dark)"), button = document.querySelector("button.theme");
+  let choice = "auto";
+  try { choice = localStorage.getItem("theme") || "auto"; } catch { /* a browser that stores nothing */ }
+  const set = () => {
+    document.documentElement.dataset.theme = choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
+    button.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[choice];
+    button.setAttribute("aria-label", `Colours: ${choice}`);
+    document.querySelectorAll(".plot").forEach(Shown.redress);
+    dispatchEvent(new Event("themechange"));
+  };
+  button.addEventListener("click", () => {
+    choice = { auto: "light", light: "dark", dark: "auto" }[choice];
+    try { localStorage.setItem("theme", choice); } catch { /* as above */ }
+    set();
+  });
+  dark.addEventListener("change", set);
+  set();
+}
+
+theme();
+at("skip").addEventListener("click", (event) => { event.preventDefault(); at("view").focus(); });
+addEventListener("hashchange", follow);
+follow();

@@ -1,0 +1,191 @@
+// Map: the stored t-SNE or PCA of all images; of two networks, linked.
+import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { Scatter } from "./scatter.js";
+
+// Ten colours that stay apart for most eyes, as in analysis/figures/map.py.
+const TEN = ["#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d6a419", "#9d755d", "#5b5bd6", "#d67195"];
+const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["purity", "score"]];
+const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
+const SHOWN = 60; // pictures of a selection
+
+export function view(place, { facts, go, source, life }) {
+  const maps = []; // {data, scatter, byImage}
+  let values = {}, loaded = "", lit = null, tool = "move", chosen = [];
+  const area = h("div", { class: "maps" }), controls = h("div", { class: "controls" });
+  const legend = h("div", { class: "legend", role: "group", "aria-label": "Legend" });
+  const list = h("section", { class: "selection", "aria-label": "Selected images" });
+  const card = h("div", { class: "mapcard", role: "tooltip" });
+  place.append(h("h1", { class: "unseen" }, "Map of all images"), controls, area, legend, list, card);
+  life.addEventListener("abort", () => maps.forEach((one) => one.scatter?.close()));
+  addEventListener("themechange", () => paintAll(), { signal: life });
+
+  const colour = () => (values.colour && COLOURS.some(([name]) => name === values.colour) ? values.colour : facts.classes && Object.keys(facts.classes).length ? "label" : "split");
+  const kind = () => (values.kind === "pca" ? "pca" : "tsne");
+
+  async function load() {
+    maps.forEach((one) => one.scatter?.close());
+    maps.length = 0;
+    chosen = [];
+    list.replaceChildren();
+    const keys = [source.features, values.beside].filter((key, i) => i === 0 || key);
+    await fill(area, life, async () => {
+      const data = await Promise.all(keys.map((features) =>
+        ask("map", { features, measure: source.measure, split: values.split, limit: 100000 }, { signal: life })));
+      return data.map((one) => {
+        const box = h("div", { class: "plane" });
+        maps.push({ data: one, box, byImage: new Map(one.image.map((image, i) => [image, i])) });
+        return h("figure", { class: "mapfigure" }, data.length > 1 ? h("h2", {}, networkName(one.key)) : null, box,
+          one.sampled ? h("figcaption", {}, `A random part of ${count(one.images)} images.`) : null);
+      });
+    }, waiting(6, "Loading the map"));
+    if (!maps.length || !maps[0].box.isConnected) { controls.replaceChildren(); legend.replaceChildren(); return; }
+    for (const one of maps) {
+      one.scatter = new Scatter(one.box, `Map of ${count(one.data.row.length)} images. Arrow keys move, plus and minus zoom, 0 shows all, Enter lists what is in view.`, {
+        hover: (i, event) => hover(one, i, event),
+        click: (i) => { location.hash = link("ask", { ...source, image: one.data.image[i] }); },
+        lasso: (numbers) => choose(numbers.map((i) => one.data.image[i])),
+      });
+      one.scatter.tool = tool;
+      one.scatter.setPoints(one.data[kind()]);
+    }
+    showControls();
+    paintAll();
+    say(`Map of ${count(maps[0].data.row.length)} images`);
+  }
+
+  function networkName(key) {
+    const one = facts.extractions.find((each) => each.key === key);
+    return one ? `${one.network.split(/[/:]/).pop()} · ${one.weights}` : key;
+  }
+
+  function showControls() {
+    const data = maps[0].data;
+    const there = COLOURS.filter(([name]) => name === "purity" ? data.purity : new Set(data[name]).size > 1 || name === "split");
+    const others = facts.extractions.filter((one) => one.key !== facts.key);
+    const tools = choices("What dragging does", [["move", "move"], ["lasso", "lasso"]], tool, (value) => {
+      tool = value;
+      press(tools, value);
+      maps.forEach((one) => { one.scatter.tool = value; one.box.classList.toggle("lasso", value === "lasso"); });
+    });
+    controls.replaceChildren(
+      choices("Projection", KINDS, kind(), (value) => go({ kind: value })),
+      h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value }))), tools,
+      h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
+      h("button", { type: "button", onclick: () => choose(maps[0].scatter.inView().map((i) => data.image[i])) }, "List what is in view"),
+      others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.key, networkName(one.key)])], values.beside || "", (beside) => go({ beside })) : "");
+  }
+
+  function paintAll() {
+    if (!maps.length || !maps[0].scatter) return;
+    const by = colour(), inks = by === "purity" ? purityInk : classInk(by, maps.flatMap((one) => one.data[by]));
+    const selected = new Set(chosen);
+    for (const one of maps) {
+      const values = one.data[by] || [], ink = new Uint8Array(4 * one.data.row.length);
+      for (let i = 0; i < one.data.row.length; i++) {
+        const value = values[i] ?? null;
+        const on = (lit === null || String(value) === lit) && (!selected.size || selected.has(one.data.image[i]));
+        ink.set([...rgb(inks(value)), on ? (one.data.row.length > 20000 ? 190 : 225) : 26], 4 * i);
+      }
+      one.scatter.setInk(ink);
+    }
+    showLegend(by, inks);
+  }
+
+  function showLegend(by, inks) {
+    if (by === "purity") {
+      legend.replaceChildren(h("span", { class: "soft small" }, "Share of the nearest images that have the image's class: none"),
+        h("span", { class: "ramp", "aria-hidden": "true" }), h("span", { class: "soft small" }, "all. Grey: not analysed."));
+      return;
+    }
+    const counts = new Map();
+    for (const value of maps[0].data[by]) counts.set(String(value), (counts.get(String(value)) || 0) + 1);
+    const names = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    legend.replaceChildren(...names.slice(0, 60).map((name) => {
+      const dot = h("i");
+      dot.style.background = inks(name === "null" ? null : name);
+      return h("button", { type: "button", "aria-pressed": String(lit === name), title: `${count(counts.get(name))} images`,
+        onclick: () => { lit = lit === name ? null : name; paintAll(); } }, dot, name === "null" ? "none" : name.replace("_", " "));
+    }), names.length > 60 ? h("span", { class: "soft small" }, `and ${names.length - 60} more`) : "");
+  }
+
+  function hover(one, i, event) {
+    const image = i < 0 ? null : one.data.image[i];
+    for (const each of maps) {
+      each.scatter.rings = image ? [each.byImage.get(image) ?? -1] : [];
+      each.scatter.draw();
+      each.scatter.canvas.style.cursor = image ? "pointer" : "";
+    }
+    card.style.display = image ? "block" : "none";
+    if (!image) return;
+    const pure = one.data.purity?.[i];
+    card.replaceChildren(picture(about(one, i), 192), h("b", {}, one.data.label[i] ?? "no label"),
+      h("small", {}, one.data.path[i], h("br"), `${one.data.split[i].replace("_", " ")}${pure == null ? "" : ` · ${percent(pure, 0)} of its neighbours share its class`}`));
+    const { width, height } = card.getBoundingClientRect();
+    card.style.left = `${Math.max(8, Math.min(event.clientX + 18, innerWidth - width - 8))}px`;
+    card.style.top = `${Math.max(8, Math.min(event.clientY + 18, innerHeight - height - 8))}px`;
+  }
+
+  function about(one, i) {
+    const { data } = one;
+    return { image: data.image[i], row: data.row[i], path: data.path[i], label: data.label[i], subset: data.subset[i], split: data.split[i] };
+  }
+
+  function choose(images) {
+    chosen = images;
+    const one = maps[0], numbers = images.map((image) => one.byImage.get(image)).filter((i) => i !== undefined);
+    const classes = new Map();
+    for (const i of numbers) classes.set(one.data.label[i], (classes.get(one.data.label[i]) || 0) + 1);
+    const most = [...classes].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name, n]) => `${name ?? "no label"} ${n}`).join(", ");
+    list.replaceChildren(...(numbers.length ? [
+      h("div", { class: "controls" }, h("h2", {}, `${count(numbers.length)} selected`), h("span", { class: "soft small" }, most),
+        h("button", { type: "button", onclick: () => saveFile("selection.csv", table(numbers)) }, "Save as CSV"),
+        h("button", { type: "button", onclick: () => choose([]) }, "Clear")),
+      h("div", { class: "grid small" }, numbers.slice(0, SHOWN).map((i) => pictureLink(about(one, i), [one.data.label[i] ?? ""], "", link("ask", { ...source, image: one.data.image[i] })))),
+      numbers.length > SHOWN ? h("p", { class: "soft small" }, `The first ${SHOWN} are shown; the file has all.`) : "",
+    ] : []));
+    say(`${numbers.length} images selected`);
+    paintAll();
+  }
+
+  function table(numbers) {
+    const { data } = maps[0], names = ["row", "image", "path", "label", "subset", "split"];
+    return csv([[...names, "x", "y"], ...numbers.map((i) => [...names.map((name) => data[name][i]), ...data[kind()][i]])]);
+  }
+
+  return (now) => {
+    const before = values;
+    values = now;
+    const wanted = JSON.stringify([now.split, now.beside]);
+    if (wanted !== loaded) { loaded = wanted; load(); return; }
+    if (!maps.length || !maps[0].scatter) return;
+    if ((before.kind || "tsne") !== (now.kind || "tsne")) maps.forEach((one) => one.scatter.setPoints(one.data[kind()]));
+    if (before.colour !== now.colour) lit = null;
+    showControls();
+    paintAll();
+  };
+}
+
+function classInk(by, values) {
+  const names = [...new Set(values.map(String))].filter((name) => name !== "null").sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const colours = new Map(names.map((name, i) => [name, names.length <= TEN.length ? TEN[i] : hue(i, names.length)]));
+  return (value) => (value === null ? "#8b93a1" : colours.get(String(value)));
+}
+
+function hue(i, n) {
+  const light = [0.42, 0.56, 0.66][i % 3], reach = 0.55 * Math.min(light, 1 - light);
+  const part = (k) => { const t = (k + (12 * i) / n) % 12; return Math.round(255 * (light - reach * Math.max(-1, Math.min(t - 3, 9 - t, 1)))); };
+  return `#${[part(0), part(8), part(4)].map((one) => one.toString(16).padStart(2, "0")).join("")}`;
+}
+
+const WORST = [194, 85, 31], MIDDLE = [216, 196, 150], BEST = [15, 139, 141];
+function purityInk(value) {
+  if (value === null || value === undefined) return "#8b93a1";
+  const [a, b, t] = value < 0.5 ? [WORST, MIDDLE, 2 * value] : [MIDDLE, BEST, 2 * value - 1];
+  return `#${a.map((one, i) => Math.round(one + (b[i] - one) * t).toString(16).padStart(2, "0")).join("")}`;
+}
+
+const seen = new Map();
+function rgb(colour) {
+  if (!seen.has(colour)) seen.set(colour, [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)));
+  return seen.get(colour);
+}

@@ -1,0 +1,177 @@
+// What all views share: questions to the server, elements, pictures, the states of a view.
+
+const API = "api/v1"; // relative: a proxy may serve the page below another path
+const SMALL = 48; // images of so few pixels look best with hard edges
+
+// A question; `values` become the query, those that are missing are left out, lists are repeated.
+export function address(path, values = {}) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== undefined && one !== null && one !== "") query.append(name, one);
+    }
+  }
+  return `${API}/${path}${query.size ? `?${query}` : ""}`;
+}
+
+export class Refusal extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function ask(path, values, options) {
+  const answer = await fetch(address(path, values), options);
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refusal(body.error || `${path}: ${answer.status} ${answer.statusText}`, answer.status);
+  return body;
+}
+
+// The answer, or null where something has not been computed or does not exist.
+export function askIfThere(path, values, options) {
+  return ask(path, values, options).catch((error) => {
+    if (error.status === 404 || error.status === 422) return null;
+    throw error;
+  });
+}
+
+// An element. Attributes that begin with `on` are listeners; `class`, `data-…`, `aria-…` as in HTML.
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// The address of a view, as people share it.
+export function link(view, values = {}) {
+  const entries = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const query = new URLSearchParams(entries).toString();
+  return `#${view}${query ? `?${query}` : ""}`;
+}
+
+export function named(image) {
+  if (image.row < 0 && !image.path) return "the image that you brought";
+  return image.path.split("/").pop();
+}
+
+export function picture(image, side = 192) {
+  const alt = image.label === null ? named(image) : `${image.label}: ${named(image)}`;
+  if (!image.image) return h("span", { class: "nopicture", role: "img", "aria-label": `${alt}: cannot be shown` }, "no picture");
+  const img = h("img", { alt, loading: "lazy", decoding: "async" });
+  img.onload = () => img.classList.toggle("few", Math.max(img.naturalWidth, img.naturalHeight) <= SMALL);
+  img.onerror = () => img.replaceWith(picture({ ...image, image: "" }, side));
+  img.src = address(`images/${image.image}/thumbnail`, { side });
+  return img;
+}
+
+// A picture that leads somewhere, with lines below it.
+export function pictureLink(image, lines, kind, href, current = false) {
+  return h("a", { class: `pic ${kind}`, href, title: image.path, "aria-current": current ? "true" : undefined },
+    picture(image), lines.map((line) => h("span", {}, line)));
+}
+
+export function choices(label, options, chosen, act) {
+  return h("span", { class: "choices", role: "group", "aria-label": label }, options.map(([value, text, extra = {}]) =>
+    h("button", { type: "button", "data-value": value, "aria-pressed": String(value === chosen), onclick: () => act(value), ...extra }, text)));
+}
+
+export function press(group, value) {
+  for (const button of group.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.value === value));
+}
+
+export function select(label, options, chosen, act) {
+  const list = h("select", { onchange: (event) => act(event.target.value) },
+    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+  return h("label", {}, `${label} `, list);
+}
+
+export const count = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
+export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+export const distance = (value) => Number(value).toPrecision(4);
+// Never "100.0 %" of what is less, nor "0.0 %" of what is more.
+export function rounded(share) {
+  if (share >= 1 || share <= 0) return `${share <= 0 ? 0 : 100} %`;
+  if (share > 0.999) return "> 99.9 %";
+  return share < 0.001 ? "< 0.1 %" : percent(share);
+}
+
+// Text in which `backticks` mark what is typed.
+export function prose(text) {
+  return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+}
+
+// The three states of what is not there.
+export function waiting(lines = 3, label = "Loading") {
+  return h("div", { class: "waiting", role: "status", "aria-label": label }, Array.from({ length: lines }, () => h("i")));
+}
+
+export function empty(title, text, ...more) {
+  return h("div", { class: "empty card" }, h("h2", {}, title), h("p", {}, prose(text)), more);
+}
+
+export function failed(error, again) {
+  const missing = error.status === 404;
+  return h("div", { class: `empty card ${missing ? "" : "wrong"}`, role: "alert" },
+    h("h2", {}, missing ? "Not there yet" : "That did not work"),
+    h("p", {}, prose(error instanceof TypeError ? "The server does not answer. Is `alike serve` still running?" : error.message)),
+    h("button", { type: "button", onclick: again }, "Try again"));
+}
+
+// Fill a place with what a promise gives; a newer call, or leaving the view, wins over an older one.
+export async function fill(place, life, make, shape = waiting()) {
+  const turn = (place.turn = (place.turn || 0) + 1);
+  const live = () => place.turn === turn && !life.aborted;
+  const late = setTimeout(() => { if (live()) place.replaceChildren(shape); }, 150);
+  place.setAttribute("aria-busy", "true");
+  try {
+    const made = await make();
+    if (live()) place.replaceChildren(...[made].flat(Infinity).filter((one) => one !== null && one !== undefined));
+    return live();
+  } catch (error) {
+    if (live() && error.name !== "AbortError") place.replaceChildren(failed(error, () => fill(place, life, make, shape)));
+    return false;
+  } finally {
+    clearTimeout(late);
+    if (live()) place.removeAttribute("aria-busy");
+  }
+}
+
+export function say(text) {
+  document.getElementById("status").textContent = text;
+}
+
+let plotly = null;
+function withPlotly() {
+  plotly ??= new Promise((good, bad) => {
+    const script = h("script", { src: "static/plotly.min.js" });
+    script.onload = good;
+    script.onerror = () => { plotly = null; bad(new Error("the figures cannot be drawn: plotly.min.js did not arrive")); };
+    document.head.append(script);
+  });
+  return plotly;
+}
+
+// A figure of the server; drawn when it is in the page.
+export async function figure(box, spec) {
+  box.classList.add("plot");
+  box.style.minHeight = `${spec.layout.height || 360}px`;
+  await withPlotly();
+  if (box.isConnected) await Shown.draw(box, spec);
+}
+
+export function saveFile(name, text, kind = "text/csv") {
+  const url = URL.createObjectURL(new Blob(["\ufeff", text], { type: kind }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+export function csv(rows) {
+  const cell = (value) => (/[",\n]/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
+  return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
+}

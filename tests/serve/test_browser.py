@@ -1,0 +1,237 @@
+"""The page in a real browser: every view, both themes, a phone and a desk; what a user does."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alike.extract.store.store import Store
+from alike.extract.store.tags import read_tags
+
+from .browser import browser, missing
+from .conftest import server
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
+AXE = os.environ.get("ALIKE_AXE", "")
+SHAPES = ((1400, 900), (390, 844))
+READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]')"
+VIEWS = {
+    "": "document.querySelectorAll('.some .pic img').length === 20",
+    "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
+    "#map?split=all": "document.querySelectorAll('.legend button').length === 3",
+    "#classes?first=cat&second=dog": "document.querySelectorAll('.js-plotly-plot').length === 2",
+    "#scores": "document.querySelector('.tiles') && document.querySelector('.js-plotly-plot')",
+    "#data": "document.querySelector('.entry, .empty')",
+    "#data?kind=outliers": "document.querySelector('.entry, .empty')",
+    "#data?kind=twins": "document.querySelector('.entry, .empty')",
+    "#data?kind=bad": "document.querySelector('.empty')",
+}  # fmt: skip
+
+
+@pytest.fixture
+def address(client, analysed):
+    """The server, over a store with an analysis and a map."""
+    return f"{client.address}/"
+
+
+@pytest.fixture(scope="module")
+def opened():
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def page(opened):
+    """A browser at a desk, with nothing in its logs."""
+    opened.go("about:blank")
+    opened.shape(1400, 900, dark=False)
+    opened.complaints()
+    opened.requests()
+    return opened
+
+
+def visit(page, address, ready):
+    """Load a view anew, and wait until it is there."""
+    page.go("about:blank")
+    page.go(address)
+    page.wait(f"{READY} && {ready}")
+
+
+def assert_quiet(page, address):
+    """No complaint of the console, no request elsewhere."""
+    complaints = [one for one in page.complaints() if "GPU stall due to ReadPixels" not in one]
+    assert complaints == []
+    inside = (address, "data:", "blob:", "about:")
+    assert [one for one in page.requests() if not one.startswith(inside)] == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
+def test_every_view(page, address, shape, dark):
+    page.shape(*shape, dark=dark)
+    page.go(address)
+    for view, ready in VIEWS.items():
+        page.run("location.hash = arguments[0]", view)
+        page.wait(f"document.querySelector('.view.{view[1:].partition('?')[0] or 'ask'}')")
+        page.wait(f"{READY} && {ready}")
+        assert page.run("return document.documentElement.dataset.theme") == ("light", "dark")[dark]
+        assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0, view
+        assert page.run("return document.querySelectorAll('h1').length") == 1, view
+        images = "[...document.images].filter((one) => one.complete && !one.naturalWidth).length"
+        assert page.run(f"return {images}") == 0, view
+    assert_quiet(page, address)
+
+
+@pytest.mark.skipif(not AXE, reason="ALIKE_AXE names no axe.min.js of axe-core")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_serious_finding_of_axe(page, address, dark):
+    page.shape(1400, 900, dark=dark)
+    script = Path(AXE).read_text(encoding="utf-8")
+    for view, ready in VIEWS.items():
+        visit(page, address + view, ready)
+        page.run(script)
+        page.run("window.found = null; axe.run().then((all) => { window.found = all.violations; })")
+        found = page.wait("window.found")
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == [], view
+
+
+def test_an_uploaded_image_gets_the_right_neighbours(page, address, client, place, tmp_path):
+    file = tmp_path / "turned.png"
+    Image.open(place / "images" / "dog" / "5.png").rotate(180).save(file)
+    visit(page, address, VIEWS[""])
+    page.send("#file", file)
+    page.wait("document.querySelectorAll('.near .pic').length === 12")
+    image = page.run("return new URLSearchParams(location.hash.split('?')[1]).get('image')")
+    near = client.json(f"/api/v1/images/{image}/neighbours?k=12")["neighbours"]
+    shown = "[...document.querySelectorAll('.near .pic')].map((one) => one.dataset.image)"
+    assert page.run(f"return {shown}") == [one["image"] for one in near]
+    prediction = client.json(f"/api/v1/images/{image}/prediction")
+    page.wait(f"document.querySelector('.query').innerText.includes('{prediction['classes'][0]}')")
+    # The pair: how typical its distance is, and where the two are alike.
+    page.run("document.querySelectorAll('.near .pic')[1].click()")
+    page.wait(f"{READY} && document.querySelector('.pairplace .both')")
+    typical = client.json(f"/api/v1/typical?distance={near[1]['distance']}")
+    share = f"{100 * typical['same_farther'][0]:.1f} %"
+    assert share in page.run("return document.querySelector('.pairplace').innerText")
+    colours = (
+        "const c = document.querySelectorAll('.both canvas')[1];"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return new Set(Array.from({length: d.length / 4}, (_, i) => d[4 * i])).size"
+    )
+    assert page.run(colours) > 20
+    assert_quiet(page, address)
+
+
+def test_a_file_that_is_no_image_is_refused_in_one_line(page, address, tmp_path):
+    (tmp_path / "letter.png").write_text("no image")
+    visit(page, address, VIEWS[""])
+    page.send("#file", tmp_path / "letter.png")
+    line = page.wait("document.querySelector('.brought .wrongline')?.innerText")
+    assert "letter.png" in line
+    assert "cannot be decoded" in line
+
+
+def test_neighbours_by_the_arrow_keys(page, address):
+    visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .pic').length")
+    page.run("document.querySelector('.near .pic').focus()")
+    for step, number in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+        key = f"new KeyboardEvent('keydown', {{key: '{step}', bubbles: true}})"
+        page.run(f"document.activeElement.dispatchEvent({key})")
+        all_of = "[...document.querySelectorAll('.near .pic')]"
+        assert page.run(f"return {all_of}.indexOf(document.activeElement)") == number
+
+
+def test_links_of_older_versions_still_lead_there(page, address):
+    visit(page, f"{address}#image=3&with=12&relation=other", VIEWS["#ask?image=3&with=12"])
+    assert page.run("return document.querySelectorAll('.near .pic.same').length") == 0
+
+
+def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
+    visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
+    box = page.run("const b = document.querySelector('.plane').getBoundingClientRect();"
+                   "return [b.left, b.top, b.right, b.bottom]")  # fmt: skip
+    left, top, right, bottom = box
+    bottom = min(bottom, 890)
+    page.run("document.querySelector('button[data-value=lasso]').click()")
+    corners = [(left + 4, top + 4), (right - 4, top + 4), (right - 4, bottom - 4),
+               (left + 4, bottom - 4), (left + 4, top + 8)]  # fmt: skip
+    page.drag(corners)
+    page.wait("document.querySelectorAll('.selection .pic').length === 20")
+    page.run("document.querySelector('button[data-value=move]').click(); scrollTo(0, 0)")
+    # The first point, where the map of the server has it.
+    table = client.json("/api/v1/map?split=all")
+    points = table["tsne"]
+    spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
+    reach = max(high - low for low, high in spans) / 2
+    unit = 0.47 * min(right - left, box[3] - top)
+    x = (left + right) / 2 + (points[0][0] - sum(spans[0]) / 2) / reach * unit
+    y = (top + box[3]) / 2 - (points[0][1] - sum(spans[1]) / 2) / reach * unit
+    page.move(x, y)
+    shown = page.wait("document.querySelector('.mapcard').style.display === 'block' && "
+                      "document.querySelector('.mapcard').innerText")  # fmt: skip
+    assert table["path"][0] in shown
+    page.move(x, y, click=True)
+    page.wait(f"location.hash.includes('{table['image'][0]}')")
+    page.wait("document.querySelectorAll('.near .pic').length")
+    assert_quiet(page, address)
+
+
+def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
+    visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
+    order = client.json("/api/v1/class-matrix")["order"]
+    cell = page.run(
+        "const plot = document.querySelector('.js-plotly-plot'), b = plot.getBoundingClientRect();"
+        "const {xaxis, yaxis} = plot._fullLayout;"
+        "return [b.left + xaxis._offset + xaxis.l2p(2), b.top + yaxis._offset + yaxis.l2p(0)]"
+    )
+    page.move(*cell)
+    page.move(*cell, click=True)
+    pair = client.json(
+        f"/api/v1/class-pair?first={order[0]}&second={order[2]}".replace("ä", "%C3%A4")
+    )
+    title = page.wait(f"{READY} && document.querySelectorAll('.pairitem').length && "
+                      "location.hash.includes('second') && "
+                      "document.querySelector('.pairofclasses h2').innerText")  # fmt: skip
+    assert title == f"“{order[0]}” and “{order[2]}”"
+    shown = page.run("return document.querySelectorAll('.pairitem').length")
+    assert shown == len(pair["nearest"]) + len(pair["farthest"])
+
+
+def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
+    store = Store.open(place / "store")
+    labels = store.images()["label"].tolist()
+    visit(page, f"{address}#data", "document.querySelector('.mark-it')")
+    pressed = "document.querySelector('.mark-it').getAttribute('aria-pressed')"
+    for number in (1, 0):
+        page.run("document.querySelector('.mark-it').click()")
+        page.wait(f"{pressed} === '{('false', 'true')[number]}'")
+        assert read_tags(store)["tag"].tolist() == ["wrong-label"] * number
+    assert store.images()["label"].tolist() == labels
+
+
+def test_a_set_without_labels_has_its_page(page, place, tmp_path):
+    """And without an analysis: what needs one says what to run."""
+    from alike.index.build import build_index
+
+    shutil.copytree(place, tmp_path / "own", ignore=shutil.ignore_patterns("tables", "maps"))
+    store = Store.open(tmp_path / "own" / "store")
+    store.list_images(store.images().drop(columns="row").assign(label=None))
+    build_index(store.features(), "gap_cosine")
+    with server(tmp_path / "own" / "store") as plain:
+        address = f"{plain.address}/"
+        for view, words in (
+            ("#classes", "This set has no labels"),
+            ("#scores", "This set has no labels"),
+            ("#data?kind=labels", "the images of this set have none"),
+            ("#data?kind=twins", "No two images show one picture"),
+            ("#map", "alike map"),
+        ):
+            visit(page, address + view, "document.querySelector('.empty')")
+            assert words in page.run("return document.querySelector('.view').innerText"), view
+        visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
+        # A refusal (404) is logged by the browser itself; nothing else is.
+        complaints = [one for one in page.complaints() if "status of 404" not in one]
+        assert complaints == []
