@@ -69,7 +69,7 @@ def open_table(
         key: value for key, (value, default) in given.items() if value != default
     }
     options |= {} if first_label is None else {"first_label": first_label}
-    rule, damaged = LabelRule(_absolute(spec), first_label), list[str]()
+    rule = LabelRule(_absolute(spec), first_label)
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -84,7 +84,7 @@ def open_table(
             table = file.read([c for c in wanted if c in names])
             columns = {c: table[c].to_pylist() for c in table.column_names}
         rule.names = class_names(file.schema_arrow.metadata, label)
-        damaged = names_note(file.schema_arrow.metadata, label)
+        check_names(file.schema_arrow, label, spec)
     else:
         frame = _read_csv(filesystem, name, spec)
         # Spaces after a comma are no part of a name.
@@ -110,7 +110,7 @@ def open_table(
         "group": columns.get(group) if group else None,
     }  # fmt: skip
     source = ManifestSource(_absolute(spec), options, listing, base, rule)
-    source.about = [no_label_note(label, names)] if label not in names else damaged
+    source.about = [no_label_note(label, names)] if label not in names else []
     return source
 
 
@@ -246,7 +246,7 @@ class EmbeddedSource:
         _check_group(group, names, spec)
         self.spec, self.options = spec, options
         self._file, self._image, self._rule = file, image, rule
-        self._damaged = names_note(file.schema_arrow.metadata, label)
+        check_names(file.schema_arrow, label, spec)
         self._label = label if label in names else None
         self._subset = subset if subset in names else None
         self._shared = group or None
@@ -268,7 +268,7 @@ class EmbeddedSource:
         for row, (label, subset, group) in enumerate(zip(labels, subsets, groups, strict=True)):
             part, shared = text_or_none(subset), text_or_none(group)
             yield Listed(f"{row:08d}", self._rule(label), subset=part, group=shared)
-        self.notes = [*self._damaged, *self._rule.notes]
+        self.notes = [*self._rule.notes]
         if self._label is None:
             self.notes = [no_label_note("label", self._file.schema_arrow.names), *self.notes]
 
@@ -304,20 +304,29 @@ def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]
     return names_in(written.get("info") if isinstance(written, dict) else None, label)
 
 
-def names_note(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
-    """A line if what `datasets` wrote into a schema describes no data set, so names are lost."""
+def check_names(schema: Any, label: str, spec: str) -> None:
+    """Refuse integer labels whose names are lost: `datasets` writes them into the schema.
+
+    Raises:
+        BadInput: what stands there describes no data set.
+    """
+    import pyarrow as pa
+
+    field = schema.field(label) if label in schema.names else None
+    if field is None or not pa.types.is_integer(field.type):
+        return
     try:
-        described: Any = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+        described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError:
         described = None
     for key in ("info", "features", label):
         described = described.get(key, {}) if isinstance(described, dict) else None
-    if isinstance(described, dict):
-        return []
-    return [
-        "the description of the data set in the schema (huggingface) is damaged: classes are named "
-        "as the column has them"
-    ]
+    if not isinstance(described, dict):
+        raise BadInput(
+            f"{spec}: the description of the data set in its schema (huggingface) is damaged, so "
+            "the names of its classes are lost: write the file again, with its description or "
+            "without one"
+        )
 
 
 def names_in(info: Any, label: str) -> list[str]:

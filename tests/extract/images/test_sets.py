@@ -372,15 +372,16 @@ def test_one_hot_labels_are_one_class_and_said(kind: str, dtype: type, tmp_path:
     "metadata",
     [b"null", b"[]", b"5", b"{", b'{"info": null}', b'{"info": {"features": {"label": 3}}}'],
 )
-def test_metadata_of_another_form_names_no_class(metadata: bytes, tmp_path: Path) -> None:
+def test_names_that_a_damaged_description_lost_are_refused(metadata: bytes, tmp_path: Path) -> None:
     table = pa.table({"image": [DATA], "label": [1]})
-    pq.write_table(
-        table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "s.parquet"
-    )
-    source = open_source(str(tmp_path / "s.parquet"))
-    assert [one.label for one in source] == ["1"]
-    (note,) = notes_of(source)
-    assert "(huggingface) is damaged" in note
+    file = tmp_path / "s.parquet"
+    pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), file)
+    with pytest.raises(BadInput, match=r"\(huggingface\) is damaged"):
+        open_source(str(file))
+    # Labels that are names themselves lose nothing.
+    named = pa.table({"image": [DATA], "label": ["cat"]})
+    pq.write_table(named.replace_schema_metadata({b"huggingface": metadata}), file)
+    assert [one.label for one in open_source(str(file))] == ["cat"]
     whole = {b"huggingface": b'{"info": {"features": {"label": {"dtype": "int64"}}}}'}
     for good in (whole, {b"huggingface": b'{"info": {}}'}, {b"pandas": b"{}"}):
         pq.write_table(table.replace_schema_metadata(good), tmp_path / "s.parquet")
