@@ -551,6 +551,7 @@ def explain(
     classes: bool = False,
     confused: int = 0,
     continuity: bool = False,
+    grade: bool = False,
     limit: int | None = None,
     split: Split = "held_out",
     where: str | None = None,
@@ -571,10 +572,11 @@ def explain(
         classes: compute what makes the images of each class alike.
         confused: number of most alike pairs of different classes to show.
         continuity: measure whether explanations are continuous.
-        limit: images for `every` and `continuity`; None: all, and 64.
+        grade: measure whether the network follows its explanations.
+        limit: images for `every`, `continuity` and `grade`; None: all, 64 and 32.
         split: which images; ``held_out`` are those that no training sees.
         where: only these images: ``subset=val`` or ``label=cat,dog``.
-        progress: called as `every` and `continuity` proceed.
+        progress: called as `every`, `continuity` and `grade` proceed.
         trust: agree to run the network file that the store names, from now on.
 
     Raises:
@@ -582,6 +584,8 @@ def explain(
     """
     from alike.analysis.explain import confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
+    from alike.analysis.explain.grade import METHODS as GRADED
+    from alike.analysis.explain.grade import grade_of
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
     from alike.flows.explaining import Part, every_class, given_images, like_class
@@ -590,8 +594,8 @@ def explain(
     given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
-    if not (given or every or classes or confused or continuity):
-        raise BadInput("what to explain? give images, or every, classes, confused, continuity")
+    if not (given or every or classes or confused or continuity or grade):
+        raise BadInput("what to explain? give images, or every, classes, confused, …")
     chosen = open_store(store).features(features).only(where)
     names = None if methods is None else _names(methods)
     side = None if split == "all" else split
@@ -621,6 +625,15 @@ def explain(
                 progress=progress,
             )
             parts["continuity"] = Part(ratios.table)
+        if grade:
+            table = grade_of(
+                chosen,
+                methods=names or GRADED,
+                n_images=limit or 32,
+                split=side,
+                progress=progress,
+            )
+            parts["grade"] = Part(table)
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},
