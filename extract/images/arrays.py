@@ -3,7 +3,7 @@
 import io
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class ArraySource:
 
     def __iter__(self) -> Iterator[Listed]:
         """Array by array, row by row."""
-        notes = []
+        notes: list[str] = []
         for name, labels, part in self._pairs:
             n_images = len(self._arrays[name])
             truth = None if labels is None else np.asarray(self._arrays[labels][()])
@@ -147,16 +147,11 @@ class ArraySource:
                     f"{self.spec}: {n_images} images in {name}, {len(np.atleast_1d(truth))} labels "
                     f"in {labels}: they must be of one length"
                 )
-            if truth is not None and is_one_hot(truth):
-                notes.append(
-                    f"the labels in {labels} are one-hot ({len(truth)} x {truth.shape[1]}): the "
-                    "place of the 1 is the class"
-                )
-                truth = truth.argmax(axis=1)
             if truth is None:
                 notes.append(self._unlabelled(name, n_images))
+            values = None if truth is None else _without_ones(truth, str(labels), notes)
             for row in range(n_images):
-                label = None if truth is None else self._rule(truth[row])
+                label = None if values is None else self._rule(values[row])
                 yield Listed(f"{name}/{row:07d}", label, part or None)
         self.notes = [*notes, *self._rule.notes]
 
@@ -208,6 +203,30 @@ def _datasets(path: Path) -> dict[str, Any]:
     return datasets
 
 
+def _without_ones(labels: np.ndarray, name: str, notes: list[str]) -> Sequence[Any]:
+    """The classes of rows of zeros and ones, with a note; other labels as they are."""
+    if is_one_hot(labels):
+        kind, how = "one-hot", "place of the 1 is the class"
+    elif is_multi_hot(labels):
+        kind, how = "multi-hot", "places of the 1s are the classes"
+    else:
+        return list(labels)
+    notes.append(f"the labels in {name} are {kind} ({len(labels)} x {labels.shape[1]}): the {how}")
+    return [np.flatnonzero(row) for row in labels]
+
+
+def is_multi_hot(labels: np.ndarray) -> bool:
+    """Whether labels (N, K) are rows of zeros and ones.
+
+    Example:
+        >>> is_multi_hot(np.array([[1, 1, 0], [0, 1, 0]])), is_multi_hot(np.array([[3, 1], [2, 0]]))
+        (True, False)
+    """
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "fiub":
+        return False
+    return bool(((labels == 0) | (labels == 1)).all())
+
+
 def is_one_hot(labels: np.ndarray) -> bool:
     """Whether labels (N, K) are rows of one 1 among zeros.
 
@@ -215,10 +234,7 @@ def is_one_hot(labels: np.ndarray) -> bool:
         >>> is_one_hot(np.eye(3)), is_one_hot(np.array([[3, 1], [2, 0]]))
         (True, False)
     """
-    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "fiub":
-        return False
-    ones = labels == 1
-    return bool((ones.sum(axis=1) == 1).all() and ((labels == 0) | ones).all())
+    return is_multi_hot(labels) and bool(((labels == 1).sum(axis=1) == 1).all())
 
 
 def _way_to_uint8(dtype: np.dtype, low: float, high: float) -> str:

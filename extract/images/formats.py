@@ -5,6 +5,7 @@ have no fixed range of values. A file is read if its content is of a format list
 its name says. A folder lists a file if its suffix is listed here.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 
@@ -30,6 +31,8 @@ HEIC_ADVICE = "pip install 'alike[heic]' reads HEIC"
 _TEXTS = "txt json csv tsv xml yaml yml md html parquet ini py log cls label toml pdf db"
 NOT_IMAGES = frozenset(f".{name}" for name in _TEXTS.split())
 """Suffixes that nobody takes for images: files beside the images of a set."""
+_TEXT_NAME = re.compile(r"[A-Z_]+|[Mm]akefile|Dockerfile|\..*")
+"""Files without a suffix that are texts by custom (README, LICENSE), or hidden."""
 
 
 def suffix_of(name: str) -> str:
@@ -55,15 +58,26 @@ def left_out_note(names: Iterable[str]) -> str | None:
     Example:
         >>> left_out_note(["a.svg", "b.svg", "notes.txt"])
         '2 files with other suffixes are left out: .svg 2'
+        >>> left_out_note(["scan", "README"])
+        '1 file without a suffix is left out'
     """
     counts: dict[str, int] = {}
+    bare = 0
     for name in names:
         suffix = suffix_of(name)
+        bare += not suffix and not _TEXT_NAME.fullmatch(name.rpartition("/")[2])
         if suffix and suffix not in NOT_IMAGES:
             written = f".{name.rpartition('.')[2]}"
             counts[written] = counts.get(written, 0) + 1
-    if not counts:
-        return None
+    parts = [_with_suffixes(counts)] if counts else []
+    if bare:
+        files = "1 file without a suffix is" if bare == 1 else f"{bare} files without a suffix are"
+        parts.append(f"{files} left out")
+    return "; ".join(parts) or None
+
+
+def _with_suffixes(counts: Mapping[str, int]) -> str:
+    """The line on files of other suffixes, given suffix to their number."""
     listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     total = sum(counts.values())
     heic = any(name.lower() in HEIC_SUFFIXES for name in counts)

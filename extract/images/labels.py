@@ -19,9 +19,8 @@ _BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
 _NUMBERS = re.compile(r"\[\s*[-+.\d]+(\s+[-+.\d]+)+\s*\]")
 _BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
 SHOWN = 5
-WAY_OUT = (
-    "name a column of one class by --label-column, or take the first of several by --first-label"
-)
+NAME_ONE = "name a column of one class by --label-column"
+WAY_OUT = f"{NAME_ONE}, or take the first of several by --first-label"
 
 
 def written_out(text: str) -> list[Any] | tuple[Any, ...] | set[Any] | dict[Any, Any] | None:
@@ -84,7 +83,7 @@ class LabelRule:
         if isinstance(value, list | tuple | set | frozenset):
             return self._one_of(list(value))
         if isinstance(value, Mapping):
-            raise BadInput(f"{self.spec}: label {value!r} is a mapping, not a class: {WAY_OUT}")
+            raise BadInput(f"{self.spec}: label {value!r} is a mapping, not a class: {NAME_ONE}")
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         if isinstance(value, bool):

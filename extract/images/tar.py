@@ -210,6 +210,8 @@ class TarSource:
         key = self._label or "label"
         if isinstance(table, dict) and key in table:
             texts.setdefault(sample, table[key])
+        elif _is_label(table) and not self._label:
+            texts.setdefault(sample, table)
         else:
             self._without[sample] = sorted(table) if isinstance(table, dict) else None
 
@@ -221,7 +223,7 @@ class TarSource:
         fields = sorted({name for one in silent for name in one or ()})
         way = f"; they have {', '.join(fields[:8])}: --label-column names one" if fields else ""
         broken = sum(one is None for one in silent)
-        rest = f"; {broken} of them cannot be read" if broken else ""
+        rest = f"; {broken} of them cannot be read as a mapping" if broken else ""
         key = self._label or "label"
         return [f"{len(silent)} images have no class: their .json has no {key!r}{way}{rest}"]
 
@@ -242,6 +244,12 @@ class TarSource:
         if len(data) < member.size:
             raise BadImage("truncated", f"shard ends {member.size - len(data)} bytes early")
         return data
+
+
+def _is_label(value: Any) -> bool:
+    """Whether a ``.json`` is a label by itself: a text, a number, a boolean, or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one, str | int | float) for one in values)
 
 
 def _open(shard: str) -> Any:

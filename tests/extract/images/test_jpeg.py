@@ -213,6 +213,9 @@ def test_formats_that_are_not_listed_never_reach_their_reader(
 def test_what_a_listing_left_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "SUFFIXES", frozenset((".jpg",)))
     assert left_out_note(["notes.txt", "README", "labels.csv"]) is None
+    assert left_out_note(["a.svg", "scan", "b/scan2", "b/LICENSE"]) == (
+        "1 file with another suffix is left out: .svg 1; 2 files without a suffix are left out"
+    )
     assert left_out_note(["a.HEIC", "b.HEIC", "c.svg", "notes.txt"]) == (
         "3 files with other suffixes are left out: .HEIC 2, .svg 1; "
         "pip install 'alike[heic]' reads HEIC"

@@ -207,7 +207,10 @@ SEVERAL = (
 
 @pytest.mark.parametrize("value", SEVERAL, ids=str)
 def test_several_labels_are_refused_with_a_way_out(value: Any) -> None:
-    with pytest.raises(BadInput, match=r"--label-column.*--first-label"):
+    # A mapping has no first.
+    mapping = isinstance(value, dict) or str(value).startswith("{")
+    way = r"--label-column$" if mapping else r"--label-column.*--first-label$"
+    with pytest.raises(BadInput, match=way):
         LabelRule("set")(value)
 
 
@@ -364,8 +367,26 @@ def test_one_hot_labels_are_one_class_and_said(kind: str, dtype: type, tmp_path:
         ]
     arrays["Y"][0, 0] = 1
     np.savez(tmp_path / "several.npz", **arrays)
-    with pytest.raises(BadInput, match="--first-label"):
+    with pytest.raises(BadInput, match=r"labels \[0, 2\].*--first-label"):
         list(open_source(str(tmp_path / "several.npz")))
+    first = open_source(str(tmp_path / "several.npz"), first_label=True)
+    assert [one.label for one in first] == ["0", "0", "1"]
+    assert notes_of(first) == [
+        "the labels in Y are multi-hot (3 x 4): the places of the 1s are the classes"
+    ]
+
+
+def test_a_json_that_is_a_label_by_itself(tmp_path: Path) -> None:
+    whole = {"0.png": DATA, "0.json": b"true", "1.png": DATA, "1.json": b"3.0"}
+    source = open_source(shard(tmp_path / "whole.tar", whole))
+    assert [one.label for one in source] == ["true", "3"]
+    several = shard(tmp_path / "several.tar", {"0.png": DATA, "0.json": b"[3, 1]"})
+    with pytest.raises(BadInput, match=r"labels \[3, 1\].*--label-column"):
+        list(open_source(several))
+    boxes = shard(tmp_path / "boxes.tar", {"0.png": DATA, "0.json": b'[{"box": 1}]'})
+    source = open_source(boxes)
+    assert [one.label for one in source] == [None]
+    assert any("1 of them cannot be read as a mapping" in note for note in notes_of(source))
 
 
 @pytest.mark.parametrize(
@@ -407,7 +428,7 @@ def test_labels_beside_the_images_of_a_tar_that_are_not_found_are_said(tmp_path:
     assert [one.label for one in source] == ["3", None, None, "4"]
     assert notes_of(source) == [
         "2 images have no class: their .json has no 'label'; they have by, class: --label-column "
-        "names one; 1 of them cannot be read"
+        "names one; 1 of them cannot be read as a mapping"
     ]
     named = open_source(shard(tmp_path / "b.tar", members), label="class")
     assert [one.label for one in named] == [None, "3", None, None]
