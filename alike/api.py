@@ -601,6 +601,7 @@ def explain(
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
     pictures: dict[str, Any] = {}
+    notes: list[str] = []
     with accepting(trust):
         if like is not None:
             parts["like"] = like_class(chosen, given, like)
@@ -623,6 +624,7 @@ def explain(
                 n_images=limit or 64,
                 split=side,
                 progress=progress,
+                tell=notes.append,
             )
             parts["continuity"] = Part(ratios.table)
         if grade:
@@ -632,6 +634,7 @@ def explain(
                 n_images=limit or 32,
                 split=side,
                 progress=progress,
+                tell=notes.append,
             )
             parts["grade"] = Part(table)
     return Explanations(
@@ -641,7 +644,7 @@ def explain(
         | pictures,
         arrays={name: one for part in parts.values() for name, one in part.arrays.items()},
         cosine=parts["images"].cosine if "images" in parts else None,
-        notes=[note for part in parts.values() for note in part.notes],
+        notes=[*(note for part in parts.values() for note in part.notes), *dict.fromkeys(notes)],
     )
 
 

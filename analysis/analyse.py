@@ -341,7 +341,7 @@ def analyse(
     probes = work.probe(features, plan[0], near, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
-    layers = work.profile(features, plan[0], near)
+    layers = work.profile(features, plan[0], near, left_out)
     if len(layers):
         tables["layers"] = layers
     twins, twin_record = twin_findings(
@@ -543,17 +543,20 @@ class Work:
             seed=settings.seed, intervals=settings.bootstrap > 0,
         )  # fmt: skip
 
-    def profile(self, features: "Features", head: Planned, near: Listed) -> pd.DataFrame:
+    def profile(
+        self, features: "Features", head: Planned, near: Listed, left_out: dict[str, str]
+    ) -> pd.DataFrame:
         """Scores of every stored layer on the images of the headline; empty without layers.
 
         Args:
             features: the extraction.
             head: the headline's measure.
             near: its neighbours, which tell which images are near copies.
+            left_out: gets the reasons of layers that are left out.
         """
         return layer_profile(
             features, head.images, units_of(head.images, _copies(head, near)),
-            partial(self.jobs.stage, progress=self.progress),
+            partial(self.jobs.stage, progress=self.progress), left_out,
             seed=self.settings.seed, intervals=self.settings.bootstrap > 0,
         )  # fmt: skip
 

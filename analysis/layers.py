@@ -33,15 +33,24 @@ COLUMNS = ("layer", "place", "dim", "score", "value", "low", "high", "note")
 NO_SPAN = (float("nan"), float("nan"))
 
 
-def stored_layers(features: "Features", images: EvaluationSet) -> list[str]:
+def stored_layers(
+    features: "Features", images: EvaluationSet, left_out: dict[str, str]
+) -> list[str]:
     """The layers whose means are stored, in the order of the pass, then `gap`; [] without them.
 
     Args:
         features: the extraction.
         images: that are evaluated: `gap` is left out where it is the last layer of these.
+        left_out: gets the reason of a layer that not all of them have.
     """
-    taps = [tap for tap in features.attrs.get("layers", ()) if tap in features.arrays]
-    taps = [tap for tap in taps if features.committed([tap], good=True)[images.rows].all()]
+    taps = []
+    for tap in (tap for tap in features.attrs.get("layers", ()) if tap in features.arrays):
+        lacking = int((~features.committed([tap], good=True)[images.rows]).sum())
+        if lacking:
+            layer = tap.partition("@")[2]
+            left_out[f"layer {layer}"] = f"{lacking} of {len(images)} images have no value of it"
+        else:
+            taps.append(tap)
     if not taps or LAST not in features.arrays:
         return []
     few = images.rows[:SHOWN]
@@ -55,6 +64,7 @@ def layer_profile(
     images: EvaluationSet,
     units: Units,
     stage: Stage,
+    left_out: dict[str, str],
     *,
     seed: int = 0,
     intervals: bool = True,
@@ -66,6 +76,7 @@ def layer_profile(
         images: to evaluate.
         units: of them, or near copies of one, that are independent of each other.
         stage: name of a stage to the way in which its blocks are mapped.
+        left_out: gets the reasons of layers and probes that are left out.
         seed: of what is drawn.
         intervals: compute them.
 
@@ -75,7 +86,7 @@ def layer_profile(
         CKA with the last layer), value, low, high, note; no rows if no layer is stored. Without
         train images there are no probes.
     """
-    layers = stored_layers(features, images)
+    layers = stored_layers(features, images, left_out)
     last = _vectors(features, layers[-1], images) if layers else None
     rows: list[tuple[Any, ...]] = []
     for place, layer in enumerate(layers):
@@ -84,7 +95,7 @@ def layer_profile(
             "sameness": _sameness(
                 vectors, images, units, stage, layer, seed=seed, intervals=intervals
             ),
-            **_probes(features, layer, images, units, stage, intervals=intervals),
+            **_probes(features, layer, images, units, stage, left_out, intervals=intervals),
         }
         if last is not None:
             values["cka"] = linear_cka(vectors, last)[1], NO_SPAN, ""
@@ -137,6 +148,7 @@ def _probes(
     images: EvaluationSet,
     units: Units,
     stage: Stage,
+    left_out: dict[str, str],
     *,
     intervals: bool,
 ) -> dict[str, Scored]:
@@ -147,6 +159,8 @@ def _probes(
         # They need train images, which many a set has not; the analysis says so.
         return {}
     if len(probed.images) < len(images):
+        lacking = len(images) - len(probed.images)
+        left_out[f"probes of {layer}"] = f"{lacking} of the images fitted them, or have no value"
         return {}
     return {
         name: (

@@ -106,16 +106,26 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def interval_bars(value: Any, low: Any, high: Any, **style: Any) -> dict[str, Any]:
+    """Error bars of plotly from 95 % intervals; a value without an interval gets no bar.
+
+    Args:
+        value: (N,) numbers.
+        low: (N,) lower ends, NaN where there is no interval.
+        high: (N,) upper ends.
+        style: of plotly's bars: color, width, thickness.
+    """
+
+    def reach(longer: Any, shorter: Any) -> list[float | None]:
+        length = np.asarray(longer, np.float64) - np.asarray(shorter, np.float64)
+        return [max(0.0, float(one)) if np.isfinite(one) else None for one in length]
+
+    ends = {"array": reach(high, value), "arrayminus": reach(value, low)}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1, **style}
+
+
 def _bar(rung: Any, colour: str) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [max(0.0, rung.high - rung.value)],
-        "arrayminus": [max(0.0, rung.value - rung.low)],
-        "color": colour,
-        "thickness": 2,
-        "width": 5,
-    }
+    return interval_bars([rung.value], [rung.low], [rung.high], color=colour, thickness=2, width=5)
 
 
 def histogram(

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, BEFORE, DIFFERENT, GRID, SAME, blank
+from alike.analysis.figures.figures import (
+    AFTER,
+    BEFORE,
+    DIFFERENT,
+    GRID,
+    SAME,
+    blank,
+    interval_bars,
+)
 
 COLOURS = (AFTER, SAME, DIFFERENT, BEFORE)
 
@@ -44,11 +52,7 @@ def _line(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, axis: s
     for _, part in rows.groupby("series", sort=False):
         bars: dict[str, Any] | None = None
         if np.isfinite(part["low"]).any():
-            bars = {
-                "type": "data", "symmetric": False, "array": part["high"] - part["value"],
-                "arrayminus": part["value"] - part["low"], "color": colour, "thickness": 1,
-                "width": 0,
-            }  # fmt: skip
+            bars = interval_bars(part["value"], part["low"], part["high"], color=colour, width=0)
         figure.add_trace(
             go.Scatter(
                 x=part["time"], y=part["value"], name=name, legendgroup=name, showlegend=first,

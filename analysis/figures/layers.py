@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, BEFORE, DIFFERENT, SAME, blank
+from alike.analysis.figures.figures import AFTER, BEFORE, DIFFERENT, SAME, blank, interval_bars
 
 COLOURS = {"sameness": AFTER, "knn_probe": SAME, "linear_probe": DIFFERENT, "cka": BEFORE}
 
@@ -20,11 +20,7 @@ def layer_figure(profile: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     figure = blank(380)
     for score, name in names.items():
         part = profile[profile["score"] == score].sort_values("place")
-        up, down = part["high"] - part["value"], part["value"] - part["low"]
-        bar = {
-            "type": "data", "symmetric": False, "array": up.fillna(0.0).tolist(),
-            "arrayminus": down.fillna(0.0).tolist(), "thickness": 1, "width": 3,
-        }  # fmt: skip
+        bar = interval_bars(part["value"], part["low"], part["high"], width=3)
         figure.add_trace(
             go.Scatter(
                 x=part["layer"].tolist(), y=part["value"].tolist(), error_y=bar, name=name,

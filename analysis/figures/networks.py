@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank
+from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars
 
 
 def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "") -> go.Figure:
@@ -24,15 +24,10 @@ def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "")
     for score in (of, "sameness"):
         value = wide["value"][score].to_numpy(float)
         low, high = (
-            wide[end][score].to_numpy(float) if score in wide[end] else value
+            wide[end][score].to_numpy(float) if score in wide[end] else np.full_like(value, np.nan)
             for end in ("low", "high")
         )
-        bar = {
-            "type": "data", "symmetric": False, "array": np.nan_to_num(high - value).tolist(),
-            "arrayminus": np.nan_to_num(value - low).tolist(), "thickness": 1, "width": 3,
-            "color": BEFORE,
-        }  # fmt: skip
-        sides.append((value, bar))
+        sides.append((value, interval_bars(value, low, high, width=3, color=BEFORE)))
     (x, bar_x), (y, bar_y) = sides
     figure.add_trace(
         go.Scatter(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, SAME, blank
+from alike.analysis.figures.figures import AFTER, SAME, blank, interval_bars
 
 COLOURS = {"one_nn": SAME, "sameness": AFTER}
 
@@ -25,11 +25,7 @@ def sufficiency_figure(curve: pd.DataFrame, names: Mapping[str, str]) -> go.Figu
             (seen, "solid", "circle"),
             (part[part["images"] >= seen["images"].max()], "dot", "circle-open"),
         ):
-            up, down = rows["high"] - rows["value"], rows["value"] - rows["low"]
-            bar = {
-                "type": "data", "symmetric": False, "array": up.fillna(0.0).tolist(),
-                "arrayminus": down.fillna(0.0).tolist(), "thickness": 1, "width": 3,
-            }  # fmt: skip
+            bar = interval_bars(rows["value"], rows["low"], rows["high"], width=3)
             figure.add_trace(
                 go.Scatter(
                     x=rows["images"].tolist(), y=rows["value"].tolist(), error_y=bar, name=name,

@@ -114,6 +114,7 @@ def register(app: typer.Typer) -> None:
         names = names_of(methods)
         answers: dict[str, Any] = {}
         maps: dict[str, Any] = {}
+        left_out: list[str] = []
         if like is not None and images:
             answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
@@ -125,9 +126,13 @@ def register(app: typer.Typer) -> None:
         if confused:
             answers["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
-            answers["continuity"] = _continuity(chosen, names, side, limit, as_json)
+            answers["continuity"] = _continuity(chosen, names, side, limit, left_out, as_json)
         if grade:
-            answers["grade"] = _grade(chosen, names, side, limit, as_json)
+            answers["grade"] = _grade(chosen, names, side, limit, left_out, as_json)
+        if continuity or grade:
+            answers["left_out"] = left_out
+            for line in () if as_json else dict.fromkeys(left_out):
+                typer.echo(f"left out: {line}")
         if arrays is not None:
             answers["arrays"] = _keep(arrays, maps, as_json)
         if as_json:
@@ -238,30 +243,42 @@ def _confused(
 
 
 def _continuity(
-    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+    chosen: Any,
+    methods: list[str] | None,
+    split: str | None,
+    limit: int | None,
+    left_out: list[str],
+    quiet: bool,
 ) -> Any:
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.flows.console import print_table, progress_bars
 
     with progress_bars() as progress:
         continuity = continuity_of(
-            chosen, methods=methods or METHODS, n_images=limit or 64, split=split, progress=progress
-        )
+            chosen, methods=methods or METHODS, n_images=limit or 64, split=split,
+            progress=progress, tell=left_out.append,
+        )  # fmt: skip
     if not quiet:
         print_table(continuity.table.drop(columns=["network"]), f"continuity of {chosen.key}")
     return continuity.table
 
 
 def _grade(
-    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+    chosen: Any,
+    methods: list[str] | None,
+    split: str | None,
+    limit: int | None,
+    left_out: list[str],
+    quiet: bool,
 ) -> Any:
     from alike.analysis.explain.grade import METHODS, grade_of
     from alike.flows.console import print_table, progress_bars
 
     with progress_bars() as progress:
         table = grade_of(
-            chosen, methods=methods or METHODS, n_images=limit or 32, split=split, progress=progress
-        )
+            chosen, methods=methods or METHODS, n_images=limit or 32, split=split,
+            progress=progress, tell=left_out.append,
+        )  # fmt: skip
     if not quiet:
         ends = [name for name in table if name.endswith(("_low", "_high"))]
         print_table(table.drop(columns=ends), f"grades of {chosen.key} (intervals: --json)")

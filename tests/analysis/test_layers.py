@@ -41,6 +41,23 @@ def unbiased_cka(x, y):
     return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
 
 
+def test_a_layer_that_some_images_lack_is_left_out_and_said(features, monkeypatch):
+    held = features.table("held_out")["row"].to_numpy()
+    committed = type(features).committed
+
+    def lacking(self, names=None, good=False):
+        rows = committed(self, names, good=good).copy()
+        if names == ["gap@layer1"]:
+            rows[held[:2]] = False
+        return rows
+
+    monkeypatch.setattr(type(features), "committed", lacking)
+    analysis = analyse(features, QUICK)
+    assert set(analysis.tables["layers"]["layer"]) == {"stem", "layer2"}
+    reason = analysis.settings["left_out"]["layer layer1"]
+    assert reason == f"2 of {len(held)} images have no value of it"
+
+
 @pytest.mark.quick
 def test_profile_is_analyse_of_each_layer(features):
     profile = analyse(features, QUICK).tables["layers"]

@@ -9,7 +9,7 @@ What is explained: for steps from one image (noise, shifts) the class that the n
 that image, on both ends; for two real images each one's own predicted class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -104,6 +104,7 @@ def continuity(
     limits: tuple[Tensor, Tensor] | None = None,
     batch_size: int = 16,
     progress: Progress = silent,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Continuity:
     """Measure the continuity of explainers on one network.
 
@@ -117,6 +118,7 @@ def continuity(
         limits: the network's input for black and for white, see `relevance`.
         batch_size: images explained at a time.
         progress: told after each kind of pair.
+        tell: gets a line for each method that is left out, with the reason.
 
     Raises:
         BadInput: fewer than two images, labels of another length, an unknown method, or none of
@@ -131,7 +133,7 @@ def continuity(
         parts = [score(module, part).argmax(1) for part in _parts(images, batch_size)]
     network = _Explained(module, images, torch.cat(parts), limits, batch_size)
     groups = _all_pairs(network, labels, sampling)
-    fitting = [method for method in methods if _fits(network, method)]
+    fitting = [method for method in methods if _fits(network, method, tell)]
     if not fitting:
         raise BadInput(f"none of {', '.join(methods)} fits {name}")
     base = network.maps(fitting, images, network.target)
@@ -166,11 +168,12 @@ class _Explained:
         return {method: torch.cat([part[method].cpu() for part in results]) for method in methods}
 
 
-def _fits(network: _Explained, method: str) -> bool:
+def _fits(network: _Explained, method: str, tell: Callable[[str], object]) -> bool:
     explainer(method)
     try:
         network.maps([method], network.images[:1], network.target[:1])
-    except DoesNotFit:
+    except DoesNotFit as error:
+        tell(f"{method}: {error}")
         return False
     return True
 

@@ -23,7 +23,7 @@ from alike.extract.panels import PanelImage, Pixels, panel, png
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from alike.extract.networks import Network, Transform
     from alike.extract.store import Features, Store
@@ -51,6 +51,7 @@ def continuity_of(
     split: str | None = "held_out",
     sampling: Sampling | None = None,
     progress: Progress = silent,
+    tell: "Callable[[str], object]" = lambda _: None,
 ) -> Continuity:
     """Measure the continuity of a store's network on its images, and keep the result in the store.
 
@@ -66,6 +67,7 @@ def continuity_of(
         split: `train`, `held_out` or None for both.
         sampling: how many pairs, see `Sampling`.
         progress: told after every method.
+        tell: gets a line for each method that is left out, with the reason.
     """
     features.store.require_writable()
     network = network_for(features, network)
@@ -86,6 +88,7 @@ def continuity_of(
         sampling=sampling,
         limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
         progress=progress,
+        tell=tell,
     )
     settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
     if features.where:

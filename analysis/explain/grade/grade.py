@@ -7,7 +7,7 @@ is no explanation of them, however it looks.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,7 @@ def grade(
     grading: Grading | None = None,
     limits: tuple[Tensor, Tensor] | None = None,
     progress: Progress = silent,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> pd.DataFrame:
     """Grade explainers of the predicted class by its probability.
 
@@ -82,6 +83,7 @@ def grade(
         grading: how.
         limits: the network's input for black and for white, see `relevance`.
         progress: told after every method.
+        tell: gets a line for each method that is left out, with the reason.
 
     Returns:
         One row an explainer, then `energy` and `random`: deletion (mean probability while cells
@@ -113,7 +115,8 @@ def grade(
         explainer(method)
         try:
             cells[method] = _cells(module, images, target, method, grid, grading, limits)
-        except DoesNotFit:
+        except DoesNotFit as error:
+            tell(f"{method}: {error}")
             continue
         permuted[method] = _cells(other, images, target, method, grid, grading, limits)
         progress("maps", done, len(methods), method)
@@ -181,12 +184,12 @@ def graded(
             "agreement": rank_agreement(cells[name], falls) if name in cells else none,
             "randomised": rank_agreement(cells[name], permuted[name]) if name in permuted else none,
         }
-        spans = [part for values in numbers.values() for part in with_interval(values)]
+        spans = [part for values in numbers.values() for part in mean_interval(values)]
         rows.append((name, *spans, len(images), grid[0] * grid[1]))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def with_interval(values: Floats) -> tuple[float, float, float]:
+def mean_interval(values: Floats) -> tuple[float, float, float]:
     """Mean over images, and its 95 % interval by Student's t; images without a number count not."""
     from scipy.stats import t
 

@@ -15,7 +15,7 @@ from alike.extract.errors import BadInput
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from alike.extract.networks import Network
     from alike.extract.store import Features
@@ -32,6 +32,7 @@ def grade_of(
     split: str | None = "held_out",
     grading: Grading | None = None,
     progress: Progress = silent,
+    tell: "Callable[[str], object]" = lambda _: None,
 ) -> pd.DataFrame:
     """Grade the explainers of a store's network on its images; see `grade`.
 
@@ -45,6 +46,7 @@ def grade_of(
         split: `train`, `held_out` or None for both.
         grading: how.
         progress: told after every method.
+        tell: gets a line for each method that is left out, with the reason.
 
     Raises:
         BadInput: fewer than two images, or no explainer fits.
@@ -69,6 +71,7 @@ def grade_of(
         grading=grading,
         limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
         progress=progress,
+        tell=tell,
     )
     settings: dict[str, Any] = {**vars(grading), "split": split, "n_images": len(table)}
     if features.where:

@@ -118,6 +118,18 @@ def test_a_faithful_map_beats_energy_and_random_orders():
     assert np.isnan(table.loc["random", "agreement"])
 
 
+def test_a_method_that_does_not_fit_is_left_out_and_said():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 8), nn.Linear(8, 2)
+    ).eval()
+    lines = []
+    few = Grading(steps=2, draws=1)
+    table = grade(network, planted(2), ["cam", "sa"], grading=few, tell=lines.append)
+    assert list(table["explainer"]) == ["sa", "energy", "random"]
+    (line,) = lines
+    assert line.startswith("cam: no CAM for ")
+
+
 def test_blur_cells_and_permuted_weights():
     image = torch.rand(1, 3, 40, 30)
     wanted = [gaussian_filter(c, 3.0, mode="mirror", radius=9) for c in image[0].numpy()]

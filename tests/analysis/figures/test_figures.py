@@ -145,3 +145,11 @@ def test_every_class_has_a_colour(n):
     colours = figures_map.class_colours([f"c{i}" for i in range(n)])
     assert len(colours) == n
     assert len(set(colours.values())) > 0.6 * n
+
+
+def test_a_value_without_an_interval_gets_no_bar():
+    """A bar of length 0 would say that the value is certain."""
+    none = float("nan")
+    bars = figures.interval_bars([0.5, 0.7], [0.4, none], [0.8, none])
+    assert bars["array"] == [pytest.approx(0.3), None]
+    assert bars["arrayminus"] == [pytest.approx(0.1), None]

@@ -179,10 +179,14 @@ def test_an_explainer_that_does_not_fit_is_left_out():
     torch.manual_seed(0)
     net = torchvision.models.alexnet(weights=None).eval()
     sampling = Sampling(radii=(0.1, 0.01), directions=1)
+    lines = []
     found = continuity(
-        net, torch.randn(2, 3, 64, 64), methods=("cam", "gradcam"), sampling=sampling
-    )
+        net, torch.randn(2, 3, 64, 64), methods=("cam", "gradcam"), sampling=sampling,
+        tell=lines.append,
+    )  # fmt: skip
     assert set(found.table["explainer"]) == {"gradcam"}
+    (line,) = lines
+    assert line.startswith("cam: no CAM for ")
     with pytest.raises(BadInput, match="none of cam fits"):
         continuity(net, torch.randn(2, 3, 64, 64), methods=("cam",), sampling=sampling)
     with pytest.raises(BadInput, match="2 or more"):
