@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alike.analysis.analyse import Analysis
     from alike.analysis.ranking import Ranking
+    from alike.analysis.stored import Analysis
     from alike.client import Client
     from alike.extract.pipeline import ExtractionReport
     from alike.extract.store import Features, Store

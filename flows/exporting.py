@@ -47,9 +47,9 @@ def export(
     Raises:
         BadInput: an ending, a measure or an array that is not there.
     """
-    from alike.analysis.analyse import Analysis
     from alike.analysis.export import WITH_NEIGHBOURS, ending_of, lists_among
     from alike.analysis.export import export as write
+    from alike.analysis.stored import Analysis
     from alike.extract.errors import BadInput
     from alike.extract.measures import MEASURES, SET_MEASURES
     from alike.extract.replacing import check_target

@@ -19,7 +19,7 @@ from alike.flows.history import History, RunRecord, image_changes, new_id, now
 from alike.flows.memo import digest
 
 if TYPE_CHECKING:
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
     from alike.extract.store import Features, Store
     from alike.flows.history import Score
     from alike.flows.steps import PipelineRun

@@ -48,8 +48,8 @@ def write_report(
         BadInput: an extraction that is not there or was not analysed yet, or a place where no
             file can be written.
     """
-    from alike.analysis.analyse import Analysis
     from alike.analysis.report import write_report as write
+    from alike.analysis.stored import Analysis
     from alike.extract.replacing import check_target
     from alike.extract.store import Store
 

@@ -14,7 +14,7 @@ from alike.train.trigger import Past, decide, replaces
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
 
 
 class Rounds:

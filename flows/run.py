@@ -35,7 +35,7 @@ from alike.flows.steps import PipelineRun
 from alike.flows.unchanged import leave
 
 if TYPE_CHECKING:
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
     from alike.extract.networks import Network
 
 
@@ -131,7 +131,7 @@ def _note_changes(run: PipelineRun, key: str) -> None:
 
 def _record_again(run: PipelineRun, key: str, report: Path, question: str) -> None:
     """Nothing has changed since a run: say so, or record it if that run was killed before."""
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
 
     history = History(run.store())
     before = last_good(history.records())

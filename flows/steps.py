@@ -21,7 +21,7 @@ from alike.flows.trained_images import check_held_out, keep_trained
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
     from alike.extract.images import ImageSource
     from alike.extract.networks import Network
     from alike.extract.store import Features, Store
@@ -309,13 +309,8 @@ def evaluate_group(
     run: PipelineRun, key: str, name: str, untrained: str | None = None
 ) -> "Analysis":
     """Distances, scores and tables of a group, over the images that no training saw."""
-    from alike.analysis.analyse import (
-        DEFAULT_MEASURES,
-        VERSION,
-        Analysis,
-        AnalysisSettings,
-        analyse,
-    )
+    from alike.analysis.analyse import DEFAULT_MEASURES, VERSION, AnalysisSettings, analyse
+    from alike.analysis.stored import Analysis
 
     store = run.store()
     features = store.features(key)

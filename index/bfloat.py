@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.index.select import SENTINEL, select_smallest, squared_distances
-
 EXTRA = 8
 """Columns added: three each for the two squared norms, one for each of the two error terms."""
 
@@ -136,6 +134,9 @@ class BfloatSearch:
         self, queries: Float, k: int, n_kept: int, pool: ThreadPoolExecutor, threads: int
     ) -> tuple[Float, NDArray[np.int64], NDArray[np.bool_]]:
         import torch
+
+        # Here, for numba takes 0.2 s to import.
+        from alike.index.select import SENTINEL, select_smallest, squared_distances
 
         bfloats = self._queries(queries)
         cuts = np.linspace(0, len(queries), threads + 1).astype(int)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from alike.index.bfloat import BfloatSearch, has_bfloat16
 from alike.index.flat import faiss_metric, flat_vectors, nearest
-from alike.index.select import nearest_of
 from alike.index.specs import IndexSpec
 
 FEW = 8
@@ -241,6 +240,9 @@ class RefineEngine(FaissEngine):
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `FaissEngine.search`; equal distances are in the order of positions."""
         import faiss
+
+        # Here, for numba takes 0.2 s to import, and most indexes do not need it.
+        from alike.index.select import nearest_of
 
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         base = faiss.downcast_index(self.base.base_index)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.index.select import nearest_of, squared_distances
-
 Float = NDArray[np.float32]
 
 PRODUCT = 6
@@ -76,6 +74,9 @@ def nearest(queries: Float, vectors: Float, k: int, metric: str) -> tuple[Float,
     neighbours = faiss.knn(np.ascontiguousarray(queries), vectors, k, metric=faiss_metric(metric))
     if metric == "inner" or count < PRODUCT or not len(vectors):
         return neighbours
+    # Here and below, for numba takes 0.2 s to import.
+    from alike.index.select import nearest_of
+
     exact, places = np.empty_like(neighbours[0]), np.empty_like(neighbours[1])
     nearest_of(np.ascontiguousarray(queries), neighbours[1], exact, places, vectors)
     return exact, places
@@ -93,6 +94,8 @@ def raw_distances(queries: Float, vectors: Float, places: NDArray[np.int64], met
     """Squared distances, or inner products, of queries (Q, D) to chosen vectors (Q, m)."""
     out = np.empty(places.shape, dtype=np.float32)
     if metric == "l2":
+        from alike.index.select import squared_distances
+
         squared_distances(np.ascontiguousarray(queries), places, out, vectors)
         return out
     for line in range(len(queries)):

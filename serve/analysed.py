@@ -11,7 +11,7 @@ from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
 
 if TYPE_CHECKING:
-    from alike.analysis.analyse import Analysis
+    from alike.analysis.stored import Analysis
 
 MOST = 4
 """Analyses that are kept in memory."""
@@ -38,7 +38,7 @@ class StoredAnalyses:
             NotThere: it was not analysed yet.
         """
         # Here, as below: the page starts without what only the analysis needs.
-        from alike.analysis.analyse import Analysis
+        from alike.analysis.stored import Analysis
 
         stamp = self.stamp(key)
         if stamp is None:

@@ -16,7 +16,7 @@ UNTRAINED = "untrained_gap_cosine"
 
 
 class Analysed(Protocol):
-    """What the report needs of an analysis; `alike.analysis.analyse.Analysis` is one."""
+    """What the report needs of an analysis; `alike.analysis.stored.Analysis` is one."""
 
     @property
     def key(self) -> str:

@@ -172,7 +172,8 @@ def register(app: typer.Typer) -> None:
 
 def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
     """Measures of the analysis there is that a new one would not have."""
-    from alike.analysis.analyse import DEFAULT_MEASURES, HEADLINE, Analysis
+    from alike.analysis.analyse import DEFAULT_MEASURES, HEADLINE
+    from alike.analysis.stored import Analysis
     from alike.extract.errors import BadInput, StoreDamaged
     from alike.extract.measures import SET_MEASURES
 

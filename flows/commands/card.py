@@ -26,9 +26,9 @@ def register(app: typer.Typer) -> None:
 
         `alike card --store pets.store --to card.html`
         """
-        from alike.analysis.analyse import Analysis
         from alike.analysis.export import manifest_json
         from alike.analysis.report import card_of, card_page
+        from alike.analysis.stored import Analysis
         from alike.extract.errors import BadInput
         from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store

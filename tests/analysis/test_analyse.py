@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from alike.analysis import analyse as module
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import stored_evaluation_set
 from alike.analysis.compare import compare
 from alike.analysis.maps.maps import MapSettings
@@ -19,6 +19,7 @@ from alike.analysis.networks import network_similarity
 from alike.analysis.report.answer import answer
 from alike.analysis.scores.sets import all_pairs
 from alike.analysis.scores.table import SCORES
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.measures.measures import MEASURES
 from alike.extract.measures.sets import SET_MEASURES

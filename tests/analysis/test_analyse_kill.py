@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.stored import Analysis
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.store import Store
 

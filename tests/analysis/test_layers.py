@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.report.layers import layers_section
+from alike.analysis.stored import Analysis
 from alike.flows.cli import main
 
 LAYERS = ("stem", "layer1", "layer2")

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from alike.analysis import outlook as module
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks import Jobs
 from alike.analysis.compare import compare, compared_images, comparison_notes
 from alike.analysis.export import read_result
@@ -16,6 +16,7 @@ from alike.analysis.outlook import Load, most_images, outlook, seconds_a_pair
 from alike.analysis.pairs import influence
 from alike.analysis.report import write_report
 from alike.analysis.report.answer import answer
+from alike.analysis.stored import Analysis
 from alike.flows.cli import app
 from alike.flows.console import _lines
 

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.stored import Analysis
 from alike.analysis.twins import first_of_each, twin_sentences
 
 

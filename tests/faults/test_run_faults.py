@@ -17,7 +17,7 @@ from commands import Told, accepted, one_line, run
 from damages import RUN_DAMAGES, Case, cases
 from PIL import Image
 
-from alike.analysis.analyse import Analysis
+from alike.analysis.stored import Analysis
 from alike.extract.store import Store
 from alike.flows import orchestration, retraining
 from alike.flows import run as whole_run

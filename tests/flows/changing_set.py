@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alike.analysis.analyse import Analysis
 from alike.analysis.maps import MapSettings, make_map
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.progress import silent
 from alike.extract.store.store import Store

@@ -13,7 +13,7 @@ import pytest
 from changing_set import Place, without_prefect
 from typer.testing import CliRunner
 
-from alike.analysis.analyse import Analysis
+from alike.analysis.stored import Analysis
 from alike.extract.identity import file_hash
 from alike.extract.images import remembered
 from alike.extract.store.store import Store

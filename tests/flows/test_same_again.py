@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alike.analysis.analyse import Analysis
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.flows import retraining, steps
 from alike.flows import run as whole_run

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.analyse import Analysis
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.images.split import split_of, splits_of
 from alike.extract.store.store import Store

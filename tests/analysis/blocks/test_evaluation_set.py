@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.pairs.folds import deal
 
@@ -16,7 +17,9 @@ def arrived(order):
     return evaluation_set_of(np.arange(N), LABELS[order].tolist(), IDS[order])
 
 
-def test_what_is_drawn_follows_the_image_ids():
+@pytest.mark.parametrize("by_id", [0, N])
+def test_what_is_drawn_follows_the_image_ids(by_id, monkeypatch):
+    monkeypatch.setattr(evaluation_set, "BY_ID", by_id)
     orders = [np.arange(N), np.random.default_rng(2).permutation(N)]
     drawn = []
     for order in orders:
@@ -33,7 +36,8 @@ def test_what_is_drawn_follows_the_image_ids():
             }
         )
     assert drawn[0] == drawn[1]
-    assert not np.array_equal(arrived(orders[0]).by_id, arrived(orders[1]).by_id)
+    ordered = [IDS[order][arrived(order).rows] for order in orders]
+    assert np.array_equal(*ordered) == bool(by_id)
 
 
 @pytest.mark.quick

@@ -12,10 +12,11 @@ import pytest
 from distributed import LocalCluster
 from typer.testing import CliRunner
 
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks import checkpoint, jobs, vectors
 from alike.analysis.classes.geometry import ClassGeometry
 from alike.analysis.compare import compare
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.flows.cli import app
 

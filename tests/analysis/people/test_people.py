@@ -9,13 +9,14 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from alike.analysis.analyse import Analysis, AnalysisSettings, analyse
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.people.answers import HumanAnswers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
 from alike.analysis.people.scores import human_scores
 from alike.analysis.report.people import people_sentences
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 
 NONE = np.empty(0, np.int64)

@@ -1,0 +1,167 @@
+"""An analysis as the store keeps it: tables of scores, and what they were computed from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from alike.analysis.scores import VERSION as SCORES_VERSION
+from alike.extract.display import Displayed, Summary, with_interval
+from alike.extract.documents import damaged, read_json
+from alike.extract.errors import BadInput
+from alike.extract.identity import seal_of
+
+if TYPE_CHECKING:
+    from alike.extract.store import Features, Store, StoreBase
+
+FIRST = (
+    "sameness", "auc", "balanced_accuracy", "eer", "one_nn", "map_at_r", "accuracy", "knn_probe",
+    "linear_probe",
+)  # fmt: skip
+"""The scores that are read first."""
+
+
+def images_digest(store: "StoreBase") -> str:
+    """Hash of the images that are there, their labels and sides, whatever rows they have."""
+    view = store.images()
+    view = view[view["row"] >= 0]
+    sides = store.sides(view["row"].to_numpy(), view["image_id"])
+    columns = (view["image_id"], view["label"].astype(str), sides)
+    return seal_of(sorted(map("\t".join, zip(*columns, strict=True))))
+
+
+def table_place(key: str, name: str) -> str:
+    """Where a table of the analysis of an extraction lies in the store."""
+    return f"tables/{key}/{name}.parquet"
+
+
+@dataclass(frozen=True, repr=False)
+class Analysis(Displayed):
+    """What an analysis found.
+
+    Attributes:
+        key: of the extraction.
+        n_images: evaluated by the headline: fewer than there are if the budget allowed a sample.
+        classes: their names, sorted.
+        settings: everything that the numbers depend on, and which measures were left out and why.
+        tables: by name; columns in docs/analysis.md.
+    """
+
+    key: str
+    n_images: int
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+
+    def save(self, store: "StoreBase") -> None:
+        """Write every table to `tables/<key>/<name>.parquet`, the settings inside each."""
+        attrs = {
+            "key": self.key,
+            "n_images": self.n_images,
+            "classes": list(self.classes),
+            "settings": dict(self.settings),
+            "names": sorted(self.tables),
+        }
+        for name, table in self.tables.items():
+            store.write_table(table_place(self.key, name), table, {**attrs, "name": name})
+
+    @staticmethod
+    def load(store: "Store", key: str) -> "Analysis":
+        """Read what `save` wrote.
+
+        Raises:
+            BadInput: this extraction was not analysed yet.
+        """
+        try:
+            _, attrs = store.read_table(table_place(key, "scores"))
+            advice = "run `alike analyse` again"
+            saved = read_json(json.dumps(attrs), _Saved, table_place(key, "scores"), advice)
+        except FileNotFoundError as error:
+            msg = f"{key} was not analysed yet: run `alike analyse --store {store.url}` first"
+            raise BadInput(msg) from error
+        tables = {}
+        for name in saved.names:
+            try:
+                tables[name], own = store.read_table(table_place(key, name))
+            except FileNotFoundError:
+                raise damaged(table_place(key, name), "is missing", advice) from None
+            if seal_of(own.get("settings")) != seal_of(saved.settings):
+                raise damaged(table_place(key, name), "it belongs to another analysis", advice)
+        return Analysis(key, saved.n_images, saved.classes, saved.settings, tables)
+
+    @property
+    def scores_version(self) -> int:
+        """Of what its scores mean; analyses before 0.2.0 have 1."""
+        return int(self.settings.get("scores_version", 1))
+
+    def outdated(self, features: "Features") -> str:
+        """What to say if scores, features, images, labels or sides are others by now, else "".
+
+        Args:
+            features: of the same extraction, as they are now.
+        """
+        if self.scores_version != SCORES_VERSION:
+            return (
+                f"the analysis of {self.key} has scores of version {self.scores_version}, "
+                f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
+            )
+        now = {"features_digest": features.digest, "images_digest": images_digest(features.store)}
+        # Version 0.1 kept no digest of the images.
+        if all(self.settings.get(name) in (None, value) for name, value in now.items()):
+            return ""
+        return (
+            f"images, their labels or sides, or taps of {self.key} came or changed after its "
+            f"analysis, which is of {self.n_images} images: run `alike analyse` to evaluate what "
+            "is there now"
+        )
+
+    @property
+    def evaluated(self) -> str:
+        """How many images the headline is of, and of how many if the budget allowed a sample."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        if of == self.n_images:
+            return f"{of:,} images"
+        return f"a sample of {self.n_images:,} of {of:,} images"
+
+    @property
+    def sample_notes(self) -> list[str]:
+        """That the headline is of a sample; nothing if it is of every image."""
+        of = int(self.settings.get("n_images_before_sampling", self.n_images))
+        return [] if of == self.n_images else [f"the scores of {self.key} are of {self.evaluated}"]
+
+    def overview(self) -> pd.DataFrame:
+        """The scores that are read first: one row a measure, one column a score."""
+        scores = self.tables["scores"]
+        table = scores.pivot_table(index="measure", columns="score", values="value", sort=False)
+        columns = [name for name in FIRST if name in table.columns]
+        return table[columns].dropna(how="all").reset_index()
+
+    def _summary(self) -> Summary:
+        from alike.analysis.report import main_measure, score_of, worst_class
+
+        measure = main_measure(self)
+        sameness = score_of(self, measure, "sameness")
+        worst = worst_class(self, measure)
+        facts = {
+            "sameness": sameness and with_interval(sameness.value, sameness.low, sameness.high),
+            "worst class": f"{worst[0]} {worst[1]:.4g}" if worst else None,
+            "evaluated": self.evaluated,
+            "classes": len(self.classes),
+            "split": self.settings.get("split"),
+        }
+        left_out = self.settings.get("left_out", {})
+        notes = [f"left out: {name} ({reason})" for name, reason in left_out.items()]
+        tables = {f"scores; sameness and worst class are of {measure}": self.overview()}
+        return Summary(f"analysis of {self.key}", facts, notes, tables)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What the attributes of a stored table must hold."""
+
+    n_images: int
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    names: tuple[str, ...]
