@@ -7,24 +7,31 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Processes that share the test files.
+WORKERS ?= 2
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 
 NUMERIC := tests/extract/measures tests/analysis/blocks tests/analysis/pairs tests/analysis/classes tests/analysis/neighbours
 
-.PHONY: demo test quick numeric bench docs lint clean
+.PHONY: demo test quick fastest numeric bench docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/alike demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
-quick: lint
+# Side by side: types take one core meanwhile.
+quick: $(VENV)/installed
+	$(MAKE) -j2 lint fastest
+
+fastest:
 	$(BIN)/pytest --quick
 
 # Nehalem runs on every x86-64 processor, Haswell on those with AVX2.
 numeric: $(VENV)/installed
-	OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest $(NUMERIC)
-	if grep -q avx2 /proc/cpuinfo; then OPENBLAS_CORETYPE=Haswell $(BIN)/pytest $(NUMERIC); fi
+	OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest $(SIDE_BY_SIDE) $(NUMERIC)
+	if grep -q avx2 /proc/cpuinfo; then OPENBLAS_CORETYPE=Haswell $(BIN)/pytest $(SIDE_BY_SIDE) $(NUMERIC); fi
 
 # BENCH=--write makes the ratios of this processor the floors; BENCH='pairs store' runs some parts.
 bench: $(VENV)/installed
