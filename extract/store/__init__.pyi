@@ -4,6 +4,12 @@ from .base import StoreBase as StoreBase
 from .commit import ABSENT as ABSENT
 from .features import Features as Features
 from .files import Files as Files
+from .forgotten import ForgetReport as ForgetReport
+from .forgotten import finish_forgetting as finish_forgetting
+from .forgotten import forget_rows as forget_rows
+from .forgotten import unfinished as unfinished
+from .forgotten import would_forget as would_forget
+from .manifest import is_placeholder as is_placeholder
 from .store import Store as Store
 from .tags import change_tags as change_tags
 from .tags import read_tags as read_tags

@@ -159,6 +159,23 @@ def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
     zarr.open_array(tree, path=place, mode="r+")[lo : lo + len(rows)] = rows
 
 
+def shard_bytes(spec: ArraySpec, rows: np.ndarray) -> bytes:
+    """Give the file that `write_rows` makes of a unit's rows; empty for missing rows alone.
+
+    Args:
+        spec: the array.
+        rows: (n, *tail), from the unit's first row on.
+    """
+    import zarr
+
+    written: dict[str, Any] = {}
+    memory = zarr.storage.MemoryStore(written)
+    create_array(zarr.open_group(memory, mode="w", zarr_format=3), spec, len(rows))
+    write_rows(memory, spec.name, 0, rows)
+    shard = written.get(f"{spec.name}/{spec.shard_name(0)}")
+    return b"" if shard is None else bytes(shard.to_bytes())
+
+
 def check_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> None:
     """Refuse rows of another shape or type than the array's: `ValueError`, a fault of ours."""
     spec = specs.get(name)

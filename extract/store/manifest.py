@@ -1,12 +1,13 @@
 """The manifest: which image a row belongs to (for ever), and which images are in the set now.
 
-`manifest/seg-000003.parquet` gives rows to images that are new; segments never change.
+`manifest/seg-000003.parquet` gives rows to images that are new; segments never change, unless an
+image is forgotten: then a placeholder stands for its id.
 `manifest/view.parquet` is the set as last listed: it is replaced as a whole, so that renames, new
 labels and removals cost nothing.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,13 +42,28 @@ _VIEW = {
 _LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
 
 
+def placeholder(row: int) -> str:
+    """Give what stands in the place of the id of an image that was forgotten: no hash of any.
+
+    Example:
+        >>> placeholder(255)[-4:], is_placeholder(placeholder(255))
+        ('00ff', True)
+    """
+    return f"{row:064x}"
+
+
+def is_placeholder(image_id: str) -> bool:
+    """Say whether an id stands for a forgotten image."""
+    return image_id.startswith("0" * 48)
+
+
 class Manifest:
     """Rows and the current view of one store."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
         self._view: tuple[Stamp | None, pd.DataFrame] | None = None
-        self._read: tuple[int, pa.ChunkedArray] = (0, pa.chunked_array([], pa.string()))
+        self._read: tuple[list[Stamp], pa.ChunkedArray] = ([], pa.chunked_array([], pa.string()))
         self._mapped = MappedTables(files, FOLDER)
         self._table: tuple[Stamp | None, ImageTable] | None = None
 
@@ -63,18 +79,21 @@ class Manifest:
         return np.array(ids.slice(start, stop - start).to_pylist(), dtype=object)
 
     def _all_ids(self) -> pa.ChunkedArray:
-        names = self._segments()
-        n_read, ids = self._read
-        if len(names) > n_read:
-            if n_read:
-                ids = self._more_ids(ids, names[n_read:])
+        segments = self._segments()
+        names, stamps = list(segments), list(segments.values())
+        read, ids = self._read
+        if stamps != read:
+            if read and stamps[: len(read)] == read:
+                ids = self._more_ids(ids, names[len(read) :])
             else:
+                # None read yet, or one was replaced: an image was forgotten.
+                ids = pa.chunked_array([], pa.string())
                 table = self._mapped.table(
                     "ids", names, lambda: pa.table({"image_id": self._more_ids(ids, names)})
                 )
                 ids = table["image_id"]
             # One assignment: threads that verify ask at once.
-            self._read = len(names), ids
+            self._read = stamps, ids
         return ids
 
     def _more_ids(self, ids: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
@@ -160,11 +179,53 @@ class Manifest:
         self._files.write(VIEW, parquet_bytes(listing, VIEW))
         return listing
 
+    def leave_out(self, rows: np.ndarray, image_ids: Collection[str]) -> None:
+        """Take images out of the view: rows, and unreadable files with one of these ids."""
+        view = self.view()
+        unread = (view["row"] < 0) & view["image_id"].isin(list(image_ids))
+        gone = view["row"].isin(rows) | unread
+        if gone.any():
+            rest = view[~gone].reset_index(drop=True)
+            self._files.write(VIEW, parquet_bytes(rest, VIEW))
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Replace the ids of rows by placeholders, and their paths, labels and sizes by nothing."""
+        for name in self._segments():
+            place = f"{FOLDER}/{name}"
+            segment, _ = read_table(self._files.read(place), place, _RESTORE)
+            mine = segment["row"].isin(rows)
+            ids = segment["row"].map(placeholder)
+            if not mine.any() or (segment["image_id"] == ids)[mine].all():
+                continue
+            segment = segment.assign(
+                image_id=segment["image_id"].mask(mine, ids),
+                path=segment["path"].mask(mine, ""),
+                label=segment["label"].astype(object).mask(mine, None),
+                size=segment["size"].mask(mine, 0),
+            )
+            self._files.write(place, parquet_bytes(segment, place))
+
+    def rows_of(self, image_ids: Sequence[str]) -> dict[str, int]:
+        """Give the rows of images, removed ones too; those without one are left out."""
+        at = pc.index_in(pa.array(list(image_ids), pa.string()), self._all_ids()).to_pylist()
+        return {one: row for one, row in zip(image_ids, at, strict=True) if row is not None}
+
+    def rows_at(self, path: str) -> list[int]:
+        """Give the rows of images that were new under a path, or are listed there now."""
+        view = self.view()
+        rows = set(view["row"][(view["path"] == path) & (view["row"] >= 0)].tolist())
+        for name in () if rows else self._segments():
+            place = f"{FOLDER}/{name}"
+            segment = read_arrow(self._files.read(place), place, _RESTORE, ["row", "path"])
+            mine = pc.equal(segment["path"].cast(pa.string()), path)
+            rows |= set(segment["row"].filter(mine).to_pylist())
+        return sorted(rows)
+
     def broken(self) -> list[tuple[str, str]]:
         """Give (file, reason) for segments and the view if they cannot be trusted."""
         faults = []
         try:
-            names = self._segments()
+            names = list(self._segments())
         except StoreDamaged as error:
             return [(error.file, error.fault)]
         first: int | None = 0
@@ -205,13 +266,14 @@ class Manifest:
             raise damaged(place, f"its rows do not follow on row {start - 1}", _RESTORE)
         return ids
 
-    def _segments(self) -> list[str]:
-        names = sorted(name for name in self._files.listing(FOLDER) if _SEGMENT.fullmatch(name))
+    def _segments(self) -> dict[str, Stamp]:
+        stamps = self._files.listing(FOLDER)
+        names = sorted(name for name in stamps if _SEGMENT.fullmatch(name))
         for number, name in enumerate(names):
             wanted = f"seg-{number:06d}.parquet"
             if name != wanted:
                 raise damaged(f"{FOLDER}/{wanted}", "is missing", _RESTORE)
-        return names
+        return {name: stamps[name] for name in names}
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
