@@ -1,5 +1,6 @@
 """A store without its groups of features: its images, its settings, its locks and its files."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -323,6 +324,10 @@ class StoreBase:
         """Set the extraction that is meant if none is named, in a store that holds several."""
         self._set("served", key)
 
+    def remember_policy(self, policy: Mapping[str, Any]) -> None:
+        """Remember what is to be kept of the past, for `alike store gc`."""
+        self._set("keep", dict(policy))
+
     def settings(self) -> dict[str, Any]:
         """Read all settings; `StoreDamaged` if neither they nor their copy can be read."""
         return read_settings(self.files)
@@ -354,6 +359,7 @@ class StoreBase:
         with self.brief_lock("listing"):
             n_before = self.n_rows
             view = self.manifest.list_images(listing, self._refuse_to_grow)
+            self.manifest.note_removed(time.time())
             if self.n_rows > n_before:
                 counts = f"{len(view)} images, {self.n_rows - n_before} new"
                 note(self.files, Event("listed", "", counts))

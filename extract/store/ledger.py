@@ -95,6 +95,10 @@ class Record:
         wanted = self.arrays if names is None else names
         return min((self.hi_of(name) for name in wanted), default=self.lo)
 
+    def hi_of_any(self) -> int:
+        """End of the rows that are committed in one array or more."""
+        return max((one.hi for one in self.arrays.values()), default=self.lo)
+
     def hi_of(self, name: str) -> int:
         """End of the committed rows of one array."""
         return self.arrays[name].hi if name in self.arrays else self.lo

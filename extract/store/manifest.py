@@ -30,6 +30,7 @@ from alike.extract.store.mapped import MappedTables
 
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"
+REMOVED = f"{FOLDER}/removed.parquet"
 OK = "ok"
 _SEGMENT = re.compile(r"seg-(\d{6})\.parquet")
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -39,6 +40,7 @@ _VIEW = {
     "row": INTEGER, "image_id": TEXT, "path": TEXT, "label": TEXT, "size": INTEGER, "state": TEXT,
     "reason": TEXT,
 }  # fmt: skip
+_REMOVED = {"row": INTEGER, "since": INTEGER}
 _LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
 
 
@@ -188,6 +190,34 @@ class Manifest:
             rest = view[~gone].reset_index(drop=True)
             self._files.write(VIEW, parquet_bytes(rest, VIEW))
 
+    def removed(self) -> pd.DataFrame:
+        """Give row, since (seconds since 1970) of images that are not in the set any more.
+
+        Since is the time of the listing that missed an image first.
+        """
+        try:
+            return read_table(self._files.read(REMOVED), REMOVED, _AGAIN, _REMOVED)[0]
+        except (FileNotFoundError, StoreDamaged):
+            # Only when images left is lost: the next listing says that they did by now.
+            empty = np.zeros(0, dtype=np.int64)
+            return pd.DataFrame({"row": empty, "since": empty})
+
+    def note_removed(self, now: float) -> None:
+        """Take down which images are not in the view, and since when: now, or as taken down."""
+        ids, view = self._all_ids(), self.view()["row"].to_numpy()
+        absent = np.ones(len(ids), dtype=bool)
+        absent[view[view >= 0]] = False
+        rows = np.flatnonzero(absent)
+        if len(rows):
+            forgotten = pc.starts_with(ids.take(pa.array(rows)), placeholder(0)[:48])
+            rows = rows[~forgotten.to_numpy()]
+        before = self.removed()
+        since = pd.Series(before["since"].to_numpy(), before["row"].to_numpy())
+        times = since.reindex(rows).fillna(int(now)).to_numpy().astype(np.int64)
+        table = pd.DataFrame({"row": rows.astype(np.int64), "since": times})
+        if not table.equals(before.astype(np.int64)):
+            self._files.write(REMOVED, parquet_bytes(table, REMOVED))
+
     def forget(self, rows: np.ndarray) -> None:
         """Replace the ids of rows by placeholders, and their paths, labels and sizes by nothing."""
         for name in self._segments():
@@ -204,6 +234,10 @@ class Manifest:
                 size=segment["size"].mask(mine, 0),
             )
             self._files.write(place, parquet_bytes(segment, place))
+        removed = self.removed()
+        if removed["row"].isin(rows).any():
+            rest = removed[~removed["row"].isin(rows)].reset_index(drop=True)
+            self._files.write(REMOVED, parquet_bytes(rest, REMOVED))
 
     def rows_of(self, image_ids: Sequence[str]) -> dict[str, int]:
         """Give the rows of images, removed ones too; those without one are left out."""
@@ -241,6 +275,11 @@ class Manifest:
         if not faults:
             try:
                 self._read_view()
+            except StoreDamaged as error:
+                faults.append((error.file, error.fault))
+        if self._files.size(REMOVED) is not None:
+            try:
+                read_table(self._files.read(REMOVED), REMOVED, _AGAIN, _REMOVED)
             except StoreDamaged as error:
                 faults.append((error.file, error.fault))
         return faults

@@ -57,7 +57,7 @@ def take_out(
         done = _delete_unrecorded(group, unit, record)
         if record is None:
             return done
-        end = _end(record.arrays.values())
+        end = record.hi_of_any()
         bad = {**record.bad, **{row: why for row, why in reasons.items() if row < end}}
         lost = {row: of for row, of in record.lost.items() if row not in bad}
         record = replace(record, bad=bad, lost=lost)
@@ -86,6 +86,17 @@ def take_out(
         settled = {name: one.after for name, one in arrays.items() if one.after is not None}
         group.ledger.write(replace(record, arrays=settled))
         return done
+
+
+def freed_by(group: Group, unit: int, rows: Collection[int]) -> int:
+    """Bytes that `take_out` of rows would free; shards without a record are left out."""
+    record = group.ledger.record(unit)
+    freed = 0
+    for name in record.arrays if record else ():
+        shard = _without(group, record, name, rows) if record and name in group.arrays else None
+        if shard is not None:
+            freed += (group.store.files.size(group.place(name, unit)) or 0) - len(shard[0])
+    return freed
 
 
 def settle_ids(group: Group, unit: int) -> None:

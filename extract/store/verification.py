@@ -27,7 +27,7 @@ from alike.extract.store.features import Features
 from alike.extract.store.forgotten import MARK, unfinished
 from alike.extract.store.ledger import Record, row_hash
 from alike.extract.store.locks import holder_of, require_writable
-from alike.extract.store.manifest import VIEW
+from alike.extract.store.manifest import REMOVED, VIEW
 from alike.extract.store.metadata import META, read_group, root_fault
 from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
@@ -322,7 +322,8 @@ def _manifest_damage(store: Store) -> list[Damage]:
     if not faults and store.n_rows and store.view_stamp() is None:
         faults = [(VIEW, "is missing")]
     return [
-        Damage("", file, "", reason, again if file == VIEW else repair) for file, reason in faults
+        Damage("", file, "", reason, again if file in (VIEW, REMOVED) else repair)
+        for file, reason in faults
     ]
 
 

@@ -129,6 +129,21 @@ def gc(
         list[str] | None,
         typer.Option(help="Delete this extraction and everything derived from it."),
     ] = None,
+    removed_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Delete the features of images that left the set more days ago. [default: as "
+            "the \\[keep] of the last run says]",
+        ),
+    ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose features stay: `all`, or `served and compared`. [default: as the "
+            "\\[keep] of the last run says]"
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be deleted.")
     ] = False,
@@ -136,17 +151,29 @@ def gc(
 ) -> None:
     """Delete half-written files, locks of dead processes and shards without a record.
 
-    It is refused while a process uses the store.
+    What the settings of the last run no longer keep goes too. It is refused while a process uses
+    the store.
 
     Example: `alike store gc features --dry-run`
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import pandas as pd
 
+    from alike.extract.errors import BadInput
     from alike.extract.store import Store, collect_garbage
+    from alike.flows.keeping import SERVED_AND_COMPARED, Policy
 
-    litter = collect_garbage(Store.open(url), drop=tuple(drop or ()), dry_run=dry_run)
+    if networks not in (None, "all", SERVED_AND_COMPARED):
+        raise BadInput(f"--networks {networks!r}: all, or {SERVED_AND_COMPARED!r}, is expected")
+    store = Store.open(url)
+    policy = Policy.of(store)
+    policy = replace(policy, networks=networks or policy.networks)
+    superseded = [key for key in policy.superseded(store) if key not in (drop or ())]
+    days = policy.removed_days if removed_days is None else removed_days
+    litter = collect_garbage(
+        store, drop=(*(drop or ()), *superseded), removed_days=days, dry_run=dry_run
+    )
     if json:
         print_json([asdict(one) for one in litter])
         return
