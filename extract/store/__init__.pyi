@@ -1,5 +1,7 @@
 from .arrays import UNIT as UNIT
+from .arrays import VALID_ROWS as VALID_ROWS
 from .arrays import ArraySpec as ArraySpec
+from .arrays import shard_bytes as shard_bytes
 from .base import StoreBase as StoreBase
 from .commit import ABSENT as ABSENT
 from .features import Features as Features

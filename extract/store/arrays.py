@@ -18,6 +18,9 @@ TREE = "features.zarr"
 VALID = "valid"
 """Name of the array that says which rows have a feature; derived from the ledger."""
 
+VALID_ROWS = 2**20
+"""Rows of one chunk of `valid`."""
+
 _CHUNK_BYTES = 384 * 1024
 _MAX_CHUNK_ROWS = 128
 _AXES = {1: ("feature",), 2: ("token", "channel"), 3: ("channel", "y", "x")}
@@ -104,7 +107,7 @@ def create_valid(group: Any, rows: int) -> None:
     group.create_array(
         VALID,
         shape=(rows,),
-        chunks=(2**20,),
+        chunks=(VALID_ROWS,),
         dtype="uint8",
         fill_value=0,
         compressors=[Crc32cCodec()],
