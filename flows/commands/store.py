@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.console import print_json, print_table, progress_bars
+from alike.flows.options import StoreOption
 
 Url = Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://bucket/place.")]
 Key = Annotated[str | None, typer.Option("--features", help="Key of an extraction. [default: all]")]
@@ -185,9 +186,7 @@ def gc(
 
 
 def forget(
-    store: Annotated[
-        str, typer.Option(help="Store: a folder, or a URL such as s3://bucket/place.")
-    ],
+    store: StoreOption,
     images: Annotated[
         list[str] | None,
         typer.Argument(
