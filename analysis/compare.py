@@ -392,8 +392,9 @@ def _collapse(
     one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet, seed: int
 ) -> Differences:
     """NC1 of what enters the classifier; nothing where that is not stored on both sides."""
-    if any("fc" not in side.arrays for side in (one, other)):
-        return {}
+    for side, own in ((one, images), (other, of_other)):
+        if "fc" not in side.arrays or not side.committed(["fc"], good=True)[own.rows].all():
+            return {}
     groups = jackknife_groups(images, seed)
     values = []
     for side, own in ((one, images), (other, of_other)):

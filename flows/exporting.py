@@ -68,6 +68,10 @@ def export(
         # Features can be studied before anything was analysed.
         analysis = None
     notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
+    held = [name for name in arrays if name in chosen.arrays]
+    lacking = len(chosen.table(split)) - len(chosen.table(split, names=held)) if held else 0
+    if lacking:
+        notes.append(f"{lacking} images that have no {' or '.join(held)} are not exported")
     places = None
     if maps:
         from alike.analysis.maps import MapSettings, find_map, make_map

@@ -88,7 +88,8 @@ def export(
     """
     target = Path(to)
     ending = ending_of(target)
-    table = features.table(split)
+    held = [name for name in arrays if name in features.arrays]
+    table = features.table(split, names=held or None)
     if table.empty:
         of = f" and {features.where}" if features.where else ""
         raise BadInput(f"{features.key} has no usable image in split {split or 'all'!r}{of}.")

@@ -163,7 +163,7 @@ def _asked(
     measure = find_measure(settings.measure)
     if measure is not None and measure.needs_fit:
         # Its vectors change with the labels of the images that it is fitted on.
-        train = features.table("train").sort_values("image_id")
+        train = features.table("train", names=measure.taps).sort_values("image_id")
         inputs["fitted_on"] = seal_of(train[["image_id", "label"]].astype(str).to_numpy().tolist())
     # A map of some images stands beside that of all, which the report shows.
     some = f".{hash_of(np.frombuffer(features.where.encode(), np.uint8))[:8]}"

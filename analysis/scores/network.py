@@ -29,13 +29,19 @@ def network_scores(features: "Features", images: EvaluationSet) -> pd.DataFrame:
     Raises:
         BadInput: logits or features that are NaN or infinite; the rows are named.
     """
+    names = [name for name in ("logits", "fc") if name in features.arrays]
+    held = features.committed(names, good=True)[images.rows]
+    if not names or not (images.take(held).counts > 1).any():
+        return pd.DataFrame([])
+    lacking = "" if held.all() else f"; {int((~held).sum())} images have no {' or '.join(names)}"
+    images = images.take(held)
     places = logit_places(features)
     predicted, rows = None, []
     if places is not None:
         of_network = np.array([places[name] for name in images.classes])
         first = _first_choice(features, images)
         right = float((first == of_network[images.codes]).mean())
-        note = "the logits' first choice against the label"
+        note = f"the logits' first choice against the label{lacking}"
         if not features.attrs.get("class_names"):
             note += "; classes taken to be the labels in alphabetical order"
         rows.append(score_row(NAME, "accuracy", right, NO_SPAN, note))
@@ -44,14 +50,14 @@ def network_scores(features: "Features", images: EvaluationSet) -> pd.DataFrame:
         predicted = code_of[first]
     if "fc" in features.arrays:
         weight = None if places is None else _weight(features, images, places)
-        rows += _collapse(features, images, weight, predicted)
+        rows += _collapse(features, images, weight, predicted, lacking)
     return pd.DataFrame(rows)
 
 
 def named_rightly(features: "Features", images: EvaluationSet) -> NDArray[np.bool_] | None:
     """Whether the logits' first choice is the label, (N,); None where that cannot be said."""
     places = logit_places(features)
-    if places is None:
+    if places is None or not features.committed(["logits"], good=True)[images.rows].all():
         return None
     of_network = np.array([places[name] for name in images.classes])
     right: NDArray[np.bool_] = _first_choice(features, images) == of_network[images.codes]
@@ -92,14 +98,18 @@ def _weight(
 
 
 def _collapse(
-    features: "Features", images: EvaluationSet, weight: Any, predicted: NDArray[np.int64] | None
+    features: "Features",
+    images: EvaluationSet,
+    weight: Any,
+    predicted: NDArray[np.int64] | None,
+    lacking: str,
 ) -> list[dict[str, Any]]:
     vectors = stored_vectors(features, PENULTIMATE, images.rows)
     if weight is not None and weight.shape[1] != vectors.dim:
         weight = None
     moments = class_moments(vectors, images, second=False)
     geometry = class_geometry(vectors, images, moments)
-    note = f"of {len(images)} evaluated images, features entering the classifier"
+    note = f"of {len(images)} evaluated images, features entering the classifier{lacking}"
     more = geometry_notes(moments)
     return [
         score_row(NAME, name, value, NO_SPAN, "; ".join(filter(None, [note, more.get(name)])))

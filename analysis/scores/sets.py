@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, append_part
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, append_part, check
 from alike.analysis.pairs import auc, balance, spreads_of_matrix, units_of
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.command import extract_again
@@ -37,10 +37,16 @@ def evaluate_sets(
     """
     if TAP not in features.arrays:
         raise BadInput(missing_tap(measure.name, (TAP,), features.key, extract_again(features)))
+    held = features.committed([TAP], good=True)[images.rows]
+    if not held.all():
+        images = images.take(held)
+        check(images)
     few = images.sample(measure.sample, seed)
     whole = len(few) == len(images)
     which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(images)}"
     note = f"all pairs of {which} images"
+    if not held.all():
+        note += f"; {int((~held).sum())} images have no {TAP}"
     distances = all_pairs(features, measure, few.rows, map_blocks)
     upper = np.triu_indices(len(few), 1)
     same = few.codes[upper[0]] == few.codes[upper[1]]

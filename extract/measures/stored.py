@@ -1,7 +1,7 @@
 """A measure meets stored rows: fitted or loaded, then vectors block by block."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -44,8 +44,8 @@ class FeatureRows(Protocol):
     def write_constant(self, name: str, value: NDArray[Any]) -> None:
         """Store such an array."""
 
-    def table(self, split: str | None = None) -> Any:
-        """Usable rows: row, image_id, path, label, split."""
+    def table(self, split: str | None = None, *, names: Iterable[str] | None = None) -> Any:
+        """Rows that have these arrays (None: any): row, image_id, path, label, split."""
 
     @property
     def whole(self) -> "FeatureRows":
@@ -82,9 +82,9 @@ def ready_measure(
     if earlier is not None and as_fitted:
         return earlier
     if fit_rows is None:
-        train = features.whole.table("train").sort_values("image_id")
+        train = features.whole.table("train", names=measure.taps).sort_values("image_id")
         fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
-    table = features.whole.table().set_index("row")
+    table = features.whole.table(names=measure.taps).set_index("row")
     # By image id, for sums depend on the order a little, and rows are numbered by arrival.
     images = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
     rows, labels = images.index.to_numpy(np.int64), images["label"].astype(str).to_numpy()

@@ -104,13 +104,15 @@ class Features(Group):
     def committed(self, names: Iterable[str] | None = None, *, good: bool = False) -> np.ndarray:
         """Say of every row whether it is committed, and `good`: has a feature; (n_rows,) bool.
 
-        A row without a value of one of the named arrays (`lost`) is not good.
+        A row without a value of one of the named arrays (`lost`) is not good. Without names, one
+        array is enough: taps that are no longer asked for do not grow with the set.
         """
         names = None if names is None else list(names)
         committed = np.zeros(self.store.n_rows, dtype=bool)
         for record in self.ledger.records().values():
             self._check_rows(record)
-            committed[record.lo : record.hi(names)] = True
+            end = record.hi_of_any() if names is None else record.hi(names)
+            committed[record.lo : end] = True
             if good and record.bad:
                 committed[list(record.bad)] = False
             if good and record.lost and names is not None:
@@ -130,7 +132,7 @@ class Features(Group):
         Args:
             split: `train`, `validation`, `held_out`; None or `all` for every image.
             train_share: another share than the store's own; then hashes alone decide.
-            names: arrays that must be committed; None asks for what every unit has.
+            names: arrays that must be committed; None asks for any.
 
         Returns:
             row (int64, ascending, each once), image_id, path, label and subset (str or None),
@@ -155,7 +157,7 @@ class Features(Group):
         """Give the images of `table(names=names)` as a look-up: only what is asked is read.
 
         Args:
-            names: arrays that must be committed; None asks for what every unit has.
+            names: arrays that must be committed; None asks for any.
         """
         images = self.store.image_table()
         return ImageLookup(images, self.committed(names, good=True), self.store.sides)

@@ -68,6 +68,8 @@ def begun(tmp_path_factory, tables_only):
 # The first fit of a measure was kept when images of the train split came or had other labels.
 # float32 products of pairs round otherwise if the rows are in another order.
 @example(changes=[("add", 0), ("add", 14)])
+# A tap that left the settings again hid the images that came later from fits.
+@example(changes=[("setting", 4), ("setting", 4), ("add", 0), ("add", 1), ("add", 2)])
 @example(changes=[("add", 4), ("relabel", 2), ("relabel", 20), ("add", 5)])
 def test_any_sequence_ends_as_a_fresh_run(begun, tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("sequence")

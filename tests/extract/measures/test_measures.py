@@ -61,7 +61,7 @@ class InMemory:
     def whole(self):
         return self
 
-    def table(self, split=None):
+    def table(self, split=None, *, names=None):
         return self.listed if split is None else self.listed[self.listed["split"] == split]
 
 
