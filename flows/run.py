@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
 from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
@@ -18,7 +17,7 @@ from alike.flows.alarm import watch
 from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
-from alike.flows.memo import alone_in, digest
+from alike.flows.memo import RunFile, alone_in, digest
 from alike.flows.orchestration import step
 from alike.flows.recording import (
     failure,
@@ -109,7 +108,7 @@ def run_steps(run: PipelineRun) -> Finished:
     record, images = record_of(run, history, rounds.current, digest(question))
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)
-    files = (report, *run.files)
+    files: tuple[RunFile, ...] = (report, *run.files)
     run.memo.record("report", question, {"decisions": run.decisions}, files)
     history.write(finished(record, run, report), images)
     return _finished(run, rounds.served, report, run.decisions)
@@ -147,10 +146,9 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
 
     Nothing is written if there is no store yet.
     """
-    if not (run.folder / "store").is_dir():
-        return
-    # What keeps a record from being written must not hide why the run failed.
-    with suppress(AlikeError, OSError, ValueError):
+    # What keeps a record from being written must not hide why the run failed; the client of an
+    # object store has errors of its own.
+    with suppress(Exception):
         store = Store.open(run.store_url)
         History(store).write(failure(run, error))
         watch(run.pipeline, store, run.tell)

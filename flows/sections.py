@@ -307,14 +307,27 @@ class Output(_Section):
     """Where everything goes."""
 
     folder: Path = Path("alike-out")
-    """Holds the store, the weights, the report and Prefect's own files."""
+    """Holds the weights, the report, what is remembered of runs, and Prefect's own files."""
+    store: Name | None = Added
+    """The features, tables, indexes and history: a folder, or a URL such as `s3://bucket/place`.
+    Unset: the folder `store` in `folder`."""
 
     @field_validator("folder", mode="before")
     @classmethod
     def _local(cls, folder: object) -> object:
         if isinstance(folder, str) and "://" in folder:
-            raise ValueError("a run writes to a local folder: name one, and copy it afterwards")
+            raise ValueError(
+                "reports, weights and state go to a local folder: name one, and name the URL as "
+                "[output] store, which features, tables and indexes go to"
+            )
         return _without_nul(folder) if isinstance(folder, str) else folder
+
+    @field_validator("store")
+    @classmethod
+    def _a_place(cls, store: str | None) -> str | None:
+        if store is not None and not store.rpartition("://")[2].strip("/"):
+            raise ValueError("must be a folder, or a URL such as s3://bucket/place")
+        return store
 
 
 class AlarmSettings(_Section):
@@ -386,6 +399,11 @@ class Pipeline(_Section):
         record["network"]["transform"] = given["network"].get("transform")
         self._written = record
         self._shown = _laid_over(self.model_dump(mode="json"), given if raw is None else raw)
+
+    @property
+    def store_place(self) -> str:
+        """The folder or URL of the store."""
+        return self.output.store or str(self.output.folder / "store")
 
     def remember_place(self, folder: Path) -> None:
         """Keep where the settings file lies."""

@@ -4,6 +4,8 @@ from .base import StoreBase as StoreBase
 from .commit import ABSENT as ABSENT
 from .features import Features as Features
 from .files import Files as Files
+from .layout import remote_files as remote_files
+from .remote import RemoteFiles as RemoteFiles
 from .store import Store as Store
 from .tags import change_tags as change_tags
 from .tags import read_tags as read_tags

@@ -16,7 +16,7 @@ from alike.extract.measures.stored import embed_rows, ready_measure
 from alike.index.build import build_index
 from alike.index.disk import build_shard, merge, shard_rows, training_rows
 from alike.index.engine import ranges_of, rows_of
-from alike.index.files import folder_of
+from alike.index.places import folder_of
 from alike.index.query import NeighbourIndex
 from alike.index.specs import Wish
 from alike.index.update import measured
