@@ -69,6 +69,8 @@ def run_settings_file(
             error.args = tuple(masked_all(list(error.args)))
             record_failure(run, error)
             raise
+        finally:
+            run.workers.close()
         last = last_good(History(run.store()).records())
         leave(run, done, last.id if last else "")
         return replace(done, alarms=watch(pipeline, run.store(), tell))

@@ -21,6 +21,7 @@ from pydantic import (
 
 from alike.extract.errors import BadInput
 from alike.extract.limits import MAX_PIXELS
+from alike.extract.machine import usable_cores
 from alike.extract.secrets import HIDDEN, masked_all
 from alike.train.settings import MOST_SEED, TrainSettings
 from alike.train.trigger import Condition, Rules
@@ -53,7 +54,7 @@ MOST_SIDE = math.isqrt(MAX_PIXELS)
 """Pixels of a side of the network's input: its square is as large as an image may be."""
 
 
-_WITHOUT_EFFECT = {"output", "alarm", "keep"}
+_WITHOUT_EFFECT = {"output", "alarm", "keep", "cluster"}
 """Sections that no result depends on."""
 
 
@@ -362,6 +363,37 @@ class AlarmSettings(_Section):
         return webhook
 
 
+class ClusterSettings(_Section):
+    """Where extraction, analysis and comparison compute."""
+
+    dask: str | None = None
+    """Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, or `local`: processes of this
+    machine. Unset: threads of this process, unless `workers` is given."""
+    workers: int | None = Field(default=None, ge=1, le=1024)
+    """Processes of this machine; unset with `local`: one a core."""
+
+    @field_validator("dask")
+    @classmethod
+    def _an_address(cls, dask: str | None) -> str | None:
+        if dask is not None and dask != "local" and "://" not in dask:
+            raise ValueError("must be local, or an address such as tcp://10.0.0.1:8786")
+        return dask
+
+    @model_validator(mode="after")
+    def _of_one_place(self) -> "ClusterSettings":
+        if self.workers is not None and self.dask not in (None, "local"):
+            raise ValueError(
+                "workers are processes of this machine, and those of a scheduler are started there "
+                "(`dask worker`): leave out dask or workers"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """Processes of this machine to start; 0: none."""
+        return self.workers or (usable_cores() if self.dask == "local" else 0)
+
+
 class Keep(_Section):
     """What is kept of the past."""
 
@@ -382,6 +414,7 @@ class Pipeline(_Section):
     output: Output = Output()
     alarm: AlarmSettings = AlarmSettings()
     keep: Keep = Keep()
+    cluster: ClusterSettings = ClusterSettings()
     title: str = ""
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _shown: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
+from alike.flows.cluster import Workers
 from alike.flows.memo import Memo, RemoteFile, RunFile, digest
 from alike.flows.settings import Pipeline
 from alike.flows.trained_images import check_held_out, keep_trained
@@ -87,6 +88,7 @@ class PipelineRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memo = Memo(self.folder, remote_files(self.store_url))
         self.notes.extend(self.memo.notes)
+        self.workers = Workers(self.pipeline.cluster)
 
     def decide(self, sentences: Iterable[str]) -> None:
         """Take down what was decided; a sentence of two trainings once."""
@@ -249,6 +251,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         bad_share=bad_share,
         rehash=run.rehash,
         progress=run.progress,
+        executor=run.workers.executor(),
     )
     # One reading of all images is enough for all networks of a run.
     run.rehash = False
@@ -353,7 +356,8 @@ def evaluate_group(
     asked = AnalysisSettings(
         measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
-    analysis = analyse(features, asked, untrained=beside, progress=run.progress)
+    with run.workers.jobs() as jobs:
+        analysis = analyse(features, asked, untrained=beside, jobs=jobs, progress=run.progress)
     run.seconds[label] = time.perf_counter() - started
     run.notes.extend(analysis.sample_notes)
     tables = [run.file(f"tables/{key}/{table}.parquet") for table in sorted(analysis.tables)]
@@ -393,7 +397,9 @@ def decision_scores(
         return "validation", {score: float(value) for score, value in scores.items()}
     started = time.perf_counter()
     asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0)
-    scores = named_scores(evaluate(features, asked, progress=run.progress), measure)
+    with run.workers.jobs() as jobs:
+        table = evaluate(features, asked, jobs=jobs, progress=run.progress)
+    scores = named_scores(table, measure)
     run.seconds[label] = time.perf_counter() - started
     # As text, since JSON has no NaN.
     run.keep(artefact, inputs, {score: str(value) for score, value in scores.items()}, ())
@@ -544,13 +550,15 @@ def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) ->
 
     store = run.store()
     settings = run.pipeline.analyse
-    return compare(
-        store.features(before),
-        store.features(after),
-        measure=measure,
-        bootstrap=max(settings.bootstrap, 200),
-        seed=settings.seed,
-    )
+    with run.workers.jobs() as jobs:
+        return compare(
+            store.features(before),
+            store.features(after),
+            measure=measure,
+            bootstrap=max(settings.bootstrap, 200),
+            seed=settings.seed,
+            jobs=jobs,
+        )
 
 
 def how_alike(run: PipelineRun, before: str, after: str, measure: str) -> dict[str, float]:

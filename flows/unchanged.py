@@ -218,7 +218,10 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
     places += [
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
-    settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
+    settings = [
+        pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster"}),
+        pipeline.written,
+    ]
     weights = Path(network.weights)
     if "://" not in network.weights and weights.is_dir():
         # The folder of a retraining.
