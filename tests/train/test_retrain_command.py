@@ -105,3 +105,8 @@ def test_bad_setting_is_told(folder, tmp_path):
 @pytest.mark.quick
 def test_losses_are_listed():
     assert "gap_supcon" in alike("list", "losses").stdout
+
+    # Another network's weights in the place of those that the training wrote.
+    (other / "weights.safetensors").write_bytes((second / "weights.safetensors").read_bytes())
+    with pytest.raises(BadInput, match="is not the file that the retraining in its folder wrote"):
+        alike("extract", source, "--network", network, "--weights", other, "--store", store)
