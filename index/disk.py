@@ -80,7 +80,7 @@ def build_shard(shard: Shard) -> str:
     features = Store.open(shard.store).features(shard.key)
     measure = ready_measure(features, shard.measure, as_fitted=True)
     index = faiss.read_index(shard.trained)
-    rows = np.load(shard.rows)
+    rows = np.frombuffer(Path(shard.rows).read_bytes(), dtype=np.int64)
     for low in range(0, len(rows), BLOCK):
         block = rows[low : low + BLOCK]
         index.add_with_ids(embed_rows(features, measure, block), block)
@@ -196,8 +196,8 @@ def _shards(
     shards = []
     for number, part in enumerate(np.array_split(rows, count)):
         out = trained.with_name(f"{trained.stem}-{number}.faiss")
-        np.save(out.with_suffix(".npy"), part)
-        files = str(out.with_suffix(".npy")), str(out)
+        out.with_suffix(".rows").write_bytes(part.astype(np.int64).tobytes())
+        files = str(out.with_suffix(".rows")), str(out)
         place = features.store.place, features.key, measure.name, str(trained)
         shards.append(Shard(*place, len(part), *files))
     return shards
