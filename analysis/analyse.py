@@ -235,13 +235,18 @@ def headline_of(scores: pd.DataFrame, measures: Sequence[str]) -> float:
 
 
 def evaluate(
-    features: "Features", settings: AnalysisSettings, *, progress: Progress = silent
+    features: "Features",
+    settings: AnalysisSettings,
+    *,
+    jobs: Jobs | None = None,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """The table of scores alone, and nothing saved: for a decision, not for a report.
 
     Args:
         features: the extraction.
         settings: measures, images, and how surely.
+        jobs: as in `analyse`.
         progress: told after every block.
 
     Raises:
@@ -249,7 +254,7 @@ def evaluate(
     """
     images = stored_evaluation_set(features, settings.split)
     plan, _ = _plan(features, images, settings)
-    work = Work(settings, here(), progress)
+    work = Work(settings, jobs or here(), progress)
     parts = [work.evaluate(part.within(settings))["scores"] for part in plan]
     work.forget()
     return pd.concat([*parts, network_scores(features, images)], ignore_index=True)

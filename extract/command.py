@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import BadInput
+from alike.extract.secrets import masked
 
 MAX_NAMES = 100
 """Names of classes that a command line may hold."""
@@ -39,7 +40,7 @@ def extract_again(features: Any) -> str:
     if len(names) == 1 or len(names) > MAX_NAMES or any("," in name for name in names):
         return UNKNOWN
     words = ["alike", "extract", spec, "--network", extraction.network]
-    words += ["--weights", extraction.weights, "--store", features.store.url]
+    words += ["--weights", extraction.weights, "--store", masked(features.store.url)]
     words += [*_size(transform.resize, transform.crop), "--precision", extraction.precision]
     words += ["--seed", str(extraction.seed)] if extraction.weights == "none" else []
     words += ["--network-output", extraction.output] if extraction.output else []

@@ -19,7 +19,7 @@ from alike.extract.errors import BadInput
 from alike.extract.images import ImageSource, open_source
 from alike.extract.lanes import BatchProgress, UnitRows
 from alike.extract.networks import Extraction, network_of
-from alike.extract.pipeline import ExtractionReport, extract
+from alike.extract.pipeline import Executor, ExtractionReport, extract
 from alike.extract.run import ComputeSettings, ExtractionRun, Workload
 from alike.extract.stages import STAGES
 from alike.extract.store import Store
@@ -54,16 +54,27 @@ def extract_distributed(
         BadInput: no scheduler or no worker there, and what `extract` raises.
     """
     _check(workers)
+    executor = executor_on(lambda: workers, timeout)
+    return extract(source, network, store, executor=executor, **settings)
+
+
+def executor_on(place: Callable[[], str | int], timeout: float = 30.0) -> Executor:
+    """What `extract(executor=)` takes to work on Dask workers.
+
+    Args:
+        place: gives the workers, as in `extract_distributed`; asked only if anything is missing.
+        timeout: as there.
+    """
 
     def on_workers(
         run: ExtractionRun, workload: Workload, progress: BatchProgress
     ) -> Mapping[str, float]:
         if not any(workload.values()):
             return dict.fromkeys(STAGES, 0.0)
-        with dask_client(workers, timeout) as client:
+        with dask_client(place(), timeout) as client:
             return _compute(client, run, workload, progress)
 
-    return extract(source, network, store, executor=on_workers, **settings)
+    return on_workers
 
 
 def map_on_workers(
@@ -118,7 +129,8 @@ def dask_client(
 
     if not str(workers).isdecimal():
         try:
-            client = Client(str(workers), timeout=timeout)
+            # Answers come from the workers; where these cannot be reached, by the scheduler.
+            client = Client(str(workers), timeout=timeout, direct_to_workers=True)
         except (OSError, ValueError, TimeoutError) as error:
             raise BadInput(
                 f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
@@ -145,7 +157,7 @@ def dask_client(
             scheduler_kwargs={"dashboard": dashboard},
             protocol="tcp://",
         )
-    with cluster, Client(cluster, timeout=STARTING) as client:
+    with cluster, Client(cluster, timeout=STARTING, direct_to_workers=True) as client:
         yield client
 
 

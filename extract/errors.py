@@ -14,6 +14,10 @@ class BadInput(AlikeError):
     """
 
 
+class NoStore(BadInput):
+    """There is no store at the place that was named."""
+
+
 class StoreBusy(BadInput):
     """Another living process holds the lock; the message names its host and process."""
 

@@ -32,6 +32,11 @@ def file_hash(path: Path) -> str:
         return ""
 
 
+def bytes_hash(data: bytes) -> str:
+    """Hash bytes as `file_hash` hashes those of a file."""
+    return hashlib.blake2b(data).hexdigest()[:32]
+
+
 def settings_hash(
     transform: Mapping[str, object],
     precision: object,

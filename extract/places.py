@@ -1,5 +1,6 @@
-"""Places that a user names on the command line or in settings."""
+"""Places that a user names on the command line or in settings, and where copies are kept."""
 
+import os
 from pathlib import Path
 
 from alike.extract.errors import BadInput
@@ -20,3 +21,9 @@ def expanded(place: str | Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise BadInput(f"{path}: no such user's home; write the path out") from error
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again; `XDG_CACHE_HOME` names another base."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "alike"

@@ -118,7 +118,7 @@ class ExtractionRun:
             **self.extraction.to_dict(),
             "class_names": list(self.network.class_names or ()),
             "source": self.source.spec,
-            "place": self.store.place,
+            "place": self.store.shown_place,
         }
         code = code_hash_of(self.network.name)
         if code:

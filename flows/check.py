@@ -1,10 +1,11 @@
 """A settings file is checked whole before anything runs: a typing error costs no night."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, NoStore
 from alike.flows.settings import Pipeline
 from alike.flows.steps import load, source_of
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(pipeline: Pipeline) -> None:
-    """Refuse names that do not exist and an image set that cannot be opened.
+    """Refuse names that do not exist, and a store or an image set that cannot be opened.
 
     Raises:
         BadInput: the first fault found.
@@ -21,7 +22,10 @@ def check(pipeline: Pipeline) -> None:
     from alike.analysis.explain import explainer
     from alike.extract.forward import choose_device, choose_precision
     from alike.extract.measures import measure_named
+    from alike.extract.store import Store
 
+    with suppress(NoStore):
+        Store.open(pipeline.store_place)
     for name in (pipeline.index.measure, pipeline.trigger_measure, *pipeline.analyse.measures):
         measure_named(name)
     for name in pipeline.explain.methods:

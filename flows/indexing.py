@@ -60,9 +60,9 @@ def build_missing(
             its wish is not lost.
     """
     from alike.index.build import build_index
-    from alike.index.files import folder_of, read_card
+    from alike.index.places import card_of
 
-    if read_card(folder_of(features.store, features.key, measure)) is not None:
+    if card_of(features.store, features.key, measure) is not None:
         return
     tell(f"no index of {measure} yet: building it (alike index chooses more)")
     report = build_index(features, measure, effort=BUILD_SECONDS, progress=progress)

@@ -4,42 +4,94 @@ An artefact is what a step writes in one place: the tables of an extraction, its
 report. It is written over by the next run, so the memo holds one entry an artefact: the digest of
 what it was made from, and the hashes of its files. It counts only if both are those of now. Thus
 no past answer is taken for a present one, whether another run, another command or a damaged disk
-changed the files since.
+changed the files since. Files of the store count by their bytes, wherever the store lies.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from alike.extract.documents import read_json_file, seal, unseal
 from alike.extract.errors import StoreBusy, StoreDamaged
-from alike.extract.identity import file_hash
+from alike.extract.identity import bytes_hash, file_hash
+
+if TYPE_CHECKING:
+    from alike.extract.store import Files
 
 _VERSION = 2
 _BEGUN = ""
 """What an artefact is made from as long as its step has not ended: no digest of anything."""
+_STORE = "store/"
+"""Begins the place of every file of the store, of a remote one too."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a remote store, as a run asks a `Path` about it.
+
+    Attributes:
+        files: of the store.
+        name: of the file there.
+    """
+
+    files: "Files"
+    name: str
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        return self.files.size(self.name) is not None
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not missing_ok and not self.is_file():
+            raise FileNotFoundError(self.name)
+        self.files.remove(self.name)
+
+
+RunFile = Path | RemoteFile
+"""A file that a run writes: on this machine, or in a remote store."""
+
+
+def hash_of(file: RunFile) -> str:
+    """Hash of a file's bytes; empty if there is no such file."""
+    if isinstance(file, Path):
+        return file_hash(file)
+    try:
+        return bytes_hash(file.files.read(file.name))
+    except FileNotFoundError:
+        return ""
 
 
 class Memo:
     """The artefacts of one output folder, kept in `steps.json`.
 
-    Files in the folder are remembered by their place in it, so that it may be moved.
+    Files in the folder are remembered by their place in it, so that it may be moved. Those of a
+    remote store are remembered as if it lay in the folder, so that it may be moved as well.
 
     Attributes:
         notes: why a file that is there counts as empty; [] if it counts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, remote: "Files | None" = None) -> None:
         """Open the memo of `folder`; an unreadable file, or one of an older kind, counts as empty.
 
         The older kind remembered what had been written over since.
+
+        Args:
+            folder: of the outputs.
+            remote: files of the store, if that is remote.
         """
-        self._folder, self._file = folder, folder / "steps.json"
+        self._folder, self._file, self._remote = folder, folder / "steps.json", remote
         self.notes: list[str] = []
         self._entries = self._read() if self._file.exists() else {}
 
@@ -48,7 +100,7 @@ class Memo:
         entry = self._entries.get(artefact)
         if entry is None or entry["made_from"] != digest(inputs):
             return None
-        if any(file_hash(self.there(path)) != held for path, held in entry["files"].items()):
+        if any(hash_of(self._file_at(at)) != held for at, held in entry["files"].items()):
             return None
         outputs: dict[str, Any] = entry["outputs"]
         return outputs
@@ -64,12 +116,12 @@ class Memo:
             return None
         return [name for name, value in inputs.items() if parts.get(name) != digest(value)[:16]]
 
-    def files(self, artefact: str) -> list[Path]:
+    def files(self, artefact: str) -> list[RunFile]:
         """The files that the artefact was written to last."""
         entry = self._entries.get(artefact)
-        return [self.there(path) for path in entry["files"]] if entry else []
+        return [self._file_at(place) for place in entry["files"]] if entry else []
 
-    def unchanged(self, artefact: str) -> list[Path]:
+    def unchanged(self, artefact: str) -> list[RunFile]:
         """Those of them that hold what the step wrote: nothing else has written there since.
 
         All of them if the step was begun and never finished: what a killed step wrote is its own.
@@ -77,12 +129,12 @@ class Memo:
         entry = self._entries.get(artefact)
         if entry is None:
             return []
-        places = [(self.there(path), before) for path, before in entry["files"].items()]
+        files = [(self._file_at(place), before) for place, before in entry["files"].items()]
         if entry["made_from"] == _BEGUN:
-            return [path for path, _ in places if path.is_file()]
-        return [path for path, before in places if before and file_hash(path) == before]
+            return [file for file, _ in files if file.is_file()]
+        return [file for file, before in files if before and hash_of(file) == before]
 
-    def begin(self, artefact: str, files: Iterable[Path]) -> None:
+    def begin(self, artefact: str, files: Iterable[RunFile]) -> None:
         """Forget an artefact, but not these files, which it has or is about to write."""
         places = {self.place_of(path): "" for path in files}
         entry = {"made_from": _BEGUN, "parts": {}, "outputs": {}, "files": places}
@@ -99,14 +151,14 @@ class Memo:
         artefact: str,
         inputs: dict[str, Any],
         outputs: dict[str, Any],
-        files: Iterable[Path] = (),
+        files: Iterable[RunFile] = (),
     ) -> None:
         """Remember a finished step and the files that it wrote."""
         self._entries[artefact] = {
             "made_from": digest(inputs),
             "parts": {name: digest(value)[:16] for name, value in inputs.items()},
             "outputs": outputs,
-            "files": {self.place_of(path): file_hash(path) for path in files},
+            "files": {self.place_of(file): hash_of(file) for file in files},
         }
         self._write()
 
@@ -129,14 +181,21 @@ class Memo:
         aside.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         aside.replace(self._file)
 
-    def place_of(self, path: Path | str) -> str:
-        """A path as it is remembered: within the folder, or as it is if it lies elsewhere."""
-        inside = Path(path).is_relative_to(self._folder)
-        return Path(path).relative_to(self._folder).as_posix() if inside else str(path)
+    def place_of(self, file: RunFile | str) -> str:
+        """A file as it is remembered: within the folder, or as it is if it lies elsewhere."""
+        if isinstance(file, RemoteFile):
+            return f"{_STORE}{file.name}"
+        inside = Path(file).is_relative_to(self._folder)
+        return Path(file).relative_to(self._folder).as_posix() if inside else str(file)
 
     def there(self, place: str) -> Path:
         """Where a remembered path is now."""
         return self._folder / place
+
+    def _file_at(self, place: str) -> RunFile:
+        if self._remote is not None and place.startswith(_STORE):
+            return RemoteFile(self._remote, place.removeprefix(_STORE))
+        return self.there(place)
 
 
 def _entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

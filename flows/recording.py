@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.extract.identity import file_hash
 from alike.extract.secrets import flat, masked, masked_all
 from alike.flows.history import History, RunRecord, image_changes, new_id, now
-from alike.flows.memo import digest
+from alike.flows.memo import RunFile, digest, hash_of
 
 if TYPE_CHECKING:
     from alike.analysis.stored import Analysis
@@ -93,8 +92,8 @@ def record_of(
 
 def finished(record: RunRecord, run: "PipelineRun", report: Path) -> RunRecord:
     """The record with what is only known once the report is written."""
-    files = dict.fromkeys([report, *run.files])
-    artefacts = {run.memo.place_of(file): file_hash(file) for file in files}
+    files: dict[RunFile, None] = dict.fromkeys([report, *run.files])
+    artefacts = {run.memo.place_of(file): hash_of(file) for file in files}
     return replace(record, seconds=_seconds(run), artefacts=artefacts)
 
 
@@ -242,10 +241,10 @@ def _counts(features: "Features", analysis: "Analysis", images: pd.DataFrame) ->
 
 
 def _recall(run: "PipelineRun", store: "Store", key: str) -> "Score":
-    from alike.index.files import folder_of, read_card
+    from alike.index.places import card_of
 
     try:
-        card = read_card(folder_of(store, key, run.pipeline.index.measure))
+        card = card_of(store, key, run.pipeline.index.measure)
     except AlikeError:
         return []
     if card is None:

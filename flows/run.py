@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alike.extract.errors import AlikeError
 from alike.extract.progress import Progress
 from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
@@ -19,7 +18,7 @@ from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
-from alike.flows.memo import alone_in, digest
+from alike.flows.memo import RunFile, alone_in, digest
 from alike.flows.orchestration import step
 from alike.flows.recording import (
     failure,
@@ -71,6 +70,8 @@ def run_settings_file(
             error.args = tuple(masked_all(list(error.args)))
             record_failure(run, error)
             raise
+        finally:
+            run.workers.close()
         last = last_good(History(run.store()).records())
         leave(run, done, last.id if last else "")
         return replace(done, alarms=watch(pipeline, run.store(), tell))
@@ -112,7 +113,7 @@ def run_steps(run: PipelineRun) -> Finished:
     record, images = record_of(run, history, rounds.current, digest(question))
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)
-    files = (report, *run.files)
+    files: tuple[RunFile, ...] = (report, *run.files)
     run.memo.record("report", question, {"decisions": run.decisions}, files)
     history.write(finished(record, run, report), images)
     run.store().set_served(rounds.served)
@@ -152,10 +153,9 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
 
     Nothing is written if there is no store yet.
     """
-    if not (run.folder / "store").is_dir():
-        return
-    # What keeps a record from being written must not hide why the run failed.
-    with suppress(AlikeError, OSError, ValueError):
+    # What keeps a record from being written must not hide why the run failed; the client of an
+    # object store has errors of its own.
+    with suppress(Exception):
         store = Store.open(run.store_url)
         History(store).write(failure(run, error))
         watch(run.pipeline, store, run.tell)

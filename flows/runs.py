@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, NoStore
 from alike.flows.history import History, RunRecord
 from alike.flows.settings import read_pipeline
 
@@ -25,10 +25,11 @@ def store_of(place: str) -> "Store":
 
     if not place.endswith(".toml"):
         return Store.open(place)
-    folder = read_pipeline(Path(place)).output.folder / "store"
-    if not folder.is_dir():
-        raise BadInput(f"{place} has no runs yet: run `alike run {place}` first")
-    return Store.open(folder)
+    store = read_pipeline(Path(place)).store_place
+    try:
+        return Store.open(store)
+    except NoStore:
+        raise BadInput(f"{place} has no runs yet: run `alike run {place}` first") from None
 
 
 def listed(history: History) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from alike.extract.errors import BadInput
 from alike.extract.limits import MAX_PIXELS
+from alike.extract.machine import usable_cores
 from alike.extract.secrets import HIDDEN, masked_all
 from alike.train.settings import MOST_SEED, TrainSettings
 from alike.train.trigger import Condition, Rules
@@ -53,7 +54,7 @@ MOST_SIDE = math.isqrt(MAX_PIXELS)
 """Pixels of a side of the network's input: its square is as large as an image may be."""
 
 
-_WITHOUT_EFFECT = {"output", "alarm", "keep"}
+_WITHOUT_EFFECT = {"output", "alarm", "keep", "cluster"}
 """Sections that no result depends on."""
 
 
@@ -307,14 +308,27 @@ class Output(_Section):
     """Where everything goes."""
 
     folder: Path = Path("alike-out")
-    """Holds the store, the weights, the report and Prefect's own files."""
+    """Holds the weights, the report, what is remembered of runs, and Prefect's own files."""
+    store: Name | None = Added
+    """The features, tables, indexes and history: a folder, or a URL such as `s3://bucket/place`.
+    Unset: the folder `store` in `folder`."""
 
     @field_validator("folder", mode="before")
     @classmethod
     def _local(cls, folder: object) -> object:
         if isinstance(folder, str) and "://" in folder:
-            raise ValueError("a run writes to a local folder: name one, and copy it afterwards")
+            raise ValueError(
+                "reports, weights and state go to a local folder: name one, and name the URL as "
+                "[output] store, which features, tables and indexes go to"
+            )
         return _without_nul(folder) if isinstance(folder, str) else folder
+
+    @field_validator("store")
+    @classmethod
+    def _a_place(cls, store: str | None) -> str | None:
+        if store is not None and not store.rpartition("://")[2].strip("/"):
+            raise ValueError("must be a folder, or a URL such as s3://bucket/place")
+        return store
 
 
 class AlarmSettings(_Section):
@@ -349,6 +363,37 @@ class AlarmSettings(_Section):
         return webhook
 
 
+class ClusterSettings(_Section):
+    """Where extraction, analysis and comparison compute."""
+
+    dask: str | None = None
+    """Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, or `local`: processes of this
+    machine. Unset: threads of this process, unless `workers` is given."""
+    workers: int | None = Field(default=None, ge=1, le=1024)
+    """Processes of this machine; unset with `local`: one a core."""
+
+    @field_validator("dask")
+    @classmethod
+    def _an_address(cls, dask: str | None) -> str | None:
+        if dask is not None and dask != "local" and "://" not in dask:
+            raise ValueError("must be local, or an address such as tcp://10.0.0.1:8786")
+        return dask
+
+    @model_validator(mode="after")
+    def _of_one_place(self) -> "ClusterSettings":
+        if self.workers is not None and self.dask not in (None, "local"):
+            raise ValueError(
+                "workers are processes of this machine, and those of a scheduler are started there "
+                "(`dask worker`): leave out dask or workers"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """Processes of this machine to start; 0: none."""
+        return self.workers or (usable_cores() if self.dask == "local" else 0)
+
+
 class Keep(_Section):
     """What is kept of the past."""
 
@@ -374,6 +419,7 @@ class Pipeline(_Section):
     output: Output = Output()
     alarm: AlarmSettings = AlarmSettings()
     keep: Keep = Keep()
+    cluster: ClusterSettings = ClusterSettings()
     title: str = ""
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _shown: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -391,6 +437,11 @@ class Pipeline(_Section):
         record["network"]["transform"] = given["network"].get("transform")
         self._written = record
         self._shown = _laid_over(self.model_dump(mode="json"), given if raw is None else raw)
+
+    @property
+    def store_place(self) -> str:
+        """The folder or URL of the store."""
+        return self.output.store or str(self.output.folder / "store")
 
     def remember_place(self, folder: Path) -> None:
         """Keep where the settings file lies."""

@@ -75,7 +75,10 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     file, colon, factory = network.name.rpartition(":")
     name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
     network = network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
-    output = Output(folder=base / expanded(pipeline.output.folder))
+    store = pipeline.output.store
+    if store is not None and "://" not in store:
+        store = str(base / expanded(store))
+    output = Output(folder=base / expanded(pipeline.output.folder), store=store)
     resolved = {"images": images, "network": network, "output": output}
     return pipeline.model_copy(update=resolved)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
-from alike.flows.memo import Memo, digest
+from alike.flows.cluster import Workers
+from alike.flows.memo import Memo, RemoteFile, RunFile, digest
 from alike.flows.settings import Pipeline
 from alike.flows.trained_images import check_held_out, keep_trained
 
@@ -71,7 +72,7 @@ class PipelineRun:
     reused: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
+    files: list[RunFile] = field(default_factory=list)
     tell: Callable[[str], object] = lambda line: None
     reasons: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
@@ -79,18 +80,22 @@ class PipelineRun:
     began: float = field(default_factory=time.monotonic)
     began_ns: int = field(default_factory=time.time_ns)
     rehash: bool = False
+    _store: "Store | None" = None
 
     def __post_init__(self) -> None:
+        from alike.extract.store import remote_files
+
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.memo = Memo(self.folder)
+        self.memo = Memo(self.folder, remote_files(self.store_url))
         self.notes.extend(self.memo.notes)
+        self.workers = Workers(self.pipeline.cluster)
 
     def decide(self, sentences: Iterable[str]) -> None:
         """Take down what was decided; a sentence of two trainings once."""
         self.decisions.extend(one for one in sentences if one not in self.decisions)
 
     def reuse(
-        self, artefact: str, inputs: dict[str, Any], name: str, writes: Sequence[Path] = ()
+        self, artefact: str, inputs: dict[str, Any], name: str, writes: Sequence[RunFile] = ()
     ) -> dict[str, Any] | None:
         """Outputs of the step `name` if its artefact is as it would be made now, else None.
 
@@ -131,7 +136,7 @@ class PipelineRun:
         artefact: str,
         inputs: dict[str, Any],
         outputs: dict[str, Any],
-        files: Sequence[Path],
+        files: Sequence[RunFile],
     ) -> None:
         """Remember what a step wrote."""
         self.memo.record(artefact, inputs, outputs, files)
@@ -145,13 +150,20 @@ class PipelineRun:
     @property
     def store_url(self) -> str:
         """Where the feature store of this run is."""
-        return str(self.folder / "store")
+        return self.pipeline.store_place
 
     def store(self) -> "Store":
         """The feature store, made where it is not there yet."""
         from alike.extract.store import Store
 
-        return Store.open(self.store_url, create=True)
+        if self._store is None:
+            self._store = Store.open(self.store_url, create=True)
+        return self._store
+
+    def file(self, name: str) -> RunFile:
+        """A file of the store."""
+        store = self.store()
+        return store.path(name) if store.root_path is not None else RemoteFile(store.files, name)
 
 
 def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Network":
@@ -239,6 +251,7 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
         bad_share=bad_share,
         rehash=run.rehash,
         progress=run.progress,
+        executor=run.workers.executor(),
     )
     # One reading of all images is enough for all networks of a run.
     run.rehash = False
@@ -262,7 +275,8 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
 def build(run: PipelineRun, key: str, name: str) -> None:
     """The nearest-neighbour index of a group, if its features or the wish changed."""
     from alike.index.build import build_index
-    from alike.index.files import CARD, folder_of
+    from alike.index.files import CARD
+    from alike.index.places import name_of
     from alike.index.specs import Wish
 
     store = run.store()
@@ -271,8 +285,8 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     inputs = {"digest": features.digest, "images": set_digest(features), **settings.model_dump()}
     artefact, label = f"index {key} {settings.measure}", f"index {name}"
     # The card names the file of the index with its checksum: hashing it is enough.
-    card = folder_of(store, key, settings.measure) / CARD
-    if not _holds_index(card.parent):
+    card = run.file(f"{name_of(key, settings.measure)}/{CARD}")
+    if not _holds_index(store, key, settings.measure):
         run.explain(label, "there is none")
         run.memo.forget(artefact)
     elif run.reuse(artefact, inputs, label) is not None:
@@ -294,15 +308,16 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     run.keep(artefact, inputs, {"key": key}, (card,))
 
 
-def _holds_index(folder: Path) -> bool:
+def _holds_index(store: "Store", key: str, measure: str) -> bool:
     """Whether the file that the card names is there."""
-    from alike.index.files import read_card
+    from alike.index.places import card_of, name_of
 
     try:
-        card = read_card(folder)
+        card = card_of(store, key, measure)
     except StoreDamaged:
         return False
-    return card is not None and (folder / card.file).is_file()
+    name = name_of(key, measure)
+    return card is not None and store.files.size(f"{name}/{card.file}") is not None
 
 
 def evaluate_group(
@@ -341,10 +356,11 @@ def evaluate_group(
     asked = AnalysisSettings(
         measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
-    analysis = analyse(features, asked, untrained=beside, progress=run.progress)
+    with run.workers.jobs() as jobs:
+        analysis = analyse(features, asked, untrained=beside, jobs=jobs, progress=run.progress)
     run.seconds[label] = time.perf_counter() - started
     run.notes.extend(analysis.sample_notes)
-    tables = [store.path("tables", key, f"{table}.parquet") for table in sorted(analysis.tables)]
+    tables = [run.file(f"tables/{key}/{table}.parquet") for table in sorted(analysis.tables)]
     run.keep(artefact, inputs, {"key": key}, tables)
     return analysis
 
@@ -381,7 +397,9 @@ def decision_scores(
         return "validation", {score: float(value) for score, value in scores.items()}
     started = time.perf_counter()
     asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0)
-    scores = named_scores(evaluate(features, asked, progress=run.progress), measure)
+    with run.workers.jobs() as jobs:
+        table = evaluate(features, asked, jobs=jobs, progress=run.progress)
+    scores = named_scores(table, measure)
     run.seconds[label] = time.perf_counter() - started
     # As text, since JSON has no NaN.
     run.keep(artefact, inputs, {score: str(value) for score, value in scores.items()}, ())
@@ -414,7 +432,7 @@ def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     run.keep(artefact, inputs, {"key": key}, pictures)
 
 
-def _drawn_files(run: PipelineRun, key: str) -> list[Path]:
+def _drawn_files(run: PipelineRun, key: str) -> list[RunFile]:
     """The files that the settings may have drawn."""
     from alike.analysis.explain import CONFUSED, EXAMPLES, PICTURE, TABLE
 
@@ -422,10 +440,10 @@ def _drawn_files(run: PipelineRun, key: str) -> list[Path]:
     names = [EXAMPLES] if settings.examples else []
     names += [TABLE, PICTURE] if settings.continuity_images else []
     names += [CONFUSED] if settings.confused else []
-    return [run.store().path(name.format(key=key)) for name in names]
+    return [run.file(name.format(key=key)) for name in names]
 
 
-def _draw(run: PipelineRun, key: str, network: "Network") -> list[Path]:
+def _draw(run: PipelineRun, key: str, network: "Network") -> list[RunFile]:
     """What the settings ask to explain; returns the files written."""
     from alike.analysis.explain import (
         CONFUSED,
@@ -454,7 +472,7 @@ def _draw(run: PipelineRun, key: str, network: "Network") -> list[Path]:
     if settings.confused and "last_conv" in features.arrays:
         keep_confused(features, settings.confused, split="held_out")
         names.append(CONFUSED)
-    return [store.path(name.format(key=key)) for name in names]
+    return [run.file(name.format(key=key)) for name in names]
 
 
 def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
@@ -532,13 +550,15 @@ def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) ->
 
     store = run.store()
     settings = run.pipeline.analyse
-    return compare(
-        store.features(before),
-        store.features(after),
-        measure=measure,
-        bootstrap=max(settings.bootstrap, 200),
-        seed=settings.seed,
-    )
+    with run.workers.jobs() as jobs:
+        return compare(
+            store.features(before),
+            store.features(after),
+            measure=measure,
+            bootstrap=max(settings.bootstrap, 200),
+            seed=settings.seed,
+            jobs=jobs,
+        )
 
 
 def how_alike(run: PipelineRun, before: str, after: str, measure: str) -> dict[str, float]:

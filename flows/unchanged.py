@@ -14,7 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from alike.flows.finished import Finished
 from alike.flows.memo import digest
 
 if TYPE_CHECKING:
+    from alike.extract.store import RemoteFiles
     from alike.flows.sections import Pipeline
     from alike.flows.steps import PipelineRun
 
@@ -42,11 +43,13 @@ class State:
         settings: digest of all settings, resolved.
         programs: versions of Python and of the packages that compute, and the devices.
         files: file to its stamp; [] if it is not there.
+        objects: files of a remote store, each with its size and ETag.
     """
 
     settings: str
     programs: dict[str, str]
     files: dict[str, list[int]]
+    objects: dict[str, list[int | str]] = field(default_factory=dict)
 
     def difference(self, now: "State") -> str:
         """What is not as it was; empty if nothing."""
@@ -54,9 +57,13 @@ class State:
             return "the settings changed"
         if self.programs != now.programs:
             return "versions or devices changed"
-        names = self.files.keys() | now.files.keys()
-        changed = sorted(one for one in names if self.files.get(one) != now.files.get(one))
-        return f"{changed[0]} changed" if changed else ""
+        before, after = {**self.files, **self.objects}, {**now.files, **now.objects}
+        names = before.keys() | after.keys()
+        changed = sorted(one for one in names if before.get(one) != after.get(one))
+        if changed:
+            return f"{changed[0]} changed"
+        untold = [name for name, stamp in now.objects.items() if len(stamp) < 2]
+        return f"the storage gives no ETag of {untold[0]}" if untold else ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def _finish(pipeline: "Pipeline", left: Left, tell: Callable[[str], object]) -> 
     from alike.flows.alarm import watch
     from alike.flows.history import History
 
-    store = Store.open(pipeline.output.folder / "store")
+    store = Store.open(pipeline.store_place)
     History(store).again(left.run)
     return Finished(
         report=pipeline.output.folder / "report.html",
@@ -161,7 +168,7 @@ def _record(pipeline: "Pipeline", left: Left) -> str:
     from alike.extract.store import Store
     from alike.flows.history import History
 
-    records = History(Store.open(pipeline.output.folder / "store")).records()
+    records = History(Store.open(pipeline.store_place)).records()
     return "" if any(one.id == left.run for one in records) else "the record of that run is gone"
 
 
@@ -175,7 +182,7 @@ def _listing(pipeline: "Pipeline", left: Left) -> str:
     from alike.flows.history import History
     from alike.flows.steps import source_of
 
-    source, store = source_of(pipeline), Store.open(pipeline.output.folder / "store")
+    source, store = source_of(pipeline), Store.open(pipeline.store_place)
     if getattr(source, "stamp", None) is None:
         return "images of this kind of set have no stamps, so all are read"
     past = past_listing(store, source)
@@ -200,6 +207,8 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         began_ns: when the run began that leaves this state: what it read and is younger counts as
             changed. None to compare with such a state.
     """
+    from alike.extract.store import remote_files
+
     network = pipeline.network
     folder = pipeline.output.folder
     places = [Path(one) for one in code]
@@ -209,7 +218,10 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
     places += [
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
-    settings = [pipeline.model_dump(mode="json", exclude={"alarm", "keep"}), pipeline.written]
+    settings = [
+        pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster"}),
+        pipeline.written,
+    ]
     weights = Path(network.weights)
     if "://" not in network.weights and weights.is_dir():
         # The folder of a retraining.
@@ -223,9 +235,24 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         }
     for name in ("steps.json", "decisions.jsonl", "served.json", "report.html"):
         files[str(folder / name)] = _stamp(folder / name)
-    for part in ("store", "weights"):
-        files.update((place, _as_stamp(status)) for place, status in _walk(folder / part))
-    return State(digest(settings), _programs(), files)
+    remote = remote_files(pipeline.store_place)
+    store = [] if remote is not None else [Path(pipeline.store_place.removeprefix("file://"))]
+    for part in (*store, folder / "weights"):
+        files.update((place, _as_stamp(status)) for place, status in _walk(part))
+    objects = {} if remote is None else _objects(remote)
+    return State(digest(settings), _programs(), files, objects)
+
+
+def _objects(remote: "RemoteFiles") -> dict[str, list[int | str]]:
+    """Files of a remote store on which a result may depend: size and ETag, if it gives one."""
+    stamps = remote.listing("")
+    for folder in remote.folders(""):
+        if folder not in NOT_RESULTS:
+            stamps.update(remote.stamps(folder))
+    return {
+        f"store/{name}": [stamp.size, *(str(tag) for tag in stamp.version[:1] if tag)]
+        for name, stamp in stamps.items()
+    }
 
 
 def _programs() -> dict[str, str]:

@@ -18,8 +18,9 @@ from alike.extract.progress import Progress, silent
 from alike.index.choose import EFFORT, choose
 from alike.index.disk import MapShards, build_on_disk, one_by_one
 from alike.index.engine import METRICS, new_index
-from alike.index.files import CARD, building, folder_of, publish, read_card
+from alike.index.files import CARD, publish, read_card
 from alike.index.kinds import INDEX_KINDS, POINTS_OF_CODES, POINTS_PER_LIST, lists
+from alike.index.places import building_of, card_of
 from alike.index.sample import draw_sample
 from alike.index.specs import Card, IndexSpec, Point, Wish
 from alike.index.trial import add_rows, new_trial
@@ -105,8 +106,7 @@ def build_index(
     start = time.perf_counter()
     wish = Wish(recall, at, memory) if wish is None else wish
     ready = ready_measure(features, measure)
-    folder = folder_of(features.store, features.key, measure)
-    with building(folder):
+    with building_of(features.store, features.key, measure) as folder:
         table = _rows_of(features, ready.taps)
         if len(table) < FEWEST and (on_disk or kinds not in (None, ["flat"])):
             msg = f"{len(table)} rows: fewer than {FEWEST} are searched exactly, in memory"
@@ -167,12 +167,11 @@ def _asked_anew(card: Card, wish: Wish, kinds: Sequence[str] | None, on_disk: bo
 
 
 def card_there(features: Any, measure: str) -> Card | None:
-    """The card of the index of a measure; None if there is none, or none that can be read.
-
-    Raises:
-        BadInput: the store is not a local folder.
-    """
-    return _card_there(folder_of(features.store, features.key, measure))[0]
+    """The card of the index of a measure; None if there is none, or none that can be read."""
+    try:
+        return card_of(features.store, features.key, measure)
+    except StoreDamaged:
+        return None
 
 
 def _build(

@@ -50,14 +50,15 @@ LEAST_POINTS = 39
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of an index, as a worker builds it; plain values, so that it can be sent.
+    """One part of an index, as a worker builds it; short values, so that it can be sent.
 
     Attributes:
         store: place of the store.
         key: extraction.
         measure: name.
         trained: file of the trained, empty index.
-        rows: store rows, ascending.
+        count: rows of this part.
+        rows: file of the store rows (count,) int64, ascending.
         out: file to write.
     """
 
@@ -65,7 +66,8 @@ class Shard:
     key: str
     measure: str
     trained: str
-    rows: NDArray[np.int64]
+    count: int
+    rows: str
     out: str
 
 
@@ -78,9 +80,10 @@ def build_shard(shard: Shard) -> str:
     features = Store.open(shard.store).features(shard.key)
     measure = ready_measure(features, shard.measure, as_fitted=True)
     index = faiss.read_index(shard.trained)
-    for low in range(0, len(shard.rows), BLOCK):
-        rows = shard.rows[low : low + BLOCK]
-        index.add_with_ids(embed_rows(features, measure, rows), rows)
+    rows = np.frombuffer(Path(shard.rows).read_bytes(), dtype=np.int64)
+    for low in range(0, len(rows), BLOCK):
+        block = rows[low : low + BLOCK]
+        index.add_with_ids(embed_rows(features, measure, block), block)
     write_faiss(index, Path(shard.out))
     return shard.out
 
@@ -190,13 +193,14 @@ def _shards(
     count = -(-len(rows) // shard_rows(card.wish.memory, card.dimension))
     # Full paths: a worker may run in another folder.
     trained = empty.absolute()
-    return [
-        Shard(
-            features.store.place, features.key, measure.name, str(trained), part,
-            str(trained.with_name(f"{trained.stem}-{number}.faiss")),
-        )
-        for number, part in enumerate(np.array_split(rows, count))
-    ]  # fmt: skip
+    shards = []
+    for number, part in enumerate(np.array_split(rows, count)):
+        out = trained.with_name(f"{trained.stem}-{number}.faiss")
+        out.with_suffix(".rows").write_bytes(part.astype(np.int64).tobytes())
+        files = str(out.with_suffix(".rows")), str(out)
+        place = features.store.place, features.key, measure.name, str(trained)
+        shards.append(Shard(*place, len(part), *files))
+    return shards
 
 
 def merge(empty: Any, parts: Sequence[Any], target: Path) -> Any:

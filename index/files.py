@@ -41,18 +41,6 @@ FLAG = b"IO_FLAG_"
 _PRINTING = threading.Lock()
 
 
-def folder_of(store: Any, key: str, measure: str) -> Path:
-    """Where the index of a measure lies.
-
-    Raises:
-        BadInput: the store is not a local folder.
-    """
-    if store.root_path is None:
-        msg = f"store {store.url} is remote, and index files lie in a local store"
-        raise BadInput(f"{msg}: copy it to a folder first")
-    return Path(store.root_path) / "index" / key / measure
-
-
 def read_card(folder: Path) -> Card | None:
     """The card of the index in a folder, or None if there is none.
 
@@ -64,16 +52,34 @@ def read_card(folder: Path) -> Card | None:
         data = place.read_bytes()
     except FileNotFoundError:
         return None
-    stored = read_json(data, dict[str, Any], str(place), _advice(folder))
+    return parse_card(data, str(place), folder.name)
+
+
+def parse_card(data: bytes, place: str, measure: str) -> Card:
+    """The card that bytes hold.
+
+    Args:
+        data: of the file.
+        place: of the file, for the message.
+        measure: of the index, for the message.
+
+    Raises:
+        StoreDamaged: as `read_card`.
+    """
+    stored = read_json(data, dict[str, Any], place, _rebuild(measure))
     try:
         Card.check_stored(stored)
-        return read_json(data, Card, str(place), _advice(folder))
+        return read_json(data, Card, place, _rebuild(measure))
     except BadInput as error:
-        raise damaged(str(place), error, _advice(folder)) from error
+        raise damaged(place, error, _rebuild(measure)) from error
 
 
 def _advice(folder: Path) -> str:
-    return f"rebuild it by `alike index --rebuild --measure {folder.name}`"
+    return _rebuild(folder.name)
+
+
+def _rebuild(measure: str) -> str:
+    return f"rebuild it by `alike index --rebuild --measure {measure}`"
 
 
 def read_index(folder: Path, *, mapped: bool = False) -> tuple[Card, Any]:
@@ -83,7 +89,7 @@ def read_index(folder: Path, *, mapped: bool = False) -> tuple[Card, Any]:
     is read and checked.
 
     Args:
-        folder: from `folder_of`.
+        folder: from `alike.index.places`.
         mapped: the index only answers: its pages are read as a search touches them. No row can be
             added to it.
 
@@ -241,7 +247,7 @@ def publish(folder: Path, index: Any, card: Card) -> Card:
     """Write a FAISS index under a new name, then make the card name it.
 
     Args:
-        folder: from `folder_of`; the caller holds `building`.
+        folder: from `alike.index.places`; the caller holds `building`.
         index: to write; if `card.lists` is set, its lists are written already.
         card: whose `file`, `size` and `checksum` are filled in.
     """
@@ -261,7 +267,7 @@ def publish_tail(
     """Write a new tail under a new name, then make the card name it; the index file stays.
 
     Args:
-        folder: from `folder_of`; the caller holds `building`.
+        folder: from `alike.index.places`; the caller holds `building`.
         vectors: (n, D) float32 of all rows that were added since the index file was written.
         rows: (n,) their store rows.
         card: whose `tail`, `tail_rows` and `tail_checksum` are filled in.

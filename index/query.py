@@ -14,11 +14,11 @@ from alike.extract.frames import ImageLike, NamedImage, read_image
 from alike.extract.measures import Measure, embed_rows, ready_measure
 from alike.index.encode import Encoder, check_weights
 from alike.index.engine import FaissEngine, faiss_threads, open_engine, own_distances
-from alike.index.files import folder_of, read_card, read_index
 from alike.index.filters import Among
 from alike.index.kinds import INDEX_KINDS
 from alike.index.masked import search_filled, search_masked
 from alike.index.neighbours import Neighbours, Query, tidy
+from alike.index.places import card_of, open_index
 from alike.index.rerank import TAP, rerank_neighbours, wanted_candidates
 from alike.index.specs import Card
 
@@ -80,7 +80,7 @@ class NeighbourIndex:
 
         opened = Store.open(store) if isinstance(store, str | Path) else store
         features = opened.features(key)
-        card, index = read_index(folder_of(opened, features.key, measure), mapped=True)
+        card, index = open_index(opened, features.key, measure, mapped=True)
         ready = ready_measure(features, measure, as_fitted=True)
         _check_card(card, features, ready)
         return cls(features, ready, card, open_engine(index, card.spec, card.ranges))
@@ -95,7 +95,7 @@ class NeighbourIndex:
         The network stays loaded.
         """
         store, key, measure = self.features.store, self.features.key, self.measure.name
-        if read_card(folder_of(store, key, measure)) != self.card:
+        if card_of(store, key, measure) != self.card:
             fresh = NeighbourIndex.open(store, key, measure)
         elif self.features.stamp() != self._stamp:
             # Images were added or removed, or have other labels: the index itself is the same.

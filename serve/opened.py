@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.measures import find_measure
-from alike.index.files import CARD, folder_of
 from alike.index.filters import Among
+from alike.index.places import card_stamp
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 
@@ -183,7 +183,8 @@ class OpenIndexes:
 
     def _refresh(self, name: tuple[str, str], entry: _Entry) -> None:
         now = time.monotonic()
-        if now - entry.stamped < SOON:
+        # A remote store answers in tens of milliseconds.
+        if now - entry.stamped < (EVERY if self.store.root_path is None else SOON):
             return
         entry.stamped = now
         stamp = self._stamp(name)
@@ -206,11 +207,8 @@ class OpenIndexes:
 
     def _stamp(self, name: tuple[str, str]) -> Any:
         """Changes with every new index and every listing; one look at two files."""
-        try:
-            card = (folder_of(self.store, *name) / CARD).stat()
-        except FileNotFoundError:
-            return None
-        return card.st_mtime_ns, card.st_ino, card.st_size, self.store.view_stamp()
+        card = card_stamp(self.store, *name)
+        return None if card is None else (card, self.store.view_stamp())
 
 
 def check_measure(measure: str) -> None:

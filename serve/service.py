@@ -22,6 +22,7 @@ from alike.extract.identity import settings_hash
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
 from alike.index.neighbours import Query
+from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
@@ -140,14 +141,12 @@ class NeighbourService:
         parts = []
         for key in self.store.groups():
             features = self.store.features(key)
-            root = self.store.root_path
-            cards = [] if root is None else sorted((root / "index" / key).glob("*/card.json"))
             parts.append({
                 "key": key,
                 "network": str(features.attrs["network"]),
                 "weights": str(features.attrs["weights_hash"])[:8],
                 "arrays": list(features.arrays),
-                "indexes": [card.parent.name for card in cards],
+                "indexes": indexed_measures(self.store, key),
                 "analysed": self.analyses.stamp(key) is not None,
             })  # fmt: skip
         return parts

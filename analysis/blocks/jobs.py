@@ -18,6 +18,10 @@ from alike.analysis.blocks.statistic import MapBlocks
 from alike.extract.machine import usable_cores
 from alike.extract.progress import Progress, silent
 
+LARGE = 1 << 20
+"""Bytes above which a function goes to the workers themselves, past the scheduler."""
+TRIES = 3
+"""Times that it is sent again if every worker that held it is gone."""
 AHEAD = 3
 """Blocks in flight for each worker: enough to keep it busy, few enough to hold their answers."""
 
@@ -76,13 +80,27 @@ class Jobs:
 
     def _remote(self, function: Callable[[Any], Any], todo: list[Any]) -> Iterator[Any]:
         import cloudpickle  # type: ignore[import-untyped]
+        from distributed.client import FutureCancelledError
 
-        # One task turns the function's bytes into the function, so that a worker which replaces a
-        # lost one can make it again; the blocks depend on it.
-        loaded = self.client.submit(cloudpickle.loads, cloudpickle.dumps(function), pure=False)
-        submit = partial(self.client.submit, _call, loaded, pure=False, retries=2)
-        threads = max(1, sum(self.client.nthreads().values()))
-        yield from _in_order(submit, todo, AHEAD * threads)
+        data, done = cloudpickle.dumps(function), 0
+        for attempt in range(TRIES):
+            # Means and second moments of many classes are megabytes, which would wait in the
+            # scheduler; all workers get a copy, so that the loss of one loses none.
+            large = len(data) > LARGE
+            held = self.client.scatter(data, direct=True, broadcast=True) if large else data
+            # One task turns the bytes into the function, so that a worker which replaces a lost
+            # one can make it again; the blocks depend on it.
+            loaded = self.client.submit(cloudpickle.loads, held, pure=False)
+            submit = partial(self.client.submit, _call, loaded, pure=False, retries=2)
+            threads = max(1, sum(self.client.nthreads().values()))
+            try:
+                for answer in _in_order(submit, todo[done:], AHEAD * threads):
+                    yield answer
+                    done += 1
+                return
+            except FutureCancelledError:
+                if not large or attempt == TRIES - 1:
+                    raise
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:

@@ -19,6 +19,7 @@ from alike.analysis.report.thumbnails import Atlas, Pictures, listed
 from alike.analysis.report.words import count, number
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress
+from alike.extract.secrets import masked
 
 MOST_PICTURES = 1500
 MOST_AT_ONCE = 10_000
@@ -53,7 +54,7 @@ def make_maps(
         if table is None:
             return [], (
                 f"No map is shown: above {count(most)} images it takes minutes. Make it with "
-                f"alike map --store {store.url} --features {analysis.key} --split {split}"
+                f"alike map --store {masked(store.url)} --features {analysis.key} --split {split}"
                 f"{f' --where {features.where!r}' if features.where else ''}, and "
                 "write the report again."
             )

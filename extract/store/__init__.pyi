@@ -11,8 +11,10 @@ from .forgotten import finish_forgetting as finish_forgetting
 from .forgotten import forget_rows as forget_rows
 from .forgotten import unfinished as unfinished
 from .forgotten import would_forget as would_forget
+from .layout import remote_files as remote_files
 from .manifest import is_placeholder as is_placeholder
 from .purge import purge_removed as purge_removed
+from .remote import RemoteFiles as RemoteFiles
 from .store import Store as Store
 from .tags import change_tags as change_tags
 from .tags import read_tags as read_tags

@@ -64,7 +64,9 @@ class StoreBase:
         Of a URL with a password that was not given by the environment the password is left out.
         """
         spec = masked(spec) if "://" in spec else spec
-        self._set("source", {"spec": spec, "options": dict(options or {}), "place": self.place})
+        self._set(
+            "source", {"spec": spec, "options": dict(options or {}), "place": self.shown_place}
+        )
 
     def source(self) -> tuple[str, dict[str, Any]]:
         """Give (spec, options) as `set_source` stored them; `BadInput` before that."""
@@ -427,6 +429,11 @@ class StoreBase:
         """Hold something of the whole store for a moment; waits for others."""
         return Lock(self.files, f"locks/{what}.json", f"the {what}", wait=60.0)
 
+    def index_lock(self, key: str, measure: str) -> Lock:
+        """Hold the index of a measure for a build; does not wait for others."""
+        place = f"locks/index-{key}-{measure}.json"
+        return Lock(self.files, place, f"the index of {measure} of {key}")
+
     def _refuse_to_grow(self, n_new: int) -> None:
         """New rows move the end of the last unit under a running extraction's feet."""
         self.refuse_while_extracting(f"{n_new} new images cannot be listed")
@@ -469,6 +476,11 @@ class StoreBase:
     def place(self) -> str:
         """Where the store is: its URL, or the full path of its folder."""
         return self.url if self.files.root is None else str(self.files.root.absolute())
+
+    @property
+    def shown_place(self) -> str:
+        """The same with what a URL may hold of secrets masked, as it may be written down."""
+        return masked(self.place) if self.files.root is None else self.place
 
     def path(self, *parts: str) -> Path:
         """Give a path in a local store's folder; `BadInput` for a remote one."""

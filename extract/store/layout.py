@@ -41,17 +41,29 @@ def open_place(url: str, options: Mapping[str, Any]) -> tuple[Files, Any]:
     """
     from zarr.storage import FsspecStore, LocalStore
 
-    if "://" not in url or url.startswith("file://"):
+    remote = remote_files(url, **options)
+    if remote is None:
         root = expanded(url.removeprefix("file://"))
         return LocalFiles(root), LocalStore(root / TREE)
+    tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=dict(options))
+    return remote, tree
+
+
+def remote_files(url: str, **options: Any) -> RemoteFiles | None:
+    """Give the files at a URL of fsspec, whether a store is there or not; None of a folder.
+
+    Raises:
+        BadInput: no package for this kind of URL is installed.
+    """
+    if "://" not in url or url.startswith("file://"):
+        return None
     import fsspec
 
     try:
         filesystem, base = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise BadInput(f"{url} cannot be opened: {error}; for s3:// pip install s3fs") from None
-    tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=dict(options))
-    return RemoteFiles(filesystem, base, url), tree
+    return RemoteFiles(filesystem, base, url)
 
 
 def moved_along(

@@ -6,10 +6,12 @@ the operating system, so a holder checks its lock again before it commits.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from alike.extract.errors import BadInput
 from alike.extract.store.files import PARTIAL, Stamp
 
 
@@ -21,14 +23,16 @@ class RemoteFiles:
         self.url = url
         self._files = filesystem
         self._base = base.rstrip("/")
+        # s3fs asks for an object's size first, to read a large one in parts: twice the requests.
+        self._whole = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
 
     def path(self, name: str) -> str:
         """Give the full name of an object."""
-        return f"{self._base}/{name}"
+        return f"{self._base}/{name}" if name else self._base
 
     def read(self, name: str) -> bytes:
         """Read a whole object."""
-        return bytes(self._files.cat_file(self.path(name)))
+        return bytes(self._files.cat_file(self.path(name), **self._whole))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read byte ranges at the same time."""
@@ -47,13 +51,15 @@ class RemoteFiles:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace an object."""
-        self._files.pipe_file(self.path(name), data)
+        """Replace an object; `BadInput` if there is no bucket, or it may not be written."""
+        with self._writing():
+            self._files.pipe_file(self.path(name), data)
 
     def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
         """Write an object only if there is none (If-None-Match)."""
         try:
-            self._files.pipe_file(self.path(name), data, mode="create")
+            with self._writing():
+                self._files.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -74,12 +80,21 @@ class RemoteFiles:
         finally:
             self.remove(probe)
 
+    def upload(self, source: Path, name: str) -> None:
+        """Put a local file, in parts if it is large; the object appears when the last has come."""
+        with self._writing():
+            self._files.put_file(str(source), self.path(name))
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy an object to a local file, in parts."""
+        self._files.get_file(self.path(name), str(target))
+
     def sync(self, name: str) -> None:
         """Do nothing: an acknowledged PUT is durable."""
 
     def remove(self, name: str) -> None:
         """Delete an object."""
-        if self.size(name) is not None:
+        with suppress(FileNotFoundError):
             self._files.rm_file(self.path(name))
 
     def listing(self, folder: str) -> dict[str, Stamp]:
@@ -90,9 +105,7 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         return {
-            one["name"].rsplit("/", 1)[1]: Stamp(
-                int(one["size"]), (one.get("ETag"), str(one.get("LastModified")))
-            )
+            one["name"].rsplit("/", 1)[1]: _stamp(one)
             for one in objects
             if one["type"] == "file" and one["name"].rstrip("/") != self.path(folder)
         }
@@ -107,8 +120,31 @@ class RemoteFiles:
         folders = [one["name"] for one in objects if one["type"] == "directory"]
         return sorted(str(one).rstrip("/").rsplit("/", 1)[1] for one in folders)
 
+    def stamps(self, folder: str) -> dict[str, Stamp]:
+        """Give all objects under a prefix by name, one request for every thousand."""
+        self._files.invalidate_cache()
+        top = self.path(folder)
+        found = self._files.find(top, detail=True)
+        return {str(name)[len(self._base) + 1 :]: _stamp(one) for name, one in found.items()}
+
     def walk(self, folder: str) -> list[str]:
         """Give all objects under a prefix."""
         self._files.invalidate_cache()
         top = self.path(folder)
         return sorted(str(one)[len(top) + 1 :] for one in self._files.find(top))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadInput(
+                f"{self.url} cannot be written ({error}); make the bucket, ask for the permission, "
+                "or name another place"
+            ) from error
+
+
+def _stamp(entry: Mapping[str, Any]) -> Stamp:
+    """Size, ETag and time of an object, as its filesystem lists them."""
+    tag = entry.get("ETag") or entry.get("etag")
+    return Stamp(int(entry["size"]), (tag, str(entry.get("LastModified") or entry.get("updated"))))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from alike.extract.display import Displayed, Summary
 from alike.extract.documents import damaged
-from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.errors import BadInput, NoStore, StoreDamaged
 from alike.extract.identity import check_name, is_name
 from alike.extract.store.arrays import TREE, VALID, ArraySpec
 from alike.extract.store.base import StoreBase
@@ -50,7 +50,8 @@ class Store(Displayed, StoreBase):
             options: given to fsspec, for a URL (endpoint, credentials).
 
         Raises:
-            BadInput: there is no store, or one of another layout.
+            NoStore: there is none.
+            BadInput: it has another layout.
             StoreDamaged: its settings and their copy are lost.
         """
         files, tree = open_place(str(url), options)
@@ -62,7 +63,7 @@ class Store(Displayed, StoreBase):
         except NotADirectoryError:
             raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
         if schema is None and not create:
-            raise BadInput(
+            raise NoStore(
                 f"no store at {url}; name one that exists, or make it with `alike extract`"
             )
         if schema not in (None, SCHEMA):

@@ -1,6 +1,5 @@
 """`alike serve`: the page and the HTTP API of a store."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +57,7 @@ def serve(
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/v1/images
     """
     from alike.extract.networks import require_trust
+    from alike.extract.places import cache_folder
     from alike.flows.history import History
     from alike.flows.recording import over_time
     from alike.serve.run import allowed_hosts, is_private, new_token
@@ -90,9 +90,3 @@ def serve(
         root_path=root_path,
         runs=lambda: over_time(History(service.store).records())["runs"],
     )
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be made again; `XDG_CACHE_HOME` names another."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "alike"

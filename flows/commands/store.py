@@ -212,8 +212,8 @@ def forget(
 
     from alike.extract.errors import BadInput
     from alike.extract.forgetting import forget_images
+    from alike.extract.places import cache_folder
     from alike.extract.store import Store, unfinished
-    from alike.flows.commands.serve import cache_folder
     from alike.serve.pictures import forget_pictures
 
     opened, thumbnails = Store.open(store), cache_folder() / "thumbnails"

@@ -17,6 +17,7 @@ from alike.extract.store.store import Store
 from alike.flows import retraining
 from alike.flows import run as whole_run
 from alike.flows.run import run_settings_file
+from alike.flows.settings import read_pipeline
 
 CLASSES = ("a", "b", "c")
 
@@ -92,6 +93,8 @@ class Place:
     made: int = 0
     whole: dict = field(default_factory=dict)
     """Bytes of the images that are corrupted."""
+    stores: dict = field(default_factory=dict)
+    """Output folder to the line that names its store, if that is elsewhere."""
 
     def __post_init__(self):
         (self.folder / "net.py").write_text(NETWORK)
@@ -161,16 +164,17 @@ class Place:
 
     def write_settings(self, folder):
         file = self.folder / f"{folder}.toml"
-        file.write_text(SETTINGS.format(folder=folder, **self.now))
+        file.write_text(SETTINGS.format(folder=folder, **self.now) + self.stores.get(folder, ""))
         return file
 
     def run(self, folder="out"):
         """Run the settings; the tables by image id, or what the run refuses."""
+        file = self.write_settings(folder)
         try:
-            finished = run_settings_file(self.write_settings(folder), silent)
+            finished = run_settings_file(file, silent)
         except BadInput as error:
             return str(error)
-        store = Store.open(self.folder / folder / "store")
+        store = Store.open(read_pipeline(file).store_place)
         tables = dict(Analysis.load(store, finished.key).tables)
         if self.now["continuity"]:
             tables["continuity"] = store.read_table(f"tables/{finished.key}/continuity.parquet")[0]

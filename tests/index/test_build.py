@@ -17,8 +17,9 @@ from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.store.store import Store
 from alike.index.build import build_index
 from alike.index.engine import FaissEngine
-from alike.index.files import CARD, building, folder_of, read_card, read_index
+from alike.index.files import CARD, building, read_card, read_index
 from alike.index.kinds import INDEX_KINDS
+from alike.index.places import folder_of
 from alike.index.query import NeighbourIndex
 from alike.index.specs import Card, Wish
 

@@ -16,7 +16,7 @@ from alike.extract.measures.stored import embed_rows, ready_measure
 from alike.index.build import build_index
 from alike.index.disk import build_shard, merge, shard_rows, training_rows
 from alike.index.engine import ranges_of, rows_of
-from alike.index.files import folder_of
+from alike.index.places import folder_of
 from alike.index.query import NeighbourIndex
 from alike.index.specs import Wish
 from alike.index.update import measured
@@ -78,7 +78,7 @@ def test_shards_are_merged_whole(make_store):
             yield build(shard)
 
     card = build_index(store.features(), map_shards=run, wish=Wish(0.5, memory=1), **DISK).card
-    assert [len(shard.rows) for shard in built] == [6666, 6667, 6667]
+    assert [shard.count for shard in built] == [6666, 6667, 6667]
     assert card.ranges == ((0, 20_000),)
     index = NeighbourIndex.open(store)
     assert index._engine.index.ntotal == 20_000

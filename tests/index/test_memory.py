@@ -8,8 +8,9 @@ from alike.extract.progress import silent
 from alike.index import build as building
 from alike.index.build import build_index
 from alike.index.engine import new_index, open_engine
-from alike.index.files import folder_of, read_index
+from alike.index.files import read_index
 from alike.index.kinds import INDEX_KINDS
+from alike.index.places import folder_of
 from alike.index.specs import Wish
 from alike.index.trial import add_rows
 

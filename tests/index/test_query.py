@@ -17,11 +17,12 @@ from alike.extract.store.store import Store
 from alike.flows.cli import app
 from alike.index.build import build_index
 from alike.index.engine import open_engine
-from alike.index.files import folder_of, read_index
+from alike.index.files import read_index
 from alike.index.filters import Among
 from alike.index.kinds import INDEX_KINDS
 from alike.index.many import query_many
 from alike.index.neighbours import tidy
+from alike.index.places import folder_of
 from alike.index.query import NeighbourIndex
 from alike.index.show import neighbour_table, write_contact_sheet
 from alike.index.specs import Wish

@@ -1,12 +1,9 @@
 """The store on an S3-like service: moto's server, a process of its own on loopback."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -22,51 +19,12 @@ from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage, contents
 from alike.extract.store.verification import verify
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
-pytest.importorskip("flask")
-
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=out,
-            stderr=out,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 300
-        while server.poll() is None and time.monotonic() < until:
-            try:
-                urllib.request.urlopen(url, timeout=1).close()
-                break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        else:
-            pytest.fail(log.read_text())
-        yield url
-    finally:
-        server.kill()
-        server.wait()
-
-
 @pytest.fixture
-def place(endpoint, monkeypatch, request):
-    settings = {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-    }
-    for name, value in settings.items():
+def place(s3_server, monkeypatch, request):
+    for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     import fsspec
 
@@ -98,6 +56,34 @@ def test_store_keeps_its_promises(place):
     assert contents(again.store)["pending_units"].tolist() == [0, 0]
     with pytest.raises(BadInput, match="no local folder"):
         again.store.path("tables")
+
+
+def test_what_nobody_needs_is_found_and_deleted(place):
+    features = known.filled(place, 10)
+    store = features.store
+    names = store.files.walk("")
+    assert {"store.json", features.place("fc", 0), features.ledger.name(0)} <= set(names)
+    stamps = store.files.stamps("ledger")
+    assert set(stamps) == {one for one in names if one.startswith("ledger/")}
+    before = store.files.listing(f"ledger/{features.key}")
+    store.write_file("tables/x.0.partial", b"half")
+    assert [one.file for one in collect_garbage(store)] == ["tables/x.0.partial"]
+    assert store.files.size("tables/x.0.partial") is None
+    assert store.files.listing(f"ledger/{features.key}") == before
+    collect_garbage(store, drop=(features.key,))
+    assert store.groups() == store.recorded() == []
+
+
+def test_files_go_up_and_down_whole(place, tmp_path):
+    files = Store.open(place, create=True).files
+    data = np.random.default_rng(0).bytes(6 << 20)
+    (tmp_path / "a").write_bytes(data)
+    files.upload(tmp_path / "a", "index/a")
+    assert files.read("index/a") == data
+    files.download("index/a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == data
+    with pytest.raises(FileNotFoundError):
+        files.download("index/none", tmp_path / "c")
 
 
 def test_same_rows_as_a_local_store(place, tmp_path):
