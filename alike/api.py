@@ -546,6 +546,8 @@ def explain(
     features: str | None = None,
     methods: Names | None = None,
     target: str | int | None = None,
+    measure: str | None = None,
+    pairs: bool = False,
     like: str | None = None,
     every: bool = False,
     classes: bool = False,
@@ -564,9 +566,11 @@ def explain(
         images: image files, or numbers of stored rows; two are compared. ``[]`` for none.
         store: whose network is explained.
         features: the extraction; None: the only one, or the one that a run serves.
-        methods: keys of `EXPLAINERS`, and ``likeness``; None: likeness for two images, else all
-            but it.
+        methods: keys of `EXPLAINERS` and `PAIR_EXPLAINERS`, and ``likeness``; None: likeness on
+            the last map and in pixels for two images, else all but it.
         target: class name or index; None: the predicted one.
+        measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
+        pairs: also show what on the first image is like each position of the second.
         like: class label: show what makes the images like this class.
         every: explain every image of the split, and store the maps.
         classes: compute what makes the images of each class alike.
@@ -606,7 +610,7 @@ def explain(
         if like is not None:
             parts["like"] = like_class(chosen, given, like)
         if given and (like is None or names):
-            parts["images"] = given_images(chosen, given, names, target)
+            parts["images"] = given_images(chosen, given, names, target, measure, pairs)
         if every:
             report = explain_set(
                 chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress

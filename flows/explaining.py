@@ -36,20 +36,30 @@ def given_images(
     images: Sequence[str | int],
     methods: Sequence[str] | None = None,
     target: str | int | None = None,
+    measure: str | None = None,
+    pairs: bool = False,
 ) -> Part:
     """What speaks for a class in each image, or where two images are alike.
 
     Args:
         features: whose network is used.
         images: paths of image files, or numbers of stored rows.
-        methods: names of `EXPLAINERS`, and `likeness`; None: likeness for two images, else all
-            usual ones.
+        methods: names of `EXPLAINERS` and `PAIR_EXPLAINERS`, and `likeness`; None: likeness on
+            the last map and in pixels for two images, else all usual ones.
         target: class name or index; None: the predicted one.
+        measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
+        pairs: also say what on the first image is like each position of the second.
     """
-    from alike.analysis.explain import LIKENESS, METHODS, explain_images
+    from alike.analysis.explain import METHODS, OF_TWO, USUAL, explain_images
 
-    usual = (LIKENESS,) if len(images) == 2 else METHODS
-    explained = explain_images(images, features, methods=methods or usual, target=target)
+    explained = explain_images(
+        images,
+        features,
+        methods=methods or (OF_TWO if len(images) == 2 else METHODS),
+        target=target,
+        measure=measure or USUAL,
+        pairs=pairs,
+    )
     cosine = None if explained.alike is None else explained.alike.likeness.value
     return Part(explained.table, explained.pictures, explained.arrays, cosine, explained.notes)
 

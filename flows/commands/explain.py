@@ -31,13 +31,27 @@ def register(app: typer.Typer) -> None:
         methods: Annotated[
             str | None,
             typer.Option(
-                help="Names of `alike list explainers`, or likeness, separated by commas. "
-                "[default: likeness for two images, else all explainers]"
+                help="Names of `alike list explainers`; of two images likeness and names of "
+                "`alike list pair-explainers`. Separated by commas. "
+                "[default: likeness,likeness_lrp for two images, else cam,gradcam,lrp,sa]"
             ),
         ] = None,
         target: Annotated[
             str | None, typer.Option(help="Class name or index. [default: the predicted class]")
         ] = None,
+        measure: Annotated[
+            str | None,
+            typer.Option(
+                help="Measure whose similarity likeness_lrp and its kin explain. "
+                "[default: gap_cosine]"
+            ),
+        ] = None,
+        pairs: Annotated[
+            bool,
+            typer.Option(
+                "--pairs", help="Show what on the first image is like each place of the second."
+            ),
+        ] = False,
         like: Annotated[
             str | None,
             typer.Option(help="Class label: show what makes the images like this class."),
@@ -86,6 +100,8 @@ def register(app: typer.Typer) -> None:
 
         `alike explain cat.jpg dog.jpg --store pets.store --methods likeness --to pictures/`
 
+        `alike explain cat.jpg dog.jpg --store pets.store --methods likeness_lrp --pairs`
+
         `alike explain cat.jpg --store pets.store --like dog`
 
         `alike explain --store pets.store --all --methods gradcam`
@@ -118,7 +134,8 @@ def register(app: typer.Typer) -> None:
         if like is not None and images:
             answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
-            answers["images"] = _images(chosen, images, names, target, to, maps, as_json)
+            asked = (names, target, measure, pairs)
+            answers["images"] = _images(chosen, images, asked, to, maps, as_json)
         if every:
             answers["all"] = _all(chosen, names, side, limit, as_json)
         if classes:
@@ -142,16 +159,16 @@ def register(app: typer.Typer) -> None:
 def _images(
     chosen: Any,
     images: list[str],
-    methods: list[str] | None,
-    target: str | None,
+    asked: tuple[list[str] | None, str | None, str | None, bool],
     to: Path | None,
     maps: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
+    """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
 
-    result = given_images(chosen, numbered(images), methods, target)
+    result = given_images(chosen, numbered(images), *asked)
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
