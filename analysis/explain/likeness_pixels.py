@@ -79,7 +79,8 @@ class Embedding:
         """Vectors (N, D) with gradient, before the last division by their norms."""
         known = dict(taps)
         if "gap" in self.measure.taps:
-            known["gap"] = taps["last_conv"].float().mean((2, 3))
+            maps = taps["last_conv"]
+            known["gap"] = (maps if maps.dtype == torch.float64 else maps.float()).mean((2, 3))
         device = next(iter(taps.values())).device
         return vectors_before_unit(self.measure, known, lambda: self._classifier().to(device))
 

@@ -78,15 +78,17 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--grade",
-                help="Measure whether the network follows its explanations: deletion, insertion, "
-                "occlusion, random weights.",
+                help="Measure whether the network follows its explanations, and whether the "
+                "similarity of pairs follows theirs: deletion, insertion, occlusion, random "
+                "weights.",
             ),
         ] = False,
         limit: Annotated[
             int | None,
             typer.Option(
                 min=1,
-                help="Number of images. [default: --continuity 64, --grade 32, --all every image]",
+                help="Number of images, of --grade also of pairs of each kind. "
+                "[default: --continuity 64, --grade 32, --all every image]",
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
@@ -145,7 +147,7 @@ def register(app: typer.Typer) -> None:
         if continuity:
             answers["continuity"] = _continuity(chosen, names, side, limit, left_out, as_json)
         if grade:
-            answers["grade"] = _grade(chosen, names, side, limit, left_out, as_json)
+            answers |= _grade(chosen, names, measure, side, limit, left_out, as_json)
         if continuity or grade:
             answers["left_out"] = left_out
             for line in () if as_json else dict.fromkeys(left_out):
@@ -283,23 +285,26 @@ def _continuity(
 def _grade(
     chosen: Any,
     methods: list[str] | None,
+    measure: str | None,
     split: str | None,
     limit: int | None,
     left_out: list[str],
     quiet: bool,
-) -> Any:
-    from alike.analysis.explain.grade import METHODS, grade_of
+) -> dict[str, Any]:
     from alike.flows.console import print_table, progress_bars
+    from alike.flows.explaining import graded
 
     with progress_bars() as progress:
-        table = grade_of(
-            chosen, methods=methods or METHODS, n_images=limit or 32, split=split,
-            progress=progress, tell=left_out.append,
+        tables = graded(
+            chosen, methods, measure=measure, limit=limit, split=split, progress=progress,
+            tell=left_out.append,
         )  # fmt: skip
-    if not quiet:
-        ends = [name for name in table if name.endswith(("_low", "_high"))]
-        print_table(table.drop(columns=ends), f"grades of {chosen.key} (intervals: --json)")
-    return table
+    titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
+    for name, table in () if quiet else tables.items():
+        ends = [column for column in table if column.endswith(("_low", "_high"))]
+        title = f"{titles[name]} {chosen.key} (intervals: --json)"
+        print_table(table.drop(columns=ends), title)
+    return tables
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

@@ -219,6 +219,31 @@ def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
     assert settings["draws"] == 20
 
 
+def test_grades_of_likeness_are_kept_and_shown(features, monkeypatch, capsys):
+    argv = ["alike", "explain", "--store", features.store.url, "--grade", "--split", "all"]
+    named = ["--methods", "likeness,likeness_lrp", "--limit", "3", "--measure", "max_cosine"]
+    monkeypatch.setattr(sys, "argv", [*argv, *named, "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    answer = json.loads(capsys.readouterr().out)
+    assert "grade" not in answer
+    said = answer["pair_grade"]
+    names = ["likeness", "likeness_lrp", "energy", "random"]
+    kinds = ["same class", "different classes"]
+    assert [(row["pairs"], row["explainer"]) for row in said] == [
+        (kind, name) for kind in kinds for name in names
+    ]
+    assert all(row["n_images"] == 3 and -1 <= row["deletion"] <= 1 for row in said)
+    shown = explanations_section({"network": features.key}, features.store)
+    assert "Does the similarity follow the maps of likeness?" in shown
+    assert f"3 pairs, {said[0]['cells']} cells" in shown
+    assert "max_cosine. Deletion" in shown
+    table, settings = features.store.read_table(f"tables/{features.key}/pair_grade.parquet")
+    assert table["deletion"].tolist() == [row["deletion"] for row in said]
+    assert settings["measure"] == "max_cosine"
+
+
 def test_given_images_by_path_and_by_row(features):
     found = explain_images(
         [image_file(features, 3), 3], features, methods=("cam", "lrp", "likeness")
