@@ -75,6 +75,11 @@ class Embedding:
             dict.fromkeys("last_conv" if tap == "gap" else tap for tap in self.measure.taps)
         )
 
+    def ready(self, module: nn.Module, size: tuple[int, int]) -> nn.Module:
+        """`ready_module`; the module itself for a layer, whose path might be folded away."""
+        plain = set(self.taps) <= {"last_conv", "fc", "logits"}
+        return ready_module(module, size) if plain else module
+
     def before_unit(self, taps: dict[str, Tensor]) -> Tensor:
         """Vectors (N, D) with gradient, before the last division by their norms."""
         known = dict(taps)
@@ -388,9 +393,7 @@ def pixel_likeness(
     device = next(network.module.parameters(), torch.empty(0)).device
     inputs = [network.transform.normalise(frame[None]).to(device) for frame in frames]
     size = (int(inputs[0].shape[-2]), int(inputs[0].shape[-1]))
-    # Of a layer, the path might name a BatchNorm that is folded away.
-    plain = set(embedding.taps) <= {"last_conv", "fc", "logits"}
-    module = ready_module(network.module, size) if plain else network.module
+    module = embedding.ready(network.module, size)
     vectors = [embedding.vectors(module, one) for one in inputs]
     limits = pixel_limits(inputs[0], network.transform.mean, network.transform.std)
     maps = [

@@ -28,6 +28,7 @@ from alike.analysis.explain.grade.curves import (
     ranks_of,
     stepped,
 )
+from alike.analysis.explain.grade.intervals import mean_interval
 from alike.analysis.explain.gradients import DoesNotFit, score
 from alike.analysis.explain.inputs import evaluating, ready_module
 from alike.extract.errors import BadInput
@@ -98,10 +99,31 @@ def grade(
         with the fall of the probability if one cell alone is blurred), randomised (with the map of
         the same network whose last weights are permuted: near 0 is good), each with low and high;
         n_images, n_counted, cells. An image whose map is the same everywhere ranks no cell: it
-        is in no mean, and n_counted is the number of the others. NaN where a number has no meaning.
+        is in no mean, and n_counted is the number of the others. NaN where a number has no meaning,
+        and for the ends of an interval that does not hold (`mean_interval`).
 
     Raises:
         BadInput: fewer than two images, an unknown method, or none of them fits.
+    """
+    numbers, grid = grades_of_images(
+        module, images, methods, grading=grading, limits=limits, progress=progress, tell=tell
+    )
+    return table_of(numbers, len(images), grid)
+
+
+def grades_of_images(
+    module: nn.Module,
+    images: Tensor,
+    methods: Sequence[str],
+    *,
+    grading: Grading | None = None,
+    limits: tuple[Tensor, Tensor] | None = None,
+    progress: Progress = silent,
+    tell: Callable[[str], object] = lambda _: None,
+) -> tuple[Numbers, tuple[int, int]]:
+    """The numbers of each image of which `grade` gives the means, and the grid of the cells.
+
+    Args and errors as `grade`.
     """
     if len(images) < 2:
         raise BadInput(f"{len(images)} images: give two or more")
@@ -143,8 +165,7 @@ def grade(
         return torch.cat(parts)
 
     with evaluating(module), torch.no_grad():
-        numbers = numbers_of(probability, images, cells, permuted, grid, grading, progress)
-    return table_of(numbers, len(images), grid)
+        return numbers_of(probability, images, cells, permuted, grid, grading, progress), grid
 
 
 def numbers_of(
@@ -222,18 +243,6 @@ def table_of(
         counted = int(np.isfinite(values["deletion"]).sum())
         rows.append((explainer_name, *spans, n_images, counted, grid[0] * grid[1]))
     return pd.DataFrame(rows, columns=["explainer", *columns, "n_images", "n_counted", "cells"])
-
-
-def mean_interval(values: Floats) -> tuple[float, float, float]:
-    """Mean over images, and its 95 % interval by Student's t; images without a number count not."""
-    from scipy.stats import t
-
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan
-    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    mean = float(values.mean())
-    return mean, mean - reach, mean + reach
 
 
 def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:

@@ -83,6 +83,7 @@ def grade_pairs(
     if len(images) < 2:
         raise BadInput(f"{len(images)} pairs: give two or more")
     grading, embedding = grading or USUAL_GRADING, embedding or usual_embedding()
+    module = embedding.ready(module, (int(images.shape[-2]), int(images.shape[-1])))
 
     def vectors_of(network: nn.Module, inputs: Tensor) -> Tensor:
         parts = [embedding.vectors(network, part) for part in batches(inputs, grading.batch_size)]
