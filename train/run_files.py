@@ -14,13 +14,20 @@ from alike.extract.display import Displayed, Summary
 from alike.extract.documents import TEXT, read_json, read_json_file, read_table, seal, unseal
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import file_hash
-from alike.extract.networks import RUN_WEIGHTS, Network, load_network, read_checkpoint, safe_name
+from alike.extract.networks import (
+    RUN_RECORD,
+    RUN_WEIGHTS,
+    Network,
+    load_network,
+    read_checkpoint,
+    safe_name,
+)
 from alike.train.images import LabelledImage, snapshot_hash
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
 
 WEIGHTS = RUN_WEIGHTS
-RUN = "run.json"
+RUN = RUN_RECORD
 TRAIN_IMAGES = "train_images.parquet"
 FILES = (WEIGHTS, TRAIN_IMAGES, "log.csv", "steps.csv")
 """What a finished run holds beside `run.json`."""

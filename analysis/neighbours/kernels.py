@@ -163,3 +163,22 @@ def close(near: NDArray[np.uint64], counts: NDArray[np.int64], k: int) -> None:
     """Bring the `k` nearest of every reservoir to its front."""
     for i in range(near.shape[0]):
         keep_smallest(near[i], counts[i], k)
+
+
+@compiled
+def keys_between(
+    z: NDArray[np.float32],
+    at: NDArray[np.int64],
+    others: NDArray[np.float32],
+    which: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Half the squared distances (n,) of `z[at[i]]` to `others[which[i]]`, from differences."""
+    out = np.empty(len(at))
+    for i in range(len(at)):
+        a, b = z[at[i]], others[which[i]]
+        total = 0.0
+        for d in range(len(a)):
+            apart = np.float64(a[d]) - np.float64(b[d])
+            total += apart * apart
+        out[i] = total / 2.0
+    return out

@@ -29,6 +29,7 @@ from alike.analysis.neighbours.influence import (
 )
 from alike.analysis.neighbours.kernels import (
     close,
+    keys_between,
     no_candidates,
     offer,
     room_for_keys,
@@ -221,7 +222,7 @@ def _remeasured(
         vectors: all.
         z: (m, D) of the images that ask.
         places: (m, k) positions of others.
-        keys: (m, k) as products gave them, ascending.
+        keys: (m, k) as products gave them, ascending. Both are changed.
     """
     if vectors.form == "inner":
         return places, keys
@@ -235,10 +236,14 @@ def _remeasured(
     for low in range(0, len(line), step):
         asking, asked = line[low : low + step], slot[low : low + step]
         at, which = np.unique(places[asking, asked], return_inverse=True)
-        apart = z[asking].astype(np.float64) - vectors.rows(at)[0][which]
-        keys[asking, asked] = np.einsum("nd,nd->n", apart, apart) / 2.0
-    order = np.lexsort((places, keys), axis=-1)
-    return np.take_along_axis(places, order, axis=1), np.take_along_axis(keys, order, axis=1)
+        keys[asking, asked] = keys_between(z, asking, vectors.rows(at)[0], which)
+    before, after = keys[:, :-1], keys[:, 1:]
+    ordered = (before < after) | ((before == after) & (places[:, :-1] < places[:, 1:]))
+    moved = np.flatnonzero(~ordered.all(axis=1))
+    order = np.lexsort((places[moved], keys[moved]), axis=-1)
+    places[moved] = np.take_along_axis(places[moved], order, axis=1)
+    keys[moved] = np.take_along_axis(keys[moved], order, axis=1)
+    return places, keys
 
 
 def hub_skew(places: Places, n: int) -> float:

@@ -12,6 +12,7 @@ from .extraction import Extraction as Extraction
 from .extraction import safe_name as safe_name
 from .fold import folded as folded
 from .kinds import kind_of as kind_of
+from .network import RUN_RECORD as RUN_RECORD
 from .network import RUN_WEIGHTS as RUN_WEIGHTS
 from .network import Network as Network
 from .network import check_made_by as check_made_by

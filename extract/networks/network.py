@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from alike.extract.errors import BadInput
+from alike.extract.documents import read_json_file, unseal
+from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.identity import file_hash
 from alike.extract.networks.checkpoints import Choice, choose_tensors, read_checkpoint
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
@@ -48,6 +50,8 @@ FORMER_HEADS: Mapping[str, str] = {
 LAYERS = "layers"
 """Stands for the taps of all layers."""
 RUN_WEIGHTS = "weights.safetensors"
+RUN_RECORD = "run.json"
+"""Files of a retraining's folder: its weights, and what it was made from and wrote."""
 """Name of the weights in the folder of a retraining."""
 
 
@@ -303,6 +307,25 @@ class _Loaded:
     lacking: tuple[str, ...] = ()
 
 
+def _check_record(path: Path) -> None:
+    """Refuse weights of a retraining that are not those which it wrote."""
+    if path.name != RUN_WEIGHTS:
+        return
+    place, way_out = path.with_name(RUN_RECORD), "the weights are read unchecked"
+    try:
+        written = read_json_file(place, dict[str, Any], way_out)
+        files = unseal(written, str(place), way_out).get("files")
+    # No retraining's folder, one of version 0.1, or one whose record is damaged.
+    except (OSError, StoreDamaged):
+        return
+    held = files.get(path.name) if isinstance(files, dict) else None
+    if held is not None and held != file_hash(path):
+        raise BadInput(
+            f"{path} is not the file that the retraining in its folder wrote ({place.name}): bring "
+            "that file back, or give other weights a folder of their own"
+        )
+
+
 def _from_file(
     kind: Kind,
     path: Path,
@@ -312,6 +335,7 @@ def _from_file(
     output: str,
 ) -> _Loaded:
     checkpoint = read_checkpoint(path)
+    _check_record(path)
     metadata = checkpoint.metadata
     written_for = metadata.get("network")
     if written_for and safe_name(str(written_for)) != safe_name(kind.name):

@@ -73,6 +73,11 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
     with alone_in(other, "retrain"), pytest.raises(StoreBusy, match="another retrain works in"):
         alike(*words[:-1], other)
 
+    # Another network's weights in the place of those that the training wrote.
+    (other / "weights.safetensors").write_bytes((second / "weights.safetensors").read_bytes())
+    with pytest.raises(BadInput, match="is not the file that the retraining in its folder wrote"):
+        alike("extract", source, "--network", network, "--weights", other, "--store", store)
+
     ids = [set(pd.read_parquet(run / "train_images.parquet").image_id) for run in (first, second)]
     assert ids[0] == ids[1], "both trained on the same half, by content"
     with pytest.raises(BadInput, match=r"keeps 0\.5 of its images held out"):

@@ -1,11 +1,13 @@
 """Folds and samples belong to images: rows in another order change none of them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from alike.analysis.blocks import evaluation_set
+from alike.analysis.blocks import evaluation_set, held_vectors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.pairs.folds import deal
+from alike.analysis.scores import evaluate_measure
 
 N = 90
 IDS = np.array([f"{number:064x}" for number in np.random.default_rng(1).integers(0, 2**62, N)])
@@ -48,3 +50,16 @@ def test_positions_by_id_stay_within_their_class():
     assert np.array_equal(np.sort(few.by_id), np.arange(len(few)))
     for low, high in zip(few.starts[:-1], few.starts[1:], strict=True):
         assert (np.diff(few.ranks[few.by_id[low:high]]) > 0).all()
+
+
+def test_the_order_of_arrival_changes_no_digit():
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((N, 40)) + 3 * draw.standard_normal(40)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    scores = []
+    for order in (np.arange(N), draw.permutation(N), np.arange(N)[::-1]):
+        images = arrived(order)
+        vectors = held_vectors(x[order][images.rows], "cosine")
+        scores.append(evaluate_measure("m", vectors, images, lambda _: map)["scores"])
+    pd.testing.assert_frame_equal(scores[0], scores[1], check_exact=True)
+    pd.testing.assert_frame_equal(scores[0], scores[2], check_exact=True)

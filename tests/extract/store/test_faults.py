@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -326,9 +327,16 @@ def test_nested_locks_and_claims(tmp_path):
     assert not list((tmp_path / "ledger").rglob("claims/*"))
 
 
-def test_read_only_folder_is_read(tmp_path):
-    known.filled(tmp_path / "s", 1500)
-    folders = [tmp_path / "s", *(one for one in (tmp_path / "s").rglob("*"))]
+@pytest.fixture
+def place():
+    """A folder beside those of pytest, which every pytest that starts closes to other users."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_read_only_folder_is_read(place):
+    known.filled(place / "s", 1500)
+    folders = [place / "s", *(one for one in (place / "s").rglob("*"))]
     modes = [(one, one.stat().st_mode) for one in folders]
     script = (
         "import os, sys, numpy as np; from alike.extract.store.store import Store\n"
@@ -343,12 +351,11 @@ def test_read_only_folder_is_read(tmp_path):
         "try: verify(store)\n"
         "except BadInput as error: print(error)\n"
     )
-    for one in [tmp_path.parent.parent, tmp_path.parent, tmp_path]:
-        one.chmod(0o755)
+    place.chmod(0o755)
     try:
         for one in reversed(folders):
             one.chmod(0o555 if one.is_dir() else 0o444)
-        ran = run_python("-c", script, str(tmp_path / "s"))
+        ran = run_python("-c", script, str(place / "s"))
     finally:
         for one, mode in modes:
             one.chmod(mode)
