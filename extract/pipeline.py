@@ -30,7 +30,7 @@ from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workloa
 from alike.extract.secrets import masked
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
-from alike.extract.store import Features, Store
+from alike.extract.store import Features, Store, finish_forgetting
 from alike.extract.twins import AUTOMATIC, search_twins
 
 TAPS = ("last_conv", "fc", "logits")
@@ -140,6 +140,8 @@ def extract(
     """
     start = time.perf_counter()
     store.require_writable()
+    # What was to be deleted must not be listed again first.
+    finish_forgetting(store)
     threads = threads or usable_cores()
     on = choose_device(device)
     if tuple(taps) == TAPS and network.lacking:

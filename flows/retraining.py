@@ -54,6 +54,8 @@ class Rounds:
         self.comparison: pd.DataFrame | None = None
         self.control: pd.DataFrame | None = None
         self.verdict = ""
+        # Keys of all networks that are looked at.
+        self.compared = {network.key, *([untrained] if untrained else [])}
         self.side = "held_out"
 
     def go(self) -> None:
@@ -87,6 +89,7 @@ class Rounds:
             self.log.add("replace", False, self.verdict, scores, past=past)
             return False
         key = step(steps.extract_images, "extract")(run, weights, "retrained")
+        self.compared.add(key)
         self.after = after = step(steps.evaluate_group, "analyse")(
             run, key, "retrained", self.untrained
         )
@@ -114,6 +117,7 @@ class Rounds:
     def _compare_with_control(self, key: str, measure: str) -> None:
         plain = step(steps.retrain_network, "retrain")(self.run, self.weights, self.served, "ce")
         beside = step(steps.extract_images, "extract")(self.run, plain, "control")
+        self.compared.add(beside)
         self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key, measure)
 
     def _scores(self, key: str, analysis: "Analysis") -> dict[str, float]:

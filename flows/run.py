@@ -18,6 +18,7 @@ from alike.flows.alarm import watch
 from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
+from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.memo import alone_in, digest
 from alike.flows.orchestration import step
 from alike.flows.recording import (
@@ -88,8 +89,10 @@ def run_steps(run: PipelineRun) -> Finished:
     earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
     if earlier is not None:
         run.decide(earlier["decisions"])
+        note_policy(run)
         _record_again(run, key, report, digest(_question(run, own, key)))
         return _finished(run, key, report, earlier["decisions"], reused=True)
+    purge_images(run)
     untrained = None
     if run.pipeline.analyse.untrained:
         # Of a network without weights it is the network itself, with which those that are
@@ -112,6 +115,8 @@ def run_steps(run: PipelineRun) -> Finished:
     files = (report, *run.files)
     run.memo.record("report", question, {"decisions": run.decisions}, files)
     history.write(finished(record, run, report), images)
+    run.store().set_served(rounds.served)
+    drop_networks(run, rounds.compared)
     return _finished(run, rounds.served, report, run.decisions)
 
 

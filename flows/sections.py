@@ -354,6 +354,11 @@ class Keep(_Section):
 
     reports: int | None = Field(default=None, ge=1)
     """Dated reports in `reports/`; older ones are deleted when one is written. Unset: all."""
+    removed_days: float | None = Field(default=None, ge=0.0)
+    """Days for which an image that left the set keeps its features. Unset: for ever."""
+    networks: Literal["all", "served and compared"] = "all"
+    """Whose features stay: those of all networks, or of the served one and those that a run
+    compares it with."""
 
 
 class Pipeline(_Section):

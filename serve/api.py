@@ -120,7 +120,7 @@ def _of_pictures(router: APIRouter, work: Work) -> None:
         side: Annotated[models.Side, Query(description="Largest side.")] = models.Side.MEDIUM,
     ) -> Response:
         """The image, no larger than `side` pixels. What lies here never changes."""
-        data = await work.look(partial(service.thumbnails.get, image, int(side)))
+        data = await work.look(partial(service.small_picture, image, int(side)))
         if data is None:
             data = await work.picture(
                 request, image, lambda stored: service.thumbnail(stored, int(side))

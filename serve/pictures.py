@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ class StoredPictures:
         except BadInput as error:
             raise NotThere(str(error)) from error
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the store has an image of this hash; true too if its source is gone."""
+        try:
+            return name in self._current()[1]
+        except BadInput:
+            return True
+
     def _current(self) -> tuple[StoredImages, dict[str, int]]:
         stamp = self._store.view_stamp()
         entry = self._read
@@ -123,6 +131,13 @@ class StoredPictures:
                     rows = dict(zip(images.table["image_id"], images.table.index, strict=True))
                     entry = self._read = (stamp, images, rows)
         return entry[1], entry[2]
+
+
+def forget_pictures(folder: Path, image_ids: Iterable[str]) -> None:
+    """Delete the pictures of images from a folder that `Thumbnails` keeps."""
+    for name in image_ids:
+        for path in folder.glob(f"v*/{name[:2]}/{name}-*.webp"):
+            path.unlink(missing_ok=True)
 
 
 class Thumbnails:

@@ -222,6 +222,13 @@ class NeighbourService:
             name = str(opened.images[opened.places(np.array([opened.row(name)]))[0]])
         return self._pictures.image(name)
 
+    def small_picture(self, name: str, side: int) -> bytes | None:
+        """A WebP that was made before, of an image that is still there; None if there is none."""
+        data = self.thumbnails.get(name, side)
+        if data is None or self.uploads.get(name) is not None or name in self._pictures:
+            return data
+        return None
+
     def thumbnail(self, image: NamedImage, side: int) -> bytes:
         """A WebP no larger than `side` pixels, made and kept.
 

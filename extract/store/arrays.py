@@ -18,6 +18,9 @@ TREE = "features.zarr"
 VALID = "valid"
 """Name of the array that says which rows have a feature; derived from the ledger."""
 
+VALID_ROWS = 2**20
+"""Rows of one chunk of `valid`."""
+
 _CHUNK_BYTES = 384 * 1024
 _MAX_CHUNK_ROWS = 128
 _AXES = {1: ("feature",), 2: ("token", "channel"), 3: ("channel", "y", "x")}
@@ -104,7 +107,7 @@ def create_valid(group: Any, rows: int) -> None:
     group.create_array(
         VALID,
         shape=(rows,),
-        chunks=(2**20,),
+        chunks=(VALID_ROWS,),
         dtype="uint8",
         fill_value=0,
         compressors=[Crc32cCodec()],
@@ -157,6 +160,23 @@ def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
     import zarr
 
     zarr.open_array(tree, path=place, mode="r+")[lo : lo + len(rows)] = rows
+
+
+def shard_bytes(spec: ArraySpec, rows: np.ndarray) -> bytes:
+    """Give the file that `write_rows` makes of a unit's rows; empty for missing rows alone.
+
+    Args:
+        spec: the array.
+        rows: (n, *tail), from the unit's first row on.
+    """
+    import zarr
+
+    written: dict[str, Any] = {}
+    memory = zarr.storage.MemoryStore(written)
+    create_array(zarr.open_group(memory, mode="w", zarr_format=3), spec, len(rows))
+    write_rows(memory, spec.name, 0, rows)
+    shard = written.get(f"{spec.name}/{spec.shard_name(0)}")
+    return b"" if shard is None else bytes(shard.to_bytes())
 
 
 def check_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> None:

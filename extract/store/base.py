@@ -1,5 +1,6 @@
 """A store without its groups of features: its images, its settings, its locks and its files."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,6 +236,10 @@ class StoreBase:
             return
         with self.brief_lock("sides"):
             table, attrs = self._sides_table()
+            # Images whose last twin was forgotten stay where they stood with it.
+            single = np.setdiff1d(np.array(attrs.get("alone", []), np.int64), members["row"])
+            members = pd.concat([members, pd.DataFrame({"row": single, "component": single})])
+            members = members.sort_values("row").reset_index(drop=True)
             members = members.assign(image_id=self.image_ids()[members["row"].to_numpy()])
             stored: dict[int, str] = {}
             if attrs.get("split") == vars(split):
@@ -243,7 +248,9 @@ class StoreBase:
                 alone = dict(zip(old["row"], split.sides(old["image_id"]), strict=True))
                 stored = {**alone, **dict(zip(table["row"], table["side"], strict=True))}
             new = sides_of(members, split, stored, self.trained_ids())
-            rows = {"split": vars(split), "rows": self.n_rows}
+            rows: dict[str, Any] = {"split": vars(split), "rows": self.n_rows}
+            if len(single):
+                rows["alone"] = single.tolist()
             if attrs != rows or not new.equals(table):
                 self.write_table(SIDES_TABLE, new, rows)
 
@@ -254,6 +261,40 @@ class StoreBase:
         if self._sides_read is None or self._sides_read[0] != stamp:
             self._sides_read = (stamp, *self.read_table(SIDES_TABLE))
         return self._sides_read[1], self._sides_read[2]
+
+    def forget_twins(self, rows: np.ndarray) -> None:
+        """Leave rows out of all that is known of twins and groups; the others keep their side."""
+        self.signatures.remove(rows)
+        table, attrs = self._sides_table()
+        if self.files.size(LINKS) is not None:
+            links, searched = self.links_there()
+            linked = links["row_a"].isin(rows) | links["row_b"].isin(rows)
+            plain = self.plain_rows()
+            self.keep_links(
+                links[~linked].reset_index(drop=True),
+                np.setdiff1d(searched, rows),
+                None if plain is None else np.setdiff1d(plain, rows),
+            )
+        groups = self.image_groups()
+        if groups["row"].isin(rows).any():
+            self.keep_image_groups(groups[~groups["row"].isin(rows)])
+        if not attrs:
+            return
+        members = members_of(self.links_there()[0], self.image_groups())
+        rest = table[~table["row"].isin(rows)].reset_index(drop=True)
+        alone = np.setdiff1d(rest["row"].to_numpy(dtype=np.int64), members["row"])
+        with self.brief_lock("sides"):
+            self.write_table(SIDES_TABLE, rest, {**attrs, "alone": alone.tolist()})
+        self.assign_sides()
+
+    def forget_trained(self, image_ids: Iterable[str]) -> None:
+        """Leave images out of those that a network was trained on."""
+        trained = self.trained_ids()
+        if trained & set(image_ids):
+            with self.brief_lock("trained"):
+                rest = sorted(self.trained_ids() - set(image_ids))
+                ids = pd.Series(rest, dtype=object)
+                self.write_table(TRAINED, pd.DataFrame({"image_id": ids}))
 
     def components(self) -> pd.DataFrame:
         """Give row, component (its smallest row), side of images with a twin or in a group."""
@@ -282,6 +323,10 @@ class StoreBase:
     def set_served(self, key: str) -> None:
         """Set the extraction that is meant if none is named, in a store that holds several."""
         self._set("served", key)
+
+    def remember_policy(self, policy: Mapping[str, Any]) -> None:
+        """Remember what is to be kept of the past, for `alike store gc`."""
+        self._set("keep", dict(policy))
 
     def settings(self) -> dict[str, Any]:
         """Read all settings; `StoreDamaged` if neither they nor their copy can be read."""
@@ -313,7 +358,8 @@ class StoreBase:
         """
         with self.brief_lock("listing"):
             n_before = self.n_rows
-            view = self.manifest.list_images(listing, self._refuse_while_extracting)
+            view = self.manifest.list_images(listing, self._refuse_to_grow)
+            self.manifest.note_removed(time.time())
             if self.n_rows > n_before:
                 counts = f"{len(view)} images, {self.n_rows - n_before} new"
                 note(self.files, Event("listed", "", counts))
@@ -381,8 +427,12 @@ class StoreBase:
         """Hold something of the whole store for a moment; waits for others."""
         return Lock(self.files, f"locks/{what}.json", f"the {what}", wait=60.0)
 
-    def _refuse_while_extracting(self, n_new: int) -> None:
+    def _refuse_to_grow(self, n_new: int) -> None:
         """New rows move the end of the last unit under a running extraction's feet."""
+        self.refuse_while_extracting(f"{n_new} new images cannot be listed")
+
+    def refuse_while_extracting(self, what: str) -> None:
+        """Raise `StoreBusy` if another living process extracts; `what` cannot be done then."""
         for name in sorted(self.files.listing("locks")):
             if not (name.startswith(_RUN) and name.endswith(".json")):
                 continue
@@ -391,7 +441,7 @@ class StoreBase:
             holder = holder_of(self.files, f"locks/{name}")
             if holder and not is_dead(self.files, f"locks/{name}", holder):
                 raise StoreBusy(
-                    f"{n_new} new images cannot be listed in {self.url} while process {holder.pid} "
+                    f"{what} in {self.url} while process {holder.pid} "
                     f"on {holder.host} extracts; wait for it to end"
                 )
 

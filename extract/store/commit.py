@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
-from alike.extract.store.arrays import UNIT, check_rows, write_rows
+from alike.extract.store.arrays import UNIT, ArraySpec, check_rows, write_rows
 from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
@@ -40,7 +40,8 @@ def pending_units(group: Group, names: list[str]) -> list[int]:
 
     def whole(record: Record, end: int) -> bool:
         return record.hi(names) >= end and all(
-            record.arrays[name].stored == sizes[name].get(spec.shard_name(record.unit), 0)
+            sizes[name].get(spec.shard_name(record.unit), 0)
+            in [one.stored for one in record.arrays[name].versions]
             for name in names
             if (spec := group.arrays[name])
         )
@@ -204,12 +205,40 @@ def _write_array(
         stored = files.size(place) or 0
         if stored:
             files.sync(place)
-    nonfinite = _nonfinite(shard.rows, [row - lo for row in without])
     spec = group.arrays[name]
     chunks = chunk_checksums(files, place, spec, len(shard.rows)) if stored else ""
-    rest = len(shard.rows) % spec.chunk_rows
-    tail = row_hash(shard.rows[-rest:]) if rest else ""
-    return Committed(lo + len(shard.rows), row_hash(shard.rows), stored, nonfinite, chunks, tail)
+    return committed_rows(spec, lo, shard.rows, without, Stored(stored, chunks))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The file of a shard.
+
+    Attributes:
+        size: its bytes; 0: there is none.
+        chunks: `chunk_checksums` of it.
+    """
+
+    size: int
+    chunks: str
+
+
+def committed_rows(
+    spec: ArraySpec, lo: int, rows: np.ndarray, without: Sequence[int], stored: Stored
+) -> Committed:
+    """Say what a record says of the rows of an array.
+
+    Args:
+        spec: the array.
+        lo: first row of the unit.
+        rows: (n, *tail) from there on.
+        without: rows without a value.
+        stored: their file.
+    """
+    rest = len(rows) % spec.chunk_rows
+    tail = row_hash(rows[-rest:]) if rest else ""
+    nonfinite = _nonfinite(rows, [row - lo for row in without])
+    return Committed(lo + len(rows), row_hash(rows), stored.size, nonfinite, stored.chunks, tail)
 
 
 def _nonfinite(rows: np.ndarray, bad: list[int]) -> int:

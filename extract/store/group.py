@@ -1,14 +1,14 @@
 """A group of arrays in a store: what committing its rows and reading them both need."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
 from alike.extract.store.arrays import TREE, UNIT, ArraySpec
 from alike.extract.store.base import StoreBase
-from alike.extract.store.ledger import Ledger, Record, ids_hash, row_hash
+from alike.extract.store.ledger import Committed, Ledger, Record, ids_hash, row_hash
 from alike.extract.store.locks import Lock
 from alike.extract.store.shards import Expected, read_shard_rows
 
@@ -29,7 +29,7 @@ class Group:
         self.arrays = arrays
         self.ledger = Ledger(store.files, key)
         self._claims: dict[int, Lock] = {}
-        # Rows belong to an image for ever, so what was found the same once stays so.
+        # A row belongs to one image, so what was found the same once stays so.
         self._same: set[tuple[int, int, str]] = set()
 
     def unit_rows(self, unit: int) -> range:
@@ -62,7 +62,16 @@ class Group:
 
     def read_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
         """Read committed rows, `at` counted from the unit's first."""
-        spec, committed = self.arrays[name], record.arrays[name]
+        *others, last = record.arrays[name].versions
+        for committed in others:
+            with suppress(StoreDamaged):
+                return self._read_version(name, record, committed, at)
+        return self._read_version(name, record, last, at)
+
+    def _read_version(
+        self, name: str, record: Record, committed: Committed, at: np.ndarray
+    ) -> np.ndarray:
+        spec = self.arrays[name]
         if not committed.stored:
             return spec.empty(len(at))
         place = self.place(name, record.unit)
@@ -77,7 +86,8 @@ class Group:
         if identity not in self._same:
             if end > self.store.n_rows:
                 return False
-            if ids_hash(self.store.image_ids(record.lo, end)) != record.ids_hash:
+            actual = ids_hash(self.store.image_ids(record.lo, end))
+            if actual not in (record.ids_hash, record.ids_after):
                 return False
             self._same.add(identity)
         return True
@@ -88,7 +98,8 @@ class Group:
             rows = self.read_unit(name, record, np.arange(record.hi_of(name) - record.lo))
         except StoreDamaged:
             return None
-        return rows if row_hash(rows) == record.arrays[name].hash else None
+        hashes = [one.hash for one in record.arrays[name].versions]
+        return rows if row_hash(rows) in hashes else None
 
     def intact(self, record: Record, name: str) -> bool:
         """Say whether the committed rows of an array are what was recorded."""

@@ -43,6 +43,8 @@ class Committed:
             records of earlier versions.
         tail: `row_hash` of the rows in the last of those chunks if it is not full: rows that the
             set gains later change its checksum, not these rows.
+        after: what the rows are about to become: while rows are taken out, the shard is one of
+            the two.
     """
 
     hi: int
@@ -51,6 +53,12 @@ class Committed:
     nonfinite: int
     chunks: str = ""
     tail: str = ""
+    after: "Committed | None" = None
+
+    @property
+    def versions(self) -> "tuple[Committed, ...]":
+        """What the shard may hold now: one of these."""
+        return (self,) if self.after is None else (self.after, self)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Record:
         run: id of the run, host, process, time and versions that wrote it.
         key: the group that it belongs to; empty in records of earlier versions.
         lost: row to the arrays that hold no value of its image, which has all others.
+        ids_after: what `ids_hash` is about to become, while images are forgotten; else empty.
     """
 
     unit: int
@@ -74,6 +83,7 @@ class Record:
     run: dict[str, Any] = field(default_factory=dict)
     key: str = ""
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    ids_after: str = ""
 
     @property
     def lo(self) -> int:
@@ -85,6 +95,10 @@ class Record:
         wanted = self.arrays if names is None else names
         return min((self.hi_of(name) for name in wanted), default=self.lo)
 
+    def hi_of_any(self) -> int:
+        """End of the rows that are committed in one array or more."""
+        return max((one.hi for one in self.arrays.values()), default=self.lo)
+
     def hi_of(self, name: str) -> int:
         """End of the committed rows of one array."""
         return self.arrays[name].hi if name in self.arrays else self.lo
@@ -94,6 +108,11 @@ class Record:
         fields = {"schema": SCHEMA, "lo": self.lo, "hi": self.hi(), **asdict(self)}
         fields["bad"] = {str(row): list(why) for row, why in self.bad.items()}
         fields["lost"] = {str(row): list(names) for row, names in self.lost.items()}
+        if not self.ids_after:
+            del fields["ids_after"]
+        for committed in fields["arrays"].values():
+            if committed["after"] is None:
+                del committed["after"]
         return json.dumps({"record": fields, "hash": _hash_of(fields)}).encode()
 
     @staticmethod
@@ -116,6 +135,7 @@ class Record:
             run=dict(fields.run),
             key=fields.key,
             lost=lost,
+            ids_after=fields.ids_after,
         )
 
 
@@ -134,6 +154,7 @@ class _Fields:
     run: dict[str, Any]
     key: str = ""
     lost: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ids_after: str = ""
 
 
 def _hash_of(fields: Mapping[str, Any]) -> str:

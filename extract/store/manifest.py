@@ -1,12 +1,13 @@
 """The manifest: which image a row belongs to (for ever), and which images are in the set now.
 
-`manifest/seg-000003.parquet` gives rows to images that are new; segments never change.
+`manifest/seg-000003.parquet` gives rows to images that are new; segments never change, unless an
+image is forgotten: then a placeholder stands for its id.
 `manifest/view.parquet` is the set as last listed: it is replaced as a whole, so that renames, new
 labels and removals cost nothing.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from alike.extract.store.mapped import MappedTables
 
 FOLDER = "manifest"
 VIEW = f"{FOLDER}/view.parquet"
+REMOVED = f"{FOLDER}/removed.parquet"
 OK = "ok"
 _SEGMENT = re.compile(r"seg-(\d{6})\.parquet")
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +40,23 @@ _VIEW = {
     "row": INTEGER, "image_id": TEXT, "path": TEXT, "label": TEXT, "size": INTEGER, "state": TEXT,
     "reason": TEXT,
 }  # fmt: skip
+_REMOVED = {"row": INTEGER, "since": INTEGER}
 _LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
+
+
+def placeholder(row: int) -> str:
+    """Give what stands in the place of the id of an image that was forgotten: no hash of any.
+
+    Example:
+        >>> placeholder(255)[-4:], is_placeholder(placeholder(255))
+        ('00ff', True)
+    """
+    return f"{row:064x}"
+
+
+def is_placeholder(image_id: str) -> bool:
+    """Say whether an id stands for a forgotten image."""
+    return image_id.startswith("0" * 48)
 
 
 class Manifest:
@@ -47,7 +65,7 @@ class Manifest:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._view: tuple[Stamp | None, pd.DataFrame] | None = None
-        self._read: tuple[int, pa.ChunkedArray] = (0, pa.chunked_array([], pa.string()))
+        self._read: tuple[list[Stamp], pa.ChunkedArray] = ([], pa.chunked_array([], pa.string()))
         self._mapped = MappedTables(files, FOLDER)
         self._table: tuple[Stamp | None, ImageTable] | None = None
 
@@ -63,18 +81,21 @@ class Manifest:
         return np.array(ids.slice(start, stop - start).to_pylist(), dtype=object)
 
     def _all_ids(self) -> pa.ChunkedArray:
-        names = self._segments()
-        n_read, ids = self._read
-        if len(names) > n_read:
-            if n_read:
-                ids = self._more_ids(ids, names[n_read:])
+        segments = self._segments()
+        names, stamps = list(segments), list(segments.values())
+        read, ids = self._read
+        if stamps != read:
+            if read and stamps[: len(read)] == read:
+                ids = self._more_ids(ids, names[len(read) :])
             else:
+                # None read yet, or one was replaced: an image was forgotten.
+                ids = pa.chunked_array([], pa.string())
                 table = self._mapped.table(
                     "ids", names, lambda: pa.table({"image_id": self._more_ids(ids, names)})
                 )
                 ids = table["image_id"]
             # One assignment: threads that verify ask at once.
-            self._read = len(names), ids
+            self._read = stamps, ids
         return ids
 
     def _more_ids(self, ids: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
@@ -160,11 +181,85 @@ class Manifest:
         self._files.write(VIEW, parquet_bytes(listing, VIEW))
         return listing
 
+    def leave_out(self, rows: np.ndarray, image_ids: Collection[str]) -> None:
+        """Take images out of the view: rows, and unreadable files with one of these ids."""
+        view = self.view()
+        unread = (view["row"] < 0) & view["image_id"].isin(list(image_ids))
+        gone = view["row"].isin(rows) | unread
+        if gone.any():
+            rest = view[~gone].reset_index(drop=True)
+            self._files.write(VIEW, parquet_bytes(rest, VIEW))
+
+    def removed(self) -> pd.DataFrame:
+        """Give row, since (seconds since 1970) of images that are not in the set any more.
+
+        Since is the time of the listing that missed an image first.
+        """
+        try:
+            return read_table(self._files.read(REMOVED), REMOVED, _AGAIN, _REMOVED)[0]
+        except (FileNotFoundError, StoreDamaged):
+            # Only when images left is lost: the next listing says that they did by now.
+            empty = np.zeros(0, dtype=np.int64)
+            return pd.DataFrame({"row": empty, "since": empty})
+
+    def note_removed(self, now: float) -> None:
+        """Take down which images are not in the view, and since when: now, or as taken down."""
+        ids, view = self._all_ids(), self.view()["row"].to_numpy()
+        absent = np.ones(len(ids), dtype=bool)
+        absent[view[view >= 0]] = False
+        rows = np.flatnonzero(absent)
+        if len(rows):
+            forgotten = pc.starts_with(ids.take(pa.array(rows)), placeholder(0)[:48])
+            rows = rows[~forgotten.to_numpy()]
+        before = self.removed()
+        since = pd.Series(before["since"].to_numpy(), before["row"].to_numpy())
+        times = since.reindex(rows).fillna(int(now)).to_numpy().astype(np.int64)
+        table = pd.DataFrame({"row": rows.astype(np.int64), "since": times})
+        if not table.equals(before.astype(np.int64)):
+            self._files.write(REMOVED, parquet_bytes(table, REMOVED))
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Replace the ids of rows by placeholders, and their paths, labels and sizes by nothing."""
+        for name in self._segments():
+            place = f"{FOLDER}/{name}"
+            segment, _ = read_table(self._files.read(place), place, _RESTORE)
+            mine = segment["row"].isin(rows)
+            ids = segment["row"].map(placeholder)
+            if not mine.any() or (segment["image_id"] == ids)[mine].all():
+                continue
+            segment = segment.assign(
+                image_id=segment["image_id"].mask(mine, ids),
+                path=segment["path"].mask(mine, ""),
+                label=segment["label"].astype(object).mask(mine, None),
+                size=segment["size"].mask(mine, 0),
+            )
+            self._files.write(place, parquet_bytes(segment, place))
+        removed = self.removed()
+        if removed["row"].isin(rows).any():
+            rest = removed[~removed["row"].isin(rows)].reset_index(drop=True)
+            self._files.write(REMOVED, parquet_bytes(rest, REMOVED))
+
+    def rows_of(self, image_ids: Sequence[str]) -> dict[str, int]:
+        """Give the rows of images, removed ones too; those without one are left out."""
+        at = pc.index_in(pa.array(list(image_ids), pa.string()), self._all_ids()).to_pylist()
+        return {one: row for one, row in zip(image_ids, at, strict=True) if row is not None}
+
+    def rows_at(self, path: str) -> list[int]:
+        """Give the rows of images that were new under a path, or are listed there now."""
+        view = self.view()
+        rows = set(view["row"][(view["path"] == path) & (view["row"] >= 0)].tolist())
+        for name in () if rows else self._segments():
+            place = f"{FOLDER}/{name}"
+            segment = read_arrow(self._files.read(place), place, _RESTORE, ["row", "path"])
+            mine = pc.equal(segment["path"].cast(pa.string()), path)
+            rows |= set(segment["row"].filter(mine).to_pylist())
+        return sorted(rows)
+
     def broken(self) -> list[tuple[str, str]]:
         """Give (file, reason) for segments and the view if they cannot be trusted."""
         faults = []
         try:
-            names = self._segments()
+            names = list(self._segments())
         except StoreDamaged as error:
             return [(error.file, error.fault)]
         first: int | None = 0
@@ -180,6 +275,11 @@ class Manifest:
         if not faults:
             try:
                 self._read_view()
+            except StoreDamaged as error:
+                faults.append((error.file, error.fault))
+        if self._files.size(REMOVED) is not None:
+            try:
+                read_table(self._files.read(REMOVED), REMOVED, _AGAIN, _REMOVED)
             except StoreDamaged as error:
                 faults.append((error.file, error.fault))
         return faults
@@ -205,13 +305,14 @@ class Manifest:
             raise damaged(place, f"its rows do not follow on row {start - 1}", _RESTORE)
         return ids
 
-    def _segments(self) -> list[str]:
-        names = sorted(name for name in self._files.listing(FOLDER) if _SEGMENT.fullmatch(name))
+    def _segments(self) -> dict[str, Stamp]:
+        stamps = self._files.listing(FOLDER)
+        names = sorted(name for name in stamps if _SEGMENT.fullmatch(name))
         for number, name in enumerate(names):
             wanted = f"seg-{number:06d}.parquet"
             if name != wanted:
                 raise damaged(f"{FOLDER}/{wanted}", "is missing", _RESTORE)
-        return names
+        return {name: stamps[name] for name in names}
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

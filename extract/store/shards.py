@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import google_crc32c
 import numcodecs.zstd  # type: ignore[import-untyped]
@@ -26,6 +27,11 @@ _LEFT_OUT = 2**32 - 1
 _PAUSE = 0.02
 _JOIN = 64 * 1024
 """Chunks nearer than this in the file are fetched by one read."""
+
+
+class _Ranges(Protocol):
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read byte ranges of a file."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,18 @@ def _compare(
             raise ValueError("a chunk that is whole, but not the one that was recorded")
 
 
-def chunk_checksums(files: Files, name: str, spec: ArraySpec, rows: int) -> str:
+class HeldFile:
+    """A file in memory, read as `Files` reads one."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read byte ranges; see `Files`."""
+        return [self._data[start : stop or None] for start, stop in ranges]
+
+
+def chunk_checksums(files: _Ranges, name: str, spec: ArraySpec, rows: int) -> str:
     """Give the last four bytes of the chunks that hold a shard's first rows, as base64.
 
     They are the checksum that every chunk carries: CRC-32C, or Zstandard's of the content.
@@ -148,7 +165,7 @@ def grouped_by_unit(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(int(units[part[0]]), part) for part in np.split(order, cuts) if len(part)]
 
 
-def _index(files: Files, name: str, spec: ArraySpec) -> np.ndarray:
+def _index(files: _Ranges, name: str, spec: ArraySpec) -> np.ndarray:
     """Read offset and length of every inner chunk, (chunks, 2) uint64."""
     length = UNIT // spec.chunk_rows * 16
     data = files.read_ranges(name, [(-length - 4, 0)])[0]

@@ -60,3 +60,12 @@ def change_tags(
         if not table.equals(before):
             store.write_table(TAGS, table)
     return table
+
+
+def forget_tags(store: "StoreBase", image_ids: Iterable[str]) -> None:
+    """Delete the tags of images."""
+    with store.brief_lock("tags"):
+        before = read_tags(store)
+        gone = before["image_id"].isin(list(image_ids))
+        if gone.any():
+            store.write_table(TAGS, before[~gone].reset_index(drop=True))

@@ -71,6 +71,18 @@ class Signatures:
         name = f"{_SIGNATURES}/{unit:06d}.parquet"
         self._files.write(name, parquet_bytes(table, name))
 
+    def remove(self, rows: np.ndarray) -> None:
+        """Delete what is known of rows."""
+        for unit in sorted(set(by_unit(rows.tolist())) & set(self.units())):
+            name = f"{_SIGNATURES}/{unit:06d}.parquet"
+            table = self._read(unit)
+            if table is None:
+                # Nobody can read it, but it may hold them.
+                self._files.remove(name)
+            elif table["row"].isin(rows).any():
+                rest = table[~table["row"].isin(rows)].reset_index(drop=True)
+                self._files.write(name, parquet_bytes(rest, name))
+
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Give all rows that were looked at, and what those with a thumbnail have.
 

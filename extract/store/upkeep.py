@@ -15,13 +15,14 @@ from alike.extract.store.features import Features
 from alike.extract.store.files import ADVICE, PARTIAL
 from alike.extract.store.locks import holder_of, is_dead, require_writable
 from alike.extract.store.metadata import META
+from alike.extract.store.purge import purge_removed
 from alike.extract.store.store import Store
 from alike.extract.store.verification import expected_groups, lost_units
 
 NOTES = "source_notes"
 """Attribute of a group in which extraction keeps what its listing left out or guessed."""
 _SHARD = re.compile(r"c\.\d+(\.0)*")
-_HOMES = ("ledger", TREE, "constants", "tables", "index")
+_HOMES = ("ledger", TREE, "constants", "tables", "index", "maps", "explanations")
 """Folders of a store in which an extraction has one of its own."""
 
 
@@ -101,11 +102,11 @@ def history(store: Store) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Litter:
-    """A file that nobody needs.
+    """A file that nobody needs, or rows in some.
 
     Attributes:
-        file: its name in the store.
-        size: its bytes.
+        file: its name in the store; `*` stands for every array.
+        size: its bytes, or those that its rows take.
         why: what it is.
     """
 
@@ -115,13 +116,18 @@ class Litter:
 
 
 def collect_garbage(
-    store: Store, *, drop: tuple[str, ...] = (), dry_run: bool = False
+    store: Store,
+    *,
+    drop: tuple[str, ...] = (),
+    removed_days: float | None = None,
+    dry_run: bool = False,
 ) -> list[Litter]:
     """Delete half-written files, locks of dead processes and shards without a record.
 
     Args:
         store: the store.
         drop: keys of extractions to delete as a whole, with what was made from them.
+        removed_days: delete the features of images that left the set more days ago; None: of none.
         dry_run: only say what would go.
 
     Raises:
@@ -142,7 +148,7 @@ def collect_garbage(
         litter += _whole_group(store, names, key)
     litter = list({one.file: one for one in litter}.values())
     if dry_run:
-        return litter
+        return [*litter, *_purged(store, removed_days, drop, dry_run=True)]
     # The ledger first: what it no longer names may be deleted in any order.
     for one in sorted(litter, key=lambda one: not one.file.startswith("ledger/")):
         store.files.remove(one.file)
@@ -152,7 +158,23 @@ def collect_garbage(
     if litter:
         counts = f"{len(litter)} files, {sum(one.size for one in litter)} bytes"
         note(store.files, Event("dropped" if drop else "cleaned", " ".join(drop), counts))
-    return litter
+    return [*litter, *_purged(store, removed_days, drop, dry_run=False)]
+
+
+def _purged(
+    store: Store, days: float | None, drop: tuple[str, ...], *, dry_run: bool
+) -> list[Litter]:
+    """Delete features of removed images; gives a line for the shards of each unit."""
+    parts = [] if days is None else purge_removed(store, days, dry_run=dry_run)
+    return [
+        Litter(
+            f"{TREE}/{one.key}/*/c.{one.unit}",
+            one.freed,
+            f"features of {one.rows} images that left the set more than {days:g} days ago",
+        )
+        for one in parts
+        if one.key not in drop
+    ]
 
 
 def _refuse_damaged(store: Store, keys: list[str]) -> None:

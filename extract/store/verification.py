@@ -24,9 +24,10 @@ from alike.extract.store.constants import FITTED, SEALED, sealed_in
 from alike.extract.store.events import FOLDER as LOG
 from alike.extract.store.events import NAME, Event, event_faults, events, note
 from alike.extract.store.features import Features
+from alike.extract.store.forgotten import MARK, unfinished
 from alike.extract.store.ledger import Record, row_hash
 from alike.extract.store.locks import holder_of, require_writable
-from alike.extract.store.manifest import VIEW
+from alike.extract.store.manifest import REMOVED, VIEW
 from alike.extract.store.metadata import META, read_group, root_fault
 from alike.extract.store.settings import settings_faults
 from alike.extract.store.store import Store
@@ -111,7 +112,7 @@ def verify(
     notes: list[str] = []
     if key is None:
         damage += [*_settings_damage(store, mark), *_manifest_damage(store), *_file_damage(store)]
-        damage += _twin_damage(store)
+        damage += [*_twin_damage(store), *_unfinished_forgetting(store)]
         notes += _stray_files(store)
     units = rows = size = 0
     for one in wanted if key is None else [key]:
@@ -266,7 +267,8 @@ def _array_damage(features: Features, record: Record, name: str) -> tuple[str, s
         rows = features.read_unit(name, record, np.arange(committed.hi - record.lo))
     except StoreDamaged as error:
         return place, error.fault
-    return place, "" if row_hash(rows) == committed.hash else "rows differ from their recorded hash"
+    same = row_hash(rows) in [one.hash for one in committed.versions]
+    return place, "" if same else "rows differ from their recorded hash"
 
 
 def _broken_records(features: Features, mark: bool) -> list[Damage]:
@@ -320,7 +322,8 @@ def _manifest_damage(store: Store) -> list[Damage]:
     if not faults and store.n_rows and store.view_stamp() is None:
         faults = [(VIEW, "is missing")]
     return [
-        Damage("", file, "", reason, again if file == VIEW else repair) for file, reason in faults
+        Damage("", file, "", reason, again if file in (VIEW, REMOVED) else repair)
+        for file, reason in faults
     ]
 
 
@@ -381,6 +384,19 @@ def _twin_damage(store: Store) -> list[Damage]:
         except StoreDamaged as error:
             faults.append((error.file, error.fault))
     return [Damage("", place, "", reason, _twin_repair(place)) for place, reason in faults]
+
+
+def _unfinished_forgetting(store: Store) -> list[Damage]:
+    """Images whose deletion was cut off."""
+    try:
+        begun = unfinished(store)
+    except StoreDamaged as error:
+        repair = "name the images again: `alike store forget IMAGE --store STORE`"
+        return [Damage("", MARK, "", error.fault, f"delete it, and {repair}")]
+    if begun is None:
+        return []
+    reason = f"the deletion of {len(begun.rows)} images was cut off"
+    return [Damage("", MARK, "", reason, "run `alike store forget --store STORE`: it ends it")]
 
 
 def _twin_repair(place: str) -> str:

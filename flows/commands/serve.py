@@ -68,7 +68,7 @@ def serve(
     if token is None:
         token = "" if is_private(host, names) else new_token()
     token = "" if token == NO_TOKEN else token
-    folder = thumbnails or _cache() / "thumbnails"
+    folder = thumbnails or cache_folder() / "thumbnails"
     service = NeighbourService(store, features, measure, thumbnails=folder)
     for note in service.opened().notes:
         typer.echo(f"note: {note}", err=True)
@@ -92,7 +92,7 @@ def serve(
     )
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """The user's folder for what can be made again; `XDG_CACHE_HOME` names another."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "alike"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.console import print_json, print_table, progress_bars
+from alike.flows.options import StoreOption
 
 Url = Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://bucket/place.")]
 Key = Annotated[str | None, typer.Option("--features", help="Key of an extraction. [default: all]")]
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     commands.command("ls")(ls)
     commands.command("log")(log)
     commands.command("gc")(gc)
+    commands.command("forget")(forget)
     commands.command("export")(export)
     commands.command("import")(import_)
     app.add_typer(commands, name="store")
@@ -128,6 +130,21 @@ def gc(
         list[str] | None,
         typer.Option(help="Delete this extraction and everything derived from it."),
     ] = None,
+    removed_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Delete the features of images that left the set more days ago. [default: as "
+            "the \\[keep] of the last run says]",
+        ),
+    ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose features stay: `all`, or `served and compared`. [default: as the "
+            "\\[keep] of the last run says]"
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be deleted.")
     ] = False,
@@ -135,17 +152,29 @@ def gc(
 ) -> None:
     """Delete half-written files, locks of dead processes and shards without a record.
 
-    It is refused while a process uses the store.
+    What the settings of the last run no longer keep goes too. It is refused while a process uses
+    the store.
 
     Example: `alike store gc features --dry-run`
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import pandas as pd
 
+    from alike.extract.errors import BadInput
     from alike.extract.store import Store, collect_garbage
+    from alike.flows.keeping import SERVED_AND_COMPARED, Policy
 
-    litter = collect_garbage(Store.open(url), drop=tuple(drop or ()), dry_run=dry_run)
+    if networks not in (None, "all", SERVED_AND_COMPARED):
+        raise BadInput(f"--networks {networks!r}: all, or {SERVED_AND_COMPARED!r}, is expected")
+    store = Store.open(url)
+    policy = Policy.of(store)
+    policy = replace(policy, networks=networks or policy.networks)
+    superseded = [key for key in policy.superseded(store) if key not in (drop or ())]
+    days = policy.removed_days if removed_days is None else removed_days
+    litter = collect_garbage(
+        store, drop=(*(drop or ()), *superseded), removed_days=days, dry_run=dry_run
+    )
     if json:
         print_json([asdict(one) for one in litter])
         return
@@ -154,6 +183,62 @@ def gc(
     size = sum(one.size for one in litter) / 1e6
     verb = "would go" if dry_run else "deleted"
     sys.stdout.write(f"{len(litter)} files, {size:.3g} MB {verb}\n")
+
+
+def forget(
+    store: StoreOption,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE",
+            help="Images: paths as the store lists them, files, URLs, rows, or SHA-256 of their "
+            "bytes. Without any, only a deletion that was cut off is ended.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be deleted.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Delete images for good: their features, and all that the store says of them.
+
+    Their rows are never used again. Indexes, analyses, maps, explanations and fitted measures are
+    deleted too; the commands that made them make them anew. Delete the files of the images first:
+    an image that is still in the source comes back as a new one.
+
+    Example: `alike store forget cat/17.jpg --store pets.store`
+    """
+    from dataclasses import asdict
+
+    from alike.extract.errors import BadInput
+    from alike.extract.forgetting import forget_images
+    from alike.extract.store import Store, unfinished
+    from alike.flows.commands.serve import cache_folder
+    from alike.serve.pictures import forget_pictures
+
+    opened, thumbnails = Store.open(store), cache_folder() / "thumbnails"
+    if not images and unfinished(opened) is None:
+        raise BadInput("no IMAGE is named, and no deletion was cut off: name an image")
+    done = forget_images(
+        opened,
+        images or (),
+        dry_run=dry_run,
+        forget_pictures=lambda ids: forget_pictures(thumbnails, ids),
+    )
+    if json:
+        print_json({"dry_run": dry_run, **asdict(done)})
+        return
+    for report, end in ((done.finished, ", as was begun earlier"), (done.report, "")):
+        if report is None:
+            continue
+        verb = "would be forgotten" if dry_run else "forgotten"
+        made = f"; deleted with them: {', '.join(report.dropped)}" if report.dropped else ""
+        sys.stdout.write(
+            f"images {verb}: {report.images}{end}; files of features rewritten: "
+            f"{report.shards}{made}\n"
+        )
+    for note in done.notes:
+        sys.stdout.write(f"note: {note}\n")
 
 
 def export(

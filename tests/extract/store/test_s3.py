@@ -16,6 +16,7 @@ import store_writer as known
 import zarr
 
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.forgetting import forget_images
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage, contents
@@ -119,6 +120,21 @@ def test_damage_is_named_and_repaired(place):
     assert features.pending() == [1]
     with pytest.raises(StoreDamaged, match=r"maps/c\.1.* is missing"):
         features.read("maps", np.array([1030]))
+
+
+def test_an_image_is_forgotten(place):
+    features = known.filled(place, 1500)
+    shards = [features.place(name, 1) for name in known.ARRAYS]
+    forget_images(features.store, [known.image_id(1030), "0/000003.png"])
+    assert verify(features.store).damage == ()
+    for opened in (features, Store.open(place).features()):
+        others = np.setdiff1d(np.arange(1500), [3, 1030])
+        assert opened.table()["row"].tolist() == others.tolist()
+        for name in known.ARRAYS:
+            assert np.array_equal(opened.read(name, others), known.rows_of(name, others))
+    values = known.rows_of("fc", [1030])[0].tobytes()
+    assert not any(values in features.store.read_file(shard) for shard in shards)
+    assert features.pending() == []
 
 
 def test_only_one_creates_and_holds(place):
