@@ -546,6 +546,8 @@ def explain(
     features: str | None = None,
     methods: Names | None = None,
     target: str | int | None = None,
+    measure: str | None = None,
+    pairs: bool = False,
     like: str | None = None,
     every: bool = False,
     classes: bool = False,
@@ -564,16 +566,20 @@ def explain(
         images: image files, or numbers of stored rows; two are compared. ``[]`` for none.
         store: whose network is explained.
         features: the extraction; None: the only one, or the one that a run serves.
-        methods: keys of `EXPLAINERS`, and ``likeness``; None: likeness for two images, else all
-            but it.
+        methods: keys of `EXPLAINERS` and `PAIR_EXPLAINERS`, and ``likeness``; None: likeness on
+            the last map and in pixels for two images, else all but it.
         target: class name or index; None: the predicted one.
+        measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
+        pairs: also show what on the first image is like each position of the second.
         like: class label: show what makes the images like this class.
         every: explain every image of the split, and store the maps.
         classes: compute what makes the images of each class alike.
         confused: number of most alike pairs of different classes to show.
         continuity: measure whether explanations are continuous.
-        grade: measure whether the network follows its explanations.
-        limit: images for `every`, `continuity` and `grade`; None: all, 64 and 32.
+        grade: measure whether the network follows its explanations, and whether the similarity
+            of pairs of images follows theirs.
+        limit: images for `every`, `continuity` and `grade`, of which it is the number of pairs
+            of each kind too; None: all, 64 and 32.
         split: which images; ``held_out`` are those that no training sees.
         where: only these images: ``subset=val`` or ``label=cat,dog``.
         progress: called as `every`, `continuity` and `grade` proceed.
@@ -584,11 +590,9 @@ def explain(
     """
     from alike.analysis.explain import confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
-    from alike.analysis.explain.grade import METHODS as GRADED
-    from alike.analysis.explain.grade import grade_of
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
-    from alike.flows.explaining import Part, every_class, given_images, like_class
+    from alike.flows.explaining import Part, every_class, given_images, graded, like_class
     from alike.results import Explanations
 
     given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
@@ -606,7 +610,7 @@ def explain(
         if like is not None:
             parts["like"] = like_class(chosen, given, like)
         if given and (like is None or names):
-            parts["images"] = given_images(chosen, given, names, target)
+            parts["images"] = given_images(chosen, given, names, target, measure, pairs)
         if every:
             report = explain_set(
                 chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress
@@ -628,15 +632,16 @@ def explain(
             )
             parts["continuity"] = Part(ratios.table)
         if grade:
-            table = grade_of(
+            tables = graded(
                 chosen,
-                methods=names or GRADED,
-                n_images=limit or 32,
+                names,
+                measure=measure,
+                limit=limit,
                 split=side,
                 progress=progress,
                 tell=notes.append,
             )
-            parts["grade"] = Part(table)
+            parts |= {name: Part(table) for name, table in tables.items()}
     return Explanations(
         key=chosen.key,
         tables={name: part.table for name, part in parts.items() if len(part.table)},

@@ -130,7 +130,7 @@ class Explanations(Displayed):
     Attributes:
         key: of the extraction whose network is explained.
         tables: by what was asked: `images`, `like`, `all`, `classes`, `confused`, `continuity`,
-            `grade`.
+            `grade`, `pair_grade`.
         pictures: name to (H, W, 3) uint8.
         arrays: name to map (h, w).
         cosine: of the pooled maps of two images, where they were compared.

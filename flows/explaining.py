@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alike.extract.panels import Pixels
+    from alike.extract.progress import Progress
     from alike.extract.store import Features
 
 
@@ -36,20 +37,30 @@ def given_images(
     images: Sequence[str | int],
     methods: Sequence[str] | None = None,
     target: str | int | None = None,
+    measure: str | None = None,
+    pairs: bool = False,
 ) -> Part:
     """What speaks for a class in each image, or where two images are alike.
 
     Args:
         features: whose network is used.
         images: paths of image files, or numbers of stored rows.
-        methods: names of `EXPLAINERS`, and `likeness`; None: likeness for two images, else all
-            usual ones.
+        methods: names of `EXPLAINERS` and `PAIR_EXPLAINERS`, and `likeness`; None: likeness on
+            the last map and in pixels for two images, else all usual ones.
         target: class name or index; None: the predicted one.
+        measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
+        pairs: also say what on the first image is like each position of the second.
     """
-    from alike.analysis.explain import LIKENESS, METHODS, explain_images
+    from alike.analysis.explain import METHODS, OF_TWO, USUAL, explain_images
 
-    usual = (LIKENESS,) if len(images) == 2 else METHODS
-    explained = explain_images(images, features, methods=methods or usual, target=target)
+    explained = explain_images(
+        images,
+        features,
+        methods=methods or (OF_TWO if len(images) == 2 else METHODS),
+        target=target,
+        measure=measure or USUAL,
+        pairs=pairs,
+    )
     cosine = None if explained.alike is None else explained.alike.likeness.value
     return Part(explained.table, explained.pictures, explained.arrays, cosine, explained.notes)
 
@@ -109,3 +120,49 @@ def every_class(
         arrays[f"{one.label}/telling"] = one.telling_map
         keep(f"class-{one.label}", class_panel(features, one))
     return Part(pd.DataFrame(rows), arrays=arrays)
+
+
+def graded(
+    features: "Features",
+    methods: Sequence[str] | None,
+    *,
+    measure: str | None = None,
+    limit: int | None = None,
+    split: str | None = None,
+    progress: "Progress | None" = None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> "dict[str, pd.DataFrame]":
+    """Grades of explainers of a class and of a likeness: `grade`, `pair_grade`.
+
+    Args:
+        features: whose network is used.
+        methods: of images, of pairs or both; only what is named is graded. None: the usual ones of
+            both.
+        measure: whose similarity is explained; None: the cosine of pooled maps.
+        limit: images, and pairs of each kind; None: 32.
+        split: `train`, `held_out` or None for both.
+        progress: told after every method.
+        tell: gets a line for each method that is left out, with the reason.
+    """
+    from alike.analysis.explain import LIKENESS, PAIR_EXPLAINERS, USUAL
+    from alike.analysis.explain.grade import METHODS, PAIR_METHODS, grade_of, pair_grade_of
+    from alike.extract.errors import BadInput
+    from alike.extract.progress import silent
+
+    of_two = {LIKENESS, *PAIR_EXPLAINERS}
+    single = [name for name in methods or METHODS if name not in of_two]
+    paired = [name for name in methods or PAIR_METHODS if name in of_two]
+    shared: dict[str, Any] = {"split": split, "progress": progress or silent, "tell": tell}
+    tables = {}
+    if single:
+        tables["grade"] = grade_of(features, methods=single, n_images=limit or 32, **shared)
+    if paired:
+        try:
+            tables["pair_grade"] = pair_grade_of(
+                features, methods=paired, measure=measure or USUAL, n_pairs=limit or 32, **shared
+            )
+        except BadInput as error:
+            if methods or not tables:
+                raise
+            tell(f"likeness: {error}")
+    return tables

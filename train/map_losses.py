@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alike.extract.errors import BadInput
-from alike.train.similarity import same_class, supcon, unit
+from alike.extract.measures import unit
+from alike.train.similarity import same_class, supcon
 
 POSITIVE_MARGIN = 0.1
 NEGATIVE_MARGIN = 1.0

@@ -1,18 +1,9 @@
-"""Supervised contrast on any matrix of similarities, and the normalisation under it."""
+"""Supervised contrast on any matrix of similarities."""
 
 import torch
 from torch import Tensor
 
 TEMPERATURE = 0.1
-
-
-def unit(vectors: Tensor, floor: float = 1e-6) -> Tensor:
-    """Divide each row of `vectors` (N, D) by its Euclidean norm; a row below `floor` becomes zero.
-
-    A dead feature gets no gradient at all: the usual x / max(|x|, eps) would send it one of 1/eps.
-    """
-    norms = vectors.norm(dim=1, keepdim=True)
-    return torch.where(norms > floor, vectors / norms.clamp_min(floor), vectors.new_zeros(()))
 
 
 def same_class(labels: Tensor) -> tuple[Tensor, Tensor]:

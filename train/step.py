@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from alike.extract.measures import unit
 from alike.extract.networks import TappedNetwork
 from alike.train.batches import PlannedBatches
 from alike.train.collapse import CollapseWatch
@@ -20,7 +21,7 @@ from alike.train.masks import cam_mask, grad_cam_mask
 from alike.train.optimiser import frozen_steps, make_optimiser
 from alike.train.schedule import ramp
 from alike.train.settings import TrainSettings
-from alike.train.similarity import same_class, unit
+from alike.train.similarity import same_class
 from alike.train.start import Start
 
 WATCH_EVERY = 10

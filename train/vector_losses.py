@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alike.extract.measures import unit
 from alike.train.map_losses import StepView
-from alike.train.similarity import supcon, unit
+from alike.train.similarity import supcon
 
 MARGIN = 0.2
 Vectors = Callable[[StepView], Tensor]

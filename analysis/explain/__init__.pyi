@@ -21,6 +21,7 @@ from .gradients import chosen as chosen
 from .gradients import score as score
 from .images import LIKENESS as LIKENESS
 from .images import METHODS as METHODS
+from .images import OF_TWO as OF_TWO
 from .images import explain_images as explain_images
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
@@ -29,6 +30,13 @@ from .likeness_maps import difference as difference
 from .likeness_maps import likeness as likeness
 from .likeness_maps import position_pairs as position_pairs
 from .likeness_maps import unit as unit
+from .likeness_pixels import PAIR_EXPLAINERS as PAIR_EXPLAINERS
+from .likeness_pixels import USUAL as USUAL
+from .likeness_pixels import Embedding as Embedding
+from .likeness_pixels import embedding_of as embedding_of
+from .likeness_pixels import pair_explainer as pair_explainer
+from .likeness_pixels import pixel_likeness as pixel_likeness
+from .likeness_pixels import relevance_to as relevance_to
 from .overlay import AGAINST as AGAINST
 from .overlay import FOR as FOR
 from .overlay import full_colour as full_colour

@@ -2,6 +2,7 @@
 
 TABLE = "tables/{key}/continuity.parquet"
 GRADE = "tables/{key}/grade.parquet"
+PAIR_GRADE = "tables/{key}/pair_grade.parquet"
 PICTURE = "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
 EXAMPLES = "explanations/{key}/examples.png"

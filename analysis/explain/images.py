@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from torch import Tensor
 
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.inputs import framed, network_for
+from alike.analysis.explain.likeness_pixels import (
+    PAIR_EXPLAINERS,
+    USUAL,
+    PixelLikeness,
+    embedding_of,
+    pair_explainer,
+    pixel_likeness,
+)
 from alike.analysis.explain.overlay import explanation_panel
-from alike.analysis.explain.pair import Alike, alike_panel, centre_of, compare_images
+from alike.analysis.explain.pair import (
+    Alike,
+    alike_panel,
+    centre_of,
+    compare_images,
+    pixel_panel,
+    position_panel,
+)
 from alike.analysis.explain.tokens import class_token_share
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, read_images
@@ -25,6 +41,8 @@ if TYPE_CHECKING:
 
 LIKENESS = "likeness"
 METHODS = ("cam", "gradcam", "lrp", "sa", LIKENESS)
+OF_TWO = (LIKENESS, "likeness_lrp")
+"""Methods for two images, if none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +54,24 @@ class Explained:
         explanations: for each image its explanations, one a method that fits.
         alike: of the first two images, where `likeness` was asked and there are two.
         notes: which methods do not fit the network, and which maps are zero everywhere.
+        pixels: of the first two images, one a method of `PAIR_EXPLAINERS` that fits.
+        frames: (H, W, 3) uint8, what the network saw of the first two, where `pixels` is of them.
     """
 
     names: tuple[str, ...]
     explanations: tuple[tuple[Explanation, ...], ...]
     alike: Alike | None
     notes: tuple[str, ...]
+    pixels: tuple[PixelLikeness, ...] = ()
+    frames: tuple[Pixels, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
-        """image, method, target, score, probability, sum, conserved, peak (y, x in [0, 1])."""
+        """image, method, target, score, probability, sum, conserved, peak (y, x in [0, 1]).
+
+        Of likeness in pixels the target is the other image and the score is the similarity; it has
+        no probability.
+        """
         rows = [
             {
                 "image": name,
@@ -60,19 +86,36 @@ class Explained:
             for name, every in zip(self.names, self.explanations, strict=True)
             for one in every
         ]
+        for pair in self.pixels:
+            for side, heat in enumerate((pair.on_a, pair.on_b)):
+                rows.append(
+                    {
+                        "image": self.names[side],
+                        "method": pair.method,
+                        "target": self.names[1 - side],
+                        "score": pair.value,
+                        "probability": float("nan"),
+                        "sum": float(heat.sum(dtype=np.float64)),
+                        "conserved": pair.conserved[side],
+                        **_peak(heat),
+                    }
+                )
         return pd.DataFrame(rows)
 
     @property
     def pictures(self) -> dict[str, Pixels]:
-        """Panels by name: `explanations`, and `likeness` of two images."""
+        """Panels by name: `explanations`; of two images `likeness`, `pixels` and `positions`."""
         panels = {}
+        short = [Path(name).name for name in self.names]
         if any(self.explanations):
-            names = [Path(name).name for name in self.names]
-            panels["explanations"] = explanation_panel(self.explanations, names)
+            panels["explanations"] = explanation_panel(self.explanations, short)
         if self.alike is not None:
-            panels[LIKENESS] = alike_panel(
-                [self.alike], [(Path(self.names[0]).name, Path(self.names[1]).name)]
-            )
+            panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])])
+        if self.pixels:
+            title = f"What makes them alike by {self.pixels[0].measure}"
+            panels["pixels"] = pixel_panel(self.frames, self.pixels, short, title=title)
+            if self.pixels[0].pairs is not None:
+                panels["positions"] = position_panel(self.frames, self.pixels[0], short)
         return panels
 
     @property
@@ -86,6 +129,10 @@ class Explained:
         if self.alike is not None:
             for what in (self.alike.likeness, self.alike.difference):
                 arrays |= {f"0/{what.what}": what.on_a, f"1/{what.what}": what.on_b}
+        for one in self.pixels:
+            arrays |= {f"0/{one.method}": one.on_a, f"1/{one.method}": one.on_b}
+            if one.pairs is not None:
+                arrays[f"pairs/{one.method}"] = one.pairs
         return arrays
 
 
@@ -95,6 +142,8 @@ def explain_images(
     *,
     methods: Sequence[str] = METHODS,
     target: int | str | None = None,
+    measure: str = USUAL,
+    pairs: bool = False,
     network: "Network | None" = None,
 ) -> Explained:
     """Explain images by the network of a store.
@@ -102,8 +151,11 @@ def explain_images(
     Args:
         images: image files, URLs of fsspec filesystems, or numbers of stored rows.
         features: whose network is used; the mean of its `gap` centres the likeness.
-        methods: names of `EXPLAINERS`, and `likeness` for the first two images.
+        methods: names of `EXPLAINERS`; for the first two images `likeness` and names of
+            `PAIR_EXPLAINERS`.
         target: class index or name for all; None explains what is predicted for each.
+        measure: whose similarity `PAIR_EXPLAINERS` explain.
+        pairs: also say what on the first image is like each position of the second.
         network: of the store, if it is loaded already.
 
     Raises:
@@ -111,9 +163,12 @@ def explain_images(
     """
     if not images:
         raise BadInput("no image to explain: give the path of an image, or the number of a row")
-    for method in methods:
-        if method != LIKENESS:
-            explainer(method)
+    of_one = [method for method in methods if method not in (LIKENESS, *PAIR_EXPLAINERS)]
+    of_two = [pair_explainer(method).name for method in methods if method in PAIR_EXPLAINERS]
+    for method in of_one:
+        explainer(method)
+    if len(images) < 2 and (of_two or LIKENESS in methods) and not of_one:
+        raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
     network = network_for(features, network)
     sources = read_images(images, features.store)
     names = tuple(
@@ -122,9 +177,7 @@ def explain_images(
     )
     notes: list[str] = []
     by_method = []
-    for method in methods:
-        if method == LIKENESS:
-            continue
+    for method in of_one:
         try:
             by_method.append(list(explain_batch(sources, network, method, target)))
         except DoesNotFit as error:
@@ -132,14 +185,41 @@ def explain_images(
         else:
             notes += _empty_notes(by_method[-1], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
-    comparison = None
-    if LIKENESS in methods and len(sources) > 1:
+    both = len(sources) > 1 and (bool(of_two) or LIKENESS in methods)
+    comparison, frames = None, [framed(one, network) for one in sources[:2] if both]
+    if LIKENESS in methods and both:
         comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
-        share = class_token_share(network, [framed(one, network) for one in sources[:2]])
+        share = class_token_share(network, frames)
         notes += [] if share is None else [str(share)]
-    elif tuple(methods) == (LIKENESS,):
-        raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
-    return Explained(names, explanations, comparison, tuple(notes))
+    pixels = _pixels(features, network, frames, of_two, measure, pairs, notes)
+    shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
+    return Explained(names, explanations, comparison, tuple(notes), pixels, shown)
+
+
+def _pixels(
+    features: "Features",
+    network: "Network",
+    frames: Sequence[Tensor],
+    methods: Sequence[str],
+    measure: str,
+    pairs: bool,
+    notes: list[str],
+) -> tuple[PixelLikeness, ...]:
+    """Likeness in pixels by each method that fits; `notes` gets the reasons of the others."""
+    if len(frames) < 2 or not methods:
+        return ()
+    found = []
+    try:
+        embedding = embedding_of(features, measure)
+    except DoesNotFit as error:
+        notes.append(str(error))
+        return ()
+    for method in methods:
+        try:
+            found.append(pixel_likeness(frames, network, method, embedding, pairs=pairs))
+        except DoesNotFit as error:
+            notes.append(f"{method}: {error}")
+    return tuple(found)
 
 
 def _empty_notes(explanations: Sequence[Explanation], names: Sequence[str]) -> list[str]:

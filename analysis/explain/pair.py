@@ -10,6 +10,7 @@ import torch
 
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
+from alike.analysis.explain.likeness_pixels import PixelLikeness
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.extract.errors import BadInput
 from alike.extract.frames import StoredImages, transform_of
@@ -24,6 +25,10 @@ NOTE = (
     "Each position shows its share of the cosine of the pooled maps. In the columns of likeness, "
     "orange makes the two images more similar and blue less similar. In the column of difference, "
     "orange makes them less similar. The two images of a pair share the scale of a column."
+)
+PIXEL_NOTE = (
+    "Orange makes the two images more similar, blue less similar. Under each map: its sum, of the "
+    "similarity; biases take the rest. Maps are smoothed by a 112th of their side."
 )
 
 
@@ -88,6 +93,65 @@ def alike_panel(
             ]
             rows.append([*images, _side(pair, pair.difference, side)])
     return panel(rows, title=title, note=NOTE)
+
+
+def pixel_panel(
+    images: Sequence[Pixels],
+    maps: Sequence[PixelLikeness],
+    names: Sequence[str],
+    *,
+    title: str = "",
+) -> Pixels:
+    """Show two images, and beside each the pixels that make it like the other, one map a method.
+
+    Args:
+        images: both, (H, W, 3) uint8.
+        maps: what `pixel_likeness` gave.
+        names: of the images.
+        title: above all.
+
+    Returns:
+        (H, W, 3) uint8; the two maps of one method share a scale.
+    """
+    rows = []
+    for side, image in enumerate(images):
+        row = [PanelImage(image, (names[side],))]
+        for one in maps:
+            heat = (one.on_a, one.on_b)[side]
+            lines = (one.method, f"{heat.sum(dtype=np.float64):.3f} of {one.value:.3f}")
+            top = full_colour(one.on_a, one.on_b)
+            row.append(heat_image(image, heat, lines, top=top))
+        rows.append(row)
+    return panel(rows, title=title, note=PIXEL_NOTE)
+
+
+def position_panel(
+    images: Sequence[Pixels], one: PixelLikeness, names: Sequence[str], *, count: int = 4
+) -> Pixels:
+    """Show the positions of image b that are most like image a, and what on a each is like.
+
+    Args:
+        images: both, (H, W, 3) uint8.
+        one: what `pixel_likeness` gave with `pairs`.
+        names: of the images.
+        count: positions shown.
+
+    Returns:
+        (H, W, 3) uint8: first row b with one position marked, second row a.
+    """
+    if one.pairs is None:
+        raise BadInput("no pairs of positions here: ask pixel_likeness for them by pairs=True")
+    shares = one.pairs.sum(axis=(2, 3), dtype=np.float64)
+    places = [divmod(int(at), shares.shape[1]) for at in np.argsort(-shares, axis=None)[:count]]
+    top = full_colour(*(one.pairs[place] for place in places))
+    marks, found = [PanelImage(images[1], (names[1],))], [PanelImage(images[0], (names[0],))]
+    for down, right in places:
+        mark = np.zeros(shares.shape, np.float32)
+        mark[down, right] = shares[down, right]
+        lines = (f"position {down}, {right}", f"{shares[down, right]:.3f} of {one.value:.3f}")
+        marks.append(heat_image(images[1], mark, lines))
+        found.append(heat_image(images[0], one.pairs[down, right], ("is like",), top=top))
+    return panel([marks, found], title=f"{one.method}, by positions", note=PIXEL_NOTE)
 
 
 def _side(pair: Alike, shares: Likeness, side: int) -> PanelImage:

@@ -5,14 +5,14 @@ It shows what is stored (`keep_examples`, `continuity_of`, `keep_confused`, `ali
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, GRADE, PICTURE, TABLE
+from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, GRADE, PAIR_GRADE, PICTURE, TABLE
 from alike.analysis.report.parts import Html, data_uri, section, table, text
 from alike.analysis.report.words import interval_words, number
 
@@ -34,6 +34,15 @@ GRADED = (
     ("insertion", "insertion"),
     ("agreement", "agreement"),
     ("random weights", "randomised"),
+)
+PAIR_GRADED = (
+    *GRADED[:3],
+    ("less that of another image's map", "deletion_to_another"),
+    *GRADED[3:],
+)
+RANDOMISED = (
+    "Random weights: rank correlation with the map of the same network with its last weights "
+    "permuted; near 0 is good."
 )
 HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
@@ -59,6 +68,7 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     continuity = [one for one in tables if len(one)]
     body = f"{HEADING}{_table(pd.concat(continuity))}" if continuity else ""
     body += "".join(_graded(store, name, key) for name, key in keys.items())
+    body += "".join(_pair_graded(store, name, key) for name, key in keys.items())
     for name, key in keys.items():
         of = "" if name == "network" else f", {name}"
         caption = f"Evidence for the predicted class{of}"
@@ -77,28 +87,66 @@ def _graded(store: "Store", name: str, key: str) -> str:
         grades, _ = store.read_table(GRADE.format(key=key))
     except FileNotFoundError:
         return ""
-    rows = []
-    for row in grades.to_dict("records"):
-        cells: list[object] = [str(row["explainer"])]
-        for _, column in GRADED:
-            value, low, high = (float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))
-            span = interval_words(low, high)
-            under = f'<span class="sub">{text(span)}</span>' if span else ""
-            cells.append((Html(text(number(value)) + under), value if np.isfinite(value) else -2.0))
-        rows.append(cells)
-    first = grades.iloc[0]
     caption = (
-        f"{first['n_images']} images, {first['cells']} cells. Deletion: mean probability of the "
-        "predicted class while cells are blurred, the likeliest first; small is good. Insertion: "
-        "while they are put back; large is good. Agreement: rank correlation with the fall if one "
-        "cell alone is blurred. Random weights: rank correlation with the map of the same network "
-        "with its last weights permuted; near 0 is good."
+        f"{_images(grades)}. Deletion: mean probability of the predicted class while cells are "
+        "blurred, the likeliest first; small is good. Insertion: while they are put back; large is "
+        "good. Agreement: rank correlation with the fall if one cell alone is blurred. "
+        f"{RANDOMISED}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Explainer", "t"), *((title, "n") for title, _ in GRADED)]
+    rows = [[str(row["explainer"]), *_spans(row, GRADED)] for row in grades.to_dict("records")]
     return f"<h3>Does the network follow its explanations?{text(of)}</h3>" + table(
         columns, rows, caption=caption
     )
+
+
+def _pair_graded(store: "Store", name: str, key: str) -> str:
+    """The grades of likeness of a network, "" if there are none."""
+    try:
+        grades, settings = store.read_table(PAIR_GRADE.format(key=key))
+    except FileNotFoundError:
+        return ""
+    caption = (
+        f"{_images(grades, 'pairs')}, {settings['measure']}. Deletion: mean similarity to the "
+        "other image while cells are blurred, the likeliest first; small is good. Insertion: while "
+        "they are put back; large is good. Energy, random orders and the same method's map "
+        "towards another image are controls. Agreement: rank correlation with the fall if one "
+        f"cell alone is blurred. {RANDOMISED}"
+    )
+    of = "" if name == "network" else f", {name}"
+    columns = [("Pairs", "t"), ("Explainer", "t"), *((title, "n") for title, _ in PAIR_GRADED)]
+    rows = [
+        [str(row["pairs"]), str(row["explainer"]), *_spans(row, PAIR_GRADED)]
+        for row in grades.to_dict("records")
+    ]
+    return f"<h3>Does the similarity follow the maps of likeness?{text(of)}</h3>" + table(
+        columns, rows, caption=caption
+    )
+
+
+def _images(grades: pd.DataFrame, what: str = "images") -> str:
+    """How many images were graded, how many count, and into how many cells they were cut."""
+    first = grades.iloc[0]
+    # Tables of the first days of grades do not have the number.
+    counted = grades.get("n_counted", grades["n_images"])
+    few = grades[counted < grades["n_images"]]
+    said = f"{first['n_images']} {what}, {first['cells']} cells"
+    if not len(few):
+        return said
+    counts = ", ".join(f"{row.explainer} {row.n_counted}" for row in few.itertuples())
+    return f"{said}; a map that is the same everywhere does not count, so the means are of {counts}"
+
+
+def _spans(row: Mapping[str, object], numbers: Sequence[tuple[str, str]]) -> list[object]:
+    """A cell for each number of a grade, with its interval below."""
+    cells: list[object] = []
+    for _, column in numbers:
+        value, low, high = (float(str(row[f"{column}{end}"])) for end in ("", "_low", "_high"))
+        span = interval_words(low, high)
+        under = f'<span class="sub">{text(span)}</span>' if span else ""
+        cells.append((Html(text(number(value)) + under), value if np.isfinite(value) else -2.0))
+    return cells
 
 
 def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:

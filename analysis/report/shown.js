@@ -26,6 +26,7 @@ const Shown = (() => {
     // Slower, but drawn: remote desktops and strict browsers have no WebGL.
     if (!webgl) for (const trace of spec.data) if (trace.type === "scattergl") trace.type = "scatter";
     const zoom = spec.layout.meta && spec.layout.meta.zoom;
+    saving(box, { SVG: async () => [await svg(box), "svg", "image/svg+xml"] }, box.id || "figure");
     return Plotly.newPlot(box, spec.data, dress(spec.layout),
       zoom ? { ...config, displayModeBar: true, scrollZoom: true,
         modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] } : config);
@@ -35,9 +36,69 @@ const Shown = (() => {
     if (box.alike && box.data) Plotly.react(box, box.data, dress(box.alike.layout));
   }
 
+  // What is shown, as a file: a figure as SVG, a table as CSV or LaTeX. Nothing leaves the page.
+  function saving(box, ways, name) {
+    if (box.nextElementSibling && box.nextElementSibling.classList.contains("saves")) return;
+    const line = document.createElement("p");
+    line.className = "saves";
+    for (const [label, make] of Object.entries(ways)) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = label;
+      button.setAttribute("aria-label", `Download ${name} as ${label}`);
+      button.addEventListener("click", async () => {
+        const [content, suffix, kind] = await make(), link = document.createElement("a");
+        link.href = URL.createObjectURL(new Blob([content], { type: kind }));
+        link.download = `${name}.${suffix}`;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      });
+      line.append(button);
+    }
+    box.after(line);
+  }
+
+  async function svg(box) {
+    const layout = { ...box.layout, paper_bgcolor: css("--card") };
+    const size = { width: box.clientWidth, height: box.clientHeight };
+    const address = await Plotly.toImage({ data: box.data, layout }, { format: "svg", ...size });
+    return decodeURIComponent(address.slice(address.indexOf(",") + 1));
+  }
+
+  // Rows of text, the headings first; an interval under a number has a column of its own.
+  function cells(table) {
+    const plain = (node) => node.textContent.trim().replace(/\u2212/g, "-").replace(/[\u00a0\u202f]/g, " ");
+    const rows = [...table.rows].map((row) => [...row.cells].map((cell) => {
+      const copy = cell.cloneNode(true), under = copy.querySelector(".sub");
+      if (under) under.remove();
+      return [plain(copy), under ? plain(under) : ""];
+    }));
+    const wide = rows[0].map((_, column) => rows.some((row) => row[column] && row[column][1]));
+    return rows.map((row, number) => row.flatMap(([value, under], column) =>
+      wide[column] ? [value, number ? under : `${value}, below`] : [value]));
+  }
+
+  function csv(table) {
+    const quoted = (value) => (/[",\n\r]/.test(value) ? `"${value.replace(/"/g, '""')}"` : value);
+    return cells(table).map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+  }
+
+  const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" };
+  function latex(table) {
+    const safe = (value) => value.replace(/[\\~^]|[&%$#_{}]/g, (one) => LATEX[one] || `\\${one}`);
+    const rows = cells(table).map((row) => `${row.map(safe).join(" & ")} \\\\`);
+    const kinds = cells(table)[0].map(() => "l").join("");
+    return [`\\begin{tabular}{${kinds}}`, "\\hline", rows[0], "\\hline", ...rows.slice(1), "\\hline", "\\end{tabular}", ""].join("\n");
+  }
+
   // Tables: a click on a heading sorts, numbers as numbers; the filter hides rows.
   function tables(place) {
+    let number = 0;
     for (const table of place.querySelectorAll("table.sortable")) {
+      const section = table.closest("section[id]"), name = `${section ? section.id : "table"}-${(number += 1)}`;
+      saving(table.closest(".tablebox") || table, {
+        CSV: () => [csv(table), "csv", "text/csv"], LaTeX: () => [latex(table), "tex", "text/x-tex"],
+      }, name);
       const heads = [...table.tHead.rows[0].cells];
       heads.forEach((head, column) => head.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") === "ascending";
@@ -64,5 +125,5 @@ const Shown = (() => {
     }
   }
 
-  return { css, draw, redress, tables };
+  return { css, csv, draw, latex, redress, svg, tables };
 })();

@@ -72,6 +72,12 @@ class Measure:
         """Whether some step is still without its arrays."""
         return not self.fitted and any(step.fit for step in self.chain)
 
+    def read(self, taps: Mapping[str, Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        """The pool as it was written, and the taps by the names that it was written for."""
+        if isinstance(self.pool, _Elsewhere):
+            return self.pool.pool, {name: taps[tap] for name, tap in self.pool.taps.items()}
+        return self.pool, taps
+
     @property
     def digest(self) -> str:
         """Changes with the name and with every fitted number; 12 hex digits."""

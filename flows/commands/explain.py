@@ -31,13 +31,27 @@ def register(app: typer.Typer) -> None:
         methods: Annotated[
             str | None,
             typer.Option(
-                help="Names of `alike list explainers`, or likeness, separated by commas. "
-                "[default: likeness for two images, else all explainers]"
+                help="Names of `alike list explainers`; of two images likeness and names of "
+                "`alike list pair-explainers`. Separated by commas. "
+                "[default: likeness,likeness_lrp for two images, else cam,gradcam,lrp,sa]"
             ),
         ] = None,
         target: Annotated[
             str | None, typer.Option(help="Class name or index. [default: the predicted class]")
         ] = None,
+        measure: Annotated[
+            str | None,
+            typer.Option(
+                help="Measure whose similarity likeness_lrp and its kin explain. "
+                "[default: gap_cosine]"
+            ),
+        ] = None,
+        pairs: Annotated[
+            bool,
+            typer.Option(
+                "--pairs", help="Show what on the first image is like each place of the second."
+            ),
+        ] = False,
         like: Annotated[
             str | None,
             typer.Option(help="Class label: show what makes the images like this class."),
@@ -64,15 +78,17 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--grade",
-                help="Measure whether the network follows its explanations: deletion, insertion, "
-                "occlusion, random weights.",
+                help="Measure whether the network follows its explanations, and whether the "
+                "similarity of pairs follows theirs: deletion, insertion, occlusion, random "
+                "weights.",
             ),
         ] = False,
         limit: Annotated[
             int | None,
             typer.Option(
                 min=1,
-                help="Number of images. [default: --continuity 64, --grade 32, --all every image]",
+                help="Number of images, of --grade also of pairs of each kind. "
+                "[default: --continuity 64, --grade 32, --all every image]",
             ),
         ] = None,
         split: SplitOption = Split.HELD_OUT,
@@ -85,6 +101,8 @@ def register(app: typer.Typer) -> None:
         `alike explain cat.jpg --store pets.store --methods gradcam,lrp`
 
         `alike explain cat.jpg dog.jpg --store pets.store --methods likeness --to pictures/`
+
+        `alike explain cat.jpg dog.jpg --store pets.store --methods likeness_lrp --pairs`
 
         `alike explain cat.jpg --store pets.store --like dog`
 
@@ -118,7 +136,8 @@ def register(app: typer.Typer) -> None:
         if like is not None and images:
             answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
-            answers["images"] = _images(chosen, images, names, target, to, maps, as_json)
+            asked = (names, target, measure, pairs)
+            answers["images"] = _images(chosen, images, asked, to, maps, as_json)
         if every:
             answers["all"] = _all(chosen, names, side, limit, as_json)
         if classes:
@@ -128,7 +147,7 @@ def register(app: typer.Typer) -> None:
         if continuity:
             answers["continuity"] = _continuity(chosen, names, side, limit, left_out, as_json)
         if grade:
-            answers["grade"] = _grade(chosen, names, side, limit, left_out, as_json)
+            answers |= _grade(chosen, names, measure, side, limit, left_out, as_json)
         if continuity or grade:
             answers["left_out"] = left_out
             for line in () if as_json else dict.fromkeys(left_out):
@@ -142,16 +161,16 @@ def register(app: typer.Typer) -> None:
 def _images(
     chosen: Any,
     images: list[str],
-    methods: list[str] | None,
-    target: str | None,
+    asked: tuple[list[str] | None, str | None, str | None, bool],
     to: Path | None,
     maps: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
+    """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
 
-    result = given_images(chosen, numbered(images), methods, target)
+    result = given_images(chosen, numbered(images), *asked)
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
@@ -266,23 +285,26 @@ def _continuity(
 def _grade(
     chosen: Any,
     methods: list[str] | None,
+    measure: str | None,
     split: str | None,
     limit: int | None,
     left_out: list[str],
     quiet: bool,
-) -> Any:
-    from alike.analysis.explain.grade import METHODS, grade_of
+) -> dict[str, Any]:
     from alike.flows.console import print_table, progress_bars
+    from alike.flows.explaining import graded
 
     with progress_bars() as progress:
-        table = grade_of(
-            chosen, methods=methods or METHODS, n_images=limit or 32, split=split,
-            progress=progress, tell=left_out.append,
+        tables = graded(
+            chosen, methods, measure=measure, limit=limit, split=split, progress=progress,
+            tell=left_out.append,
         )  # fmt: skip
-    if not quiet:
-        ends = [name for name in table if name.endswith(("_low", "_high"))]
-        print_table(table.drop(columns=ends), f"grades of {chosen.key} (intervals: --json)")
-    return table
+    titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
+    for name, table in () if quiet else tables.items():
+        ends = [column for column in table if column.endswith(("_low", "_high"))]
+        title = f"{titles[name]} {chosen.key} (intervals: --json)"
+        print_table(table.drop(columns=ends), title)
+    return tables
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

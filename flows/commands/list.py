@@ -14,6 +14,7 @@ TABLES = {
     "scores": ("alike.analysis.scores.table", "SCORES"),
     "losses": ("alike.train.losses", "LOSSES"),
     "explainers": ("alike.analysis.explain.explain", "EXPLAINERS"),
+    "pair-explainers": ("alike.analysis.explain.likeness_pixels", "PAIR_EXPLAINERS"),
     "indexes": ("alike.index.kinds", "INDEX_KINDS"),
 }
 
@@ -27,6 +28,7 @@ class What(StrEnum):
     SCORES = "scores"
     LOSSES = "losses"
     EXPLAINERS = "explainers"
+    PAIR_EXPLAINERS = "pair-explainers"
     INDEXES = "indexes"
 
 

@@ -214,7 +214,17 @@ def test_a_place_that_cannot_be_written_is_named(alike, place):
 
 
 @pytest.mark.parametrize(
-    "table", ["networks", "datasets", "measures", "scores", "losses", "explainers", "indexes"]
+    "table",
+    [
+        "networks",
+        "datasets",
+        "measures",
+        "scores",
+        "losses",
+        "explainers",
+        "pair-explainers",
+        "indexes",
+    ],
 )
 def test_list(alike, table):
     rows = json.loads(alike("list", table, "--json").out)

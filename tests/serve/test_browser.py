@@ -1,8 +1,12 @@
 """The page in a real browser: every view, both themes, a phone and a desk; what a user does."""
 
+import csv
+import io
 import os
+import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -235,3 +239,52 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
         # A refusal (404) is logged by the browser itself; nothing else is.
         complaints = [one for one in page.complaints() if "status of 404" not in one]
         assert complaints == []
+
+
+READ = """
+const table = document.querySelector("table.sortable");
+return [...table.rows].map((row) => [...row.cells].map((cell) => {
+  const under = cell.querySelector(".sub");
+  const whole = cell.textContent.trim();
+  if (!under) return [whole];
+  const below = under.textContent.trim();
+  return [whole.slice(0, whole.lastIndexOf(below)), below];
+}));
+"""
+
+
+def test_figures_and_tables_are_saved_as_files(page, address):
+    visit(page, address + "#scores", VIEWS["#scores"] + " && document.querySelector('.sortable')")
+    shown = page.run(READ)
+    rows = list(
+        csv.reader(
+            io.StringIO(page.run("return Shown.csv(document.querySelector('table.sortable'))"))
+        )
+    )
+    assert len(rows) == len(shown) > 1
+    ascii_only = str.maketrans({"−": "-", "\u00a0": " ", "\u202f": " "})
+    for line, cells in zip(rows[1:], shown[1:], strict=True):
+        assert len(line) == len(rows[0])
+        wanted = [part.strip().translate(ascii_only) for cell in cells for part in cell]
+        assert [value for value in line if value] == [value for value in wanted if value]
+    latex = page.run("return Shown.latex(document.querySelector('table.sortable'))")
+    assert latex.count("\\\\\n") == len(rows)
+    assert not re.search(r"(?<!\\)[%$#_]", latex)
+    page.run(
+        "window.drawn = null; const plot = document.querySelector('.js-plotly-plot');"
+        "Shown.svg(plot).then((one) => { window.drawn = one; });"
+    )
+    drawing = ElementTree.fromstring(page.wait("window.drawn"))
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}path"))) > 3
+    labels = page.run(
+        "window.saved = []; const make = URL.createObjectURL;"
+        "URL.createObjectURL = (file) => { window.saved.push(file.type); return make(file); };"
+        "const all = [...document.querySelectorAll('.saves button')];"
+        "return all.map((one) => { one.click(); return one.textContent; });"
+    )
+    assert {"SVG", "CSV", "LaTeX"} <= set(labels)
+    kinds = {"SVG": "image/svg+xml", "CSV": "text/csv", "LaTeX": "text/x-tex"}
+    page.wait(f"window.saved.length === {len(labels)}")
+    assert sorted(page.run("return window.saved")) == sorted(kinds[one] for one in labels)
+    assert_quiet(page, address)

@@ -9,6 +9,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from torch.nn import functional
 
 from alike.extract.errors import BadInput
+from alike.extract.measures.gradients import unit
 from alike.train import losses
 from alike.train.icnn import exact_information_loss, icnn_loss, templates
 from alike.train.losses import LOSSES, loss_named
@@ -21,7 +22,7 @@ from alike.train.map_losses import (
     map_pair_raw,
 )
 from alike.train.masks import cam_mask, grad_cam_mask
-from alike.train.similarity import supcon, unit
+from alike.train.similarity import supcon
 from alike.train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
 
 CLASSES, CHANNELS, SIDE, BATCH = 4, 6, 3, 12

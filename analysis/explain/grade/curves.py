@@ -56,7 +56,13 @@ def in_cells(maps: Tensor, grid: tuple[int, int]) -> Floats:
 
 
 def stepped(
-    score: Score, start: Tensor, end: Tensor, ranks: Tensor, grid: tuple[int, int], steps: int
+    score: Score,
+    start: Tensor,
+    end: Tensor,
+    ranks: Tensor,
+    grid: tuple[int, int],
+    steps: int,
+    ends: tuple[Floats, Floats],
 ) -> Floats:
     """Scores (N, steps + 1) on the way from one input to another, cell by cell.
 
@@ -67,14 +73,15 @@ def stepped(
         ranks: (N, K) of each cell, 0 is replaced first.
         grid: of the cells.
         steps: parts of equal size, as far as the number of cells allows.
+        ends: scores (N,) of the first input and of the last, which are the same for every order.
     """
     index = cell_index((int(start.shape[-2]), int(start.shape[-1])), grid).to(start.device)
     cells = ranks.shape[1]
-    values = []
-    for step in range(steps + 1):
+    values = [ends[0]]
+    for step in range(1, steps):
         replaced = (ranks < round(cells * step / steps)).to(start.device)[:, index]
         values.append(score(torch.where(replaced[:, None], end, start)).double().cpu().numpy())
-    return np.stack(values, axis=1)
+    return np.stack([*values, ends[1]], axis=1)
 
 
 def area(values: Floats) -> Floats:
@@ -82,10 +89,11 @@ def area(values: Floats) -> Floats:
     return np.asarray((values[:, :-1] + values[:, 1:]).mean(axis=1) / 2)
 
 
-def occlusion(score: Score, images: Tensor, fill: Tensor, grid: tuple[int, int]) -> Floats:
-    """By how much the score (N, K) falls if one cell alone is blurred."""
+def occlusion(
+    score: Score, images: Tensor, fill: Tensor, grid: tuple[int, int], whole: Floats
+) -> Floats:
+    """By how much the score, (N,) of the whole images, falls if one cell is blurred: (N, K)."""
     index = cell_index((int(images.shape[-2]), int(images.shape[-1])), grid).to(images.device)
-    whole = score(images).double().cpu().numpy()
     falls = [
         whole - score(torch.where(index == cell, fill, images)).double().cpu().numpy()
         for cell in range(grid[0] * grid[1])

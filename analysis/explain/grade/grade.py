@@ -28,6 +28,7 @@ from alike.analysis.explain.grade.curves import (
     ranks_of,
     stepped,
 )
+from alike.analysis.explain.grade.intervals import mean_interval
 from alike.analysis.explain.gradients import DoesNotFit, score
 from alike.analysis.explain.inputs import evaluating, ready_module
 from alike.extract.errors import BadInput
@@ -41,10 +42,8 @@ NUMBERS = (
     "deletion", "insertion", "deletion_to_energy", "deletion_to_random", "insertion_to_energy",
     "insertion_to_random", "agreement", "randomised",
 )  # fmt: skip
-COLUMNS = (
-    "explainer", *(part for name in NUMBERS for part in (name, f"{name}_low", f"{name}_high")),
-    "n_images", "cells",
-)  # fmt: skip
+Numbers = dict[str, dict[str, Floats]]
+"""Name of an explainer or control to name of a number to its value (N,) of each image."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,14 @@ class Grading:
     draws: int = 20
     batch_size: int = 16
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Mean scores (N,) of images while cells are blurred, and while they are put back."""
+
+    deletion: Floats
+    insertion: Floats
 
 
 def grade(
@@ -91,10 +98,32 @@ def grade(
         those of each control (`..._to_energy`, `..._to_random`), agreement (Spearman's correlation
         with the fall of the probability if one cell alone is blurred), randomised (with the map of
         the same network whose last weights are permuted: near 0 is good), each with low and high;
-        n_images, cells. NaN where a number has no meaning.
+        n_images, n_counted, cells. An image whose map is the same everywhere ranks no cell: it
+        is in no mean, and n_counted is the number of the others. NaN where a number has no meaning,
+        and for the ends of an interval that does not hold (`mean_interval`).
 
     Raises:
         BadInput: fewer than two images, an unknown method, or none of them fits.
+    """
+    numbers, grid = grades_of_images(
+        module, images, methods, grading=grading, limits=limits, progress=progress, tell=tell
+    )
+    return table_of(numbers, len(images), grid)
+
+
+def grades_of_images(
+    module: nn.Module,
+    images: Tensor,
+    methods: Sequence[str],
+    *,
+    grading: Grading | None = None,
+    limits: tuple[Tensor, Tensor] | None = None,
+    progress: Progress = silent,
+    tell: Callable[[str], object] = lambda _: None,
+) -> tuple[Numbers, tuple[int, int]]:
+    """The numbers of each image of which `grade` gives the means, and the grid of the cells.
+
+    Args and errors as `grade`.
     """
     if len(images) < 2:
         raise BadInput(f"{len(images)} images: give two or more")
@@ -136,10 +165,10 @@ def grade(
         return torch.cat(parts)
 
     with evaluating(module), torch.no_grad():
-        return graded(probability, images, cells, permuted, grid, grading, progress)
+        return numbers_of(probability, images, cells, permuted, grid, grading, progress), grid
 
 
-def graded(
+def numbers_of(
     of: Score,
     images: Tensor,
     cells: dict[str, Floats],
@@ -147,8 +176,10 @@ def graded(
     grid: tuple[int, int],
     grading: Grading,
     progress: Progress = silent,
-) -> pd.DataFrame:
-    """Grade maps, whatever they were made by.
+    *,
+    another: dict[str, Floats] | None = None,
+) -> Numbers:
+    """Grade the maps of each image, whatever they were made by.
 
     Args:
         of: score that the maps explain.
@@ -158,47 +189,60 @@ def graded(
         grid: of the cells.
         grading: how.
         progress: told after every name.
+        another: name to the same for another score of the images, as a further control.
     """
     fill = blurred(images)
-    falls = occlusion(of, images, fill, grid)
+    whole, blank = (of(inputs).double().cpu().numpy() for inputs in (images, fill))
+    falls = occlusion(of, images, fill, grid, whole)
     draw = np.random.default_rng(grading.seed)
-    ways: dict[str, tuple[Floats, Floats]] = {}
+
+    def areas(values: Floats) -> Areas:
+        """Areas of the order by values (N, K) of the cells; NaN where these are all the same."""
+        ranks, ranked = ranks_of(values), np.ptp(values, axis=1) > 0
+        ways = (
+            stepped(of, images, fill, ranks, grid, grading.steps, (whole, blank)),
+            stepped(of, fill, images, ranks, grid, grading.steps, (blank, whole)),
+        )
+        return Areas(*(np.where(ranked, area(way), np.nan) for way in ways))
+
+    ways: dict[str, Areas] = {}
     for done, (name, values) in enumerate(cells.items(), start=1):
-        ways[name] = _areas(of, images, fill, ranks_of(values), grid, grading)
+        ways[name] = areas(values)
         progress("grade", done, len(cells) + 1, name)
-    chance = [
-        _areas(of, images, fill, ranks_of(draw.random(falls.shape)), grid, grading)
-        for _ in range(grading.draws)
-    ]
-    ways[RANDOM] = tuple(np.mean(side, axis=0) for side in zip(*chance, strict=True))
+    chance = [areas(draw.random(falls.shape)) for _ in range(grading.draws)]
+    ways[RANDOM] = Areas(*np.mean([(one.deletion, one.insertion) for one in chance], axis=0))
+    elsewhere = {name: areas(values).deletion for name, values in (another or {}).items()}
     none = np.full(len(images), np.nan)
-    rows = []
-    for name, (deletion, insertion) in ways.items():
-        numbers = {
-            "deletion": deletion,
-            "insertion": insertion,
-            "deletion_to_energy": none if name == ENERGY else deletion - ways[ENERGY][0],
-            "deletion_to_random": none if name == RANDOM else deletion - ways[RANDOM][0],
-            "insertion_to_energy": none if name == ENERGY else insertion - ways[ENERGY][1],
-            "insertion_to_random": none if name == RANDOM else insertion - ways[RANDOM][1],
+    return {
+        name: {
+            "deletion": way.deletion,
+            "insertion": way.insertion,
+            **{
+                f"{what}_to_{control}": none
+                if name == control
+                else getattr(way, what) - getattr(ways[control], what)
+                for what in ("deletion", "insertion")
+                for control in (ENERGY, RANDOM)
+            },
+            "deletion_to_another": way.deletion - elsewhere.get(name, none),
             "agreement": rank_agreement(cells[name], falls) if name in cells else none,
             "randomised": rank_agreement(cells[name], permuted[name]) if name in permuted else none,
         }
-        spans = [part for values in numbers.values() for part in mean_interval(values)]
-        rows.append((name, *spans, len(images), grid[0] * grid[1]))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        for name, way in ways.items()
+    }
 
 
-def mean_interval(values: Floats) -> tuple[float, float, float]:
-    """Mean over images, and its 95 % interval by Student's t; images without a number count not."""
-    from scipy.stats import t
-
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan
-    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    mean = float(values.mean())
-    return mean, mean - reach, mean + reach
+def table_of(
+    numbers: Numbers, n_images: int, grid: tuple[int, int], names: Sequence[str] = NUMBERS
+) -> pd.DataFrame:
+    """Means and intervals of graded images, one row an explainer or control."""
+    columns = (part for name in names for part in (name, f"{name}_low", f"{name}_high"))
+    rows = []
+    for explainer_name, values in numbers.items():
+        spans = [part for name in names for part in mean_interval(values[name])]
+        counted = int(np.isfinite(values["deletion"]).sum())
+        rows.append((explainer_name, *spans, n_images, counted, grid[0] * grid[1]))
+    return pd.DataFrame(rows, columns=["explainer", *columns, "n_images", "n_counted", "cells"])
 
 
 def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
@@ -214,20 +258,6 @@ def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
             order = torch.randperm(value.numel(), generator=generator).to(value.device)
             value.copy_(value.flatten()[order].reshape(value.shape))
     return other
-
-
-def _areas(
-    of: Score,
-    images: Tensor,
-    fill: Tensor,
-    ranks: Tensor,
-    grid: tuple[int, int],
-    grading: Grading,
-) -> tuple[Floats, Floats]:
-    return (
-        area(stepped(of, images, fill, ranks, grid, grading.steps)),
-        area(stepped(of, fill, images, ranks, grid, grading.steps)),
-    )
 
 
 def _cells(

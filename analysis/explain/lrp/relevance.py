@@ -11,6 +11,8 @@ averages divide relevance among the terms that have the sign of the result, and 
 outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU, GELU).
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ from alike.analysis.explain.lrp.trace import RelevanceMode
 from alike.extract.errors import BadInput
 from alike.extract.networks import IMAGENET_MEAN, IMAGENET_STD
 
+Shared = tuple[Tensor, Tensor]
+"""A tensor of a pass, and its relevance."""
 COMPOSITES: dict[str, Composite] = {
     row.name: row
     for row in (
@@ -74,6 +78,42 @@ def lrp(
     Raises:
         DoesNotFit: a layer without a rule; the message names it and its place.
     """
+
+    def score_of_class(scores: Sequence[Tensor]) -> list[Shared]:
+        one = scores[0].gather(1, chosen(target, scores[0])[:, None])
+        return [(one, one.detach())]
+
+    def forward(pixels: Tensor) -> list[Tensor]:
+        return [score(module, pixels)]
+
+    return lrp_from(module, batch, forward, score_of_class, composite=composite, limits=limits)
+
+
+def lrp_from(
+    module: nn.Module,
+    batch: Tensor,
+    forward: Callable[[Tensor], Sequence[Tensor]],
+    start: Callable[[Sequence[Tensor]], Sequence[Shared]],
+    *,
+    composite: str | Composite = "plus_box",
+    limits: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Share the relevance of any tensors of a pass among the pixels.
+
+    Args:
+        module: a network in eval mode.
+        batch: as `lrp`.
+        forward: network input to tensors of its pass.
+        start: these tensors to tensors made of them, each with its relevance, shaped as it.
+        composite: as `lrp`.
+        limits: as `lrp`.
+
+    Returns:
+        Relevance shaped as the batch.
+
+    Raises:
+        DoesNotFit: a layer without a rule; the message names it and its place.
+    """
     rules = composite if isinstance(composite, Composite) else _composite(composite)
     low, high = (
         filled(limit.to(batch), batch)
@@ -83,11 +123,11 @@ def lrp(
         pixels = batch.detach().clone().requires_grad_()
         signals = Signals(module, rules, pixels, (low, high))
         with RelevanceMode(signals):
-            scores = score(module, pixels)
-        if not scores.requires_grad:
+            reached = [signals.current(tensor) for tensor in forward(pixels)]
+        if not all(tensor.requires_grad for tensor in reached):
             raise DoesNotFit(f"no relevance reaches the pixels of {type(module).__name__}")
-        start = scores.gather(1, chosen(target, scores)[:, None])
-        (relevance,) = torch.autograd.grad(start, pixels, grad_outputs=start.detach())
+        tensors, relevances = zip(*start(reached), strict=True)
+        (relevance,) = torch.autograd.grad(tensors, pixels, grad_outputs=relevances)
     return relevance
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from alike.analysis.explain.examples import example_images, keep_examples
 from alike.analysis.explain.explain import EXPLAINERS, explain
 from alike.analysis.explain.images import explain_images
 from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.likeness_pixels import pixel_likeness
 from alike.analysis.explain.overlay import (
     AGAINST,
     FOR,
@@ -215,6 +217,31 @@ def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
     table, settings = features.store.read_table(f"tables/{features.key}/grade.parquet")
     assert table["deletion"].tolist() == [row["deletion"] for row in said]
     assert settings["draws"] == 20
+
+
+def test_grades_of_likeness_are_kept_and_shown(features, monkeypatch, capsys):
+    argv = ["alike", "explain", "--store", features.store.url, "--grade", "--split", "all"]
+    named = ["--methods", "likeness,likeness_lrp", "--limit", "3", "--measure", "max_cosine"]
+    monkeypatch.setattr(sys, "argv", [*argv, *named, "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    answer = json.loads(capsys.readouterr().out)
+    assert "grade" not in answer
+    said = answer["pair_grade"]
+    names = ["likeness", "likeness_lrp", "energy", "random"]
+    kinds = ["same class", "different classes"]
+    assert [(row["pairs"], row["explainer"]) for row in said] == [
+        (kind, name) for kind in kinds for name in names
+    ]
+    assert all(row["n_images"] == 3 and -1 <= row["deletion"] <= 1 for row in said)
+    shown = explanations_section({"network": features.key}, features.store)
+    assert "Does the similarity follow the maps of likeness?" in shown
+    assert f"3 pairs, {said[0]['cells']} cells" in shown
+    assert "max_cosine. Deletion" in shown
+    table, settings = features.store.read_table(f"tables/{features.key}/pair_grade.parquet")
+    assert table["deletion"].tolist() == [row["deletion"] for row in said]
+    assert settings["measure"] == "max_cosine"
 
 
 def test_given_images_by_path_and_by_row(features):
@@ -411,3 +438,50 @@ def test_a_map_of_zeros_is_no_explanation(features, monkeypatch):
     assert table.loc["cam", ["peak_y", "peak_x"]].notna().all(axis=None)
     image = np.full((8, 8, 3), 120, np.uint8)
     assert heat_image(image, np.zeros((2, 2), np.float32), ("a",)).lines[-1].startswith("zero")
+
+
+def test_two_images_are_compared_in_pixels_by_any_measure(features, tmp_path):
+    from alike.flows.cli import app
+
+    rows, methods = ["0", "7"], "likeness,likeness_lrp,likeness_gradient,cam"
+    where = ["--store", features.store.url, "--to", str(tmp_path), "--json"]
+    arrays = ["--arrays", str(tmp_path / "a.npz"), "--pairs"]
+    said = CliRunner().invoke(app, ["explain", *rows, "--methods", methods, *where, *arrays])
+    assert said.exit_code == 0, said.output
+    answer = json.loads(said.stdout)["images"]
+    lines = {(line["method"], line["image"]): line for line in answer["maps"]}
+    maps = np.load(tmp_path / "a.npz")
+    for side, name in enumerate(rows):
+        line = lines["likeness_lrp", name]
+        assert (line["target"], line["probability"]) == (rows[1 - side], None)
+        assert line["score"] == pytest.approx(answer["cosine"], rel=1e-5)
+        total = float(maps[f"{side}/likeness_lrp"].sum())
+        assert (line["sum"], line["conserved"]) == pytest.approx((total, total / line["score"]))
+        assert line["conserved"] == pytest.approx(1, rel=1e-3)
+    assert maps["pairs/likeness_lrp"].shape == (8, 8, 32, 32)
+    summed = maps["pairs/likeness_lrp"].sum(axis=(0, 1))
+    np.testing.assert_allclose(summed, maps["0/likeness_lrp"], atol=1e-6)
+    stems = sorted(Path(file).stem for file in answer["files"])
+    assert stems == ["0-7-explanations", "0-7-likeness", "0-7-pixels", "0-7-positions"]
+    for measure, noted in (("max_cosine", ""), ("gap_spearman", "ranks")):
+        found = explain_images([0, 7], features, methods=("likeness_lrp",), measure=measure)
+        assert len(found.pixels) == (not noted)
+        assert all(noted in note for note in found.notes)
+    with pytest.raises(BadInput, match="give a second one"):
+        explain_images([0], features, methods=("likeness_lrp",))
+
+
+def test_without_a_rule_two_images_are_compared_by_gradients(features):
+    """A network that LRP cannot pass: said, and the gradient serves."""
+
+    class Squared(torch.nn.Module):
+        def forward(self, x):
+            return x * x
+
+    network = network_for(features)
+    module = torch.nn.Sequential(*network.module[:3], Squared(), *network.module[3:])
+    frames = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(2)]
+    other = replace(network, module=module)
+    with pytest.raises(BadInput, match="two signals are multiplied"):
+        pixel_likeness(frames, other, "likeness_lrp")
+    assert pixel_likeness(frames, other, "likeness_gradient").on_a.any()
