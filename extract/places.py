@@ -1,5 +1,6 @@
 """Places that a user names on the command line or in settings, and where copies are kept."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -27,3 +28,8 @@ def cache_folder() -> Path:
     """The user's folder for what can be made again; `XDG_CACHE_HOME` names another base."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "alike"
+
+
+def copies_folder(store: str) -> Path:
+    """Where copies of the indexes of a remote store, named by its place, lie on this machine."""
+    return cache_folder() / "stores" / hashlib.sha256(store.encode()).hexdigest()[:16]

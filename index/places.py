@@ -9,7 +9,6 @@ killed build left here is not looked at.
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alike.extract.errors import StoreDamaged
-from alike.extract.places import cache_folder
+from alike.extract.places import copies_folder
 from alike.index.files import (
     CARD,
     building,
@@ -43,8 +42,7 @@ def folder_of(store: Any, key: str, measure: str) -> Path:
     """The folder of an index, or for a remote store that of its copy here, whether it is there."""
     if store.root_path is not None:
         return Path(store.root_path) / name_of(key, measure)
-    place = hashlib.sha256(store.place.encode()).hexdigest()[:16]
-    return cache_folder() / "stores" / place / name_of(key, measure)
+    return copies_folder(store.place) / name_of(key, measure)
 
 
 def card_of(store: Any, key: str, measure: str) -> Card | None:

@@ -10,6 +10,7 @@ is deleted with them, since values of the images are in it; the commands that ma
 """
 
 import fcntl
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,12 +19,13 @@ import numpy as np
 
 from alike.extract.documents import TEXT, read_npz, read_sealed, sealed_json
 from alike.extract.errors import StoreBusy, StoreDamaged
+from alike.extract.places import copies_folder
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL
-from alike.extract.store.locks import require_writable
+from alike.extract.store.locks import Lock, require_writable
 from alike.extract.store.manifest import placeholder
 from alike.extract.store.rewrite import Rewritten, settle_ids, take_out
 from alike.extract.store.store import Store
@@ -160,6 +162,10 @@ def _alone(store: Store) -> Iterator[list[str]]:
                         f"another process builds the index in {place.parent}: images cannot be "
                         "forgotten before it ends"
                     ) from None
+        else:
+            for name in sorted(store.files.listing("locks")):
+                if name.startswith("index-"):
+                    stack.enter_context(Lock(store.files, f"locks/{name}", "an index"))
         yield keys
 
 
@@ -190,6 +196,8 @@ def _carry_out(store: Store, marked: Forgetting, keys: Sequence[str]) -> ForgetR
     made = _made_of_features(store, set(marked.rows))
     for name in made:
         store.remove_file(name)
+    if store.root_path is None:
+        shutil.rmtree(copies_folder(store.place), ignore_errors=True)
     _drop_half_written(store)
     count = len(marked.rows)
     plural = "image was" if count == 1 else "images were"

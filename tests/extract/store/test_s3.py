@@ -14,6 +14,7 @@ import zarr
 
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.forgetting import forget_images
+from alike.extract.places import copies_folder
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
 from alike.extract.store.upkeep import collect_garbage, contents
@@ -108,8 +109,17 @@ def test_damage_is_named_and_repaired(place):
         features.read("maps", np.array([1030]))
 
 
-def test_an_image_is_forgotten(place):
+def test_an_image_is_forgotten(place, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     features = known.filled(place, 1500)
+    copy = copies_folder(features.store.place) / "index" / "flat.faiss"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"vectors of all images")
+    with (
+        features.store.index_lock(features.key, "gap_cosine"),
+        pytest.raises(StoreBusy, match="an index"),
+    ):
+        forget_images(features.store, [known.image_id(1030)])
     shards = [features.place(name, 1) for name in known.ARRAYS]
     forget_images(features.store, [known.image_id(1030), "0/000003.png"])
     assert verify(features.store).damage == ()
@@ -121,6 +131,7 @@ def test_an_image_is_forgotten(place):
     values = known.rows_of("fc", [1030])[0].tobytes()
     assert not any(values in features.store.read_file(shard) for shard in shards)
     assert features.pending() == []
+    assert not copy.exists()
 
 
 def test_only_one_creates_and_holds(place):
