@@ -129,9 +129,11 @@ def duration(seconds: float) -> str:
     """A time in words, as rough as a guess is.
 
     Examples:
-        >>> duration(42), duration(400), duration(9000), duration(1e6)
-        ('40 s', '7 min', '2.5 h', '12 days')
+        >>> duration(0.2), duration(42), duration(400), duration(9000), duration(1e6)
+        ('1 s', '40 s', '7 min', '2.5 h', '12 days')
     """
+    if seconds < 10:
+        return f"{max(seconds, 1):.0f} s"
     if seconds < 100:
         return f"{round(seconds, -1):.0f} s"
     if seconds < 100 * 60:

@@ -70,6 +70,11 @@ def _count(text: str | None) -> int | None:
     return int(number)
 
 
+def _size(count: float) -> str:
+    """Bytes in the unit that a disk is sold by."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
 def _print(made: "Plan") -> None:
     from alike.analysis.outlook import duration
 
@@ -77,8 +82,8 @@ def _print(made: "Plan") -> None:
     networks = "1 network" if made.networks == 1 else f"{made.networks} networks"
     typer.echo(f"{made.images:,} images, {networks}")
     parts = sorted(made.store.items(), key=lambda part: -part[1])
-    shown = ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in parts if size)
-    typer.echo(f"store: {made.bytes / 1e9:.3g} GB ({shown})")
+    shown = ", ".join(f"{name} {_size(size)}" for name, size in parts if size >= made.bytes / 1000)
+    typer.echo(f"store: {_size(made.bytes)} ({shown})")
     typer.echo(
         f"memory: {made.memory['worker'] / gib:.3g} GiB a worker of the extraction, "
         f"{made.memory['analysis'] / gib:.3g} GiB for index and analysis"
