@@ -58,12 +58,14 @@ STUDY = (
     "store import t group.h5",
     "twins --store s",
     "card --store s --to card.json",
+    "store forget {image} --store s",
 )
 """The commands in the order of a study; each uses what the ones before it made."""
 
 SCHEDULE = 'schedule pipeline.toml --cron "0 2 * * *" --timezone UTC'
 FLOWS = ("run pipeline.toml", "demo --to demo", SCHEDULE)
 DAILY = (
+    "plan pipeline.toml",
     "status pipeline.toml",
     "runs ls pipeline.toml",
     "runs show pipeline.toml",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alike.extract.errors import BadInput
-from alike.extract.measures import unit
+from alike.extract.measures.gradients import unit
 from alike.train.similarity import same_class, supcon
 
 POSITIVE_MARGIN = 0.1

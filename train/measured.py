@@ -6,7 +6,8 @@ Their gradients are those of `alike.extract.measures.gradients`.
 from torch import Tensor
 
 from alike.extract.errors import BadInput
-from alike.extract.measures import MEASURES, Measure, has_gradient, vectors_with_gradient
+from alike.extract.measures import MEASURES, Measure
+from alike.extract.measures.gradients import has_gradient, vectors_with_gradient
 from alike.train.map_losses import StepView
 from alike.train.vector_losses import Vectors
 

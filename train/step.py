@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from alike.extract.measures import unit
+from alike.extract.measures.gradients import unit
 from alike.extract.networks import TappedNetwork
 from alike.train.batches import PlannedBatches
 from alike.train.collapse import CollapseWatch

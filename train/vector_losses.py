@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alike.extract.measures import unit
+from alike.extract.measures.gradients import unit
 from alike.train.map_losses import StepView
 from alike.train.similarity import supcon
 

@@ -26,16 +26,8 @@ from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.inputs import evaluating, ready_module
 from alike.analysis.explain.lrp import lrp_from, pixel_limits
 from alike.extract.errors import BadInput
-from alike.extract.measures import (
-    WEIGHT,
-    Measure,
-    Take,
-    has_gradient,
-    measure_named,
-    ready_measure,
-    unit_if_cosine,
-    vectors_before_unit,
-)
+from alike.extract.measures import WEIGHT, Measure, Take, measure_named, ready_measure
+from alike.extract.measures.gradients import has_gradient, unit_if_cosine, vectors_before_unit
 from alike.extract.networks import forward_taps
 
 if TYPE_CHECKING:

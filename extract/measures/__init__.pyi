@@ -1,8 +1,3 @@
-from .gradients import has_gradient as has_gradient
-from .gradients import unit as unit
-from .gradients import unit_if_cosine as unit_if_cosine
-from .gradients import vectors_before_unit as vectors_before_unit
-from .gradients import vectors_with_gradient as vectors_with_gradient
 from .measures import MEASURES as MEASURES
 from .measures import Form as Form
 from .measures import Measure as Measure

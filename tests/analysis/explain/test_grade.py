@@ -1,5 +1,8 @@
 """Grades of explainers: against loops over cells, and on networks whose truth is known."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +25,14 @@ from alike.analysis.explain.grade.intervals import mean_interval
 from alike.analysis.explain.grade.pairs import grade_pairs, pairs_of
 from alike.analysis.explain.likeness_maps import likeness
 from alike.extract.errors import BadInput
-from benchmarks.grade_coverage import MADE, coverage
+
+ROOT = Path(__file__).parents[3]
+spec = importlib.util.spec_from_file_location(
+    "grade_coverage_of_alike", ROOT / "benchmarks" / "grade_coverage.py"
+)
+grade_coverage = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(grade_coverage)
+MADE, coverage = grade_coverage.MADE, grade_coverage.coverage
 
 FEW = Grading(steps=4, draws=6, batch_size=3)
 

@@ -276,7 +276,8 @@ def test_the_command_writes_pictures_and_tells_json(features, tmp_path):
         app, ["explain", "0", "--like", "right", "--arrays", str(tmp_path / "a.npz"), *where]
     )
     assert said_like.exit_code == 0, said_like.output
-    assert set(np.load(tmp_path / "a.npz")) == {"0/to_class", "0/to_others"}
+    with np.load(tmp_path / "a.npz") as file:
+        assert set(file) == {"0/to_class", "0/to_others"}
     (tmp_path / "a.npz").unlink()
     (tmp_path / "0-like-right.png").unlink()
     assert [row["method"] for row in told["maps"]] == ["cam", "cam"]
@@ -450,7 +451,8 @@ def test_two_images_are_compared_in_pixels_by_any_measure(features, tmp_path):
     assert said.exit_code == 0, said.output
     answer = json.loads(said.stdout)["images"]
     lines = {(line["method"], line["image"]): line for line in answer["maps"]}
-    maps = np.load(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        maps = dict(file)
     for side, name in enumerate(rows):
         line = lines["likeness_lrp", name]
         assert (line["target"], line["probability"]) == (rows[1 - side], None)
