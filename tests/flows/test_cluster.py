@@ -168,15 +168,11 @@ class Sent:
         self.most[peer] = max(self.most.get(peer, 0), size)
 
 
-def times(weights, item):
-    return weights * item
-
-
 def test_large_functions_and_answers_pass_the_scheduler_by(monkeypatch):
     draw = np.random.default_rng(0).random((1 << 18) + 7)
     with open_jobs(workers=2) as jobs:
         sent = Sent(monkeypatch)
-        answers = list(jobs.stage("products")(lambda item: times(draw, item), range(4)))
+        answers = list(jobs.stage("products")(lambda item: draw * item, range(4)))
         workers = set(jobs.client.scheduler_info()["workers"])
         scheduler = jobs.client.scheduler.address
         monkeypatch.undo()
