@@ -56,6 +56,10 @@ class Product:
 
 
 def _numpy(x: Matrix, y: Matrix, room: Matrix) -> Matrix:
+    # Of one array with itself numpy calls syrk, whose last digits are others than gemm's on some
+    # processors; whether a block's two sides are one array depends on where they are kept.
+    if x.__array_interface__["data"] == y.__array_interface__["data"]:
+        y = y.copy()
     return np.dot(x, y.T, out=room)
 
 
