@@ -157,6 +157,20 @@ def analyse(
             out instead, with the reason.
     """
     features.store.require_writable(table_place(features.key, "scores"))
+    with features.store.files.moment():
+        return _analyse(
+            features, settings, untrained, human, Work(settings, jobs or here(), progress)
+        )
+
+
+def _analyse(
+    features: "Features",
+    settings: AnalysisSettings,
+    untrained: "Features | None",
+    human: HumanAnswers | None,
+    work: "Work",
+) -> Analysis:
+    progress = work.progress
     images = stored_evaluation_set(features, settings.split)
     plan, left_out = _plan(features, images, settings)
     measures = [part.name for part in plan]
@@ -171,7 +185,6 @@ def analyse(
         except BadInput as error:
             # A control that cannot be evaluated ends no analysis.
             left_out[UNTRAINED] = str(error)
-    work = Work(settings, jobs or here(), progress)
     set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
     plan = [part.within(settings) for part in plan]
     announcement = outlook(

@@ -135,6 +135,19 @@ def compare(
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
     """
     check_seed(seed)
+    with a.store.files.moment(), b.store.files.moment():
+        return _compare(a, b, split, measure, seed, jobs or here(), progress)
+
+
+def _compare(
+    a: "Features",
+    b: "Features",
+    split: str,
+    measure: str,
+    seed: int,
+    jobs: Jobs,
+    progress: Progress,
+) -> pd.DataFrame:
     if measure in SET_MEASURES:
         able = ", ".join(MEASURES)
         raise BadInput(f"{measure} compares maps of few images, not vectors: choose one of {able}")
@@ -142,7 +155,6 @@ def compare(
     both = having_values(a, b, every, measure)
     at = both[0].sample_at(MOST, seed)
     images_a, images_b = both if at is None else (side.take(at) for side in both)
-    jobs = jobs or here()
     dim = measured_rows(a, ready_measure(a, measure), images_a.rows).dim
     load = Load(len(images_a), dim, len(both[0]), sides=2)
     announcement = outlook([load], jobs, intervals=True, budget=None)

@@ -80,18 +80,19 @@ def export(
         places = find_map(chosen, asked, however=True)
         if places is None:
             places = make_map(chosen, asked, progress=progress)
-    files = write(
-        chosen,
-        to,
-        arrays=arrays,
-        tables=analysis.tables if analysis else None,
-        analysed=analysis.settings if analysis else None,
-        split=None if split == "all" else split,
-        measure=measure,
-        places=places,
-        images=images,
-        progress=progress,
-    )
+    with opened.files.moment():
+        files = write(
+            chosen,
+            to,
+            arrays=arrays,
+            tables=analysis.tables if analysis else None,
+            analysed=analysis.settings if analysis else None,
+            split=None if split == "all" else split,
+            measure=measure,
+            places=places,
+            images=images,
+            progress=progress,
+        )
     if analysis and ending_of(to) in WITH_NEIGHBOURS:
         rows = chosen.table(split)["row"].to_numpy()
         if lists_among(analysis.tables.get("neighbours"), rows, measure) is None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +164,21 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture
+def s3_requests(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests that this process sends to `s3_server`, each as "verb key", as they come."""
+    import s3fs
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    sent: list[str] = []
+    send = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, verb: str, *places: Any, **named: Any) -> Any:
+        sent.append(f"{verb} {named.get('Key') or named.get('Prefix') or ''}")
+        return await send(self, verb, *places, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    return sent

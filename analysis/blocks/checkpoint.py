@@ -103,12 +103,14 @@ def _parts(files: Files, folder: str) -> list[tuple[str, int]]:
 
     Anything after a gap is not used, nor are files with other names.
     """
+    # The whole run's folder: of a remote store, all stages are listed by one request.
+    home, _, stage = folder.rpartition("/")
     out, end = [], 0
-    for name in sorted(files.walk(folder)):
-        part = PART.fullmatch(name)
+    for name in sorted(files.walk(home)):
+        part = PART.fullmatch(name.removeprefix(f"{stage}/"))
         if part is None or int(part[1]) != end:
             continue
-        out.append((f"{folder}/{name}", int(part[2]) - end))
+        out.append((f"{home}/{name}", int(part[2]) - end))
         end = int(part[2])
     return out
 

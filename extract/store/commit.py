@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
-from alike.extract.store.arrays import UNIT, ArraySpec, check_rows, write_rows
+from alike.extract.store.arrays import UNIT, ArraySpec, check_rows, shard_bytes
 from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
-from alike.extract.store.shards import chunk_checksums
+from alike.extract.store.shards import HeldFile, chunk_checksums
 
 ABSENT = "absent"
 """State of a row whose image was not in the set when its unit was computed.
@@ -195,19 +195,18 @@ def _write_array(
     group: Group, unit: int, name: str, shard: _Shard, without: Sequence[int]
 ) -> Committed:
     files, place, lo = group.store.files, group.place(name, unit), unit * UNIT
-    # Zarr reads the old shard before it replaces it, and so would fail on a torn one for ever: a
-    # shard that holds no intact committed rows goes first.
-    if not shard.stays:
-        files.remove(place)
-    with disk_errors(group.store.url):
-        write_rows(group.store.tree, f"{group.key}/{name}", lo, shard.rows)
-        # Zarr keeps no shard of missing rows alone.
-        stored = files.size(place) or 0
-        if stored:
-            files.sync(place)
     spec = group.arrays[name]
-    chunks = chunk_checksums(files, place, spec, len(shard.rows)) if stored else ""
-    return committed_rows(spec, lo, shard.rows, without, Stored(stored, chunks))
+    # Whole, in one step: of the shard before, torn or not, nothing is read.
+    data = shard_bytes(spec, shard.rows)
+    if data:
+        with disk_errors(group.store.url):
+            files.write(place, data)
+        chunks = chunk_checksums(HeldFile(data), place, spec, len(shard.rows))
+    else:
+        # Zarr keeps no shard of missing rows alone.
+        files.remove(place)
+        chunks = ""
+    return committed_rows(spec, lo, shard.rows, without, Stored(len(data), chunks))
 
 
 @dataclass(frozen=True)

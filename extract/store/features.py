@@ -21,11 +21,14 @@ from alike.extract.store.files import ADVICE, disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Record, digest_of
 from alike.extract.store.lookup import ImageLookup
+from alike.extract.store.recent import RecentRows
 from alike.extract.store.shards import grouped_by_unit
 
 Rows = np.ndarray | slice
 _READERS = 4
 """Threads that read shards for one call of `read`."""
+_SMALL = 4 << 20
+"""Bytes of an object that is read as a whole, whatever is wanted of it."""
 _AHEAD = 2
 """Blocks that are read before they are asked for: three are in memory at once."""
 
@@ -49,6 +52,7 @@ class Features(Group):
     ) -> None:
         super().__init__(store, key, arrays)
         self.attrs = attrs
+        self._recent = RecentRows()
 
     # Some of the images
 
@@ -110,7 +114,7 @@ class Features(Group):
         names = None if names is None else list(names)
         committed = np.zeros(self.store.n_rows, dtype=bool)
         for record in self.ledger.records().values():
-            self._check_rows(record)
+            self._check_rows(record, len(committed))
             end = record.hi_of_any() if names is None else record.hi(names)
             committed[record.lo : end] = True
             if good and record.bad:
@@ -211,7 +215,7 @@ class Features(Group):
 
         def fetch(group: tuple[int, np.ndarray]) -> None:
             unit, at = group
-            out[at] = self.read_unit(name, records[unit], rows[at] - unit * UNIT)
+            out[at] = self._recent_unit(name, records[unit], rows[at] - unit * UNIT)
 
         if len(groups) > 1:
             with ThreadPoolExecutor(_READERS) as readers:
@@ -219,6 +223,19 @@ class Features(Group):
         elif groups:
             fetch(groups[0])
         return out
+
+    def _recent_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
+        """Read rows of a unit; of a remote store, where most are wanted, once in a while only."""
+        committed = record.arrays[name]
+        held = committed.hi - record.lo
+        content = (committed.hash, held, name)
+        # While rows are taken out, the shard is one of two.
+        plain = self.store.files.root is not None or committed.after is not None
+        few = 4 * len(at) < held and committed.stored > _SMALL
+        if plain or (few and content not in self._recent):
+            return self.read_unit(name, record, at)
+        whole = self._recent.get(content, lambda: self.read_unit(name, record, np.arange(held)))
+        return np.asarray(whole[at])
 
     def blocks(
         self, name: str | Sequence[str], rows: Rows | None = None, size: int = UNIT
@@ -343,9 +360,9 @@ class Features(Group):
             rows = np.arange(*rows.indices(self.store.n_rows))
         return np.asarray(rows, dtype=np.int64)
 
-    def _check_rows(self, record: Record) -> None:
+    def _check_rows(self, record: Record, n_rows: int) -> None:
         """Refuse a record of rows that no image has: a segment of the manifest is gone."""
-        n_rows, end = self.store.n_rows, max(one.hi for one in record.arrays.values())
+        end = max(one.hi for one in record.arrays.values())
         if end > n_rows or any(not record.lo <= row < end for row in record.bad):
             mismatch = f"it holds rows to {end}, the manifest {n_rows}"
             raise damaged(self.ledger.name(record.unit), mismatch, "run `alike store verify`")

@@ -8,7 +8,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,12 @@ class Files(Protocol):
 
     url: str
     root: Path | None
+
+    def moment(self) -> AbstractContextManager[None]:
+        """Within it, sizes and listings of a remote storage are asked for once, until a write.
+
+        What other processes write meanwhile is seen after it.
+        """
 
     def read(self, name: str) -> bytes:
         """Read a whole file; `FileNotFoundError` if there is none."""
@@ -109,6 +115,10 @@ class LocalFiles:
         self.root: Path | None = root
         self.url = str(root)
         self._root = root
+
+    def moment(self) -> AbstractContextManager[None]:
+        """Do nothing: a folder is listed in no time."""
+        return nullcontext()
 
     def path(self, name: str) -> Path:
         """Give the full path of a file of the store."""

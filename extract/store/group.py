@@ -84,10 +84,10 @@ class Group:
         end = max((one.hi for one in record.arrays.values()), default=record.lo)
         identity = (record.unit, end, record.ids_hash)
         if identity not in self._same:
-            if end > self.store.n_rows:
+            ids = self.store.image_ids(record.lo, end)
+            if len(ids) < end - record.lo:
                 return False
-            actual = ids_hash(self.store.image_ids(record.lo, end))
-            if actual not in (record.ids_hash, record.ids_after):
+            if ids_hash(ids) not in (record.ids_hash, record.ids_after):
                 return False
             self._same.add(identity)
         return True

@@ -6,13 +6,15 @@ the operating system, so a holder checks its lock again before it commits.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alike.extract.errors import BadInput
 from alike.extract.store.files import PARTIAL, Stamp
+
+T = TypeVar("T")
 
 
 class RemoteFiles:
@@ -25,6 +27,30 @@ class RemoteFiles:
         self._base = base.rstrip("/")
         # s3fs asks for an object's size first, to read a large one in parts: twice the requests.
         self._whole = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
+        self._moment: dict[tuple[str, str], Any] | None = None
+        self._inside = 0
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """See `Files.moment`."""
+        self._inside += 1
+        self._moment = {} if self._moment is None else self._moment
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._moment = None
+
+    def _once(self, kind: str, name: str, ask: Callable[[], T]) -> T:
+        """Ask, or within a moment give what was answered in it before."""
+        answers = self._moment
+        if answers is None:
+            return ask()
+        if (kind, name) not in answers:
+            answers[kind, name] = ask()
+        answer: T = answers[kind, name]
+        return answer
 
     def path(self, name: str) -> str:
         """Give the full name of an object."""
@@ -44,6 +70,9 @@ class RemoteFiles:
 
     def size(self, name: str) -> int | None:
         """Give the bytes of an object."""
+        return self._once("size", name, lambda: self._size(name))
+
+    def _size(self, name: str) -> int | None:
         self._files.invalidate_cache(self._base)
         try:
             return int(self._files.info(self.path(name), refresh=True)["size"])
@@ -94,11 +123,16 @@ class RemoteFiles:
 
     def remove(self, name: str) -> None:
         """Delete an object."""
+        self._moment_ends()
         with suppress(FileNotFoundError):
             self._files.rm_file(self.path(name))
+        self._moment_ends()
 
     def listing(self, folder: str) -> dict[str, Stamp]:
         """Give the objects right under a prefix."""
+        return self._once("listing", folder, lambda: self._listing(folder)).copy()
+
+    def _listing(self, folder: str) -> dict[str, Stamp]:
         self._files.invalidate_cache()
         try:
             objects = self._files.ls(self.path(folder), detail=True)
@@ -112,6 +146,9 @@ class RemoteFiles:
 
     def folders(self, folder: str) -> list[str]:
         """Give the prefixes right under a prefix."""
+        return self._once("folders", folder, lambda: self._folders(folder)).copy()
+
+    def _folders(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
         try:
             objects = self._files.ls(self.path(folder), detail=True)
@@ -129,12 +166,16 @@ class RemoteFiles:
 
     def walk(self, folder: str) -> list[str]:
         """Give all objects under a prefix."""
+        return self._once("walk", folder, lambda: self._walk(folder)).copy()
+
+    def _walk(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
         top = self.path(folder)
         return sorted(str(one)[len(top) + 1 :] for one in self._files.find(top))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        self._moment_ends()
         try:
             yield
         except (FileNotFoundError, PermissionError) as error:
@@ -142,6 +183,13 @@ class RemoteFiles:
                 f"{self.url} cannot be written ({error}); make the bucket, ask for the permission, "
                 "or name another place"
             ) from error
+        finally:
+            self._moment_ends()
+
+    def _moment_ends(self) -> None:
+        """After something was written, all is asked again."""
+        if self._moment is not None:
+            self._moment = {}
 
 
 def _stamp(entry: Mapping[str, Any]) -> Stamp:

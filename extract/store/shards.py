@@ -26,7 +26,9 @@ _LEFT_OUT = 2**32 - 1
 """In place of the checksum of a chunk that Zarr left out."""
 _PAUSE = 0.02
 _JOIN = 64 * 1024
-"""Chunks nearer than this in the file are fetched by one read."""
+"""Chunks nearer than this in a local file are fetched by one read."""
+_JOIN_REMOTE = 2 << 20
+"""The same of an object, where a request takes as long as some megabytes."""
 
 
 class _Ranges(Protocol):
@@ -189,9 +191,10 @@ def _fetch(files: Files, name: str, entries: np.ndarray) -> Iterator[tuple[int, 
     spans = {int(i): (int(entries[i, 0]), int(entries[i].sum())) for i in present}
     order = sorted(spans, key=lambda i: spans[i])
     runs: list[tuple[int, int, list[int]]] = []
+    near = _JOIN_REMOTE if files.root is None else _JOIN
     for i in order:
         start, stop = spans[i]
-        if runs and start - runs[-1][1] <= _JOIN:
+        if runs and start - runs[-1][1] <= near:
             runs[-1] = (runs[-1][0], max(stop, runs[-1][1]), [*runs[-1][2], i])
         else:
             runs.append((start, stop, [i]))
