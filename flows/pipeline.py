@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, tags
 
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
 from alike.flows.finished import Finished
+from alike.flows.names import run_tags
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
@@ -28,21 +29,26 @@ def run_pipeline(
     rehash: bool = False,
 ) -> Finished:
     """Run the flow of a settings file under Prefect; see `run_settings_file`."""
-    return _flow(str(path), progress, tell, rehash)
+    with tags(*run_tags(read_pipeline(path))):
+        return _flow(str(path), progress, tell, rehash)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def scheduled(path: str) -> str:
     """Run the flow of `pipeline.toml`; returns the report's path."""
-    log = get_run_logger()
-
-    def tell(line: str) -> None:
-        log.info(masked(line))
-
-    done = unchanged_run(read_pipeline(Path(path)), tell)
-    return str((done or run_settings_file(Path(path), silent, tell)).report)
+    done = unchanged_run(read_pipeline(Path(path)), log)
+    return str((done or run_settings_file(Path(path), silent, log)).report)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no Protocol: no schema
-    return run_settings_file(Path(path), progress, tell, rehash=rehash)
+    def both(line: str) -> None:
+        tell(line)
+        log(line)
+
+    return run_settings_file(Path(path), progress, both, rehash=rehash)
+
+
+def log(line: str) -> None:
+    """Log a line for the server: that of the step that runs, or of the run."""
+    get_run_logger().info(masked(line))

@@ -19,6 +19,7 @@ from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.memo import RunFile, alone_in, digest
+from alike.flows.names import network_label
 from alike.flows.orchestration import step
 from alike.flows.recording import (
     failure,
@@ -84,7 +85,8 @@ def run_steps(run: PipelineRun) -> Finished:
     accepted = log.accepted()
     run.notes.extend(log.lost())
     weights = accepted.weights if accepted else run.pipeline.network.weights
-    key = step(steps.extract_images, "extract")(run, weights, "network")
+    label = network_label(run.pipeline.network.name)
+    key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
     report = run.folder / "report.html"
     _note_changes(run, key)
     earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
@@ -100,12 +102,14 @@ def run_steps(run: PipelineRun) -> Finished:
         # retrained from it are compared.
         random = weights == "none"
         untrained = (
-            key if random else step(steps.extract_images, "extract")(run, "none", "untrained", own)
+            key
+            if random
+            else step(steps.extract_images, "extract untrained")(run, "none", "untrained", own)
         )
-    step(steps.build, "index")(run, key, "network")
+    step(steps.build, f"index {label}")(run, key, "network")
     beside = None if untrained == key else untrained
-    before = step(steps.evaluate_group, "analyse")(run, key, "network", beside)
-    step(steps.explain, "explain")(run, key, weights, "network")
+    before = step(steps.evaluate_group, f"analyse {label}")(run, key, "network", beside)
+    step(steps.explain, f"explain {label}")(run, key, weights, "network")
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()
     run.memo.forget("report")

@@ -144,8 +144,8 @@ def _next_run(cron: str, zone: str) -> str:
     return when.strftime("%Y-%m-%d %H:%M %z")
 
 
-def start_server(port: int, log: Path) -> str:
-    """Start a Prefect server on the loopback address; returns its API's URL once it answers.
+def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start a Prefect server on the loopback address; returns its process once it answers.
 
     It ends with this process.
 
@@ -168,14 +168,14 @@ def start_server(port: int, log: Path) -> str:
             stderr=out,
             env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         )
-    atexit.register(_stop, server)
+    atexit.register(stop_server, server)
     url = f"http://127.0.0.1:{port}/api"
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if server.poll() is not None:
             raise AlikeError(f"the Prefect server ended with status {server.returncode}: see {log}")
         if _healthy(url):
-            return url
+            return server
         time.sleep(0.3)
     raise AlikeError(f"the Prefect server did not answer within {START_SECONDS:.0f} s: see {log}")
 
@@ -188,7 +188,8 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    """End a server that `start_server` has started."""
     server.terminate()
     try:
         server.wait(10)

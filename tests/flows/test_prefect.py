@@ -1,0 +1,168 @@
+"""Runs as a Prefect server sees them: a real server, a real store, real steps."""
+
+import os
+import re
+import socket
+import time
+
+import pytest
+from changing_set import Place
+
+from alike.extract.errors import BadInput
+from alike.flows import steps
+from alike.flows.names import artifact_key, store_id
+from alike.flows.orchestration import prepare, step
+from alike.flows.schedule import start_server, stop_server
+from alike.flows.settings import read_pipeline
+from alike.flows.steps import PipelineRun
+
+WAIT = 60.0
+"""Seconds in which a log or an event must reach the server."""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A client of a server of this module's own; runs in this process go to that server."""
+    folder, before, port = tmp_path_factory.mktemp("prefect"), dict(os.environ), free_port()
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        os.environ.pop(name, None)
+    prepare(folder)
+    process = start_server(port, folder / "server.log")
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        from prefect.client.orchestration import get_client
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_HOME,
+            PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+            temporary_settings,
+        )
+
+        settings = {
+            PREFECT_API_URL: url,
+            PREFECT_HOME: folder / "prefect",
+            PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
+        }
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+            # What is sent after the server has ended is waited for.
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
+    finally:
+        stop_server(process)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A set of 24 images with settings that try again at once."""
+    one = Place(tmp_path)
+    one.stores["out"] = "[prefect]\nretry_seconds = 0.0\nretries = 2\ntags = ['nightly']\n"
+    return one
+
+
+@pytest.mark.quick
+def test_a_key_is_what_prefect_takes_and_of_one_store(tmp_path):
+    one = Place(tmp_path)
+    here, there = (read_pipeline(one.write_settings(folder)) for folder in ("out", "other"))
+    here = here.model_copy(update={"title": "Night / Zoo, ärger"})
+    key = artifact_key(here, "progress extract net.py:small")
+    assert re.fullmatch("progress-extract-net-py-small-night-zoo-rger-[0-9a-f]{8}", key)
+    assert artifact_key(here, "scores")[-8:] != artifact_key(there, "scores")[-8:]
+    assert store_id("s3://bucket/x") == store_id("s3://bucket/x") != store_id("s3://bucket/y")
+
+
+def runs_of(client, tag):
+    """Flow runs with a tag, the newest first, each with its task runs by name."""
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterTags,
+    )
+
+    runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+    runs.sort(key=lambda one: one.created, reverse=True)
+    found = []
+    for run in runs:
+        tasks = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        )
+        found.append((run, {one.name: one for one in tasks}))
+    return found
+
+
+def logs_of(client, run, wanted):
+    """Messages of a run's log at INFO or above, once they hold what is wanted."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    by_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    until = time.monotonic() + WAIT
+    while time.monotonic() < until:
+        lines = [one.message for one in client.read_logs(log_filter=by_run) if one.level >= 20]
+        if all(any(part in line for line in lines) for part in wanted):
+            return lines
+        time.sleep(0.2)
+    pytest.fail(f"{wanted} not in {lines}")
+
+
+def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
+    server, place, monkeypatch
+):
+    from alike.flows.pipeline import run_pipeline
+
+    build, faults = steps.build, [ConnectionResetError("peer gone"), TimeoutError("slow")]
+
+    def build_at_last(*given):
+        if faults:
+            raise faults.pop()
+        return build(*given)
+
+    monkeypatch.setattr(steps, "build", build_at_last)
+    told = []
+    done = run_pipeline(place.write_settings("out"), tell=told.append)
+    assert done.report.is_file()
+    run, tasks = runs_of(server, "nightly")[0]
+    network = "net.py:small"
+    assert set(tasks) == {
+        f"{what} {network}" for what in ("extract", "index", "analyse", "explain")
+    } | {"report"}
+    assert {name: one.run_count for name, one in tasks.items() if one.run_count > 1} == {
+        f"index {network}": 3
+    }
+    assert "index" in tasks[f"index {network}"].tags
+    assert {"alike", "nightly", f"network {network}"} < set(run.tags)
+    assert [line for line in told if "tried again" in line] == [
+        f"index {network}: TimeoutError slow: tried again, 2 times at most",
+        f"index {network}: ConnectionResetError peer gone: tried again, 1 times at most",
+    ]
+    lines = logs_of(server, run, [f"extract network: {done.seconds['extract network']:.1f} s"])
+    assert [line for line in lines if line in told] == told
+
+
+def test_wrong_input_is_never_tried_again(server, place):
+    from prefect import flow
+
+    run = PipelineRun(read_pipeline(place.write_settings("out")))
+    attempts = []
+
+    def refuse(run):
+        attempts.append(1)
+        raise BadInput("no such tap") from ConnectionResetError("peer gone")
+
+    @flow(name="alike")
+    def whole():
+        step(refuse, "refuse")(run)
+
+    with pytest.raises(BadInput, match="no such tap"):
+        whole()
+    assert len(attempts) == 1
