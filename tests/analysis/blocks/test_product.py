@@ -6,6 +6,7 @@ import pytest
 from alike.analysis.blocks.product import by_numpy
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("shape", [(256, 12), (600, 108), (37, 512)])
 def test_an_array_with_itself_gives_what_it_gives_with_a_copy(shape):
     x = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
