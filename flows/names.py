@@ -22,6 +22,14 @@ def store_id(place: str) -> str:
     return digest(f"{socket.gethostname()}:{place}" if local else masked(place))[:_ID]
 
 
+def store_resource(place: str) -> dict[str, str]:
+    """The store as the resource that an event is about."""
+    return {
+        "prefect.resource.id": f"alike.store.{store_id(place)}",
+        "prefect.resource.name": masked(place),
+    }
+
+
 def network_label(name: str) -> str:
     """A network as a task's name has it: of a file without its folder.
 

@@ -14,6 +14,7 @@ from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
 from alike.flows.finished import Finished
 from alike.flows.names import run_tags
+from alike.flows.publishing import publish
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
@@ -36,8 +37,10 @@ def run_pipeline(
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def scheduled(path: str) -> str:
     """Run the flow of `pipeline.toml`; returns the report's path."""
-    done = unchanged_run(read_pipeline(Path(path)), log)
-    return str((done or run_settings_file(Path(path), silent, log)).report)
+    pipeline = read_pipeline(Path(path))
+    done = unchanged_run(pipeline, log) or run_settings_file(Path(path), silent, log)
+    publish(pipeline, done)
+    return str(done.report)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
@@ -46,7 +49,9 @@ def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no 
         tell(line)
         log(line)
 
-    return run_settings_file(Path(path), progress, both, rehash=rehash)
+    done = run_settings_file(Path(path), progress, both, rehash=rehash)
+    publish(read_pipeline(Path(path)), done)
+    return done
 
 
 def log(line: str) -> None:

@@ -1,5 +1,6 @@
 """Runs as a Prefect server sees them: a real server, a real store, real steps."""
 
+import json
 import os
 import re
 import socket
@@ -8,8 +9,11 @@ import time
 import pytest
 from changing_set import Place
 
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
+from alike.extract.store.store import Store
 from alike.flows import steps
+from alike.flows.history import History
 from alike.flows.names import artifact_key, store_id
 from alike.flows.orchestration import prepare, step
 from alike.flows.schedule import start_server, stop_server
@@ -115,6 +119,55 @@ def logs_of(client, run, wanted):
     pytest.fail(f"{wanted} not in {lines}")
 
 
+def check_artifacts(client, run, pipeline, done):
+    """The four artifacts of a run say what its store says, and the event reaches the server."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    by_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+    shown = {one.key: one for one in client.read_artifacts(artifact_filter=by_run)}
+    store = Store.open(pipeline.store_place)
+    suffix = f"-{store_id(pipeline.store_place)[:8]}"
+    what = {key.removesuffix(suffix).removesuffix(f"-{slug(pipeline)}"): key for key in shown}
+    assert set(what) >= {"summary", "scores", "class-pairs", "report"}
+    scores = Analysis.load(store, done.key).tables["scores"]
+    (own,) = scores.query("measure == 'gap_cosine' and score == 'sameness'").value
+    rows = json.loads(shown[what["scores"]].data)
+    assert [
+        row["value"] for row in rows if (row["measure"], row["score"]) == ("gap_cosine", "sameness")
+    ] == [pytest.approx(own, rel=1e-5)]
+    pairs = json.loads(shown[what["class-pairs"]].data)
+    table = Analysis.load(store, done.key).tables["class_pairs"]
+    table = table[table.measure == "gap_cosine"]
+    means = {
+        frozenset((a, b)): mean
+        for a, b, mean in zip(table.class_a, table.class_b, table["mean"], strict=True)
+    }
+    nearest = sorted(mean for pair, mean in means.items() if len(pair) == 2)
+    assert [row["mean"] for row in pairs] == pytest.approx(nearest)
+    assert [means[frozenset((row["class_a"], row["class_b"]))] for row in pairs] == pytest.approx(
+        nearest
+    )
+    assert done.report.resolve().as_uri() in shown[what["report"]].data
+    assert "**What ran, and why**" in shown[what["summary"]].data
+    record = History(store).records()[-1]
+    until, events = time.monotonic() + WAIT, []
+    while not events and time.monotonic() < until:
+        answer = client._client.post(
+            "/events/filter", json={"filter": {"event": {"name": ["alike.run.finished"]}}}
+        )
+        events = [one for one in answer.json()["events"] if one["payload"]["run"] == record.id]
+        time.sleep(0.2)
+    assert (
+        events[0]["resource"]["prefect.resource.id"]
+        == f"alike.store.{store_id(pipeline.store_place)}"
+    )
+    assert events[0]["payload"]["scores"]["sameness"] == pytest.approx(own, rel=1e-5)
+
+
+def slug(pipeline):
+    return re.sub("[^a-z0-9]+", "-", pipeline.place.name.lower()).strip("-")
+
+
 def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
     server, place, monkeypatch
 ):
@@ -147,6 +200,7 @@ def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
     ]
     lines = logs_of(server, run, [f"extract network: {done.seconds['extract network']:.1f} s"])
     assert [line for line in lines if line in told] == told
+    check_artifacts(server, run, read_pipeline(place.folder / "out.toml"), done)
 
 
 def test_wrong_input_is_never_tried_again(server, place):
