@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, tags
+from prefect.states import Completed
 
+from alike.extract.errors import StoreBusy
 from alike.extract.progress import Progress, silent
-from alike.extract.secrets import masked
+from alike.extract.secrets import flat, masked
+from alike.flows.check import check
 from alike.flows.finished import Finished
 from alike.flows.names import run_tags
+from alike.flows.overrides import Overrides, given_settings
 from alike.flows.publishing import publish
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
+from alike.flows.turns import collapse_late_runs, slot_of_store
 from alike.flows.unchanged import unchanged_run
 
 __all__ = ["Finished", "run_pipeline", "scheduled"]
@@ -34,11 +39,37 @@ def run_pipeline(
         return _flow(str(path), progress, tell, rehash)
 
 
-@flow(name="alike", persist_result=False, validate_parameters=False)
-def scheduled(path: str) -> str:
-    """Run the flow of `pipeline.toml`; returns the report's path."""
-    pipeline = read_pipeline(Path(path))
-    done = unchanged_run(pipeline, log) or run_settings_file(Path(path), silent, log)
+@flow(name="alike", persist_result=False)
+def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False) -> Any:
+    """Run the flow of a settings file, by the clock or from the server.
+
+    Args:
+        path: of the settings file, on the machine that runs it.
+        settings: that this run has otherwise than the file.
+        rehash: read every image, also those whose size and times are as before.
+
+    Returns:
+        The report's path; or a completed state `Skipped`, if another run works on the store and
+        `[prefect] busy` is `skip`.
+    """
+    given = given_settings(settings) if settings else {}
+    pipeline = read_pipeline(Path(path), given)
+    if given:
+        log(f"set for this run: {', '.join(sorted(flat(given)))}")
+    collapse_late_runs(log)
+    done = None if rehash else unchanged_run(pipeline, log)
+    if done is None:
+        wait = pipeline.prefect.busy == "wait"
+        try:
+            with slot_of_store(pipeline, log if wait else None):
+                check(pipeline)
+                done = run_settings_file(
+                    Path(path), silent, log, rehash=rehash, overrides=given, wait=wait
+                )
+        except StoreBusy as error:
+            if wait:
+                raise
+            return Completed(name="Skipped", message=masked(str(error)))
     publish(pipeline, done)
     return str(done.report)
 
@@ -49,8 +80,10 @@ def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no 
         tell(line)
         log(line)
 
-    done = run_settings_file(Path(path), progress, both, rehash=rehash)
-    publish(read_pipeline(Path(path)), done)
+    pipeline = read_pipeline(Path(path))
+    with slot_of_store(pipeline):
+        done = run_settings_file(Path(path), progress, both, rehash=rehash)
+    publish(pipeline, done)
     return done
 
 

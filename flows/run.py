@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,8 @@ def run_settings_file(
     tell: Callable[[str], object] = lambda line: None,
     *,
     rehash: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    wait: bool = False,
 ) -> Finished:
     """Run the steps of a settings file that must run, record the run, and raise its alarms.
 
@@ -57,12 +59,15 @@ def run_settings_file(
         progress: called as each step proceeds.
         tell: called with a line before a step runs again, and for every alarm.
         rehash: read every image to list it, also those whose size and times are as before.
+        overrides: settings in place of those of the file, as `read_pipeline` takes them.
+        wait: for the end of another run that works in the same folder.
 
     Raises:
-        BadInput: settings that cannot work, or another run that works in the same folder.
+        BadInput: settings that cannot work.
+        StoreBusy: another run works in the same folder, and it is not waited for.
     """
-    pipeline = read_pipeline(path)
-    with alone_in(pipeline.output.folder):
+    pipeline = read_pipeline(path, overrides)
+    with alone_in(pipeline.output.folder, waiting=tell if wait else None):
         run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
         try:
             done = run_steps(run)

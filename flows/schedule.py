@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from alike.extract.errors import AlikeError, BadInput
 from alike.flows.check import check
 from alike.flows.memo import alone_in
+from alike.flows.names import run_tags
 from alike.flows.orchestration import prepare
 from alike.flows.sections import Pipeline
 from alike.flows.settings import read_pipeline
@@ -73,9 +74,19 @@ def serve_schedule(
             name=name,
             schedule=schedule,
             parameters={"path": str(settings)},
+            tags=run_tags(pipeline),
+            global_limit=one_at_a_time(pipeline),
             entrypoint_type=EntrypointType.MODULE_PATH,
-            limit=1,
         )
+
+
+def one_at_a_time(pipeline: Pipeline) -> Any:
+    """The limit of a deployment: a second run waits, or is cancelled by the server."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+
+    waits = pipeline.prefect.busy == "wait"
+    strategy = ConcurrencyLimitStrategy.ENQUEUE if waits else ConcurrencyLimitStrategy.CANCEL_NEW
+    return ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)
 
 
 def deployment_name(settings: Path, pipeline: Pipeline) -> str:

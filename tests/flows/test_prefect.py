@@ -1,23 +1,26 @@
 """Runs as a Prefect server sees them: a real server, a real store, real steps."""
 
+import datetime
 import json
 import os
 import re
 import socket
+import threading
 import time
 
 import pytest
 from changing_set import Place
 
 from alike.analysis.stored import Analysis
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.store.store import Store
 from alike.flows import steps
 from alike.flows.history import History
+from alike.flows.memo import alone_in
 from alike.flows.names import artifact_key, store_id
 from alike.flows.orchestration import prepare, step
-from alike.flows.schedule import start_server, stop_server
-from alike.flows.settings import read_pipeline
+from alike.flows.schedule import one_at_a_time, start_server, stop_server
+from alike.flows.settings import Pipeline, read_pipeline
 from alike.flows.steps import PipelineRun
 
 WAIT = 60.0
@@ -220,3 +223,116 @@ def test_wrong_input_is_never_tried_again(server, place):
     with pytest.raises(BadInput, match="no such tap"):
         whole()
     assert len(attempts) == 1
+
+
+@pytest.fixture
+def deployment(server, place):
+    """A deployment of the settings, every minute by the clock, as `schedule` makes it."""
+    from prefect.types.entrypoint import EntrypointType
+
+    from alike.flows.pipeline import scheduled
+
+    settings = place.write_settings("out")
+    made = scheduled.to_deployment(
+        name=place.folder.name,
+        cron="* * * * *",
+        paused=True,
+        parameters={"path": str(settings)},
+        concurrency_limit=one_at_a_time(read_pipeline(settings)),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return server.read_deployment(made.apply())
+
+
+def test_every_setting_may_be_overridden_and_the_server_refuses_what_does_not_fit(
+    server, place, deployment
+):
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from alike.flows.pipeline import scheduled
+
+    schema = deployment.parameter_openapi_schema
+    every = schema["definitions"]["Pipeline"]["properties"]
+    assert set(every) == set(Pipeline.model_fields)
+    shown = schema["definitions"]["Analyse"]["properties"]["bootstrap"]
+    assert (shown["type"], shown["minimum"]) == ("integer", 0)
+    assert "Nothing is resampled" in shown["description"]
+    for wrong in ({"index": {"recall": 3}}, {"index": {"recal": 0.5}}, {"indx": {}}):
+        with pytest.raises(PrefectHTTPStatusError):
+            server.create_flow_run_from_deployment(deployment.id, parameters={"settings": wrong})
+    right = {"analyse": {"bootstrap": 0, "measures": ["gap_cosine"]}}
+    server.create_flow_run_from_deployment(deployment.id, parameters={"settings": right})
+    path = place.write_settings("out")
+    scheduled(str(path), settings=right)
+    (record,) = History(Store.open(read_pipeline(path).store_place)).records()
+    assert record.settings["analyse.bootstrap"] == 0
+    assert record.settings["analyse.measures"] == ["gap_cosine"]
+    assert record.settings["explain.continuity_images"] == 0
+
+
+def test_a_second_run_of_a_store_waits_or_is_skipped(server, place):
+    from alike.flows.pipeline import scheduled
+    from alike.flows.turns import limit_name, slot_of_store
+
+    path = place.write_settings("out")
+    pipeline = read_pipeline(path)
+    skip = {"prefect": {"busy": "skip"}}
+    with slot_of_store(pipeline):
+        assert server.read_global_concurrency_limit_by_name(limit_name(pipeline)).active_slots == 1
+        with (
+            pytest.raises(StoreBusy, match="another run works on the store"),
+            slot_of_store(pipeline),
+        ):
+            pass
+        state = scheduled(str(path), settings=skip, return_state=True)
+        assert (state.type.value, state.name) == ("COMPLETED", "Skipped")
+        lines, waited = [], threading.Event()
+
+        def tell(line):
+            lines.append(line)
+            waited.set()
+
+        def second():
+            with slot_of_store(pipeline, tell):
+                lines.append("begun")
+
+        other = threading.Thread(target=second)
+        other.start()
+        assert waited.wait(WAIT)
+        assert lines == [
+            f"another run works on the store {pipeline.store_place}: waiting for its end"
+        ]
+    other.join(WAIT)
+    assert lines[1:] == ["begun"]
+    with alone_in(pipeline.output.folder):
+        state = scheduled(str(path), settings=skip, return_state=True)
+        assert state.name == "Skipped"
+    assert server.read_global_concurrency_limit_by_name(limit_name(pipeline)).active_slots == 0
+
+
+def test_late_runs_collapse_into_one_and_those_asked_for_stay(server, place, deployment):
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+    from prefect.flow_engine import run_flow
+
+    from alike.flows.pipeline import scheduled
+
+    now = datetime.datetime.now(datetime.UTC)
+    times = {"start_time": now - datetime.timedelta(minutes=4), "end_time": now}
+    body = {
+        **{name: time.isoformat() for name, time in times.items()},
+        "min_runs": 4,
+        "max_runs": 9,
+    }
+    server._client.post(f"/deployments/{deployment.id}/schedule", json=body).raise_for_status()
+    asked = server.create_flow_run_from_deployment(deployment.id)
+    own = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+    late = [one for one in server.read_flow_runs(flow_run_filter=own) if one.auto_scheduled]
+    past = [one for one in late if one.expected_start_time <= now]
+    assert len(past) >= 3
+    first = min(past, key=lambda one: one.expected_start_time)
+    run_flow(scheduled, flow_run=first, parameters={"path": str(place.folder / "out.toml")})
+    after = {one.id: one.state.type.value for one in server.read_flow_runs(flow_run_filter=own)}
+    assert after[first.id] == "COMPLETED"
+    assert {after[one.id] for one in past if one.id != first.id} == {"CANCELLED"}
+    assert after[asked.id] == "SCHEDULED"
+    assert all(after[one.id] == "SCHEDULED" for one in late if one not in past)
