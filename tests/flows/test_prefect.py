@@ -1,12 +1,18 @@
-"""Runs as a Prefect server sees them: a real server, a real store, real steps."""
+"""Runs as a Prefect server sees them: a real server, a real store, real steps.
+
+`ALIKE_FULL=1` runs a worker of a work pool too.
+"""
 
 import datetime
 import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from changing_set import Place
@@ -19,10 +25,18 @@ from alike.flows.history import History
 from alike.flows.memo import alone_in
 from alike.flows.names import artifact_key, store_id
 from alike.flows.orchestration import prepare, step
-from alike.flows.schedule import one_at_a_time, start_server, stop_server
+from alike.flows.schedule import (
+    deployment_name,
+    one_at_a_time,
+    serve_schedule,
+    start_server,
+    stop_server,
+)
 from alike.flows.settings import Pipeline, read_pipeline
 from alike.flows.steps import PipelineRun
 
+ROOT = Path(__file__).parents[2]
+FULL = os.environ.get("ALIKE_FULL") == "1"
 WAIT = 60.0
 """Seconds in which a log or an event must reach the server."""
 
@@ -336,3 +350,40 @@ def test_late_runs_collapse_into_one_and_those_asked_for_stay(server, place, dep
     assert {after[one.id] for one in past if one.id != first.id} == {"CANCELLED"}
     assert after[asked.id] == "SCHEDULED"
     assert all(after[one.id] == "SCHEDULED" for one in late if one not in past)
+
+
+@pytest.mark.skipif(not FULL, reason="a minute: set ALIKE_FULL=1")
+def test_a_worker_of_a_pool_runs_what_is_registered(server, place):
+    """By `alike schedule --work-pool` and by `prefect.yaml`; one worker runs both, one is late."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    settings = place.write_settings("out")
+    lines = []
+    with pytest.raises(BadInput, match="has none of that name"):
+        serve_schedule(settings, "0 2 * * *", timezone="UTC", work_pool="alike", tell=lines.append)
+    server.create_work_pool(WorkPoolCreate(name="alike", type="process"))
+    serve_schedule(settings, "0 2 * * *", timezone="UTC", work_pool="alike", tell=lines.append)
+    assert lines[-1] == "registered; `prefect worker start --pool alike` runs it"
+    environment = {**os.environ, "ALIKE_SETTINGS": str(settings)}
+
+    def prefect(*words):
+        command = [sys.executable, "-m", "prefect", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prefect("--no-prompt", "deploy", "--all")
+    name = deployment_name(settings, read_pipeline(settings))
+    runs = []
+    for one in ("alike/nightly", f"alike/{name}"):
+        deployment = server.read_deployment_by_name(one)
+        assert deployment.parameters == {"path": str(settings)}
+        assert deployment.global_concurrency_limit.limit == 1
+        assert deployment.schedules[0].schedule.cron == "0 2 * * *"
+        runs.append(server.create_flow_run_from_deployment(deployment.id).id)
+    prefect("worker", "start", "--pool", "alike", "--run-once")
+    by_id = FlowRunFilter(id=FlowRunFilterId(any_=runs))
+    states = {one.id: one.state for one in server.read_flow_runs(flow_run_filter=by_id)}
+    assert [states[one].name for one in runs] == ["Completed", "Completed"], states
+    records = History(Store.open(read_pipeline(settings).store_place)).records()
+    assert [one.state for one in records] == ["good"]
