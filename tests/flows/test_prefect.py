@@ -239,6 +239,38 @@ def test_wrong_input_is_never_tried_again(server, place):
     assert len(attempts) == 1
 
 
+def test_a_long_step_shows_how_far_it_is(server, place, monkeypatch):
+    from prefect import flow
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    from alike.flows import progress_artifact
+
+    monkeypatch.setattr(progress_artifact, "FIRST", 0.05)
+    monkeypatch.setattr(progress_artifact, "EVERY", 0.05)
+    run = PipelineRun(read_pipeline(place.write_settings("out")))
+    key = artifact_key(run.pipeline, "progress count sheep")
+    by_key = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+
+    def count(run):
+        run.progress("count", 1, 4, "slow")
+        until = time.monotonic() + WAIT
+        while not (seen := server.read_artifacts(artifact_filter=by_key)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        run.progress("count", 4, 4)
+        return seen
+
+    @flow(name="alike")
+    def whole():
+        return step(count, "count sheep")(run)
+
+    ((before,), (after,)) = whole(), server.read_artifacts(artifact_filter=by_key)
+    assert (before.type, float(before.data), before.description) == (
+        "progress", 25.0, "count: 1 of 4, slow",
+    )  # fmt: skip
+    assert (after.id, float(after.data), after.description) == (before.id, 100.0, "count: 4 of 4")
+
+
 @pytest.fixture
 def deployment(server, place):
     """A deployment of the settings, every minute by the clock, as `schedule` makes it."""
