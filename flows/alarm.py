@@ -24,6 +24,7 @@ from alike.extract.errors import AlikeError, StoreDamaged
 from alike.extract.secrets import masked
 from alike.flows.history import FOLDER, History, now
 from alike.flows.memo import digest
+from alike.flows.names import store_resource
 from alike.flows.recording import last_good, paired
 from alike.flows.rules import Finding, Rule, Situation, finding
 
@@ -265,10 +266,7 @@ def emit(message: dict[str, Any]) -> None:
 
     emitted = emit_event(
         event="alike.alarm",
-        resource={
-            "prefect.resource.id": f"alike.store.{digest(message['store'])[:16]}",
-            "prefect.resource.name": message["store"],
-        },
+        resource=store_resource(message["store"]),
         payload=message,
         id=uuid.UUID(digest(message["id"])[:32]),
     )

@@ -19,7 +19,10 @@ class Workers:
     def __init__(self, settings: "ClusterSettings") -> None:
         self._settings = settings
         self._started = ExitStack()
-        self._address = "" if settings.processes else settings.dask or ""
+        self._address = self._given()
+
+    def _given(self) -> str:
+        return "" if self._settings.processes else self._settings.dask or ""
 
     @property
     def here(self) -> bool:
@@ -58,5 +61,9 @@ class Workers:
             yield jobs
 
     def close(self) -> None:
-        """End the processes that were started; a cluster at an address stays."""
+        """End the processes that were started; a cluster at an address stays.
+
+        A step that asks after that gets new ones.
+        """
         self._started.close()
+        self._address = self._given()

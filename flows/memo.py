@@ -9,7 +9,7 @@ changed the files since. Files of the store count by their bytes, wherever the s
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _VERSION = 2
 _BEGUN = ""
 """What an artefact is made from as long as its step has not ended: no digest of anything."""
+_POLL = 1.0
+"""Seconds between two looks at a lock that is waited for."""
 _STORE = "store/"
 """Begins the place of every file of the store, of a remote one too."""
 
@@ -219,7 +221,11 @@ def digest(value: object) -> str:
 
 @contextmanager
 def alone_in(
-    folder: Path, what: str = "run", way_out: str = "another [output] folder"
+    folder: Path,
+    what: str = "run",
+    way_out: str = "another [output] folder",
+    *,
+    waiting: Callable[[str], object] | None = None,
 ) -> Iterator[None]:
     """Hold a folder: two runs would overwrite each other's memo, decisions and report.
 
@@ -229,18 +235,22 @@ def alone_in(
         folder: made if it is not there.
         what: that may work there once at a time; names the lock's file.
         way_out: what to name instead, for the message.
+        waiting: called with a line before another one's end is waited for; None: refuse.
 
     Raises:
-        StoreBusy: another process has it.
+        StoreBusy: another process has it, and it is not waited for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{what}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise StoreBusy(
-            f"another {what} works in {folder}: wait for its end, or name {way_out}"
-        ) from None
+        if waiting is None:
+            raise StoreBusy(
+                f"another {what} works in {folder}: wait for its end, or name {way_out}"
+            ) from None
+        waiting(f"another {what} works in {folder}: waiting for its end")
+        lock.acquire(poll_interval=_POLL)
     try:
         yield
     finally:

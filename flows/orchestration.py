@@ -11,9 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput, StoreFull
+
+if TYPE_CHECKING:
+    from alike.flows.steps import PipelineRun
+
+_LEASES = "prefect.server.concurrency.lease_storage"
 
 EMBEDDED = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -22,6 +27,8 @@ EMBEDDED = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "120",
     "PREFECT_API_REQUEST_TIMEOUT": "300",
+    # Slots of runs that were killed are given back although the server was started anew since.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": f"{_LEASES}.filesystem",
 }
 
 ALWAYS = {
@@ -87,14 +94,16 @@ def _check_server(url: str) -> None:
 
 
 def step(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A plain function as the Prefect task `name`.
+    """A step of a run as the Prefect task `name`.
 
-    Nothing is cached or persisted by Prefect: steps exchange keys of stored artefacts, and whether
-    one must run again is decided from the store (`alike.flows.memo`), which survives Prefect.
+    Args:
+        function: of a run and what the step needs beside it.
+        name: what it does, such as ``extract resnet18``.
     """
-    from prefect import task
-    from prefect.cache_policies import NO_CACHE
 
-    as_task = task(name=name, cache_policy=NO_CACHE, persist_result=False)
-    wrapped: Callable[..., Any] = as_task(function)
-    return wrapped
+    def call(run: "PipelineRun", *arguments: Any) -> Any:
+        from alike.flows.tasks import run_task
+
+        return run_task(function, name, run, arguments)
+
+    return call

@@ -8,13 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, tags
+from prefect.states import Completed
 
+from alike.extract.errors import StoreBusy
 from alike.extract.progress import Progress, silent
-from alike.extract.secrets import masked
+from alike.extract.secrets import flat, masked
+from alike.flows.check import check
 from alike.flows.finished import Finished
+from alike.flows.names import run_tags
+from alike.flows.overrides import Overrides, given_settings
+from alike.flows.publishing import publish
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
+from alike.flows.turns import collapse_late_runs, slot_of_store
 from alike.flows.unchanged import unchanged_run
 
 __all__ = ["Finished", "run_pipeline", "scheduled"]
@@ -28,21 +35,58 @@ def run_pipeline(
     rehash: bool = False,
 ) -> Finished:
     """Run the flow of a settings file under Prefect; see `run_settings_file`."""
-    return _flow(str(path), progress, tell, rehash)
+    with tags(*run_tags(read_pipeline(path))):
+        return _flow(str(path), progress, tell, rehash)
 
 
-@flow(name="alike", persist_result=False, validate_parameters=False)
-def scheduled(path: str) -> str:
-    """Run the flow of `pipeline.toml`; returns the report's path."""
-    log = get_run_logger()
+@flow(name="alike", persist_result=False)
+def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False) -> Any:
+    """Run the flow of a settings file, by the clock or from the server.
 
-    def tell(line: str) -> None:
-        log.info(masked(line))
+    Args:
+        path: of the settings file, on the machine that runs it.
+        settings: that this run has otherwise than the file.
+        rehash: read every image, also those whose size and times are as before.
 
-    done = unchanged_run(read_pipeline(Path(path)), tell)
-    return str((done or run_settings_file(Path(path), silent, tell)).report)
+    Returns:
+        The report's path; or a completed state `Skipped`, if another run works on the store and
+        `[prefect] busy` is `skip`.
+    """
+    given = given_settings(settings) if settings else {}
+    pipeline = read_pipeline(Path(path), given)
+    if given:
+        log(f"set for this run: {', '.join(sorted(flat(given)))}")
+    collapse_late_runs(log)
+    done = None if rehash else unchanged_run(pipeline, log)
+    if done is None:
+        wait = pipeline.prefect.busy == "wait"
+        try:
+            with slot_of_store(pipeline, log if wait else None):
+                check(pipeline)
+                done = run_settings_file(
+                    Path(path), silent, log, rehash=rehash, overrides=given, wait=wait
+                )
+        except StoreBusy as error:
+            if wait:
+                raise
+            return Completed(name="Skipped", message=masked(str(error)))
+    publish(pipeline, done)
+    return str(done.report)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no Protocol: no schema
-    return run_settings_file(Path(path), progress, tell, rehash=rehash)
+    def both(line: str) -> None:
+        tell(line)
+        log(line)
+
+    pipeline = read_pipeline(Path(path))
+    with slot_of_store(pipeline):
+        done = run_settings_file(Path(path), progress, both, rehash=rehash)
+    publish(pipeline, done)
+    return done
+
+
+def log(line: str) -> None:
+    """Log a line for the server: that of the step that runs, or of the run."""
+    get_run_logger().info(masked(line))

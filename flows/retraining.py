@@ -79,7 +79,7 @@ class Rounds:
 
         run, began, name = self.run, time.time(), settings.rules.condition.score
         try:
-            weights = step(steps.retrain_network, "retrain")(
+            weights = step(steps.retrain_network, f"retrain {settings.loss}")(
                 run, self.weights, self.served, settings.loss
             )
         except Diverged as error:
@@ -88,13 +88,13 @@ class Rounds:
             past = Past(began, scores[name], math.nan)
             self.log.add("replace", False, self.verdict, scores, past=past)
             return False
-        key = step(steps.extract_images, "extract")(run, weights, "retrained")
+        key = step(steps.extract_images, "extract retrained")(run, weights, "retrained")
         self.compared.add(key)
-        self.after = after = step(steps.evaluate_group, "analyse")(
+        self.after = after = step(steps.evaluate_group, "analyse retrained")(
             run, key, "retrained", self.untrained
         )
-        step(steps.explain, "explain")(run, key, weights, "retrained")
-        self.comparison = step(steps.set_side_by_side, "compare")(
+        step(steps.explain, "explain retrained")(run, key, weights, "retrained")
+        self.comparison = step(steps.set_side_by_side, "compare retrained")(
             run, self.first, key, main_measure(after)
         )
         if settings.control and settings.loss != "ce":
@@ -104,7 +104,7 @@ class Rounds:
         self.verdict = self._on_which(verdict.reason)
         run.decisions.append(self.verdict)
         if verdict.go:
-            step(steps.build, "index")(run, key, "retrained")
+            step(steps.build, "index retrained")(run, key, "retrained")
         self.log.add(
             "replace", verdict.go, self.verdict, new,
             past=Past(began, scores[name], new[name]),
@@ -115,10 +115,12 @@ class Rounds:
         return verdict.go
 
     def _compare_with_control(self, key: str, measure: str) -> None:
-        plain = step(steps.retrain_network, "retrain")(self.run, self.weights, self.served, "ce")
-        beside = step(steps.extract_images, "extract")(self.run, plain, "control")
+        retrain = step(steps.retrain_network, "retrain control")
+        plain = retrain(self.run, self.weights, self.served, "ce")
+        beside = step(steps.extract_images, "extract control")(self.run, plain, "control")
         self.compared.add(beside)
-        self.control = step(steps.set_side_by_side, "compare")(self.run, beside, key, measure)
+        compare = step(steps.set_side_by_side, "compare control")
+        self.control = compare(self.run, beside, key, measure)
 
     def _scores(self, key: str, analysis: "Analysis") -> dict[str, float]:
         """What decides, on the validation images if the store has some; counted in the store."""

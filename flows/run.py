@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.memo import RunFile, alone_in, digest
+from alike.flows.names import network_label
 from alike.flows.orchestration import step
 from alike.flows.recording import (
     failure,
@@ -48,6 +49,8 @@ def run_settings_file(
     tell: Callable[[str], object] = lambda line: None,
     *,
     rehash: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    wait: bool = False,
 ) -> Finished:
     """Run the steps of a settings file that must run, record the run, and raise its alarms.
 
@@ -56,12 +59,15 @@ def run_settings_file(
         progress: called as each step proceeds.
         tell: called with a line before a step runs again, and for every alarm.
         rehash: read every image to list it, also those whose size and times are as before.
+        overrides: settings in place of those of the file, as `read_pipeline` takes them.
+        wait: for the end of another run that works in the same folder.
 
     Raises:
-        BadInput: settings that cannot work, or another run that works in the same folder.
+        BadInput: settings that cannot work.
+        StoreBusy: another run works in the same folder, and it is not waited for.
     """
-    pipeline = read_pipeline(path)
-    with alone_in(pipeline.output.folder):
+    pipeline = read_pipeline(path, overrides)
+    with alone_in(pipeline.output.folder, waiting=tell if wait else None):
         run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
         try:
             done = run_steps(run)
@@ -84,7 +90,8 @@ def run_steps(run: PipelineRun) -> Finished:
     accepted = log.accepted()
     run.notes.extend(log.lost())
     weights = accepted.weights if accepted else run.pipeline.network.weights
-    key = step(steps.extract_images, "extract")(run, weights, "network")
+    label = network_label(run.pipeline.network.name)
+    key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
     report = run.folder / "report.html"
     _note_changes(run, key)
     earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
@@ -100,12 +107,14 @@ def run_steps(run: PipelineRun) -> Finished:
         # retrained from it are compared.
         random = weights == "none"
         untrained = (
-            key if random else step(steps.extract_images, "extract")(run, "none", "untrained", own)
+            key
+            if random
+            else step(steps.extract_images, "extract untrained")(run, "none", "untrained", own)
         )
-    step(steps.build, "index")(run, key, "network")
+    step(steps.build, f"index {label}")(run, key, "network")
     beside = None if untrained == key else untrained
-    before = step(steps.evaluate_group, "analyse")(run, key, "network", beside)
-    step(steps.explain, "explain")(run, key, weights, "network")
+    before = step(steps.evaluate_group, f"analyse {label}")(run, key, "network", beside)
+    step(steps.explain, f"explain {label}")(run, key, weights, "network")
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()
     run.memo.forget("report")

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from alike.extract.errors import AlikeError, BadInput
 from alike.flows.check import check
 from alike.flows.memo import alone_in
+from alike.flows.names import run_tags
 from alike.flows.orchestration import prepare
 from alike.flows.sections import Pipeline
 from alike.flows.settings import read_pipeline
@@ -31,22 +32,25 @@ def serve_schedule(
     *,
     timezone: str | None = None,
     port: int = 4200,
+    work_pool: str | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> None:
     """Serve the flow of a settings file until interrupted.
 
     A Prefect server named by `PREFECT_API_URL` is used; else one is started on the loopback
-    address, its files in the run's folder, and stopped with us.
+    address, its files in the run's folder, and stopped with us. With a work pool the deployment is
+    only registered: workers of that pool run it.
 
     Args:
         settings: the settings file.
         cron: minute, hour, day of the month, month, weekday.
         timezone: that the cron expression is of, such as Europe/Berlin; None: this machine's.
         port: of the server that is started.
+        work_pool: whose workers run the flow; None: this process does.
         tell: called with a line that says when the flow runs.
 
     Raises:
-        BadInput: the settings, the cron expression or the time zone cannot work.
+        BadInput: the settings, the cron expression, the time zone or the work pool cannot work.
         StoreBusy: another process serves this file.
     """
     if len(cron.split()) != 5:
@@ -59,6 +63,11 @@ def serve_schedule(
     with alone_in(pipeline.output.folder, f"schedule-{name[-8:]}", "another settings file"):
         prepare(pipeline.output.folder, quiet=False)
         ours = not os.environ.get("PREFECT_API_URL")
+        if ours and work_pool is not None:
+            raise BadInput(
+                f"--work-pool {work_pool}: a work pool is on a Prefect server, so name that by "
+                "PREFECT_API_URL"
+            )
         if ours:
             os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         schedule = _schedule(cron, zone)
@@ -69,13 +78,51 @@ def serve_schedule(
 
         from alike.flows.pipeline import scheduled
 
-        scheduled.serve(
-            name=name,
-            schedule=schedule,
-            parameters={"path": str(settings)},
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            limit=1,
+        deployed: dict[str, Any] = {
+            "name": name,
+            "schedule": schedule,
+            "parameters": {"path": str(settings)},
+            "tags": run_tags(pipeline),
+            "entrypoint_type": EntrypointType.MODULE_PATH,
+        }
+        if work_pool is None:
+            scheduled.serve(**deployed, global_limit=one_at_a_time(pipeline))
+            return
+        limit = one_at_a_time(pipeline)
+        _register(
+            scheduled.to_deployment(**deployed, concurrency_limit=limit, work_pool_name=work_pool)
         )
+        tell(f"registered; `prefect worker start --pool {work_pool}` runs it")
+
+
+def _register(deployment: Any) -> None:
+    """Write a deployment to the server.
+
+    Raises:
+        BadInput: the server has no such work pool.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    pool = deployment.work_pool_name
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise BadInput(
+                f"--work-pool {pool}: the server has none of that name; make it by "
+                f"`prefect work-pool create {pool} --type process`"
+            ) from None
+    deployment.apply()
+
+
+def one_at_a_time(pipeline: Pipeline) -> Any:
+    """The limit of a deployment: a second run waits, or is cancelled by the server."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+
+    waits = pipeline.prefect.busy == "wait"
+    strategy = ConcurrencyLimitStrategy.ENQUEUE if waits else ConcurrencyLimitStrategy.CANCEL_NEW
+    return ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)
 
 
 def deployment_name(settings: Path, pipeline: Pipeline) -> str:
@@ -144,8 +191,8 @@ def _next_run(cron: str, zone: str) -> str:
     return when.strftime("%Y-%m-%d %H:%M %z")
 
 
-def start_server(port: int, log: Path) -> str:
-    """Start a Prefect server on the loopback address; returns its API's URL once it answers.
+def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start a Prefect server on the loopback address; returns its process once it answers.
 
     It ends with this process.
 
@@ -168,14 +215,14 @@ def start_server(port: int, log: Path) -> str:
             stderr=out,
             env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         )
-    atexit.register(_stop, server)
+    atexit.register(stop_server, server)
     url = f"http://127.0.0.1:{port}/api"
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if server.poll() is not None:
             raise AlikeError(f"the Prefect server ended with status {server.returncode}: see {log}")
         if _healthy(url):
-            return url
+            return server
         time.sleep(0.3)
     raise AlikeError(f"the Prefect server did not answer within {START_SECONDS:.0f} s: see {log}")
 
@@ -188,7 +235,8 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    """End a server that `start_server` has started."""
     server.terminate()
     try:
         server.wait(10)

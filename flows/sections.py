@@ -54,7 +54,7 @@ MOST_SIDE = math.isqrt(MAX_PIXELS)
 """Pixels of a side of the network's input: its square is as large as an image may be."""
 
 
-_WITHOUT_EFFECT = {"output", "alarm", "keep", "cluster"}
+_WITHOUT_EFFECT = {"output", "alarm", "keep", "cluster", "prefect"}
 """Sections that no result depends on."""
 
 
@@ -406,6 +406,28 @@ class Keep(_Section):
     compares it with."""
 
 
+class PrefectSettings(_Section):
+    """How Prefect runs the steps, and what it shows of them."""
+
+    retries: int = Field(default=3, ge=0, le=20)
+    """How often a step is tried again after a fault of the storage, the network or a worker."""
+    retry_seconds: float = Field(default=10.0, ge=0.0, le=3600.0)
+    """Pause before it is tried again the first time; every further pause is twice as long."""
+    busy: Literal["wait", "skip"] = "wait"
+    """What a scheduled run does while another one works on the same store."""
+    tags: tuple[str, ...] = ()
+    """Of every run, beside those that it always has."""
+    report_url: str | None = None
+    """Where a browser finds the output folder, for the link to the report. Unset: its path."""
+
+    @field_validator("report_url")
+    @classmethod
+    def _in_a_browser(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url
+
+
 class Pipeline(_Section):
     """A whole run."""
 
@@ -420,6 +442,7 @@ class Pipeline(_Section):
     alarm: AlarmSettings = AlarmSettings()
     keep: Keep = Keep()
     cluster: ClusterSettings = ClusterSettings()
+    prefect: PrefectSettings = PrefectSettings()
     title: str = ""
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _shown: dict[str, Any] = PrivateAttr(default_factory=dict)

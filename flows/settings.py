@@ -4,6 +4,7 @@ Configuration is read here and nowhere else; everything below `flows/` takes pla
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from alike.flows.sections import Output, Pipeline, TransformSettings, parse_byte
 __all__ = ["Pipeline", "checked_transform", "parse_bytes", "read_pipeline"]
 
 
-def read_pipeline(path: Path) -> Pipeline:
+def read_pipeline(path: Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
     """Read and check `pipeline.toml`; paths in it are relative to the file's own folder.
+
+    Args:
+        path: of the file.
+        overrides: sections with the settings that replace those of the file.
 
     Raises:
         BadInput: the file is missing, is no TOML, or holds a wrong name or value: all of them
@@ -32,6 +37,8 @@ def read_pipeline(path: Path) -> Pipeline:
         raise BadInput(f"{path} is not a TOML file: {error}") from error
     except RecursionError as error:
         raise BadInput(f"{path} nests its values too deep: settings are two levels deep") from error
+    for name, value in (overrides or {}).items():
+        raw[name] = {**raw.get(name, {}), **value} if isinstance(value, dict) else value
     given = filled(raw)
     try:
         pipeline = Pipeline.model_validate(given)

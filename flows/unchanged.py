@@ -219,7 +219,7 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
     ]
     settings = [
-        pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster"}),
+        pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster", "prefect"}),
         pipeline.written,
     ]
     weights = Path(network.weights)

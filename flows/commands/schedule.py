@@ -21,12 +21,17 @@ def schedule(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Prefect server, if one is started.")
     ] = 4200,
+    work_pool: Annotated[
+        str | None,
+        typer.Option(help="Register the flow for the workers of this pool, and end."),
+    ] = None,
 ) -> None:
     """Serve the flow as a Prefect deployment until interrupted (Ctrl-C).
 
     A run in which nothing has changed computes nothing. The variable PREFECT_API_URL names the
     Prefect server. If it is not set, a server is started on this machine's loopback address.
-    The first line says the time zone and the next run.
+    The first line says the time zone and the next run. With --work-pool the flow is registered, and
+    workers of that pool run it (`prefect worker start --pool NAME`).
 
     Examples:
         alike schedule pipeline.toml --cron "0 2 * * *"
@@ -34,7 +39,11 @@ def schedule(
         alike schedule pipeline.toml --cron "0 2 * * *" --timezone Europe/Berlin
 
         PREFECT_API_URL=http://prefect.lab:4200/api alike schedule pipeline.toml --cron "0 2 * * *"
+
+        alike schedule pipeline.toml --cron "0 2 * * *" --work-pool lab
     """
     from alike.flows.schedule import serve_schedule
 
-    serve_schedule(settings, cron, timezone=timezone, port=port, tell=typer.echo)
+    serve_schedule(
+        settings, cron, timezone=timezone, port=port, work_pool=work_pool, tell=typer.echo
+    )
