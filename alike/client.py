@@ -120,17 +120,24 @@ class Client:
         ]  # fmt: skip
         return _table([line for one in answers for line in one["neighbours"]], columns)
 
-    def alike(self, image: Query, other: Query, *, features: str | None = None) -> dict[str, Any]:
+    def alike(
+        self,
+        image: Query,
+        other: Query,
+        *,
+        features: str | None = None,
+        measure: str | None = None,
+    ) -> dict[str, Any]:
         """Where two images are alike.
 
         Returns:
-            distance (by the measure of the index), value (cosine), likeness and difference (h, w)
-            on each, pairs.
+            distance (by the measure of the index); measure, value and apart, which likeness and
+            difference, (h, w) on each, split; pairs.
         """
         import numpy as np
 
         path = f"/images/{self._name(image)}/alike/{self._name(other)}"
-        answer: dict[str, Any] = self._ask("GET", path, features=features)
+        answer: dict[str, Any] = self._ask("GET", path, features=features, measure=measure)
         for name in ("likeness", "difference"):
             answer[name] = [np.array(one) for one in answer[name]]
         answer["pairs"] = None if answer["pairs"] is None else np.array(answer["pairs"])

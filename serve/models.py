@@ -268,24 +268,31 @@ class ManyNeighbours(Model):
 
 
 class Alike(Model):
-    """Where two images are alike: shares of the cosine of their pooled maps, by position.
+    """Where two images are alike: what a measure says of them, split over positions.
 
     Attributes:
         first: an image.
         second: another.
         distance: of the two, by the measure of the index.
-        value: cosine of the pooled maps.
+        measure: that the maps split: that of the index, or `gap_cosine` if it is no sum over
+            positions.
+        measure_form: of it, `cosine` or `euclidean`.
+        value: its cosine; of a Euclidean measure the inner product of the two vectors.
+        apart: 1 - cosine; of a Euclidean measure the squared distance.
         likeness: a map (h, w) on each image; each sums to `value`.
-        difference: a map on each; both together sum to 1 - `value`.
+        difference: a map on each; both together sum to `apart`.
         pairs: (P, Q), what every pair of positions adds to `value`; None if there are too many.
-        in_measure: whether `value` is what the measure of the index ranks by. If not, the maps
-            explain a cosine, and the neighbours are ordered by something else.
+        in_measure: whether `measure` is that of the index. If not, the neighbours are ordered by
+            something else than what the maps split.
     """
 
     first: Image
     second: Image
     distance: float
+    measure: str
+    measure_form: Literal["cosine", "euclidean"]
     value: float
+    apart: float
     likeness: list[list[list[float]]]
     difference: list[list[list[float]]]
     pairs: list[list[float]] | None

@@ -5,9 +5,9 @@ import { largest, paint, paintScale } from "./heat.js";
 const WHAT = [["likeness", "alike"], ["difference", "different"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
 const EXPLAINS = new Set(["gradcam", "cam", "lrp", "sa"]);
 const SAYS = {
-  likeness: "On each image the colours sum to the similarity, without remainder. Point at a place: the other image shows what goes with it.",
-  difference: "Where the two differ. Both images together sum to what the similarity lacks to 1.",
-  none: "What the network sees.",
+  likeness: (pair) => `On each image the colours sum to ${pair.measure_form === "cosine" ? "the similarity" : "the inner product, which makes the distance smaller"}, without remainder.${pair.pairs ? " Point at a place: the other image shows what goes with it." : ""}`,
+  difference: (pair) => `Where the two differ. Both images together sum to ${pair.measure_form === "cosine" ? "what the similarity lacks to 1" : "the squared distance"}.`,
+  none: () => "What the network sees.",
 };
 
 export function pairView(place, { facts, source, life }) {
@@ -56,7 +56,7 @@ export function pairView(place, { facts, source, life }) {
     canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] && !both ? largest(shown[i]) : top, facts.colours));
     if (told && told.left) says.textContent = told.left;
     else if (told) says.textContent = `What speaks for ${told.map((one) => `“${one.maps[0].target}” (${rounded(one.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`;
-    else says.textContent = what === "likeness" && !pair.pairs ? SAYS.likeness.split(" Point")[0] : SAYS[what];
+    else says.textContent = SAYS[what](pair);
     showScale(both ? top : 0, Boolean(shown[0]), both);
   }
 
@@ -106,8 +106,7 @@ export function pairView(place, { facts, source, life }) {
       return h("div", { class: "card" }, h("h2", {}, "Where are the two alike?"), typical,
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
         h("div", { class: "controls" }, group), scaleLine, says,
-        h("p", { class: "soft small" }, `The cosine of their mean features is ${alike.value.toFixed(4)}.`,
-          alike.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`),
+        h("p", { class: "soft small terms" }, terms(alike, facts)),
         h("p", {}, h("a", { class: "button", href: link("ask", { ...source, image: values.with }) }, "Ask the right image")));
     }, waiting(5, "Comparing the two images"));
     if (pair) {
@@ -115,6 +114,13 @@ export function pairView(place, { facts, source, life }) {
       if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   };
+}
+
+// What the colours split, and whether it is what the neighbours are ordered by.
+function terms(alike, facts) {
+  const number = alike.measure_form === "cosine" ? `similarity ${alike.value.toFixed(4)}` : `squared distance ${distance(alike.apart)}`;
+  return alike.in_measure ? `By ${alike.measure}, as the neighbours: ${number}.`
+    : `By ${alike.measure}: ${number}. The neighbours are ordered by ${facts.measure}, which cannot be split over places.`;
 }
 
 async function loadPair(values, asked, life, facts) {
