@@ -143,6 +143,30 @@ class Client:
         answer["pairs"] = None if answer["pairs"] is None else np.array(answer["pairs"])
         return answer
 
+    def pixel_likeness(
+        self,
+        image: Query,
+        other: Query,
+        method: str = "likeness_lrp",
+        *,
+        features: str | None = None,
+        measure: str | None = None,
+    ) -> dict[str, Any]:
+        """Which pixels make two images alike, by the measure of the index.
+
+        Returns:
+            value (similarity), maps (h, w) on each, conserved (sum of each over the value);
+            left_out says why the method does not fit.
+        """
+        import numpy as np
+
+        path = f"/images/{self._name(image)}/alike/{self._name(other)}/pixels"
+        answer: dict[str, Any] = self._ask(
+            "GET", path, method=method, features=features, measure=measure
+        )
+        answer["maps"] = [np.array(one) for one in answer["maps"]]
+        return answer
+
     def explain(
         self,
         image: Query,

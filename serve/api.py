@@ -219,6 +219,22 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
             return await work.search(request, question)
         return await work.think(request, [image, other], question)
 
+    @router.get("/images/{image}/alike/{other}/pixels", response_model=models.PixelLikeness)
+    async def pixels(
+        request: Request,
+        image: Name,
+        other: Name,
+        method: Annotated[
+            models.PairMethod, Query(description="Key of `alike list pair-explainers`.")
+        ] = "likeness_lrp",
+        features: Features = None,
+        measure: Measure = None,
+    ) -> Any:
+        """Which pixels make two images alike, by the measure of the index."""
+        opened = await work.search(request, partial(service.opened, features, measure))
+        question = partial(service.pixel_likeness, image, other, method, opened)
+        return await work.think(request, [image, other], answer(question))
+
     @router.get("/images/{image}/explain", response_model=models.Explanations)
     async def explain(
         request: Request,

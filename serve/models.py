@@ -25,6 +25,11 @@ Method = Literal[
     "deep_taylor",
 ]  # fmt: skip
 """Explainers: the rows of `EXPLAINERS`, which loads torch."""
+PairMethod = Literal[
+    "likeness_lrp", "likeness_lrp_gamma", "likeness_lrp_epsilon", "likeness_gradient",
+    "likeness_path",
+]  # fmt: skip
+"""Explainers of pairs: the rows of `PAIR_EXPLAINERS`, which loads torch."""
 Split = Literal["held_out", "validation", "train", "all"]
 
 
@@ -297,6 +302,31 @@ class Alike(Model):
     difference: list[list[list[float]]]
     pairs: list[list[float]] | None
     in_measure: bool
+
+
+class PixelLikeness(Model):
+    """Which pixels make two images alike, by the measure of the index.
+
+    Attributes:
+        first: an image.
+        second: another.
+        method: key of `PAIR_EXPLAINERS`.
+        measure: whose similarity is explained.
+        value: the similarity: cosine, inner product, or minus the distance; null if the method does
+            not fit.
+        maps: a map (h, w) on each image; none if the method does not fit.
+        conserved: sum of each map over `value`; 1 if biases take no share.
+        left_out: why the method does not fit the network or the measure; empty if it does.
+    """
+
+    first: Image
+    second: Image
+    method: PairMethod
+    measure: str
+    value: Number
+    maps: list[list[list[float]]]
+    conserved: list[Number]
+    left_out: str
 
 
 class ExplanationLine(Model):

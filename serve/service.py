@@ -389,6 +389,37 @@ class NeighbourService:
             "in_measure": own,
         }
 
+    def pixel_likeness(
+        self, first: str, second: str, method: str, opened: OpenIndex | None = None
+    ) -> dict[str, Any]:
+        """Fields of `PixelLikeness`: which pixels make two images alike, by the index's measure.
+
+        Raises:
+            NotThere: an unknown image.
+        """
+        # Here, because it loads torch, which a question of a stored row is answered without.
+        from alike.analysis.explain import explain_images
+
+        opened = opened or self.opened()
+        images, measure = [self.image(name) for name in (first, second)], opened.index.measure.name
+        with self._network_lock:
+            result = explain_images(
+                images, opened.index.features, methods=(method,), measure=measure,
+                network=opened.index.encoder().network,
+            )  # fmt: skip
+        pixels = result.pixels[0] if result.pixels else None
+        maps = (pixels.on_a, pixels.on_b) if pixels else ()
+        return {
+            "first": self.about(first, opened),
+            "second": self.about(second, opened),
+            "method": method,
+            "measure": measure,
+            "value": pixels.value if pixels else None,
+            "maps": [_rounded(_coarse(one)) for one in maps],
+            "conserved": list(pixels.conserved) if pixels else [],
+            "left_out": "" if pixels else "; ".join(result.notes),
+        }
+
     def _distance(self, first: str, second: str, opened: OpenIndex) -> float:
         """The distance of two images by the measure of the index."""
         a, b = (

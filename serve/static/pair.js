@@ -1,8 +1,9 @@
 // Two images: how far apart, how typical that is, and where they are alike.
-import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, press, rounded, waiting } from "./parts.js";
+import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, percent, press, rounded, select, waiting } from "./parts.js";
 import { largest, paint, paintScale } from "./heat.js";
 
-const WHAT = [["likeness", "alike"], ["difference", "different"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
+const WHAT = [["likeness", "alike"], ["difference", "different"], ["pixels", "alike in pixels"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
+const PIXELS = [["likeness_lrp", "LRP"], ["likeness_lrp_gamma", "LRP, for and against"], ["likeness_lrp_epsilon", "LRP, epsilon"], ["likeness_gradient", "gradient"], ["likeness_path", "path from blurred"]];
 const EXPLAINS = new Set(["gradcam", "cam", "lrp", "sa"]);
 const SAYS = {
   likeness: (pair) => `On each image the colours sum to ${pair.measure_form === "cosine" ? "the similarity" : "the inner product, which makes the distance smaller"}, without remainder.${pair.pairs ? " Point at a place: the other image shows what goes with it." : ""}`,
@@ -11,7 +12,7 @@ const SAYS = {
 };
 
 export function pairView(place, { facts, source, life }) {
-  let what = "likeness", pair = null, maps = {};
+  let what = "likeness", pair = null, maps = {}, method = PIXELS[0][0];
   const sides = ["first", "second"];
   const canvases = sides.map(() => h("canvas", { width: 420, height: 420, role: "img" }));
   const captions = sides.map(() => h("figcaption"));
@@ -19,6 +20,8 @@ export function pairView(place, { facts, source, life }) {
   const scaleLine = h("div", { class: "scale" }, low, scale, high);
   const says = h("p", { class: "soft small says" });
   const group = choices("What the colours show", WHAT, what, (value) => { what = value; show(); });
+
+  const methods = select("by", PIXELS, method, (value) => { method = value; show(); });
 
   canvases.forEach((canvas, here) => {
     canvas.addEventListener("pointermove", (event) => {
@@ -33,8 +36,10 @@ export function pairView(place, { facts, source, life }) {
 
   async function show() {
     press(group, what);
+    methods.hidden = what !== "pixels";
     if (!pair) return;
     const mine = pair;
+    if (what === "pixels" && !maps[method]) await askPixels(mine, method);
     if (EXPLAINS.has(what) && !maps[what]) {
       says.textContent = "The network is asked …";
       const [first, second] = await Promise.all(sides.map((side) =>
@@ -46,8 +51,25 @@ export function pairView(place, { facts, source, life }) {
     if (mine === pair) draw();
   }
 
+  async function askPixels(mine, by) {
+    says.textContent = "The network is asked …";
+    const told = await askIfThere(`images/${mine.first.image}/alike/${mine.second.image}/pixels`,
+      { method: by, features: mine.by, measure: source.measure }, { signal: life });
+    if (mine === pair) maps[by] = told && told.maps.length ? told : { left: told?.left_out || "This method does not fit the network." };
+  }
+
+  function drawPixels() {
+    const told = maps[method];
+    if (!told) return;
+    const shown = told.left ? [null, null] : told.maps;
+    canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] ? largest(shown[i]) : 0, facts.colours));
+    says.textContent = told.left || `Which pixels make the two alike by ${told.measure} (${told.value.toFixed(4)}). ${conserved(told)} Each image has its own scale.`;
+    showScale(0, !told.left, false);
+  }
+
   function draw() {
     if (!pair) return;
+    if (what === "pixels") { drawPixels(); return; }
     const told = maps[what], shown = what === "none" || (told && told.left) ? [null, null]
       : EXPLAINS.has(what) ? told && told.map((one) => one.arrays[what]) : pair[what];
     if (!shown) return;
@@ -105,7 +127,7 @@ export function pairView(place, { facts, source, life }) {
       });
       return h("div", { class: "card" }, h("h2", {}, "Where are the two alike?"), typical,
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
-        h("div", { class: "controls" }, group), scaleLine, says,
+        h("div", { class: "controls" }, group, methods), scaleLine, says,
         h("p", { class: "soft small terms" }, terms(alike, facts)),
         h("p", {}, h("a", { class: "button", href: link("ask", { ...source, image: values.with }) }, "Ask the right image")));
     }, waiting(5, "Comparing the two images"));
@@ -114,6 +136,12 @@ export function pairView(place, { facts, source, life }) {
       if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   };
+}
+
+// Pixels have the share of the similarity that biases do not take.
+function conserved(told) {
+  if (told.conserved.some((one) => one === null)) return "";
+  return `The colours sum to ${told.conserved.map((one) => percent(one, 0)).join(" and ")} of it.`;
 }
 
 // What the colours split, and whether it is what the neighbours are ordered by.

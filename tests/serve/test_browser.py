@@ -129,6 +129,21 @@ def test_an_uploaded_image_gets_the_right_neighbours(page, address, client, plac
     assert_quiet(page, address)
 
 
+def test_likeness_in_pixels_says_what_it_conserves(page, address, client):
+    visit(page, f"{address}#ask?image=3&with=12", VIEWS["#ask?image=3&with=12"])
+    page.run("document.querySelector('.pairplace button[data-value=pixels]').click()")
+    for method in ("likeness_lrp", "likeness_lrp_gamma"):
+        page.run(
+            "const list = document.querySelector('.pairplace select');"
+            "list.value = arguments[0]; list.dispatchEvent(new Event('change'))", method,
+        )  # fmt: skip
+        pair = client.json(f"/api/v1/images/3/alike/12/pixels?method={method}")
+        shares = " and ".join(f"{100 * one:.0f} %" for one in pair["conserved"])
+        words = "document.querySelector('.says').textContent"
+        page.wait(f"{words}.includes('The colours sum to {shares} of it')")
+    assert_quiet(page, address)
+
+
 def test_a_file_that_is_no_image_is_refused_in_one_line(page, address, tmp_path):
     (tmp_path / "letter.png").write_text("no image")
     visit(page, address, VIEWS[""])

@@ -84,10 +84,11 @@ def test_a_new_image(client, place, index):
 
 
 def test_the_description_names_every_explainer():
-    from alike.analysis.explain import EXPLAINERS
-    from alike.serve.models import Method
+    from alike.analysis.explain import EXPLAINERS, PAIR_EXPLAINERS
+    from alike.serve.models import Method, PairMethod
 
     assert get_args(Method) == tuple(EXPLAINERS)
+    assert get_args(PairMethod) == tuple(PAIR_EXPLAINERS)
 
 
 def test_the_page_starts_without_torch(place):
