@@ -95,6 +95,22 @@ class StoredAnalyses:
             "rows": records(shown), "n_rows": len(part),
         }  # fmt: skip
 
+    def grades(self, key: str) -> dict[str, Any]:
+        """Fields of `Grades`."""
+        from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
+
+        tables: list[tuple[pd.DataFrame, dict[str, Any]]] = []
+        for name in (GRADE, PAIR_GRADE):
+            try:
+                tables.append(self._store.read_table(name.format(key=key)))
+            except FileNotFoundError:
+                tables.append((pd.DataFrame(), {}))
+        (images, _), (pairs, settings) = tables
+        return {
+            "key": key, "images": records(images), "pairs": records(pairs),
+            "pair_measure": str(settings.get("measure", "")),
+        }  # fmt: skip
+
     def map(self, opened: OpenIndex, measure: str, split: str | None, limit: int) -> dict[str, Any]:
         """Fields of `Map`; of more than `limit` points a random part, the same at each call.
 

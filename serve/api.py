@@ -284,6 +284,13 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
     table("/histograms", "histograms", "Same and different pairs by distance.")
     table("/examples", "pairs_examples", "Pairs of images worth a look.")
 
+    @router.get("/grades", response_model=models.Grades)
+    async def grades(request: Request, features: Features = None) -> Any:
+        """What `alike explain --grade` has found: does the network follow its explanations?"""
+        return await work.search(
+            request, answer(lambda: service.analyses.grades(service.chosen_key(features)))
+        )
+
     @router.get("/map", response_model=models.Map)
     async def map_(
         request: Request,

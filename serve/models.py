@@ -409,6 +409,22 @@ class Rows(Model):
     n_rows: int
 
 
+class Grades(Model):
+    """What `alike explain --grade` has found: does the network follow its explanations?
+
+    Attributes:
+        key: extraction.
+        images: one row an explainer; columns in docs/explanations.md. Empty before the first grade.
+        pairs: one row an explainer of likeness and a kind of pair.
+        pair_measure: whose similarity `pairs` follows; empty if there are none.
+    """
+
+    key: str
+    images: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    pair_measure: str
+
+
 class Map(Model):
     """The stored map; the first attributes are those of `alike map --json`.
 

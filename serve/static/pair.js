@@ -18,7 +18,7 @@ export function pairView(place, { facts, source, life }) {
   const captions = sides.map(() => h("figcaption"));
   const low = h("span"), high = h("span"), scale = h("canvas", { width: 240, height: 12, "aria-hidden": "true" });
   const scaleLine = h("div", { class: "scale" }, low, scale, high);
-  const says = h("p", { class: "soft small says" });
+  const says = h("p", { class: "soft small says" }), graded = h("p", { class: "soft small graded" });
   const group = choices("What the colours show", WHAT, what, (value) => { what = value; show(); });
 
   const methods = select("by", PIXELS, method, (value) => { method = value; show(); });
@@ -69,6 +69,7 @@ export function pairView(place, { facts, source, life }) {
 
   function draw() {
     if (!pair) return;
+    graded.textContent = grade(what === "pixels" ? method : what, pair);
     if (what === "pixels") { drawPixels(); return; }
     const told = maps[what], shown = what === "none" || (told && told.left) ? [null, null]
       : EXPLAINS.has(what) ? told && told.map((one) => one.arrays[what]) : pair[what];
@@ -118,8 +119,9 @@ export function pairView(place, { facts, source, life }) {
     }
     await fill(place, life, async () => {
       const alike = await loadPair(values, { ...source, features: by }, life, facts);
-      const typical = await howTypical(alike.distance, { ...source, features: by }, life);
-      pair = { ...alike, by };
+      const [typical, grades] = await Promise.all([howTypical(alike.distance, { ...source, features: by }, life),
+        askIfThere("grades", { features: by }, { signal: life })]);
+      pair = { ...alike, by, grades, index: source.measure || facts.measure };
       sides.forEach((side, i) => {
         const image = alike[side];
         captions[i].replaceChildren(h("b", {}, image.label ?? named(image)), image.label === null ? "" : ` ${named(image)}`);
@@ -127,7 +129,7 @@ export function pairView(place, { facts, source, life }) {
       });
       return h("div", { class: "card" }, h("h2", {}, "Where are the two alike?"), typical,
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
-        h("div", { class: "controls" }, group, methods), scaleLine, says,
+        h("div", { class: "controls" }, group, methods), scaleLine, says, graded,
         h("p", { class: "soft small terms" }, terms(alike, facts)),
         h("p", {}, h("a", { class: "button", href: link("ask", { ...source, image: values.with }) }, "Ask the right image")));
     }, waiting(5, "Comparing the two images"));
@@ -136,6 +138,18 @@ export function pairView(place, { facts, source, life }) {
       if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   };
+}
+
+// Whether the network follows the maps of a method: what `alike explain --grade` has stored.
+function grade(method, pair) {
+  if (method === "none" || method === "difference" || !pair.grades) return "";
+  const { images, pairs, pair_measure: measure } = pair.grades, both = pair.first.label !== null && pair.second.label !== null;
+  const kind = pair.first.label === pair.second.label ? "same class" : "different classes", of = EXPLAINS.has(method) ? images : pairs;
+  const row = EXPLAINS.has(method) ? images.find((one) => one.explainer === method)
+    : measure === (method === "likeness" ? pair.measure : pair.index) && both && pairs.find((one) => one.explainer === method && one.pairs === kind);
+  if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: alike explain --grade.";
+  const span = (name) => `${row[name] === null ? "–" : row[name].toFixed(3)}${row[`${name}_low`] === null ? "" : ` (${row[`${name}_low`].toFixed(3)} to ${row[`${name}_high`].toFixed(3)})`}`;
+  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.`;
 }
 
 // Pixels have the share of the similarity that biases do not take.

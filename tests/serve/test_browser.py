@@ -144,6 +144,27 @@ def test_likeness_in_pixels_says_what_it_conserves(page, address, client):
     assert_quiet(page, address)
 
 
+def test_the_grade_of_a_method_stands_under_its_maps(page, address, place):
+    from alike.analysis.explain.grade import Grading, grade_of
+    from alike.extract.networks.network import load_network
+
+    pair = f"{address}#ask?image=3&with=12"
+    button = "document.querySelector('.pairplace button[data-value=gradcam]').click()"
+    graded = "document.querySelector('.graded').textContent"
+    visit(page, pair, VIEWS["#ask?image=3&with=12"])
+    page.run(button)
+    page.wait(f"{graded}.includes('alike explain --grade')")
+    features = Store.open(place / "store").features()
+    network = load_network(f"{place}/nets.py:small", "none")
+    grading = Grading(steps=4, draws=3)
+    table = grade_of(features, network, methods=["gradcam"], split=None, grading=grading)
+    visit(page, pair, VIEWS["#ask?image=3&with=12"])
+    page.run(button)
+    deletion = table.set_index("explainer").at["gradcam", "deletion"]
+    page.wait(f"{graded}.includes('deletion {deletion:.3f}')")
+    assert_quiet(page, address)
+
+
 def test_a_file_that_is_no_image_is_refused_in_one_line(page, address, tmp_path):
     (tmp_path / "letter.png").write_text("no image")
     visit(page, address, VIEWS[""])
