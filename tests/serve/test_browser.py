@@ -303,6 +303,13 @@ def test_figures_and_tables_are_saved_as_files(page, address):
         assert len(line) == len(rows[0])
         wanted = [part.strip().translate(ascii_only) for cell in cells for part in cell]
         assert [value for value in line if value] == [value for value in wanted if value]
+    safe = page.run(
+        "const table = document.createElement('table');"
+        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %'];"
+        "for (const name of names) table.insertRow().insertCell().textContent = name;"
+        "return Shown.csv(table);"
+    )
+    assert safe.split() == ["class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3", "%"]
     latex = page.run("return Shown.latex(document.querySelector('table.sortable'))")
     assert latex.count("\\\\\n") == len(rows)
     assert not re.search(r"(?<!\\)[%$#_]", latex)
