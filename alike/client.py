@@ -208,15 +208,17 @@ class Client:
     def map(self, **asked: Any) -> "pd.DataFrame":
         """The stored map: row, image, path, label, subset, split, pca_x, pca_y, tsne_x, tsne_y.
 
-        Takes features, measure, split, limit. With an analysis there is `purity`: the share of
-        each image's neighbours that have its class.
+        Takes features, measure, split, limit, predictions. With an analysis there is `purity`: the
+        share of each image's neighbours that have its class. With `predictions=True` there is
+        `prediction`: what the network takes each image for.
         """
         answer = self._ask("GET", "/map", **asked)
         names = ("row", "image", "path", "label", "subset", "split")
         table = _table({name: answer.pop(name) for name in names})
-        purity = answer.pop("purity")
-        if purity is not None:
-            table["purity"] = purity
+        for name in ("purity", "prediction"):
+            values = answer.pop(name)
+            if values is not None:
+                table[name] = values
         for name in ("pca", "tsne"):
             table[[f"{name}_x", f"{name}_y"]] = answer.pop(name)
         table.attrs = answer

@@ -300,13 +300,18 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         limit: Limit = MOST_ROWS,
         features: Features = None,
         measure: Measure = None,
+        predictions: Annotated[
+            bool, Query(description="Also what the network takes each image for.")
+        ] = False,
     ) -> Any:
         """The stored map, as `alike map` made it last; of a larger one a random part."""
 
         def question() -> Any:
             chosen = service.measure if measure is None else measure
             check_measure(chosen)
-            return service.analyses.map(service.opened(features), chosen, split, limit)
+            return service.analyses.map(
+                service.opened(features), chosen, split, limit, predictions=predictions
+            )
 
         return await work.search(request, answer(question))
 

@@ -90,8 +90,9 @@ def test_every_view(page, address, shape, dark):
 
 @pytest.mark.skipif(not AXE, reason="ALIKE_AXE names no axe.min.js of axe-core")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_no_serious_finding_of_axe(page, address, dark):
-    page.shape(1400, 900, dark=dark)
+@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
+def test_no_serious_finding_of_axe(page, address, shape, dark):
+    page.shape(*shape, dark=dark)
     script = Path(AXE).read_text(encoding="utf-8")
     for view, ready in VIEWS.items():
         visit(page, address + view, ready)
@@ -216,6 +217,16 @@ def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address
     page.move(x, y, click=True)
     page.wait(f"location.hash.includes('{table['image'][0]}')")
     page.wait("document.querySelectorAll('.near .pic').length")
+    assert_quiet(page, address)
+
+
+def test_the_map_is_coloured_by_prediction(page, address, client, analysed):
+    predictions = client.json("/api/v1/map?split=all&predictions=true")["prediction"]
+    visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
+    page.run("document.querySelector('button[data-value=prediction]').click()")
+    page.wait(f"{READY} && location.hash.includes('colour=prediction')")
+    names = "[...document.querySelectorAll('.legend button')].map((one) => one.textContent).sort()"
+    page.wait(f"{names}.join() === arguments[0]", ",".join(sorted(set(predictions))))
     assert_quiet(page, address)
 
 

@@ -84,6 +84,16 @@ def test_grades_are_those_that_are_stored(place, tmp_path):
         assert [one["deletion_to_random"] for one in shown] == wanted
 
 
+def test_the_map_says_what_the_network_takes_each_image_for(client, analysed):
+    assert client.json("/api/v1/map?split=all")["prediction"] is None
+    table = client.json("/api/v1/map?split=all&predictions=true")
+    with alike.connect(client.address) as server:
+        asked = server.map(split="all", predictions=True)
+    assert asked["prediction"].tolist() == table["prediction"]
+    for row, prediction in zip(table["row"], table["prediction"], strict=True):
+        assert prediction == client.json(f"/api/v1/images/{row}/prediction")["classes"][0]
+
+
 @pytest.mark.quick
 def test_the_ends_of_a_grid_are_those_of_all_pairs_in_order():
     draw = np.random.default_rng(3)
