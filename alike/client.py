@@ -120,20 +120,51 @@ class Client:
         ]  # fmt: skip
         return _table([line for one in answers for line in one["neighbours"]], columns)
 
-    def alike(self, image: Query, other: Query, *, features: str | None = None) -> dict[str, Any]:
+    def alike(
+        self,
+        image: Query,
+        other: Query,
+        *,
+        features: str | None = None,
+        measure: str | None = None,
+    ) -> dict[str, Any]:
         """Where two images are alike.
 
         Returns:
-            distance (by the measure of the index), value (cosine), likeness and difference (h, w)
-            on each, pairs.
+            distance (by the measure of the index); measure, value and apart, which likeness and
+            difference, (h, w) on each, split; pairs.
         """
         import numpy as np
 
         path = f"/images/{self._name(image)}/alike/{self._name(other)}"
-        answer: dict[str, Any] = self._ask("GET", path, features=features)
+        answer: dict[str, Any] = self._ask("GET", path, features=features, measure=measure)
         for name in ("likeness", "difference"):
             answer[name] = [np.array(one) for one in answer[name]]
         answer["pairs"] = None if answer["pairs"] is None else np.array(answer["pairs"])
+        return answer
+
+    def pixel_likeness(
+        self,
+        image: Query,
+        other: Query,
+        method: str = "likeness_lrp",
+        *,
+        features: str | None = None,
+        measure: str | None = None,
+    ) -> dict[str, Any]:
+        """Which pixels make two images alike, by the measure of the index.
+
+        Returns:
+            value (similarity), maps (h, w) on each, conserved (sum of each over the value);
+            left_out says why the method does not fit.
+        """
+        import numpy as np
+
+        path = f"/images/{self._name(image)}/alike/{self._name(other)}/pixels"
+        answer: dict[str, Any] = self._ask(
+            "GET", path, method=method, features=features, measure=measure
+        )
+        answer["maps"] = [np.array(one) for one in answer["maps"]]
         return answer
 
     def explain(
@@ -177,15 +208,17 @@ class Client:
     def map(self, **asked: Any) -> "pd.DataFrame":
         """The stored map: row, image, path, label, subset, split, pca_x, pca_y, tsne_x, tsne_y.
 
-        Takes features, measure, split, limit. With an analysis there is `purity`: the share of
-        each image's neighbours that have its class.
+        Takes features, measure, split, limit, predictions. With an analysis there is `purity`: the
+        share of each image's neighbours that have its class. With `predictions=True` there is
+        `prediction`: what the network takes each image for.
         """
         answer = self._ask("GET", "/map", **asked)
         names = ("row", "image", "path", "label", "subset", "split")
         table = _table({name: answer.pop(name) for name in names})
-        purity = answer.pop("purity")
-        if purity is not None:
-            table["purity"] = purity
+        for name in ("purity", "prediction"):
+            values = answer.pop(name)
+            if values is not None:
+                table[name] = values
         for name in ("pca", "tsne"):
             table[[f"{name}_x", f"{name}_y"]] = answer.pop(name)
         table.attrs = answer

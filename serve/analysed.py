@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 MOST = 4
 """Analyses that are kept in memory."""
+LOGITS = "logits"
+BLOCK = 4096
+"""Rows of logits that are read at once."""
 SPLITS = ("held_out", "all", "validation", "train")
 """Splits in the order in which a map is looked for if none is named."""
 
@@ -95,7 +99,31 @@ class StoredAnalyses:
             "rows": records(shown), "n_rows": len(part),
         }  # fmt: skip
 
-    def map(self, opened: OpenIndex, measure: str, split: str | None, limit: int) -> dict[str, Any]:
+    def grades(self, key: str) -> dict[str, Any]:
+        """Fields of `Grades`."""
+        from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
+
+        tables: list[tuple[pd.DataFrame, dict[str, Any]]] = []
+        for name in (GRADE, PAIR_GRADE):
+            try:
+                tables.append(self._store.read_table(name.format(key=key)))
+            except FileNotFoundError:
+                tables.append((pd.DataFrame(), {}))
+        (images, _), (pairs, settings) = tables
+        return {
+            "key": key, "images": records(images), "pairs": records(pairs),
+            "pair_measure": str(settings.get("measure", "")),
+        }  # fmt: skip
+
+    def map(
+        self,
+        opened: OpenIndex,
+        measure: str,
+        split: str | None,
+        limit: int,
+        *,
+        predictions: bool = False,
+    ) -> dict[str, Any]:
         """Fields of `Map`; of more than `limit` points a random part, the same at each call.
 
         Raises:
@@ -129,10 +157,20 @@ class StoredAnalyses:
             "split": opened.splits[places].tolist(),
             "path": opened.paths[places].tolist(),
             "purity": self._purity(opened, measure, part["row"]),
+            "prediction": self._predicted(opened, places) if predictions else None,
             "pca": _pairs(part, "pca"),
             "tsne": _pairs(part, "tsne"),
             "sampled": sampled,
         }
+
+    def _predicted(self, opened: OpenIndex, places: NDArray[np.int64]) -> list[str] | None:
+        """Class that the network gives each image the largest logit; None without stored logits."""
+        features = opened.index.features
+        if LOGITS not in features.arrays:
+            return None
+        name = ("predicted", features.key)
+        classes = self._kept(name, features.stamp(), lambda: _predictions(features, opened.rows))
+        return [classes[place] for place in places.tolist()]
 
     def _purity(self, opened: OpenIndex, measure: str, rows: pd.Series) -> list[float] | None:
         """Share of each image's neighbours that have its class; NaN where it is not known."""
@@ -173,6 +211,17 @@ def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFr
     return None
 
 
+def _predictions(features: Any, rows: NDArray[np.int64]) -> list[str]:
+    """Names of the predicted classes of rows, read block by block."""
+    numbers: list[int] = []
+    names: list[str] = []
+    for first in range(0, len(rows), BLOCK):
+        logits = features.read(LOGITS, rows[first : first + BLOCK])
+        names = names or class_names(features, logits.shape[1])
+        numbers += np.argmax(logits, axis=1).tolist()
+    return [names[number] for number in numbers]
+
+
 def _pairs(table: pd.DataFrame, name: str) -> list[list[float]]:
     pairs: list[list[float]] = (
         table[[f"{name}_x", f"{name}_y"]].to_numpy(np.float64).round(4).tolist()
@@ -194,3 +243,17 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _absent(value: Any) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
+
+
+def class_names(features: Any, width: int) -> list[str]:
+    """Names of the network's classes; their numbers where they are not known."""
+    from alike.analysis.scores import logit_places
+
+    names = [str(one) for one in features.attrs.get("class_names") or ()]
+    if len(names) == width:
+        return names
+    places = logit_places(features) or {}
+    names = [f"class {number}" for number in range(width)]
+    for name, place in places.items():
+        names[place] = name
+    return names

@@ -219,6 +219,22 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
             return await work.search(request, question)
         return await work.think(request, [image, other], question)
 
+    @router.get("/images/{image}/alike/{other}/pixels", response_model=models.PixelLikeness)
+    async def pixels(
+        request: Request,
+        image: Name,
+        other: Name,
+        method: Annotated[
+            models.PairMethod, Query(description="Key of `alike list pair-explainers`.")
+        ] = "likeness_lrp",
+        features: Features = None,
+        measure: Measure = None,
+    ) -> Any:
+        """Which pixels make two images alike, by the measure of the index."""
+        opened = await work.search(request, partial(service.opened, features, measure))
+        question = partial(service.pixel_likeness, image, other, method, opened)
+        return await work.think(request, [image, other], answer(question))
+
     @router.get("/images/{image}/explain", response_model=models.Explanations)
     async def explain(
         request: Request,
@@ -268,6 +284,13 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
     table("/histograms", "histograms", "Same and different pairs by distance.")
     table("/examples", "pairs_examples", "Pairs of images worth a look.")
 
+    @router.get("/grades", response_model=models.Grades)
+    async def grades(request: Request, features: Features = None) -> Any:
+        """What `alike explain --grade` has found: does the network follow its explanations?"""
+        return await work.search(
+            request, answer(lambda: service.analyses.grades(service.chosen_key(features)))
+        )
+
     @router.get("/map", response_model=models.Map)
     async def map_(
         request: Request,
@@ -277,13 +300,18 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         limit: Limit = MOST_ROWS,
         features: Features = None,
         measure: Measure = None,
+        predictions: Annotated[
+            bool, Query(description="Also what the network takes each image for.")
+        ] = False,
     ) -> Any:
         """The stored map, as `alike map` made it last; of a larger one a random part."""
 
         def question() -> Any:
             chosen = service.measure if measure is None else measure
             check_measure(chosen)
-            return service.analyses.map(service.opened(features), chosen, split, limit)
+            return service.analyses.map(
+                service.opened(features), chosen, split, limit, predictions=predictions
+            )
 
         return await work.search(request, answer(question))
 

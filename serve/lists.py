@@ -15,6 +15,8 @@ KINDS = ("labels", "outliers", "twins", "bad")
 SUSPECTS = {"labels": "label", "outliers": "outlier"}
 """Kinds that the table `suspects` has, by its word for them."""
 COLUMNS = ("image", "row", "path", "label", "subset", "split")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of text that a spreadsheet runs."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,22 @@ def _empty() -> pd.DataFrame:
     return pd.DataFrame(columns=[*COLUMNS, "suggested", "score", "why"])
 
 
+def inert(lines: pd.DataFrame) -> pd.DataFrame:
+    """Text that a spreadsheet would run (it begins with = + - @) after an apostrophe.
+
+    Example:
+        >>> inert(pd.DataFrame({"label": ["=1+1", "cat"], "score": [-1.0, 2.0]})).values.tolist()
+        [["'=1+1", -1.0], ['cat', 2.0]]
+    """
+    texts = lines.select_dtypes(exclude=["number", "bool"])
+    safe = {name: texts[name].astype(object).map(_inert) for name in texts}
+    return lines.assign(**safe)
+
+
+def _inert(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 def export(lines: pd.DataFrame, form: str) -> bytes:
     """A list as a file.
 
@@ -120,7 +138,7 @@ def export(lines: pd.DataFrame, form: str) -> bytes:
     file = io.BytesIO()
     if form == "csv":
         # With the mark by which spreadsheets see that it is UTF-8.
-        lines.to_csv(file, index=False, encoding="utf-8-sig")
+        inert(lines).to_csv(file, index=False, encoding="utf-8-sig")
     else:
         lines.to_parquet(file, index=False)
     return file.getvalue()

@@ -25,6 +25,11 @@ Method = Literal[
     "deep_taylor",
 ]  # fmt: skip
 """Explainers: the rows of `EXPLAINERS`, which loads torch."""
+PairMethod = Literal[
+    "likeness_lrp", "likeness_lrp_gamma", "likeness_lrp_epsilon", "likeness_gradient",
+    "likeness_path",
+]  # fmt: skip
+"""Explainers of pairs: the rows of `PAIR_EXPLAINERS`, which loads torch."""
 Split = Literal["held_out", "validation", "train", "all"]
 
 
@@ -268,28 +273,60 @@ class ManyNeighbours(Model):
 
 
 class Alike(Model):
-    """Where two images are alike: shares of the cosine of their pooled maps, by position.
+    """Where two images are alike: what a measure says of them, split over positions.
 
     Attributes:
         first: an image.
         second: another.
         distance: of the two, by the measure of the index.
-        value: cosine of the pooled maps.
+        measure: that the maps split: that of the index, or `gap_cosine` if it is no sum over
+            positions.
+        measure_form: of it, `cosine` or `euclidean`.
+        value: its cosine; of a Euclidean measure the inner product of the two vectors.
+        apart: 1 - cosine; of a Euclidean measure the squared distance.
         likeness: a map (h, w) on each image; each sums to `value`.
-        difference: a map on each; both together sum to 1 - `value`.
+        difference: a map on each; both together sum to `apart`.
         pairs: (P, Q), what every pair of positions adds to `value`; None if there are too many.
-        in_measure: whether `value` is what the measure of the index ranks by. If not, the maps
-            explain a cosine, and the neighbours are ordered by something else.
+        in_measure: whether `measure` is that of the index. If not, the neighbours are ordered by
+            something else than what the maps split.
     """
 
     first: Image
     second: Image
     distance: float
+    measure: str
+    measure_form: Literal["cosine", "euclidean"]
     value: float
+    apart: float
     likeness: list[list[list[float]]]
     difference: list[list[list[float]]]
     pairs: list[list[float]] | None
     in_measure: bool
+
+
+class PixelLikeness(Model):
+    """Which pixels make two images alike, by the measure of the index.
+
+    Attributes:
+        first: an image.
+        second: another.
+        method: key of `PAIR_EXPLAINERS`.
+        measure: whose similarity is explained.
+        value: the similarity: cosine, inner product, or minus the distance; null if the method does
+            not fit.
+        maps: a map (h, w) on each image; none if the method does not fit.
+        conserved: sum of each map over `value`; 1 if biases take no share.
+        left_out: why the method does not fit the network or the measure; empty if it does.
+    """
+
+    first: Image
+    second: Image
+    method: PairMethod
+    measure: str
+    value: Number
+    maps: list[list[list[float]]]
+    conserved: list[Number]
+    left_out: str
 
 
 class ExplanationLine(Model):
@@ -372,6 +409,22 @@ class Rows(Model):
     n_rows: int
 
 
+class Grades(Model):
+    """What `alike explain --grade` has found: does the network follow its explanations?
+
+    Attributes:
+        key: extraction.
+        images: one row an explainer; columns in docs/explanations.md. Empty before the first grade.
+        pairs: one row an explainer of likeness and a kind of pair.
+        pair_measure: whose similarity `pairs` follows; empty if there are none.
+    """
+
+    key: str
+    images: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    pair_measure: str
+
+
 class Map(Model):
     """The stored map; the first attributes are those of `alike map --json`.
 
@@ -387,6 +440,8 @@ class Map(Model):
         path: of each point's image.
         purity: share of each image's neighbours that have its class; null if it is not known, and
             none at all without an analysis.
+        prediction: class that the network takes each image for; null if it was not asked for, or
+            without stored logits.
         pca: (x, y) of each point.
         tsne: (x, y) of each point.
         sampled: whether `row` is a random part of a larger map.
@@ -402,6 +457,7 @@ class Map(Model):
     split: list[str]
     path: list[str]
     purity: list[Number] | None
+    prediction: list[str] | None
     pca: list[Point]
     tsne: list[Point]
     sampled: bool

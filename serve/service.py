@@ -12,13 +12,12 @@ from alike import __version__
 from alike.analysis.explain import (
     AGAINST,
     FOR,
-    difference,
-    likeness,
-    position_pairs,
+    in_measure,
 )
 from alike.extract.errors import BadInput
 from alike.extract.frames import NamedImage, transform_of
 from alike.extract.identity import settings_hash
+from alike.extract.measures import measure_named
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
 from alike.index.neighbours import Query
@@ -358,7 +357,9 @@ class NeighbourService:
     # Where two are alike, and why
 
     def alike(self, first: str, second: str, opened: OpenIndex | None = None) -> dict[str, Any]:
-        """Fields of `Alike`: shares of the cosine of two pooled maps, by position.
+        """Fields of `Alike`: what the measure says of two images, split over their positions.
+
+        A measure that is no sum over positions is explained by the cosine of the pooled maps.
 
         Raises:
             NotThere: an unknown image.
@@ -366,17 +367,57 @@ class NeighbourService:
         """
         opened = opened or self.opened()
         a, b = self.tap(first, TAP, opened), self.tap(second, TAP, opened)
-        shared, apart = likeness(a, b), difference(a, b)
-        few = shared.on_a.size * shared.on_b.size <= MAX_PAIRS
+        measure, distance = opened.index.measure, self._distance(first, second, opened)
+        split = in_measure(measure, a, b)
+        # Not so for a network that pools something else than its last map.
+        own = split is not None and bool(np.isclose(split.distance, distance, rtol=0.02, atol=1e-3))
+        if split is None:
+            measure = measure_named(HEADLINE)
+            split = in_measure(measure, a, b)
+        assert split is not None
         return {
             "first": self.about(first, opened),
             "second": self.about(second, opened),
-            "distance": self._distance(first, second, opened),
-            "value": shared.value,
-            "likeness": [_rounded(shared.on_a), _rounded(shared.on_b)],
-            "difference": [_rounded(apart.on_a), _rounded(apart.on_b)],
-            "pairs": _rounded(position_pairs(a, b)) if few else None,
-            "in_measure": opened.index.measure.name == HEADLINE,
+            "distance": distance,
+            "measure": measure.name,
+            "measure_form": measure.form,
+            "value": split.likeness.value,
+            "apart": split.difference.value,
+            "likeness": [_rounded(split.likeness.on_a), _rounded(split.likeness.on_b)],
+            "difference": [_rounded(split.difference.on_a), _rounded(split.difference.on_b)],
+            "pairs": _rounded(split.pairs) if split.pairs.size <= MAX_PAIRS else None,
+            "in_measure": own,
+        }
+
+    def pixel_likeness(
+        self, first: str, second: str, method: str, opened: OpenIndex | None = None
+    ) -> dict[str, Any]:
+        """Fields of `PixelLikeness`: which pixels make two images alike, by the index's measure.
+
+        Raises:
+            NotThere: an unknown image.
+        """
+        # Here, because it loads torch, which a question of a stored row is answered without.
+        from alike.analysis.explain import explain_images
+
+        opened = opened or self.opened()
+        images, measure = [self.image(name) for name in (first, second)], opened.index.measure.name
+        with self._network_lock:
+            result = explain_images(
+                images, opened.index.features, methods=(method,), measure=measure,
+                network=opened.index.encoder().network,
+            )  # fmt: skip
+        pixels = result.pixels[0] if result.pixels else None
+        maps = (pixels.on_a, pixels.on_b) if pixels else ()
+        return {
+            "first": self.about(first, opened),
+            "second": self.about(second, opened),
+            "method": method,
+            "measure": measure,
+            "value": pixels.value if pixels else None,
+            "maps": [_rounded(_coarse(one)) for one in maps],
+            "conserved": list(pixels.conserved) if pixels else [],
+            "left_out": "" if pixels else "; ".join(result.notes),
         }
 
     def _distance(self, first: str, second: str, opened: OpenIndex) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.serve.analysed import class_names
 from alike.serve.class_pair import class_pair
 from alike.serve.lists import ImageList, image_list
 from alike.serve.opened import OpenIndex
@@ -184,17 +185,3 @@ def drawn(figure: Any) -> dict[str, Any]:
     # As `to_json` gives it, except that the answer is written once for all of its parts.
     plain: dict[str, Any] = figure.to_dict()
     return {"data": plain["data"], "layout": plain["layout"]}
-
-
-def class_names(features: Any, width: int) -> list[str]:
-    """Names of the network's classes; their numbers where they are not known."""
-    from alike.analysis.scores import logit_places
-
-    names = [str(one) for one in features.attrs.get("class_names") or ()]
-    if len(names) == width:
-        return names
-    places = logit_places(features) or {}
-    names = [f"class {number}" for number in range(width)]
-    for name, place in places.items():
-        names[place] = name
-    return names

@@ -37,6 +37,8 @@ from .likeness_pixels import embedding_of as embedding_of
 from .likeness_pixels import pair_explainer as pair_explainer
 from .likeness_pixels import pixel_likeness as pixel_likeness
 from .likeness_pixels import relevance_to as relevance_to
+from .measure_split import MeasureSplit as MeasureSplit
+from .measure_split import in_measure as in_measure
 from .overlay import AGAINST as AGAINST
 from .overlay import FOR as FOR
 from .overlay import full_colour as full_colour

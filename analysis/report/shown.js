@@ -78,9 +78,13 @@ const Shown = (() => {
       wide[column] ? [value, number ? under : `${value}, below`] : [value]));
   }
 
+  // A spreadsheet runs what begins so: an apostrophe makes it text. Numbers and spans of them stay.
+  const RUNS = /^[=+\-@\t\r]/, NUMBERS = /^[+-][\d.,\s%e]*( to [+-]?[\d.,\s%e]+)?$/;
+  const inert = (value) => (RUNS.test(value) && !NUMBERS.test(value) ? `'${value}` : value);
+
   function csv(table) {
     const quoted = (value) => (/[",\n\r]/.test(value) ? `"${value.replace(/"/g, '""')}"` : value);
-    return cells(table).map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+    return cells(table).map((row) => row.map(inert).map(quoted).join(",")).join("\r\n") + "\r\n";
   }
 
   const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" };

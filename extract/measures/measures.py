@@ -111,6 +111,29 @@ class Measure:
             x = step.apply(x, self.fitted)
         return x
 
+    def of_columns(self, columns: Array) -> Array | None:
+        """Vectors of the columns of a map, whose mean is that of the image before it is normalised.
+
+        Args:
+            columns: (P, C) of the map whose mean the measure reads, a row for each position.
+
+        Returns:
+            (P, D); None if the measure is no sum over positions, or reads another layer.
+
+        Example:
+            >>> import numpy as np
+            >>> MEASURES["gap_euclid"].of_columns(np.eye(2)).tolist()
+            [[1.0, 0.0], [0.0, 1.0]]
+            >>> MEASURES["gap_spearman"].of_columns(np.eye(2)) is None
+            True
+        """
+        chain = self.chain[:-1] if self.form == "cosine" else self.chain
+        if self.pool != steps.Take("gap") or not all(step.apply in _AFFINE for step in chain):
+            return None
+        for step in chain:
+            columns = step.apply(columns, self.fitted)
+        return columns
+
     def own(self, squared_or_inner: Any) -> Any:
         """The measure's own distance, smaller is nearer.
 
@@ -137,6 +160,8 @@ class Measure:
         return self
 
 
+_AFFINE = (steps.centre, steps.project, steps.centre_each)
+"""Steps that take the mean of vectors to the mean of what they make of each."""
 _UNIT = Step(steps.normalise)
 _CENTRE = Step(steps.centre, steps.fit_mean)
 _LDA = Step(steps.project, steps.fit_lda)

@@ -4,7 +4,7 @@ import { Scatter } from "./scatter.js";
 
 // Ten colours that stay apart for most eyes, as in analysis/figures/map.py.
 const TEN = ["#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d6a419", "#9d755d", "#5b5bd6", "#d67195"];
-const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["purity", "score"]];
+const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["purity", "score"], ["prediction", "prediction"]];
 const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
 const SHOWN = 60; // pictures of a selection
 
@@ -30,7 +30,7 @@ export function view(place, { facts, go, source, life }) {
     const keys = [source.features, values.beside].filter((key, i) => i === 0 || key);
     await fill(area, life, async () => {
       const data = await Promise.all(keys.map((features) =>
-        ask("map", { features, measure: source.measure, split: values.split, limit: 100000 }, { signal: life })));
+        ask("map", { features, measure: source.measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
       return data.map((one) => {
         const box = h("div", { class: "plane" });
         maps.push({ data: one, box, byImage: new Map(one.image.map((image, i) => [image, i])) });
@@ -58,9 +58,13 @@ export function view(place, { facts, go, source, life }) {
     return one ? `${one.network.split(/[/:]/).pop()} · ${one.weights}` : key;
   }
 
+  function predicts(key) {
+    return facts.extractions.find((one) => one.key === key)?.arrays.includes("logits");
+  }
+
   function showControls() {
     const data = maps[0].data;
-    const there = COLOURS.filter(([name]) => name === "purity" ? data.purity : new Set(data[name]).size > 1 || name === "split");
+    const there = COLOURS.filter(([name]) => name === "purity" ? data.purity : name === "prediction" ? predicts(data.key) : new Set(data[name]).size > 1 || name === "split");
     const others = facts.extractions.filter((one) => one.key !== facts.key);
     const tools = choices("What dragging does", [["move", "move"], ["lasso", "lasso"]], tool, (value) => {
       tool = value;
@@ -77,7 +81,7 @@ export function view(place, { facts, go, source, life }) {
 
   function paintAll() {
     if (!maps.length || !maps[0].scatter) return;
-    const by = colour(), inks = by === "purity" ? purityInk : classInk(by, maps.flatMap((one) => one.data[by]));
+    const by = colour(), inks = by === "purity" ? purityInk : classInk(by, maps.flatMap((one) => one.data[by] || []));
     const selected = new Set(chosen);
     for (const one of maps) {
       const values = one.data[by] || [], ink = new Uint8Array(4 * one.data.row.length);
@@ -98,7 +102,7 @@ export function view(place, { facts, go, source, life }) {
       return;
     }
     const counts = new Map();
-    for (const value of maps[0].data[by]) counts.set(String(value), (counts.get(String(value)) || 0) + 1);
+    for (const value of maps[0].data[by] || []) counts.set(String(value), (counts.get(String(value)) || 0) + 1);
     const names = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     legend.replaceChildren(...names.slice(0, 60).map((name) => {
       const dot = h("i");
@@ -155,7 +159,7 @@ export function view(place, { facts, go, source, life }) {
   return (now) => {
     const before = values;
     values = now;
-    const wanted = JSON.stringify([now.split, now.beside]);
+    const wanted = JSON.stringify([now.split, now.beside, now.colour === "prediction"]);
     if (wanted !== loaded) { loaded = wanted; load(); return; }
     if (!maps.length || !maps[0].scatter) return;
     if ((before.kind || "tsne") !== (now.kind || "tsne")) maps.forEach((one) => one.scatter.setPoints(one.data[kind()]));

@@ -1,24 +1,27 @@
 // Two images: how far apart, how typical that is, and where they are alike.
-import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, press, rounded, waiting } from "./parts.js";
+import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, percent, press, rounded, select, waiting } from "./parts.js";
 import { largest, paint, paintScale } from "./heat.js";
 
-const WHAT = [["likeness", "alike"], ["difference", "different"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
+const WHAT = [["likeness", "alike"], ["difference", "different"], ["pixels", "alike in pixels"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
+const PIXELS = [["likeness_lrp", "LRP"], ["likeness_lrp_gamma", "LRP, for and against"], ["likeness_lrp_epsilon", "LRP, epsilon"], ["likeness_gradient", "gradient"], ["likeness_path", "path from blurred"]];
 const EXPLAINS = new Set(["gradcam", "cam", "lrp", "sa"]);
 const SAYS = {
-  likeness: "On each image the colours sum to the similarity, without remainder. Point at a place: the other image shows what goes with it.",
-  difference: "Where the two differ. Both images together sum to what the similarity lacks to 1.",
-  none: "What the network sees.",
+  likeness: (pair) => `On each image the colours sum to ${pair.measure_form === "cosine" ? "the similarity" : "the inner product, which makes the distance smaller"}, without remainder.${pair.pairs ? " Point at a place: the other image shows what goes with it." : ""}`,
+  difference: (pair) => `Where the two differ. Both images together sum to ${pair.measure_form === "cosine" ? "what the similarity lacks to 1" : "the squared distance"}.`,
+  none: () => "What the network sees.",
 };
 
 export function pairView(place, { facts, source, life }) {
-  let what = "likeness", pair = null, maps = {};
+  let what = "likeness", pair = null, maps = {}, method = PIXELS[0][0];
   const sides = ["first", "second"];
   const canvases = sides.map(() => h("canvas", { width: 420, height: 420, role: "img" }));
   const captions = sides.map(() => h("figcaption"));
   const low = h("span"), high = h("span"), scale = h("canvas", { width: 240, height: 12, "aria-hidden": "true" });
   const scaleLine = h("div", { class: "scale" }, low, scale, high);
-  const says = h("p", { class: "soft small says" });
+  const says = h("p", { class: "soft small says" }), graded = h("p", { class: "soft small graded" });
   const group = choices("What the colours show", WHAT, what, (value) => { what = value; show(); });
+
+  const methods = select("by", PIXELS, method, (value) => { method = value; show(); });
 
   canvases.forEach((canvas, here) => {
     canvas.addEventListener("pointermove", (event) => {
@@ -33,8 +36,10 @@ export function pairView(place, { facts, source, life }) {
 
   async function show() {
     press(group, what);
+    methods.hidden = what !== "pixels";
     if (!pair) return;
     const mine = pair;
+    if (what === "pixels" && !maps[method]) await askPixels(mine, method);
     if (EXPLAINS.has(what) && !maps[what]) {
       says.textContent = "The network is asked …";
       const [first, second] = await Promise.all(sides.map((side) =>
@@ -46,8 +51,26 @@ export function pairView(place, { facts, source, life }) {
     if (mine === pair) draw();
   }
 
+  async function askPixels(mine, by) {
+    says.textContent = "The network is asked …";
+    const told = await askIfThere(`images/${mine.first.image}/alike/${mine.second.image}/pixels`,
+      { method: by, features: mine.by, measure: source.measure }, { signal: life });
+    if (mine === pair) maps[by] = told && told.maps.length ? told : { left: told?.left_out || "This method does not fit the network." };
+  }
+
+  function drawPixels() {
+    const told = maps[method];
+    if (!told) return;
+    const shown = told.left ? [null, null] : told.maps;
+    canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] ? largest(shown[i]) : 0, facts.colours));
+    says.textContent = told.left || `Which pixels make the two alike by ${told.measure} (${told.value.toFixed(4)}). ${conserved(told)} Each image has its own scale.`;
+    showScale(0, !told.left, false);
+  }
+
   function draw() {
     if (!pair) return;
+    graded.textContent = grade(what === "pixels" ? method : what, pair);
+    if (what === "pixels") { drawPixels(); return; }
     const told = maps[what], shown = what === "none" || (told && told.left) ? [null, null]
       : EXPLAINS.has(what) ? told && told.map((one) => one.arrays[what]) : pair[what];
     if (!shown) return;
@@ -56,7 +79,7 @@ export function pairView(place, { facts, source, life }) {
     canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] && !both ? largest(shown[i]) : top, facts.colours));
     if (told && told.left) says.textContent = told.left;
     else if (told) says.textContent = `What speaks for ${told.map((one) => `“${one.maps[0].target}” (${rounded(one.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`;
-    else says.textContent = what === "likeness" && !pair.pairs ? SAYS.likeness.split(" Point")[0] : SAYS[what];
+    else says.textContent = SAYS[what](pair);
     showScale(both ? top : 0, Boolean(shown[0]), both);
   }
 
@@ -96,8 +119,9 @@ export function pairView(place, { facts, source, life }) {
     }
     await fill(place, life, async () => {
       const alike = await loadPair(values, { ...source, features: by }, life, facts);
-      const typical = await howTypical(alike.distance, { ...source, features: by }, life);
-      pair = { ...alike, by };
+      const [typical, grades] = await Promise.all([howTypical(alike.distance, { ...source, features: by }, life),
+        askIfThere("grades", { features: by }, { signal: life })]);
+      pair = { ...alike, by, grades, index: source.measure || facts.measure };
       sides.forEach((side, i) => {
         const image = alike[side];
         captions[i].replaceChildren(h("b", {}, image.label ?? named(image)), image.label === null ? "" : ` ${named(image)}`);
@@ -105,9 +129,8 @@ export function pairView(place, { facts, source, life }) {
       });
       return h("div", { class: "card" }, h("h2", {}, "Where are the two alike?"), typical,
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
-        h("div", { class: "controls" }, group), scaleLine, says,
-        h("p", { class: "soft small" }, `The cosine of their mean features is ${alike.value.toFixed(4)}.`,
-          alike.in_measure ? "" : ` The neighbours are ordered by ${facts.measure}, which is another measure.`),
+        h("div", { class: "controls" }, group, methods), scaleLine, says, graded,
+        h("p", { class: "soft small terms" }, terms(alike, facts)),
         h("p", {}, h("a", { class: "button", href: link("ask", { ...source, image: values.with }) }, "Ask the right image")));
     }, waiting(5, "Comparing the two images"));
     if (pair) {
@@ -115,6 +138,31 @@ export function pairView(place, { facts, source, life }) {
       if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   };
+}
+
+// Whether the network follows the maps of a method: what `alike explain --grade` has stored.
+function grade(method, pair) {
+  if (method === "none" || method === "difference" || !pair.grades) return "";
+  const { images, pairs, pair_measure: measure } = pair.grades, both = pair.first.label !== null && pair.second.label !== null;
+  const kind = pair.first.label === pair.second.label ? "same class" : "different classes", of = EXPLAINS.has(method) ? images : pairs;
+  const row = EXPLAINS.has(method) ? images.find((one) => one.explainer === method)
+    : measure === (method === "likeness" ? pair.measure : pair.index) && both && pairs.find((one) => one.explainer === method && one.pairs === kind);
+  if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: alike explain --grade.";
+  const span = (name) => `${row[name] === null ? "–" : row[name].toFixed(3)}${row[`${name}_low`] === null ? "" : ` (${row[`${name}_low`].toFixed(3)} to ${row[`${name}_high`].toFixed(3)})`}`;
+  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.`;
+}
+
+// Pixels have the share of the similarity that biases do not take.
+function conserved(told) {
+  if (told.conserved.some((one) => one === null)) return "";
+  return `The colours sum to ${told.conserved.map((one) => percent(one, 0)).join(" and ")} of it.`;
+}
+
+// What the colours split, and whether it is what the neighbours are ordered by.
+function terms(alike, facts) {
+  const number = alike.measure_form === "cosine" ? `similarity ${alike.value.toFixed(4)}` : `squared distance ${distance(alike.apart)}`;
+  return alike.in_measure ? `By ${alike.measure}, as the neighbours: ${number}.`
+    : `By ${alike.measure}: ${number}. The neighbours are ordered by ${facts.measure}, which cannot be split over places.`;
 }
 
 async function loadPair(values, asked, life, facts) {

@@ -172,6 +172,8 @@ export function saveFile(name, text, kind = "text/csv") {
 }
 
 export function csv(rows) {
-  const cell = (value) => (/[",\n]/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
+  // A spreadsheet runs text that begins so: an apostrophe makes it text.
+  const inert = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? ""));
+  const cell = (value) => (/[",\n\r]/.test(inert(value)) ? `"${inert(value).replaceAll('"', '""')}"` : inert(value));
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }

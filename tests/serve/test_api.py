@@ -55,6 +55,21 @@ def test_an_image_file_is_uploaded_and_named_by_its_hash(answers, place):
     assert pair["in_measure"]
 
 
+def test_likeness_in_pixels_is_that_of_the_command(answers, place):
+    from alike.analysis.explain import explain_images
+
+    features = Store.open(place / "store").features()
+    found = explain_images([3, 12], features, methods=["likeness_lrp_gamma"]).pixels[0]
+    pair = answers.pixel_likeness(3, 12, "likeness_lrp_gamma")
+    assert (pair["measure"], pair["left_out"]) == ("gap_cosine", "")
+    assert pair["value"] == pytest.approx(found.value, rel=1e-6)
+    assert pair["conserved"] == pytest.approx(found.conserved, rel=1e-5)
+    for shown, wanted in zip(pair["maps"], (found.on_a, found.on_b), strict=True):
+        np.testing.assert_allclose(shown, wanted, atol=1e-4 * np.abs(wanted).max())
+    with pytest.raises(BadInput, match="guess"):
+        answers.pixel_likeness(3, 12, "guess")
+
+
 def test_the_analysis_is_that_of_the_command(answers, analysed, client):
     analysis, _ = analysed
     from alike.flows.console import _plain

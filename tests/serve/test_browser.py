@@ -90,8 +90,9 @@ def test_every_view(page, address, shape, dark):
 
 @pytest.mark.skipif(not AXE, reason="ALIKE_AXE names no axe.min.js of axe-core")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_no_serious_finding_of_axe(page, address, dark):
-    page.shape(1400, 900, dark=dark)
+@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
+def test_no_serious_finding_of_axe(page, address, shape, dark):
+    page.shape(*shape, dark=dark)
     script = Path(AXE).read_text(encoding="utf-8")
     for view, ready in VIEWS.items():
         visit(page, address + view, ready)
@@ -126,6 +127,42 @@ def test_an_uploaded_image_gets_the_right_neighbours(page, address, client, plac
         "return new Set(Array.from({length: d.length / 4}, (_, i) => d[4 * i])).size"
     )
     assert page.run(colours) > 20
+    assert_quiet(page, address)
+
+
+def test_likeness_in_pixels_says_what_it_conserves(page, address, client):
+    visit(page, f"{address}#ask?image=3&with=12", VIEWS["#ask?image=3&with=12"])
+    page.run("document.querySelector('.pairplace button[data-value=pixels]').click()")
+    for method in ("likeness_lrp", "likeness_lrp_gamma"):
+        page.run(
+            "const list = document.querySelector('.pairplace select');"
+            "list.value = arguments[0]; list.dispatchEvent(new Event('change'))", method,
+        )  # fmt: skip
+        pair = client.json(f"/api/v1/images/3/alike/12/pixels?method={method}")
+        shares = " and ".join(f"{100 * one:.0f} %" for one in pair["conserved"])
+        words = "document.querySelector('.says').textContent"
+        page.wait(f"{words}.includes('The colours sum to {shares} of it')")
+    assert_quiet(page, address)
+
+
+def test_the_grade_of_a_method_stands_under_its_maps(page, address, place):
+    from alike.analysis.explain.grade import Grading, grade_of
+    from alike.extract.networks.network import load_network
+
+    pair = f"{address}#ask?image=3&with=12"
+    button = "document.querySelector('.pairplace button[data-value=gradcam]').click()"
+    graded = "document.querySelector('.graded').textContent"
+    visit(page, pair, VIEWS["#ask?image=3&with=12"])
+    page.run(button)
+    page.wait(f"{graded}.includes('alike explain --grade')")
+    features = Store.open(place / "store").features()
+    network = load_network(f"{place}/nets.py:small", "none")
+    grading = Grading(steps=4, draws=3)
+    table = grade_of(features, network, methods=["gradcam"], split=None, grading=grading)
+    visit(page, pair, VIEWS["#ask?image=3&with=12"])
+    page.run(button)
+    deletion = table.set_index("explainer").at["gradcam", "deletion"]
+    page.wait(f"{graded}.includes('deletion {deletion:.3f}')")
     assert_quiet(page, address)
 
 
@@ -180,6 +217,16 @@ def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address
     page.move(x, y, click=True)
     page.wait(f"location.hash.includes('{table['image'][0]}')")
     page.wait("document.querySelectorAll('.near .pic').length")
+    assert_quiet(page, address)
+
+
+def test_the_map_is_coloured_by_prediction(page, address, client, analysed):
+    predictions = client.json("/api/v1/map?split=all&predictions=true")["prediction"]
+    visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
+    page.run("document.querySelector('button[data-value=prediction]').click()")
+    page.wait(f"{READY} && location.hash.includes('colour=prediction')")
+    names = "[...document.querySelectorAll('.legend button')].map((one) => one.textContent).sort()"
+    page.wait(f"{names}.join() === arguments[0]", ",".join(sorted(set(predictions))))
     assert_quiet(page, address)
 
 
@@ -267,6 +314,13 @@ def test_figures_and_tables_are_saved_as_files(page, address):
         assert len(line) == len(rows[0])
         wanted = [part.strip().translate(ascii_only) for cell in cells for part in cell]
         assert [value for value in line if value] == [value for value in wanted if value]
+    safe = page.run(
+        "const table = document.createElement('table');"
+        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %'];"
+        "for (const name of names) table.insertRow().insertCell().textContent = name;"
+        "return Shown.csv(table);"
+    )
+    assert safe.split() == ["class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3", "%"]
     latex = page.run("return Shown.latex(document.querySelector('table.sortable'))")
     assert latex.count("\\\\\n") == len(rows)
     assert not re.search(r"(?<!\\)[%$#_]", latex)

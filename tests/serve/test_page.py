@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,11 @@ def test_a_new_image(client, place, index):
 
 
 def test_the_description_names_every_explainer():
-    from alike.analysis.explain import EXPLAINERS
-    from alike.serve.models import Method
+    from alike.analysis.explain import EXPLAINERS, PAIR_EXPLAINERS
+    from alike.serve.models import Method, PairMethod
 
     assert get_args(Method) == tuple(EXPLAINERS)
+    assert get_args(PairMethod) == tuple(PAIR_EXPLAINERS)
 
 
 def test_the_page_starts_without_torch(place):
@@ -118,6 +120,31 @@ def test_where_two_are_alike(client, place):
     near = client.json("/api/v1/images/3/neighbours?k=19")["neighbours"]
     distances = {one["row"]: one["distance"] for one in near}
     assert told["distance"] == pytest.approx(distances[12], rel=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["gap_euclid", "map_cosine", "gap_spearman"])
+def test_the_pair_is_explained_as_the_neighbours_are_ordered(place, tmp_path, measure):
+    """By Euclid's measure the maps sum to the square of the distance; by ranks they cannot."""
+    from alike.index.build import build_index
+
+    shutil.copytree(place / "store", tmp_path / "store")
+    build_index(Store.open(tmp_path / "store").features(), measure)
+    service = NeighbourService(tmp_path / "store", measure=measure)
+    pair = service.alike("3", "12")
+    near = service.neighbours("3", 19)["neighbours"]
+    assert pair["distance"] == pytest.approx(
+        next(one["distance"] for one in near if one["row"] == 12), rel=1e-5
+    )
+    apart = np.sum(pair["difference"][0]) + np.sum(pair["difference"][1])
+    assert apart == pytest.approx(pair["apart"], rel=1e-3)
+    assert pair["in_measure"] == (measure != "gap_spearman")
+    if measure == "gap_spearman":
+        assert pair["measure"] == "gap_cosine"
+        assert pair["apart"] == pytest.approx(1 - pair["value"], abs=1e-6)
+    else:
+        assert pair["measure"] == measure
+        own = pair["apart"] ** 0.5 if measure == "gap_euclid" else pair["apart"]
+        assert own == pytest.approx(pair["distance"], rel=1e-2)
 
 
 def test_what_the_network_sees(client):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import urllib.parse
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 import alike
+from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
 from alike.serve.class_pair import _ends
 from alike.serve.service import NeighbourService
@@ -60,6 +62,36 @@ def test_two_classes(client, analysis, gap, first, second):
             assert one["distance"] == pytest.approx(distance, abs=1e-5)
     assert len(pair["figure"]["data"]) == (1 if first == second else 2)
     assert pair["images"] == [len(one) for one in rows]
+
+
+def test_grades_are_those_that_are_stored(place, tmp_path):
+    from alike.analysis.explain.grade import Grading, grade_of, pair_grade_of
+
+    shutil.copytree(place / "store", tmp_path / "store")
+    service = NeighbourService(tmp_path / "store")
+    features = service.store.features()
+    empty = {"key": features.key, "images": [], "pairs": [], "pair_measure": ""}
+    assert service.analyses.grades(features.key) == empty
+    network = load_network(f"{place}/nets.py:small", "none")
+    grading = Grading(steps=4, draws=3)
+    images = grade_of(features, network, methods=["gradcam"], split=None, grading=grading)
+    pairs = pair_grade_of(features, network, methods=["likeness"], split=None, grading=grading)
+    grades = service.analyses.grades(features.key)
+    assert grades["pair_measure"] == "gap_cosine"
+    for shown, table in ((grades["images"], images), (grades["pairs"], pairs)):
+        assert [one["explainer"] for one in shown] == table["explainer"].tolist()
+        wanted = [None if np.isnan(one) else one for one in table["deletion_to_random"]]
+        assert [one["deletion_to_random"] for one in shown] == wanted
+
+
+def test_the_map_says_what_the_network_takes_each_image_for(client, analysed):
+    assert client.json("/api/v1/map?split=all")["prediction"] is None
+    table = client.json("/api/v1/map?split=all&predictions=true")
+    with alike.connect(client.address) as server:
+        asked = server.map(split="all", predictions=True)
+    assert asked["prediction"].tolist() == table["prediction"]
+    for row, prediction in zip(table["row"], table["prediction"], strict=True):
+        assert prediction == client.json(f"/api/v1/images/{row}/prediction")["classes"][0]
 
 
 @pytest.mark.quick
