@@ -48,6 +48,7 @@ def test_the_maps_sum_to_the_distance_of_the_measure(name):
     np.testing.assert_allclose(found.pairs.sum(0), likeness.on_b.ravel(), atol=1e-5)
 
 
+@pytest.mark.quick
 def test_the_squared_distance_place_by_place():
     """Naively: the difference of the means, channel by channel, times what each place has of it."""
     a, b = MAPS[3], MAPS[25][:, :2]
