@@ -13,6 +13,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -254,6 +255,8 @@ def waiting(command, path, ready, folder):
         [sys.executable, "-m", "alike", *command],
         cwd=folder, env=environment_of(path), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # A shell that runs pytest in the background has Ctrl-C ignored, by children too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     said = ""
     try:
