@@ -157,7 +157,7 @@ def analyse(
             out instead, with the reason.
     """
     features.store.require_writable(table_place(features.key, "scores"))
-    with features.store.files.moment():
+    with features.store.files.snapshot():
         return _analyse(
             features, settings, untrained, human, Work(settings, jobs or here(), progress)
         )

@@ -135,7 +135,7 @@ def compare(
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
     """
     check_seed(seed)
-    with a.store.files.moment(), b.store.files.moment():
+    with a.store.files.snapshot(), b.store.files.snapshot():
         return _compare(a, b, split, measure, seed, jobs or here(), progress)
 
 

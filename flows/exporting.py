@@ -80,7 +80,7 @@ def export(
         places = find_map(chosen, asked, however=True)
         if places is None:
             places = make_map(chosen, asked, progress=progress)
-    with opened.files.moment():
+    with opened.files.snapshot():
         files = write(
             chosen,
             to,

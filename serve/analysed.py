@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MOST = 4
 """Analyses that are kept in memory."""
 LOGITS = "logits"
+NO_PREDICTION = "no prediction"
+"""In place of the class of an image whose logits are lost."""
 BLOCK = 4096
 """Rows of logits that are read at once."""
 SPLITS = ("held_out", "all", "validation", "train")
@@ -218,8 +220,11 @@ def _predictions(features: Any, rows: NDArray[np.int64]) -> list[str]:
     for first in range(0, len(rows), BLOCK):
         logits = features.read(LOGITS, rows[first : first + BLOCK])
         names = names or class_names(features, logits.shape[1])
-        numbers += np.argmax(logits, axis=1).tolist()
-    return [names[number] for number in numbers]
+        # Lost logits are NaN, and the largest of those would be the first class.
+        whole = np.isfinite(logits).all(axis=1)
+        numbers += np.where(whole, np.argmax(logits, axis=1), len(names)).tolist()
+    shown = [*names, NO_PREDICTION]
+    return [shown[number] for number in numbers]
 
 
 def _pairs(table: pd.DataFrame, name: str) -> list[list[float]]:

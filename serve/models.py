@@ -440,8 +440,8 @@ class Map(Model):
         path: of each point's image.
         purity: share of each image's neighbours that have its class; null if it is not known, and
             none at all without an analysis.
-        prediction: class that the network takes each image for; null if it was not asked for, or
-            without stored logits.
+        prediction: class that the network takes each image for; `no prediction` if its logits are
+            lost; null if it was not asked for, or without stored logits.
         pca: (x, y) of each point.
         tsne: (x, y) of each point.
         sampled: whether `row` is a random part of a larger map.

@@ -225,12 +225,23 @@ class Features(Group):
         return out
 
     def _recent_unit(self, name: str, record: Record, at: np.ndarray) -> np.ndarray:
-        """Read rows of a unit; of a remote store, where most are wanted, once in a while only."""
+        """Read rows of a unit; those of a remote store are remembered where most are wanted.
+
+        Args:
+            name: the array.
+            record: of the unit.
+            at: (n,) counted from the unit's first row.
+
+        Returns:
+            (n, *tail).
+        """
         committed = record.arrays[name]
         held = committed.hi - record.lo
         content = (committed.hash, held, name)
-        # While rows are taken out, the shard is one of two.
-        plain = self.store.files.root is not None or committed.after is not None
+        # While rows are taken out, the shard is one of two; a record of an earlier version does not
+        # say by which checksums to know it.
+        sure = committed.chunks and committed.after is None
+        plain = self.store.files.root is not None or not sure
         few = 4 * len(at) < held and committed.stored > _SMALL
         if plain or (few and content not in self._recent):
             return self.read_unit(name, record, at)

@@ -37,7 +37,7 @@ class Files(Protocol):
     url: str
     root: Path | None
 
-    def moment(self) -> AbstractContextManager[None]:
+    def snapshot(self) -> AbstractContextManager[None]:
         """Within it, sizes and listings of a remote storage are asked for once, until a write.
 
         What other processes write meanwhile is seen after it.
@@ -116,7 +116,7 @@ class LocalFiles:
         self.url = str(root)
         self._root = root
 
-    def moment(self) -> AbstractContextManager[None]:
+    def snapshot(self) -> AbstractContextManager[None]:
         """Do nothing: a folder is listed in no time."""
         return nullcontext()
 

@@ -1,7 +1,8 @@
 """Rows of a remote store that were read a moment ago: an analysis asks for the same ones often.
 
-They are remembered by the hash of their content, which the ledger's record names, so they are what
-is committed now, whatever happened to the store meanwhile.
+They are remembered by the hash of their content, which the ledger's record names: rows that are
+committed anew are read anew. Damage to an object that was read before is found by `verify`, which
+reads all.
 """
 
 from collections import OrderedDict

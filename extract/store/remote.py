@@ -27,24 +27,24 @@ class RemoteFiles:
         self._base = base.rstrip("/")
         # s3fs asks for an object's size first, to read a large one in parts: twice the requests.
         self._whole = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
-        self._moment: dict[tuple[str, str], Any] | None = None
+        self._answers: dict[tuple[str, str], Any] | None = None
         self._inside = 0
 
     @contextmanager
-    def moment(self) -> Iterator[None]:
-        """See `Files.moment`."""
+    def snapshot(self) -> Iterator[None]:
+        """See `Files.snapshot`."""
         self._inside += 1
-        self._moment = {} if self._moment is None else self._moment
+        self._answers = {} if self._answers is None else self._answers
         try:
             yield
         finally:
             self._inside -= 1
             if not self._inside:
-                self._moment = None
+                self._answers = None
 
     def _once(self, kind: str, name: str, ask: Callable[[], T]) -> T:
-        """Ask, or within a moment give what was answered in it before."""
-        answers = self._moment
+        """Ask, or within a snapshot give what was answered in it before."""
+        answers = self._answers
         if answers is None:
             return ask()
         if (kind, name) not in answers:
@@ -123,10 +123,10 @@ class RemoteFiles:
 
     def remove(self, name: str) -> None:
         """Delete an object."""
-        self._moment_ends()
+        self._forget_answers()
         with suppress(FileNotFoundError):
             self._files.rm_file(self.path(name))
-        self._moment_ends()
+        self._forget_answers()
 
     def listing(self, folder: str) -> dict[str, Stamp]:
         """Give the objects right under a prefix."""
@@ -175,7 +175,7 @@ class RemoteFiles:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        self._moment_ends()
+        self._forget_answers()
         try:
             yield
         except (FileNotFoundError, PermissionError) as error:
@@ -184,12 +184,12 @@ class RemoteFiles:
                 "or name another place"
             ) from error
         finally:
-            self._moment_ends()
+            self._forget_answers()
 
-    def _moment_ends(self) -> None:
+    def _forget_answers(self) -> None:
         """After something was written, all is asked again."""
-        if self._moment is not None:
-            self._moment = {}
+        if self._answers is not None:
+            self._answers = {}
 
 
 def _stamp(entry: Mapping[str, Any]) -> Stamp:

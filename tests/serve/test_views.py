@@ -12,6 +12,7 @@ import pytest
 import alike
 from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
+from alike.serve.analysed import _predictions
 from alike.serve.class_pair import _ends
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
@@ -96,6 +97,21 @@ def test_the_map_says_what_the_network_takes_each_image_for(client, analysed):
     assert asked["prediction"].tolist() == table["prediction"]
     for row, prediction in zip(table["row"], table["prediction"], strict=True):
         assert prediction == client.json(f"/api/v1/images/{row}/prediction")["classes"][0]
+
+
+def test_lost_logits_are_no_prediction(tmp_path):
+    store = Store.open(str(tmp_path / "store"), create=True)
+    listed = {"label": "a", "size": 1, "state": "ok", "reason": ""}
+    ids = [f"{i:064x}" for i in range(2**20, 2**20 + 3)]
+    store.list_images(pd.DataFrame([{"image_id": one, "path": one, **listed} for one in ids]))
+    about = {"network": "net", "weights": "none", "weights_hash": "0", "taps": ["gap", "logits"],
+             "transform": {}, "precision": "float32", "class_names": ["cat", "dog"]}  # fmt: skip
+    kinds = {"gap": ((4,), "float32"), "logits": ((2,), "float32")}
+    features = store.create_features(about, "net-0-0", kinds)
+    logits = np.array([[1, 2], [3, 1], [0, 9]], np.float32)
+    arrays = {"gap": np.ones((3, 4), np.float32), "logits": logits}
+    features.write_unit(0, arrays, lost={2: ["logits"]})
+    assert _predictions(features, np.array([2, 1, 0])) == ["no prediction", "cat", "dog"]
 
 
 @pytest.mark.quick

@@ -65,11 +65,11 @@ def test_the_least_recently_used_rows_go_first():
     assert "large" not in recent
 
 
-def test_a_moment_ends_with_it_and_with_a_write(place, s3_requests):
+def test_a_snapshot_ends_with_it_and_with_a_write(place, s3_requests):
     known.filled(place, 10)
     store, other = Store.open(place), Store.open(place)
     files = store.files
-    with files.moment():
+    with files.snapshot():
         before = files.listing("tags")
         s3_requests.clear()
         other.files.write("tags/a", b"1")
@@ -78,7 +78,7 @@ def test_a_moment_ends_with_it_and_with_a_write(place, s3_requests):
         assert len(s3_requests) == 1
         files.write("tags/b", b"1")
         assert files.listing("tags").keys() == {"a", "b"}
-        with files.moment():
+        with files.snapshot():
             files.listing("tags").clear()
         assert files.listing("tags").keys() == {"a", "b"}
         other.files.remove("tags/a")
