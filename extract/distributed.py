@@ -28,6 +28,8 @@ from alike.extract.store import Store
 
 STARTING = "300s"
 """How long workers started here may take until they answer."""
+GPU = "GPU"
+"""Resource of a worker that has one: `dask worker --resources GPU=1`."""
 AHEAD = 3
 """Units that wait or run for each thread of the workers."""
 MOST_WORKERS = 1024
@@ -170,22 +172,24 @@ def _compute(
 ) -> dict[str, float]:
     from distributed import as_completed
 
-    threads = max(images.runs[0].settings.threads // max(len(client.nthreads()), 1), 1)
+    able = _able(client)
+    threads = max(images.runs[0].settings.threads // max(len(able.slots), 1), 1)
     recipes = [_recipe_of(run, threads) for run in images.runs]
     units = ((wanted, todo) for wanted, units in workload.items() for todo in units)
     stages = dict.fromkeys(STAGES, 0.0)
     running = as_completed(with_results=True, loop=client.loop)
     numbers: dict[str, list[int]] = {}
 
-    def submit(most: int) -> None:
+    def submit(able: _Able) -> None:
         # All units at once would be gigabytes in the scheduler: a few ahead keep workers busy.
-        for wanted, todo in islice(units, max(most, 0)):
+        ahead = AHEAD * max(sum(able.slots), 1) - len(numbers)
+        for wanted, todo in islice(units, max(ahead, 0)):
             asked = tuple((recipes[number], names) for number, names in wanted)
-            future = client.submit(_compute_unit, asked, todo, pure=False)
+            future = client.submit(_compute_unit, asked, todo, pure=False, resources=able.resources)
             numbers[future.key] = [number for number, _ in wanted]
             running.add(future)
 
-    submit(AHEAD * _threads(client))
+    submit(able)
     for future, (n_images, busy, n_unturned) in running:
         for number in numbers.pop(future.key):
             images.runs[number].n_unturned += n_unturned
@@ -193,13 +197,31 @@ def _compute(
             stages[stage] += seconds
         progress(n_images, stages)
         future.release()
-        submit(AHEAD * _threads(client) - len(numbers))
+        # Workers come and go.
+        submit(_able(client))
     return stages
 
 
-def _threads(client: Any) -> int:
-    """Threads of all workers that there are now."""
-    return max(sum(map(int, client.nthreads().values())), 1)
+@dataclass(frozen=True)
+class _Able:
+    """The workers that extract.
+
+    Attributes:
+        slots: of each, the units that it computes at once.
+        resources: that a unit asks for; None: none.
+    """
+
+    slots: list[int]
+    resources: dict[str, int] | None
+
+
+def _able(client: Any) -> _Able:
+    """The workers that say that they have a GPU, or if none does all."""
+    workers = client.scheduler_info()["workers"].values()
+    gpus = [int(one.get("resources", {}).get(GPU, 0)) for one in workers]
+    if any(gpus):
+        return _Able([number for number in gpus if number], {GPU: 1})
+    return _Able([int(one["nthreads"]) for one in workers], None)
 
 
 def _recipe_of(run: ExtractionRun, threads: int) -> "_Recipe":

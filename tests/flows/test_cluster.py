@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from changing_set import NETWORK, RIGHT, Place, without_prefect
 from dask.utils import key_split
-from distributed import Client, LocalCluster, SchedulerPlugin
+from distributed import Client, LocalCluster, Nanny, Scheduler, SchedulerPlugin, SpecCluster
 from distributed.comm.tcp import TCP
 from typer.testing import CliRunner
 
@@ -312,6 +312,27 @@ def test_the_scheduler_sees_few_units_of_an_extraction_at_once(tmp_path, cluster
     # One a worker, and one that is done and not yet forgotten.
     assert seen.most <= 3
     assert max(sent.most.values()) < MIB // 8
+
+
+def test_workers_with_a_gpu_extract_if_any_says_that_it_has_one(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (1500, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(1500) % 3)
+    (tmp_path / "net.py").write_text(NETWORK.replace("[8, 8]", "[4, 4]"))
+    network = load_network(f"{tmp_path / 'net.py'}:small")
+    source, store = open_source(str(tmp_path / "set.npz")), Store.open(tmp_path / "s", create=True)
+    plain, able = ({"nthreads": 1, "resources": {"GPU": n} if n else {}} for n in (0, 1))
+    workers = {at: {"cls": Nanny, "options": one} for at, one in enumerate((plain, able))}
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "port": 0}}
+    with SpecCluster(workers, scheduler) as made, Client(made) as client:
+        client.wait_for_workers(2)
+        there = client.scheduler_info()["workers"]
+        (at,) = [name for name, one in there.items() if one["resources"]]
+        pid = client.run(os.getpid, workers=[at])[at]
+        distributed.extract_distributed(
+            source, network, store, workers=made.scheduler_address, device="cpu", threads=2
+        )
+    records = store.features().ledger.records().values()
+    assert [record.run["pid"] for record in records] == [pid, pid]
 
 
 def test_moments_of_many_classes_pass_the_scheduler_by(tmp_path, cluster, monkeypatch):
