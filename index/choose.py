@@ -35,7 +35,7 @@ Of equally fast kinds the smallest index is taken.
 PART = 20_000
 FINALISTS = 3
 SLOW = 0.5
-"""Share of the speed of one that holds, below which a kind is not built for what a part promises."""
+"""Share of the speed that one reached, below which a kind that promises it is not built."""
 EFFORT = 900.0
 
 
