@@ -38,11 +38,11 @@ export function view(place, { facts, go, source, life }) {
     const told = await ask("classes", source, { signal: life });
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
     return [h("h2", {}, "Classes by sameness, the lowest first"),
-      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. Within and between are mean distances.`),
+      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
       h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
       h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
-        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : row.sameness.toFixed(3)),
+        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3), span(row)]),
         h("td", { class: "wide" }, bar(((row.sameness ?? 0) - low) / (1 - low), "accent")),
         h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))) ];
   }, waiting(6, "Loading the scores of classes"));
@@ -70,6 +70,11 @@ export function view(place, { facts, go, source, life }) {
     }, waiting(5, "Comparing two classes"));
     if (values.first) pair.scrollIntoView({ behavior: "smooth", block: "start" });
   };
+}
+
+// Older analyses have no intervals of classes.
+function span(row) {
+  return row.sameness_low == null ? "" : h("span", { class: "sub" }, `${row.sameness_low.toFixed(3)} to ${row.sameness_high.toFixed(3)}`);
 }
 
 function pairs(title, list, source) {

@@ -271,7 +271,7 @@ def test_clients_that_hang_up_leave_the_page_answering(client):
 
 def test_stored_rows_do_not_wait_for_the_network(place):
     service = NeighbourService(place / "store")
-    with service._network_lock, ThreadPoolExecutor(1) as other:
+    with service.networks.lock, ThreadPoolExecutor(1) as other:
         answer = other.submit(service.neighbours, "3", 5).result(timeout=60)
     assert len(answer["neighbours"]) == 5
 
