@@ -94,16 +94,7 @@ def serve(
         raise BadInput(f"port {port}: from 0 (any free one) to {MAX_PORT} is expected")
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise BadInput(f"root path {root_path!r}: begin it with / and end it without")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with contextlib.closing(listener):
-        try:
-            listener.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
-        listener.listen(BACKLOG)
+    with contextlib.closing(listener_at(host, port)) as listener:
         access = Access((*allowed_hosts(host), *(name.lower() for name in hosts)), token)
         shown = f"[{host}]" if ":" in host else host
         page = f"http://{shown}:{listener.getsockname()[1]}/"
@@ -111,6 +102,26 @@ def serve(
         if isinstance(stores, NeighbourService):
             stores = [ServedStore("store", stores)]
         _run(create_app(stores, access), stores[0].service.budgets, root_path, listener)
+
+
+def listener_at(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        BadInput: the address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP: else asyncio leaves Nagle's algorithm on, and answers wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
+    listener.listen(BACKLOG)
+    return listener
 
 
 def _run(app: FastAPI, budgets: Budgets, root_path: str, listener: socket.socket) -> None:
