@@ -53,23 +53,24 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
     return Store.open(store, create=create, **options)
 
 
-def connect(address: str, *, token: str = "", timeout: float = 60.0) -> "Client":
+def connect(address: str, *, token: str = "", timeout: float = 60.0, store: str = "") -> "Client":
     """Ask a server that `alike serve` has started, here or elsewhere.
 
     Args:
         address: as the server printed it, such as ``http://127.0.0.1:8000``.
         token: that the server wants; one in the address counts too.
         timeout: seconds until an answer has to be there.
+        store: name of a store of the server, as `stores()` gives it; empty: the first.
 
     Raises:
-        BadInput: nobody answers there, or something else does.
+        BadInput: nobody answers there, or something else does; no store of this name.
 
     Example:
         ``alike.connect("http://127.0.0.1:8000").neighbours("cat.jpg", k=3)``
     """
     from alike.client import Client
 
-    return Client(address, token=token, timeout=timeout)
+    return Client(address, token=token, timeout=timeout, store=store)
 
 
 def run_pipeline(

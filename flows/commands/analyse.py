@@ -131,22 +131,8 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
-        scores = analysis.tables["scores"]
         if as_json:
-            print_json({
-                "key": analysis.key, "n_images": analysis.n_images,
-                "n_images_before_sampling": analysis.settings["n_images_before_sampling"],
-                "classes": list(analysis.classes), "settings": dict(analysis.settings),
-                "scores": scores,
-                "twins": analysis.tables["twins"],
-                "bayes": analysis.tables["bayes"],
-                "suspects": analysis.tables["suspects"],
-                **{
-                    name: analysis.tables[name]
-                    for name in ("human", "layers", "sufficiency")
-                    if name in analysis.tables
-                },
-            })  # fmt: skip
+            print_json(analysis.document)
             return
         sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
         more = " (--budget takes more)" if sampled else ""

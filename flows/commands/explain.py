@@ -312,7 +312,7 @@ def _grade(
     quiet: bool,
 ) -> dict[str, Any]:
     from alike.flows.console import print_table, progress_bars
-    from alike.flows.explaining import graded
+    from alike.flows.explaining import graded, grades_shown
 
     with progress_bars() as progress:
         tables = graded(
@@ -321,9 +321,13 @@ def _grade(
         )  # fmt: skip
     titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
     for name, table in () if quiet else tables.items():
-        ends = [column for column in table if column.endswith(("_low", "_high"))]
-        title = f"{titles[name]} {chosen.key} (intervals: --json)"
-        print_table(table.drop(columns=ends), title)
+        for kind, part in grades_shown(table).items():
+            print_table(part, f"{titles[name]} {chosen.key}{kind}")
+    if not quiet:
+        typer.echo(
+            "less …: deletion less that of this control; over …: insertion over that of it. "
+            "*: the 95 % interval is without zero. All intervals: --json"
+        )
     return tables
 
 
