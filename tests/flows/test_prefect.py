@@ -18,7 +18,7 @@ import pytest
 from changing_set import Place
 
 from alike.analysis.stored import Analysis
-from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.errors import BadInput, NoCluster, StoreBusy
 from alike.extract.store.store import Store
 from alike.flows import steps
 from alike.flows.history import History
@@ -237,6 +237,31 @@ def test_wrong_input_is_never_tried_again(server, place):
     with pytest.raises(BadInput, match="no such tap"):
         whole()
     assert len(attempts) == 1
+
+
+def test_a_scheduler_that_is_gone_is_waited_for_if_it_answered_before(server, place):
+    from distributed.comm.core import CommClosedError
+    from prefect import flow
+
+    run = PipelineRun(read_pipeline(place.write_settings("out")))
+
+    @flow(name="alike")
+    def attempts_with(*faults):
+        left, attempts = list(faults), []
+
+        def ask(run):
+            attempts.append(1)
+            if left:
+                raise left.pop(0)
+
+        step(ask, "ask")(run)
+        return len(attempts)
+
+    with pytest.raises(NoCluster, match="mistyped"):
+        attempts_with(NoCluster("mistyped"))
+    assert not run.workers.reached
+    assert attempts_with(CommClosedError("killed"), NoCluster("not up yet")) == 3
+    assert attempts_with(NoCluster("gone between two steps")) == 2
 
 
 def test_a_long_step_shows_how_far_it_is(server, place, monkeypatch):
