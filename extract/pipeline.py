@@ -154,55 +154,59 @@ def extract(
     settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     run = ExtractionRun(source, network, store, extraction, settings)
     with store.lock(extraction.key):
-        if store.is_split and not store.signatures.units():
-            # A store of 0.1: its images keep the sides on which they stand by their hashes.
-            store.assign_sides()
-        view = store.list_images(listing)
-        store.set_source(source.spec, source.options)
-        keep_listing(store, source, listing, past)
-        keep_groups(store, listing, view)
-        run.prepare(view)
+        with store.files.snapshot():
+            if store.is_split and not store.signatures.units():
+                # A store of 0.1: its images keep the sides on which they stand by their hashes.
+                store.assign_sides()
+            view = store.list_images(listing)
+            store.set_source(source.spec, source.options)
+            keep_listing(store, source, listing, past)
+            keep_groups(store, listing, view)
+            run.prepare(view)
         with run.features.lock():
-            workload = run.missing()
+            with store.files.snapshot():
+                workload = run.missing()
             stages = executor(run, workload, _batch_progress(workload, len(view), progress))
         features = run.features
-        twins = _twins(features, threads, progress)
-    # A map that is lost leaves an image its vectors.
-    vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
-    table = features.table(names=vectors)
-    bad = features.bad()[["row", "path", "state", "reason"]]
-    check_counts(view, table, bad, features.key)
-    computed = _rows_of(workload)
-    top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
-    left_out = [masked(one) for one in notes_of(source)]
-    _keep_check(store, features, check, left_out)
-    notes = [
-        *left_out,
-        *listing_notes(listing),
-        *unturned_notes(run.n_unturned, "computed"),
-        *network.notes,
-        *_older_features(extraction, store),
-        *tap_notes(features.attrs),
-    ]
-    return ExtractionReport(
-        key=extraction.key,
-        n_listed=len(listing),
-        n_rows=len(table),
-        n_computed=len(computed),
-        n_reused=int(np.isin(table["row"], computed, invert=True).sum()),
-        n_bad=len(bad),
-        bad=bad[["path", "state", "reason"]],
-        stages=stages,
-        seconds=time.perf_counter() - start,
-        top1=top1,
-        notes=(
-            *notes,
-            *filter(None, [check.warning]),
-            *_lost(features),
-            *flat_features(features, table["row"].to_numpy()),
-            *twins,
-        ),
-    )
+        with store.files.snapshot():
+            twins = _twins(features, threads, progress)
+    with store.files.snapshot():
+        # A map that is lost leaves an image its vectors.
+        vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
+        table = features.table(names=vectors)
+        bad = features.bad()[["row", "path", "state", "reason"]]
+        check_counts(view, table, bad, features.key)
+        computed = _rows_of(workload)
+        top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
+        left_out = [masked(one) for one in notes_of(source)]
+        _keep_check(store, features, check, left_out)
+        notes = [
+            *left_out,
+            *listing_notes(listing),
+            *unturned_notes(run.n_unturned, "computed"),
+            *network.notes,
+            *_older_features(extraction, store),
+            *tap_notes(features.attrs),
+        ]
+        return ExtractionReport(
+            key=extraction.key,
+            n_listed=len(listing),
+            n_rows=len(table),
+            n_computed=len(computed),
+            n_reused=int(np.isin(table["row"], computed, invert=True).sum()),
+            n_bad=len(bad),
+            bad=bad[["path", "state", "reason"]],
+            stages=stages,
+            seconds=time.perf_counter() - start,
+            top1=top1,
+            notes=(
+                *notes,
+                *filter(None, [check.warning]),
+                *_lost(features),
+                *flat_features(features, table["row"].to_numpy()),
+                *twins,
+            ),
+        )
 
 
 def keep_groups(store: Store, listing: pd.DataFrame, view: pd.DataFrame) -> None:

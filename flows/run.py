@@ -93,13 +93,15 @@ def run_steps(run: PipelineRun) -> Finished:
     label = network_label(run.pipeline.network.name)
     key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
     report = run.folder / "report.html"
-    _note_changes(run, key)
-    earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
-    if earlier is not None:
-        run.decide(earlier["decisions"])
-        note_policy(run)
-        _record_again(run, key, report, digest(_question(run, own, key)))
-        return _finished(run, key, report, earlier["decisions"], reused=True)
+    with run.store().files.snapshot():
+        _note_changes(run, key)
+        question = _question(run, own, key)
+        earlier = None if run.seconds else run.memo.outputs("report", question)
+        if earlier is not None:
+            run.decide(earlier["decisions"])
+            note_policy(run)
+            _record_again(run, key, report, digest(question))
+            return _finished(run, key, report, earlier["decisions"], reused=True)
     purge_images(run)
     untrained = None
     if run.pipeline.analyse.untrained:

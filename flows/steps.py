@@ -239,7 +239,8 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
     images = run.pipeline.images
     bad_share = BAD_SHARE if images.bad_share is None else images.bad_share
     store = run.store()
-    split_store(run, store)
+    with store.files.snapshot():
+        split_store(run, store)
     report = extract(
         source_of(run.pipeline),
         load(run.pipeline, weights, like),
@@ -262,7 +263,8 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
             f"the first: {first.path}: {first.state}: {first.reason}"
         )
     check_bad_share(report, bad_share)
-    keep_trained(store.features(report.key))
+    with store.files.snapshot():
+        keep_trained(store.features(report.key))
     run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
     if report.n_computed:
         run.seconds[f"extract {name}"] = time.perf_counter() - started

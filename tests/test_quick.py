@@ -11,6 +11,8 @@ WHOLE_PROCESSES = {
     "extract/store/test_extraction_kill.py",
     "flows/test_agreement.py",
     "flows/test_demo.py",
+    "flows/test_other_s3.py",
+    "flows/test_remote_images.py",
     "flows/test_run_kill.py",
     "flows/test_sequences.py",
     "serve/test_browser.py",
