@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from alike.extract.errors import BadInput
 from alike.extract.places import expanded
 from alike.extract.secrets import filled, hide, masked
-from alike.flows.sections import Output, Pipeline, TransformSettings, parse_bytes
+from alike.flows.sections import Pipeline, TransformSettings, parse_bytes
 
 __all__ = ["Pipeline", "checked_transform", "parse_bytes", "read_pipeline"]
 
@@ -85,7 +85,8 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     store = pipeline.output.store
     if store is not None and "://" not in store:
         store = str(base / expanded(store))
-    output = Output(folder=base / expanded(pipeline.output.folder), store=store)
+    place = {"folder": base / expanded(pipeline.output.folder), "store": store}
+    output = pipeline.output.model_copy(update=place)
     resolved = {"images": images, "network": network, "output": output}
     return pipeline.model_copy(update=resolved)
 

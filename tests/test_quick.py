@@ -15,6 +15,7 @@ WHOLE_PROCESSES = {
     "flows/test_remote_images.py",
     "flows/test_run_kill.py",
     "flows/test_sequences.py",
+    "flows/test_serving.py",
     "serve/test_browser.py",
     "test_foreign_folder.py",
     "test_notebook.py",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import FeaturesOption, StoreOption, TrustOption
 
 NO_TOKEN = "none"
@@ -71,15 +72,15 @@ def serve(
     folder = thumbnails or cache_folder() / "thumbnails"
     service = NeighbourService(store, features, measure, thumbnails=folder)
     for note in service.opened().notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     attrs = service.opened().index.features.attrs
     # Now, while somebody can answer: the network itself is loaded for the first image.
     require_trust(str(attrs.get("network")), str(attrs.get("code_hash", "")))
     if not is_private(host, names):
         shown = ", ".join((*allowed_hosts(host), *names))
-        typer.echo(f"note: others can reach this server, by the names {shown}", err=True)
+        say(f"note: others can reach this server, by the names {shown}")
         if not token:
-            typer.echo("note: without a token they see the stored images", err=True)
+            say("note: without a token they see the stored images")
     run(
         service,
         host,

@@ -63,8 +63,8 @@ schedule.check = lambda pipeline: None
 schedule.start_server = lambda port, log: None
 asked, lines = {}, []
 def next_run(*given):
-    import alike.flows.pipeline as pipeline
-    pipeline.scheduled.serve = lambda **given: asked.update(given)
+    import alike.flows.serving as serving
+    serving.serve = lambda flow, deployed, limit, server: asked.update(deployed)
     return real(*given)
 real, schedule._next_run = schedule._next_run, next_run
 schedule.serve_schedule(Path(sys.argv[1]), "0 2 * * *", timezone="Europe/Berlin", tell=lines.append)
