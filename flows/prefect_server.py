@@ -14,6 +14,8 @@ from alike.flows.log_lines import PREFECT_JSON, say
 from alike.flows.parent import GRACE, end_with_parent
 
 START_SECONDS = 180.0
+MOST_LOG = 10 << 20
+"""Bytes of a log that a new server goes on with; a larger one is put aside, once."""
 FREE_SECONDS = 15.0
 """Within it the server of a schedule that was killed has ended."""
 
@@ -30,6 +32,8 @@ def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
     """
     _wait_for_port(port)
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > MOST_LOG:
+        log.replace(log.with_suffix(".log.1"))
     command = [sys.executable, "-m", "alike.flows.prefect_server", str(os.getpid()), str(port)]
     left_out = {"PREFECT_API_URL", *PREFECT_JSON}
     with log.open("ab") as out:

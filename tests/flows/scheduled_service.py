@@ -19,6 +19,7 @@ from changing_set import NETWORK, Place
 ROOT = Path(__file__).parents[2]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
 COMMAND = "from alike.flows.cli import main; main()"
+POLLED = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "OMP_NUM_THREADS": "1"}
 START, END = 240.0, 60.0
 """Seconds in which a process must have started or ended: a busy machine is slow."""
 GATE = """
@@ -69,13 +70,14 @@ class Service:
     folder: Path
     port: int = field(default_factory=free_port)
     lines: str = ""
+    variables: dict = field(default_factory=dict)
     where: str = "Spawn"
     process: Any = None
 
     def __post_init__(self):
-        place = Place(self.folder)
-        place.stores["out"] = self.lines
-        self.settings = place.write_settings("out")
+        self.place = Place(self.folder)
+        self.place.stores["out"] = self.lines
+        self.settings = self.place.write_settings("out")
         (self.folder / "net.py").write_text(NETWORK + GATE.format(where=self.where))
         (self.folder / "gate").touch()
 
@@ -88,7 +90,7 @@ class Service:
                 [sys.executable, "-c", COMMAND, "schedule", str(self.settings),
                  "--cron", "0 0 1 1 *", "--timezone", "UTC", "--port", str(self.port)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                env={**environment, **POLLED, "PYTHONPATH": str(ROOT), **self.variables},
             )  # fmt: skip
         self.until_served()
 
