@@ -207,25 +207,29 @@ def extract_networks(
     with ExitStack() as held:
         for key in sorted(run.extraction.key for run in images.runs):
             held.enter_context(store.lock(key))
-        if store.is_split and not store.signatures.units():
-            # A store of 0.1: its images keep the sides on which they stand by their hashes.
-            store.assign_sides()
-        view = store.list_images(listing)
-        store.set_source(source.spec, source.options)
-        keep_listing(store, source, listing, past)
-        keep_groups(store, listing, view)
-        for run in images.runs:
-            run.prepare(view)
+        with store.files.snapshot():
+            if store.is_split and not store.signatures.units():
+                # A store of 0.1: its images keep the sides on which they stand by their hashes.
+                store.assign_sides()
+            view = store.list_images(listing)
+            store.set_source(source.spec, source.options)
+            keep_listing(store, source, listing, past)
+            keep_groups(store, listing, view)
+            for run in images.runs:
+                run.prepare(view)
         with ExitStack() as written:
             for run in images.runs:
                 written.enter_context(run.features.lock())
-            workload = images.missing()
+            with store.files.snapshot():
+                workload = images.missing()
             stages = executor(images, workload, _batch_progress(workload, len(view), progress))
-        twins = {run: _twins(run.features, threads, progress) for run in images.runs}
+        with store.files.snapshot():
+            twins = {run: _twins(run.features, threads, progress) for run in images.runs}
     reports = {}
-    for number, run in enumerate(images.runs):
-        report = _report(run, listing, view, _rows_of(workload, number), twins[run])
-        reports[run] = replace(report, stages=stages)
+    with store.files.snapshot():
+        for number, run in enumerate(images.runs):
+            report = _report(run, listing, view, _rows_of(workload, number), twins[run])
+            reports[run] = replace(report, stages=stages)
     seconds = time.perf_counter() - start
     return tuple(replace(reports[run], seconds=seconds) for run in runs)
 

@@ -1,16 +1,21 @@
 """A settings file is checked whole before anything runs: a typing error costs no night."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alike.extract.errors import BadInput, NoStore
-from alike.flows.settings import Pipeline
+from alike.extract.errors import AlikeError, BadInput, NoStore
+from alike.extract.secrets import masked
+from alike.flows.settings import Pipeline, read_pipeline
 from alike.flows.steps import load_one, source_of, taps_of
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
+
+REFUSED = 2
+"""Status of a process that found a fault of the settings."""
 
 
 def check(pipeline: Pipeline) -> None:
@@ -93,3 +98,16 @@ def _check_retrain(pipeline: Pipeline) -> None:
             f"retrain.when = {pipeline.retrain.when!r}: no score {score!r}; expected one of "
             f"{', '.join(SCORES)}"
         )
+
+
+def main() -> None:
+    """Check the settings file that is named; the fault goes to standard output."""
+    try:
+        check(read_pipeline(Path(sys.argv[1])))
+    except AlikeError as error:
+        sys.stdout.write(masked(" ".join(str(error).split())))
+        sys.exit(REFUSED if isinstance(error, BadInput) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from alike.extract.errors import AlikeError, BadInput
-from alike.extract.secrets import masked
-from alike.flows import commands
+from alike.flows import commands, log_lines
+from alike.flows.log_lines import LogFormat
 
 app = typer.Typer(
     name="alike",
@@ -39,8 +39,18 @@ def _program(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format",
+            help="Form of the lines on standard error; json: one object a line, with time, level, "
+            "step and message. [default: text, or `[output] logs` of a settings file]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    log_lines.forget_choice()
+    log_lines.choose(log_format, by_option=True)
 
 
 for _module in pkgutil.iter_modules(commands.__path__):
@@ -138,6 +148,6 @@ def _say_usage(error: Any) -> int:
 
 
 def _say(error: object, status: int) -> int:
-    line = masked(" ".join(str(error).split()))
-    sys.stderr.write(f"alike: {line}\n")
+    line = " ".join(str(error).split())
+    log_lines.say(line if log_lines.is_json() else f"alike: {line}", level="error")
     return status

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.progress import Progress
+from alike.flows.log_lines import is_json, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Progress on standard error: bars on a terminal, a line now and then elsewhere."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not is_json():
         with _bars() as report:
             yield report
     else:
@@ -102,7 +103,7 @@ def _lines(every: float = 5.0) -> Progress:
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
         if not total and note:
-            sys.stderr.write(f"{stage}: {note}\n")
+            _say(stage, note)
             return
         now = time.monotonic()
         start, first = began.setdefault(stage, (now, done))
@@ -111,9 +112,14 @@ def _lines(every: float = 5.0) -> Progress:
             parts = [note] if note else []
             if first < done < total:
                 parts.append(f"{(now - start) / (done - first) * (total - done):.0f} s left")
-            sys.stderr.write(f"{stage}: {done}/{total} {', '.join(parts)}".rstrip() + "\n")
+            _say(stage, f"{done}/{total} {', '.join(parts)}".rstrip(), done=done, total=total)
         if done >= total:
             began.pop(stage, None)
             last.pop(stage, None)
 
     return report
+
+
+def _say(stage: str, message: str, **facts: Any) -> None:
+    """A line of a stage, which text begins with and JSON names as the step."""
+    say(message if is_json() else f"{stage}: {message}", step=stage, **facts)

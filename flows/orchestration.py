@@ -29,6 +29,8 @@ EMBEDDED = {
     "PREFECT_API_REQUEST_TIMEOUT": "300",
     # Slots of runs that were killed are given back although the server was started anew since.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": f"{_LEASES}.filesystem",
+    # Else its database keeps every run for ever: now for 90 days, as long as Prefect's default is.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
 }
 
 ALWAYS = {

@@ -4,6 +4,7 @@ Import it only after `alike.flows.orchestration.prepare`: Prefect reads its sett
 imported.
 """
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from alike.flows.check import check
 from alike.flows.finished import Finished
 from alike.flows.names import run_tags
 from alike.flows.overrides import Overrides, given_settings
+from alike.flows.parent import end_with_parent
 from alike.flows.publishing import publish
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
@@ -52,6 +54,7 @@ def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False
         The report's path; or a completed state `Skipped`, if another run works on the store and
         `[prefect] busy` is `skip`.
     """
+    _end_with_the_schedule()
     given = given_settings(settings) if settings else {}
     pipeline = read_pipeline(Path(path), given)
     if given:
@@ -85,6 +88,13 @@ def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no 
         done = run_settings_file(Path(path), progress, both, rehash=rehash)
     publish(pipeline, done)
     return done
+
+
+def _end_with_the_schedule() -> None:
+    """In a process that `alike schedule` started for this run: end when that is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        end_with_parent(parent.pid)
 
 
 def log(line: str) -> None:

@@ -100,15 +100,16 @@ def run_steps(run: PipelineRun) -> Finished:
     else:
         key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
     report = run.folder / "report.html"
-    _note_changes(run, key)
-    question = _question(run, own, key, others)
-    earlier = None if run.seconds else run.memo.outputs("report", question)
-    if earlier is not None:
-        run.decide(earlier["decisions"])
-        note_policy(run)
-        _record_again(run, key, report, digest(question))
-        done = _finished(run, key, report, earlier["decisions"], reused=True)
-        return replace(done, networks=_networks(labels, key, others))
+    with run.store().files.snapshot():
+        _note_changes(run, key)
+        question = _question(run, own, key, others)
+        earlier = None if run.seconds else run.memo.outputs("report", question)
+        if earlier is not None:
+            run.decide(earlier["decisions"])
+            note_policy(run)
+            _record_again(run, key, report, digest(question))
+            done = _finished(run, key, report, earlier["decisions"], reused=True)
+            return replace(done, networks=_networks(labels, key, others))
     purge_images(run)
     untrained, others = _untrained(run, own, Accepted(weights, key), others)
     step(steps.build, f"index {label}")(run, key, "network")

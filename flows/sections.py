@@ -335,6 +335,8 @@ class Output(_Section):
     store: Name | None = Added
     """The features, tables, indexes and history: a folder, or a URL such as `s3://bucket/place`.
     Unset: the folder `store` in `folder`."""
+    logs: Literal["text", "json"] | None = Added
+    """Form of the lines on standard error; json: one object a line. Unset: text."""
 
     @field_validator("folder", mode="before")
     @classmethod

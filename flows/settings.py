@@ -16,7 +16,6 @@ from alike.extract.secrets import filled, hide, masked
 from alike.flows.sections import (
     SEVERAL,
     NetworkSettings,
-    Output,
     Pipeline,
     TransformSettings,
     parse_bytes,
@@ -132,7 +131,8 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     store = pipeline.output.store
     if store is not None and "://" not in store:
         store = str(base / expanded(store))
-    output = Output(folder=base / expanded(pipeline.output.folder), store=store)
+    place = {"folder": base / expanded(pipeline.output.folder), "store": store}
+    output = pipeline.output.model_copy(update=place)
     resolved = {"images": images, "network": network, "others": tuple(others), "output": output}
     return pipeline.model_copy(update=resolved)
 

@@ -286,7 +286,8 @@ def extract_together(run: PipelineRun, networks: Sequence[Asked]) -> tuple[str, 
     images = run.pipeline.images
     bad_share = BAD_SHARE if images.bad_share is None else images.bad_share
     store = run.store()
-    split_store(run, store)
+    with store.files.snapshot():
+        split_store(run, store)
     reports = extract_networks(
         source_of(run.pipeline),
         [(one.network, one.taps) for one in networks],
@@ -309,7 +310,8 @@ def extract_together(run: PipelineRun, networks: Sequence[Asked]) -> tuple[str, 
                 f"the first: {first.path}: {first.state}: {first.reason}"
             )
         check_bad_share(report, bad_share)
-        keep_trained(store.features(report.key))
+        with store.files.snapshot():
+            keep_trained(store.features(report.key))
         run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
     computed = [report.n_computed for report in reports]
     names = [one.name for one in networks]

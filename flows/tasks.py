@@ -16,6 +16,7 @@ from prefect.context import TaskRunContext
 from alike.extract.errors import NoCluster
 from alike.extract.secrets import masked, masked_all
 from alike.flows.faults import passes
+from alike.flows.log_lines import step_named
 from alike.flows.names import artifact_key
 from alike.flows.progress_artifact import progress_artifact
 
@@ -75,7 +76,8 @@ def run_task(
         retry_jitter_factor=JITTER,
         retry_condition_fn=lambda *_: again,
     )
-    return as_task(attempt)()
+    with step_named(name):
+        return as_task(attempt)()
 
 
 def _attempt() -> int:

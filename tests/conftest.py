@@ -1,5 +1,6 @@
 """What all tests share: the folder of real images and weights that stands beside a checkout."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,14 +136,36 @@ def _own_agreements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that lead to an S3-like service: moto's server, a process of its own here."""
-    for package in ("s3fs", "moto.server", "flask"):
+    """The variables that lead to an S3-like service: moto's server, a process of its own here.
+
+    With `ALIKE_S3=localbucket` it is that program, which shares no line with moto.
+    """
+    with _s3_service(os.environ.get("ALIKE_S3", "moto"), tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def other_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The same of a second implementation of S3."""
+    with _s3_service("localbucket", tmp_path_factory) as variables:
+        yield variables
+
+
+@contextmanager
+def _s3_service(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    packages = {"moto": ("s3fs", "moto.server", "flask"), "localbucket": ("s3fs", "localbucket")}
+    for package in packages[name]:
         pytest.importorskip(package)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    folder = tmp_path_factory.mktemp(name)
+    log = folder / "log"
+    commands = {
+        "moto": ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        "localbucket": ["-m", "localbucket", str(folder / "data"), "--port", str(port)],
+    }
+    command = [sys.executable, *commands[name]]
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}"

@@ -109,9 +109,9 @@ alike.flows.demo.PIPELINE = "\n".join([*rest, few])
 
 # The schedule up to the server.
 def start_server(port, log):
-    import alike.flows.pipeline
+    import alike.flows.serving
 
-    alike.flows.pipeline.scheduled.serve = lambda **given: print("served", given["name"])
+    alike.flows.serving.serve = lambda flow, deployed, *rest: print("served", deployed["name"])
 
 
 alike.flows.schedule.start_server = start_server

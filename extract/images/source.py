@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -126,6 +126,11 @@ def stamp_url(url: str) -> Stamp | None:
     # Every filesystem raises errors of its own; reading says what is wrong.
     except Exception:
         return None
+    return stamp_of_object(facts)
+
+
+def stamp_of_object(facts: Mapping[str, Any]) -> Stamp | None:
+    """The stamp of an object by what its filesystem lists: bytes and ETag; None without one."""
     tag = facts.get("ETag") or facts.get("etag")
     if not tag or str(tag).startswith("W/"):
         return None
@@ -144,6 +149,18 @@ def read_url(url: str) -> bytes:
         return read_local(file)
     try:
         filesystem, path = filesystem_of(url)
+    except Exception as error:
+        raise BadImage("unreadable", one_line(error)) from error
+    return read_object(filesystem, path)
+
+
+def read_object(filesystem: Any, path: str) -> bytes:
+    """Bytes of an object of an fsspec filesystem; only `MAX_BYTES` are fetched.
+
+    Raises:
+        BadImage: it cannot be read, or is larger than `MAX_BYTES`.
+    """
+    try:
         data = bytes(filesystem.cat_file(path, start=0, end=MAX_BYTES + 1))
     except Exception as error:
         # Every filesystem raises errors of its own.

@@ -15,6 +15,7 @@ from typing import Any
 from alike.extract.errors import BadInput
 from alike.extract.images.arrays import ArraySource
 from alike.extract.images.folder import FolderSource
+from alike.extract.images.remote_folder import RemoteFolderSource
 from alike.extract.images.saved import open_saved
 from alike.extract.images.selection import Selection
 from alike.extract.images.source import ImageSource, local_path
@@ -105,6 +106,11 @@ def _is_folder(spec: str) -> bool:
     return path is not None and path.is_dir()
 
 
+def _is_remote_folder(spec: str) -> bool:
+    # What answers by HTTP lists no folders.
+    return "://" in spec and local_path(spec) is None and not spec.startswith(("http:", "https:"))
+
+
 def _is_pickle(spec: str) -> bool:
     path = local_path(spec)
     if path is None:
@@ -145,5 +151,10 @@ SOURCES: Mapping[str, SourceKind] = {
         open_saved,
     ),
     "folder": SourceKind("a folder of class folders", _is_folder, FolderSource),
+    "remote folder": SourceKind(
+        "a folder of class folders by URL, such as s3://bucket/photos/",
+        _is_remote_folder,
+        RemoteFolderSource,
+    ),
 }
 """Kinds of image sets by name, in the order in which `open_source` asks them."""

@@ -127,7 +127,7 @@ def described_otherwise(tree: Any, key: str, spec: ArraySpec) -> bool:
     scratch = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
     create_valid(scratch, 0) if spec.name == VALID else create_array(scratch, spec, 0)
     try:
-        array = zarr.open_array(tree, path=f"{key}/{spec.name}", mode="r")
+        array = zarr.open_array(tree, path=f"{key}/{spec.name}", mode="r", zarr_format=3)
     # A damaged description makes zarr-python raise anything.
     except Exception:
         return True
@@ -141,7 +141,7 @@ def read_valid(tree: Any, key: str) -> np.ndarray:
 
     place = f"{TREE}/{key}/{VALID}"
     try:
-        return np.asarray(zarr.open_array(tree, path=f"{key}/{VALID}", mode="r")[:])
+        return np.asarray(zarr.open_array(tree, path=f"{key}/{VALID}", mode="r", zarr_format=3)[:])
     # A damaged array makes zarr-python raise anything.
     except Exception as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else error
@@ -159,7 +159,7 @@ def write_rows(tree: Any, place: str, lo: int, rows: np.ndarray) -> None:
     """
     import zarr
 
-    zarr.open_array(tree, path=place, mode="r+")[lo : lo + len(rows)] = rows
+    zarr.open_array(tree, path=place, mode="r+", zarr_format=3)[lo : lo + len(rows)] = rows
 
 
 def shard_bytes(spec: ArraySpec, rows: np.ndarray) -> bytes:

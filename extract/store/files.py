@@ -38,7 +38,9 @@ class Files(Protocol):
     root: Path | None
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Within it, sizes and listings of a remote storage are asked for once, until a write.
+        """Within it, sizes, listings and small files of a remote storage are asked for once.
+
+        A write forgets all of them. Files that say who works now are always asked for.
 
         What other processes write meanwhile is seen after it.
         """

@@ -135,7 +135,7 @@ def lay_out(
         if dict(group.attrs) != wanted:
             group.attrs.put(wanted)
         for name in present:
-            array = zarr.open_array(tree, path=f"{key}/{name}", mode="r+")
+            array = zarr.open_array(tree, path=f"{key}/{name}", mode="r+", zarr_format=3)
             if array.shape[0] < n_rows:
                 array.resize((n_rows, *array.shape[1:]))
         arrays = {VALID, *all_specs}

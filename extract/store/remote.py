@@ -5,6 +5,7 @@ a local disk has beyond that is missing: a lock of a dead holder is taken over w
 the operating system, so a holder checks its lock again before it commits.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,16 @@ from alike.extract.errors import BadInput
 from alike.extract.store.files import PARTIAL, Stamp
 
 T = TypeVar("T")
+
+SMALL = 1 << 20
+"""Bytes of the largest object that a snapshot remembers: descriptions, settings, records."""
+_TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+"""Answers to If-None-Match where there is an object, or another one just makes it.
+
+s3fs knows the first one only of services that name the condition, as AWS and moto do.
+"""
+_WHO_WORKS = re.compile(r"(^|/)(locks|claims)/")
+"""Objects that say who works now are never remembered."""
 
 
 class RemoteFiles:
@@ -58,6 +69,17 @@ class RemoteFiles:
 
     def read(self, name: str) -> bytes:
         """Read a whole object."""
+        answers = self._answers
+        if answers is None or _WHO_WORKS.search(name):
+            return self._read(name)
+        if ("read", name) in answers:
+            return bytes(answers["read", name])
+        data = self._read(name)
+        if len(data) <= SMALL:
+            answers["read", name] = data
+        return data
+
+    def _read(self, name: str) -> bytes:
         return bytes(self._files.cat_file(self.path(name), **self._whole))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -91,6 +113,10 @@ class RemoteFiles:
                 self._files.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
+        except OSError as error:
+            if _refusal_of(error) in _TAKEN:
+                return False
+            raise
         return True
 
     def touch(self, name: str) -> None:
@@ -119,7 +145,8 @@ class RemoteFiles:
         self._files.get_file(self.path(name), str(target))
 
     def sync(self, name: str) -> None:
-        """Do nothing: an acknowledged PUT is durable."""
+        """Forget what was answered, for something else wrote it; a PUT is durable by itself."""
+        self._forget_answers()
 
     def remove(self, name: str) -> None:
         """Delete an object."""
@@ -190,6 +217,12 @@ class RemoteFiles:
         """After something was written, all is asked again."""
         if self._answers is not None:
             self._answers = {}
+
+
+def _refusal_of(error: OSError) -> str:
+    """The code with which an S3 service refused; empty for other services and faults."""
+    answer: Any = getattr(error.__cause__, "response", None)
+    return str(answer["Error"].get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _stamp(entry: Mapping[str, Any]) -> Stamp:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import (
     ClusterOption,
     FeaturesOption,
@@ -103,17 +104,17 @@ def register(app: typer.Typer) -> None:
         chosen = opened.features(features).only(where)
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for note in check_held_out(chosen, split.value):
-                typer.echo(f"note: {note}", err=True)
+                say(f"note: {note}")
         replaced = _replaced(opened, chosen.key, names_of(measures))
         if replaced:
             reason = "the measures asked for are the whole analysis"
-            typer.echo(f"note: {reason}; this replaces that of {', '.join(replaced)}", err=True)
+            say(f"note: {reason}; this replaces that of {', '.join(replaced)}")
         answers = None if human is None else read_answers(human, chosen.whole.table("all"))
         for note in answers.notes if answers else ():
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
         with cluster_jobs(cluster or dask or workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
-                typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
+                say(f"dask dashboard: {jobs.dashboard}")
             settings = AnalysisSettings(
                 measures=names_of(measures),
                 split=split.value,

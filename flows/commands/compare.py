@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import (
     ClusterOption,
     JsonOption,
@@ -80,10 +81,10 @@ def register(app: typer.Typer) -> None:
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for side in (first, second):
                 for note in check_held_out(side, split.value):
-                    typer.echo(f"note: {note}", err=True)
+                    say(f"note: {note}")
         with cluster_jobs(cluster) as jobs, progress_bars() as progress:
             if jobs.dashboard:
-                typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
+                say(f"dask dashboard: {jobs.dashboard}")
             table = set_side_by_side(
                 first,
                 second,
@@ -95,7 +96,7 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         for note in comparison_notes(table, measure):
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
         if not as_json:
             of_what = compared_images(table) + (f" of {where}" if where else "")
             print_table(table, f"{measure}, {of_what}: a = {a}, b = {b}")
@@ -136,7 +137,7 @@ def _compare_all(
     if split in (Split.HELD_OUT, Split.VALIDATION):
         for key in opened.groups():
             for note in check_held_out(opened.features(key), split.value):
-                typer.echo(f"note: {key}: {note}", err=True)
+                say(f"note: {key}: {note}")
     with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         ranking, pairs = compare_all(
             opened, measure=measure, split=split.value, where=where, seed=seed, jobs=jobs,
@@ -144,7 +145,7 @@ def _compare_all(
         )  # fmt: skip
     record = ranking.record
     for key, reason in record["left_out"].items():
-        typer.echo(f"note: {key} is left out: {reason}", err=True)
+        say(f"note: {key} is left out: {reason}")
     if as_json:
         shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
         print_json({**record, "where": where, **shown, "pairs": pairs.table, "map": pairs.places})

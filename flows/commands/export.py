@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import (
     FeaturesOption,
     JsonOption,
@@ -69,7 +70,7 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         for note in written.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
         if as_json:
             print_json(
                 {"key": written.key, "files": [str(path.resolve()) for path in written.files]}

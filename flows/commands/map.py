@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import (
     ClusterOption,
     FeaturesOption,
@@ -77,7 +78,7 @@ def register(app: typer.Typer) -> None:
         left_out = table.attrs.get("left_out", 0)
         if left_out:
             why = f"they have no value of an array that {measure} reads"
-            typer.echo(f"note: {left_out} images are left out: {why}", err=True)
+            say(f"note: {left_out} images are left out: {why}")
         if to is not None:
             result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
             with aside(to) as part:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption, WhereOption
 
 
@@ -93,7 +94,7 @@ def register(app: typer.Typer) -> None:
         table = neighbour_table(opened, names, answers)
         pending = without_record(opened.features) if len(table) < k * len(images) else ""
         if pending:
-            typer.echo(f"note: {pending}", err=True)
+            say(f"note: {pending}")
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)
         if as_json:

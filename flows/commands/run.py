@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import JsonOption, RehashOption
 
 if TYPE_CHECKING:
@@ -37,26 +38,24 @@ def run(
 
 def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     """Run a settings file and say what came of it."""
-    from alike.extract.secrets import masked
     from alike.flows.alarm import STATUS
     from alike.flows.check import check
     from alike.flows.console import print_json, progress_bars
+    from alike.flows.log_lines import choose
     from alike.flows.orchestration import prepare
     from alike.flows.settings import read_pipeline
     from alike.flows.unchanged import unchanged_run
 
-    def tell(line: str) -> None:
-        typer.echo(masked(line), err=True)
-
     pipeline = read_pipeline(settings)
-    finished = None if rehash else unchanged_run(pipeline, tell)
+    choose(pipeline.output.logs)
+    finished = None if rehash else unchanged_run(pipeline, say)
     if finished is None:
         check(pipeline)
         prepare(pipeline.output.folder)
         from alike.flows.pipeline import run_pipeline
 
         with progress_bars() as progress:
-            finished = run_pipeline(settings, progress, tell, rehash=rehash)
+            finished = run_pipeline(settings, progress, say, rehash=rehash)
     if json:
         print_json(vars(finished))
     else:

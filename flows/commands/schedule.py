@@ -26,12 +26,13 @@ def schedule(
         typer.Option(help="Register the flow for the workers of this pool, and end."),
     ] = None,
 ) -> None:
-    """Serve the flow as a Prefect deployment until interrupted (Ctrl-C).
+    """Serve the flow as a Prefect deployment until interrupted (Ctrl-C, SIGTERM).
 
     A run in which nothing has changed computes nothing. The variable PREFECT_API_URL names the
     Prefect server. If it is not set, a server is started on this machine's loopback address.
-    The first line says the time zone and the next run. With --work-pool the flow is registered, and
-    workers of that pool run it (`prefect worker start --pool NAME`).
+    The first line says the time zone and the next run. A run that goes on at the end is ended, and
+    what it had stored is kept. With --work-pool the flow is registered, and workers of that pool
+    run it (`prefect worker start --pool NAME`).
 
     Examples:
         alike schedule pipeline.toml --cron "0 2 * * *"
@@ -42,8 +43,10 @@ def schedule(
 
         alike schedule pipeline.toml --cron "0 2 * * *" --work-pool lab
     """
+    from alike.flows.log_lines import is_json, say
     from alike.flows.schedule import serve_schedule
 
-    serve_schedule(
-        settings, cron, timezone=timezone, port=port, work_pool=work_pool, tell=typer.echo
-    )
+    def _tell(line: str) -> None:
+        say(line) if is_json() else typer.echo(line)
+
+    serve_schedule(settings, cron, timezone=timezone, port=port, work_pool=work_pool, tell=_tell)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import TrustOption
 
 if TYPE_CHECKING:
@@ -100,15 +101,15 @@ def serve(
         opened = one.service.opened()
         for note in opened.notes:
             of = f"{one.name}: " if len(served) > 1 else ""
-            typer.echo(f"note: {of}{note}", err=True)
+            say(f"note: {of}{note}")
         attrs = opened.index.features.attrs
         # Now, while somebody can answer: the network itself is loaded for the first image.
         require_trust(str(attrs.get("network")), str(attrs.get("code_hash", "")))
     if not is_private(host, names):
         shown = ", ".join((*allowed_hosts(host), *names))
-        typer.echo(f"note: others can reach this server, by the names {shown}", err=True)
+        say(f"note: others can reach this server, by the names {shown}")
         if not token:
-            typer.echo("note: without a token they see the stored images", err=True)
+            say("note: without a token they see the stored images")
     run(
         served,
         host,

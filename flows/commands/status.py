@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.log_lines import say
 from alike.flows.options import JsonOption
 
 
@@ -45,7 +46,7 @@ def status(
     store = store_of(str(settings))
     if notify:
         with alone_in(pipeline.output.folder):
-            watch(pipeline, store, lambda line: typer.echo(line, err=True))
+            watch(pipeline, store, say)
     findings = findings_of(pipeline, store)
     history = History(store)
     records = history.records()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.console import print_json, print_table, progress_bars
+from alike.flows.log_lines import say
 from alike.flows.options import StoreOption
 
 Url = Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://bucket/place.")]
@@ -289,7 +290,7 @@ def import_(
             Store.open(url, create=True),
             file,
             progress=progress,
-            tell=lambda note: sys.stderr.write(f"{note}\n"),
+            tell=say,
         )
     table = features.table()
     if json:

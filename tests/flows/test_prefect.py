@@ -25,13 +25,8 @@ from alike.flows.history import History
 from alike.flows.memo import alone_in
 from alike.flows.names import artifact_key, store_id
 from alike.flows.orchestration import prepare, step
-from alike.flows.schedule import (
-    deployment_name,
-    one_at_a_time,
-    serve_schedule,
-    start_server,
-    stop_server,
-)
+from alike.flows.prefect_server import start_server, stop_server
+from alike.flows.schedule import deployment_name, one_at_a_time, serve_schedule
 from alike.flows.settings import Pipeline, read_pipeline
 from alike.flows.steps import PipelineRun
 

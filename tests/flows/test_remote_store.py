@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_an_unchanged_run_computes_nothing(story):
     assert story.said == []
     assert story.look().reused
     assert len(History(story.store).records()) == 1
+
+
+def test_few_requests_find_that_nothing_is_new(story, s3_requests):
+    """A look at the stamps, then a run that is in doubt: a file was touched."""
+    assert story.look().reused
+    assert len(s3_requests) <= 40
+    story.place.pick(0).touch()
+    assert story.look() is None
+    s3_requests.clear()
+    assert story.run().reused
+    # Six arrays, ten tables: each is asked for a few times, for other processes may change them.
+    assert len(s3_requests) <= 215
+    asked = Counter(s3_requests)
+    assert max(asked.values()) <= 12, asked.most_common(3)
+    assert story.look().reused
 
 
 def test_a_file_of_the_store_that_changed_is_made_again(story):

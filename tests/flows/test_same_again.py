@@ -1,6 +1,7 @@
 """What was changed and changed back gives the answers of a fresh run; no server, no training."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -9,9 +10,13 @@ from sklearn.datasets import load_digits
 
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
+from alike.extract.progress import silent
+from alike.extract.store.store import Store
+from alike.extract.store.verification import verify
 from alike.flows import retraining, steps
 from alike.flows import run as whole_run
 from alike.flows.decisions import Accepted, DecisionLog
+from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
 from alike.train.trigger import Past
@@ -245,3 +250,15 @@ def test_a_damaged_decision_log_is_named(place):
     (place / "out" / "decisions.jsonl").write_text("[]\n")
     with pytest.raises(BadInput, match=r"decisions\.jsonl line 1 is damaged"):
         run(place)
+
+
+def test_a_backup_that_is_restored_elsewhere_computes_nothing(place, tmp_path_factory):
+    """As docs/operations.md has it: the folder is copied while nothing runs, and verified there."""
+    run(place)
+    elsewhere = tmp_path_factory.mktemp("restored") / "set"
+    # Without the times of the files, as a plain copy makes them.
+    shutil.copytree(place, elsewhere, copy_function=shutil.copyfile)
+    shutil.rmtree(place / "out")
+    assert verify(Store.open(elsewhere / "out" / "store"), mark=False).damage == ()
+    finished = run_settings_file(elsewhere / "out.toml", silent)
+    assert (finished.reused, finished.seconds) == (True, {})

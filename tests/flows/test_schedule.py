@@ -43,7 +43,7 @@ def test_the_same_path_on_two_machines_is_two_deployments(tmp_path, monkeypatch)
 
 def test_a_second_schedule_of_a_file_is_refused(tmp_path, monkeypatch):
     file = settings_in(tmp_path / "a")
-    monkeypatch.setattr(schedule, "check", lambda pipeline: None)
+    monkeypatch.setattr(schedule, "check_apart", lambda settings: None)
 
     def prepare(folder, quiet):
         with pytest.raises(StoreBusy, match="another schedule-"):
@@ -59,12 +59,12 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from alike.flows import schedule
-schedule.check = lambda pipeline: None
+schedule.check_apart = lambda settings: None
 schedule.start_server = lambda port, log: None
 asked, lines = {}, []
 def next_run(*given):
-    import alike.flows.pipeline as pipeline
-    pipeline.scheduled.serve = lambda **given: asked.update(given)
+    import alike.flows.serving as serving
+    serving.serve = lambda flow, deployed, limit, server: asked.update(deployed)
     return real(*given)
 real, schedule._next_run = schedule._next_run, next_run
 schedule.serve_schedule(Path(sys.argv[1]), "0 2 * * *", timezone="Europe/Berlin", tell=lines.append)
@@ -112,3 +112,13 @@ def test_a_zone_that_is_none_is_named(name, monkeypatch):
     monkeypatch.setenv("TZ", "Nowhere/Here")
     with pytest.raises(BadInput, match="expected a name such as Europe/Berlin"):
         zone_of(name or None)
+
+
+def test_settings_are_checked_in_a_process_of_its_own(tmp_path, monkeypatch):
+    """What does not fit is refused as by `alike run`; torch is not loaded where it is served."""
+    file = settings_in(tmp_path / "a")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with pytest.raises(BadInput, match="photos do not exist"):
+        schedule.check_apart(file)
+    with pytest.raises(BadInput, match="no such file"):
+        schedule.check_apart(tmp_path / "none.toml")

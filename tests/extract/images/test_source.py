@@ -75,6 +75,14 @@ def write_memory(root: Path) -> str:
     return f"memory://{root.name}/set.csv"
 
 
+def write_remote(root: Path) -> str:
+    import fsspec
+
+    for name in FILES:
+        fsspec.filesystem("memory").pipe_file(f"/{root.name}/{name}", file_bytes(name))
+    return f"memory://{root.name}/"
+
+
 def write_npz(root: Path) -> str:
     np.savez(root / "set.npz", **as_arrays())
     return str(root / "set.npz")
@@ -148,6 +156,7 @@ WRITERS = {
     write.__name__[6:]: write
     for write in (
         *(write_folder, write_csv, write_manifest, write_embedded, write_memory, write_npz),
+        write_remote,
         *(write_h5, write_shards, write_remote_shards, write_tar, write_saved),
     )
 }

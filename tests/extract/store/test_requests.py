@@ -89,3 +89,28 @@ def test_a_snapshot_ends_with_it_and_with_a_write(place, s3_requests):
         other.files.write("tags/b", b"12")
         assert files.size("tags/b") is None
     assert files.size("tags/b") == 2
+
+
+def test_a_snapshot_remembers_small_files_but_not_who_works(place, s3_requests):
+    known.filled(place, 10)
+    store, other = Store.open(place), Store.open(place)
+    files, name = store.files, "tags/a"
+    files.write(name, b"1")
+    files.write("locks/a.json", b"1")
+    with files.snapshot():
+        assert files.read(name) == b"1"
+        s3_requests.clear()
+        other.files.write(name, b"2")
+        other.files.write("locks/a.json", b"2")
+        assert files.read(name) == b"1"
+        assert files.read("locks/a.json") == b"2"
+        assert len(s3_requests) == 3
+        # A lock that is taken is a write: what is read under it is new.
+        with store.brief_lock("settings"):
+            assert files.read(name) == b"2"
+        # So is what zarr-python wrote, which is told by `sync`.
+        other.files.write(name, b"3")
+        files.sync(name)
+        assert files.read(name) == b"3"
+    with files.snapshot(), pytest.raises(FileNotFoundError):
+        files.read("tags/none")

@@ -1,0 +1,166 @@
+"""Lines about what goes on, on standard error: plain text, or one JSON object a line.
+
+The result of a command goes to standard output and is not a log line. Secrets are masked in both.
+"""
+
+import datetime
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import StrEnum
+from types import TracebackType
+from typing import Any
+
+from alike.extract.secrets import masked
+
+_STEP: ContextVar[str] = ContextVar("step", default="")
+_HERE = "alike.flows.log_lines"
+
+PREFECT_JSON = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": f"{_HERE}.JsonHandler",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+    "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": f"{_HERE}.JsonLines",
+}
+"""Variables that give Prefect's log the same form, also in the processes that it starts."""
+
+
+class LogFormat(StrEnum):
+    """Form of the lines on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+_chosen: list[LogFormat] = []
+"""What was chosen last; empty: plain text."""
+
+
+def choose(form: str | None, *, by_option: bool = False) -> None:
+    """Choose the form of all lines of this process, and of Prefect's in those that it starts.
+
+    Args:
+        form: `text` or `json`; None leaves it as it is.
+        by_option: an option of the command line goes before a setting.
+    """
+    if form is None or (_chosen and not by_option):
+        return
+    _chosen[:] = [LogFormat(form)]
+    if is_json():
+        logging.basicConfig(handlers=[JsonHandler()], level=logging.WARNING, force=True)
+        os.environ.update(PREFECT_JSON)
+
+
+def forget_choice() -> None:
+    """Plain text again, as when the process began."""
+    if is_json():
+        logging.basicConfig(handlers=[logging.StreamHandler()], force=True)
+        logging.captureWarnings(False)
+        sys.excepthook = sys.__excepthook__
+        for name in PREFECT_JSON:
+            os.environ.pop(name, None)
+    _chosen.clear()
+
+
+def is_json() -> bool:
+    """Whether lines are JSON."""
+    return _chosen == [LogFormat.JSON]
+
+
+@contextmanager
+def step_named(name: str) -> Iterator[None]:
+    """Lines inside are those of this step."""
+    token = _STEP.set(name)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def say(message: str, *, level: str = "info", step: str | None = None, **facts: Any) -> None:
+    """Write a line.
+
+    Args:
+        message: one sentence or name; secrets in it are masked.
+        level: `info`, `warning` or `error`; of JSON lines only.
+        step: whose line it is; None: the step that runs. Of JSON lines only.
+        facts: numbers that the message tells in words; of JSON lines only.
+    """
+    if is_json():
+        named = _STEP.get() if step is None else step
+        line = json_line(message, level=level, step=named, **facts)
+    else:
+        line = masked(message)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def json_line(
+    message: str, *, level: str, step: str, seconds: float | None = None, **facts: Any
+) -> str:
+    """One line of JSON with time (UTC), level, step and message, and the facts after them.
+
+    Args:
+        message: its secrets are masked.
+        level: in lower case.
+        step: may be empty.
+        seconds: since 1970; None: now.
+        facts: of JSON's own types.
+    """
+    zone = datetime.UTC
+    when = datetime.datetime.now(zone) if seconds is None else _at(seconds)
+    line = {
+        "time": when.isoformat(timespec="milliseconds"),
+        "level": level,
+        "step": step,
+        "message": masked(message),
+        **facts,
+    }
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _at(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
+class JsonLines(logging.Formatter):
+    """Records of the standard library, and so of Prefect and Dask, as `json_line` has them."""
+
+    def __init__(self, *_given: object, **_named: object) -> None:
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; the logger's name beside it, and what a traceback says."""
+        facts: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            facts["traceback"] = masked("".join(traceback.format_exception(*record.exc_info)))
+        step = getattr(record, "task_run_name", "") or _STEP.get()
+        return json_line(
+            record.getMessage(),
+            level=record.levelname.lower(),
+            step=str(step),
+            seconds=record.created,
+            **facts,
+        )
+
+
+class JsonHandler(logging.StreamHandler[Any]):
+    """Writes records as JSON lines; from now on warnings and uncaught errors of the process too."""
+
+    def __init__(self, stream: Any = None, **_named: object) -> None:
+        super().__init__(stream)
+        self.setFormatter(JsonLines())
+        logging.captureWarnings(True)
+        sys.excepthook = _say_uncaught
+
+
+def _say_uncaught(
+    kind: type[BaseException], error: BaseException, at: TracebackType | None
+) -> None:
+    text = masked("".join(traceback.format_exception(kind, error, at)))
+    line = json_line(f"{kind.__name__}: {error}", level="error", step="", traceback=text)
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,100 @@
+"""A small store of every released version opens as it is: no layout needs an upgrade.
+
+`layouts/VERSION.tar.xz` holds what that version's commands wrote (extract, index, analyse), with
+the images and the network. For 0.1.0 that was commit fe2e400.
+"""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+from alike.extract.store.store import Store
+from alike.extract.store.verification import verify
+from alike.flows.cli import app
+
+HERE = Path(__file__).parent / "layouts"
+CHANGES = Path(__file__).parents[3] / "CHANGELOG.md"
+VERSIONS = sorted(one.name.removesuffix(".tar.xz") for one in HERE.glob("*.tar.xz"))
+
+
+@pytest.mark.quick
+def test_every_released_version_has_a_store():
+    headings = re.findall(r"^## (\d+\.\d+\.\d+)(.*)$", CHANGES.read_text(), re.MULTILINE)
+    released = [version for version, state in headings if "unreleased" not in state]
+    assert sorted(released) == VERSIONS != []
+
+
+@pytest.fixture
+def place(request, tmp_path, monkeypatch):
+    """The folder of an unpacked set with its store; commands run in it."""
+    with tarfile.open(HERE / f"{request.param}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def alike(*words):
+    done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_it_is_read_as_it_is(place):
+    folder = place / "pets.store"
+    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    store = Store.open(folder)
+    (key,) = store.groups()
+    features = store.features(key)
+    plain = zarr.open_group(folder / "features.zarr", mode="r")[key]
+    table = features.table("all")
+    assert len(table) == 24
+    for name in features.arrays:
+        rows = features.read(name, table["row"])
+        assert np.array_equal(rows, np.asarray(plain[name])[table["row"]], equal_nan=True)
+    manifest = pd.read_parquet(folder / "manifest" / "seg-000000.parquet")
+    ids = manifest.set_index("row")["image_id"]
+    assert table["image_id"].tolist() == ids.loc[table["row"]].tolist()
+    verdict = verify(store, mark=False)
+    assert (verdict.damage, verdict.rows) == ((), 24 * len(features.arrays))
+    assert "earlier version" in verdict.notes[0]
+    answer = json.loads(alike("neighbours", 3, "-k", 5, "--store", folder, "--json"))
+    vectors = features.read("gap", table["row"]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = np.argsort(-(vectors @ vectors[3]))
+    assert [one["row"] for one in answer] == nearest[nearest != 3][:5].tolist()
+    assert {one: one.read_bytes() for one in before} == before
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_the_next_commands_go_on_with_it(place):
+    folder = place / "pets.store"
+    (key,) = Store.open(folder).groups()
+    old = Store.open(folder).features(key).read("gap", np.arange(24))
+    report = json.loads(
+        alike(
+            *("extract", "set", "--network", "net.py:small", "--weights", "net.pth"),
+            *("--store", folder, "--json"),
+        )
+    )
+    store = Store.open(folder)
+    # Modules of the network were not recorded: its features stay, and are computed beside.
+    assert {key, report["key"]} == set(store.groups())
+    assert np.array_equal(store.features(key).read("gap", np.arange(24)), old)
+    new = store.features(report["key"]).read("gap", np.arange(24))
+    assert np.allclose(new, old, rtol=1e-5, atol=1e-6)
+    assert verify(store, mark=False).damage == ()
+    scores = json.loads(
+        alike(
+            *("analyse", "--store", folder, "--features", key, "--measures", "gap_cosine"),
+            "--json",
+        )
+    )
+    assert scores
