@@ -15,6 +15,10 @@ Query = str | Path | bytes | int
 """A row, the SHA-256 of an image that the server knows, an image file, or its bytes."""
 HASH_LENGTH = 64
 HEX = frozenset("0123456789abcdef")
+OF_THE_SERVER = ("/health", "/stores")
+"""Paths that belong to no store."""
+SCORE_FACTS = ("key", "n_images", "n_images_before_sampling", "classes", "settings", "twins")
+"""Of the document of an analysis, in the `attrs` of its scores."""
 
 
 class Client:
@@ -26,7 +30,9 @@ class Client:
         address: of the server, without the token.
     """
 
-    def __init__(self, address: str, *, token: str = "", timeout: float = 60.0) -> None:
+    def __init__(
+        self, address: str, *, token: str = "", timeout: float = 60.0, store: str = ""
+    ) -> None:
         """Connect; see `alike.connect`.
 
         Raises:
@@ -43,10 +49,24 @@ class Client:
         self._http = httpx.Client(
             base_url=self.address + API, headers=headers, timeout=timeout, trust_env=False
         )
+        self._below = ""
+        try:
+            self.version = self._greet(store)
+        except AlikeError:
+            self.close()
+            raise
+
+    def _greet(self, store: str) -> str:
+        """The version of the server, which has the store that is named."""
         health = self._ask("GET", "/health")
         if not isinstance(health, dict) or health.get("status") != "ok":
             raise BadInput(f"{self.address} answers, and is no server of `alike serve`")
-        self.version = str(health["version"])
+        if store:
+            names = list(self.stores()["name"])
+            if store not in names:
+                raise BadInput(f"no store {store!r}: the server has {', '.join(names)}")
+            self._below = f"/stores/{store}"
+        return str(health["version"])
 
     def __repr__(self) -> str:
         return f"<server {self.address}, alike {self.version}>"
@@ -60,6 +80,10 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def stores(self) -> "pd.DataFrame":
+        """The stores of the server: name, network, weights, images, classes (their number)."""
+        return _table(self._ask("GET", "/stores"))
 
     def set(self, *, features: str | None = None, measure: str | None = None) -> dict[str, Any]:
         """What is served: the set, the network, the index, the extractions of the store."""
@@ -183,10 +207,10 @@ class Client:
         return _table(answer["maps"]), {n: np.array(one) for n, one in answer["arrays"].items()}
 
     def scores(self, *, features: str | None = None) -> "pd.DataFrame":
-        """The scores of the analysis; its other facts are in the table's `attrs`."""
+        """The scores of the analysis; its settings, and the twins, are in the table's `attrs`."""
         answer = self._ask("GET", "/scores", features=features)
         table = _table(answer.pop("scores"))
-        table.attrs = answer
+        table.attrs = {name: answer[name] for name in SCORE_FACTS}
         return table
 
     def classes(self, **asked: Any) -> "pd.DataFrame":
@@ -326,7 +350,10 @@ class Client:
 
         params = {name: value for name, value in asked.items() if value is not None}
         try:
-            answer = self._http.request(verb, path, params=params, content=content, json=json)
+            below = "" if path in OF_THE_SERVER else self._below
+            answer = self._http.request(
+                verb, below + path, params=params, content=content, json=json
+            )
         except httpx.HTTPError as error:
             msg = f"{self.address} does not answer ({error or type(error).__name__})"
             raise BadInput(f"{msg}: start it by `alike serve`, or give its address") from error

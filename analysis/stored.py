@@ -21,6 +21,10 @@ FIRST = (
     "linear_probe",
 )  # fmt: skip
 """The scores that are read first."""
+DOCUMENT = (
+    "scores", "per_class", "twins", "bayes", "suspects", "human", "layers", "sufficiency",
+)  # fmt: skip
+"""Tables of the JSON document; one that was not computed is left out."""
 
 
 def images_digest(store: "StoreBase") -> str:
@@ -130,6 +134,20 @@ class Analysis(Displayed):
         """That the headline is of a sample; nothing if it is of every image."""
         of = int(self.settings.get("n_images_before_sampling", self.n_images))
         return [] if of == self.n_images else [f"the scores of {self.key} are of {self.evaluated}"]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `alike analyse --json` prints: the facts, and the tables of `DOCUMENT`."""
+        return {
+            "key": self.key,
+            "n_images": self.n_images,
+            "n_images_before_sampling": int(
+                self.settings.get("n_images_before_sampling", self.n_images)
+            ),
+            "classes": list(self.classes),
+            "settings": dict(self.settings),
+            **{name: self.tables[name] for name in DOCUMENT if name in self.tables},
+        }
 
     def overview(self) -> pd.DataFrame:
         """The scores that are read first: one row a measure, one column a score."""

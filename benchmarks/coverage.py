@@ -4,6 +4,7 @@
     python -m benchmarks.coverage --sets 200 --cells 5x10,unequal
 
     python -m benchmarks.coverage --sets 300 --truths 600 --cells unfitted
+    python -m benchmarks.coverage --sets 300 --truths 600 --cells rare --alone
 
 The sets are Gaussian clusters whose centres stay and whose images are drawn anew, twice: the second
 network sees most of what the first does. The truth of a score is its mean over further sets. A
@@ -97,6 +98,11 @@ UNFITTED = {
     "40x3": Cell((3,) * 40, 1.2),
     "5x10 of t": Cell((10,) * 5, 1.2, freedom=3),
 }
+RARE = {
+    "unequal and rare": Cell((100, 50, 20, 10, 5, 5, 2, 2, 1), 0.8),
+    "2 and rare": Cell((40, 15, 1, 1), 0.8),
+}
+"""Classes too small for a spread of their own beside larger ones."""
 
 
 @cache
@@ -107,8 +113,8 @@ def _images(sizes: tuple[int, ...]):
 
 def evaluate(
     cell: Cell, seed: int, *, intervals: bool, paired: bool = True
-) -> tuple[Numbers, Numbers]:
-    """Value, low, high of every score (scores, 3): of the first network, and of the difference."""
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Value, low, high (scores, 3): of the first network, of the difference, and of its classes."""
     x, y, _ = cell.draw(np.random.default_rng(seed))
     images = _images(tuple(n * cell.copies for n in cell.sizes))
     vectors = [
@@ -121,14 +127,16 @@ def evaluate(
     )
     rows = tables["scores"].set_index("score")
     alone[:] = rows.loc[list(ALONE), ["value", "low", "high"]].to_numpy()
+    columns = ["sameness", "sameness_low", "sameness_high"]
+    of_classes = tables["per_class"][columns].to_numpy(np.float64)
     if not paired:
-        return alone, np.zeros((0, 3))
+        return alone, np.zeros((0, 3)), of_classes
     sides = [measured_side(each, images) for each in vectors]
     differences = differences_of(*sides, seed=seed)
     apart = [
         (differences[name].b - differences[name].a, *differences[name].span) for name in PAIRED
     ]
-    return alone, np.array(apart)
+    return alone, np.array(apart), of_classes
 
 
 def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:
@@ -141,20 +149,37 @@ def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def measure(
-    cell: Cell, sets: int, truths: int, workers: int = 1
+    cell: Cell, sets: int, truths: int, workers: int = 1, *, paired: bool = True
 ) -> Iterator[tuple[str, Numbers, Numbers, Numbers]]:
-    """Yield kind, truth, coverage and share printed of every score."""
+    """Yield kind, truth, coverage and share printed of every score, and of every class."""
     # The sets are small: threads of BLAS would only wait for each other.
     one_thread = {"initializer": threadpool_limits, "initargs": (1,)}
     with threadpool_limits(1), ProcessPoolExecutor(workers, **one_thread) as pool:
         run = pool.map if workers > 1 else map
         of_truth = list(
-            run(partial(evaluate, cell, intervals=False), range(10_000, 10_000 + truths))
+            run(
+                partial(evaluate, cell, intervals=False, paired=paired),
+                range(10_000, 10_000 + truths),
+            )
         )
-        of_sets = list(run(partial(evaluate, cell, intervals=True), range(sets)))
-    for at, kind in enumerate(("alone", "difference")):
-        truth = np.nanmean([each[at][:, 0] for each in of_truth], axis=0)
+        of_sets = list(run(partial(evaluate, cell, intervals=True, paired=paired), range(sets)))
+    for at, kind in enumerate(("alone", "difference", "classes")):
+        if kind == "difference" and not paired:
+            continue
+        # A class of one image has no value in any set.
+        mean = np.mean if kind == "classes" else np.nanmean
+        truth = mean([each[at][:, 0] for each in of_truth], axis=0)
         yield kind, truth, *covered(np.array([each[at] for each in of_sets]), truth)
+
+
+def by_size(cell: Cell, share: Numbers, printed: Numbers) -> str:
+    """Coverage of the sameness of classes, the mean and the lowest of each size."""
+    parts = []
+    for n in dict.fromkeys(cell.sizes):
+        of = [c for c, size in enumerate(cell.sizes) if size == n and printed[c]]
+        shown = f"{share[of].mean():.3f} (lowest {share[of].min():.3f})" if of else "none printed"
+        parts.append(f"{n}: {shown}")
+    return "; ".join(parts)
 
 
 def main() -> None:
@@ -162,17 +187,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=2000)
-    parser.add_argument("--cells", default=",".join(CELLS), help="names, or `unfitted`")
+    parser.add_argument("--cells", default=",".join(CELLS), help="names, `unfitted` or `rare`")
+    parser.add_argument("--alone", action="store_true", help="leave the differences out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)
-    cells = {**CELLS, **UNFITTED}
-    for name in list(UNFITTED) if options.cells == "unfitted" else options.cells.split(","):
+    cells, groups = {**CELLS, **UNFITTED, **RARE}, {"unfitted": UNFITTED, "rare": RARE}
+    for name in groups.get(options.cells, options.cells.split(",")):
         started = time.monotonic()
         for kind, _, share, line in measure(
-            cells[name], options.sets, options.truths, options.workers
-        ):
+            cells[name], options.sets, options.truths, options.workers,
+            paired=not options.alone,
+        ):  # fmt: skip
+            if kind == "classes":
+                print(f"| {name}, images of a class | {by_size(cells[name], share, line)} |")
+                continue
             row = [
                 f"{s:.3f}" + (f" ({p:.0%} printed)" if p < 1 else "") if p else "none printed"
                 for s, p in zip(share, line, strict=True)

@@ -2,23 +2,29 @@
 
     python -m benchmarks.serve --n 2000
     python -m benchmarks.serve --n 2000 --against CHECKOUT --path /api/images/{row}/neighbours?k=12
-    python -m benchmarks.serve --n 100000 --requests 10000
+    python -m benchmarks.serve --n 2000 --requests 10000 --clients 8 --rounds 2
+    python -m benchmarks.serve --n 2000 --requests 10000 --clients 8 --rounds 1 --changing
+    python -m benchmarks.serve --n 100000 --opening
 
 With `--against`, a server of another checkout answers the same questions, in turns with this one.
 The processor time of a request is that of the server's process: what else runs on the machine moves
-it little.
+it little. With `--changing`, another process rebuilds the index, and lists more images and fewer,
+all the while. With `--opening`, the time from the printed address until each part of the page is
+there, and with a browser the time of a frame of the map.
 """
 
 import argparse
 import asyncio
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +39,25 @@ PATH = "/api/v1/images/{row}/neighbours?k=12"
 DIMENSION = 512
 
 
+def listing(n):
+    """The table of n synthetic images."""
+    numbers = range(n)
+    return pd.DataFrame({
+        "image_id": [hashlib.sha256(str(i).encode()).hexdigest() for i in numbers],
+        "path": [f"c{i % 20}/{i:06d}.png" for i in numbers],
+        "label": [f"c{i % 20}" for i in numbers],
+        "size": 10, "state": "ok", "reason": "",
+    })  # fmt: skip
+
+
+def write_features(features, vectors):
+    """Write the features of every image that has none."""
+    with features.lock():
+        for unit in features.pending():
+            rows = list(features.todo(unit))
+            features.write_unit(unit, {"gap": vectors[rows]})
+
+
 def synthetic_store(folder, n):
     """A store of n synthetic features in 20 classes, with an index."""
     from PIL import Image
@@ -45,25 +70,106 @@ def synthetic_store(folder, n):
     Image.new("RGB", (8, 8)).save(folder / "images" / "c0" / "0.png")
     store = Store.open(folder / "store", create=True)
     store.set_source(str(folder / "images"))
-    numbers = range(n)
-    store.list_images(pd.DataFrame({
-        "image_id": [hashlib.sha256(str(i).encode()).hexdigest() for i in numbers],
-        "path": [f"c{i % 20}/{i:06d}.png" for i in numbers],
-        "label": [f"c{i % 20}" for i in numbers],
-        "size": 10, "state": "ok", "reason": "",
-    }))  # fmt: skip
+    store.list_images(listing(n))
     transform = {"resize": [16, 16]}
     attrs = {"network": "synthetic", "weights": "none", "weights_hash": "ab" * 32,
              "transform": transform, "precision": "float32", "taps": ["last_conv"]}  # fmt: skip
     key = f"synthetic-abababab-{settings_hash(transform, 'float32')}"
     features = store.create_features(attrs, key, {"gap": ((DIMENSION,), "float32")})
-    vectors = clustered(n, dimension=DIMENSION)
-    with features.lock():
-        for unit in features.pending():
-            rows = list(features.todo(unit))
-            features.write_unit(unit, {"gap": vectors[rows]})
+    write_features(features, clustered(n, dimension=DIMENSION))
     build_index(store.features(), "gap_cosine", effort=20)
     return folder / "store"
+
+
+def change(place, n, stop, counts):
+    """Rebuild the index, list more images and fewer, over and over; in a process of its own."""
+    from alike.extract.store import Store
+    from alike.index.build import build_index
+
+    vectors = clustered(n + n // 2, dimension=DIMENSION)
+    sizes = (n, n + n // 2, n // 2 + 1)
+    number = 0
+    while not stop.is_set():
+        store = Store.open(place)
+        store.list_images(listing(sizes[number % 3]))
+        write_features(store.features(), vectors)
+        build_index(store.features(), "gap_cosine", effort=20, rebuild=number % 2 == 1)
+        counts[number % 3] += 1
+        number += 1
+
+
+@contextlib.contextmanager
+def changing(place, n):
+    """Change a store until the block ends; yields how often it had each size."""
+    context = multiprocessing.get_context("spawn")
+    stop, counts = context.Event(), context.Array("l", 3)
+    process = context.Process(target=change, args=(place, n, stop, counts))
+    process.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        process.join()
+    if process.exitcode:
+        raise SystemExit("the store could not be changed")
+
+
+PARTS = {
+    "page": "/", "set": "/api/v1/set", "images": "/api/v1/images?count=24",
+    "neighbours": "/api/v1/images/3/neighbours?k=12", "map": "/api/v1/map?limit=100000",
+}  # fmt: skip
+
+
+def opening(one):
+    """Seconds of each part of the page, asked once after another, the first time and the second."""
+    lines = []
+    for turn in (1, 2):
+        for name, path in PARTS.items():
+            began = time.perf_counter()
+            with urllib.request.urlopen(f"http://127.0.0.1:{one.port}{path}", timeout=120) as told:
+                size = len(told.read())
+            lines.append({"turn": turn, "part": name, "s": time.perf_counter() - began,
+                          "MiB": size / 2**20})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+MOVE = """
+const plane = document.querySelector('.plane canvas'), box = plane.getBoundingClientRect();
+const at = (i) => ({ clientX: box.left + box.width / 2 + 40 * Math.sin(i / 4),
+  clientY: box.top + box.height / 2, deltaY: i % 20 < 10 ? -60 : 60, bubbles: true,
+  cancelable: true });
+window.frames_ms = null;
+const times = [];
+let i = 0, last = performance.now();
+requestAnimationFrame(function frame(now) {
+  times.push(now - last);
+  last = now;
+  plane.dispatchEvent(new WheelEvent('wheel', at(i)));
+  plane.dispatchEvent(new PointerEvent('pointermove', at(i)));
+  i += 1;
+  if (i < 120) requestAnimationFrame(frame);
+  else window.frames_ms = times.slice(5);
+});
+"""
+
+
+def frames(one):
+    """Milliseconds of each frame of the map, while it zooms and points are looked up."""
+    sys.path.insert(0, str(HERE / "tests" / "serve"))
+    from browser import browser, missing
+
+    if missing():
+        return f"no frames: {missing()}"
+    with browser() as page:
+        page.shape(1400, 900, dark=False)
+        began = time.perf_counter()
+        page.go(f"http://127.0.0.1:{one.port}/#map")
+        page.wait("document.querySelector('.legend button') && document.querySelector('.plane')")
+        shown = time.perf_counter() - began
+        page.run(MOVE)
+        times = np.array(page.wait("window.frames_ms"))
+    p50, p95 = np.quantile(times, [0.5, 0.95])
+    return f"map shown after {shown:.2f} s; a frame p50 {p50:.1f} ms, p95 {p95:.1f} ms"
 
 
 @dataclass
@@ -134,6 +240,19 @@ def measured(one, clients, requests, n, seed):
     }  # fmt: skip
 
 
+def open_once(store):
+    """Print how fast the page of a store with a map opens."""
+    from alike.analysis.maps import MapSettings, make_map
+    from alike.extract.store import Store
+
+    make_map(Store.open(store).features(), MapSettings(split="all", sample=1000))
+    began = time.perf_counter()
+    with server(HERE, store, PATH) as one:
+        print(f"address printed after {time.perf_counter() - began:.2f} s")
+        print(opening(one).round(3).to_string(index=False))
+        print(frames(one))
+
+
 def main() -> None:
     """Build a store, serve it, ask it, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,22 +263,32 @@ def main() -> None:
     parser.add_argument("--against", type=Path)
     parser.add_argument("--path", default=PATH)
     parser.add_argument("--store", type=Path, help="of an earlier run")
+    parser.add_argument("--changing", action="store_true", help="change the store meanwhile")
+    parser.add_argument("--opening", action="store_true", help="how fast the page opens")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         store = asked.store or synthetic_store(Path(folder), asked.n)
+        if asked.opening:
+            open_once(store)
+            return
         servers = {"here": stack.enter_context(server(HERE, store, PATH))}
         if asked.against:
             other = server(asked.against, store, asked.path)
             servers["against"] = stack.enter_context(other)
+        # Rows that are there whatever the size is meanwhile.
+        n = asked.n // 2 if asked.changing else asked.n
+        counts = stack.enter_context(changing(store, asked.n)) if asked.changing else ()
         lines = []
         for number in range(asked.rounds):
             for clients in asked.clients:
                 for name, one in servers.items():
                     # The first round warms caches and is shown as round 0.
-                    row = measured(one, clients, asked.requests, asked.n, number)
+                    row = measured(one, clients, asked.requests, n, number)
                     lines.append({"round": number, "server": name, **row})
                     print(f"round {number}, {name}, {clients} clients", file=sys.stderr)
         print(pd.DataFrame(lines).round(2).to_string(index=False))
+        if asked.changing:
+            print(f"the store was changed {sum(counts)} times meanwhile")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Encoder:
             )
         self._measure = measure
         self._constants = constants_of(features, measure)
-        self._types = {tap: np.dtype(features.arrays[tap].dtype) for tap in measure.taps}
+        self._types = {tap: np.dtype(of.dtype) for tap, of in features.arrays.items()}
 
     def __call__(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """Vectors (Q, D) of images.

@@ -57,16 +57,9 @@ class StoredAnalyses:
 
     def scores(self, key: str) -> dict[str, Any]:
         """The document of `alike analyse --json`."""
-        analysis = self.analysis(key)
-        settings = dict(analysis.settings)
         return {
-            "key": analysis.key,
-            "n_images": analysis.n_images,
-            "n_images_before_sampling": settings["n_images_before_sampling"],
-            "classes": list(analysis.classes),
-            "settings": settings,
-            "scores": records(analysis.tables["scores"]),
-            "twins": records(analysis.tables["twins"]),
+            name: records(part) if isinstance(part, pd.DataFrame) else part
+            for name, part in self.analysis(key).document.items()
         }
 
     def rows(

@@ -1,6 +1,6 @@
 """The questions of the API: each route is one question to the service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from alike.serve import models
 from alike.serve.metrics import Metrics
 from alike.serve.opened import OpenIndex, check_measure
 from alike.serve.questions import MOST_ROWS, Features, K, Labels, Limit, Measure, Name, answer
+from alike.serve.stores import ServedStore
 from alike.serve.view_api import view_routes
 from alike.serve.views import Views
 from alike.serve.work import FOREVER, Work, document, json_answer
@@ -40,15 +41,18 @@ IMAGE_BODY = {
 FORM = "a form: send the file itself as the body, as `curl --data-binary @cat.jpg` does"
 
 
-def routes(work: Work, metrics: Metrics, views: Views) -> APIRouter:
-    """All routes.
+def store_routes(
+    work: Work, views: Views, prefix: str = API, *, described: bool = True
+) -> APIRouter:
+    """The routes that ask about one store.
 
     Args:
         work: does what they ask.
-        metrics: that `metrics` shows.
         views: answers what the views of the page ask.
+        prefix: of their paths.
+        described: whether the description of the API has them.
     """
-    router = APIRouter(prefix=API, responses=ERRORS)
+    router = APIRouter(prefix=prefix, responses=ERRORS, include_in_schema=described)
     _of_the_set(router, work)
     _of_pictures(router, work)
     _of_neighbours(router, work)
@@ -56,6 +60,31 @@ def routes(work: Work, metrics: Metrics, views: Views) -> APIRouter:
     _of_the_analysis(router, work)
     _of_tags(router, work)
     view_routes(router, work, views)
+    return router
+
+
+def server_routes(stores: Sequence[ServedStore], work: Work, metrics: Metrics) -> APIRouter:
+    """The routes that ask about the server.
+
+    Args:
+        stores: that are served.
+        work: does what they ask.
+        metrics: that `metrics` shows.
+    """
+    router = APIRouter(prefix=API, responses=ERRORS)
+
+    @router.get("/stores", response_model=list[models.StoreFacts])
+    async def stores_(request: Request) -> Any:
+        """The stores of this server: the paths of `/api/v1` answer for the first.
+
+        Below `/api/v1/stores/NAME` the same paths answer for each, as
+        `/api/v1/stores/pets/images/3/neighbours`.
+        """
+
+        def question() -> Any:
+            return [{"name": one.name, **one.service.summary()} for one in stores]
+
+        return await work.search(request, answer(question))
 
     @router.get("/health", response_model=models.Health)
     async def health() -> Any:
@@ -215,7 +244,7 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
         """Where two images are alike, position by position."""
         opened = await work.search(request, partial(service.opened, features, measure))
         question = answer(partial(service.alike, image, other, opened))
-        if service.is_stored((image, other), opened):
+        if service.is_known((image, other), opened):
             return await work.search(request, question)
         return await work.think(request, [image, other], question)
 

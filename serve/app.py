@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from alike.extract.errors import AlikeError, BadInput, StoreBusy
-from alike.serve.api import API, routes
+from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
 from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere
+from alike.serve.policy import PLOTLY, plotly_file
 from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
-from alike.serve.views import Runs, Views, no_runs
+from alike.serve.stores import ServedStore
+from alike.serve.views import Views
 from alike.serve.work import Work
 
-PLOTLY = "plotly.min.js"
 SHARED = ("report.css", "shown.js")
 """Style and script of the report that the page has too."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
@@ -45,8 +45,7 @@ class PageFiles(StaticFiles):
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """See starlette."""
         if path == PLOTLY:
-            found = find_spec("plotly")
-            shared = Path(str(found and found.origin)).parent / "package_data" / PLOTLY
+            shared = plotly_file()
         elif path in SHARED:
             shared = Path(str(files("alike.analysis.report") / path))
         else:
@@ -54,14 +53,16 @@ class PageFiles(StaticFiles):
         return str(shared), shared.stat()
 
 
-def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = no_runs) -> FastAPI:
+def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access = LOCAL) -> FastAPI:
     """Make the application.
 
     Args:
-        service: answers the questions.
+        stores: that are served, the first where none is named; or the service of the only one.
         access: who may ask.
-        runs: gives the records of good runs, oldest first.
     """
+    if isinstance(stores, NeighbourService):
+        stores = [ServedStore("store", stores)]
+    service = stores[0].service
     app = FastAPI(
         title="Alike", version="1", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None
     )
@@ -70,7 +71,13 @@ def create_app(service: NeighbourService, access: Access = LOCAL, runs: Runs = n
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
-    app.include_router(routes(work, metrics, Views(service, runs)))
+    app.include_router(server_routes(stores, work, metrics))
+    app.include_router(store_routes(work, Views(service, stores[0].runs)))
+    for one in stores:
+        # Described once: the same questions to another store.
+        further, views = Work(one.service, work), Views(one.service, one.runs)
+        place = f"{API}/stores/{one.name}"
+        app.include_router(store_routes(further, views, place, described=False))
     static = files("alike.serve") / "static"
     app.mount("/static", PageFiles(directory=str(static)), name="static")
 

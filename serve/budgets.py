@@ -32,7 +32,7 @@ class Budgets:
         body_bytes: of a request that is no image.
         body_seconds: until a request has to be complete.
         uploads: bytes of uploaded images that stay available.
-        vectors: bytes of their embeddings.
+        vectors: bytes of what networks said of them.
         pixels: of the images that are decoded at once; an uploaded image may not have more.
         thumbnails: bytes of pictures in memory.
         disk: bytes of pictures on disk.
@@ -47,7 +47,7 @@ class Budgets:
     body_bytes: int = 2 * 2**20
     body_seconds: float = 30.0
     uploads: int = 256 * 2**20
-    vectors: int = 32 * 2**20
+    vectors: int = 64 * 2**20
     pixels: int = 40_000_000
     thumbnails: int = 64 * 2**20
     disk: int = 512 * 2**20

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from alike.serve.budgets import Budgets
+from alike.serve.policy import policy
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,18 +25,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/api/v1/health",)
 """Paths that need no token: they say nothing about the store."""
-UPLOAD = "/api/v1/images"
+UPLOAD = re.compile(r"/api/v1(/stores/[^/]+)?/images")
 PAGES = ("/", "/api/v1/docs")
 """Paths that a link on another page may open."""
 RETRY = {"Retry-After": "1"}
-POLICY = (
-    # Plotly writes styles into the page. Without scripts and foreign addresses they do no harm.
-    "default-src 'none'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
-    "script-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
@@ -149,7 +144,7 @@ class _Body:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive) -> None:
         self.size = 0
         self._guard, self._receive = guard, receive
-        upload = scope["method"] == "POST" and _path_of(scope) == UPLOAD
+        upload = scope["method"] == "POST" and bool(UPLOAD.fullmatch(_path_of(scope)))
         self._most = guard.budgets.upload_bytes if upload else guard.budgets.body_bytes
         self._due = asyncio.get_running_loop().time() + guard.budgets.body_seconds
         self._complete = False
@@ -189,7 +184,8 @@ def _closing(status: int, line: str, headers: Mapping[str, str] | None = None) -
 def _with_headers(send: Send) -> Send:
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *HEADERS]
+            says = (b"content-security-policy", policy().encode())
+            message["headers"] = [*message.get("headers", []), *HEADERS, says]
         await send(message)
 
     return sender

@@ -15,8 +15,6 @@ KINDS = ("labels", "outliers", "twins", "bad")
 SUSPECTS = {"labels": "label", "outliers": "outlier"}
 """Kinds that the table `suspects` has, by its word for them."""
 COLUMNS = ("image", "row", "path", "label", "subset", "split")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of text that a spreadsheet runs."""
 
 
 @dataclass(frozen=True)
@@ -112,22 +110,6 @@ def _empty() -> pd.DataFrame:
     return pd.DataFrame(columns=[*COLUMNS, "suggested", "score", "why"])
 
 
-def inert(lines: pd.DataFrame) -> pd.DataFrame:
-    """Text that a spreadsheet would run (it begins with = + - @) after an apostrophe.
-
-    Example:
-        >>> inert(pd.DataFrame({"label": ["=1+1", "cat"], "score": [-1.0, 2.0]})).values.tolist()
-        [["'=1+1", -1.0], ['cat', 2.0]]
-    """
-    texts = lines.select_dtypes(exclude=["number", "bool"])
-    safe = {name: texts[name].astype(object).map(_inert) for name in texts}
-    return lines.assign(**safe)
-
-
-def _inert(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
 def export(lines: pd.DataFrame, form: str) -> bytes:
     """A list as a file.
 
@@ -135,6 +117,9 @@ def export(lines: pd.DataFrame, form: str) -> bytes:
         lines: of an `ImageList`.
         form: `csv` or `parquet`.
     """
+    # Here, as elsewhere: the page starts without what only this needs.
+    from alike.analysis.export import inert
+
     file = io.BytesIO()
     if form == "csv":
         # With the mark by which spreadsheets see that it is UTF-8.

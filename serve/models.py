@@ -140,6 +140,24 @@ class Extraction(Model):
     analysed: bool
 
 
+class StoreFacts(Model):
+    """A store of the server.
+
+    Attributes:
+        name: of its paths, `/api/v1/stores/NAME/…`.
+        network: of the extraction that answers.
+        weights: first eight digits of the hash of its weights.
+        images: images with features.
+        classes: number of classes.
+    """
+
+    name: str
+    network: str
+    weights: str
+    images: int
+    classes: int
+
+
 class IndexFacts(Model):
     """The index that answers.
 
@@ -379,7 +397,13 @@ class Analysis(Model):
         classes: their names.
         settings: everything that the numbers depend on.
         scores: measure, score, value, low, high and more: columns in docs/analysis.md.
+        per_class: scores of each class.
         twins: near copies among the images.
+        bayes: bounds on the Bayes error.
+        suspects: suspected labels and outliers.
+        human: agreement with people, if there is any.
+        layers: scores of every stored layer, if there are any.
+        sufficiency: what more images would change.
     """
 
     key: str
@@ -388,7 +412,13 @@ class Analysis(Model):
     classes: list[str]
     settings: dict[str, Any]
     scores: list[dict[str, Any]]
-    twins: list[dict[str, Any]]
+    per_class: list[dict[str, Any]] = []
+    twins: list[dict[str, Any]] = []
+    bayes: list[dict[str, Any]] = []
+    suspects: list[dict[str, Any]] = []
+    human: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    sufficiency: list[dict[str, Any]] = []
 
 
 class Rows(Model):
@@ -469,7 +499,7 @@ class ScoreSections(Model):
     Attributes:
         key: extraction.
         sections: name to HTML: `top`, `scores`, `distances`, `networks`, `over_time`, `measures`,
-            `people`; those that have not been computed are missing.
+            `people`, `explanations`; those that have not been computed are missing.
     """
 
     key: str

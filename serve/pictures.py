@@ -113,12 +113,12 @@ class StoredPictures:
         except BadInput as error:
             raise NotThere(str(error)) from error
 
-    def __contains__(self, name: str) -> bool:
-        """Whether the store has an image of this hash; true too if its source is gone."""
+    def has(self, name: str, *, unknown: bool = False) -> bool:
+        """Whether the store has an image of this hash; `unknown` if its source is gone."""
         try:
             return name in self._current()[1]
         except BadInput:
-            return True
+            return unknown
 
     def _current(self) -> tuple[StoredImages, dict[str, int]]:
         stamp = self._store.view_stamp()

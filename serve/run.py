@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h11
@@ -19,7 +19,7 @@ from alike.serve.app import create_app
 from alike.serve.budgets import Budgets
 from alike.serve.guard import LOOPBACK, Access
 from alike.serve.service import NeighbourService
-from alike.serve.views import Runs, no_runs
+from alike.serve.stores import ServedStore
 
 MAX_PORT = 2**16 - 1
 ANYWHERE = ("0.0.0.0", "::", "")
@@ -67,7 +67,7 @@ class Protocol(H11Protocol):
 
 
 def serve(
-    service: NeighbourService,
+    stores: NeighbourService | Sequence[ServedStore],
     host: str = "127.0.0.1",
     port: int = 8000,
     ready: Callable[[str], Any] = print,
@@ -75,19 +75,17 @@ def serve(
     token: str = "",
     hosts: tuple[str, ...] = (),
     root_path: str = "",
-    runs: Runs = no_runs,
 ) -> None:
     """Answer until interrupted.
 
     Args:
-        service: answers the questions.
+        stores: that are served, the first where none is named; or the service of the only one.
         host: address to listen at; one that others reach shows them the stored images.
         port: 0 for any free one.
         ready: called with the page's address once it can be asked for.
         token: that clients must present; empty: none.
         hosts: further names under which the page may be asked for.
         root_path: path at which a proxy serves the page.
-        runs: gives the records of good runs, oldest first.
 
     Raises:
         BadInput: the address is taken, or not this machine's; no port.
@@ -96,21 +94,34 @@ def serve(
         raise BadInput(f"port {port}: from 0 (any free one) to {MAX_PORT} is expected")
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise BadInput(f"root path {root_path!r}: begin it with / and end it without")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with contextlib.closing(listener):
-        try:
-            listener.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
-        listener.listen(BACKLOG)
+    with contextlib.closing(listener_at(host, port)) as listener:
         access = Access((*allowed_hosts(host), *(name.lower() for name in hosts)), token)
         shown = f"[{host}]" if ":" in host else host
         page = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(f"{page}?token={token}" if token else page)
-        _run(create_app(service, access, runs), service.budgets, root_path, listener)
+        if isinstance(stores, NeighbourService):
+            stores = [ServedStore("store", stores)]
+        _run(create_app(stores, access), stores[0].service.budgets, root_path, listener)
+
+
+def listener_at(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        BadInput: the address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP: else asyncio leaves Nagle's algorithm on, and answers wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{host}:{port}: {reason}; choose another by --host, --port") from error
+    listener.listen(BACKLOG)
+    return listener
 
 
 def _run(app: FastAPI, budgets: Budgets, root_path: str, listener: socket.socket) -> None:

@@ -1,6 +1,5 @@
 """Questions about a store, answered for the page and the API: plain values in, plain values out."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from alike.index.neighbours import Query
 from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
+from alike.serve.network import Networks
 from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
@@ -40,7 +40,7 @@ class NeighbourService:
     """Answers for a store; if nothing else is named, for one extraction and one measure.
 
     An image is named by its row, or by the SHA-256 of its bytes; one that is not stored has to be
-    uploaded first.
+    uploaded first, or be stored in another store of the same server.
 
     Attributes:
         key: extraction that answers if none is named.
@@ -48,8 +48,13 @@ class NeighbourService:
         budgets: what may be spent.
         uploads: images that are not stored, by the hash of their bytes.
         thumbnails: pictures that were made.
+        networks: those that were asked.
         analyses: tables of the store.
     """
+
+    uploads: ByteCache
+    thumbnails: Thumbnails
+    networks: Networks
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class NeighbourService:
         *,
         budgets: Budgets = DEFAULTS,
         thumbnails: Path | None = None,
+        beside: "NeighbourService | None" = None,
     ) -> None:
         """Open the index.
 
@@ -68,6 +74,8 @@ class NeighbourService:
             measure: whose index.
             budgets: what may be spent.
             thumbnails: folder in which pictures of stored images are kept; None for memory only.
+            beside: of another store of the same server: uploaded images, pictures and networks
+                are those of both, so that one image can be asked in each.
 
         Raises:
             BadInput: as `NeighbourIndex.open`, and if the store does not know its images.
@@ -77,15 +85,19 @@ class NeighbourService:
         self.store = Store.open(store) if isinstance(store, str | Path) else store
         self.store.source()
         self.key, self.measure, self.budgets = self.store.features(key).key, measure, budgets
-        self.uploads = ByteCache(budgets.uploads)
-        self.thumbnails = Thumbnails(budgets.thumbnails, thumbnails, budgets.disk)
+        self.uploads = beside.uploads if beside else ByteCache(budgets.uploads)
+        self.thumbnails = (
+            beside.thumbnails if beside
+            else Thumbnails(budgets.thumbnails, thumbnails, budgets.disk)
+        )  # fmt: skip
+        self.networks = beside.networks if beside else Networks(budgets.vectors)
         self.analyses = StoredAnalyses(self.store)
-        self._vectors = ByteCache(budgets.vectors)
+        # One list of all stores of the server, this one's included.
+        self._every: list[StoredPictures] = beside._every if beside else []
         self._pictures = StoredPictures(self.store)
         self._open = OpenIndexes(self.store)
         self._open.get(self.key, measure)
-        # One forward pass at a time: more would only share the same cores or the same GPU
-        self._network_lock = threading.Lock()
+        self._every.append(self._pictures)
 
     @property
     def version(self) -> str:
@@ -133,6 +145,17 @@ class NeighbourService:
             "colours": {"for": FOR, "against": AGAINST},
             "extractions": self.extractions(),
             "notes": list(opened.notes),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Fields of `StoreFacts`, besides its name."""
+        opened = self.opened()
+        attrs = opened.index.features.attrs
+        return {
+            "network": str(attrs["network"]),
+            "weights": str(attrs["weights_hash"])[:8],
+            "images": len(opened.rows),
+            "classes": len(opened.classes),
         }
 
     def extractions(self) -> list[dict[str, Any]]:
@@ -201,7 +224,7 @@ class NeighbourService:
         row = opened.row(name)
         if row >= 0:
             return opened.about(row)
-        self._uploaded(name)
+        self._require(name)
         return {
             "image": name, "row": -1, "path": "", "label": None, "subset": None, "split": None
         }  # fmt: skip
@@ -218,14 +241,20 @@ class NeighbourService:
         if len(name) != 64:
             opened = self.opened()
             name = str(opened.images[opened.places(np.array([opened.row(name)]))[0]])
-        return self._pictures.image(name)
+        return self._holder(name).image(name)
+
+    def _holder(self, name: str) -> StoredPictures:
+        """The pictures that have an image: those of this store before those of others."""
+        if len(self._every) == 1 or self._pictures.has(name):
+            return self._pictures
+        return next((one for one in self._every if one.has(name)), self._pictures)
 
     def small_picture(self, name: str, side: int) -> bytes | None:
         """A WebP that was made before, of an image that is still there; None if there is none."""
         data = self.thumbnails.get(name, side)
-        if data is None or self.uploads.get(name) is not None or name in self._pictures:
+        if data is None or self.uploads.get(name) is not None:
             return data
-        return None
+        return data if self._holder(name).has(name, unknown=True) else None
 
     def thumbnail(self, image: NamedImage, side: int) -> bytes:
         """A WebP no larger than `side` pixels, made and kept.
@@ -252,11 +281,10 @@ class NeighbourService:
         frame = image.frame(transform_of(features))
         return png(frame.permute(1, 2, 0).contiguous().numpy())
 
-    def _uploaded(self, name: str) -> NamedImage:
-        image: NamedImage | None = self.uploads.get(name)
-        if image is None:
+    def _require(self, name: str) -> None:
+        """Refuse an image of which only the name is known."""
+        if self.uploads.get(name) is None and not self._holder(name).has(name):
             raise NotThere(f"image {name[:12]}… is not stored, and not remembered: upload it again")
-        return image
 
     # Neighbours
 
@@ -269,22 +297,15 @@ class NeighbourService:
         wanted = []
         for name in names:
             if opened.row(name) < 0:
-                self._uploaded(name)
-                if self._vectors.get(self._vector_name(name, opened)) is None:
+                self._require(name)
+                if self.networks.vector(name, opened) is None:
                     wanted.append(name)
         return wanted
 
     def embed(self, names: Sequence[str], opened: OpenIndex) -> None:
-        """Compute the vectors of uploaded images, and keep them."""
-        images = [self._uploaded(name) for name in names]
-        with self._network_lock:
-            vectors = opened.index.encoder()(images)
-        for name, vector in zip(names, vectors, strict=True):
-            self._vectors.put(self._vector_name(name, opened), vector, vector.nbytes)
-
-    def _vector_name(self, name: str, opened: OpenIndex) -> tuple[str, ...]:
-        index = opened.index
-        return name, index.features.key, index.measure.name, index.card.measure_digest
+        """Ask the network about images that are not stored, and keep what it says."""
+        images = [self.image(name) for name in names]
+        self.networks.ask(images, opened.index.measure.taps, opened)
 
     def neighbours(
         self,
@@ -347,12 +368,15 @@ class NeighbourService:
         """The vector (1, D) of an image."""
         if row >= 0:
             return opened.index.vectors([Query(row, name)])
-        vector = self._vectors.get(self._vector_name(name, opened))
+        vector = self.networks.vector(name, opened)
         if vector is None:
             self.embed([name], opened)
-            vector = self._vectors.get(self._vector_name(name, opened))
-        stored: NDArray[np.float32] = vector[None]
-        return stored
+            vector = self.networks.vector(name, opened)
+        if vector is None:
+            # Others needed the room at once.
+            with self.networks.lock:
+                vector = self.networks.encoder(opened)([self.image(name)])
+        return vector
 
     # Where two are alike, and why
 
@@ -402,10 +426,10 @@ class NeighbourService:
 
         opened = opened or self.opened()
         images, measure = [self.image(name) for name in (first, second)], opened.index.measure.name
-        with self._network_lock:
+        with self.networks.lock:
             result = explain_images(
                 images, opened.index.features, methods=(method,), measure=measure,
-                network=opened.index.encoder().network,
+                network=self.networks.encoder(opened).network,
             )  # fmt: skip
         pixels = result.pixels[0] if result.pixels else None
         maps = (pixels.on_a, pixels.on_b) if pixels else ()
@@ -429,10 +453,13 @@ class NeighbourService:
         measure = opened.index.measure
         return float(measure.own(a @ b if measure.form == "inner" else np.square(a - b).sum()))
 
-    def is_stored(self, names: Sequence[str], opened: OpenIndex, tap: str = TAP) -> bool:
-        """Whether a tap of all these images is stored, so that no network is needed."""
-        rows = [opened.row(name) for name in names]
-        return min(rows) >= 0 and tap in opened.index.features.arrays
+    def is_known(self, names: Sequence[str], opened: OpenIndex, tap: str = TAP) -> bool:
+        """Whether a tap of all these images is stored or held, so that no network is needed."""
+        stored = tap in opened.index.features.arrays
+        return all(
+            stored if opened.row(name) >= 0 else self.networks.tap(name, tap, opened) is not None
+            for name in names
+        )
 
     def tap(self, name: str, tap: str, opened: OpenIndex) -> NDArray[Any]:
         """What a tap gives for an image, from the store if it is there.
@@ -446,9 +473,12 @@ class NeighbourService:
         if row >= 0 and tap in features.arrays:
             stored: NDArray[Any] = features.read(tap, np.array([row]))[0]
             return stored
+        held = self.networks.tap(name, tap, opened)
+        if held is not None:
+            return held
         image = self.image(name)
-        with self._network_lock:
-            taps = opened.index.encoder().taps([image], [tap])
+        with self.networks.lock:
+            taps = self.networks.encoder(opened).taps([image], [tap])
         return np.asarray(taps[tap][0])
 
     def explain(
@@ -469,8 +499,8 @@ class NeighbourService:
         opened = opened or self.opened()
         usual = tuple(method for method in METHODS if method != LIKENESS)
         image, features = self.image(name), opened.index.features
-        with self._network_lock:
-            network = opened.index.encoder().network
+        with self.networks.lock:
+            network = self.networks.encoder(opened).network
             try:
                 result = explain_images(
                     [image], features, methods=methods or usual, target=target, network=network

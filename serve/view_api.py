@@ -41,7 +41,7 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
         """What the network takes the image for."""
         opened = await work.search(request, partial(service.opened, features))
         question = answer(partial(views.prediction, image, opened))
-        if service.is_stored((image,), opened, TAP):
+        if service.is_known((image,), opened, TAP):
             return await work.search(request, question)
         return await work.think(request, [image], question)
 

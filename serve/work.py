@@ -23,7 +23,7 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 class Work:
-    """Turns and threads of one server.
+    """Turns and threads of one server, and the store that they are taken for.
 
     Attributes:
         service: answers the questions.
@@ -33,9 +33,27 @@ class Work:
         files: turns of image files in memory.
     """
 
-    def __init__(self, service: NeighbourService) -> None:
+    searches: Gate
+    network: Gate
+    pixels: Gate
+    files: Gate
+    _searching: ThreadPoolExecutor
+    _working: ThreadPoolExecutor
+
+    def __init__(self, service: NeighbourService, beside: "Work | None" = None) -> None:
+        """Open the turns.
+
+        Args:
+            service: answers the questions.
+            beside: of another store of the same server, whose turns and threads these are too.
+        """
         budgets = service.budgets
         self.service = service
+        if beside:
+            self.searches, self.network = beside.searches, beside.network
+            self.pixels, self.files = beside.pixels, beside.files
+            self._searching, self._working = beside._searching, beside._working
+            return
         self.searches = Gate("a search", budgets.searches, budgets.requests)
         self.network = Gate("the network", 1, budgets.waiting)
         self.pixels = Gate("memory for pixels", budgets.pixels, budgets.waiting)

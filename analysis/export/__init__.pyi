@@ -1,3 +1,4 @@
+from .formulas import inert as inert
 from .graph import WITH_NEIGHBOURS as WITH_NEIGHBOURS
 from .graph import lists_among as lists_among
 from .result import Result as Result

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.analysis.export.formulas import as_it_was, inert
 from alike.extract.documents import read_arrow, read_json
 from alike.extract.errors import BadInput
 
@@ -81,10 +82,14 @@ class Result:
         return path
 
     def to_csv(self, path: Path) -> Path:
-        """Write CSV; the first line is `# alike {manifest}`, so read with `skiprows=1`."""
+        """Write CSV; the first line is `# alike {manifest}`, so read with `skiprows=1`.
+
+        Text that a spreadsheet would run is written after an apostrophe, which `read_result` takes
+        away.
+        """
         with path.open("w", encoding="utf-8", newline="") as file:
             file.write(f"# {MANIFEST} {manifest_json(self.manifest)}\n")
-            self.table.to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
+            inert(self.table).to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
         return path
 
     def to_h5(self, path: Path) -> Path:
@@ -175,7 +180,7 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, str | None]:
         first = file.readline()
     if not first.startswith(f"# {MANIFEST} "):
         return pd.DataFrame(), None
-    return pd.read_csv(path, skiprows=1), first.removeprefix(f"# {MANIFEST} ")
+    return as_it_was(pd.read_csv(path, skiprows=1)), first.removeprefix(f"# {MANIFEST} ")
 
 
 def _from_h5(path: Path, name: str) -> tuple[pd.DataFrame, str | None]:

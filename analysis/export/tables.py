@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.analysis.export.formulas import inert
 from alike.analysis.export.graph import neighbour_lists
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import MANIFEST, manifest_json
@@ -80,6 +81,8 @@ def _image_column(part: pd.DataFrame, pictures: Any) -> Any:
 def write_csv(plan: Plan, path: Path) -> None:
     """Write one row an image, one column a number; the first line is `# alike {manifest}`.
 
+    Text that a spreadsheet would run is written after an apostrophe.
+
     Raises:
         BadInput: more than 4,096 numbers an image.
     """
@@ -92,7 +95,7 @@ def write_csv(plan: Plan, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(f"# {MANIFEST} {manifest_json({'name': 'images', **plan.manifest})}\n")
         for number, (part, values) in enumerate(plan.blocks()):
-            wide = [part.reset_index(drop=True)]
+            wide = [inert(part.reset_index(drop=True))]
             for name, array in values.items():
                 flat = array.reshape(len(array), -1)
                 heads = [f"{name}_{i}" for i in range(flat.shape[1])]

@@ -193,9 +193,11 @@ def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: st
         after: the same of the second analysis (or of the only one).
         score: the column to draw.
 
-    With more than 30 classes the figure turns into the sorted curve of all of them.
+    With more than 30 classes the figure turns into the sorted curve of all of them. Of one
+    analysis, the intervals are drawn where the table has them.
     """
-    now = after.set_index("class")[score].sort_values(ascending=False)
+    table = after.set_index("class").sort_values(score, ascending=False)
+    now = table[score]
     then = None if before is None else before.set_index("class")[score].reindex(now.index)
     if len(now) > MOST_ROWS:
         return _sorted_curve(then, now, score)
@@ -210,7 +212,15 @@ def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: st
                 )
             )  # fmt: skip
         figure.add_trace(_dots(then, names, BEFORE, "before"))
-    figure.add_trace(_dots(now, names, AFTER, "after" if then is not None else score))
+    dots = _dots(now, names, AFTER, "after" if then is not None else score)
+    ends = [f"{score}_low", f"{score}_high"]
+    if then is None and set(ends) <= set(table.columns):
+        low, high = (table[end].to_numpy(np.float32) for end in ends)
+        dots.error_x = {
+            "type": "data", "symmetric": False, "array": high - now, "arrayminus": now - low,
+            "color": AFTER, "thickness": 1.5, "width": 3,
+        }  # fmt: skip
+    figure.add_trace(dots)
     figure.update_layout(showlegend=then is not None)
     figure.update_yaxes(type="category", range=[-0.6, len(names) - 0.4], tickvals=names)
     figure.update_xaxes(title_text=f"{score.replace('_', ' ')} (right is better)")

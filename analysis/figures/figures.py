@@ -65,7 +65,9 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
         rungs: columns name, value, low, high (NaN where unknown), role (a key of `ROLES`);
             drawn from the top in this order.
     """
-    figure = blank(36 * len(rungs) + 56, showlegend=False, margin={"l": 8, "r": 52, "t": 8, "b": 8})
+    # Plotly makes no room for the title of the axis where less than 64 pixels were left.
+    height = max(36 * len(rungs) + 56, 140)
+    figure = blank(height, showlegend=False, margin={"l": 8, "r": 52, "t": 8, "b": 8})
     names = list(rungs["name"])
     for rung in rungs.itertuples():
         colour, symbol = ROLES[rung.role]

@@ -23,7 +23,13 @@ from alike.analysis.pairs.influence import (
     spread_of,
 )
 from alike.analysis.pairs.intervals import Spread, share_interval
-from alike.analysis.pairs.worst import class_covariance, class_twice, least_difference, least_spread
+from alike.analysis.pairs.worst import (
+    class_covariance,
+    class_spreads,
+    class_twice,
+    least_difference,
+    least_spread,
+)
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +53,8 @@ class PairSpreads:
         why_not: score to the reason why it has no interval.
         fewest: units of the smallest class.
         looked_up: images whose influence was computed, if not that of all.
+        classes: of each network, (C,) spreads of the AUC of each class; empty: not computed.
+        sizes: (C,) units of each class.
     """
 
     sides: tuple[dict[str, Spread], ...]
@@ -55,6 +63,8 @@ class PairSpreads:
     why_not: dict[str, str] = field(default_factory=dict)
     fewest: int = 1
     looked_up: int = 0
+    classes: tuple[tuple[Spread, ...], ...] = ()
+    sizes: tuple[int, ...] = ()
 
     def trials(self, score: str) -> float:
         """Independent trials that a score rests on at an end of its range."""
@@ -67,6 +77,12 @@ class PairSpreads:
         if score in self.why_not or score not in self.sides[side]:
             return float("nan"), float("nan")
         return share_interval(value, self.sides[side][score], self.trials(score))
+
+    def class_interval(self, c: int, auc: float, side: int = 0) -> tuple[float, float]:
+        """Interval of the AUC of one class; NaN where it has none."""
+        if not self.classes or self.sizes[c] < WORST_UNITS:
+            return float("nan"), float("nan")
+        return share_interval(auc, self.classes[side][c], self.sizes[c] / 2)
 
 
 def pair_spreads(
@@ -89,7 +105,8 @@ def pair_spreads(
     every = [counts for _, counts in sides]
     tables, names = _tables([(c.balanced, c.total) for c in every], images)
     why_not = _why_not(images, units)
-    if "worst_class_auc" not in why_not:
+    # Of two networks, only what their worst classes differ by is asked for.
+    if "worst_class_auc" not in why_not or (len(sides) == 1 and not _too_many(images)):
         class_tables = [_class_tables(counts) for counts in every]
         tables = _with_classes(tables, class_tables)
     sums = pass_over_pairs(
@@ -97,16 +114,21 @@ def pair_spreads(
         seed=seed, map_blocks=map_blocks,
     )  # fmt: skip
     spreads, apart = _spreads(sums, tables, names, images, units)
-    if tables.by_class:
-        values = [_class_aucs(counts) for counts in every]
-        worst, difference = _worst(sums, values, images, units, seed)
+    covariances, stratum = _class_covariances(sums, images, units)
+    if covariances and "worst_class_auc" not in why_not:
+        values = [_class_aucs(counts)[images.counts > 0] for counts in every]
+        worst, difference = _worst(values, covariances, stratum, seed)
         for side, of in zip(spreads, worst, strict=True):
             side["worst_class_auc"] = of
         if difference is not None:
             apart["worst_class_auc"] = difference
-    fewest = int(_unit_counts(images, units).min())
+    classes = [_class_spreads(of, stratum, images) for of in covariances]
+    sizes = _unit_counts(images, units)
     looked_up = len(sums.at) if len(sums.at) < len(images) else 0
-    return PairSpreads(tuple(spreads), apart, len(units.stratum), why_not, fewest, looked_up)
+    return PairSpreads(
+        tuple(spreads), apart, len(units.stratum), why_not, int(sizes[sizes > 0].min()), looked_up,
+        tuple(classes), tuple(sizes.tolist()),
+    )  # fmt: skip
 
 
 def spreads_of_matrix(
@@ -181,15 +203,23 @@ def _spreads(
 
 
 def _unit_counts(images: EvaluationSet, units: Units) -> NDArray[np.int64]:
-    """Units of each class that has images."""
+    """Units of each class."""
     first = np.unique(units.named, return_index=True)[1]
     counted = np.bincount(images.codes[first], minlength=len(images.classes))
-    return np.asarray(counted[images.counts > 0], dtype=np.int64)
+    return np.asarray(counted, dtype=np.int64)
+
+
+def _too_many(images: EvaluationSet) -> bool:
+    """Whether the influence of every image on every class is more than is held."""
+    return (
+        len(images) * len(images.classes) > WORST_NUMBERS
+        or images.sample_at(influence.INFLUENCE_ROWS, 0) is not None
+    )
 
 
 def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
     n = images.counts.astype(np.float64)
-    of_class = _unit_counts(images, units)
+    of_class = _unit_counts(images, units)[images.counts > 0]
     out = {}
     if (n.sum() ** 2 - (n**2).sum()) / 2 < FAR_PAIRS:
         few = f"fewer than {FAR_PAIRS:,} different pairs say too little about 1 % of them"
@@ -198,10 +228,7 @@ def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
         out["tar_at_far_1pct"] = "a class of three images says too little about 1 % of its pairs"
     if of_class.min() < WORST_UNITS:
         out["worst_class_auc"] = f"a class has fewer than {WORST_UNITS} images"
-    elif (
-        len(images) * len(n) > WORST_NUMBERS
-        or images.sample_at(influence.INFLUENCE_ROWS, 0) is not None
-    ):
+    elif _too_many(images):
         out["worst_class_auc"] = f"{len(images)} images of {len(n)} classes are too many for it"
     return out
 
@@ -226,13 +253,10 @@ def _shares(counts: Any) -> Floats:
     return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300))
 
 
-def _worst(
-    sums: Passed,
-    values: list[Floats],
-    images: EvaluationSet,
-    units: Units,
-    seed: int,
-) -> tuple[list[Spread], Spread | None]:
+def _class_covariances(
+    sums: Passed, images: EvaluationSet, units: Units
+) -> tuple[list[tuple[Floats, Floats]], NDArray[np.int64]]:
+    """Of each side the covariance of the classes that have images, and the movements by unit."""
     there = np.flatnonzero(images.counts > 0)
     sizes = images.counts[there]
     code = np.searchsorted(there, images.codes)
@@ -244,12 +268,31 @@ def _worst(
             sizes, total[square], squares[square], own[there], rows[square], columns[square]
         )
         covariances.append(class_covariance(shifts[:, there], code, units.named, stratum, twice))
-    of = [value[there] for value in values]
+    return covariances, stratum
+
+
+def _class_spreads(
+    of: tuple[Floats, Floats], stratum: NDArray[np.int64], images: EvaluationSet
+) -> tuple[Spread, ...]:
+    """Spread of every class; NaN of one without images."""
+    found = iter(class_spreads(*of, stratum, images.counts[images.counts > 0]))
+    nothing = Spread(float("nan"), 1.0)
+    return tuple(next(found) if n > 0 else nothing for n in images.counts)
+
+
+def _worst(
+    values: list[Floats],
+    covariances: list[tuple[Floats, Floats]],
+    stratum: NDArray[np.int64],
+    seed: int,
+) -> tuple[list[Spread], Spread | None]:
     each = [
         least_spread(value, *both, stratum, seed)
-        for value, both in zip(of, covariances, strict=True)
+        for value, both in zip(values, covariances, strict=True)
     ]
     if len(each) == 1:
         return each, None
     (cov_a, units_a), (cov_b, units_b) = covariances
-    return each, least_difference((of[0], of[1]), (cov_a, cov_b), (units_a, units_b), stratum, seed)
+    first, second = values
+    of_both = (cov_a, cov_b), (units_a, units_b)
+    return each, least_difference((first, second), *of_both, stratum, seed)

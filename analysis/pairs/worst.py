@@ -139,6 +139,44 @@ def least_spread(
     return Spread(float(draws.std()) ** 2, spread(units.sum(axis=1), stratum).df)
 
 
+def class_spreads(
+    covariance: Floats, units: Floats, stratum: NDArray[np.int64], counts: NDArray[np.int64]
+) -> list[Spread]:
+    """Spread of the AUC of each class.
+
+    A class of one or two units says nothing of its own spread, and moves the AUC of every other
+    class: its units count there as varying as those of the larger classes do.
+
+    Args:
+        covariance: (C, C) of `class_covariance`.
+        units: (U, C) movements of it.
+        stratum: (U,) class of each unit, C for units that are a class.
+        counts: (C,) images of each class.
+
+    Returns:
+        of each class; without a variance (NaN) where more than half of the others are so small.
+    """
+    classes = units.shape[1]
+    size = np.bincount(stratum, minlength=classes + 1).astype(np.float64)
+    by_class = np.stack(
+        [np.bincount(stratum, of**2, classes + 1)[:classes] for of in units.T], axis=1
+    )
+    each = by_class * (size / np.maximum(size - 1, 1) * size)[:classes, None]
+    np.fill_diagonal(each, 0.0)
+    large = (size[:classes] > 1).astype(np.float64)
+    others = large.sum() - large
+    weight = (1 / np.minimum(counts, 2))[size[:classes] == 0].sum()
+    small = weight * (each.sum(axis=0) / np.maximum(others, 1))
+    small[2 * others < classes - 1] = np.nan
+    out = []
+    for c in range(classes):
+        of = spread(units[:, c], stratum)
+        variance = float(covariance[c, c] + small[c])
+        share = min(1.0, covariance[c, c] / of.variance) if of.variance > 0 else 1.0
+        out.append(Spread(variance, max(2.0, of.df * share)))
+    return out
+
+
 def centres(values: Floats, covariance: Floats) -> Floats:
     """Values shrunk towards their mean by the noise in their differences, from 5 classes on."""
     n = len(values)

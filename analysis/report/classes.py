@@ -9,9 +9,13 @@ from alike.analysis.figures import classes as figures_classes
 from alike.analysis.report.lookup import table_of
 from alike.analysis.report.parts import columns, details, figure, section, table
 from alike.analysis.report.subject import Subject, titled
-from alike.analysis.report.words import count, number, words
+from alike.analysis.report.words import count, interval_words, number, words
 
 MOST_IN_THREE = 14
+EACH_ALONE = (
+    "Each interval is that of its class alone: of 20 classes, one is missed by chance. Classes of "
+    "fewer than 5 images have none."
+)
 
 
 def classes(subject: Subject) -> str:
@@ -95,20 +99,29 @@ def _per_class(subject: Subject) -> str:
 
 
 def _class_table(before: pd.DataFrame | None, after: pd.DataFrame) -> str:
-    names = [c for c in after.columns if c not in {"measure", "class", "n"}]
+    spans = ("sameness_low", "sameness_high")
+    names = [c for c in after.columns if c not in {"measure", "class", "n", *spans}]
+    # An older analysis has none.
+    surely = set(spans) <= set(after.columns)
     old = None if before is None else before.set_index("class")
     heads = [("Class", "t"), ("Images", "n")]
     heads += [("Sameness before", "n")] if old is not None else []
-    heads += [(words(name).label, "n") for name in names]
+    for name in names:
+        heads.append((words(name).label, "n"))
+        heads += [("95 % interval", "n")] if surely and name == "sameness" else []
     rows = []
     for row in after.sort_values("sameness").to_dict("records"):
         cells: list[object] = [str(row["class"]), (count(row["n"]), row["n"])]
         if old is not None:
             then = old["sameness"].get(row["class"], float("nan"))
             cells.append((number(then), then))
-        cells += [(number(row[name], words(name).form), row[name]) for name in names]
+        for name in names:
+            cells.append((number(row[name], words(name).form), row[name]))
+            if surely and name == "sameness":
+                cells.append((interval_words(*(row[end] for end in spans)), row[spans[0]]))
         rows.append(cells)
-    return table(heads, rows, tall=len(after) > 20, caption="Worst first.")
+    caption = "Worst first." + (f" {EACH_ALONE}" if surely else "")
+    return table(heads, rows, tall=len(after) > 20, caption=caption)
 
 
 def _confused(subject: Subject) -> str:

@@ -189,6 +189,6 @@ def _picture(store: "Store", name: str, caption: str) -> str:
         image.convert("RGB").save(jpeg, "JPEG", quality=88, subsampling=0)
     safe = text(caption)
     return (
-        f'<figure><img style="max-width:100%;height:auto" alt="{safe}" '
+        f'<figure><img class="whole" alt="{safe}" '
         f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}</figcaption></figure>'
     )

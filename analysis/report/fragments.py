@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alike.analysis.report.distances import distances
+from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.history import over_time
 from alike.analysis.report.lookup import Analysed, main_measure
 from alike.analysis.report.networks import networks_section
@@ -25,7 +26,7 @@ def score_sections(
 
     Returns:
         Name of the section to its HTML: `top` (headline, tiles, scale), `scores`, `distances`,
-        `measures`, `people`, `networks`, `over_time`.
+        `measures`, `people`, `networks`, `over_time`, `explanations` (continuity and grades).
     """
     subject = Subject(analysis, None, None, main_measure(analysis))
     sections = {
@@ -36,5 +37,6 @@ def score_sections(
         "over_time": over_time({"history": {"runs": list(runs), "of": len(runs)}}),
         "measures": measures(subject),
         "people": people_section(subject),
+        "explanations": explanations_section({"network": analysis.key}, store),
     }
     return {name: html for name, html in sections.items() if html}

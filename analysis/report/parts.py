@@ -81,7 +81,7 @@ def figure(drawn_figure: "go.Figure", name: str, *, title: str = "", caption: st
     label = text(title or name)
     return (
         f'<figure>{heading}<div class="plot" id="{text(name)}" role="img" aria-label="{label}" '
-        f'style="min-height:{height}px"></div>'
+        f'data-height="{height}"></div>'
         f'<script type="application/json" data-for="{text(name)}">{data}</script>{note}</figure>'
     )
 

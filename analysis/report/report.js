@@ -21,7 +21,8 @@
   const watcher = new IntersectionObserver((seen) => {
     for (const entry of seen) if (entry.isIntersecting) { draw(entry.target); watcher.unobserve(entry.target); }
   }, { rootMargin: "600px" });
-  boxes.forEach((box) => watcher.observe(box));
+  // Not in the HTML: the page of `alike serve`, which has the same sections, allows no inline style.
+  boxes.forEach((box) => { box.style.minHeight = `${box.dataset.height}px`; watcher.observe(box); });
   window.addEventListener("beforeprint", () => boxes.forEach(draw));
 
   function setTheme() {

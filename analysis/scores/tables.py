@@ -17,6 +17,7 @@ QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
 PAIR_NUMBERS = 1 << 22
 """Counts that are turned into floats at once."""
 EXAMPLES = 12
+NO_SPAN = (float("nan"), float("nan"))
 
 
 def per_class(findings: Findings) -> pd.DataFrame:
@@ -24,17 +25,19 @@ def per_class(findings: Findings) -> pd.DataFrame:
 
     Its balanced accuracy is at its own best threshold, so optimistic.
     """
-    images, counts = findings.images, findings.counts
+    images, counts, spreads = findings.images, findings.counts, findings.spreads
     middles = counts.middles(counts.same.shape[1])
     rows = []
-    for name, n, same, different in zip(
-        images.classes, images.counts, counts.same, counts.different, strict=True
+    for c, (name, n, same, different) in enumerate(
+        zip(images.classes, images.counts, counts.same, counts.different, strict=True)
     ):
         area = score.auc(same, different)
+        low, high = NO_SPAN if spreads is None else spreads.class_interval(c, area.value)
         both = same.any() and different.any()
         rows.append({
             "measure": findings.name, "class": name, "n": int(n), "auc": area.value,
-            "sameness": area.sameness,
+            "sameness": area.sameness, "sameness_low": 2.0 * low - 1.0,
+            "sameness_high": 2.0 * high - 1.0,
             "balanced_accuracy":
                 score.best_balanced(*score.rates(same, different))[0] if both else np.nan,
             "intra_mean": score.binned_moments(same, middles)[0],

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alike.flows.options import (
-    DaskOption,
+    ClusterOption,
     FeaturesOption,
     JsonOption,
+    OldDaskOption,
+    OldWorkersOption,
     Split,
     SplitOption,
     StoreOption,
     WhereOption,
-    WorkersOption,
     finite,
     names_of,
 )
@@ -59,8 +60,9 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
         ] = None,
-        dask: DaskOption = None,
-        workers: WorkersOption = None,
+        cluster: ClusterOption = None,
+        dask: OldDaskOption = None,
+        workers: OldWorkersOption = None,
         budget: Annotated[
             float,
             typer.Option(
@@ -87,13 +89,13 @@ def register(app: typer.Typer) -> None:
         """
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
-        from alike.analysis.blocks import open_jobs
         from alike.analysis.data_limits import data_sentences
         from alike.analysis.layers import wide_layers
         from alike.analysis.people import read_answers
         from alike.analysis.sufficiency import sufficiency_sentences
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
+        from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
@@ -109,7 +111,7 @@ def register(app: typer.Typer) -> None:
         answers = None if human is None else read_answers(human, chosen.whole.table("all"))
         for note in answers.notes if answers else ():
             typer.echo(f"note: {note}", err=True)
-        with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+        with cluster_jobs(cluster or dask or workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             settings = AnalysisSettings(
@@ -129,22 +131,8 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
-        scores = analysis.tables["scores"]
         if as_json:
-            print_json({
-                "key": analysis.key, "n_images": analysis.n_images,
-                "n_images_before_sampling": analysis.settings["n_images_before_sampling"],
-                "classes": list(analysis.classes), "settings": dict(analysis.settings),
-                "scores": scores,
-                "twins": analysis.tables["twins"],
-                "bayes": analysis.tables["bayes"],
-                "suspects": analysis.tables["suspects"],
-                **{
-                    name: analysis.tables[name]
-                    for name in ("human", "layers", "sufficiency")
-                    if name in analysis.tables
-                },
-            })  # fmt: skip
+            print_json(analysis.document)
             return
         sampled = analysis.n_images < analysis.settings["n_images_before_sampling"]
         more = " (--budget takes more)" if sampled else ""

@@ -1,11 +1,17 @@
-"""`alike serve`: the page and the HTTP API of a store."""
+"""`alike serve`: the page and the HTTP API of one store or several."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alike.flows.options import FeaturesOption, StoreOption, TrustOption
+from alike.flows.options import TrustOption
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alike.extract.store import Store
+    from alike.serve.stores import ServedStore
 
 NO_TOKEN = "none"
 
@@ -16,9 +22,27 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: StoreOption,
-    features: FeaturesOption = None,
-    measure: Annotated[str, typer.Option(help="Measure of the index.")] = "gap_cosine",
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(help="Stores: folders or URLs. The page shows the first, and offers all."),
+    ] = None,
+    store: Annotated[
+        list[str] | None, typer.Option("--store", help="The same as an argument. Repeatable.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of the extraction, of the first store. [default: the only one, or that "
+            "served]"
+        ),
+    ] = None,
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="Measure of the index. Of several stores, one without this index starts with "
+            "the first that it has."
+        ),
+    ] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     allowed_host: Annotated[
@@ -52,41 +76,77 @@ def serve(
 
         alike serve --store pets.store --measure map_cosine --port 0
 
+        alike serve before.store after.store
+
         alike serve --store pets.store --allowed-host pets.example.org --root-path /alike
 
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/v1/images
     """
     from alike.extract.networks import require_trust
     from alike.extract.places import cache_folder
-    from alike.flows.history import History
-    from alike.flows.recording import over_time
     from alike.serve.run import allowed_hosts, is_private, new_token
     from alike.serve.run import serve as run
-    from alike.serve.service import NeighbourService
 
+    places = [*(stores or ()), *(store or ())]
+    if not places:
+        raise typer.BadParameter("name a store: alike serve pets.store")
     names = tuple(allowed_host or ())
     if token is None:
         token = "" if is_private(host, names) else new_token()
     token = "" if token == NO_TOKEN else token
     folder = thumbnails or cache_folder() / "thumbnails"
-    service = NeighbourService(store, features, measure, thumbnails=folder)
-    for note in service.opened().notes:
-        typer.echo(f"note: {note}", err=True)
-    attrs = service.opened().index.features.attrs
-    # Now, while somebody can answer: the network itself is loaded for the first image.
-    require_trust(str(attrs.get("network")), str(attrs.get("code_hash", "")))
+    served = _open(places, features, measure, folder)
+    for one in served:
+        opened = one.service.opened()
+        for note in opened.notes:
+            of = f"{one.name}: " if len(served) > 1 else ""
+            typer.echo(f"note: {of}{note}", err=True)
+        attrs = opened.index.features.attrs
+        # Now, while somebody can answer: the network itself is loaded for the first image.
+        require_trust(str(attrs.get("network")), str(attrs.get("code_hash", "")))
     if not is_private(host, names):
         shown = ", ".join((*allowed_hosts(host), *names))
         typer.echo(f"note: others can reach this server, by the names {shown}", err=True)
         if not token:
             typer.echo("note: without a token they see the stored images", err=True)
     run(
-        service,
+        served,
         host,
         port,
         typer.echo,
         token=token,
         hosts=names,
         root_path=root_path,
-        runs=lambda: over_time(History(service.store).records())["runs"],
     )
+
+
+def _open(
+    places: list[str], features: str | None, measure: str, thumbnails: Path
+) -> "list[ServedStore]":
+    """Open the stores; each further one shares what the first one holds."""
+    from functools import partial
+
+    from alike.extract.store import Store
+    from alike.index.places import indexed_measures
+    from alike.serve.service import NeighbourService
+    from alike.serve.stores import ServedStore, store_names
+
+    first = NeighbourService(places[0], features, measure, thumbnails=thumbnails)
+    services = [first]
+    for place in places[1:]:
+        store = Store.open(place)
+        there = indexed_measures(store, store.features().key)
+        chosen = measure if measure in there or not there else there[0]
+        services.append(NeighbourService(store, measure=chosen, beside=first))
+    return [
+        ServedStore(name, service, partial(_runs, service.store))
+        for name, service in zip(store_names(places), services, strict=True)
+    ]
+
+
+def _runs(store: "Store") -> "Sequence[Mapping[str, Any]]":
+    from alike.flows.history import History
+    from alike.flows.recording import over_time
+
+    runs: list[dict[str, Any]] = over_time(History(store).records())["runs"]
+    return runs

@@ -69,7 +69,7 @@ function networkName(facts, key) {
 function showQuery(place, reply, context) {
   const { facts, go, source, life, values } = context;
   const { query, neighbours: near } = reply, relation = values.relation || "any";
-  const whose = query.row < 0 ? "brought by you, not stored" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
+  const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
   const others = facts.extractions.filter((one) => one.key !== facts.key && one.indexes.includes(facts.measure));
   const number = h("input", { type: "number", min: 1, max: 200, value: Number(values.k) || 12, onchange: (event) => go({ k: event.target.value }) });
   const predicted = h("div", { class: "small soft" });
@@ -90,7 +90,7 @@ function showQuery(place, reply, context) {
     if (!told) return;
     const sure = told.shares.map((share, i) => [told.classes[i], share]).filter(([, share], i) => i === 0 || share > 0.01);
     predicted.replaceChildren("The network says ", ...sure.flatMap(([name, share], i) =>
-      [i ? ", " : "", h("b", {}, name), ` ${rounded(share)}`]), ".");
+      [i ? ", " : "", h("b", {}, name), " ", h("span", { class: "nowrap" }, rounded(share))]), ".");
   }).catch(() => {});
 }
 

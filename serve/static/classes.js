@@ -16,7 +16,7 @@ export function view(place, { facts, go, source, life }) {
   place.append(h("h1", { class: "unseen" }, "Classes"), h("div", { class: "two" }, matrix, list), pair);
   let shown = "", near = [];
 
-  fill(matrix, life, async () => {
+  const above = [fill(matrix, life, async () => {
     const told = await ask("class-matrix", source, { signal: life });
     near = told.nearest;
     const box = h("div", { role: "img", "aria-label": `Mean distances between ${told.order.length} classes, similar ones beside each other` });
@@ -32,20 +32,19 @@ export function view(place, { facts, go, source, life }) {
       box, h("h3", {}, "Nearest to each other"),
       h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: `ratio ${one.ratio.toFixed(2)}: between / within` },
         `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
-  }, waiting(6, "Loading the classes"));
-
+  }, waiting(6, "Loading the classes")),
   fill(list, life, async () => {
     const told = await ask("classes", source, { signal: life });
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
     return [h("h2", {}, "Classes by sameness, the lowest first"),
-      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. Within and between are mean distances.`),
+      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
       h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
       h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
-        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : row.sameness.toFixed(3)),
+        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3), span(row)]),
         h("td", { class: "wide" }, bar(((row.sameness ?? 0) - low) / (1 - low), "accent")),
         h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))) ];
-  }, waiting(6, "Loading the scores of classes"));
+  }, waiting(6, "Loading the scores of classes"))];
 
   return (values) => {
     const [first, second] = [values.first || names[0], values.second || values.first || names[Math.min(1, names.length - 1)]];
@@ -57,7 +56,7 @@ export function view(place, { facts, go, source, life }) {
       select("class", options, first, (value) => go({ first: value, second })), select("and", options, second, (value) => go({ first, second: value })));
     const body = h("div");
     pair.replaceChildren(heading, body);
-    fill(body, life, async () => {
+    const filled = fill(body, life, async () => {
       const told = await ask("class-pair", { ...source, first, second }, { signal: life });
       const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${first} and ${second}` });
       requestAnimationFrame(() => figure(box, told.figure).catch((error) => box.replaceChildren(error.message)));
@@ -65,11 +64,17 @@ export function view(place, { facts, go, source, life }) {
       say(`${first} and ${second}: mean distance ${distance(told.mean)}`);
       return h("div", { class: "two" },
         h("div", { class: "card" }, h("h3", {}, "Distances"), box, h("p", { class: "soft small" },
-          `Mean ${distance(told.mean)} by ${told.measure}, over the ${told.split.replace("_", " ")} images. ${first === second ? "" : "“Same class” are pairs within either of the two."}${sampled}`)),
+          `Mean ${distance(told.mean)} by ${told.measure}, over ${told.split === "all" ? "all" : `the ${told.split.replace("_", " ")}`} images. ${first === second ? "" : "“Same class” are pairs within either of the two."}${sampled}`)),
         h("div", {}, pairs("Nearest", told.nearest, source), pairs("Farthest", told.farthest, source)));
     }, waiting(5, "Comparing two classes"));
-    if (values.first) pair.scrollIntoView({ behavior: "smooth", block: "start" });
+    // When what is above has its height.
+    if (values.first) Promise.all([...above, filled]).then(() => { if (wanted === shown && !life.aborted) pair.scrollIntoView({ behavior: "smooth", block: "start" }); });
   };
+}
+
+// Older analyses have no intervals of classes.
+function span(row) {
+  return row.sameness_low == null ? "" : h("span", { class: "sub" }, `${row.sameness_low.toFixed(3)} to ${row.sameness_high.toFixed(3)}`);
 }
 
 function pairs(title, list, source) {

@@ -1,10 +1,10 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, say, select, waiting } from "./parts.js";
+import { ask, count, failed, h, link, Refusal, say, select, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", data: "Data" };
 const at = (id) => document.getElementById(id);
-let facts = null, shown = null;
+let facts = null, shown = null, stores = null;
 
 // #map?colour=split; addresses of older versions, #image=17&with=33, are those of Ask.
 function state() {
@@ -25,22 +25,27 @@ function go(changes, { replace = false } = {}) {
 async function follow() {
   const { name, values } = state();
   const source = { features: values.features, measure: values.measure };
+  useStore(values.store);
   for (const one of document.querySelectorAll("nav a[data-view]")) {
     one.href = link(one.dataset.view, source);
     if (one.dataset.view === name) one.setAttribute("aria-current", "page");
     else one.removeAttribute("aria-current");
   }
-  const asked = JSON.stringify(source);
+  const asked = JSON.stringify([values.store, source]);
   if (!facts || facts.asked !== asked) {
     let answer;
     try {
+      stores ??= await ask("stores");
+      const names = stores.map((one) => one.name);
+      if (values.store && !names.includes(values.store)) throw new Refusal(`This server has no store “${values.store}”, but: ${names.join(", ")}.`, 404);
       answer = await ask("set", source);
     } catch (error) {
       leave();
       at("view").replaceChildren(failed(error, follow));
       return;
     }
-    if (JSON.stringify({ features: state().values.features, measure: state().values.measure }) !== asked) return;
+    const now = state().values;
+    if (JSON.stringify([now.store, { features: now.features, measure: now.measure }]) !== asked) return;
     facts = { ...answer, asked };
     showSet(values);
     leave();
@@ -73,7 +78,8 @@ function showSet(values) {
   const network = (one) => `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
   const options = facts.extractions.filter((one) => one.indexes.includes(facts.measure) || one.key === facts.key);
   const own = facts.extractions.find((one) => one.key === facts.key);
-  const parts = [h("span", {}, `${count(facts.images)} images`),
+  const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
+    h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
     ? select("network", options.map((one) => [one.key, network(one)]), facts.key, (features) => go({ features }))
@@ -84,6 +90,15 @@ function showSet(values) {
   at("set").replaceChildren(h("div", { class: "in" }, parts));
   at("notes").textContent = facts.notes.join(" ");
   at("notes").hidden = !facts.notes.length;
+}
+
+// The same view of another store: what belongs to this store alone is left out of the address.
+function other(name) {
+  const { name: view, values } = state();
+  const stays = ["relation", "k", "colour", "kind"].map((one) => [one, values[one]]);
+  // A row is another image there; the hash is the same one, even if it is not stored there.
+  const image = /^[0-9a-f]{64}$/.test(values.image || "") ? values.image : undefined;
+  location.hash = link(view, { ...Object.fromEntries(stays), image, store: name === stores[0].name ? undefined : name });
 }
 
 // Light, dark, or as the system has it.

@@ -1,5 +1,5 @@
 // Two images: how far apart, how typical that is, and where they are alike.
-import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, percent, press, rounded, select, waiting } from "./parts.js";
+import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, percent, press, prose, rounded, select, waiting } from "./parts.js";
 import { largest, paint, paintScale } from "./heat.js";
 
 const WHAT = [["likeness", "alike"], ["difference", "different"], ["pixels", "alike in pixels"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
@@ -69,7 +69,7 @@ export function pairView(place, { facts, source, life }) {
 
   function draw() {
     if (!pair) return;
-    graded.textContent = grade(what === "pixels" ? method : what, pair);
+    graded.replaceChildren(...prose(grade(what === "pixels" ? method : what, pair)));
     if (what === "pixels") { drawPixels(); return; }
     const told = maps[what], shown = what === "none" || (told && told.left) ? [null, null]
       : EXPLAINS.has(what) ? told && told.map((one) => one.arrays[what]) : pair[what];
@@ -147,7 +147,7 @@ function grade(method, pair) {
   const kind = pair.first.label === pair.second.label ? "same class" : "different classes", of = EXPLAINS.has(method) ? images : pairs;
   const row = EXPLAINS.has(method) ? images.find((one) => one.explainer === method)
     : measure === (method === "likeness" ? pair.measure : pair.index) && both && pairs.find((one) => one.explainer === method && one.pairs === kind);
-  if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: alike explain --grade.";
+  if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: `alike explain --grade`.";
   const span = (name) => `${row[name] === null ? "–" : row[name].toFixed(3)}${row[`${name}_low`] === null ? "" : ` (${row[`${name}_low`].toFixed(3)} to ${row[`${name}_high`].toFixed(3)})`}`;
   return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.`;
 }
@@ -217,6 +217,7 @@ function spread(rows, at) {
   const line = document.createElementNS(SVG, "rect"), x = (256 * (at - low)) / (span || 1);
   for (const [name, value] of Object.entries({ x: Math.min(Math.max(x, 0), 254.4), y: 0, width: 1.6, height: high + 2, class: "mark" })) line.setAttribute(name, value);
   svg.append(line);
-  return h("div", { class: "spreadbox" }, svg, h("p", { class: "soft small key" }, h("i", { class: "dot same" }), "pairs of one class",
-    h("i", { class: "dot other" }), "of two classes", h("i", { class: "dot line" }), "this pair"));
+  return h("div", { class: "spreadbox" }, svg, h("p", { class: "soft small key" },
+    [["same", "pairs of one class"], ["other", "of two classes"], ["line", "this pair"]].flatMap(([kind, text]) =>
+      [h("span", { class: "nowrap" }, h("i", { class: `dot ${kind}` }), text), " "])));
 }

@@ -3,7 +3,12 @@
 const API = "api/v1"; // relative: a proxy may serve the page below another path
 const SMALL = 48; // images of so few pixels look best with hard edges
 
-// A question; `values` become the query, those that are missing are left out, lists are repeated.
+let store = ""; // that is shown; empty for the first of the server
+export function useStore(name) {
+  store = name || "";
+}
+
+// A question to the store that is shown; `values` become the query, those that are missing are left out, lists are repeated.
 export function address(path, values = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {
@@ -11,7 +16,8 @@ export function address(path, values = {}) {
       if (one !== undefined && one !== null && one !== "") query.append(name, one);
     }
   }
-  return `${API}/${path}${query.size ? `?${query}` : ""}`;
+  const of = store && path !== "stores" ? `stores/${encodeURIComponent(store)}/` : "";
+  return `${API}/${of}${path}${query.size ? `?${query}` : ""}`;
 }
 
 export class Refusal extends Error {
@@ -50,7 +56,7 @@ export function h(tag, attributes = {}, ...children) {
 
 // The address of a view, as people share it.
 export function link(view, values = {}) {
-  const entries = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const entries = Object.entries({ store, ...values }).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const query = new URLSearchParams(entries).toString();
   return `#${view}${query ? `?${query}` : ""}`;
 }
@@ -173,7 +179,7 @@ export function saveFile(name, text, kind = "text/csv") {
 
 export function csv(rows) {
   // A spreadsheet runs text that begins so: an apostrophe makes it text.
-  const inert = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? ""));
+  const inert = (value) => (typeof value === "string" && /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? ""));
   const cell = (value) => (/[",\n\r]/.test(inert(value)) ? `"${inert(value).replaceAll('"', '""')}"` : inert(value));
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }

@@ -1,7 +1,7 @@
 // Scores: what the report says, and all networks of the store side by side.
 import { ask, askIfThere, empty, figure, fill, h, link, waiting } from "./parts.js";
 
-const ORDER = ["top", "beside", "scores", "distances", "networks", "over_time", "measures", "people"];
+const ORDER = ["top", "beside", "scores", "distances", "networks", "over_time", "measures", "people", "explanations"];
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
 const SHARES = new Set(["balanced_accuracy", "one_nn", "accuracy", "knn_probe", "linear_probe"]);
 
@@ -40,7 +40,10 @@ function later(section, life) {
       figure(target, JSON.parse(spec.textContent)).catch((error) => { target.textContent = error.message; });
     }
   }, { rootMargin: "300px" });
-  for (const box of section.querySelectorAll(".plot")) watcher.observe(box);
+  for (const box of section.querySelectorAll(".plot")) {
+    box.style.minHeight = `${box.dataset.height}px`;
+    watcher.observe(box);
+  }
   life.addEventListener("abort", () => watcher.disconnect());
 }
 

@@ -33,7 +33,8 @@ COLUMNS = {
     ],
     "histograms": ["measure", "bin_low", "bin_high", "same", "different"],
     "per_class": [
-        "measure", "class", "n", "auc", "sameness", "balanced_accuracy", "intra_mean", "inter_mean",
+        "measure", "class", "n", "auc", "sameness", "sameness_low", "sameness_high",
+        "balanced_accuracy", "intra_mean", "inter_mean",
     ],
     "roc": ["measure", "far", "tar", "threshold"],
     "pairs_examples": ["measure", "kind", "row_a", "row_b", "distance"],

@@ -89,16 +89,16 @@ class Client:
 
 
 @contextmanager
-def server(store):
+def server(*stores):
     """A server in a process of its own, as somebody starts it; `address` is what it printed."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
-        "XDG_CACHE_HOME": str(Path(store).parent / "cache"),
+        "XDG_CACHE_HOME": str(Path(stores[0]).parent / "cache"),
     }
     command = "import sys; from alike.flows.cli import main; sys.exit(main())"
-    started = [sys.executable, "-c", command, "serve", "--store", str(store), "--port", "0"]
+    started = [sys.executable, "-c", command, "serve", *map(str, stores), "--port", "0"]
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
         client = Client(process.stdout.readline().strip())
         assert client.address.startswith("http://"), client.address

@@ -79,7 +79,10 @@ def test_the_analysis_is_that_of_the_command(answers, analysed, client):
         "key": analysis.key, "n_images": analysis.n_images,
         "n_images_before_sampling": analysis.settings["n_images_before_sampling"],
         "classes": list(analysis.classes), "settings": dict(analysis.settings),
-        "scores": analysis.tables["scores"], "twins": analysis.tables["twins"],
+        **{
+            name: analysis.tables[name]
+            for name in ("scores", "per_class", "twins", "bayes", "suspects")
+        },
     })  # fmt: skip
     assert document == json.loads(json.dumps(wanted))
     scores = answers.scores()

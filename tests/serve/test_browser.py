@@ -163,6 +163,9 @@ def test_the_grade_of_a_method_stands_under_its_maps(page, address, place):
     page.run(button)
     deletion = table.set_index("explainer").at["gradcam", "deletion"]
     page.wait(f"{graded}.includes('deletion {deletion:.3f}')")
+    visit(page, f"{address}#scores", "document.querySelector('#explanations')")
+    section = page.run("return document.querySelector('#explanations').innerText")
+    assert f"{deletion:.3f}" in section
     assert_quiet(page, address)
 
 
@@ -249,6 +252,22 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
     assert title == f"“{order[0]}” and “{order[2]}”"
     shown = page.run("return document.querySelectorAll('.pairitem').length")
     assert shown == len(pair["nearest"]) + len(pair["farthest"])
+
+
+def test_the_list_of_classes_has_intervals(page, address, analysed):
+    visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
+    table = analysed[0].tables["per_class"].sort_values("sameness", kind="stable")
+    shown = page.run(
+        "return [...document.querySelectorAll('[aria-label=\"Classes by sameness\"] tbody tr')]"
+        ".map((row) => [row.cells[0].innerText, row.querySelector('.sub')?.innerText ?? ''])"
+    )
+    wanted = [
+        [row["class"], "" if row["n"] < 5 else
+         f"{row['sameness_low']:.3f} to {row['sameness_high']:.3f}"]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    assert shown == wanted
+    assert_quiet(page, address)
 
 
 def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):

@@ -1,6 +1,7 @@
 """What may go wrong with a server that others reach: each promise of docs/serve.md, attacked."""
 
 import asyncio
+import contextlib
 import io
 import json
 import re
@@ -21,7 +22,7 @@ from alike.serve.app import create_app
 from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
 from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
 from alike.serve.pictures import Thumbnails, thumbnail
-from alike.serve.run import allowed_hosts, is_private, new_token, serve
+from alike.serve.run import allowed_hosts, is_private, listener_at, new_token, serve
 from alike.serve.service import NeighbourService
 
 API = "/api/v1"
@@ -271,7 +272,7 @@ def test_clients_that_hang_up_leave_the_page_answering(client):
 
 def test_stored_rows_do_not_wait_for_the_network(place):
     service = NeighbourService(place / "store")
-    with service._network_lock, ThreadPoolExecutor(1) as other:
+    with service.networks.lock, ThreadPoolExecutor(1) as other:
         answer = other.submit(service.neighbours, "3", 5).result(timeout=60)
     assert len(answer["neighbours"]) == 5
 
@@ -421,3 +422,25 @@ def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, 
             writer.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.quick
+def test_answers_leave_at_once():
+    """With Nagle's algorithm the body of an answer waits 40 ms for an acknowledgement."""
+
+    async def delayed():
+        waits = asyncio.get_running_loop().create_future()
+
+        async def answer(_, writer):
+            asked = socket.IPPROTO_TCP, socket.TCP_NODELAY
+            waits.set_result(not writer.get_extra_info("socket").getsockopt(*asked))
+            writer.close()
+
+        with contextlib.closing(listener_at("127.0.0.1", 0)) as listener:
+            async with await asyncio.start_server(answer, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                found = await waits
+                writer.close()
+                return found
+
+    assert not asyncio.run(delayed())

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.export.result import read_result
+from alike.analysis.export.result import Result, read_result
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
 from alike.extract.errors import BadInput
@@ -68,6 +68,18 @@ def test_csv_reads_back(write, wanted):
     assert list(read["path"]) == list(table["path"])
     np.testing.assert_allclose(read.filter(regex=r"^gap_\d+$").to_numpy(np.float32), gap, rtol=1e-6)
     assert read_result(path).attrs["key"] == "tuned-0002"
+
+
+def test_text_that_a_spreadsheet_runs_is_inert_in_csv(tmp_path):
+    texts = ["=1+1", "'=1+1", "-x", "@a", "+b", "cat", "'t", "a=b"]
+    table = pd.DataFrame({"label": texts, "kind": pd.Categorical(texts), "score": -1.5})
+    path = Result("images", table).to_csv(tmp_path / "images.csv")
+    shown = ["'=1+1", "''=1+1", "'-x", "'@a", "'+b", "cat", "'t", "a=b"]
+    plain = pd.read_csv(path, skiprows=1)
+    assert plain["label"].tolist() == plain["kind"].tolist() == shown
+    assert plain["score"].tolist() == [-1.5] * 8
+    back = read_result(path).table
+    assert back["label"].tolist() == back["kind"].tolist() == texts
 
 
 def test_h5_reads_back(write, wanted, analysed):

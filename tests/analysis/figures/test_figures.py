@@ -116,6 +116,16 @@ def test_classes_are_drawn_worst_first(n):
         assert list(last.text) == ranked
 
 
+def test_intervals_of_classes_are_drawn():
+    values = np.array([0.4, 0.9, 0.1])
+    spans = {"sameness_low": values - [0.1, np.nan, 0.3], "sameness_high": values + 0.05}
+    table = pd.DataFrame({"class": list("abc"), "sameness": values, **spans})
+    dots = figures_classes.per_class_figure(None, table, "sameness").data[-1]
+    assert list(dots.y) == ["b", "a", "c"]
+    np.testing.assert_allclose(dots.error_x.arrayminus, [np.nan, 0.1, 0.3], atol=1e-6)
+    np.testing.assert_allclose(dots.error_x.array, [0.05] * 3, atol=1e-6)
+
+
 @pytest.mark.parametrize("n", [50, 30_000])
 def test_map_draws_every_class_in_proportion(n):
     rng = np.random.default_rng(0)

@@ -48,6 +48,24 @@ def test_intervals_of_tied_distances_cover(simulation):
         assert printed[scores.index(score)] == 1
 
 
+def test_intervals_of_classes_cover(simulation):
+    """Classes of 5 to 100 images beside some of one and two, which have no interval."""
+    evaluate, covered = (simulation[name] for name in ("evaluate", "covered"))
+    cell = simulation["RARE"]["unequal and rare"]
+    few = partial(evaluate, cell, paired=False)
+    truth = np.mean([few(10_000 + s, intervals=False)[2][:, 0] for s in range(25)], axis=0)
+    found = np.array([few(s, intervals=True)[2] for s in range(25)])
+    share, printed = covered(found, truth)
+    assert printed.tolist() == [float(n >= 5) for n in cell.sizes]
+    # 25 sets: .95 - .07 for one class, and all six together know it better.
+    assert np.nanmin(share) >= 0.8
+    assert np.nanmean(share) >= 0.9
+    # Nor so wide that they say nothing: t has 4 freedoms in a class of 5, and rare classes add.
+    width = (found[..., 2] - found[..., 1]).mean(axis=0) / (3.92 * found[..., 0].std(axis=0))
+    assert width[0] < 2
+    assert np.nanmax(width) < 3
+
+
 @pytest.mark.parametrize(
     ("n", "classes", "dim", "apart"), [(3, 15, 8, 1.4), (4, 25, 16, 1.0), (10, 6, 16, 0.7)]
 )
