@@ -9,6 +9,7 @@ from .api import export as export
 from .api import extract_images as extract_images
 from .api import neighbours as neighbours
 from .api import open_store as open_store
+from .api import probe_background as probe_background
 from .api import rank_networks as rank_networks
 from .api import retrain as retrain
 from .api import run_pipeline as run_pipeline

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from alike.analysis.background import BackgroundProbe
     from alike.analysis.ranking import Ranking
     from alike.analysis.stored import Analysis
     from alike.client import Client
@@ -663,6 +664,55 @@ def explain(
         cosine=parts["images"].cosine if "images" in parts else None,
         notes=[*(note for part in parts.values() for note in part.notes), *dict.fromkeys(notes)],
     )
+
+
+def probe_background(
+    store: "Place",
+    masks: str | Path,
+    *,
+    features: str | None = None,
+    measure: str = "gap_cosine",
+    split: Split = "held_out",
+    where: str | None = None,
+    limit: int = 500,
+    seed: int = 0,
+    trust: bool = False,
+    progress: Progress = silent,
+) -> "BackgroundProbe":
+    """Measure what the ground behind objects does to sameness, accuracy and likeness.
+
+    Args:
+        store: with the features; the table is kept there.
+        masks: set of masks: one for each image, of its size and path but for the suffix; bright is
+            object.
+        features: the extraction; None: the only one, or the one that a run serves.
+        measure: a key of `MEASURES`.
+        split: which images; ``held_out`` are those that no training sees.
+        where: only these images: ``subset=val`` or ``label=cat,dog``.
+        limit: images, spread evenly over the classes.
+        seed: of the grounds that objects are pasted on.
+        trust: agree to run the network file that the store names, from now on.
+        progress: called after every batch.
+
+    Raises:
+        BadInput: masks that fit no image or another size, too few images that have an object and a
+            ground, or held-out images that the network was trained on.
+    """
+    from alike.analysis.background import background_probe
+    from alike.extract.networks import accepting
+
+    chosen = open_store(store).features(features).only(where)
+    _check_held_out(split, chosen)
+    with accepting(trust):
+        return background_probe(
+            chosen,
+            str(masks),
+            measure=measure,
+            split=None if split == "all" else split,
+            limit=limit,
+            seed=seed,
+            progress=progress,
+        )
 
 
 def retrain(

@@ -30,6 +30,7 @@ FUNCTIONS = {
     "analyse": "analyse",
     "compare": "compare",
     "explain": "explain",
+    "probe_background": "probe background",
     "retrain": "retrain",
     "write_report": "report",
     "export": "export",
@@ -156,7 +157,16 @@ def test_no_public_name_is_a_folder_or_module():
     assert not beside & NAMES
 
 
-COMMANDS = typer.main.get_command(app).commands
+def commands_of(group, before=""):
+    """Every command below a group, by its words."""
+    every = {}
+    for name, one in group.commands.items():
+        words = f"{before}{name}"
+        every |= commands_of(one, f"{words} ") if hasattr(one, "commands") else {words: one}
+    return every
+
+
+COMMANDS = commands_of(typer.main.get_command(app))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from PIL import Image
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
 
@@ -58,7 +59,8 @@ STUDY = (
     "store export s --features {key} --to group.h5",
     "store import t group.h5",
     "twins --store s",
-    "card --store s --to card.json",
+    "card s --to card.json",
+    "probe background --store s --masks {masks} --split all",
     "store forget {image} --store s",
 )
 """The commands in the order of a study; each uses what the ones before it made."""
@@ -193,11 +195,20 @@ def places(tiny_set):
     store = tiny_set.folder / "key"
     report = alike.extract_images(tiny_set.images, tiny_set.network, store, weights="none")
     alike.build_index(store)
-    image = tiny_set.images / "b" / "0.png"
+    masks = tiny_set.folder / "masks"
+    for file in tiny_set.images.rglob("*.png"):
+        place = masks / file.relative_to(tiny_set.images)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            mask = Image.new("L", image.size)
+        width, height = mask.size
+        mask.paste(255, (width // 4, height // 4, width // 2, height // 2))
+        mask.save(place)
     return {
+        "masks": str(masks),
         "store": str(store),
         "images": str(tiny_set.images),
-        "image": str(image),
+        "image": str(tiny_set.images / "b" / "0.png"),
         "network": tiny_set.network,
         "key": report.key,
     }
