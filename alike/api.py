@@ -133,7 +133,7 @@ def extract_images(
     first_label: bool | None = None,
     bad_share: float = 0.2,
     rehash: bool = False,
-    workers: str | int | None = None,
+    cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "ExtractionReport":
     """Compute and store the features of images that have none yet.
@@ -168,7 +168,7 @@ def extract_images(
         bad_share: largest share of images without a feature; beyond it the features are stored and
             an error is raised.
         rehash: read every image to list it, also those whose size and times are as before.
-        workers: a number of Dask workers, or ``tcp://scheduler:port``.
+        cluster: Dask workers: a number, ``local`` (one a core), or ``tcp://scheduler:port``.
         progress: called as listing and extraction proceed.
 
     Returns:
@@ -205,7 +205,7 @@ def extract_images(
         group=group,
         twins=twins,
         seed=seed,
-        workers=workers,
+        cluster=cluster,
     )
     check_bad_share(report, bad_share)
     return report
@@ -224,7 +224,7 @@ def build_index(
     threads: int | None = None,
     kind: Names | None = None,
     on_disk: bool | None = None,
-    shards: str | int | None = None,
+    cluster: str | int | None = None,
     rebuild: bool = False,
     effort: float = 900.0,
     progress: Progress = silent,
@@ -245,7 +245,8 @@ def build_index(
         threads: of the search; 0: the default of FAISS.
         kind: only these kinds of index.
         on_disk: leave lists on disk: for sets larger than memory.
-        shards: with `on_disk`: Dask workers that build parts, a number or ``tcp://…``.
+        cluster: Dask workers as in `extract_images`: they build the shards of lists on disk, and
+            read the feature maps of an index in memory.
         rebuild: build the index again.
         effort: seconds to spend on candidates.
         progress: called as rows are embedded and added.
@@ -253,7 +254,7 @@ def build_index(
     Raises:
         BadInput: nothing to index, or a wish that cannot be met.
     """
-    from alike.flows.indexing import changed_wish, shard_runner
+    from alike.flows.indexing import changed_wish, index_workers
     from alike.index.build import build_index as build
     from alike.index.build import card_there
     from alike.index.specs import Wish
@@ -262,17 +263,20 @@ def build_index(
     card = card_there(chosen, measure)
     there = Wish() if card is None else card.wish
     wanted = None if memory is None else str(memory)
-    return build(
-        chosen,
-        measure,
-        wish=changed_wish(there, recall, at, wanted, latency, batch, threads),
-        kinds=None if kind is None else _names(kind),
-        on_disk=card is not None and bool(card.lists) if on_disk is None else on_disk,
-        map_shards=shard_runner(None if shards is None else str(shards)),
-        rebuild=rebuild,
-        effort=effort,
-        progress=progress,
-    )
+    if on_disk is None:
+        on_disk = card is not None and bool(card.lists)
+    with index_workers(cluster, chosen, measure, on_disk=on_disk) as workers:
+        return build(
+            chosen,
+            measure,
+            wish=changed_wish(there, recall, at, wanted, latency, batch, threads),
+            kinds=None if kind is None else _names(kind),
+            on_disk=on_disk,
+            rebuild=rebuild,
+            effort=effort,
+            progress=progress,
+            **workers,
+        )
 
 
 def neighbours(
@@ -382,8 +386,7 @@ def analyse(
     seed: int = 0,
     untrained: str | None = None,
     human: str | Path | None = None,
-    dask: str | None = None,
-    workers: int | None = None,
+    cluster: str | int | None = None,
     budget: float = 1e14,
     bins: int = 16384,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -401,8 +404,7 @@ def analyse(
         seed: of folds, samples of images, and draws for the worst class.
         untrained: extraction of the same network with random weights.
         human: file of what people said about the images: votes, triplets or dissimilarities.
-        dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
-        workers: processes of a Dask cluster of this machine.
+        cluster: Dask workers as in `extract_images`; None: threads of this process.
         budget: multiplications a measure; beyond it a sample of images is evaluated.
         bins: of the histograms, a power of two.
         precision: of the products: ``bfloat16`` is faster and coarser.
@@ -414,8 +416,8 @@ def analyse(
     """
     from alike.analysis.analyse import AnalysisSettings
     from alike.analysis.analyse import analyse as analyse_features
-    from alike.analysis.blocks import open_jobs
     from alike.analysis.people import read_answers
+    from alike.flows.cluster import cluster_jobs
 
     settings = AnalysisSettings(
         measures=None if measures is None else _names(measures),
@@ -432,7 +434,7 @@ def analyse(
     answers = None if human is None else read_answers(human, chosen.whole.table("all"))
     for note in answers.notes if answers else ():
         warnings.warn(note, stacklevel=2)
-    with open_jobs(dask, workers) as jobs:
+    with cluster_jobs(cluster) as jobs:
         return analyse_features(
             chosen,
             settings,
@@ -450,8 +452,7 @@ def rank_networks(
     split: Split = "held_out",
     where: str | None = None,
     seed: int = 0,
-    dask: str | None = None,
-    workers: int | None = None,
+    cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "Ranking":
     """Measure every extraction of a store on the same images, as `alike compare --all` does.
@@ -463,20 +464,19 @@ def rank_networks(
         split: which images; ``held_out`` are those that no training sees.
         where: only images with these values, such as ``subset=val`` or ``label=cat,dog``.
         seed: of what is drawn.
-        dask: Dask scheduler, such as ``tcp://10.0.0.1:8786``.
-        workers: processes of a Dask cluster of this machine.
+        cluster: Dask workers as in `extract_images`; None: threads of this process.
         progress: called after every few blocks.
 
     Raises:
         BadInput: fewer than two networks that can be measured, no images in common, or held-out
             images that a network was trained on.
     """
-    from alike.analysis.blocks import open_jobs
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.comparing import compare_all
 
     opened = open_store(store)
     _check_held_out(split, *(opened.features(key) for key in opened.groups()))
-    with open_jobs(dask, workers) as jobs:
+    with cluster_jobs(cluster) as jobs:
         return compare_all(
             opened, measure=measure, split=split, where=where, seed=seed, jobs=jobs,
             progress=progress,
@@ -494,8 +494,7 @@ def compare(
     where: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-    dask: str | None = None,
-    workers: int | None = None,
+    cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "Comparison":
     """Compare two extractions on the same images; intervals are of the paired difference.
@@ -510,22 +509,21 @@ def compare(
         where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: not used since 0.2.0: nothing is resampled.
         seed: of a sample of very many images, and of draws for the worst class.
-        dask: as in `analyse`.
-        workers: as in `analyse`.
+        cluster: as in `analyse`.
         progress: called after every few blocks.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds.
     """
-    from alike.analysis.blocks import open_jobs
     from alike.analysis.compare import compare as compare_features
     from alike.analysis.networks import network_similarity
+    from alike.flows.cluster import cluster_jobs
     from alike.results import Comparison
 
     first = open_store(store).features(a).only(where)
     second = open_store(store if store_b is None else store_b).features(b).only(where)
     _check_held_out(split, first, second)
-    with open_jobs(dask, workers) as jobs:
+    with cluster_jobs(cluster) as jobs:
         scores = compare_features(
             first,
             second,
@@ -559,6 +557,7 @@ def explain(
     split: Split = "held_out",
     where: str | None = None,
     trust: bool = False,
+    cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "Explanations":
     """Show what supports a class in an image, or where two images are alike.
@@ -585,6 +584,7 @@ def explain(
         where: only these images: ``subset=val`` or ``label=cat,dog``.
         progress: called as `every`, `continuity` and `grade` proceed.
         trust: agree to run the network file that the store names, from now on.
+        cluster: Dask workers as in `extract_images`, for `every` and `continuity`.
 
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
@@ -593,9 +593,12 @@ def explain(
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.explaining import Part, every_class, given_images, graded, like_class
     from alike.results import Explanations
 
+    if cluster is not None and not (every or continuity):
+        raise BadInput("cluster is for many images: give every=True or continuity=True too")
     given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
@@ -613,9 +616,15 @@ def explain(
         if given and (like is None or names):
             parts["images"] = given_images(chosen, given, names, target, measure, pairs)
         if every:
-            report = explain_set(
-                chosen, methods=names or ("gradcam",), split=side, limit=limit, progress=progress
-            )
+            with cluster_jobs(cluster) as jobs:
+                report = explain_set(
+                    chosen,
+                    methods=names or ("gradcam",),
+                    split=side,
+                    limit=limit,
+                    map_parts=jobs.stage("explain") if jobs.remote else map,
+                    progress=progress,
+                )
             parts["all"] = Part(report.table)
         if classes:
             parts["classes"] = every_class(chosen, side, pictures.__setitem__)
@@ -623,14 +632,16 @@ def explain(
             table, picture = confused_panel(chosen, confused, split=side)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
-            ratios = continuity_of(
-                chosen,
-                methods=names or METHODS,
-                n_images=limit or 64,
-                split=side,
-                progress=progress,
-                tell=notes.append,
-            )
+            with cluster_jobs(cluster) as jobs:
+                ratios = continuity_of(
+                    chosen,
+                    methods=names or METHODS,
+                    n_images=limit or 64,
+                    split=side,
+                    map_methods=jobs.stage("continuity") if jobs.remote else None,
+                    progress=progress,
+                    tell=notes.append,
+                )
             parts["continuity"] = Part(ratios.table)
         if grade:
             tables = graded(

@@ -11,21 +11,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, NoCluster
+from alike.extract.image_pass import ImagePass, Workload
 from alike.extract.images import ImageSource, open_source
 from alike.extract.lanes import BatchProgress, UnitRows
 from alike.extract.networks import Extraction, network_of
 from alike.extract.pipeline import Executor, ExtractionReport, extract
-from alike.extract.run import ComputeSettings, ExtractionRun, Workload
+from alike.extract.run import ComputeSettings, ExtractionRun
 from alike.extract.stages import STAGES
 from alike.extract.store import Store
 
 STARTING = "300s"
 """How long workers started here may take until they answer."""
+GPU = "GPU"
+"""Resource of a worker that has one: `dask worker --resources GPU=1`."""
+AHEAD = 3
+"""Units that wait or run for each thread of the workers."""
 MOST_WORKERS = 1024
 """Processes of one machine; more is a slip of the pen that would end the machine."""
 
@@ -67,12 +73,12 @@ def executor_on(place: Callable[[], str | int], timeout: float = 30.0) -> Execut
     """
 
     def on_workers(
-        run: ExtractionRun, workload: Workload, progress: BatchProgress
+        images: ImagePass, workload: Workload, progress: BatchProgress
     ) -> Mapping[str, float]:
         if not any(workload.values()):
             return dict.fromkeys(STAGES, 0.0)
         with dask_client(place(), timeout) as client:
-            return _compute(client, run, workload, progress)
+            return _compute(client, images, workload, progress)
 
     return on_workers
 
@@ -122,7 +128,7 @@ def dask_client(
         dashboard: whether workers started here have one, on a free port of this machine.
 
     Raises:
-        BadInput: nobody answers at the address, or no worker is there.
+        NoCluster: nobody answers at the address, or no worker is there.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -132,7 +138,7 @@ def dask_client(
             # Answers come from the workers; where these cannot be reached, by the scheduler.
             client = Client(str(workers), timeout=timeout, direct_to_workers=True)
         except (OSError, ValueError, TimeoutError) as error:
-            raise BadInput(
+            raise NoCluster(
                 f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
             ) from error
         with client:
@@ -140,7 +146,7 @@ def dask_client(
                 # Without a worker every task would wait for ever, and nobody would say why.
                 client.wait_for_workers(1, timeout=timeout)
             except TimeoutError as error:
-                raise BadInput(
+                raise NoCluster(
                     f"the Dask scheduler at {workers} has no worker after {timeout:g} s: start one "
                     f"by `dask worker {workers}`"
                 ) from error
@@ -162,35 +168,72 @@ def dask_client(
 
 
 def _compute(
-    client: Any, run: ExtractionRun, workload: Workload, progress: BatchProgress
+    client: Any, images: ImagePass, workload: Workload, progress: BatchProgress
 ) -> dict[str, float]:
     from distributed import as_completed
 
-    size = run.frame_size(None)
-    n_workers = len(client.scheduler_info()["workers"])
-    threads = max(run.settings.threads // max(n_workers, 1), 1)
-    recipe = _Recipe(
+    able = _able(client)
+    threads = max(images.runs[0].settings.threads // max(len(able.slots), 1), 1)
+    recipes = [_recipe_of(run, threads) for run in images.runs]
+    units = ((wanted, todo) for wanted, units in workload.items() for todo in units)
+    stages = dict.fromkeys(STAGES, 0.0)
+    running = as_completed(with_results=True, loop=client.loop)
+    numbers: dict[str, list[int]] = {}
+
+    def submit(able: _Able) -> None:
+        # All units at once would be gigabytes in the scheduler: a few ahead keep workers busy.
+        ahead = AHEAD * max(sum(able.slots), 1) - len(numbers)
+        for wanted, todo in islice(units, max(ahead, 0)):
+            asked = tuple((recipes[number], names) for number, names in wanted)
+            future = client.submit(_compute_unit, asked, todo, pure=False, resources=able.resources)
+            numbers[future.key] = [number for number, _ in wanted]
+            running.add(future)
+
+    submit(able)
+    for future, (n_images, busy, n_unturned) in running:
+        for number in numbers.pop(future.key):
+            images.runs[number].n_unturned += n_unturned
+        for stage, seconds in busy.items():
+            stages[stage] += seconds
+        progress(n_images, stages)
+        future.release()
+        # Workers come and go.
+        submit(_able(client))
+    return stages
+
+
+@dataclass(frozen=True)
+class _Able:
+    """The workers that extract.
+
+    Attributes:
+        slots: of each, the units that it computes at once.
+        resources: that a unit asks for; None: none.
+    """
+
+    slots: list[int]
+    resources: dict[str, int] | None
+
+
+def _able(client: Any) -> _Able:
+    """The workers that say that they have a GPU, or if none does all."""
+    workers = client.scheduler_info()["workers"].values()
+    gpus = [int(one.get("resources", {}).get(GPU, 0)) for one in workers]
+    if any(gpus):
+        return _Able([number for number in gpus if number], {GPU: 1})
+    return _Able([int(one["nthreads"]) for one in workers], None)
+
+
+def _recipe_of(run: ExtractionRun, threads: int) -> "_Recipe":
+    return _Recipe(
         run.store.place,
         run.source.spec,
         tuple(sorted(run.source.options.items())),
         json.dumps(run.extraction.to_dict(), sort_keys=True),
         ComputeSettings(run.settings.device, run.settings.batch_size, threads),
-        size,
+        run.frame_size(None),
         run.run_id,
     )
-    futures = [
-        client.submit(_compute_unit, recipe, names, todo, pure=False)
-        for names, units in workload.items()
-        for todo in units
-    ]
-    stages = dict.fromkeys(STAGES, 0.0)
-    for future, (images, busy, n_unturned) in as_completed(futures, with_results=True):
-        run.n_unturned += n_unturned
-        for stage, seconds in busy.items():
-            stages[stage] += seconds
-        progress(images, stages)
-        future.release()
-    return stages
 
 
 @dataclass(frozen=True)
@@ -217,8 +260,12 @@ class _Recipe:
 
 
 @lru_cache(2)
-def _opened(recipe: _Recipe) -> ExtractionRun:
-    """The run as a worker sees it; cached, so that a network is loaded once a process."""
+def _opened(recipes: tuple[_Recipe, ...]) -> ImagePass:
+    """The pass as a worker sees it; cached, so that networks are loaded once a process."""
+    return ImagePass([_run_of(recipe) for recipe in recipes])
+
+
+def _run_of(recipe: _Recipe) -> ExtractionRun:
     extraction = Extraction.from_dict(json.loads(recipe.extraction))
     store = Store.open(recipe.store)
     source = open_source(recipe.source, **dict(recipe.options))
@@ -231,11 +278,13 @@ def _opened(recipe: _Recipe) -> ExtractionRun:
 
 
 def _compute_unit(
-    recipe: _Recipe, names: tuple[str, ...], todo: UnitRows
+    asked: tuple[tuple[_Recipe, tuple[str, ...]], ...], todo: UnitRows
 ) -> tuple[int, dict[str, float], int]:
     """One unit, in a worker: (images, busy seconds of each stage, images of no orientation)."""
-    run = _opened(recipe)
-    run.n_unturned = 0
-    torch.set_num_threads(run.settings.threads)
-    busy = run.compute(names, [todo], lambda _images, _busy: None)
-    return len(todo.rows), busy, run.n_unturned
+    images = _opened(tuple(recipe for recipe, _ in asked))
+    first = images.runs[0]
+    first.n_unturned = 0
+    torch.set_num_threads(first.settings.threads)
+    wanted = tuple((number, names) for number, (_, names) in enumerate(asked))
+    busy = images.compute(wanted, [todo], lambda _images, _busy: None)
+    return len(todo.rows), busy, first.n_unturned

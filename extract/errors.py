@@ -18,6 +18,10 @@ class NoStore(BadInput):
     """There is no store at the place that was named."""
 
 
+class NoCluster(BadInput):
+    """No Dask scheduler answers at the address that was named, or it has no worker."""
+
+
 class StoreBusy(BadInput):
     """Another living process holds the lock; the message names its host and process."""
 

@@ -38,14 +38,27 @@ class UnitRows:
 
 
 @dataclass
+class UnitArrays:
+    """What one forward pass gives of the rows of a unit.
+
+    Attributes:
+        arrays: name to (n, *shape).
+        bad: row to (state, reason) of images without a feature.
+        lost: row to the arrays that have no value of it.
+    """
+
+    arrays: dict[str, np.ndarray]
+    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    lost: dict[int, list[str]] = field(default_factory=dict)
+
+
+@dataclass
 class _OpenUnit:
     """A unit being filled; `batches_left` counts the batches that are not in yet."""
 
     todo: UnitRows
-    arrays: dict[str, np.ndarray]
+    parts: list[UnitArrays]
     batches_left: int
-    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
-    lost: dict[int, list[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -60,10 +73,8 @@ _Loading = tuple[_Batch, Callable[[], Frames]]
 
 ImagesOf = Callable[[UnitRows], Sequence[Image]]
 """Gives the images of some rows."""
-Commit = Callable[
-    [int, Mapping[str, np.ndarray], Mapping[int, tuple[str, str]], Mapping[int, list[str]]], None
-]
-"""Takes (unit, arrays, bad, lost) of a finished unit; called from one thread."""
+Commit = Callable[[int, Sequence[UnitArrays]], None]
+"""Takes a finished unit and what each forward pass gave of it; called from one thread."""
 BatchProgress = Callable[[int, Mapping[str, float]], None]
 """Takes the number of images just computed, and the busy seconds of each stage so far."""
 
@@ -73,7 +84,7 @@ class Lanes:
 
     Args:
         load: gives the frames of the images of a batch.
-        forward: gives the arrays of a batch.
+        forwards: each gives its arrays of a batch; all on one device.
         images_of: called when the images are needed, so that memory holds only those.
         commit: of finished units.
         progress: of batches.
@@ -84,7 +95,7 @@ class Lanes:
     def __init__(
         self,
         load: FrameLoader,
-        forward: Forward,
+        forwards: Sequence[Forward],
         images_of: ImagesOf,
         commit: Commit,
         progress: BatchProgress,
@@ -92,7 +103,7 @@ class Lanes:
         batch_size: int,
         threads: int,
     ) -> None:
-        self.load, self.forward, self.images_of = load, forward, images_of
+        self.load, self.forwards, self.images_of = load, tuple(forwards), images_of
         self.commit, self.progress = commit, progress
         # No batch is larger than a unit, whatever size was asked for.
         self.batch_size, self.threads = min(batch_size, UNIT), threads
@@ -111,7 +122,7 @@ class Lanes:
         Units committed before an error stay committed.
         """
         self._batches = self._cut(units)
-        on_cpu = self.forward.device.type == "cpu"
+        on_cpu = self.forwards[0].device.type == "cpu"
         cores = torch.get_num_threads()
         writer = threading.Thread(target=self._guarded, args=(self._write,), name="write")
         lanes = [
@@ -154,11 +165,7 @@ class Lanes:
             # Batches of equal size: a small one at the end would leave a lane without work.
             count = -(-len(images) // self.batch_size)
             cuts = [len(images) * number // count for number in range(count + 1)]
-            arrays = {
-                name: np.empty((len(images), *tail), dtype)
-                for name, (tail, dtype) in self.forward.shapes.items()
-            }
-            unit = _OpenUnit(todo, arrays, count)
+            unit = _OpenUnit(todo, [_empty(one, len(images)) for one in self.forwards], count)
             for start, stop in pairwise(cuts):
                 yield _Batch(unit, images[start:stop])
 
@@ -201,7 +208,7 @@ class Lanes:
     def _lane(self) -> None:
         if self._pool is None:
             torch.set_num_threads(1)
-        with self.forward.lane():
+        with self.forwards[0].lane():
             while (loading := self._next()) is not None:
                 batch, frames_of = loading
                 self._compute(batch.unit, frames_of())
@@ -210,25 +217,27 @@ class Lanes:
 
     def _compute(self, unit: _OpenUnit, loaded: Frames) -> None:
         """Compute a batch and put its rows into their unit; the last batch hands the unit on."""
-        bad = dict(loaded.bad)
-        lost: dict[int, list[str]] = {}
-        if loaded.rows:
-            with self.clock.on("forward"):
-                arrays = self._forward(loaded.frames)
-                broken, lost = non_finite(arrays, loaded.rows)
-                bad |= broken
-            places = np.asarray(loaded.rows) - unit.todo.rows.start
-            for name, rows in arrays.items():
-                unit.arrays[name][places] = rows
+        places = np.asarray(loaded.rows, dtype=np.int64) - unit.todo.rows.start
+        for forward, part in zip(self.forwards, unit.parts, strict=True):
+            bad = dict(loaded.bad)
+            lost: dict[int, list[str]] = {}
+            if loaded.rows:
+                with self.clock.on("forward"):
+                    arrays = self._forward(forward, loaded.frames)
+                    broken, lost = non_finite(arrays, loaded.rows)
+                    bad |= broken
+                for name, rows in arrays.items():
+                    part.arrays[name][places] = rows
+            with unit.lock:
+                part.bad |= bad
+                part.lost |= lost
         with unit.lock:
-            unit.bad |= bad
-            unit.lost |= lost
             unit.batches_left -= 1
             whole = unit.batches_left == 0
         if whole:
             self._whole_units.put(unit)
 
-    def _forward(self, frames: torch.Tensor) -> Mapping[str, np.ndarray]:
+    def _forward(self, forward: Forward, frames: torch.Tensor) -> Mapping[str, np.ndarray]:
         """Arrays of frames (n, 3, h, w), computed in a batch of the full size.
 
         Libraries choose their way by the size of a batch, and round otherwise. A set that grew
@@ -238,14 +247,19 @@ class Lanes:
         if n < self.batch_size:
             frames = torch.cat([frames, frames[:1].expand(self.batch_size - n, -1, -1, -1)])
             frames = frames.contiguous(memory_format=torch.channels_last)
-        return {name: rows[:n] for name, rows in self.forward(frames).items()}
+        return {name: rows[:n] for name, rows in forward(frames).items()}
 
     def _write(self) -> None:
         while (unit := self._whole_units.get()) is not None:
             if not self._errors:
                 with self.clock.on("write"):
-                    self.commit(unit.todo.unit, unit.arrays, unit.bad, unit.lost)
+                    self.commit(unit.todo.unit, unit.parts)
             self._room.release()
+
+
+def _empty(forward: Forward, rows: int) -> UnitArrays:
+    shapes = forward.shapes.items()
+    return UnitArrays({name: np.empty((rows, *tail), dtype) for name, (tail, dtype) in shapes})
 
 
 def non_finite(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from alike.extract.display import Displayed, Summary
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
+from alike.extract.image_pass import ImagePass, Workload
 from alike.extract.images import ImageSource, list_source, notes_of
 from alike.extract.lanes import BatchProgress
 from alike.extract.listed import keep_listing, listing_notes, past_listing
@@ -26,7 +28,7 @@ from alike.extract.notes import (
     unturned_notes,
 )
 from alike.extract.progress import Progress, silent
-from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun, Workload
+from alike.extract.run import BAD_SHARE, ComputeSettings, ExtractionRun
 from alike.extract.secrets import masked
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
@@ -35,8 +37,8 @@ from alike.extract.twins import AUTOMATIC, search_twins
 
 TAPS = ("last_conv", "fc", "logits")
 
-Executor = Callable[[ExtractionRun, Workload, BatchProgress], Mapping[str, float]]
-"""Computes and commits the workload of a run; gives the busy seconds of each stage."""
+Executor = Callable[[ImagePass, Workload, BatchProgress], Mapping[str, float]]
+"""Computes and commits the workload of a pass; gives the busy seconds of each stage."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +53,8 @@ class ExtractionReport(Displayed):
         n_reused: images whose features were in the store before.
         n_bad: listed paths without a feature.
         bad: path, state, reason of those.
-        stages: busy seconds of read, decode, forward, write, summed over threads.
+        stages: busy seconds of read, decode, forward, write, summed over threads; of the whole
+            pass, if several networks shared it.
         seconds: of the whole run, listing included.
         top1: share of labelled images classified correctly, None if classes do not match.
         notes: what a reader must know: files left out, guesses of the source, taps of an unusual
@@ -88,12 +91,12 @@ class ExtractionReport(Displayed):
 
 
 def in_process(
-    run: ExtractionRun, workload: Workload, progress: BatchProgress
+    images: ImagePass, workload: Workload, progress: BatchProgress
 ) -> Mapping[str, float]:
     """The executor of one machine."""
     stages = dict.fromkeys(STAGES, 0.0)
-    for names, units in workload.items():
-        for stage, seconds in run.compute(names, units, progress).items():
+    for wanted, units in workload.items():
+        for stage, seconds in images.compute(wanted, units, progress).items():
             stages[stage] += seconds
     return stages
 
@@ -138,22 +141,72 @@ def extract(
         BadInput: no image can be used, a tap does not exist, or the disk cannot hold the features.
         StoreBusy: another process extracts into the same features.
     """
+    (report,) = extract_networks(
+        source,
+        [(network, taps)],
+        store,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        threads=threads,
+        bad_share=bad_share,
+        rehash=rehash,
+        progress=progress,
+        executor=executor,
+    )
+    return report
+
+
+def extract_networks(
+    source: ImageSource,
+    networks: Sequence[tuple[Network, Sequence[str]]],
+    store: Store,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    bad_share: float = BAD_SHARE,
+    rehash: bool = False,
+    progress: Progress = silent,
+    executor: Executor = in_process,
+) -> tuple[ExtractionReport, ...]:
+    """`extract` for several networks: images are listed once, and decoded once where frames agree.
+
+    Args:
+        source: the images; the set in the store becomes exactly these.
+        networks: each with its taps; those of one key are extracted once, with the taps of all.
+        store: as for `extract`.
+        device: as for `extract`, as all that follows.
+        precision: as there.
+        batch_size: as there.
+        threads: as there.
+        bad_share: as there.
+        rehash: as there.
+        progress: as there.
+        executor: as there.
+
+    Returns:
+        What was done of each network, in their order.
+
+    Raises:
+        BadInput: as `extract` does.
+        StoreBusy: another process extracts into the same features.
+    """
     start = time.perf_counter()
     store.require_writable()
     # What was to be deleted must not be listed again first.
     finish_forgetting(store)
     threads = threads or usable_cores()
     on = choose_device(device)
-    if tuple(taps) == TAPS and network.lacking:
-        # Not asked for by name: what the weights can give is given, and a note says the rest.
-        taps = [tap for tap in TAPS if tap not in network.lacking]
-    taps = network.tap_names(taps)
-    extraction = network.extraction(taps, choose_precision(precision, on))
+    settings = ComputeSettings(str(on), batch_size, threads, bad_share)
+    runs = _runs_of(source, networks, store, choose_precision(precision, on), settings)
+    images = ImagePass(list(dict.fromkeys(runs)))
     past = None if rehash else past_listing(store, source)
     listing = list_source(source, max(threads, 4), progress, past=past)
-    settings = ComputeSettings(str(on), batch_size, threads, bad_share)
-    run = ExtractionRun(source, network, store, extraction, settings)
-    with store.lock(extraction.key):
+    with ExitStack() as held:
+        for key in sorted(run.extraction.key for run in images.runs):
+            held.enter_context(store.lock(key))
         if store.is_split and not store.signatures.units():
             # A store of 0.1: its images keep the sides on which they stand by their hashes.
             store.assign_sides()
@@ -161,42 +214,95 @@ def extract(
         store.set_source(source.spec, source.options)
         keep_listing(store, source, listing, past)
         keep_groups(store, listing, view)
-        run.prepare(view)
-        with run.features.lock():
-            workload = run.missing()
-            stages = executor(run, workload, _batch_progress(workload, len(view), progress))
-        features = run.features
-        twins = _twins(features, threads, progress)
+        for run in images.runs:
+            run.prepare(view)
+        with ExitStack() as written:
+            for run in images.runs:
+                written.enter_context(run.features.lock())
+            workload = images.missing()
+            stages = executor(images, workload, _batch_progress(workload, len(view), progress))
+        twins = {run: _twins(run.features, threads, progress) for run in images.runs}
+    reports = {}
+    for number, run in enumerate(images.runs):
+        report = _report(run, listing, view, _rows_of(workload, number), twins[run])
+        reports[run] = replace(report, stages=stages)
+    seconds = time.perf_counter() - start
+    return tuple(replace(reports[run], seconds=seconds) for run in runs)
+
+
+def _runs_of(
+    source: ImageSource,
+    networks: Sequence[tuple[Network, Sequence[str]]],
+    store: Store,
+    precision: str,
+    settings: ComputeSettings,
+) -> list[ExtractionRun]:
+    """The extraction of every network; those of one key are one, with the taps of all."""
+    asked: dict[str, tuple[Network, list[str]]] = {}
+    keys = []
+    for network, names in networks:
+        if tuple(names) == TAPS and network.lacking:
+            # Not asked for by name: what the weights can give is given, and a note says the rest.
+            names = [tap for tap in TAPS if tap not in network.lacking]
+        taps = network.tap_names(names)
+        keys.append(network.extraction(taps, precision).key)
+        asked.setdefault(keys[-1], (network, []))[1].extend(taps)
+    runs = {
+        key: ExtractionRun(
+            source,
+            network,
+            store,
+            network.extraction(tuple(dict.fromkeys(taps)), precision),
+            settings,
+        )
+        for key, (network, taps) in asked.items()
+    }
+    return [runs[key] for key in keys]
+
+
+def _report(
+    run: ExtractionRun,
+    listing: pd.DataFrame,
+    view: pd.DataFrame,
+    computed: np.ndarray,
+    twins: Sequence[str],
+) -> ExtractionReport:
+    """What was done of one network, without times.
+
+    Args:
+        run: of the network.
+        listing: of the source.
+        view: the same, as the store has it.
+        computed: rows that were computed.
+        twins: what must be told of twins.
+    """
+    features, store, network, source = run.features, run.store, run.network, run.source
     # A map that is lost leaves an image its vectors.
     vectors = [name for name in run.names if len(features.arrays[name].tail) == 1]
     table = features.table(names=vectors)
     bad = features.bad()[["row", "path", "state", "reason"]]
     check_counts(view, table, bad, features.key)
-    computed = _rows_of(workload)
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
     left_out = [masked(one) for one in notes_of(source)]
     _keep_check(store, features, check, left_out)
-    notes = [
-        *left_out,
-        *listing_notes(listing),
-        *unturned_notes(run.n_unturned, "computed"),
-        *network.notes,
-        *_older_features(extraction, store),
-        *tap_notes(features.attrs),
-    ]
     return ExtractionReport(
-        key=extraction.key,
+        key=features.key,
         n_listed=len(listing),
         n_rows=len(table),
         n_computed=len(computed),
         n_reused=int(np.isin(table["row"], computed, invert=True).sum()),
         n_bad=len(bad),
         bad=bad[["path", "state", "reason"]],
-        stages=stages,
-        seconds=time.perf_counter() - start,
+        stages={},
+        seconds=0.0,
         top1=top1,
         notes=(
-            *notes,
+            *left_out,
+            *listing_notes(listing),
+            *unturned_notes(run.n_unturned, "computed"),
+            *network.notes,
+            *_older_features(run.extraction, store),
+            *tap_notes(features.attrs),
             *filter(None, [check.warning]),
             *_lost(features),
             *flat_features(features, table["row"].to_numpy()),
@@ -247,9 +353,14 @@ def _older_features(extraction: Extraction, store: Store) -> Iterator[str]:
         )
 
 
-def _rows_of(workload: Workload) -> np.ndarray:
-    """All rows of a workload, each once."""
-    rows = [np.asarray(todo.rows) for units in workload.values() for todo in units]
+def _rows_of(workload: Workload, number: int) -> np.ndarray:
+    """The rows of a workload that one extraction misses, each once."""
+    rows = [
+        np.asarray(todo.rows)
+        for wanted, units in workload.items()
+        for todo in units
+        if number in dict(wanted)
+    ]
     return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *rows]))
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,12 +14,11 @@ import torch
 from alike.extract.errors import BadImage, BadInput, StoreDamaged
 from alike.extract.forward import Forward, array_names
 from alike.extract.images import ImageSource, decode
-from alike.extract.lanes import BatchProgress, Lanes, UnitRows
+from alike.extract.lanes import UnitArrays, UnitRows
 from alike.extract.loading import RETRIED, FrameLoader, Image
 from alike.extract.networks import MEAN_OF, Extraction, Network, code_hash_of
 from alike.extract.stages import StageClock
 from alike.extract.store import UNIT, ArraySpec, Features, Store
-from alike.extract.twins import keep_signatures
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 """Pixels of one forward pass by the type of the device."""
@@ -36,8 +35,6 @@ BEST_COMPRESSION = 0.39
 CLASSIFIER = ("classifier/weight", "classifier/bias")
 """Constants of a group that hold the classifier of its network."""
 
-Workload = Mapping[tuple[str, ...], Sequence[UnitRows]]
-"""Names of arrays to the rows that miss all of them."""
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 """Name of an array to (shape of one row, dtype)."""
 
@@ -258,42 +255,19 @@ class ExtractionRun:
             self._repeats = True
         return forward
 
-    def compute(
-        self, names: tuple[str, ...], units: Sequence[UnitRows], progress: BatchProgress
-    ) -> dict[str, float]:
-        """Compute and commit rows in this process.
+    def forward_into(self, names: tuple[str, ...]) -> Forward:
+        """The forward pass that gives arrays of the group in the types that it stores.
 
         Args:
-            names: arrays to compute.
-            units: the rows that miss them.
-            progress: told of every batch.
-
-        Returns:
-            Busy seconds of each stage.
+            names: of the arrays.
         """
-        size, clock = self.frame_size(None), StageClock()
-        forward = self.forward(names, size)
+        forward = self.forward(names, self.frame_size(None))
         forward.store_as({name: self.features.arrays[name].dtype for name in names})
-        pinned = forward.device.type == "cuda"
-        load = FrameLoader(self.source, self.network.transform, size, pinned, clock)
+        return forward
 
-        def commit(unit: int, arrays: Mapping[str, np.ndarray], bad: Any, lost: Any) -> None:
-            self.features.write_unit(unit, arrays, bad, run_id=self.run_id, lost=lost)
-            mine = [row for row in self.features.unit_rows(unit) if row in load.thumbnails]
-            keep_signatures(self.store, {row: load.thumbnails.pop(row) for row in mine})
-
-        lanes = Lanes(
-            load,
-            forward,
-            self.images_of,
-            commit,
-            progress,
-            batch_size=self.settings.batch(size),
-            threads=self.settings.threads,
-        )
-        lanes.run(units)
-        self.n_unturned += len(load.unturned)
-        return dict(clock.seconds)
+    def commit(self, unit: int, part: UnitArrays) -> None:
+        """Write what a forward pass gave of a unit."""
+        self.features.write_unit(unit, part.arrays, part.bad, run_id=self.run_id, lost=part.lost)
 
     def fix_size(self, size: tuple[int, int]) -> None:
         """Set (height, width) of the frames: all workers must use the same."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alike.extract.errors import BadInput, NoStore
 from alike.flows.settings import Pipeline
-from alike.flows.steps import load, source_of
+from alike.flows.steps import load_one, source_of, taps_of
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
@@ -20,7 +20,6 @@ def check(pipeline: Pipeline) -> None:
         BadInput: the first fault found.
     """
     from alike.analysis.explain import explainer
-    from alike.extract.forward import choose_device, choose_precision
     from alike.extract.measures import measure_named
     from alike.extract.store import Store
 
@@ -30,14 +29,14 @@ def check(pipeline: Pipeline) -> None:
         measure_named(name)
     for name in pipeline.explain.methods:
         explainer(name)
-    choose_precision(pipeline.extract.precision, choose_device(pipeline.extract.device))
     _check_retrain(pipeline)
-    weights = pipeline.network.weights
-    weights_file = weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin"))
-    if weights_file and not Path(weights).is_file():
-        raise BadInput(f"network.weights = {weights!r}: no such file")
+    for number, one in enumerate(pipeline.networks, start=1):
+        weights_file = one.weights.endswith((".pth", ".pt", ".th", ".safetensors", ".bin"))
+        if weights_file and not Path(one.weights).is_file():
+            place = "network" if number == 1 else f"network {number}"
+            raise BadInput(f"{place}.weights = {one.weights!r}: no such file")
     source = source_of(pipeline)
-    _check_taps(load(pipeline, pipeline.network.weights), pipeline.extract.taps)
+    _check_networks(pipeline)
     labels = {item.label for item in source}
     if not labels:
         raise BadInput(f"{pipeline.images.source} holds no images: one folder per class expected")
@@ -48,6 +47,24 @@ def check(pipeline: Pipeline) -> None:
             f"{pipeline.images.source} holds {held}, expected two classes or more, "
             "for same-class pairs are compared with different-class pairs: one folder per class"
         )
+
+
+def _check_networks(pipeline: Pipeline) -> None:
+    """Refuse a tap that a network does not have, and networks that give the same features."""
+    from alike.extract.forward import choose_device, choose_precision
+
+    precision = choose_precision(pipeline.extract.precision, choose_device(pipeline.extract.device))
+    keys: list[str] = []
+    for settings in pipeline.networks:
+        network, taps = load_one(settings, settings.weights), taps_of(pipeline, settings)
+        _check_taps(network, taps)
+        keys.append(network.extraction((), precision).key)
+        before = keys.index(keys[-1]) + 1
+        if before < len(keys):
+            raise BadInput(
+                f"network {len(keys)} gives the features of network {before}, {keys[-1]}: leave "
+                "it out; further arrays of one network are its taps"
+            )
 
 
 def _check_taps(network: "Network", names: Sequence[str]) -> None:

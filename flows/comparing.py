@@ -1,5 +1,6 @@
 """Every network of a store against every other, as the command line and `rank_networks` ask."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alike.extract.progress import Progress, silent
@@ -19,6 +20,7 @@ def compare_all(
     where: str | None = None,
     seed: int = 0,
     jobs: "Jobs",
+    keys: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> "tuple[Ranking, NetworkPairs]":
     """Rank the networks and compare every two; both are kept in the store for the report.
@@ -30,6 +32,7 @@ def compare_all(
         where: only images with these values, such as `subset=val`.
         seed: of what is drawn.
         jobs: where blocks run.
+        keys: of the extractions; None: all of the store.
         progress: told after every few blocks.
 
     Raises:
@@ -39,7 +42,7 @@ def compare_all(
     from alike.analysis.similarity import network_pairs
 
     store.require_writable(PLACE)
-    networks = [store.features(key).only(where) for key in store.groups()]
+    networks = [store.features(key).only(where) for key in keys or store.groups()]
     ranking = rank_networks(
         networks, split=split, measure=measure, seed=seed, jobs=jobs, progress=progress
     )

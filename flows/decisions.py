@@ -20,8 +20,13 @@ from alike.train.trigger import Past
 
 
 def origin_of(pipeline: Pipeline) -> str:
-    """Changes with the settings of the network or of retraining; then all starts anew."""
-    return digest([pipeline.written.get(section) for section in ("network", "retrain")])
+    """Changes with the settings of the network or of retraining; then all starts anew.
+
+    Which arrays of it are stored changes no network.
+    """
+    network = dict(pipeline.written["network"])
+    network.pop("taps", None)
+    return digest([network, pipeline.written.get("retrain")])
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,49 @@ def graded(
                 raise
             tell(f"likeness: {error}")
     return tables
+
+
+GRADE_HEADS = {
+    "deletion": "deletion",
+    "deletion_to_energy": "less\nenergy",
+    "deletion_to_random": "less\nrandom",
+    "deletion_to_another": "less\nanother",
+    "insertion": "insertion",
+    "insertion_to_energy": "over\nenergy",
+    "insertion_to_random": "over\nrandom",
+    "agreement": "agree-\nment",
+    "randomised": "random\nweights",
+}
+"""Numbers of a grade to the heads of narrow columns."""
+
+
+def grades_shown(table: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
+    """Grades without their intervals, of at most 100 letters a line: for a terminal.
+
+    Args:
+        table: as `graded` gives it.
+
+    Returns:
+        What is graded, in words, to a table of texts; a star marks a difference or a correlation
+        whose interval does not contain zero.
+    """
+    import pandas as pd
+
+    def cell(row: "pd.Series[Any]", number: str) -> str:
+        value, low, high = (row[f"{number}{end}"] for end in ("", "_low", "_high"))
+        text = "" if pd.isna(value) else f"{value:.3f}".replace("0.", ".", 1)
+        level = number in ("deletion", "insertion")
+        return text + ("*" if not level and (low > 0 or high < 0) else "")
+
+    numbers = [name for name in GRADE_HEADS if name in table]
+    shown = {}
+    for kind, part in table.groupby("pairs", sort=False) if "pairs" in table else [("", table)]:
+        columns: dict[str, Any] = {"explainer": part["explainer"].tolist()}
+        for number in numbers:
+            columns[GRADE_HEADS[number]] = [cell(row, number) for _, row in part.iterrows()]
+        of, cells = part["n_images"].iloc[0], part["cells"].iloc[0]
+        fewer = part[part["n_counted"] < of]
+        ranked = [f"{row.n_counted} of {row.explainer}" for row in fewer.itertuples()]
+        title = f", {of} images of {cells} cells" + "".join(f", {one}" for one in ranked)
+        shown[f", {kind}{title}" if kind else title] = pd.DataFrame(columns)
+    return shown

@@ -25,7 +25,7 @@ def extract_images(
     group: str | None = None,
     twins: "Literal['together', 'ignore'] | None" = None,
     seed: int = 0,
-    workers: str | int | None = None,
+    cluster: str | int | None = None,
 ) -> "ExtractionReport":
     """Compute the features of images that have none yet, and store them.
 
@@ -52,14 +52,17 @@ def extract_images(
         opened.set_split(share, before.salt, validation_share)
     if twins is not None:
         opened.set_twins(twins)
-    report = _run(images, loaded, opened, {"taps": tuple(taps), **settings}, workers)
+    report = _run(images, loaded, opened, {"taps": tuple(taps), **settings}, cluster)
     keep_trained(opened.features(report.key))
     return replace(report, notes=(*report.notes, *held_out_notes(opened.features(report.key))))
 
 
 def _run(
-    images: Any, network: Any, store: Any, settings: dict[str, Any], workers: str | int | None
+    images: Any, network: Any, store: Any, settings: dict[str, Any], cluster: str | int | None
 ) -> "ExtractionReport":
+    from alike.flows.cluster import place_of
+
+    workers = place_of(cluster)
     if workers is None:
         from alike.extract.pipeline import extract
 

@@ -1,6 +1,7 @@
 """What a run gives back."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alike.extract.display import Displayed, Summary
@@ -19,6 +20,8 @@ class Finished(Displayed):
         bad: images that could not be used.
         notes: what a reader must know, as `PipelineRun` has it.
         alarms: what somebody must look at, a line each.
+        networks: names of several networks to the keys of their features, the first one first: it
+            is that of the settings or one that was retrained from it before; empty for one network.
     """
 
     report: Path
@@ -29,6 +32,7 @@ class Finished(Displayed):
     bad: int = 0
     notes: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
+    networks: Mapping[str, str] = field(default_factory=dict)
 
     def _summary(self) -> Summary:
         facts = {

@@ -1,6 +1,7 @@
 """What an index is asked for, as the command line and `alike.build_index` name it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
     from alike.extract.store import Features
-    from alike.index.disk import MapShards
     from alike.index.specs import Wish
 
 
@@ -69,12 +69,32 @@ def build_missing(
     tell(f"built in {report.seconds:.1f} s: {report.note}")
 
 
-def shard_runner(workers: str | None) -> "MapShards":
-    """What builds the shards: this process, or Dask workers."""
-    from alike.index.disk import one_by_one
+@contextmanager
+def index_workers(
+    cluster: str | int | None, features: "Features", measure: str, *, on_disk: bool
+) -> Iterator[dict[str, Any]]:
+    """What builds parts of an index, as arguments of `build_index`.
 
-    if workers is None:
-        return one_by_one
+    Shards of lists on disk are built by workers. Of an index in memory they embed the rows of a
+    measure that reads feature maps; it is chosen by measurement here, where it will answer.
+
+    Args:
+        cluster: as `place_of` takes it; None: this process builds all.
+        features: that are indexed.
+        measure: a key of `MEASURES`.
+        on_disk: whether its lists stay on disk.
+
+    Raises:
+        BadInput: no such workers, or no such measure.
+    """
     from alike.extract.distributed import map_on_workers
+    from alike.flows.cluster import cluster_jobs, place_of, row_mapper
 
-    return partial(map_on_workers, workers=workers)
+    place = place_of(cluster)
+    if place is None:
+        yield {}
+    elif on_disk:
+        yield {"map_shards": partial(map_on_workers, workers=place)}
+    else:
+        with cluster_jobs(place) as jobs:
+            yield {"map_blocks": row_mapper(jobs, features, measure, "embed")}

@@ -2,11 +2,13 @@
 
 import re
 import socket
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from alike.extract.secrets import masked
 from alike.flows.memo import digest
-from alike.flows.sections import Pipeline
+from alike.flows.sections import NetworkSettings, Pipeline
 
 _ID = 16
 _SHORT = 8
@@ -41,6 +43,25 @@ def network_label(name: str) -> str:
     return f"{Path(file).name}:{factory}" if colon and file.endswith(".py") else name
 
 
+def network_labels(networks: Sequence[NetworkSettings]) -> tuple[str, ...]:
+    """Networks as a run names them: with their weights where the network alone is not plain.
+
+    Example:
+        >>> one, two = (NetworkSettings(name="a.py:f", weights=w) for w in ("w/1.pth", "none"))
+        >>> network_labels([one]), network_labels([one, two])
+        (('a.py:f',), ('a.py:f 1.pth', 'a.py:f none'))
+    """
+    labels = [network_label(one.name) for one in networks]
+    weights = [Path(one.weights).name for one in networks]
+    for more in (weights, [f"({number})" for number in range(1, len(labels) + 1)]):
+        count = Counter(labels)
+        labels = [
+            f"{label} {word}" if count[label] > 1 else label
+            for label, word in zip(labels, more, strict=True)
+        ]
+    return tuple(labels)
+
+
 def title_of(pipeline: Pipeline) -> str:
     """The title, or the name of the settings file's folder."""
     place = pipeline.place
@@ -61,5 +82,6 @@ def artifact_key(pipeline: Pipeline, what: str) -> str:
 
 def run_tags(pipeline: Pipeline) -> list[str]:
     """Tags of a run, by which a server finds all of a pipeline, a network or a store."""
-    own = ["alike", f"network {network_label(pipeline.network.name)}"]
+    networks = dict.fromkeys(network_label(one.name) for one in pipeline.networks)
+    own = ["alike", *(f"network {name}" for name in networks)]
     return [*own, f"store {store_id(pipeline.store_place)[:_SHORT]}", *pipeline.prefect.tags]

@@ -36,26 +36,36 @@ SplitOption = Annotated[
 ]
 
 
-def _an_address(dask: str | None) -> str | None:
-    if dask is not None and ":" not in dask:
-        raise typer.BadParameter(
-            f"{dask!r} is no address such as tcp://10.0.0.1:8786; --workers starts processes here"
-        )
-    return dask
+def _a_cluster(cluster: str | None) -> str | None:
+    from alike.extract.errors import BadInput
+    from alike.flows.cluster import place_of
+
+    try:
+        place_of(cluster)
+    except BadInput as error:
+        raise typer.BadParameter(str(error)) from None
+    return cluster
 
 
-DaskOption = Annotated[
+ClusterOption = Annotated[
     str | None,
     typer.Option(
-        "--dask",
-        callback=_an_address,
-        help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786.",
+        "--cluster",
+        callback=_a_cluster,
+        help="Dask workers: a number of processes, local (one a core), or tcp://scheduler:port.",
     ),
 ]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, max=1024, help="Processes of a local Dask cluster."),
-]
+
+
+def _said(option: typer.CallbackParam, cluster: str | None) -> str | None:
+    if _a_cluster(cluster) is not None:
+        typer.echo(f"note: {option.opts[0]} {cluster} is now --cluster {cluster}", err=True)
+    return cluster
+
+
+OldDaskOption = Annotated[str | None, typer.Option("--dask", callback=_said, hidden=True)]
+OldWorkersOption = Annotated[str | None, typer.Option("--workers", callback=_said, hidden=True)]
+OldShardsOption = Annotated[str | None, typer.Option("--shards", callback=_said, hidden=True)]
 
 
 def _accept_any(trust: bool) -> bool:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from alike.flows import sections
 from alike.flows.sections import Pipeline
 
+OTHERS = "others"
+"""The field with the second and further networks: a file names all by `[[network]]`."""
+
 
 def _descriptions() -> dict[str, dict[str, str]]:
     """Class to setting to the text that stands under it in the source."""
@@ -40,15 +43,23 @@ def _without_required(section: type[BaseModel], texts: dict[str, dict[str, str]]
     fields: dict[str, Any] = {}
     own = texts.get(section.__name__, {})
     for name, field in section.model_fields.items():
+        if name == OTHERS:
+            continue
         kind = _section_in(field.annotation)
         given = _without_required(kind, texts) if kind else Any
         text = own.get(name, "") if not kind else inspect.getdoc(kind) or ""
         extra = None if kind else _schema_of(section, name)
         fields[name] = (
-            given | None if kind else Any,
+            _given(section, name, given) if kind else Any,
             Field(default=None, description=text or None, json_schema_extra=extra),
         )
     return create_model(section.__name__, __base__=_Partial, __doc__=section.__doc__, **fields)
+
+
+def _given(section: type[BaseModel], name: str, one: Any) -> Any:
+    """A section, or where a file may have several of it, all of them in a list."""
+    several = name == "network" and OTHERS in section.model_fields
+    return one | list[one] | None if several else one | None
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
@@ -75,4 +86,4 @@ Overrides: Any = _without_required(Pipeline, _descriptions())
 def given_settings(overrides: BaseModel) -> dict[str, Any]:
     """What was given, as the tables of a settings file."""
     given: dict[str, Any] = overrides.model_dump(mode="json", exclude_none=True)
-    return {name: part for name, part in given.items() if part != {}}
+    return {name: part for name, part in given.items() if part not in ({}, [])}

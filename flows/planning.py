@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.flows.steps import load, source_of
+from alike.flows.steps import load_one, source_of, taps_of
 
 if TYPE_CHECKING:
     from alike.extract.images import ImageSource
@@ -42,9 +42,10 @@ class Sample:
     Attributes:
         images: that were computed.
         listed: images of the source.
-        arrays: name to shape and type of what is stored.
+        arrays: name to shape and type of what is stored of the first network.
         ratio: name of a map to its stored bytes over its decoded ones.
-        stages: busy seconds an image of read, decode, forward and write, over all threads.
+        stages: busy seconds an image of read, decode, forward and write, over all threads; of a
+            pass by all networks.
         list_seconds: to read and hash one image.
         parts: bytes below the store by folder, of the sample.
         per_image: bytes below the store an image, features left out, by folder.
@@ -52,6 +53,7 @@ class Sample:
         device: that the forward pass ran on.
         gpus: that this machine has.
         notes: what could not be measured.
+        others: what is stored of the second and further networks.
     """
 
     images: int
@@ -66,6 +68,34 @@ class Sample:
     device: str
     gpus: int
     notes: tuple[str, ...] = ()
+    others: tuple["Stored", ...] = ()
+
+    @property
+    def stored(self) -> tuple["Stored", ...]:
+        """What is stored of every network, in their order."""
+        return Stored(self.arrays, self.ratio), *self.others
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Arrays of one network.
+
+    Attributes:
+        arrays: name to shape and type.
+        ratio: name of a map to its stored bytes over its decoded ones.
+    """
+
+    arrays: "Mapping[str, ArraySpec]"
+    ratio: Mapping[str, float]
+
+    def bytes(self, images: int) -> int:
+        """Of so many images; beside them one byte a row: whether it has a feature."""
+        from alike.extract.store import VALID_ROWS
+
+        arrays = sum(
+            feature_bytes(spec, self.ratio[name], images) for name, spec in self.arrays.items()
+        )
+        return arrays + -(-images // VALID_ROWS) * (VALID_ROWS + 4)
 
 
 @dataclass(frozen=True)
@@ -124,7 +154,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
 
     from alike.extract.forward import choose_device
     from alike.extract.images import image_id
-    from alike.extract.pipeline import extract
+    from alike.extract.pipeline import extract_networks
     from alike.extract.preview import spread
     from alike.extract.store import Store
 
@@ -135,22 +165,22 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     for path in paths[:LEAST]:
         image_id(source.read(path))
     list_seconds = (time.perf_counter() - started) / max(len(paths[:LEAST]), 1)
-    network = load(pipeline, pipeline.network.weights)
+    networks = [(load_one(one, one.weights), taps_of(pipeline, one)) for one in pipeline.networks]
     settings: dict[str, Any] = {
-        "taps": pipeline.extract.taps, "device": pipeline.extract.device,
-        "precision": pipeline.extract.precision, "batch_size": pipeline.extract.batch_size,
+        "device": pipeline.extract.device, "precision": pipeline.extract.precision,
+        "batch_size": pipeline.extract.batch_size,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="alike-plan-") as folder:
         store = Store.open(f"{folder}/store", create=True)
         store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
-        first = extract(_Part(source, set(paths[:: max(len(paths) // 8, 1)])), network, store,
-                        **settings)  # fmt: skip
+        few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
+        first, *_ = extract_networks(few, networks, store, **settings)
         if not first.n_rows:
             raise BadInput(f"none of {first.n_listed} images of {source.spec} can be used")
         one = max(sum(first.stages.values()) / first.n_computed, 1e-4)
         count = min(max(int(seconds / one), LEAST), len(paths))
         chosen = set(paths[:: max(len(paths) // count, 1)])
-        report = extract(_Part(source, chosen), network, store, **settings)
+        report, *others = extract_networks(_Part(source, chosen), networks, store, **settings)
         computed = report if report.n_computed else first
         stages = {name: busy / computed.n_computed for name, busy in computed.stages.items()}
         features = store.features(report.key)
@@ -169,7 +199,12 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             device=str(choose_device(pipeline.extract.device)),
             gpus=torch.cuda.device_count(),
             notes=tuple(notes),
+            others=tuple(_stored_of(store.features(one.key)) for one in others),
         )
+
+
+def _stored_of(features: "Features") -> Stored:
+    return Stored(features.arrays, _ratios(features))
 
 
 def _analyse(pipeline: "Pipeline", features: "Features") -> list[str]:
@@ -268,34 +303,45 @@ def plan(
         gpus: devices that extract; None: this machine's, or its processor.
     """
     n = sample.listed if images is None else images
-    networks = 1 + (pipeline.analyse.untrained and pipeline.network.weights != "none")
-    store = _store_bytes(pipeline, sample, n, networks)
+    extracted = _extractions(pipeline, sample)
+    store = _store_bytes(pipeline, sample, n, extracted)
     memory = _memory(pipeline, sample, n)
-    seconds, stage = _times(pipeline, sample, n, networks, gpus)
+    seconds, stage = _times(pipeline, sample, n, len(extracted), gpus)
     slowest = max(seconds, key=lambda name: seconds[name])
     bound = f"{slowest}, by {stage}" if slowest == "extract" else slowest
     free = _free(pipeline)
     notes = list(sample.notes)
     if gpus and not sample.gpus:
         notes.append("this machine has no GPU: each of them counts as fast as its processor")
-    made = Plan(n, networks, store, memory, seconds, bound, free, notes=notes)
-    return Plan(**{**vars(made), "advice": _advice(made, sample)})
+    made = Plan(n, len(extracted), store, memory, seconds, bound, free, notes=notes)
+    return Plan(**{**vars(made), "advice": _advice(made, extracted)})
 
 
-def _store_bytes(pipeline: "Pipeline", sample: Sample, n: int, networks: int) -> dict[str, int]:
-    from alike.extract.store import UNIT, VALID_ROWS
+def _extractions(pipeline: "Pipeline", sample: Sample) -> list[Stored]:
+    """What is stored: of every network, and of every architecture with random weights."""
+    random: dict[str, Stored] = {}
+    untrained = set()
+    for settings, stored in zip(pipeline.networks, sample.stored, strict=True):
+        bare = settings.model_copy(update={"weights": "none", "classes": (), "taps": None})
+        random.setdefault(bare.model_dump_json(), stored)
+        if settings.weights == "none":
+            untrained.add(bare.model_dump_json())
+    further = [one for name, one in random.items() if name not in untrained]
+    return [*sample.stored, *(further if pipeline.analyse.untrained else [])]
+
+
+def _store_bytes(
+    pipeline: "Pipeline", sample: Sample, n: int, extracted: list[Stored]
+) -> dict[str, int]:
+    from alike.extract.store import UNIT
     from alike.index.kinds import INDEX_KINDS
 
-    features = sum(
-        feature_bytes(spec, sample.ratio[name], n) for name, spec in sample.arrays.items()
-    )
-    # Beside them one byte a row, in whole chunks: whether it has a feature.
-    features += -(-n // VALID_ROWS) * (VALID_ROWS + 4)
-    chunks = sum(UNIT / spec.chunk_rows for spec in sample.arrays.values())
-    record = sample.parts.get("ledger", 0.0) + 16 / 3 * chunks
+    networks = len(extracted)
+    chunks = sum(UNIT / spec.chunk_rows for one in extracted for spec in one.arrays.values())
+    ledger = sample.parts.get("ledger", 0.0) / len(sample.stored) * networks + 16 / 3 * chunks
     store = {
-        "features": features * networks,
-        "ledger": record * max(-(-n // UNIT), 1) * networks,
+        "features": sum(one.bytes(n) for one in extracted),
+        "ledger": ledger * max(-(-n // UNIT), 1),
         "index": INDEX_KINDS["flat"].bytes(n, _dimension(pipeline, sample)),
     }
     if pipeline.index.memory is not None:
@@ -321,7 +367,7 @@ def _memory(pipeline: "Pipeline", sample: Sample, n: int) -> dict[str, int]:
     from alike.extract.store import UNIT
     from alike.index.kinds import INDEX_KINDS
 
-    row = sum(spec.row_bytes for spec in sample.arrays.values())
+    row = sum(spec.row_bytes for one in sample.stored for spec in one.arrays.values())
     more = max(min(n, UNIT) - sample.images, 0)
     worker = sample.memory + UNIT_COPIES * row * more
     dimension = _dimension(pipeline, sample)
@@ -359,12 +405,15 @@ def _times(
     of_measure = Load(evaluated, dimension, evaluated).seconds(
         intervals=pipeline.analyse.bootstrap > 0
     )
-    embedding = n * sample.stages["write"] / cores
+    embedding = n * sample.stages["write"] / len(sample.stored) / cores
+    passes = 1 + (networks > len(sample.stored))
+    several = {"compare": len(sample.stored) * of_measure / cores} if sample.others else {}
     return {
         "list": n * sample.list_seconds / max(cores, 4),
-        "extract": n * stages[stage] * networks,
+        "extract": n * stages[stage] * passes,
         "index": embedding + n * dimension * 4 / 1e9,
         "analyse": measures * networks * of_measure / cores,
+        **several,
     }, stage
 
 
@@ -377,21 +426,21 @@ def _free(pipeline: "Pipeline") -> dict[str, int]:
     return {"disk": shutil.disk_usage(above).free, "memory": int(memory.total)}
 
 
-def _advice(made: Plan, sample: Sample) -> list[str]:
+def _advice(made: Plan, extracted: list[Stored]) -> list[str]:
     """Why it cannot fit here, and what to do."""
     advice = []
     if made.bytes > made.free["disk"]:
-        sizes = {
-            name: feature_bytes(spec, sample.ratio[name], made.images)
-            for name, spec in sample.arrays.items()
-        }
+        sizes: dict[str, int] = {}
+        for one in extracted:
+            for name, spec in one.arrays.items():
+                size = feature_bytes(spec, one.ratio[name], made.images)
+                sizes[name] = sizes.get(name, 0) + size
         largest = max(sizes, key=lambda name: sizes[name])
-        size = sizes[largest] * made.networks / 1e9
         others = "leave it out of [extract] taps, " if largest not in ("gap", "pixels") else ""
         advice.append(
             f"the store takes {made.bytes / 1e9:.3g} GB, {made.free['disk'] / 1e9:.3g} GB are "
-            f"free: {largest} takes {size:.3g} GB of it; {others}free some space, or name another "
-            "[output] folder"
+            f"free: {largest} takes {sizes[largest] / 1e9:.3g} GB of it; {others}free some space, "
+            "or name another [output] folder"
         )
     for name, needed in made.memory.items():
         if needed > made.free["memory"]:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from alike.extract.progress import Progress
 from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
-from alike.flows import steps
+from alike.flows import beside, steps
 from alike.flows.alarm import watch
+from alike.flows.beside import Beside
 from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.memo import RunFile, alone_in, digest
-from alike.flows.names import network_label
+from alike.flows.names import network_labels
 from alike.flows.orchestration import step
 from alike.flows.recording import (
     failure,
@@ -90,35 +91,35 @@ def run_steps(run: PipelineRun) -> Finished:
     accepted = log.accepted()
     run.notes.extend(log.lost())
     weights = accepted.weights if accepted else run.pipeline.network.weights
-    label = network_label(run.pipeline.network.name)
-    key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
+    label, *_ = labels = network_labels(run.pipeline.networks)
+    others = beside.others_of(run)
+    if others:
+        extract = step(beside.extract_networks, f"extract {', '.join(labels)}")
+        key, *keys = extract(run, weights, others)
+        others = [replace(one, key=of) for one, of in zip(others, keys, strict=True)]
+    else:
+        key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
     report = run.folder / "report.html"
     _note_changes(run, key)
-    earlier = None if run.seconds else run.memo.outputs("report", _question(run, own, key))
+    question = _question(run, own, key, others)
+    earlier = None if run.seconds else run.memo.outputs("report", question)
     if earlier is not None:
         run.decide(earlier["decisions"])
         note_policy(run)
-        _record_again(run, key, report, digest(_question(run, own, key)))
-        return _finished(run, key, report, earlier["decisions"], reused=True)
+        _record_again(run, key, report, digest(question))
+        done = _finished(run, key, report, earlier["decisions"], reused=True)
+        return replace(done, networks=_networks(labels, key, others))
     purge_images(run)
-    untrained = None
-    if run.pipeline.analyse.untrained:
-        # Of a network without weights it is the network itself, with which those that are
-        # retrained from it are compared.
-        random = weights == "none"
-        untrained = (
-            key
-            if random
-            else step(steps.extract_images, "extract untrained")(run, "none", "untrained", own)
-        )
+    untrained, others = _untrained(run, own, Accepted(weights, key), others)
     step(steps.build, f"index {label}")(run, key, "network")
-    beside = None if untrained == key else untrained
-    before = step(steps.evaluate_group, f"analyse {label}")(run, key, "network", beside)
+    random = None if untrained == key else untrained
+    before = step(steps.evaluate_group, f"analyse {label}")(run, key, "network", random)
     step(steps.explain, f"explain {label}")(run, key, weights, "network")
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()
+    _compare_with(run, rounds, others)
     run.memo.forget("report")
-    question, history = _question(run, own, rounds.served), History(run.store())
+    question, history = _question(run, own, rounds.served, others), History(run.store())
     record, images = record_of(run, history, rounds.current, digest(question))
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)
@@ -126,8 +127,50 @@ def run_steps(run: PipelineRun) -> Finished:
     run.memo.record("report", question, {"decisions": run.decisions}, files)
     history.write(finished(record, run, report), images)
     run.store().set_served(rounds.served)
-    drop_networks(run, rounds.compared)
-    return _finished(run, rounds.served, report, run.decisions)
+    beside_it = {key for one in others for key in (one.key, one.untrained) if key}
+    drop_networks(run, rounds.compared | beside_it)
+    done = _finished(run, rounds.served, report, run.decisions)
+    return replace(done, networks=_networks(labels, key, others))
+
+
+def _networks(labels: Sequence[str], key: str, others: list[Beside]) -> dict[str, str]:
+    """Names of several networks to their features; none of a single one."""
+    keys = [key, *(one.key for one in others)]
+    return dict(zip(labels, keys, strict=True)) if others else {}
+
+
+def _untrained(
+    run: PipelineRun, own: "Network", network: Accepted, others: list[Beside]
+) -> tuple[str | None, list[Beside]]:
+    """Key of the first architecture with random weights, and the others with theirs.
+
+    None if the settings ask for none. Of a network without weights it is the network itself, with
+    which those that are retrained from it are compared.
+    """
+    if not run.pipeline.analyse.untrained:
+        return None, others
+    if others:
+        key, *keys = step(beside.extract_untrained, "extract untrained")(run, own, others)
+        return key, [replace(one, untrained=of) for one, of in zip(others, keys, strict=True)]
+    if network.weights == "none":
+        return network.key, others
+    extract = step(steps.extract_images, "extract untrained")
+    return extract(run, "none", "untrained", own), others
+
+
+def _compare_with(run: PipelineRun, rounds: Rounds, others: list[Beside]) -> None:
+    """Analyse the other networks, and compare all, the first before and after retraining."""
+    from alike.analysis.report import main_measure
+
+    if not others:
+        beside.forget_comparison(run)
+        return
+    for one in others:
+        step(beside.analyse_beside, f"analyse {one.label}")(run, one)
+    keys = [rounds.first, *([rounds.after.key] if rounds.after else [])]
+    every = list(dict.fromkeys([*keys, *(one.key for one in others)]))
+    measure = main_measure(rounds.current)
+    step(beside.compare_networks, "compare networks")(run, every, measure)
 
 
 def _note_changes(run: PipelineRun, key: str) -> None:
@@ -170,12 +213,16 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
         watch(run.pipeline, store, run.tell)
 
 
-def _question(run: PipelineRun, own: "Network", key: str) -> dict[str, Any]:
+def _question(
+    run: PipelineRun, own: "Network", key: str, others: Sequence[Beside]
+) -> dict[str, Any]:
     """All that the report of a run depends on, for the network that it serves at its end."""
     from alike.analysis.analyse import VERSION
 
     store = run.store()
+    every = [[one.network.identity, store.features(one.key).digest] for one in others]
     return {
+        **({"others": every} if others else {}),
         "settings": run.pipeline.written,
         "images": steps.view_digest(store),
         "share": steps.sides_of(store),

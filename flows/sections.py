@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -68,6 +69,26 @@ def _laid_over(whole: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]
         elif isinstance(value, str | dict | list):
             laid[key] = value
     return laid
+
+
+SEVERAL = "[[network]]"
+"""Where the second and further tables `[[network]]` stand before they are checked."""
+
+
+def networks_of(tables: dict[str, Any]) -> list[Any]:
+    """The networks of a settings file's tables: of `[network]`, or of all `[[network]]`."""
+    networks = tables.get("network")
+    if isinstance(networks, list):
+        return networks
+    return [networks, *tables.get(SEVERAL, ())]
+
+
+def _numbered(tables: dict[str, Any]) -> dict[str, Any]:
+    """The same with a table for each network: `network`, `network 2` and so on."""
+    shown = {name: part for name, part in tables.items() if name not in (SEVERAL, "others")}
+    networks = [*networks_of(tables), *tables.get("others", ())]
+    later = {f"network {number}": one for number, one in enumerate(networks[1:], start=2)}
+    return {**shown, "network": networks[0], **later}
 
 
 def _without_nul(text: str) -> str:
@@ -184,6 +205,8 @@ class NetworkSettings(_Section):
     """Which of several outputs the logits are, if that is not plain: a name, or a place."""
     seed: Seed = 0
     """Seed of random weights."""
+    taps: tuple[str, ...] | None = Added
+    """The arrays to store of this network; unset: those of [extract]."""
 
 
 class Extract(_Section):
@@ -364,7 +387,7 @@ class AlarmSettings(_Section):
 
 
 class ClusterSettings(_Section):
-    """Where extraction, analysis and comparison compute."""
+    """Where extraction, analysis, comparison and the index of feature maps compute."""
 
     dask: str | None = None
     """Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, or `local`: processes of this
@@ -433,6 +456,10 @@ class Pipeline(_Section):
 
     images: Images
     network: NetworkSettings
+    others: tuple[NetworkSettings, ...] = Field(
+        default=(), validation_alias=SEVERAL, exclude_if=lambda value: not value
+    )
+    """The second and further [[network]]: extracted and analysed, and compared with the first."""
     extract: Extract = Extract()
     index: Index = Index()
     analyse: Analyse = Analyse()
@@ -457,9 +484,17 @@ class Pipeline(_Section):
             raw: the same before references to the environment were replaced; None: there are none.
         """
         record = self.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-        record["network"]["transform"] = given["network"].get("transform")
+        networks = [record["network"], *record.get("others", ())]
+        for one, table in zip(networks, networks_of(given), strict=True):
+            one["transform"] = table.get("transform")
         self._written = record
-        self._shown = _laid_over(self.model_dump(mode="json"), given if raw is None else raw)
+        whole = _numbered(self.model_dump(mode="json"))
+        self._shown = _laid_over(whole, _numbered(given if raw is None else raw))
+
+    @property
+    def networks(self) -> tuple[NetworkSettings, ...]:
+        """Every network: first the one that is indexed, retrained and served."""
+        return self.network, *self.others
 
     @property
     def store_place(self) -> str:
@@ -492,6 +527,20 @@ class Pipeline(_Section):
         They do not change when a folder is moved with the settings file in it.
         """
         return self._written
+
+    @field_validator("others")
+    @classmethod
+    def _each_once(
+        cls, others: tuple[NetworkSettings, ...], info: ValidationInfo
+    ) -> tuple[NetworkSettings, ...]:
+        networks = [info.data.get("network"), *others]
+        for number, one in enumerate(networks):
+            if one in networks[:number]:
+                before = networks.index(one) + 1
+                raise ValueError(
+                    f"network {number + 1} is network {before} once more: name it once"
+                )
+        return others
 
     @field_validator("title")
     @classmethod

@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from alike.extract.errors import BadInput
 from alike.extract.places import expanded
 from alike.extract.secrets import filled, hide, masked
-from alike.flows.sections import Output, Pipeline, TransformSettings, parse_bytes
+from alike.flows.sections import (
+    SEVERAL,
+    NetworkSettings,
+    Output,
+    Pipeline,
+    TransformSettings,
+    parse_bytes,
+)
 
 __all__ = ["Pipeline", "checked_transform", "parse_bytes", "read_pipeline"]
 
@@ -31,17 +38,22 @@ def read_pipeline(path: Path, overrides: Mapping[str, Any] | None = None) -> Pip
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; expected a pipeline.toml (see `alike run --help`)")
+    text = ""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if {"[network]", "[[network]]"} <= {line.strip() for line in text.splitlines()}:
+            raise BadInput(
+                f"{path} holds [network] and [[network]]: write [[network]] before each of several"
+            ) from error
         raise BadInput(f"{path} is not a TOML file: {error}") from error
     except RecursionError as error:
         raise BadInput(f"{path} nests its values too deep: settings are two levels deep") from error
-    for name, value in (overrides or {}).items():
-        raw[name] = {**raw.get(name, {}), **value} if isinstance(value, dict) else value
+    raw = _overridden(raw, overrides or {})
     given = filled(raw)
     try:
-        pipeline = Pipeline.model_validate(given)
+        pipeline = Pipeline.model_validate(_first_and_others(given, path))
     except ValidationError as error:
         raise BadInput(f"{path}: {'; '.join(map(_fault, error.errors()))}") from error
     pipeline.remember_as_written(given, raw)
@@ -49,6 +61,34 @@ def read_pipeline(path: Path, overrides: Mapping[str, Any] | None = None) -> Pip
     if pipeline.alarm.webhook:
         hide(pipeline.alarm.webhook, pipeline.shown["alarm"]["webhook"])
     return _resolved(pipeline, path.parent.resolve())
+
+
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a file with other settings; those of `network` go to the first network."""
+    tables = dict(raw)
+    for name, value in overrides.items():
+        before = tables.get(name, {})
+        if isinstance(value, dict) and isinstance(before, list):
+            tables[name] = [{**one, **value} if not at else one for at, one in enumerate(before)]
+        else:
+            tables[name] = {**before, **value} if isinstance(value, dict) else value
+    return tables
+
+
+def _first_and_others(tables: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Tables with the first `[[network]]` as the network, and the others beside it.
+
+    Raises:
+        BadInput: a list without a network.
+    """
+    networks = tables.get("network")
+    if SEVERAL in tables:
+        raise BadInput(f"{path}: {SEVERAL}: no such setting")
+    if not isinstance(networks, list):
+        return tables
+    if not networks:
+        raise BadInput(f"{path}: network = []: one [network] or more [[network]] must be given")
+    return {**tables, "network": networks[0], SEVERAL: networks[1:]}
 
 
 def checked_transform(**values: Any) -> TransformSettings:
@@ -64,7 +104,10 @@ def checked_transform(**values: Any) -> TransformSettings:
 
 
 def _fault(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    if error["loc"] == (SEVERAL,):
+        # The message names the networks.
+        return masked(str(error["msg"]).removeprefix("Value error, "))
+    place = ".".join(_place_in_file(error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{place}: no such setting"
     if error["type"] == "missing":
@@ -76,18 +119,28 @@ def _fault(error: Any) -> str:
     return masked(fault)
 
 
+def _place_in_file(loc: tuple[Any, ...]) -> list[str]:
+    """Names down to a setting; of several networks their number, from 1."""
+    if len(loc) > 1 and loc[0] == SEVERAL:
+        return [f"network {loc[1] + 2}", *map(str, loc[2:])]
+    return [str(part) for part in loc]
+
+
 def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     images = pipeline.images.model_copy(update={"source": _near(pipeline.images.source, base)})
-    network = pipeline.network
-    file, colon, factory = network.name.rpartition(":")
-    name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
-    network = network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
+    network, *others = (_beside(one, base) for one in pipeline.networks)
     store = pipeline.output.store
     if store is not None and "://" not in store:
         store = str(base / expanded(store))
     output = Output(folder=base / expanded(pipeline.output.folder), store=store)
-    resolved = {"images": images, "network": network, "output": output}
+    resolved = {"images": images, "network": network, "others": tuple(others), "output": output}
     return pipeline.model_copy(update=resolved)
+
+
+def _beside(network: NetworkSettings, base: Path) -> NetworkSettings:
+    file, colon, factory = network.name.rpartition(":")
+    name = _near(file, base) + colon + factory if file.endswith(".py") else network.name
+    return network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
 
 
 def _near(name: str, base: Path) -> str:

@@ -5,7 +5,8 @@ folder knows.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
 from alike.flows.cluster import Workers
 from alike.flows.memo import Memo, RemoteFile, RunFile, digest
+from alike.flows.sections import NetworkSettings
 from alike.flows.settings import Pipeline
 from alike.flows.trained_images import check_held_out, keep_trained
 
@@ -114,6 +116,13 @@ class PipelineRun:
         self.files.extend(self.memo.files(artefact))
         return outputs
 
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Take down the seconds of a step that ends well."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
     def explain(self, name: str, reason: str) -> None:
         """Say that a step runs, and why, before it does."""
         self.reasons.append(f"{name}: {reason}")
@@ -167,10 +176,20 @@ class PipelineRun:
 
 
 def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Network":
-    """The network of the settings with these weights; `like` gives the transform."""
+    """The first network of the settings with these weights; `like` gives the transform."""
+    return load_one(pipeline.network, weights, like)
+
+
+def load_one(settings: NetworkSettings, weights: str, like: "Network | None" = None) -> "Network":
+    """A network of the settings with these weights.
+
+    Args:
+        settings: of the network.
+        weights: those of the settings, those of a retraining, or ``none``.
+        like: gives the transform; None: the settings or the weights do.
+    """
     from alike.extract.networks import load_network
 
-    settings = pipeline.network
     transform = like.transform if like else None
     if transform is None and settings.transform is not None:
         transform = settings.transform.build()
@@ -187,6 +206,11 @@ def load(pipeline: Pipeline, weights: str, like: "Network | None" = None) -> "Ne
         weights_key=(settings.weights_key or "") if configured else "",
         weights_prefix=settings.weights_prefix if configured else None,
     )
+
+
+def taps_of(pipeline: Pipeline, settings: NetworkSettings) -> tuple[str, ...]:
+    """The arrays to store of a network."""
+    return pipeline.extract.taps if settings.taps is None else settings.taps
 
 
 def source_of(pipeline: Pipeline) -> "ImageSource":
@@ -229,9 +253,32 @@ def sides_of(store: "Store") -> list[Any]:
     return shares
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A network whose features are asked for.
+
+    Attributes:
+        name: in the times and reasons of the run.
+        network: loaded.
+        taps: to store.
+    """
+
+    name: str
+    network: "Network"
+    taps: tuple[str, ...]
+
+
 def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | None" = None) -> str:
     """Features of all images into the store; returns the key of their group."""
-    from alike.extract.pipeline import check_bad_share, extract
+    network = load(run.pipeline, weights, like)
+    asked = Asked(name, network, taps_of(run.pipeline, run.pipeline.network))
+    (key,) = extract_together(run, [asked])
+    return key
+
+
+def extract_together(run: PipelineRun, networks: Sequence[Asked]) -> tuple[str, ...]:
+    """Features of all images by several networks, in one pass; the keys of their groups."""
+    from alike.extract.pipeline import check_bad_share, extract_networks
     from alike.extract.run import BAD_SHARE
 
     started = time.perf_counter()
@@ -240,11 +287,10 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
     bad_share = BAD_SHARE if images.bad_share is None else images.bad_share
     store = run.store()
     split_store(run, store)
-    report = extract(
+    reports = extract_networks(
         source_of(run.pipeline),
-        load(run.pipeline, weights, like),
+        [(one.network, one.taps) for one in networks],
         store,
-        taps=settings.taps,
         device=settings.device,
         precision=settings.precision,
         batch_size=settings.batch_size,
@@ -255,21 +301,24 @@ def extract_images(run: PipelineRun, weights: str, name: str, like: "Network | N
     )
     # One reading of all images is enough for all networks of a run.
     run.rehash = False
-    if not report.n_rows:
-        first = report.bad.iloc[0]
-        raise BadInput(
-            f"none of the {report.n_listed} images of {run.pipeline.images.source} could be read; "
-            f"the first: {first.path}: {first.state}: {first.reason}"
-        )
-    check_bad_share(report, bad_share)
-    keep_trained(store.features(report.key))
-    run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
-    if report.n_computed:
-        run.seconds[f"extract {name}"] = time.perf_counter() - started
-        run.rates[f"extract {name}"] = report.n_computed / report.seconds
-    else:
-        run.reused.append(f"extract {name}")
-    return str(report.key)
+    for report in reports:
+        if not report.n_rows:
+            first = report.bad.iloc[0]
+            raise BadInput(
+                f"none of the {report.n_listed} images of {images.source} could be read; "
+                f"the first: {first.path}: {first.state}: {first.reason}"
+            )
+        check_bad_share(report, bad_share)
+        keep_trained(store.features(report.key))
+        run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
+    computed = [report.n_computed for report in reports]
+    names = [one.name for one in networks]
+    run.reused.extend(f"extract {name}" for name, n in zip(names, computed, strict=True) if not n)
+    if any(computed):
+        label = ", ".join(name for name, n in zip(names, computed, strict=True) if n)
+        run.seconds[f"extract {label}"] = time.perf_counter() - started
+        run.rates[f"extract {label}"] = max(computed) / reports[0].seconds
+    return tuple(str(report.key) for report in reports)
 
 
 def build(run: PipelineRun, key: str, name: str) -> None:
@@ -299,11 +348,12 @@ def build(run: PipelineRun, key: str, name: str) -> None:
         wish=Wish(recall=settings.recall, at=settings.at, memory=settings.memory),
         progress=run.progress,
     )
-    try:
-        ask()
-    except StoreDamaged:
-        # Nothing in an index is lost that the features do not hold.
-        ask(rebuild=True)
+    with run.workers.rows(features, settings.measure, "embed") as rows:
+        try:
+            ask(map_blocks=rows)
+        except StoreDamaged:
+            # Nothing in an index is lost that the features do not hold.
+            ask(map_blocks=rows, rebuild=True)
     run.seconds[label] = time.perf_counter() - started
     run.keep(artefact, inputs, {"key": key}, (card,))
 
@@ -321,9 +371,21 @@ def _holds_index(store: "Store", key: str, measure: str) -> bool:
 
 
 def evaluate_group(
-    run: PipelineRun, key: str, name: str, untrained: str | None = None
+    run: PipelineRun,
+    key: str,
+    name: str,
+    untrained: str | None = None,
+    stored: tuple[str, ...] | None = None,
 ) -> "Analysis":
-    """Distances, scores and tables of a group, over the images that no training saw."""
+    """Distances, scores and tables of a group, over the images that no training saw.
+
+    Args:
+        run: the run.
+        key: of the group.
+        name: in times and reasons.
+        untrained: key of the same architecture with random weights.
+        stored: measures in place of those of the settings; None: these.
+    """
     from alike.analysis.analyse import DEFAULT_MEASURES, VERSION, AnalysisSettings, analyse
     from alike.analysis.stored import Analysis
 
@@ -332,7 +394,7 @@ def evaluate_group(
     run.decide(check_held_out(features))
     beside = store.features(untrained) if untrained else None
     settings = run.pipeline.analyse
-    measures = settings.measures
+    measures = settings.measures if stored is None else stored
     trigger = run.pipeline.trigger_measure
     if run.pipeline.retrain and trigger not in (measures or DEFAULT_MEASURES):
         measures = (*(measures or DEFAULT_MEASURES), trigger)
@@ -461,13 +523,15 @@ def _draw(run: PipelineRun, key: str, network: "Network") -> list[RunFile]:
     if settings.examples and keep_examples(features, network, settings.examples):
         names.append(EXAMPLES)
     if settings.continuity_images:
-        continuity_of(
-            features,
-            network,
-            methods=settings.methods or METHODS,
-            n_images=settings.continuity_images,
-            progress=run.progress,
-        )
+        with run.workers.jobs() as jobs:
+            continuity_of(
+                features,
+                network,
+                methods=settings.methods or METHODS,
+                n_images=settings.continuity_images,
+                map_methods=jobs.stage("continuity") if jobs.remote else None,
+                progress=run.progress,
+            )
         names += [TABLE, PICTURE]
     if settings.confused and "last_conv" in features.arrays:
         keep_confused(features, settings.confused, split="held_out")

@@ -13,6 +13,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from alike.extract.errors import NoCluster
 from alike.extract.secrets import masked, masked_all
 from alike.flows.faults import passes
 from alike.flows.names import artifact_key
@@ -51,11 +52,15 @@ def run_task(
             # The server keeps what an error says.
             error.args = tuple(masked_all(list(error.args)))
             left = settings.retries + 1 - _attempt()
-            again = left > 0 and passes(error)
+            workers = run.workers
+            # A scheduler that answered before is started anew by whoever started it.
+            back = isinstance(error, NoCluster) and workers.reached
+            workers.reached = workers.reached or passes(error)
+            again = left > 0 and (back or passes(error))
             if again:
                 run.tell(f"{name}: {_one_line(error)}: tried again, {left} times at most")
                 # Of workers that died none is asked again.
-                run.workers.close()
+                workers.close()
             raise
 
     pauses = [settings.retry_seconds * 2.0**number for number in range(settings.retries)]

@@ -78,6 +78,7 @@ class Left:
         decisions: of the report.
         bad: images that could not be used.
         notes: that a run tells each time.
+        networks: names of several networks to the keys of their features.
     """
 
     state: State
@@ -87,6 +88,7 @@ class Left:
     decisions: list[str]
     bad: int
     notes: list[str]
+    networks: dict[str, str] = field(default_factory=dict)
 
 
 def leave(run: "PipelineRun", done: Finished, record: str) -> None:
@@ -101,7 +103,10 @@ def leave(run: "PipelineRun", done: Finished, record: str) -> None:
     # By both clocks: one of them may have been set while the run went on.
     passed = int((time.monotonic() - run.began) * 1e9)
     state = state_of(run.pipeline, code, min(run.began_ns, time.time_ns() - passed))
-    left = Left(state, code, record, done.key, list(done.decisions), done.bad, list(done.notes))
+    left = Left(
+        state, code, record, done.key, list(done.decisions), done.bad, list(done.notes),
+        dict(done.networks),
+    )  # fmt: skip
     aside = run.folder / f"{FILE}.part"
     aside.write_bytes(sealed_json(asdict(left)))
     aside.replace(run.folder / FILE)
@@ -152,6 +157,7 @@ def _finish(pipeline: "Pipeline", left: Left, tell: Callable[[str], object]) -> 
         bad=left.bad,
         notes=tuple(left.notes),
         alarms=watch(pipeline, store, tell),
+        networks=left.networks,
     )
 
 
@@ -209,23 +215,21 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
     """
     from alike.extract.store import remote_files
 
-    network = pipeline.network
     folder = pipeline.output.folder
+    weights = list(dict.fromkeys(one.weights for one in pipeline.networks))
     places = [Path(one) for one in code]
     # A new module beside them may come before the one that was loaded.
     for home in sorted({one.parent for one in places}):
         places += [*home.glob("*.py"), *home.glob("*/__init__.py")]
-    places += [
-        Path(name) for name in (network.weights, pipeline.images.source) if "://" not in name
-    ]
+    places += [Path(name) for name in (*weights, pipeline.images.source) if "://" not in name]
     settings = [
         pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster", "prefect"}),
         pipeline.written,
     ]
-    weights = Path(network.weights)
-    if "://" not in network.weights and weights.is_dir():
-        # The folder of a retraining.
-        places += sorted(weights.iterdir())
+    for retrained in (Path(name) for name in weights if "://" not in name):
+        if retrained.is_dir():
+            # The folder of a retraining.
+            places += sorted(retrained.iterdir())
     files = {str(place): _stamp(place) for place in places if not place.is_dir()}
     if began_ns is not None:
         newest = settled_before(began_ns)

@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.extract.display import Displayed, Summary, with_interval
+from alike.extract.embedding import MapBlocks, embed_blocks
 from alike.extract.errors import BadInput, StoreDamaged
-from alike.extract.measures import Measure, embed_rows, ready_measure
+from alike.extract.measures import Measure, ready_measure
 from alike.extract.progress import Progress, silent
 from alike.index.choose import EFFORT, choose
 from alike.index.disk import MapShards, build_on_disk, one_by_one
@@ -75,6 +77,7 @@ def build_index(
     kinds: Sequence[str] | None = None,
     on_disk: bool = False,
     map_shards: MapShards = one_by_one,
+    map_blocks: MapBlocks = map,
     rebuild: bool = False,
     effort: float = EFFORT,
     progress: Progress = silent,
@@ -95,6 +98,7 @@ def build_index(
         on_disk: leave inverted lists on disk and map them; the memory of the wish then bounds
             the shards that the index is built from.
         map_shards: builds these shards: `map`, or the like of it on workers.
+        map_blocks: embeds the rows of an index in memory: `map`, or the like of it on workers.
         rebuild: build anew in any case.
         effort: seconds to spend on building candidates, about.
         progress: told of rows embedded and added.
@@ -135,7 +139,8 @@ def build_index(
                 progress=progress,
             )
         else:
-            card = _build(features, ready, folder, table, wish, kinds, effort, progress)
+            embedding = partial(embed, features, ready, map_blocks=map_blocks)
+            card = _build(features, ready, folder, table, wish, kinds, effort, embedding, progress)
     note = f"{why}: {card.why}" if why else card.why
     return IndexReport(card, "rebuilt" if why else "built", note, time.perf_counter() - start)
 
@@ -182,6 +187,7 @@ def _build(
     wish: Wish,
     kinds: Sequence[str] | None,
     effort: float,
+    embedding: Callable[..., Float],
     progress: Progress,
 ) -> Card:
     rows, labels = table["row"].to_numpy(), table["label"].to_numpy()
@@ -192,7 +198,7 @@ def _build(
     small = len(rows) < SMALL
     places = None if small else np.argsort(order)
     scratch = None if small else folder / f"{uuid.uuid4().hex[:12]}.vectors"
-    vectors = embed(features, measure, rows, progress, places, scratch, wish.memory)
+    vectors = embedding(rows, progress, places, scratch, wish.memory)
     card = new_card(features, measure, wish, vectors)
     size = INDEX_KINDS["flat"].bytes(*vectors.shape)
     fits = wish.memory is None or size <= wish.memory
@@ -245,6 +251,7 @@ def embed(
     places: NDArray[np.int64] | None = None,
     scratch: Path | None = None,
     memory: int | None = None,
+    map_blocks: MapBlocks = map,
 ) -> Float:
     """Vectors (N, D) float32 of rows, read in whole shards.
 
@@ -256,10 +263,11 @@ def embed(
         places: (N,) where the vector of each row goes; None: in the order of rows.
         scratch: a file for them, if they take more than `memory`.
         memory: see `scratch`; None: they are in memory in any case.
+        map_blocks: embeds blocks of rows.
     """
     out: Float | None = None
-    for low in range(0, len(rows), EMBED_ROWS):
-        part = embed_rows(features, measure, rows[low : low + EMBED_ROWS])
+    low = 0
+    for part in embed_blocks(features, measure, rows, EMBED_ROWS, map_blocks):
         if out is None:
             shape = (len(rows), part.shape[1])
             if scratch is None or memory is None or 4 * shape[0] * shape[1] <= memory:
@@ -269,7 +277,8 @@ def embed(
                 out = np.asarray(np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape))
         at = slice(low, low + len(part))
         out[at if places is None else places[at]] = part
-        progress("embed", low + len(part), len(rows))
+        low += len(part)
+        progress("embed", low, len(rows))
     assert out is not None
     return out
 

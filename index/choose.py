@@ -34,6 +34,8 @@ Of equally fast kinds the smallest index is taken.
 
 PART = 20_000
 FINALISTS = 3
+SLOW = 0.5
+"""Share of the speed that one reached, below which a kind that promises it is not built."""
 EFFORT = 900.0
 
 
@@ -84,11 +86,15 @@ def choose(
         summary = _in_words(best[1], trial)
         return _chosen(candidates, best, f"exact search answers in {_ms(best[1])}: {summary}")
     others = [kind for kind in pool if not kind.exact] if trial.wish.recall < 1 else []
-    for kind, predicted in _ranked(others, trial, stage, progress):
+    slow = []
+    for kind, seconds, speed in _ranked(others, trial, stage, progress):
         spent = time.perf_counter() - start
-        if candidates and spent + predicted > effort:
+        if candidates and spent + seconds > effort:
             continue
         least = best[1].queries_per_second if best is not None else 0.0
+        if speed < SLOW * least:
+            slow.append(kind.name)
+            continue
         if trial.wish.memory is not None:
             # Two indexes at once would be more than was allowed.
             candidates = [(one, candidate.set_aside()) for one, candidate in candidates]
@@ -104,9 +110,10 @@ def choose(
         best = again, best[1]
     best = _remeasured(best, trial)
     summary = _in_words(best[1], trial)
-    return _chosen(
-        candidates, best, f"the fastest of {len(candidates)} kinds that holds: {summary}"
-    )
+    why = f"the fastest of {len(candidates)} kinds that holds: {summary}"
+    if slow:
+        why += f"; on a part of the vectors {', '.join(slow)} promised less than half of its speed"
+    return _chosen(candidates, best, why)
 
 
 def _allowed(trial: Trial, names: Sequence[str] | None) -> list[IndexKind]:
@@ -161,10 +168,13 @@ def _measured(kind: IndexKind, trial: Trial, least: float, progress: Progress) -
 
 def _ranked(
     kinds: Sequence[IndexKind], trial: Trial, stage: int, progress: Progress
-) -> list[tuple[IndexKind, float]]:
-    """Kinds worth building in full, the most promising first, with predicted seconds of it."""
+) -> list[tuple[IndexKind, float, float]]:
+    """Kinds worth building in full, the most promising first.
+
+    Each with the seconds of it and the queries a second that a part of the vectors promises.
+    """
     if trial.n < stage or not kinds:
-        return [(kind, 0.0) for kind in kinds]
+        return [(kind, 0.0, math.inf) for kind in kinds]
     size = min(PART, trial.n // 3)
     part = subset(trial, size)
     ratio = len(trial.vectors) / size
@@ -182,7 +192,7 @@ def _ranked(
             speed = fastest.queries_per_second / _growth(kind, ratio)
             promising.append((speed, kind, fastest.build_seconds * ratio * 1.2))
     promising.sort(key=lambda one: -one[0])
-    return [(kind, seconds) for _, kind, seconds in promising[:FINALISTS]]
+    return [(kind, seconds, speed) for speed, kind, seconds in promising[:FINALISTS]]
 
 
 def _growth(kind: IndexKind, ratio: float) -> float:

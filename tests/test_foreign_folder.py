@@ -40,11 +40,11 @@ STUDY = (
     "doctor",
     "check {images} --network {network} --weights none --images 2",
     "extract {images} --network {network} --weights none --store s --train-share 0.4 --threads 1",
-    "extract {images} --network {network} --weights none --store w --seed 1 --workers 2",
+    "extract {images} --network {network} --weights none --store w --seed 1 --cluster 2",
     "index --store s",
     "neighbours 3 {image} --store s -k 2",
     "analyse --store s --bootstrap 5 --measures gap_cosine",
-    "analyse --store w --bootstrap 5 --measures gap_cosine --workers 2",
+    "analyse --store w --bootstrap 5 --measures gap_cosine --cluster 2",
     "compare {key} {key} --store s --bootstrap 5",
     "explain {image} --store s --methods gradcam --to pictures",
     "map --store s --perplexity 2",
@@ -366,6 +366,6 @@ def test_a_network_file_imports_its_own_sibling(user_folder, python, installed, 
         "    from models import build_model\n    return build_model()\n"
     )
     words = ("extract", places["images"], "--network", "net.py:net", "--weights", "none")
-    for more in ((), ("--workers", "1")):
+    for more in ((), ("--cluster", "1")):
         store = f"s{len(more)}"
         python("-m", "alike", *words, "--store", store, *more, path=(installed,))

@@ -10,6 +10,7 @@ WHOLE_PROCESSES = {
     "analysis/test_analyse_kill.py",
     "extract/store/test_extraction_kill.py",
     "flows/test_agreement.py",
+    "flows/test_cluster_kill.py",
     "flows/test_demo.py",
     "flows/test_run_kill.py",
     "flows/test_sequences.py",

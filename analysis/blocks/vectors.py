@@ -6,6 +6,8 @@ the embedding less one fixed vector m (so that little cancels; 0 for inner produ
     cosine and inner: (1 - m . m) / 2 - z . m      key = 1 - inner product, the own distance.
 """
 
+import shutil
+import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -49,6 +51,9 @@ class Fetch(Protocol):
     def embedded(self, low: int, high: int) -> Array:
         """The vectors of these positions (high - low, D) as they are embedded, not centred."""
 
+    def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
+        """Vectors (high - low, D), what is to be taken from each (D,) to give z, and b."""
+
     def take(self, at: NDArray[np.int64]) -> "Fetch":
         """The same of these positions only."""
 
@@ -79,6 +84,13 @@ class Vectors:
     def block(self, low: int, high: int) -> Block:
         """Centred vectors (high - low, D) float32 and b (high - low,) float64."""
         return self.fetch(low, high)
+
+    def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
+        """Vectors, what is to be taken from each to give z, and b.
+
+        So a loop that reads z once need not have it written first.
+        """
+        return self.fetch.uncentred(low, high)
 
     def rows(self, at: NDArray[np.int64]) -> Block:
         """Z and b of these positions, ascending."""
@@ -172,6 +184,9 @@ class _Held:
     def embedded(self, low: int, high: int) -> Array:
         return self.x[low:high]
 
+    def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
+        return self.x[low:high], self.centre, self.b[low:high]
+
     def take(self, at: NDArray[np.int64]) -> "_Held":
         return _Held(self.x[at], self.centre, self.b[at])
 
@@ -210,6 +225,11 @@ class _Stored:
         """Embedded rows of these positions, not centred."""
         return embed_rows(self.features, self.measure, self.rows[low:high])
 
+    def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
+        """Blocks that stay are centred already: 0 is to be taken from them."""
+        z, b = self(low, high)
+        return z, np.zeros_like(self.centre), b
+
     def take(self, at: NDArray[np.int64]) -> "_Stored":
         """The same of these positions only."""
         return _Stored(self.features, self.measure, self.rows[at], self.centre)
@@ -232,7 +252,10 @@ def held_vectors(x: Array, form: Form) -> Vectors:
     """Vectors that are in memory already: (N, D) float32."""
     x = np.ascontiguousarray(x, dtype=np.float32)
     centre = _centre(x[spread(len(x), CENTRE_ROWS)], form)
-    return Vectors(len(x), form, centre, _Held(x, centre, centred(x, centre, form)[1]))
+    b = np.empty(len(x))
+    for low, high in blocks(*x.shape):
+        b[low:high] = centred(x[low:high], centre, form)[1]
+    return Vectors(len(x), form, centre, _Held(x, centre, b))
 
 
 @dataclass(frozen=True)
@@ -254,15 +277,32 @@ class MeasuredRows:
     def load(self, memory: int = MEMORY) -> Vectors:
         """Vectors that are held in memory if they need at most `memory` bytes.
 
-        Otherwise, as with 0, they are read where they are needed, as workers elsewhere must.
+        Otherwise they are embedded once into a file without a name, which goes with this process.
+        With 0, or where the disk has no room, they are read where they are needed, as workers
+        elsewhere must.
         """
-        if len(self.rows) * self.dim * 4 <= memory:
+        shape = len(self.rows), self.dim
+        if 4 * shape[0] * shape[1] <= memory:
             x = embed_rows(self.features, self.measure, self.rows)
             return held_vectors(x, self.measure.form)
+        if memory and (room := _scratch(shape)) is not None:
+            embed_rows(self.features, self.measure, self.rows, into=room)
+            return held_vectors(room, self.measure.form)
         few = self.rows[spread(len(self.rows), CENTRE_ROWS)]
         centre = _centre(embed_rows(self.features, self.measure, few), self.measure.form)
         stored = _Stored(self.features, self.measure, self.rows, centre)
         return Vectors(len(self.rows), self.measure.form, centre, stored)
+
+
+def _scratch(shape: tuple[int, int]) -> Array | None:
+    """A float32 array over a file that has no name; None if there would be less than half free."""
+    size = 4 * shape[0] * shape[1]
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < 2 * size:
+        return None
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # A plain array over the file, which stays open as long as the array.
+        return np.asarray(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
 
 
 def measured_rows(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> MeasuredRows:

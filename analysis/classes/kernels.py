@@ -8,24 +8,26 @@ from alike.analysis.blocks import compiled
 
 @compiled
 def add_class_sums(
-    z: NDArray[np.float32],
+    x: NDArray[np.float32],
+    centre: NDArray[np.float32],
     codes: NDArray[np.int64],
     s: NDArray[np.float64],
     norms: NDArray[np.float64],
 ) -> None:
-    """Add every row to the sum of its class in float64, and note |z|^2; reads z once.
+    """Add every z = x - centre to the sum of its class in float64, and note |z|^2; reads x once.
 
     Args:
-        z: (n, D).
+        x: (n, D).
+        centre: (D,); the difference is rounded to float32, as in `Vectors.block`.
         codes: (n,) class of each row.
         s: (C, D) sums of z, added to.
         norms: (n,) written.
     """
-    n, dim = z.shape
+    n, dim = x.shape
     for i in range(n):
-        row, total, square = z[i], s[codes[i]], 0.0
+        row, total, square = x[i], s[codes[i]], 0.0
         for d in range(dim):
-            value = np.float64(row[d])
+            value = np.float64(row[d] - centre[d])
             total[d] += value
             square += value * value
         norms[i] = square

@@ -95,12 +95,13 @@ def _block_moments(
     """The sums of some blocks of positions."""
     sums = _none(len(images.classes), vectors.dim, second)
     for low, high in some:
-        z, b = vectors.block(low, high)
+        x, centre, b = vectors.uncentred(low, high)
         codes = images.codes[low:high]
         own = np.zeros(high - low)
-        add_class_sums(z, codes, sums.s, own)
+        add_class_sums(x, centre, codes, sums.s, own)
         self_key = 2.0 * b - own
         if sums.m is not None:
+            z = x - centre
             add_scaled_sums(z, b, codes, sums.v)
             for code in np.unique(codes):
                 part = z[np.searchsorted(codes, code) : np.searchsorted(codes, code + 1)]

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from alike.analysis.explain.explain import explain_batch, explainer
-from alike.analysis.explain.inputs import class_name, network_for
+from alike.analysis.explain.inputs import class_name, network_for, worker_network
 from alike.extract.documents import read_npz
+from alike.extract.embedding import MapBlocks
 from alike.extract.frames import StoredImages
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
@@ -58,6 +59,7 @@ def explain_set(
     split: str | None = None,
     limit: int | None = None,
     batch_size: int = 16,
+    map_parts: MapBlocks = map,
     progress: Progress = silent,
 ) -> SetReport:
     """Explain the stored images, each for the class that the network predicts.
@@ -69,6 +71,8 @@ def explain_set(
         split: `train`, `held_out` or None for both.
         limit: only the first images of each class, about this many in all.
         batch_size: images explained at a time.
+        map_parts: explains parts of up to `PART` images: `map`, or the like of it on workers, which
+            load the network that made the features.
         progress: told after every part.
 
     Raises:
@@ -82,17 +86,21 @@ def explain_set(
     table = _limited(features.table(split), limit)
     parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]
     folder = f"explanations/{features.key}"
+    asked = [(method, part) for method in methods for part in parts]
+    names = [f"{folder}/{method}/{_hash(part)}.npz" for method, part in asked]
+    absent = {name for name in names if features.store.files.size(name) is None}
+    todo = [one for one, name in zip(asked, names, strict=True) if name in absent]
+    made = iter(map_parts(_PartExplanations(features, network, batch_size), todo))
     tables, n_computed = [], 0
-    for number, (method, part) in enumerate((m, p) for m in methods for p in parts):
-        name = f"{folder}/{method}/{_hash(part)}.npz"
-        try:
-            archive = features.store.read_file(name)
-        except FileNotFoundError:
-            archive = _explained(features, network, method, part, batch_size)
+    for number, ((method, part), name) in enumerate(zip(asked, names, strict=True)):
+        if name in absent:
+            archive = next(made)
             features.store.write_file(name, archive)
             n_computed += len(part)
+        else:
+            archive = features.store.read_file(name)
         tables.append(_listed(method, part, archive, network))
-        progress("explain", number + 1, len(parts) * len(methods), method)
+        progress("explain", number + 1, len(asked), method)
     table_of_all = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     return SetReport(table_of_all, n_computed, len(table_of_all) - n_computed, folder)
 
@@ -117,22 +125,42 @@ def _hash(part: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join([VERSION, *part["image_id"]]).encode()).hexdigest()[:16]
 
 
-def _explained(
-    features: "Features", network: "Network", method: str, part: pd.DataFrame, batch_size: int
-) -> bytes:
-    stored = StoredImages.of(features.store, part)
-    images = [stored.read(int(row)) for row in part["row"]]
-    explanations = list(explain_batch(images, network, method, batch_size=batch_size))
-    archive = io.BytesIO()
-    np.savez_compressed(
-        archive,
-        rows=part["row"].to_numpy(np.int64),
-        target=np.array([one.target for one in explanations], np.int64),
-        score=np.array([one.score for one in explanations], np.float32),
-        probability=np.array([one.probability for one in explanations], np.float32),
-        relevance=np.stack([one.relevance for one in explanations]).astype(np.float32),
-    )
-    return archive.getvalue()
+@dataclass(frozen=True)
+class _PartExplanations:
+    """Explains parts of the images; it travels to a worker by the place of the store."""
+
+    features: "Features"
+    network: "Network"
+    batch_size: int
+
+    def __call__(self, asked: tuple[str, pd.DataFrame]) -> bytes:
+        """The archive of a method and a part."""
+        method, part = asked
+        stored = StoredImages.of(self.features.store, part)
+        images = [stored.read(int(row)) for row in part["row"]]
+        explained = explain_batch(images, self.network, method, batch_size=self.batch_size)
+        explanations = list(explained)
+        archive = io.BytesIO()
+        np.savez_compressed(
+            archive,
+            rows=part["row"].to_numpy(np.int64),
+            target=np.array([one.target for one in explanations], np.int64),
+            score=np.array([one.score for one in explanations], np.float32),
+            probability=np.array([one.probability for one in explanations], np.float32),
+            relevance=np.stack([one.relevance for one in explanations]).astype(np.float32),
+        )
+        return archive.getvalue()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without weights and open files."""
+        return _opened, (self.features.store.place, self.features.key, self.batch_size)
+
+
+def _opened(place: str, key: str, batch_size: int) -> _PartExplanations:
+    from alike.extract.store import Store
+
+    features = Store.open(place).features(key)
+    return _PartExplanations(features, worker_network(features), batch_size)
 
 
 def _listed(method: str, part: pd.DataFrame, archive: bytes, network: "Network") -> pd.DataFrame:

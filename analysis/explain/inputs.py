@@ -81,6 +81,13 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
     return replace(network, class_names=tuple(names)) if names else network
 
 
+def worker_network(features: "Features") -> "Network":
+    """The same in a worker: whoever gave it the work has agreed to the network's file."""
+    from alike.extract.networks import Extraction, network_of
+
+    return network_for(features, network_of(Extraction.from_dict(features.attrs), trusted=True))
+
+
 _READY: WeakKeyDictionary[nn.Module, tuple[object, nn.Module]] = WeakKeyDictionary()
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from alike.analysis.maps.projections import SAMPLE, pca, tsne
+from alike.extract.embedding import MapBlocks, embed_blocks
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
-from alike.extract.measures import embed_rows, find_measure, ready_measure
+from alike.extract.measures import find_measure, ready_measure
 from alike.extract.progress import Progress, silent
 
 BEFORE_TSNE = 50
@@ -76,6 +77,7 @@ def make_map(
     settings: MapSettings = MapSettings(),
     *,
     like: pd.DataFrame | None = None,
+    map_blocks: MapBlocks = map,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """The map of a set of images, from the store where nothing changed, else made and stored.
@@ -85,6 +87,7 @@ def make_map(
         settings: which images and how.
         like: another map of the same images; t-SNE starts from it, so that the two look alike
             where the features are.
+        map_blocks: embeds blocks of rows: `map`, or the like of it on workers.
         progress: told how far it is.
 
     Returns:
@@ -107,9 +110,11 @@ def make_map(
     read = rows if len(rows) <= BY_ID else np.sort(rows)
 
     def blocks() -> Iterator[np.ndarray]:
-        for low in range(0, len(read), BLOCK):
-            yield embed_rows(features, ready, read[low : low + BLOCK])
-            progress("map: PCA", min(low + BLOCK, len(read)), len(read))
+        done = 0
+        for block in embed_blocks(features, ready, read, BLOCK, map_blocks):
+            yield block
+            done += len(block)
+            progress("map: PCA", done, len(read))
 
     components = pca(blocks(), BEFORE_TSNE)
     short = np.concatenate([components.project(block).astype(np.float32) for block in blocks()])

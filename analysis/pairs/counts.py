@@ -34,7 +34,7 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.pairs.bins import BINS, Bins, Layers, measured_bins, plan_layers
 from alike.analysis.pairs.curves import Auc, auc
-from alike.analysis.pairs.kernels import Scratch, flush_layers, scratch
+from alike.analysis.pairs.kernels import Scratch, add_pairs, scratch
 from alike.analysis.pairs.rounding import UNIT, key_error
 from alike.analysis.pairs.tiling import Slab, Tile, slabs, tiles
 from alike.extract.measures import Form
@@ -229,27 +229,23 @@ def _count_tile(
     room: Scratch,
     memory: NDArray[np.uint32],
 ) -> NDArray[np.uint32]:
-    """Count a tile in zeroed memory, `kept` where that is enough; gives it back, zeroed again."""
+    """Count a tile in zeroed memory, `memory` where that is enough; gives it back, zeroed again."""
     rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
-    size = len(rows) * len(cols) * layers.per_class
+    size = len(cols) * layers.per_class
     if len(memory) < size:
         memory = np.zeros(size, dtype=np.uint32)
-    parts = memory[:size].reshape(len(rows), len(cols), layers.per_class)
-    slots = np.arange(kinds.size).reshape(kinds.shape)
-    every = parts.reshape(-1, layers.per_class)
-    if counts.total.size:
-        by_class = weights.of_pairs(counts.row_classes[rows], counts.col_classes[cols])
-        tile.count(
-            edges, row_part, slots, every, room,
-            fine=counts.total, kinds=kinds, even=counts.even, weights=by_class,
-        )  # fmt: skip
-    else:
-        tile.count(edges, row_part, slots, every, room)
-    row_weight, col_weight = weights.one[counts.row_classes], weights.one[counts.col_classes]
-    flush_layers(
-        parts, rows, cols, kinds, row_weight, col_weight, counts.rows, counts.cols, counts.pairs
+    by_class = (
+        weights.of_pairs(counts.row_classes[rows], counts.col_classes[cols])
+        if counts.even.size
+        else np.zeros(kinds.shape)
     )
+    row_weight, col_weight = weights.one[counts.row_classes], weights.one[counts.col_classes]
+    tile.count_layers(
+        edges, row_part, kinds, counts.total, counts.even, by_class, room,
+        memory[:size].reshape(len(cols), layers.per_class), rows, cols, row_weight, col_weight,
+        counts.rows, counts.cols, counts.pairs,
+    )  # fmt: skip
     return memory
 
 
@@ -274,8 +270,8 @@ def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCoun
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
     rows, cols = part.row_classes[:, None], part.col_classes[None, :]
-    inside = rows <= cols
-    counts.pairs[pair_slot(rows, cols, n_classes)[inside]] += part.pairs[inside]
+    slots = pair_slot(rows, cols, n_classes)
+    add_pairs(counts.pairs, part.pairs, slots, part.row_classes, part.col_classes)
     if part.rows.size:
         rows_say = part.total if part.total.size else part.rows.sum(axis=0)
         counts.total[:] += rows_say.astype(np.int64)
@@ -286,7 +282,7 @@ def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCoun
             counts.balanced[:] += part.even
         return counts
     by_class = weights.of_pairs(part.row_classes, part.col_classes)
-    for r, s in np.argwhere(inside):
+    for r, s in np.argwhere(rows <= cols):
         a, b, n_pairs = part.row_classes[r], part.col_classes[s], part.pairs[r, s]
         counts.total[int(a != b)] += n_pairs
         counts.balanced[int(a != b)] += by_class[r, s] * n_pairs

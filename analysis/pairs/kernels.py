@@ -37,6 +37,7 @@ def scratch() -> Scratch:
 
 
 _ONE = np.uint32(1)
+_ZERO_COUNT = np.uint32(0)
 _ZERO = np.float32(0.0)
 _CELL = np.uint32(CELL_BITS)
 _REST = np.uint32((1 << CELL_BITS) - 1)
@@ -177,9 +178,81 @@ def count_tile(
 
 
 @compiled
-def flush_layers(
+def count_layers(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    scale: np.float32,
+    first: int,
+    cells: Cells,
+    edges: NDArray[np.int64],
+    row_part: NDArray[np.int64],
+    shift: int,
+    kinds: NDArray[np.int64],
+    fine: NDArray[np.uint32],
+    even: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    scratch: Scratch,
     parts: NDArray[np.uint32],
     row_at: NDArray[np.int64],
+    col_at: NDArray[np.int64],
+    row_weight: NDArray[np.float64],
+    col_weight: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
+    pairs: NDArray[np.uint32],
+) -> None:
+    """Count a tile and move its histograms to the layers, one class of rows after the other.
+
+    So only the histograms of one class of rows with all classes of columns are in use at a time,
+    which the second cache holds.
+
+    Args:
+        product: (m, n), as in `count_tile`; so are all up to `scratch`, but for `slots`.
+        row_b: as in `count_tile`.
+        col_b: as in `count_tile`.
+        scale: as in `count_tile`.
+        first: as in `count_tile`.
+        cells: as in `count_tile`.
+        edges: as in `count_tile`.
+        row_part: as in `count_tile`.
+        shift: as in `count_tile`.
+        kinds: as in `count_tile`.
+        fine: as in `count_tile`.
+        even: as in `count_tile`.
+        weights: as in `count_tile`.
+        scratch: as in `count_tile`.
+        parts: (S, B) zeros, and zeros again afterwards.
+        row_at: (R,) as in `flush_row`; so are all that follow.
+        col_at: (S,) as in `flush_row`.
+        row_weight: as in `flush_row`.
+        col_weight: as in `flush_row`.
+        rows: as in `flush_row`.
+        cols: as in `flush_row`.
+        pairs: as in `flush_row`.
+    """
+    slots = np.arange(len(parts)).reshape(1, len(parts))
+    low = 0
+    while low < len(row_part):
+        r = row_part[low]
+        high = low
+        while high < len(row_part) and row_part[high] == r:
+            high += 1
+        count_tile(
+            product[low:high], row_b[low:high], col_b, scale, first + low, cells, edges,
+            row_part[low:high] - r, slots, shift, parts, kinds[r : r + 1], fine, even,
+            weights[r : r + 1], scratch,
+        )  # fmt: skip
+        flush_row(
+            parts, row_at[r], col_at, kinds[r], row_weight, col_weight, rows, cols, pairs
+        )  # fmt: skip
+        low = high
+
+
+@compiled
+def flush_row(
+    parts: NDArray[np.uint32],
+    row: int,
     col_at: NDArray[np.int64],
     kinds: NDArray[np.int64],
     row_weight: NDArray[np.float64],
@@ -188,40 +261,64 @@ def flush_layers(
     cols: NDArray[np.float64],
     pairs: NDArray[np.uint32],
 ) -> None:
-    """Move a tile's histograms to those of its classes and of its pairs of classes.
+    """Move the histograms of one class of rows to those of classes and of pairs of classes.
 
     Args:
-        parts: (R, S, B), zeroed.
-        row_at: (R,) place of each row part in `rows` and `pairs`.
+        parts: (S, B), zeroed.
+        row: place of the row class in `rows` and `pairs`.
         col_at: (S,) place of each column part in `cols` and `pairs`.
-        kinds: (R, S) of each pair of parts: 0 where they are one class, else 1.
+        kinds: (S,) 0 where the column part is of the row's class, else 1.
         row_weight: (R',) of the row classes among the others of a column class.
         col_weight: (S',) of the column classes among the others of a row class.
         rows: (R', 2, B) same and weighed different of row classes, added to.
         cols: (S', B) weighed different of column classes, added to.
         pairs: (R', S', B // f), added to, f bins joined.
     """
-    factor = parts.shape[2] // pairs.shape[2]
-    for r in range(parts.shape[0]):
-        for s in range(parts.shape[1]):
-            part, kind = parts[r, s], kinds[r, s]
-            into, other = rows[row_at[r], kind], cols[col_at[s]]
-            pair = pairs[row_at[r], col_at[s]]
-            for k in range(pairs.shape[2]):
-                total = np.uint32(0)
-                joined = part[k * factor : (k + 1) * factor]
-                for j in range(len(joined)):
-                    total += joined[j]
-                pair[k] += total
-            weight = col_weight[col_at[s]] if kind == 1 else 1.0
-            for j in range(parts.shape[2]):
-                into[j] += weight * part[j]
-            if kind == 1:
-                weight = row_weight[row_at[r]]
-                for j in range(parts.shape[2]):
-                    other[j] += weight * part[j]
-            for j in range(parts.shape[2]):
-                part[j] = np.uint32(0)
+    factor = parts.shape[1] // pairs.shape[2]
+    for s in range(parts.shape[0]):
+        kind, col = kinds[s], col_at[s]
+        part, into, other, pair = parts[s], rows[row, kind], cols[col], pairs[row, col]
+        ahead = col_weight[col] if kind == 1 else 1.0
+        back = row_weight[row] if kind == 1 else 0.0
+        for k in range(len(pair)):
+            joined = part[k * factor : (k + 1) * factor]
+            total = np.uint32(0)
+            for j in range(len(joined)):
+                total += joined[j]
+            if total == 0:
+                continue
+            pair[k] += total
+            ours, theirs = into[k * factor : (k + 1) * factor], other[k * factor : (k + 1) * factor]
+            for j in range(len(joined)):
+                count = np.float64(joined[j])
+                ours[j] += ahead * count
+                theirs[j] += back * count
+                joined[j] = _ZERO_COUNT
+
+
+@compiled
+def add_pairs(
+    pairs: NDArray[np.int64],
+    part: NDArray[np.uint32],
+    slots: NDArray[np.int64],
+    row_classes: NDArray[np.int64],
+    col_classes: NDArray[np.int64],
+) -> None:
+    """Add the histograms of a slab's pairs of classes to those of all.
+
+    Args:
+        pairs: (P, B) added to.
+        part: (R, S, B).
+        slots: (R, S) row of `pairs`.
+        row_classes: (R,); pairs of a row class after the column class are left out.
+        col_classes: (S,).
+    """
+    for r in range(len(row_classes)):
+        for s in range(len(col_classes)):
+            if row_classes[r] <= col_classes[s]:
+                into, more = pairs[slots[r, s]], part[r, s]
+                for k in range(len(into)):
+                    into[k] += np.int64(more[k])
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import Product, Vectors, blocks, by_numpy
 from alike.analysis.pairs.bins import TILE as TILE
 from alike.analysis.pairs.bins import Bins, Cells
-from alike.analysis.pairs.kernels import Scratch, count_tile
+from alike.analysis.pairs.kernels import Scratch, count_layers, count_tile
 from alike.extract.errors import BadInput
 
 Slab = tuple[tuple[int, int], tuple[int, int]]
@@ -69,6 +70,28 @@ class Tile:
             counts[:, :0] if fine is None else fine,
             np.zeros((len(counts), 0)) if even is None else even,
             np.zeros(slots.shape) if weights is None else weights, scratch,
+        )  # fmt: skip
+
+    def count_layers(
+        self,
+        edges: NDArray[np.int64],
+        row_part: NDArray[np.int64],
+        kinds: NDArray[np.int64],
+        fine: NDArray[np.uint32],
+        even: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        scratch: Scratch,
+        parts: NDArray[np.uint32],
+        *layers: NDArray[Any],
+    ) -> None:
+        """Count every pair in `fine` and `even` if they have bins, and in `layers`.
+
+        See `kernels.count_layers`.
+        """
+        shift = (fine.shape[1] // parts.shape[1]).bit_length() - 1 if fine.size else 0
+        count_layers(
+            self.product, self.row_b, self.col_b, self.scale, self.first, self.cells, edges,
+            row_part, shift, kinds, fine, even, weights, scratch, parts, *layers,
         )  # fmt: skip
 
 

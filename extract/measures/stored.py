@@ -20,7 +20,9 @@ RECORD = "record"
 """Name of the constant that holds the digest of a fitted measure and the hash of its labels."""
 
 BLOCK = 1024
-"""Rows that are read and embedded at once."""
+"""Rows that are embedded at once."""
+READ_BYTES = 128 << 20
+"""Of stored features, read at once."""
 
 
 class FeatureRows(Protocol):
@@ -101,24 +103,38 @@ def constants_of(features: FeatureRows, measure: Measure) -> dict[str, NDArray[A
 
 
 def embed_rows(
-    features: FeatureRows, measure: Measure, rows: NDArray[np.int64], *, block: int = BLOCK
+    features: FeatureRows,
+    measure: Measure,
+    rows: NDArray[np.int64],
+    *,
+    block: int = BLOCK,
+    into: Array | None = None,
 ) -> Array:
-    """Vectors (N, D) float32 of these rows, in their order; reads `block` rows at a time.
+    """Vectors (N, D) float32 of these rows, in their order; embeds `block` rows at a time.
+
+    Many blocks are read at once: rows in the order of their classes lie all over the store, of
+    which every read then takes a piece of each shard. `into` is written, if given.
 
     Raises:
         BadInput: rows whose features are NaN or infinite, named.
     """
     constants = constants_of(features, measure)
     rows = np.asarray(rows, dtype=np.int64)
-    out: Array | None = None
-    for low, high in _spans(len(rows), block):
-        part = rows[low:high]
-        taps = {tap: features.read(tap, part) for tap in measure.taps}
-        vectors = measure.embed(taps, constants)
-        check_finite(measure.name, vectors, part, features.key)
-        if out is None:
-            out = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
-        out[low:high] = vectors
+    out = into
+    low, most = 0, block
+    while low < len(rows):
+        window = rows[low : low + most]
+        taps = {tap: features.read(tap, window) for tap in measure.taps}
+        for begin, end in _spans(len(window), block):
+            part = {tap: values[begin:end] for tap, values in taps.items()}
+            vectors = measure.embed(part, constants)
+            check_finite(measure.name, vectors, window[begin:end], features.key)
+            if out is None:
+                out = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+            out[low + begin : low + end] = vectors
+        low += len(window)
+        a_row = sum(values.nbytes for values in taps.values()) // len(window)
+        most = max(READ_BYTES // max(a_row, 1) // block, 1) * block
     return np.empty((0, 0), dtype=np.float32) if out is None else out
 
 

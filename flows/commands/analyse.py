@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alike.flows.options import (
-    DaskOption,
+    ClusterOption,
     FeaturesOption,
     JsonOption,
+    OldDaskOption,
+    OldWorkersOption,
     Split,
     SplitOption,
     StoreOption,
     WhereOption,
-    WorkersOption,
     finite,
     names_of,
 )
@@ -59,8 +60,9 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
         ] = None,
-        dask: DaskOption = None,
-        workers: WorkersOption = None,
+        cluster: ClusterOption = None,
+        dask: OldDaskOption = None,
+        workers: OldWorkersOption = None,
         budget: Annotated[
             float,
             typer.Option(
@@ -87,13 +89,13 @@ def register(app: typer.Typer) -> None:
         """
         from alike.analysis.analyse import AnalysisSettings
         from alike.analysis.analyse import analyse as evaluate
-        from alike.analysis.blocks import open_jobs
         from alike.analysis.data_limits import data_sentences
         from alike.analysis.layers import wide_layers
         from alike.analysis.people import read_answers
         from alike.analysis.sufficiency import sufficiency_sentences
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
+        from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
@@ -109,7 +111,7 @@ def register(app: typer.Typer) -> None:
         answers = None if human is None else read_answers(human, chosen.whole.table("all"))
         for note in answers.notes if answers else ():
             typer.echo(f"note: {note}", err=True)
-        with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+        with cluster_jobs(cluster or dask or workers) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             settings = AnalysisSettings(

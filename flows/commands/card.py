@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import FeaturesOption, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -13,7 +13,15 @@ def register(app: typer.Typer) -> None:
 
     @app.command("card")
     def card(
-        store: StoreOption,
+        place: Annotated[
+            str | None,
+            typer.Argument(
+                metavar="STORE", help="Store of the features: a folder or a URL; or --store."
+            ),
+        ] = None,
+        store: Annotated[
+            str | None, typer.Option("--store", help="The same, as other commands take it.")
+        ] = None,
         features: FeaturesOption = None,
         to: Annotated[
             Path, typer.Option(help="Output file; its ending is the format: .json or .html.")
@@ -24,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
         The same store gives the same bytes.
 
-        `alike card --store pets.store --to card.html`
+        `alike card pets.store --to card.html`
         """
         from alike.analysis.export import manifest_json
         from alike.analysis.report import card_of, card_page
@@ -37,7 +45,9 @@ def register(app: typer.Typer) -> None:
         if to.suffix not in {".json", ".html"}:
             raise BadInput(f"cannot write a card to {to.name}: expected .json or .html")
         check_target(to)
-        opened = Store.open(store)
+        if (place is None) == (store is None):
+            raise BadInput("give one store: alike card STORE, or alike card --store STORE")
+        opened = Store.open(str(place or store))
         chosen = opened.features(features)
         analysis = Analysis.load(opened, chosen.key)
         note = analysis.outdated(chosen)

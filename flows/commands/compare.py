@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from alike.flows.options import (
-    DaskOption,
+    ClusterOption,
     JsonOption,
+    OldDaskOption,
+    OldWorkersOption,
     Split,
     SplitOption,
     StoreOption,
     WhereOption,
-    WorkersOption,
 )
 
 
@@ -43,8 +44,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
         ] = 1000,
         seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
-        dask: DaskOption = None,
-        workers: WorkersOption = None,
+        cluster: ClusterOption = None,
+        dask: OldDaskOption = None,
+        workers: OldWorkersOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Compare two extractions on the same images. Intervals are of the paired difference.
@@ -57,18 +59,19 @@ def register(app: typer.Typer) -> None:
 
         if every and (a or b or store_b):
             raise BadInput("--all takes every extraction of --store: give no keys and no --store-b")
+        cluster = cluster or dask or workers
         if every:
-            _compare_all(store, measure, split, where, seed, dask, workers, as_json=as_json)
+            _compare_all(store, measure, split, where, seed, cluster, as_json=as_json)
             return
         if a is None or b is None:
             raise BadInput("give the keys of two extractions (see `alike store ls`), or --all")
         import pandas as pd
 
-        from alike.analysis.blocks import open_jobs
         from alike.analysis.compare import compare as set_side_by_side
         from alike.analysis.compare import compared_images, comparison_notes
         from alike.analysis.networks import SIMILARITY, network_similarity
         from alike.extract.store import Store
+        from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
         from alike.flows.trained_images import check_held_out
 
@@ -78,7 +81,7 @@ def register(app: typer.Typer) -> None:
             for side in (first, second):
                 for note in check_held_out(side, split.value):
                     typer.echo(f"note: {note}", err=True)
-        with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+        with cluster_jobs(cluster) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 typer.echo(f"dask dashboard: {jobs.dashboard}", err=True)
             table = set_side_by_side(
@@ -118,14 +121,13 @@ def _compare_all(
     split: Split,
     where: str | None,
     seed: int,
-    dask: str | None,
-    workers: int | None,
+    cluster: str | None,
     *,
     as_json: bool,
 ) -> None:
-    from alike.analysis.blocks import open_jobs
     from alike.analysis.similarity import METHODS
     from alike.extract.store import Store
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.comparing import compare_all
     from alike.flows.console import print_json, print_table, progress_bars
     from alike.flows.trained_images import check_held_out
@@ -135,7 +137,7 @@ def _compare_all(
         for key in opened.groups():
             for note in check_held_out(opened.features(key), split.value):
                 typer.echo(f"note: {key}: {note}", err=True)
-    with open_jobs(dask, workers) as jobs, progress_bars() as progress:
+    with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         ranking, pairs = compare_all(
             opened, measure=measure, split=split.value, where=where, seed=seed, jobs=jobs,
             progress=progress,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from alike.flows.options import (
+    ClusterOption,
     FeaturesOption,
     JsonOption,
     Split,
@@ -94,6 +95,7 @@ def register(app: typer.Typer) -> None:
         split: SplitOption = Split.HELD_OUT,
         where: WhereOption = None,
         trust: TrustOption = False,
+        cluster: ClusterOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Show what speaks for a class in an image, or where two images are alike.
@@ -117,6 +119,8 @@ def register(app: typer.Typer) -> None:
         from alike.extract.store import Store
         from alike.flows.console import print_json
 
+        if cluster and not (every or continuity):
+            raise BadInput("--cluster is for many images: give --all or --continuity too")
         if like is not None and not images:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity or grade):
@@ -139,13 +143,15 @@ def register(app: typer.Typer) -> None:
             asked = (names, target, measure, pairs)
             answers["images"] = _images(chosen, images, asked, to, maps, as_json)
         if every:
-            answers["all"] = _all(chosen, names, side, limit, as_json)
+            answers["all"] = _all(chosen, names, side, limit, cluster, as_json)
         if classes:
             answers["classes"] = _classes(chosen, side, to, maps, as_json)
         if confused:
             answers["confused"] = _confused(chosen, confused, side, to, as_json)
         if continuity:
-            answers["continuity"] = _continuity(chosen, names, side, limit, left_out, as_json)
+            answers["continuity"] = _continuity(
+                chosen, names, side, limit, cluster, left_out, as_json
+            )
         if grade:
             answers |= _grade(chosen, names, measure, side, limit, left_out, as_json)
         if continuity or grade:
@@ -213,14 +219,25 @@ def _like(
 
 
 def _all(
-    chosen: Any, methods: list[str] | None, split: str | None, limit: int | None, quiet: bool
+    chosen: Any,
+    methods: list[str] | None,
+    split: str | None,
+    limit: int | None,
+    cluster: str | None,
+    quiet: bool,
 ) -> dict[str, Any]:
     from alike.analysis.explain import explain_set
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.console import progress_bars
 
-    with progress_bars() as progress:
+    with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         report = explain_set(
-            chosen, methods=methods or ("gradcam",), split=split, limit=limit, progress=progress
+            chosen,
+            methods=methods or ("gradcam",),
+            split=split,
+            limit=limit,
+            map_parts=jobs.stage("explain") if jobs.remote else map,
+            progress=progress,
         )
     if not quiet:
         typer.echo(
@@ -266,15 +283,18 @@ def _continuity(
     methods: list[str] | None,
     split: str | None,
     limit: int | None,
+    cluster: str | None,
     left_out: list[str],
     quiet: bool,
 ) -> Any:
     from alike.analysis.explain.continuity import METHODS, continuity_of
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.console import print_table, progress_bars
 
-    with progress_bars() as progress:
+    with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         continuity = continuity_of(
             chosen, methods=methods or METHODS, n_images=limit or 64, split=split,
+            map_methods=jobs.stage("continuity") if jobs.remote else None,
             progress=progress, tell=left_out.append,
         )  # fmt: skip
     if not quiet:
@@ -292,7 +312,7 @@ def _grade(
     quiet: bool,
 ) -> dict[str, Any]:
     from alike.flows.console import print_table, progress_bars
-    from alike.flows.explaining import graded
+    from alike.flows.explaining import graded, grades_shown
 
     with progress_bars() as progress:
         tables = graded(
@@ -301,9 +321,13 @@ def _grade(
         )  # fmt: skip
     titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
     for name, table in () if quiet else tables.items():
-        ends = [column for column in table if column.endswith(("_low", "_high"))]
-        title = f"{titles[name]} {chosen.key} (intervals: --json)"
-        print_table(table.drop(columns=ends), title)
+        for kind, part in grades_shown(table).items():
+            print_table(part, f"{titles[name]} {chosen.key}{kind}")
+    if not quiet:
+        typer.echo(
+            "less …: deletion less that of this control; over …: insertion over that of it. "
+            "*: the 95 % interval is without zero. All intervals: --json"
+        )
     return tables
 
 

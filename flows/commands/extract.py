@@ -8,12 +8,14 @@ import typer
 
 from alike.flows.options import (
     ClassesOption,
+    ClusterOption,
     CropOption,
     FirstLabelOption,
     JsonOption,
     LabelColumnOption,
     NetworkArgOption,
     NetworkOutputOption,
+    OldWorkersOption,
     RehashOption,
     ResizeOption,
     SourceArgOption,
@@ -93,9 +95,8 @@ def register(app: typer.Typer) -> None:
             float, typer.Option(min=0, max=1, help="Share of bad images that ends a run well.")
         ] = 0.2,
         rehash: RehashOption = False,
-        workers: Annotated[
-            str | None, typer.Option(help="Dask workers: a number, or tcp://scheduler:port.")
-        ] = None,
+        cluster: ClusterOption = None,
+        workers: OldWorkersOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Compute and store the features of images that have none yet.
@@ -140,7 +141,7 @@ def register(app: typer.Typer) -> None:
                 group=group,
                 twins=None if twins is None else twins.value,
                 seed=seed,
-                workers=workers,
+                cluster=cluster or workers,
             )
         print_json(report.to_dict()) if as_json else _print(report)
         if not report.n_rows:

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption, finite
+from alike.flows.options import (
+    ClusterOption,
+    FeaturesOption,
+    JsonOption,
+    OldShardsOption,
+    StoreOption,
+    finite,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,10 +83,8 @@ def register(app: typer.Typer) -> None:
                 show_default=_default("in memory"),
             ),
         ] = None,
-        shards: Annotated[
-            str | None,
-            typer.Option(help="Dask workers that build an index on disk: a number, or tcp://…"),
-        ] = None,
+        cluster: ClusterOption = None,
+        shards: OldShardsOption = None,
         rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again.")] = False,
         effort: Annotated[
             float,
@@ -93,12 +98,12 @@ def register(app: typer.Typer) -> None:
 
         `alike index --store digits.store --recall 0.99 --memory 2GB`
 
-        `alike index --store large.store --on-disk --memory 4GB --shards 8`
+        `alike index --store large.store --on-disk --memory 4GB --cluster 8`
         """
         from alike.extract.errors import BadInput
         from alike.extract.store import Store
         from alike.flows.console import print_json, print_table, progress_bars
-        from alike.flows.indexing import changed_wish, shard_runner
+        from alike.flows.indexing import changed_wish, index_workers
         from alike.index.build import build_index, card_there
         from alike.index.specs import Wish
 
@@ -113,17 +118,19 @@ def register(app: typer.Typer) -> None:
         if card is not None and (there != Wish() or card.lists):
             present = f"{there}, lists on disk" if card.lists else str(there)
             typer.echo(f"wish of the index there is: {present}", err=as_json)
-        with progress_bars() as progress:
+        cluster = cluster or shards
+        workers = index_workers(cluster, chosen, measure, on_disk=on_disk)
+        with workers as built_by, progress_bars() as progress:
             report = build_index(
                 chosen,
                 measure,
                 wish=wish,
                 kinds=kind,
                 on_disk=on_disk,
-                map_shards=shard_runner(shards),
                 rebuild=rebuild,
                 effort=effort,
                 progress=progress,
+                **built_by,
             )
         if as_json:
             outcome = {"action": report.action, "note": report.note, "seconds": report.seconds}

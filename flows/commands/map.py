@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.options import (
+    ClusterOption,
     FeaturesOption,
     JsonOption,
     Split,
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path | None, typer.Option(help="CSV or Parquet file to write as well.")
         ] = None,
+        cluster: ClusterOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Compute the PCA and t-SNE map of the report, and store it.
@@ -54,6 +56,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.errors import BadInput
         from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store
+        from alike.flows.cluster import cluster_jobs, row_mapper
         from alike.flows.console import print_json, progress_bars
 
         if to is not None and to.suffix not in {".csv", ".parquet"}:
@@ -63,12 +66,14 @@ def register(app: typer.Typer) -> None:
         opened = Store.open(store)
         chosen = opened.features(features).only(where)
         settings = MapSettings(measure, split.value, perplexity, sample, seed)
-        with progress_bars() as progress:
+        with cluster_jobs(cluster) as jobs, progress_bars() as progress:
             first = None
             if like:
                 other = opened.features(like).only(where)
-                first = make_map(other, settings, progress=progress)
-            table = make_map(chosen, settings, like=first, progress=progress)
+                rows = row_mapper(jobs, other, measure, "map")
+                first = make_map(other, settings, map_blocks=rows, progress=progress)
+            rows = row_mapper(jobs, chosen, measure, "map")
+            table = make_map(chosen, settings, like=first, map_blocks=rows, progress=progress)
         left_out = table.attrs.get("left_out", 0)
         if left_out:
             why = f"they have no value of an array that {measure} reads"

@@ -79,4 +79,6 @@ def _print(finished: "Finished") -> None:
         typer.echo(f"note: {note}")
     for decision in finished.decisions:
         typer.echo(decision)
+    for name, key in finished.networks.items():
+        typer.echo(f"{name}: {key}")
     typer.echo(f"Report: {finished.report}")

@@ -59,7 +59,7 @@ def images_of(todo: UnitRows) -> list[Image]:
 
 def lanes(device: str, commit, progress=lambda _images, _busy: None) -> Lanes:
     load = FrameLoader(Colours(), Transform(), (2, 2), pinned=False, clock=StageClock())
-    return Lanes(load, MeanColour(device), images_of, commit, progress, batch_size=4, threads=3)
+    return Lanes(load, [MeanColour(device)], images_of, commit, progress, batch_size=4, threads=3)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -67,7 +67,7 @@ def test_every_unit_is_committed_whole(device: str) -> None:
     committed, counts = {}, []
     running = lanes(
         device,
-        lambda unit, arrays, bad, lost: committed.update({unit: (arrays["mean"], dict(bad))}),
+        lambda unit, parts: committed.update({unit: (parts[0].arrays["mean"], parts[0].bad)}),
         lambda images, busy: counts.append((images, set(busy))),
     )
     assert len(UNITS) > 2 * OPEN_UNITS

@@ -134,7 +134,8 @@ def test_run_refuses(alike, place, source, network, says):
         (("retrain", "--to", "r", "--lr", "inf"), "lr = inf"),
         (("analyse", "--store", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
         (("demo", "--to", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
-        (("analyse", "--store", "s", "--dask", "9999999999"), "'9999999999' is no address"),
+        (("analyse", "--store", "s", "--cluster", "10.0.0.1"), "'10.0.0.1': expected local, a"),
+        (("analyse", "--store", "s", "--dask", "9999999999"), "'--dask'"),
         (("analyse", "--store", "s", "--workers", "2000"), "'--workers'"),
     ],
 )

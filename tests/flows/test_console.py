@@ -4,9 +4,15 @@ import io
 import re
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from alike.analysis.explain import PAIR_EXPLAINERS
+from alike.analysis.explain.grade.grade import table_of
+from alike.analysis.explain.grade.pairs import PAIR_NUMBERS
 from alike.flows import console
+from alike.flows.explaining import grades_shown
 
 
 class Terminal(io.StringIO):
@@ -45,3 +51,38 @@ def test_bars_tell_rate_and_time_left(monkeypatch):
 def test_json_has_no_nan(capsys):
     console.print_json({"value": float("nan"), "other": 1.5})
     assert '"value": null' in capsys.readouterr().out
+
+
+@pytest.mark.quick
+def test_grades_fit_a_terminal_of_100_columns(monkeypatch):
+    draw = np.random.default_rng(0)
+    names = ["likeness", *PAIR_EXPLAINERS, "energy", "random"]
+    numbers = {
+        name: {
+            number: -0.02 - 0.001 * draw.random(9) if number != "agreement" else draw.normal(size=9)
+            for number in PAIR_NUMBERS
+        }
+        for name in names
+    }
+    numbers["energy"]["deletion_to_energy"] = np.full(9, np.nan)
+    numbers["likeness"]["deletion"][3] = np.nan
+    table = table_of(numbers, 9, (7, 7), PAIR_NUMBERS)
+    table = pd.concat([table.assign(pairs="same class"), table.assign(pairs="different classes")])
+    shown = grades_shown(table)
+    title = "9 images of 49 cells, 8 of likeness"
+    assert list(shown) == [f", same class, {title}", f", different classes, {title}"]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    for part in shown.values():
+        console.print_table(part)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal.getvalue().splitlines()]
+    assert len(lines) == 2 * (2 + len(names))
+    for name in names:
+        assert sum(line.split()[:1] == [name] for line in lines) == 2
+    row = table[table["explainer"] == "energy"].iloc[0]
+    cells = next(line.split() for line in lines if line.startswith("energy"))
+    assert cells[1] == f"{row['deletion']:.3f}".replace("0.", ".")
+    assert cells[2] == f"{row['deletion_to_random']:.3f}*".replace("0.", ".")
+    assert max(map(len, lines)) <= 100

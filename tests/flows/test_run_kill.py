@@ -1,6 +1,6 @@
 """`kill -9` of whole runs at random moments, every process of them; the next run ends as if not.
 
-Killed are `alike run`, a scheduled run and `alike extract --workers`, each after a change of the
+Killed are `alike run`, a scheduled run and `alike extract --cluster`, each after a change of the
 set or the settings. Two kills, or 100 by `ALIKE_FULL=1`, or `ALIKE_KILLS`;
 `ALIKE_SEED` chooses other moments.
 """
@@ -47,7 +47,7 @@ def start(way, place):
         "workers": (
             COMMAND, "extract", place.folder / "set", "--network", f"{place.folder}/net.py:small",
             "--weights", "none", "--seed", place.now["network_seed"],
-            "--store", place.folder / "out" / "store", "--workers", 2,
+            "--store", place.folder / "out" / "store", "--cluster", 2,
         ),
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}

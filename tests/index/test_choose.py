@@ -71,6 +71,19 @@ def test_a_large_set_is_first_tried_on_a_part():
     assert {point.n for point in chosen.curve} == {5700}
 
 
+def test_what_promises_too_little_on_a_part_is_not_built_and_is_named(monkeypatch):
+    kinds = ["hnsw", "ivf_flat", "ivf_pq"]
+    monkeypatch.setattr("alike.index.choose.SLOW", 1e9)
+    chosen = choose(trial(Wish(0.8)), kinds=kinds, stage=3000)
+    assert {point.spec.kind for point in chosen.curve} == {chosen.point.spec.kind}
+    left = chosen.why.split("on a part of the vectors ")[1].split(" promised")[0]
+    assert {*left.split(", "), chosen.point.spec.kind} == set(kinds)
+    monkeypatch.setattr("alike.index.choose.SLOW", 0.0)
+    chosen = choose(trial(Wish(0.8)), kinds=kinds, stage=3000)
+    assert {point.spec.kind for point in chosen.curve} == set(kinds)
+    assert "promised" not in chosen.why
+
+
 def test_batches_may_be_answered_in_bfloat16():
     if not INDEX_KINDS["flat_bfloat16"].available():
         pytest.skip("this CPU multiplies no bfloat16")

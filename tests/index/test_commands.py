@@ -42,7 +42,7 @@ def test_index_then_neighbours(make_store, run):
 
 def test_lists_on_disk_by_workers(make_store, run):
     store = make_store(n=9000)
-    options = ["--on-disk", "--shards", 2, "--recall", 0.3, "--memory", "1MB", "--at", 3]
+    options = ["--on-disk", "--cluster", 2, "--recall", 0.3, "--memory", "1MB", "--at", 3]
     told = run("index", "--store", store.url, *options, "--kind", "ivf_flat")
     assert "lists on disk from 2 shards" in told
     assert len(json.loads(run("neighbours", 5, "--store", store.url, "-k", 3, "--json"))) == 3

@@ -1,5 +1,6 @@
 """Continuity of the explanations of a store's network: a table and pictures in the store."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from alike.analysis.explain.continuity.continuity import (
     continuity,
 )
 from alike.analysis.explain.file_names import PICTURE, TABLE
-from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.inputs import network_for, worker_network
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import stored_frames
+from alike.extract.embedding import MapBlocks
 from alike.extract.errors import BadInput
 from alike.extract.panels import PanelImage, Pixels, panel, png
 from alike.extract.progress import Progress, silent
@@ -50,6 +52,7 @@ def continuity_of(
     n_images: int = 64,
     split: str | None = "held_out",
     sampling: Sampling | None = None,
+    map_methods: MapBlocks | None = None,
     progress: Progress = silent,
     tell: "Callable[[str], object]" = lambda _: None,
 ) -> Continuity:
@@ -66,30 +69,22 @@ def continuity_of(
             them are also stepped from.
         split: `train`, `held_out` or None for both.
         sampling: how many pairs, see `Sampling`.
-        progress: told after every method.
+        map_methods: measures methods one by one, such as on workers, which load the network that
+            made the features; None: all at once, here.
+        progress: told after every kind of pair, or after every method.
         tell: gets a line for each method that is left out, with the reason.
     """
     features.store.require_writable()
     network = network_for(features, network)
     sampling = sampling or Sampling()
     table = _spread(features.table(split), n_images)
-    frames = stored_frames(features, [int(row) for row in table["row"]])
-    inputs = network.transform.normalise(
-        torch.stack([torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames])
-    )
-    device = next(network.module.parameters(), torch.empty(0)).device
     labels = [str(label) for label in table["label"]] if table["label"].notna().all() else None
-    result = continuity(
-        network.module,
-        inputs.to(device),
-        labels,
-        methods=methods,
-        name=network.name,
-        sampling=sampling,
-        limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
-        progress=progress,
-        tell=tell,
-    )
+    rows = [int(row) for row in table["row"]]
+    work = _Measurement(features, network, rows, labels, sampling)
+    if map_methods is None:
+        result = work.of(methods, progress, tell)
+    else:
+        result = _joined(work, methods, map_methods, progress, tell)
     settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
     if features.where:
         settings["where"] = features.where
@@ -98,6 +93,87 @@ def continuity_of(
     picture = continuity_panel(result.examples, network.transform)
     features.store.write_file(PICTURE.format(**place), png(picture))
     return result
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """Measures methods on stored images; it travels to a worker by the place of the store."""
+
+    features: "Features"
+    network: "Network"
+    rows: list[int]
+    labels: list[str] | None
+    sampling: Sampling
+
+    def of(
+        self, methods: "Sequence[str]", progress: Progress, tell: "Callable[[str], object]"
+    ) -> Continuity:
+        network = self.network
+        frames = stored_frames(self.features, self.rows)
+        inputs = network.transform.normalise(
+            torch.stack([torch.from_numpy(frame.transpose(2, 0, 1).copy()) for frame in frames])
+        )
+        device = next(network.module.parameters(), torch.empty(0)).device
+        return continuity(
+            network.module,
+            inputs.to(device),
+            self.labels,
+            methods=methods,
+            name=network.name,
+            sampling=self.sampling,
+            limits=pixel_limits(inputs, network.transform.mean, network.transform.std),
+            progress=progress,
+            tell=tell,
+        )
+
+    def __call__(self, method: str) -> tuple[Continuity | None, list[str]]:
+        """The continuity of one method, or why it does not fit."""
+        left_out: list[str] = []
+        try:
+            return self.of([method], silent, left_out.append), left_out
+        except BadInput:
+            if not left_out:
+                raise
+            return None, left_out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without weights and open files."""
+        place = self.features.store.place, self.features.key
+        return _reopened, (*place, self.rows, self.labels, self.sampling)
+
+
+def _reopened(
+    place: str, key: str, rows: list[int], labels: list[str] | None, sampling: Sampling
+) -> _Measurement:
+    from alike.extract.store import Store
+
+    features = Store.open(place).features(key)
+    return _Measurement(features, worker_network(features), rows, labels, sampling)
+
+
+def _joined(
+    work: _Measurement,
+    methods: "Sequence[str]",
+    map_methods: MapBlocks,
+    progress: Progress,
+    tell: "Callable[[str], object]",
+) -> Continuity:
+    """What methods give one by one, in their order.
+
+    Raises:
+        BadInput: none fits the network.
+    """
+    parts = []
+    for done, (part, left_out) in enumerate(map_methods(work, list(methods)), start=1):
+        for line in left_out:
+            tell(line)
+        if part is not None:
+            parts.append(part)
+        progress("continuity", done, len(methods))
+    if not parts:
+        raise BadInput(f"none of {', '.join(methods)} fits {work.network.name}")
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    return Continuity(table, tuple(example for part in parts for example in part.examples))
 
 
 def read_continuity(store: "Store", key: str) -> tuple[pd.DataFrame, bytes] | None:

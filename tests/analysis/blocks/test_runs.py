@@ -153,7 +153,7 @@ def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypa
         # The same cluster again, as a user who has one names it.
         said = CliRunner().invoke(app, [
             "analyse", "--store", features.store.url, "--measures", "gap_cosine,map_cosine",
-            "--bootstrap", "5", "--dask", cluster.client.scheduler.address,
+            "--bootstrap", "5", "--cluster", cluster.client.scheduler.address,
         ])  # fmt: skip
         assert said.exit_code == 0, said.output
         assert f"dask dashboard: {cluster.dashboard}" in said.stderr

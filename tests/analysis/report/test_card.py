@@ -40,7 +40,8 @@ def test_card(tmp_path, made, write_features, run):
     assert card["images"]["ids_sha256"] == hashlib.sha256(ids.encode()).hexdigest()
     assert card["images"]["source"] == "pets"
     assert card["settings"]["features_digest"] == features.digest
-    for name in ("b.json", "a.html", "b.html"):
+    assert run("card", features.store.url, "--to", tmp_path / "b.json")[0] == 0
+    for name in ("a.html", "b.html"):
         assert run(*place, tmp_path / name)[0] == 0
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     page = (tmp_path / "a.html").read_text()
@@ -50,3 +51,7 @@ def test_card(tmp_path, made, write_features, run):
     status, shown = run(*place, tmp_path / "card.txt")
     assert status == 2
     assert ".json or .html" in shown.err
+    for stores in ((), (features.store.url, "--store", features.store.url)):
+        status, shown = run("card", *stores, "--to", tmp_path / "c.json")
+        assert status == 2
+        assert "give one store" in shown.err

@@ -11,6 +11,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from alike.extract.errors import BadInput
+from alike.extract.measures import stored
 from alike.extract.measures.measures import MEASURES
 from alike.extract.measures.sets import SET_MEASURES, chamfer
 from alike.extract.measures.stored import balanced_rows, embed_rows, ready_measure
@@ -175,6 +176,22 @@ def test_any_block_gives_the_same_vectors_and_inputs_stay(name, features):
     assert whole.flags.c_contiguous
     for tap, values in before.items():
         assert np.array_equal(values, features.arrays[tap])
+
+
+@pytest.mark.parametrize("name", ["gap_cosine", "lda_cosine", "map_cosine"])
+def test_many_blocks_are_read_at_once_and_are_embedded_as_before(name, features, monkeypatch):
+    measure = ready_measure(features, name)
+    rows = np.random.default_rng(0).permutation(N)
+    blocks = [embed_rows(features, measure, rows[low : low + 8]) for low in range(0, N, 8)]
+    read = features.read
+    reads = []
+    monkeypatch.setattr(features, "read", lambda tap, r: reads.append(len(r)) or read(tap, r))
+    into = np.full((N, blocks[0].shape[1]), 7.0, np.float32)
+    assert embed_rows(features, measure, rows, block=8, into=into) is into
+    assert np.array_equal(into, np.concatenate(blocks))
+    assert reads == [8, N - 8] * len(measure.taps) or len(measure.taps) > 1
+    monkeypatch.setattr(stored, "READ_BYTES", 1)
+    assert np.array_equal(embed_rows(features, measure, rows, block=8), into)
 
 
 @pytest.mark.parametrize("name", list(MEASURES))
