@@ -19,7 +19,7 @@ from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
 from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere
-from alike.serve.policy import PLOTLY, plotly_file
+from alike.serve.policy import PLOTLY, plotly_file, policy
 from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
 from alike.serve.stores import ServedStore
@@ -63,6 +63,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     if isinstance(stores, NeighbourService):
         stores = [ServedStore("store", stores)]
     service = stores[0].service
+    policy()  # Read from plotly's bundle once, before somebody waits for it.
     app = FastAPI(
         title="Alike", version="1", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None
     )

@@ -115,8 +115,7 @@ export function view(place, { facts, go, source, life }) {
   function hover(one, i, event) {
     const image = i < 0 ? null : one.data.image[i];
     for (const each of maps) {
-      each.scatter.rings = image ? [each.byImage.get(image) ?? -1] : [];
-      each.scatter.draw();
+      each.scatter.ring(image ? [each.byImage.get(image) ?? -1] : []);
       each.scatter.canvas.style.cursor = image ? "pointer" : "";
     }
     card.style.display = image ? "block" : "none";

@@ -11,6 +11,8 @@ void main() {
   gl_FragColor = vec4(colour.rgb * a, a);
 }`;
 const CELLS = 128; // a side of the grid in which points are looked up
+const MOVING = 20000; // points that are drawn while the view moves; all of them once it rests
+const REST = 120; // milliseconds after which it rests
 
 export class Scatter {
   // `on`: hover(number or -1, event), click(number), lasso(numbers), moved().
@@ -45,7 +47,8 @@ export class Scatter {
     }
     gl.linkProgram(program);
     gl.useProgram(program);
-    this.buffers = { place: gl.createBuffer(), ink: gl.createBuffer() };
+    this.buffers = { place: gl.createBuffer(), ink: gl.createBuffer(), some: gl.createBuffer() };
+    this.indexed = Boolean(gl.getExtension("OES_element_index_uint"));
     this.at = Object.fromEntries(["place", "ink"].map((name) => [name, gl.getAttribLocation(program, name)]));
     this.uniform = Object.fromEntries(["scale", "shift", "size"].map((name) => [name, gl.getUniformLocation(program, name)]));
     gl.enable(gl.BLEND);
@@ -74,7 +77,28 @@ export class Scatter {
     if (this.gl) {
       this.gl.bindBuffer(this.gl.ARRAY_BUFFER, this.buffers.place);
       this.gl.bufferData(this.gl.ARRAY_BUFFER, this.places, this.gl.STATIC_DRAW);
+      // Evenly over all rows: a fair part of every class.
+      const some = new Uint32Array(this.count > MOVING ? MOVING : 0);
+      for (let i = 0; i < some.length; i++) some[i] = Math.floor((i * this.count) / MOVING);
+      this.gl.bindBuffer(this.gl.ELEMENT_ARRAY_BUFFER, this.buffers.some);
+      this.gl.bufferData(this.gl.ELEMENT_ARRAY_BUFFER, some, this.gl.STATIC_DRAW);
     }
+  }
+
+  // Draw while the view moves: a part of the points, and all of them soon after.
+  move() {
+    this.moving = this.indexed && this.count > MOVING;
+    this.draw();
+    if (!this.moving) return;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => { this.moving = false; this.draw(); }, REST);
+  }
+
+  // Points with a ring around them: the others stay as they are drawn.
+  ring(numbers) {
+    this.rings = numbers;
+    if (this.waiting || this.ringing) return;
+    this.ringing = requestAnimationFrame(() => { this.ringing = 0; if (this.ink) this.drawOver(this.size, devicePixelRatio || 1); });
   }
 
   // Four numbers from 0 to 255 a point.
@@ -120,7 +144,7 @@ export class Scatter {
         canvas.height = Math.round(high * ratio);
       }
     }
-    const size = Math.min(14, Math.max(2.2, (this.count > 20000 ? 2.6 : this.count > 4000 ? 4.5 : 7) * this.view.zoom ** 0.35));
+    const size = this.size = Math.min(14, Math.max(2.2, (this.count > 20000 ? 2.6 : this.count > 4000 ? 4.5 : 7) * this.view.zoom ** 0.35));
     if (this.gl) this.drawPoints(wide, high, size * ratio);
     else this.drawFlat(size, ratio);
     this.drawOver(size, ratio);
@@ -140,7 +164,8 @@ export class Scatter {
       gl.enableVertexAttribArray(this.at[name]);
       gl.vertexAttribPointer(this.at[name], parts, kind, whole, 0, 0);
     }
-    gl.drawArrays(gl.POINTS, 0, this.count);
+    if (this.moving) gl.drawElements(gl.POINTS, MOVING, gl.UNSIGNED_INT, 0);
+    else gl.drawArrays(gl.POINTS, 0, this.count);
   }
 
   // Without WebGL: slower, but the same picture.
@@ -218,7 +243,7 @@ export class Scatter {
     const [nx, ny] = this.toData(x, y);
     this.view.x += dx - nx;
     this.view.y += dy - ny;
-    this.draw();
+    this.move();
   }
 
   reset() {
@@ -254,7 +279,7 @@ export class Scatter {
       else {
         this.view.x -= (x - before[0]) / this.unit;
         this.view.y += (y - before[1]) / this.unit;
-        this.draw();
+        this.move();
       }
     });
     const up = (event) => {
@@ -286,6 +311,7 @@ export class Scatter {
   }
 
   close() {
+    clearTimeout(this.rest);
     this.resizer.disconnect();
     this.gl?.getExtension("WEBGL_lose_context")?.loseContext();
   }
