@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alike.analysis.blocks import EvaluationSet, evaluation_set_of, held_vectors, here
@@ -240,29 +240,14 @@ def layers_stored(place: Path) -> list[np.ndarray]:
         return [file[f"arr_{at}"] for at in range(len([name for name in file if "arr" in name]))]
 
 
-def jackknife(
-    value: Callable[[NDArray[np.int64]], float], strata: NDArray[np.int64], least: float = 0.0
-) -> str:
-    """A value of all networks and its interval: networks are left out in turn, t by strata.
+def left_out(value: Callable[[NDArray[np.int64]], float], n: int) -> str:
+    """A value of all networks, and from where to where it goes if any one of them is left out.
 
-    Args:
-        value: of the networks at some positions.
-        strata: (K,) the group of each network.
-        least: that the value can be; the most is 1.
+    This is no interval of confidence: three networks a group say little of further ones.
     """
-    every = np.arange(len(strata))
-    whole, variance, freedom = value(every), 0.0, 0
-    for stratum in np.unique(strata):
-        own = every[strata == stratum]
-        if len(own) < 2:
-            continue
-        less = np.array([value(np.delete(every, at)) for at in own])
-        variance += (len(own) - 1) / len(own) * ((less - less.mean()) ** 2).sum()
-        freedom += len(own) - 1
-    if not freedom:
-        return f"{whole:.2f}"
-    reach = t.ppf(0.975, freedom) * variance**0.5
-    return f"{whole:.2f} [{max(whole - reach, least):.2f}, {min(whole + reach, 1):.2f}]"
+    every = np.arange(n)
+    less = [value(np.delete(every, at)) for at in every]
+    return f"{value(every):.2f} ({min(less):.2f} to {max(less):.2f})"
 
 
 def of_groups(options: argparse.Namespace, images: EvaluationSet) -> pd.DataFrame:
@@ -343,13 +328,13 @@ def table(options: argparse.Namespace) -> None:
         for test, levels in TESTS.items():
             part = networks_apart[networks_apart["measure"] == name]
             part = part[part["test"] == test]
-            strata = np.repeat(np.arange(len(levels)), options.seeds)
-            apart = jackknife(told_apart(part, average_precision_score), strata)
-            cells.append(f"{apart}, {jackknife(dose(part, levels), strata, -1.0)}")
+            n = len(levels) * options.seeds
+            apart = left_out(told_apart(part, average_precision_score), n)
+            cells.append(f"{apart}, {left_out(dose(part, levels), n)}")
         layers = layers_apart[layers_apart["measure"] == name]
         shares = {of: in_order(few) for of, few in layers.groupby("network")}
         own = np.array([share for of, share in shares.items() if of not in SHARED])
-        cells.append(jackknife(lambda at, own=own: own[at].mean(), np.zeros(len(own), np.int64)))
+        cells.append(left_out(lambda at, own=own: own[at].mean(), len(own)))
         cells += [f"{shares[of]:.2f}" for of in SHARED]
         print("| " + " | ".join(cells) + " |", flush=True)
     few = networks_apart[networks_apart["measure"] == "rsa"]

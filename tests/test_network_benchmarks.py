@@ -91,4 +91,5 @@ def test_order_of_layers_and_of_groups(benchmark):
     order = grounded.dose(part, (0.0, 0.5, 1.0))
     assert apart(every) == 1
     assert order(every) == pytest.approx(1)
-    assert grounded.jackknife(order, np.repeat([0, 1, 2], 3)) == "1.00 [1.00, 1.00]"
+    assert grounded.left_out(order, 9) == "1.00 (1.00 to 1.00)"
+    assert grounded.left_out(lambda at: at.sum() / 10, 4) == "0.60 (0.30 to 0.60)"

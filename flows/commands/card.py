@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         store: Annotated[
-            str | None, typer.Option("--store", help="The same, as other commands take it.")
+            str | None,
+            typer.Option("--store", help="Store of the features, the same as an argument."),
         ] = None,
         features: FeaturesOption = None,
         to: Annotated[

@@ -28,7 +28,8 @@ def serve(
         typer.Argument(help="Stores: folders or URLs. The page shows the first, and offers all."),
     ] = None,
     store: Annotated[
-        list[str] | None, typer.Option("--store", help="The same as an argument. Repeatable.")
+        list[str] | None,
+        typer.Option("--store", help="Store of the features, the same as an argument. Repeatable."),
     ] = None,
     features: Annotated[
         str | None,
