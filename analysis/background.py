@@ -28,6 +28,7 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.compare import Side, differences_of, measured_side
 from alike.analysis.explain import evaluating, network_for
+from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
 from alike.analysis.pairs import mean_difference, share_interval, spread, units_of
@@ -51,7 +52,6 @@ Floats = NDArray[np.float64]
 Row = tuple[str, str, float, float, float, str]
 """One of the table: images, score, value, low, high, note."""
 
-PLACE = "tables/{key}/background.parquet"
 BATCH = 32
 MOST = 500
 """Images that are probed unless told otherwise."""
@@ -156,7 +156,7 @@ def background_probe(
         "images": len(cutouts.images), "left_out": left_out, "digest": features.digest,
         **({"where": features.where} if features.where else {}),
     }  # fmt: skip
-    features.store.write_table(PLACE.format(key=features.key), table, record)
+    features.store.write_table(BACKGROUND.format(key=features.key), table, record)
     return BackgroundProbe(table, record)
 
 

@@ -3,6 +3,7 @@
 TABLE = "tables/{key}/continuity.parquet"
 GRADE = "tables/{key}/grade.parquet"
 PAIR_GRADE = "tables/{key}/pair_grade.parquet"
+BACKGROUND = "tables/{key}/background.parquet"
 PICTURE = "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
 EXAMPLES = "explanations/{key}/examples.png"

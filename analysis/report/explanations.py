@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from alike.analysis.explain.file_names import CONFUSED, EXAMPLES, GRADE, PAIR_GRADE, PICTURE, TABLE
+from alike.analysis.explain.file_names import (
+    BACKGROUND,
+    CONFUSED,
+    EXAMPLES,
+    GRADE,
+    PAIR_GRADE,
+    PICTURE,
+    TABLE,
+)
 from alike.analysis.report.parts import Html, data_uri, section, table, text
 from alike.analysis.report.words import interval_words, number
 
@@ -69,6 +77,7 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     body = f"{HEADING}{_table(pd.concat(continuity))}" if continuity else ""
     body += "".join(_graded(store, name, key) for name, key in keys.items())
     body += "".join(_pair_graded(store, name, key) for name, key in keys.items())
+    body += "".join(_background(store, name, key) for name, key in keys.items())
     for name, key in keys.items():
         of = "" if name == "network" else f", {name}"
         caption = f"Evidence for the predicted class{of}"
@@ -125,6 +134,45 @@ def _pair_graded(store: "Store", name: str, key: str) -> str:
     )
 
 
+def _background(store: "Store", name: str, key: str) -> str:
+    """What a network takes from the ground behind objects, "" if that was not probed."""
+    try:
+        probe, settings = store.read_table(BACKGROUND.format(key=key))
+    except FileNotFoundError:
+        return ""
+    shown = probe[probe["score"].isin(["sameness", "accuracy"])]
+    scores = [one for one in ("sameness", "accuracy") if one in set(shown["score"])]
+    rows: list[list[object]] = []
+    for images, of_images in shown.groupby("images", sort=False):
+        by_score = of_images.set_index("score")
+        cells = [_span(*by_score.loc[one, ["value", "low", "high"]]) for one in scores]
+        rows.append([f"{by_score['note'].iloc[0]} ({images})", *cells])
+    shares = probe.set_index("score")
+    off = ""
+    if "likeness_off_object" in shares.index:
+        share, even, less = (
+            shares.loc[one]
+            for one in ("likeness_off_object", "area_off_object", "likeness_less_area")
+        )
+        off = (
+            f" {number(share['value'])} of an image's likeness to its class lies off its object; "
+            f"if likeness were even, {number(even['value'])} would. The difference is "
+            f"{number(less['value'])} ({interval_words(less['low'], less['high'])})."
+        )
+    caption = (
+        f"{settings['images']} images, {settings['measure']}. Objects were cut out by masks. "
+        "Mixed-same less mixed-random is what the network takes from grounds that go with a class."
+        f"{off}"
+    )
+    if settings["digest"] != store.features(key).digest:
+        caption += " The features have changed since: run alike probe background again."
+    of = "" if name == "network" else f", {name}"
+    columns = [("Images", "t"), *((one.capitalize(), "n") for one in scores)]
+    return f"<h3>What does the network take from backgrounds?{text(of)}</h3>" + table(
+        columns, rows, caption=caption
+    )
+
+
 def _images(grades: pd.DataFrame, what: str = "images") -> str:
     """How many images were graded, how many count, and into how many cells they were cut."""
     first = grades.iloc[0]
@@ -140,13 +188,17 @@ def _images(grades: pd.DataFrame, what: str = "images") -> str:
 
 def _spans(row: Mapping[str, object], numbers: Sequence[tuple[str, str]]) -> list[object]:
     """A cell for each number of a grade, with its interval below."""
-    cells: list[object] = []
-    for _, column in numbers:
-        value, low, high = (float(str(row[f"{column}{end}"])) for end in ("", "_low", "_high"))
-        span = interval_words(low, high)
-        under = f'<span class="sub">{text(span)}</span>' if span else ""
-        cells.append((Html(text(number(value)) + under), value if np.isfinite(value) else -2.0))
-    return cells
+    return [
+        _span(*(float(str(row[f"{column}{end}"])) for end in ("", "_low", "_high")))
+        for _, column in numbers
+    ]
+
+
+def _span(value: float, low: float, high: float) -> tuple[Html, float]:
+    """A cell: a number with its interval below, and what it is sorted by."""
+    span = interval_words(low, high)
+    under = f'<span class="sub">{text(span)}</span>' if span else ""
+    return Html(text(number(value)) + under), value if np.isfinite(value) else -2.0
 
 
 def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from functools import cache
+from html import escape, unescape
 
 import numpy as np
 import pytest
@@ -14,8 +15,17 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import alike
-from alike.analysis.background import GAP, Cutouts, other_grounds, tiled_ground, variants_of
+from alike.analysis.background import (
+    GAP,
+    VARIANTS,
+    Cutouts,
+    other_grounds,
+    tiled_ground,
+    variants_of,
+)
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
+from alike.analysis.report.explanations import explanations_section
+from alike.analysis.report.words import number
 from alike.extract.errors import BadInput
 from alike.flows.cli import main
 
@@ -186,6 +196,20 @@ def test_table_is_that_of_loops(studied, monkeypatch, capsys):
     assert shown == pytest.approx(np.mean(shares), abs=2e-3)
     area = said["original", "area_off_object"]["value"]
     assert area == pytest.approx(1 - masks.mean(), abs=1e-6)
+
+    section = explanations_section({"network": features.key}, store)
+    assert "What does the network take from backgrounds?" in section
+    for images in (*VARIANTS, GAP):
+        assert f"({escape(images)})" in section
+        assert number(said[images, "sameness"]["value"]) in section
+    assert f"{number(shown)} of an image's likeness to its class lies off its object" in unescape(
+        section
+    )
+    assert "have changed since" not in section
+    name = f"tables/{features.key}/background.parquet"
+    store.write_table(name, kept, {**record, "digest": "of other features"})
+    assert "have changed since" in explanations_section({"network": features.key}, store)
+    store.write_table(name, kept, record)
 
 
 @pytest.mark.quick
