@@ -19,6 +19,10 @@ Distances = Annotated[
     list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]],
     Query(min_length=1, max_length=models.MAX_NEIGHBOURS, description="Repeatable."),
 ]
+Sections = Annotated[
+    list[models.SectionName] | None,
+    Query(max_length=20, description="Only these sections. Repeatable."),
+]
 FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
@@ -48,9 +52,10 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
 
 def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/report", response_model=models.ScoreSections)
-    async def report(request: Request, features: Features = None) -> Any:
+    async def report(request: Request, features: Features = None, section: Sections = None) -> Any:
         """What the report says of scores, section by section, as HTML."""
-        return await work.search(request, answer(partial(views.scores, features)))
+        question = partial(views.scores, features, section or ())
+        return await work.search(request, answer(question))
 
     @router.get("/typical", response_model=models.Typical)
     async def typical(

@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, count, empty, fill, h, link, named, picture, say, waiting } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, picture, say, waiting, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -15,8 +15,13 @@ const PAGE = 100;
 
 export function view(place, { facts, go, source, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
-  const body = h("div");
-  place.append(h("h1", { class: "unseen" }, "Data: images to look at"), tabs, body);
+  const limits = h("div", { class: "limits" }), body = h("div");
+  place.append(h("h1", { class: "unseen" }, "Data: images to look at"), limits, tabs, body);
+  const analysed = facts.extractions.find((one) => one.key === facts.key)?.analysed;
+  if (analysed && Object.keys(facts.classes).length) fill(limits, life, async () => {
+    const told = await askIfThere("report", { features: source.features, section: "data" }, { signal: life });
+    return told?.sections.data ? allowed(told.sections.data, life) : [];
+  }, waiting(4, "Loading what the data allow"));
   let shown = "", limit = PAGE;
 
   const show = (kind) => fill(body, life, async () => {
@@ -54,6 +59,15 @@ export function view(place, { facts, go, source, life }) {
     limit = PAGE;
     show(kind);
   };
+}
+
+// The sentences, and below them bounds and curve: folded on small screens, where the lists would be far down.
+function allowed(html, life) {
+  const place = written(html, life), section = place.firstElementChild, drawn = section.querySelector("figure");
+  const parts = [...section.children].slice([...section.children].findIndex((one) => one.matches(".tablebox")));
+  section.append(h("details", { open: matchMedia("(min-width: 981px)").matches }, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
+    h("div", { class: drawn ? "two" : "" }, h("div", {}, parts.filter((one) => one !== drawn)), drawn)));
+  return place;
 }
 
 function entry(kind, line, tags, source, go) {

@@ -306,10 +306,58 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
         ):
             visit(page, address + view, "document.querySelector('.empty')")
             assert words in page.run("return document.querySelector('.view').innerText"), view
+            assert not page.run("return document.querySelector('.limits')?.childElementCount")
         visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
         # A refusal (404) is logged by the browser itself; nothing else is.
         complaints = [one for one in page.complaints() if "status of 404" not in one]
         assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def two(two_networks):
+    """The server of two networks, and the analysis of the one that is shown."""
+    folder, analysis = two_networks
+    with server(folder / "store", options=("--features", analysis.key)) as answering:
+        yield f"{answering.address}/", analysis
+
+
+def test_scores_have_the_profile_over_layers(page, two):
+    address, analysis = two
+    visit(page, f"{address}#scores", "document.querySelector('#layers')")
+    page.run("document.querySelector('#layers').scrollIntoView()")
+    page.wait("document.querySelector('#layers .js-plotly-plot')")
+    profile = analysis.tables["layers"]
+    wanted = profile[profile["score"] == "sameness"].sort_values("place")
+    drawn = page.run(
+        "const {x, y} = document.querySelector('#layers .js-plotly-plot').data"
+        ".find((one) => one.name === 'Sameness'); return [x, y];"
+    )
+    assert drawn == [wanted["layer"].tolist(), wanted["value"].tolist()]
+    assert len(wanted) > 1
+    assert_quiet(page, address)
+
+
+def test_what_the_data_allow_stands_above_the_lists(page, two):
+    address, analysis = two
+    visit(page, f"{address}#data", "document.querySelector('.limits .js-plotly-plot')")
+    bounds = page.run(
+        "return [...document.querySelectorAll('.limits .two tbody')][0].innerText.split('\\n')"
+    )
+    wanted = analysis.tables["bayes"].set_index("voters")
+    for line, (voters, row) in zip(bounds, wanted.iterrows(), strict=True):
+        says = [f"{100 * row[name]:.1f} %" for name in ("lower", "upper")]
+        assert re.sub(r"[\s\u00a0\u202f]+", " ", line).startswith(" ".join([str(voters), *says]))
+    curve = analysis.tables["sufficiency"]
+    drawn = page.run(
+        "return document.querySelector('.limits .js-plotly-plot').data.flatMap((one) => one.y)"
+    )
+    assert set(curve.query("score == 'one_nn'")["value"]) <= set(drawn)
+    page.shape(390, 844, dark=True)
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    assert not page.run("return document.querySelector('.limits details').open")
+    top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
+    assert top < 844
+    assert_quiet(page, address)
 
 
 READ = """

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import urllib.parse
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -250,3 +251,37 @@ def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path)
     assert {"top", "scores", "distances", "measures"} <= set(report["sections"])
     for name in ("scores", "distances", "measures"):
         assert report["sections"][name] in page
+    assert "layers" not in report["sections"]  # None are stored.
+    one = client.json("/api/v1/report?section=measures")["sections"]
+    assert one == {"measures": report["sections"]["measures"]}
+
+
+def test_every_section_can_be_asked_for(analysis, place):
+    """The names of the API are those that are written, of an analysis that has all tables."""
+    from alike.analysis.report import fragments
+    from alike.serve.models import SectionName
+
+    store = Store.open(place / "store")
+    for name in get_args(SectionName):
+        assert set(fragments.score_sections(analysis, store, (), [name])) <= {name}
+    assert set(fragments.score_sections(analysis, store)) <= set(get_args(SectionName))
+
+
+def test_layers_and_limits_are_those_of_the_report(two_networks, tmp_path):
+    from alike.analysis.report.report import write_report
+
+    folder, analysis = two_networks
+    page = write_report(tmp_path / "report.html", before=analysis).read_text()
+    views = Views(NeighbourService(folder / "store", analysis.key))
+    told = views.scores(analysis.key, ["layers", "data"])["sections"]
+    assert set(told) == {"layers", "data"}
+    assert told["layers"] in page
+    limits = told["data"].partition("</h2>")[2].removesuffix("</section>")
+    assert limits in page
+    assert 'id="sufficiency"' in limits
+    bound = analysis.tables["bayes"]["lower"].iloc[0]
+    assert f"{100 * bound:.1f}" in limits
+    # The images are in the lists of the view.
+    assert len(analysis.tables["suspects"])
+    assert "<summary>Labels that the neighbours contradict" in page
+    assert "<summary>Labels that the neighbours contradict" not in limits
