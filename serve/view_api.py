@@ -9,7 +9,7 @@ from pydantic import Field
 
 from alike.serve import models
 from alike.serve.analysed import records
-from alike.serve.lists import COLUMNS, export
+from alike.serve.lists import COLUMNS, FORMS, export
 from alike.serve.questions import Features, Limit, Measure, Name, answer
 from alike.serve.views import TAP, Views
 from alike.serve.work import Work
@@ -27,7 +27,7 @@ FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             kind: {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("text/csv", "application/vnd.apache.parquet")
+            for kind in ("text/csv", "application/x-tex", "application/vnd.apache.parquet")
         }
     }
 }
@@ -106,7 +106,7 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/lists/{kind}/file", response_class=Response, responses=FILE)
     async def file(
         request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
-        form: Literal["csv", "parquet"] = "csv",
+        form: Literal["csv", "latex", "parquet"] = "csv",
     ) -> Any:  # fmt: skip
         """The whole list as a file."""
 
@@ -115,8 +115,8 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
             return export(lines, form)
 
         data = await work.search(request, question)
-        media = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
-        headers = {"Content-Disposition": f'attachment; filename="{kind}.{form}"'}
+        suffix, media = FORMS[form]
+        headers = {"Content-Disposition": f'attachment; filename="{kind}.{suffix}"'}
         return Response(data, media_type=media, headers=headers)
 
 

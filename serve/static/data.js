@@ -33,7 +33,7 @@ export function view(place, { facts, go, source, life }) {
     const rest = told.n_lines - told.lines.length;
     return [h("p", { class: "lead" }, ABOUT[kind]),
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
-        ["csv", "parquet"].map((form) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, form === "csv" ? "Save as CSV" : "Parquet"))),
+        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
       h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go))),
       rest > 0 ? h("button", { type: "button", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`) : ""];

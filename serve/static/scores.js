@@ -32,10 +32,12 @@ async function sideBySide(facts, life) {
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
   const rows = FIRST.map((score) => [score, columns.map(([, document]) => value(document, score))]).filter(([, cells]) => cells.some(Boolean));
   const number = (score, x) => (SHARES.has(score) ? `${(100 * x).toFixed(1)} %` : x.toFixed(3));
-  return h("section", {}, h("h2", {}, "Networks side by side"),
+  const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
       h("th", { class: "n", scope: "col" }, h("a", { href: link("scores", { features: one.key }), "aria-current": one.key === facts.key ? "true" : undefined }, `${one.network.split(/[/:]/).pop()} · ${one.weights}`))))),
     h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", {}, score.replaceAll("_", " ")), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
       cell.low === null ? "" : h("span", { class: "sub" }, `${number(score, cell.low)} to ${number(score, cell.high)}`)] : "–"))))))));
+  Shown.savable(section.querySelector("table"), "networks");
+  return section;
 }

@@ -15,6 +15,7 @@ from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
 from alike.serve.analysed import _predictions
 from alike.serve.class_pair import _ends
+from alike.serve.lists import export
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
 
@@ -214,8 +215,26 @@ def test_lists(client, analysis, kind):
     )  # fmt: skip
     table = pd.read_parquet(io.BytesIO(body))
     assert len(table) == listed["n_lines"]
+    status, headers, body = client.get(f"/api/v1/lists/{kind}/file?form=latex")
+    assert headers["Content-Disposition"] == f'attachment; filename="{kind}.tex"'
+    rows = [line for line in body.decode().split("\n") if line.endswith(r" \\")]
+    assert len(rows) == listed["n_lines"] + 1
+    assert {row.count(" & ") for row in rows} == {rows[0].count(" & ")}
     status, _, body = client.get(f"/api/v1/lists/{kind}/file")
     assert len(pd.read_csv(io.BytesIO(body))) == listed["n_lines"]
+
+
+def test_names_are_text_in_latex():
+    lines = pd.DataFrame({
+        "image": ["0" * 64], "row": [3], "path": ["50%_a & b\\{c}\n~^$#[*.png"], "label": [None],
+        "score": [0.123456789],
+    })  # fmt: skip
+    assert export(lines, "latex").decode().splitlines() == [
+        r"\begin{tabular}{llll}", r"\hline", r"row & path & label & score \\", r"\hline",
+        r"3 & 50\%\_a \& b\textbackslash{}\{c\} \textasciitilde{}\textasciicircum{}\$\#{[}{*}.png"
+        r" &  & 0.123457 \\",
+        r"\hline", r"\end{tabular}",
+    ]  # fmt: skip
 
 
 def test_bad_images_are_listed_with_their_reason(tmp_path, place):
