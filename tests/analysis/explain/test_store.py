@@ -236,6 +236,15 @@ def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
     of = "Grade of the maps, deletion less that of energy:"
     what = f"4 images, {said[0]['cells']} cells."
     assert under["Evidence for the predicted class"] == f"{of} cam {less['cam']}; {what}"
+    place = f"explanations/{features.key}/examples.png"
+    with Image.open(io.BytesIO(features.store.read_file(place))) as image:
+        older = io.BytesIO()
+        Image.fromarray(np.asarray(image)).save(older, "PNG")  # without the text that names cam
+    features.store.write_file(place, older.getvalue())
+    earlier = explanations_section({"network": features.key}, features.store)
+    assert notes_under_pictures(earlier)["Evidence for the predicted class"] == (
+        f"{of} cam {less['cam']}, gradcam not graded; {what}"
+    )
     assert under["The least continuous pairs of inputs"] == (
         f"{of} sa not graded, lrp {less['lrp']}; {what}"
     )
