@@ -89,7 +89,7 @@ class Client:
 
 
 @contextmanager
-def server(*stores):
+def server(*stores, options=()):
     """A server in a process of its own, as somebody starts it; `address` is what it printed."""
     environment = {
         **os.environ,
@@ -99,6 +99,7 @@ def server(*stores):
     }
     command = "import sys; from alike.flows.cli import main; sys.exit(main())"
     started = [sys.executable, "-c", command, "serve", *map(str, stores), "--port", "0"]
+    started += options
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
         client = Client(process.stdout.readline().strip())
         assert client.address.startswith("http://"), client.address
