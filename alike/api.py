@@ -568,7 +568,7 @@ def explain(
         store: whose network is explained.
         features: the extraction; None: the only one, or the one that a run serves.
         methods: keys of `EXPLAINERS` and `PAIR_EXPLAINERS`, and ``likeness``; None: likeness on
-            the last map and in pixels for two images, else all but it.
+            the last map and in pixels for two images, the usual ones for `grade`, else all but it.
         target: class name or index; None: the predicted one.
         measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
         pairs: also show what on the first image is like each position of the second.

@@ -1,13 +1,14 @@
 """Pictures in rows with text below each, as one picture: panels, contact sheets."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from alike.extract.errors import BadInput
 
@@ -104,10 +105,12 @@ def panel(
     return np.asarray(paper)
 
 
-def png(picture: Pixels) -> bytes:
-    """Return a picture (H, W, 3) uint8 as the bytes of a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
+def png(picture: Pixels, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return a picture (H, W, 3) uint8 as the bytes of a PNG file, with texts under their names."""
+    file, held = io.BytesIO(), PngInfo()
+    for name, said in (texts or {}).items():
+        held.add_text(name, said)
+    Image.fromarray(picture).save(file, format="PNG", pnginfo=held)
     return file.getvalue()
 
 

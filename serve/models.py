@@ -456,7 +456,7 @@ class Grades(Model):
 
 
 class Map(Model):
-    """The stored map; the first attributes are those of `alike map --json`.
+    """The stored map; `settings` holds what `alike map --json` has beside `key` and `images`.
 
     Attributes:
         key: extraction.

@@ -9,5 +9,8 @@ from .map import MOST_POINTS as MOST_POINTS
 from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows
 from .networks import network_figure as network_figure
+from .networks import network_matrix as network_matrix
+from .networks import network_matrix_figure as network_matrix_figure
+from .networks import network_order as network_order
 from .networks import placed_networks as placed_networks
 from .sufficiency import sufficiency_figure as sufficiency_figure

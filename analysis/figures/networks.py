@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from alike.analysis.figures.classes import matrix_figure, similarity_order
 from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars
+
+MOST_WRITTEN = 8
+"""Networks up to which the cells of a matrix have their number in them."""
 
 
 def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "") -> go.Figure:
@@ -62,4 +66,54 @@ def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title_text="", showticklabels=False)
     figure.update_yaxes(title_text="", showticklabels=False, scaleanchor="x")
+    return figure
+
+
+def network_matrix(pairs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Networks x networks, in the order of the table; the diagonal is NaN.
+
+    Args:
+        pairs: table of `alike.analysis.similarity.NetworkPairs`.
+        method: a key of `alike.analysis.similarity.METHODS`.
+    """
+    rows = pairs[pairs["method"] == method]
+    names = pd.Index(list(dict.fromkeys([*rows["a"], *rows["b"]])))
+    square = np.full((len(names), len(names)), np.nan)
+    a, b = names.get_indexer(rows["a"]), names.get_indexer(rows["b"])
+    square[a, b] = square[b, a] = rows["value"].to_numpy(float)
+    return pd.DataFrame(square, names, names)
+
+
+def network_order(pairs: pd.DataFrame) -> list[str]:
+    """Networks ordered so that alike ones stand side by side: `similarity_order` by linear CKA.
+
+    Args:
+        pairs: table of `alike.analysis.similarity.NetworkPairs`.
+    """
+    square = 1 - network_matrix(pairs, "linear_cka")
+    values = square.to_numpy(copy=True)
+    np.fill_diagonal(values, 0.0)
+    return similarity_order(pd.DataFrame(values, square.index, square.columns))
+
+
+def network_matrix_figure(square: pd.DataFrame, order: list[str], method: str) -> go.Figure:
+    """How alike every two networks are by one method; dark is alike, whatever its direction.
+
+    Args:
+        square: as `network_matrix` gives it.
+        order: the networks from top to bottom.
+        method: a key of `alike.analysis.similarity.METHODS`; `procrustes` is a distance.
+    """
+    low, high = float(np.nanmin(square)), float(np.nanmax(square))
+    # Two networks have one value, which is no range of colours.
+    span = (low, high) if low < high else (low - 0.5, high + 0.5)
+    # Keys of networks are long, and stand under the cells at an angle.
+    figure = matrix_figure(square, order, span=span, height=min(240 + 30 * len(order), 680))
+    cells = figure.data[0]
+    of_two = "%{y} – %{x}" if cells.customdata is None else "%{customdata[0]} – %{customdata[1]}"
+    cells.update(hovertemplate=of_two + "<br>%{z:.4f}<extra></extra>", hoverongaps=False)
+    if method != "procrustes":
+        cells.update(reversescale=True)
+    if len(order) <= MOST_WRITTEN:
+        cells.update(texttemplate="%{z:.2f}", textfont={"size": 11})
     return figure

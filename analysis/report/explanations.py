@@ -16,19 +16,21 @@ from alike.analysis.explain.file_names import (
     BACKGROUND,
     CONFUSED,
     EXAMPLES,
+    EXPLAINER,
     GRADE,
     PAIR_GRADE,
     PICTURE,
     TABLE,
 )
 from alike.analysis.report.parts import Html, data_uri, section, table, text
-from alike.analysis.report.words import interval_words, number
+from alike.analysis.report.words import change, interval_words, number
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
 
 LEAD = (
-    "The pictures show the positions of evidence for a class. Continuity compares the "
+    "The pictures show the positions of evidence for a class. The grade under them is below zero "
+    "if maps say more than where the network is active. Continuity compares the "
     "explanations R and R' of two similar inputs x and x' by |R − R'| / |x − x'|. The magnitudes "
     "of each explanation are scaled to a sum of 1. Smaller is more continuous. The slope says how "
     "fast the worst case grows as noise shrinks: 0 is continuous, 1 is a jump. Different ÷ same "
@@ -52,6 +54,7 @@ RANDOMISED = (
     "Random weights: rank correlation with the map of the same network with its last weights "
     "permuted; near 0 is good."
 )
+NO_GRADE = "No grade of the maps was measured (alike explain --grade)."
 HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
     ("noise, worst", "noise", "max"),
@@ -78,15 +81,18 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
     body += "".join(_graded(store, name, key) for name, key in keys.items())
     body += "".join(_pair_graded(store, name, key) for name, key in keys.items())
     body += "".join(_background(store, name, key) for name, key in keys.items())
-    for name, key in keys.items():
+    for (name, key), measured in zip(keys.items(), tables, strict=True):
         of = "" if name == "network" else f", {name}"
+        place = EXAMPLES.format(key=key)
         caption = f"Evidence for the predicted class{of}"
-        body += _picture(store, EXAMPLES.format(key=key), caption)
-        body += _picture(
-            store, PICTURE.format(key=key), f"The least continuous pairs of inputs{of}"
-        )
+        body += _picture(store, place, caption, _class_grades(store, key, _drawn_by(store, place)))
+        shown = list(dict.fromkeys(measured.get("explainer", ())))
+        caption = f"The least continuous pairs of inputs{of}"
+        note = _class_grades(store, key, shown)
+        body += _picture(store, PICTURE.format(key=key), caption, note)
         caption = f"The most similar images of different classes{of}"
-        body += _picture(store, CONFUSED.format(key=key), caption)
+        note = _likeness_grades(store, key)
+        body += _picture(store, CONFUSED.format(key=key), caption, note)
     return section("explanations", "Explanations", LEAD, body)
 
 
@@ -231,7 +237,56 @@ def _table(continuity: pd.DataFrame) -> str:
     return table(columns, rows, caption=f"Pairs of each network: {pairs}.")
 
 
-def _picture(store: "Store", name: str, caption: str) -> str:
+def _drawn_by(store: "Store", name: str) -> list[str]:
+    """By which explainers a picture of examples was drawn; older ones do not say."""
+    try:
+        png = store.read_file(name)
+    except FileNotFoundError:
+        return []
+    with Image.open(io.BytesIO(png)) as image:
+        said = image.info.get(EXPLAINER)
+    return [said] if said else ["cam", "gradcam"]
+
+
+def _class_grades(store: "Store", key: str, explainers: Sequence[str]) -> str:
+    """The grade of each explainer of a class under its maps."""
+    try:
+        grades, _ = store.read_table(GRADE.format(key=key))
+    except FileNotFoundError:
+        return NO_GRADE
+    return _under_maps(grades, explainers, _images(grades))
+
+
+def _likeness_grades(store: "Store", key: str) -> str:
+    """The grade of `likeness` for pairs of different classes under their maps."""
+    try:
+        grades, settings = store.read_table(PAIR_GRADE.format(key=key))
+    except FileNotFoundError:
+        return NO_GRADE
+    grades = grades[grades["pairs"] == "different classes"]
+    if grades.empty:
+        return NO_GRADE
+    what = f"{_images(grades, 'pairs')} of different classes, {settings['measure']}"
+    return _under_maps(grades, ["likeness"], what)
+
+
+def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> str:
+    """Deletion less that of energy, with its interval, of each explainer that was graded."""
+    by_name = grades.set_index("explainer")
+    said = []
+    for name in explainers:
+        if name not in by_name.index:
+            said.append(f"{name} not graded")
+            continue
+        value, low, high = (
+            float(by_name.loc[name, f"deletion_to_energy{end}"]) for end in ("", "_low", "_high")
+        )
+        span = interval_words(low, high, signed=True)
+        said.append(f"{name} {change(value)}" + (f" ({span})" if span else ""))
+    return f"Grade of the maps, deletion less that of energy: {', '.join(said)}; {what}."
+
+
+def _picture(store: "Store", name: str, caption: str, note: str) -> str:
     try:
         png = store.read_file(name)
     except FileNotFoundError:
@@ -242,5 +297,6 @@ def _picture(store: "Store", name: str, caption: str) -> str:
     safe = text(caption)
     return (
         f'<figure><img class="whole" alt="{safe}" '
-        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}</figcaption></figure>'
+        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}. {text(note)}</figcaption>'
+        "</figure>"
     )

@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.analysis.figures import network_figure, placed_networks
+from alike.analysis.figures import (
+    network_figure,
+    network_matrix,
+    network_matrix_figure,
+    network_order,
+    placed_networks,
+)
 from alike.analysis.report.parts import Html, columns, details, figure, section, table, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import DASH, interval_words, number, words
@@ -55,7 +61,7 @@ def networks_section(subject: Subject, store: Any) -> str:
         ))  # fmt: skip
     body += columns(*pictures)
     if pairs is not None:
-        body += _matrix(pairs.table, METHODS)
+        body += _matrices(pairs.table, METHODS) + _pairs(pairs.table, METHODS)
     return section("networks", "Networks", lead, body)
 
 
@@ -83,7 +89,23 @@ def _correlated(ranking: Any) -> str:
     return " ".join(parts)
 
 
-def _matrix(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
+def _matrices(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
+    """A matrix of the networks by each method, two side by side, all in one order."""
+    order, figures = network_order(pairs), []
+    for method, about in methods.items():
+        square = network_matrix(pairs, method)
+        if np.isfinite(square.to_numpy()).any():
+            plot = network_matrix_figure(square, order, method)
+            name = method.replace("_", "-")
+            figures.append(figure(
+                plot, f"networks-by-{name}", title=f"Networks against networks: {method}",
+                caption=f"{about[0].upper()}{about[1:]}. Dark is alike.",
+            ))  # fmt: skip
+    return "".join(columns(*figures[at : at + 2]) for at in range(0, len(figures), 2))
+
+
+def _pairs(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
+    """The same as rows, with what permuted images give."""
     heads = [("Network", "t"), ("and", "t"), ("Comparison", "t"), ("Value", "n")]
     heads += [("If images are permuted", "n"), ("z", "n")]
     rows = []
@@ -92,4 +114,6 @@ def _matrix(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
         null = f"{number(row.null_mean)} ± {number(row.null_sd)}" if np.isfinite(row.z) else DASH
         cells = [(number(row.value), row.value), (null, row.null_mean), (f"{row.z:.3g}", row.z)]
         rows.append([row.a, row.b, (Html(label), row.method), *cells])
-    return details("Networks against networks", table(heads, rows, tall=True))
+    return details(
+        "Networks against networks: values and their nulls", table(heads, rows, tall=True)
+    )

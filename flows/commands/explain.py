@@ -34,7 +34,8 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 help="Names of `alike list explainers`; of two images likeness and names of "
                 "`alike list pair-explainers`. Separated by commas. "
-                "[default: likeness,likeness_lrp for two images, else cam,gradcam,lrp,sa]"
+                "[default: likeness,likeness_lrp for two images, those that --grade names, else "
+                "cam,gradcam,lrp,sa]"
             ),
         ] = None,
         target: Annotated[
@@ -81,7 +82,9 @@ def register(app: typer.Typer) -> None:
                 "--grade",
                 help="Measure whether the network follows its explanations, and whether the "
                 "similarity of pairs follows theirs: deletion, insertion, occlusion, random "
-                "weights.",
+                "weights. Graded are what --methods names, or by default cam,gradcam,sa,"
+                "grad_x_input,lrp, and of pairs likeness,likeness_lrp,likeness_lrp_gamma,"
+                "likeness_gradient,likeness_path.",
             ),
         ] = False,
         limit: Annotated[

@@ -7,7 +7,7 @@ const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other
 
 export function view(place, { facts, go, source, life }) {
   let before = {};
-  const drop = dropZone(place, go, life);
+  const drop = dropZone(place, go, source, life);
   const answer = h("div", { class: "asked", hidden: true });
   const query = h("section", { class: "query card", "aria-label": "Query" });
   const near = h("section", { class: "near", "aria-label": "Neighbours" });
@@ -153,7 +153,7 @@ function arrows(near, life) {
   }, { signal: life });
 }
 
-function dropZone(place, go, life) {
+function dropZone(place, go, source, life) {
   const input = h("input", { type: "file", accept: "image/*", multiple: true, id: "file" });
   const told = h("div", { class: "brought", role: "status" });
   const zone = h("section", { class: "dropzone", "aria-label": "Bring an image" },
@@ -162,7 +162,7 @@ function dropZone(place, go, life) {
   const list = (note = "") => told.replaceChildren(...[
     note ? h("p", { class: "wrongline" }, prose(note)) : null,
     brought.length > 1 ? h("div", { class: "strip" }, h("span", { class: "soft small" }, "You brought "),
-      brought.map((one) => h("a", { href: link("ask", { image: one.image }), title: named(one) }, picture(one, 96)))) : null,
+      brought.map((one) => h("a", { href: link("ask", { ...source, image: one.image }), title: named(one) }, picture(one, 96)))) : null,
   ].filter(Boolean));
   const bring = async (files) => {
     if (!files.length) return;

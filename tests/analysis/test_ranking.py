@@ -78,6 +78,8 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     assert all(f"net-{i}-0" in page for i in range(5))
     assert "Rank correlation of sameness with accuracy" in page
     assert "network-map" in page
+    for method in ("linear-cka", "procrustes", "mutual-knn", "rsa"):
+        assert f'id="networks-by-{method}"' in page
     assert networks_section(SimpleNamespace(last=SimpleNamespace(key="bare-0-0")), store) == ""
 
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.jobs import here
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.networks import linear_cka
+from alike.analysis.networks import linear_cka, rsa
 from alike.analysis.similarity import (
     _compared,
     cka_null_deviation,
@@ -79,6 +79,28 @@ def test_rsa_and_its_null_are_those_of_all_permutations():
         every.append((ranks[0] * moved).sum() / (ranks[0] ** 2).sum())
     assert mean == pytest.approx(np.mean(every), abs=1e-7)
     assert sd == pytest.approx(np.std(every))
+
+
+@pytest.mark.parametrize("form", ["euclidean", "cosine"])
+def test_rsa_is_that_of_rsatoolbox(form, two):
+    """Its dissimilarities of all pairs, and its Spearman of two networks.
+
+    Its Euclidean distances are squared, which keeps ranks; of unit vectors they are 2 - 2 cosine.
+    """
+    rsatoolbox = pytest.importorskip("rsatoolbox")
+    images = evaluation_set_of(np.arange(40), LABELS)
+    theirs, vectors = [], []
+    for x in two:
+        if form == "cosine":
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        data = rsatoolbox.data.Dataset(x.astype(float))
+        theirs.append(rsatoolbox.rdm.calc_rdm(data, method="euclidean"))
+        vectors.append(held_vectors(x, form))
+    wanted = rsatoolbox.rdm.compare(*theirs, method="spearman").item()
+    assert 0.2 < wanted < 0.9
+    ranks = [view_of(one, images, np.arange(40), here()).ranks for one in vectors]
+    assert rsa_with_null(*ranks)[0] == pytest.approx(wanted, abs=1e-5)
+    assert rsa(*vectors)[0] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_null_of_cka_is_that_of_all_permutations():

@@ -319,7 +319,8 @@ def test_every_setting_may_be_overridden_and_the_server_refuses_what_does_not_fi
 
     schema = deployment.parameter_openapi_schema
     every = schema["definitions"]["Pipeline"]["properties"]
-    assert set(every) == set(Pipeline.model_fields)
+    # Further networks are given as a list of `network`.
+    assert set(every) == set(Pipeline.model_fields) - {"others"}
     shown = schema["definitions"]["Analyse"]["properties"]["bootstrap"]
     assert (shown["type"], shown["minimum"]) == ("integer", 0)
     assert "Nothing is resampled" in shown["description"]
@@ -328,6 +329,8 @@ def test_every_setting_may_be_overridden_and_the_server_refuses_what_does_not_fi
             server.create_flow_run_from_deployment(deployment.id, parameters={"settings": wrong})
     right = {"analyse": {"bootstrap": 0, "measures": ["gap_cosine"]}}
     server.create_flow_run_from_deployment(deployment.id, parameters={"settings": right})
+    several = {"network": [{"name": "resnet18"}, {"name": "vgg11"}]}
+    server.create_flow_run_from_deployment(deployment.id, parameters={"settings": several})
     path = place.write_settings("out")
     scheduled(str(path), settings=right)
     (record,) = History(Store.open(read_pipeline(path).store_place)).records()

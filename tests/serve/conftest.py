@@ -148,7 +148,8 @@ def server(*stores, options=()):
         "XDG_CACHE_HOME": str(Path(stores[0]).parent / "cache"),
     }
     command = "import sys; from alike.flows.cli import main; sys.exit(main())"
-    started = [sys.executable, "-c", command, "serve", *map(str, stores), "--port", "0", *options]
+    started = [sys.executable, "-c", command, "serve", *map(str, stores), "--port", "0"]
+    started += options
     with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as process:
         client = Client(process.stdout.readline().strip())
         assert client.address.startswith("http://"), client.address

@@ -1,6 +1,7 @@
 """Grades of explainers: against loops over cells, and on networks whose truth is known."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,26 @@ def test_pairs_use_no_image_twice():
     assert named == first
     assert len(kinds["same class"]) == 3
     assert pairs_of(table.assign(label=None), 3) == {}
+
+
+@pytest.mark.quick
+def test_help_and_docs_name_what_is_graded():
+    from typer.testing import CliRunner
+
+    from alike.analysis.explain import EXPLAINERS, LIKENESS, PAIR_EXPLAINERS
+    from alike.analysis.explain.grade import METHODS, PAIR_METHODS
+    from alike.flows.cli import app
+
+    said = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "400"}).output
+    assert f"cam,{','.join(METHODS[1:])}, and of pairs {','.join(PAIR_METHODS)}." in said
+    page = (ROOT / "docs" / "explanations.md").read_text()
+    of_one, of_two = page.split("## Grades")[1].split("### Of likeness")
+    for part, named, every in (
+        (of_one, METHODS, EXPLAINERS),
+        (of_two, PAIR_METHODS, {LIKENESS, *PAIR_EXPLAINERS}),
+    ):
+        graded, others = re.search(
+            r"By default(.*?)(?:`\.|are graded,)(.*?)(?:are not|`--)", part, re.S
+        ).groups()
+        assert set(re.findall(r"`(\w+)", graded)) == set(named)
+        assert set(re.findall(r"`(\w+)", others)) == set(every) - set(named)

@@ -196,10 +196,17 @@ def test_the_report_shows_what_the_store_holds(features):
     assert "contribution of each position to the score" in shown
     assert "Evidence for the predicted class" in shown
     assert shown.count("data:image/jpeg") == 3
+    assert shown.count("No grade of the maps was measured (alike explain --grade).") == 3
     twice = explanations_section({"before": features.key, "after": features.key}, features.store)
     assert twice.count("<table") == 1  # one row an explainer and network
     assert (twice.count(">before</td>"), twice.count(">after</td>")) == (1, 1)
     assert explanations_section({"network": "another"}, features.store) == ""
+
+
+def notes_under_pictures(page):
+    """What a report says under each picture, by the first sentence."""
+    captions = [one.split("</figcaption>")[0] for one in page.split("<figcaption>")[1:]]
+    return dict(caption.split(". ", 1) for caption in captions)
 
 
 def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
@@ -217,6 +224,30 @@ def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
     table, settings = features.store.read_table(f"tables/{features.key}/grade.parquet")
     assert table["deletion"].tolist() == [row["deletion"] for row in said]
     assert settings["draws"] == 20
+
+    assert keep_examples(features, count=3, split=None) == "cam"
+    continuity_of(
+        features, n_images=4, split=None, methods=("sa", "lrp"), sampling=Sampling(directions=1)
+    )
+    shown = explanations_section({"network": features.key}, features.store)
+    less = {row["explainer"]: f"{row['deletion_to_energy']:+.3f}" for row in said[:2]}
+    less = {name: value.replace("-", "−") for name, value in less.items()}
+    under = notes_under_pictures(shown)
+    of = "Grade of the maps, deletion less that of energy:"
+    what = f"4 images, {said[0]['cells']} cells."
+    assert under["Evidence for the predicted class"] == f"{of} cam {less['cam']}; {what}"
+    place = f"explanations/{features.key}/examples.png"
+    with Image.open(io.BytesIO(features.store.read_file(place))) as image:
+        older = io.BytesIO()
+        Image.fromarray(np.asarray(image)).save(older, "PNG")  # without the text that names cam
+    features.store.write_file(place, older.getvalue())
+    earlier = explanations_section({"network": features.key}, features.store)
+    assert notes_under_pictures(earlier)["Evidence for the predicted class"] == (
+        f"{of} cam {less['cam']}, gradcam not graded; {what}"
+    )
+    assert under["The least continuous pairs of inputs"] == (
+        f"{of} sa not graded, lrp {less['lrp']}; {what}"
+    )
 
 
 def test_grades_of_likeness_are_kept_and_shown(features, monkeypatch, capsys):
@@ -242,6 +273,14 @@ def test_grades_of_likeness_are_kept_and_shown(features, monkeypatch, capsys):
     table, settings = features.store.read_table(f"tables/{features.key}/pair_grade.parquet")
     assert table["deletion"].tolist() == [row["deletion"] for row in said]
     assert settings["measure"] == "max_cosine"
+
+    keep_confused(features, 1)
+    shown = explanations_section({"network": features.key}, features.store)
+    value = f"{said[4]['deletion_to_energy']:+.3f}".replace("-", "−")
+    assert notes_under_pictures(shown)["The most similar images of different classes"] == (
+        f"Grade of the maps, deletion less that of energy: likeness {value}; 3 pairs, "
+        f"{said[4]['cells']} cells of different classes, max_cosine."
+    )
 
 
 def test_given_images_by_path_and_by_row(features):

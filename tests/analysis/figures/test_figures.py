@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from alike.analysis.figures import classes as figures_classes
-from alike.analysis.figures import figures
+from alike.analysis.figures import figures, network_matrix, network_matrix_figure, network_order
 from alike.analysis.figures import map as figures_map
 
 
@@ -78,6 +78,49 @@ def test_blocks_of_classes_hold_their_mean():
     figure = figures_classes.matrix_figure(pd.DataFrame(values, names, names), names)
     cells = np.asarray(figure.data[0].z)
     np.testing.assert_allclose(cells[3, 5], values[6:8, 10:12].mean())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("n", [2, 5, 12, 70])
+def test_cells_of_networks_are_those_of_the_table(n):
+    """Every cell, by the names that a browser shows for it, is the value of the row."""
+    draw = np.random.default_rng(n)
+    rows = [
+        (f"net-{a}", f"net-{b}", method, float(value), note)
+        for a in range(n)
+        for b in range(a + 1, n)
+        for method, value, note in (
+            ("linear_cka", 0.9 - 0.4 * ((a + b) % 2) + 0.05 * draw.random(), ""),
+            ("procrustes", draw.random(), ""),
+        )
+    ]
+    table = pd.DataFrame(rows, columns=["a", "b", "method", "value", "note"])
+    order = network_order(table)
+    assert sorted(order) == sorted({*table["a"], *table["b"]})
+    sides = [int(name.split("-")[1]) % 2 for name in order]
+    assert np.count_nonzero(np.diff(sides)) == 1
+    for method, of_method in table.groupby("method"):
+        figure = network_matrix_figure(network_matrix(table, method), order, method)
+        cells = figure.data[0]
+        shown = {(order[i], order[j]): cells.z[i][j] for i in range(n) for j in range(n) if i != j}
+        assert len(shown) == 2 * len(of_method)
+        for row in of_method.itertuples():
+            assert shown[row.a, row.b] == shown[row.b, row.a] == np.float32(row.value)
+        assert all(value is None for value in numbers_of_diagonal(figure))
+        assert cells.zmin < cells.zmax
+        assert bool(cells.reversescale) == (method == "linear_cka")
+        if n <= 60:
+            assert list(figure.layout.xaxis.ticktext) == list(figure.layout.yaxis.ticktext) == order
+            assert [tuple(names) for names in cells.customdata[1]] == [
+                (order[1], name) for name in order
+            ]
+        else:
+            assert list(cells.x) == list(cells.y) == order
+
+
+def numbers_of_diagonal(figure):
+    z = figure.data[0].z
+    return [None if np.isnan(z[i][i]) else z[i][i] for i in range(len(z))]
 
 
 @pytest.mark.quick
