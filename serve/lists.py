@@ -14,6 +14,18 @@ from alike.serve.pictures import NotThere
 KINDS = ("labels", "outliers", "twins", "bad")
 SUSPECTS = {"labels": "label", "outliers": "outlier"}
 """Kinds that the table `suspects` has, by its word for them."""
+FORMS = {
+    "csv": ("csv", "text/csv; charset=utf-8"),
+    "latex": ("tex", "application/x-tex"),
+    "parquet": ("parquet", "application/vnd.apache.parquet"),
+}
+"""Suffix and media type of the files of a list."""
+SAFE = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "*": "{*}",  # which belong to the end of the line above where they begin one
+    **{one: f"\\{one}" for one in "&%$#_{}"},
+})  # fmt: skip
+"""Text of LaTeX; as in `shown.js`."""
 COLUMNS = ("image", "row", "path", "label", "subset", "split")
 
 
@@ -115,8 +127,10 @@ def export(lines: pd.DataFrame, form: str) -> bytes:
 
     Args:
         lines: of an `ImageList`.
-        form: `csv` or `parquet`.
+        form: of `FORMS`.
     """
+    if form == "latex":
+        return _latex(lines).encode()
     # Here, as elsewhere: the page starts without what only this needs.
     from alike.analysis.export import inert
 
@@ -127,3 +141,21 @@ def export(lines: pd.DataFrame, form: str) -> bytes:
     else:
         lines.to_parquet(file, index=False)
     return file.getvalue()
+
+
+def _latex(lines: pd.DataFrame) -> str:
+    """A `tabular` without the hashes of the images, which no line of paper holds."""
+
+    def cell(value: Any) -> str:
+        if pd.isna(value):
+            return ""
+        plain = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+        return plain.translate(SAFE)
+
+    shown = lines.drop(columns=["image", "other_image"], errors="ignore")
+    head, *rows = (
+        " & ".join(map(cell, row)) + r" \\"
+        for row in (shown.columns, *shown.itertuples(index=False))
+    )
+    begin = rf"\begin{{tabular}}{{{'l' * len(shown.columns)}}}"
+    return "\n".join([begin, r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}", ""])

@@ -493,13 +493,20 @@ class Map(Model):
     sampled: bool
 
 
+SectionName = Literal[
+    "top", "scores", "distances", "networks", "over_time", "measures", "layers", "data", "people",
+    "explanations",
+]  # fmt: skip
+
+
 class ScoreSections(Model):
     """What the report says of scores.
 
     Attributes:
         key: extraction.
         sections: name to HTML: `top`, `scores`, `distances`, `networks`, `over_time`, `measures`,
-            `people`, `explanations`; those that have not been computed are missing.
+            `layers`, `data`, `people`, `explanations`; those that have not been computed are
+            missing.
     """
 
     key: str

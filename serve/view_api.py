@@ -9,7 +9,7 @@ from pydantic import Field
 
 from alike.serve import models
 from alike.serve.analysed import records
-from alike.serve.lists import COLUMNS, export
+from alike.serve.lists import COLUMNS, FORMS, export
 from alike.serve.questions import Features, Limit, Measure, Name, answer
 from alike.serve.views import TAP, Views
 from alike.serve.work import Work
@@ -19,11 +19,15 @@ Distances = Annotated[
     list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]],
     Query(min_length=1, max_length=models.MAX_NEIGHBOURS, description="Repeatable."),
 ]
+Sections = Annotated[
+    list[models.SectionName] | None,
+    Query(max_length=20, description="Only these sections. Repeatable."),
+]
 FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             kind: {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("text/csv", "application/vnd.apache.parquet")
+            for kind in ("text/csv", "application/x-tex", "application/vnd.apache.parquet")
         }
     }
 }
@@ -48,9 +52,10 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
 
 def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/report", response_model=models.ScoreSections)
-    async def report(request: Request, features: Features = None) -> Any:
+    async def report(request: Request, features: Features = None, section: Sections = None) -> Any:
         """What the report says of scores, section by section, as HTML."""
-        return await work.search(request, answer(partial(views.scores, features)))
+        question = partial(views.scores, features, section or ())
+        return await work.search(request, answer(question))
 
     @router.get("/typical", response_model=models.Typical)
     async def typical(
@@ -101,7 +106,7 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/lists/{kind}/file", response_class=Response, responses=FILE)
     async def file(
         request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
-        form: Literal["csv", "parquet"] = "csv",
+        form: Literal["csv", "latex", "parquet"] = "csv",
     ) -> Any:  # fmt: skip
         """The whole list as a file."""
 
@@ -110,8 +115,8 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
             return export(lines, form)
 
         data = await work.search(request, question)
-        media = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
-        headers = {"Content-Disposition": f'attachment; filename="{kind}.{form}"'}
+        suffix, media = FORMS[form]
+        headers = {"Content-Disposition": f'attachment; filename="{kind}.{suffix}"'}
         return Response(data, media_type=media, headers=headers)
 
 

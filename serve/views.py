@@ -41,8 +41,12 @@ class Views:
         self.service = service
         self._runs = runs
 
-    def scores(self, key: str | None) -> dict[str, Any]:
+    def scores(self, key: str | None, names: Sequence[str] = ()) -> dict[str, Any]:
         """Fields of `ScoreSections`.
+
+        Args:
+            key: of an extraction.
+            names: sections that are asked for; none: all.
 
         Raises:
             NotThere: no analysis.
@@ -51,7 +55,7 @@ class Views:
         from alike.analysis.report import score_sections
 
         analysis = self.service.analyses.analysis(self.service.chosen_key(key))
-        sections = score_sections(analysis, self.service.store, self._runs())
+        sections = score_sections(analysis, self.service.store, self._runs(), names)
         return {"key": analysis.key, "sections": sections}
 
     def class_matrix(self, key: str | None, measure: str | None) -> dict[str, Any]:

@@ -17,7 +17,18 @@ KINDS = {"label": "Labels that the neighbours contradict", "outlier": "Images fa
 
 
 def data_section(subject: Subject, store: Any) -> str:
-    """The sentences, and the first images of each kind; nothing of analyses before 0.2.0."""
+    """The limits, and the first images of each kind; nothing of analyses before 0.2.0."""
+    limits = _limits(subject)
+    return section("data", "Data", "", limits + _lists(subject, store)) if limits else ""
+
+
+def limits_section(subject: Subject) -> str:
+    """The same without the lists of images."""
+    return section("data", "What the data allow", "", _limits(subject))
+
+
+def _limits(subject: Subject) -> str:
+    """The sentences, bounds on the error, and what more images would change."""
     sentences = data_sentences(subject.last.tables)
     if not sentences:
         return ""
@@ -33,7 +44,11 @@ def data_section(subject: Subject, store: Any) -> str:
            for v in (row.lower, row.upper, row.lower_low, row.upper_high)]
         for row in bounds.itertuples()
     ]  # fmt: skip
-    body += table(heads, rows) + _curve(curve)
+    return body + table(heads, rows) + _curve(curve)
+
+
+def _lists(subject: Subject, store: Any) -> str:
+    body = ""
     paths = {} if store is None else _paths(store)
     suspects = table_of(subject.last, "suspects")
     for kind, title in KINDS.items():
@@ -50,7 +65,7 @@ def data_section(subject: Subject, store: Any) -> str:
             summary = f"{title}: {len(part)}"
             summary += f", the first {SHOWN}" if len(part) > SHOWN else ""
             body += details(summary, table(heads, lines, tall=True))
-    return section("data", "Data", "", body)
+    return body
 
 
 def _curve(curve: pd.DataFrame) -> str:

@@ -73,9 +73,10 @@ const Shown = (() => {
       if (under) under.remove();
       return [plain(copy), under ? plain(under) : ""];
     }));
-    const wide = rows[0].map((_, column) => rows.some((row) => row[column] && row[column][1]));
+    const has = (part) => rows[0].map((_, column) => rows.some((row) => row[column] && row[column][part]));
+    const [filled, wide] = [has(0), has(1)]; // a column of bars has no text
     return rows.map((row, number) => row.flatMap(([value, under], column) =>
-      wide[column] ? [value, number ? under : `${value}, below`] : [value]));
+      wide[column] ? [value, number ? under : `${value}, below`] : filled[column] ? [value] : []));
   }
 
   // A spreadsheet runs what begins so: an apostrophe makes it text. Numbers and spans of them stay.
@@ -87,12 +88,19 @@ const Shown = (() => {
     return cells(table).map((row) => row.map(inert).map(quoted).join(",")).join("\r\n") + "\r\n";
   }
 
-  const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" };
+  const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "[": "{[}", "*": "{*}" }; // which belong to the end of the line above where they begin one
   function latex(table) {
-    const safe = (value) => value.replace(/[\\~^]|[&%$#_{}]/g, (one) => LATEX[one] || `\\${one}`);
+    const safe = (value) => value.replace(/[\\~^[*]|[&%$#_{}]/g, (one) => LATEX[one] || `\\${one}`);
     const rows = cells(table).map((row) => `${row.map(safe).join(" & ")} \\\\`);
     const kinds = cells(table)[0].map(() => "l").join("");
     return [`\\begin{tabular}{${kinds}}`, "\\hline", rows[0], "\\hline", ...rows.slice(1), "\\hline", "\\end{tabular}", ""].join("\n");
+  }
+
+  function savable(table, name) {
+    saving(table.closest(".tablebox") || table, {
+      CSV: () => [csv(table), "csv", "text/csv"], LaTeX: () => [latex(table), "tex", "text/x-tex"],
+    }, name);
   }
 
   // Tables: a click on a heading sorts, numbers as numbers; the filter hides rows.
@@ -100,9 +108,7 @@ const Shown = (() => {
     let number = 0;
     for (const table of place.querySelectorAll("table.sortable")) {
       const section = table.closest("section[id]"), name = `${section ? section.id : "table"}-${(number += 1)}`;
-      saving(table.closest(".tablebox") || table, {
-        CSV: () => [csv(table), "csv", "text/csv"], LaTeX: () => [latex(table), "tex", "text/x-tex"],
-      }, name);
+      savable(table, name);
       const heads = [...table.tHead.rows[0].cells];
       heads.forEach((head, column) => head.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") === "ascending";
@@ -129,5 +135,5 @@ const Shown = (() => {
     }
   }
 
-  return { css, csv, draw, latex, redress, svg, tables };
+  return { css, csv, draw, latex, redress, savable, saving, svg, tables };
 })();

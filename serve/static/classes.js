@@ -36,14 +36,16 @@ export function view(place, { facts, go, source, life }) {
   fill(list, life, async () => {
     const told = await ask("classes", source, { signal: life });
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
-    return [h("h2", {}, "Classes by sameness, the lowest first"),
-      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
-      h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
+    const table = h("div", {}, h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
       h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
         h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3), span(row)]),
         h("td", { class: "wide" }, bar(((row.sameness ?? 0) - low) / (1 - low), "accent")),
-        h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))) ];
+        h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))));
+    Shown.savable(table.querySelector("table"), "classes");
+    return [h("h2", {}, "Classes by sameness, the lowest first"),
+      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
+      table];
   }, waiting(6, "Loading the scores of classes"))];
 
   return (values) => {

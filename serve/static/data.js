@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, count, empty, fill, h, link, named, picture, say, waiting } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, picture, say, waiting, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -15,8 +15,13 @@ const PAGE = 100;
 
 export function view(place, { facts, go, source, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
-  const body = h("div");
-  place.append(h("h1", { class: "unseen" }, "Data: images to look at"), tabs, body);
+  const limits = h("div", { class: "limits" }), body = h("div");
+  place.append(h("h1", { class: "unseen" }, "Data: images to look at"), limits, tabs, body);
+  const analysed = facts.extractions.find((one) => one.key === facts.key)?.analysed;
+  if (analysed && Object.keys(facts.classes).length) fill(limits, life, async () => {
+    const told = await askIfThere("report", { features: source.features, section: "data" }, { signal: life });
+    return told?.sections.data ? allowed(told.sections.data, life) : [];
+  }, waiting(4, "Loading what the data allow"));
   let shown = "", limit = PAGE;
 
   const show = (kind) => fill(body, life, async () => {
@@ -28,7 +33,7 @@ export function view(place, { facts, go, source, life }) {
     const rest = told.n_lines - told.lines.length;
     return [h("p", { class: "lead" }, ABOUT[kind]),
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
-        ["csv", "parquet"].map((form) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, form === "csv" ? "Save as CSV" : "Parquet"))),
+        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
       h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go))),
       rest > 0 ? h("button", { type: "button", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`) : ""];
@@ -54,6 +59,15 @@ export function view(place, { facts, go, source, life }) {
     limit = PAGE;
     show(kind);
   };
+}
+
+// The sentences, and below them bounds and curve: folded on small screens, where the lists would be far down.
+function allowed(html, life) {
+  const place = written(html, life), section = place.firstElementChild, drawn = section.querySelector("figure");
+  const parts = [...section.children].slice([...section.children].findIndex((one) => one.matches(".tablebox")));
+  section.append(h("details", { open: matchMedia("(min-width: 981px)").matches }, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
+    h("div", { class: drawn ? "two" : "" }, h("div", {}, parts.filter((one) => one !== drawn)), drawn)));
+  return place;
 }
 
 function entry(kind, line, tags, source, go) {

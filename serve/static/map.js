@@ -10,7 +10,7 @@ const SHOWN = 60; // pictures of a selection
 
 export function view(place, { facts, go, source, life }) {
   const maps = []; // {data, scatter, byImage}
-  let values = {}, loaded = "", lit = null, tool = "move", chosen = [];
+  let values = {}, loaded = "", lit = null, tool = "move", chosen = [], colours = [];
   const area = h("div", { class: "maps" }), controls = h("div", { class: "controls" });
   const legend = h("div", { class: "legend", role: "group", "aria-label": "Legend" });
   const list = h("section", { class: "selection", "aria-label": "Selected images" });
@@ -47,6 +47,7 @@ export function view(place, { facts, go, source, life }) {
       });
       one.scatter.tool = tool;
       one.scatter.setPoints(one.data[kind()]);
+      Shown.saving(one.box, { SVG: () => [one.scatter.svg(colours), "svg", "image/svg+xml"] }, one === maps[0] ? "map" : "map-beside");
     }
     showControls();
     paintAll();
@@ -95,8 +96,10 @@ export function view(place, { facts, go, source, life }) {
     showLegend(by, inks);
   }
 
+  // Below the map, and in its file as [colour, text].
   function showLegend(by, inks) {
     if (by === "purity") {
+      colours = [[0, "none of the nearest has its class"], [0.5, "half"], [1, "all"], [null, "not analysed"]].map(([share, text]) => [inks(share), text]);
       legend.replaceChildren(h("span", { class: "soft small" }, "Share of the nearest images that have the image's class: none"),
         h("span", { class: "ramp", "aria-hidden": "true" }), h("span", { class: "soft small" }, "all. Grey: not analysed."));
       return;
@@ -104,11 +107,13 @@ export function view(place, { facts, go, source, life }) {
     const counts = new Map();
     for (const value of maps[0].data[by] || []) counts.set(String(value), (counts.get(String(value)) || 0) + 1);
     const names = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-    legend.replaceChildren(...names.slice(0, 60).map((name) => {
+    const words = (name) => (name === "null" ? "none" : name.replace("_", " "));
+    colours = names.map((name) => [inks(name === "null" ? null : name), words(name)]);
+    legend.replaceChildren(...names.slice(0, 60).map((name, i) => {
       const dot = h("i");
-      dot.style.background = inks(name === "null" ? null : name);
+      dot.style.background = colours[i][0];
       return h("button", { type: "button", "aria-pressed": String(lit === name), title: `${count(counts.get(name))} images`,
-        onclick: () => { lit = lit === name ? null : name; paintAll(); } }, dot, name === "null" ? "none" : name.replace("_", " "));
+        onclick: () => { lit = lit === name ? null : name; paintAll(); } }, dot, words(name));
     }), names.length > 60 ? h("span", { class: "soft small" }, `and ${names.length - 60} more`) : "");
   }
 

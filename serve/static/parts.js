@@ -171,6 +171,32 @@ export async function figure(box, spec) {
   if (box.isConnected) await Shown.draw(box, spec);
 }
 
+// A section of the report. Written by this server, in which every text is escaped; no script in it can run.
+export function written(html, life) {
+  const section = h("div");
+  section.innerHTML = html;
+  Shown.tables(section);
+  later(section, life);
+  return section;
+}
+
+// Figures are drawn when they come into view.
+function later(section, life) {
+  const watcher = new IntersectionObserver((seen) => {
+    for (const { isIntersecting, target } of seen) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      const spec = section.querySelector(`script[data-for="${CSS.escape(target.id)}"]`);
+      figure(target, JSON.parse(spec.textContent)).catch((error) => { target.textContent = error.message; });
+    }
+  }, { rootMargin: "300px" });
+  for (const box of section.querySelectorAll(".plot")) {
+    box.style.minHeight = `${box.dataset.height}px`;
+    watcher.observe(box);
+  }
+  life.addEventListener("abort", () => watcher.disconnect());
+}
+
 export function saveFile(name, text, kind = "text/csv") {
   const url = URL.createObjectURL(new Blob(["\ufeff", text], { type: kind }));
   h("a", { href: url, download: name }).click();

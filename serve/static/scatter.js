@@ -202,6 +202,26 @@ export class Scatter {
     pen.setLineDash([]);
   }
 
+  // What is in view as an SVG, with the meaning of its colours, [colour, text], below it.
+  svg(colours) {
+    const { clientWidth: wide, clientHeight: high } = this.place, ink = getComputedStyle(this.place).color, marks = [];
+    for (let i = 0; i < this.count; i++) {
+      const [x, y] = this.toScreen(i), [r, g, b, a] = this.ink.subarray(4 * i, 4 * i + 4);
+      if (x < 0 || y < 0 || x > wide || y > high) continue;
+      marks.push(`<circle cx="${x.toFixed(2)}" cy="${y.toFixed(2)}" r="${((a > 127 ? 0.5 : 0.35) * this.size).toFixed(2)}" fill="rgb(${r},${g},${b})" fill-opacity="${(a / 255).toFixed(2)}"/>`);
+    }
+    const columns = Math.max(1, Math.floor(wide / 170));
+    // Characters that XML has not are left out.
+    const safe = (text) => text.replace(/[^\t\u0020-\ud7ff\ue000-\ufffd]|[&<]/gu, (one) => ({ "&": "&amp;", "<": "&lt;" })[one] || "");
+    colours.forEach(([colour, text], i) => {
+      const x = 16 + 170 * (i % columns), y = high + 20 * Math.floor(i / columns) + 10;
+      marks.push(`<circle cx="${x}" cy="${y}" r="5" fill="${colour}"/><text x="${x + 10}" y="${y + 4}">${safe(text.length > 24 ? `${text.slice(0, 23)}…` : text)}</text>`);
+    });
+    const height = high + 20 * Math.ceil(colours.length / columns) + 10;
+    return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${height}" viewBox="0 0 ${wide} ${height}" font-family="sans-serif" font-size="12" fill="${ink}">`
+      + `<rect width="100%" height="100%" fill="${Shown.css("--card")}"/>${marks.join("\n")}</svg>\n`;
+  }
+
   // The point within 12 pixels, or -1.
   pick(x, y) {
     if (!this.grid) return -1;

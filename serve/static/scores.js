@@ -1,7 +1,8 @@
 // Scores: what the report says, and all networks of the store side by side.
-import { ask, askIfThere, empty, figure, fill, h, link, waiting } from "./parts.js";
+import { ask, askIfThere, empty, fill, h, link, waiting, written } from "./parts.js";
 
-const ORDER = ["top", "beside", "scores", "distances", "networks", "over_time", "measures", "people", "explanations"];
+const ORDER = ["top", "beside", "scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
+const SECTIONS = ORDER.filter((name) => name !== "beside");
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
 const SHARES = new Set(["balanced_accuracy", "one_nn", "accuracy", "knn_probe", "linear_probe"]);
 
@@ -15,36 +16,11 @@ export function view(place, { facts, source, life }) {
   const body = h("div", { class: "sections" });
   place.append(body);
   fill(body, life, async () => {
-    const [told, beside] = await Promise.all([ask("report", { features: source.features }, { signal: life }), sideBySide(facts, life)]);
+    const [told, beside] = await Promise.all([ask("report", { features: source.features, section: SECTIONS }, { signal: life }), sideBySide(facts, life)]);
     const parts = { ...told.sections, beside };
-    return ORDER.filter((name) => parts[name]).map((name) => {
-      if (name === "beside") return beside;
-      // Written by this server, in which every text is escaped; no script in it can run.
-      const section = h("div");
-      section.innerHTML = parts[name];
-      Shown.tables(section);
-      later(section, life);
-      return section;
-    });
+    return ORDER.filter((name) => parts[name]).map((name) => (name === "beside" ? beside : written(parts[name], life)));
   }, waiting(8, "Loading the scores"));
   return () => {};
-}
-
-// Figures are drawn when they come into view.
-function later(section, life) {
-  const watcher = new IntersectionObserver((seen) => {
-    for (const { isIntersecting, target } of seen) {
-      if (!isIntersecting) continue;
-      watcher.unobserve(target);
-      const spec = section.querySelector(`script[data-for="${CSS.escape(target.id)}"]`);
-      figure(target, JSON.parse(spec.textContent)).catch((error) => { target.textContent = error.message; });
-    }
-  }, { rootMargin: "300px" });
-  for (const box of section.querySelectorAll(".plot")) {
-    box.style.minHeight = `${box.dataset.height}px`;
-    watcher.observe(box);
-  }
-  life.addEventListener("abort", () => watcher.disconnect());
 }
 
 async function sideBySide(facts, life) {
@@ -56,10 +32,12 @@ async function sideBySide(facts, life) {
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
   const rows = FIRST.map((score) => [score, columns.map(([, document]) => value(document, score))]).filter(([, cells]) => cells.some(Boolean));
   const number = (score, x) => (SHARES.has(score) ? `${(100 * x).toFixed(1)} %` : x.toFixed(3));
-  return h("section", {}, h("h2", {}, "Networks side by side"),
+  const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
       h("th", { class: "n", scope: "col" }, h("a", { href: link("scores", { features: one.key }), "aria-current": one.key === facts.key ? "true" : undefined }, `${one.network.split(/[/:]/).pop()} · ${one.weights}`))))),
     h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", {}, score.replaceAll("_", " ")), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
       cell.low === null ? "" : h("span", { class: "sub" }, `${number(score, cell.low)} to ${number(score, cell.high)}`)] : "–"))))))));
+  Shown.savable(section.querySelector("table"), "networks");
+  return section;
 }

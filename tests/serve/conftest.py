@@ -65,6 +65,56 @@ def analysed(place):
     return analyse(features, settings), table
 
 
+DEEP = """
+from torch import nn
+
+TRANSFORM = {"resize": [8, 8]}
+
+def deep(width=8):
+    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(),
+                         nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
+
+def wide():
+    return deep(12)
+"""
+
+
+@pytest.fixture(scope="session")
+def two_networks(tmp_path_factory):
+    """A store of 120 images, some of a wrong label, by two networks; and the first analysis.
+
+    Both have layers, enough images for the curve of sufficiency, and an index.
+    """
+    from alike.analysis.analyse import AnalysisSettings, analyse
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+    from alike.extract.store.store import Store
+    from alike.index.build import build_index
+
+    folder = tmp_path_factory.mktemp("two")
+    draw = np.random.default_rng(1)
+    for number, label in enumerate(("ant", "bee", "=wasp")):
+        (folder / "images" / label).mkdir(parents=True)
+        for image in range(40):
+            pixels = draw.integers(0, 160, (8, 8, 3), dtype=np.uint8)
+            pixels[..., (number + (image < 3)) % 3] += 60
+            Image.fromarray(pixels).save(folder / "images" / label / f"{image}.png")
+    (folder / "nets.py").write_text(DEEP)
+    store = Store.open(folder / "store", create=True)
+    settings = AnalysisSettings(measures=["gap_cosine"], split="all")
+    analyses = []
+    for name in ("deep", "wide"):
+        network = load_network(f"{folder}/nets.py:{name}", "none")
+        source = open_source(str(folder / "images"))
+        taps = ("last_conv", "logits", "layers")
+        key = extract(source, network, store, taps=taps, device="cpu").key
+        build_index(store.features(key), "gap_cosine")
+        analyses.append(analyse(store.features(key), settings))
+    return folder, analyses[0]
+
+
 class Client:
     """Asks the server as a browser would."""
 

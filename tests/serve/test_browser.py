@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -306,10 +307,58 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
         ):
             visit(page, address + view, "document.querySelector('.empty')")
             assert words in page.run("return document.querySelector('.view').innerText"), view
+            assert not page.run("return document.querySelector('.limits')?.childElementCount")
         visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
         # A refusal (404) is logged by the browser itself; nothing else is.
         complaints = [one for one in page.complaints() if "status of 404" not in one]
         assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def two(two_networks):
+    """The server of two networks, and the analysis of the one that is shown."""
+    folder, analysis = two_networks
+    with server(folder / "store", options=("--features", analysis.key)) as answering:
+        yield f"{answering.address}/", analysis
+
+
+def test_scores_have_the_profile_over_layers(page, two):
+    address, analysis = two
+    visit(page, f"{address}#scores", "document.querySelector('#layers')")
+    page.run("document.querySelector('#layers').scrollIntoView()")
+    page.wait("document.querySelector('#layers .js-plotly-plot')")
+    profile = analysis.tables["layers"]
+    wanted = profile[profile["score"] == "sameness"].sort_values("place")
+    drawn = page.run(
+        "const {x, y} = document.querySelector('#layers .js-plotly-plot').data"
+        ".find((one) => one.name === 'Sameness'); return [x, y];"
+    )
+    assert drawn == [wanted["layer"].tolist(), wanted["value"].tolist()]
+    assert len(wanted) > 1
+    assert_quiet(page, address)
+
+
+def test_what_the_data_allow_stands_above_the_lists(page, two):
+    address, analysis = two
+    visit(page, f"{address}#data", "document.querySelector('.limits .js-plotly-plot')")
+    bounds = page.run(
+        "return [...document.querySelectorAll('.limits .two tbody')][0].innerText.split('\\n')"
+    )
+    wanted = analysis.tables["bayes"].set_index("voters")
+    for line, (voters, row) in zip(bounds, wanted.iterrows(), strict=True):
+        says = [f"{100 * row[name]:.1f} %" for name in ("lower", "upper")]
+        assert re.sub(r"[\s\u00a0\u202f]+", " ", line).startswith(" ".join([str(voters), *says]))
+    curve = analysis.tables["sufficiency"]
+    drawn = page.run(
+        "return document.querySelector('.limits .js-plotly-plot').data.flatMap((one) => one.y)"
+    )
+    assert set(curve.query("score == 'one_nn'")["value"]) <= set(drawn)
+    page.shape(390, 844, dark=True)
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    assert not page.run("return document.querySelector('.limits details').open")
+    top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
+    assert top < 844
+    assert_quiet(page, address)
 
 
 READ = """
@@ -365,4 +414,74 @@ def test_figures_and_tables_are_saved_as_files(page, address):
     kinds = {"SVG": "image/svg+xml", "CSV": "text/csv", "LaTeX": "text/x-tex"}
     page.wait(f"window.saved.length === {len(labels)}")
     assert sorted(page.run("return window.saved")) == sorted(kinds[one] for one in labels)
+    assert_quiet(page, address)
+
+
+SAVE = """
+const [place, label] = arguments;
+window.saved = null;
+window.makeAddress ??= URL.createObjectURL;
+URL.createObjectURL = (file) => {
+  file.text().then((one) => { window.saved = one; });
+  return window.makeAddress.call(URL, file);
+};
+const buttons = [...document.querySelectorAll(`${place} .saves button`)];
+buttons.find((one) => one.textContent === label).click();
+"""
+
+
+def saved(page, place, label):
+    """What a button below a figure or a table writes."""
+    page.run(SAVE, place, label)
+    page.wait("window.saved !== null")
+    return page.run("return window.saved")
+
+
+def test_tables_of_the_page_alone_are_saved_too(page, two):
+    address, analysis = two
+    visit(page, f"{address}#classes", "document.querySelector('[aria-label*=sameness] .saves')")
+    page.wait(f"{READY} && document.querySelectorAll('.js-plotly-plot').length === 2")
+    text = saved(page, "[aria-label='Classes by sameness']", "CSV")
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head == ["Class", "Images", "Sameness", "Sameness, below", "Within", "Between"]
+    table = analysis.tables["per_class"].sort_values("sameness", kind="stable")
+    assert [row[0].removeprefix("'") for row in rows] == table["class"].tolist()
+    assert "'=wasp" in [row[0] for row in rows]
+    assert [row[2] for row in rows] == [f"{value:.3f}" for value in table["sameness"]]
+    assert [float(row[4]) for row in rows] == pytest.approx(table["intra_mean"].tolist(), rel=1e-3)
+    visit(page, f"{address}#scores", "document.querySelector('.tiles')")
+    place = "section:has(a[aria-current])"
+    head, *rows = csv.reader(io.StringIO(saved(page, place, "CSV")))
+    assert [name.partition(" ")[0] for name in head] == ["Score", "deep", "deep", "wide", "wide"]
+    scores = analysis.tables["scores"].query("measure == 'gap_cosine'").set_index("score")
+    values = {row[0]: row[1:3] for row in rows}
+    one = scores.loc["sameness"]
+    assert values["sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    assert saved(page, place, "LaTeX").count("\\\\\n") == len(rows) + 1
+    assert_quiet(page, address)
+
+
+def test_the_map_is_saved_as_it_is_seen(page, address, client):
+    visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
+    svg = "{http://www.w3.org/2000/svg}"
+    drawing = ElementTree.fromstring(saved(page, ".mapfigure", "SVG"))
+    table = client.json("/api/v1/map?split=all")
+    circles = [one for one in drawing.iter(f"{svg}circle") if one.get("fill-opacity")]
+    assert len(circles) == len(table["row"])
+    # Places up to a common scale, seen from above; y goes down in a picture.
+    for axis, name, sign in ((0, "cx", 1), (1, "cy", -1)):
+        seen = [sign * float(one.get(name)) for one in circles]
+        places = [point[axis] for point in table["tsne"]]
+        assert np.corrcoef(seen, places)[0, 1] > 0.99999
+    names = [one.text for one in drawing.iter(f"{svg}text")]
+    assert names == sorted(set(table["label"]), key=str.casefold)
+    legend = {one.get("fill") for one in drawing.iter(f"{svg}circle")} - {
+        one.get("fill") for one in circles
+    }
+    assert len(legend) == len(names)
+    # One class alone: the others are faint, as on the screen.
+    page.run("document.querySelector('.legend button').click()")
+    drawing = ElementTree.fromstring(saved(page, ".mapfigure", "SVG"))
+    solid = [one for one in drawing.iter(f"{svg}circle") if float(one.get("fill-opacity", 0)) > 0.5]
+    assert len(solid) == table["label"].count(names[0])
     assert_quiet(page, address)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import urllib.parse
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
 from alike.serve.analysed import _predictions
 from alike.serve.class_pair import _ends
+from alike.serve.lists import export
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
 
@@ -213,8 +215,26 @@ def test_lists(client, analysis, kind):
     )  # fmt: skip
     table = pd.read_parquet(io.BytesIO(body))
     assert len(table) == listed["n_lines"]
+    status, headers, body = client.get(f"/api/v1/lists/{kind}/file?form=latex")
+    assert headers["Content-Disposition"] == f'attachment; filename="{kind}.tex"'
+    rows = [line for line in body.decode().split("\n") if line.endswith(r" \\")]
+    assert len(rows) == listed["n_lines"] + 1
+    assert {row.count(" & ") for row in rows} == {rows[0].count(" & ")}
     status, _, body = client.get(f"/api/v1/lists/{kind}/file")
     assert len(pd.read_csv(io.BytesIO(body))) == listed["n_lines"]
+
+
+def test_names_are_text_in_latex():
+    lines = pd.DataFrame({
+        "image": ["0" * 64], "row": [3], "path": ["50%_a & b\\{c}\n~^$#[*.png"], "label": [None],
+        "score": [0.123456789],
+    })  # fmt: skip
+    assert export(lines, "latex").decode().splitlines() == [
+        r"\begin{tabular}{llll}", r"\hline", r"row & path & label & score \\", r"\hline",
+        r"3 & 50\%\_a \& b\textbackslash{}\{c\} \textasciitilde{}\textasciicircum{}\$\#{[}{*}.png"
+        r" &  & 0.123457 \\",
+        r"\hline", r"\end{tabular}",
+    ]  # fmt: skip
 
 
 def test_bad_images_are_listed_with_their_reason(tmp_path, place):
@@ -250,3 +270,37 @@ def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path)
     assert {"top", "scores", "distances", "measures"} <= set(report["sections"])
     for name in ("scores", "distances", "measures"):
         assert report["sections"][name] in page
+    assert "layers" not in report["sections"]  # None are stored.
+    one = client.json("/api/v1/report?section=measures")["sections"]
+    assert one == {"measures": report["sections"]["measures"]}
+
+
+def test_every_section_can_be_asked_for(analysis, place):
+    """The names of the API are those that are written, of an analysis that has all tables."""
+    from alike.analysis.report import fragments
+    from alike.serve.models import SectionName
+
+    store = Store.open(place / "store")
+    for name in get_args(SectionName):
+        assert set(fragments.score_sections(analysis, store, (), [name])) <= {name}
+    assert set(fragments.score_sections(analysis, store)) <= set(get_args(SectionName))
+
+
+def test_layers_and_limits_are_those_of_the_report(two_networks, tmp_path):
+    from alike.analysis.report.report import write_report
+
+    folder, analysis = two_networks
+    page = write_report(tmp_path / "report.html", before=analysis).read_text()
+    views = Views(NeighbourService(folder / "store", analysis.key))
+    told = views.scores(analysis.key, ["layers", "data"])["sections"]
+    assert set(told) == {"layers", "data"}
+    assert told["layers"] in page
+    limits = told["data"].partition("</h2>")[2].removesuffix("</section>")
+    assert limits in page
+    assert 'id="sufficiency"' in limits
+    bound = analysis.tables["bayes"]["lower"].iloc[0]
+    assert f"{100 * bound:.1f}" in limits
+    # The images are in the lists of the view.
+    assert len(analysis.tables["suspects"])
+    assert "<summary>Labels that the neighbours contradict" in page
+    assert "<summary>Labels that the neighbours contradict" not in limits
