@@ -138,7 +138,7 @@ def store() -> Iterator[Line]:
     import zarr
 
     from alike.extract.store import UNIT, Store, mapped
-    from benchmarks.pairs import best
+    from benchmarks.pairs import best, in_turn
     from benchmarks.store import ARRAYS, EXTRACTION, listing
 
     with tempfile.TemporaryDirectory() as folder:
@@ -159,8 +159,11 @@ def store() -> Iterator[Line]:
             plain[part] = maps[part]
             features.write_unit(unit, {"last_conv": maps[part]})
         read = [slice(low, low + UNIT) for low in range(0, n, UNIT)]
-        theirs, _ = best(lambda: [plain[part] for part in read], 3)
-        took, _ = best(lambda: list(features.blocks("last_conv", slice(0, n))), 3)
+        (theirs, _), (took, _) = in_turn(
+            lambda: [plain[part] for part in read],
+            lambda: list(features.blocks("last_conv", slice(0, n))),
+            times=9,
+        )
         wrong = int((features.read("last_conv", slice(0, n)) != maps).sum())
         yield "store scan / plain zarr", theirs.cpu / took.cpu, wrong
         many = Store.open(place / "many", create=True)
