@@ -6,6 +6,7 @@ the embedding less one fixed vector m (so that little cancels; 0 for inner produ
     cosine and inner: (1 - m . m) / 2 - z . m      key = 1 - inner product, the own distance.
 """
 
+import logging
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from alike.analysis.blocks.jit import compiled
 from alike.extract.measures import Array, FeatureRows, Form, Measure, embed_rows
 
+LOG = logging.getLogger(__name__)
 CENTRE_ROWS = 2048
 SLAB = 4096
 SLAB_FLOATS = 1 << 26
@@ -86,7 +88,7 @@ class Vectors:
         return self.fetch(low, high)
 
     def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
-        """Vectors, what is to be taken from each to give z, and b.
+        """Vectors (high - low, D), what is to be taken from each (D,) to give z, and b.
 
         So a loop that reads z once need not have it written first.
         """
@@ -295,10 +297,20 @@ class MeasuredRows:
 
 
 def _scratch(shape: tuple[int, int]) -> Array | None:
-    """A float32 array over a file that has no name; None if there would be less than half free."""
+    """A float32 array over a file without a name; None, and a warning, where the disk is full.
+
+    Args:
+        shape: (N, D); twice its bytes must be free.
+    """
     size = 4 * shape[0] * shape[1]
     folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < 2 * size:
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        LOG.warning(
+            "%s has %.1f GB free, and vectors of %.1f GB would lie there: they are read from the "
+            "store again and again, which takes longer; set TMPDIR to a folder with more room",
+            folder, free / 1e9, size / 1e9,
+        )  # fmt: skip
         return None
     with tempfile.TemporaryFile(dir=folder) as file:
         # A plain array over the file, which stays open as long as the array.

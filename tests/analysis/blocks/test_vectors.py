@@ -51,11 +51,12 @@ def test_vectors_in_a_file_or_read_again_are_those_in_memory(name, opened, tmp_p
     assert np.array_equal(filed.take(some).block(0, 3)[0], held.rows(some)[0])
 
 
-def test_a_full_disk_is_not_filled(opened, tmp_path, monkeypatch):
+def test_a_full_disk_is_not_filled_and_a_line_says_so(opened, monkeypatch, caplog):
     usage = namedtuple("usage", "total used free")(100, 99, 1)
     monkeypatch.setattr(vectors.shutil, "disk_usage", lambda folder: usage)
     measure = ready_measure(opened, "gap_cosine")
     assert not hasattr(stored_vectors(opened, measure, np.arange(9), memory=10).fetch, "x")
+    assert "set TMPDIR to a folder with more room" in caplog.text
 
 
 def test_b_is_what_it_is_of_all_rows_at_once(monkeypatch):
