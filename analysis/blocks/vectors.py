@@ -238,7 +238,7 @@ class _Stored:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel by the store's place, the extraction's key and the measure's fitted arrays."""
-        place = self.features.store.url, self.features.key
+        place = self.features.store.place, self.features.key
         return _reopen, (*place, self.measure, self.rows, self.centre)
 
 

@@ -118,7 +118,7 @@ class _Maps:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel by the store's place and the extraction's key."""
-        return _reopen, (self.features.store.url, self.features.key, self.rows)
+        return _reopen, (self.features.store.place, self.features.key, self.rows)
 
 
 def _reopen(url: str, key: str, rows: NDArray[np.int64]) -> _Maps:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 from collections import namedtuple
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from alike.analysis.blocks import vectors
 from alike.analysis.blocks.vectors import blocks, held_vectors, stored_vectors
 from alike.extract.measures import ready_measure
+from alike.extract.store import Store
 
 
 def nameless_files():
@@ -75,3 +77,14 @@ def test_the_file_goes_with_its_vectors(opened, tmp_path, monkeypatch):
     del held
     gc.collect()
     assert nameless_files() == (mapped, opened_before)
+
+
+def test_vectors_travel_to_workers_in_another_folder(opened, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    features = Store.open("store").features()
+    rows = np.arange(1200)
+    there = stored_vectors(features, ready_measure(features, "gap_cosine"), rows, memory=0)
+    sent, wanted = pickle.dumps(there), there.block(0, 9)[0]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.array_equal(pickle.loads(sent).block(0, 9)[0], wanted)
