@@ -270,12 +270,12 @@ class Client:
 
     def images_to_check(
         self,
-        kind: Literal["labels", "outliers", "twins", "bad"],
+        kind: Literal["labels", "outliers", "twins", "bad", "tags"],
         *,
         features: str | None = None,
         limit: int | None = None,
     ) -> "pd.DataFrame":
-        """Suspected labels, outliers, twins (two lines an entry) or bad images.
+        """Suspected labels, outliers, twins (two lines an entry), bad images, or those with tags.
 
         Args:
             kind: of the list.

@@ -605,7 +605,7 @@ class Prediction(Model):
     shares: list[float]
 
 
-ListKind = Literal["labels", "outliers", "twins", "bad"]
+ListKind = Literal["labels", "outliers", "twins", "bad", "tags"]
 
 
 class ListedLine(Model):
@@ -615,7 +615,7 @@ class ListedLine(Model):
         images: the image, or two twins. `image` is empty if the bytes were never read.
         suggested: class that the neighbours say.
         score: margin of a label, z-score of an outlier, correlation of twins.
-        why: in words.
+        why: in words; of `tags` the tags, separated by commas.
     """
 
     images: list[Image]

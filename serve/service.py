@@ -529,7 +529,11 @@ class NeighbourService:
         """
         opened = self.opened()
         images = [self.about(name, opened) for name in names]
-        outside = [one["image"] for one in images if one["row"] < 0]
+        # One that could not be decoded has no features, and is stored all the same.
+        outside = [
+            one["image"] for one in images
+            if one["row"] < 0 and not self._pictures.has(one["image"])
+        ]  # fmt: skip
         if outside:
             raise NotThere(f"image {outside[0][:12]}… is not stored: only stored images have tags")
         return _tags_of(

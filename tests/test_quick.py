@@ -19,6 +19,7 @@ WHOLE_PROCESSES = {
     "flows/test_sequences.py",
     "flows/test_serving.py",
     "flows/test_soak.py",
+    "serve/test_ask.py",
     "serve/test_browser.py",
     "test_foreign_folder.py",
     "test_notebook.py",

@@ -16,8 +16,9 @@ from PIL import Image
 from alike.extract.store.store import Store
 from alike.extract.store.tags import read_tags
 
-from .browser import browser, missing
+from .browser import missing
 from .conftest import server
+from .visiting import READY, assert_quiet, visit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 PACKED = find_spec("axe_core_python")
@@ -26,7 +27,6 @@ AXE = os.environ.get("ALIKE_AXE") or (
     str(Path(str(PACKED.origin)).with_name("axe.min.js")) if PACKED else ""
 )
 SHAPES = ((1400, 900), (390, 844))
-READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]')"
 VIEWS = {
     "": "document.querySelectorAll('.some .pic img').length === 20",
     "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
@@ -44,37 +44,6 @@ VIEWS = {
 def address(client, analysed):
     """The server, over a store with an analysis and a map."""
     return f"{client.address}/"
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def page(opened):
-    """A browser at a desk, with nothing in its logs."""
-    opened.go("about:blank")
-    opened.shape(1400, 900, dark=False)
-    opened.complaints()
-    opened.requests()
-    return opened
-
-
-def visit(page, address, ready):
-    """Load a view anew, and wait until it is there."""
-    page.go("about:blank")
-    page.go(address)
-    page.wait(f"{READY} && {ready}")
-
-
-def assert_quiet(page, address):
-    """No complaint of the console, no request elsewhere."""
-    complaints = [one for one in page.complaints() if "GPU stall due to ReadPixels" not in one]
-    assert complaints == []
-    inside = (address, "data:", "blob:", "about:")
-    assert [one for one in page.requests() if not one.startswith(inside)] == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
