@@ -494,9 +494,23 @@ class Map(Model):
 
 
 SectionName = Literal[
-    "top", "scores", "distances", "networks", "over_time", "measures", "layers", "data", "people",
-    "explanations",
+    "top", "since", "scores", "distances", "networks", "over_time", "measures", "layers", "data",
+    "people", "explanations",
 ]  # fmt: skip
+
+
+class ScoreWords(Model):
+    """A score in the words of the report.
+
+    Attributes:
+        label: its name.
+        says: what it says, in a sentence.
+        form: `share` is printed in per cent, `plain` to three decimals, `distance` to four digits.
+    """
+
+    label: str
+    says: str
+    form: Literal["share", "plain", "distance"]
 
 
 class ScoreSections(Model):
@@ -504,13 +518,15 @@ class ScoreSections(Model):
 
     Attributes:
         key: extraction.
-        sections: name to HTML: `top`, `scores`, `distances`, `networks`, `over_time`, `measures`,
-            `layers`, `data`, `people`, `explanations`; those that have not been computed are
-            missing.
+        sections: name to HTML: `top`, `since`, `scores`, `distances`, `networks`, `over_time`,
+            `measures`, `layers`, `data`, `people`, `explanations`; those that have not been
+            computed are missing.
+        words: name of a score to its words.
     """
 
     key: str
     sections: dict[str, str]
+    words: dict[str, ScoreWords]
 
 
 class Figure(Model):

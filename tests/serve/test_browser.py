@@ -425,7 +425,11 @@ def test_tables_of_the_page_alone_are_saved_too(page, two):
     scores = analysis.tables["scores"].query("measure == 'gap_cosine'").set_index("score")
     values = {row[0]: row[1:3] for row in rows}
     one = scores.loc["sameness"]
-    assert values["sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    assert values["Sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    # In the words of the report, a share in per cent.
+    one = scores.loc["one_nn"]
+    assert values["Nearest neighbour of the same class"][0] == f"{100 * one['value']:.1f} %"
+    assert not any("_" in row[0] for row in rows)
     assert saved(page, place, "LaTeX").count("\\\\\n") == len(rows) + 1
     assert_quiet(page, address)
 
