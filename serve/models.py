@@ -373,18 +373,32 @@ class ExplanationLine(Model):
     peak_x: Number
 
 
-class Explanations(Model):
-    """What speaks for a class in an image.
+class ExplainedImages(Model):
+    """`images` of `alike explain --json`.
 
     Attributes:
         maps: one line a method.
-        arrays: method to its map (h, w).
+        cosine: of the pooled maps of two images; None for one.
         left_out: methods that do not fit the network, and maps of zeros: one line each.
+        files: pictures that were written; a server writes none.
     """
 
     maps: list[ExplanationLine]
-    arrays: dict[str, list[list[float]]]
+    cosine: Number
     left_out: list[str]
+    files: list[str]
+
+
+class Explanations(Model):
+    """What speaks for a class in an image: the document of `alike explain --json`.
+
+    Attributes:
+        images: what is said of the image.
+        arrays: method to its map (h, w); the command names the file that it wrote them to.
+    """
+
+    images: ExplainedImages
+    arrays: dict[str, list[list[float]]]
 
 
 class Analysis(Model):

@@ -51,7 +51,7 @@ export function pairView(place, { facts, go, source, life }) {
       ask(`images/${mine[side].image}/explain`, { store, method: by, features }, { signal: life }))));
     if (mine !== pair) return;
     maps[by] = told.left || told.every((one) => one.arrays[by]) ? told
-      : { left: told.flatMap((one) => one.left_out)[0] || "This method does not fit the network." };
+      : { left: told.flatMap((one) => one.images.left_out)[0] || "This method does not fit the network." };
   }
 
   async function askPixels(mine, by) {
@@ -84,7 +84,7 @@ export function pairView(place, { facts, go, source, life }) {
     const top = shown[0] ? (both ? largest(...shown) : 0) : 0;
     canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] && !both ? largest(shown[i]) : top, facts.colours));
     if (told && told.left) says.textContent = told.left;
-    else if (told) says.textContent = `What speaks for ${told.map((one) => `“${one.maps[0].target}” (${rounded(one.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`;
+    else if (told) says.textContent = `What speaks for ${told.map((one) => `“${one.images.maps[0].target}” (${rounded(one.images.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`;
     else says.textContent = SAYS[what](pair);
     showScale(both ? top : 0, Boolean(shown[0]), both);
   }
