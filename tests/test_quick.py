@@ -21,6 +21,8 @@ WHOLE_PROCESSES = {
     "flows/test_soak.py",
     "serve/test_ask.py",
     "serve/test_browser.py",
+    "serve/test_gestures.py",
+    "serve/test_report_on_a_phone.py",
     "test_foreign_folder.py",
     "test_notebook.py",
     "train/test_ddp.py",

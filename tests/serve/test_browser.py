@@ -18,7 +18,7 @@ from alike.extract.store.tags import read_tags
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, visit
+from .visiting import READY, assert_quiet, box_of, place_of, visit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 PACKED = find_spec("axe_core_python")
@@ -170,9 +170,7 @@ def test_links_of_older_versions_still_lead_there(page, address):
 
 def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
     visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
-    box = page.run("const b = document.querySelector('.plane').getBoundingClientRect();"
-                   "return [b.left, b.top, b.right, b.bottom]")  # fmt: skip
-    left, top, right, bottom = box
+    left, top, right, bottom = box = box_of(page, ".plane")
     bottom = min(bottom, 890)
     page.run("document.querySelector('button[data-value=lasso]').click()")
     corners = [(left + 4, top + 4), (right - 4, top + 4), (right - 4, bottom - 4),
@@ -182,12 +180,7 @@ def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address
     page.run("document.querySelector('button[data-value=move]').click(); scrollTo(0, 0)")
     # The first point, where the map of the server has it.
     table = client.json("/api/v1/map?split=all")
-    points = table["tsne"]
-    spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
-    reach = max(high - low for low, high in spans) / 2
-    unit = 0.47 * min(right - left, box[3] - top)
-    x = (left + right) / 2 + (points[0][0] - sum(spans[0]) / 2) / reach * unit
-    y = (top + box[3]) / 2 - (points[0][1] - sum(spans[1]) / 2) / reach * unit
+    x, y = place_of(table["tsne"], 0, box)
     page.move(x, y)
     shown = page.wait("document.querySelector('.mapcard').style.display === 'block' && "
                       "document.querySelector('.mapcard').innerText")  # fmt: skip
