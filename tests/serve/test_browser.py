@@ -302,7 +302,9 @@ def test_scores_have_the_profile_over_layers(page, two):
 
 def test_what_the_data_allow_stands_above_the_lists(page, two):
     address, analysis = two
-    visit(page, f"{address}#data", "document.querySelector('.limits .js-plotly-plot')")
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    page.run("document.querySelector('.limits summary').click()")
+    page.wait("document.querySelector('.limits .js-plotly-plot')")
     bounds = page.run(
         "return [...document.querySelectorAll('.limits .two tbody')][0].innerText.split('\\n')"
     )
@@ -315,11 +317,12 @@ def test_what_the_data_allow_stands_above_the_lists(page, two):
         "return document.querySelector('.limits .js-plotly-plot').data.flatMap((one) => one.y)"
     )
     assert set(curve.query("score == 'one_nn'")["value"]) <= set(drawn)
-    page.shape(390, 844, dark=True)
-    visit(page, f"{address}#data", "document.querySelector('.limits details')")
-    assert not page.run("return document.querySelector('.limits details').open")
-    top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
-    assert top < 844
+    for width, height in SHAPES:
+        page.shape(width, height, dark=True)
+        visit(page, f"{address}#data", "document.querySelector('.limits details')")
+        assert not page.run("return document.querySelector('.limits details').open")
+        top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
+        assert top < 0.6 * height or (width < 600 and top < height)
     assert_quiet(page, address)
 
 
