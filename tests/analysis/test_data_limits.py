@@ -6,6 +6,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from alike.analysis import data_limits
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.data_limits import (
@@ -85,6 +86,19 @@ def test_bounds_are_those_of_the_rule():
     assert table.loc[5, "upper"] == pytest.approx(1 - own.mean())
     # The law flips 300 of 1,797: no classifier errs on fewer, to within the noise of counting.
     assert table.loc[1, "lower"] < 300 / 1797 + 0.03 < table.loc[1, "upper"]
+
+
+def test_blocks_of_votes_change_nothing_and_bound_what_is_held(monkeypatch):
+    x, images, _, _ = digits(flipped=300)
+    near = near_of(x, images)
+    whole = bayes_bounds("pixels", near, images, (0.5, *NAN)), suspects("pixels", near, images)
+    monkeypatch.setattr(data_limits, "VOTES_BYTES", 8 * 10 * 100)
+    parts = list(data_limits.blocks_of_votes(near, images.codes, np.ones(5)))
+    assert {len(votes) for _, votes in parts[:-1]} == {100}
+    every = votes_of(near, images.codes, np.ones(5))
+    np.testing.assert_array_equal(np.concatenate([votes for _, votes in parts]), every)
+    pd.testing.assert_frame_equal(bayes_bounds("pixels", near, images, (0.5, *NAN)), whole[0])
+    pd.testing.assert_frame_equal(suspects("pixels", near, images), whole[1])
 
 
 def test_lower_bound_at_its_ends():
