@@ -43,7 +43,7 @@ from alike.extract.measures import MEASURES
 from alike.extract.networks import Network, Transform, forward_taps, load_network
 from alike.train.retrain import retrain
 from benchmarks.raw_rows import RESULTS, write_rows
-from benchmarks.retrain import as_file, structure, without_validation
+from benchmarks.retrain import as_file, order_of, structure, without_validation
 
 Floats = NDArray[np.float64]
 Images = list[tuple[str, str]]
@@ -95,7 +95,14 @@ class Shown:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.str_]
     votes: Floats | None = None
-    features: dict[str, Floats] = field(default_factory=dict)
+    cosines: dict[str, Floats] = field(default_factory=dict)
+
+    def before(self, start: Network) -> Floats:
+        """`class_cosines` of a start, which many runs are compared with."""
+        if start.weights_hash not in self.cosines:
+            z = features_of(start, self.pixels)["gap"]
+            self.cosines[start.weights_hash] = class_cosines(z, self.labels)
+        return self.cosines[start.weights_hash]
 
 
 class Cifar:
@@ -163,7 +170,7 @@ def features_of(network: Network, pixels: NDArray[np.uint8]) -> dict[str, Floats
 
 def order(z: Floats, labels: NDArray[np.str_], name: str) -> dict[str, float]:
     """Sameness and MAP@R of vectors by their cosine."""
-    found = structure(z.astype(np.float64), labels)
+    found = order_of(z.astype(np.float64), labels)
     return {f"{name}.sameness": found["sameness"], f"{name}.map_at_r": found["map_at_r"]}
 
 
@@ -189,7 +196,7 @@ def judged(network: Network, cifar: Cifar, start: Network) -> Iterator[dict[str,
     for kind, images in cifar.shown.items():
         found = features_of(network, images.pixels)
         scores = order(found["gap"], images.labels, "gap_cosine")
-        scores["nc1"] = structure(found["gap"].astype(np.float64), images.labels)["nc1"]
+        scores["nc1"] = structure(found["gap"].astype(np.float64), codes_of(images.labels))["nc1"]
         unit = found["last_conv"].reshape(len(images.labels), -1)
         scores |= order(unit, images.labels, "map_cosine")
         scores |= order(lda.embed({"gap": found["gap"]}, {}), images.labels, "lda_cosine")
@@ -198,7 +205,7 @@ def judged(network: Network, cifar: Cifar, start: Network) -> Iterator[dict[str,
             scores["accuracy"] = float((found["logits"].argmax(1) == true).mean())
             scores["linear_probe"] = float(linear.score(wide, true))
             scores["knn_probe"] = float(near.score(wide, true))
-            before = class_cosines(features_of(start, images.pixels)["gap"], images.labels)
+            before = images.before(start)
             after = class_cosines(found["gap"], images.labels)
             ranks = [pd.Series(each).rank() for each in (before, after)]
             scores["classes.before_after"] = float(np.corrcoef(*ranks)[0, 1])
@@ -411,7 +418,7 @@ class Pacs:
         self.content: dict[str, bytes] = {}
         with tarfile.open(data / "pacs_domains_4x7x60.tar") as archive:
             for member in archive:
-                if member.isfile() and member.name.endswith(".jpg"):
+                if member.isfile() and member.name.endswith((".jpg", ".png")):
                     stream = archive.extractfile(member)
                     assert stream is not None
                     self.content[member.name] = stream.read()
