@@ -216,7 +216,7 @@ def _analyse(
     human_record = {}
     if human is not None:
         tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
-        human_record = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
+        human_record = human.record
     record = {
         "split": settings.split, **({"where": features.where} if features.where else {}),
         "measures": [*measures, *settings.set_measures],
