@@ -606,7 +606,7 @@ def explain(
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
     """
-    from alike.analysis.explain import confused_panel, explain_set
+    from alike.analysis.explain import StoredGrades, confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
@@ -646,7 +646,8 @@ def explain(
         if classes:
             parts["classes"] = every_class(chosen, side, pictures.__setitem__)
         if confused:
-            table, picture = confused_panel(chosen, confused, split=side)
+            grades = StoredGrades.of(chosen)
+            table, picture = confused_panel(chosen, confused, split=side, grades=grades)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
             with cluster_jobs(cluster) as jobs:
