@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.explain import overlay, pair
 from alike.analysis.explain.classes import confused_panel, keep_confused
 from alike.analysis.explain.continuity.continuity import Sampling
@@ -16,9 +17,9 @@ from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
 from alike.analysis.ranking import rank_networks
 from alike.analysis.report.explanations import explanations_section
 from alike.analysis.report.networks import networks_section
+from alike.analysis.report.report import top
 from alike.analysis.report.subject import Subject
 from alike.analysis.similarity import network_pairs
-from alike.analysis.stored import Analysis
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
@@ -143,7 +144,11 @@ def test_what_is_older_than_the_features_says_so(place):
     both = [features, place.features(second)]
     rank_networks(both, split="all").save(features.store)
     network_pairs(both, split="all").save(features.store)
-    subject = Subject(Analysis(first, 9, (), {}, {}), None, None, "gap_cosine")
+    analysis = analyse(
+        features, AnalysisSettings(measures=["gap_cosine"], split="all", bootstrap=0)
+    )
+    subject = Subject(analysis, None, None, "gap_cosine")
+    assert "after its analysis" not in top(subject, {}, features.store)
     shown = explanations_section({"network": first}, features.store)
     assert CHANGED not in shown
     assert "These changed since" not in networks_section(subject, features.store)
@@ -159,6 +164,9 @@ def test_what_is_older_than_the_features_says_so(place):
     assert shown.count(f"{CHANGED}: run alike explain --confused 4 again") == 1
     assert shown.count(f"{CHANGED}: run alike run again") == 1
     assert f"These changed since: {first}" in networks_section(subject, features.store)
+    assert f"Beware: images, their labels or sides, or taps of {first} came" in (
+        top(subject, {}, features.store)
+    )
     grades = StoredGrades.of(features)
     assert grades.outdated == {"images", "pairs"}
     assert grades.line("gradcam").endswith(", of older features")
