@@ -3,6 +3,7 @@
 All three are of the features as they are: another network may tell apart what this one does not.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ MOST = 1000
 """Suspected labels and outliers that are listed, of each kind."""
 VOTES_BYTES = 32 << 20
 """Of the votes that are held at a time."""
+OPINION_BYTES = 512 << 20
+"""Of the votes that cleanlab is given, who copies them."""
 FAR = 3.5
 """Robust z-score from which on an image is an outlier (Iglewicz and Hoaglin 1993)."""
 
@@ -140,7 +143,44 @@ def bayes_bounds(
     return pd.DataFrame(rows, columns=columns)
 
 
-def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
+def second_opinion(near: Listed, images: EvaluationSet) -> tuple[NDArray[np.bool_] | None, str]:
+    """Labels that cleanlab suspects, by confident learning (Northcutt 2021), from the same votes.
+
+    It asks for each pair of classes how many labels of one are the other, by the mean votes that
+    images of a class give it, and suspects so many; a margin knows nothing of the other images.
+
+    Args:
+        near: neighbours.
+        images: the evaluation set.
+
+    Returns:
+        (N,) whether a label is suspected; None and the reason if there is no answer.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        return None, f"a second opinion on labels needs cleanlab (pip install cleanlab): {error}"
+    present, codes = np.unique(images.codes, return_inverse=True)
+    size = 8 * len(codes) * len(present)
+    if size > OPINION_BYTES:
+        return None, (
+            f"cleanlab reads the votes of all images at once, and those of {len(codes)} images for "
+            f"{len(present)} classes take {size / 1e9:.1f} GB"
+        )
+    votes = votes_of(near, codes, np.arange(near.places.shape[1], 0, -1.0))
+    with warnings.catch_warnings():
+        # It warns of classes of few images, and keeps what it says of them to itself.
+        warnings.simplefilter("ignore", UserWarning)
+        flags = find_label_issues(labels=codes, pred_probs=votes, n_jobs=1)
+    return np.asarray(flags, dtype=bool), ""
+
+
+def suspects(
+    name: str,
+    near: Listed,
+    images: EvaluationSet,
+    cleanlab: NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
     """Images whose label the neighbours contradict, and images far from all others.
 
     A label is suspected if another class has more votes. The 10 nearest vote, the nearest with
@@ -148,9 +188,15 @@ def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
     / 2, below .5, the most suspected first (cleanlab's `normalized_margin` of these votes). The
     score of an outlier is the robust z-score of its mean distance to its neighbours.
 
+    Args:
+        name: of the measure.
+        near: neighbours.
+        images: the evaluation set.
+        cleanlab: (N,) from `second_opinion`; None: the table has no such column.
+
     Returns:
         measure, kind (`label` or `outlier`), row, label, suggested (the class with most votes of
-        others), score: at most 1,000 of each kind.
+        others), score, cleanlab (`yes` or `no`; empty for outliers): at most 1,000 of each kind.
     """
     k = near.places.shape[1]
     other, margin = np.empty(len(images), np.int64), np.empty(len(images))
@@ -180,6 +226,12 @@ def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
             ("label", labels, names[other[labels]], margin), ("outlier", far, "", z)
         )
     ]  # fmt: skip
+    if cleanlab is not None:
+        said = np.where(cleanlab, "yes", "no").astype(object)
+        parts = [
+            part.assign(cleanlab=opinion)
+            for part, opinion in zip(parts, (said[labels], ""), strict=True)
+        ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -192,9 +244,14 @@ def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     ends = f"{100 * row['lower']:.1f} % and {100 * row['upper']:.1f} %"
     counts = suspects["kind"].value_counts()
     labels, far = (int(counts.get(kind, 0)) for kind in ("label", "outlier"))
+    second = ""
+    if "cleanlab" in suspects and labels:
+        agreeing = int((suspects["cleanlab"] == "yes").sum())
+        second = f" Of these labels cleanlab suspects {agreeing}, from the same neighbours."
     return [
         f"By their neighbours, the best classifier of these features errs on between {ends} of "
         f"images (for many images; {row['measure']}).",
         f"Labels that the neighbours contradict: {labels}. Images far from all others: {far}."
+        + second
         + (f" At most {MOST} of each kind are listed." if max(labels, far) >= MOST else ""),
     ]
