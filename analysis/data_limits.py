@@ -210,20 +210,15 @@ def suspects(
     with_kin = images.counts[images.codes] > 1
     labels = np.flatnonzero(with_kin & (margin < 0.5))
     labels = labels[np.argsort(margin[labels], kind="stable")][:MOST]
-    mean = near.distances.mean(axis=1)
-    middle = float(np.median(mean))
-    spread = 1.4826 * float(np.median(np.abs(mean - middle)))
-    z = (mean - middle) / spread if spread > 0 else np.zeros(len(mean))
-    far = np.flatnonzero(z > FAR)
-    far = far[np.argsort(-z[far], kind="stable")][:MOST]
+    far, z = far_images(near.distances.mean(axis=1))
     names = np.array(images.classes, dtype=object)
     parts = [
         pd.DataFrame({
             "measure": name, "kind": kind, "row": images.rows[at],
-            "label": names[images.codes[at]], "suggested": suggested, "score": score[at],
+            "label": names[images.codes[at]], "suggested": suggested, "score": score,
         })
         for kind, at, suggested, score in (
-            ("label", labels, names[other[labels]], margin), ("outlier", far, "", z)
+            ("label", labels, names[other[labels]], margin[labels]), ("outlier", far, "", z)
         )
     ]  # fmt: skip
     if cleanlab is not None:
@@ -233,6 +228,21 @@ def suspects(
             for part, opinion in zip(parts, (said[labels], ""), strict=True)
         ]
     return pd.concat(parts, ignore_index=True)
+
+
+def far_images(means: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Images far from all others, by the mean distance (N,) of each to its nearest.
+
+    Returns:
+        Places of those whose robust z-score is above 3.5, the farthest first, at most 1,000; and
+        their scores.
+    """
+    middle = float(np.median(means))
+    spread = 1.4826 * float(np.median(np.abs(means - middle)))
+    z = (means - middle) / spread if spread > 0 else np.zeros(len(means))
+    far = np.flatnonzero(z > FAR)
+    far = far[np.argsort(-z[far], kind="stable")][:MOST]
+    return far, z[far]
 
 
 def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
