@@ -97,18 +97,12 @@ class StoredAnalyses:
 
     def grades(self, key: str) -> dict[str, Any]:
         """Fields of `Grades`."""
-        from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
+        from alike.analysis.explain.stored_grades import StoredGrades
 
-        tables: list[tuple[pd.DataFrame, dict[str, Any]]] = []
-        for name in (GRADE, PAIR_GRADE):
-            try:
-                tables.append(self._store.read_table(name.format(key=key)))
-            except FileNotFoundError:
-                tables.append((pd.DataFrame(), {}))
-        (images, _), (pairs, settings) = tables
+        grades = StoredGrades.of(self._store.features(key))
         return {
-            "key": key, "images": records(images), "pairs": records(pairs),
-            "pair_measure": str(settings.get("measure", "")),
+            "key": key, "images": records(grades.images), "pairs": records(grades.pairs),
+            "pair_measure": grades.measure, "outdated": sorted(grades.outdated),
         }  # fmt: skip
 
     def map(

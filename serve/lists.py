@@ -29,6 +29,7 @@ SAFE = str.maketrans({
     **{one: f"\\{one}" for one in "&%$#_{}"},
 })  # fmt: skip
 """Text of LaTeX; as in `shown.js`."""
+CLEANLAB = {"yes": "cleanlab suspects it too", "no": "cleanlab does not suspect it"}
 COLUMNS = ("image", "row", "path", "label", "subset", "split")
 
 
@@ -79,7 +80,11 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
     table = table[table["kind"] == SUSPECTS[kind]]
     table = table[opened.places(table["row"].to_numpy(np.int64)) >= 0]
     lines = _images(opened, table["row"])
-    why = ("its neighbours are of another class", FAR_FROM_ALL)[kind == "outliers"]
+    why: Any = FAR_FROM_ALL
+    if kind == "labels":
+        why = "its neighbours are of another class"
+        if "cleanlab" in table:
+            why = why + "; " + table["cleanlab"].map(CLEANLAB).to_numpy(object)
     return ImageList(
         lines.assign(
             suggested=table["suggested"].to_numpy(), score=table["score"].to_numpy(float), why=why

@@ -461,12 +461,14 @@ class Grades(Model):
         images: one row an explainer; columns in docs/explanations.md. Empty before the first grade.
         pairs: one row an explainer of likeness and a kind of pair.
         pair_measure: whose similarity `pairs` follows; empty if there are none.
+        outdated: those of `images` and `pairs` that are older than the features.
     """
 
     key: str
     images: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     pair_measure: str
+    outdated: list[str] = []
 
 
 class Map(Model):

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 
 BASE = {
     "display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing",
-    "secrets", "places",
+    "secrets", "places", "large_tables",
 }  # fmt: skip
 ROOMS = {
     "extract": {

@@ -65,6 +65,19 @@ SCORE_WORDS: dict[str, Words] = {
         "share",
     ),
     "cka": Words("CKA with the last layer"),
+    "human_all_pairs": Words(
+        "Alike to people, all pairs",
+        "Spearman's correlation of the similarities of the network with those of people.",
+    ),
+    "human_class_pairs": Words(
+        "Alike to people, pairs of classes",
+        "The same of the means over the images of each two classes.",
+    ),
+    "human_triplets": Words(
+        "Answers as people do",
+        "Share of triplets of images in which the network chooses as people did.",
+        "share",
+    ),
     "eer": Words(
         "Equal error rate",
         "Error at the threshold at which the shares of missed same-class pairs and of accepted "

@@ -64,7 +64,7 @@ function entry(kind, line, tags, source, go) {
   const href = second ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
   const inside = line.images.map((image) => picture(image));
   const says = {
-    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`)],
+    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, line.why.split("; ")[1] ?? "")],
     outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],
     twins: () => [h("b", {}, line.why), h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)],
     bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why), first.image ? null

@@ -183,7 +183,7 @@ function grade(method, pair) {
     : measure === (method === "likeness" ? pair.measure : pair.side.named) && both && pairs.find((one) => one.explainer === method && one.pairs === kind);
   if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: `alike explain --grade`.";
   const span = (name) => `${row[name] === null ? "–" : row[name].toFixed(3)}${row[`${name}_low`] === null ? "" : ` (${row[`${name}_low`].toFixed(3)} to ${row[`${name}_high`].toFixed(3)})`}`;
-  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.`;
+  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.${pair.grades.outdated.includes(EXPLAINS.has(method) ? "images" : "pairs") ? " The features have changed since: run `alike explain --grade` again." : ""}`;
 }
 
 // Pixels have the share of the similarity that biases do not take.
