@@ -23,6 +23,7 @@ from alike.extract.networks import (
     safe_name,
 )
 from alike.train.images import LabelledImage, snapshot_hash
+from alike.train.losses import loss_named
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
 
@@ -83,12 +84,16 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
 
 
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
-    """As before there were averages, where there is none: finished runs stay finished."""
-    return {
-        name: value
-        for name, value in settings.to_dict().items()
-        if (name, value) != ("average", "none")
-    }
+    """As before there were averages, where there is none: finished runs stay finished.
+
+    The fixed head of 0.1.0 was another one, so runs with it are not those of today.
+    """
+    decides = settings.to_dict()
+    if settings.average == "none":
+        del decides["average"]
+    if loss_named(settings.loss).head == "etf":
+        decides["head"] = "simplex 2"
+    return decides
 
 
 def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:
