@@ -2,7 +2,8 @@
 
 Anything may have happened to such a file: it is empty, torn, of other types, or no text at all.
 Whoever reads one gets what the file is declared to hold, or one error that names the file, its
-fault and the way out. No other module parses a stored file (`tests/test_documents.py`).
+fault and the way out. `alike.extract.large_tables` does the same for tables in batches; no other
+module parses a stored file (`tests/test_documents.py`).
 """
 
 import io
@@ -148,7 +149,7 @@ def parquet_bytes(
     # Parquet gives some types back as others, such as narrow codes of categories: ask it.
     empty = io.BytesIO()
     pq.write_table(arrow.slice(0, 0), empty)
-    seal = seal_of(_facts(pq.read_schema(empty), arrow.num_rows, place, text))
+    seal = seal_of(facts_of(pq.read_schema(empty), arrow.num_rows, place, text))
     metadata = {ATTRS: text.encode(), SEAL: seal.encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
     sink = io.BytesIO()
@@ -156,7 +157,8 @@ def parquet_bytes(
     return sink.getvalue()
 
 
-def _facts(schema: Any, rows: int, place: str, text: str) -> list[object]:
+def facts_of(schema: Any, rows: int, place: str, text: str) -> list[object]:
+    """What the seal of a Parquet file holds: its place, length, columns and attributes."""
     columns = [[name, str(kind)] for name, kind in zip(schema.names, schema.types, strict=True)]
     for_pandas = (schema.metadata or {}).get(b"pandas", b"").decode(errors="replace")
     return [place, rows, columns, text, for_pandas]
@@ -197,7 +199,7 @@ def read_arrow(
         raise damaged(place, error, way_out) from None
     # The seal stands in the file twice: one flipped bit cannot make it a file of earlier versions.
     if columns is None and (sealed is not None or SEAL in data):
-        wanted = seal_of(_facts(table.schema, table.num_rows, place, text)).encode()
+        wanted = seal_of(facts_of(table.schema, table.num_rows, place, text)).encode()
         if wanted != sealed:
             raise damaged(place, "it is not what was written here", way_out)
     return table

@@ -13,8 +13,9 @@ from alike.extract.display import Displayed, Summary
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.image_pass import ImagePass, Workload
-from alike.extract.images import ImageSource, list_source, notes_of
+from alike.extract.images import ImageSource, Listing, list_to, notes_of
 from alike.extract.lanes import BatchProgress
+from alike.extract.large_tables import Batches, texts
 from alike.extract.listed import keep_listing, listing_notes, past_listing
 from alike.extract.machine import usable_cores
 from alike.extract.networks import Extraction, Network
@@ -202,19 +203,23 @@ def extract_networks(
     settings = ComputeSettings(str(on), batch_size, threads, bad_share)
     runs = _runs_of(source, networks, store, choose_precision(precision, on), settings)
     images = ImagePass(list(dict.fromkeys(runs)))
-    past = None if rehash else past_listing(store, source)
-    listing = list_source(source, max(threads, 4), progress, past=past)
     with ExitStack() as held:
+        scratch = held.enter_context(store.files.scratch())
+        past = None if rehash else past_listing(store, source, scratch)
+        listing = list_to(source, scratch, max(threads, 4), progress, past=past)
+        held.callback(listing.table.remove)
         for key in sorted(run.extraction.key for run in images.runs):
             held.enter_context(store.lock(key))
         with store.files.snapshot():
             if store.is_split and not store.signatures.units():
                 # A store of 0.1: its images keep the sides on which they stand by their hashes.
                 store.assign_sides()
-            view = store.list_images(listing)
+            rows = store.list_batches(listing.table)
             store.set_source(source.spec, source.options)
             keep_listing(store, source, listing, past)
-            keep_groups(store, listing, view)
+            keep_groups(store, listing.table, rows)
+            del rows
+            view = store.images()
             for run in images.runs:
                 run.prepare(view)
         with ExitStack() as written:
@@ -266,7 +271,7 @@ def _runs_of(
 
 def _report(
     run: ExtractionRun,
-    listing: pd.DataFrame,
+    listing: Listing,
     view: pd.DataFrame,
     computed: np.ndarray,
     twins: Sequence[str],
@@ -315,14 +320,25 @@ def _report(
     )
 
 
-def keep_groups(store: Store, listing: pd.DataFrame, view: pd.DataFrame) -> None:
-    """Keep which images of the set share a group, if the source says so."""
-    if "group" in listing:
-        groups = pd.DataFrame({"row": view["row"], "group": listing["group"]})
-    else:
-        groups = pd.DataFrame({"row": view["row"], "group": None})
-    groups = groups[(groups["row"] >= 0) & groups["group"].notna()]
-    store.keep_image_groups(groups.drop_duplicates("row"))
+def keep_groups(store: Store, listing: Batches, rows: np.ndarray) -> None:
+    """Keep which images of the set share a group, if the source says so.
+
+    Args:
+        store: that keeps them.
+        listing: of the source.
+        rows: (N,) int64 of its images.
+    """
+    parts, start = [pd.DataFrame({"row": np.zeros(0, np.int64), "group": np.zeros(0, object)})], 0
+    seen = np.zeros(store.n_rows, dtype=bool)
+    for batch in listing.to_batches():
+        groups = pd.DataFrame(
+            {"row": rows[start : start + batch.num_rows], "group": texts(batch, "group")}
+        )
+        start += batch.num_rows
+        groups = groups[(groups["row"] >= 0) & groups["group"].notna()].drop_duplicates("row")
+        parts.append(groups[~seen[groups["row"].to_numpy()]])
+        seen[groups["row"].to_numpy()] = True
+    store.keep_image_groups(pd.concat([part for part in parts if len(part)] or parts[:1]))
 
 
 def _lost(features: Features) -> list[str]:

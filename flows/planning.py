@@ -28,8 +28,14 @@ SECONDS = 15.0
 """Of extraction of the sample."""
 LEAST, MOST = 24, 256
 """Images of the sample."""
-LISTED_BYTES = 550
-"""Memory of a listed image: its path, id and stamps, measured in sets of a million."""
+LISTED_BYTES = 24
+"""Memory of an image while it is listed: hashes of paths, their order, rows; the rest streams."""
+JOINED_BYTES, JOINED = 450, 1 << 17
+"""Memory of an image whose id is joined, and how many are at a time (`PART` of the manifest)."""
+LISTING = 80 << 20
+"""Memory of a listing of any size: batches, and the packages that read and write them."""
+ANALYSED_BYTES = 550
+"""Memory of an image that is analysed: its path, id, label and rows in the tables of the set."""
 UNIT_COPIES = 3
 """Copies of a unit's rows in memory: collected, joined, encoded."""
 GIB = 2**30
@@ -106,7 +112,8 @@ class Plan:
         images: number of images.
         networks: extractions that it stores, the untrained one too.
         store: bytes by part of the store.
-        memory: bytes by kind of process: `worker` extracts, `analysis` indexes and analyses.
+        memory: bytes by kind of process: `listing` lists the images, `worker` extracts,
+            `analysis` indexes and analyses.
         seconds: of every step, at the first run.
         bound: the step that takes longest, and of extraction its slowest stage.
         free: bytes free on the disk and in memory.
@@ -274,6 +281,15 @@ def _index_bytes(spec: "ArraySpec") -> int:
     return UNIT // spec.chunk_rows * 16 + 4
 
 
+def listing_bytes(images: int) -> int:
+    """Memory that the listing of a folder takes beyond the process that lists.
+
+    Args:
+        images: number of images.
+    """
+    return LISTING + LISTED_BYTES * images + JOINED_BYTES * min(images, JOINED)
+
+
 def feature_bytes(spec: "ArraySpec", ratio: float, images: int) -> int:
     """Bytes of an array of so many images: whole chunks of vectors, compressed maps, indexes.
 
@@ -374,7 +390,12 @@ def _memory(pipeline: "Pipeline", sample: Sample, n: int) -> dict[str, int]:
     index = INDEX_KINDS["flat"].bytes(n, dimension)
     index = min(index, pipeline.index.memory or index)
     vectors = 4 * dimension * min(n, _evaluated(pipeline, n, dimension))
-    return {"worker": worker, "analysis": sample.memory + LISTED_BYTES * n + max(index, vectors)}
+    return {
+        # The sample was listed too: what every listing takes is in its memory.
+        "listing": sample.memory + listing_bytes(n) - LISTING,
+        "worker": worker,
+        "analysis": sample.memory + ANALYSED_BYTES * n + max(index, vectors),
+    }
 
 
 def _evaluated(pipeline: "Pipeline", n: int, dimension: int) -> int:
@@ -458,9 +479,9 @@ def _advice(made: Plan, extracted: list[Stored]) -> list[str]:
     for name, needed in made.memory.items():
         if needed > made.free["memory"]:
             less = (
-                "take fewer images, or a machine with more memory"
-                if name == "analysis"
-                else "leave out the largest of [extract] taps"
+                "leave out the largest of [extract] taps"
+                if name == "worker"
+                else "take fewer images, or a machine with more memory"
             )
             advice.append(
                 f"{name} takes {needed / GIB:.3g} GiB of memory, this machine has "

@@ -191,13 +191,14 @@ def _listing(pipeline: "Pipeline", left: Left) -> str:
     source, store = source_of(pipeline), Store.open(pipeline.store_place)
     if getattr(source, "stamp", None) is None:
         return "images of this kind of set have no stamps, so all are read"
-    past = past_listing(store, source)
-    if past is None:
-        return "no listing is remembered"
-    before = History(store).unchanged()
-    # Runs that change nothing write no listing: they count on from the last one that was written.
-    turn = past.turn + (before.times if before else 0)
-    why = same_listing(source, PastListing(past.table, turn))
+    with store.files.scratch() as scratch:
+        past = past_listing(store, source, scratch)
+        if past is None:
+            return "no listing is remembered"
+        before = History(store).unchanged()
+        # Runs that change nothing write no listing: they count on from the last one written.
+        turn = past.turn + (before.times if before else 0)
+        why = same_listing(source, PastListing(past.table, turn))
     notes = [masked(one) for one in notes_of(source)]
     if not why and notes != source_notes(store.features(left.key).attrs):
         return "what is told of the images changed"

@@ -373,18 +373,32 @@ class ExplanationLine(Model):
     peak_x: Number
 
 
-class Explanations(Model):
-    """What speaks for a class in an image.
+class ExplainedImages(Model):
+    """`images` of `alike explain --json`.
 
     Attributes:
         maps: one line a method.
-        arrays: method to its map (h, w).
+        cosine: of the pooled maps of two images; None for one.
         left_out: methods that do not fit the network, and maps of zeros: one line each.
+        files: pictures that were written; a server writes none.
     """
 
     maps: list[ExplanationLine]
-    arrays: dict[str, list[list[float]]]
+    cosine: Number
     left_out: list[str]
+    files: list[str]
+
+
+class Explanations(Model):
+    """What speaks for a class in an image: the document of `alike explain --json`.
+
+    Attributes:
+        images: what is said of the image.
+        arrays: method to its map (h, w); the command names the file that it wrote them to.
+    """
+
+    images: ExplainedImages
+    arrays: dict[str, list[list[float]]]
 
 
 class Analysis(Model):
@@ -496,9 +510,23 @@ class Map(Model):
 
 
 SectionName = Literal[
-    "top", "scores", "distances", "networks", "over_time", "measures", "layers", "data", "people",
-    "explanations",
+    "top", "since", "scores", "distances", "networks", "over_time", "measures", "layers", "data",
+    "people", "explanations",
 ]  # fmt: skip
+
+
+class ScoreWords(Model):
+    """A score in the words of the report.
+
+    Attributes:
+        label: its name.
+        says: what it says, in a sentence.
+        form: `share` is printed in per cent, `plain` to three decimals, `distance` to four digits.
+    """
+
+    label: str
+    says: str
+    form: Literal["share", "plain", "distance"]
 
 
 class ScoreSections(Model):
@@ -506,13 +534,15 @@ class ScoreSections(Model):
 
     Attributes:
         key: extraction.
-        sections: name to HTML: `top`, `scores`, `distances`, `networks`, `over_time`, `measures`,
-            `layers`, `data`, `people`, `explanations`; those that have not been computed are
-            missing.
+        sections: name to HTML: `top`, `since`, `scores`, `distances`, `networks`, `over_time`,
+            `measures`, `layers`, `data`, `people`, `explanations`; those that have not been
+            computed are missing.
+        words: name of a score to its words.
     """
 
     key: str
     sections: dict[str, str]
+    words: dict[str, ScoreWords]
 
 
 class Figure(Model):
@@ -607,7 +637,7 @@ class Prediction(Model):
     shares: list[float]
 
 
-ListKind = Literal["labels", "outliers", "twins", "bad"]
+ListKind = Literal["labels", "outliers", "twins", "bad", "tags"]
 
 
 class ListedLine(Model):
@@ -617,7 +647,7 @@ class ListedLine(Model):
         images: the image, or two twins. `image` is empty if the bytes were never read.
         suggested: class that the neighbours say.
         score: margin of a label, z-score of an outlier, correlation of twins.
-        why: in words.
+        why: in words; of `tags` the tags, separated by commas.
     """
 
     images: list[Image]

@@ -90,7 +90,7 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
         request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
         limit: Limit = 200,
     ) -> Any:  # fmt: skip
-        """Images that somebody should look at: suspected labels, outliers, twins, bad images."""
+        """Images to look at: suspected labels, outliers, twins, bad images, those with tags."""
 
         def question() -> Any:
             found = views.listed(kind, features)

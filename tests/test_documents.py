@@ -33,6 +33,7 @@ PARSERS = {
 
 NO_STORED_FILE = {
     "extract/documents.py": "the reader itself",
+    "extract/large_tables.py": "the same for tables that are read in batches",
     "extract/images": "images that the user brings",
     "extract/networks/weights.py": "weights that the user brings; a value that is no JSON is text",
     "extract/store/formats": "files that the user brings to an import",

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "flows": set(FOLDERS),
     "serve": {*FOLDERS} - {"flows"},
     "api": {*FOLDERS, "results", "client"},
-    "client": {"extract"},
+    "client": {"extract", "connection"},
+    "connection": {"extract"},
     "results": {"extract", "analysis"},
     "__main__": {"flows"},
 }
@@ -26,7 +27,7 @@ MAY_IMPORT = {
 
 BASE = {
     "display", "errors", "progress", "machine", "limits", "identity", "documents", "replacing",
-    "secrets", "places",
+    "secrets", "places", "large_tables",
 }  # fmt: skip
 ROOMS = {
     "extract": {

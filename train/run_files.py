@@ -73,13 +73,22 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
         "network": safe_name(network.name),
         "weights_hash": network.weights_hash,
         "transform": network.transform.to_dict(),
-        "settings": settings.to_dict(),
+        "settings": _deciding(settings),
         "images": snapshot,
         "devices": devices,
     }
     if network.modules_hash:
         decides["modules"] = network.modules_hash
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(settings: TrainSettings) -> dict[str, Any]:
+    """As before there were averages, where there is none: finished runs stay finished."""
+    return {
+        name: value
+        for name, value in settings.to_dict().items()
+        if (name, value) != ("average", "none")
+    }
 
 
 def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:

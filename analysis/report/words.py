@@ -1,6 +1,7 @@
 """The words and the number formats of the report: one row for each score and measure."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -139,6 +140,11 @@ def words(score: str) -> Words:
     if own.says or row is None:
         return own
     return replace(own, says=f"{row.about[0].upper()}{row.about[1:]} ({row.span}).")
+
+
+def every_word(names: Iterable[str]) -> dict[str, Words]:
+    """The words of these scores, and of all that `SCORE_WORDS` has."""
+    return {name: words(name) for name in (*SCORE_WORDS, *names)}
 
 
 def measure_words(measure: str) -> str:

@@ -3,10 +3,13 @@ from .decoding import decode_turned as decode_turned
 from .decoding import image_format as image_format
 from .decoding import image_size as image_size
 from .decoding import is_known as is_known
+from .listing import Listing as Listing
 from .listing import list_source as list_source
+from .listing import list_to as list_to
 from .remembered import KEPT as KEPT
+from .remembered import KEPT_LIKE as KEPT_LIKE
+from .remembered import KeptColumns as KeptColumns
 from .remembered import PastListing as PastListing
-from .remembered import kept_columns as kept_columns
 from .remembered import place_of as place_of
 from .remembered import same_listing as same_listing
 from .remembered import settled_before as settled_before

@@ -8,20 +8,28 @@ nothing more. What no stamp tells, such as a sector that decays, is found by rea
 files in every listing whatever their stamps say; after `TURNS` listings every file was read.
 """
 
+import os
+import secrets
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from alike.extract.documents import INTEGER, TEXT
 from alike.extract.errors import BadImage
 from alike.extract.identity import seal_of
-from alike.extract.images.source import ImageSource, Stamp
+from alike.extract.images.source import ImageSource, Listed, Stamp
 from alike.extract.images.split import image_id as content_id
+from alike.extract.large_tables import Batches, hashes, texts
 
 TURNS = 100
 """Each listing reads one file of this many whatever its stamp says."""
@@ -29,11 +37,23 @@ SETTLED = 2_000_000_000
 """Nanoseconds that a file must be old to be told from one that changes once more."""
 NO_STAMP: Stamp = (-1, -1, -1, -1)
 STAMPED = ("stamp_size", "mtime_ns", "ctime_ns", "inode")
-KEPT = {
-    "path": TEXT, "label": TEXT, "subset": TEXT, "group": TEXT, "image_id": TEXT, "size": INTEGER,
-    **dict.fromkeys(STAMPED, INTEGER),
-}  # fmt: skip
+TEXTS = ("path", "label", "subset", "group")
+"""What a source says of an image without reading it."""
+KEPT = (*TEXTS, "image_id", "size", *STAMPED)
 """Columns of the table that is kept."""
+KEPT_LIKE = pd.DataFrame(
+    {
+        "path": pd.Series(["x"], dtype="str"),
+        **{name: pd.Series(["x"], dtype=object) for name in TEXTS[1:]},
+        "image_id": pd.Series(["x"], dtype="str"),
+        **dict.fromkeys(("size", *STAMPED), np.zeros(1, np.int64)),
+    }
+)
+"""A row of it, for its types."""
+REMEMBERED = np.dtype(
+    [("check", "<u8"), ("stamp", "<i8", (4,)), ("size", "<i8"), ("image_id", "S64")]
+)
+"""What a file of `EarlierImages` holds of an image."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class PastListing:
         turn: number of the listing that comes now; says which files are read in any case.
     """
 
-    table: pd.DataFrame
+    table: Batches
     turn: int
 
 
@@ -54,13 +74,29 @@ def place_of(source: ImageSource) -> str:
     return f"listing/{seal_of([source.spec, source.options])}.parquet"
 
 
-def kept_columns(listing: pd.DataFrame) -> pd.DataFrame:
-    """What is kept of a listing."""
-    table = listing.assign(group=listing.get("group", None))
-    unread = table["state"] != "ok"
-    # A file that could not be read may be read the next time, without any change.
-    table.loc[unread, list(STAMPED)] = -1
-    return table[list(KEPT)].astype(dict.fromkeys(("label", "subset", "group"), object))
+@dataclass(frozen=True)
+class KeptColumns:
+    """What is kept of a listing, in batches.
+
+    Attributes:
+        listing: with the columns of `alike.extract.images.listing.SCHEMA`.
+    """
+
+    listing: Batches
+
+    @property
+    def num_rows(self) -> int:
+        """Images of the listing."""
+        return self.listing.num_rows
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """The columns of `KEPT`."""
+        for batch in self.listing.to_batches():
+            unread = pc.not_equal(batch["state"], "ok")
+            columns = {name: batch[name] for name in KEPT}
+            # A file that could not be read may be read the next time, without any change.
+            columns |= {name: pc.if_else(unread, -1, batch[name]) for name in STAMPED}
+            yield pa.RecordBatch.from_pydict(columns)
 
 
 def stamp_of(source: ImageSource, path: str, now_ns: int | None = None) -> Stamp:
@@ -83,49 +119,136 @@ def is_due(path: str, turn: int) -> bool:
     return (zlib.crc32(path.encode(errors="surrogatepass")) + turn) % TURNS == 0
 
 
+class Remembered(NamedTuple):
+    """What an earlier listing knew of an image.
+
+    Attributes:
+        stamp: of its file.
+        image_id: of its bytes.
+        size: bytes.
+        due: whether it is read whatever its stamp says.
+    """
+
+    stamp: Stamp
+    image_id: str
+    size: int
+    due: bool
+
+
 class EarlierImages:
-    """Looks up what is remembered of a path."""
+    """Looks up what is remembered of paths: 12 bytes of memory an image, the rest on the disk.
 
-    def __init__(self, past: PastListing) -> None:
-        self._turn = past.turn
-        self._at = {path: at for at, path in enumerate(past.table["path"].tolist())}
-        self._stamps = past.table[list(STAMPED)].to_numpy(dtype=np.int64)
-        self._ids = past.table["image_id"].tolist()
-        self._sizes = past.table["size"].tolist()
+    A path is known by two hashes of 64 bits each: of one it is searched, the other must agree.
+    """
 
-    def image(self, path: str, stamp: Stamp) -> tuple[str, int, bool] | None:
-        """Image id, bytes, and whether it is to be read all the same; None if it changed."""
-        at = self._at.get(path)
-        if at is None or stamp == NO_STAMP or tuple(self._stamps[at]) != stamp:
-            return None
-        return self._ids[at], self._sizes[at], is_due(path, self._turn)
+    def __init__(self, past: PastListing, file: Path) -> None:
+        """Write the file and the index.
+
+        Args:
+            past: the earlier listing.
+            file: that is written; deleted by `close`.
+        """
+        self._turn, self._file = past.turn, file
+        self._keys = secrets.token_hex(8), secrets.token_hex(8)
+        found = np.empty(past.table.num_rows, np.uint64)
+        start = 0
+        with file.open("wb") as out:
+            for batch in past.table.to_batches():
+                paths = texts(batch, "path")
+                found[start : start + len(paths)] = hashes(paths, self._keys[0])
+                records = np.empty(len(paths), REMEMBERED)
+                records["check"] = hashes(paths, self._keys[1])
+                for number, name in enumerate(STAMPED):
+                    records["stamp"][:, number] = batch[name].to_numpy()
+                records["size"] = batch["size"].to_numpy()
+                records["image_id"] = texts(batch, "image_id").astype("S64")
+                out.write(records.tobytes())
+                start += len(paths)
+        order = np.argsort(found)
+        found.sort()
+        self._hashes = found
+        self._order = order.astype(np.uint32 if start < 2**32 else np.int64)
+        self._open = os.open(file, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Delete the file."""
+        os.close(self._open)
+        with suppress(FileNotFoundError):
+            self._file.unlink()
+
+    def images(self, paths: Sequence[str]) -> list[Remembered | None]:
+        """What is remembered of each path; None of those that were not listed."""
+        names = np.array(paths, dtype=object)
+        wanted, check = (hashes(names, key) for key in self._keys)
+        at = np.searchsorted(self._hashes, wanted)
+        answers: list[Remembered | None] = [None] * len(paths)
+        open_ = np.flatnonzero(at < len(self._hashes))
+        open_ = open_[self._hashes[at[open_]] == wanted[open_]]
+        while len(open_):
+            records = self._records(self._order[at[open_]].astype(np.int64))
+            for number, record in zip(open_.tolist(), records, strict=True):
+                if record["check"] == check[number]:
+                    answers[number] = Remembered(
+                        tuple(record["stamp"].tolist()),
+                        record["image_id"].decode(),
+                        int(record["size"]),
+                        is_due(paths[number], self._turn),
+                    )
+            # Several paths of one hash stand beside each other; there is hardly ever one.
+            open_ = open_[[answers[number] is None for number in open_.tolist()]]
+            at[open_] += 1
+            open_ = open_[at[open_] < len(self._hashes)]
+            open_ = open_[self._hashes[at[open_]] == wanted[open_]]
+        return answers
+
+    def _records(self, places: np.ndarray) -> np.ndarray:
+        """Records at places; those that follow on each other are read at once."""
+        size = REMEMBERED.itemsize
+        starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+        parts = [
+            os.pread(self._open, len(run) * size, int(run[0]) * size)
+            for run in np.split(places, starts[1:])
+        ]
+        return np.frombuffer(b"".join(parts), REMEMBERED)
 
 
 def same_listing(source: ImageSource, past: PastListing) -> str:
     """Why a source is not as it was listed; empty if it is.
 
     Nothing is read but the files that are due. Paths, labels, subsets, groups and stamps must all
-    be the same, in the same order.
+    be the same, in the same order. Memory holds two batches, and the names of files that are due.
     """
-    listed = list(source)
-    table = past.table
-    if len(listed) != len(table):
-        return f"{len(listed)} images are listed, {len(table)} were"
-    for name in ("path", "label", "subset", "group"):
-        before = table[name].to_numpy(dtype=object, copy=True)
-        before[table[name].isna().to_numpy()] = None
-        if list(map(attrgetter(name), listed)) != before.tolist():
-            return f"a {name} changed"
-    paths = [one.path for one in listed]
+    table, images = past.table, iter(source)
+    n, changed = 0, set[str]()
+    for batch in table.to_batches():
+        listed = list(islice(images, batch.num_rows))
+        n += len(listed)
+        if len(listed) == batch.num_rows:
+            changed |= {name for name in TEXTS if _differs(batch, name, listed)}
+    n += sum(1 for _ in images)
+    if n != table.num_rows:
+        return f"{n} images are listed, {table.num_rows} were"
+    if changed:
+        return f"a {min(changed, key=TEXTS.index)} changed"
+    n_changed, due = 0, list[tuple[str, str]]()
     now = time.time_ns()
-    stamps = np.array([stamp_of(source, path, now) for path in paths], dtype=np.int64)
-    differing = (stamps != table[list(STAMPED)].to_numpy(np.int64)) | (stamps == -1)
-    n_changed = int(differing.any(axis=1).sum())
+    # The paths are those of the table: stamps are asked for after all images were listed.
+    for batch in table.to_batches():
+        paths = texts(batch, "path").tolist()
+        stamps = np.array([stamp_of(source, path, now) for path in paths], dtype=np.int64)
+        before = np.stack([batch[name].to_numpy() for name in STAMPED], axis=1)
+        n_changed += int(((stamps != before) | (stamps == -1)).any(axis=1).sum())
+        at = [number for number, path in enumerate(paths) if is_due(path, past.turn)]
+        due += zip([paths[one] for one in at], batch["image_id"].take(at).to_pylist(), strict=True)
     if n_changed:
         return f"{n_changed} files changed"
-    due = [at for at, path in enumerate(paths) if is_due(path, past.turn)]
-    wrong = silent_changes(source, ((paths[at], table["image_id"].iat[at]) for at in due))
+    wrong = silent_changes(source, due)
     return f"{wrong[0]} has other bytes under the same times" if wrong else ""
+
+
+def _differs(batch: pa.RecordBatch, name: str, listed: Sequence[Listed]) -> bool:
+    before: list[str | None] = texts(batch, name).tolist()
+    return list(map(attrgetter(name), listed)) != before
 
 
 def silent_changes(source: ImageSource, images: Iterable[tuple[str, str]]) -> list[str]:

@@ -1,7 +1,8 @@
 """A store without its groups of features: its images, its settings, its locks and its files."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +13,16 @@ import pandas as pd
 from alike.extract.documents import damaged, parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import is_name
+from alike.extract.large_tables import Batches, ParquetFile, write_parquet
 from alike.extract.replacing import check_target
 from alike.extract.secrets import masked
 from alike.extract.store.events import Event, note
-from alike.extract.store.files import Files
+from alike.extract.store.files import PARTIAL, Files
 from alike.extract.store.layout import moved_along
 from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
 from alike.extract.store.lookup import ImageTable
-from alike.extract.store.manifest import Manifest
+from alike.extract.store.manifest import Manifest, listed_batches, view_of
 from alike.extract.store.settings import read_settings, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
 from alike.extract.store.twins import FOLDER as TWINS
@@ -358,14 +360,25 @@ class StoreBase:
         Returns:
             The view: the listing with a column row (int64), -1 if the state is not `ok`.
         """
+        rows = self.list_batches(listed_batches(listing))
+        return view_of(listing, rows)
+
+    def list_batches(self, listing: Batches) -> np.ndarray:
+        """`list_images` of a listing that may be larger than memory.
+
+        Memory is at most 33 bytes an image, and some 300 MB.
+
+        Args:
+            listing: the columns of `list_images`, `subset` among them.
+
+        Returns:
+            (N,) int64: the row of every image, -1 if its state is not `ok`.
+        """
         with self.brief_lock("listing"):
-            n_before = self.n_rows
-            view = self.manifest.list_images(listing, self._refuse_to_grow)
-            self.manifest.note_removed(time.time())
-            if self.n_rows > n_before:
-                counts = f"{len(view)} images, {self.n_rows - n_before} new"
-                note(self.files, Event("listed", "", counts))
-        return view
+            rows, n_new = self.manifest.list_images(listing, self._refuse_to_grow, time.time())
+            if n_new:
+                note(self.files, Event("listed", "", f"{len(rows)} images, {n_new} new"))
+        return rows
 
     def images(self) -> pd.DataFrame:
         """Give the view, as `list_images` returned it last; `StoreDamaged` if it is gone."""
@@ -509,6 +522,37 @@ class StoreBase:
     ) -> None:
         """Replace a Parquet table, with attributes (JSON) in its metadata."""
         self.write_file(name, parquet_bytes(table, name, attrs))
+
+    def write_batches(
+        self, name: str, like: pd.DataFrame, table: Batches, attrs: Mapping[str, Any]
+    ) -> None:
+        """`write_table` of a table that may be larger than memory.
+
+        Args:
+            name: of the file.
+            like: a row with the types of all.
+            table: its batches; columns are those of `like`, in any order.
+            attrs: JSON, kept in the file's metadata.
+        """
+        with self.files.scratch() as scratch:
+            file = scratch / f"{uuid.uuid4().hex}{PARTIAL}"
+            write_parquet(file, like, table.num_rows, name, table.to_batches(), attrs)
+            self.files.put(name, file)
+
+    def open_batches(self, name: str, columns: Sequence[str], scratch: Path) -> ParquetFile:
+        """`read_table` in batches.
+
+        Args:
+            name: of the file.
+            columns: that are read.
+            scratch: a folder of `Files.scratch`, for the copy of a remote file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreDamaged: as `read_table`; a checksum does not hold when its batch is read.
+        """
+        source = self.files.local(name, scratch)
+        return ParquetFile(source, name, "delete it and make it again", columns)
 
     def read_table(
         self, name: str, columns: Mapping[str, str] | None = None

@@ -6,6 +6,8 @@ renamed; an object store's PUT is atomic by itself.
 
 import errno
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -16,6 +18,11 @@ from alike.extract.errors import AlikeError, BadInput, StoreDamaged, StoreFull
 
 PARTIAL = ".partial"
 """End of the names of files still being written; zarr-python uses the same."""
+
+SCRATCH = "cache"
+"""Folder of files that a process needs for a while."""
+LARGE = 32 << 20
+"""Bytes beyond which a file of an object store is copied by way of the disk."""
 
 ADVICE = "run `alike store verify`, then `alike extract` computes those rows again"
 """What to do about damaged rows."""
@@ -59,6 +66,25 @@ class Files(Protocol):
 
     def create(self, name: str, data: bytes, *, durable: bool = True) -> bool:
         """Write a file only if there is none; whether it was written."""
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Give a local folder for files of this process whose names end in `PARTIAL`."""
+
+    def put(self, name: str, source: Path, *, new: bool = False) -> bool:
+        """Replace a file by one of `scratch`, as `write` does, or as `create` if it is to be new.
+
+        Returns:
+            Whether it was written.
+        """
+
+    def local(self, name: str, scratch: Path, size: int | None = None) -> Path | bytes:
+        """Give a file as a local one, or what it holds if it is small.
+
+        Args:
+            name: of the file; `FileNotFoundError` if there is none.
+            scratch: a folder of `scratch`, for a copy.
+            size: bytes of the file, if they are known.
+        """
 
     def touch(self, name: str) -> None:
         """Make a file new without changing it; `FileNotFoundError` if there is none."""
@@ -184,6 +210,51 @@ class LocalFiles:
         if durable:
             _sync_folder(target.parent)
         return True
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a folder of the store: a temporary folder of the system may lie in memory."""
+        home = self.path(SCRATCH)
+        with disk_errors(self.url):
+            while True:
+                _make_folder(home)
+                # Whoever was the last in it deletes it.
+                with suppress(FileNotFoundError):
+                    folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=home))
+                    break
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                home.rmdir()
+
+    def put(self, name: str, source: Path, *, new: bool = False) -> bool:
+        """Flush a file, rename it, flush the folder."""
+        target = self.path(name)
+        with disk_errors(self.url):
+            _make_folder(target.parent)
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
+            if new:
+                try:
+                    os.link(source, target)
+                except FileExistsError:
+                    return False
+                finally:
+                    source.unlink()
+            else:
+                source.replace(target)
+            _sync_folder(target.parent)
+        return True
+
+    def local(self, name: str, scratch: Path, size: int | None = None) -> Path | bytes:
+        """Give the file itself."""
+        path = self.path(name)
+        if not path.is_file():
+            # It says what is wrong.
+            self.read(name)
+        return path
 
     def touch(self, name: str) -> None:
         """Set a file's time to now."""

@@ -7,7 +7,9 @@ labels and removals cost nothing.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,8 +25,9 @@ from alike.extract.documents import (
     read_arrow,
     read_table,
 )
-from alike.extract.errors import StoreDamaged
-from alike.extract.store.files import Files, Stamp
+from alike.extract.errors import AlikeError, StoreDamaged
+from alike.extract.large_tables import BATCH, Batches, ParquetFile, PartitionedIds, write_parquet
+from alike.extract.store.files import PARTIAL, Files, Stamp
 from alike.extract.store.lookup import ImageTable, image_table
 from alike.extract.store.mapped import MappedTables
 
@@ -41,6 +44,21 @@ _VIEW = {
     "reason": TEXT,
 }  # fmt: skip
 _REMOVED = {"row": INTEGER, "since": INTEGER}
+PART = 1 << 17
+"""Image ids that are joined at a time."""
+_VIEW_LIKE = pd.DataFrame(
+    {
+        "row": np.zeros(1, np.int64),
+        "image_id": pd.Series(["x"], dtype="str"),
+        "path": pd.Series(["x"], dtype="str"),
+        "label": pd.Series(["x"], dtype=object),
+        "subset": pd.Series(["x"], dtype=object),
+        "size": np.zeros(1, np.int64),
+        "state": pd.Series(["x"], dtype="str"),
+        "reason": pd.Series(["x"], dtype="str"),
+    }
+)
+_SEGMENT_LIKE = _VIEW_LIKE[["row", "image_id", "path", "label", "size"]]
 _LISTED = ("image_id", "path", "label", "subset", "size", "state", "reason")
 
 
@@ -153,33 +171,48 @@ class Manifest:
             raise damaged(VIEW, "its rows belong to other images", _AGAIN)
 
     def list_images(
-        self, listing: pd.DataFrame, before_growth: Callable[[int], None]
-    ) -> pd.DataFrame:
-        """Give rows to new images and make the view this listing; see `Store.list_images`.
+        self,
+        listing: Batches,
+        before_growth: Callable[[int], None],
+        now: float,
+    ) -> tuple[np.ndarray, int]:
+        """Give rows to new images and make the view this listing; see `Store.list_batches`.
 
         Args:
-            listing: the images.
+            listing: the images, with the columns of `_LISTED`.
             before_growth: called with the number of new images before anything is written; may
                 refuse them by raising.
+            now: seconds since 1970, for images that left the set.
+
+        Returns:
+            (N,) int64 rows, -1 of images that cannot be read; number of new rows.
         """
-        listing = _typed(listing.assign(row=-1))
-        # In columns throughout: a Python object for each image would be most of the memory.
-        good = np.flatnonzero(listing["state"] == OK)
-        ids = pa.Table.from_pandas(listing[["image_id"]].iloc[good], preserve_index=False)[0]
-        stored_ids = self._all_ids()
-        rows = pc.index_in(ids, stored_ids.cast(ids.type)).fill_null(-1).to_numpy().astype(np.int64)
-        new = np.flatnonzero(rows < 0)
-        if len(new):
-            # Numbered in order of first appearance: two new files with the same bytes share a row.
-            coded = ids.take(pa.array(new)).combine_chunks().dictionary_encode()
-            codes = coded.indices.to_numpy()
-            _, first = np.unique(codes, return_index=True)
-            before_growth(len(first))
-            self._append(listing.iloc[good[new[first]]], len(stored_ids))
-            rows[new] = codes + len(stored_ids)
-        listing.loc[good, "row"] = rows
-        self._files.write(VIEW, parquet_bytes(listing, VIEW))
-        return listing
+        with self._files.scratch() as scratch:
+            segments = self._segment_files(scratch)
+            rows, first = rows_of_listing(listing, segments, scratch)
+            n_new, n_before = int(first.sum()), sum(one.num_rows for one in segments)
+            if n_new:
+                before_growth(n_new)
+                name = f"{FOLDER}/seg-{len(segments):06d}.parquet"
+                file = scratch / f"{uuid.uuid4().hex}{PARTIAL}"
+                batches = _new_images(listing, rows, first, n_before)
+                write_parquet(file, _SEGMENT_LIKE, n_new, name, batches)
+                if not self._files.put(name, file, new=True):
+                    raise damaged(name, "something else stands in its place", _RESTORE)
+            file = scratch / f"{uuid.uuid4().hex}{PARTIAL}"
+            write_parquet(file, _VIEW_LIKE, len(rows), VIEW, _with_rows(listing, rows))
+            self._files.put(VIEW, file)
+            self.note_removed(now, rows, segments, n_before + n_new)
+        return rows, n_new
+
+    def _segment_files(self, scratch: Path) -> list[ParquetFile]:
+        """The segments, to be read in batches."""
+        files = []
+        for name, stamp in self._segments().items():
+            place = f"{FOLDER}/{name}"
+            source = self._files.local(place, scratch, stamp.size)
+            files.append(ParquetFile(source, place, _RESTORE, ["row", "image_id"]))
+        return files
 
     def leave_out(self, rows: np.ndarray, image_ids: Collection[str]) -> None:
         """Take images out of the view: rows, and unreadable files with one of these ids."""
@@ -202,15 +235,29 @@ class Manifest:
             empty = np.zeros(0, dtype=np.int64)
             return pd.DataFrame({"row": empty, "since": empty})
 
-    def note_removed(self, now: float) -> None:
-        """Take down which images are not in the view, and since when: now, or as taken down."""
-        ids, view = self._all_ids(), self.view()["row"].to_numpy()
-        absent = np.ones(len(ids), dtype=bool)
-        absent[view[view >= 0]] = False
+    def note_removed(
+        self, now: float, listed: np.ndarray, segments: list[ParquetFile], n_rows: int
+    ) -> None:
+        """Take down which images are not in the view, and since when: now, or as taken down.
+
+        Args:
+            now: seconds since 1970.
+            listed: rows of the view.
+            segments: as they were before this listing.
+            n_rows: rows that there are now; those of no segment are new.
+        """
+        absent = np.ones(n_rows, dtype=bool)
+        for low in range(0, len(listed), BATCH):
+            some = listed[low : low + BATCH]
+            absent[some[some >= 0]] = False
+        if absent.any():
+            for start, batch in _numbered(segments):
+                gone = np.flatnonzero(absent[start : start + batch.num_rows])
+                if len(gone):
+                    ids = batch["image_id"].cast(pa.string()).take(pa.array(gone))
+                    forgotten = pc.starts_with(ids, placeholder(0)[:48])
+                    absent[start + gone[forgotten.to_numpy(zero_copy_only=False)]] = False
         rows = np.flatnonzero(absent)
-        if len(rows):
-            forgotten = pc.starts_with(ids.take(pa.array(rows)), placeholder(0)[:48])
-            rows = rows[~forgotten.to_numpy()]
         before = self.removed()
         since = pd.Series(before["since"].to_numpy(), before["row"].to_numpy())
         times = since.reindex(rows).fillna(int(now)).to_numpy().astype(np.int64)
@@ -284,13 +331,6 @@ class Manifest:
                 faults.append((error.file, error.fault))
         return faults
 
-    def _append(self, new: pd.DataFrame, first: int) -> None:
-        segment = new[["image_id", "path", "label", "size"]].reset_index(drop=True)
-        segment.insert(0, "row", np.arange(first, first + len(segment), dtype=np.int64))
-        name = f"{FOLDER}/seg-{len(self._segments()):06d}.parquet"
-        if not self._files.create(name, parquet_bytes(segment, name)):
-            raise damaged(name, "something else stands in its place", _RESTORE)
-
     def _segment(self, name: str, first: int | None) -> pa.ChunkedArray:
         """Read the image ids of a segment, which must begin at row `first` (None: any)."""
         place = f"{FOLDER}/{name}"
@@ -313,6 +353,117 @@ class Manifest:
             if name != wanted:
                 raise damaged(f"{FOLDER}/{wanted}", "is missing", _RESTORE)
         return {name: stamps[name] for name in names}
+
+
+def listed_batches(listing: pd.DataFrame) -> pa.Table:
+    """Give a listing as `Manifest.list_images` takes it."""
+    typed = _typed(listing.assign(row=-1))
+    return pa.Table.from_pandas(typed, preserve_index=False)
+
+
+def view_of(listing: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    """Give the view that a listing with these rows becomes."""
+    return _typed(listing.assign(row=rows))
+
+
+def _numbered(segments: list[ParquetFile]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of all segments, each with its first row.
+
+    Raises:
+        StoreDamaged: the rows do not follow on each other.
+    """
+    start = 0
+    for segment in segments:
+        for batch in segment.to_batches():
+            follows = np.array_equal(
+                batch["row"].to_numpy(), np.arange(start, start + batch.num_rows)
+            )
+            if not follows or batch["image_id"].null_count:
+                fault = f"its rows do not follow on row {start - 1}"
+                raise damaged(segment.place, fault, _RESTORE)
+            yield start, batch
+            start += batch.num_rows
+
+
+def rows_of_listing(
+    listing: Batches, segments: list[ParquetFile], scratch: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Look up the rows of images, and number those that are new in order of first appearance.
+
+    The ids are joined part by part, by a hash of each, so that memory holds those of one part.
+
+    Args:
+        listing: the images.
+        segments: that give rows.
+        scratch: a folder.
+
+    Returns:
+        (N,) int64 rows, -1 of images that cannot be read; (N,) bool: the first of a new row.
+    """
+    n_stored = sum(one.num_rows for one in segments)
+    n_parts = max(-(-max(n_stored, listing.num_rows) // PART), 1)
+    rows, first = np.full(listing.num_rows, -1, np.int64), np.zeros(listing.num_rows, dtype=bool)
+    with (
+        PartitionedIds(scratch, n_parts) as stored,
+        PartitionedIds(scratch, n_parts) as listed,
+    ):
+        for start, batch in _numbered(segments):
+            stored.add(batch["image_id"], np.arange(start, start + batch.num_rows))
+        start = 0
+        for batch in listing.to_batches():
+            good = np.flatnonzero(pc.equal(batch["state"], OK).to_numpy(zero_copy_only=False))
+            listed.add(batch["image_id"].take(pa.array(good)), start + good)
+            start += batch.num_rows
+        for part in range(n_parts):
+            ids, places = listed.part(part)
+            old_ids, old_rows = stored.part(part)
+            at = pc.index_in(ids, old_ids).fill_null(-1).to_numpy()
+            rows[places[at >= 0]] = old_rows[at[at >= 0]]
+            new = np.flatnonzero(at < 0)
+            coded = ids.take(pa.array(new)).combine_chunks().dictionary_encode()
+            codes = coded.indices.to_numpy()
+            # Two new files with the same bytes share a row: the place of the first stands for it.
+            of_code = np.full(len(coded.dictionary), listing.num_rows, np.int64)
+            np.minimum.at(of_code, codes, places[new])
+            first[of_code] = True
+            rows[places[new]] = -2 - of_code[codes]
+    number = np.cumsum(first) + (n_stored - 1)
+    for low in range(0, len(rows), BATCH):
+        some = rows[low : low + BATCH]
+        unnumbered = some <= -2
+        some[unnumbered] = number[-2 - some[unnumbered]]
+    return rows, first
+
+
+def _with_rows(listing: Batches, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The batches of a view."""
+    start = 0
+    for batch in listing.to_batches():
+        columns = {name: batch[name] for name in _LISTED}
+        columns["row"] = pa.array(rows[start : start + batch.num_rows])
+        start += batch.num_rows
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+def _new_images(
+    listing: Batches, rows: np.ndarray, first: np.ndarray, n_before: int
+) -> Iterator[pa.RecordBatch]:
+    """The batches of a new segment.
+
+    Raises:
+        AlikeError: the rows do not follow on those before.
+    """
+    start = 0
+    for batch in _with_rows(listing, rows):
+        mine = pa.array(first[start : start + batch.num_rows])
+        start += batch.num_rows
+        chosen = batch.select(_SEGMENT_LIKE.columns.tolist()).filter(mine)
+        if not np.array_equal(
+            chosen["row"].to_numpy(), np.arange(n_before, n_before + chosen.num_rows)
+        ):
+            raise AlikeError(f"rows from {n_before} on are not given in order: report this")
+        n_before += chosen.num_rows
+        yield chosen
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ the operating system, so a holder checks its lock again before it commits.
 """
 
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from alike.extract.errors import BadInput
-from alike.extract.store.files import PARTIAL, Stamp
+from alike.extract.store.files import LARGE, PARTIAL, Stamp
 
 T = TypeVar("T")
 
@@ -118,6 +119,36 @@ class RemoteFiles:
                 return False
             raise
         return True
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a temporary folder of the system."""
+        with tempfile.TemporaryDirectory(prefix="alike-") as folder:
+            yield Path(folder)
+
+    def put(self, name: str, source: Path, *, new: bool = False) -> bool:
+        """Put a file; a large one is new if there was none before."""
+        if source.stat().st_size <= LARGE:
+            data = source.read_bytes()
+            source.unlink()
+            if new:
+                return self.create(name, data)
+            self.write(name, data)
+            return True
+        if new and self._size(name) is not None:
+            return False
+        self.upload(source, name)
+        source.unlink()
+        return True
+
+    def local(self, name: str, scratch: Path, size: int | None = None) -> Path | bytes:
+        """Read a small object; copy a large one."""
+        size = self.size(name) if size is None else size
+        if size is None or size <= LARGE:
+            return self.read(name)
+        target = scratch / f"{uuid.uuid4().hex}{PARTIAL}"
+        self.download(name, target)
+        return target
 
     def touch(self, name: str) -> None:
         """Write an object again."""

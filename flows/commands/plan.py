@@ -85,7 +85,8 @@ def _print(made: "Plan") -> None:
     shown = ", ".join(f"{name} {_size(size)}" for name, size in parts if size >= made.bytes / 1000)
     typer.echo(f"store: {_size(made.bytes)} ({shown})")
     typer.echo(
-        f"memory: {made.memory['worker'] / gib:.3g} GiB a worker of the extraction, "
+        f"memory: {made.memory['listing'] / gib:.3g} GiB for the listing, "
+        f"{made.memory['worker'] / gib:.3g} GiB a worker of the extraction, "
         f"{made.memory['analysis'] / gib:.3g} GiB for index and analysis"
     )
     for name, seconds in made.seconds.items():

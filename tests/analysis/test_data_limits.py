@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from alike.analysis import data_limits
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
@@ -94,6 +95,19 @@ def test_bounds_are_those_of_the_rule():
     assert table.loc[1, "lower"] < 300 / 1797 + 0.03 < table.loc[1, "upper"]
 
 
+def test_blocks_of_votes_change_nothing_and_bound_what_is_held(monkeypatch):
+    x, images, _, _ = digits(flipped=300)
+    near = near_of(x, images)
+    whole = bayes_bounds("pixels", near, images, (0.5, *NAN)), suspects("pixels", near, images)
+    monkeypatch.setattr(data_limits, "VOTES_BYTES", 8 * 10 * 100)
+    parts = list(data_limits.blocks_of_votes(near, images.codes, np.ones(5)))
+    assert {len(votes) for _, votes in parts[:-1]} == {100}
+    every = votes_of(near, images.codes, np.ones(5))
+    np.testing.assert_array_equal(np.concatenate([votes for _, votes in parts]), every)
+    pd.testing.assert_frame_equal(bayes_bounds("pixels", near, images, (0.5, *NAN)), whole[0])
+    pd.testing.assert_frame_equal(suspects("pixels", near, images), whole[1])
+
+
 def test_lower_bound_at_its_ends():
     assert bayes_lower(0.0, 10) == 0
     assert bayes_lower(0.9, 10) == pytest.approx(0.9)
@@ -160,6 +174,16 @@ def test_without_cleanlab_its_column_is_left_out(tmp_path, made, write_features,
     found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
     assert "cleanlab" not in found.tables["suspects"]
     assert "pip install cleanlab" in found.settings["left_out"]["cleanlab"]
+
+
+@pytest.mark.parametrize("room", [0, 2**40])
+def test_votes_that_are_too_many_are_not_shown_to_cleanlab(room, monkeypatch):
+    pytest.importorskip("cleanlab.filter")
+    x, images, _, _ = digits()
+    monkeypatch.setattr(data_limits, "OPINION_BYTES", room)
+    flags, why = second_opinion(near_of(x, images), images)
+    assert (flags is None) == (room == 0)
+    assert ("those of 1797 images for 10 classes take 0.0 GB" in why) == (room == 0)
 
 
 def test_a_second_opinion_is_shown_beside_each_label():

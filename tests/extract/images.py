@@ -5,9 +5,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import nn
+
+from alike.extract.images import KeptColumns, PastListing
+from alike.extract.images.listing import SCHEMA
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
@@ -105,3 +110,9 @@ def naive_taps(module: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor
         "fc": pooled,
         "logits": pooled @ module.linear.weight.T + module.linear.bias,
     }
+
+
+def past_of(listing: pd.DataFrame, turn: int = 1) -> PastListing:
+    """What a store would remember of a listing."""
+    whole = pa.Table.from_pandas(listing.assign(group=None), SCHEMA, preserve_index=False)
+    return PastListing(pa.Table.from_batches(KeptColumns(whole).to_batches()), turn)

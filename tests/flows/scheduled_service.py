@@ -22,6 +22,8 @@ COMMAND = "from alike.flows.cli import main; main()"
 POLLED = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "OMP_NUM_THREADS": "1"}
 START, END = 240.0, 60.0
 """Seconds in which a process must have started or ended: a busy machine is slow."""
+BUSY = 60.0
+"""Seconds for which a server that says 503 is asked again."""
 GATE = """
 import multiprocessing
 import time
@@ -106,9 +108,14 @@ class Service:
         return one if one and not one["paused"] and one["status"] == "READY" else None
 
     def post(self, where, body):
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/api/{where}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        end = time.monotonic() + BUSY
+        while True:
+            answer = httpx.post(f"http://127.0.0.1:{self.port}/api/{where}", json=body, timeout=30)
+            # Its database was locked: Prefect's own client asks again too.
+            if answer.status_code != 503 or time.monotonic() > end:
+                answer.raise_for_status()
+                return answer.json()
+            time.sleep(0.5)
 
     def ask(self):
         """Ask for a run now; gives its id."""

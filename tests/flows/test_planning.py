@@ -22,7 +22,7 @@ from alike.extract.progress import silent
 from alike.extract.store import Store
 from alike.flows import run as whole_run
 from alike.flows.cli import app
-from alike.flows.planning import feature_bytes, measure, plan
+from alike.flows.planning import LISTED_BYTES, feature_bytes, measure, plan
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 
@@ -144,10 +144,13 @@ def test_what_grows_and_what_cannot_fit(sampled):
     few, many = plan(pipeline, sample, 10**6, 1), plan(pipeline, sample, 10**6, 8)
     assert few.seconds["extract"] >= many.seconds["extract"]
     refused = plan(pipeline, sample, 10**12)
-    assert len(refused.advice) == 2
+    assert len(refused.advice) == 3
     assert "last_conv takes" in refused.advice[0]
     assert "leave it out of [extract] taps" in refused.advice[0]
-    assert "analysis takes" in refused.advice[1]
+    assert "listing takes" in refused.advice[1]
+    assert "analysis takes" in refused.advice[2]
+    more = large.memory["listing"] - small.memory["listing"]
+    assert more == LISTED_BYTES * (10**7 - 10**6)
 
 
 def test_the_command(sampled):

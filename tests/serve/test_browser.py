@@ -16,8 +16,9 @@ from PIL import Image
 from alike.extract.store.store import Store
 from alike.extract.store.tags import read_tags
 
-from .browser import browser, missing
+from .browser import missing
 from .conftest import server
+from .visiting import READY, assert_quiet, box_of, place_of, visit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 PACKED = find_spec("axe_core_python")
@@ -26,7 +27,6 @@ AXE = os.environ.get("ALIKE_AXE") or (
     str(Path(str(PACKED.origin)).with_name("axe.min.js")) if PACKED else ""
 )
 SHAPES = ((1400, 900), (390, 844))
-READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]')"
 VIEWS = {
     "": "document.querySelectorAll('.some .pic img').length === 20",
     "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
@@ -44,37 +44,6 @@ VIEWS = {
 def address(client, analysed):
     """The server, over a store with an analysis and a map."""
     return f"{client.address}/"
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def page(opened):
-    """A browser at a desk, with nothing in its logs."""
-    opened.go("about:blank")
-    opened.shape(1400, 900, dark=False)
-    opened.complaints()
-    opened.requests()
-    return opened
-
-
-def visit(page, address, ready):
-    """Load a view anew, and wait until it is there."""
-    page.go("about:blank")
-    page.go(address)
-    page.wait(f"{READY} && {ready}")
-
-
-def assert_quiet(page, address):
-    """No complaint of the console, no request elsewhere."""
-    complaints = [one for one in page.complaints() if "GPU stall due to ReadPixels" not in one]
-    assert complaints == []
-    inside = (address, "data:", "blob:", "about:")
-    assert [one for one in page.requests() if not one.startswith(inside)] == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -201,9 +170,7 @@ def test_links_of_older_versions_still_lead_there(page, address):
 
 def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
     visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
-    box = page.run("const b = document.querySelector('.plane').getBoundingClientRect();"
-                   "return [b.left, b.top, b.right, b.bottom]")  # fmt: skip
-    left, top, right, bottom = box
+    left, top, right, bottom = box = box_of(page, ".plane")
     bottom = min(bottom, 890)
     page.run("document.querySelector('button[data-value=lasso]').click()")
     corners = [(left + 4, top + 4), (right - 4, top + 4), (right - 4, bottom - 4),
@@ -213,12 +180,7 @@ def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address
     page.run("document.querySelector('button[data-value=move]').click(); scrollTo(0, 0)")
     # The first point, where the map of the server has it.
     table = client.json("/api/v1/map?split=all")
-    points = table["tsne"]
-    spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
-    reach = max(high - low for low, high in spans) / 2
-    unit = 0.47 * min(right - left, box[3] - top)
-    x = (left + right) / 2 + (points[0][0] - sum(spans[0]) / 2) / reach * unit
-    y = (top + box[3]) / 2 - (points[0][1] - sum(spans[1]) / 2) / reach * unit
+    x, y = place_of(table["tsne"], 0, box)
     page.move(x, y)
     shown = page.wait("document.querySelector('.mapcard').style.display === 'block' && "
                       "document.querySelector('.mapcard').innerText")  # fmt: skip
@@ -456,7 +418,11 @@ def test_tables_of_the_page_alone_are_saved_too(page, two):
     scores = analysis.tables["scores"].query("measure == 'gap_cosine'").set_index("score")
     values = {row[0]: row[1:3] for row in rows}
     one = scores.loc["sameness"]
-    assert values["sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    assert values["Sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    # In the words of the report, a share in per cent.
+    one = scores.loc["one_nn"]
+    assert values["Nearest neighbour of the same class"][0] == f"{100 * one['value']:.1f} %"
+    assert not any("_" in row[0] for row in rows)
     assert saved(page, place, "LaTeX").count("\\\\\n") == len(rows) + 1
     assert_quiet(page, address)
 

@@ -13,11 +13,14 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import uvicorn
 from PIL import Image
+from uvicorn.server import ServerState
 
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.images.split import image_id
+from alike.serve import run
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
 from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
@@ -388,15 +391,116 @@ def test_a_taken_port(client, place):
         serve(NeighbourService(place / "store"), port=port_of(client))
 
 
+async def listening(app, most=None):
+    """A server of an application, by our protocol, that bounds its connections."""
+    config = uvicorn.Config(app, http=run.Protocol, lifespan="off", limit_concurrency=most)
+    config.load()
+    state = ServerState()
+    return await asyncio.get_running_loop().create_server(
+        lambda: run.Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+
+
+def assert_refusal(raw, status):
+    """Bytes of an answer: our body for every error, and the headers of every answer."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in lines)}
+    assert first.split()[1] == str(status)
+    assert headers["content-type"] == "application/json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    document = json.loads(body)
+    assert list(document) == ["error"]
+    assert "\n" not in document["error"]
+    return headers, document["error"]
+
+
+def raw_answer(port, data):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as asked:
+        asked.sendall(data)
+        return b"".join(iter(lambda: asked.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nNo colon\r\n\r\n",
+        b"GET /" + b"x" * 66_000,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused_as_everything_else(client, data):
+    headers, line = assert_refusal(raw_answer(port_of(client), data), 400)
+    assert headers["connection"] == "close"
+    assert "64 KiB" in line
+    assert client.json(f"{API}/health")["status"] == "ok"
+
+
+def test_too_many_connections_are_refused_as_everything_else():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    question = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def main():
+        async with await listening(app, most=3) as server:
+            place = server.sockets[0].getsockname()
+            others = [await asyncio.open_connection(*place) for _ in range(3)]
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(question)
+            refused = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            await writer.wait_closed()
+            # Those that were there before are answered.
+            reader, writer = others[0]
+            writer.write(question)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            for _, writer in others:
+                writer.close()
+            return refused, answer
+
+    refused, answer = asyncio.run(main())
+    headers, line = assert_refusal(refused, 503)
+    assert (headers["retry-after"], headers["connection"]) == ("1", "close")
+    assert "try again" in line
+    assert b"204" in answer
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["in a route", "outside of the guard"])
+def test_a_fault_is_refused_as_everything_else(place, outside, capsys):
+    """What is inside stays in the log."""
+    service = NeighbourService(place / "store")
+
+    def broken(*_):
+        raise RuntimeError("inside")
+
+    service.facts = broken
+    app = create_app(service)
+
+    async def fails(scope, receive, send):
+        broken()
+
+    async def main():
+        async with await listening(fails if outside else app) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET /api/v1/set HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 60)
+            writer.close()
+            return answer
+
+    _, line = assert_refusal(asyncio.run(main()), 500)
+    assert line == "a fault of the server (RuntimeError): its log says more"
+    assert "RuntimeError: inside" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 @pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHo"])
 def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, part):
     """At the start of a connection, and after an answer."""
-    import uvicorn
-    from uvicorn.server import ServerState
-
-    from alike.serve import run
-
     monkeypatch.setattr(run, "HEADER_SECONDS", 0.05)
 
     async def app(scope, receive, send):
@@ -404,15 +508,7 @@ def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, 
         await send({"type": "http.response.body"})
 
     async def main():
-        config = uvicorn.Config(app, http=run.Protocol, lifespan="off")
-        config.load()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: run.Protocol(config=config, server_state=ServerState(), app_state={}),
-            "127.0.0.1",
-            0,
-        )
-        async with server:
+        async with await listening(app) as server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             if first:
                 writer.write(first)

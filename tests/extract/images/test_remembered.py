@@ -4,11 +4,12 @@ import os
 
 import pandas as pd
 import pytest
+from images import past_of
 
 from alike.extract.images import remembered
 from alike.extract.images.folder import FolderSource
 from alike.extract.images.listing import list_source
-from alike.extract.images.remembered import TURNS, PastListing, kept_columns, same_listing
+from alike.extract.images.remembered import TURNS, same_listing
 from alike.extract.images.source import stamp_url
 
 
@@ -42,19 +43,15 @@ def listed(folder, past=None):
     return source, list_source(source, past=past)
 
 
-def as_past(listing, turn=1):
-    return PastListing(kept_columns(listing), turn)
-
-
 def test_an_unchanged_set_is_not_read_but_for_its_share(folder):
     _, first = listed(folder)
     turns = range(TURNS)
     assert all(sum(remembered.is_due(path, turn) for turn in turns) == 1 for path in first["path"])
     for turn in (0, 50):
-        source, again = listed(folder, as_past(first, turn))
+        source, again = listed(folder, past_of(first, turn))
         pd.testing.assert_frame_equal(again, first)
         assert source.n_read == again.attrs["read"] < 20
-        assert same_listing(source, as_past(first, turn)) == ""
+        assert same_listing(source, past_of(first, turn)) == ""
 
 
 @pytest.mark.parametrize("change", ["bytes", "time", "moved over", "size"])
@@ -72,11 +69,11 @@ def test_a_changed_file_is_read(folder, change):
     else:
         (folder / "cat" / "008.png").replace(file)
     source = Counted(str(folder))
-    assert same_listing(source, as_past(first, 5)) in (
+    assert same_listing(source, past_of(first, 5)) in (
         "1 files changed",
         "299 images are listed, 300 were",
     )
-    again = list_source(source, past=as_past(first, 5))
+    again = list_source(source, past=past_of(first, 5))
     fresh = list_source(Counted(str(folder)))
     pd.testing.assert_frame_equal(again, fresh)
 
@@ -84,9 +81,9 @@ def test_a_changed_file_is_read(folder, change):
 def test_a_file_that_is_too_young_is_read_again(folder, monkeypatch):
     monkeypatch.setattr(remembered, "SETTLED", 2_000_000_000)
     _, first = listed(folder)
-    source, _ = listed(folder, as_past(first))
+    source, _ = listed(folder, past_of(first))
     assert source.n_read == 300
-    assert same_listing(source, as_past(first)) == "300 files changed"
+    assert same_listing(source, past_of(first)) == "300 files changed"
 
 
 def test_silent_change_is_found_within_a_round_and_then_all_are_read(folder):
@@ -98,8 +95,8 @@ def test_silent_change_is_found_within_a_round_and_then_all_are_read(folder):
     for turn in (due - 1, due):
         source = Counted(str(folder))
         source.held = held
-        listing = list_source(source, past=as_past(first, turn))
-        said = same_listing(source, as_past(first, turn))
+        listing = list_source(source, past=past_of(first, turn))
+        said = same_listing(source, past_of(first, turn))
         assert said.startswith("cat/007.png has other") == (turn == due)
         assert listing.attrs["silent"] == (turn == due)
         assert (listing.at[7, "image_id"] != first.at[7, "image_id"]) == (turn == due)
@@ -114,7 +111,7 @@ def test_what_could_not_be_read_is_tried_again(folder):
     _, first = listed(folder)
     assert first.at[7, "state"] == "unreadable"
     (folder / "nowhere").write_bytes(b"here")
-    _, again = listed(folder, as_past(first, 5))
+    _, again = listed(folder, past_of(first, 5))
     assert again.at[7, "state"] == "ok"
 
 

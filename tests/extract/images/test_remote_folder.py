@@ -6,13 +6,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from images import encoded, picture
+from images import encoded, past_of, picture
 from typer.testing import CliRunner
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images import remembered
 from alike.extract.images.listing import list_source
-from alike.extract.images.remembered import PastListing, kept_columns, same_listing
+from alike.extract.images.remembered import same_listing
 from alike.extract.images.sources import open_source
 from alike.flows.cli import app
 
@@ -77,7 +77,7 @@ def test_it_is_listed_by_few_requests_and_read_where_it_changed(
     assert len([one for one in s3_requests if one.startswith("list_objects")]) == 4
     assert len(s3_requests) == 4 + len(names)
     assert first["path"].tolist() == [name.removeprefix("photos/") for name in names]
-    past = PastListing(kept_columns(first), turn=1)
+    past = past_of(first)
     due = [one for one in first["path"] if remembered.is_due(one, 1)]
     files.pipe_file(f"{bucket}/{names[5]}", b"other")
     s3_requests.clear()
@@ -87,7 +87,7 @@ def test_it_is_listed_by_few_requests_and_read_where_it_changed(
     assert (again["image_id"] != first["image_id"]).sum() == 1
     assert same_listing(source, past) == "1 files changed"
     s3_requests.clear()
-    assert same_listing(source, PastListing(kept_columns(again), turn=1)) == ""
+    assert same_listing(source, past_of(again)) == ""
     assert len(s3_requests) == 4 + len(due)
 
 

@@ -21,7 +21,9 @@ def features(tmp_path, monkeypatch):
     features = known.filled(tmp_path, N)
     clock = iter([NOW - 40 * DAY, NOW - 10 * DAY])
     note = Manifest.note_removed
-    monkeypatch.setattr(Manifest, "note_removed", lambda self, _: note(self, next(clock)))
+    monkeypatch.setattr(
+        Manifest, "note_removed", lambda self, _, *rest: note(self, next(clock), *rest)
+    )
     listed = [row for row in range(N) if not 100 <= row < 500]
     features.store.list_images(known.listing(listed))
     features.store.list_images(known.listing([row for row in listed if not 1200 <= row < 1300]))
