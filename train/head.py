@@ -99,7 +99,8 @@ def simplex(classes: int, width: int) -> Tensor:
     turned, triangle = torch.linalg.qr(torch.from_numpy(draw))
     # The signs of a decomposition are the library's; those of its diagonal make it one of a kind.
     turned = turned * triangle.diagonal().sign()
-    return (rows @ turned.T).float()
+    wide: Tensor = rows @ turned.T
+    return wide.float()
 
 
 def fix_to_simplex(module: nn.Module, path: str) -> None:
