@@ -133,10 +133,11 @@ def compare(
     Returns:
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
         is there where both sides store `fc`, accuracy where labels are classes of both networks,
-        and `human_all_pairs` and its kin (see `human_differences`) with `human`. `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
-        sample is; how many were `lost` before: one side has no value of what the measure reads;
-        of how many the influence was computed (`influence_of`); and `people`, what to say of the
-        scores against them.
+        and `human_all_pairs` and its kin (see `human_differences`) with `human`. `attrs` holds how
+        many `images` were compared `of` how many: beyond 63,000 a stratified sample is; how many
+        were `lost` before: one side has no value of what the measure reads; of how many the
+        influence was computed (`influence_of`); and `people`, what to say of the scores against
+        them.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.

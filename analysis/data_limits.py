@@ -222,10 +222,10 @@ def suspects(
         )
     ]  # fmt: skip
     if cleanlab is not None:
-        said = np.where(cleanlab, "yes", "no").astype(object)
+        opinions = np.where(cleanlab, "yes", "no").astype(object)
         parts = [
             part.assign(cleanlab=opinion)
-            for part, opinion in zip(parts, (said[labels], ""), strict=True)
+            for part, opinion in zip(parts, (opinions[labels], ""), strict=True)
         ]
     return pd.concat(parts, ignore_index=True)
 

@@ -21,8 +21,8 @@ from alike.analysis.blocks import EvaluationSet, Vectors, evaluation_set_of, hel
 from alike.analysis.people import HumanAnswers, human_differences
 
 Floats = NDArray[np.float64]
-Said = tuple[HumanAnswers, Floats]
-"""What simulated people said, and the hidden features of the images."""
+Answered = Callable[[np.random.Generator, Floats], HumanAnswers]
+"""What simulated people say of hidden features of images."""
 NONE = np.empty((0, 3), np.int64)
 DIM = 4
 TRUTH = 5
@@ -43,38 +43,36 @@ class Case:
     name: str
     scores: tuple[str, ...]
     images: int
-    answers: Callable[[np.random.Generator, Floats], HumanAnswers]
+    answers: Answered
 
 
-def votes(raters: int) -> Callable[[np.random.Generator, Floats], HumanAnswers]:
+def votes(raters: int) -> Answered:
     """Each of `raters` names one of four classes for every image."""
 
-    def said(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
+    def answered(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
         p = np.exp(2 * hidden) / np.exp(2 * hidden).sum(axis=1, keepdims=True)
         counts = draw.multinomial(raters, p).astype(np.float64)
         return HumanAnswers("votes", np.arange(len(hidden)), counts, NONE, False, "0", ())
 
-    return said
+    return answered
 
 
-def dissimilarities(raters: int) -> Callable[[np.random.Generator, Floats], HumanAnswers]:
+def dissimilarities(raters: int) -> Answered:
     """Each of `raters` gives distances of the features as it sees them, some better than others."""
 
-    def said(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
+    def answered(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
         noise = np.exp(draw.normal(-0.3, 0.5, raters))
         seen = hidden + noise[:, None, None] * draw.standard_normal((raters, *hidden.shape))
         rdms = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=3)
         return HumanAnswers("dissimilarities", np.arange(len(hidden)), rdms, NONE, False, "0", ())
 
-    return said
+    return answered
 
 
-def triplets(
-    raters: int, each: int, *, named: bool = True
-) -> Callable[[np.random.Generator, Floats], HumanAnswers]:
+def triplets(raters: int, each: int, *, named: bool = True) -> Answered:
     """Each of `raters` answers some odd-one-outs, some better than others."""
 
-    def said(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
+    def answered(draw: np.random.Generator, hidden: Floats) -> HumanAnswers:
         who = np.repeat(np.arange(raters), each)
         three = np.stack([draw.choice(len(hidden), 3, replace=False) for _ in who])
         a, b, c = three.T
@@ -88,7 +86,7 @@ def triplets(
         of = who if named else np.empty(0, np.int64)
         return HumanAnswers("triplets", rows, values, chosen, True, "0", (), of)
 
-    return said
+    return answered
 
 
 CASES = (
@@ -108,13 +106,13 @@ def one_set(
 ) -> Floats:
     """(scores, 6) value, low, high, difference and its ends of the second network, on a new set."""
     hidden = np.eye(DIM)[images.codes] + 0.8 * draw.standard_normal((len(images), DIM))
-    said = case.answers(draw, hidden)
+    answers = case.answers(draw, hidden)
     networks: list[Vectors] = []
     for noise in (0.5, 0.5 + noisier):
         view = hidden + noise * draw.standard_normal(hidden.shape)
         networks.append(held_vectors(view.astype(np.float32), "euclidean"))
     seed = int(draw.integers(1 << 31))
-    _, table = human_differences(said, networks, images, seed=seed, draws=draws)
+    _, table = human_differences(answers, networks, images, seed=seed, draws=draws)
     names = ["value", "low", "high", "difference", "difference_low", "difference_high"]
     rows = table.set_index("score").loc[list(case.scores), names]
     return np.asarray(rows, dtype=np.float64)

@@ -243,7 +243,9 @@ def keep_confused(
     The picture is `explanations/<key>/confused.png`; the table is that of `confused_pairs`.
     """
     pairs, picture = confused_panel(features, count, split=split)
-    features.store.write_file(CONFUSED.format(key=features.key), png(picture, {DIGEST: features.digest}))
+    features.store.write_file(
+        CONFUSED.format(key=features.key), png(picture, {DIGEST: features.digest})
+    )
     return pairs
 
 

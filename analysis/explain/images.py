@@ -111,13 +111,9 @@ class Explained:
         panels = {}
         short = [Path(name).name for name in self.names]
         if any(self.explanations):
-            panels["explanations"] = explanation_panel(
-                self.explanations, short, grades=self.grades
-            )
+            panels["explanations"] = explanation_panel(self.explanations, short, grades=self.grades)
         if self.alike is not None:
-            panels[LIKENESS] = alike_panel(
-                [self.alike], [(short[0], short[1])], grades=self.grades
-            )
+            panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])], grades=self.grades)
         if self.pixels:
             title = f"What makes them alike by {self.pixels[0].measure}"
             panels["pixels"] = pixel_panel(

@@ -166,9 +166,7 @@ def position_panel(
     return panel([marks, found], title=f"{one.method}, by positions", note=PIXEL_NOTE)
 
 
-def _side(
-    pair: Alike, shares: Likeness, side: int, grades: StoredGrades | None
-) -> PanelImage:
+def _side(pair: Alike, shares: Likeness, side: int, grades: StoredGrades | None) -> PanelImage:
     heat = (shares.on_a, shares.on_b)[side]
     what = "likeness less what all share" if shares is pair.centred else shares.what
     whole = f" of {shares.value:.3f}" if shares.what == "difference" else ""

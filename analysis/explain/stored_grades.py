@@ -42,7 +42,11 @@ class StoredGrades:
                 tables[name] = features.store.read_table(place.format(key=features.key))
             except FileNotFoundError:
                 tables[name] = pd.DataFrame(), {}
-        old = [name for name, (_, told) in tables.items() if features.changed_since(told.get(DIGEST))]
+        old = [
+            name
+            for name, (_, settings) in tables.items()
+            if features.changed_since(settings.get(DIGEST))
+        ]
         measure = str(tables["pairs"][1].get("measure", ""))
         return StoredGrades(tables["images"][0], tables["pairs"][0], measure, frozenset(old))
 

@@ -28,7 +28,7 @@ SPLITS = 20
 DRAWS = 200
 """Draws of the bootstrap."""
 PAIR_SECONDS = 1e-6
-"""Of ranking one pair of images by two similarities, on one core; with `MOST` images up to 2.5e-6."""
+"""Of ranking one pair of images by two similarities, on one core; up to 2.5e-6 of `MOST` images."""
 COLUMNS = (
     "score", "value", "low", "high", "ceiling_low", "ceiling_high", "against_half", "n", "note",
 )  # fmt: skip

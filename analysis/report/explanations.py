@@ -293,9 +293,7 @@ def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> s
     return f"Grade of the maps, deletion less that of energy: {', '.join(said)}; {what}."
 
 
-def _picture(
-    store: "Store", key: str, name: str, caption: str, note: str, command: str
-) -> str:
+def _picture(store: "Store", key: str, name: str, caption: str, note: str, command: str) -> str:
     try:
         png = store.read_file(name)
     except FileNotFoundError:

@@ -72,7 +72,13 @@ def _changes(subject: Subject) -> str:
     compared = subject.comparison
     if compared is None or not compared["score"].str.startswith(PEOPLE).any():
         return ""
-    heads = [("Over", "t"), ("Before", "n"), ("After", "n"), ("Change", "n"), ("95 % interval", "n")]
+    heads = [
+        ("Over", "t"),
+        ("Before", "n"),
+        ("After", "n"),
+        ("Change", "n"),
+        ("95 % interval", "n"),
+    ]
     rows = [
         [LABELS[row.score.removeprefix(PEOPLE)], (number(row.a), row.a), (number(row.b), row.b),
          (change(row.difference), row.difference),

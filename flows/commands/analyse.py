@@ -1,7 +1,6 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
