@@ -57,8 +57,8 @@ class Views:
 
         analysis = self.service.analyses.analysis(self.service.chosen_key(key))
         sections = score_sections(analysis, self.service.store, self._runs(), names)
-        known = every_word(map(str, analysis.tables["scores"]["score"].unique()))
-        words = {name: asdict(one) for name, one in known.items()}
+        scores = map(str, analysis.tables["scores"]["score"].unique())
+        words = {name: asdict(one) for name, one in every_word(scores).items()}
         return {"key": analysis.key, "sections": sections, "words": words}
 
     def class_matrix(self, key: str | None, measure: str | None) -> dict[str, Any]:

@@ -88,13 +88,13 @@ def _steps(analysis: Analysed, store: Any, measures: list[str], untrained: str |
     if not measures and untrained is None:
         return []
     split = str(settings.get("split") or "")
-    known = untrained if untrained is not None else settings.get("untrained")
+    random = untrained if untrained is not None else settings.get("untrained")
     steps.append(
         _command(
             "analyse", "--store", place, "--features", analysis.key,
             "--measures", ",".join([*settings.get("measures", ()), *measures]),
             *(("--split", split) if split not in ("", "held_out") else ()),
-            *(("--untrained", known or "KEY") if known is not None else ()),
+            *(("--untrained", random or "KEY") if random is not None else ()),
         )
     )  # fmt: skip
     if untrained == "":

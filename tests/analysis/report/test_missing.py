@@ -34,10 +34,10 @@ def small():
 
 @pytest.mark.quick
 def test_every_score_has_words():
-    known = every_word(["no_such_score", "sameness"])
-    assert set(SCORE_WORDS) | {"no_such_score"} == set(known)
-    assert known["no_such_score"].label == "No such score"
-    assert known["one_nn"].form == "share"
+    shown = every_word(["no_such_score", "sameness"])
+    assert set(SCORE_WORDS) | {"no_such_score"} == set(shown)
+    assert shown["no_such_score"].label == "No such score"
+    assert shown["one_nn"].form == "share"
 
 
 @pytest.fixture
