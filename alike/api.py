@@ -761,6 +761,7 @@ def retrain(
     augment: str = "shift",
     device: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     trust: bool = False,
     progress: Progress = silent,
     **settings: Any,
@@ -800,7 +801,9 @@ def retrain(
         batch_size: images of one step.
         augment: ``none``, ``shift``, ``shift_flip``, ``zoom_flip`` or ``trivial``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        devices: GPUs, or processes on the CPU; more than one only from a script.
+        devices: GPUs, or processes on the CPU, of a machine, which share every batch; more than one
+            only from a script.
+        nodes: machines; more than one only from a script that torchrun starts on each.
         progress: called now and then.
         settings: other fields of `TrainSettings`, as with ``--set`` on the command line.
         trust: agree to run the network file that the store names, from now on.
@@ -840,6 +843,7 @@ def retrain(
         validation=validation,
         device=device,
         devices=devices,
+        nodes=nodes,
         progress=progress,
         loss=loss,
         epochs=epochs,

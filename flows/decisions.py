@@ -15,18 +15,21 @@ from alike.extract.documents import read_json, read_json_file, seal, unseal
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import file_hash
 from alike.flows.memo import Memo, digest
-from alike.flows.sections import Pipeline
+from alike.flows.sections import PROCESSES, Pipeline
 from alike.train.trigger import Past
 
 
 def origin_of(pipeline: Pipeline) -> str:
     """Changes with the settings of the network or of retraining; then all starts anew.
 
-    Which arrays of it are stored changes no network.
+    Which arrays of it are stored changes no network, nor does how many processes train it.
     """
     network = dict(pipeline.written["network"])
     network.pop("taps", None)
-    return digest([network, pipeline.written.get("retrain")])
+    retrain = pipeline.written.get("retrain")
+    if retrain is not None:
+        retrain = {name: value for name, value in retrain.items() if name not in PROCESSES}
+    return digest([network, retrain])
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,10 @@ class Explain(_Section):
     """Names of `alike list explainers`; empty: all that fit the network."""
 
 
+PROCESSES = ("processes", "nodes", "rendezvous")
+"""Settings of [retrain] that say where it is done, and change no network beyond rounding."""
+
+
 class Retrain(_Section):
     """When and how the network is retrained with a consistency loss."""
 
@@ -287,6 +291,24 @@ class Retrain(_Section):
     """Time that must have passed since the last retraining."""
     accuracy_margin: float = Field(default=0.01, ge=0.0)
     """The new network is used only where its accuracy is not lower by more than this."""
+    processes: Annotated[int, Field(ge=1)] | None = Added
+    """GPUs, or processes on the CPU, of each machine; they share every batch. Unset: 1."""
+    nodes: Annotated[int, Field(ge=1)] | None = Added
+    """Machines that train together; each of the others starts the command that the run prints.
+    Unset: 1."""
+    rendezvous: Name | None = Added
+    """host:port of this machine at which the others meet it, for `nodes` above 1."""
+
+    @property
+    def world(self) -> tuple[int, int]:
+        """Processes of a machine, and machines."""
+        return self.processes or 1, self.nodes or 1
+
+    @model_validator(mode="after")
+    def _others_find_it(self) -> "Retrain":
+        if self.world[1] > 1 and not self.rendezvous:
+            raise ValueError("nodes above 1: give rendezvous, the host:port of this machine")
+        return self
 
     @property
     def rules(self) -> Rules:

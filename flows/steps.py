@@ -569,6 +569,7 @@ def _draw(run: PipelineRun, key: str, network: "Network") -> list[RunFile]:
 
 def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
     """Continue training on the images of the split `train`; returns the weights file."""
+    from alike.flows.train_processes import retrain_by_processes
     from alike.train.retrain import retrain
 
     settings = run.pipeline.retrain
@@ -605,16 +606,24 @@ def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:
             f"hold {table.label.nunique()}; raise [images] train_share or bring more images"
         )
     started = time.perf_counter()
-    trained = retrain(
-        load(run.pipeline, weights),
-        list(zip(table.path, table.label, strict=True)),
-        source_of(run.pipeline).read,
-        validation=list(zip(validation.path, validation.label, strict=True)),
-        settings=wanted,
-        device=run.pipeline.extract.device,
-        out=run.folder / "weights" / folder,
-        progress=run.progress,
-    )
+    training = list(zip(table.path, table.label, strict=True))
+    validating = list(zip(validation.path, validation.label, strict=True))
+    out = run.folder / "weights" / folder
+    if settings.world == (1, 1):
+        trained = retrain(
+            load(run.pipeline, weights),
+            training,
+            source_of(run.pipeline).read,
+            validation=validating,
+            settings=wanted,
+            device=run.pipeline.extract.device,
+            out=out,
+            progress=run.progress,
+        )
+    else:
+        trained = retrain_by_processes(
+            run.pipeline, weights, (training, validating), wanted, out, run.progress, run.tell
+        )
     run.seconds[label] = time.perf_counter() - started
     if stops:
         run.store().count_decision("validation")

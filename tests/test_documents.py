@@ -39,6 +39,7 @@ NO_STORED_FILE = {
     "extract/store/formats": "files that the user brings to an import",
     "extract/store/layout.py": "a round trip in memory",
     "extract/distributed.py": "a message between processes",
+    "flows/train_processes.py": "messages between processes",
     "analysis/export/fiftyone.py": "a round trip in memory",
     "analysis/people/answers.py": "answers of people that the user brings",
     "flows/commands/extract.py": "an option's value",

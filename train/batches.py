@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
+from alike.train.whole_batch import part_of
+
 
 @dataclass(frozen=True)
 class PlannedBatch:
@@ -18,17 +20,24 @@ class PlannedBatch:
     Attributes:
         rows: positions in the list of training images.
         seed: of the augmentation of this batch.
+        share: (rank, world) of this process.
     """
 
     rows: tuple[int, ...]
     seed: int
+    share: tuple[int, int] = (0, 1)
+
+    @property
+    def part(self) -> slice:
+        """Which of the rows this process has."""
+        return part_of(len(self.rows), *self.share)
 
 
 class PlannedBatches(Sampler[PlannedBatch]):
     """Batches of P classes with K images each, or plain random batches.
 
     Every class appears equally often; an image comes back only after all others of its class. With
-    several processes each takes every world-th batch of one common plan.
+    several processes each has its part of every batch (`alike.train.whole_batch`).
 
     Args:
         labels: (N,) class index of each image.
@@ -69,20 +78,17 @@ class PlannedBatches(Sampler[PlannedBatch]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of one epoch and process: as many as show about N images."""
-        rank_batches = round(len(self.labels) / self.batch_size / self.share[1])
-        return max(1, rank_batches)
+        """Batches of one epoch: as many as show about N images."""
+        return max(1, round(len(self.labels) / self.batch_size))
 
     def __iter__(self) -> Iterator[PlannedBatch]:
         """Plan the epoch."""
-        rank, world = self.share
-        total = len(self) * world
+        total = len(self)
         draw = np.random.default_rng([self.seed, self.epoch])
         plan = self._balanced(draw, total) if self.balanced else self._random(draw, total)
         for number, rows in enumerate(plan):
-            if number % world == rank:
-                seed = np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)
-                yield PlannedBatch(tuple(int(row) for row in rows), int(seed[0]))
+            seed = np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)
+            yield PlannedBatch(tuple(int(row) for row in rows), int(seed[0]), self.share)
 
     def _random(self, draw: np.random.Generator, total: int) -> Iterator[np.ndarray]:
         queue = _Queue(np.arange(len(self.labels)), draw)

@@ -18,27 +18,32 @@ from alike.train.step import ConsistencyStep
 
 
 def fit(
-    step: ConsistencyStep, log: RunLog, hardware: tuple[str, int], checkpoint: Path | None
+    step: ConsistencyStep,
+    log: RunLog,
+    hardware: tuple[str, int, int],
+    checkpoint: Path | None,
 ) -> None:
     """Train, from the start or from a checkpoint; processes other than the first end here.
 
     Args:
         step: what is trained, and how one step goes.
         log: notified of every step; keeps the log and the checkpoints.
-        hardware: device (``auto``, ``cpu``, ``cuda``, ``cuda:1``) and number of processes.
+        hardware: device (``auto``, ``cpu``, ``cuda``, ``cuda:1``), processes of a machine, and
+            number of machines.
         checkpoint: to go on from, None to start.
 
     Raises:
         BadInput: a device that is not there.
         SystemExit: 143 after SIGTERM; the run goes on from its checkpoint when called again.
     """
-    device, devices = hardware
+    device, devices, nodes = hardware
     accelerator, numbers = _device(device, devices)
     with _quiet(), torch.random.fork_rng(devices=[]):
         trainer = Trainer(
             accelerator=accelerator,
             devices=numbers,
-            strategy="ddp" if devices > 1 else "auto",
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
             precision=_precision(step.settings.precision, accelerator),
             max_epochs=step.settings.epochs,
             default_root_dir=log.out,

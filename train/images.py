@@ -137,12 +137,18 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, batch: PlannedBatch) -> tuple[Tensor, Tensor]:
-        """The augmented frames (B, 3, h, w) uint8 and class indices (B,) of a planned batch."""
-        frames = self.stack(batch.rows)
+        """The augmented frames (b, 3, h, w) uint8 of a planned batch, and its class indices (B,).
+
+        The frames are those of this process, the classes of the whole batch.
+        """
+        frames = self.stack(batch.rows[batch.part])
         if self.augmentation is not None:
+            # Chance is drawn for the whole batch: an image varies alike whoever has it.
+            whole = frames.new_zeros((len(batch.rows), *frames.shape[1:]))
+            whole[batch.part] = frames
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(batch.seed)
-                frames = self.augmentation(frames)
+                frames = self.augmentation(whole)[batch.part]
         return frames, self.targets[list(batch.rows)]
 
 

@@ -37,6 +37,11 @@ from alike.train.split import Images, labelled, split_images
 from alike.train.step import ConsistencyStep
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 class Diverged(BadInput):
     """A training after which the network's numbers are not finite: these settings cannot work."""
 
@@ -52,6 +57,7 @@ def retrain(
     settings: TrainSettings | None = None,
     device: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     save_every: float = 20.0,
     progress: Progress = silent,
     **changes: Any,
@@ -72,8 +78,10 @@ def retrain(
             epoch instead of `held_out`, and what early stopping goes by.
         settings: how to train; `changes` are applied to it.
         device: ``auto``, ``cpu``, ``cuda``.
-        devices: processes, one each; more than one only from a script or the command line, since
-            Lightning starts it again for every process. Contrasts stay within a process.
+        devices: processes of a machine, one each; they share every batch, and the loss is that of
+            the whole batch. More than one only from a script, the command line or torchrun, since
+            Lightning starts it again for every process unless torchrun has.
+        nodes: machines; more than one only by torchrun, with a folder `out` that all of them see.
         save_every: seconds between checkpoints, at least; they are made at the end of epochs.
         progress: called now and then.
         **changes: fields of `TrainSettings`, such as ``loss="ce"``, ``epochs=5``.
@@ -89,13 +97,13 @@ def retrain(
     began = time.monotonic()
     settings = (settings or TrainSettings()).changed(**changes)
     task = _task(network, images, (held_out, validation), read, settings, progress)
-    fingerprint = fingerprint_of(network, settings, task.evaluated, devices)
+    fingerprint = fingerprint_of(network, settings, task.evaluated, devices * nodes)
     finished = finished_run(out, fingerprint)
     if finished is not None:
         return finished
     checkpoint = checkpoint_of(out, fingerprint)
     ancestors = _ancestors(network)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
             forget_other_run(out)
@@ -108,7 +116,7 @@ def retrain(
         progress=progress,
         save_every=save_every,
     )
-    fit(task.step, log, (device, devices), checkpoint)
+    fit(task.step, log, (device, devices, nodes), checkpoint)
     final = _final_module(task.step, log)
     _check_finite(final, task.step)
     decisions = [

@@ -11,7 +11,15 @@ import pandas as pd
 import torch
 
 from alike.extract.display import Displayed, Summary
-from alike.extract.documents import TEXT, read_json, read_json_file, read_table, seal, unseal
+from alike.extract.documents import (
+    TEXT,
+    damaged,
+    read_json,
+    read_json_file,
+    read_table,
+    seal,
+    unseal,
+)
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import file_hash
 from alike.extract.networks import (
@@ -23,6 +31,7 @@ from alike.extract.networks import (
     safe_name,
 )
 from alike.train.images import LabelledImage, snapshot_hash
+from alike.train.losses import loss_named
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
 
@@ -77,18 +86,25 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
         "images": snapshot,
         "devices": devices,
     }
+    if devices > 1:
+        # Before 0.2 each process had batches of its own.
+        decides["batch"] = "shared by all processes"
     if network.modules_hash:
         decides["modules"] = network.modules_hash
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
-    """As before there were averages, where there is none: finished runs stay finished."""
-    return {
-        name: value
-        for name, value in settings.to_dict().items()
-        if (name, value) != ("average", "none")
-    }
+    """As before there were averages, where there is none: finished runs stay finished.
+
+    The fixed head of 0.1.0 was another one, so runs with it are not those of today.
+    """
+    decides = settings.to_dict()
+    if settings.average == "none":
+        del decides["average"]
+    if loss_named(settings.loss).head == "etf":
+        decides["head"] = "simplex 2"
+    return decides
 
 
 def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:
@@ -106,14 +122,35 @@ def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) ->
     write_json(run.weights.parent / RUN, seal(document))
 
 
+def run_in(out: Path) -> TrainRun:
+    """The run that another process finished in this folder.
+
+    Raises:
+        StoreDamaged: there is none, or it is damaged.
+    """
+    run = _read_run(out, None)
+    if run is None:
+        raise damaged(str(out / RUN), "no finished run", "train again")
+    return run
+
+
 def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
     """The run in this folder if it is finished and was made from the same things."""
+    run = _read_run(out, fingerprint)
+    if run is not None:
+        run.decisions.append("already trained from the same things; not done again")
+    return run
+
+
+def _read_run(out: Path, fingerprint: str | None) -> TrainRun | None:
+    """The finished run of a folder; None if there is none, or of another fingerprint."""
     place, way_out = str(out / RUN), "it is trained again"
     try:
         written = read_json_file(out / RUN, dict[str, Any], way_out)
         content = json.dumps(unseal(written, place, way_out))
         document = read_json(content, _Said, place, way_out)
-        if document.fingerprint != fingerprint or not (out / WEIGHTS).is_file():
+        other = fingerprint is not None and document.fingerprint != fingerprint
+        if other or not (out / WEIGHTS).is_file():
             return None
         if any(file_hash(out / name) != held for name, held in document.files.items()):
             return None
@@ -126,7 +163,7 @@ def finished_run(out: Path, fingerprint: str) -> TrainRun | None:
         weights_hash=document.weights_hash,
         log=log,
         steps=steps,
-        decisions=[*document.decisions, "already trained from the same things; not done again"],
+        decisions=list(document.decisions),
         train_ids_hash=document.train_ids_hash,
         class_names=document.class_names,
         seconds=document.seconds,

@@ -35,7 +35,7 @@ class TrainSettings(BaseModel):
     Attributes:
         loss: a row of `LOSSES`.
         epochs: passes over the training images.
-        batch_size: images a step, on each device; None: a 20th of the images, from 32 to 128.
+        batch_size: images a step, over all processes; None: a 20th of the images, from 32 to 128.
         per_class: images of one class in a batch; more if all classes fit.
         balanced: batches of P classes with K images; False for plain random batches.
         lr: peak learning rate; None: 5e-3 from random weights, 1e-3 from trained ones (adamw).

@@ -24,6 +24,15 @@ from alike.train.schedule import ramp
 from alike.train.settings import TrainSettings
 from alike.train.similarity import same_class
 from alike.train.start import Start
+from alike.train.whole_batch import (
+    batch_norms,
+    gathered,
+    own_statistics,
+    part_of,
+    share_statistics,
+    summed,
+    world_size,
+)
 
 WATCH_EVERY = 10
 
@@ -32,7 +41,8 @@ class ConsistencyStep(LightningModule):
     """Cross-entropy + λ(t) · consistency for a network, as Lightning's Trainer runs it.
 
     All chance in a step (dropout, stochastic depth) comes from a seed made of the run's seed, the
-    step and the process, so that a run that was killed goes on exactly as it would have.
+    step and the process, so that a run that was killed goes on exactly as it would have. Several
+    processes share each batch, and the loss of each is that of the whole batch.
     """
 
     def __init__(
@@ -67,8 +77,14 @@ class ConsistencyStep(LightningModule):
             seed=self.settings.seed,
             share=(self.trainer.global_rank, self.trainer.world_size),
         )
+        if self.trainer.world_size > 1:
+            share_statistics(self.net)
         self.total_steps = self.settings.epochs * len(self.batches)
         self.frozen = frozen_steps(self.start, self.settings, self.total_steps)
+
+    def teardown(self, stage: str) -> None:
+        """Give the network back as it was: what follows is done by one process."""
+        own_statistics(self.net)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Planned batches, each made by the images themselves in one call."""
@@ -90,12 +106,11 @@ class ConsistencyStep(LightningModule):
         if hold == self.held:
             return
         self.held = hold
-        for layer in self.net.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.train(not hold)
+        for layer in batch_norms(self.net):
+            layer.train(not hold)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch: frames (B, 3, h, w) uint8 and class indices (B,)."""
+        """The loss of a batch: frames (b, 3, h, w) uint8 of this process, class indices (B,)."""
         frames, labels = batch
         inputs = self.frames.transform.normalise(frames).contiguous(
             memory_format=torch.channels_last
@@ -103,7 +118,7 @@ class ConsistencyStep(LightningModule):
         plain = self.consistency is None
         outputs = {"logits": self.net(inputs)} if plain else self.tapped(inputs)
         with torch.autocast(self.device.type, enabled=False):
-            logits = outputs["logits"].float()
+            logits = gathered(outputs["logits"].float(), len(labels))
             entropy = functional.cross_entropy(logits, labels, label_smoothing=self.row.smoothing)
             right = (logits.detach().argmax(1) == labels).float().mean()
             term, weight, cosine = entropy.new_zeros((3,))
@@ -120,14 +135,16 @@ class ConsistencyStep(LightningModule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The consistency term, its weight λ now, and the mean cosine between classes."""
         assert self.consistency is not None
-        maps = outputs["last_conv"]
-        floats = {name: value.float() for name, value in outputs.items()}
+        maps, size = outputs["last_conv"], len(labels)
+        mine = labels[part_of(size, self.trainer.global_rank, self.trainer.world_size)]
+        own = {name: value.float() for name, value in outputs.items()}
+        floats = {name: gathered(value, size) for name, value in own.items()}
         wide = floats["last_conv"]
 
         def mask() -> Tensor:
             if self.start.linear:
                 return cam_mask(wide, self._head_weight(), labels)
-            return grad_cam_mask(maps, floats["logits"], labels)
+            return gathered(grad_cam_mask(maps, own["logits"], mine), size)
 
         term = self.consistency(StepView(wide, labels, mask, floats, self._head_weight))
         weight = entropy.new_tensor(self._weight_now())
@@ -160,8 +177,8 @@ class ConsistencyStep(LightningModule):
         first = self.global_step - len(self.seen)
         values = torch.stack([row for _, row in self.seen])
         if self.trainer.world_size > 1:
-            # Every process sees the same, so that all take the same decisions.
-            values = torch.as_tensor(self.all_gather(values)).mean(0)
+            # They are the same but for rounding: all must take the same decisions.
+            values = torch.as_tensor(self.trainer.strategy.broadcast(values))
         rows = values.tolist()
         for number, ((size, _), row) in enumerate(zip(self.seen, rows, strict=True)):
             self.steps.append([first + number, *row])
@@ -191,8 +208,16 @@ def _balance(entropy: Tensor, term: Tensor, maps: Tensor) -> Tensor:
     """|d entropy/d maps| / |d term/d maps|; 0 if the term has no gradient."""
     (of_entropy,) = torch.autograd.grad(entropy, maps, retain_graph=True)
     (of_term,) = torch.autograd.grad(term, maps, retain_graph=True)
-    size = of_term.float().norm()
-    return torch.where(size > 0, of_entropy.float().norm() / size.clamp_min(1e-30), 0.0)
+    size, other = (_norm(one) for one in (of_term, of_entropy))
+    return torch.where(size > 0, other / size.clamp_min(1e-30), 0.0)
+
+
+@torch.no_grad()
+def _norm(part: Tensor) -> Tensor:
+    """Length of a gradient of which every process has a part."""
+    # torch's own of a whole one, so that one process gives what it gave before.
+    wide = part.float()
+    return wide.norm() if world_size() == 1 else summed(wide.square().sum()).sqrt()
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """`alike retrain`: train a network further so that images of one class get alike features."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,7 +86,11 @@ def register(app: typer.Typer) -> None:
         ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
         devices: Annotated[
-            int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU.")
+            int,
+            typer.Option(min=1, help="GPUs, or CPU processes, of a machine; they share a batch."),
+        ] = 1,
+        nodes: Annotated[
+            int, typer.Option(min=1, help="Machines: start the command on each by torchrun.")
         ] = 1,
         trust: TrustOption = False,
         as_json: JsonOption = False,
@@ -143,6 +146,7 @@ def register(app: typer.Typer) -> None:
                 validation=validation,
                 device=device,
                 devices=devices,
+                nodes=nodes,
                 progress=progress,
             )
         _tell(run, sum(label is not None for _, label in held_out), as_json)
@@ -151,8 +155,9 @@ def register(app: typer.Typer) -> None:
 def _alone(out: Path) -> AbstractContextManager[None]:
     """Hold the folder of the run; Lightning's further processes are of the one that holds it."""
     from alike.flows.memo import alone_in
+    from alike.train.retrain import is_first_process
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not is_first_process():
         return nullcontext()
     return alone_in(out, "retrain", "another folder by --to")
 

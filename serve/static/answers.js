@@ -3,7 +3,8 @@ import { ask, askIfThere, count, distance, empty, h, link, networkTitle, picture
 
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
 export function sideOf(value, { facts, source }) {
-  if (!value) return { value: "", features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts) };
+  // The store by its name: another one may be chosen before the answer is there.
+  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts) };
   const one = facts.networks.find((each) => each.value === value);
   return one ? { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title } : null;
 }
@@ -70,7 +71,7 @@ export function column(reply, side, context) {
   const { query } = reply, relation = context.values.relation || "any", shown = context.facts.measure;
   const apart = side.named === shown ? null : h("p", { class: "soft small" }, `By ${side.named}: this network has no index of ${shown}.`);
   return [h("div", {}, h("h2", {}, side.title), apart, prediction(query, side, context.life), votes(reply, relation),
-    h("p", { class: "soft small" }, summary(reply), query.row < 0 && side.store ? " The query is not in this store." : "")),
+    h("p", { class: "soft small" }, summary(reply), query.row < 0 && side.value ? " The query is not in this store." : "")),
   h("div", {}, nearest(reply, side, context))];
 }
 

@@ -50,11 +50,11 @@ export function view(place, { facts, go, source, life }) {
   };
 }
 
-// The sentences, and below them bounds and curve: folded on small screens, where the lists would be far down.
+// The sentences, and below them bounds and curve: folded, or the lists would be far down.
 function allowed(html, life) {
   const place = written(html, life), section = place.firstElementChild, drawn = section.querySelector("figure");
   const parts = [...section.children].slice([...section.children].findIndex((one) => one.matches(".tablebox")));
-  section.append(h("details", { open: matchMedia("(min-width: 981px)").matches }, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
+  section.append(h("details", {}, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
     h("div", { class: drawn ? "two" : "" }, h("div", {}, parts.filter((one) => one !== drawn)), drawn)));
   return place;
 }

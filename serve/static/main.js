@@ -40,6 +40,7 @@ async function follow() {
       const names = stores.map((one) => one.name);
       if (values.store && !names.includes(values.store)) throw new Refusal(`This server has no store “${values.store}”, but: ${names.join(", ")}.`, 404);
       answer = await ask("set", source);
+      answer.store = values.store || "";
       answer.networks = await networksOf(answer, values.store || names[0], names);
     } catch (error) {
       leave();
@@ -81,7 +82,7 @@ async function networksOf(own, shownStore, names) {
   const entry = (one, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, title: (store ? `${store}: ` : "") + networkTitle(one),
     // The measure that is shown if it can answer there, else one that can.
     measure: one.indexes.includes(measure) ? measure : one.indexes[0] });
-  return [...own.extractions.map((one) => entry(one, "", own.measure)),
+  return [...own.extractions.map((one) => ({ ...entry(one, "", own.measure), store: own.store })),
     ...others.filter((name) => further.has(name)).flatMap((name) => further.get(name).extractions.map((one) => entry(one, `${name}/`, own.measure, name)))];
 }
 

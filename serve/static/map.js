@@ -30,7 +30,8 @@ export function view(place, { facts, go, source, life }) {
     list.replaceChildren();
     const sides = ["", values.beside].filter((one, i) => i === 0 || one).map((one) => sideOf(one, { facts, source }));
     await fill(area, life, async () => {
-      if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`);
+      if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`,
+        h("p", {}, h("a", { class: "button", href: link("map", { ...values, beside: undefined }) }, "Show one map")));
       const data = await Promise.all(sides.map(({ store, features, measure }) =>
         ask("map", { store, features, measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
       return data.map((one, i) => {

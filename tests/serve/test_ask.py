@@ -7,7 +7,7 @@ import pytest
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, visit
+from .visiting import READY, assert_quiet, box_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 COLUMNS = """
@@ -87,6 +87,17 @@ def test_two_networks_in_two_columns(page, two_stores, store):
     assert beside["left"] > own["left"] + 100
     assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
     assert_quiet(page, address)
+
+
+@with_axe
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_serious_finding_of_axe_in_two_columns(page, two_stores, dark):
+    client, _, second = two_stores
+    page.shape(1400, 900, dark=dark)
+    address = f"{client.address}/#ask?image=3&with=12&at=0.3&beside=after/{second}"
+    visit(page, address, "document.querySelector('.pic.alone') && document.querySelector('.both')")
+    page.wait("location.hash && document.querySelector('.says').textContent.startsWith('Row 1')")
+    assert serious_findings(page) == []
 
 
 def test_a_network_that_is_gone_is_named(page, two_stores):
@@ -180,4 +191,17 @@ def test_a_place_is_chosen_by_the_keys_and_stays_in_the_address(page, client, an
     page.wait("!location.hash.includes('at=')")
     page.run("document.activeElement.blur()")
     assert page.run(PICTURES) == plain
+    # The mouse shows the same while it passes; a click holds it.
+    left, top, right, bottom = box_of(page, ".both figure:nth-child(2) canvas")
+    at = left + (x + 0.5) * (right - left) / wide, top + (y + 0.5) * (bottom - top) / high
+    page.move(*at)
+    page.wait(f"({PICTURES.replace('return', '').strip().rstrip(';')}).join() !== arguments[0]",
+              ",".join(plain))  # fmt: skip
+    assert page.run(PICTURES) == held
+    page.move(5, 5)
+    assert page.run(PICTURES) == plain
+    page.move(*at, click=True)
+    page.wait(f"location.hash.includes('at=1.{y * wide + x}')")
+    page.move(5, 5)
+    assert page.run(PICTURES) == held
     assert_quiet(page, address)

@@ -2,11 +2,8 @@
 
 import csv
 import io
-import os
 import re
 import shutil
-from importlib.util import find_spec
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,14 +15,9 @@ from alike.extract.store.tags import read_tags
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, box_of, place_of, visit
+from .visiting import READY, assert_quiet, box_of, place_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
-PACKED = find_spec("axe_core_python")
-"""Of the dev extra; `ALIKE_AXE` names a later axe.min.js."""
-AXE = os.environ.get("ALIKE_AXE") or (
-    str(Path(str(PACKED.origin)).with_name("axe.min.js")) if PACKED else ""
-)
 SHAPES = ((1400, 900), (390, 844))
 VIEWS = {
     "": "document.querySelectorAll('.some .pic img').length === 20",
@@ -63,19 +55,14 @@ def test_every_view(page, address, shape, dark):
     assert_quiet(page, address)
 
 
-@pytest.mark.skipif(not AXE, reason="no axe-core: neither the dev extra nor ALIKE_AXE")
+@with_axe
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
 def test_no_serious_finding_of_axe(page, address, shape, dark):
     page.shape(*shape, dark=dark)
-    script = Path(AXE).read_text(encoding="utf-8")
     for view, ready in VIEWS.items():
         visit(page, address + view, ready)
-        page.run(script)
-        page.run("window.found = null; axe.run().then((all) => { window.found = all.violations; })")
-        found = page.wait("window.found")
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == [], view
+        assert serious_findings(page) == [], view
 
 
 def test_an_uploaded_image_gets_the_right_neighbours(page, address, client, place, tmp_path):
@@ -302,7 +289,9 @@ def test_scores_have_the_profile_over_layers(page, two):
 
 def test_what_the_data_allow_stands_above_the_lists(page, two):
     address, analysis = two
-    visit(page, f"{address}#data", "document.querySelector('.limits .js-plotly-plot')")
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    page.run("document.querySelector('.limits summary').click()")
+    page.wait("document.querySelector('.limits .js-plotly-plot')")
     bounds = page.run(
         "return [...document.querySelectorAll('.limits .two tbody')][0].innerText.split('\\n')"
     )
@@ -315,11 +304,12 @@ def test_what_the_data_allow_stands_above_the_lists(page, two):
         "return document.querySelector('.limits .js-plotly-plot').data.flatMap((one) => one.y)"
     )
     assert set(curve.query("score == 'one_nn'")["value"]) <= set(drawn)
-    page.shape(390, 844, dark=True)
-    visit(page, f"{address}#data", "document.querySelector('.limits details')")
-    assert not page.run("return document.querySelector('.limits details').open")
-    top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
-    assert top < 844
+    for width, height in SHAPES:
+        page.shape(width, height, dark=True)
+        visit(page, f"{address}#data", "document.querySelector('.limits details')")
+        assert not page.run("return document.querySelector('.limits details').open")
+        top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
+        assert top < 0.6 * height or (width < 600 and top < height)
     assert_quiet(page, address)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -15,18 +16,22 @@ import psutil
 import pytest
 import uvicorn
 from PIL import Image
+from starlette.requests import Request
 from uvicorn.server import ServerState
 
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.images.split import image_id
 from alike.serve import run
+from alike.serve.api import _neighbours
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
 from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
+from alike.serve.models import NeighbourQuestion
 from alike.serve.pictures import Thumbnails, thumbnail
 from alike.serve.run import allowed_hosts, is_private, listener_at, new_token, serve
 from alike.serve.service import NeighbourService
+from alike.serve.work import Work
 
 API = "/api/v1"
 
@@ -271,6 +276,49 @@ def test_clients_that_hang_up_leave_the_page_answering(client):
         one.close()
     status, _, body = client.get(f"{API}/images/3/neighbours?k=5")
     assert (status, len(json.loads(body)["neighbours"])) == (200, 5)
+
+
+def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch):
+    """40 images are embedded in two parts; the client leaves during the first."""
+    service = NeighbourService(place / "store")
+    names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
+    work = Work(service)
+    left, done = threading.Event(), []
+    embed = service.embed
+
+    def leaving(part, opened):
+        left.set()
+        embed(part, opened)
+        done.append(len(part))
+        time.sleep(0.1)
+
+    monkeypatch.setattr(service, "embed", leaving)
+
+    async def receive():
+        while not left.is_set():
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
+
+    async def main(stays):
+        request = Request({"type": "http", "headers": []}, forever if stays else receive)
+        question = NeighbourQuestion(images=names, k=2)
+        return await _neighbours(work, request, question, lambda answers: {"answers": answers})
+
+    async def forever():
+        await asyncio.Event().wait()
+
+    with pytest.raises(ClientGone):
+        asyncio.run(main(stays=False))
+    assert done == [32]
+    assert (work.network.in_use, work.pixels.in_use, work.searches.in_use) == (0, 0, 0)
+    answer = json.loads(asyncio.run(main(stays=True)).body)
+    assert [one["query"]["image"] for one in answer["answers"]] == names
+    # Those of the first part were held.
+    assert done == [32, 8]
+    alone = service.neighbours(names[35], 2)["neighbours"]
+    found = answer["answers"][35]["neighbours"]
+    assert [one["number"] for one in found] == [35, 35]
+    assert [one["row"] for one in found] == [one["row"] for one in alone]
 
 
 def test_stored_rows_do_not_wait_for_the_network(place):

@@ -1,5 +1,18 @@
 """What the tests of the page in a browser have in common."""
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PACKED = find_spec("axe_core_python")
+"""Of the dev extra; `ALIKE_AXE` names a later axe.min.js."""
+AXE = os.environ.get("ALIKE_AXE") or (
+    str(Path(str(PACKED.origin)).with_name("axe.min.js")) if PACKED else ""
+)
+with_axe = pytest.mark.skipif(not AXE, reason="no axe-core: neither the dev extra nor ALIKE_AXE")
+
 READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]')"
 """A view is there, and nothing in it is waited for."""
 
@@ -49,3 +62,12 @@ def paint_of(page, selector):
         "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n;",
         selector,
     )
+
+
+def serious_findings(page):
+    """What axe-core finds serious in the view that is shown: name and first element."""
+    page.run(Path(AXE).read_text(encoding="utf-8"))
+    page.run("window.found = null; axe.run().then((all) => { window.found = all.violations; })")
+    found = page.wait("window.found")
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [(one["id"], one["nodes"][0]["html"]) for one in serious]

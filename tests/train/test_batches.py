@@ -59,9 +59,13 @@ def test_processes_share_one_plan_evenly(balanced):
     labels = np.repeat(np.arange(5), 10)
     parts = [PlannedBatches(labels, 10, balanced=balanced, share=(rank, 2)) for rank in range(2)]
     assert len(parts[0]) == len(parts[1]) == len(list(parts[0])) == len(list(parts[1]))
-    seeds = [batch.seed for part in parts for batch in part]
-    assert len(set(seeds)) == len(seeds)
-    shown = Counter(row for part in parts for batch in rows(part) for row in batch)
+    whole = PlannedBatches(labels, 10, balanced=balanced)
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert {one.seed for one in shares} == {batch.seed}
+        assert {one.rows for one in shares} == {batch.rows}
+        assert sum((one.rows[one.part] for one in shares), ()) == batch.rows
+    assert len({batch.seed for batch in whole}) == len(whole)
+    shown = Counter(row for batch in rows(whole) for row in batch)
     assert max(shown.values()) == 1 or not balanced
 
 

@@ -1,6 +1,8 @@
 """Trains on digits as a process of its own.
 
 python train_digits.py FOLDER DEVICES EPOCHS LOSS [AVERAGE [STEP at which it gets a SIGNAL]]
+
+DROPOUT of the environment replaces its share of 0.3.
 """
 
 import os
@@ -18,7 +20,9 @@ from alike.train.retrain import retrain
 def train(folder: Path, *, devices=1, epochs=6, loss="centre", progress=None, **changes):
     torch.set_num_threads(1)
     digits = Digits()
-    network = load_network(write_network(folder), args={"dropout": 0.3})
+    network = load_network(
+        write_network(folder), args={"dropout": float(os.environ.get("DROPOUT", "0.3"))}
+    )
     changes |= {} if progress is None else {"progress": progress}
     return retrain(
         network,

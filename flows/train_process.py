@@ -1,0 +1,71 @@
+"""One of the processes of a retraining, and torchrun, which starts them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from alike.extract.documents import read_json_file
+from alike.extract.errors import BadInput
+from alike.flows.parent import end_with_parent
+from alike.flows.sections import Images, NetworkSettings
+from alike.flows.train_processes import REFUSAL, Job
+
+
+def train(path: Path) -> None:
+    """Train as one of the processes that torchrun started.
+
+    Args:
+        path: of the job.
+    """
+    from alike.extract.images import open_source
+    from alike.flows.steps import load_one
+    from alike.train.retrain import is_first_process, retrain
+    from alike.train.settings import TrainSettings
+
+    job = read_json_file(path, Job, "start the run again")
+    network = NetworkSettings.model_validate(job.network)
+    images = Images.model_validate(job.images)
+    groups = {"group": images.group} if images.group else {}
+    out = path.parent
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        if is_first_process():
+            sys.stdout.write(json.dumps([stage, done, total, note]) + "\n")
+            sys.stdout.flush()
+
+    try:
+        retrain(
+            load_one(network, job.weights),
+            job.training,
+            open_source(images.source, **images.options, **groups).read,
+            validation=job.validation,
+            settings=TrainSettings(**job.settings),
+            device=job.device,
+            devices=job.processes,
+            nodes=job.nodes,
+            save_every=job.save_every,
+            out=out,
+            progress=progress,
+        )
+    except BadInput as error:
+        if is_first_process():
+            refusal = {"kind": type(error).__name__, "message": str(error)}
+            (out / REFUSAL).write_text(json.dumps(refusal))
+        raise SystemExit(1) from error
+
+
+def main() -> None:
+    """torchrun, or one of its processes; each ends with the process that started it."""
+    if sys.argv[1] != "--torchrun":
+        end_with_parent(os.getppid())
+        train(Path(sys.argv[1]))
+        return
+    from torch.distributed.run import main as torchrun
+
+    end_with_parent(int(sys.argv[2]))
+    torchrun(sys.argv[3:])
+
+
+if __name__ == "__main__":
+    main()
