@@ -197,6 +197,8 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
         "return [b.left + xaxis._offset + xaxis.l2p(2), b.top + yaxis._offset + yaxis.l2p(0)]"
     )
     page.move(*cell)
+    # A click counts for the cell that plotly has seen the mouse over.
+    page.wait("document.querySelector('.hoverlayer .hovertext')")
     page.move(*cell, click=True)
     pair = client.json(
         f"/api/v1/class-pair?first={order[0]}&second={order[2]}".replace("ä", "%C3%A4")

@@ -285,7 +285,7 @@ def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path)
 def test_every_section_can_be_asked_for(analysis, place):
     """The names of the API are those that are written, of an analysis that has all tables."""
     from alike.analysis.report import fragments
-    from alike.serve.models import SectionName
+    from alike.serve.view_models import SectionName
 
     store = Store.open(place / "store")
     for name in get_args(SectionName):
