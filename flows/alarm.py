@@ -26,7 +26,7 @@ from alike.flows.history import FOLDER, History, now
 from alike.flows.memo import digest
 from alike.flows.names import store_resource
 from alike.flows.recording import last_good, paired
-from alike.flows.rules import Finding, Rule, Situation, finding
+from alike.flows.rules import Finding, Rule, Situation, findings
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
@@ -102,18 +102,20 @@ class Alarms:
         """Write an alarm as it is now."""
         self._store.write_file(f"{ALARMS}/{alarm.id}.json", sealed_json(asdict(alarm)))
 
-    def update(self, findings: Iterable[Finding], settings: "AlarmSettings") -> list[Alarm]:
+    def update(self, present: Iterable[Finding], settings: "AlarmSettings") -> list[Alarm]:
         """Raise what begins to hold and end what no longer does; returns the open ones.
 
         Args:
-            findings: of all rules; one that cannot be decided changes nothing.
+            present: findings of all rules; one that cannot be decided changes nothing.
             settings: alarms of other rules than these end.
         """
         by_rule = {one.rule: one for one in self.all() if one.open}
         owed = tuple(receivers_of(settings))
-        for rule in by_rule.keys() - {" ".join(one.split()) for one in settings.when}:
+        present = list(present)
+        asked = {" ".join(one.split()) for one in settings.when} | {one.rule for one in present}
+        for rule in by_rule.keys() - asked:
             self.write(replace(by_rule.pop(rule), ended=now()))
-        for one in findings:
+        for one in present:
             alarm = by_rule.get(one.rule)
             if one.holds and alarm is None:
                 # Named by what it is about: two processes that see it raise one alarm.
@@ -171,7 +173,8 @@ def findings_of(pipeline: "Pipeline", store: "Store") -> list[Finding]:
     if not pipeline.alarm.when:
         return []
     situation = situation_of(store, History(store))
-    return [finding(Rule.parse(rule), situation) for rule in pipeline.alarm.when]
+    rules = map(Rule.parse, pipeline.alarm.when)
+    return [one for rule in rules for one in findings(rule, situation)]
 
 
 def watch(pipeline: "Pipeline", store: "Store", tell: Tell) -> tuple[str, ...]:
@@ -182,11 +185,11 @@ def watch(pipeline: "Pipeline", store: "Store", tell: Tell) -> tuple[str, ...]:
     alarms = Alarms(store)
     if not pipeline.alarm.when and not alarms.all():
         return ()
-    findings = findings_of(pipeline, store)
-    for one in findings:
+    present = findings_of(pipeline, store)
+    for one in present:
         if one.holds is None:
             tell(f"rule {one.rule!r} says nothing: {one.says}")
-    opened = alarms.update(findings, pipeline.alarm)
+    opened = alarms.update(present, pipeline.alarm)
     alarms.deliver(pipeline.alarm, tell)
     return tuple(one.line() for one in opened)
 

@@ -11,7 +11,8 @@ counts as absent.
 import datetime
 import re
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.documents import INTEGER, TEXT, read_sealed, sealed_json
@@ -35,6 +36,29 @@ _COLUMNS = {"row": INTEGER, "label": TEXT, "side": TEXT}
 
 Score = list[float | None]
 """Value, low end, high end of the 95 % interval; None if there is none."""
+
+
+@dataclass(frozen=True)
+class FurtherNetwork:
+    """What a run says of its second or a further network; each as in `RunRecord`.
+
+    Attributes:
+        network: name, weights, and key of the features.
+        counts: images at each stage.
+        series: of its scores.
+        measure: of its headline.
+        scores: measure to score to its value with its interval.
+        paired: differences from the same network of a reference, if its features were others.
+        images: digest of the table of its images.
+    """
+
+    network: dict[str, str]
+    counts: dict[str, int]
+    series: str
+    measure: str
+    scores: dict[str, dict[str, Score]]
+    paired: dict[str, dict[str, Score]] = field(default_factory=dict)
+    images: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,7 @@ class RunRecord:
         images: digest of the table of images.
         question: digest of all that the report depends on.
         error: of a failed run, one line.
+        others: the further networks of several, by their labels.
     """
 
     id: str
@@ -99,6 +124,19 @@ class RunRecord:
     images: str = ""
     question: str = ""
     error: str = ""
+    others: dict[str, FurtherNetwork] = field(default_factory=dict)
+
+    def of(self, label: str) -> "RunRecord | None":
+        """The record as that of a further network alone; None if the run had none of that label."""
+        if label not in self.others:
+            return None
+        return replace(self, recall=[], others={}, **vars(self.others[label]))
+
+    @property
+    def tables(self) -> list[str]:
+        """Digests of the tables of images of all networks, each once."""
+        digests = [self.images, *(one.images for one in self.others.values())]
+        return [one for one in dict.fromkeys(digests) if one]
 
     @property
     def good(self) -> bool:
@@ -218,17 +256,17 @@ class History:
             raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
         return matches[0]
 
-    def write(self, record: RunRecord, images: "pd.DataFrame | None" = None) -> None:
+    def write(self, record: RunRecord, images: "Mapping[str, pd.DataFrame] | None" = None) -> None:
         """Write a record, and its images before it.
 
         Args:
             record: of a run.
-            images: row, label, side; written under the digest that the record names.
+            images: tables of row, label, side, under the digests that the record names.
         """
-        if images is not None and record.images:
-            place = f"{IMAGES}/{record.images}.parquet"
-            if f"{record.images}.parquet" not in self._store.file_names(IMAGES):
-                self._store.write_table(place, images)
+        there = self._store.file_names(IMAGES) if images else []
+        for digest, table in (images or {}).items():
+            if f"{digest}.parquet" not in there:
+                self._store.write_table(f"{IMAGES}/{digest}.parquet", table)
         self._store.write_file(f"{FOLDER}/{record.id}.json", sealed_json(asdict(record)))
         self._drop_images()
 
@@ -250,9 +288,10 @@ class History:
         if len(names) <= IMAGES_KEPT:
             return
         records, reference = self.records(), self.accepted()
-        last = [one.images for one in reversed(records) if one.images]
+        last = [digest for one in reversed(records) for digest in one.tables]
         needed = set(list(dict.fromkeys(last))[:IMAGES_KEPT])
-        needed |= {one.images for one in records if reference and one.id == reference.run}
+        accepted = [one for one in records if reference and one.id == reference.run]
+        needed |= {digest for one in accepted for digest in one.tables}
         for name in names:
             if name.endswith(".parquet") and name.removesuffix(".parquet") not in needed:
                 self._store.remove_file(f"{IMAGES}/{name}")

@@ -4,7 +4,7 @@ import getpass
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +14,20 @@ import pandas as pd
 
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.secrets import flat, masked, masked_all
-from alike.flows.history import History, RunRecord, image_changes, new_id, now
+from alike.flows.history import (
+    FurtherNetwork,
+    History,
+    RunRecord,
+    image_changes,
+    new_id,
+    now,
+)
 from alike.flows.memo import RunFile, digest, hash_of
 
 if TYPE_CHECKING:
     from alike.analysis.stored import Analysis
     from alike.extract.store import Features, Store
+    from alike.flows.beside import Beside
     from alike.flows.history import Score
     from alike.flows.steps import PipelineRun
 
@@ -40,15 +48,20 @@ def versions() -> dict[str, str]:
 
 
 def record_of(
-    run: "PipelineRun", history: History, analysis: "Analysis", question: str
-) -> tuple[RunRecord, pd.DataFrame]:
-    """The record of a run that comes to its end, and the table of its images.
+    run: "PipelineRun",
+    history: History,
+    analysis: "Analysis",
+    question: str,
+    others: "Sequence[Beside]" = (),
+) -> tuple[RunRecord, dict[str, pd.DataFrame]]:
+    """The record of a run that comes to its end, and the tables of its images by their digests.
 
     Args:
         run: its steps.
         history: of its store.
         analysis: of the network that is served at its end.
         question: digest of all that its report depends on.
+        others: further networks, analysed.
     """
     from alike.analysis.report import main_measure
 
@@ -80,14 +93,60 @@ def record_of(
         recall=_recall(run, store, features.key),
         decisions=masked_all(run.decisions),
         notes=masked_all([*run.notes, *history.faults]),
-        images=digest(images.astype(str).to_dict("list"))[:32],
+        images=_digest_of(images),
         question=question,
     )
+    tables = {record.images: images}
+    further = {}
+    for one in others:
+        further[one.label], of_it = _further(store, one)
+        tables[further[one.label].images] = of_it
+    record = replace(record, others=further)
     reference = history.accepted()
     of_reference = [one for one in records if reference and one.id == reference.run]
     if of_reference and of_reference[0].network["features"] != features.key:
         record = replace(record, paired=_paired_or_none(store, of_reference[0], record))
-    return record, images
+    if of_reference:
+        record = replace(record, others=_paired_others(store, of_reference[0], record))
+    return record, tables
+
+
+def _digest_of(images: pd.DataFrame) -> str:
+    return digest(images.astype(str).to_dict("list"))[:32]
+
+
+def _further(store: "Store", one: "Beside") -> tuple[FurtherNetwork, pd.DataFrame]:
+    """What the record says of a further network, and the table of its images."""
+    from alike.analysis.report import main_measure
+    from alike.analysis.stored import Analysis
+
+    features, analysis = store.features(one.key), Analysis.load(store, one.key)
+    images, measure = images_of(features), main_measure(analysis)
+    network = {
+        "name": one.network.name,
+        "weights": str(features.attrs.get("weights_hash", "")),
+        "features": one.key,
+    }
+    return FurtherNetwork(
+        network=network,
+        counts=_counts(features, analysis, images),
+        series=digest([analysis.scores_version, measure])[:16],
+        measure=measure,
+        scores=scores_of(analysis),
+        images=_digest_of(images),
+    ), images
+
+
+def _paired_others(
+    store: "Store", reference: RunRecord, record: RunRecord
+) -> dict[str, FurtherNetwork]:
+    """The further networks, with differences where the reference's features were others."""
+    others = dict(record.others)
+    for label, one in others.items():
+        before, now = reference.of(label), record.of(label)
+        if before and now and before.network["features"] != now.network["features"]:
+            others[label] = replace(one, paired=_paired_or_none(store, before, now))
+    return others
 
 
 def finished(record: RunRecord, run: "PipelineRun", report: Path) -> RunRecord:

@@ -4,7 +4,7 @@ import datetime
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alike.extract.errors import BadInput
@@ -88,13 +88,18 @@ class Rule:
             "'no good run for 26 h'"
         )
 
+    @property
+    def of_scores(self) -> bool:
+        """Whether it asks about the scores of a network, and so about those of each."""
+        return self.kind != "stale" and self.name not in COUNTED
+
 
 @dataclass(frozen=True)
 class Finding:
     """What a rule says.
 
     Attributes:
-        rule: as it was written.
+        rule: as it was written; the label of a further network stands behind it in brackets.
         holds: whether somebody must look; None if it cannot be said.
         says: one line: the numbers, or why nothing can be said.
         run: id of the run that it is about; empty before the first.
@@ -126,6 +131,21 @@ class Situation:
     reference: "RunRecord | None"
     images: Callable[["RunRecord"], "pd.DataFrame | None"]
     paired: Callable[["RunRecord", "RunRecord"], "Mapping[str, Score]"]
+
+    def of(self, label: str) -> "Situation":
+        """The situation of a further network."""
+        last, reference = (one and one.of(label) for one in (self.last, self.reference))
+        return replace(self, last=last, reference=reference)
+
+
+def findings(rule: Rule, situation: Situation) -> list[Finding]:
+    """What one rule says of the first network, and of every further one that the last run had."""
+    labels = situation.last.others if situation.last and rule.of_scores else {}
+    others = {label: finding(rule, situation.of(label)) for label in labels}
+    return [
+        finding(rule, situation),
+        *(replace(one, rule=f"{one.rule} [{label}]") for label, one in others.items()),
+    ]
 
 
 def finding(rule: Rule, situation: Situation) -> Finding:

@@ -107,7 +107,7 @@ def run_steps(run: PipelineRun) -> Finished:
         if earlier is not None:
             run.decide(earlier["decisions"])
             note_policy(run)
-            _record_again(run, key, report, digest(question))
+            _record_again(run, key, report, digest(question), others)
             done = _finished(run, key, report, earlier["decisions"], reused=True)
             return replace(done, networks=_networks(labels, key, others))
     purge_images(run)
@@ -121,7 +121,7 @@ def run_steps(run: PipelineRun) -> Finished:
     _compare_with(run, rounds, others)
     run.memo.forget("report")
     question, history = _question(run, own, rounds.served, others), History(run.store())
-    record, images = record_of(run, history, rounds.current, digest(question))
+    record, images = record_of(run, history, rounds.current, digest(question), others)
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)
     files: tuple[RunFile, ...] = (report, *run.files)
@@ -188,7 +188,9 @@ def _note_changes(run: PipelineRun, key: str) -> None:
     run.changes = ", ".join(f"{n} {words[kind]}" for kind, n in changes.items() if n)
 
 
-def _record_again(run: PipelineRun, key: str, report: Path, question: str) -> None:
+def _record_again(
+    run: PipelineRun, key: str, report: Path, question: str, others: Sequence[Beside]
+) -> None:
     """Nothing has changed since a run: say so, or record it if that run was killed before."""
     from alike.analysis.stored import Analysis
 
@@ -197,7 +199,8 @@ def _record_again(run: PipelineRun, key: str, report: Path, question: str) -> No
     if before is not None and before.question == question:
         history.again(before.id)
         return
-    record, images = record_of(run, history, Analysis.load(run.store(), key), question)
+    analysis = Analysis.load(run.store(), key)
+    record, images = record_of(run, history, analysis, question, others)
     history.write(finished(record, run, report), images)
 
 

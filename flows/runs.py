@@ -60,18 +60,17 @@ def difference(before: RunRecord, after: RunRecord) -> dict[str, Any]:
 
     Returns:
         settings, versions, network: name to [first, second]; counts, scores: tables of name,
-        first, second, difference. Scores of two series are not compared: `series` says so.
+        first, second, difference; scores of a further network name it.
+        Scores of two series are not compared: `series` says so.
     """
     names = [name for name in before.counts if name in after.counts]
     counts = [(name, before.counts[name], after.counts[name]) for name in names]
-    scores = []
     same = before.series == after.series
-    for measure, of in after.scores.items() if same else ():
-        for name, now in of.items():
-            then = before.scores.get(measure, {}).get(name)
-            if then and then[0] is not None and now[0] is not None:
-                scores.append((measure, name, then[0], now[0], now[0] - then[0]))
-    columns = ["measure", "score", "before", "after", "difference"]
+    scores = _changed_scores(before, after, "")
+    for label in after.others:
+        one, two = before.of(label), after.of(label)
+        scores += _changed_scores(one, two, label) if one and two else []
+    columns = ["measure", "score", "before", "after", "difference", "network"]
     return {
         "runs": [before.id, after.id],
         "settings": _differing(before.settings, after.settings),
@@ -84,6 +83,19 @@ def difference(before: RunRecord, after: RunRecord) -> dict[str, Any]:
         "scores": pd.DataFrame([one for one in scores if one[4]], columns=columns),
         "series": "" if same else "the scores of the two runs mean different things",
     }
+
+
+def _changed_scores(
+    before: RunRecord, after: RunRecord, label: str
+) -> list[tuple[str, str, float, float, float, str]]:
+    """Rows of the scores that differ; none of two series."""
+    rows = []
+    for measure, of in after.scores.items() if before.series == after.series else ():
+        for name, now in of.items():
+            then = before.scores.get(measure, {}).get(name)
+            if then and then[0] is not None and now[0] is not None:
+                rows.append((measure, name, then[0], now[0], now[0] - then[0], label))
+    return rows
 
 
 def _differing(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any]]:

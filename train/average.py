@@ -29,7 +29,7 @@ class WeightAverage(nn.Module):
         ...     nn.init.constant_(net.weight, step) and None
         ...     average.see(net, step, total=4)
         >>> average.write_to(net)
-        >>> float(net.weight)
+        >>> net.weight.item()
         3.5
     """
 

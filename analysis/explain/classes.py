@@ -14,7 +14,7 @@ from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
-from alike.analysis.explain.stored_grades import StoredGrades
+from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
 from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
@@ -194,7 +194,10 @@ def class_panel(features: "Features", likeness: ClassLikeness, *, examples: int 
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
     means = zip(COLUMNS, (likeness.mean_map, likeness.telling_map), strict=True)
     blank = PanelImage(paper, (f"mean over {len(likeness.rows)} images",))
-    head = [blank, *(heat_image(paper, heat, (what, _sum(heat))) for what, heat in means)]
+    head = [
+        blank,
+        *(heat_image(paper, heat, (what, _sum(heat), NOT_GRADED)) for what, heat in means),
+    ]
     typicality = ["among the most typical"] * (len(positions) - 1) + ["the least typical"]
     names = [
         (f"row {likeness.rows[at]}", what) for at, what in zip(positions, typicality, strict=True)
@@ -224,7 +227,7 @@ def _member_rows(
     rows = []
     for at, (frame, lines) in enumerate(zip(frames, names, strict=True)):
         maps_of_image = [
-            heat_image(frame, maps[at], (what, _sum(maps[at])), top=top)
+            heat_image(frame, maps[at], (what, _sum(maps[at]), NOT_GRADED), top=top)
             for what, maps, top in zip(COLUMNS, columns, tops, strict=True)
         ]
         rows.append([PanelImage(frame, lines), *maps_of_image])

@@ -160,9 +160,12 @@ def position_panel(
     for down, right in places:
         mark = np.zeros(shares.shape, np.float32)
         mark[down, right] = shares[down, right]
-        lines = (f"position {down}, {right}", f"{shares[down, right]:.3f} of {one.value:.3f}")
+        share = f"{shares[down, right]:.3f} of {one.value:.3f}"
+        lines = (f"position {down}, {right}", share, NOT_GRADED)
         marks.append(heat_image(images[1], mark, lines))
-        found.append(heat_image(images[0], one.pairs[down, right], ("is like",), top=top))
+        found.append(
+            heat_image(images[0], one.pairs[down, right], ("is like", NOT_GRADED), top=top)
+        )
     return panel([marks, found], title=f"{one.method}, by positions", note=PIXEL_NOTE)
 
 

@@ -1,6 +1,7 @@
 from .card import card_of as card_of
 from .card import card_page as card_page
 from .fragments import score_sections as score_sections
+from .history import runs_of as runs_of
 from .history import series_table as series_table
 from .lookup import main_measure as main_measure
 from .lookup import score_of as score_of

@@ -32,7 +32,14 @@ def since(run: Mapping[str, Any]) -> str:
     )
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in now["reasons"])
     again = details("What ran again, and why", f"<ul>{reasons}</ul>" if reasons else "")
-    return section("since", "Since last time", lead, lines + _scores(before, now) + again)
+    scores = _scores(before, now)
+    for label in now.get("others", {}):
+        both = runs_of([before, now], label)
+        said = "<p>It was not in the run before.</p>"
+        if len(both) == 2:
+            said = _scores(*both) or "<p>Its scores mean something else than before.</p>"
+        scores += f"<h3>{text(label)}</h3>{said}"
+    return section("since", "Since last time", lead, lines + scores + again)
 
 
 def over_time(run: Mapping[str, Any]) -> str:
@@ -45,10 +52,28 @@ def over_time(run: Mapping[str, Any]) -> str:
         "history",
         caption="Bars are 95 % intervals. A line breaks where a score changed its meaning.",
     )
+    for place, label in enumerate(runs[-1].get("others", {}), 1):
+        own = runs_of(runs, label)
+        if len(own) > 1:
+            plot += figure(figure_over_time(series_table(own)), f"history-{place}", title=label)
     whole = int((run.get("history") or {}).get("of", len(runs)))
     cut = f" The last {len(runs)} of {count(whole)} are shown." if whole > len(runs) else ""
     lead = f"Runs that found something changed, oldest first.{cut}"
     return section("over_time", "Over time", lead, plot)
+
+
+def runs_of(runs: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:
+    """The records that have a further network, each as if it were the only one.
+
+    Args:
+        runs: records of runs.
+        label: of the network.
+    """
+    return [
+        {**one, **one["others"][label], "others": {}}
+        for one in runs
+        if label in one.get("others", {})
+    ]
 
 
 def series_table(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

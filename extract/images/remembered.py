@@ -239,7 +239,11 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
         before = np.stack([batch[name].to_numpy() for name in STAMPED], axis=1)
         n_changed += int(((stamps != before) | (stamps == -1)).any(axis=1).sum())
         at = [number for number, path in enumerate(paths) if is_due(path, past.turn)]
-        due += zip([paths[one] for one in at], batch["image_id"].take(at).to_pylist(), strict=True)
+        due += zip(
+            [paths[one] for one in at],
+            batch["image_id"].take(pa.array(at, pa.int64())).to_pylist(),
+            strict=True,
+        )
     if n_changed:
         return f"{n_changed} files changed"
     wrong = silent_changes(source, due)

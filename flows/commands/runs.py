@@ -1,8 +1,9 @@
 """`alike runs …`: the history of a store: list, show, compare, plot, and accept a reference."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +32,8 @@ def register(app: typer.Typer) -> None:
 
 def ls(place: Place, json: Json = False) -> None:
     """List the runs that did something or failed, oldest first, and how often nothing had changed.
+
+    Scores are those of the first network; `alike runs show` has those of all.
 
     Example: `alike runs ls pipeline.toml`
     """
@@ -70,17 +73,21 @@ def show(place: Place, run: Run = "last", json: Json = False) -> None:
     if json:
         print_json(asdict(record))
         return
-    plain = {k: v for k, v in asdict(record).items() if k not in ("scores", "settings", "paired")}
+    hidden = ("scores", "settings", "paired", "others")
+    plain = {name: value for name, value in asdict(record).items() if name not in hidden}
     rows = [(name, value) for name, value in plain.items() if value not in ("", {}, [])]
     print_table(pd.DataFrame(rows, columns=["what", "value"]))
-    scores = [
-        (measure, name, *score)
-        for measure, of in record.scores.items()
-        for name, score in of.items()
-        if score[0] is not None
-    ]
-    table = pd.DataFrame(scores, columns=["measure", "score", "value", "low", "high"])
-    print_table(table.astype(dict.fromkeys(("value", "low", "high"), float)))
+    by_network = {"": record.scores}
+    by_network |= {label: one.scores for label, one in record.others.items()}
+    for label, by_measure in by_network.items():
+        scores = [
+            (measure, name, *score)
+            for measure, of in by_measure.items()
+            for name, score in of.items()
+            if score[0] is not None
+        ]
+        table = pd.DataFrame(scores, columns=["measure", "score", "value", "low", "high"])
+        print_table(table.astype(dict.fromkeys(("value", "low", "high"), float)), label)
 
 
 def diff(
@@ -121,12 +128,14 @@ def plot(
 ) -> None:
     """Write a figure of the scores, the images and the share of bad ones over all good runs.
 
+    One figure for each network of the last run; the first is that which is served.
+
     Example: `alike runs plot pipeline.toml --to runs.html`
     """
     from dataclasses import asdict
 
     from alike.analysis.figures import over_time
-    from alike.analysis.report import series_table
+    from alike.analysis.report import runs_of, series_table
     from alike.extract.errors import BadInput
     from alike.extract.replacing import aside, check_target
     from alike.flows.history import History
@@ -137,13 +146,29 @@ def plot(
         raise BadInput(f"{place} has no good run yet: run `alike run` first")
     target = Path(to)
     check_target(target)
-    figure = over_time(series_table([asdict(one) for one in records]))
+    runs = [asdict(one) for one in records]
+    figures = {"": over_time(series_table(runs))}
+    for label in records[-1].others:
+        figures[label] = over_time(series_table(runs_of(runs, label)))
     with aside(target) as part:
-        figure.write_html(part, include_plotlyjs=True)
+        part.write_text(_page(figures), encoding="utf-8")
     if json:
-        print_json({"file": str(target), "runs": len(records)})
+        networks = list(records[-1].others)
+        print_json({"file": str(target), "runs": len(records), "further_networks": networks})
     else:
         sys.stdout.write(f"{target}: {len(records)} runs\n")
+
+
+def _page(figures: Mapping[str, Any]) -> str:
+    """A page of figures, each below the label of its network; one without a label comes first."""
+    import html
+
+    parts = [
+        f"<h2>{html.escape(label)}</h2>" * bool(label)
+        + figure.to_html(full_html=False, include_plotlyjs=not label)
+        for label, figure in figures.items()
+    ]
+    return f'<!DOCTYPE html><html><meta charset="utf-8"><body>{"".join(parts)}</body></html>'
 
 
 def accept(place: Place, run: Run = "last", json: Json = False) -> None:

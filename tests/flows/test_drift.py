@@ -5,18 +5,30 @@ night; the score is the balanced AUC of all pairs, computed here, with its first
 """
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from alike.extract.store.store import Store
-from alike.flows.alarm import Alarms, situation_of
+from alike.flows.alarm import Alarms, findings_of, situation_of, watch
 from alike.flows.drift import Overlap, largest_step, overlap, threshold, variance_bound
-from alike.flows.history import History, RunRecord
+from alike.flows.history import FurtherNetwork, History, RunRecord
 from alike.flows.rules import Rule, finding
 from alike.flows.sections import AlarmSettings
+from alike.flows.settings import read_pipeline
 
+SEVERAL = """
+[images]
+source = "set"
+[[network]]
+name = "first"
+[[network]]
+name = "second"
+[alarm]
+when = ["sameness fell", "sameness < 0.5", "bad > 1 %"]
+"""
 FELL = AlarmSettings(when=("sameness fell",))
 
 
@@ -92,7 +104,7 @@ def alarms_of_nights(tmp_path, n_nights, noise):
             nights.exchange(3, noise(number))
         value, error = nights.score()
         one = record(number, value, error, len(nights.rows))
-        history.write(one, nights.table())
+        history.write(one, {one.images: nights.table()})
         if number == 0:
             history.accept(one, "me")
         said = finding(Rule.parse("sameness fell"), situation_of(store, history))
@@ -167,20 +179,62 @@ def test_one_image_moves_a_score_by_no_more_than_its_step():
     assert 0.02 < worst <= largest_step("sameness", overlap(before, after))
 
 
+def _write(history, one, table):
+    history.write(one, {one.images: table})
+
+
+def further_of(one):
+    """What a further network's record says, taken from a record of a first one."""
+    return FurtherNetwork(
+        one.network, one.counts, one.series, one.measure, one.scores, images=one.images
+    )
+
+
+def test_each_network_has_its_own_series_and_alarm(tmp_path):
+    """The second one falls, the first does not; a third that comes later has no reference."""
+    store = Store.open(tmp_path / "store", create=True)
+    history, nights = History(store), Nights(0)
+    table = nights.table()
+    first = record(0, 0.9, 0.01, 150)
+    _write(history, replace(first, others={"second": further_of(first)}), table)
+    history.accept(history.records()[0], "me")
+    (tmp_path / "p.toml").write_text(SEVERAL)
+    pipeline = read_pipeline(tmp_path / "p.toml")
+    later, fallen = record(1, 0.9, 0.01, 150), record(1, 0.1, 0.01, 150)
+    _write(
+        history,
+        replace(later, others={"second": further_of(fallen), "third": further_of(fallen)}),
+        table.assign(row=table["row"] + 1000),
+    )
+    said = {one.rule: one.holds for one in findings_of(pipeline, store)}
+    assert said == {
+        "sameness fell": False, "sameness fell [second]": True, "sameness fell [third]": None,
+        "sameness < 0.5": False, "sameness < 0.5 [second]": True, "sameness < 0.5 [third]": True,
+        "bad > 1 %": False,
+    }  # fmt: skip
+    lines = watch(pipeline, store, print)
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "sameness < 0.5 [second]", "sameness < 0.5 [third]", "sameness fell [second]",
+    ]  # fmt: skip
+    # A network that is gone takes its alarms with it.
+    _write(history, replace(record(2, 0.9, 0.01, 150), others={}), table)
+    assert watch(pipeline, store, print) == ()
+
+
 def test_another_meaning_or_other_classes_alarm_nobody(tmp_path):
     store = Store.open(tmp_path / "store", create=True)
     history, table = History(store), Nights(0).table()
-    history.write(record(0, 0.9, 0.01, 150), table)
+    _write(history, record(0, 0.9, 0.01, 150), table)
     history.accept(history.records()[0], "me")
 
     def said():
         return finding(Rule.parse("sameness fell"), situation_of(store, history))
 
-    history.write(record(1, 0.1, 0.01, 150), table.assign(row=table["row"] + 1000))
+    _write(history, record(1, 0.1, 0.01, 150), table.assign(row=table["row"] + 1000))
     assert said().holds is True
-    history.write(record(2, 0.1, 0.01, 150, series="other"), table)
+    _write(history, record(2, 0.1, 0.01, 150, series="other"), table)
     assert said().holds is None
     assert "new series" in said().says
-    history.write(record(3, 0.1, 0.01, 125), table[table["label"] != "0"])
+    _write(history, record(3, 0.1, 0.01, 125), table[table["label"] != "0"])
     assert said().holds is None
     assert "classes" in said().says

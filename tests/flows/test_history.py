@@ -440,7 +440,7 @@ def test_tables_of_images_do_not_pile_up(tmp_path):
             id=f"20260101T{number:012}-abcdef", time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
             seconds=1.0, state="good", images=f"{number:03}",
         )  # fmt: skip
-        history.write(one, table)
+        history.write(one, {one.images: table})
         if number == 1:
             history.accept(one, "me")
     records = history.records()

@@ -1,11 +1,13 @@
 """`[[network]]`: each network gets what a run of it alone gives, and all are compared."""
 
+import json
 import time
 
 import pandas as pd
 import pytest
 import torch
 from changing_set import Place, by_id, without_prefect
+from typer.testing import CliRunner
 
 from alike.analysis.ranking import PLACE as RANKING
 from alike.analysis.ranking import Ranking, rank_networks
@@ -15,10 +17,13 @@ from alike.extract.errors import BadInput
 from alike.extract.image_pass import ImagePass
 from alike.extract.progress import silent
 from alike.flows.check import check
+from alike.flows.cli import app
 from alike.flows.decisions import origin_of
+from alike.flows.history import History
 from alike.flows.names import run_tags
 from alike.flows.overrides import Overrides, given_settings
 from alike.flows.planning import measure, plan
+from alike.flows.recording import images_of, scores_of
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
@@ -156,7 +161,9 @@ def test_new_weights_of_the_second_network_are_a_change(place):
     same = unchanged_run(read_pipeline(file), lines.append)
     assert same is not None, lines
     assert same.networks == first.networks != {}
-    torch.save({**weights, "fc.bias": torch.ones(3)}, place.folder / "other.pth")
+    name, value = next(iter(weights.items()))
+    other = torch.rand(value.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    torch.save({**weights, name: other, "fc.bias": torch.ones(3)}, place.folder / "other.pth")
     assert unchanged_run(read_pipeline(file), lines.append) is None
     assert "other.pth changed" in lines[-1]
     again = run_settings_file(file, silent)
@@ -164,6 +171,44 @@ def test_new_weights_of_the_second_network_are_a_change(place):
     assert sorted(again.seconds) == sorted(
         ["extract net.py:small other.pth", "analyse net.py:small other.pth", "compare networks"]
     )
+    history_of_both(file, again)
+
+
+def history_of_both(file, done):
+    """Records, commands and report hold each network as a series of its own."""
+    label, store = "net.py:small other.pth", PipelineRun(read_pipeline(file)).store()
+    before, now = History(store).records()
+    key = now.others[label].network["features"]
+    assert key == done.networks[label]
+    assert now.of(label).scores == scores_of(Analysis.load(store, key))
+    assert before.of(label).scores != now.of(label).scores
+    assert before.scores == now.scores == scores_of(Analysis.load(store, done.key))
+    pd.testing.assert_frame_equal(
+        History(store).images(now.of(label)),
+        images_of(store.features(key)),
+        check_dtype=False,
+    )
+
+    def said(*words):
+        answer = CliRunner().invoke(app, ["runs", *words])
+        assert answer.exit_code == 0, answer.output
+        return answer.stdout
+
+    assert label in said("show", str(file))
+    shown = json.loads(said("show", str(file), "--json"))
+    assert shown["others"][label]["scores"].keys() == now.others[label].scores.keys()
+    changes = json.loads(said("diff", str(file), before.id, now.id, "--json"))["scores"]
+    assert {one["network"] for one in changes if one["difference"]} == {label}
+    figure = file.parent / "runs.html"
+    told = json.loads(said("plot", str(file), "--to", str(figure), "--json"))
+    assert told["further_networks"] == [label]
+    page = figure.read_text(encoding="utf-8")
+    assert page.count("Plotly.newPlot(") >= 2
+    assert f"<h2>{label}</h2>" in page
+    report = done.report.read_text(encoding="utf-8")
+    for name in ("since", "over_time"):
+        section = report.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+        assert f"<h3>{label}</h3>" in section
 
 
 def test_a_measure_that_a_network_lacks_is_left_out_of_it_alone(place):

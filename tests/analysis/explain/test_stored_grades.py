@@ -6,8 +6,13 @@ import torch
 from PIL import Image
 
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.explain import overlay, pair
-from alike.analysis.explain.classes import confused_panel, keep_confused
+from alike.analysis.explain import classes, overlay, pair
+from alike.analysis.explain.classes import (
+    class_likeness,
+    class_panel,
+    confused_panel,
+    keep_confused,
+)
 from alike.analysis.explain.continuity.continuity import Sampling
 from alike.analysis.explain.continuity.stored import continuity_of
 from alike.analysis.explain.examples import keep_examples
@@ -125,6 +130,9 @@ def test_a_number_stands_under_every_map(place, monkeypatch):
     grades = StoredGrades.of(features)
     drawn, _ = lines_of(monkeypatch, pair, lambda: confused_panel(features, 1, grades=grades))
     assert of["likeness"] in {lines[-1] for lines in drawn}
+    one = next(class_likeness(features, split=None))
+    drawn, _ = lines_of(monkeypatch, classes, lambda: class_panel(features, one, examples=2))
+    assert {lines[-1] for lines in drawn} == {NOT_GRADED}
     # A grade of another measure is not that of these maps.
     assert grades.pair_line("likeness", "max_cosine") == NOT_GRADED
 
