@@ -14,9 +14,11 @@ from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from alike.analysis.background import BackgroundProbe
+    from alike.analysis.people import HumanAnswers
     from alike.analysis.ranking import Ranking
     from alike.analysis.stored import Analysis
     from alike.client import Client
@@ -417,7 +419,6 @@ def analyse(
     """
     from alike.analysis.analyse import AnalysisSettings
     from alike.analysis.analyse import analyse as analyse_features
-    from alike.analysis.people import read_answers
     from alike.flows.cluster import cluster_jobs
 
     settings = AnalysisSettings(
@@ -432,9 +433,7 @@ def analyse(
     opened = open_store(store)
     chosen = opened.features(features).only(where)
     _check_held_out(split, chosen)
-    answers = None if human is None else read_answers(human, chosen.whole.table("all"))
-    for note in answers.notes if answers else ():
-        warnings.warn(note, stacklevel=2)
+    answers = _answers(human, chosen.whole.table("all"))
     with cluster_jobs(cluster) as jobs:
         return analyse_features(
             chosen,
@@ -446,6 +445,16 @@ def analyse(
         )
 
 
+def _answers(human: str | Path | None, images: "pd.DataFrame") -> "HumanAnswers | None":
+    """What people said of the images of a store; notes are warnings of the caller's caller."""
+    from alike.analysis.people import read_answers
+
+    answers = None if human is None else read_answers(human, images)
+    for note in answers.notes if answers else ():
+        warnings.warn(note, stacklevel=3)
+    return answers
+
+
 def rank_networks(
     store: "Place",
     *,
@@ -453,6 +462,7 @@ def rank_networks(
     split: Split = "held_out",
     where: str | None = None,
     seed: int = 0,
+    human: str | Path | None = None,
     cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "Ranking":
@@ -465,6 +475,7 @@ def rank_networks(
         split: which images; ``held_out`` are those that no training sees.
         where: only images with these values, such as ``subset=val`` or ``label=cat,dog``.
         seed: of what is drawn.
+        human: file of what people said about the images, as in `analyse`.
         cluster: Dask workers as in `extract_images`; None: threads of this process.
         progress: called after every few blocks.
 
@@ -477,9 +488,10 @@ def rank_networks(
 
     opened = open_store(store)
     _check_held_out(split, *(opened.features(key) for key in opened.groups()))
+    answers = _answers(human, opened.images())
     with cluster_jobs(cluster) as jobs:
         return compare_all(
-            opened, measure=measure, split=split, where=where, seed=seed, jobs=jobs,
+            opened, measure=measure, split=split, where=where, seed=seed, human=answers, jobs=jobs,
             progress=progress,
         )[0]  # fmt: skip
 
@@ -495,6 +507,7 @@ def compare(
     where: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    human: str | Path | None = None,
     cluster: str | int | None = None,
     progress: Progress = silent,
 ) -> "Comparison":
@@ -510,6 +523,7 @@ def compare(
         where: only these images: ``subset=val`` or ``label=cat,dog``.
         bootstrap: not used since 0.2.0: nothing is resampled.
         seed: of a sample of very many images, and of draws for the worst class.
+        human: file of what people said about the images of `store`, as in `analyse`.
         cluster: as in `analyse`.
         progress: called after every few blocks.
 
@@ -524,6 +538,7 @@ def compare(
     first = open_store(store).features(a).only(where)
     second = open_store(store if store_b is None else store_b).features(b).only(where)
     _check_held_out(split, first, second)
+    answers = _answers(human, first.whole.table("all"))
     with cluster_jobs(cluster) as jobs:
         scores = compare_features(
             first,
@@ -532,6 +547,7 @@ def compare(
             measure=measure,
             bootstrap=bootstrap,
             seed=seed,
+            human=answers,
             jobs=jobs,
             progress=progress,
         )
@@ -590,7 +606,7 @@ def explain(
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
     """
-    from alike.analysis.explain import confused_panel, explain_set
+    from alike.analysis.explain import StoredGrades, confused_panel, explain_set
     from alike.analysis.explain.continuity import METHODS, continuity_of
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
@@ -630,7 +646,8 @@ def explain(
         if classes:
             parts["classes"] = every_class(chosen, side, pictures.__setitem__)
         if confused:
-            table, picture = confused_panel(chosen, confused, split=side)
+            grades = StoredGrades.of(chosen)
+            table, picture = confused_panel(chosen, confused, split=side, grades=grades)
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
             with cluster_jobs(cluster) as jobs:

@@ -3,31 +3,29 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from alike.extract.errors import AlikeError, BadInput, StoreBusy
+from alike.connection import Connection
+from alike.extract.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
-API = "/api/v1"
 Query = str | Path | bytes | int
 """A row, the SHA-256 of an image that the server knows, an image file, or its bytes."""
 HASH_LENGTH = 64
 HEX = frozenset("0123456789abcdef")
-OF_THE_SERVER = ("/health", "/stores")
-"""Paths that belong to no store."""
 SCORE_FACTS = ("key", "n_images", "n_images_before_sampling", "classes", "settings", "twins")
 """Of the document of an analysis, in the `attrs` of its scores."""
+MOST_ROWS = 100_000
+"""Most rows of an answer."""
+ANALYSED = ("scores", "per_class", "twins", "bayes", "suspects", "human", "layers", "sufficiency")
+"""Tables of the document of an analysis."""
 
 
 class Client:
     """Asks one server.
 
     A table has the columns that the same command prints by `--json`.
-
-    Attributes:
-        address: of the server, without the token.
     """
 
     def __init__(
@@ -38,35 +36,17 @@ class Client:
         Raises:
             BadInput: nobody answers there, or something else does.
         """
-        import httpx
+        self._server = Connection(address, token=token, timeout=timeout, store=store)
 
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise BadInput(f"address {address!r}: one such as http://127.0.0.1:8000 is expected")
-        self.address = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-        token = token or parse_qs(parts.query).get("token", [""])[0]
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(
-            base_url=self.address + API, headers=headers, timeout=timeout, trust_env=False
-        )
-        self._below = ""
-        try:
-            self.version = self._greet(store)
-        except AlikeError:
-            self.close()
-            raise
+    @property
+    def address(self) -> str:
+        """Of the server, without the token."""
+        return self._server.address
 
-    def _greet(self, store: str) -> str:
-        """The version of the server, which has the store that is named."""
-        health = self._ask("GET", "/health")
-        if not isinstance(health, dict) or health.get("status") != "ok":
-            raise BadInput(f"{self.address} answers, and is no server of `alike serve`")
-        if store:
-            names = list(self.stores()["name"])
-            if store not in names:
-                raise BadInput(f"no store {store!r}: the server has {', '.join(names)}")
-            self._below = f"/stores/{store}"
-        return str(health["version"])
+    @property
+    def version(self) -> str:
+        """Of Alike, on the server."""
+        return self._server.version
 
     def __repr__(self) -> str:
         return f"<server {self.address}, alike {self.version}>"
@@ -79,15 +59,34 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._server.close()
+
+    # The server
+
+    def health(self) -> dict[str, Any]:
+        """Whether the server answers, and its version."""
+        answer: dict[str, Any] = self._server.ask("GET", "/health")
+        return answer
+
+    def metrics(self) -> "pd.DataFrame":
+        """What the server has done: name, labels, value of every count that Prometheus reads."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = self._server.fetch("/metrics").decode()
+        lines = [
+            (one.name, dict(one.labels), one.value)
+            for family in text_string_to_metric_families(text)
+            for one in family.samples
+        ]
+        return _table(lines, ["name", "labels", "value"])
 
     def stores(self) -> "pd.DataFrame":
         """The stores of the server: name, network, weights, images, classes (their number)."""
-        return _table(self._ask("GET", "/stores"))
+        return _table(self._server.ask("GET", "/stores"))
 
     def set(self, *, features: str | None = None, measure: str | None = None) -> dict[str, Any]:
         """What is served: the set, the network, the index, the extractions of the store."""
-        facts: dict[str, Any] = self._ask("GET", "/set", features=features, measure=measure)
+        facts: dict[str, Any] = self._server.ask("GET", "/set", features=features, measure=measure)
         return facts
 
     def images(
@@ -100,12 +99,27 @@ class Client:
     ) -> "pd.DataFrame":
         """Stored images drawn at random: image (SHA-256), row, path, label, subset, split."""
         asked: dict[str, Any] = {"count": count, "seed": seed, "label": label, "features": features}
-        return _table(self._ask("GET", "/images", **asked))
+        return _table(self._server.ask("GET", "/images", **asked))
+
+    def image(self, image: Query) -> dict[str, Any]:
+        """One image: image (SHA-256), row (-1: not stored), path, label, subset, split."""
+        answer: dict[str, Any] = self._server.ask("GET", f"/images/{self._name(image)}")
+        return answer
+
+    def thumbnail(self, image: Query, side: Literal[96, 192, 384, 768] = 192) -> bytes:
+        """A WebP of an image, no larger than `side` pixels."""
+        return self._server.fetch(f"/images/{self._hash(image)}/thumbnail", side=side)
+
+    def network_input(self, image: Query, *, features: str | None = None) -> bytes:
+        """A PNG of what the network sees of an image, before normalisation."""
+        transform = self.set(features=features)["transform"]
+        path = f"/images/{self._hash(image)}/input"
+        return self._server.fetch(path, transform=transform, features=features)
 
     def upload(self, image: str | Path | bytes) -> str:
         """Bring an image file to the server; the SHA-256 by which it is named from then on."""
         data = image if isinstance(image, bytes) else _read(Path(image))
-        return str(self._ask("POST", "/images", content=data)["image"])
+        return str(self._server.ask("POST", "/images", content=data)["image"])
 
     def neighbours(
         self,
@@ -137,7 +151,7 @@ class Client:
             "images": [self._name(one) for one in queries], "k": k, "relation": relation,
             "labels": list(among), "features": features, "measure": measure,
         }  # fmt: skip
-        answers = self._ask("POST", "/neighbours", json=question)["answers"]
+        answers = self._server.ask("POST", "/neighbours", json=question)["answers"]
         columns = [
             "number", "query", "query_row", "rank", "row", "distance", "path", "label", "image",
             "split",
@@ -161,7 +175,7 @@ class Client:
         import numpy as np
 
         path = f"/images/{self._name(image)}/alike/{self._name(other)}"
-        answer: dict[str, Any] = self._ask("GET", path, features=features, measure=measure)
+        answer: dict[str, Any] = self._server.ask("GET", path, features=features, measure=measure)
         for name in ("likeness", "difference"):
             answer[name] = [np.array(one) for one in answer[name]]
         answer["pairs"] = None if answer["pairs"] is None else np.array(answer["pairs"])
@@ -185,7 +199,7 @@ class Client:
         import numpy as np
 
         path = f"/images/{self._name(image)}/alike/{self._name(other)}/pixels"
-        answer: dict[str, Any] = self._ask(
+        answer: dict[str, Any] = self._server.ask(
             "GET", path, method=method, features=features, measure=measure
         )
         answer["maps"] = [np.array(one) for one in answer["maps"]]
@@ -199,18 +213,87 @@ class Client:
         target: str | None = None,
         features: str | None = None,
     ) -> "tuple[pd.DataFrame, dict[str, Any]]":
-        """What in an image speaks for a class: a table of methods, and the map (h, w) of each."""
+        """What in an image speaks for a class: a table of methods, and the map (h, w) of each.
+
+        Methods that do not fit the network are in the table's `attrs`, as `left_out`.
+        """
         import numpy as np
 
         path = f"/images/{self._name(image)}/explain"
-        answer = self._ask("GET", path, method=list(methods), target=target, features=features)
-        return _table(answer["maps"]), {n: np.array(one) for n, one in answer["arrays"].items()}
+        answer = self._server.ask(
+            "GET", path, method=list(methods), target=target, features=features
+        )
+        table = _table(answer["images"]["maps"])
+        table.attrs["left_out"] = answer["images"]["left_out"]
+        return table, {name: np.array(one) for name, one in answer["arrays"].items()}
 
     def scores(self, *, features: str | None = None) -> "pd.DataFrame":
         """The scores of the analysis; its settings, and the twins, are in the table's `attrs`."""
-        answer = self._ask("GET", "/scores", features=features)
+        answer = self._server.ask("GET", "/scores", features=features)
         table = _table(answer.pop("scores"))
         table.attrs = {name: answer[name] for name in SCORE_FACTS}
+        return table
+
+    def analysis(self, *, features: str | None = None) -> "dict[str, pd.DataFrame]":
+        """Every table of the document of `alike analyse --json`, those that were computed.
+
+        scores, per_class, twins, bayes, suspects, human, layers, sufficiency.
+        """
+        answer = self._server.ask("GET", "/scores", features=features)
+        return {name: _table(answer[name]) for name in ANALYSED if answer.get(name)}
+
+    def grades(self, *, features: str | None = None) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """What `alike explain --grade` has stored: of explanations of images, and of pairs.
+
+        The measure whose similarity the second follows is in its `attrs`, as `measure`.
+        """
+        answer = self._server.ask("GET", "/grades", features=features)
+        images, pairs = _table(answer["images"]), _table(answer["pairs"])
+        pairs.attrs["measure"] = answer["pair_measure"]
+        return images, pairs
+
+    def report(
+        self, sections: Sequence[str] = (), *, features: str | None = None
+    ) -> dict[str, str]:
+        """Sections of the report as HTML, by name; all that there are, or those that are named."""
+        answer = self._server.ask("GET", "/report", section=list(sections), features=features)
+        html: dict[str, str] = answer["sections"]
+        return html
+
+    def typical(
+        self,
+        distances: Iterable[float],
+        *,
+        features: str | None = None,
+        measure: str | None = None,
+    ) -> "pd.DataFrame":
+        """Where distances lie among those of all evaluated pairs.
+
+        Returns:
+            distance; same_farther, different_farther: shares of the pairs of one class, and of two,
+            that are farther apart.
+        """
+        answer = self._server.ask(
+            "GET", "/typical", distance=list(distances), features=features, measure=measure
+        )
+        columns = {"distance": answer["distances"]}
+        columns |= {name: answer[name] for name in ("same_farther", "different_farther")}
+        table = _table(columns)
+        table.attrs["measure"] = answer["measure"]
+        return table
+
+    def class_matrix(self, **asked: Any) -> "pd.DataFrame":
+        """Mean distances between classes, similar ones beside each other; the diagonal is within.
+
+        Takes features, measure.
+        """
+        answer = self._server.ask("GET", "/class-matrix", **asked)
+        pairs = self.class_pairs(**{**asked, "measure": answer["measure"], "limit": MOST_ROWS})
+        swapped = pairs.rename(columns={"class_a": "class_b", "class_b": "class_a"})
+        both = _concat([pairs, swapped]).drop_duplicates(["class_a", "class_b"])
+        square = both.pivot(index="class_a", columns="class_b", values="mean")
+        table = square.loc[answer["order"], answer["order"]]
+        table.attrs = {name: answer[name] for name in ("key", "measure")}
         return table
 
     def classes(self, **asked: Any) -> "pd.DataFrame":
@@ -236,7 +319,7 @@ class Client:
         share of each image's neighbours that have its class. With `predictions=True` there is
         `prediction`: what the network takes each image for.
         """
-        answer = self._ask("GET", "/map", **asked)
+        answer = self._server.ask("GET", "/map", **asked)
         names = ("row", "image", "path", "label", "subset", "split")
         table = _table({name: answer.pop(name) for name in names})
         for name in ("purity", "prediction"):
@@ -256,7 +339,7 @@ class Client:
         Returns:
             end (`nearest`, `farthest`), row_a, row_b, path_a, path_b, distance.
         """
-        answer = self._ask("GET", "/class-pair", first=first, second=second, **asked)
+        answer = self._server.ask("GET", "/class-pair", first=first, second=second, **asked)
         lines = [
             (end, one["first"]["row"], one["second"]["row"], one["first"]["path"],
              one["second"]["path"], one["distance"])
@@ -270,12 +353,12 @@ class Client:
 
     def images_to_check(
         self,
-        kind: Literal["labels", "outliers", "twins", "bad"],
+        kind: Literal["labels", "outliers", "twins", "bad", "tags"],
         *,
         features: str | None = None,
         limit: int | None = None,
     ) -> "pd.DataFrame":
-        """Suspected labels, outliers, twins (two lines an entry) or bad images.
+        """Suspected labels, outliers, twins (two lines an entry), bad images, or those with tags.
 
         Args:
             kind: of the list.
@@ -285,7 +368,7 @@ class Client:
         Returns:
             entry, row, image, path, label, subset, split, suggested, score, why.
         """
-        answer = self._ask("GET", f"/lists/{kind}", features=features, limit=limit)
+        answer = self._server.ask("GET", f"/lists/{kind}", features=features, limit=limit)
         own = ("suggested", "score", "why")
         lines = [
             {"entry": number, **image, **{name: line[name] for name in own}}
@@ -300,27 +383,32 @@ class Client:
     def prediction(self, image: Query, *, features: str | None = None) -> "pd.DataFrame":
         """What the network takes an image for: class, share; the likeliest first."""
         path = f"/images/{self._name(image)}/prediction"
-        answer = self._ask("GET", path, features=features)
+        answer = self._server.ask("GET", path, features=features)
         return _table({"class": answer["classes"], "share": answer["shares"]})
 
     def tags(self) -> "pd.DataFrame":
         """Tags of the stored images: image (SHA-256), tag."""
-        return self._tags(self._ask("GET", "/tags"))
+        return self._tags(self._server.ask("GET", "/tags"))
 
     def tag(self, images: Iterable[int | str], tag: str, *, present: bool = True) -> "pd.DataFrame":
         """Give stored images a tag, or take it away; the tags afterwards. Labels stay."""
         change = {"images": [str(one) for one in images], "present": present}
-        return self._tags(self._ask("PUT", f"/tags/{tag}", json=change))
+        return self._tags(self._server.ask("PUT", f"/tags/{tag}", json=change))
 
     def _tags(self, answer: Any) -> "pd.DataFrame":
         pairs = [(image, tag) for image, tags in answer["images"].items() for tag in tags]
         return _table(pairs, ["image", "tag"])
 
     def _rows(self, path: str, asked: dict[str, Any]) -> "pd.DataFrame":
-        answer = self._ask("GET", path, **asked)
+        answer = self._server.ask("GET", path, **asked)
         table = _table(answer.pop("rows"))
         table.attrs = answer
         return table
+
+    def _hash(self, image: Query) -> str:
+        """The SHA-256 of an image, by which pictures are addressed."""
+        name = self._name(image)
+        return name if len(name) == HASH_LENGTH else str(self.image(int(name))["image"])
 
     def _name(self, image: Query) -> str:
         if isinstance(image, str) and len(image) == HASH_LENGTH and set(image) <= HEX:
@@ -329,50 +417,17 @@ class Client:
             return self.upload(image)
         return str(int(image))
 
-    def _ask(
-        self,
-        verb: str,
-        path: str,
-        /,
-        *,
-        content: bytes | None = None,
-        json: Any = None,
-        **asked: Any,
-    ) -> Any:
-        """The answer to one question.
-
-        Raises:
-            BadInput: the server refuses it, or nobody answers.
-            StoreBusy: the server has too much to do.
-            AlikeError: a fault of the server.
-        """
-        import httpx
-
-        params = {name: value for name, value in asked.items() if value is not None}
-        try:
-            below = "" if path in OF_THE_SERVER else self._below
-            answer = self._http.request(
-                verb, below + path, params=params, content=content, json=json
-            )
-        except httpx.HTTPError as error:
-            msg = f"{self.address} does not answer ({error or type(error).__name__})"
-            raise BadInput(f"{msg}: start it by `alike serve`, or give its address") from error
-        try:
-            document = answer.json()
-        except ValueError:
-            document = {}
-        if answer.is_success:
-            return document
-        line = document.get("error") if isinstance(document, dict) else None
-        line = f"{self.address}: {line or f'status {answer.status_code}'}"
-        kinds = {500: AlikeError, 503: StoreBusy}
-        raise kinds.get(answer.status_code, BadInput)(line)
-
 
 def _table(rows: Any, columns: list[str] | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(rows, columns=columns)
+
+
+def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
 
 
 def _read(path: Path) -> bytes:

@@ -31,7 +31,13 @@ from alike.analysis.blocks import (
     stored_evaluation_set,
 )
 from alike.analysis.classes import ClassGeometry, Moments
-from alike.analysis.data_limits import Listed, bayes_bounds, listed_neighbours, suspects
+from alike.analysis.data_limits import (
+    Listed,
+    bayes_bounds,
+    listed_neighbours,
+    second_opinion,
+    suspects,
+)
 from alike.analysis.layers import layer_profile
 from alike.analysis.neighbours import linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
@@ -199,7 +205,10 @@ def _analyse(
     near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
     one_nn = _one_nn(parts[0]["scores"], plan[0].name)
     tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
-    tables["suspects"] = suspects(plan[0].name, near, plan[0].images)
+    flags, why = second_opinion(near, plan[0].images)
+    if flags is None:
+        left_out["cleanlab"] = why
+    tables["suspects"] = suspects(plan[0].name, near, plan[0].images, flags)
     more_images = work.more_images(plan[0], parts[0]["scores"])
     if len(more_images):
         tables["sufficiency"] = more_images
@@ -216,7 +225,7 @@ def _analyse(
     human_record = {}
     if human is not None:
         tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
-        human_record = {"kind": human.kind, "digest": human.digest, "notes": list(human.notes)}
+        human_record = human.record
     record = {
         "split": settings.split, **({"where": features.where} if features.where else {}),
         "measures": [*measures, *settings.set_measures],

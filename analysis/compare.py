@@ -45,6 +45,7 @@ from alike.analysis.pairs import (
     units_of,
 )
 from alike.analysis.pairs import curves as score
+from alike.analysis.people import HumanAnswers, human_differences
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 MOST = 63_000
 """Images of a comparison; of more a stratified sample is compared: minutes."""
 NEIGHBOURS = 10
+PEOPLE = "human_"
+"""Before the names of scores against people (see `people.KINDS`) where they stand by others."""
 
 Span = tuple[float, float]
 
@@ -109,6 +112,7 @@ def compare(
     measure: str = "gap_cosine",
     bootstrap: int = 1000,
     seed: int = 0,
+    human: HumanAnswers | None = None,
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> pd.DataFrame:
@@ -120,23 +124,27 @@ def compare(
         split: which images of both are evaluated: `held_out`, `train` or `all`.
         measure: a key of `MEASURES`, used for both.
         bootstrap: not used since 0.2.0: nothing is resampled.
-        seed: of what is drawn: a sample of images, the worst class.
+        seed: of what is drawn: a sample of images, the worst class, and for `human` images and
+            raters.
+        human: what people said about the images, by rows of the first; None: nothing is known.
         jobs: where blocks run (see `open_jobs`); None: threads of this process.
         progress: told after every few blocks.
 
     Returns:
         score, a, b, difference (b - a), low, high (95 % interval of the difference), better. NC1
-        is there where both sides store `fc`, accuracy where labels are classes of both networks.
-        `attrs` holds how many `images` were compared `of` how many: beyond 63,000 a stratified
-        sample is; how many were `lost` before: one side has no value of what the measure reads;
-        and of how many the influence was computed (`influence_of`).
+        is there where both sides store `fc`, accuracy where labels are classes of both networks,
+        and `human_all_pairs` and its kin (see `human_differences`) with `human`. `attrs` holds how
+        many `images` were compared `of` how many: beyond 63,000 a stratified sample is; how many
+        were `lost` before: one side has no value of what the measure reads; of how many the
+        influence was computed (`influence_of`); and `people`, what to say of the scores against
+        them.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
     """
     check_seed(seed)
     with a.store.files.snapshot(), b.store.files.snapshot():
-        return _compare(a, b, split, measure, seed, jobs or here(), progress)
+        return _compare(a, b, split, measure, seed, human, jobs or here(), progress)
 
 
 def _compare(
@@ -145,6 +153,7 @@ def _compare(
     split: str,
     measure: str,
     seed: int,
+    human: HumanAnswers | None,
     jobs: Jobs,
     progress: Progress,
 ) -> pd.DataFrame:
@@ -169,16 +178,18 @@ def _compare(
         **_accuracy(a, b, images_a, images_b),
         **_collapse(a, b, images_a, images_b, seed),
     }
+    people, notes = _people(human, one, other, seed)
     rows = [
-        (name, each.a, each.b, each.b - each.a, *each.span, SCORES[name].better)
-        for name, each in differences.items()
-    ]
+        (name, each.a, each.b, each.b - each.a, *each.span,
+         "up" if name in people else SCORES[name].better)
+        for name, each in {**differences, **people}.items()
+    ]  # fmt: skip
     columns = ["score", "a", "b", "difference", "low", "high", "better"]
     table = pd.DataFrame(rows, columns=columns)
     lost = len(every[0]) - len(both[0])
     table.attrs = {
         "images": len(images_a), "of": len(both[0]), "lost": lost,
-        "influence_of": min(len(images_a), INFLUENCE_ROWS),
+        "influence_of": min(len(images_a), INFLUENCE_ROWS), "people": notes,
     }  # fmt: skip
     return table
 
@@ -283,6 +294,7 @@ def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
     looked_up = table.attrs["influence_of"]
     why = f"one of the two has no value of an array that {measure} reads"
     notes = [f"{lost} images are left out: {why}"] if lost else []
+    notes += table.attrs.get("people", [])
     return notes + ([influence_note(looked_up, n)] if looked_up < n else [])
 
 
@@ -382,6 +394,24 @@ def _image_scores(near: Nearest, images: EvaluationSet, name: str) -> NDArray[np
     if name == "purity_at_10":
         return np.asarray(hits.mean(axis=1))
     return near.r_precision if name == "r_precision" else near.map_at_r
+
+
+def _people(
+    human: HumanAnswers | None, one: Side, other: Side, seed: int
+) -> tuple[Differences, list[str]]:
+    """Scores against people on both sides, and what to say of them."""
+    if human is None:
+        return {}, []
+    table = human_differences(human, [one.vectors, other.vectors], one.images, seed=seed)[1]
+    if table.empty:
+        return {}, ["people said nothing of these images"]
+    differences = {
+        f"{PEOPLE}{row.score}": Difference(
+            row.value - row.difference, row.value, (row.difference_low, row.difference_high)
+        )
+        for row in table.itertuples()
+    }
+    return differences, [f"alike to people: {note}" for note in set(table["note"]) - {""}]
 
 
 def _accuracy(

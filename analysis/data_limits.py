@@ -3,7 +3,8 @@
 All three are of the features as they are: another network may tell apart what this one does not.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,10 @@ VOTERS = 5
 """Neighbours of the second pair of bounds."""
 MOST = 1000
 """Suspected labels and outliers that are listed, of each kind."""
+VOTES_BYTES = 32 << 20
+"""Of the votes that are held at a time."""
+OPINION_BYTES = 512 << 20
+"""Of the votes that cleanlab is given, who copies them."""
 FAR = 3.5
 """Robust z-score from which on an image is an outlier (Iglewicz and Hoaglin 1993)."""
 
@@ -75,18 +80,33 @@ def bayes_lower(error: float, classes: int, k: int = 1) -> float:
     return float(share * (1 - max(0.0, 1 - error / share) ** 0.5))
 
 
-def votes_of(near: Listed, codes: NDArray[np.int64], weights: Floats) -> Floats:
+def votes_of(
+    near: Listed, codes: NDArray[np.int64], weights: Floats, rows: slice = slice(None)
+) -> Floats:
     """Votes (N, C) of the first neighbours for each class, shares of 1.
 
     Args:
         near: neighbours.
         codes: (N,) classes.
         weights: (k,) of each rank, as many as vote.
+        rows: of these images alone: of a million with a thousand classes they take 8 GB.
     """
-    n, c, k = len(codes), int(codes.max()) + 1, len(weights)
-    at = codes[near.places[:, :k]] + c * np.arange(n)[:, None]
+    c, k = int(codes.max()) + 1, len(weights)
+    classes = codes[near.places[rows, :k]]
+    n = len(classes)
+    at = classes + c * np.arange(n)[:, None]
     cast = np.broadcast_to(weights / weights.sum(), at.shape)
     return np.bincount(at.ravel(), cast.ravel(), n * c).astype(np.float64).reshape(n, c)
+
+
+def blocks_of_votes(
+    near: Listed, codes: NDArray[np.int64], weights: Floats
+) -> Iterator[tuple[slice, Floats]]:
+    """`votes_of` a block of images at a time, with their positions."""
+    step = max(1, VOTES_BYTES // (8 * (int(codes.max()) + 1)))
+    for low in range(0, len(codes), step):
+        rows = slice(low, low + step)
+        yield rows, votes_of(near, codes, weights, rows)
 
 
 def bayes_bounds(
@@ -111,17 +131,56 @@ def bayes_bounds(
          bayes_lower(1 - high, classes), 1 - low, "1-NN and Cover-Hart"),
     ]  # fmt: skip
     k = min(VOTERS, near.places.shape[1])
-    votes = votes_of(near, images.codes, np.ones(k))
-    first = votes >= votes.max(axis=1, keepdims=True) - 1e-9
-    own = first[np.arange(len(images)), images.codes]
-    wrong = float((1 - np.where(own, 1 / first.sum(axis=1), 0.0)).mean())
+    right = np.empty(len(images))
+    for part, votes in blocks_of_votes(near, images.codes, np.ones(k)):
+        first = votes >= votes.max(axis=1, keepdims=True) - 1e-9
+        own = first[np.arange(len(votes)), images.codes[part]]
+        right[part] = np.where(own, 1 / first.sum(axis=1), 0.0)
+    wrong = float((1 - right).mean())
     none = float("nan")
     rows.append((name, k, bayes_lower(wrong, classes, k), wrong, none, none, "no interval"))
     columns = ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
+def second_opinion(near: Listed, images: EvaluationSet) -> tuple[NDArray[np.bool_] | None, str]:
+    """Labels that cleanlab suspects, by confident learning (Northcutt 2021), from the same votes.
+
+    It asks for each pair of classes how many labels of one are the other, by the mean votes that
+    images of a class give it, and suspects so many; a margin knows nothing of the other images.
+
+    Args:
+        near: neighbours.
+        images: the evaluation set.
+
+    Returns:
+        (N,) whether a label is suspected; None and the reason if there is no answer.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        return None, f"a second opinion on labels needs cleanlab (pip install cleanlab): {error}"
+    present, codes = np.unique(images.codes, return_inverse=True)
+    size = 8 * len(codes) * len(present)
+    if size > OPINION_BYTES:
+        return None, (
+            f"cleanlab reads the votes of all images at once, and those of {len(codes)} images for "
+            f"{len(present)} classes take {size / 1e9:.1f} GB"
+        )
+    votes = votes_of(near, codes, np.arange(near.places.shape[1], 0, -1.0))
+    with warnings.catch_warnings():
+        # It warns of classes of few images, and keeps what it says of them to itself.
+        warnings.simplefilter("ignore", UserWarning)
+        flags = find_label_issues(labels=codes, pred_probs=votes, n_jobs=1)
+    return np.asarray(flags, dtype=bool), ""
+
+
+def suspects(
+    name: str,
+    near: Listed,
+    images: EvaluationSet,
+    cleanlab: NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
     """Images whose label the neighbours contradict, and images far from all others.
 
     A label is suspected if another class has more votes. The 10 nearest vote, the nearest with
@@ -129,38 +188,61 @@ def suspects(name: str, near: Listed, images: EvaluationSet) -> pd.DataFrame:
     / 2, below .5, the most suspected first (cleanlab's `normalized_margin` of these votes). The
     score of an outlier is the robust z-score of its mean distance to its neighbours.
 
+    Args:
+        name: of the measure.
+        near: neighbours.
+        images: the evaluation set.
+        cleanlab: (N,) from `second_opinion`; None: the table has no such column.
+
     Returns:
         measure, kind (`label` or `outlier`), row, label, suggested (the class with most votes of
-        others), score: at most 1,000 of each kind.
+        others), score, cleanlab (`yes` or `no`; empty for outliers): at most 1,000 of each kind.
     """
     k = near.places.shape[1]
-    votes = votes_of(near, images.codes, np.arange(k, 0, -1.0))
-    everyone = np.arange(len(images))
-    own = votes[everyone, images.codes]
-    votes[everyone, images.codes] = -1.0
-    other = votes.argmax(axis=1)
-    margin = (own - votes.max(axis=1) + 1) / 2
+    other, margin = np.empty(len(images), np.int64), np.empty(len(images))
+    for rows, votes in blocks_of_votes(near, images.codes, np.arange(k, 0, -1.0)):
+        mine = np.arange(len(votes)), images.codes[rows]
+        own = votes[mine]
+        votes[mine] = -1.0
+        other[rows] = votes.argmax(axis=1)
+        margin[rows] = (own - votes.max(axis=1) + 1) / 2
     # A class of one image has nobody to vote for it.
     with_kin = images.counts[images.codes] > 1
     labels = np.flatnonzero(with_kin & (margin < 0.5))
     labels = labels[np.argsort(margin[labels], kind="stable")][:MOST]
-    mean = near.distances.mean(axis=1)
-    middle = float(np.median(mean))
-    spread = 1.4826 * float(np.median(np.abs(mean - middle)))
-    z = (mean - middle) / spread if spread > 0 else np.zeros(len(mean))
-    far = np.flatnonzero(z > FAR)
-    far = far[np.argsort(-z[far], kind="stable")][:MOST]
+    far, z = far_images(near.distances.mean(axis=1))
     names = np.array(images.classes, dtype=object)
     parts = [
         pd.DataFrame({
             "measure": name, "kind": kind, "row": images.rows[at],
-            "label": names[images.codes[at]], "suggested": suggested, "score": score[at],
+            "label": names[images.codes[at]], "suggested": suggested, "score": score,
         })
         for kind, at, suggested, score in (
-            ("label", labels, names[other[labels]], margin), ("outlier", far, "", z)
+            ("label", labels, names[other[labels]], margin[labels]), ("outlier", far, "", z)
         )
     ]  # fmt: skip
+    if cleanlab is not None:
+        opinions = np.where(cleanlab, "yes", "no").astype(object)
+        parts = [
+            part.assign(cleanlab=opinion)
+            for part, opinion in zip(parts, (opinions[labels], ""), strict=True)
+        ]
     return pd.concat(parts, ignore_index=True)
+
+
+def far_images(means: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Images far from all others, by the mean distance (N,) of each to its nearest.
+
+    Returns:
+        Places of those whose robust z-score is above 3.5, the farthest first, at most 1,000; and
+        their scores.
+    """
+    middle = float(np.median(means))
+    spread = 1.4826 * float(np.median(np.abs(means - middle)))
+    z = (means - middle) / spread if spread > 0 else np.zeros(len(means))
+    far = np.flatnonzero(z > FAR)
+    far = far[np.argsort(-z[far], kind="stable")][:MOST]
+    return far, z[far]
 
 
 def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -172,9 +254,14 @@ def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     ends = f"{100 * row['lower']:.1f} % and {100 * row['upper']:.1f} %"
     counts = suspects["kind"].value_counts()
     labels, far = (int(counts.get(kind, 0)) for kind in ("label", "outlier"))
+    second = ""
+    if "cleanlab" in suspects and labels:
+        agreeing = int((suspects["cleanlab"] == "yes").sum())
+        second = f" Of these labels cleanlab suspects {agreeing}, from the same neighbours."
     return [
         f"By their neighbours, the best classifier of these features errs on between {ends} of "
         f"images (for many images; {row['measure']}).",
         f"Labels that the neighbours contradict: {labels}. Images far from all others: {far}."
+        + second
         + (f" At most {MOST} of each kind are listed." if max(labels, far) >= MOST else ""),
     ]

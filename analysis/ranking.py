@@ -24,7 +24,7 @@ from alike.analysis.blocks import (
     stored_vectors,
 )
 from alike.analysis.classes import class_geometry, class_moments, collapse_scores
-from alike.analysis.compare import Difference, Side, differences_of, measured_side
+from alike.analysis.compare import PEOPLE, Difference, Side, differences_of, measured_side
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
@@ -35,6 +35,7 @@ from alike.analysis.pairs import (
     spread,
     units_of,
 )
+from alike.analysis.people import HumanAnswers, human_differences
 from alike.analysis.probes import NAMES as PROBES
 from alike.analysis.probes import probe_rights, right_interval
 from alike.analysis.scores import PENULTIMATE, SCORES, evaluate_measure, named_rightly
@@ -53,7 +54,9 @@ DRAWS = 1000
 FEWEST = 5
 """Networks from which on a rank correlation has an interval."""
 OF_PAIRS = ("sameness", "worst_class_sameness", "map_at_r")
-RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1")
+OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "triplets"))
+"""Scores against people, where they were asked."""
+RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
 NO_SPAN = (float("nan"), float("nan"))
 
@@ -69,7 +72,8 @@ class Ranking:
         correlation: of, value, low, high, networks, note: Spearman of sameness with each of
             accuracy and the probes, over networks.
         record: measure, split, images, of (before a sample was taken), classes, seed, best,
-            left_out (key to reason), digests (of the features).
+            left_out (key to reason), digests (of the features), human (kind, digest and notes of
+            what people said; empty if nothing is known).
     """
 
     table: pd.DataFrame
@@ -123,6 +127,7 @@ def rank_networks(
     split: str = "held_out",
     measure: str = "gap_cosine",
     seed: int = 0,
+    human: HumanAnswers | None = None,
     jobs: Jobs | None = None,
     progress: Progress = silent,
 ) -> Ranking:
@@ -133,6 +138,7 @@ def rank_networks(
         split: which images: `held_out`, `validation`, `train` or `all`.
         measure: a key of `MEASURES`, of all.
         seed: of what is drawn.
+        human: what people said about the images, by rows of the store; None: nothing is known.
         jobs: where blocks run; None: threads of this process.
         progress: told after every few blocks.
 
@@ -166,12 +172,14 @@ def rank_networks(
                 difference.b - difference.a, *difference.span
             )  # fmt: skip
             rows.append((one.key, name, value, *span, *of_best, SCORES[name].better, note))
+    rows += _of_people(human, every, images, seed)
     names = ["network", "score", "value", "low", "high", "difference", "difference_low"]
     table = pd.DataFrame(rows, columns=[*names, "difference_high", "better", "note"])
     record = {
         "measure": measure, "split": split, "images": len(images), "of": len(first), "seed": seed,
         "best": every[0].key, "left_out": left_out, "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
+        "human": human.record if human else {},
     }  # fmt: skip
     movements = [
         2 * auc_movements(
@@ -181,6 +189,23 @@ def rank_networks(
         for one in every
     ]  # fmt: skip
     return Ranking(table, _correlations(every, movements, units, seed), record)
+
+
+def _of_people(
+    human: HumanAnswers | None, every: list[Measured], images: EvaluationSet, seed: int
+) -> list[tuple[Any, ...]]:
+    """Rows of the table with scores against people; the first network is the best."""
+    if human is None:
+        return []
+    vectors = [one.side.vectors for one in every]
+    rows: list[tuple[Any, ...]] = []
+    for one, table in zip(every, human_differences(human, vectors, images, seed=seed), strict=True):
+        rows += [
+            (one.key, f"{PEOPLE}{row.score}", row.value, row.low, row.high, row.difference,
+             row.difference_low, row.difference_high, "up", row.note)
+            for row in table.itertuples() if f"{PEOPLE}{row.score}" in OF_PEOPLE
+        ]  # fmt: skip
+    return rows
 
 
 def common_images(

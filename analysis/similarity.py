@@ -4,6 +4,9 @@ None of these knows labels. The null is what the value would be if the images of
 permuted: a value means something as far as it is above that. Its mean and deviation are exact for
 CKA and RSA, whose values are sums over pairs of images (Mantel 1967), and from 200 permutations
 for the others.
+
+CKA and Procrustes are sums over images, so they are of all of them, block by block. Neighbours are
+of a sample of very many, RSA of fewer.
 """
 
 from collections.abc import Sequence
@@ -39,6 +42,8 @@ Floats = NDArray[np.float64]
 PERMUTATIONS = 200
 NULL_COST = 2e11
 """Multiplications of the permutations of one pair of networks up to which Procrustes has a null."""
+NULL_FLOATS = 1 << 26
+"""Numbers of one network up to which its images are permuted: 256 MiB."""
 PLACE = "tables/network_pairs.parquet"
 METHODS = {
     "linear_cka": "linear CKA, unbiased: 1 for equal features up to rotation and scale",
@@ -54,14 +59,16 @@ class NetworkView:
     """What one network makes of the images, computed once.
 
     Attributes:
-        vectors: of the images.
-        near: (N, k) the nearest others.
-        ranks: (n, n) centred ranks of the distances of up to 2,000 images, 0 on the diagonal.
-        mean: (D,) of the vectors.
-        norm: of the centred vectors, sqrt of their summed squares.
+        vectors: of all images.
+        sampled: of those whose neighbours are compared; the same if all are.
+        near: (n, k) the nearest others of the latter.
+        ranks: (m, m) centred ranks of the distances of up to 2,000 images, 0 on the diagonal.
+        mean: (D,) of all vectors.
+        norm: of all centred vectors, sqrt of their summed squares.
     """
 
     vectors: Vectors
+    sampled: Vectors
     near: NDArray[np.int64]
     ranks: NDArray[np.float32]
     mean: Floats
@@ -75,8 +82,9 @@ class NetworkPairs:
     Attributes:
         table: a, b (keys), method, value, null_mean, null_sd, z, note.
         places: network, x, y: classical scaling of the Procrustes angles; empty without them.
-        record: measure, split, images, of, rsa_images, seed, left_out, digests, and `shown`, the
-            share of the squared distances that the map shows.
+        record: measure, split, images (whose neighbours are compared), of (all, which CKA and
+            Procrustes are of), rsa_images, seed, left_out, digests, and `shown`, the share of the
+            squared distances that the map shows.
     """
 
     table: pd.DataFrame
@@ -131,10 +139,9 @@ def network_pairs(
     memory = 0 if jobs.remote else MEMORY // len(usable)
     views = {}
     for one in usable:
-        rows = sets[one.key].rows if at is None else sets[one.key].rows[at]
         ready = ready_measure(one, measure)
-        vectors = stored_vectors(one, ready, rows, memory=memory)
-        views[one.key] = view_of(vectors, images, few, jobs, progress, one.key)
+        vectors = stored_vectors(one, ready, sets[one.key].rows, memory=memory)
+        views[one.key] = view_of(vectors, images, few, jobs, progress, one.key, at)
     rows_of = []
     every = list(combinations(views, 2))
     for done, (a, b) in enumerate(every, start=1):
@@ -164,23 +171,26 @@ def view_of(
     jobs: Jobs,
     progress: Progress = silent,
     name: str = "",
+    at: NDArray[np.int64] | None = None,
 ) -> NetworkView:
     """What the comparisons read of one network.
 
     Args:
-        vectors: of the images.
-        images: the evaluation set.
-        few: positions, ascending, of the images whose distances are ranked.
+        vectors: of all images.
+        images: those whose neighbours are found.
+        few: positions in `images`, ascending, of those whose distances are ranked.
         jobs: where blocks run.
         progress: told after every few blocks.
         name: of the network, for progress.
+        at: positions of `images` in `vectors`; None: they are all.
     """
     from scipy.stats import rankdata
 
+    sampled = vectors if at is None else vectors.take(at)
     near = nearest(
-        vectors, images, NEIGHBOURS, map_blocks=jobs.stage(f"{name} neighbours".strip(), progress)
+        sampled, images, NEIGHBOURS, map_blocks=jobs.stage(f"{name} neighbours".strip(), progress)
     )
-    z, b = vectors.rows(few)
+    z, b = sampled.rows(few)
     wide = z.astype(np.float64)
     keys = b[:, None] + b[None, :] - wide @ wide.T
     upper = np.triu_indices(len(few), 1)
@@ -195,30 +205,44 @@ def view_of(
         squares += float((part * part).sum())
     mean = total / vectors.n
     norm = max(squares - vectors.n * float(mean @ mean), 0.0) ** 0.5
-    return NetworkView(vectors, near.places, ranks, mean, norm)
+    return NetworkView(vectors, sampled, near.places, ranks, mean, norm)
 
 
 def _compared(
     x: NetworkView, y: NetworkView, seed: int
 ) -> list[tuple[str, float, float, float, float, str]]:
     """Method, value, mean and deviation of its null, z, note."""
-    n = x.vectors.n
-    draw = np.random.default_rng(seed)
-    orders = [draw.permutation(n) for _ in range(PERMUTATIONS)]
-    rows = []
-    cka = linear_cka(x.vectors, y.vectors)[1]
-    rows.append(("linear_cka", cka, 0.0, cka_null_deviation(n), ""))
-    angle, null, note = _procrustes_with_null(x, y, orders)
+    rows = [_cka_with_null(x, y)]
+    angle, null, note = _procrustes_with_null(x, y, seed)
     rows.append(("procrustes", angle, *null, note))
+    orders = _orders(len(x.near), seed)
     mutual = mutual_share(x.near, y.near)
     drawn = np.array([mutual_share(x.near, _renamed(y.near, order)) for order in orders])
-    rows.append(("mutual_knn", mutual, float(drawn.mean()), float(drawn.std(ddof=1)), ""))
+    few = "" if x.sampled.n == x.vectors.n else _sample_note(x)
+    rows.append(("mutual_knn", mutual, float(drawn.mean()), float(drawn.std(ddof=1)), few))
     rows.append(("rsa", *rsa_with_null(x.ranks, y.ranks), ""))
     out = []
     for method, value, mean, sd, why in rows:
         z = (value - mean) / sd if sd > 0 else float("nan")
         out.append((method, value, mean, sd, z, why))
     return out
+
+
+def _orders(n: int, seed: int) -> list[NDArray[np.int64]]:
+    draw = np.random.default_rng(seed)
+    return [draw.permutation(n) for _ in range(PERMUTATIONS)]
+
+
+def _sample_note(x: NetworkView) -> str:
+    return f"a stratified sample of {x.sampled.n:,} of {x.vectors.n:,} images"
+
+
+def _cka_with_null(x: NetworkView, y: NetworkView) -> tuple[str, float, float, float, str]:
+    """Of all images; of very long vectors, which take N^2 D, of those that have neighbours."""
+    sides, note = (x.vectors, y.vectors), ""
+    if max(x.vectors.dim, y.vectors.dim) > MOMENT_DIM and x.sampled.n < x.vectors.n:
+        sides, note = (x.sampled, y.sampled), _sample_note(x)
+    return "linear_cka", linear_cka(*sides)[1], 0.0, cka_null_deviation(sides[0].n), note
 
 
 def cka_null_deviation(n: int) -> float:
@@ -294,16 +318,16 @@ def _angle(cross: Floats, norms: float) -> float:
 
 
 def _procrustes_with_null(
-    x: NetworkView, y: NetworkView, orders: list[NDArray[np.int64]]
+    x: NetworkView, y: NetworkView, seed: int
 ) -> tuple[float, tuple[float, float], str]:
     none = float("nan")
     d, e, n = x.vectors.dim, y.vectors.dim, x.vectors.n
     if max(d, e) > MOMENT_DIM:
         return none, (none, none), f"vectors of more than {MOMENT_DIM} numbers"
     value = procrustes(x, y)
-    if len(orders) * (n * d * e + 10 * d * e * min(d, e)) > NULL_COST:
+    if PERMUTATIONS * (n * d * e + 10 * d * e * min(d, e)) > NULL_COST or n * e > NULL_FLOATS:
         return value, (none, none), "no null: permutations would take too long"
-    drawn = np.array([procrustes(x, y, order) for order in orders])
+    drawn = np.array([procrustes(x, y, order) for order in _orders(n, seed)])
     return value, (float(drawn.mean()), float(drawn.std(ddof=1))), ""
 
 

@@ -6,6 +6,7 @@
     python -m benchmarks.retrain runs        --photos DIR --parent mobilenet_v2.pth --out DIR
     python -m benchmarks.retrain table       --out DIR
     python -m benchmarks.retrain overhead    --data DIR --out DIR
+    python -m benchmarks.retrain loop        --data DIR --out DIR
     python -m benchmarks.retrain convergence --out DIR [--figure FILE.svg]
 
 `--data` holds cifar10_jpeg_dev.npz, cifar10_lossless_dev.npz and cifar_resnet.py. `runs` goes on
@@ -200,8 +201,8 @@ def scores(network: Network, pixels: np.ndarray, labels: np.ndarray) -> dict[str
     return {"accuracy": float(right.mean()), **structure(np.concatenate(features), labels)}
 
 
-def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Sameness = 2 AUC - 1 and MAP@R of the cosine; NC1 = tr(S_W S_B^+) / K."""
+def order_of(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Sameness = 2 AUC - 1 and MAP@R of the cosine."""
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit.T
     same = labels[:, None] == labels[None, :]
@@ -216,15 +217,19 @@ def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         r = int(same[row].sum()) - 1
         hits = right[:r]
         precisions.append((hits * np.cumsum(hits) / np.arange(1, r + 1)).sum() / r)
+    return {
+        "sameness": float(below.mean() / len(other) - 1.0),
+        "map_at_r": float(np.mean(precisions)),
+    }
+
+
+def structure(z: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`order_of`, and NC1 = tr(S_W S_B^+) / K."""
     means = np.stack([z[labels == one].mean(0) for one in np.unique(labels)])
     within = np.cov((z - means[labels]).T, bias=True)
     between = np.cov((means - means.mean(0)).T, bias=True)
     inverse = np.linalg.pinv(between, rcond=1e-9, hermitian=True)
-    return {
-        "sameness": float(below.mean() / len(other) - 1.0),
-        "map_at_r": float(np.mean(precisions)),
-        "nc1": float(np.trace(within @ inverse) / len(means)),
-    }
+    return {**order_of(z, labels), "nc1": float(np.trace(within @ inverse) / len(means))}
 
 
 def runs(options: argparse.Namespace) -> None:
@@ -344,6 +349,67 @@ def _one_step(module, start, row, transform, frames, labels):
     return run
 
 
+def loop(options: argparse.Namespace) -> None:
+    """A retraining with cross-entropy against a plain loop: the same images, steps and optimiser.
+
+    Both augment, shuffle and step; what they do once (reading, looking at a probe) drops out, since
+    the time is that of two further epochs.
+    """
+    cifar = Cifar(options)
+    train = cifar.train[:: len(cifar.train) // (10 * BATCH)][: 10 * BATCH]
+    ratios = []
+    for turn in range(options.turns):
+        spent = {}
+        for name, run in (("alike", _retraining), ("plain", _plain)):
+            short, long = (
+                run(cifar, train, epochs, options.out / f"{name}-{turn}-{epochs}")
+                for epochs in (1, 3)
+            )
+            spent[name] = 1e3 * (long - short) / 20
+        ratios.append(spent["alike"] / spent["plain"])
+        words = ", ".join(f"{name} {ms:.1f} ms of CPU a step" for name, ms in spent.items())
+        print(f"{words}, x {ratios[-1]:.3f}", flush=True)
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"median x {np.median(ratios):.3f} ({spread}), {torch.get_num_threads()} threads")
+
+
+def _retraining(cifar: Cifar, train: list[tuple[str, str]], epochs: int, out: Path) -> float:
+    network = load_network(cifar.network, transform=cifar.transform)
+    began = time.process_time()
+    retrain(
+        network, train, cifar.read, out=out, loss="ce", epochs=epochs, batch_size=BATCH,
+        augment="shift_flip", lr=1e-3,
+    )  # fmt: skip
+    return time.process_time() - began
+
+
+def _plain(cifar: Cifar, train: list[tuple[str, str]], epochs: int, out: Path) -> float:
+    """What a user would write: torchvision's transforms, a shuffled batch, AdamW, half a cosine."""
+    from torch.nn import functional
+    from torchvision.transforms import v2
+
+    network = load_network(cifar.network, transform=cifar.transform)
+    began = time.process_time()
+    frames = torch.stack([decode(cifar.read(path)) for path, _ in train])
+    labels = torch.tensor([cifar.classes.index(label) for _, label in train])
+    padded = functional.pad(frames.float(), (4,) * 4, mode="replicate").to(torch.uint8)
+    one = v2.Compose([v2.RandomCrop((32, 32)), v2.RandomHorizontalFlip()])
+    module = network.module.train().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    total = epochs * (len(train) // BATCH)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(train)).split(BATCH):
+            pixels = torch.stack([one(frame) for frame in padded[batch]])
+            inputs = network.transform.normalise(pixels)
+            logits = module(inputs.contiguous(memory_format=torch.channels_last))
+            optimiser.zero_grad()
+            functional.cross_entropy(logits, labels[batch]).backward()
+            optimiser.step()
+            falling.step()
+    return time.process_time() - began
+
+
 def convergence(options: argparse.Namespace) -> None:
     """The pair loss on raw maps against the same on unit maps, from scratch on digits."""
     from sklearn.datasets import load_digits
@@ -403,7 +469,7 @@ def _draw(curves: dict[str, pd.DataFrame], path: Path) -> None:
 def main() -> None:
     """Parse and do."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("runs", "table", "overhead", "convergence"))
+    parser.add_argument("what", choices=("runs", "table", "overhead", "loop", "convergence"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
@@ -422,9 +488,11 @@ def main() -> None:
     if options.photos and not options.parent:
         parser.error("--photos needs --parent FILE, weights of mobilenet_v2")
     torch.set_num_threads(options.threads)
-    {"runs": runs, "table": table, "overhead": overhead, "convergence": convergence}[options.what](
-        options
-    )
+    work = {
+        "runs": runs, "table": table, "overhead": overhead, "loop": loop,
+        "convergence": convergence,
+    }  # fmt: skip
+    work[options.what](options)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def compare_networks(run: PipelineRun, keys: Sequence[str], measure: str) -> Non
         "version": VERSION,
         "measure": measure,
         "seed": run.pipeline.analyse.seed,
+        **steps.human_digest(run),
     }
     files = [run.file(place) for place in (RANKING, PAIRS)]
     if run.reuse(_COMPARISON, inputs, "compare networks", files) is not None:
@@ -135,6 +136,7 @@ def compare_networks(run: PipelineRun, keys: Sequence[str], measure: str) -> Non
                 measure=measure,
                 split="held_out",
                 seed=run.pipeline.analyse.seed,
+                human=steps.human_answers(run),
                 jobs=jobs,
                 progress=run.progress,
             )

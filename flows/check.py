@@ -25,6 +25,7 @@ def check(pipeline: Pipeline) -> None:
         BadInput: the first fault found.
     """
     from alike.analysis.explain import explainer
+    from alike.analysis.people import check_answers
     from alike.extract.measures import measure_named
     from alike.extract.store import Store
 
@@ -32,6 +33,8 @@ def check(pipeline: Pipeline) -> None:
         Store.open(pipeline.store_place)
     for name in (pipeline.index.measure, pipeline.trigger_measure, *pipeline.analyse.measures):
         measure_named(name)
+    if pipeline.analyse.human is not None:
+        check_answers(pipeline.analyse.human)
     for name in pipeline.explain.methods:
         explainer(name)
     _check_retrain(pipeline)

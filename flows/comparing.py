@@ -7,6 +7,7 @@ from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
     from alike.analysis.blocks import Jobs
+    from alike.analysis.people import HumanAnswers
     from alike.analysis.ranking import Ranking
     from alike.analysis.similarity import NetworkPairs
     from alike.extract.store import Store
@@ -19,6 +20,7 @@ def compare_all(
     split: str,
     where: str | None = None,
     seed: int = 0,
+    human: "HumanAnswers | None" = None,
     jobs: "Jobs",
     keys: Sequence[str] | None = None,
     progress: Progress = silent,
@@ -31,6 +33,7 @@ def compare_all(
         split: which images.
         where: only images with these values, such as `subset=val`.
         seed: of what is drawn.
+        human: what people said about the images, by rows of the store; None: nothing is known.
         jobs: where blocks run.
         keys: of the extractions; None: all of the store.
         progress: told after every few blocks.
@@ -44,8 +47,9 @@ def compare_all(
     store.require_writable(PLACE)
     networks = [store.features(key).only(where) for key in keys or store.groups()]
     ranking = rank_networks(
-        networks, split=split, measure=measure, seed=seed, jobs=jobs, progress=progress
-    )
+        networks, split=split, measure=measure, seed=seed, human=human, jobs=jobs,
+        progress=progress,
+    )  # fmt: skip
     pairs = network_pairs(
         networks, split=split, measure=measure, seed=seed, jobs=jobs, progress=progress
     )

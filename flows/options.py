@@ -2,6 +2,7 @@
 
 import math
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -118,6 +119,10 @@ WeightsKeyOption = Annotated[
 WeightsPrefixOption = Annotated[
     str | None,
     typer.Option(help="Prefix of the names to load, such as encoder_q. (with the dot)."),
+]
+HumanOption = Annotated[
+    Path | None,
+    typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
 ]
 WhereOption = Annotated[
     str | None, typer.Option("--where", help="Only these images: subset=val or label=cat,dog.")

@@ -435,15 +435,28 @@ def _times(
     )
     embedding = n * sample.stages["write"] / len(sample.stored) / cores
     passes = 1 + (networks > len(sample.stored))
-    several = {"compare": len(sample.stored) * of_measure / cores} if sample.others else {}
+    people = _people_seconds(pipeline, evaluated)
+    several = (
+        {"compare": len(sample.stored) * (of_measure / cores + people)} if sample.others else {}
+    )
     seconds = {
         "list": n * sample.list_seconds / max(cores, 4),
         "extract": n * stages[stage] * passes,
         "index": embedding + n * dimension * 4 / 1e9,
-        "analyse": measures * networks * of_measure / cores,
+        "analyse": measures * networks * of_measure / cores + len(sample.stored) * people,
         **several,
     }
     return {name: one + sample.fixed.get(name, 0.0) for name, one in seconds.items()}, stage
+
+
+def _people_seconds(pipeline: "Pipeline", evaluated: int) -> float:
+    """Of comparing one network with what people said, if the settings name a file of it."""
+    from alike.analysis.people import check_answers, human_seconds
+
+    if pipeline.analyse.human is None:
+        return 0.0
+    images, matrices = check_answers(pipeline.analyse.human)
+    return human_seconds(min(images, evaluated), matrices)
 
 
 def _free(pipeline: "Pipeline") -> dict[str, int]:

@@ -228,6 +228,7 @@ def _question(
     return {
         **({"others": every} if others else {}),
         "settings": run.pipeline.written,
+        **steps.human_digest(run),
         "images": steps.view_digest(store),
         "share": steps.sides_of(store),
         "version": VERSION,

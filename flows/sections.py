@@ -246,6 +246,9 @@ class Analyse(_Section):
     untrained: bool = True
     """Evaluate the same architecture with random weights too, for comparison."""
     seed: Seed = 0
+    human: Name | None = Added
+    """File of what people said about the images (`alike analyse --human`): votes, triplets or
+    dissimilarities. Networks that are compared are compared by it too. Unset: none."""
 
 
 class Explain(_Section):

@@ -133,7 +133,14 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
         store = str(base / expanded(store))
     place = {"folder": base / expanded(pipeline.output.folder), "store": store}
     output = pipeline.output.model_copy(update=place)
-    resolved = {"images": images, "network": network, "others": tuple(others), "output": output}
+    human = pipeline.analyse.human
+    analyse = pipeline.analyse.model_copy(
+        update={} if human is None else {"human": str(base / expanded(human))}
+    )
+    resolved = {
+        "images": images, "network": network, "others": tuple(others), "analyse": analyse,
+        "output": output,
+    }  # fmt: skip
     return pipeline.model_copy(update=resolved)
 
 

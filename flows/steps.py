@@ -24,6 +24,7 @@ from alike.flows.trained_images import check_held_out, keep_trained
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alike.analysis.people import HumanAnswers
     from alike.analysis.stored import Analysis
     from alike.extract.images import ImageSource
     from alike.extract.networks import Network
@@ -39,6 +40,7 @@ _REASONS = {
     "share": "images changed sides",
     "twins": "the paths of twins changed",
     "version": "this version of the program computes it anew",
+    "human": "what people said changed",
     "parent": "the network changed",
     "modules_hash": "the network's code changed",
     "train": "the training images changed",
@@ -401,7 +403,8 @@ def evaluate_group(
     if run.pipeline.retrain and trigger not in (measures or DEFAULT_MEASURES):
         measures = (*(measures or DEFAULT_MEASURES), trigger)
     inputs = {
-        **settings.model_dump(),
+        **settings.model_dump(exclude={"human"}),
+        **human_digest(run),
         "digest": features.digest,
         "untrained": beside.digest if beside else None,
         "images": set_digest(features),
@@ -421,12 +424,35 @@ def evaluate_group(
         measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
     )
     with run.workers.jobs() as jobs:
-        analysis = analyse(features, asked, untrained=beside, jobs=jobs, progress=run.progress)
+        analysis = analyse(
+            features, asked, untrained=beside, human=human_answers(run), jobs=jobs,
+            progress=run.progress,
+        )  # fmt: skip
     run.seconds[label] = time.perf_counter() - started
     run.notes.extend(analysis.sample_notes)
     tables = [run.file(f"tables/{key}/{table}.parquet") for table in sorted(analysis.tables)]
     run.keep(artefact, inputs, {"key": key}, tables)
     return analysis
+
+
+def human_answers(run: PipelineRun) -> "HumanAnswers | None":
+    """What people said about the images of the run; None if the settings name no file.
+
+    Raises:
+        BadInput: as `read_answers`.
+    """
+    from alike.analysis.people import read_answers
+
+    file = run.pipeline.analyse.human
+    return None if file is None else read_answers(file, run.store().images())
+
+
+def human_digest(run: PipelineRun) -> dict[str, str]:
+    """Of the file of what people said, under `human`; nothing if the settings name none."""
+    from alike.analysis.people import answers_digest
+
+    file = run.pipeline.analyse.human
+    return {} if file is None else {"human": answers_digest(file)}
 
 
 def decision_scores(
@@ -632,6 +658,7 @@ def set_side_by_side(run: PipelineRun, before: str, after: str, measure: str) ->
             measure=measure,
             bootstrap=max(settings.bootstrap, 200),
             seed=settings.seed,
+            human=human_answers(run),
             jobs=jobs,
         )
 

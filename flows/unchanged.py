@@ -227,6 +227,8 @@ def state_of(pipeline: "Pipeline", code: list[str], began_ns: int | None = None)
         pipeline.model_dump(mode="json", exclude={"alarm", "keep", "cluster", "prefect"}),
         pipeline.written,
     ]
+    if pipeline.analyse.human is not None:
+        places.append(Path(pipeline.analyse.human))
     for retrained in (Path(name) for name in weights if "://" not in name):
         if retrained.is_dir():
             # The folder of a retraining.

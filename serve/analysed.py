@@ -14,8 +14,8 @@ from alike.serve.pictures import NotThere
 if TYPE_CHECKING:
     from alike.analysis.stored import Analysis
 
-MOST = 4
-"""Analyses that are kept in memory."""
+MOST = 6
+"""Analyses, maps and lists that are kept in memory."""
 LOGITS = "logits"
 NO_PREDICTION = "no prediction"
 """In place of the class of an image whose logits are lost."""
@@ -31,6 +31,7 @@ class StoredAnalyses:
     def __init__(self, store: Any) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._reading: dict[tuple[str, ...], threading.Lock] = {}
         self._read: OrderedDict[tuple[str, ...], tuple[Any, Any]] = OrderedDict()
 
     def stamp(self, key: str) -> Any:
@@ -96,18 +97,12 @@ class StoredAnalyses:
 
     def grades(self, key: str) -> dict[str, Any]:
         """Fields of `Grades`."""
-        from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
+        from alike.analysis.explain.stored_grades import StoredGrades
 
-        tables: list[tuple[pd.DataFrame, dict[str, Any]]] = []
-        for name in (GRADE, PAIR_GRADE):
-            try:
-                tables.append(self._store.read_table(name.format(key=key)))
-            except FileNotFoundError:
-                tables.append((pd.DataFrame(), {}))
-        (images, _), (pairs, settings) = tables
+        grades = StoredGrades.of(self._store.features(key))
         return {
-            "key": key, "images": records(images), "pairs": records(pairs),
-            "pair_measure": str(settings.get("measure", "")),
+            "key": key, "images": records(grades.images), "pairs": records(grades.pairs),
+            "pair_measure": grades.measure, "outdated": sorted(grades.outdated),
         }  # fmt: skip
 
     def map(
@@ -184,14 +179,29 @@ class StoredAnalyses:
         shares: list[float] = pure.reindex(rows).round(4).tolist()
         return shares
 
+    def outliers(self, opened: OpenIndex) -> pd.DataFrame:
+        """Images far from all others, of a set without an analysis: row, score."""
+        from alike.serve.outliers import outliers
+
+        features, measure = opened.index.features, opened.index.measure.name
+        name = ("outliers", features.key, measure)
+        table: pd.DataFrame = self._kept(name, features.stamp(), lambda: outliers(opened))
+        return table
+
     def _kept(self, name: tuple[str, ...], stamp: Any, read: Any) -> Any:
         with self._lock:
-            entry = self._read.get(name)
+            reading = self._reading.setdefault(name, threading.Lock())
+        # One reads, and whoever asks for the same waits; for anything else nobody does.
+        with reading:
+            with self._lock:
+                entry = self._read.get(name)
             if entry is None or entry[0] != stamp:
-                entry = self._read[name] = (stamp, read())
-            self._read.move_to_end(name)
-            while len(self._read) > MOST:
-                self._read.popitem(last=False)
+                entry = (stamp, read())
+            with self._lock:
+                self._read[name] = entry
+                self._read.move_to_end(name)
+                while len(self._read) > MOST:
+                    self._read.popitem(last=False)
             return entry[1]
 
 

@@ -32,6 +32,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 API = "/api/v1"
+PART = 32
+"""Images of one question that are done at once; then it is seen whether its client still waits."""
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -208,26 +210,37 @@ async def _neighbours(
     shape: Callable[[list[dict[str, Any]]], Any],
 ) -> Response:
     service, names = work.service, list(dict.fromkeys(asked.images))
+    answers: list[dict[str, Any]] = []
 
-    def from_store(opened: OpenIndex | None = None) -> Any:
-        """The answer; or the index, and the images whose vectors only the network gives."""
-        opened = opened or service.opened(asked.features, asked.measure)
-        wanted = service.needs_network(names, opened)
-        if wanted:
-            return opened, wanted
-        answers = [
-            service.neighbours(name, asked.k, asked.relation, tuple(asked.labels), opened, number)
-            for number, name in enumerate(asked.images)
-        ]
+    def answer_part(first: int, opened: OpenIndex) -> None:
+        for number, name in enumerate(asked.images[first : first + PART], first):
+            labels = tuple(asked.labels)
+            answers.append(
+                service.neighbours(name, asked.k, asked.relation, labels, opened, number)
+            )
+
+    def finish() -> Response:
         return json_answer(document(shape(answers)))
 
+    def from_store() -> Any:
+        """The answer; or the index, and the images whose vectors only the network gives."""
+        opened = service.opened(asked.features, asked.measure)
+        wanted = service.needs_network(names, opened)
+        if wanted or len(asked.images) > PART:
+            return opened, wanted
+        answer_part(0, opened)
+        return finish()
+
     outcome = await work.search(request, from_store)
-    if not isinstance(outcome, Response):
-        opened, wanted = outcome
-        await work.think(request, wanted, partial(service.embed, wanted, opened))
-        outcome = await work.search(request, partial(from_store, opened))
-    shaped: Response = outcome
-    return shaped
+    if isinstance(outcome, Response):
+        return outcome
+    opened, wanted = outcome
+    if wanted:
+        batches = [wanted[first : first + PART] for first in range(0, len(wanted), PART)]
+        await work.think(request, wanted, *(partial(service.embed, one, opened) for one in batches))
+    parts = [partial(answer_part, first, opened) for first in range(0, len(asked.images), PART)]
+    answer: Response = await work.search(request, *parts, finish)
+    return answer
 
 
 def _of_pairs(router: APIRouter, work: Work) -> None:

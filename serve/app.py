@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from alike.extract.errors import AlikeError, BadInput, StoreBusy
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
-from alike.serve.guard import LOCAL, RETRY, Access, Guard, refuse
+from alike.serve.guard import LOCAL, RETRY, Access, Guard, fault, refuse
 from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere
 from alike.serve.policy import PLOTLY, plotly_file, policy
@@ -113,9 +113,8 @@ def _handle_errors(app: FastAPI) -> None:
         return refuse(499, "the client hung up before its request was complete")
 
     @app.exception_handler(Exception)
-    async def fault(_: Request, error: Exception) -> JSONResponse:
-        # The log has the traceback: what is inside is nobody else's.
-        return refuse(500, f"a fault of the server ({type(error).__name__}): its log says more")
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        return fault(error)
 
 
 def _line(error: Any) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.index.neighbours import Query
 from alike.serve.opened import OpenIndex
+from alike.serve.outliers import distances, vectors_of
 
 Floats = NDArray[np.float64]
 
@@ -58,9 +58,9 @@ def class_pair(
     labels = opened.labels[opened.places(rows)]
     of_first, of_second = (rows[labels == name] for name in (first, second))
     one, other = _drawn(of_first), _drawn(of_second)
-    a, b = (_vectors(opened, part) for part in (one, other))
-    within = [_upper(_distances(opened, part, part)) for part in (a, b)]
-    grid = _distances(opened, a, b)
+    a, b = (vectors_of(opened, part) for part in (one, other))
+    within = [_upper(distances(opened, part, part)) for part in (a, b)]
+    grid = distances(opened, a, b)
     if first == second:
         grid = np.where(np.triu(np.ones(grid.shape, dtype=bool), 1), grid, np.nan)
         between, same = within[0][:0], within[0]
@@ -83,20 +83,6 @@ def _drawn(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(rows) <= MOST_IMAGES:
         return rows
     return np.sort(np.random.default_rng(0).permutation(rows)[:MOST_IMAGES])
-
-
-def _vectors(opened: OpenIndex, rows: NDArray[np.int64]) -> Floats:
-    queries = [Query(int(row), "") for row in rows]
-    return opened.index.vectors(queries).astype(np.float64)
-
-
-def _distances(opened: OpenIndex, a: Floats, b: Floats) -> Floats:
-    """The measure's own distances (n, m)."""
-    products = a @ b.T
-    if opened.index.measure.form != "inner":
-        products = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * products
-    own: Floats = np.asarray(opened.index.measure.own(products), dtype=np.float64)
-    return own
 
 
 def _upper(grid: Floats) -> Floats:

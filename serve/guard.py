@@ -181,11 +181,56 @@ def _closing(status: int, line: str, headers: Mapping[str, str] | None = None) -
     return HTTPException(status, line, {**(headers or {}), "Connection": "close"})
 
 
+def safe_headers() -> list[tuple[bytes, bytes]]:
+    """Headers of every answer: what a browser may do with it."""
+    return [*HEADERS, (b"content-security-policy", policy().encode())]
+
+
+def fault(error: BaseException) -> JSONResponse:
+    """The answer to a question that no one foresaw; with all headers, for it leaves no guard."""
+    # The log has the traceback: what is inside is nobody else's.
+    answer = refuse(500, f"a fault of the server ({type(error).__name__}): its log says more")
+    answer.raw_headers += safe_headers()
+    return answer
+
+
+def outermost(app: App, is_full: Callable[[], bool]) -> App:
+    """An application that answers also where there are too many connections, and after a fault.
+
+    Args:
+        app: whose answers pass as they are.
+        is_full: whether there are too many connections.
+    """
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sender(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        if scope["type"] == "http" and is_full():
+            busy = refuse(
+                503, "too many connections are open: try again", {**RETRY, "Connection": "close"}
+            )
+            busy.raw_headers += safe_headers()
+            await busy(scope, receive, send)
+            return
+        try:
+            await app(scope, receive, sender)
+        except Exception as error:
+            if not begun:
+                await fault(error)(scope, receive, send)
+            raise
+
+    return answering
+
+
 def _with_headers(send: Send) -> Send:
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
-            says = (b"content-security-policy", policy().encode())
-            message["headers"] = [*message.get("headers", []), *HEADERS, says]
+            message["headers"] = [*message.get("headers", []), *safe_headers()]
         await send(message)
 
     return sender

@@ -1,4 +1,4 @@
-"""Lists of images that somebody should look at: bad ones, twins, suspected labels, outliers."""
+"""Lists of images to look at: suspected labels, outliers, twins, bad images, those with tags."""
 
 import io
 from dataclasses import dataclass
@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.store import read_tags
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.opened import OpenIndex
+from alike.serve.outliers import MOST_OTHERS
 from alike.serve.pictures import NotThere
 
-KINDS = ("labels", "outliers", "twins", "bad")
+KINDS = ("labels", "outliers", "twins", "bad", "tags")
 SUSPECTS = {"labels": "label", "outliers": "outlier"}
 """Kinds that the table `suspects` has, by its word for them."""
+FAR_FROM_ALL = "far from all other images"
 FORMS = {
     "csv": ("csv", "text/csv; charset=utf-8"),
     "latex": ("tex", "application/x-tex"),
@@ -26,6 +29,7 @@ SAFE = str.maketrans({
     **{one: f"\\{one}" for one in "&%$#_{}"},
 })  # fmt: skip
 """Text of LaTeX; as in `shown.js`."""
+CLEANLAB = {"yes": "cleanlab suspects it too", "no": "cleanlab does not suspect it"}
 COLUMNS = ("image", "row", "path", "label", "subset", "split")
 
 
@@ -35,7 +39,8 @@ class ImageList:
 
     Attributes:
         lines: `COLUMNS`; the same with `other_` of a second image (twins); `suggested` (class that
-            the neighbours say), `score` (margin, z-score or correlation), `why`.
+            the neighbours say), `score` (margin, z-score or correlation), `why` (of marked images:
+            their tags).
         needs: what has to be done before there can be lines; empty if nothing.
     """
 
@@ -55,10 +60,14 @@ def image_list(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageL
         return ImageList(_bad(opened))
     if kind == "twins":
         return _twins(opened)
+    if kind == "tags":
+        return ImageList(_marked(opened))
     return _suspects(kind, opened, analyses)
 
 
 def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
+    if not opened.classes and kind == "outliers":
+        return _outliers(opened, analyses)
     if not opened.classes:
         return ImageList(_empty(), "labels: the images of this set have none")
     key, store = opened.index.features.key, opened.index.features.store
@@ -71,12 +80,25 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
     table = table[table["kind"] == SUSPECTS[kind]]
     table = table[opened.places(table["row"].to_numpy(np.int64)) >= 0]
     lines = _images(opened, table["row"])
-    why = ("its neighbours are of another class", "far from all other images")[kind == "outliers"]
+    why: Any = FAR_FROM_ALL
+    if kind == "labels":
+        why = "its neighbours are of another class"
+        if "cleanlab" in table:
+            why = why + "; " + table["cleanlab"].map(CLEANLAB).to_numpy(object)
     return ImageList(
         lines.assign(
             suggested=table["suggested"].to_numpy(), score=table["score"].to_numpy(float), why=why
         )
     )
+
+
+def _outliers(opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
+    """Of a set without labels, which is not analysed."""
+    table = analyses.outliers(opened)
+    sampled = len(opened.rows) > MOST_OTHERS
+    why = f"far from {MOST_OTHERS} images drawn at random" if sampled else FAR_FROM_ALL
+    lines = _images(opened, table["row"])
+    return ImageList(lines.assign(suggested="", score=table["score"].to_numpy(), why=why))
 
 
 def _twins(opened: OpenIndex) -> ImageList:
@@ -102,14 +124,37 @@ def _bad(opened: OpenIndex) -> pd.DataFrame:
     features = opened.index.features
     bad, view = features.bad(), features.store.images()
     facts = view.drop_duplicates("path").set_index("path").reindex(bad["path"])
+    why = [f"{state}: {why}" for state, why in zip(bad["state"], bad["reason"], strict=True)]
+    images = facts["image_id"].where(bad["row"].to_numpy() >= 0, "")
+    facts = facts.reset_index().assign(row=bad["row"].to_numpy())
+    return _listed(images.to_numpy(), facts, why)
+
+
+def _marked(opened: OpenIndex) -> pd.DataFrame:
+    """Images with tags, in the order of the set; those that it has no more have the row -1."""
+    tags = read_tags(opened.index.features.store).groupby("image_id")["tag"].agg(", ".join)
+    view = opened.index.features.store.images().drop_duplicates("image_id")
+    facts = view.set_index("image_id").reindex(tags.index).reset_index()
+    order = facts["row"].fillna(np.inf).argsort(kind="stable").to_numpy()
+    facts, tags = facts.iloc[order], tags.iloc[order]
+    lines = _listed(tags.index.to_numpy(), facts, tags.to_list())
+    # Features have sides; other images have none.
+    places = opened.places(lines["row"].to_numpy(np.int64))
+    lines["split"] = [opened.splits[place] if place >= 0 else None for place in places.tolist()]
+    return lines
+
+
+def _listed(images: Any, facts: pd.DataFrame, why: list[str]) -> pd.DataFrame:
+    """Lines of images of the listing: `facts` has its columns, NaN for those that it lacks."""
+    subset = facts["subset"].to_numpy(dtype=object) if "subset" in facts else None
     lines = pd.DataFrame({
-        "image": facts["image_id"].where(bad["row"].to_numpy() >= 0, "").fillna("").to_numpy(),
-        "row": bad["row"].to_numpy(np.int64),
-        "path": bad["path"].to_numpy(),
+        "image": pd.Series(images, dtype=object).fillna("").to_numpy(),
+        "row": facts["row"].fillna(-1).to_numpy(np.int64),
+        "path": facts["path"].fillna("").to_numpy(dtype=object),
         "label": facts["label"].to_numpy(dtype=object),
-        "subset": facts["subset"].to_numpy(dtype=object) if "subset" in facts else None,
+        "subset": subset,
         "split": None,
-        "why": [f"{state}: {why}" for state, why in zip(bad["state"], bad["reason"], strict=True)],
+        "why": why,
     })  # fmt: skip
     return lines.astype(object).where(lines.notna(), None)
 

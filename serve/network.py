@@ -34,7 +34,9 @@ class Networks:
         """
         # One forward pass at a time: more would only share the same cores or the same GPU.
         self.lock = threading.Lock()
-        self._said = ByteCache(budget)
+        # Apart, or the maps of many images would push out vectors, which are a hundredth of them.
+        self._vectors = ByteCache(budget // 8)
+        self._said = ByteCache(budget - budget // 8)
         self._networks: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
 
     def encoder(self, opened: OpenIndex) -> Any:
@@ -50,7 +52,7 @@ class Networks:
         return encoder
 
     def ask(self, images: Sequence[NamedImage], taps: Iterable[str], opened: OpenIndex) -> None:
-        """Compute taps of images, and hold them."""
+        """Compute taps of images, and hold them, and the vectors that the index compares."""
         arrays = opened.index.features.arrays
         wanted = list(dict.fromkeys([*taps, *(tap for tap in ANYWAY if tap in arrays)]))
         with self.lock:
@@ -60,6 +62,7 @@ class Networks:
                 # A copy: a part of a batch would hold all of it.
                 value = said[tap][number].copy()
                 self._said.put(_name(image.image_id, tap, opened), value, value.nbytes)
+            self.vector(image.image_id, opened)
 
     def tap(self, image: str, tap: str, opened: OpenIndex) -> NDArray[Any] | None:
         """What a tap gave for an image; None if that is not held."""
@@ -69,6 +72,11 @@ class Networks:
     def vector(self, image: str, opened: OpenIndex) -> NDArray[np.float32] | None:
         """The vector (1, D) of an image by the measure of an index; None if it takes a pass."""
         measure, taps = opened.index.measure, {}
+        # The digest changes with what the measure has fitted.
+        name = (*_name(image, measure.name, opened), opened.index.card.measure_digest)
+        held: NDArray[np.float32] | None = self._vectors.get(name)
+        if held is not None:
+            return held
         for tap in measure.taps:
             said = self.tap(image, tap, opened)
             if said is None:
@@ -77,6 +85,7 @@ class Networks:
         vector: NDArray[np.float32] = measure.embed(
             taps, constants_of(opened.index.features, measure)
         )
+        self._vectors.put(name, vector, vector.nbytes)
         return vector
 
 

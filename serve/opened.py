@@ -17,6 +17,8 @@ from alike.index.places import card_stamp
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 
+HASH_LENGTH = 64
+"""Digits of the SHA-256 of an image, by which it is named if not by its row."""
 MOST = 8
 """Indexes that are open at once; the one that was asked longest ago is closed."""
 EVERY = 1.0
@@ -105,7 +107,7 @@ class OpenIndex:
         Raises:
             NotThere: a number that is no row with features.
         """
-        if len(name) == 64:
+        if len(name) == HASH_LENGTH:
             return self.row_of.get(name, -1)
         row = int(name)
         place = int(self.rows.searchsorted(row))

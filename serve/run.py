@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from alike.extract.errors import BadInput
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets
-from alike.serve.guard import LOOPBACK, Access
+from alike.serve.guard import LOOPBACK, Access, outermost, refuse, safe_headers
 from alike.serve.service import NeighbourService
 from alike.serve.stores import ServedStore
 
@@ -26,15 +26,42 @@ ANYWHERE = ("0.0.0.0", "::", "")
 HEADER_SECONDS = 10
 """Seconds until the headers of a request are there, from the first connection on."""
 BACKLOG = 256
+CLOSING = {"Connection": "close"}
 
 
 class Protocol(H11Protocol):
-    """HTTP that hangs up on a client whose headers do not arrive.
+    """HTTP that hangs up on a client whose headers do not arrive, and refuses in our own words.
 
-    uvicorn bounds the time between two requests, and not that before the first one.
+    uvicorn bounds the time between two requests, and not that before the first one. What it
+    refuses itself is plain text without the headers of other answers.
     """
 
     _due: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """See uvicorn; its own limit of connections becomes ours."""
+        super().__init__(*args, **named)
+        most, self.limit_concurrency = self.limit_concurrency, None
+        self.app = outermost(
+            self.app,
+            lambda: most is not None and len(self.connections) > most,
+        )
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request.
+
+        Args:
+            msg: of uvicorn, which says no more than that.
+        """
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = refuse(400, f"{msg} Send HTTP/1.1, its head within 64 KiB.", CLOSING)
+            for event in (
+                h11.Response(status_code=400, headers=[*answer.raw_headers, *safe_headers()]),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""

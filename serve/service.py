@@ -24,7 +24,7 @@ from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.network import Networks
-from alike.serve.opened import OpenIndex, OpenIndexes, check_key, check_measure
+from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
 MAX_PAIRS = 2**16
@@ -238,7 +238,7 @@ class NeighbourService:
         uploaded: NamedImage | None = self.uploads.get(name)
         if uploaded is not None:
             return uploaded
-        if len(name) != 64:
+        if len(name) != HASH_LENGTH:
             opened = self.opened()
             name = str(opened.images[opened.places(np.array([opened.row(name)]))[0]])
         return self._holder(name).image(name)
@@ -498,7 +498,9 @@ class NeighbourService:
 
         opened = opened or self.opened()
         usual = tuple(method for method in METHODS if method != LIKENESS)
-        image, features = self.image(name), opened.index.features
+        features, row = opened.index.features, opened.row(name)
+        # A row by its number, so that the answer is that of the command.
+        image = self.image(name) if row < 0 or len(name) == HASH_LENGTH else row
         with self.networks.lock:
             network = self.networks.encoder(opened).network
             try:
@@ -511,8 +513,11 @@ class NeighbourService:
         arrays = {
             key.partition("/")[2]: _rounded(_coarse(one)) for key, one in result.arrays.items()
         }
-        lines = result.table.to_dict(orient="records")
-        return {"maps": lines, "arrays": arrays, "left_out": list(result.notes)}
+        images = {
+            "maps": result.table.to_dict(orient="records"), "cosine": None,
+            "left_out": list(result.notes), "files": [],
+        }  # fmt: skip
+        return {"images": images, "arrays": arrays}
 
     # Tags
 
@@ -529,7 +534,11 @@ class NeighbourService:
         """
         opened = self.opened()
         images = [self.about(name, opened) for name in names]
-        outside = [one["image"] for one in images if one["row"] < 0]
+        # One that could not be decoded has no features, and is stored all the same.
+        outside = [
+            one["image"] for one in images
+            if one["row"] < 0 and not self._pictures.has(one["image"])
+        ]  # fmt: skip
         if outside:
             raise NotThere(f"image {outside[0][:12]}… is not stored: only stored images have tags")
         return _tags_of(

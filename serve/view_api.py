@@ -7,7 +7,7 @@ import pandas as pd
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from alike.serve import models
+from alike.serve import models, view_models
 from alike.serve.analysed import records
 from alike.serve.lists import COLUMNS, FORMS, export
 from alike.serve.questions import Features, Limit, Measure, Name, answer
@@ -20,7 +20,7 @@ Distances = Annotated[
     Query(min_length=1, max_length=models.MAX_NEIGHBOURS, description="Repeatable."),
 ]
 Sections = Annotated[
-    list[models.SectionName] | None,
+    list[view_models.SectionName] | None,
     Query(max_length=20, description="Only these sections. Repeatable."),
 ]
 FILE: dict[int | str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
     _of_lists(router, work, views)
     service = work.service
 
-    @router.get("/images/{image}/prediction", response_model=models.Prediction)
+    @router.get("/images/{image}/prediction", response_model=view_models.Prediction)
     async def prediction(request: Request, image: Name, features: Features = None) -> Any:
         """What the network takes the image for."""
         opened = await work.search(request, partial(service.opened, features))
@@ -51,13 +51,13 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
 
 
 def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
-    @router.get("/report", response_model=models.ScoreSections)
+    @router.get("/report", response_model=view_models.ScoreSections)
     async def report(request: Request, features: Features = None, section: Sections = None) -> Any:
         """What the report says of scores, section by section, as HTML."""
         question = partial(views.scores, features, section or ())
         return await work.search(request, answer(question))
 
-    @router.get("/typical", response_model=models.Typical)
+    @router.get("/typical", response_model=view_models.Typical)
     async def typical(
         request: Request, distance: Distances, features: Features = None, measure: Measure = None
     ) -> Any:
@@ -67,14 +67,14 @@ def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
 
 
 def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
-    @router.get("/class-matrix", response_model=models.ClassMatrix)
+    @router.get("/class-matrix", response_model=view_models.ClassMatrix)
     async def class_matrix(
         request: Request, features: Features = None, measure: Measure = None
     ) -> Any:
         """Mean distances between classes, similar classes beside each other, as a figure."""
         return await work.search(request, answer(partial(views.class_matrix, features, measure)))
 
-    @router.get("/class-pair", response_model=models.ClassPair)
+    @router.get("/class-pair", response_model=view_models.ClassPair)
     async def class_pair(
         request: Request, first: ClassName, second: ClassName, features: Features = None,
         measure: Measure = None,
@@ -85,12 +85,12 @@ def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
 
 
 def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
-    @router.get("/lists/{kind}", response_model=models.ImageList)
+    @router.get("/lists/{kind}", response_model=view_models.ImageList)
     async def listed(
-        request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
+        request: Request, kind: Annotated[view_models.ListKind, Path()], features: Features = None,
         limit: Limit = 200,
     ) -> Any:  # fmt: skip
-        """Images that somebody should look at: suspected labels, outliers, twins, bad images."""
+        """Images to look at: suspected labels, outliers, twins, bad images, those with tags."""
 
         def question() -> Any:
             found = views.listed(kind, features)
@@ -105,7 +105,7 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
 
     @router.get("/lists/{kind}/file", response_class=Response, responses=FILE)
     async def file(
-        request: Request, kind: Annotated[models.ListKind, Path()], features: Features = None,
+        request: Request, kind: Annotated[view_models.ListKind, Path()], features: Features = None,
         form: Literal["csv", "latex", "parquet"] = "csv",
     ) -> Any:  # fmt: skip
         """The whole list as a file."""

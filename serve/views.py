@@ -1,6 +1,7 @@
 """What the views of the page show beyond neighbours: scores, classes, lists, predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,13 @@ class Views:
             NotThere: no analysis.
         """
         # Here, as below: the page starts without plotly.
-        from alike.analysis.report import score_sections
+        from alike.analysis.report import every_word, score_sections
 
         analysis = self.service.analyses.analysis(self.service.chosen_key(key))
         sections = score_sections(analysis, self.service.store, self._runs(), names)
-        return {"key": analysis.key, "sections": sections}
+        scores = map(str, analysis.tables["scores"]["score"].unique())
+        words = {name: asdict(one) for name, one in every_word(scores).items()}
+        return {"key": analysis.key, "sections": sections, "words": words}
 
     def class_matrix(self, key: str | None, measure: str | None) -> dict[str, Any]:
         """Fields of `ClassMatrix`.

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from alike.extract.frames import NamedImage
-from alike.serve.budgets import Gate, Gone
+from alike.serve.budgets import ClientGone, Gate, Gone
 from alike.serve.pictures import pixels_of
 from alike.serve.service import NeighbourService
 
@@ -62,20 +62,25 @@ class Work:
         self._searching = ThreadPoolExecutor(budgets.searches, "searches")
         self._working = ThreadPoolExecutor(FILES + (os.cpu_count() or 1), "work")
 
-    async def search(self, request: Request, question: Callable[[], Any]) -> Any:
-        """Answer a question about what is stored."""
-        async with self.searches.turn(gone=gone_of(request)):
-            return await _in(self._searching, question)
+    async def search(self, request: Request, *parts: Callable[[], Any]) -> Any:
+        """Answer a question about what is stored, part by part; the answer is that of the last.
 
-    async def think(self, request: Request, names: list[str], question: Callable[[], Any]) -> Any:
-        """Answer a question that needs the network and these images."""
+        Raises:
+            ClientGone: the client hung up before the last part.
+        """
+        gone = gone_of(request)
+        async with self.searches.turn(gone=gone):
+            return await _one_by_one(self._searching, parts, gone)
+
+    async def think(self, request: Request, names: list[str], *parts: Callable[[], Any]) -> Any:
+        """Answer a question that needs the network and these images; as `search`."""
         gone = gone_of(request)
         weight = 0
         for name in names:
             async with self.files.turn(gone=gone):
                 weight = max(weight, await _in(self._working, partial(self._size, name)))
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
-            return await _in(self._working, question)
+            return await _one_by_one(self._working, parts, gone)
 
     async def picture(
         self, request: Request, name: str, make: Callable[[NamedImage], bytes]
@@ -106,6 +111,23 @@ class Work:
 
 async def _in(threads: ThreadPoolExecutor, question: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(threads, question)
+
+
+async def _one_by_one(
+    threads: ThreadPoolExecutor, parts: Sequence[Callable[[], Any]], gone: Gone
+) -> Any:
+    """Do parts of one work, as long as somebody waits for it; the value of the last."""
+    *first, last = parts
+    if first:
+        watch = asyncio.ensure_future(gone())
+        try:
+            for part in first:
+                await _in(threads, part)
+                if watch.done():
+                    raise ClientGone("the client hung up")
+        finally:
+            watch.cancel()
+    return await _in(threads, last)
 
 
 def gone_of(request: Request) -> Gone:

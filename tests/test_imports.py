@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "flows": set(FOLDERS),
     "serve": {*FOLDERS} - {"flows"},
     "api": {*FOLDERS, "results", "client"},
-    "client": {"extract"},
+    "client": {"extract", "connection"},
+    "connection": {"extract"},
     "results": {"extract", "analysis"},
     "__main__": {"flows"},
 }

@@ -13,7 +13,9 @@ def settle_statistics(net: nn.Module, step: ConsistencyStep) -> list[str]:
     """Measure the running statistics again on random batches, if those of training were not.
 
     Batches of P of the classes have other means than the set; what a network would meet in use is
-    the set. Nothing is done if every batch held every class, or there is no BatchNorm.
+    the set. Averaged weights were never trained with, so nothing was measured for them. Nothing is
+    done if the weights are those of the last step and every batch held every class, or there is no
+    BatchNorm.
 
     Args:
         net: the trained network; its mode is put back.
@@ -26,7 +28,8 @@ def settle_statistics(net: nn.Module, step: ConsistencyStep) -> list[str]:
         layer for layer in net.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     ]
     layers = [layer for layer in layers if layer.track_running_stats]
-    if not layers or step.batches is None or step.batches.all_classes:
+    averaged = step.average is not None
+    if not layers or step.batches is None or (step.batches.all_classes and not averaged):
         return []
     momenta = [layer.momentum for layer in layers]
     training = net.training
@@ -47,7 +50,8 @@ def settle_statistics(net: nn.Module, step: ConsistencyStep) -> list[str]:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     net.train(training)
+    reason = "the weights are averages" if averaged else "those of training held some classes only"
     return [
         f"statistics of {len(layers)} BatchNorm layers measured again on {len(batches)} random "
-        "batches, since those of training held some of the classes only"
+        f"batches, since {reason}"
     ]

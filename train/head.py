@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +79,10 @@ def resize_head(module: nn.Module, path: str, classes: int, seed: int = 0) -> No
 def simplex(classes: int, width: int) -> Tensor:
     """Unit rows (classes, width) with equal angles, cosine -1/(K-1): a simplex ETF.
 
+    They are turned in all directions of the feature at once, by a rotation that is always the same
+    (Yang et al. 2022, "Inducing neural collapse in imbalanced learning"). A feature after a ReLU
+    has no negative numbers: on the first K - 1 channels alone it could never be of some classes.
+
     Raises:
         BadInput: `width` < `classes` - 1, in which no such rows exist.
     """
@@ -90,7 +95,12 @@ def simplex(classes: int, width: int) -> Tensor:
     # The K centred unit vectors span K-1 dimensions; its basis makes them fit into width = K-1.
     basis = torch.linalg.qr(centred[:, : classes - 1]).Q
     rows = math.sqrt(classes / (classes - 1)) * centred @ basis
-    return nn.functional.pad(rows, (0, width - classes + 1)).float()
+    draw = np.random.default_rng(0).standard_normal((width, classes - 1))
+    turned, triangle = torch.linalg.qr(torch.from_numpy(draw))
+    # The signs of a decomposition are the library's; those of its diagonal make it one of a kind.
+    turned = turned * triangle.diagonal().sign()
+    wide: Tensor = rows @ turned.T
+    return wide.float()
 
 
 def fix_to_simplex(module: nn.Module, path: str) -> None:

@@ -39,6 +39,7 @@ from alike.train.map_losses import (
 from alike.train.measured import vectors_of
 from alike.train.vector_losses import (
     CentreLoss,
+    SimilarClasses,
     Vectors,
     gap_supcon,
     measure_supcon,
@@ -107,6 +108,13 @@ _ROWS = (
         "gap_supcon",
         "supervised contrast of the pooled, normalised feature (default)",
         _fixed(gap_supcon),
+        weight=0.5,
+        collapsed=_even_contrast,
+    ),
+    Loss(
+        "gap_supcon_similar",
+        "gap_supcon in which negatives of similar classes count less: keeps which classes are near",
+        SimilarClasses,
         weight=0.5,
         collapsed=_even_contrast,
     ),

@@ -248,6 +248,8 @@ def _decisions(step: ConsistencyStep, log: RunLog, checkpoint: Path | None) -> l
 def _final_module(step: ConsistencyStep, log: RunLog) -> nn.Module:
     if log.best:
         step.net.load_state_dict(log.best["state"])
+    if step.average is not None:
+        step.average.write_to(step.net)
     return step.net.cpu().eval()
 
 

@@ -31,6 +31,7 @@ from alike.extract.networks import (
     safe_name,
 )
 from alike.train.images import LabelledImage, snapshot_hash
+from alike.train.losses import loss_named
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
 
@@ -81,7 +82,7 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
         "network": safe_name(network.name),
         "weights_hash": network.weights_hash,
         "transform": network.transform.to_dict(),
-        "settings": settings.to_dict(),
+        "settings": _deciding(settings),
         "images": snapshot,
         "devices": devices,
     }
@@ -91,6 +92,19 @@ def fingerprint_of(network: Network, settings: TrainSettings, snapshot: str, dev
     if network.modules_hash:
         decides["modules"] = network.modules_hash
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(settings: TrainSettings) -> dict[str, Any]:
+    """As before there were averages, where there is none: finished runs stay finished.
+
+    The fixed head of 0.1.0 was another one, so runs with it are not those of today.
+    """
+    decides = settings.to_dict()
+    if settings.average == "none":
+        del decides["average"]
+    if loss_named(settings.loss).head == "etf":
+        decides["head"] = "simplex 2"
+    return decides
 
 
 def write_run(run: TrainRun, fingerprint: str, provenance: dict[str, object]) -> None:

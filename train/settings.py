@@ -50,6 +50,9 @@ class TrainSettings(BaseModel):
         patience: epochs without a better validation accuracy before stopping; 0 for never.
         validation: share of the training images kept out for that, by content hash.
         collapse_steps: collapsed steps in a row before λ is halved.
+        average: of the weights along the run, instead of those of its last step: `ema` over the
+            last tenth of the steps, `swa` over every step of the second half; BatchNorm is then
+            measured again.
         seed: of head, batches, augmentation and dropout.
     """
 
@@ -72,6 +75,7 @@ class TrainSettings(BaseModel):
     patience: Annotated[int, Field(ge=0)] = 0
     validation: Share = 0.1
     collapse_steps: Count = 200
+    average: Literal["none", "ema", "swa"] = "none"
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
 
     def __init__(self, **values: Any) -> None:
@@ -85,6 +89,12 @@ class TrainSettings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise BadInput("; ".join(map(_fault, error.errors()))) from error
+        if self.patience and self.average != "none":
+            msg = (
+                f"average = {self.average!r} with patience = {self.patience}: an average is of a "
+                "whole run, early stopping takes the weights of one epoch; set one of them"
+            )
+            raise BadInput(msg)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -13,7 +13,12 @@ def same_class(labels: Tensor) -> tuple[Tensor, Tensor]:
     return equal & ~itself, ~equal
 
 
-def supcon(similarity: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def supcon(
+    similarity: Tensor,
+    labels: Tensor,
+    temperature: float = TEMPERATURE,
+    shares: Tensor | None = None,
+) -> Tensor:
     """Supervised contrastive loss of a similarity matrix.
 
     L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip/T) / sum_{a != i} exp(s_ia/T) ), mean over the
@@ -23,6 +28,8 @@ def supcon(similarity: Tensor, labels: Tensor, temperature: float = TEMPERATURE)
         similarity: (B, B), larger is nearer; the diagonal is not used.
         labels: (B,) int64.
         temperature: T.
+        shares: (B, B) what each pair of other class counts, a mean of 1 over those of an image;
+            None: all count alike.
 
     Returns:
         A scalar; log(B-1) when all similarities are equal, 0 if no image has a positive.
@@ -30,7 +37,10 @@ def supcon(similarity: Tensor, labels: Tensor, temperature: float = TEMPERATURE)
     positive, _ = same_class(labels)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     scaled = (similarity / temperature).masked_fill(itself, float("-inf"))
-    log_share = scaled - torch.logsumexp(scaled, dim=1, keepdim=True)
+    counted = scaled
+    if shares is not None:
+        counted = scaled + torch.where(positive | itself, 1.0, shares).log()
+    log_share = scaled - torch.logsumexp(counted, dim=1, keepdim=True)
     count = positive.sum(1)
     per_image = -log_share.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
     has_positive = count > 0

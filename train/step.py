@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from alike.extract.measures.gradients import unit
 from alike.extract.networks import TappedNetwork
+from alike.train.average import WeightAverage
 from alike.train.batches import PlannedBatches
 from alike.train.collapse import CollapseWatch
 from alike.train.images import Frames
@@ -57,6 +58,8 @@ class ConsistencyStep(LightningModule):
         self.consistency = loss.make(start.head.classes, channels) if loss.make else None
         self.tapped = TappedNetwork(net, list(start.taps.values()))
         self.watch = CollapseWatch(patience=settings.collapse_steps)
+        kind = settings.average
+        self.average = None if kind == "none" else WeightAverage(net, kind)
         self.batches: PlannedBatches | None = None
         self.total_steps = 1
         self.frozen = 0
@@ -159,7 +162,9 @@ class ConsistencyStep(LightningModule):
         return weight * self.watch.factor * rise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Look for collapse every few steps: reading values off a GPU makes it wait."""
+        """Average, and look for collapse every few steps: reading off a GPU makes it wait."""
+        if self.average is not None:
+            self.average.see(self.net, self.global_step, self.total_steps)
         if len(self.seen) >= WATCH_EVERY:
             self.look()
         if self.watch.stopped:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alike.extract.measures.gradients import unit
 from alike.train.map_losses import StepView
-from alike.train.similarity import supcon
+from alike.train.similarity import same_class, supcon
 
 MARGIN = 0.2
 Vectors = Callable[[StepView], Tensor]
@@ -75,8 +75,8 @@ def _mined(miner: Any, loss: Any, features: Tensor, labels: Tensor) -> Tensor:
     return value
 
 
-class CentreLoss(nn.Module):
-    """½ mean |z - c_y|² of unit features; the centres follow the class means (facenet, 0.95).
+class ClassCentres(nn.Module):
+    """Running centres of the unit features of each class (facenet, 0.95).
 
     Args:
         classes: number of classes K.
@@ -93,14 +93,8 @@ class CentreLoss(nn.Module):
         self.register_buffer("centres", torch.zeros(classes, channels))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
 
-    def forward(self, view: StepView) -> Tensor:
-        """The loss of one batch; moves the centres, without gradient, before it."""
-        features = unit(pooled(view))
-        self._follow(features.detach(), view.labels)
-        centres = self.centres.to(features.dtype)
-        return 0.5 * (features - centres[view.labels]).square().sum(1).mean()
-
-    def _follow(self, features: Tensor, labels: Tensor) -> None:
+    def follow(self, features: Tensor, labels: Tensor) -> None:
+        """Move the centres of the classes of a batch towards its unit features (B, D)."""
         present, slot = torch.unique(labels, return_inverse=True)
         sums = features.new_zeros(len(present), features.shape[1]).index_add_(0, slot, features)
         means = (sums / torch.bincount(slot)[:, None]).to(self.centres.dtype)
@@ -109,3 +103,34 @@ class CentreLoss(nn.Module):
             self.centres.dtype
         )
         self.seen[present] = True
+
+
+class CentreLoss(ClassCentres):
+    """½ mean |z - c_y|² of unit features; the centres follow the class means."""
+
+    def forward(self, view: StepView) -> Tensor:
+        """The loss of one batch; moves the centres, without gradient, before it."""
+        features = unit(pooled(view))
+        self.follow(features.detach(), view.labels)
+        centres = self.centres.to(features.dtype)
+        return 0.5 * (features - centres[view.labels]).square().sum(1).mean()
+
+
+class SimilarClasses(ClassCentres):
+    """`gap_supcon` in which negatives of a similar class count less.
+
+    A negative of class b counts 1 - cos(c_a, c_b) for an image of class a, with c the running
+    centres, divided by the mean of that over the negatives of the image. Cats are then pushed away
+    from dogs less than from ships, and the order of class pairs can stay.
+    """
+
+    def forward(self, view: StepView) -> Tensor:
+        """The loss of one batch; moves the centres, without gradient, before it."""
+        features = unit(pooled(view))
+        self.follow(features.detach(), view.labels)
+        centres = unit(self.centres.to(features.dtype))[view.labels]
+        _, different = same_class(view.labels)
+        apart = (1.0 - centres @ centres.T).clamp_min(1e-6) * different
+        count = different.sum(1, keepdim=True).clamp_min(1)
+        mean = (apart.sum(1, keepdim=True) / count).clamp_min(1e-6)
+        return supcon(features @ features.T, view.labels, shares=apart / mean)

@@ -43,3 +43,4 @@ from .overlay import AGAINST as AGAINST
 from .overlay import FOR as FOR
 from .overlay import full_colour as full_colour
 from .pair import stored_frames as stored_frames
+from .stored_grades import StoredGrades as StoredGrades

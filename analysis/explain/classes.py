@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from alike.analysis.explain.file_names import CONFUSED
+from alike.analysis.explain.file_names import CONFUSED, DIGEST
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
+from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
 from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
@@ -193,7 +194,10 @@ def class_panel(features: "Features", likeness: ClassLikeness, *, examples: int 
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
     means = zip(COLUMNS, (likeness.mean_map, likeness.telling_map), strict=True)
     blank = PanelImage(paper, (f"mean over {len(likeness.rows)} images",))
-    head = [blank, *(heat_image(paper, heat, (what, _sum(heat))) for what, heat in means)]
+    head = [
+        blank,
+        *(heat_image(paper, heat, (what, _sum(heat), NOT_GRADED)) for what, heat in means),
+    ]
     typicality = ["among the most typical"] * (len(positions) - 1) + ["the least typical"]
     names = [
         (f"row {likeness.rows[at]}", what) for at, what in zip(positions, typicality, strict=True)
@@ -223,7 +227,7 @@ def _member_rows(
     rows = []
     for at, (frame, lines) in enumerate(zip(frames, names, strict=True)):
         maps_of_image = [
-            heat_image(frame, maps[at], (what, _sum(maps[at])), top=top)
+            heat_image(frame, maps[at], (what, _sum(maps[at]), NOT_GRADED), top=top)
             for what, maps, top in zip(COLUMNS, columns, tops, strict=True)
         ]
         rows.append([PanelImage(frame, lines), *maps_of_image])
@@ -242,14 +246,27 @@ def keep_confused(
     The picture is `explanations/<key>/confused.png`; the table is that of `confused_pairs`.
     """
     pairs, picture = confused_panel(features, count, split=split)
-    features.store.write_file(CONFUSED.format(key=features.key), png(picture))
+    features.store.write_file(
+        CONFUSED.format(key=features.key), png(picture, {DIGEST: features.digest})
+    )
     return pairs
 
 
 def confused_panel(
-    features: "Features", count: int = 4, *, split: str | None = None
+    features: "Features",
+    count: int = 4,
+    *,
+    split: str | None = None,
+    grades: StoredGrades | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Return the most alike pairs of different classes, and their maps side by side."""
+    """Return the most alike pairs of different classes, and their maps side by side.
+
+    Args:
+        features: of a store with `last_conv`.
+        count: pairs.
+        split: `train`, `held_out` or None for both.
+        grades: written under the maps; None: none are.
+    """
     table = confused_pairs(features, count, split=split)
     centre = centre_of(features)
     rows = [(int(row.row_a), int(row.row_b)) for row in table.itertuples()]
@@ -258,4 +275,4 @@ def confused_panel(
         (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
         for row in table.itertuples()
     ]
-    return table, alike_panel(likenesses, names)
+    return table, alike_panel(likenesses, names, grades=grades)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from alike.analysis.explain.explain import explain_batch
-from alike.analysis.explain.file_names import EXAMPLES, EXPLAINER
+from alike.analysis.explain.file_names import DIGEST, EXAMPLES, EXPLAINER
 from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.overlay import heat_image
 from alike.analysis.explain.pair import stored_frames
@@ -66,7 +66,7 @@ def keep_examples(
             for one, label in zip(explanations, images["label"], strict=True)
         ]
         rows = [list(row) for row in zip(*pairs, strict=True)]
-        picture = png(panel(rows, side=150), {EXPLAINER: method})
+        picture = png(panel(rows, side=150), {EXPLAINER: method, DIGEST: features.digest})
         features.store.write_file(EXAMPLES.format(key=features.key), picture)
         return method
     return ""

@@ -7,5 +7,8 @@ BACKGROUND = "tables/{key}/background.parquet"
 PICTURE = "explanations/{key}/continuity.png"
 CONFUSED = "explanations/{key}/confused.png"
 EXAMPLES = "explanations/{key}/examples.png"
+DIGEST = "digest"
+"""Name of the setting of a table, and of the text in a PNG file, that says of which features it
+is."""
 EXPLAINER = "explainer"
 """Name of the text in a PNG file of examples that says by which explainer it was drawn."""

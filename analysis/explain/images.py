@@ -30,6 +30,7 @@ from alike.analysis.explain.pair import (
     pixel_panel,
     position_panel,
 )
+from alike.analysis.explain.stored_grades import StoredGrades
 from alike.analysis.explain.tokens import class_token_share
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, read_images
@@ -56,6 +57,7 @@ class Explained:
         notes: which methods do not fit the network, and which maps are zero everywhere.
         pixels: of the first two images, one a method of `PAIR_EXPLAINERS` that fits.
         frames: (H, W, 3) uint8, what the network saw of the first two, where `pixels` is of them.
+        grades: of the methods, as the store has them; written under the maps.
     """
 
     names: tuple[str, ...]
@@ -64,6 +66,7 @@ class Explained:
     notes: tuple[str, ...]
     pixels: tuple[PixelLikeness, ...] = ()
     frames: tuple[Pixels, ...] = ()
+    grades: StoredGrades | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -108,12 +111,14 @@ class Explained:
         panels = {}
         short = [Path(name).name for name in self.names]
         if any(self.explanations):
-            panels["explanations"] = explanation_panel(self.explanations, short)
+            panels["explanations"] = explanation_panel(self.explanations, short, grades=self.grades)
         if self.alike is not None:
-            panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])])
+            panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])], grades=self.grades)
         if self.pixels:
             title = f"What makes them alike by {self.pixels[0].measure}"
-            panels["pixels"] = pixel_panel(self.frames, self.pixels, short, title=title)
+            panels["pixels"] = pixel_panel(
+                self.frames, self.pixels, short, title=title, grades=self.grades
+            )
             if self.pixels[0].pairs is not None:
                 panels["positions"] = position_panel(self.frames, self.pixels[0], short)
         return panels
@@ -193,7 +198,8 @@ def explain_images(
         notes += [] if share is None else [str(share)]
     pixels = _pixels(features, network, frames, of_two, measure, pairs, notes)
     shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
-    return Explained(names, explanations, comparison, tuple(notes), pixels, shown)
+    grades = StoredGrades.of(features)
+    return Explained(names, explanations, comparison, tuple(notes), pixels, shown, grades)
 
 
 def _pixels(

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from alike.analysis.explain.stored_grades import NOTE as GRADE_NOTE
+from alike.analysis.explain.stored_grades import StoredGrades
 from alike.extract.panels import SIDE, ColourBar, PanelImage, Pixels, panel
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def explanation_panel(
     *,
     side: int = SIDE,
     title: str = "",
+    grades: StoredGrades | None = None,
 ) -> Pixels:
     """Show images and their maps: one row an image, first the image, then one map a method.
 
@@ -119,6 +122,7 @@ def explanation_panel(
         names: of the images.
         side: of each picture.
         title: above all.
+        grades: written under the maps; None: none are.
 
     Returns:
         (H, W, 3) uint8; `png` makes a file of it, so that a report can embed it.
@@ -133,14 +137,14 @@ def explanation_panel(
             f"explained: {first.target_name}",
             f"p = {first.probability:.2f}, score {first.score:.2f}",
         )
-        maps = [
-            heat_image(
-                one.image, one.relevance, (one.method, EXPLAINERS[one.method].about), side=side
-            )
-            for one in of_image
-        ]
+        maps = []
+        for one in of_image:
+            under = [one.method, EXPLAINERS[one.method].about]
+            under += [grades.line(one.method)] if grades else []
+            maps.append(heat_image(one.image, one.relevance, under, side=side))
         rows.append([PanelImage(first.image, lines), *maps])
-    return panel(rows, side=side, title=title, note=NOTE)
+    note = f"{NOTE} {GRADE_NOTE}" if grades else NOTE
+    return panel(rows, side=side, title=title, note=note)
 
 
 def _enlarged(heat: Floats, size: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -10,8 +10,10 @@ import torch
 
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
-from alike.analysis.explain.likeness_pixels import PixelLikeness
+from alike.analysis.explain.likeness_pixels import USUAL, PixelLikeness
 from alike.analysis.explain.overlay import full_colour, heat_image
+from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
+from alike.analysis.explain.stored_grades import NOTE as GRADE_NOTE
 from alike.extract.errors import BadInput
 from alike.extract.frames import StoredImages, transform_of
 from alike.extract.panels import PanelImage, Pixels, panel
@@ -72,7 +74,11 @@ def compare_images(
 
 
 def alike_panel(
-    pairs: Sequence[Alike], names: Sequence[tuple[str, str]], *, title: str = ""
+    pairs: Sequence[Alike],
+    names: Sequence[tuple[str, str]],
+    *,
+    title: str = "",
+    grades: StoredGrades | None = None,
 ) -> Pixels:
     """Show pairs of images: two rows a pair, and beside each image where it is like the other.
 
@@ -80,6 +86,7 @@ def alike_panel(
         pairs: what `compare_images` or `stored_pair` gave.
         names: of the images of each pair.
         title: above all.
+        grades: written under the maps; None: none are.
 
     Returns:
         (H, W, 3) uint8; the maps of one column of a pair share a scale.
@@ -89,10 +96,12 @@ def alike_panel(
         for side in (0, 1):
             images = [PanelImage(pair.images[side], (both[side],))]
             images += [
-                _side(pair, shares, side) for shares in (pair.likeness, pair.centred) if shares
+                _side(pair, shares, side, grades)
+                for shares in (pair.likeness, pair.centred)
+                if shares
             ]
-            rows.append([*images, _side(pair, pair.difference, side)])
-    return panel(rows, title=title, note=NOTE)
+            rows.append([*images, _side(pair, pair.difference, side, grades)])
+    return panel(rows, title=title, note=f"{NOTE} {GRADE_NOTE}" if grades else NOTE)
 
 
 def pixel_panel(
@@ -101,6 +110,7 @@ def pixel_panel(
     names: Sequence[str],
     *,
     title: str = "",
+    grades: StoredGrades | None = None,
 ) -> Pixels:
     """Show two images, and beside each the pixels that make it like the other, one map a method.
 
@@ -109,6 +119,7 @@ def pixel_panel(
         maps: what `pixel_likeness` gave.
         names: of the images.
         title: above all.
+        grades: written under the maps; None: none are.
 
     Returns:
         (H, W, 3) uint8; the two maps of one method share a scale.
@@ -118,11 +129,12 @@ def pixel_panel(
         row = [PanelImage(image, (names[side],))]
         for one in maps:
             heat = (one.on_a, one.on_b)[side]
-            lines = (one.method, f"{heat.sum(dtype=np.float64):.3f} of {one.value:.3f}")
+            lines = [one.method, f"{heat.sum(dtype=np.float64):.3f} of {one.value:.3f}"]
+            lines += [grades.pair_line(one.method, one.measure)] if grades else []
             top = full_colour(one.on_a, one.on_b)
             row.append(heat_image(image, heat, lines, top=top))
         rows.append(row)
-    return panel(rows, title=title, note=PIXEL_NOTE)
+    return panel(rows, title=title, note=f"{PIXEL_NOTE} {GRADE_NOTE}" if grades else PIXEL_NOTE)
 
 
 def position_panel(
@@ -148,18 +160,25 @@ def position_panel(
     for down, right in places:
         mark = np.zeros(shares.shape, np.float32)
         mark[down, right] = shares[down, right]
-        lines = (f"position {down}, {right}", f"{shares[down, right]:.3f} of {one.value:.3f}")
+        share = f"{shares[down, right]:.3f} of {one.value:.3f}"
+        lines = (f"position {down}, {right}", share, NOT_GRADED)
         marks.append(heat_image(images[1], mark, lines))
-        found.append(heat_image(images[0], one.pairs[down, right], ("is like",), top=top))
+        found.append(
+            heat_image(images[0], one.pairs[down, right], ("is like", NOT_GRADED), top=top)
+        )
     return panel([marks, found], title=f"{one.method}, by positions", note=PIXEL_NOTE)
 
 
-def _side(pair: Alike, shares: Likeness, side: int) -> PanelImage:
+def _side(pair: Alike, shares: Likeness, side: int, grades: StoredGrades | None) -> PanelImage:
     heat = (shares.on_a, shares.on_b)[side]
     what = "likeness less what all share" if shares is pair.centred else shares.what
     whole = f" of {shares.value:.3f}" if shares.what == "difference" else ""
     top = full_colour(shares.on_a, shares.on_b)
-    return heat_image(pair.images[side], heat, (what, f"sums to {heat.sum():.3f}{whole}"), top=top)
+    lines = [what, f"sums to {heat.sum():.3f}{whole}"]
+    if grades:
+        graded = shares is pair.likeness
+        lines.append(grades.pair_line("likeness", USUAL) if graded else NOT_GRADED)
+    return heat_image(pair.images[side], heat, lines, top=top)
 
 
 def last_map(network: "Network", frame: torch.Tensor) -> Floats:

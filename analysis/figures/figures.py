@@ -78,6 +78,7 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
                 x=[rung.value],
                 y=[rung.name],
                 mode="markers",
+                cliponaxis=False,  # a mark at 1 is whole
                 marker={
                     "color": colour,
                     "size": 13 if main else 11,

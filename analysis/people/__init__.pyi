@@ -1,6 +1,10 @@
 from .answers import HumanAnswers as HumanAnswers
+from .answers import answers_digest as answers_digest
+from .answers import check_answers as check_answers
 from .answers import read_answers as read_answers
 from .correlation import agreement as agreement
 from .correlation import rho_a as rho_a
 from .scores import MOST as MOST
+from .scores import human_differences as human_differences
 from .scores import human_scores as human_scores
+from .scores import human_seconds as human_seconds

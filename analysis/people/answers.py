@@ -4,11 +4,11 @@ Three kinds, each known by the names in the file:
 - votes: `counts` (N, classes), how many raters named each class;
 - dissimilarities: `rdm` (N, N), or (raters, N, N);
 - triplets: columns `a`, `b`, `odd` (the one of three that does not belong), or `anchor`, `near`,
-  `far` (which of two is nearer); a line an answer.
+  `far` (which of two is nearer); a line an answer. A column `rater` names who gave it.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ Kind = Literal["votes", "dissimilarities", "triplets"]
 
 NAMES = ("image_id", "path")
 """Arrays or columns that say which image a row is of."""
+RATER = "rater"
 TRIPLETS = {"odd": ("a", "b", "odd"), "near": ("anchor", "near", "far")}
 EXPECTED = (
     "an .npz with `counts` (N, classes) or `rdm` (N, N) or (raters, N, N), and `path` or "
-    "`image_id` (N,); or a .csv or .parquet with the columns a, b, odd or anchor, near, far, or "
-    "with path or image_id and a column of counts for each class"
+    "`image_id` (N,); or a .csv or .parquet with the columns a, b, odd or anchor, near, far "
+    "(and rater, if it is known), or with path or image_id and a column of counts for each class"
 )
 
 
@@ -42,6 +43,8 @@ class HumanAnswers:
         odd: triplets are odd-one-out; else the first is the anchor.
         digest: of the file, 12 hex digits.
         notes: how rows were matched, and what was left out.
+        raters: (T,) who answered each triplet, a number for each rater; empty if the file does not
+            say.
     """
 
     kind: Kind
@@ -51,6 +54,12 @@ class HumanAnswers:
     odd: bool
     digest: str
     notes: tuple[str, ...]
+    raters: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What tables keep of it: kind, digest, notes."""
+        return {"kind": self.kind, "digest": self.digest, "notes": list(self.notes)}
 
 
 def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
@@ -67,19 +76,56 @@ def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
         BadInput: the file is none of these, or none of its images are in the store.
     """
     path = Path(file)
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        content = _content(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{file} cannot be read ({error}): expected {EXPECTED}") from error
+    content, digest = _read(path)
     for way, names in TRIPLETS.items():
         if set(names) <= set(content):
             return _triplets(path, content, names, way == "odd", digest, images)
     for kind, name in (("votes", "counts"), ("dissimilarities", "rdm")):
         if name in content:
             return _of_images(path, kind, content[name], content, digest, images)  # type: ignore[arg-type]
-    fields_text = ", ".join(content) or "nothing"
-    raise BadInput(f"{file} holds {fields_text}: expected {EXPECTED}")
+    raise _of_no_kind(path, content)
+
+
+def check_answers(file: str | Path) -> tuple[int, int]:
+    """Refuse a file that is no answers of any kind, before there is a store.
+
+    Returns:
+        Images, and matrices of pairs of them: one of votes, one a rater of dissimilarities, none
+        of triplets.
+
+    Raises:
+        BadInput: as `read_answers`, but for what depends on the images.
+    """
+    content, _ = _read(Path(file))
+    if any(set(names) <= set(content) for names in TRIPLETS.values()):
+        return 0, 0
+    if "counts" in content:
+        return len(content["counts"]), 1
+    if "rdm" in content:
+        shape = content["rdm"].shape
+        return shape[-1], shape[0] if len(shape) > 2 else 1
+    raise _of_no_kind(Path(file), content)
+
+
+def answers_digest(file: str | Path) -> str:
+    """Of the bytes of the file, 12 hex digits; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """Arrays by name, and the digest of the file."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return _content(path), digest
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read ({error}): expected {EXPECTED}") from error
+
+
+def _of_no_kind(path: Path, content: dict[str, NDArray[Any]]) -> BadInput:
+    return BadInput(f"{path} holds {', '.join(content) or 'nothing'}: expected {EXPECTED}")
 
 
 def _content(path: Path) -> dict[str, NDArray[Any]]:
@@ -180,7 +226,25 @@ def _triplets(
     lost = int((~(here & apart)).sum())
     note = f"{lost} of {len(rows)} triplets are not of three images of the store"
     none = np.empty(0, np.int64)
+    usable = here & apart
     return HumanAnswers(
-        "triplets", none, np.empty((0, 0)), rows[here & apart], odd, digest,
-        (note,) if lost else (),
+        "triplets", none, np.empty((0, 0)), rows[usable], odd, digest, (note,) if lost else (),
+        _raters(path, content, usable),
     )  # fmt: skip
+
+
+def _raters(
+    path: Path, content: dict[str, NDArray[Any]], usable: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """A number for each rater of the usable triplets; empty if the file names none.
+
+    Raises:
+        BadInput: some of the answers have no rater.
+    """
+    if RATER not in content:
+        return np.empty(0, np.int64)
+    names = pd.Series(content[RATER])
+    if names.isna().any():
+        raise BadInput(f"{path}: {int(names.isna().sum())} of {len(names)} answers have no rater, "
+                       "expected a name in every line, or no column `rater`")  # fmt: skip
+    return np.asarray(pd.factorize(names[usable])[0], dtype=np.int64)

@@ -4,7 +4,8 @@ The ceilings say how well people agree with people. The lower one is that of a m
 part of them, scored by the rest; the upper one that of a model which knows all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet, Vectors
 from alike.analysis.people.answers import HumanAnswers
 from alike.analysis.people.correlation import agreement
+from alike.analysis.people.triplets import AskedTriplets, repeated
 
 Floats = NDArray[np.float64]
+Span = tuple[float, float]
+NO_SPAN = (float("nan"), float("nan"))
 
 MOST = 2000
 """Images whose pairs are compared with people; of more a stratified sample is."""
@@ -23,8 +27,13 @@ SPLITS = 20
 """Ways to split the raters in halves."""
 DRAWS = 200
 """Draws of the bootstrap."""
+PAIR_SECONDS = 1e-6
+"""Of ranking one pair of images by two similarities, on one core; up to 2.5e-6 of `MOST` images."""
 COLUMNS = (
     "score", "value", "low", "high", "ceiling_low", "ceiling_high", "against_half", "n", "note",
+)  # fmt: skip
+DIFFERENCES = (
+    "score", "value", "low", "high", "difference", "difference_low", "difference_high", "n", "note",
 )  # fmt: skip
 
 
@@ -44,7 +53,8 @@ def human_scores(
         vectors: of the images.
         images: the evaluation set.
         seed: of what is drawn.
-        draws: of the bootstrap over images and raters; 0: no intervals.
+        draws: of the bootstrap over images and raters; 0: no intervals. Intervals of triplets need
+            none.
         splits: of the raters of votes in halves; 0: no ceilings.
 
     Returns:
@@ -52,28 +62,27 @@ def human_scores(
         ceiling_high, against_half (the value if half of the votes are used), n (pairs or triplets),
         note. Empty if people said nothing of these images.
     """
-    draw = np.random.default_rng(seed)
     if answers.kind == "triplets":
-        return _of_triplets(answers, vectors, images, draw, draws)
-    place = np.argsort(images.rows, kind="stable")
-    at = np.searchsorted(images.rows, answers.rows, sorter=place)
-    at = place[np.minimum(at, len(images) - 1)]
-    here = images.rows[at] == answers.rows
-    order = np.argsort(at[here])
-    places, of = at[here][order], np.flatnonzero(here)[order]
-    note = ""
-    if len(places) > MOST:
-        sampled = np.isin(places, _sample(images.take(places), places, seed))
-        note = f"a stratified sample of {int(sampled.sum())} of {len(places)} images"
-        places, of = places[sampled], of[sampled]
-    if len(places) < 3:
-        return pd.DataFrame(columns=list(COLUMNS))
-    similarity, codes = _similarity(vectors, places), images.codes[places]
-    if answers.kind == "votes":
-        people: _People = _Votes(answers.values[of])
-    else:
-        people = _Raters(answers.values[:, of][:, :, of])
-    return _of_pairs(similarity, codes, people, draw, draws, splits, note)
+        asked = AskedTriplets.of(answers, images)
+        if asked is None:
+            return _none(COLUMNS)
+        return _of_triplets(asked, vectors, intervals=draws > 0)
+    asked_pairs = _AskedPairs.of(answers, images, seed)
+    if asked_pairs is None:
+        return _none(COLUMNS)
+    similarity = _similarity(vectors, asked_pairs.places)
+    return _of_pairs(similarity, asked_pairs, np.random.default_rng(seed), draws, splits)
+
+
+def human_seconds(images: int, matrices: int) -> float:
+    """About how long `human_scores` takes, with intervals and ceilings, on one core.
+
+    Args:
+        images: that people said something about.
+        matrices: of pairs: one, or one a rater.
+    """
+    n = min(images, MOST)
+    return (DRAWS + 3 * SPLITS) * matrices * n * (n - 1) / 2 * PAIR_SECONDS
 
 
 def _sample(images: EvaluationSet, places: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -172,38 +181,81 @@ def _means(each: list[dict[str, float]]) -> dict[str, float]:
         }
 
 
+@dataclass(frozen=True)
+class _AskedPairs:
+    """Pairs of images that people said something about.
+
+    Attributes:
+        places: of the images in the evaluation set.
+        codes: (n,) their classes.
+        people: what was said of them.
+        note: that they are a sample.
+    """
+
+    places: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    people: _People
+    note: str
+
+    @staticmethod
+    def of(answers: HumanAnswers, images: EvaluationSet, seed: int) -> "_AskedPairs | None":
+        """Those of an evaluation set; None of fewer than three images."""
+        place = np.argsort(images.rows, kind="stable")
+        at = np.searchsorted(images.rows, answers.rows, sorter=place)
+        at = place[np.minimum(at, len(images) - 1)]
+        here = images.rows[at] == answers.rows
+        order = np.argsort(at[here])
+        places, of = at[here][order], np.flatnonzero(here)[order]
+        note = ""
+        if len(places) > MOST:
+            sampled = np.isin(places, _sample(images.take(places), places, seed))
+            note = f"a stratified sample of {int(sampled.sum())} of {len(places)} images"
+            places, of = places[sampled], of[sampled]
+        if len(places) < 3:
+            return None
+        votes = answers.kind == "votes"
+        people: _People = (
+            _Votes(answers.values[of]) if votes else _Raters(answers.values[:, of][:, :, of])
+        )
+        return _AskedPairs(places, images.codes[places], people, note)
+
+    def replicas(
+        self, similarities: Sequence[Floats], draw: np.random.Generator, draws: int
+    ) -> list[list[dict[str, float]]]:
+        """Scores of every similarity, for each draw of images within classes and of raters."""
+        classes = [np.flatnonzero(self.codes == code) for code in np.unique(self.codes)]
+        every = []
+        for _ in range(draws):
+            at = np.concatenate([draw.choice(each, len(each)) for each in classes])
+            people = self.people.drawn(draw)
+            every.append([people.compare(one, self.codes, at) for one in similarities])
+        return every
+
+    def counted(self, name: str) -> int:
+        """Pairs that a score is over."""
+        n, sizes = len(self.codes), np.unique(self.codes, return_counts=True)[1]
+        pairs, same = n * (n - 1) // 2, int((sizes * (sizes - 1) // 2).sum())
+        of_classes = len(sizes) * (len(sizes) - 1) // 2
+        counts = {"same_class": same, "different_class": pairs - same, "class_pairs": of_classes}
+        return counts.get(name, pairs)
+
+
 def _of_pairs(
-    similarity: Floats,
-    codes: NDArray[np.int64],
-    people: _People,
-    draw: np.random.Generator,
-    draws: int,
-    splits: int,
-    note: str,
+    similarity: Floats, asked: _AskedPairs, draw: np.random.Generator, draws: int, splits: int
 ) -> pd.DataFrame:
+    people, codes = asked.people, asked.codes
     values = people.compare(similarity, codes)
     low, high, half = people.ceilings(similarity, codes, draw, splits) if splits else ({}, {}, {})
-    classes = [np.flatnonzero(codes == code) for code in np.unique(codes)]
-    replicas = []
-    for _ in range(draws):
-        at = np.concatenate([draw.choice(each, len(each)) for each in classes])
-        replicas.append(people.drawn(draw).compare(similarity, codes, at))
-    n = len(codes)
-    same = sum(len(each) * (len(each) - 1) // 2 for each in classes)
-    pairs = n * (n - 1) // 2
-    counted = {
-        "same_class": same, "different_class": pairs - same,
-        "class_pairs": len(classes) * (len(classes) - 1) // 2,
-    }  # fmt: skip
+    replicas = [one for (one,) in asked.replicas([similarity], draw, draws)]
     rows = []
     for name, value in values.items():
         span = correlation_interval(value, np.array([one[name] for one in replicas]))
         ends = (low.get(name, np.nan), high.get(name, np.nan), half.get(name, np.nan))
-        rows.append((name, value, *span, *ends, counted.get(name, pairs), note))
+        rows.append((name, value, *span, *ends, asked.counted(name), asked.note))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def correlation_interval(value: float, replicas: Floats) -> tuple[float, float]:
+def correlation_interval(value: float, replicas: Floats) -> Span:
     """95 % interval of a correlation from its spread over draws, on the scale of Fisher.
 
     Drawn votes are noisier than votes, so the draws lie lower than the value: only their spread
@@ -211,92 +263,112 @@ def correlation_interval(value: float, replicas: Floats) -> tuple[float, float]:
     """
     finite = replicas[np.isfinite(replicas)]
     if not np.isfinite(value) or abs(value) >= 1 or len(finite) < max(20, len(replicas) // 2):
-        return float("nan"), float("nan")
+        return NO_SPAN
     reach = 1.96 * float(np.arctanh(np.clip(finite, -0.9999, 0.9999)).std(ddof=1))
     low, high = np.tanh(np.arctanh(value) + np.array([-reach, reach]))
     return float(low), float(high)
 
 
-def _of_triplets(
-    answers: HumanAnswers,
-    vectors: Vectors,
-    images: EvaluationSet,
-    draw: np.random.Generator,
-    draws: int,
-) -> pd.DataFrame:
-    """Share of triplets in which the measure chooses as people did; ties share the choice."""
-    place = {int(row): at for at, row in enumerate(images.rows)}
-    at = np.array([[place.get(int(row), -1) for row in three] for three in answers.triplets])
-    at = at[(at >= 0).all(axis=1)]
-    if len(at) < 3:
-        return pd.DataFrame(columns=list(COLUMNS))
-    used, where = np.unique(at, return_inverse=True)
-    own = where.reshape(-1, 3)
-    right = triplet_rights(_distances_of(vectors, used), own, odd=answers.odd)
-    low, high, repeated = _repeated(own, answers.odd)
-    replicas = np.empty(draws)
-    for turn in range(draws):
-        m = np.bincount(draw.integers(len(used), size=len(used)), minlength=len(used))
-        raters = np.bincount(draw.integers(len(own), size=len(own)), minlength=len(own))
-        weight = m[own].prod(axis=1) * raters
-        replicas[turn] = (weight @ right) / weight.sum() if weight.sum() else np.nan
-    span = _share_span(float(right.mean()), replicas)
-    note = "chance is .333" if answers.odd else "chance is .5"
-    if repeated:
-        note += f"; ceilings from {repeated} triplets that were asked more than once"
-    row = ("triplets", float(right.mean()), *span, low, high, np.nan, len(own), note)
+def _of_triplets(asked: AskedTriplets, vectors: Vectors, *, intervals: bool) -> pd.DataFrame:
+    """Share of triplets in which the measure chooses as people did."""
+    right = asked.rights(vectors)
+    value = float(right.mean())
+    low, high, repetitions = repeated(asked)
+    span = _share_span(value, asked.spread(right), asked.freedom) if intervals else NO_SPAN
+    note = asked.note
+    if repetitions:
+        note += f"; ceilings from {repetitions} triplets that were asked more than once"
+    row = ("triplets", value, *span, low, high, np.nan, len(right), note)
     return pd.DataFrame([row], columns=list(COLUMNS))
 
 
-def _distances_of(vectors: Vectors, used: NDArray[np.int64]) -> Callable[[Any, Any], Floats]:
-    z, b = vectors.rows(used)
-    wide = z.astype(np.float64)
+def _share_span(value: float, spread: float, freedom: int) -> Span:
+    """Of a share, on the scale of the logit."""
+    from scipy.stats import t
 
-    def distance(i: Any, j: Any) -> Floats:
-        return np.asarray(b[i] + b[j] - np.einsum("nd,nd->n", wide[i], wide[j]))
-
-    return distance
-
-
-def triplet_rights(distance: Callable[[Any, Any], Floats], own: Any, *, odd: bool) -> Floats:
-    """Chance (T,) that the nearest of the distances is the one that people chose.
-
-    Args:
-        distance: of images i and j, arrays of positions.
-        own: (T, 3) positions: the two that belong together, then the third.
-        odd: all three pairs compete; else the two of the first.
-    """
-    a, b, c = own.T
-    rest = [distance(a, c)] + ([distance(b, c)] if odd else [])
-    first = distance(a, b)
-    least = np.minimum.reduce([first, *rest])
-    tied = sum((each == least).astype(float) for each in (first, *rest))
-    return np.where(first == least, 1.0 / tied, 0.0)
-
-
-def _repeated(own: NDArray[np.int64], odd: bool) -> tuple[float, float, int]:
-    """How often one answer agrees with the most common of the others, and with that of all."""
-    question = np.sort(own, axis=1) if odd else np.column_stack([own[:, 0], np.sort(own[:, 1:])])
-    answer = own[:, 2]
-    _, asked = np.unique(question, axis=0, return_inverse=True)
-    low, high, n = 0.0, 0.0, 0
-    many = np.flatnonzero(np.bincount(asked.ravel()) > 1)
-    for each in many:
-        _, counts = np.unique(answer[asked.ravel() == each], return_counts=True)
-        for kind, count in enumerate(counts):
-            others = counts.copy()
-            others[kind] -= 1
-            first = others == others.max()
-            low += count * (first[kind] / first.sum())
-        high += counts.max()
-        n += counts.sum()
-    return (low / n, high / n, len(many)) if n else (float("nan"), float("nan"), 0)
-
-
-def _share_span(value: float, replicas: Floats) -> tuple[float, float]:
-    finite = replicas[np.isfinite(replicas)]
-    if len(finite) < 20 or not 0 < value < 1:
-        return float("nan"), float("nan")
-    reach = 1.96 * float(finite.std(ddof=1)) / (value * (1 - value))
+    if not 0 < value < 1 or freedom < 1 or not np.isfinite(spread):
+        return NO_SPAN
+    reach = float(t.ppf(0.975, freedom)) * spread / (value * (1 - value))
     ends = 1 / (1 + np.exp(-(np.log(value / (1 - value)) + np.array([-reach, reach]))))
     return float(ends[0]), float(ends[1])
+
+
+def human_differences(
+    answers: HumanAnswers,
+    networks: Sequence[Vectors],
+    images: EvaluationSet,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[pd.DataFrame]:
+    """How alike people and each network find the images, and how that differs from the first.
+
+    The difference is paired: both networks are scored in the same draws of images and raters. Its
+    interval is the difference and 1.96 standard deviations of the draws' differences; for triplets
+    Student's t of `shared_spread`. `benchmarks/human_coverage.py` measures how often it holds.
+
+    Args:
+        answers: what people said.
+        networks: vectors of each network, of the same images in the same order.
+        images: the evaluation set; its rows are those of `answers`.
+        seed: of what is drawn.
+        draws: of the bootstrap.
+
+    Returns:
+        For each network score, value, low, high, difference (to the first network),
+        difference_low, difference_high, n, note; NaN for differences of the first. Empty if people
+        said nothing of these images.
+    """
+    if answers.kind == "triplets":
+        asked = AskedTriplets.of(answers, images)
+        return [_none(DIFFERENCES)] * len(networks) if asked is None else _triplets(asked, networks)
+    asked_pairs = _AskedPairs.of(answers, images, seed)
+    if asked_pairs is None:
+        return [_none(DIFFERENCES)] * len(networks)
+    similarities = [_similarity(vectors, asked_pairs.places) for vectors in networks]
+    values = [
+        asked_pairs.people.compare(similarity, asked_pairs.codes) for similarity in similarities
+    ]
+    replicas = asked_pairs.replicas(similarities, np.random.default_rng(seed), draws)
+    tables = []
+    for place, value in enumerate(values):
+        rows = []
+        for name in value:
+            drawn = np.array([[of[0][name], of[place][name]] for of in replicas]).reshape(-1, 2)
+            span = correlation_interval(value[name], drawn[:, 1])
+            apart = value[name] - values[0][name] if place else float("nan")
+            of_first = _normal_span(apart, drawn[:, 1] - drawn[:, 0])
+            counted = asked_pairs.counted(name)
+            rows.append((name, value[name], *span, apart, *of_first, counted, asked_pairs.note))
+        tables.append(pd.DataFrame(rows, columns=list(DIFFERENCES)))
+    return tables
+
+
+def _triplets(asked: AskedTriplets, networks: Sequence[Vectors]) -> list[pd.DataFrame]:
+    from scipy.stats import t
+
+    rights = [asked.rights(vectors) for vectors in networks]
+    reach = float(t.ppf(0.975, asked.freedom)) if asked.freedom > 0 else float("nan")
+    tables = []
+    for place, right in enumerate(rights):
+        value, less = float(right.mean()), right - rights[0]
+        span = _share_span(value, asked.spread(right), asked.freedom)
+        apart, low, high = (float("nan"),) * 3
+        if place:
+            apart, wide = float(less.mean()), reach * asked.spread(less)
+            low, high = apart - wide, apart + wide
+        row = ("triplets", value, *span, apart, low, high, len(right), asked.note)
+        tables.append(pd.DataFrame([row], columns=list(DIFFERENCES)))
+    return tables
+
+
+def _normal_span(value: float, replicas: Floats) -> Span:
+    finite = replicas[np.isfinite(replicas)]
+    if not np.isfinite(value) or len(finite) < max(20, len(replicas) // 2):
+        return NO_SPAN
+    reach = 1.96 * float(finite.std(ddof=1))
+    return (value - reach, value + reach) if reach > 0 else NO_SPAN
+
+
+def _none(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(columns))

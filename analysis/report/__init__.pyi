@@ -12,3 +12,4 @@ from .report import write_report as write_report
 from .thumbnails import Pictures as Pictures
 from .thumbnails import Thumbnail as Thumbnail
 from .thumbnails import thumbnail as thumbnail
+from .words import every_word as every_word

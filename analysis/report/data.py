@@ -55,10 +55,13 @@ def _lists(subject: Subject, store: Any) -> str:
         part = suspects[suspects["kind"] == kind]
         heads = [("Image", "t"), ("Label", "t")]
         heads += [("Neighbours say", "t"), ("Margin", "n")] if kind == "label" else [("z", "n")]
+        second = kind == "label" and "cleanlab" in part
+        heads += [("cleanlab suspects it", "t")] if second else []
         lines = [
             [str(paths.get(row.row, row.row)), row.label]
             + ([row.suggested] if kind == "label" else [])
             + [(f"{row.score:.3g}", row.score)]
+            + ([row.cleanlab] if second else [])
             for row in part.head(SHOWN).itertuples()
         ]  # fmt: skip
         if lines:

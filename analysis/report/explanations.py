@@ -22,6 +22,7 @@ from alike.analysis.explain.file_names import (
     PICTURE,
     TABLE,
 )
+from alike.analysis.report.older import since
 from alike.analysis.report.parts import Html, data_uri, section, table, text
 from alike.analysis.report.words import change, interval_words, number
 
@@ -54,6 +55,7 @@ RANDOMISED = (
     "Random weights: rank correlation with the map of the same network with its last weights "
     "permuted; near 0 is good."
 )
+GRADED_BY = "alike explain --grade"
 NO_GRADE = "No grade of the maps was measured (alike explain --grade)."
 HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
@@ -77,7 +79,8 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
         return ""
     tables = [_continuity(store, name, key) for name, key in keys.items()]
     continuity = [one for one in tables if len(one)]
-    body = f"{HEADING}{_table(pd.concat(continuity))}" if continuity else ""
+    ages = "".join(dict.fromkeys(one.attrs["age"] for one in continuity))
+    body = f"{HEADING}{_table(pd.concat(continuity), ages)}" if continuity else ""
     body += "".join(_graded(store, name, key) for name, key in keys.items())
     body += "".join(_pair_graded(store, name, key) for name, key in keys.items())
     body += "".join(_background(store, name, key) for name, key in keys.items())
@@ -85,28 +88,31 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
         of = "" if name == "network" else f", {name}"
         place = EXAMPLES.format(key=key)
         caption = f"Evidence for the predicted class{of}"
-        body += _picture(store, place, caption, _class_grades(store, key, _drawn_by(store, place)))
+        note = _class_grades(store, key, _drawn_by(store, place))
+        body += _picture(store, key, place, caption, note, "alike run")
         shown = list(dict.fromkeys(measured.get("explainer", ())))
         caption = f"The least continuous pairs of inputs{of}"
         note = _class_grades(store, key, shown)
-        body += _picture(store, PICTURE.format(key=key), caption, note)
+        picture = PICTURE.format(key=key)
+        body += _picture(store, key, picture, caption, note, "alike explain --continuity")
         caption = f"The most similar images of different classes{of}"
         note = _likeness_grades(store, key)
-        body += _picture(store, CONFUSED.format(key=key), caption, note)
+        picture = CONFUSED.format(key=key)
+        body += _picture(store, key, picture, caption, note, "alike explain --confused 4")
     return section("explanations", "Explanations", LEAD, body)
 
 
 def _graded(store: "Store", name: str, key: str) -> str:
     """The grades of a network's explainers, "" if there are none."""
     try:
-        grades, _ = store.read_table(GRADE.format(key=key))
+        grades, settings = store.read_table(GRADE.format(key=key))
     except FileNotFoundError:
         return ""
     caption = (
         f"{_images(grades)}. Deletion: mean probability of the predicted class while cells are "
         "blurred, the likeliest first; small is good. Insertion: while they are put back; large is "
         "good. Agreement: rank correlation with the fall if one cell alone is blurred. "
-        f"{RANDOMISED}"
+        f"{RANDOMISED}{since(store, key, settings, GRADED_BY)}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Explainer", "t"), *((title, "n") for title, _ in GRADED)]
@@ -127,7 +133,7 @@ def _pair_graded(store: "Store", name: str, key: str) -> str:
         "other image while cells are blurred, the likeliest first; small is good. Insertion: while "
         "they are put back; large is good. Energy, random orders and the same method's map "
         "towards another image are controls. Agreement: rank correlation with the fall if one "
-        f"cell alone is blurred. {RANDOMISED}"
+        f"cell alone is blurred. {RANDOMISED}{since(store, key, settings, GRADED_BY)}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Pairs", "t"), ("Explainer", "t"), *((title, "n") for title, _ in PAIR_GRADED)]
@@ -170,8 +176,7 @@ def _background(store: "Store", name: str, key: str) -> str:
         "Mixed-same less mixed-random is what the network takes from grounds that go with a class."
         f"{off}"
     )
-    if settings["digest"] != store.features(key).digest:
-        caption += " The features have changed since: run alike probe background again."
+    caption += since(store, key, settings, "alike probe background")
     of = "" if name == "network" else f", {name}"
     columns = [("Images", "t"), *((one.capitalize(), "n") for one in scores)]
     return f"<h3>What does the network take from backgrounds?{text(of)}</h3>" + table(
@@ -210,13 +215,14 @@ def _span(value: float, low: float, high: float) -> tuple[Html, float]:
 def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:
     """The stored table of a network; empty if there is none."""
     try:
-        table, _ = store.read_table(TABLE.format(key=key))
+        table, settings = store.read_table(TABLE.format(key=key))
     except FileNotFoundError:
         return pd.DataFrame()
+    table.attrs["age"] = since(store, key, settings, "alike explain --continuity")
     return table.assign(called=table["network"] if name == "network" else name)
 
 
-def _table(continuity: pd.DataFrame) -> str:
+def _table(continuity: pd.DataFrame, ages: str) -> str:
     """One row an explainer and network."""
     # Here, because explainers load torch: a report without explanations does not.
     from alike.analysis.explain import EXPLAINERS
@@ -234,7 +240,7 @@ def _table(continuity: pd.DataFrame) -> str:
             rows.append(cells)
     counts = continuity.groupby("pairs", sort=False)["n_pairs"].first()
     pairs = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())
-    return table(columns, rows, caption=f"Pairs of each network: {pairs}.")
+    return table(columns, rows, caption=f"Pairs of each network: {pairs}.{ages}")
 
 
 def _drawn_by(store: "Store", name: str) -> list[str]:
@@ -251,10 +257,11 @@ def _drawn_by(store: "Store", name: str) -> list[str]:
 def _class_grades(store: "Store", key: str, explainers: Sequence[str]) -> str:
     """The grade of each explainer of a class under its maps."""
     try:
-        grades, _ = store.read_table(GRADE.format(key=key))
+        grades, settings = store.read_table(GRADE.format(key=key))
     except FileNotFoundError:
         return NO_GRADE
-    return _under_maps(grades, explainers, _images(grades))
+    age = since(store, key, settings, GRADED_BY)
+    return _under_maps(grades, explainers, _images(grades)) + age
 
 
 def _likeness_grades(store: "Store", key: str) -> str:
@@ -267,7 +274,7 @@ def _likeness_grades(store: "Store", key: str) -> str:
     if grades.empty:
         return NO_GRADE
     what = f"{_images(grades, 'pairs')} of different classes, {settings['measure']}"
-    return _under_maps(grades, ["likeness"], what)
+    return _under_maps(grades, ["likeness"], what) + since(store, key, settings, GRADED_BY)
 
 
 def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> str:
@@ -286,13 +293,14 @@ def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> s
     return f"Grade of the maps, deletion less that of energy: {', '.join(said)}; {what}."
 
 
-def _picture(store: "Store", name: str, caption: str, note: str) -> str:
+def _picture(store: "Store", key: str, name: str, caption: str, note: str, command: str) -> str:
     try:
         png = store.read_file(name)
     except FileNotFoundError:
         return ""
     jpeg = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
+        note += since(store, key, {str(name): one for name, one in image.info.items()}, command)
         image.convert("RGB").save(jpeg, "JPEG", quality=88, subsampling=0)
     safe = text(caption)
     return (

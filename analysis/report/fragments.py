@@ -6,7 +6,7 @@ from typing import Any
 from alike.analysis.report.data import limits_section
 from alike.analysis.report.distances import distances
 from alike.analysis.report.explanations import explanations_section
-from alike.analysis.report.history import over_time
+from alike.analysis.report.history import over_time, since
 from alike.analysis.report.layers import layers_section
 from alike.analysis.report.lookup import Analysed, main_measure
 from alike.analysis.report.networks import networks_section
@@ -28,13 +28,13 @@ def score_sections(
         analysis: to report.
         store: of its features.
         runs: records of good runs, oldest first.
-
         names: sections that are written; none: all.
 
     Returns:
         Name of the section to its HTML: `top` (headline, tiles, scale), `scores`, `distances`,
         `measures`, `layers`, `data` (bounds on the error, what more images would change),
-        `people`, `networks`, `over_time`, `explanations` (continuity and grades).
+        `people`, `networks`, `since` (what changed since the run before), `over_time`,
+        `explanations` (continuity and grades).
     """
     subject = Subject(analysis, None, None, main_measure(analysis))
     record = {"history": {"runs": list(runs), "of": len(runs)}}
@@ -43,6 +43,7 @@ def score_sections(
         "scores": lambda: scores(subject),
         "distances": lambda: distances(subject),
         "networks": lambda: networks_section(subject, store),
+        "since": lambda: since(record),
         "over_time": lambda: over_time(record),
         "measures": lambda: measures(subject),
         "layers": lambda: layers_section(subject),

@@ -38,6 +38,9 @@ class Analysed(Protocol):
     def tables(self) -> Any:
         """Name -> DataFrame."""
 
+    def outdated(self, features: Any) -> str:
+        """What to say if the features are others by now, else ""."""
+
 
 @dataclass(frozen=True)
 class Value:

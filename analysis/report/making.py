@@ -39,13 +39,21 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
 
 
 def suspicions(subject: Subject, store: Any) -> list[str]:
-    """What throws doubt on all numbers: a preprocessing that looks wrong, features without any."""
+    """What throws doubt on all numbers: features without any, older ones, a wrong preprocessing."""
     flat = [
         titled(name, f"Beware: {warning}.")
         for name, analysis in subject.named
         for warning in dict(analysis.settings or {}).get("warnings", ())
     ]
-    return flat + _preprocessing(subject, store)
+    return flat + _older(subject, store) + _preprocessing(subject, store)
+
+
+def _older(subject: Subject, store: Any) -> list[str]:
+    """That images or features came or changed after an analysis."""
+    if store is None:
+        return []
+    notes = [analysis.outdated(store.features(analysis.key)) for _, analysis in subject.named]
+    return [f"Beware: {note}." for note in notes if note]
 
 
 def _preprocessing(subject: Subject, store: Any) -> list[str]:

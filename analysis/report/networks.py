@@ -12,6 +12,7 @@ from alike.analysis.figures import (
     network_order,
     placed_networks,
 )
+from alike.analysis.report.older import changed
 from alike.analysis.report.parts import Html, columns, details, figure, section, table, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import DASH, interval_words, number, words
@@ -28,10 +29,10 @@ def networks_section(subject: Subject, store: Any) -> str:
     if ranking is None or network not in set(ranking.table["network"]):
         return ""
     record = ranking.record
-    stale = [
-        key for key, digest in record["digests"].items()
-        if key not in store.groups() or store.features(key).digest != digest
-    ]  # fmt: skip
+    stale = [key for key, digest in record["digests"].items() if changed(store, key, digest)]
+    if pairs is not None and pairs.record["digests"] != record["digests"]:
+        # A run was killed between both, or only one was made again.
+        stale += [key for key in pairs.record["digests"] if key not in stale]
     lead = (
         f"All networks of the store on the same {record['images']} images ({record['split']}), by "
         f"{record['measure']}. Differences are to {record['best']}, which has the highest "

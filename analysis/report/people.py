@@ -5,8 +5,10 @@ import math
 from alike.analysis.report.lookup import Analysed, score_of, table_of
 from alike.analysis.report.parts import section, table
 from alike.analysis.report.subject import Subject, titled
-from alike.analysis.report.words import interval_words, number
+from alike.analysis.report.words import change, interval_words, number
 
+PEOPLE = "human_"
+"""Before the names of scores against people in a comparison."""
 LABELS = {
     "all_pairs": "all pairs of images",
     "same_class": "pairs of one class",
@@ -61,7 +63,30 @@ def people_section(subject: Subject) -> str:
         "a model could reach that knows all of them."
     )
     caption = "; ".join(dict.fromkeys(notes))
-    return section("people", "People", lead, table(heads, rows, caption=caption))
+    body = table(heads, rows, caption=caption) + _changes(subject)
+    return section("people", "People", lead, body)
+
+
+def _changes(subject: Subject) -> str:
+    """Paired differences of two analyses, where they were compared by what people said."""
+    compared = subject.comparison
+    if compared is None or not compared["score"].str.startswith(PEOPLE).any():
+        return ""
+    heads = [
+        ("Over", "t"),
+        ("Before", "n"),
+        ("After", "n"),
+        ("Change", "n"),
+        ("95 % interval", "n"),
+    ]
+    rows = [
+        [LABELS[row.score.removeprefix(PEOPLE)], (number(row.a), row.a), (number(row.b), row.b),
+         (change(row.difference), row.difference),
+         interval_words(row.low, row.high, signed=True)]
+        for row in compared.itertuples() if row.score.startswith(PEOPLE)
+    ]  # fmt: skip
+    caption = f"{subject.measure}; both sides are scored in the same draws of images and raters"
+    return table(heads, rows, caption=caption)
 
 
 def _sorted(value: float) -> float:

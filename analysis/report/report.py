@@ -22,6 +22,7 @@ from alike.analysis.report.images import images
 from alike.analysis.report.layers import layers_section
 from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
+from alike.analysis.report.missing import missing_rungs
 from alike.analysis.report.networks import networks_section
 from alike.analysis.report.parts import figure, text
 from alike.analysis.report.people import people_section, people_sentences
@@ -197,6 +198,7 @@ def top(subject: Subject, run: dict[str, Any], store: Any) -> str:
         f'<header class="top {first.tone}"><p class="kicker">{text(kicker)}</p>'
         f'<h1>{text(first.headline)}</h1><div class="answer">{lines}</div>'
         f"{tiles(subject)}{scale}"
+        f"{missing_rungs(set(steps['role']), subject.last, subject.measure, store)}"
         "<noscript><p>The figures need JavaScript. The tables have the numbers too.</p>"
         "</noscript>"
         "</header>"

@@ -1,6 +1,7 @@
 """The words and the number formats of the report: one row for each score and measure."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -64,6 +65,19 @@ SCORE_WORDS: dict[str, Words] = {
         "share",
     ),
     "cka": Words("CKA with the last layer"),
+    "human_all_pairs": Words(
+        "Alike to people, all pairs",
+        "Spearman's correlation of the similarities of the network with those of people.",
+    ),
+    "human_class_pairs": Words(
+        "Alike to people, pairs of classes",
+        "The same of the means over the images of each two classes.",
+    ),
+    "human_triplets": Words(
+        "Answers as people do",
+        "Share of triplets of images in which the network chooses as people did.",
+        "share",
+    ),
     "eer": Words(
         "Equal error rate",
         "Error at the threshold at which the shares of missed same-class pairs and of accepted "
@@ -126,6 +140,11 @@ def words(score: str) -> Words:
     if own.says or row is None:
         return own
     return replace(own, says=f"{row.about[0].upper()}{row.about[1:]} ({row.span}).")
+
+
+def every_word(names: Iterable[str]) -> dict[str, Words]:
+    """The words of these scores, and of all that `SCORE_WORDS` has."""
+    return {name: words(name) for name in (*SCORE_WORDS, *names)}
 
 
 def measure_words(measure: str) -> str:

@@ -86,6 +86,14 @@ class Features(Group):
         """Hash of all committed rows: another value whenever any of them changes."""
         return digest_of(self.ledger.records())
 
+    def changed_since(self, digest: object) -> bool:
+        """Whether what keeps this `digest` is of other features than these.
+
+        Args:
+            digest: as it was kept; None, by versions that kept none, says nothing.
+        """
+        return digest is not None and digest != self.digest
+
     def stamp(self) -> Any:
         """Changes with every listing and every committed unit; cheap to ask."""
         return self.store.view_stamp(), self.store.files.listing(self.ledger.folder)

@@ -1,7 +1,6 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from alike.flows.log_lines import say
 from alike.flows.options import (
     ClusterOption,
     FeaturesOption,
+    HumanOption,
     JsonOption,
     OldDaskOption,
     OldWorkersOption,
@@ -57,10 +57,7 @@ def register(app: typer.Typer) -> None:
         untrained: Annotated[
             str | None, typer.Option(help="Key of the same network with random weights.")
         ] = None,
-        human: Annotated[
-            Path | None,
-            typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
-        ] = None,
+        human: HumanOption = None,
         cluster: ClusterOption = None,
         dask: OldDaskOption = None,
         workers: OldWorkersOption = None,

@@ -1,12 +1,14 @@
 """`alike compare`: two networks or two weights on the same images."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alike.flows.log_lines import say
 from alike.flows.options import (
     ClusterOption,
+    HumanOption,
     JsonOption,
     OldDaskOption,
     OldWorkersOption,
@@ -15,6 +17,11 @@ from alike.flows.options import (
     StoreOption,
     WhereOption,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alike.analysis.people import HumanAnswers
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +52,7 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
         ] = 1000,
         seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
+        human: HumanOption = None,
         cluster: ClusterOption = None,
         dask: OldDaskOption = None,
         workers: OldWorkersOption = None,
@@ -55,6 +63,8 @@ def register(app: typer.Typer) -> None:
         `alike compare resnet20-5c1a… resnet32-91bd… --store cifar.store`
 
         `alike compare --all --store cifar.store`
+
+        `alike compare --all --store cifar.store --human votes.csv`
         """
         from alike.extract.errors import BadInput
 
@@ -62,7 +72,7 @@ def register(app: typer.Typer) -> None:
             raise BadInput("--all takes every extraction of --store: give no keys and no --store-b")
         cluster = cluster or dask or workers
         if every:
-            _compare_all(store, measure, split, where, seed, cluster, as_json=as_json)
+            _compare_all(store, measure, split, where, seed, human, cluster, as_json=as_json)
             return
         if a is None or b is None:
             raise BadInput("give the keys of two extractions (see `alike store ls`), or --all")
@@ -82,6 +92,7 @@ def register(app: typer.Typer) -> None:
             for side in (first, second):
                 for note in check_held_out(side, split.value):
                     say(f"note: {note}")
+        answers = _answers(human, first.whole.table("all"))
         with cluster_jobs(cluster) as jobs, progress_bars() as progress:
             if jobs.dashboard:
                 say(f"dask dashboard: {jobs.dashboard}")
@@ -92,6 +103,7 @@ def register(app: typer.Typer) -> None:
                 measure=measure,
                 bootstrap=bootstrap,
                 seed=seed,
+                human=answers,
                 jobs=jobs,
                 progress=progress,
             )
@@ -107,6 +119,7 @@ def register(app: typer.Typer) -> None:
                 "scores": table, "likeness": alike, "n_images": table.attrs["images"],
                 "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
                 "influence_of": table.attrs["influence_of"],
+                "human": answers.record if answers else {},
             })  # fmt: skip
         else:
             rows = [(name, value, SIMILARITY[name]) for name, value in alike.items()]
@@ -116,16 +129,28 @@ def register(app: typer.Typer) -> None:
             )
 
 
+def _answers(human: Path | None, images: "pd.DataFrame") -> "HumanAnswers | None":
+    """What people said of the images of a store; notes are printed."""
+    from alike.analysis.people import read_answers
+
+    answers = None if human is None else read_answers(human, images)
+    for note in answers.notes if answers else ():
+        say(f"note: {note}")
+    return answers
+
+
 def _compare_all(
     store: str,
     measure: str,
     split: Split,
     where: str | None,
     seed: int,
+    human: Path | None,
     cluster: str | None,
     *,
     as_json: bool,
 ) -> None:
+    from alike.analysis.ranking import OF_PEOPLE
     from alike.analysis.similarity import METHODS
     from alike.extract.store import Store
     from alike.flows.cluster import cluster_jobs
@@ -138,10 +163,11 @@ def _compare_all(
         for key in opened.groups():
             for note in check_held_out(opened.features(key), split.value):
                 say(f"note: {key}: {note}")
+    answers = _answers(human, opened.images())
     with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         ranking, pairs = compare_all(
-            opened, measure=measure, split=split.value, where=where, seed=seed, jobs=jobs,
-            progress=progress,
+            opened, measure=measure, split=split.value, where=where, seed=seed, human=answers,
+            jobs=jobs, progress=progress,
         )  # fmt: skip
     record = ranking.record
     for key, reason in record["left_out"].items():
@@ -154,14 +180,15 @@ def _compare_all(
     images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
     of_what = f"{images} of {where}" if where else images
     print_table(ranking.wide(), f"{measure}, {of_what}, {split.value}")
-    apart = ranking.table[ranking.table["score"] == "sameness"]
-    print_table(
-        apart[
-            ["network", "value", "low", "high", "difference", "difference_low", "difference_high"]
-        ],
-        f"sameness, and its difference to {record['best']}; intervals are not adjusted for the "
-        "number of networks",
-    )
+    for score in ("sameness", *OF_PEOPLE):
+        apart = ranking.table[ranking.table["score"] == score]
+        if len(apart):
+            columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
+            print_table(
+                apart[["network", *columns]],
+                f"{score}, and its difference to {record['best']}; intervals are not adjusted for "
+                "the number of networks",
+            )
     if len(ranking.correlation):
         print_table(ranking.correlation, "rank correlation of sameness over networks")
     print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")

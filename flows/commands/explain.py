@@ -270,10 +270,10 @@ def _classes(
 def _confused(
     chosen: Any, count: int, split: str | None, to: Path | None, quiet: bool
 ) -> dict[str, Any]:
-    from alike.analysis.explain import confused_panel
+    from alike.analysis.explain import StoredGrades, confused_panel
     from alike.flows.console import print_table
 
-    table, picture = confused_panel(chosen, count, split=split)
+    table, picture = confused_panel(chosen, count, split=split, grades=StoredGrades.of(chosen))
     files = [_write(chosen, to, "confused", picture)]
     if not quiet:
         print_table(table, "most alike images of different classes")
@@ -353,13 +353,14 @@ def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
+    from alike.analysis.explain.file_names import DIGEST
     from alike.extract.panels import png
     from alike.extract.replacing import aside
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     if to is None:
         place = f"explanations/{chosen.key}/{file}.png"
-        chosen.store.write_file(place, png(picture))
+        chosen.store.write_file(place, png(picture, {DIGEST: chosen.digest}))
         return f"{chosen.store.url}/{place}"
     with aside(to / f"{file}.png") as part:
         part.write_bytes(png(picture))

@@ -42,7 +42,7 @@ def serve(
         str,
         typer.Option(
             help="Measure of the index. Of several stores, one without this index starts with "
-            "the first that it has."
+            "the first that it has; so does one with several extractions of which none is served."
         ),
     ] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -137,13 +137,32 @@ def _open(
     services = [first]
     for place in places[1:]:
         store = Store.open(place)
-        there = indexed_measures(store, store.features().key)
+        key = _first_key(store)
+        there = indexed_measures(store, key)
         chosen = measure if measure in there or not there else there[0]
-        services.append(NeighbourService(store, measure=chosen, beside=first))
+        services.append(NeighbourService(store, key, chosen, beside=first))
     return [
         ServedStore(name, service, partial(_runs, service.store))
         for name, service in zip(store_names(places), services, strict=True)
     ]
+
+
+def _first_key(store: "Store") -> str:
+    """The extraction that answers first: the only one, that served, or the first with an index.
+
+    Raises:
+        BadInput: none of several has an index.
+    """
+    from alike.extract.errors import BadInput
+    from alike.index.places import indexed_measures
+
+    try:
+        return store.features().key
+    except BadInput:
+        indexed = [key for key in store.groups() if indexed_measures(store, key)]
+        if not indexed:
+            raise
+        return indexed[0]
 
 
 def _runs(store: "Store") -> "Sequence[Mapping[str, Any]]":

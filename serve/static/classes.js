@@ -1,6 +1,6 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
 import { ask, count, distance, empty, figure, fill, h, link, pictureLink, say, select, waiting } from "./parts.js";
-import { bar } from "./ask.js";
+import { bar } from "./answers.js";
 
 export function view(place, { facts, go, source, life }) {
   const names = Object.keys(facts.classes);

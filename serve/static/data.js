@@ -7,10 +7,10 @@ const ABOUT = {
   outliers: "Images that are far from all others, the farthest first.",
   twins: "Images that show one picture: re-encoded, resized, turned, cropped, brightened.",
   bad: "Images without features: they could not be read.",
-  tags: "Images that carry a mark.",
+  tags: "Images that carry a mark. Marks are kept in the store, and change no label.",
 };
 const NONE = { labels: "No label is contradicted by its neighbours.", outliers: "No image is far from all others.", twins: "No two images show one picture.", bad: "Every image could be read.", tags: "No image has a mark yet. Mark images in the other lists." };
-const TAGS = { labels: "wrong-label", outliers: "outlier", twins: "twin" };
+const TAGS = { labels: "wrong-label", outliers: "outlier", twins: "twin", bad: "bad-image" };
 const PAGE = 100;
 
 export function view(place, { facts, go, source, life }) {
@@ -26,30 +26,19 @@ export function view(place, { facts, go, source, life }) {
 
   const show = (kind) => fill(body, life, async () => {
     const tags = await ask("tags", {}, { signal: life });
-    if (kind === "tags") return marked(tags);
     const told = await ask(`lists/${kind}`, { features: source.features, limit }, { signal: life });
     if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
-    if (!told.lines.length) return empty("Nothing to look at", NONE[kind]);
+    if (!told.lines.length) return empty(kind === "tags" ? "Nothing is marked" : "Nothing to look at", NONE[kind]);
     const rest = told.n_lines - told.lines.length;
     return [h("p", { class: "lead" }, ABOUT[kind]),
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
+        kind === "tags" ? h("span", { class: "soft small" }, Object.entries(tags.counts).map(([name, n]) => `${name} ${count(n)}`).join(", ")) : null,
         [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
       h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go))),
-      rest > 0 ? h("button", { type: "button", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`) : ""];
+      rest > 0 ? h("p", {}, h("button", { type: "button", class: "more", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`),
+        h("span", { class: "soft small" }, ` ${count(told.lines.length)} of ${count(told.n_lines)} are shown.`)) : ""];
   }, waiting(5, "Loading the list"));
-
-  async function marked(tags) {
-    const names = Object.keys(tags.counts);
-    if (!names.length) return empty("Nothing is marked", NONE.tags);
-    const images = await Promise.all(Object.keys(tags.images).slice(0, PAGE).map((image) =>
-      ask(`images/${image}`, {}, { signal: life }).catch(() => null)));
-    return [h("p", { class: "lead" }, `Marks: ${names.map((name) => `${name} ${tags.counts[name]}`).join(", ")}. They are kept in the store and change no label.`),
-      h("div", { class: "lines" }, images.filter(Boolean).map((image) => h("article", { class: "entry card" },
-        h("div", { class: "pictures" }, h("a", { href: link("ask", { ...source, image: image.image }) }, picture(image))),
-        h("div", {}, h("b", {}, image.label ?? named(image)), h("p", { class: "soft small" }, image.path),
-          h("div", { class: "chips" }, tags.images[image.image].map((tag) => mark([image], tag, tags))))))) ];
-  }
 
   return (values) => {
     const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
@@ -61,29 +50,32 @@ export function view(place, { facts, go, source, life }) {
   };
 }
 
-// The sentences, and below them bounds and curve: folded on small screens, where the lists would be far down.
+// The sentences, and below them bounds and curve: folded, or the lists would be far down.
 function allowed(html, life) {
   const place = written(html, life), section = place.firstElementChild, drawn = section.querySelector("figure");
   const parts = [...section.children].slice([...section.children].findIndex((one) => one.matches(".tablebox")));
-  section.append(h("details", { open: matchMedia("(min-width: 981px)").matches }, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
+  section.append(h("details", {}, h("summary", {}, drawn ? "Bounds, and a curve over the number of images" : "Bounds"),
     h("div", { class: drawn ? "two" : "" }, h("div", {}, parts.filter((one) => one !== drawn)), drawn)));
   return place;
 }
 
 function entry(kind, line, tags, source, go) {
-  const stored = line.images.filter((image) => image.image && image.row >= 0), [first, second] = line.images;
+  const stored = line.images.filter((image) => image.image), [first, second] = line.images;
   const href = second ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
   const inside = line.images.map((image) => picture(image));
   const says = {
-    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`)],
+    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, line.why.split("; ")[1] ?? "")],
     outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],
     twins: () => [h("b", {}, line.why), h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)],
-    bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why)],
+    bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why), first.image ? null
+      : h("p", { class: "soft small" }, "A mark belongs to the bytes of an image, and these were never read.")].filter(Boolean),
+    tags: () => [h("b", {}, first.label ?? (first.path ? named(first) : "not in the set any more"))],
   }[kind]();
+  const marks = kind === "tags" ? line.why.split(", ") : [TAGS[kind]];
   return h("article", { class: "entry card" },
-    h("div", { class: "pictures" }, kind === "bad" ? inside : h("a", { href }, inside)),
+    h("div", { class: "pictures" }, first.split === null ? inside : h("a", { href }, inside)),
     h("div", {}, says, line.images.map((image) => h("p", { class: "soft small path" }, image.path, image.split ? ` · ${image.split.replace("_", " ")}` : "")),
-      stored.length && TAGS[kind] ? h("div", { class: "chips" }, mark(stored, TAGS[kind], tags)) : null));
+      stored.length ? h("div", { class: "chips" }, marks.map((tag) => mark(stored, tag, tags))) : null));
 }
 
 // A mark that is on or off.

@@ -1,10 +1,11 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, Refusal, say, select, useStore, waiting } from "./parts.js";
+import { ask, count, failed, h, link, networkTitle, Refusal, say, select, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", data: "Data" };
 const at = (id) => document.getElementById(id);
 let facts = null, shown = null, stores = null;
+const further = new Map(); // name of a store that is not shown to its facts
 
 // #map?colour=split; addresses of older versions, #image=17&with=33, are those of Ask.
 function state() {
@@ -39,6 +40,8 @@ async function follow() {
       const names = stores.map((one) => one.name);
       if (values.store && !names.includes(values.store)) throw new Refusal(`This server has no store “${values.store}”, but: ${names.join(", ")}.`, 404);
       answer = await ask("set", source);
+      answer.store = values.store || "";
+      answer.networks = await networksOf(answer, values.store || names[0], names);
     } catch (error) {
       leave();
       at("view").replaceChildren(failed(error, follow));
@@ -68,6 +71,21 @@ async function follow() {
   if (shown.update) shown.update(state().values);
 }
 
+// Every network that can stand beside the one that is shown: of its store by the key, of another by STORE/KEY.
+async function networksOf(own, shownStore, names) {
+  const others = names.filter((name) => name !== shownStore);
+  await Promise.all(others.filter((name) => !further.has(name)).map(async (name) => {
+    // A store that does not answer is not offered; the page of the one that is shown does without.
+    const its = await ask("set", { store: name }).catch(() => null);
+    if (its) further.set(name, its);
+  }));
+  const entry = (one, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, title: (store ? `${store}: ` : "") + networkTitle(one),
+    // The measure that is shown if it can answer there, else one that can.
+    measure: one.indexes.includes(measure) ? measure : one.indexes[0] });
+  return [...own.extractions.map((one) => ({ ...entry(one, "", own.measure), store: own.store })),
+    ...others.filter((name) => further.has(name)).flatMap((name) => further.get(name).extractions.map((one) => entry(one, `${name}/`, own.measure, name)))];
+}
+
 function leave() {
   if (shown) shown.life.abort();
   shown = null;
@@ -75,15 +93,14 @@ function leave() {
 
 function showSet(values) {
   const classes = Object.keys(facts.classes).length;
-  const network = (one) => `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
   const options = facts.extractions.filter((one) => one.indexes.includes(facts.measure) || one.key === facts.key);
   const own = facts.extractions.find((one) => one.key === facts.key);
   const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
     h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => [one.key, network(one)]), facts.key, (features) => go({ features }))
-    : h("span", { title: facts.key }, network(facts)));
+    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go({ features }))
+    : h("span", { title: facts.key }, networkTitle(facts)));
   parts.push(own && own.indexes.length > 1
     ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure }))
     : h("span", { title: facts.about }, facts.measure));

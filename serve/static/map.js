@@ -1,5 +1,6 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
 import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
 // Ten colours that stay apart for most eyes, as in analysis/figures/map.py.
@@ -27,14 +28,16 @@ export function view(place, { facts, go, source, life }) {
     maps.length = 0;
     chosen = [];
     list.replaceChildren();
-    const keys = [source.features, values.beside].filter((key, i) => i === 0 || key);
+    const sides = ["", values.beside].filter((one, i) => i === 0 || one).map((one) => sideOf(one, { facts, source }));
     await fill(area, life, async () => {
-      const data = await Promise.all(keys.map((features) =>
-        ask("map", { features, measure: source.measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
-      return data.map((one) => {
+      if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`,
+        h("p", {}, h("a", { class: "button", href: link("map", { ...values, beside: undefined }) }, "Show one map")));
+      const data = await Promise.all(sides.map(({ store, features, measure }) =>
+        ask("map", { store, features, measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
+      return data.map((one, i) => {
         const box = h("div", { class: "plane" });
         maps.push({ data: one, box, byImage: new Map(one.image.map((image, i) => [image, i])) });
-        return h("figure", { class: "mapfigure" }, data.length > 1 ? h("h2", {}, networkName(one.key)) : null, box,
+        return h("figure", { class: "mapfigure" }, data.length > 1 ? h("h2", {}, sides[i].title) : null, box,
           one.sampled ? h("figcaption", {}, `A random part of ${count(one.images)} images.`) : null);
       });
     }, waiting(6, "Loading the map"));
@@ -54,11 +57,6 @@ export function view(place, { facts, go, source, life }) {
     say(`Map of ${count(maps[0].data.row.length)} images`);
   }
 
-  function networkName(key) {
-    const one = facts.extractions.find((each) => each.key === key);
-    return one ? `${one.network.split(/[/:]/).pop()} · ${one.weights}` : key;
-  }
-
   function predicts(key) {
     return facts.extractions.find((one) => one.key === key)?.arrays.includes("logits");
   }
@@ -66,7 +64,7 @@ export function view(place, { facts, go, source, life }) {
   function showControls() {
     const data = maps[0].data;
     const there = COLOURS.filter(([name]) => name === "purity" ? data.purity : name === "prediction" ? predicts(data.key) : new Set(data[name]).size > 1 || name === "split");
-    const others = facts.extractions.filter((one) => one.key !== facts.key);
+    const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
     const tools = choices("What dragging does", [["move", "move"], ["lasso", "lasso"]], tool, (value) => {
       tool = value;
       press(tools, value);
@@ -77,7 +75,7 @@ export function view(place, { facts, go, source, life }) {
       h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value }))), tools,
       h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
       h("button", { type: "button", onclick: () => choose(maps[0].scatter.inView().map((i) => data.image[i])) }, "List what is in view"),
-      others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.key, networkName(one.key)])], values.beside || "", (beside) => go({ beside })) : "");
+      others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])], values.beside || "", (beside) => go({ beside })) : "");
   }
 
   function paintAll() {

@@ -8,15 +8,16 @@ export function useStore(name) {
   store = name || "";
 }
 
-// A question to the store that is shown; `values` become the query, those that are missing are left out, lists are repeated.
-export function address(path, values = {}) {
+// A question to the store that is shown, or to `values.store`; the other values become the query, those that are missing are
+// left out, lists are repeated.
+export function address(path, { store: asked = store, ...values } = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {
     for (const one of Array.isArray(value) ? value : [value]) {
       if (one !== undefined && one !== null && one !== "") query.append(name, one);
     }
   }
-  const of = store && path !== "stores" ? `stores/${encodeURIComponent(store)}/` : "";
+  const of = asked && path !== "stores" ? `stores/${encodeURIComponent(asked)}/` : "";
   return `${API}/${of}${path}${query.size ? `?${query}` : ""}`;
 }
 
@@ -59,6 +60,11 @@ export function link(view, values = {}) {
   const entries = Object.entries({ store, ...values }).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const query = new URLSearchParams(entries).toString();
   return `#${view}${query ? `?${query}` : ""}`;
+}
+
+// A network in words: its name without a file, and the begin of the hash of its weights.
+export function networkTitle(one) {
+  return `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
 }
 
 export function named(image) {
@@ -129,14 +135,15 @@ export function failed(error, again) {
     h("button", { type: "button", onclick: again }, "Try again"));
 }
 
-// Fill a place with what a promise gives; a newer call, or leaving the view, wins over an older one.
+// Fill a place with what a promise gives; a newer call, or leaving the view, wins over an older one: `make` is given what says
+// whether it still counts.
 export async function fill(place, life, make, shape = waiting()) {
   const turn = (place.turn = (place.turn || 0) + 1);
   const live = () => place.turn === turn && !life.aborted;
   const late = setTimeout(() => { if (live()) place.replaceChildren(shape); }, 150);
   place.setAttribute("aria-busy", "true");
   try {
-    const made = await make();
+    const made = await make(live);
     if (live()) place.replaceChildren(...[made].flat(Infinity).filter((one) => one !== null && one !== undefined));
     return live();
   } catch (error) {

@@ -1,10 +1,9 @@
 // Scores: what the report says, and all networks of the store side by side.
-import { ask, askIfThere, empty, fill, h, link, waiting, written } from "./parts.js";
+import { ask, askIfThere, distance, empty, fill, h, link, networkTitle, percent, waiting, written } from "./parts.js";
 
-const ORDER = ["top", "beside", "scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
+const ORDER = ["top", "since", "beside", "scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
 const SECTIONS = ORDER.filter((name) => name !== "beside");
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
-const SHARES = new Set(["balanced_accuracy", "one_nn", "accuracy", "knn_probe", "linear_probe"]);
 
 export function view(place, { facts, source, life }) {
   if (!Object.keys(facts.classes).length) {
@@ -16,14 +15,15 @@ export function view(place, { facts, source, life }) {
   const body = h("div", { class: "sections" });
   place.append(body);
   fill(body, life, async () => {
-    const [told, beside] = await Promise.all([ask("report", { features: source.features, section: SECTIONS }, { signal: life }), sideBySide(facts, life)]);
+    const told = await ask("report", { features: source.features, section: SECTIONS }, { signal: life });
+    const beside = await sideBySide(facts, told.words, life);
     const parts = { ...told.sections, beside };
     return ORDER.filter((name) => parts[name]).map((name) => (name === "beside" ? beside : written(parts[name], life)));
   }, waiting(8, "Loading the scores"));
   return () => {};
 }
 
-async function sideBySide(facts, life) {
+async function sideBySide(facts, words, life) {
   const analysed = facts.extractions.filter((one) => one.analysed);
   if (analysed.length < 2) return null;
   const documents = await Promise.all(analysed.map((one) => askIfThere("scores", { features: one.key }, { signal: life })));
@@ -31,12 +31,13 @@ async function sideBySide(facts, life) {
   const value = (document, score) => document.scores.find((row) => row.score === score && row.value !== null
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
   const rows = FIRST.map((score) => [score, columns.map(([, document]) => value(document, score))]).filter(([, cells]) => cells.some(Boolean));
-  const number = (score, x) => (SHARES.has(score) ? `${(100 * x).toFixed(1)} %` : x.toFixed(3));
+  const word = (score) => words[score] || { label: score.replaceAll("_", " "), says: "", form: "plain" };
+  const number = (score, x) => ({ share: percent, plain: (y) => y.toFixed(3), distance })[word(score).form](x);
   const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
-      h("th", { class: "n", scope: "col" }, h("a", { href: link("scores", { features: one.key }), "aria-current": one.key === facts.key ? "true" : undefined }, `${one.network.split(/[/:]/).pop()} · ${one.weights}`))))),
-    h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", {}, score.replaceAll("_", " ")), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
+      h("th", { class: "n", scope: "col" }, h("a", { href: link("scores", { features: one.key }), "aria-current": one.key === facts.key ? "true" : undefined }, networkTitle(one)))))),
+    h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", { title: word(score).says }, word(score).label), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
       cell.low === null ? "" : h("span", { class: "sub" }, `${number(score, cell.low)} to ${number(score, cell.high)}`)] : "–"))))))));
   Shown.savable(section.querySelector("table"), "networks");
   return section;

@@ -1,11 +1,15 @@
 """What the data allow: formulas, planted wrong labels and outliers, dataeval and cleanlab."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from alike.analysis import data_limits
+from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.data_limits import (
@@ -14,10 +18,14 @@ from alike.analysis.data_limits import (
     bayes_lower,
     data_sentences,
     listed_neighbours,
+    second_opinion,
     suspects,
     votes_of,
 )
 from alike.analysis.neighbours.lists import nearest
+from alike.analysis.report.data import data_section
+from alike.analysis.report.subject import Subject
+from alike.analysis.stored import Analysis
 
 NAN = (float("nan"), float("nan"))
 
@@ -87,6 +95,19 @@ def test_bounds_are_those_of_the_rule():
     assert table.loc[1, "lower"] < 300 / 1797 + 0.03 < table.loc[1, "upper"]
 
 
+def test_blocks_of_votes_change_nothing_and_bound_what_is_held(monkeypatch):
+    x, images, _, _ = digits(flipped=300)
+    near = near_of(x, images)
+    whole = bayes_bounds("pixels", near, images, (0.5, *NAN)), suspects("pixels", near, images)
+    monkeypatch.setattr(data_limits, "VOTES_BYTES", 8 * 10 * 100)
+    parts = list(data_limits.blocks_of_votes(near, images.codes, np.ones(5)))
+    assert {len(votes) for _, votes in parts[:-1]} == {100}
+    every = votes_of(near, images.codes, np.ones(5))
+    np.testing.assert_array_equal(np.concatenate([votes for _, votes in parts]), every)
+    pd.testing.assert_frame_equal(bayes_bounds("pixels", near, images, (0.5, *NAN)), whole[0])
+    pd.testing.assert_frame_equal(suspects("pixels", near, images), whole[1])
+
+
 def test_lower_bound_at_its_ends():
     assert bayes_lower(0.0, 10) == 0
     assert bayes_lower(0.9, 10) == pytest.approx(0.9)
@@ -124,6 +145,63 @@ def test_margins_are_those_of_cleanlab():
     wanted = pd.Series(theirs, images.rows)
     assert labels.to_numpy() == pytest.approx(wanted.loc[labels.index].to_numpy())
     assert set(labels.index) == set(wanted.index[wanted < 0.5])
+
+
+def test_cleanlab_is_asked_of_the_same_neighbours():
+    find = pytest.importorskip("cleanlab.filter").find_label_issues
+    x, images, wrong, _ = digits()
+    near = near_of(x, images)
+    flags, why = second_opinion(near, images)
+    assert why == ""
+    wanted = find(
+        labels=images.codes, pred_probs=votes_of(near, images.codes, np.arange(10, 0, -1.0))
+    )
+    assert (flags == wanted).all()
+    # It finds most of what was planted, by a rule of its own.
+    assert flags[wrong].mean() > 0.8
+    table = suspects("pixels", near, images, flags)
+    labels = table[table["kind"] == "label"]
+    said = pd.Series(flags, images.rows).loc[labels["row"]].map({True: "yes", False: "no"})
+    assert labels["cleanlab"].tolist() == said.tolist()
+    assert set(table.loc[table["kind"] == "outlier", "cleanlab"]) <= {""}
+    assert (labels["cleanlab"].iloc[:90] == "yes").mean() > 0.9
+
+
+def test_without_cleanlab_its_column_is_left_out(tmp_path, made, write_features, monkeypatch):
+    for name in ("cleanlab", "cleanlab.filter"):
+        monkeypatch.setitem(sys.modules, name, None)
+    features = write_features(tmp_path / "store", made)
+    found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
+    assert "cleanlab" not in found.tables["suspects"]
+    assert "pip install cleanlab" in found.settings["left_out"]["cleanlab"]
+
+
+@pytest.mark.parametrize("room", [0, 2**40])
+def test_votes_that_are_too_many_are_not_shown_to_cleanlab(room, monkeypatch):
+    pytest.importorskip("cleanlab.filter")
+    x, images, _, _ = digits()
+    monkeypatch.setattr(data_limits, "OPINION_BYTES", room)
+    flags, why = second_opinion(near_of(x, images), images)
+    assert (flags is None) == (room == 0)
+    assert ("those of 1797 images for 10 classes take 0.0 GB" in why) == (room == 0)
+
+
+def test_a_second_opinion_is_shown_beside_each_label():
+    x, images, _, _ = digits()
+    near = near_of(x, images)
+    flags = np.arange(len(images)) % 3 == 0
+    table = suspects("pixels", near, images, flags)
+    labels = table[table["kind"] == "label"]
+    place = np.argsort(images.rows)[np.searchsorted(np.sort(images.rows), labels["row"])]
+    assert (labels["cleanlab"] == "yes").tolist() == flags[place].tolist()
+    bounds = bayes_bounds("pixels", near, images, (0.9, *NAN))
+    tables = {"suspects": table, "bayes": bounds}
+    agreeing = int(flags[place].sum())
+    assert f"Of these labels cleanlab suspects {agreeing}," in data_sentences(tables)[1]
+    analysis = Analysis("net", len(images), images.classes, {}, tables)
+    page = data_section(Subject(analysis, None, None, "pixels"), None)
+    assert "cleanlab suspects it" in page
+    assert page.count(">yes</td>") == min(agreeing, 200)
 
 
 def test_a_table_of_neighbours_comes_back_as_places():

@@ -1,5 +1,7 @@
 """Networks against networks: written formulas, scipy, and nulls by all permutations."""
 
+import tracemalloc
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -10,14 +12,17 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
+from alike.analysis import similarity
+from alike.analysis.blocks import vectors as slabs
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.jobs import here
-from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.blocks.vectors import Vectors, centred, held_vectors
 from alike.analysis.networks import linear_cka, rsa
 from alike.analysis.similarity import (
     _compared,
     cka_null_deviation,
     mutual_share,
+    network_pairs,
     placed,
     procrustes,
     rsa_with_null,
@@ -134,3 +139,85 @@ def test_map_has_the_distances_of_a_plane():
     drawn, shown = placed(table, list(range(5)))
     assert squareform(pdist(drawn[["x", "y"]].to_numpy())) == pytest.approx(apart, abs=1e-9)
     assert shown == pytest.approx(1)
+
+
+def unbiased_cka(x, y):
+    """Of U-centred Gram matrices (Szekely and Rizzo 2014), in memory."""
+    n, centred_grams = len(x), []
+    for v in (x, y):
+        gram = v @ v.T
+        np.fill_diagonal(gram, 0)
+        rows = gram.sum(axis=1) / (n - 2)
+        gram = gram - rows[:, None] - rows[None, :] + gram.sum() / ((n - 1) * (n - 2))
+        np.fill_diagonal(gram, 0)
+        centred_grams.append(gram)
+    a, b = centred_grams
+    return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+
+
+def angle(x, y):
+    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
+    nuclear = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return np.arccos(nuclear / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_cka_and_procrustes_are_of_all_images(tmp_path, make, write_features, monkeypatch):
+    """600 images in slabs of 256, neighbours of 90: both are those of whole matrices."""
+    made = make(sizes=(200, 200, 200))
+    write_features(tmp_path / "store", made, key="net-0-0")
+    first = made.arrays["gap"].copy()
+    noise = np.random.default_rng(1).standard_normal(first.shape).astype(np.float32)
+    made.arrays["gap"] = first + noise
+    store = write_features(tmp_path / "store", made, key="net-1-0").store
+    monkeypatch.setattr(similarity, "MOST", 90)
+    monkeypatch.setattr(similarity, "MEMORY", 0)
+    monkeypatch.setattr(slabs, "SLAB", 256)
+    pairs = network_pairs([store.features(key) for key in store.groups()], split="all")
+    assert (pairs.record["images"], pairs.record["of"]) == (90, 600)
+    table = pairs.table.set_index("method")
+    units = [
+        (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32).astype(float)
+        for v in (first, made.arrays["gap"])
+    ]
+    assert table.loc["linear_cka", "value"] == pytest.approx(unbiased_cka(*units), rel=1e-5)
+    assert table.loc["procrustes", "value"] == pytest.approx(angle(*units), rel=1e-5)
+    assert table.loc["linear_cka", "null_sd"] == pytest.approx((2 / 600 / 597) ** 0.5)
+    assert not table.loc[["linear_cka", "procrustes"], "note"].any()
+    assert table.loc["mutual_knn", "note"] == "a stratified sample of 90 of 600 images"
+
+
+class Drawn:
+    """Vectors that are drawn when asked for, and never all at once."""
+
+    def __init__(self, scale, dim):
+        self.scale, self.dim = scale, dim
+
+    def __call__(self, low, high):
+        shared = np.random.default_rng(low).standard_normal((high - low, self.dim))
+        own = np.random.default_rng(low + 1).standard_normal((high - low, self.dim))
+        x = (shared + self.scale * own).astype(np.float32)
+        return centred(x, np.zeros(self.dim, np.float32), "euclidean")
+
+
+def test_memory_of_cka_and_procrustes_does_not_grow_with_images():
+    n, dim = 300_000, 16
+    few = np.random.default_rng(0).standard_normal((40, dim)).astype(np.float32)
+    views = []
+    tracemalloc.start()
+    for scale in (0.0, 1.0):
+        every = Vectors(n, "euclidean", np.zeros(dim, np.float32), Drawn(scale, dim))
+        view = seen(few)
+        views.append(replace(
+            view, vectors=every, mean=np.zeros(dim),
+            norm=(n * dim * (1 + scale**2)) ** 0.5,
+        ))  # fmt: skip
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    values = linear_cka(*(view.vectors for view in views))[1], procrustes(*views)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    # One block of each in float64, and what the sums of it take; all images are 77 MB.
+    assert peak < 12 * 4096 * dim * 8
+    # Both are known: y = x + e has a correlation of 1 / sqrt(2) with x in every channel.
+    assert values[0] == pytest.approx(0.5, abs=0.01)
+    assert values[1] == pytest.approx(np.pi / 4, abs=0.01)

@@ -13,6 +13,7 @@ import pytest
 from changing_set import Place, without_prefect
 from typer.testing import CliRunner
 
+from alike.analysis.report import score_sections
 from alike.analysis.stored import Analysis
 from alike.extract.identity import file_hash
 from alike.extract.images import remembered
@@ -21,6 +22,7 @@ from alike.extract.store.verification import verify
 from alike.flows import run as whole_run
 from alike.flows.cli import app
 from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
+from alike.flows.recording import over_time
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import _loaded_code, state_of, unchanged_run
@@ -292,6 +294,12 @@ def test_what_runs_again_is_said_with_its_reason(story):
     assert 'id="since"' in report
     assert "Images: 1 added, 1 relabelled." in report
     assert 'id="over_time"' in report
+    # The page's scores have the same section, of the same records.
+    analysis = Analysis.load(story.store, story.store.features().key)
+    runs = over_time(story.history.records())["runs"]
+    sections = score_sections(analysis, story.store, runs, ["since", "over_time"])
+    assert set(sections) == {"since", "over_time"}
+    assert sections["since"] in report
 
 
 def test_a_run_that_fails_is_recorded_and_changes_no_reference(story, monkeypatch):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .browser import browser
+
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """
 from torch import nn
@@ -115,6 +117,37 @@ def two_networks(tmp_path_factory):
     return folder, analyses[0]
 
 
+@pytest.fixture(scope="session")
+def unlabelled(tmp_path_factory):
+    """A store of 130 images without labels, three of them odd; one file is torn, one is gone."""
+    from alike.analysis.maps import MapSettings, make_map
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+    from alike.extract.store.store import Store
+    from alike.index.build import build_index
+
+    folder = tmp_path_factory.mktemp("unlabelled")
+    (folder / "images").mkdir()
+    draw = np.random.default_rng(2)
+    for number in range(130):
+        pixels = draw.integers(0, 30, (12, 12, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 90
+        if number in (40, 80, 120):
+            pixels = np.full((12, 12, 3), (250, 255, 240), np.uint8) - pixels // 8
+        Image.fromarray(pixels).save(folder / "images" / f"{number:03d}.png")
+    (folder / "images" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (folder / "images" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "nets.py").write_text(NETWORK)
+    store = Store.open(folder / "store", create=True)
+    network = load_network(f"{folder}/nets.py:small", "none")
+    source = open_source(str(folder / "images"))
+    key = extract(source, network, store, taps=("last_conv",), device="cpu").key
+    build_index(store.features(key), "gap_cosine")
+    make_map(store.features(key), MapSettings(split="all"))
+    return folder / "store"
+
+
 class Client:
     """Asks the server as a browser would."""
 
@@ -166,3 +199,19 @@ def server(*stores, options=()):
 def client(place):
     with server(place / "store") as answering:
         yield answering
+
+
+@pytest.fixture(scope="session")
+def opened():
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def page(opened):
+    """A browser at a desk, with nothing in its logs."""
+    opened.go("about:blank")
+    opened.shape(1400, 900, dark=False)
+    opened.complaints()
+    opened.requests()
+    return opened

@@ -1,6 +1,8 @@
 """The API beside the command line and the functions that it stands for, through `alike.connect`."""
 
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import alike
 from alike.extract.errors import BadInput
@@ -140,6 +143,106 @@ def test_explanations_are_those_of_the_function(answers, place):
     np.testing.assert_allclose(table["score"], made.table["score"], rtol=1e-4)
     for name, array in made.arrays.items():
         np.testing.assert_allclose(maps[name.partition("/")[2]], array, atol=1e-4)
+
+
+def test_explanations_are_the_document_of_the_command(client, place, tmp_path):
+    words = ["explain", "3", "--store", place / "store", "--methods", "cam,gradcam,lrp_epsilon,sa"]
+    made = command(*map(str, words), "--to", str(tmp_path))
+    methods = "&".join(f"method={one}" for one in ("cam", "gradcam", "lrp_epsilon", "sa"))
+    told = client.json(f"/api/v1/images/3/explain?{methods}")
+    assert made.keys() == told.keys() - {"arrays"}
+    assert made["images"].keys() == told["images"].keys()
+    assert made["images"].pop("files")
+    assert told["images"].pop("files") == []
+    # Two passes through the network, in two processes.
+    for line, wanted in zip(told["images"].pop("maps"), made["images"].pop("maps"), strict=True):
+        assert line == {
+            name: pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value
+            for name, value in wanted.items()
+        }
+    assert told["images"] == made["images"]
+    assert set(told["arrays"]) == {"cam", "gradcam", "lrp_epsilon", "sa"}
+
+
+def test_pictures_through_the_client(answers, place):
+    row = int(answers.images(1, label="cat")["row"].iloc[0])
+    path = place / "images" / answers.image(row)["path"]
+    with Image.open(io.BytesIO(answers.thumbnail(row, side=96))) as small:
+        assert (small.format, max(small.size)) == ("WEBP", 60)
+    with Image.open(io.BytesIO(answers.network_input(path))) as seen:
+        assert seen.size == (16, 16)
+        shown = np.asarray(seen.convert("RGB"), float)
+    with Image.open(path) as whole:
+        wanted = np.asarray(whole.convert("RGB").resize((16, 16), Image.Resampling.BILINEAR), float)
+    assert np.corrcoef(shown.ravel(), wanted.ravel())[0, 1] > 0.98
+
+
+def test_every_question_has_a_method_of_the_client(client, analysed):
+    """Those that are not asked are the same as others, or make a file of a table."""
+    other = {("get", "/images/{image}/neighbours"), ("get", "/lists/{kind}/file")}
+    analysis, _ = analysed
+    paths = client.json("/api/v1/openapi.json")["paths"]
+    routes = {
+        (verb, path.removeprefix("/api/v1"))
+        for path, verbs in paths.items()
+        for verb in verbs
+        if path != "/api/v1/docs"
+    }
+    asked = set()
+    with alike.connect(client.address) as server:
+        server._server._http.event_hooks["request"] = [
+            lambda request: asked.add((request.method.lower(), request.url.path))
+        ]
+        image = server.image(3)["image"]
+        assert server.health() == {"status": "ok", "version": server.version}
+        assert "network" in server.stores()
+        assert server.set()["images"] == 20
+        assert len(server.images(2)) == 2
+        server.upload(server.thumbnail(3))
+        server.network_input(3)
+        server.neighbours([3], k=1)
+        server.prediction(3)
+        server.alike(3, 12)
+        server.pixel_likeness(3, 12)
+        server.explain(3, ["gradcam"])
+        for name, table in server.analysis().items():
+            assert len(table) == len(analysis.tables[name]), name
+        _, pairs = server.grades()
+        assert isinstance(pairs.attrs["measure"], str)
+        assert set(server.report(["scores", "top"])) == {"scores", "top"}
+        for table in (server.classes(), server.class_pairs(), server.histograms()):
+            assert len(table)
+        server.examples()
+        server.class_pair("cat", "dog")
+        server.map()
+        server.images_to_check("twins")
+        server.tag([image], "odd")
+        server.tag([image], "odd", present=False)
+        server.tags()
+        near = server.typical([0.1, 0.5])
+        told = client.json("/api/v1/typical?distance=0.1&distance=0.5")
+        assert near["same_farther"].tolist() == told["same_farther"]
+        assert near["distance"].tolist() == [0.1, 0.5]
+        square = server.class_matrix()
+        counts = server.metrics().query("name == 'alike_requests_total'")
+        of_images = [one["route"] == "/api/v1/images/{image}" for one in counts["labels"]]
+        assert counts["value"][of_images].sum() >= 1
+    table = analysis.tables["class_pairs"].query("measure == 'gap_cosine'")
+    for row in table.itertuples():
+        for a, b in ((row.class_a, row.class_b), (row.class_b, row.class_a)):
+            assert square.at[a, b] == pytest.approx(row.mean)
+    assert not square.isna().any(axis=None)
+    patterns = {
+        (verb, path): re.compile("/api/v1" + re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)))
+        for verb, path in routes
+    }
+    reached = {
+        route
+        for route, pattern in patterns.items()
+        for verb, path in asked
+        if verb == route[0] and pattern.fullmatch(path)
+    }
+    assert routes - reached == other
 
 
 def test_a_coarse_map_has_the_same_sum():

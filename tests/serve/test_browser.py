@@ -2,11 +2,8 @@
 
 import csv
 import io
-import os
 import re
 import shutil
-from importlib.util import find_spec
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,17 +13,12 @@ from PIL import Image
 from alike.extract.store.store import Store
 from alike.extract.store.tags import read_tags
 
-from .browser import browser, missing
+from .browser import missing
 from .conftest import server
+from .visiting import READY, assert_quiet, box_of, place_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
-PACKED = find_spec("axe_core_python")
-"""Of the dev extra; `ALIKE_AXE` names a later axe.min.js."""
-AXE = os.environ.get("ALIKE_AXE") or (
-    str(Path(str(PACKED.origin)).with_name("axe.min.js")) if PACKED else ""
-)
 SHAPES = ((1400, 900), (390, 844))
-READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]')"
 VIEWS = {
     "": "document.querySelectorAll('.some .pic img').length === 20",
     "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
@@ -46,37 +38,6 @@ def address(client, analysed):
     return f"{client.address}/"
 
 
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def page(opened):
-    """A browser at a desk, with nothing in its logs."""
-    opened.go("about:blank")
-    opened.shape(1400, 900, dark=False)
-    opened.complaints()
-    opened.requests()
-    return opened
-
-
-def visit(page, address, ready):
-    """Load a view anew, and wait until it is there."""
-    page.go("about:blank")
-    page.go(address)
-    page.wait(f"{READY} && {ready}")
-
-
-def assert_quiet(page, address):
-    """No complaint of the console, no request elsewhere."""
-    complaints = [one for one in page.complaints() if "GPU stall due to ReadPixels" not in one]
-    assert complaints == []
-    inside = (address, "data:", "blob:", "about:")
-    assert [one for one in page.requests() if not one.startswith(inside)] == []
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
 def test_every_view(page, address, shape, dark):
@@ -94,19 +55,14 @@ def test_every_view(page, address, shape, dark):
     assert_quiet(page, address)
 
 
-@pytest.mark.skipif(not AXE, reason="no axe-core: neither the dev extra nor ALIKE_AXE")
+@with_axe
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
 def test_no_serious_finding_of_axe(page, address, shape, dark):
     page.shape(*shape, dark=dark)
-    script = Path(AXE).read_text(encoding="utf-8")
     for view, ready in VIEWS.items():
         visit(page, address + view, ready)
-        page.run(script)
-        page.run("window.found = null; axe.run().then((all) => { window.found = all.violations; })")
-        found = page.wait("window.found")
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == [], view
+        assert serious_findings(page) == [], view
 
 
 def test_an_uploaded_image_gets_the_right_neighbours(page, address, client, place, tmp_path):
@@ -201,9 +157,7 @@ def test_links_of_older_versions_still_lead_there(page, address):
 
 def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
     visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
-    box = page.run("const b = document.querySelector('.plane').getBoundingClientRect();"
-                   "return [b.left, b.top, b.right, b.bottom]")  # fmt: skip
-    left, top, right, bottom = box
+    left, top, right, bottom = box = box_of(page, ".plane")
     bottom = min(bottom, 890)
     page.run("document.querySelector('button[data-value=lasso]').click()")
     corners = [(left + 4, top + 4), (right - 4, top + 4), (right - 4, bottom - 4),
@@ -213,12 +167,7 @@ def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address
     page.run("document.querySelector('button[data-value=move]').click(); scrollTo(0, 0)")
     # The first point, where the map of the server has it.
     table = client.json("/api/v1/map?split=all")
-    points = table["tsne"]
-    spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
-    reach = max(high - low for low, high in spans) / 2
-    unit = 0.47 * min(right - left, box[3] - top)
-    x = (left + right) / 2 + (points[0][0] - sum(spans[0]) / 2) / reach * unit
-    y = (top + box[3]) / 2 - (points[0][1] - sum(spans[1]) / 2) / reach * unit
+    x, y = place_of(table["tsne"], 0, box)
     page.move(x, y)
     shown = page.wait("document.querySelector('.mapcard').style.display === 'block' && "
                       "document.querySelector('.mapcard').innerText")  # fmt: skip
@@ -248,6 +197,8 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
         "return [b.left + xaxis._offset + xaxis.l2p(2), b.top + yaxis._offset + yaxis.l2p(0)]"
     )
     page.move(*cell)
+    # A click counts for the cell that plotly has seen the mouse over.
+    page.wait("document.querySelector('.hoverlayer .hovertext')")
     page.move(*cell, click=True)
     pair = client.json(
         f"/api/v1/class-pair?first={order[0]}&second={order[2]}".replace("ä", "%C3%A4")
@@ -340,7 +291,9 @@ def test_scores_have_the_profile_over_layers(page, two):
 
 def test_what_the_data_allow_stands_above_the_lists(page, two):
     address, analysis = two
-    visit(page, f"{address}#data", "document.querySelector('.limits .js-plotly-plot')")
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    page.run("document.querySelector('.limits summary').click()")
+    page.wait("document.querySelector('.limits .js-plotly-plot')")
     bounds = page.run(
         "return [...document.querySelectorAll('.limits .two tbody')][0].innerText.split('\\n')"
     )
@@ -353,11 +306,12 @@ def test_what_the_data_allow_stands_above_the_lists(page, two):
         "return document.querySelector('.limits .js-plotly-plot').data.flatMap((one) => one.y)"
     )
     assert set(curve.query("score == 'one_nn'")["value"]) <= set(drawn)
-    page.shape(390, 844, dark=True)
-    visit(page, f"{address}#data", "document.querySelector('.limits details')")
-    assert not page.run("return document.querySelector('.limits details').open")
-    top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
-    assert top < 844
+    for width, height in SHAPES:
+        page.shape(width, height, dark=True)
+        visit(page, f"{address}#data", "document.querySelector('.limits details')")
+        assert not page.run("return document.querySelector('.limits details').open")
+        top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
+        assert top < 0.6 * height or (width < 600 and top < height)
     assert_quiet(page, address)
 
 
@@ -456,7 +410,11 @@ def test_tables_of_the_page_alone_are_saved_too(page, two):
     scores = analysis.tables["scores"].query("measure == 'gap_cosine'").set_index("score")
     values = {row[0]: row[1:3] for row in rows}
     one = scores.loc["sameness"]
-    assert values["sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    assert values["Sameness"] == [f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"]
+    # In the words of the report, a share in per cent.
+    one = scores.loc["one_nn"]
+    assert values["Nearest neighbour of the same class"][0] == f"{100 * one['value']:.1f} %"
+    assert not any("_" in row[0] for row in rows)
     assert saved(page, place, "LaTeX").count("\\\\\n") == len(rows) + 1
     assert_quiet(page, address)
 

@@ -7,23 +7,31 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+import uvicorn
 from PIL import Image
+from starlette.requests import Request
+from uvicorn.server import ServerState
 
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.images.split import image_id
+from alike.serve import run
+from alike.serve.api import _neighbours
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
 from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
+from alike.serve.models import NeighbourQuestion
 from alike.serve.pictures import Thumbnails, thumbnail
 from alike.serve.run import allowed_hosts, is_private, listener_at, new_token, serve
 from alike.serve.service import NeighbourService
+from alike.serve.work import Work
 
 API = "/api/v1"
 
@@ -270,6 +278,49 @@ def test_clients_that_hang_up_leave_the_page_answering(client):
     assert (status, len(json.loads(body)["neighbours"])) == (200, 5)
 
 
+def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch):
+    """40 images are embedded in two parts; the client leaves during the first."""
+    service = NeighbourService(place / "store")
+    names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
+    work = Work(service)
+    left, done = threading.Event(), []
+    embed = service.embed
+
+    def leaving(part, opened):
+        left.set()
+        embed(part, opened)
+        done.append(len(part))
+        time.sleep(0.1)
+
+    monkeypatch.setattr(service, "embed", leaving)
+
+    async def receive():
+        while not left.is_set():
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
+
+    async def main(stays):
+        request = Request({"type": "http", "headers": []}, forever if stays else receive)
+        question = NeighbourQuestion(images=names, k=2)
+        return await _neighbours(work, request, question, lambda answers: {"answers": answers})
+
+    async def forever():
+        await asyncio.Event().wait()
+
+    with pytest.raises(ClientGone):
+        asyncio.run(main(stays=False))
+    assert done == [32]
+    assert (work.network.in_use, work.pixels.in_use, work.searches.in_use) == (0, 0, 0)
+    answer = json.loads(asyncio.run(main(stays=True)).body)
+    assert [one["query"]["image"] for one in answer["answers"]] == names
+    # Those of the first part were held.
+    assert done == [32, 8]
+    alone = service.neighbours(names[35], 2)["neighbours"]
+    found = answer["answers"][35]["neighbours"]
+    assert [one["number"] for one in found] == [35, 35]
+    assert [one["row"] for one in found] == [one["row"] for one in alone]
+
+
 def test_stored_rows_do_not_wait_for_the_network(place):
     service = NeighbourService(place / "store")
     with service.networks.lock, ThreadPoolExecutor(1) as other:
@@ -388,15 +439,116 @@ def test_a_taken_port(client, place):
         serve(NeighbourService(place / "store"), port=port_of(client))
 
 
+async def listening(app, most=None):
+    """A server of an application, by our protocol, that bounds its connections."""
+    config = uvicorn.Config(app, http=run.Protocol, lifespan="off", limit_concurrency=most)
+    config.load()
+    state = ServerState()
+    return await asyncio.get_running_loop().create_server(
+        lambda: run.Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+
+
+def assert_refusal(raw, status):
+    """Bytes of an answer: our body for every error, and the headers of every answer."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in lines)}
+    assert first.split()[1] == str(status)
+    assert headers["content-type"] == "application/json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    document = json.loads(body)
+    assert list(document) == ["error"]
+    assert "\n" not in document["error"]
+    return headers, document["error"]
+
+
+def raw_answer(port, data):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as asked:
+        asked.sendall(data)
+        return b"".join(iter(lambda: asked.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nNo colon\r\n\r\n",
+        b"GET /" + b"x" * 66_000,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused_as_everything_else(client, data):
+    headers, line = assert_refusal(raw_answer(port_of(client), data), 400)
+    assert headers["connection"] == "close"
+    assert "64 KiB" in line
+    assert client.json(f"{API}/health")["status"] == "ok"
+
+
+def test_too_many_connections_are_refused_as_everything_else():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    question = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def main():
+        async with await listening(app, most=3) as server:
+            place = server.sockets[0].getsockname()
+            others = [await asyncio.open_connection(*place) for _ in range(3)]
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(question)
+            refused = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            await writer.wait_closed()
+            # Those that were there before are answered.
+            reader, writer = others[0]
+            writer.write(question)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            for _, writer in others:
+                writer.close()
+            return refused, answer
+
+    refused, answer = asyncio.run(main())
+    headers, line = assert_refusal(refused, 503)
+    assert (headers["retry-after"], headers["connection"]) == ("1", "close")
+    assert "try again" in line
+    assert b"204" in answer
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["in a route", "outside of the guard"])
+def test_a_fault_is_refused_as_everything_else(place, outside, capsys):
+    """What is inside stays in the log."""
+    service = NeighbourService(place / "store")
+
+    def broken(*_):
+        raise RuntimeError("inside")
+
+    service.facts = broken
+    app = create_app(service)
+
+    async def fails(scope, receive, send):
+        broken()
+
+    async def main():
+        async with await listening(fails if outside else app) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET /api/v1/set HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 60)
+            writer.close()
+            return answer
+
+    _, line = assert_refusal(asyncio.run(main()), 500)
+    assert line == "a fault of the server (RuntimeError): its log says more"
+    assert "RuntimeError: inside" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 @pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHo"])
 def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, part):
     """At the start of a connection, and after an answer."""
-    import uvicorn
-    from uvicorn.server import ServerState
-
-    from alike.serve import run
-
     monkeypatch.setattr(run, "HEADER_SECONDS", 0.05)
 
     async def app(scope, receive, send):
@@ -404,15 +556,7 @@ def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, 
         await send({"type": "http.response.body"})
 
     async def main():
-        config = uvicorn.Config(app, http=run.Protocol, lifespan="off")
-        config.load()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: run.Protocol(config=config, server_state=ServerState(), app_state={}),
-            "127.0.0.1",
-            0,
-        )
-        async with server:
+        async with await listening(app) as server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             if first:
                 writer.write(first)

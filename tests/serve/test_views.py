@@ -77,7 +77,7 @@ def test_grades_are_those_that_are_stored(place, tmp_path):
     for name in (GRADE, PAIR_GRADE):
         # A test of the page grades the set that all share.
         service.store.remove_file(name.format(key=features.key))
-    empty = {"key": features.key, "images": [], "pairs": [], "pair_measure": ""}
+    empty = {"key": features.key, "images": [], "pairs": [], "pair_measure": "", "outdated": []}
     assert service.analyses.grades(features.key) == empty
     network = load_network(f"{place}/nets.py:small", "none")
     grading = Grading(steps=4, draws=3)
@@ -85,6 +85,13 @@ def test_grades_are_those_that_are_stored(place, tmp_path):
     pairs = pair_grade_of(features, network, methods=["likeness"], split=None, grading=grading)
     grades = service.analyses.grades(features.key)
     assert grades["pair_measure"] == "gap_cosine"
+    assert grades["outdated"] == []
+    for name, what in ((GRADE, "images"), (PAIR_GRADE, "pairs")):
+        table, told = service.store.read_table(name.format(key=features.key))
+        service.store.write_table(
+            name.format(key=features.key), table, {**told, "digest": "of other features"}
+        )
+        assert what in service.analyses.grades(features.key)["outdated"]
     for shown, table in ((grades["images"], images), (grades["pairs"], pairs)):
         assert [one["explainer"] for one in shown] == table["explainer"].tolist()
         wanted = [None if np.isnan(one) else one for one in table["deletion_to_random"]]
@@ -278,7 +285,7 @@ def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path)
 def test_every_section_can_be_asked_for(analysis, place):
     """The names of the API are those that are written, of an analysis that has all tables."""
     from alike.analysis.report import fragments
-    from alike.serve.models import SectionName
+    from alike.serve.view_models import SectionName
 
     store = Store.open(place / "store")
     for name in get_args(SectionName):

@@ -56,6 +56,15 @@ def test_simplex_has_unit_rows_at_equal_angles(classes, width):
     torch.testing.assert_close(rows @ rows.T, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("classes", "width"), [(2, 64), (10, 64), (100, 512), (7, 1280)])
+def test_a_feature_without_negative_numbers_can_be_of_each_class(classes, width):
+    rows = simplex(classes, width)
+    logits = rows.clamp_min(0) @ rows.T
+    assert logits.argmax(1).tolist() == list(range(classes))
+    other = logits.clone().fill_diagonal_(-torch.inf).max(1).values
+    assert (logits.diagonal() - other).min() > 0.2
+
+
 @pytest.mark.quick
 def test_simplex_that_does_not_fit_is_refused():
     with pytest.raises(BadInput, match="at least 9 values for 10 classes"):

@@ -23,7 +23,13 @@ from alike.train.map_losses import (
 )
 from alike.train.masks import cam_mask, grad_cam_mask
 from alike.train.similarity import supcon
-from alike.train.vector_losses import CentreLoss, gap_supcon, triplet_batch_hard, triplet_semi_hard
+from alike.train.vector_losses import (
+    CentreLoss,
+    SimilarClasses,
+    gap_supcon,
+    triplet_batch_hard,
+    triplet_semi_hard,
+)
 
 CLASSES, CHANNELS, SIDE, BATCH = 4, 6, 3, 12
 WITH_TERM = [name for name, row in LOSSES.items() if row.make]
@@ -205,6 +211,32 @@ def test_centres_follow_the_class_means():
     assert second.item() == pytest.approx(0.5 * 2 * (2 * 0.95**2) / 3)
 
 
+def test_negatives_of_similar_classes_count_less():
+    features = unit(seeded(9, 5, seed=2))
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    loss = SimilarClasses(3, 5)
+    ours = loss(StepView(features.view(9, 5, 1, 1), labels, uniform))
+    means = unit(torch.stack([features[labels == one].mean(0) for one in range(3)]))
+    total = 0.0
+    for i in range(9):
+        apart = {b: 1.0 - float(means[labels[i]] @ means[b]) for b in range(3) if b != labels[i]}
+        mean = sum(apart.values()) / 2
+        bottom = sum(
+            math.exp(float(features[i] @ features[a]) / 0.1)
+            * (1.0 if labels[a] == labels[i] else apart[int(labels[a])] / mean)
+            for a in range(9) if a != i
+        )  # fmt: skip
+        mine = [p for p in range(9) if p != i and labels[p] == labels[i]]
+        total -= sum(
+            math.log(math.exp(float(features[i] @ features[p]) / 0.1) / bottom) for p in mine
+        ) / len(mine)
+    assert ours.item() == pytest.approx(total / 9, rel=1e-5)
+    # Classes that are equally far from each other count alike: that is `gap_supcon`.
+    even = torch.eye(3).repeat_interleave(3, 0)[:, :, None, None]
+    view = StepView(even, labels, uniform)
+    torch.testing.assert_close(SimilarClasses(3, 3)(view), gap_supcon(view))
+
+
 @pytest.mark.parametrize("name", WITH_TERM)
 def test_l4_gradients_in_float64(name):
     maps = (seeded(6, 3, 2, 2, seed=4) + 0.1).requires_grad_()
@@ -216,7 +248,7 @@ def test_l4_gradients_in_float64(name):
         # a centre that follows the batch is likewise a constant for the gradient.
         return LOSSES[name].make(3, 3)(StepView(at, labels, lambda: masks))
 
-    if name in ("icnn", "centre"):
+    if name in ("icnn", "centre", "gap_supcon_similar"):
         (gradient,) = torch.autograd.grad(value(maps), maps)
         assert gradient.isfinite().all()
         return
@@ -325,7 +357,7 @@ def test_unit_gives_dead_rows_no_gradient():
 
 @pytest.mark.quick
 def test_unknown_loss_names_those_there_are():
-    with pytest.raises(BadInput, match="gap_supcon, supcon, map_pair"):
+    with pytest.raises(BadInput, match="gap_supcon, gap_supcon_similar, supcon, map_pair"):
         loss_named("contrast")
 
 

@@ -14,9 +14,9 @@ from alike.train.run_log import CHECKPOINT
 ROOT = Path(__file__).parents[2]
 
 
-def ended(folder, step, name):
+def ended(folder, step, name, average="none"):
     """The exit status of a run that sends itself a signal, so that no timing decides when."""
-    arguments = [str(folder), "1", "15", "centre", str(step), name]
+    arguments = [str(folder), "1", "15", "centre", average, str(step), name]
     return subprocess.run(
         [sys.executable, train_digits.__file__, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -241,6 +241,15 @@ def test_fixed_simplex_head_stays(parent, digits, tmp_path):
     torch.testing.assert_close(cosines, torch.full((10, 10), -1 / 9), atol=1e-5, rtol=0)
 
 
+def test_a_fixed_head_names_the_classes(parent, digits, tmp_path):
+    found = {
+        loss: again(parent, digits, tmp_path / loss, loss=loss, epochs=20, lr=0.02)
+        for loss in ("etf_head", "ce")
+    }
+    accuracy = {loss: run.log["probe_accuracy"].iloc[-1] for loss, run in found.items()}
+    assert accuracy["etf_head"] > accuracy["ce"] - 0.1
+
+
 def test_networks_without_a_linear_head_get_grad_cam(digits, tmp_path):
     network = load_network("squeezenet1_1", transform=Transform(resize=(64, 64)))
     few = [image for image in digits.images if image[1] in "01"]

@@ -1,6 +1,6 @@
 """Trains on digits as a process of its own.
 
-python train_digits.py FOLDER DEVICES EPOCHS LOSS [STEP at which it gets a SIGNAL]
+python train_digits.py FOLDER DEVICES EPOCHS LOSS [AVERAGE [STEP at which it gets a SIGNAL]]
 
 DROPOUT of the environment replaces its share of 0.3.
 """
@@ -17,13 +17,13 @@ from alike.extract.networks.network import load_network
 from alike.train.retrain import retrain
 
 
-def train(folder: Path, *, devices=1, epochs=6, loss="centre", progress=None):
+def train(folder: Path, *, devices=1, epochs=6, loss="centre", progress=None, **changes):
     torch.set_num_threads(1)
     digits = Digits()
     network = load_network(
         write_network(folder), args={"dropout": float(os.environ.get("DROPOUT", "0.3"))}
     )
-    changes = {} if progress is None else {"progress": progress}
+    changes |= {} if progress is None else {"progress": progress}
     return retrain(
         network,
         digits.images,
@@ -48,7 +48,9 @@ def ended_at(last, name):
 
 
 if __name__ == "__main__":
-    place, devices, epochs, loss, *end = sys.argv[1:]
+    place, devices, epochs, loss, *more = sys.argv[1:]
+    average, *end = more or ["none"]
     told = {"progress": ended_at(int(end[0]), end[1])} if end else {}
+    told["average"] = average
     run = train(Path(place), devices=int(devices), epochs=int(epochs), loss=loss, **told)
     sys.stdout.write(run.weights_hash)

@@ -14,7 +14,7 @@ from alike.analysis.explain.continuity.continuity import (
     Sampling,
     continuity,
 )
-from alike.analysis.explain.file_names import PICTURE, TABLE
+from alike.analysis.explain.file_names import DIGEST, PICTURE, TABLE
 from alike.analysis.explain.inputs import network_for, worker_network
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.overlay import full_colour, heat_image
@@ -86,12 +86,13 @@ def continuity_of(
     else:
         result = _joined(work, methods, map_methods, progress, tell)
     settings: dict[str, Any] = {**vars(sampling), "split": split, "n_images": len(table)}
+    settings[DIGEST] = features.digest
     if features.where:
         settings["where"] = features.where
     place = {"key": features.key}
     features.store.write_table(TABLE.format(**place), result.table, settings)
     picture = continuity_panel(result.examples, network.transform)
-    features.store.write_file(PICTURE.format(**place), png(picture))
+    features.store.write_file(PICTURE.format(**place), png(picture, {DIGEST: features.digest}))
     return result
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
+from alike.analysis.explain.file_names import DIGEST, GRADE, PAIR_GRADE
 from alike.analysis.explain.grade.grade import Grading, grade
 from alike.analysis.explain.grade.pairs import PAIR_METHODS, USUAL_GRADING, grade_pairs, pairs_of
 from alike.analysis.explain.inputs import network_for, worker_network
@@ -263,4 +263,5 @@ def _inputs(
 
 def _keep(features: "Features", name: str, table: pd.DataFrame, settings: dict[str, Any]) -> None:
     where = {"where": features.where} if features.where else {}
-    features.store.write_table(name.format(key=features.key), table, {**settings, **where})
+    made_of = {**settings, **where, DIGEST: features.digest}
+    features.store.write_table(name.format(key=features.key), table, made_of)

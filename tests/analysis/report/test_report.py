@@ -270,7 +270,9 @@ from alike.extract.store import Store
 
 url, key, folder, to = sys.argv[1:]
 tables = {path.stem: pd.read_parquet(path) for path in Path(folder).glob("*.parquet")}
-analysis = SimpleNamespace(key=key, n_images=9, classes=("a", "b"), settings={}, tables=tables)
+analysis = SimpleNamespace(
+    key=key, n_images=9, classes=("a", "b"), settings={}, tables=tables, outdated=lambda _: ""
+)
 write_report(to, before=analysis, store=Store.open(url), maps=False, thumbnails=False)
 print(*sorted({"torch", "torchvision", "plotly"} & set(sys.modules)))
 """

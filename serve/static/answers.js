@@ -1,0 +1,86 @@
+// What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
+import { ask, askIfThere, count, distance, empty, h, link, networkTitle, pictureLink, rounded } from "./parts.js";
+
+// Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
+export function sideOf(value, { facts, source }) {
+  // The store by its name: another one may be chosen before the answer is there.
+  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts) };
+  const one = facts.networks.find((each) => each.value === value);
+  return one ? { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title } : null;
+}
+
+export function askNeighbours(image, { store, features, measure }, { values, life }) {
+  const relation = values.relation || "any", k = Number(values.k) || 12;
+  return ask(`images/${image}/neighbours`, { store, features, measure, k, relation }, { signal: life });
+}
+
+// What the network takes the query for; empty where no logits are stored.
+export function prediction(query, { store, features }, life) {
+  const line = h("div", { class: "predicted small soft" });
+  askIfThere(`images/${query.image}/prediction`, { store, features }, { signal: life }).then((told) => {
+    if (!told) return;
+    const sure = told.shares.map((share, i) => [told.classes[i], share]).filter(([, share], i) => i === 0 || share > 0.01);
+    line.replaceChildren("The network says ", ...sure.flatMap(([name, share], i) =>
+      [i ? ", " : "", h("b", {}, name), " ", h("span", { class: "nowrap" }, rounded(share))]), ".");
+  }).catch(() => {});
+  return line;
+}
+
+// How the neighbours vote for classes.
+export function votes(reply, relation) {
+  const { query, neighbours: near } = reply, counts = new Map();
+  for (const one of near) if (one.label !== null) counts.set(one.label, (counts.get(one.label) || 0) + 1);
+  if (!counts.size || relation !== "any") return null;
+  const sorted = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 4);
+  return h("div", { class: "votes", role: "img", "aria-label": `Votes of ${near.length} neighbours: ${sorted.map(([name, n]) => `${name} ${n}`).join(", ")}` },
+    sorted.map(([name, n]) => [h("span", { class: "t" }, name),
+      bar(n / near.length, query.label === null ? "plain" : name === query.label ? "same" : "other"), h("span", {}, `${n} of ${near.length}`)]).flat());
+}
+
+export function bar(share, kind = "") {
+  const inner = h("i", { class: kind });
+  inner.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
+  return h("span", { class: "track" }, inner);
+}
+
+export function summary({ query, neighbours: near, exact, missing }) {
+  const text = !near.length ? "No stored image may answer."
+    : exact ? "These are exactly the nearest." : "Found by an approximate index.";
+  const lacking = missing ? ` ${count(missing)} images are not in the index: none of them can be here.` : "";
+  return text + lacking + (query.label === null ? " The class of the query is not known." : "");
+}
+
+// The neighbours as pictures, each a link to the pair.
+export function nearest({ query, neighbours: near }, side, { values }) {
+  if (!near.length) return empty("No neighbours", "No stored image may answer. Allow any class.");
+  const grid = h("div", { class: "grid" }, near.map((one) => {
+    const known = query.label !== null && one.label !== null;
+    const kind = !known ? "plain" : one.label === query.label ? "same" : "other";
+    const chosen = [one.image, String(one.row)].includes(values.with) && (values.by || "") === side.value;
+    const tile = pictureLink(one, [distance(one.distance), one.label ?? ""], kind, link("ask", { ...values, with: one.image, by: side.value, at: undefined }), chosen);
+    tile.dataset.image = one.image;
+    tile.dataset.by = side.value;
+    return tile;
+  }));
+  return [grid, query.label === null ? null : h("p", { class: "soft small key" },
+    h("i", { class: "dot same" }), "its class", h("i", { class: "dot other" }), "another class")].filter(Boolean);
+}
+
+// One of two networks beside each other.
+export function column(reply, side, context) {
+  const { query } = reply, relation = context.values.relation || "any", shown = context.facts.measure;
+  const apart = side.named === shown ? null : h("p", { class: "soft small" }, `By ${side.named}: this network has no index of ${shown}.`);
+  return [h("div", {}, h("h2", {}, side.title), apart, prediction(query, side, context.life), votes(reply, relation),
+    h("p", { class: "soft small" }, summary(reply), query.row < 0 && side.value ? " The query is not in this store." : "")),
+  h("div", {}, nearest(reply, side, context))];
+}
+
+// In both lists: how many of the neighbours. Those of one list alone are dashed.
+export function compareLists(place, replies) {
+  const lists = replies.map((reply) => new Set(reply.neighbours.map((one) => one.image)));
+  const shared = [...lists[0]].filter((image) => lists[1].has(image)).length;
+  for (const tile of place.querySelectorAll(".near .pic")) {
+    tile.classList.toggle("alone", !lists.every((list) => list.has(tile.dataset.image)));
+  }
+  return `${shared} of ${Math.max(lists[0].size, lists[1].size)} neighbours are in both lists. Those of one list alone have a dashed frame.`;
+}

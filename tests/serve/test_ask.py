@@ -1,0 +1,207 @@
+"""The view Ask in a browser: two networks beside each other, and what a shared link shows again."""
+
+import shutil
+from collections import Counter
+
+import pytest
+
+from .browser import missing
+from .conftest import server
+from .visiting import READY, assert_quiet, box_of, serious_findings, visit, with_axe
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
+COLUMNS = """
+return [...document.querySelectorAll(".near")].filter((one) => !one.hidden).map((one) => ({
+  title: one.querySelector("h2").textContent,
+  says: one.querySelector(".predicted").textContent,
+  votes: [...one.querySelectorAll(".votes")].map((votes) => votes.getAttribute("aria-label"))[0],
+  images: [...one.querySelectorAll(".pic")].map((tile) => tile.dataset.image),
+  alone: [...one.querySelectorAll(".pic.alone")].map((tile) => tile.dataset.image),
+  left: one.getBoundingClientRect().left,
+  top: one.querySelector(".grid").getBoundingClientRect().top,
+}));
+"""
+"""The lists of neighbours that are seen."""
+PICTURES = """
+return [...document.querySelectorAll(".both canvas")].map((canvas) => canvas.toDataURL());
+"""
+
+
+@pytest.fixture(scope="module")
+def two_stores(two_networks):
+    """A server of a store of two networks, and of a copy of it; both networks' keys."""
+    folder, analysis = two_networks
+    copy = folder.parent / "after.store"
+    shutil.copytree(folder / "store", copy)
+    with server(folder / "store", copy, options=("--features", analysis.key)) as answering:
+        keys = [one["key"] for one in answering.json("/api/v1/set")["extractions"]]
+        yield answering, analysis.key, next(key for key in keys if key != analysis.key)
+
+
+def assert_column(column, client, image, below, key):
+    """A column has the neighbours, the votes and the prediction of its network."""
+    path = f"/api/v1{below}/images/{image}"
+    near = client.json(f"{path}/neighbours?k=12&features={key}")["neighbours"]
+    assert column["images"] == [one["image"] for one in near]
+    votes = Counter(one["label"] for one in near)
+    counts = sorted(f"{label} {n}" for label, n in votes.items())
+    assert sorted(column["votes"].partition(": ")[2].split(", ")) == counts
+    told = client.json(f"{path}/prediction?features={key}")
+    assert f"{told['classes'][0]} {100 * told['shares'][0]:.1f} %" in column["says"]
+
+
+@pytest.mark.parametrize("store", ["", "after"], ids=["one store", "across stores"])
+def test_two_networks_in_two_columns(page, two_stores, store):
+    client, first, second = two_stores
+    below = f"/stores/{store}" if store else ""
+    image = client.json("/api/v1/images/3")["image"]
+    other = f"{store}/{second}" if store else second
+    address = f"{client.address}/"
+    visit(page, f"{address}#ask?image=3&beside={other}", "document.querySelector('.pic.alone')")
+    said = "[...document.querySelectorAll('.predicted')].every((one) => one.textContent)"
+    page.wait(said)
+    own, beside = page.run(COLUMNS)
+    assert_column(own, client, image, "", first)
+    assert_column(beside, client, image, below, second)
+    assert beside["title"].startswith(f"{store}: wide" if store else "wide")
+    assert beside["left"] > own["left"] + 100
+    assert beside["top"] == own["top"]
+    shared = set(own["images"]) & set(beside["images"])
+    assert 0 < len(shared) < 12
+    assert set(own["alone"]) == set(own["images"]) - shared
+    assert set(beside["alone"]) == set(beside["images"]) - shared
+    words = page.run("return document.querySelector('.shared').textContent")
+    assert words.startswith(f"{len(shared)} of 12 neighbours are in both lists.")
+    # A neighbour of the other network: the pair is its own, and by the first one on request.
+    page.run("document.querySelectorAll('.near.beside .pic')[1].click()")
+    page.wait(f"{READY} && document.querySelector('.pairplace .both')")
+    for choice, path, key in ((1, below, second), (0, "", first)):
+        page.run(f"document.querySelectorAll('.pairplace .choices')[0].children[{choice}].click()")
+        pair = f"/api/v1{path}/images/{image}/alike/{beside['images'][1]}?features={key}"
+        distance = client.json(pair)["distance"]
+        shown = "document.querySelector('.pairplace .card > p b')?.textContent"
+        page.wait(f"{READY} && Number({shown}) === Number(arguments[0])", f"{distance:.4g}")
+    assert "by=" not in page.run("return location.hash")
+    page.shape(390, 844, dark=True)
+    own, beside = page.run(COLUMNS)
+    assert beside["left"] > own["left"] + 100
+    assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+    assert_quiet(page, address)
+
+
+@with_axe
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_serious_finding_of_axe_in_two_columns(page, two_stores, dark):
+    client, _, second = two_stores
+    page.shape(1400, 900, dark=dark)
+    address = f"{client.address}/#ask?image=3&with=12&at=0.3&beside=after/{second}"
+    visit(page, address, "document.querySelector('.pic.alone') && document.querySelector('.both')")
+    page.wait("location.hash && document.querySelector('.says').textContent.startsWith('Row 1')")
+    assert serious_findings(page) == []
+
+
+def test_a_network_that_is_gone_is_named(page, two_stores):
+    client, *_ = two_stores
+    visit(
+        page, f"{client.address}/#ask?image=3&beside=after/none", "document.querySelector('.empty')"
+    )
+    assert "no network “after/none”" in page.run(
+        "return document.querySelector('.near.beside').innerText"
+    )
+
+
+def press(page, key):
+    """Press a key where the focus is."""
+    event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true, cancelable: true}})"
+    page.run(f"document.activeElement.dispatchEvent({event})")
+
+
+SHOWN = ("likeness", "difference", "pixels", "gradcam", "cam", "lrp", "sa", "none")
+
+
+def test_the_keys_1_to_8_redraw_the_pair_and_a_link_shows_the_same(page, client, analysed):
+    address = f"{client.address}/"
+    ready = "document.querySelectorAll('.both canvas').length === 2"
+    visit(page, f"{address}#ask?image=3&with=12", ready)
+    pressed = "document.querySelector('.pairplace [aria-pressed=true]').dataset.value"
+    drawn, seen = {}, set()
+    for number, name in list(enumerate(SHOWN, 1))[::-1]:
+        press(page, str(number))
+        page.wait(f"{pressed} === '{name}' && !document.querySelector('.says').textContent"
+                  ".includes('asked …')")  # fmt: skip
+        drawn[name] = (
+            page.run(PICTURES),
+            page.run("return document.querySelector('.says').textContent"),
+        )
+        seen.add(tuple(drawn[name][0]))
+    # CAM fits this network, and Grad-CAM of a last linear layer is the same up to its scale.
+    assert len(seen) >= len(SHOWN) - 1
+    for name in ("gradcam", "pixels", "none"):
+        visit(page, f"{address}#ask?image=3&with=12&show={name}", ready)
+        page.wait("document.querySelector('.says').textContent === arguments[0]", drawn[name][1])
+        assert page.run(PICTURES) == drawn[name][0], name
+    page.run("document.querySelector('.pairplace button[data-value=pixels]').click()")
+    page.run(
+        "const list = document.querySelector('.pairplace .controls select');"
+        "list.value = 'likeness_gradient'; list.dispatchEvent(new Event('change'))"
+    )
+    page.wait(
+        "location.hash.includes('show=pixels') && location.hash.includes('likeness_gradient')"
+    )
+    assert_quiet(page, address)
+
+
+def test_a_place_is_chosen_by_the_keys_and_stays_in_the_address(page, client, analysed):
+    address = f"{client.address}/"
+    pair = client.json("/api/v1/images/3/alike/12")
+    high, wide = len(pair["likeness"][1]), len(pair["likeness"][1][0])
+    ready = "document.querySelectorAll('.both canvas').length === 2"
+    says = "document.querySelector('.says').textContent"
+    visit(page, f"{address}#ask?image=3&with=12", ready)
+    page.wait(says)
+    plain = page.run(PICTURES)
+    page.run("document.querySelectorAll('.both canvas')[1].focus()")
+    assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert "arrow keys" in page.run("return document.activeElement.getAttribute('aria-label')")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp"):
+        press(page, key)
+    # The first arrow takes the middle.
+    y, x = high // 2, wide // 2 + 1
+    share = pair["likeness"][1][y][x] / pair["value"]
+    goes_with = [row[y * wide + x] for row in pair["pairs"]]
+    best = max(range(len(goes_with)), key=goes_with.__getitem__)
+    columns = len(pair["likeness"][0][0])
+    line = (
+        f"Row {y + 1}, column {x + 1} of the right image: {100 * share:.1f} % of the similarity. "
+        f"In the other image most of it goes with row {best // columns + 1}, "
+        f"column {best % columns + 1}."
+    )
+    assert page.run(f"return {says}") == line
+    press(page, "Enter")
+    page.wait(f"location.hash.includes('at=1.{y * wide + x}')")
+    page.run("document.activeElement.blur()")
+    held = page.run(PICTURES)
+    assert held != plain
+    link = page.run("return location.hash")
+    visit(page, address + link, ready)
+    page.wait(f"{says} === arguments[0]", line)
+    assert page.run(PICTURES) == held
+    page.run("document.querySelectorAll('.both canvas')[1].focus()")
+    press(page, "Escape")
+    page.wait("!location.hash.includes('at=')")
+    page.run("document.activeElement.blur()")
+    assert page.run(PICTURES) == plain
+    # The mouse shows the same while it passes; a click holds it.
+    left, top, right, bottom = box_of(page, ".both figure:nth-child(2) canvas")
+    at = left + (x + 0.5) * (right - left) / wide, top + (y + 0.5) * (bottom - top) / high
+    page.move(*at)
+    page.wait(f"({PICTURES.replace('return', '').strip().rstrip(';')}).join() !== arguments[0]",
+              ",".join(plain))  # fmt: skip
+    assert page.run(PICTURES) == held
+    page.move(5, 5)
+    assert page.run(PICTURES) == plain
+    page.move(*at, click=True)
+    page.wait(f"location.hash.includes('at=1.{y * wide + x}')")
+    page.move(5, 5)
+    assert page.run(PICTURES) == held
+    assert_quiet(page, address)

@@ -1,0 +1,161 @@
+"""What the mouse, the clipboard and a finger bring: files, addresses, points of two linked maps."""
+
+import base64
+import re
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from alike.analysis.maps import MapSettings, make_map
+from alike.extract.images.split import image_id
+from alike.extract.store.store import Store
+
+from .browser import missing
+from .conftest import server
+from .visiting import READY, assert_quiet, box_of, paint_of, place_of, visit
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
+ASK = "document.querySelectorAll('.some .pic img').length === 20"
+DROP = """
+const [files, text, kind] = arguments, brought = new DataTransfer();
+for (const [name, data] of files) {
+  brought.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], name));
+}
+if (text) brought.setData("text/plain", text);
+const how = { bubbles: true, cancelable: true };
+document.body.dispatchEvent(kind === "drop"
+  ? new DragEvent("drop", { ...how, dataTransfer: brought })
+  : new ClipboardEvent("paste", { ...how, clipboardData: brought }));
+"""
+
+
+def files_of(*paths):
+    return [[path.name, base64.b64encode(path.read_bytes()).decode()] for path in paths]
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_several_files_at_once(page, client, analysed, place, tmp_path, kind):
+    """Each is uploaded, the last is asked, a strip leads to all; what is no image is named."""
+    paths = []
+    for number, turn in enumerate((90, 180)):
+        paths.append(tmp_path / f"{kind}-{number}.png")
+        picture = Image.open(place / "images" / "cat" / f"{number}.png").rotate(turn)
+        picture.putpixel((0, 0), (len(kind), 0, 0))
+        picture.save(paths[-1])
+    letter = tmp_path / "letter.txt"
+    letter.write_text("no image")
+    address = f"{client.address}/"
+    visit(page, address, ASK)
+    page.run(DROP, files_of(paths[0], letter, paths[1]), "", kind)
+    page.wait("document.querySelectorAll('.strip a').length >= 2")
+    page.wait("document.querySelectorAll('.near .pic').length === 12")
+    names = [image_id(path.read_bytes()) for path in paths]
+    links = page.run("return [...document.querySelectorAll('.strip a')].map((one) => one.href)")
+    assert [re.search("image=([0-9a-f]+)", one)[1] for one in links[-2:]] == names
+    assert names[1] in page.run("return location.hash")
+    line = page.run("return document.querySelector('.brought .wrongline').innerText")
+    assert line.startswith("letter.txt: ")
+    assert "cannot be decoded" in line
+    page.run("[...document.querySelectorAll('.strip a')].at(-2).click()")
+    page.wait(f"{READY} && location.hash.includes('{names[0]}')")
+    near = client.json(f"/api/v1/images/{names[0]}/neighbours?k=12")["neighbours"]
+    shown = "[...document.querySelectorAll('.near .pic')].map((one) => one.dataset.image).join()"
+    page.wait(f"{shown} === arguments[0]", ",".join(one["image"] for one in near))
+    complaints = [one for one in page.complaints() if "status of 422" not in one]
+    assert complaints == []
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_an_address_is_answered_and_not_asked(page, client, analysed, kind):
+    address = f"{client.address}/"
+    visit(page, address, ASK)
+    page.run(DROP, [], "https://elsewhere.example/cat.png", kind)
+    line = page.wait("document.querySelector('.brought .wrongline')?.innerText")
+    assert "is an address, not" in line
+    assert "asks no other server" in line
+    assert_quiet(page, address)
+
+
+def test_pasted_text_is_answered_too_but_not_in_a_field(page, client, analysed):
+    visit(page, f"{client.address}/#ask?image=3", "document.querySelector('.query input')")
+    line = "document.querySelector('.brought .wrongline')"
+    page.run(
+        "const brought = new DataTransfer(); brought.setData('text/plain', '7');"
+        "document.querySelector('.query input').dispatchEvent("
+        "new ClipboardEvent('paste', {bubbles: true, clipboardData: brought}))"
+    )
+    assert page.run(f"return {line}") is None
+    page.run(DROP, [], "a cat", "paste")
+    assert "is text, not an image" in page.wait(f"{line}?.innerText")
+
+
+@pytest.fixture(scope="module")
+def mapped(two_networks, tmp_path_factory):
+    """A server of two networks with a map each, and of a copy of the store; their keys."""
+    folder, analysis = two_networks
+    store = Store.open(folder / "store")
+    keys = [analysis.key, next(key for key in store.groups() if key != analysis.key)]
+    for key in keys:
+        make_map(store.features(key), MapSettings(split="all"))
+    copy = tmp_path_factory.mktemp("copies") / "copy.store"
+    shutil.copytree(folder / "store", copy)
+    with server(folder / "store", copy, options=("--features", keys[0])) as answering:
+        yield answering, keys
+
+
+@pytest.mark.parametrize("prefix", ["", "copy/"], ids=["one store", "across stores"])
+def test_two_maps_are_linked(page, mapped, prefix):
+    client, (first, second) = mapped
+    address = f"{client.address}/"
+    visit(page, f"{address}#map?split=all&beside={prefix}{second}",
+          "document.querySelectorAll('.plane').length === 2")  # fmt: skip
+    titles = page.run(
+        "return [...document.querySelectorAll('.mapfigure h2')].map((one) => one.innerText)"
+    )
+    assert [one.split(" ")[-3] for one in titles] == ["deep", "wide"]
+    own = client.json(f"/api/v1/map?split=all&features={first}")
+    other = client.json(f"/api/v1/map?split=all&features={second}")
+    planes = [f".mapfigure:nth-child({number}) .plane" for number in (1, 2)]
+    boxes = [box_of(page, one) for one in planes]
+    assert boxes[1][0] > boxes[0][0] + 100
+    overs = [f"{one} .over" for one in planes]
+    assert [paint_of(page, one) for one in overs] == [0, 0]
+    # Point at one: a ring in both.
+    page.move(*place_of(own["tsne"], 7, boxes[0]))
+    page.wait("document.querySelector('.mapcard').style.display === 'block'")
+    page.run(
+        "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+    assert all(paint_of(page, one) > 20 for one in overs)
+    # A lasso around the left half of one: the same images stay bright in the other.
+    page.run("document.querySelector('button[data-value=lasso]').click()")
+    left, top, right, bottom = boxes[0]
+    middle, bottom = (left + right) / 2, min(bottom, 895)
+    page.drag([(left + 3, top + 3), (middle, top + 3), (middle, bottom - 3), (left + 3, bottom - 3),
+               (left + 3, top + 8)])  # fmt: skip
+    page.wait("document.querySelector('.selection h2')")
+    within = {
+        image
+        for number, image in enumerate(own["image"])
+        if place_of(own["tsne"], number, boxes[0])[0] < middle
+        and place_of(own["tsne"], number, boxes[0])[1] < bottom - 3
+    }
+    assert 0 < len(within) < len(own["image"])
+    title = page.run("return document.querySelector('.selection h2').innerText")
+    assert title == f"{len(within)} selected"
+    page.run(
+        "window.drawn = null; const make = URL.createObjectURL; URL.createObjectURL = (file) => {"
+        "file.text().then((one) => { window.drawn = one; }); return make.call(URL, file); };"
+        "document.querySelectorAll('.mapfigure .saves button')[1].click()"
+    )
+    drawing = ElementTree.fromstring(page.wait("window.drawn"))
+    opacity = [
+        float(one.get("fill-opacity"))
+        for one in drawing.iter("{http://www.w3.org/2000/svg}circle")
+        if one.get("fill-opacity")
+    ]
+    bright = {image for image, one in zip(other["image"], opacity, strict=True) if one > 0.5}
+    assert bright == within
+    assert_quiet(page, address)

@@ -1,0 +1,65 @@
+"""The report at 400 pixels: nothing runs out of its card, and nothing scrolls sideways."""
+
+import pytest
+
+from alike.analysis.report import write_report
+from alike.extract.store.store import Store
+
+from .browser import missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
+OUTSIDE = """
+const found = [], wide = document.documentElement.clientWidth;
+for (const card of document.querySelectorAll(".card, figure, .tile")) {
+  const edge = card.getBoundingClientRect();
+  if (!edge.width) continue;
+  if (edge.left < -0.5 || edge.right > wide + 0.5) found.push(`${card.className} ${edge.right}`);
+  for (const inner of card.querySelectorAll("*")) {
+    const box = inner.getBoundingClientRect();
+    if (!box.width || inner.closest(".tablebox, .sheetrow")) continue;
+    // A plot cuts off what it draws beyond its own edge; texts have to be within all the same.
+    const drawn = inner.parentElement.closest("svg");
+    if (drawn && inner.tagName !== "text") continue;
+    if (box.right > edge.right + 0.5 || box.left < edge.left - 0.5) {
+      const text = inner.textContent.slice(0, 40);
+      found.push(`${inner.tagName} ${text}: ${box.left} to ${box.right} of ${edge.right}`);
+    }
+  }
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def report(two_networks, tmp_path_factory):
+    """A report with images, maps, layers and the section on the data."""
+    folder, analysis = two_networks
+    path = tmp_path_factory.mktemp("phone") / "report.html"
+    return write_report(path, before=analysis, store=Store.open(folder / "store"))
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_runs_out_of_its_card(page, report, width, dark):
+    page.shape(width, 844, dark=dark)
+    page.go(f"file://{report}")
+    # Figures are drawn when they come into view.
+    number = page.run("return document.querySelectorAll('.plot').length")
+    assert number > 5
+    page.run("for (const one of document.querySelectorAll('details')) one.open = true;")
+    for at in range(number):
+        page.run("document.querySelectorAll('.plot')[arguments[0]].scrollIntoView()", at)
+        page.wait(
+            "document.querySelectorAll('.plot')[arguments[0]].querySelector('svg, canvas')", at
+        )
+    assert page.run(OUTSIDE) == []
+    assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+    # The first figure shows its value.
+    values = page.run(
+        "return [...document.querySelectorAll('#ladder text')].map((one) => one.textContent)"
+    )
+    assert any(one.startswith("0.") for one in values)
+    assert page.complaints() == []
+    # What is too wide would be found.
+    page.run("document.querySelector('#ladder svg').style.width = '3000px'")
+    assert page.run(OUTSIDE) != []
