@@ -7,7 +7,7 @@
     python -m benchmarks.consistency collect --out DIR
     python -m benchmarks.consistency table
 
-`consistency.toml` beside this file says what is run, and was written before the first run. `pilots`
+`consistency.toml` beside this file says what is run, and was written beforehand. `pilots`
 tries the settings of every row on the validation side and chooses one of each. `starts` continues
 every start with every row and seed. `classes` does so with two classes left out, which judge alone.
 `domains` leaves one domain of PACS out. All go on where they were stopped, and `--part 1/2` and
