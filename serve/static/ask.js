@@ -1,5 +1,5 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
-import { askNeighbours, column, compareLists, nearest, prediction, sideOf, summary, votes } from "./answers.js";
+import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
 import { ask, choices, empty, fill, h, link, named, picture, pictureLink, say, select, waiting } from "./parts.js";
 import { pairView } from "./pair.js";
@@ -31,25 +31,27 @@ export function view(place, { facts, go, source, life }) {
     if (!values.image) return;
     if (!same) {
       if (first) scrollTo({ top: 0 });
-      await showAnswer({ facts, go, source, life, values }, { answer, query, near, beside });
+      await showAnswer({ facts, go, source, life, values }, { answer, query, near, beside, pair });
     } else mark(place, values);
     compare(values);
   };
 }
 
-async function showAnswer(context, { answer, query, near, beside }) {
+async function showAnswer(context, { answer, query, near, beside, pair }) {
   const { life, values } = context, own = sideOf("", context);
   beside.hidden = !values.beside;
-  const shown = await fill(near, life, async (live) => {
+  await fill(near, life, async (live) => {
     const reply = await askNeighbours(values.image, own, context);
     if (!live()) return [];
+    pair.hidden = false;
     showQuery(query, reply, context);
     say(`${reply.neighbours.length} neighbours of ${named(reply.query)}`);
     if (!values.beside) return nearest(reply, own, context);
     showBeside(context, { answer, query, beside }, reply);
     return column(reply, own, context);
   }, waiting(4, "Looking for neighbours"));
-  if (!shown) {
+  if (near.querySelector("[role=alert]")) {
+    pair.hidden = true;
     query.replaceChildren();
     beside.replaceChildren();
   }
@@ -71,7 +73,7 @@ function showQuery(place, reply, context) {
   const { query } = reply, relation = values.relation || "any";
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
   const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
-  const number = h("input", { type: "number", min: 1, max: 200, value: Number(values.k) || 12, onchange: (event) => go({ k: event.target.value }) });
+  const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
   place.replaceChildren(
     picture(query, 384),
     h("div", {},
