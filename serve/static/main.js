@@ -114,7 +114,7 @@ function showSet(values) {
     ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));
   parts.push(own && own.indexes.length > 1
-    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure }))
+    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
     : h("span", { title: facts.about }, facts.measure));
   at("set").replaceChildren(h("div", { class: "in" }, parts));
   at("notes").textContent = facts.notes.join(" ");
@@ -124,7 +124,7 @@ function showSet(values) {
 // Another network of the store, by the measure that is shown, or by one that it has an index of.
 function theNetwork(features, values) {
   const { measure } = facts.networks.find((one) => one.value === features);
-  return { features, measure: measure === facts.measure ? values.measure : measure };
+  return { features, measure: measure === facts.measure ? values.measure : measure, view: undefined };
 }
 
 // The same view of another store: what belongs to this store alone is left out of the address.
