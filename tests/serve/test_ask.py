@@ -248,3 +248,29 @@ def test_an_address_that_leads_nowhere_has_a_way_out(page, two_stores, wrong):
     page.wait(f"{READY} && document.querySelectorAll('.some .pic').length")
     assert page.run("return location.hash") == "#ask"
     assert "120 images" in page.run("return document.querySelector('#set').innerText")
+
+
+def test_scores_of_all_stores_stand_side_by_side(page, two_stores):
+    client, first, second = two_stores
+    visit(page, f"{client.address}/#scores", "document.querySelector('.tiles')")
+    heads = page.run(
+        "const section = [...document.querySelectorAll('section')].find((one) => "
+        "one.querySelector('h2')?.innerText === 'Networks side by side');"
+        "return [...section.querySelectorAll('th a')].map((a) => [a.innerText, a.hash])"
+    )
+    keys = [first, second, f"after/{first}", f"after/{second}"]
+    wanted = {
+        ("after: " * one.startswith("after/") + name.partition(" ")[0], one)
+        for one, name in zip(keys, ["deep", "wide"] * 2, strict=True)
+    }
+    shown = {
+        (title.rpartition(" · ")[0], f"{'after/' * ('store=after' in link)}{key}")
+        for title, link in heads
+        for key in (first, second)
+        if f"features={key}" in link
+    }
+    assert shown == wanted
+    page.run("[...document.querySelectorAll('th a')].at(-1).click()")
+    page.wait(
+        f"{READY} && document.querySelector('.tiles') && location.hash.includes('store=after')"
+    )
