@@ -107,12 +107,20 @@ class NeighbourService:
     def opened(self, key: str | None = None, measure: str | None = None) -> OpenIndex:
         """The index that answers now; an answer takes it once.
 
+        Args:
+            key: of the extraction; None: the one that is served.
+            measure: None: the one that is served, or if the extraction has no index of it, the
+                first that it has.
+
         Raises:
             NotThere: no such extraction, or no index of the measure.
         """
-        chosen = self.measure if measure is None else measure
-        check_measure(chosen)
-        return self._open.get(self.chosen_key(key), chosen)
+        chosen = self.chosen_key(key)
+        if measure is None:
+            there = indexed_measures(self.store, chosen) if chosen != self.key else []
+            measure = self.measure if self.measure in there or not there else there[0]
+        check_measure(measure)
+        return self._open.get(chosen, measure)
 
     def chosen_key(self, key: str | None) -> str:
         """The extraction that is meant; `NotThere` if there is none of this name."""

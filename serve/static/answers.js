@@ -1,6 +1,8 @@
 // What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
 import { ask, askIfThere, count, distance, empty, h, link, networkTitle, pictureLink, rounded } from "./parts.js";
 
+export const MOST = 200; // neighbours of one answer, as in the API
+
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
 export function sideOf(value, { facts, source }) {
   // The store by its name: another one may be chosen before the answer is there.
@@ -9,8 +11,13 @@ export function sideOf(value, { facts, source }) {
   return one ? { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title } : null;
 }
 
+// How many neighbours an address asks for, as far as the server gives them.
+export function wantedNumber({ k }) {
+  return Math.min(MOST, Math.max(1, Math.round(Number(k)) || 12));
+}
+
 export function askNeighbours(image, { store, features, measure }, { values, life }) {
-  const relation = values.relation || "any", k = Number(values.k) || 12;
+  const relation = values.relation || "any", k = wantedNumber(values);
   return ask(`images/${image}/neighbours`, { store, features, measure, k, relation }, { signal: life });
 }
 

@@ -1,5 +1,5 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
-import { askNeighbours, column, compareLists, nearest, prediction, sideOf, summary, votes } from "./answers.js";
+import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
 import { ask, choices, empty, fill, h, link, named, picture, pictureLink, say, select, waiting } from "./parts.js";
 import { pairView } from "./pair.js";
@@ -15,8 +15,8 @@ export function view(place, { facts, go, source, life }) {
   const beside = h("section", { class: "near beside", "aria-label": "Neighbours by another network", hidden: true });
   const pair = h("section", { class: "pairplace", "aria-label": "The chosen pair" });
   answer.append(h("div", { class: "left" }, query, near, beside), pair);
-  const some = someImages(facts, source, life);
-  place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), drop, answer, some);
+  const some = someImages({ facts, go, source, life });
+  place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), drop, answer, some.section);
   for (const list of [near, beside]) arrows(list, life);
   const compare = pairView(pair, { facts, go, source, life });
 
@@ -27,30 +27,32 @@ export function view(place, { facts, go, source, life }) {
     drop.classList.toggle("slim", Boolean(values.image));
     answer.hidden = !values.image;
     answer.classList.toggle("compared", Boolean(values.beside));
-    some.classList.toggle("after", Boolean(values.image));
+    some.section.classList.toggle("after", Boolean(values.image));
+    some.show(values.class);
     if (!values.image) return;
     if (!same) {
       if (first) scrollTo({ top: 0 });
-      await showAnswer({ facts, go, source, life, values }, { answer, query, near, beside });
+      await showAnswer({ facts, go, source, life, values }, { answer, query, near, beside, pair });
     } else mark(place, values);
     compare(values);
   };
 }
 
-async function showAnswer(context, { answer, query, near, beside }) {
+async function showAnswer(context, { answer, query, near, beside, pair }) {
   const { life, values } = context, own = sideOf("", context);
   beside.hidden = !values.beside;
-  const shown = await fill(near, life, async (live) => {
+  await fill(near, life, async (live) => {
     const reply = await askNeighbours(values.image, own, context);
     if (!live()) return [];
+    query.hidden = pair.hidden = false;
     showQuery(query, reply, context);
     say(`${reply.neighbours.length} neighbours of ${named(reply.query)}`);
     if (!values.beside) return nearest(reply, own, context);
     showBeside(context, { answer, query, beside }, reply);
     return column(reply, own, context);
   }, waiting(4, "Looking for neighbours"));
-  if (!shown) {
-    query.replaceChildren();
+  if (near.querySelector("[role=alert]")) {
+    query.hidden = pair.hidden = true;
     beside.replaceChildren();
   }
 }
@@ -71,7 +73,7 @@ function showQuery(place, reply, context) {
   const { query } = reply, relation = values.relation || "any";
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
   const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
-  const number = h("input", { type: "number", min: 1, max: 200, value: Number(values.k) || 12, onchange: (event) => go({ k: event.target.value }) });
+  const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
   place.replaceChildren(
     picture(query, 384),
     h("div", {},
@@ -105,19 +107,25 @@ function arrows(near, life) {
   }, { signal: life });
 }
 
-function someImages(facts, source, life) {
-  let seed = 0, label = "";
+function someImages({ facts, go, source, life }) {
+  let seed = 0, label = null;
   const gallery = h("div", { class: "grid" });
-  const show = () => fill(gallery, life, async () => {
+  const draw = () => fill(gallery, life, async () => {
     const images = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
     if (!images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
-    return images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, image: one.image })));
+    return images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
   }, waiting(2, "Loading stored images"));
   const names = Object.entries(facts.classes).map(([name, n]) => [name, `${name} (${n})`]);
+  const list = names.length ? select("class", [["", "all"], ...names], "", (value) => go({ class: value }, { replace: true })) : null;
   const section = h("section", { class: "some", "aria-label": "Stored images" },
     h("div", { class: "controls" }, h("h2", {}, "Or ask a stored image"),
-      names.length ? select("class", [["", "all"], ...names], "", (value) => { label = value; show(); }) : null,
-      h("button", { type: "button", onclick: () => { seed += 1; show(); } }, "Others")), gallery);
-  show();
-  return section;
+      list, h("button", { type: "button", onclick: () => { seed += 1; draw(); } }, "Others")), gallery);
+  const show = (name) => {
+    const wanted = Object.hasOwn(facts.classes, name) ? name : "";
+    if (wanted === label) return;
+    label = wanted;
+    if (list) list.querySelector("select").value = label;
+    draw();
+  };
+  return { section, show };
 }

@@ -9,7 +9,7 @@ export function dropZone(go, source, life) {
   const told = h("div", { class: "brought", role: "status" });
   const zone = h("section", { class: "dropzone", "aria-label": "Bring an image" },
     h("label", { class: "drop" }, input, h("b", {}, "Drop an image, paste one, or choose a file"),
-      h("span", { class: "soft small" }, "It stays on this machine. The network of the store looks at it, and nothing is kept.")), told);
+      h("span", { class: "soft small" }, "It goes to this server only, which keeps it in memory for a while. The network of the store looks at it.")), told);
   const list = (note = "") => told.replaceChildren(...[
     note ? h("p", { class: "wrongline" }, prose(note)) : null,
     brought.length > 1 ? h("div", { class: "strip" }, h("span", { class: "soft small" }, "You brought "),

@@ -14,22 +14,25 @@ export function view(place, { facts, go, source, life }) {
   const list = h("section", { class: "card", "aria-label": "Classes by sameness" });
   const pair = h("section", { class: "pairofclasses", "aria-label": "Two classes" });
   place.append(h("h1", { class: "unseen" }, "Classes"), h("div", { class: "two" }, matrix, list), pair);
-  let shown = "", near = [];
+  let shown = "";
 
   const above = [fill(matrix, life, async () => {
     const told = await ask("class-matrix", source, { signal: life });
-    near = told.nearest;
     const box = h("div", { role: "img", "aria-label": `Mean distances between ${told.order.length} classes, similar ones beside each other` });
+    // A screen has not the pixels for every class of thousands.
+    const blocks = told.figure.data[0].x.length < told.order.length;
+    const says = h("p", { class: "soft small", role: "status" },
+      `Similar classes are beside each other. Dark cells are small distances. The diagonal is the distance within a class. ${blocks ? "A cell can be a block of classes. " : ""}Click a cell.`);
     requestAnimationFrame(() => figure(box, told.figure).then(() => {
       if (!box.on) return;
       box.on("plotly_click", (event) => {
         const { customdata, x, y } = event.points[0], [first, second] = customdata || [y, x];
         if (names.includes(first) && names.includes(second)) go({ first, second });
+        else says.textContent = `“${names.includes(first) ? second : first}” is a block of classes: choose two classes below.`;
       });
     }).catch((error) => box.replaceChildren(error.message)));
     return [h("h2", {}, "Mean distance between classes"),
-      h("p", { class: "soft small" }, "Similar classes are beside each other. Dark cells are small distances. The diagonal is the distance within a class. Click a cell."),
-      box, h("h3", {}, "Nearest to each other"),
+      says, box, h("h3", {}, "Nearest to each other"),
       h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: `ratio ${one.ratio.toFixed(2)}: between / within` },
         `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
   }, waiting(6, "Loading the classes")),

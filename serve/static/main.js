@@ -23,6 +23,12 @@ function go(changes, { replace = false } = {}) {
   } else location.hash = next;
 }
 
+// Whose network and measure the address names.
+function askedNow() {
+  const { store, features, measure } = state().values;
+  return JSON.stringify([store, { features, measure }]);
+}
+
 async function follow() {
   const { name, values } = state();
   const source = { features: values.features, measure: values.measure };
@@ -32,7 +38,7 @@ async function follow() {
     if (one.dataset.view === name) one.setAttribute("aria-current", "page");
     else one.removeAttribute("aria-current");
   }
-  const asked = JSON.stringify([values.store, source]);
+  const asked = askedNow();
   if (!facts || facts.asked !== asked) {
     let answer;
     try {
@@ -43,12 +49,18 @@ async function follow() {
       answer.store = values.store || "";
       answer.networks = await networksOf(answer, values.store || names[0], names);
     } catch (error) {
+      if (askedNow() !== asked) return;
       leave();
-      at("view").replaceChildren(failed(error, follow));
+      facts = null;
+      at("set").replaceChildren();
+      const first = values.store || source.features || source.measure ? h("a", { class: "button", href: "#ask" }, "Open the first store") : null;
+      at("view").replaceChildren(failed(error, follow, first));
+      // No link repeats what there is not.
+      useStore("");
+      for (const one of document.querySelectorAll("nav a[data-view]")) one.href = link(one.dataset.view);
       return;
     }
-    const now = state().values;
-    if (JSON.stringify([now.store, { features: now.features, measure: now.measure }]) !== asked) return;
+    if (askedNow() !== asked) return;
     facts = { ...answer, asked };
     showSet(values);
     leave();
@@ -93,20 +105,26 @@ function leave() {
 
 function showSet(values) {
   const classes = Object.keys(facts.classes).length;
-  const options = facts.extractions.filter((one) => one.indexes.includes(facts.measure) || one.key === facts.key);
+  const options = facts.extractions.filter((one) => one.indexes.length || one.key === facts.key);
   const own = facts.extractions.find((one) => one.key === facts.key);
   const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
     h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go({ features }))
+    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));
   parts.push(own && own.indexes.length > 1
-    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure }))
+    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
     : h("span", { title: facts.about }, facts.measure));
   at("set").replaceChildren(h("div", { class: "in" }, parts));
   at("notes").textContent = facts.notes.join(" ");
   at("notes").hidden = !facts.notes.length;
+}
+
+// Another network of the store, by the measure that is shown, or by one that it has an index of.
+function theNetwork(features, values) {
+  const { measure } = facts.networks.find((one) => one.value === features);
+  return { features, measure: measure === facts.measure ? values.measure : measure, view: undefined };
 }
 
 // The same view of another store: what belongs to this store alone is left out of the address.

@@ -11,17 +11,47 @@ const SHOWN = 60; // pictures of a selection
 
 export function view(place, { facts, go, source, life }) {
   const maps = []; // {data, scatter, byImage}
-  let values = {}, loaded = "", lit = null, tool = "move", chosen = [], colours = [];
+  let values = {}, loaded = "", late = 0, tool = "move", chosen = [], colours = [];
   const area = h("div", { class: "maps" }), controls = h("div", { class: "controls" });
   const legend = h("div", { class: "legend", role: "group", "aria-label": "Legend" });
   const list = h("section", { class: "selection", "aria-label": "Selected images" });
   const card = h("div", { class: "mapcard", role: "tooltip" });
   place.append(h("h1", { class: "unseen" }, "Map of all images"), controls, area, legend, list, card);
-  life.addEventListener("abort", () => maps.forEach((one) => one.scatter?.close()));
+  life.addEventListener("abort", () => {
+    clearTimeout(late);
+    maps.forEach((one) => one.scatter?.close());
+  });
   addEventListener("themechange", () => paintAll(), { signal: life });
 
   const colour = () => (values.colour && COLOURS.some(([name]) => name === values.colour) ? values.colour : facts.classes && Object.keys(facts.classes).length ? "label" : "split");
   const kind = () => (values.kind === "pca" ? "pca" : "tsne");
+
+  // The class that is lit; a colour has its own names.
+  function lit() {
+    const names = colour() === "purity" ? [] : maps.flatMap((one) => one.data[colour()] || []);
+    return names.some((name) => String(name) === values.lit) ? values.lit : null;
+  }
+
+  // What the maps show, x,y,zoom of each; undefined for all of it.
+  function viewsNow() {
+    const parts = maps.map(({ scatter: { view } }) => [Number(view.x.toFixed(4)), Number(view.y.toFixed(4)), Number(view.zoom.toPrecision(4))]);
+    return parts.some(([x, y, zoom]) => x || y || zoom !== 1) ? parts.join(",") : undefined;
+  }
+
+  // When the maps rest: browsers allow few changes of the address in a second.
+  function writeViews() {
+    clearTimeout(late);
+    late = setTimeout(() => { if (maps.every((one) => one.scatter) && viewsNow() !== values.view) go({ view: viewsNow() }, { replace: true }); }, 300);
+  }
+
+  function readViews() {
+    const numbers = (values.view || "").split(",").map(Number);
+    maps.forEach((one, i) => {
+      const [x, y, zoom] = numbers.slice(3 * i, 3 * i + 3);
+      if (Number.isFinite(x) && Number.isFinite(y) && zoom > 0) one.scatter.show({ x, y, zoom });
+      else one.scatter.reset();
+    });
+  }
 
   async function load() {
     maps.forEach((one) => one.scatter?.close());
@@ -46,12 +76,14 @@ export function view(place, { facts, go, source, life }) {
       one.scatter = new Scatter(one.box, `Map of ${count(one.data.row.length)} images. Arrow keys move, plus and minus zoom, 0 shows all, Enter lists what is in view.`, {
         hover: (i, event) => hover(one, i, event),
         click: (i) => { location.hash = link("ask", { ...source, image: one.data.image[i] }); },
-        lasso: (numbers) => choose(numbers.map((i) => one.data.image[i])),
+        lasso: (numbers) => choose(numbers.map((i) => one.data.image[i]), one),
+        moved: writeViews,
       });
       one.scatter.tool = tool;
       one.scatter.setPoints(one.data[kind()]);
       Shown.saving(one.box, { SVG: () => [one.scatter.svg(colours), "svg", "image/svg+xml"] }, one === maps[0] ? "map" : "map-beside");
     }
+    readViews();
     showControls();
     paintAll();
     say(`Map of ${count(maps[0].data.row.length)} images`);
@@ -71,8 +103,8 @@ export function view(place, { facts, go, source, life }) {
       maps.forEach((one) => { one.scatter.tool = value; one.box.classList.toggle("lasso", value === "lasso"); });
     });
     controls.replaceChildren(
-      choices("Projection", KINDS, kind(), (value) => go({ kind: value })),
-      h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value }))), tools,
+      choices("Projection", KINDS, kind(), (value) => go({ kind: value, view: undefined })),
+      h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value, lit: undefined }))), tools,
       h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
       h("button", { type: "button", onclick: () => choose(maps[0].scatter.inView().map((i) => data.image[i])) }, "List what is in view"),
       others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])], values.beside || "", (beside) => go({ beside })) : "");
@@ -81,21 +113,21 @@ export function view(place, { facts, go, source, life }) {
   function paintAll() {
     if (!maps.length || !maps[0].scatter) return;
     const by = colour(), inks = by === "purity" ? purityInk : classInk(by, maps.flatMap((one) => one.data[by] || []));
-    const selected = new Set(chosen);
+    const selected = new Set(chosen), bright = lit();
     for (const one of maps) {
       const values = one.data[by] || [], ink = new Uint8Array(4 * one.data.row.length);
       for (let i = 0; i < one.data.row.length; i++) {
         const value = values[i] ?? null;
-        const on = (lit === null || String(value) === lit) && (!selected.size || selected.has(one.data.image[i]));
+        const on = (bright === null || String(value) === bright) && (!selected.size || selected.has(one.data.image[i]));
         ink.set([...rgb(inks(value)), on ? (one.data.row.length > 20000 ? 190 : 225) : 26], 4 * i);
       }
       one.scatter.setInk(ink);
     }
-    showLegend(by, inks);
+    showLegend(by, inks, bright);
   }
 
   // Below the map, and in its file as [colour, text].
-  function showLegend(by, inks) {
+  function showLegend(by, inks, bright) {
     if (by === "purity") {
       colours = [[0, "none of the nearest has its class"], [0.5, "half"], [1, "all"], [null, "not analysed"]].map(([share, text]) => [inks(share), text]);
       legend.replaceChildren(h("span", { class: "soft small" }, "Share of the nearest images that have the image's class: none"),
@@ -110,8 +142,8 @@ export function view(place, { facts, go, source, life }) {
     legend.replaceChildren(...names.slice(0, 60).map((name, i) => {
       const dot = h("i");
       dot.style.background = colours[i][0];
-      return h("button", { type: "button", "aria-pressed": String(lit === name), title: `${count(counts.get(name))} images`,
-        onclick: () => { lit = lit === name ? null : name; paintAll(); } }, dot, words(name));
+      return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${count(counts.get(name))} images`,
+        onclick: () => go({ lit: bright === name ? undefined : name }, { replace: true }) }, dot, words(name));
     }), names.length > 60 ? h("span", { class: "soft small" }, `and ${names.length - 60} more`) : "");
   }
 
@@ -136,15 +168,16 @@ export function view(place, { facts, go, source, life }) {
     return { image: data.image[i], row: data.row[i], path: data.path[i], label: data.label[i], subset: data.subset[i], split: data.split[i] };
   }
 
-  function choose(images) {
+  // Listed from the map in which they were selected: another may be of another set.
+  function choose(images, one = maps[0]) {
     chosen = images;
-    const one = maps[0], numbers = images.map((image) => one.byImage.get(image)).filter((i) => i !== undefined);
+    const numbers = images.map((image) => one.byImage.get(image)).filter((i) => i !== undefined);
     const classes = new Map();
     for (const i of numbers) classes.set(one.data.label[i], (classes.get(one.data.label[i]) || 0) + 1);
     const most = [...classes].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name, n]) => `${name ?? "no label"} ${n}`).join(", ");
     list.replaceChildren(...(numbers.length ? [
       h("div", { class: "controls" }, h("h2", {}, `${count(numbers.length)} selected`), h("span", { class: "soft small" }, most),
-        h("button", { type: "button", onclick: () => saveFile("selection.csv", table(numbers)) }, "Save as CSV"),
+        h("button", { type: "button", onclick: () => saveFile("selection.csv", table(one, numbers)) }, "Save as CSV"),
         h("button", { type: "button", onclick: () => choose([]) }, "Clear")),
       h("div", { class: "grid small" }, numbers.slice(0, SHOWN).map((i) => pictureLink(about(one, i), [one.data.label[i] ?? ""], "", link("ask", { ...source, image: one.data.image[i] })))),
       numbers.length > SHOWN ? h("p", { class: "soft small" }, `The first ${SHOWN} are shown; the file has all.`) : "",
@@ -153,8 +186,8 @@ export function view(place, { facts, go, source, life }) {
     paintAll();
   }
 
-  function table(numbers) {
-    const { data } = maps[0], names = ["row", "image", "path", "label", "subset", "split"];
+  function table({ data }, numbers) {
+    const names = ["row", "image", "path", "label", "subset", "split"];
     return csv([[...names, "x", "y"], ...numbers.map((i) => [...names.map((name) => data[name][i]), ...data[kind()][i]])]);
   }
 
@@ -164,8 +197,11 @@ export function view(place, { facts, go, source, life }) {
     const wanted = JSON.stringify([now.split, now.beside, now.colour === "prediction"]);
     if (wanted !== loaded) { loaded = wanted; load(); return; }
     if (!maps.length || !maps[0].scatter) return;
-    if ((before.kind || "tsne") !== (now.kind || "tsne")) maps.forEach((one) => one.scatter.setPoints(one.data[kind()]));
-    if (before.colour !== now.colour) lit = null;
+    if ((before.kind || "tsne") !== (now.kind || "tsne")) {
+      maps.forEach((one) => one.scatter.setPoints(one.data[kind()]));
+      readViews();
+    } else if (before.view !== now.view && now.view !== viewsNow()) readViews();
+    if (["kind", "colour", "lit"].every((name) => before[name] === now[name])) return;
     showControls();
     paintAll();
   };

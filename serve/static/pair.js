@@ -157,7 +157,7 @@ export function pairView(place, { facts, go, source, life }) {
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
         h("div", { class: "controls" }, group, methods), scaleLine, says, graded,
         h("p", { class: "soft small terms" }, terms(pair, side)),
-        h("p", {}, h("a", { class: "button", href: link("ask", { ...source, image: pair.second.image, show: values.show, method: values.method }) }, "Ask the right image")));
+        h("p", {}, h("a", { class: "button", href: link("ask", { ...source, class: values.class, image: pair.second.image, show: values.show, method: values.method }) }, "Ask the right image")));
     }, waiting(5, "Comparing the two images"));
     if (pair) {
       show();

@@ -127,12 +127,12 @@ export function empty(title, text, ...more) {
   return h("div", { class: "empty card" }, h("h2", {}, title), h("p", {}, prose(text)), more);
 }
 
-export function failed(error, again) {
+export function failed(error, again, ...more) {
   const missing = error.status === 404;
   return h("div", { class: `empty card ${missing ? "" : "wrong"}`, role: "alert" },
     h("h2", {}, missing ? "Not there yet" : "That did not work"),
     h("p", {}, prose(error instanceof TypeError ? "The server does not answer. Is `alike serve` still running?" : error.message)),
-    h("button", { type: "button", onclick: again }, "Try again"));
+    h("button", { type: "button", onclick: again }, "Try again"), more.map((one) => [" ", one]).flat());
 }
 
 // Fill a place with what a promise gives; a newer call, or leaving the view, wins over an older one: `make` is given what says

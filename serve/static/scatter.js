@@ -13,6 +13,7 @@ void main() {
 const CELLS = 128; // a side of the grid in which points are looked up
 const MOVING = 20000; // points that are drawn while the view moves; all of them once it rests
 const REST = 120; // milliseconds after which it rests
+const LEAST_ZOOM = 0.5, MOST_ZOOM = 400, ALL = { x: 0, y: 0, zoom: 1 };
 
 export class Scatter {
   // `on`: hover(number or -1, event), click(number), lasso(numbers), moved().
@@ -31,7 +32,7 @@ export class Scatter {
     this.count = 0;
     this.rings = [];
     this.tool = "move";
-    this.view = { x: 0, y: 0, zoom: 1 };
+    this.view = { ...ALL };
     this.listen();
     this.resizer = new ResizeObserver(() => this.draw());
     this.resizer.observe(place);
@@ -73,7 +74,7 @@ export class Scatter {
       if (!this.grid.has(cell)) this.grid.set(cell, []);
       this.grid.get(cell).push(i);
     }
-    this.view = { x: 0, y: 0, zoom: 1 };
+    this.view = { ...ALL };
     if (this.gl) {
       this.gl.bindBuffer(this.gl.ARRAY_BUFFER, this.buffers.place);
       this.gl.bufferData(this.gl.ARRAY_BUFFER, this.places, this.gl.STATIC_DRAW);
@@ -259,16 +260,20 @@ export class Scatter {
 
   zoomBy(factor, x = this.place.clientWidth / 2, y = this.place.clientHeight / 2) {
     const [dx, dy] = this.toData(x, y);
-    this.view.zoom = Math.min(400, Math.max(0.5, this.view.zoom * factor));
+    this.view.zoom = Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, this.view.zoom * factor));
     const [nx, ny] = this.toData(x, y);
     this.view.x += dx - nx;
     this.view.y += dy - ny;
     this.move();
   }
 
-  reset() {
-    this.view = { x: 0, y: 0, zoom: 1 };
+  show({ x, y, zoom }) {
+    this.view = { x, y, zoom: Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, zoom)) };
     this.draw();
+  }
+
+  reset() {
+    this.show(ALL);
   }
 
   listen() {

@@ -1,5 +1,5 @@
-// Scores: what the report says, and all networks of the store side by side.
-import { ask, askIfThere, distance, empty, fill, h, link, networkTitle, percent, waiting, written } from "./parts.js";
+// Scores: what the report says, and all networks of all stores side by side.
+import { ask, askIfThere, distance, empty, fill, h, link, percent, waiting, written } from "./parts.js";
 
 const ORDER = ["top", "since", "beside", "scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
 const SECTIONS = ORDER.filter((name) => name !== "beside");
@@ -16,17 +16,17 @@ export function view(place, { facts, source, life }) {
   place.append(body);
   fill(body, life, async () => {
     const told = await ask("report", { features: source.features, section: SECTIONS }, { signal: life });
-    const beside = await sideBySide(facts, told.words, life);
+    const beside = await sideBySide(facts, source, told.words, life);
     const parts = { ...told.sections, beside };
     return ORDER.filter((name) => parts[name]).map((name) => (name === "beside" ? beside : written(parts[name], life)));
   }, waiting(8, "Loading the scores"));
   return () => {};
 }
 
-async function sideBySide(facts, words, life) {
-  const analysed = facts.extractions.filter((one) => one.analysed);
+async function sideBySide(facts, { measure }, words, life) {
+  const analysed = facts.networks.filter((one) => one.analysed);
   if (analysed.length < 2) return null;
-  const documents = await Promise.all(analysed.map((one) => askIfThere("scores", { features: one.key }, { signal: life })));
+  const documents = await Promise.all(analysed.map((one) => askIfThere("scores", { store: one.store, features: one.key }, { signal: life })));
   const columns = analysed.map((one, i) => [one, documents[i]]).filter(([, document]) => document);
   const value = (document, score) => document.scores.find((row) => row.score === score && row.value !== null
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
@@ -36,7 +36,9 @@ async function sideBySide(facts, words, life) {
   const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
-      h("th", { class: "n", scope: "col" }, h("a", { href: link("scores", { features: one.key }), "aria-current": one.key === facts.key ? "true" : undefined }, networkTitle(one)))))),
+      // The page opens on an index.
+      h("th", { class: "n", scope: "col" }, one.measure
+        ? h("a", { href: link("scores", { store: one.store, features: one.key, measure: one.measure === facts.measure ? measure : one.measure }), "aria-current": one.value === facts.key ? "true" : undefined }, one.title) : one.title)))),
     h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", { title: word(score).says }, word(score).label), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
       cell.low === null ? "" : h("span", { class: "sub" }, `${number(score, cell.low)} to ${number(score, cell.high)}`)] : "–"))))))));
   Shown.savable(section.querySelector("table"), "networks");

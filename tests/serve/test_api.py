@@ -16,6 +16,7 @@ import alike
 from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
+from alike.index.build import build_index
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 from alike.serve.service import NeighbourService, _coarse
@@ -377,3 +378,21 @@ def test_a_set_without_labels(own):
         service.neighbours("3", 5, "same")
     with pytest.raises(BadInput, match="there are: none"):
         service.sample(5, 0, "dog")
+
+
+def test_a_network_without_the_served_index_answers_with_the_one_that_it_has(
+    two_networks, tmp_path
+):
+    shutil.copytree(two_networks[0] / "store", tmp_path / "store")
+    shutil.copytree(two_networks[0] / "images", tmp_path / "images")
+    store = Store.open(tmp_path / "store")
+    served = two_networks[1].key
+    (other,) = set(store.groups()) - {served}
+    shutil.rmtree(tmp_path / "store" / "index" / other)
+    build_index(store.features(other), "gap_euclid")
+    service = NeighbourService(tmp_path / "store", served)
+    assert service.opened().index.measure.name == "gap_cosine"
+    assert service.opened(other).index.measure.name == "gap_euclid"
+    assert service.facts(other)["measure"] == "gap_euclid"
+    with pytest.raises(NotThere, match="gap_cosine"):
+        service.opened(other, "gap_cosine")

@@ -205,3 +205,72 @@ def test_a_place_is_chosen_by_the_keys_and_stays_in_the_address(page, client, an
     page.move(5, 5)
     assert page.run(PICTURES) == held
     assert_quiet(page, address)
+
+
+def test_a_number_beyond_the_limits_is_the_nearest_within(page, two_stores):
+    client, *_ = two_stores
+    for asked, number in ((999, 119), (-3, 1), ("many", 12)):
+        visit(page, f"{client.address}/#ask?image=3&k={asked}",
+              f"document.querySelectorAll('.near .pic').length === {number}")  # fmt: skip
+    assert page.run("return document.querySelector('.query input').value") == "12"
+
+
+def test_an_answer_that_failed_has_no_place_for_a_pair(page, two_stores):
+    client, *_ = two_stores
+    visit(page, f"{client.address}/#ask?image=4711", "document.querySelector('.near [role=alert]')")
+    assert page.run("return document.querySelector('.pairplace').hidden")
+    page.run("location.hash = 'ask?image=3'")
+    page.wait(f"{READY} && document.querySelectorAll('.near .pic').length === 12")
+    assert not page.run("return document.querySelector('.pairplace').hidden")
+
+
+def test_a_network_that_is_gone_moves_no_picture(page, two_stores):
+    client, *_ = two_stores
+    top = "return document.querySelector('.near .grid').getBoundingClientRect().top"
+    tops = []
+    for key in (two_stores[2], "after/none"):
+        visit(page, f"{client.address}/#ask?image=3&beside={key}",
+              "document.querySelector('.near.beside .pic, .near.beside .empty')")  # fmt: skip
+        tops.append(page.run(top))
+    assert tops[1] <= tops[0] + 1
+
+
+@pytest.mark.parametrize("wrong", ["store=gone", "features=none", "measure=none"])
+def test_an_address_that_leads_nowhere_has_a_way_out(page, two_stores, wrong):
+    client, *_ = two_stores
+    page.shape(390, 844, dark=False)
+    page.go("about:blank")
+    page.go(f"{client.address}/#scores?{wrong}")
+    page.wait("document.querySelector('.empty a.button')?.innerText === 'Open the first store'")
+    links = page.run("return [...document.querySelectorAll('nav a[data-view]')].map((a) => a.hash)")
+    assert links == ["#ask", "#map", "#classes", "#scores", "#data"]
+    page.run("document.querySelector('.empty a.button').click()")
+    page.wait(f"{READY} && document.querySelectorAll('.some .pic').length")
+    assert page.run("return location.hash") == "#ask"
+    assert "120 images" in page.run("return document.querySelector('#set').innerText")
+
+
+def test_scores_of_all_stores_stand_side_by_side(page, two_stores):
+    client, first, second = two_stores
+    visit(page, f"{client.address}/#scores", "document.querySelector('.tiles')")
+    heads = page.run(
+        "const section = [...document.querySelectorAll('section')].find((one) => "
+        "one.querySelector('h2')?.innerText === 'Networks side by side');"
+        "return [...section.querySelectorAll('th a')].map((a) => [a.innerText, a.hash])"
+    )
+    keys = [first, second, f"after/{first}", f"after/{second}"]
+    wanted = {
+        ("after: " * one.startswith("after/") + name.partition(" ")[0], one)
+        for one, name in zip(keys, ["deep", "wide"] * 2, strict=True)
+    }
+    shown = {
+        (title.rpartition(" · ")[0], f"{'after/' * ('store=after' in link)}{key}")
+        for title, link in heads
+        for key in (first, second)
+        if f"features={key}" in link
+    }
+    assert shown == wanted
+    page.run("[...document.querySelectorAll('th a')].at(-1).click()")
+    page.wait(
+        f"{READY} && document.querySelector('.tiles') && location.hash.includes('store=after')"
+    )

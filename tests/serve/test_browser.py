@@ -211,6 +211,31 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
     assert shown == len(pair["nearest"]) + len(pair["farthest"])
 
 
+def test_a_block_of_classes_says_what_to_do(page, address):
+    """More classes than pixels are averaged: such a cell is none of two classes."""
+    visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
+    page.run("document.querySelector('.js-plotly-plot').emit("
+             "'plotly_click', {points: [{x: 'cat', y: 'cat … dog'}]})")  # fmt: skip
+    says = page.run("return document.querySelector('.card p[role=status]').innerText")
+    assert says == "“cat … dog” is a block of classes: choose two classes below."
+    assert page.run("return location.hash") == "#classes"
+    assert_quiet(page, address)
+
+
+def test_the_class_of_stored_images_is_in_the_address(page, address, client):
+    visit(page, address, VIEWS[""])
+    number = client.json("/api/v1/set")["classes"]["dog"]
+    page.run("const list = document.querySelector('.some select'); list.value = 'dog';"
+             "list.dispatchEvent(new Event('change'))")  # fmt: skip
+    dogs = f"document.querySelectorAll('.some .pic').length === {number}"
+    page.wait(f"location.hash === '#ask?class=dog' && {dogs}")
+    page.run("document.querySelector('.some .pic').click()")
+    page.wait(f"{READY} && location.hash.includes('image') && {dogs}")
+    visit(page, f"{address}#ask?class=dog", dogs)
+    assert page.run("return document.querySelector('.some select').value") == "dog"
+    assert_quiet(page, address)
+
+
 def test_the_list_of_classes_has_intervals(page, address, analysed):
     visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
     table = analysed[0].tables["per_class"].sort_values("sameness", kind="stable")

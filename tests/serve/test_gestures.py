@@ -5,12 +5,14 @@ import re
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from alike.analysis.maps import MapSettings, make_map
 from alike.extract.images.split import image_id
 from alike.extract.store.store import Store
+from alike.index.build import build_index
 
 from .browser import missing
 from .conftest import server
@@ -93,7 +95,7 @@ def test_pasted_text_is_answered_too_but_not_in_a_field(page, client, analysed):
 
 @pytest.fixture(scope="module")
 def mapped(two_networks, tmp_path_factory):
-    """A server of two networks with a map each, and of a copy of the store; their keys."""
+    """A server of two networks with a map each, of a copy of the store, and of its bees; keys."""
     folder, analysis = two_networks
     store = Store.open(folder / "store")
     keys = [analysis.key, next(key for key in store.groups() if key != analysis.key)]
@@ -101,7 +103,14 @@ def mapped(two_networks, tmp_path_factory):
         make_map(store.features(key), MapSettings(split="all"))
     copy = tmp_path_factory.mktemp("copies") / "copy.store"
     shutil.copytree(folder / "store", copy)
-    with server(folder / "store", copy, options=("--features", keys[0])) as answering:
+    bees = copy.with_name("bees.store")
+    shutil.copytree(copy, bees)
+    part = Store.open(bees)
+    table = part.images().drop(columns="row")
+    part.list_images(table[table["label"] == "bee"])
+    build_index(part.features(keys[0]), "gap_cosine", rebuild=True)
+    make_map(part.features(keys[0]), MapSettings(split="all"))
+    with server(folder / "store", copy, bees, options=("--features", keys[0])) as answering:
         yield answering, keys
 
 
@@ -159,3 +168,57 @@ def test_two_maps_are_linked(page, mapped, prefix):
     bright = {image for image, one in zip(other["image"], opacity, strict=True) if one > 0.5}
     assert bright == within
     assert_quiet(page, address)
+
+
+def test_a_link_shows_the_lit_class_and_the_view(page, mapped):
+    client, _ = mapped
+    address = f"{client.address}/#map?split=all"
+    visit(page, address, "document.querySelectorAll('.legend button').length === 3")
+    page.run("document.querySelectorAll('.legend button')[1].click()")
+    assert "lit=ant" in page.run("return location.hash")
+    steps = page.run("return history.length")
+    page.run(
+        "for (const key of ['+', '+', 'ArrowLeft', 'ArrowUp']) document.querySelector("
+        "'.plane canvas').dispatchEvent(new KeyboardEvent('keydown', { key }))"
+    )
+    page.wait("location.hash.includes('view=')")
+    shown = page.run("return location.hash")
+    assert page.run("return history.length") == steps
+    drawn = (
+        "window.drawn = null; const make = URL.createObjectURL; URL.createObjectURL = (file) => {"
+        "file.text().then((one) => { window.drawn = one; }); return make.call(URL, file); };"
+        "document.querySelector('.mapfigure .saves button').click()"
+    )
+    page.run(drawn)
+    before = page.wait("window.drawn")
+    visit(page, client.address + "/" + shown, "document.querySelectorAll('.legend button').length")
+    assert page.run("return document.querySelectorAll('.legend [aria-pressed=true]').length") == 1
+    page.run(drawn)
+    after = page.wait("window.drawn")
+    places = [
+        [[float(one.get(name)) for name in ("cx", "cy", "fill-opacity")]
+         for one in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}circle")
+         if one.get("fill-opacity")]
+        for text in (before, after)
+    ]  # fmt: skip
+    assert len(places[0]) == len(places[1]) > 0
+    np.testing.assert_allclose(places[1], places[0], atol=0.3)
+    page.run("[...document.querySelectorAll('.controls button')].find((one) => "
+             "one.innerText === 'Show all').click()")  # fmt: skip
+    page.wait("!location.hash.includes('view=')")
+
+
+def test_a_lasso_lists_the_images_of_the_map_in_which_it_is(page, mapped):
+    """Also those that the other map does not have."""
+    client, (first, _) = mapped
+    visit(page, f"{client.address}/#map?store=bees&split=all&beside=store/{first}",
+          "document.querySelectorAll('.plane').length === 2")  # fmt: skip
+    page.run("document.querySelector('button[data-value=lasso]').click()")
+    for number, images in ((1, 40), (2, 120)):
+        left, top, right, bottom = box_of(page, f".mapfigure:nth-child({number}) .plane")
+        bottom = min(bottom, 895)
+        page.drag([(left + 3, top + 3), (right - 3, top + 3), (right - 3, bottom - 3),
+                   (left + 3, bottom - 3), (left + 3, top + 8)])  # fmt: skip
+        page.wait("document.querySelector('.selection h2')?.innerText === arguments[0]",
+                  f"{images} selected", seconds=20)  # fmt: skip
+        page.run("document.querySelectorAll('.selection button')[1].click(); scrollTo(0, 0)")
