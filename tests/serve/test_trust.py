@@ -445,7 +445,8 @@ async def listening(app, most=None):
     config.load()
     state = ServerState()
     return await asyncio.get_running_loop().create_server(
-        lambda: run.Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: run.Protocol(config=config, server_state=state, app_state={}),
+        sock=listener_at("127.0.0.1", 0),
     )
 
 
@@ -564,6 +565,58 @@ def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, 
             writer.write(part)
             assert await asyncio.wait_for(reader.read(), 30) == b""
             writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["open", "closing"])
+@pytest.mark.parametrize("parts", [1, 64], ids=["at once", "in parts"])
+def test_a_client_that_does_not_read_is_hung_up_on(monkeypatch, parts, close):
+    """And one that reads slowly gets all of its answer."""
+    monkeypatch.setattr(run, "SEND_SECONDS", 0.5)
+    part = bytes(4 * 2**20 // parts)
+    length = len(part) * parts
+    ended = []
+
+    async def app(scope, receive, send):
+        headers = [(b"content-length", b"%d" % length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(parts):
+            more = number < parts - 1
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        ended.append(scope["path"])
+
+    async def asking(place, path):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        client.connect(place)
+        client.setblocking(False)
+        question = b"GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (path, close)
+        await asyncio.get_running_loop().sock_sendall(client, question)
+        return client
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with await listening(app) as server:
+            place = server.sockets[0].getsockname()
+            stuck, slow = await asking(place, b"/stuck"), await asking(place, b"/slow")
+            taken, began = 0, loop.time()
+            # Longer than a client may be stuck.
+            while loop.time() < began + 1.8 and taken < length // 2:
+                taken += len(await loop.sock_recv(slow, 2**14))
+                await asyncio.sleep(0.01)
+            while taken < length and (more := await loop.sock_recv(slow, 2**20)):
+                taken += len(more)
+            assert taken > length
+            slow.close()
+            await asyncio.sleep(0.2)
+            assert sorted(ended) == ["/slow", "/stuck"]
+            rest = 0
+            with contextlib.suppress(ConnectionResetError):
+                while more := await asyncio.wait_for(loop.sock_recv(stuck, 2**20), 30):
+                    rest += len(more)
+            assert rest < length
+            stuck.close()
 
     asyncio.run(main())
 
