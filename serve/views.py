@@ -165,13 +165,14 @@ class Views:
             "different_farther": different.tolist(),
         }
 
-    def prediction(self, name: str, opened: OpenIndex) -> dict[str, Any]:
+    def prediction(self, name: str, opened: OpenIndex, *, network: bool = True) -> dict[str, Any]:
         """Fields of `Prediction`.
 
         Raises:
             NotThere: an unknown image, or a network without stored logits.
+            NeedsNetwork: there are no logits of the image, and the network may not be asked.
         """
-        logits = self.service.tap(name, TAP, opened).astype(np.float64)
+        logits = self.service.tap(name, TAP, opened, network=network).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         names = class_names(opened.index.features, len(shares))

@@ -284,15 +284,16 @@ def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch)
     names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
     work = Work(service)
     left, done = threading.Event(), []
-    embed = service.embed
+    ask = service.networks.ask
 
-    def leaving(part, opened):
+    def leaving(images, taps, opened):
         left.set()
-        embed(part, opened)
-        done.append(len(part))
+        vectors = ask(images, taps, opened)
+        done.append(len(images))
         time.sleep(0.1)
+        return vectors
 
-    monkeypatch.setattr(service, "embed", leaving)
+    monkeypatch.setattr(service.networks, "ask", leaving)
 
     async def receive():
         while not left.is_set():
@@ -326,6 +327,47 @@ def test_stored_rows_do_not_wait_for_the_network(place):
     with service.networks.lock, ThreadPoolExecutor(1) as other:
         answer = other.submit(service.neighbours, "3", 5).result(timeout=60)
     assert len(answer["neighbours"]) == 5
+
+
+def test_images_whose_vectors_do_not_stay_are_embedded_once_and_in_the_turn_of_the_network(
+    place, monkeypatch
+):
+    """There is room for the vectors of two of 40 images: a search thread would ask again."""
+    # 8 float32 are a vector; an eighth of the budget is for vectors, and the maps never fit.
+    service = NeighbourService(place / "store", budgets=Budgets(vectors=8 * 2 * 32))
+    names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
+    asked, threads = [], set()
+    ask = service.networks.ask
+
+    def noted(images, taps, opened):
+        asked.extend(image.image_id for image in images)
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return ask(images, taps, opened)
+
+    monkeypatch.setattr(service.networks, "ask", noted)
+    app = create_app(service)
+
+    async def main():
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            many = await client.post(f"{API}/neighbours", json={"images": names, "k": 3})
+            assert (many.status_code, asked) == (200, names)
+            one = await client.get(f"{API}/images/{names[0]}/neighbours?k=3")
+            pair = await client.get(f"{API}/images/{names[0]}/alike/3")
+            return many.json(), one.json(), pair.json()
+
+    many, one, pair = asyncio.run(main())
+    assert threads == {"work"}
+    plenty = NeighbourService(place / "store")
+    for number in (0, 39):
+        plenty.upload(png_of(9, 9, number + 1))
+        wanted = plenty.neighbours(names[number], 3)["neighbours"]
+        for line in wanted:
+            line["number"] = number
+            line["distance"] = pytest.approx(line["distance"], abs=1e-5)
+        assert many["answers"][number]["neighbours"] == wanted
+    assert one["neighbours"][0]["row"] == many["answers"][0]["neighbours"][0]["row"]
+    assert pair["distance"] == pytest.approx(plenty.alike(names[0], "3")["distance"], abs=1e-5)
 
 
 # Origins, hosts, tokens
