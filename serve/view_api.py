@@ -67,10 +67,12 @@ def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
 def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/class-matrix", response_model=view_models.ClassMatrix)
     async def class_matrix(
-        request: Request, features: Features = None, measure: Measure = None
-    ) -> Any:
+        request: Request, features: Features = None, measure: Measure = None,
+        mean: Annotated[bool, Query(description="Also the distances as rows.")] = False,
+    ) -> Any:  # fmt: skip
         """Mean distances between classes, similar classes beside each other, as a figure."""
-        return await work.search(request, answer(partial(views.class_matrix, features, measure)))
+        question = partial(views.class_matrix, features, measure, mean=mean)
+        return await work.search(request, answer(question))
 
     @router.get("/class-pair", response_model=view_models.ClassPair)
     async def class_pair(
