@@ -13,6 +13,7 @@ from alike.serve.metrics import Metrics
 from alike.serve.network import NeedsNetwork, Vectors
 from alike.serve.opened import OpenIndex, check_measure
 from alike.serve.questions import MOST_ROWS, Features, K, Labels, Limit, Measure, Name, answer
+from alike.serve.service import all_explanations, usual_methods
 from alike.serve.stores import ServedStore
 from alike.serve.view_api import view_routes
 from alike.serve.views import Views
@@ -304,9 +305,16 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """What in the image speaks for a class, by several methods."""
         opened = await work.search(request, partial(service.opened, features, None))
-        methods = tuple(dict.fromkeys(method or ()))
-        question = partial(service.explain, image, methods, target, opened)
-        return await work.think(request, [image], answer(question))
+        said: list[dict[str, Any]] = []
+
+        def explain_by(one: str) -> None:
+            said.append(service.explain(image, one, target, opened))
+
+        methods = dict.fromkeys(method or await work.look(usual_methods))
+        finish = answer(lambda: all_explanations(said))
+        return await work.think(
+            request, [image], *(partial(explain_by, one) for one in methods), finish
+        )
 
 
 def _of_the_analysis(router: APIRouter, work: Work) -> None:

@@ -1,6 +1,6 @@
 """Questions about a store, answered for the page and the API: plain values in, plain values out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -503,22 +503,17 @@ class NeighbourService:
         return np.asarray(taps[tap][0])
 
     def explain(
-        self,
-        name: str,
-        methods: Sequence[str] = (),
-        target: str | None = None,
-        opened: OpenIndex | None = None,
+        self, name: str, method: str, target: str | None = None, opened: OpenIndex | None = None
     ) -> dict[str, Any]:
-        """Fields of `Explanations`: what speaks for a class in an image.
+        """Fields of `Explanations`: what speaks for a class in an image, by one method.
 
         Raises:
             NotThere: an unknown image, or no such class of the network.
         """
         # Here, because it loads torch, which a question of a stored row is answered without.
-        from alike.analysis.explain import LIKENESS, METHODS, explain_images
+        from alike.analysis.explain import explain_images
 
         opened = opened or self.opened()
-        usual = tuple(method for method in METHODS if method != LIKENESS)
         features, row = opened.index.features, opened.row(name)
         # A row by its number, so that the answer is that of the command.
         image = self.image(name) if row < 0 or len(name) == HASH_LENGTH else row
@@ -526,7 +521,7 @@ class NeighbourService:
             network = self.networks.encoder(opened).network
             try:
                 result = explain_images(
-                    [image], features, methods=methods or usual, target=target, network=network
+                    [image], features, methods=(method,), target=target, network=network
                 )
             except BadInput as error:
                 # The methods are those of the table, the image was read: the class is left.
@@ -570,6 +565,26 @@ class NeighbourService:
 def transform_name(features: Any) -> str:
     """Names the preprocessing of an extraction, in the addresses of what the network sees."""
     return settings_hash(dict(features.attrs["transform"]), "")
+
+
+def usual_methods() -> tuple[str, ...]:
+    """Methods by which one image is explained if none is named."""
+    # Here, because it loads torch, which a question of a stored row is answered without.
+    from alike.analysis.explain import LIKENESS, METHODS
+
+    return tuple(method for method in METHODS if method != LIKENESS)
+
+
+def all_explanations(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of `Explanations` by several methods, from those by each."""
+    every: dict[str, Any] = {
+        "images": {"maps": [], "cosine": None, "left_out": [], "files": []}, "arrays": {}
+    }  # fmt: skip
+    for part in parts:
+        for name in ("maps", "left_out"):
+            every["images"][name] += part["images"][name]
+        every["arrays"] |= part["arrays"]
+    return every
 
 
 def _tags_of(table: Any) -> dict[str, Any]:

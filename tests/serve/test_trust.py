@@ -322,6 +322,55 @@ def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch)
     assert [one["row"] for one in found] == [one["row"] for one in alone]
 
 
+def test_explanations_end_when_their_client_has_gone(place, monkeypatch):
+    """The client leaves during the first of five methods."""
+    service = NeighbourService(place / "store")
+    explain, done, left = service.explain, [], asyncio.Event()
+
+    def noted(image, method, target, opened):
+        said = explain(image, method, target, opened)
+        done.append(method)
+        loop.call_soon_threadsafe(left.set)
+        time.sleep(0.1)
+        return said
+
+    monkeypatch.setattr(service, "explain", noted)
+    methods = ["gradcam", "sa", "lrp", "grad_x_input", "cam"]
+    query = "&".join(f"method={method}" for method in methods)
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "GET", "path": f"{API}/images/3/explain",
+        "query_string": query.encode(), "headers": [(b"host", b"localhost")], "scheme": "http",
+    }  # fmt: skip
+
+    async def main(stays):
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        sent, messages = [], iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive():
+            message = next(messages, None)
+            if message is None:
+                await (asyncio.Event() if stays else left).wait()
+                message = {"type": "http.disconnect"}
+            return message
+
+        async def send(message):
+            sent.append(message)
+
+        await create_app(service)(dict(scope), receive, send)
+        return sent
+
+    loop = None
+    sent = asyncio.run(main(stays=False))
+    assert done == ["gradcam"], sent
+    assert sent[0]["status"] == 499
+    sent = asyncio.run(main(stays=True))
+    assert done == ["gradcam", *methods]
+    document = json.loads(sent[1]["body"])
+    assert [one["method"] for one in document["images"]["maps"]] == methods
+    assert list(document["arrays"]) == methods
+
+
 def test_stored_rows_do_not_wait_for_the_network(place):
     service = NeighbourService(place / "store")
     with service.networks.lock, ThreadPoolExecutor(1) as other:
