@@ -287,12 +287,8 @@ class Client:
 
         Takes features, measure.
         """
-        answer = self._server.ask("GET", "/class-matrix", **asked)
-        pairs = self.class_pairs(**{**asked, "measure": answer["measure"], "limit": MOST_ROWS})
-        swapped = pairs.rename(columns={"class_a": "class_b", "class_b": "class_a"})
-        both = _concat([pairs, swapped]).drop_duplicates(["class_a", "class_b"])
-        square = both.pivot(index="class_a", columns="class_b", values="mean")
-        table = square.loc[answer["order"], answer["order"]]
+        answer = self._server.ask("GET", "/class-matrix", **asked, mean=True)
+        table = _square(answer["mean"], answer["order"])
         table.attrs = {name: answer[name] for name in ("key", "measure")}
         return table
 
@@ -301,7 +297,11 @@ class Client:
         return self._rows("/classes", asked)
 
     def class_pairs(self, **asked: Any) -> "pd.DataFrame":
-        """Distances of each pair of classes; takes features, measure, limit."""
+        """Distances of each pair of classes; takes features, measure, limit.
+
+        At most 10,000 rows without a limit, and 100,000 with one; `attrs` have `n_rows`, of all.
+        `class_matrix` has the means of all pairs.
+        """
         return self._rows("/class-pairs", asked)
 
     def histograms(self, **asked: Any) -> "pd.DataFrame":
@@ -356,17 +356,18 @@ class Client:
         kind: Literal["labels", "outliers", "twins", "bad", "tags"],
         *,
         features: str | None = None,
-        limit: int | None = None,
+        limit: int = MOST_ROWS,
     ) -> "pd.DataFrame":
         """Suspected labels, outliers, twins (two lines an entry), bad images, or those with tags.
 
         Args:
             kind: of the list.
             features: key of an extraction; None: that of the server.
-            limit: most entries.
+            limit: most entries; the server gives at most 100,000.
 
         Returns:
-            entry, row, image, path, label, subset, split, suggested, score, why.
+            entry, row, image, path, label, subset, split, suggested, score, why. Its `attrs` have
+            `n_lines`, the entries of the whole list.
         """
         answer = self._server.ask("GET", f"/lists/{kind}", features=features, limit=limit)
         own = ("suggested", "score", "why")
@@ -424,10 +425,11 @@ def _table(rows: Any, columns: list[str] | None = None) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=columns)
 
 
-def _concat(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
+def _square(rows: list[list[float | None]], names: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.concat(tables, ignore_index=True)
+    index, columns = (pd.Index(names, name=name) for name in ("class_a", "class_b"))
+    return pd.DataFrame(rows, index, columns, dtype=float)
 
 
 def _read(path: Path) -> bytes:

@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.metrics import Metrics
+from alike.serve.network import NeedsNetwork, Vectors
 from alike.serve.opened import OpenIndex, check_measure
 from alike.serve.questions import MOST_ROWS, Features, K, Labels, Limit, Measure, Name, answer
+from alike.serve.service import all_explanations, usual_methods
 from alike.serve.stores import ServedStore
 from alike.serve.view_api import view_routes
 from alike.serve.views import Views
@@ -209,15 +211,22 @@ async def _neighbours(
     asked: models.NeighbourQuestion,
     shape: Callable[[list[dict[str, Any]]], Any],
 ) -> Response:
-    service, names = work.service, list(dict.fromkeys(asked.images))
+    service = work.service
     answers: list[dict[str, Any]] = []
 
-    def answer_part(first: int, opened: OpenIndex) -> None:
-        for number, name in enumerate(asked.images[first : first + PART], first):
-            labels = tuple(asked.labels)
-            answers.append(
-                service.neighbours(name, asked.k, asked.relation, labels, opened, number)
+    def answer_part(first: int, opened: OpenIndex, vectors: Vectors) -> None:
+        labels = tuple(asked.labels)
+        answers.extend([
+            service.neighbours(
+                name, asked.k, asked.relation, labels, opened, number, vectors=vectors
             )
+            for number, name in enumerate(asked.images[first : first + PART], first)
+        ])  # fmt: skip
+
+    def embed_and_answer(first: int, opened: OpenIndex, others: frozenset[str]) -> None:
+        # With what the network has just said: it is not held for long if others need the room.
+        names = [one for one in dict.fromkeys(asked.images[first : first + PART]) if one in others]
+        answer_part(first, opened, service.embed(names, opened))
 
     def finish() -> Response:
         return json_answer(document(shape(answers)))
@@ -225,21 +234,27 @@ async def _neighbours(
     def from_store() -> Any:
         """The answer; or the index, and the images whose vectors only the network gives."""
         opened = service.opened(asked.features, asked.measure)
-        wanted = service.needs_network(names, opened)
-        if wanted or len(asked.images) > PART:
-            return opened, wanted
-        answer_part(0, opened)
+        others = service.not_stored(list(dict.fromkeys(asked.images)), opened)
+        if len(asked.images) > PART:
+            return opened, others
+        try:
+            answer_part(0, opened, {})
+        except NeedsNetwork:
+            return opened, others
         return finish()
 
     outcome = await work.search(request, from_store)
     if isinstance(outcome, Response):
         return outcome
-    opened, wanted = outcome
-    if wanted:
-        batches = [wanted[first : first + PART] for first in range(0, len(wanted), PART)]
-        await work.think(request, wanted, *(partial(service.embed, one, opened) for one in batches))
-    parts = [partial(answer_part, first, opened) for first in range(0, len(asked.images), PART)]
-    answer: Response = await work.search(request, *parts, finish)
+    opened, others = outcome
+    firsts = range(0, len(asked.images), PART)
+    answer: Response
+    if others:
+        parts = [partial(embed_and_answer, first, opened, frozenset(others)) for first in firsts]
+        answer = await work.think(request, others, *parts, finish)
+    else:
+        parts = [partial(answer_part, first, opened, {}) for first in firsts]
+        answer = await work.search(request, *parts, finish)
     return answer
 
 
@@ -256,10 +271,8 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """Where two images are alike, position by position."""
         opened = await work.search(request, partial(service.opened, features, measure))
-        question = answer(partial(service.alike, image, other, opened))
-        if service.is_known((image, other), opened):
-            return await work.search(request, question)
-        return await work.think(request, [image, other], question)
+        question = partial(service.alike, image, other, opened)
+        return await work.search_or_think(request, [image, other], question)
 
     @router.get("/images/{image}/alike/{other}/pixels", response_model=models.PixelLikeness)
     async def pixels(
@@ -292,9 +305,16 @@ def _of_pairs(router: APIRouter, work: Work) -> None:
     ) -> Any:
         """What in the image speaks for a class, by several methods."""
         opened = await work.search(request, partial(service.opened, features, None))
-        methods = tuple(dict.fromkeys(method or ()))
-        question = partial(service.explain, image, methods, target, opened)
-        return await work.think(request, [image], answer(question))
+        said: list[dict[str, Any]] = []
+
+        def explain_by(one: str) -> None:
+            said.append(service.explain(image, one, target, opened))
+
+        methods = dict.fromkeys(method or await work.look(usual_methods))
+        finish = answer(lambda: all_explanations(said))
+        return await work.think(
+            request, [image], *(partial(explain_by, one) for one in methods), finish
+        )
 
 
 def _of_the_analysis(router: APIRouter, work: Work) -> None:

@@ -82,7 +82,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     static = files("alike.serve") / "static"
     app.mount("/static", PageFiles(directory=str(static)), name="static")
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> HTMLResponse:
         text = (static / "page.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers={"Cache-Control": "no-cache"})

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,16 @@ from alike.extract.measures import constants_of
 from alike.serve.budgets import ByteCache
 from alike.serve.opened import OpenIndex
 
+Vectors = Mapping[str, NDArray[np.float32]]
+"""Vectors (1, D) of images, by their hashes."""
 MOST = 4
 """Networks that are held at once; the one that was asked longest ago is let go."""
 ANYWAY = ("last_conv", "logits")
 """Taps that a pass gives besides, if they are stored: other measures and the views need them."""
+
+
+class NeedsNetwork(Exception):
+    """What a network said of an image is not held, and a search does not ask it."""
 
 
 class Networks:
@@ -51,18 +57,24 @@ class Networks:
             self._networks.popitem(last=False)
         return encoder
 
-    def ask(self, images: Sequence[NamedImage], taps: Iterable[str], opened: OpenIndex) -> None:
-        """Compute taps of images, and hold them, and the vectors that the index compares."""
+    def ask(self, images: Sequence[NamedImage], taps: Iterable[str], opened: OpenIndex) -> Vectors:
+        """Compute taps of images, and hold them, and the vectors that the index compares.
+
+        Returns:
+            the vectors, by the hashes of the images: others may need the room at once.
+        """
         arrays = opened.index.features.arrays
         wanted = list(dict.fromkeys([*taps, *(tap for tap in ANYWAY if tap in arrays)]))
         with self.lock:
             said = self.encoder(opened).taps(images, wanted)
+        vectors = {}
         for number, image in enumerate(images):
-            for tap in wanted:
-                # A copy: a part of a batch would hold all of it.
-                value = said[tap][number].copy()
+            # Copies: a part of a batch would hold all of it.
+            own = {tap: said[tap][number].copy() for tap in wanted}
+            for tap, value in own.items():
                 self._said.put(_name(image.image_id, tap, opened), value, value.nbytes)
-            self.vector(image.image_id, opened)
+            vectors[image.image_id] = self._embed(image.image_id, own, opened)
+        return vectors
 
     def tap(self, image: str, tap: str, opened: OpenIndex) -> NDArray[Any] | None:
         """What a tap gave for an image; None if that is not held."""
@@ -71,24 +83,36 @@ class Networks:
 
     def vector(self, image: str, opened: OpenIndex) -> NDArray[np.float32] | None:
         """The vector (1, D) of an image by the measure of an index; None if it takes a pass."""
-        measure, taps = opened.index.measure, {}
-        # The digest changes with what the measure has fitted.
-        name = (*_name(image, measure.name, opened), opened.index.card.measure_digest)
-        held: NDArray[np.float32] | None = self._vectors.get(name)
+        held: NDArray[np.float32] | None = self._vectors.get(_vector_name(image, opened))
         if held is not None:
             return held
-        for tap in measure.taps:
+        taps = {}
+        for tap in opened.index.measure.taps:
             said = self.tap(image, tap, opened)
             if said is None:
                 return None
-            taps[tap] = said[None]
+            taps[tap] = said
+        return self._embed(image, taps, opened)
+
+    def _embed(
+        self, image: str, taps: Mapping[str, NDArray[Any]], opened: OpenIndex
+    ) -> NDArray[np.float32]:
+        """The vector (1, D) of an image, from what its taps gave; it is held."""
+        measure = opened.index.measure
         vector: NDArray[np.float32] = measure.embed(
-            taps, constants_of(opened.index.features, measure)
+            {tap: taps[tap][None] for tap in measure.taps},
+            constants_of(opened.index.features, measure),
         )
-        self._vectors.put(name, vector, vector.nbytes)
+        self._vectors.put(_vector_name(image, opened), vector, vector.nbytes)
         return vector
 
 
 def _name(image: str, tap: str, opened: OpenIndex) -> tuple[str, ...]:
     features = opened.index.features
     return image, features.key, str(features.attrs["weights_hash"]), tap
+
+
+def _vector_name(image: str, opened: OpenIndex) -> tuple[str, ...]:
+    card = opened.index.card
+    # The digest changes with what the measure has fitted.
+    return (*_name(image, opened.index.measure.name, opened), card.measure_digest)

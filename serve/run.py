@@ -25,18 +25,24 @@ MAX_PORT = 2**16 - 1
 ANYWHERE = ("0.0.0.0", "::", "")
 HEADER_SECONDS = 10
 """Seconds until the headers of a request are there, from the first connection on."""
+SEND_SECONDS = 30
+"""Seconds in which a client has to take something of an answer that waits for it."""
+SEND_BUFFER = 256 * 2**10
+"""Bytes of an answer that the kernel holds for a client: not as many as it thinks fit."""
 BACKLOG = 256
 CLOSING = {"Connection": "close"}
 
 
 class Protocol(H11Protocol):
-    """HTTP that hangs up on a client whose headers do not arrive, and refuses in our own words.
+    """HTTP that hangs up on a client that is stuck, and refuses in our own words.
 
-    uvicorn bounds the time between two requests, and not that before the first one. What it
-    refuses itself is plain text without the headers of other answers.
+    A client is stuck if its headers do not arrive, or if it does not read its answer. uvicorn
+    bounds the time between two requests, and neither that before the first one nor that of an
+    answer. What it refuses itself is plain text without the headers of other answers.
     """
 
     _due: asyncio.TimerHandle | None = None
+    _reads: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **named: Any) -> None:
         """See uvicorn; its own limit of connections becomes ours."""
@@ -66,6 +72,8 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
+        # Whatever the kernel does not take at once is waited for, and timed.
+        transport.set_write_buffer_limits(high=0)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -76,8 +84,33 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         super().connection_lost(exc)
-        if self._due is not None:
-            self._due.cancel()
+        for timer in (self._due, self._reads):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        if self._reads is not None:
+            self._reads.cancel()
+            self._reads = None
+
+    def _watch_reading(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._reads = self.loop.call_later(SEND_SECONDS, self._check_reading, unsent)
+
+    def _check_reading(self, unsent: int) -> None:
+        """Go on if the client has taken some of the bytes that were unsent; else hang up."""
+        if self.transport.get_write_buffer_size() < unsent:
+            self._watch_reading()
+        else:
+            # Closing would wait for the client.
+            self.transport.abort()
 
     def _watch(self) -> None:
         incomplete = self.conn.their_state is h11.IDLE
@@ -141,6 +174,8 @@ def listener_at(host: str, port: int) -> socket.socket:
     # Named as TCP: else asyncio leaves Nagle's algorithm on, and answers wait 40 ms for an ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections have it from the listener.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     try:
         listener.bind((host, port))
     except (OSError, UnicodeError) as error:

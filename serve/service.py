@@ -1,6 +1,6 @@
 """Questions about a store, answered for the page and the API: plain values in, plain values out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from alike.index.neighbours import Query
 from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
-from alike.serve.network import Networks
+from alike.serve.network import NeedsNetwork, Networks, Vectors
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
@@ -296,24 +296,31 @@ class NeighbourService:
 
     # Neighbours
 
-    def needs_network(self, names: Sequence[str], opened: OpenIndex) -> list[str]:
-        """The names of images whose vectors only a forward pass gives.
+    def not_stored(self, names: Sequence[str], opened: OpenIndex) -> list[str]:
+        """The names of images whose vectors only a network gives, or gave.
 
         Raises:
             NotThere: an image that is neither stored nor uploaded.
         """
-        wanted = []
-        for name in names:
-            if opened.row(name) < 0:
-                self._require(name)
-                if self.networks.vector(name, opened) is None:
-                    wanted.append(name)
-        return wanted
+        others = [name for name in names if opened.row(name) < 0]
+        for name in others:
+            self._require(name)
+        return others
 
-    def embed(self, names: Sequence[str], opened: OpenIndex) -> None:
-        """Ask the network about images that are not stored, and keep what it says."""
-        images = [self.image(name) for name in names]
-        self.networks.ask(images, opened.index.measure.taps, opened)
+    def embed(self, names: Sequence[str], opened: OpenIndex) -> Vectors:
+        """The vectors (1, D) of images that are not stored.
+
+        The network is asked, in one pass, about those of which it is not held what it said.
+        """
+        held = {}
+        for name in names:
+            vector = self.networks.vector(name, opened)
+            if vector is not None:
+                held[name] = vector
+        images = [self.image(name) for name in names if name not in held]
+        if not images:
+            return held
+        return {**held, **self.networks.ask(images, opened.index.measure.taps, opened)}
 
     def neighbours(
         self,
@@ -323,6 +330,8 @@ class NeighbourService:
         labels: tuple[str, ...] = (),
         opened: OpenIndex | None = None,
         number: int = 0,
+        *,
+        vectors: Vectors | None = None,
     ) -> dict[str, Any]:
         """Fields of `Neighbours`: the k nearest stored images.
 
@@ -333,10 +342,12 @@ class NeighbourService:
             labels: only these classes; empty: all.
             opened: the index that answers; None: as it is now.
             number: of the query among several.
+            vectors: of images that are not stored; with them the network is not asked.
 
         Raises:
             NotThere: an unknown image or class.
             BadInput: the query's class matters and is not known.
+            NeedsNetwork: the vector of an image is neither among these nor held.
         """
         opened = opened or self.opened()
         query = self.about(name, opened)
@@ -344,7 +355,7 @@ class NeighbourService:
         among = Among(relation, labels)
         row, index = query["row"], opened.index
         answer = index.query_vectors(
-            self._vector(name, row, opened),
+            self._vector(name, row, opened, vectors),
             k,
             weights_hash=index.card.weights_hash,
             rows=np.array([row]),
@@ -372,23 +383,30 @@ class NeighbourService:
         exact = bool(answer.exact[0])
         return {"query": query, "neighbours": near, "exact": exact, "missing": opened.missing}
 
-    def _vector(self, name: str, row: int, opened: OpenIndex) -> NDArray[np.float32]:
-        """The vector (1, D) of an image."""
+    def _vector(
+        self,
+        name: str,
+        row: int,
+        opened: OpenIndex,
+        vectors: Vectors | None,
+    ) -> NDArray[np.float32]:
+        """The vector (1, D) of an image; see `neighbours`."""
         if row >= 0:
             return opened.index.vectors([Query(row, name)])
-        vector = self.networks.vector(name, opened)
+        if vectors is None:
+            return self.embed([name], opened)[name]
+        vector = vectors.get(name)
         if vector is None:
-            self.embed([name], opened)
             vector = self.networks.vector(name, opened)
         if vector is None:
-            # Others needed the room at once.
-            with self.networks.lock:
-                vector = self.networks.encoder(opened)([self.image(name)])
+            raise NeedsNetwork
         return vector
 
     # Where two are alike, and why
 
-    def alike(self, first: str, second: str, opened: OpenIndex | None = None) -> dict[str, Any]:
+    def alike(
+        self, first: str, second: str, opened: OpenIndex | None = None, *, network: bool = True
+    ) -> dict[str, Any]:
         """Fields of `Alike`: what the measure says of two images, split over their positions.
 
         A measure that is no sum over positions is explained by the cosine of the pooled maps.
@@ -396,10 +414,12 @@ class NeighbourService:
         Raises:
             NotThere: an unknown image.
             BadInput: the network pools no map, a pooled map is zero.
+            NeedsNetwork: as `tap`.
         """
         opened = opened or self.opened()
-        a, b = self.tap(first, TAP, opened), self.tap(second, TAP, opened)
-        measure, distance = opened.index.measure, self._distance(first, second, opened)
+        a, b = (self.tap(name, TAP, opened, network=network) for name in (first, second))
+        measure = opened.index.measure
+        distance = self._distance(first, second, opened, None if network else {})
         split = in_measure(measure, a, b)
         # Not so for a network that pools something else than its last map.
         own = split is not None and bool(np.isclose(split.distance, distance, rtol=0.02, atol=1e-3))
@@ -452,29 +472,28 @@ class NeighbourService:
             "left_out": "" if pixels else "; ".join(result.notes),
         }
 
-    def _distance(self, first: str, second: str, opened: OpenIndex) -> float:
-        """The distance of two images by the measure of the index."""
+    def _distance(
+        self,
+        first: str,
+        second: str,
+        opened: OpenIndex,
+        vectors: Vectors | None,
+    ) -> float:
+        """The distance of two images by the measure of the index; vectors as of `neighbours`."""
         a, b = (
-            self._vector(name, opened.row(name), opened)[0].astype(np.float64)
+            self._vector(name, opened.row(name), opened, vectors)[0].astype(np.float64)
             for name in (first, second)
         )
         measure = opened.index.measure
         return float(measure.own(a @ b if measure.form == "inner" else np.square(a - b).sum()))
 
-    def is_known(self, names: Sequence[str], opened: OpenIndex, tap: str = TAP) -> bool:
-        """Whether a tap of all these images is stored or held, so that no network is needed."""
-        stored = tap in opened.index.features.arrays
-        return all(
-            stored if opened.row(name) >= 0 else self.networks.tap(name, tap, opened) is not None
-            for name in names
-        )
-
-    def tap(self, name: str, tap: str, opened: OpenIndex) -> NDArray[Any]:
+    def tap(self, name: str, tap: str, opened: OpenIndex, *, network: bool = True) -> NDArray[Any]:
         """What a tap gives for an image, from the store if it is there.
 
         Raises:
             NotThere: an unknown image.
             BadInput: the network has no such tap.
+            NeedsNetwork: it is neither stored nor held, and the network may not be asked.
         """
         features = opened.index.features
         row = opened.row(name)
@@ -484,28 +503,25 @@ class NeighbourService:
         held = self.networks.tap(name, tap, opened)
         if held is not None:
             return held
+        if not network:
+            raise NeedsNetwork
         image = self.image(name)
         with self.networks.lock:
             taps = self.networks.encoder(opened).taps([image], [tap])
         return np.asarray(taps[tap][0])
 
     def explain(
-        self,
-        name: str,
-        methods: Sequence[str] = (),
-        target: str | None = None,
-        opened: OpenIndex | None = None,
+        self, name: str, method: str, target: str | None = None, opened: OpenIndex | None = None
     ) -> dict[str, Any]:
-        """Fields of `Explanations`: what speaks for a class in an image.
+        """Fields of `Explanations`: what speaks for a class in an image, by one method.
 
         Raises:
             NotThere: an unknown image, or no such class of the network.
         """
         # Here, because it loads torch, which a question of a stored row is answered without.
-        from alike.analysis.explain import LIKENESS, METHODS, explain_images
+        from alike.analysis.explain import explain_images
 
         opened = opened or self.opened()
-        usual = tuple(method for method in METHODS if method != LIKENESS)
         features, row = opened.index.features, opened.row(name)
         # A row by its number, so that the answer is that of the command.
         image = self.image(name) if row < 0 or len(name) == HASH_LENGTH else row
@@ -513,7 +529,7 @@ class NeighbourService:
             network = self.networks.encoder(opened).network
             try:
                 result = explain_images(
-                    [image], features, methods=methods or usual, target=target, network=network
+                    [image], features, methods=(method,), target=target, network=network
                 )
             except BadInput as error:
                 # The methods are those of the table, the image was read: the class is left.
@@ -557,6 +573,26 @@ class NeighbourService:
 def transform_name(features: Any) -> str:
     """Names the preprocessing of an extraction, in the addresses of what the network sees."""
     return settings_hash(dict(features.attrs["transform"]), "")
+
+
+def usual_methods() -> tuple[str, ...]:
+    """Methods by which one image is explained if none is named."""
+    # Here, because it loads torch, which a question of a stored row is answered without.
+    from alike.analysis.explain import LIKENESS, METHODS
+
+    return tuple(method for method in METHODS if method != LIKENESS)
+
+
+def all_explanations(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of `Explanations` by several methods, from those by each."""
+    every: dict[str, Any] = {
+        "images": {"maps": [], "cosine": None, "left_out": [], "files": []}, "arrays": {}
+    }  # fmt: skip
+    for part in parts:
+        for name in ("maps", "left_out"):
+            every["images"][name] += part["images"][name]
+        every["arrays"] |= part["arrays"]
+    return every
 
 
 def _tags_of(table: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from alike.serve import models, view_models
 from alike.serve.analysed import records
 from alike.serve.lists import COLUMNS, FORMS, export
 from alike.serve.questions import Features, Limit, Measure, Name, answer
-from alike.serve.views import TAP, Views
+from alike.serve.views import Views
 from alike.serve.work import Work
 
 ClassName = Annotated[str, Query(max_length=512, description="A class.")]
@@ -44,10 +44,8 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
     async def prediction(request: Request, image: Name, features: Features = None) -> Any:
         """What the network takes the image for."""
         opened = await work.search(request, partial(service.opened, features))
-        question = answer(partial(views.prediction, image, opened))
-        if service.is_known((image,), opened, TAP):
-            return await work.search(request, question)
-        return await work.think(request, [image], question)
+        question = partial(views.prediction, image, opened)
+        return await work.search_or_think(request, [image], question)
 
 
 def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
@@ -69,10 +67,12 @@ def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
 def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/class-matrix", response_model=view_models.ClassMatrix)
     async def class_matrix(
-        request: Request, features: Features = None, measure: Measure = None
-    ) -> Any:
+        request: Request, features: Features = None, measure: Measure = None,
+        mean: Annotated[bool, Query(description="Also the distances as rows.")] = False,
+    ) -> Any:  # fmt: skip
         """Mean distances between classes, similar classes beside each other, as a figure."""
-        return await work.search(request, answer(partial(views.class_matrix, features, measure)))
+        question = partial(views.class_matrix, features, measure, mean=mean)
+        return await work.search(request, answer(question))
 
     @router.get("/class-pair", response_model=view_models.ClassPair)
     async def class_pair(

@@ -61,6 +61,8 @@ class ClassMatrix(Model):
         order: classes, similar ones beside each other.
         nearest: the nearest pairs of classes: class_a, class_b, between, within, ratio.
         figure: the matrix.
+        mean: the distances as rows, in that order, if they are asked for; null of one that is not
+            known.
     """
 
     key: str
@@ -68,6 +70,7 @@ class ClassMatrix(Model):
     order: list[str]
     nearest: list[dict[str, Any]]
     figure: Figure
+    mean: list[list[float | None]] | None
 
 
 class ImagePair(Model):

@@ -61,8 +61,10 @@ class Views:
         words = {name: asdict(one) for name, one in every_word(scores).items()}
         return {"key": analysis.key, "sections": sections, "words": words}
 
-    def class_matrix(self, key: str | None, measure: str | None) -> dict[str, Any]:
-        """Fields of `ClassMatrix`.
+    def class_matrix(
+        self, key: str | None, measure: str | None, *, mean: bool = False
+    ) -> dict[str, Any]:
+        """Fields of `ClassMatrix`; with the distances themselves only if `mean`.
 
         Raises:
             NotThere: no analysis, or one without this measure.
@@ -90,6 +92,7 @@ class Views:
             "order": order,
             "nearest": closest_pairs(square, NEAREST).to_dict(orient="records"),
             "figure": drawn(matrix_figure(square, order)),
+            "mean": square.loc[order, order].to_numpy().tolist() if mean else None,
         }
 
     def class_pair(
@@ -165,13 +168,14 @@ class Views:
             "different_farther": different.tolist(),
         }
 
-    def prediction(self, name: str, opened: OpenIndex) -> dict[str, Any]:
+    def prediction(self, name: str, opened: OpenIndex, *, network: bool = True) -> dict[str, Any]:
         """Fields of `Prediction`.
 
         Raises:
             NotThere: an unknown image, or a network without stored logits.
+            NeedsNetwork: there are no logits of the image, and the network may not be asked.
         """
-        logits = self.service.tap(name, TAP, opened).astype(np.float64)
+        logits = self.service.tap(name, TAP, opened, network=network).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         names = class_names(opened.index.features, len(shares))

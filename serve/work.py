@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from alike.extract.frames import NamedImage
 from alike.serve.budgets import ClientGone, Gate, Gone
+from alike.serve.network import NeedsNetwork
 from alike.serve.pictures import pixels_of
 from alike.serve.service import NeighbourService
 
@@ -81,6 +82,25 @@ class Work:
                 weight = max(weight, await _in(self._working, partial(self._size, name)))
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
             return await _one_by_one(self._working, parts, gone)
+
+    async def search_or_think(
+        self, request: Request, names: list[str], question: Callable[..., Any]
+    ) -> Any:
+        """Answer, as JSON, a question about images that may need the network.
+
+        Args:
+            request: of a client.
+            names: of the images.
+            question: takes `network`: whether it may ask it; without, it may raise `NeedsNetwork`.
+        """
+
+        def answer(network: bool) -> Response:
+            return json_answer(document(question(network=network)))
+
+        try:
+            return await self.search(request, partial(answer, False))
+        except NeedsNetwork:
+            return await self.think(request, names, partial(answer, True))
 
     async def picture(
         self, request: Request, name: str, make: Callable[[NamedImage], bytes]

@@ -37,6 +37,24 @@ def test_fuzzed_calls_are_answered_as_described(client):
     assert sum(statuses.values()) >= 0.8 * CALLS
 
 
+def test_fuzzed_calls_below_the_name_of_a_store_are_answered_as_described(client):
+    """The paths of each store are described once, as those of the first."""
+    raw = client.json("/api/v1/openapi.json")
+    raw["paths"] = {
+        path.replace("/api/v1/", "/api/v1/stores/store/"): {"get": raw["paths"][path]["get"]}
+        for path in ("/api/v1/images/{image}/neighbours", "/api/v1/images/{image}/alike/{other}")
+    }
+    description = schemathesis.openapi.from_dict(raw)
+    description.config.update(base_url=client.address)
+    operations = [one.ok() for one in description.get_all_operations() if isinstance(one, Ok)]
+    assert len(operations) == 2
+    statuses: Counter[int] = Counter()
+    for operation in operations:
+        fuzz(operation, CALLS // 12, statuses)
+    assert not any(status >= 500 for status in statuses)
+    assert statuses[200]
+
+
 def fuzz(operation, calls, statuses):
     """Call one operation with values that fit its description, and with some that do not."""
     # OpenAPI has no word for bytes that are an image: most that are none are refused.

@@ -201,7 +201,11 @@ def test_bad_questions_get_one_clear_line(client, path, data, status, line):
 
 
 def test_the_page_asks_nobody_else(client):
+    status, headers, body = client.get("/", method="HEAD")
+    assert (status, body) == (200, b"")
+    length = int(headers["Content-Length"])
     status, headers, body = client.get("/")
+    assert len(body) == length
     assert status == 200
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy

@@ -284,15 +284,16 @@ def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch)
     names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
     work = Work(service)
     left, done = threading.Event(), []
-    embed = service.embed
+    ask = service.networks.ask
 
-    def leaving(part, opened):
+    def leaving(images, taps, opened):
         left.set()
-        embed(part, opened)
-        done.append(len(part))
+        vectors = ask(images, taps, opened)
+        done.append(len(images))
         time.sleep(0.1)
+        return vectors
 
-    monkeypatch.setattr(service, "embed", leaving)
+    monkeypatch.setattr(service.networks, "ask", leaving)
 
     async def receive():
         while not left.is_set():
@@ -321,11 +322,101 @@ def test_work_of_several_parts_ends_when_its_client_has_gone(place, monkeypatch)
     assert [one["row"] for one in found] == [one["row"] for one in alone]
 
 
+def test_explanations_end_when_their_client_has_gone(place, monkeypatch):
+    """The client leaves during the first of five methods."""
+    service = NeighbourService(place / "store")
+    explain, done, left = service.explain, [], asyncio.Event()
+
+    def noted(image, method, target, opened):
+        said = explain(image, method, target, opened)
+        done.append(method)
+        loop.call_soon_threadsafe(left.set)
+        time.sleep(0.1)
+        return said
+
+    monkeypatch.setattr(service, "explain", noted)
+    methods = ["gradcam", "sa", "lrp", "grad_x_input", "cam"]
+    query = "&".join(f"method={method}" for method in methods)
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "GET", "path": f"{API}/images/3/explain",
+        "query_string": query.encode(), "headers": [(b"host", b"localhost")], "scheme": "http",
+    }  # fmt: skip
+
+    async def main(stays):
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        sent, messages = [], iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive():
+            message = next(messages, None)
+            if message is None:
+                await (asyncio.Event() if stays else left).wait()
+                message = {"type": "http.disconnect"}
+            return message
+
+        async def send(message):
+            sent.append(message)
+
+        await create_app(service)(dict(scope), receive, send)
+        return sent
+
+    loop = None
+    sent = asyncio.run(main(stays=False))
+    assert done == ["gradcam"], sent
+    assert sent[0]["status"] == 499
+    sent = asyncio.run(main(stays=True))
+    assert done == ["gradcam", *methods]
+    document = json.loads(sent[1]["body"])
+    assert [one["method"] for one in document["images"]["maps"]] == methods
+    assert list(document["arrays"]) == methods
+
+
 def test_stored_rows_do_not_wait_for_the_network(place):
     service = NeighbourService(place / "store")
     with service.networks.lock, ThreadPoolExecutor(1) as other:
         answer = other.submit(service.neighbours, "3", 5).result(timeout=60)
     assert len(answer["neighbours"]) == 5
+
+
+def test_images_whose_vectors_do_not_stay_are_embedded_once_and_in_the_turn_of_the_network(
+    place, monkeypatch
+):
+    """There is room for the vectors of two of 40 images: a search thread would ask again."""
+    # 8 float32 are a vector; an eighth of the budget is for vectors, and the maps never fit.
+    service = NeighbourService(place / "store", budgets=Budgets(vectors=8 * 2 * 32))
+    names = [service.upload(png_of(9, 9, number + 1))["image"] for number in range(40)]
+    asked, threads = [], set()
+    ask = service.networks.ask
+
+    def noted(images, taps, opened):
+        asked.extend(image.image_id for image in images)
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return ask(images, taps, opened)
+
+    monkeypatch.setattr(service.networks, "ask", noted)
+    app = create_app(service)
+
+    async def main():
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            many = await client.post(f"{API}/neighbours", json={"images": names, "k": 3})
+            assert (many.status_code, asked) == (200, names)
+            one = await client.get(f"{API}/images/{names[0]}/neighbours?k=3")
+            pair = await client.get(f"{API}/images/{names[0]}/alike/3")
+            return many.json(), one.json(), pair.json()
+
+    many, one, pair = asyncio.run(main())
+    assert threads == {"work"}
+    plenty = NeighbourService(place / "store")
+    for number in (0, 39):
+        plenty.upload(png_of(9, 9, number + 1))
+        wanted = plenty.neighbours(names[number], 3)["neighbours"]
+        for line in wanted:
+            line["number"] = number
+            line["distance"] = pytest.approx(line["distance"], abs=1e-5)
+        assert many["answers"][number]["neighbours"] == wanted
+    assert one["neighbours"][0]["row"] == many["answers"][0]["neighbours"][0]["row"]
+    assert pair["distance"] == pytest.approx(plenty.alike(names[0], "3")["distance"], abs=1e-5)
 
 
 # Origins, hosts, tokens
@@ -445,7 +536,8 @@ async def listening(app, most=None):
     config.load()
     state = ServerState()
     return await asyncio.get_running_loop().create_server(
-        lambda: run.Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: run.Protocol(config=config, server_state=state, app_state={}),
+        sock=listener_at("127.0.0.1", 0),
     )
 
 
@@ -564,6 +656,58 @@ def test_a_client_whose_headers_do_not_arrive_is_hung_up_on(monkeypatch, first, 
             writer.write(part)
             assert await asyncio.wait_for(reader.read(), 30) == b""
             writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["open", "closing"])
+@pytest.mark.parametrize("parts", [1, 64], ids=["at once", "in parts"])
+def test_a_client_that_does_not_read_is_hung_up_on(monkeypatch, parts, close):
+    """And one that reads slowly gets all of its answer."""
+    monkeypatch.setattr(run, "SEND_SECONDS", 0.5)
+    part = bytes(4 * 2**20 // parts)
+    length = len(part) * parts
+    ended = []
+
+    async def app(scope, receive, send):
+        headers = [(b"content-length", b"%d" % length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(parts):
+            more = number < parts - 1
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        ended.append(scope["path"])
+
+    async def asking(place, path):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        client.connect(place)
+        client.setblocking(False)
+        question = b"GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (path, close)
+        await asyncio.get_running_loop().sock_sendall(client, question)
+        return client
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with await listening(app) as server:
+            place = server.sockets[0].getsockname()
+            stuck, slow = await asking(place, b"/stuck"), await asking(place, b"/slow")
+            taken, began = 0, loop.time()
+            # Longer than a client may be stuck.
+            while loop.time() < began + 1.8 and taken < length // 2:
+                taken += len(await loop.sock_recv(slow, 2**14))
+                await asyncio.sleep(0.01)
+            while taken < length and (more := await loop.sock_recv(slow, 2**20)):
+                taken += len(more)
+            assert taken > length
+            slow.close()
+            await asyncio.sleep(0.2)
+            assert sorted(ended) == ["/slow", "/stuck"]
+            rest = 0
+            with contextlib.suppress(ConnectionResetError):
+                while more := await asyncio.wait_for(loop.sock_recv(stuck, 2**20), 30):
+                    rest += len(more)
+            assert rest < length
+            stuck.close()
 
     asyncio.run(main())
 

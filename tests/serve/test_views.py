@@ -1,9 +1,11 @@
 """What the views of the page show, against the tables and features that it comes from."""
 
+import inspect
 import io
 import json
 import shutil
 import urllib.parse
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,11 +13,13 @@ import pandas as pd
 import pytest
 
 import alike
+import alike.client
 from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
 from alike.serve.analysed import _predictions
 from alike.serve.class_pair import _ends
 from alike.serve.lists import export
+from alike.serve.questions import MOST_ROWS
 from alike.serve.service import NeighbourService
 from alike.serve.views import Views
 
@@ -180,6 +184,29 @@ def test_what_the_network_takes_an_image_for(client, place):
     stored = client.json(f"/api/v1/images/{row}/prediction")
     assert again["classes"] == stored["classes"]
     np.testing.assert_allclose(again["shares"], stored["shares"], rtol=1e-3)
+
+
+def test_the_matrix_of_many_classes_is_whole(place, analysis, monkeypatch):
+    """More pairs than an answer has rows: 320 classes have 102,400."""
+    names = [f"class {number:03d}" for number in range(320)]
+    spots = np.random.default_rng(0).uniform(size=len(names))
+    means = np.abs(spots[:, None] - spots)
+    table = pd.DataFrame({
+        "measure": "gap_cosine", "class_a": np.repeat(names, len(names)),
+        "class_b": np.tile(names, len(names)), "mean": means.ravel(),
+    })  # fmt: skip
+    assert len(table) > MOST_ROWS
+    service = NeighbourService(place / "store")
+    large = replace(analysis, tables={**analysis.tables, "class_pairs": table})
+    monkeypatch.setattr(service.analyses, "analysis", lambda _: large)
+    found = Views(service).class_matrix(None, None, mean=True)
+    square = pd.DataFrame(found["mean"], found["order"], found["order"])
+    np.testing.assert_array_equal(square.loc[names, names].to_numpy(), means)
+
+
+def test_a_list_of_the_client_is_as_long_as_an_answer_can_be():
+    asked = inspect.signature(alike.client.Client.images_to_check).parameters["limit"]
+    assert asked.default == MOST_ROWS
 
 
 def test_tables_of_the_client(client, analysis):
