@@ -27,6 +27,7 @@ SPLITS = 20
 """Ways to split the raters in halves."""
 DRAWS = 200
 """Draws of the bootstrap."""
+ONE_RATER = "one rater: the interval is over images alone, and there are no ceilings"
 PAIR_SECONDS = 1e-6
 """Of ranking one pair of images by two similarities, on one core; up to 2.5e-6 of `MOST` images."""
 COLUMNS = (
@@ -72,6 +73,11 @@ def human_scores(
         return _none(COLUMNS)
     similarity = _similarity(vectors, asked_pairs.places)
     return _of_pairs(similarity, asked_pairs, np.random.default_rng(seed), draws, splits)
+
+
+def human_notes(table: pd.DataFrame) -> list[str]:
+    """What a table of scores against people says of them, each note once."""
+    return [note for note in dict.fromkeys(table["note"].astype(str)) if note]
 
 
 def human_seconds(images: int, matrices: int) -> float:
@@ -189,7 +195,7 @@ class _AskedPairs:
         places: of the images in the evaluation set.
         codes: (n,) their classes.
         people: what was said of them.
-        note: that they are a sample.
+        note: that they are a sample, or of one rater.
     """
 
     places: NDArray[np.int64]
@@ -206,18 +212,18 @@ class _AskedPairs:
         here = images.rows[at] == answers.rows
         order = np.argsort(at[here])
         places, of = at[here][order], np.flatnonzero(here)[order]
-        note = ""
+        votes = answers.kind == "votes"
+        notes = [] if votes or len(answers.values) > 1 else [ONE_RATER]
         if len(places) > MOST:
             sampled = np.isin(places, _sample(images.take(places), places, seed))
-            note = f"a stratified sample of {int(sampled.sum())} of {len(places)} images"
+            notes.append(f"a stratified sample of {int(sampled.sum())} of {len(places)} images")
             places, of = places[sampled], of[sampled]
         if len(places) < 3:
             return None
-        votes = answers.kind == "votes"
         people: _People = (
             _Votes(answers.values[of]) if votes else _Raters(answers.values[:, of][:, :, of])
         )
-        return _AskedPairs(places, images.codes[places], people, note)
+        return _AskedPairs(places, images.codes[places], people, "; ".join(notes))
 
     def replicas(
         self, similarities: Sequence[Floats], draw: np.random.Generator, draws: int

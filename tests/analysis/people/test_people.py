@@ -1,6 +1,7 @@
 """What people say against measures: scipy, naive loops, planted answers, measured anchors."""
 
 import importlib.util
+import sys
 from itertools import combinations, permutations
 
 import numpy as np
@@ -14,10 +15,12 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.people.answers import HumanAnswers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
-from alike.analysis.people.scores import human_scores
-from alike.analysis.report.people import people_sentences
+from alike.analysis.people.scores import ONE_RATER, human_notes, human_scores
+from alike.analysis.report.people import people_section, people_sentences
+from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
+from alike.flows.cli import main
 
 NONE = np.empty(0, np.int64)
 
@@ -254,6 +257,57 @@ def test_analysis_holds_them(tmp_path, made, write_features):
     first, second = people_sentences(kept, "gap_cosine")
     assert "to the labels" in first
     assert "to people" in second
+
+
+@pytest.mark.parametrize("kind", ["triplets", "rdm"])
+def test_notes_are_shown_by_the_command_and_the_report(
+    kind, tmp_path, made, write_features, monkeypatch, capsys
+):
+    features = write_features(tmp_path / "store", made)
+    ids = features.table("all")["image_id"].to_numpy(str)
+    draw = np.random.default_rng(0)
+    if kind == "triplets":
+        file = tmp_path / "triplets.csv"
+        three = np.array([draw.choice(ids, 3, replace=False) for _ in range(60)])
+        pd.DataFrame(three, columns=["a", "b", "odd"]).to_csv(file, index=False)
+        wanted = ["chance is .333", "no column names raters"]
+    else:
+        file = tmp_path / "one.npz"
+        rdm = draw.random((len(ids), len(ids)))
+        np.savez(file, rdm=rdm + rdm.T, image_id=ids)
+        wanted = ["one rater: the interval is over images alone, and there are no ceilings"]
+    words = ["alike", "analyse", "--store", features.store.url, "--human", str(file)]
+    words += ["--measures", "gap_cosine,pixel_euclid", "--bootstrap", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    kept = Analysis.load(features.store, features.key)
+    section = people_section(Subject(kept, None, None, "gap_cosine"))
+    for note in wanted:
+        assert shown.count(note) == section.count(note) == 1
+    if kind == "rdm":
+        row = kept.tables["human"].set_index(["measure", "score"]).loc["gap_cosine", "all_pairs"]
+        assert row["low"] < row["value"] < row["high"]
+        assert np.isnan(row["ceiling_low"])
+
+
+def test_a_sample_of_the_images_is_noted(monkeypatch):
+    monkeypatch.setattr("alike.analysis.people.scores.MOST", 20)
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(24), [f"{i // 6}" for i in range(24)])
+    vectors = held_vectors(draw.standard_normal((24, 3)).astype(np.float32), "euclidean")
+    rdms = draw.random((2, 24, 24))
+    one, two = (
+        HumanAnswers("dissimilarities", np.arange(24), each, np.empty((0, 3), int), False, "0", ())
+        for each in (rdms[:1], rdms)
+    )
+    assert human_notes(human_scores(two, vectors, images, draws=0)) == [
+        "a stratified sample of 20 of 24 images"
+    ]
+    (note,) = human_notes(human_scores(one, vectors, images, draws=0))
+    assert note == f"{ONE_RATER}; a stratified sample of 20 of 24 images"
 
 
 def test_halves_of_cifar_10h_by_pairs_of_classes(shared_data):
