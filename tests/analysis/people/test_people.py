@@ -15,7 +15,7 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.people.answers import HumanAnswers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
-from alike.analysis.people.scores import ONE_RATER, human_notes, human_scores
+from alike.analysis.people.scores import ONE_RATER, human_notes, human_scores, splits_of
 from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
@@ -308,6 +308,27 @@ def test_a_sample_of_the_images_is_noted(monkeypatch):
     ]
     (note,) = human_notes(human_scores(one, vectors, images, draws=0))
     assert note == f"{ONE_RATER}; a stratified sample of 20 of 24 images"
+
+
+def test_ceilings_of_votes_are_the_mean_over_splits_in_halves():
+    """A hundred of them; of many images fewer, and the note says how many."""
+    assert [splits_of(n) for n in (2, 1000, 1414, 2000)] == [100, 100, 50, 25]
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a"] * 6 + ["b"] * 6)
+    counts = draw.integers(1, 9, (12, 3))
+    vectors = held_vectors(draw.standard_normal((12, 3)).astype(np.float32), "euclidean")
+    table = human_scores(votes_of(counts), vectors, images, draws=0)
+    assert human_notes(table) == []
+    again, upper, values = np.random.default_rng(0), np.triu_indices(12, 1), []
+    for _ in range(100):
+        half = np.array([again.multivariate_hypergeometric(row, row.sum() // 2) for row in counts])
+        p, q = (part / part.sum(axis=1, keepdims=True) for part in (half, counts - half))
+        values.append(spearmanr((p @ p.T)[upper], (q @ q.T)[upper]).statistic)
+    ceiling = table.set_index("score").loc["all_pairs", "ceiling_low"]
+    assert ceiling == pytest.approx(np.mean(values))
+    few = human_scores(votes_of(counts), vectors, images, draws=0, splits=3)
+    assert human_notes(few) == ["ceilings from 3 splits of the raters"]
+    assert human_notes(human_scores(votes_of(counts), vectors, images, draws=0, splits=0)) == []
 
 
 def test_halves_of_cifar_10h_by_pairs_of_classes(shared_data):
