@@ -360,7 +360,26 @@ def test_halves_of_cifar_10h_by_pairs_of_classes(shared_data):
 
 
 ANCHORS = {20: (0.553, 0.362, 0.331), 32: (0.531, 0.321, 0.408)}
+OF_CLASS_PAIRS = {20: (0.884, 0.856), 32: (0.877, 0.826)}
+"""Cosine of class means against agreement of votes; mean cosine against mean confusion."""
 WEIGHTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th"}
+
+
+def of_class_pairs(gap, counts, labels):
+    """Spearman over pairs of classes, by two formulas; see `OF_CLASS_PAIRS`."""
+    weights = (labels[:, None] == np.arange(10)) / np.bincount(labels)
+    upper = np.triu_indices(10, 1)
+    confusion = weights.T @ (counts / counts.sum(axis=1, keepdims=True))
+    means = weights.T @ gap
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    units = weights.T @ (gap / np.linalg.norm(gap, axis=1, keepdims=True))
+    return tuple(
+        spearmanr(one[upper], other[upper]).statistic
+        for one, other in (
+            (means @ means.T, confusion @ confusion.T),
+            (units @ units.T, confusion + confusion.T),
+        )
+    )
 
 
 def test_anchors_of_cifar_10h(shared_data):
@@ -385,6 +404,8 @@ def test_anchors_of_cifar_10h(shared_data):
             for low in range(0, 500, 250):
                 net(x[low : low + 250])
         gap = torch.cat(maps).numpy()
+        figures = of_class_pairs(gap, votes.values, data["y_test"].ravel())
+        assert figures == pytest.approx(OF_CLASS_PAIRS[depth], abs=6e-4)
         gap /= np.linalg.norm(gap, axis=1, keepdims=True)
         vectors = held_vectors(gap[images.rows], "cosine")
         first = depth == 20
