@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alike.extract.embedding import MapBlocks
     from alike.extract.panels import Pixels
     from alike.extract.progress import Progress
     from alike.extract.store import Features
@@ -129,6 +130,7 @@ def graded(
     measure: str | None = None,
     limit: int | None = None,
     split: str | None = None,
+    map_methods: "MapBlocks | None" = None,
     progress: "Progress | None" = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> "dict[str, pd.DataFrame]":
@@ -141,6 +143,7 @@ def graded(
         measure: whose similarity is explained; None: the cosine of pooled maps.
         limit: images, and pairs of each kind; None: 32.
         split: `train`, `held_out` or None for both.
+        map_methods: grades methods one by one, on workers; None: here.
         progress: told after every method.
         tell: gets a line for each method that is left out, with the reason.
     """
@@ -152,7 +155,9 @@ def graded(
     of_two = {LIKENESS, *PAIR_EXPLAINERS}
     single = [name for name in methods or METHODS if name not in of_two]
     paired = [name for name in methods or PAIR_METHODS if name in of_two]
-    shared: dict[str, Any] = {"split": split, "progress": progress or silent, "tell": tell}
+    shared: dict[str, Any] = {
+        "split": split, "map_methods": map_methods, "progress": progress or silent, "tell": tell,
+    }  # fmt: skip
     tables = {}
     if single:
         tables["grade"] = grade_of(features, methods=single, n_images=limit or 32, **shared)

@@ -60,6 +60,7 @@ class Sample:
         gpus: that this machine has.
         notes: what could not be measured.
         others: what is stored of the second and further networks.
+        fixed: seconds of a step that a few images take too: checks, first passes, compiling.
     """
 
     images: int
@@ -75,6 +76,7 @@ class Sample:
     gpus: int
     notes: tuple[str, ...] = ()
     others: tuple["Stored", ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stored(self) -> tuple["Stored", ...]:
@@ -181,7 +183,9 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         store = Store.open(f"{folder}/store", create=True)
         store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
         few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
+        began = time.perf_counter()
         first, *_ = extract_networks(few, networks, store, **settings)
+        fixed = {"extract": time.perf_counter() - began}
         if not first.n_rows:
             raise BadInput(f"none of {first.n_listed} images of {source.spec} can be used")
         one = max(sum(first.stages.values()) / first.n_computed, 1e-4)
@@ -191,7 +195,9 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         computed = report if report.n_computed else first
         stages = {name: busy / computed.n_computed for name, busy in computed.stages.items()}
         features = store.features(report.key)
+        began = time.perf_counter()
         notes = _analyse(pipeline, features)
+        fixed["analyse"] = time.perf_counter() - began
         parts = _bytes_below(Path(folder) / "store")
         return Sample(
             images=report.n_rows,
@@ -207,6 +213,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             gpus=torch.cuda.device_count(),
             notes=tuple(notes),
             others=tuple(_stored_of(store.features(one.key)) for one in others),
+            fixed=fixed,
         )
 
 
@@ -432,13 +439,14 @@ def _times(
     several = (
         {"compare": len(sample.stored) * (of_measure / cores + people)} if sample.others else {}
     )
-    return {
+    seconds = {
         "list": n * sample.list_seconds / max(cores, 4),
         "extract": n * stages[stage] * passes,
         "index": embedding + n * dimension * 4 / 1e9,
         "analyse": measures * networks * of_measure / cores + len(sample.stored) * people,
         **several,
-    }, stage
+    }
+    return {name: one + sample.fixed.get(name, 0.0) for name, one in seconds.items()}, stage
 
 
 def _people_seconds(pipeline: "Pipeline", evaluated: int) -> float:

@@ -1,14 +1,15 @@
 """Twins of the images of a store: signatures are made, links found, sides follow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from alike.extract.errors import BadImage
-from alike.extract.images import SIDES, decode, image_id, open_source
+from alike.extract.images import SIDES, ImageSource, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
 from alike.extract.store import UNIT, Store, StoreBase
 from alike.extract.twins.hashes import NAMES
@@ -19,6 +20,10 @@ AUTOMATIC = 50_000
 """Images of a set up to which extraction looks for twins by itself."""
 _AT_ONCE = 256
 Rows = Sequence[int] | np.ndarray
+Signatures = list[tuple[int, np.ndarray | None]]
+"""Rows and thumbnails; None of an image that is too small for one."""
+MapBlocks = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""As `alike.extract.embedding.MapBlocks`."""
 COLUMNS = ["row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how"]
 
 
@@ -146,10 +151,56 @@ def _signed_rows(store: StoreBase) -> np.ndarray:
     return np.setdiff1d(np.concatenate([searched_rows, *read]), lost)
 
 
-def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) -> int:
+@dataclass(frozen=True)
+class Signing:
+    """Thumbnails of images; it travels to a worker by the description of their source.
+
+    Attributes:
+        source: where they are read.
+        threads: that read and decode.
+    """
+
+    source: ImageSource
+    threads: int = 1
+
+    def __call__(self, images: Sequence[tuple[int, str, str]]) -> Signatures:
+        """Rows and their thumbnails, of (row, path, image id); what cannot be read is left out."""
+        with ThreadPoolExecutor(max(self.threads, 1)) as pool:
+            return [one for one in pool.map(self._sign, images) if one is not None]
+
+    def _sign(self, image: tuple[int, str, str]) -> tuple[int, np.ndarray | None] | None:
+        row, path, wanted = image
+        try:
+            data = self.source.read(path)
+            return (row, thumbnail(decode(data))) if image_id(data) == wanted else None
+        except (BadImage, OSError):
+            return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without the source's open files."""
+        return _opened_again, (self.source.spec, self.source.options)
+
+
+def _opened_again(spec: str, options: dict[str, Any]) -> Signing:
+    return Signing(open_source(spec, **options))
+
+
+def sign_images(
+    store: Store,
+    *,
+    threads: int = 1,
+    progress: Progress = silent,
+    map_blocks: MapBlocks = map,
+) -> int:
     """Read the images that have no signature and compute it; gives how many.
 
     An image that cannot be read, or has changed, stays without.
+
+    Args:
+        store: whose images.
+        threads: that read and decode, if nothing else maps.
+        progress: told how far.
+        map_blocks: computes blocks of images, here or on workers.
 
     Raises:
         BadInput: the store does not know its source, or the source is gone.
@@ -158,25 +209,16 @@ def sign_images(store: Store, *, threads: int = 1, progress: Progress = silent) 
     if not len(missing):
         return 0
     spec, options = store.source()
-    source = open_source(spec, **options)
-    view = store.images().drop_duplicates("row").set_index("row")
-    n_done = 0
-
-    def sign(row: int) -> tuple[int, np.ndarray | None] | None:
-        try:
-            data = source.read(str(view.at[row, "path"]))
-            if image_id(data) != view.at[row, "image_id"]:
-                return None
-            return row, thumbnail(decode(data))
-        except (BadImage, OSError):
-            return None
-
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for lo in range(0, len(missing), _AT_ONCE):
-            signed = [one for one in pool.map(sign, missing[lo : lo + _AT_ONCE].tolist()) if one]
-            keep_signatures(store, dict(signed))
-            n_done += len(signed)
-            progress("sign", min(lo + _AT_ONCE, len(missing)), len(missing))
+    signing = Signing(open_source(spec, **options), threads)
+    view = store.images().drop_duplicates("row").set_index("row").loc[missing]
+    images = list(zip(missing.tolist(), view["path"], view["image_id"], strict=True))
+    blocks = [images[low : low + _AT_ONCE] for low in range(0, len(images), _AT_ONCE)]
+    n_done = n_seen = 0
+    for block, signed in zip(blocks, map_blocks(signing, blocks), strict=True):
+        keep_signatures(store, dict(signed))
+        n_done += len(signed)
+        n_seen += len(block)
+        progress("sign", n_seen, len(missing))
     return n_done
 
 

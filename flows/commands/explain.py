@@ -122,8 +122,8 @@ def register(app: typer.Typer) -> None:
         from alike.extract.store import Store
         from alike.flows.console import print_json
 
-        if cluster and not (every or continuity):
-            raise BadInput("--cluster is for many images: give --all or --continuity too")
+        if cluster and not (every or continuity or grade):
+            raise BadInput("--cluster is for many images: give --all, --continuity or --grade too")
         if like is not None and not images:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity or grade):
@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
                 chosen, names, side, limit, cluster, left_out, as_json
             )
         if grade:
-            answers |= _grade(chosen, names, measure, side, limit, left_out, as_json)
+            answers |= _grade(chosen, names, measure, side, limit, cluster, left_out, as_json)
         if continuity or grade:
             answers["left_out"] = left_out
             for line in () if as_json else dict.fromkeys(left_out):
@@ -311,16 +311,19 @@ def _grade(
     measure: str | None,
     split: str | None,
     limit: int | None,
+    cluster: str | None,
     left_out: list[str],
     quiet: bool,
 ) -> dict[str, Any]:
+    from alike.flows.cluster import cluster_jobs
     from alike.flows.console import print_table, progress_bars
     from alike.flows.explaining import graded, grades_shown
 
-    with progress_bars() as progress:
+    with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         tables = graded(
-            chosen, methods, measure=measure, limit=limit, split=split, progress=progress,
-            tell=left_out.append,
+            chosen, methods, measure=measure, limit=limit, split=split,
+            map_methods=jobs.stage("grade") if jobs.remote else None,
+            progress=progress, tell=left_out.append,
         )  # fmt: skip
     titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
     for name, table in () if quiet else tables.items():

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from alike.flows.options import JsonOption, StoreOption
+from alike.flows.options import ClusterOption, JsonOption, StoreOption
 
 SHOWN = 50
 """Pairs that the table prints; --json prints all."""
@@ -20,12 +20,14 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option(help="Look for twins of new images; without, list what is known.")
         ] = True,
         threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; all.")] = None,
+        cluster: ClusterOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """List images that show one picture: re-encoded, resized, turned, cropped, brightened.
 
         Images that an earlier version extracted are read again. Twins stand on one side of the
-        split, unless the store ignores them (`alike extract --twins ignore`).
+        split, unless the store ignores them (`alike extract --twins ignore`). With `--cluster`,
+        workers read the images and sign them; this process compares the signatures.
 
         `alike twins --store pets.store`
         """
@@ -41,6 +43,7 @@ def register(app: typer.Typer) -> None:
             unsigned_rows,
             within_and_across,
         )
+        from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
 
         opened = Store.open(store)
@@ -48,7 +51,12 @@ def register(app: typer.Typer) -> None:
         bad = sorted({row for key in opened.groups() for row in opened.features(key).bad()["row"]})
         if search:
             with progress_bars() as progress:
-                sign_images(opened, threads=cores, progress=progress)
+                if cluster is None:
+                    sign_images(opened, threads=cores, progress=progress)
+                else:
+                    with cluster_jobs(cluster) as jobs:
+                        signing = jobs.stage("sign") if jobs.remote else map
+                        sign_images(opened, threads=cores, progress=progress, map_blocks=signing)
                 search_twins(opened, bad=bad, threads=cores, progress=progress)
         pairs = twin_table(opened)
         counts = within_and_across(pairs)

@@ -1,5 +1,6 @@
 """`[cluster]`: every step that can work on Dask workers does, and gives what it gives here."""
 
+import json
 import os
 import signal
 from collections import Counter
@@ -31,6 +32,7 @@ from alike.extract.store.store import Store
 from alike.flows import steps
 from alike.flows.cli import app
 from alike.flows.cluster import Workers, cluster_jobs, place_of, row_mapper
+from alike.flows.explaining import graded
 from alike.flows.sections import ClusterSettings
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
@@ -176,6 +178,41 @@ def test_continuity_is_measured_by_workers_method_by_method(place, cluster):
     pd.testing.assert_frame_equal(remote.table, local.table, rtol=0, atol=0)
     pictures = [read_continuity(one.store, one.key)[1] for one in (there, here)]
     assert pictures[0] == pictures[1]
+
+
+def test_explainers_are_graded_by_workers_method_by_method(place, cluster):
+    there, here = (
+        Store.open(place.folder / name / "store").features() for name in ("there", "here")
+    )
+    asked = {"methods": ("sa", "lrp", "cam", "likeness"), "limit": 6, "split": "held_out"}
+    before, left_out = tasks(cluster, "call"), {"there": [], "here": []}
+    with cluster_jobs(cluster.scheduler_address) as jobs:
+        stage = jobs.stage("grade")
+        remote = graded(there, map_methods=stage, tell=left_out["there"].append, **asked)
+    assert tasks(cluster, "call") == before + 4
+    local = graded(here, tell=left_out["here"].append, **asked)
+    assert left_out["there"] == left_out["here"]
+    assert remote.keys() == local.keys() == {"grade", "pair_grade"}
+    for name, table in local.items():
+        pd.testing.assert_frame_equal(remote[name], table, rtol=0, atol=0)
+
+
+def test_images_are_signed_by_workers(place, cluster):
+    """Signatures and twins of a store that has none, as of one that an earlier version made."""
+    stores = {name: Store.open(place.folder / name / "store") for name in ("there", "here")}
+    tables = {}
+    for name, store in stores.items():
+        for file in store.files.walk("twins"):
+            store.files.remove(f"twins/{file}")
+        store.write_settings({**store.settings(), "written": []})
+        option = ["--cluster", cluster.scheduler_address] if name == "there" else []
+        done = CliRunner().invoke(app, ["twins", "--store", store.url, "--json", *option])
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert said["unsigned"] == 0
+        tables[name] = said["pairs"], [one.tolist() for one in store.signatures.read()]
+    assert tables["there"] == tables["here"]
+    assert len(tables["here"][1][0]) > 6
 
 
 def test_two_networks_are_compared_by_workers(place, cluster):
