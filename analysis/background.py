@@ -64,6 +64,8 @@ VARIANTS = {
 }
 """What the network is shown, in words."""
 GAP = "mixed_same - mixed_random"
+NO_LOGITS = "the store has no logits: extract them too"
+NO_CLASSES = "labels are not classes of the network"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class BackgroundProbe:
 
     Attributes:
         table: images (a key of `VARIANTS`, or `GAP`), score, value, low, high, note.
-        record: measure, split, masks, images, left_out (reason to count), seed, digest.
+        record: measure, split, masks, images, left_out (reason to count of images),
+            scores_left_out (score to reason), seed, digest.
     """
 
     table: pd.DataFrame
@@ -143,17 +146,28 @@ def background_probe(
         scores = evaluate_measure(measure, held, cutouts.images, lambda _: map, seed=seed)["scores"]
         row = scores.set_index("score").loc["sameness"]
         value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-        rows.append((variant, "sameness", value, low, high, VARIANTS[variant]))
+        about = VARIANTS[variant]
+        if variant == "mixed_same":
+            about += _own_grounds(cutouts.images)
+        rows.append((variant, "sameness", value, low, high, about))
         right = _right(features, cutouts.images, logits)
         if right is not None:
             rights[variant] = right
-            rows.append((variant, "accuracy", *_share(right, cutouts.images), VARIANTS[variant]))
+            rows.append((variant, "accuracy", *_share(right, cutouts.images), about))
     rows += _gaps(sides, rights, cutouts.images, seed)
-    rows += _off_object(passes, cutouts)
+    missing = {}
+    if not rights:
+        missing["accuracy"] = NO_CLASSES if "logits" in features.arrays else NO_LOGITS
+    try:
+        rows += _off_object(passes, cutouts)
+    except BadInput as error:
+        # Pooled features of zero are like nothing; a network without a last map has none.
+        missing["likeness_off_object"] = str(error)
     table = pd.DataFrame(rows, columns=["images", "score", "value", "low", "high", "note"])
     record = {
         "measure": measure, "split": split or "all", "masks": masks, "seed": seed,
-        "images": len(cutouts.images), "left_out": left_out, "digest": features.digest,
+        "images": len(cutouts.images), "left_out": left_out, "scores_left_out": missing,
+        "digest": features.digest,
         **({"where": features.where} if features.where else {}),
     }  # fmt: skip
     features.store.write_table(BACKGROUND.format(key=features.key), table, record)
@@ -301,6 +315,12 @@ def other_grounds(images: EvaluationSet, seed: int) -> dict[str, Places]:
     return {"mixed_same": same, "mixed_random": anyone}
 
 
+def _own_grounds(images: EvaluationSet) -> str:
+    """How many keep their own ground in `mixed_same`, to follow a note; empty if none does."""
+    alone = int((images.counts == 1).sum())
+    return f"; {alone} alone in a class, on their own ground" if alone else ""
+
+
 def variants_of(cutouts: Cutouts, seed: int) -> Iterator[tuple[str, Pixels]]:
     """Every variant of the images with its frames (N, 3, h, w)."""
     frames, objects = cutouts.frames, cutouts.objects[:, None]
@@ -384,7 +404,7 @@ def _gaps(
     sides: dict[str, Side], rights: dict[str, Floats], images: EvaluationSet, seed: int
 ) -> list[Row]:
     """Mixed-same less mixed-random, paired by object."""
-    note = "what the network takes from grounds that go with a class"
+    note = "what the network takes from grounds that go with a class" + _own_grounds(images)
     apart = differences_of(sides["mixed_random"], sides["mixed_same"], seed=seed)["sameness"]
     rows: list[Row] = [(GAP, "sameness", apart.b - apart.a, *apart.span, note)]
     if rights:
@@ -401,13 +421,12 @@ def _off_object(passes: Passes, cutouts: Cutouts) -> list[Row]:
     """The share of an image's likeness to its class that lies off its object, and that of area.
 
     The map of likeness is `likeness_to` the mean unit vector of the other images of the class.
+
+    Raises:
+        BadInput: the network has no last map, or the pooled features of an image are zero.
     """
     images = cutouts.images
-    try:
-        parts = list(passes.taps(cutouts.frames, ["gap"], "pooled maps"))
-    except BadInput:
-        # A network without a last map has no map of likeness.
-        return []
+    parts = list(passes.taps(cutouts.frames, ["gap"], "pooled maps"))
     gap = np.concatenate([part["gap"] for part in parts])
     kin = images.counts[images.codes] > 1
     directions = np.zeros(gap.shape)
@@ -426,10 +445,17 @@ def _off_object(passes: Passes, cutouts: Cutouts) -> list[Row]:
         shares[at[valid]] = ((maps * off).sum(axis=(1, 2)) / np.where(valid, total, 1))[valid]
         areas[at[valid]] = off.mean(axis=(1, 2))[valid]
     what = "share of the likeness to the class that lies off the object, by cells of the last map"
+    even, paired = "the same if likeness were even", "paired by image"
+    counted, alone = int(np.isfinite(shares).sum()), int((~kin).sum())
+    if counted < len(images):
+        empty = len(images) - counted - alone
+        without = f"{alone} alone in a class, {empty} without likeness to theirs (a sum above 0)"
+        of = f"; of {counted} of {len(images)} images: {without} are left out"
+        what, even, paired = what + of, even + of, paired + of
     return [
         ("original", "likeness_off_object", *mean_interval(shares), what),
-        ("original", "area_off_object", *mean_interval(areas), "the same if likeness were even"),
-        ("original", "likeness_less_area", *mean_interval(shares - areas), "paired by image"),
+        ("original", "area_off_object", *mean_interval(areas), even),
+        ("original", "likeness_less_area", *mean_interval(shares - areas), paired),
     ]
 
 

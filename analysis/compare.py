@@ -45,7 +45,7 @@ from alike.analysis.pairs import (
     units_of,
 )
 from alike.analysis.pairs import curves as score
-from alike.analysis.people import HumanAnswers, human_differences
+from alike.analysis.people import HumanAnswers, human_differences, human_notes
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
@@ -411,7 +411,7 @@ def _people(
         )
         for row in table.itertuples()
     }
-    return differences, [f"alike to people: {note}" for note in set(table["note"]) - {""}]
+    return differences, [f"alike to people: {note}" for note in human_notes(table)]
 
 
 def _accuracy(

@@ -26,7 +26,7 @@ Answered = Callable[[np.random.Generator, Floats], HumanAnswers]
 NONE = np.empty((0, 3), np.int64)
 DIM = 4
 TRUTH = 5
-OF_PAIRS = ("all_pairs", "same_class", "different_class", "class_pairs")
+OF_PAIRS = ("all_pairs", "same_class", "different_class", "class_pairs", "rho_a", "pearson")
 
 
 @dataclass(frozen=True)

@@ -6,5 +6,6 @@ from .correlation import agreement as agreement
 from .correlation import rho_a as rho_a
 from .scores import MOST as MOST
 from .scores import human_differences as human_differences
+from .scores import human_notes as human_notes
 from .scores import human_scores as human_scores
 from .scores import human_seconds as human_seconds

@@ -23,10 +23,13 @@ NO_SPAN = (float("nan"), float("nan"))
 
 MOST = 2000
 """Images whose pairs are compared with people; of more a stratified sample is."""
-SPLITS = 20
-"""Ways to split the raters in halves."""
+SPLITS = 100
+"""Ways to split the raters in halves, of up to `ALL_SPLITS` images; see `splits_of`."""
+ALL_SPLITS = 1000
+"""Images that are split so often; of more the time of all splits stays about the same."""
 DRAWS = 200
 """Draws of the bootstrap."""
+ONE_RATER = "one rater: the interval is over images alone, and there are no ceilings"
 PAIR_SECONDS = 1e-6
 """Of ranking one pair of images by two similarities, on one core; up to 2.5e-6 of `MOST` images."""
 COLUMNS = (
@@ -44,7 +47,7 @@ def human_scores(
     *,
     seed: int = 0,
     draws: int = DRAWS,
-    splits: int = SPLITS,
+    splits: int | None = None,
 ) -> pd.DataFrame:
     """How alike people and a measure find the same images.
 
@@ -55,7 +58,7 @@ def human_scores(
         seed: of what is drawn.
         draws: of the bootstrap over images and raters; 0: no intervals. Intervals of triplets need
             none.
-        splits: of the raters of votes in halves; 0: no ceilings.
+        splits: of the raters of votes in halves; 0: no ceilings; None: `splits_of` the images.
 
     Returns:
         score (a name of `correlation.KINDS`, or `triplets`), value, low, high, ceiling_low,
@@ -70,8 +73,24 @@ def human_scores(
     asked_pairs = _AskedPairs.of(answers, images, seed)
     if asked_pairs is None:
         return _none(COLUMNS)
+    splits = splits_of(len(asked_pairs.codes)) if splits is None else splits
     similarity = _similarity(vectors, asked_pairs.places)
     return _of_pairs(similarity, asked_pairs, np.random.default_rng(seed), draws, splits)
+
+
+def splits_of(images: int) -> int:
+    """Ways to split the raters of so many images; beyond `ALL_SPLITS` fewer, by pairs of images.
+
+    Example:
+        >>> splits_of(500), splits_of(2000)
+        (100, 25)
+    """
+    return round(SPLITS * min(1.0, (ALL_SPLITS / images) ** 2))
+
+
+def human_notes(table: pd.DataFrame) -> list[str]:
+    """What a table of scores against people says of them, each note once."""
+    return [note for note in dict.fromkeys(table["note"].astype(str)) if note]
 
 
 def human_seconds(images: int, matrices: int) -> float:
@@ -82,7 +101,9 @@ def human_seconds(images: int, matrices: int) -> float:
         matrices: of pairs: one, or one a rater.
     """
     n = min(images, MOST)
-    return (DRAWS + 3 * SPLITS) * matrices * n * (n - 1) / 2 * PAIR_SECONDS
+    # Votes are split; the ceilings of several raters compare each of them twice.
+    ceilings = 3 * splits_of(n) if matrices == 1 else 2
+    return (DRAWS + ceilings) * matrices * n * (n - 1) / 2 * PAIR_SECONDS
 
 
 def _sample(images: EvaluationSet, places: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -189,7 +210,7 @@ class _AskedPairs:
         places: of the images in the evaluation set.
         codes: (n,) their classes.
         people: what was said of them.
-        note: that they are a sample.
+        note: that they are a sample, or of one rater.
     """
 
     places: NDArray[np.int64]
@@ -206,18 +227,18 @@ class _AskedPairs:
         here = images.rows[at] == answers.rows
         order = np.argsort(at[here])
         places, of = at[here][order], np.flatnonzero(here)[order]
-        note = ""
+        votes = answers.kind == "votes"
+        notes = [] if votes or len(answers.values) > 1 else [ONE_RATER]
         if len(places) > MOST:
             sampled = np.isin(places, _sample(images.take(places), places, seed))
-            note = f"a stratified sample of {int(sampled.sum())} of {len(places)} images"
+            notes.append(f"a stratified sample of {int(sampled.sum())} of {len(places)} images")
             places, of = places[sampled], of[sampled]
         if len(places) < 3:
             return None
-        votes = answers.kind == "votes"
         people: _People = (
             _Votes(answers.values[of]) if votes else _Raters(answers.values[:, of][:, :, of])
         )
-        return _AskedPairs(places, images.codes[places], people, note)
+        return _AskedPairs(places, images.codes[places], people, "; ".join(notes))
 
     def replicas(
         self, similarities: Sequence[Floats], draw: np.random.Generator, draws: int
@@ -245,13 +266,16 @@ def _of_pairs(
 ) -> pd.DataFrame:
     people, codes = asked.people, asked.codes
     values = people.compare(similarity, codes)
+    note = asked.note
+    if isinstance(people, _Votes) and 0 < splits < SPLITS:
+        note = "; ".join([*filter(None, [note]), f"ceilings from {splits} splits of the raters"])
     low, high, half = people.ceilings(similarity, codes, draw, splits) if splits else ({}, {}, {})
     replicas = [one for (one,) in asked.replicas([similarity], draw, draws)]
     rows = []
     for name, value in values.items():
         span = correlation_interval(value, np.array([one[name] for one in replicas]))
         ends = (low.get(name, np.nan), high.get(name, np.nan), half.get(name, np.nan))
-        rows.append((name, value, *span, *ends, asked.counted(name), asked.note))
+        rows.append((name, value, *span, *ends, asked.counted(name), note))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

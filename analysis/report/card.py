@@ -24,7 +24,7 @@ VERSION = 1
 ABOUT = ("network", "weights_hash", "transform", "precision", "taps", "class_names")
 SETTINGS = (
     "split", "where", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
-    "measure_digests", "left_out", "warnings", "untrained",
+    "measure_digests", "left_out", "warnings", "untrained", "human",
 )  # fmt: skip
 
 

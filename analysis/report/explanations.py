@@ -55,6 +55,7 @@ RANDOMISED = (
     "Random weights: rank correlation with the map of the same network with its last weights "
     "permuted; near 0 is good."
 )
+OF_BACKGROUNDS = {"accuracy": "Accuracy", "likeness_off_object": "Likeness off the object"}
 GRADED_BY = "alike explain --grade"
 NO_GRADE = "No grade of the maps was measured (alike explain --grade)."
 HEADING = "<h3>Continuity of explanations</h3>"
@@ -166,16 +167,21 @@ def _background(store: "Store", name: str, key: str) -> str:
             shares.loc[one]
             for one in ("likeness_off_object", "area_off_object", "likeness_less_area")
         )
+        _, _, counted = str(share["note"]).partition("; ")
         off = (
             f" {number(share['value'])} of an image's likeness to its class lies off its object; "
             f"if likeness were even, {number(even['value'])} would. The difference is "
-            f"{number(less['value'])} ({interval_words(less['low'], less['high'])})."
+            f"{number(less['value'])} ({interval_words(less['low'], less['high'])})"
+            f"{f'; {counted}' if counted else ''}."
         )
     caption = (
         f"{settings['images']} images, {settings['measure']}. Objects were cut out by masks. "
         "Mixed-same less mixed-random is what the network takes from grounds that go with a class."
         f"{off}"
     )
+    # Tables of the first days of the probe do not have the reasons.
+    for score, reason in settings.get("scores_left_out", {}).items():
+        caption += f" {OF_BACKGROUNDS[score]} is left out: {reason}."
     caption += since(store, key, settings, "alike probe background")
     of = "" if name == "network" else f", {name}"
     columns = [("Images", "t"), *((one.capitalize(), "n") for one in scores)]

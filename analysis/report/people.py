@@ -45,9 +45,11 @@ def people_section(subject: Subject) -> str:
     """Every score against people, with ceilings, of each network and measure."""
     heads = [("Measure", "t"), ("Over", "t"), ("Value", "n"), ("95 % interval", "n")]
     heads += [("People: lower", "n"), ("People: upper", "n"), ("Against half", "n"), ("Pairs", "n")]
-    rows, notes = [], []
+    rows: list[list[object]] = []
+    notes: list[str] = []
     for name, analysis in subject.named:
-        for row in table_of(analysis, "human").itertuples():
+        people = table_of(analysis, "human")
+        for row in people.itertuples():
             ends = [row.ceiling_low, row.ceiling_high, row.against_half]
             rows.append([
                 titled(name, row.measure), LABELS[row.score], (number(row.value), row.value),
@@ -55,6 +57,7 @@ def people_section(subject: Subject) -> str:
                 (str(row.n), row.n),
             ])  # fmt: skip
         notes += (dict(analysis.settings).get("human") or {}).get("notes", [])
+        notes += [] if people.empty else [note for note in people["note"] if note]
     if not rows:
         return ""
     lead = (

@@ -89,7 +89,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.analyse import analyse as evaluate
         from alike.analysis.data_limits import data_sentences
         from alike.analysis.layers import wide_layers
-        from alike.analysis.people import read_answers
+        from alike.analysis.people import human_notes, read_answers
         from alike.analysis.sufficiency import sufficiency_sentences
         from alike.analysis.twins import twin_sentences
         from alike.extract.store import Store
@@ -144,6 +144,8 @@ def register(app: typer.Typer) -> None:
         if "human" in analysis.tables:
             shown = analysis.tables["human"].drop(columns="note")
             print_table(shown, "alike to people (see docs/analysis.md)")
+            for note in human_notes(analysis.tables["human"]):
+                typer.echo(f"note: alike to people: {note}")
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings

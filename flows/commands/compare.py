@@ -150,6 +150,7 @@ def _compare_all(
     *,
     as_json: bool,
 ) -> None:
+    from alike.analysis.people import human_notes
     from alike.analysis.ranking import OF_PEOPLE
     from alike.analysis.similarity import METHODS
     from alike.extract.store import Store
@@ -189,6 +190,8 @@ def _compare_all(
                 f"{score}, and its difference to {record['best']}; intervals are not adjusted for "
                 "the number of networks",
             )
+    for note in human_notes(ranking.table[ranking.table["score"].isin(OF_PEOPLE)]):
+        typer.echo(f"note: alike to people: {note}")
     if len(ranking.correlation):
         print_table(ranking.correlation, "rank correlation of sameness over networks")
     print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")

@@ -56,7 +56,7 @@ def background(
 
     `alike probe background --store pets.store --masks masks/`
     """
-    from alike.analysis.background import VARIANTS, background_probe
+    from alike.analysis.background import background_probe
     from alike.extract.store import Store
     from alike.flows.console import print_json, print_table, progress_bars
     from alike.flows.trained_images import check_held_out
@@ -76,7 +76,9 @@ def background(
     record = probe.record
     shown = probe.table.drop(columns="note")
     print_table(shown, f"{chosen.key}, {measure}, {record['images']} images")
-    for variant, about in VARIANTS.items():
-        typer.echo(f"{variant}: {about}")
+    for row in probe.table.drop_duplicates(["images", "note"]).itertuples():
+        typer.echo(f"{row.images if row.score == 'sameness' else row.score}: {row.note}")
     for reason, count in record["left_out"].items():
         typer.echo(f"note: {count} images are left out: {reason}")
+    for score, reason in record["scores_left_out"].items():
+        typer.echo(f"left out: {score} ({reason})")

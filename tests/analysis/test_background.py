@@ -273,3 +273,81 @@ def test_masks_that_do_not_fit_are_refused_or_counted(studied, tmp_path):
         alike.probe_background(store, tmp_path / "other")
     with pytest.raises(BadInput, match="compares maps of few images"):
         alike.probe_background(store, place / "masks.npz", measure="chamfer")
+
+
+@pytest.fixture
+def dark(tmp_path):
+    """12 images of two classes, one of them black, and one image that is alone in its class."""
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(150, 255, (13, 64, 64, 3)).astype(np.uint8)
+    pixels[3] = 0
+    masks = np.zeros((13, 64, 64), np.uint8)
+    masks[:, 16:40, 16:40] = 1
+    labels = np.array([0, 1] * 6 + [2])
+    np.savez(tmp_path / "set.npz", images=pixels, labels=labels)
+    np.savez(tmp_path / "masks.npz", images=masks, labels=labels)
+    return tmp_path
+
+
+def test_what_does_not_count_is_said(dark, monkeypatch, capsys):
+    """Weights above zero give a black image a map below zero, so its likeness has no shares."""
+    (dark / "net.py").write_text(
+        "from torch import nn\n\ndef small():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 1, bias=False),\n"
+        "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))\n"
+    )
+    draw = torch.Generator().manual_seed(0)
+    state = {"0.weight": torch.rand(4, 3, 1, 1, generator=draw), "3.weight": torch.ones(10, 4),
+             "3.bias": torch.zeros(10)}  # fmt: skip
+    torch.save(state, dark / "w.pt")
+    alike.extract_images(
+        dark / "set.npz", f"{dark / 'net.py'}:small", dark / "store", weights=dark / "w.pt",
+        train_share=0, threads=1, twins="ignore", resize="none",
+    )  # fmt: skip
+    words = ["alike", "probe", "background", "--store", str(dark / "store"), "--trust"]
+    words += ["--masks", str(dark / "masks.npz"), "--measure", "gap_euclid"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    store = alike.open_store(dark / "store")
+    table, record = store.read_table(f"tables/{store.groups()[0]}/background.parquet")
+    assert record["scores_left_out"] == {"accuracy": "labels are not classes of the network"}
+    notes = table.set_index(["images", "score"])["note"]
+    own, counted = "; 1 alone in a class, on their own ground", "; of 11 of 13 images: 1 alone"
+    for images in ("mixed_same", GAP):
+        assert notes[images, "sameness"].endswith(own)
+    assert own not in notes["mixed_random", "sameness"]
+    for score in ("likeness_off_object", "area_off_object", "likeness_less_area"):
+        assert counted in notes["original", score]
+    for line in (own, counted, "left out: accuracy (labels are not classes of the network)"):
+        assert line in shown
+    section = unescape(explanations_section({"network": store.groups()[0]}, store))
+    assert "Accuracy is left out: labels are not classes of the network." in section
+    assert own in section
+    assert counted in section
+
+
+def test_scores_that_cannot_be_had_are_left_out_with_the_reason(dark):
+    """After a ReLU the black image has no features, and no logits are stored."""
+    (dark / "net.py").write_text(
+        "from torch import nn\n\ndef small():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(),\n"
+        "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))\n"
+    )
+    draw = torch.Generator().manual_seed(0)
+    state = {"0.weight": torch.rand(4, 3, 1, 1, generator=draw), "4.weight": torch.ones(10, 4),
+             "4.bias": torch.zeros(10)}  # fmt: skip
+    torch.save(state, dark / "w.pt")
+    alike.extract_images(
+        dark / "set.npz", f"{dark / 'net.py'}:small", dark / "store", weights=dark / "w.pt",
+        train_share=0, threads=1, twins="ignore", resize="none", taps=["last_conv", "fc"],
+    )  # fmt: skip
+    probe = alike.probe_background(
+        dark / "store", dark / "masks.npz", measure="pixel_euclid", trust=True
+    )
+    reasons = probe.record["scores_left_out"]
+    assert reasons["accuracy"].startswith("the store has no logits")
+    assert "pooled features is zero" in reasons["likeness_off_object"]
+    assert set(probe.table["score"]) == {"sameness"}

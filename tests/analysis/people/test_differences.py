@@ -14,6 +14,7 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.compare import compare
 from alike.analysis.people.answers import HumanAnswers, check_answers, read_answers
+from alike.analysis.people.correlation import KINDS
 from alike.analysis.people.scores import human_differences, human_scores
 from alike.analysis.people.triplets import shared_spread
 from alike.analysis.ranking import Ranking
@@ -22,7 +23,7 @@ from alike.analysis.report.people import people_section
 from alike.analysis.report.subject import Subject
 from alike.extract.errors import BadInput
 from alike.flows.cli import main
-from benchmarks.human_coverage import Case, coverage, triplets, votes
+from benchmarks.human_coverage import OF_PAIRS, Case, coverage, triplets, votes
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
 NONE = np.empty((0, 3), np.int64)
@@ -127,10 +128,11 @@ def test_differences_are_those_of_both_scores():
 
 
 @pytest.mark.parametrize(("case", "least"), [
-    (Case("", ("all_pairs",), 24, votes(10)), 0.88),
+    (Case("", ("all_pairs", "rho_a", "pearson"), 24, votes(10)), 0.88),
     (Case("", ("triplets",), 40, triplets(15, 15)), 0.84),
 ], ids=["votes", "triplets"])  # fmt: skip
 def test_intervals_hold(case, least):
+    assert set(OF_PAIRS) == set(KINDS)
     judged = coverage(case, 0.5, 150 if FULL else 25)
     assert (judged[:, :2] >= least).all()
 

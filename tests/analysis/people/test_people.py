@@ -1,6 +1,7 @@
 """What people say against measures: scipy, naive loops, planted answers, measured anchors."""
 
 import importlib.util
+import sys
 from itertools import combinations, permutations
 
 import numpy as np
@@ -14,10 +15,12 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.people.answers import HumanAnswers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
-from alike.analysis.people.scores import human_scores
-from alike.analysis.report.people import people_sentences
+from alike.analysis.people.scores import ONE_RATER, human_notes, human_scores, splits_of
+from alike.analysis.report.people import people_section, people_sentences
+from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
+from alike.flows.cli import main
 
 NONE = np.empty(0, np.int64)
 
@@ -256,6 +259,78 @@ def test_analysis_holds_them(tmp_path, made, write_features):
     assert "to people" in second
 
 
+@pytest.mark.parametrize("kind", ["triplets", "rdm"])
+def test_notes_are_shown_by_the_command_and_the_report(
+    kind, tmp_path, made, write_features, monkeypatch, capsys
+):
+    features = write_features(tmp_path / "store", made)
+    ids = features.table("all")["image_id"].to_numpy(str)
+    draw = np.random.default_rng(0)
+    if kind == "triplets":
+        file = tmp_path / "triplets.csv"
+        three = np.array([draw.choice(ids, 3, replace=False) for _ in range(60)])
+        pd.DataFrame(three, columns=["a", "b", "odd"]).to_csv(file, index=False)
+        wanted = ["chance is .333", "no column names raters"]
+    else:
+        file = tmp_path / "one.npz"
+        rdm = draw.random((len(ids), len(ids)))
+        np.savez(file, rdm=rdm + rdm.T, image_id=ids)
+        wanted = ["one rater: the interval is over images alone, and there are no ceilings"]
+    words = ["alike", "analyse", "--store", features.store.url, "--human", str(file)]
+    words += ["--measures", "gap_cosine,pixel_euclid", "--bootstrap", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    kept = Analysis.load(features.store, features.key)
+    section = people_section(Subject(kept, None, None, "gap_cosine"))
+    for note in wanted:
+        assert shown.count(note) == section.count(note) == 1
+    if kind == "rdm":
+        row = kept.tables["human"].set_index(["measure", "score"]).loc["gap_cosine", "all_pairs"]
+        assert row["low"] < row["value"] < row["high"]
+        assert np.isnan(row["ceiling_low"])
+
+
+def test_a_sample_of_the_images_is_noted(monkeypatch):
+    monkeypatch.setattr("alike.analysis.people.scores.MOST", 20)
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(24), [f"{i // 6}" for i in range(24)])
+    vectors = held_vectors(draw.standard_normal((24, 3)).astype(np.float32), "euclidean")
+    rdms = draw.random((2, 24, 24))
+    one, two = (
+        HumanAnswers("dissimilarities", np.arange(24), each, np.empty((0, 3), int), False, "0", ())
+        for each in (rdms[:1], rdms)
+    )
+    assert human_notes(human_scores(two, vectors, images, draws=0)) == [
+        "a stratified sample of 20 of 24 images"
+    ]
+    (note,) = human_notes(human_scores(one, vectors, images, draws=0))
+    assert note == f"{ONE_RATER}; a stratified sample of 20 of 24 images"
+
+
+def test_ceilings_of_votes_are_the_mean_over_splits_in_halves():
+    """A hundred of them; of many images fewer, and the note says how many."""
+    assert [splits_of(n) for n in (2, 1000, 1414, 2000)] == [100, 100, 50, 25]
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a"] * 6 + ["b"] * 6)
+    counts = draw.integers(1, 9, (12, 3))
+    vectors = held_vectors(draw.standard_normal((12, 3)).astype(np.float32), "euclidean")
+    table = human_scores(votes_of(counts), vectors, images, draws=0)
+    assert human_notes(table) == []
+    again, upper, values = np.random.default_rng(0), np.triu_indices(12, 1), []
+    for _ in range(100):
+        half = np.array([again.multivariate_hypergeometric(row, row.sum() // 2) for row in counts])
+        p, q = (part / part.sum(axis=1, keepdims=True) for part in (half, counts - half))
+        values.append(spearmanr((p @ p.T)[upper], (q @ q.T)[upper]).statistic)
+    ceiling = table.set_index("score").loc["all_pairs", "ceiling_low"]
+    assert ceiling == pytest.approx(np.mean(values))
+    few = human_scores(votes_of(counts), vectors, images, draws=0, splits=3)
+    assert human_notes(few) == ["ceilings from 3 splits of the raters"]
+    assert human_notes(human_scores(votes_of(counts), vectors, images, draws=0, splits=0)) == []
+
+
 def test_halves_of_cifar_10h_by_pairs_of_classes(shared_data):
     """One half against the other, by class means written as a product of matrices.
 
@@ -285,7 +360,26 @@ def test_halves_of_cifar_10h_by_pairs_of_classes(shared_data):
 
 
 ANCHORS = {20: (0.553, 0.362, 0.331), 32: (0.531, 0.321, 0.408)}
+OF_CLASS_PAIRS = {20: (0.884, 0.856), 32: (0.877, 0.826)}
+"""Cosine of class means against agreement of votes; mean cosine against mean confusion."""
 WEIGHTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th"}
+
+
+def of_class_pairs(gap, counts, labels):
+    """Spearman over pairs of classes, by two formulas; see `OF_CLASS_PAIRS`."""
+    weights = (labels[:, None] == np.arange(10)) / np.bincount(labels)
+    upper = np.triu_indices(10, 1)
+    confusion = weights.T @ (counts / counts.sum(axis=1, keepdims=True))
+    means = weights.T @ gap
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    units = weights.T @ (gap / np.linalg.norm(gap, axis=1, keepdims=True))
+    return tuple(
+        spearmanr(one[upper], other[upper]).statistic
+        for one, other in (
+            (means @ means.T, confusion @ confusion.T),
+            (units @ units.T, confusion + confusion.T),
+        )
+    )
 
 
 def test_anchors_of_cifar_10h(shared_data):
@@ -310,6 +404,8 @@ def test_anchors_of_cifar_10h(shared_data):
             for low in range(0, 500, 250):
                 net(x[low : low + 250])
         gap = torch.cat(maps).numpy()
+        figures = of_class_pairs(gap, votes.values, data["y_test"].ravel())
+        assert figures == pytest.approx(OF_CLASS_PAIRS[depth], abs=6e-4)
         gap /= np.linalg.norm(gap, axis=1, keepdims=True)
         vectors = held_vectors(gap[images.rows], "cosine")
         first = depth == 20

@@ -4,9 +4,11 @@ import hashlib
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.people import read_answers
 from alike.flows.cli import main
 
 
@@ -55,3 +57,27 @@ def test_card(tmp_path, made, write_features, run):
         status, shown = run("card", *stores, "--to", tmp_path / "c.json")
         assert status == 2
         assert "give one store" in shown.err
+
+
+def test_card_says_who_was_asked(tmp_path, made, write_features, run):
+    features = write_features(tmp_path / "store", made)
+    features.store.set_source("/somewhere/pets", {})
+    n = len(features.table("all"))
+    file = tmp_path / "votes.npz"
+    np.savez(file, counts=np.random.default_rng(0).integers(1, 9, (n, 3)))
+    answers = read_answers(file, features.table("all"))
+    analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0), human=answers)
+    for name in ("a.json", "b.json", "a.html", "b.html"):
+        assert run("card", features.store.url, "--to", tmp_path / name)[0] == 0
+    card = json.loads((tmp_path / "a.json").read_text())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    note = "row i of votes.npz is taken for the i-th image of the store by path"
+    wanted = {"kind": "votes", "digest": digest, "notes": [note]}
+    assert card["settings"]["human"] == wanted
+    assert card["people"]
+    page = (tmp_path / "a.html").read_text()
+    assert digest in page
+    assert note in page
+    for form in ("json", "html"):
+        same = [(tmp_path / f"{side}.{form}").read_bytes() for side in "ab"]
+        assert same[0] == same[1]
