@@ -23,14 +23,20 @@ from alike.analysis.blocks import (
     here,
     stored_vectors,
 )
-from alike.analysis.classes import class_geometry, class_moments, collapse_scores
-from alike.analysis.compare import PEOPLE, Difference, Side, differences_of, measured_side
+from alike.analysis.compare import (
+    PEOPLE,
+    Difference,
+    Side,
+    differences_of,
+    measured_side,
+    nc1_by_group,
+    nc1_difference,
+)
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
     auc_movements,
-    jackknife_groups,
-    jackknife_interval,
+    jackknife_ratio_interval,
     mean_difference,
     spread,
     units_of,
@@ -59,6 +65,8 @@ OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "tr
 RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
 NO_SPAN = (float("nan"), float("nan"))
+NC1_NOTE = "the interval is too narrow where distances to class means have heavy tails"
+NO_NC1_SPAN = "no interval: NC1 is 0, or not there without a tenth of each class"
 
 
 @dataclass(frozen=True)
@@ -301,25 +309,10 @@ def _measured(
         scores[name] = float(each.mean()), right_interval(each, units), notes.get(name, "")
     nc1 = np.empty(0)
     if "fc" in features.arrays and features.committed(["fc"], good=True)[images.rows].all():
-        nc1 = _nc1_by_group(features, images, seed)
-        low, high = jackknife_interval(nc1[0], nc1[1:])
-        scores["nc1"] = float(nc1[0]), (float(np.maximum(low, 0.0)), high), ""
+        nc1 = nc1_by_group(stored_vectors(features, PENULTIMATE, images.rows), images, seed)
+        span = jackknife_ratio_interval(nc1[0], nc1[1:])
+        scores["nc1"] = float(nc1[0]), span, NC1_NOTE if np.isfinite(span[0]) else NO_NC1_SPAN
     return Measured(features.key, side, scores, rights, nc1)
-
-
-def _nc1_by_group(features: "Features", images: EvaluationSet, seed: int) -> Floats:
-    """NC1 of all images, then without a tenth of each class in turn."""
-    vectors = stored_vectors(features, PENULTIMATE, images.rows)
-    parts = [(vectors, images)]
-    parts += [(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)]
-    values = []
-    for some, of in parts:
-        if (of.counts > 0).sum() < 2:
-            return np.full(len(parts), np.nan)
-        moments = class_moments(some, of, second=False)
-        geometry = class_geometry(some, of, moments)
-        values.append(collapse_scores(moments, geometry, None, None)["nc1"])
-    return np.array(values)
 
 
 def _copies(images: EvaluationSet, every: list[Measured]) -> NDArray[np.int64] | None:
@@ -354,9 +347,7 @@ def _differences(
             value = float((b - a).mean())
             apart[name] = Difference(float(a.mean()), float(b.mean()), mean_difference(value, of))
     if len(best.nc1) and len(one.nc1):
-        less = one.nc1 - best.nc1
-        span = jackknife_interval(less[0], less[1:])
-        apart["nc1"] = Difference(float(best.nc1[0]), float(one.nc1[0]), span)
+        apart["nc1"] = nc1_difference(best.nc1, one.nc1)
     return apart
 
 
