@@ -171,7 +171,7 @@ def _compare_all(
         )  # fmt: skip
     record = ranking.record
     for key, reason in record["left_out"].items():
-        say(f"note: {key} is left out: {reason}")
+        say(f"note: left out: {key}: {reason}")
     if as_json:
         shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
         print_json({**record, "where": where, **shown, "pairs": pairs.table, "map": pairs.places})

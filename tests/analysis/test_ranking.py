@@ -83,6 +83,39 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     assert networks_section(SimpleNamespace(last=SimpleNamespace(key="bare-0-0")), store) == ""
 
 
+def test_what_is_not_there_is_said_with_its_reason(
+    tmp_path, make, write_features, monkeypatch, capsys
+):
+    """Two networks without train images: no probes, no rank correlation, and a sample of images."""
+    monkeypatch.setattr(ranking, "MOST", 60)
+    for number in range(2):
+        made = make(sizes=(40, 30, 30), seed=number)
+        taps = ["gap", "fc", "logits"] if number else ["gap", "logits"]
+        features = write_features(tmp_path / "two", made, key=f"net-{number}-0", taps=taps)
+    url = features.store.url
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["alike", "compare", "--all", "--store", url, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capsys.readouterr()
+
+    left_out = json.loads(run("--json").out)["left_out"]
+    for key in ("net-0-0 probes", "net-1-0 probes"):
+        assert "--train-share" in left_out[key]
+    assert "fc" in left_out["net-0-0 nc1"]
+    assert "net-1-0 nc1" not in left_out
+    assert "2, expected 3" in left_out["rank correlation with accuracy"]
+    said = run()
+    page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-0-0")), features.store)
+    for key in left_out:
+        assert f"left out: {key}: " in said.err + said.out
+        assert f"Left out: {key}: " in page
+    assert "a stratified sample of 60 of 100 images" in page
+    assert "NC1 (net-1-0): the interval is too narrow where" in page
+
+
 def test_one_network_is_no_ranking(store):
     with pytest.raises(BadInput, match="can measure: 1, expected two"):
         common_images([store.features("net-0-0"), store.features("bare-0-0")], "held_out",
