@@ -125,7 +125,8 @@ def _pairs(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
     heads += [("If images are permuted", "n"), ("z", "n")]
     rows = []
     for row in pairs.itertuples():
-        label = f'{text(row.method)}<span class="sub">{text(methods[row.method])}</span>'
+        under = [methods[row.method], *([row.note] if row.note else [])]
+        label = text(row.method) + "".join(f'<span class="sub">{text(s)}</span>' for s in under)
         null = f"{number(row.null_mean)} ± {number(row.null_sd)}" if np.isfinite(row.z) else DASH
         cells = [(number(row.value), row.value), (null, row.null_mean), (f"{row.z:.3g}", row.z)]
         rows.append([row.a, row.b, (Html(label), row.method), *cells])

@@ -194,4 +194,8 @@ def _compare_all(
     print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")
     for method, about in METHODS.items():
         typer.echo(f"{method}: {about}")
+    noted = pairs.table[pairs.table["note"] != ""]
+    for (method, note), rows in noted.groupby(["method", "note"], sort=False):
+        of = len(pairs.table) // len(METHODS)
+        typer.echo(f"note: {method}, {len(rows)} of {of} pairs: {note}")
     typer.echo("kept for the report of any of these networks")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from alike.analysis import ranking
+from alike.analysis import ranking, similarity
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of, stored_evaluation_set
 from alike.analysis.blocks.vectors import held_vectors
@@ -88,6 +88,8 @@ def test_what_is_not_there_is_said_with_its_reason(
 ):
     """Two networks without train images: no probes, no rank correlation, and a sample of images."""
     monkeypatch.setattr(ranking, "MOST", 60)
+    monkeypatch.setattr(similarity, "NULL_COST", 1)
+    monkeypatch.setattr(similarity, "LEAST_COST", 1)
     for number in range(2):
         made = make(sizes=(40, 30, 30), seed=number)
         taps = ["gap", "fc", "logits"] if number else ["gap", "logits"]
@@ -113,6 +115,8 @@ def test_what_is_not_there_is_said_with_its_reason(
         assert f"left out: {key}: " in said.err + said.out
         assert f"Left out: {key}: " in page
     assert "a stratified sample of 60 of 100 images" in page
+    assert "note: procrustes, 1 of 1 pairs: no null" in said.out
+    assert "no null: permutations would take too long" in page
     assert "NC1 (net-1-0): the interval is too narrow where" in page
 
 
