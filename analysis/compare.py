@@ -437,18 +437,28 @@ def _collapse(
     for side, own in ((one, images), (other, of_other)):
         if "fc" not in side.arrays or not side.committed(["fc"], good=True)[own.rows].all():
             return {}
-    groups = jackknife_groups(images, seed)
-    values = []
-    for side, own in ((one, images), (other, of_other)):
-        vectors = stored_vectors(side, PENULTIMATE, own.rows)
-        every = [(vectors, own), *((vectors.take(at), own.take(at)) for at in groups)]
-        values.append(np.array([_nc1(some, of) for some, of in every]))
-    apart = values[1] - values[0]
-    span = jackknife_interval(apart[0], apart[1:])
-    return {"nc1": Difference(values[0][0], values[1][0], span)}
+    a, b = (
+        nc1_by_group(stored_vectors(side, PENULTIMATE, own.rows), own, seed)
+        for side, own in ((one, images), (other, of_other))
+    )
+    return {"nc1": nc1_difference(a, b)}
 
 
-def _nc1(vectors: Vectors, images: EvaluationSet) -> float:
+def nc1_by_group(vectors: Vectors, images: EvaluationSet, seed: int) -> NDArray[np.float64]:
+    """NC1 of all images, then without a tenth of each class in turn (11,)."""
+    parts = [(vectors, images)]
+    parts += [(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)]
+    return np.array([nc1_of(some, of) for some, of in parts])
+
+
+def nc1_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
+    """Of what `nc1_by_group` gives of two networks on the same images."""
+    apart = b - a
+    return Difference(float(a[0]), float(b[0]), jackknife_interval(apart[0], apart[1:]))
+
+
+def nc1_of(vectors: Vectors, images: EvaluationSet) -> float:
+    """NC1; NaN with fewer than two classes."""
     if (images.counts > 0).sum() < 2:
         return float("nan")
     moments = class_moments(vectors, images, second=False)

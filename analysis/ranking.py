@@ -6,7 +6,7 @@ networks and images again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,20 @@ from alike.analysis.blocks import (
     here,
     stored_vectors,
 )
-from alike.analysis.classes import class_geometry, class_moments, collapse_scores
-from alike.analysis.compare import PEOPLE, Difference, Side, differences_of, measured_side
+from alike.analysis.compare import (
+    PEOPLE,
+    Difference,
+    Side,
+    differences_of,
+    measured_side,
+    nc1_by_group,
+    nc1_difference,
+)
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
     auc_movements,
-    jackknife_groups,
-    jackknife_interval,
+    jackknife_ratio_interval,
     mean_difference,
     spread,
     units_of,
@@ -51,6 +57,8 @@ Floats = NDArray[np.float64]
 MOST = 16_384
 """Images of a ranking; of more a stratified sample is ranked by."""
 DRAWS = 1000
+LEAST = 3
+"""Networks from which on there is a rank correlation."""
 FEWEST = 5
 """Networks from which on a rank correlation has an interval."""
 OF_PAIRS = ("sameness", "worst_class_sameness", "map_at_r")
@@ -58,7 +66,11 @@ OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "tr
 """Scores against people, where they were asked."""
 RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
+VERSION = 2
+"""Of what `alike compare --all` stores: another one is computed anew by the next run."""
 NO_SPAN = (float("nan"), float("nan"))
+NC1_NOTE = "the interval is too narrow where distances to class means have heavy tails"
+NO_NC1_SPAN = "no interval: NC1 is 0, or not there without a tenth of each class"
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,9 @@ class Ranking:
         correlation: of, value, low, high, networks, note: Spearman of sameness with each of
             accuracy and the probes, over networks.
         record: measure, split, images, of (before a sample was taken), classes, seed, best,
-            left_out (key to reason), digests (of the features), human (kind, digest and notes of
-            what people said; empty if nothing is known).
+            left_out (key of a network, a score of it or a correlation, to the reason), digests (of
+            the features), human (kind, digest and notes of what people said; empty if nothing is
+            known).
     """
 
     table: pd.DataFrame
@@ -110,7 +123,7 @@ class Measured:
         scores: score to value, interval and note.
         rights: score to (N,) whether each image is right.
         nc1: without each group of the jackknife, the first with all; empty: not stored.
-        movement: (U,) of sameness by each unit.
+        left_out: scores that are not there, to the reason.
     """
 
     key: str
@@ -118,7 +131,7 @@ class Measured:
     scores: dict[str, tuple[float, tuple[float, float], str]]
     rights: dict[str, Floats]
     nc1: Floats
-    movement: Floats = field(default_factory=lambda: np.empty(0))
+    left_out: dict[str, str]
 
 
 def rank_networks(
@@ -160,6 +173,9 @@ def rank_networks(
     ]  # fmt: skip
     units = units_of(images, _copies(images, every))
     every.sort(key=lambda one: -one.scores["sameness"][0])
+    left_out |= {
+        f"{one.key} {name}": reason for one in every for name, reason in one.left_out.items()
+    }
     rows = []
     for one in every:
         apart = _differences(every[0], one, images, seed, jobs, progress)
@@ -175,7 +191,7 @@ def rank_networks(
     rows += _of_people(human, every, images, seed)
     names = ["network", "score", "value", "low", "high", "difference", "difference_low"]
     table = pd.DataFrame(rows, columns=[*names, "difference_high", "better", "note"])
-    record = {
+    record: dict[str, Any] = {
         "measure": measure, "split": split, "images": len(images), "of": len(first), "seed": seed,
         "best": every[0].key, "left_out": left_out, "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
@@ -188,7 +204,9 @@ def rank_networks(
         )
         for one in every
     ]  # fmt: skip
-    return Ranking(table, _correlations(every, movements, units, seed), record)
+    correlation, short = _correlations(every, movements, units, seed)
+    record["left_out"] |= short
+    return Ranking(table, correlation, record)
 
 
 def _of_people(
@@ -286,40 +304,31 @@ def _measured(
     }
     side = measured_side(vectors, images, stage)
     units = units_of(images, _copies_of(images, [side]))
-    rights, notes = {}, {}
+    rights, notes, left_out = dict[str, Floats](), dict[str, str](), dict[str, str]()
     try:
         probed = probe_rights(features, images, stage)
         if len(probed.images) == len(images):
             rights, notes = dict(probed.rights), probed.notes
-    except BadInput:
-        # Without train images there are no probes; the table then has none.
-        pass
+        else:
+            some = f"{len(images) - len(probed.images)} of {len(images)} images"
+            left_out["probes"] = f"{some} are train images, which fitted them, or have no value"
+    except BadInput as error:
+        left_out["probes"] = str(error)
     right = named_rightly(features, images)
-    if right is not None:
+    if right is None:
+        left_out["accuracy"] = "the labels are not the network's classes, or logits are not stored"
+    else:
         rights["accuracy"] = right.astype(np.float64)
     for name, each in rights.items():
         scores[name] = float(each.mean()), right_interval(each, units), notes.get(name, "")
     nc1 = np.empty(0)
-    if "fc" in features.arrays and features.committed(["fc"], good=True)[images.rows].all():
-        nc1 = _nc1_by_group(features, images, seed)
-        low, high = jackknife_interval(nc1[0], nc1[1:])
-        scores["nc1"] = float(nc1[0]), (float(np.maximum(low, 0.0)), high), ""
-    return Measured(features.key, side, scores, rights, nc1)
-
-
-def _nc1_by_group(features: "Features", images: EvaluationSet, seed: int) -> Floats:
-    """NC1 of all images, then without a tenth of each class in turn."""
-    vectors = stored_vectors(features, PENULTIMATE, images.rows)
-    parts = [(vectors, images)]
-    parts += [(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)]
-    values = []
-    for some, of in parts:
-        if (of.counts > 0).sum() < 2:
-            return np.full(len(parts), np.nan)
-        moments = class_moments(some, of, second=False)
-        geometry = class_geometry(some, of, moments)
-        values.append(collapse_scores(moments, geometry, None, None)["nc1"])
-    return np.array(values)
+    if "fc" not in features.arrays or not features.committed(["fc"], good=True)[images.rows].all():
+        left_out["nc1"] = "fc is not stored of all images"
+    else:
+        nc1 = nc1_by_group(stored_vectors(features, PENULTIMATE, images.rows), images, seed)
+        span = jackknife_ratio_interval(nc1[0], nc1[1:])
+        scores["nc1"] = float(nc1[0]), span, NC1_NOTE if np.isfinite(span[0]) else NO_NC1_SPAN
+    return Measured(features.key, side, scores, rights, nc1, left_out)
 
 
 def _copies(images: EvaluationSet, every: list[Measured]) -> NDArray[np.int64] | None:
@@ -354,9 +363,7 @@ def _differences(
             value = float((b - a).mean())
             apart[name] = Difference(float(a.mean()), float(b.mean()), mean_difference(value, of))
     if len(best.nc1) and len(one.nc1):
-        less = one.nc1 - best.nc1
-        span = jackknife_interval(less[0], less[1:])
-        apart["nc1"] = Difference(float(best.nc1[0]), float(one.nc1[0]), span)
+        apart["nc1"] = nc1_difference(best.nc1, one.nc1)
     return apart
 
 
@@ -366,11 +373,14 @@ def _stage_of(key: str, jobs: Jobs, progress: Progress, name: str) -> Any:
 
 def _correlations(
     every: list[Measured], movements: list[Floats], units: Units, seed: int
-) -> pd.DataFrame:
-    rows = []
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Of sameness with each score, and the reasons of those that too few networks have."""
+    rows, left_out = [], {}
     for name in ("accuracy", *PROBES):
         at = [i for i, one in enumerate(every) if name in one.rights]
-        if len(at) < 3:
+        if len(at) < LEAST:
+            why = f"networks with it: {len(at)}, expected {LEAST} or more"
+            left_out[f"rank correlation with {name}"] = why
             continue
         sameness = np.array([every[i].scores["sameness"][0] for i in at])
         shares = np.array([every[i].scores[name][0] for i in at])
@@ -382,7 +392,8 @@ def _correlations(
         value, span = rank_correlation(sameness, shares, moved, right, units, seed)
         note = "" if np.isfinite(span[0]) else f"no interval: fewer than {FEWEST} networks"
         rows.append((name, value, *span, len(at), note))
-    return pd.DataFrame(rows, columns=["of", "value", "low", "high", "networks", "note"])
+    names = ["of", "value", "low", "high", "networks", "note"]
+    return pd.DataFrame(rows, columns=names), left_out
 
 
 def rank_correlation(

@@ -10,7 +10,7 @@ of a sample of very many, RSA of fewer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from alike.analysis.blocks import (
     Vectors,
     blocks,
     check_seed,
+    held_vectors,
     here,
     stored_vectors,
 )
@@ -40,8 +41,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 PERMUTATIONS = 200
-NULL_COST = 2e11
+NULL_COST = 5e12
 """Multiplications of the permutations of one pair of networks up to which Procrustes has a null."""
+EVERY_COST = 5e13
+"""The same of all pairs together, of which each may take `LEAST_COST` in any case."""
+LEAST_COST = 2e11
 NULL_FLOATS = 1 << 26
 """Numbers of one network up to which its images are permuted: 256 MiB."""
 PLACE = "tables/network_pairs.parquet"
@@ -144,8 +148,9 @@ def network_pairs(
         views[one.key] = view_of(vectors, images, few, jobs, progress, one.key, at)
     rows_of = []
     every = list(combinations(views, 2))
+    cost = max(LEAST_COST, min(NULL_COST, EVERY_COST / len(every)))
     for done, (a, b) in enumerate(every, start=1):
-        rows_of += [(a, b, *row) for row in _compared(views[a], views[b], seed)]
+        rows_of += [(a, b, *row) for row in _compared(views[a], views[b], seed, cost)]
         progress("pairs of networks", done, len(every))
     columns = ["a", "b", "method", "value", "null_mean", "null_sd", "z", "note"]
     table = pd.DataFrame(rows_of, columns=columns)
@@ -209,11 +214,11 @@ def view_of(
 
 
 def _compared(
-    x: NetworkView, y: NetworkView, seed: int
+    x: NetworkView, y: NetworkView, seed: int, cost: float = NULL_COST
 ) -> list[tuple[str, float, float, float, float, str]]:
     """Method, value, mean and deviation of its null, z, note."""
     rows = [_cka_with_null(x, y)]
-    angle, null, note = _procrustes_with_null(x, y, seed)
+    angle, null, note = _procrustes_with_null(x, y, seed, cost)
     rows.append(("procrustes", angle, *null, note))
     orders = _orders(len(x.near), seed)
     mutual = mutual_share(x.near, y.near)
@@ -318,17 +323,31 @@ def _angle(cross: Floats, norms: float) -> float:
 
 
 def _procrustes_with_null(
-    x: NetworkView, y: NetworkView, seed: int
+    x: NetworkView, y: NetworkView, seed: int, cost: float
 ) -> tuple[float, tuple[float, float], str]:
     none = float("nan")
     d, e, n = x.vectors.dim, y.vectors.dim, x.vectors.n
     if max(d, e) > MOMENT_DIM:
         return none, (none, none), f"vectors of more than {MOMENT_DIM} numbers"
     value = procrustes(x, y)
-    if PERMUTATIONS * (n * d * e + 10 * d * e * min(d, e)) > NULL_COST or n * e > NULL_FLOATS:
+    d, e = min(d, n), min(e, n)
+    if PERMUTATIONS * (n * d * e + 10 * d * e * min(d, e)) > cost or n * e > NULL_FLOATS:
         return value, (none, none), "no null: permutations would take too long"
+    x, y = _narrow(x), _narrow(y)
     drawn = np.array([procrustes(x, y, order) for order in _orders(n, seed)])
     return value, (float(drawn.mean()), float(drawn.std(ddof=1))), ""
+
+
+def _narrow(x: NetworkView) -> NetworkView:
+    """Of fewer images than numbers: the centred vectors in N coordinates, with the same angles."""
+    n = x.vectors.n
+    if n >= x.vectors.dim:
+        return x
+    wide = x.vectors.block(0, n)[0] - x.mean
+    triangle = np.asarray(np.linalg.qr(wide.T, mode="r"), dtype=np.float32)
+    vectors = held_vectors(triangle.T, "euclidean")
+    mean = vectors.block(0, n)[0].astype(np.float64).mean(axis=0)
+    return replace(x, vectors=vectors, mean=mean)
 
 
 def placed(table: pd.DataFrame, networks: list[str]) -> tuple[pd.DataFrame, float]:

@@ -5,6 +5,7 @@
 
     python -m benchmarks.coverage --sets 300 --truths 600 --cells unfitted
     python -m benchmarks.coverage --sets 300 --truths 600 --cells rare --alone
+    python -m benchmarks.coverage --sets 400 --truths 800 --cells nc1
 
 The sets are Gaussian clusters whose centres stay and whose images are drawn anew, twice: the second
 network sees most of what the first does. The truth of a score is its mean over further sets. A
@@ -26,7 +27,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks import evaluation_set_of, held_vectors
-from alike.analysis.compare import differences_of, measured_side
+from alike.analysis.compare import (
+    differences_of,
+    measured_side,
+    nc1_by_group,
+    nc1_difference,
+    nc1_of,
+)
+from alike.analysis.pairs import jackknife_ratio_interval
 from alike.analysis.scores import evaluate_measure
 
 Numbers = NDArray[np.float64]
@@ -104,6 +112,16 @@ RARE = {
 }
 """Classes too small for a spread of their own beside larger ones."""
 
+COLLAPSE = {
+    "5x10 of 8": Cell((10,) * 5, 1.0, dim=8),
+    "20x5": Cell((5,) * 20, 1.0),
+    "10x30": Cell((30,) * 10, 1.0),
+    "10x50 of 64": Cell((50,) * 10, 1.0, dim=64),
+    "unequal": Cell((100, 50, 20, 10, 5, 3), 1.0),
+    "10x50 of 64, t": Cell((50,) * 10, 1.0, dim=64, freedom=3),
+}
+"""Sets whose NC1 is measured, of vectors as they are: nothing else of them is."""
+
 
 @cache
 def _images(sizes: tuple[int, ...]):
@@ -137,6 +155,40 @@ def evaluate(
         (differences[name].b - differences[name].a, *differences[name].span) for name in PAIRED
     ]
     return alone, np.array(apart), of_classes
+
+
+def evaluate_nc1(cell: Cell, seed: int, *, intervals: bool) -> Numbers:
+    """Value, low, high (3, 3): NC1 of the first network, of the second, and their difference."""
+    x, y, _ = cell.draw(np.random.default_rng(seed))
+    images = _images(cell.sizes)
+    vectors = [held_vectors(each.astype(np.float32), "euclidean") for each in (x, y)]
+    if not intervals:
+        a, b = (nc1_of(each, images) for each in vectors)
+        return np.array([(value, np.nan, np.nan) for value in (a, b, b - a)])
+    sides = [nc1_by_group(each, images, seed) for each in vectors]
+    rows = [(of[0], *jackknife_ratio_interval(of[0], of[1:])) for of in sides]
+    apart = nc1_difference(*sides)
+    return np.array([*rows, (apart.b - apart.a, *apart.span)])
+
+
+def print_nc1(sets: int, truths: int, workers: int) -> None:
+    """Print coverage of NC1 of the cells of `COLLAPSE`."""
+    print("| NC1 | of one network | of the other | difference |\n|---|---|---|---|", flush=True)
+    one_thread = {"initializer": threadpool_limits, "initargs": (1,)}
+    with threadpool_limits(1), ProcessPoolExecutor(workers, **one_thread) as pool:
+        run = pool.map if workers > 1 else map
+        for name, cell in COLLAPSE.items():
+            of_truth = list(
+                run(partial(evaluate_nc1, cell, intervals=False), range(10_000, 10_000 + truths))
+            )
+            of_sets = list(run(partial(evaluate_nc1, cell, intervals=True), range(sets)))
+            truth = np.mean(of_truth, axis=0)[:, 0]
+            share, printed = covered(np.array(of_sets), truth)
+            cells = (
+                f"{s:.3f}" + (f" ({p:.0%} printed)" if p < 1 else "")
+                for s, p in zip(share, printed, strict=True)
+            )
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:
@@ -187,10 +239,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=2000)
-    parser.add_argument("--cells", default=",".join(CELLS), help="names, `unfitted` or `rare`")
+    parser.add_argument(
+        "--cells", default=",".join(CELLS), help="names, `unfitted`, `rare` or `nc1`"
+    )
     parser.add_argument("--alone", action="store_true", help="leave the differences out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if options.cells == "nc1":
+        print_nc1(options.sets, options.truths, options.workers)
+        return
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)
     cells, groups = {**CELLS, **UNFITTED, **RARE}, {"unfitted": UNFITTED, "rare": RARE}

@@ -110,6 +110,7 @@ def compare_networks(run: PipelineRun, keys: Sequence[str], measure: str) -> Non
     """
     from alike.analysis.analyse import VERSION
     from alike.analysis.ranking import PLACE as RANKING
+    from alike.analysis.ranking import VERSION as RANKING_VERSION
     from alike.analysis.similarity import PLACE as PAIRS
     from alike.flows.comparing import compare_all
 
@@ -121,6 +122,7 @@ def compare_networks(run: PipelineRun, keys: Sequence[str], measure: str) -> Non
         "classes": [one.attrs.get("class_names") for one in groups],
         "share": steps.sides_of(store),
         "version": VERSION,
+        "ranking_version": RANKING_VERSION,
         "measure": measure,
         "seed": run.pipeline.analyse.seed,
         **steps.human_digest(run),

@@ -28,6 +28,7 @@ from .intervals import share_interval as share_interval
 from .intervals import spread as spread
 from .jackknife import jackknife_groups as jackknife_groups
 from .jackknife import jackknife_interval as jackknife_interval
+from .jackknife import jackknife_ratio_interval as jackknife_ratio_interval
 from .movements import auc_movements as auc_movements
 from .scores import PairSpreads as PairSpreads
 from .scores import pair_spreads as pair_spreads

@@ -42,3 +42,22 @@ def jackknife_interval(
     error = float(((n - 1) / n * ((values - values.mean()) ** 2).sum()) ** 0.5)
     reach = float(t.ppf((1.0 + level) / 2.0, n - 1)) * error
     return value - reach, value + reach
+
+
+def jackknife_ratio_interval(
+    value: float, values: NDArray[np.float64], level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a score above 0 that scatters by a factor: value */ exp(t errors of its log).
+
+    Args:
+        value: of all images.
+        values: (10,) without each part.
+        level: of confidence.
+
+    Returns:
+        Low and high, in units of the score; NaN where one of the values is, or is not above 0.
+    """
+    if not (value > 0 and (values > 0).all()):
+        return float("nan"), float("nan")
+    low, high = jackknife_interval(float(np.log(value)), np.log(values), level)
+    return float(np.exp(low)), float(np.exp(high))

@@ -29,12 +29,15 @@ def networks_section(subject: Subject, store: Any) -> str:
     if ranking is None or network not in set(ranking.table["network"]):
         return ""
     record = ranking.record
+    images = f"{record['images']} images"
+    if record["images"] != record["of"]:
+        images = f"a stratified sample of {record['images']} of {record['of']} images"
     stale = [key for key, digest in record["digests"].items() if changed(store, key, digest)]
     if pairs is not None and pairs.record["digests"] != record["digests"]:
         # A run was killed between both, or only one was made again.
         stale += [key for key in pairs.record["digests"] if key not in stale]
     lead = (
-        f"All networks of the store on the same {record['images']} images ({record['split']}), by "
+        f"All networks of the store on the same images ({images}, {record['split']}), by "
         f"{record['measure']}. Differences are to {record['best']}, which has the highest "
         "sameness. Intervals are 95 % each, not adjusted for the number of networks."
     )
@@ -46,7 +49,7 @@ def networks_section(subject: Subject, store: Any) -> str:
         [key, *(_cell(part, name) for name in names)]
         for key, part in ranking.table.groupby("network", sort=False)
     ]
-    body = table(heads, rows)
+    body = table(heads, rows) + _notes(ranking.table, record.get("left_out", {}))
     of = next((n for n in ("accuracy", "linear_probe") if n in names), None)
     pictures = []
     if of is not None:
@@ -64,6 +67,17 @@ def networks_section(subject: Subject, store: Any) -> str:
     if pairs is not None:
         body += _matrices(pairs.table, METHODS) + _pairs(pairs.table, METHODS)
     return section("networks", "Networks", lead, body)
+
+
+def _notes(rows: pd.DataFrame, left_out: dict[str, str]) -> str:
+    """What is left out and why, and what is to be said of a score, once for networks alike."""
+    lines = [f"Left out: {key}: {reason}" for key, reason in left_out.items()]
+    every = rows["network"].nunique()
+    for (score, note), part in rows[rows["note"] != ""].groupby(["score", "note"], sort=False):
+        of = "" if len(part) == every else f" ({', '.join(part['network'])})"
+        lines.append(f"{words(score).label}{of}: {note}")
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<ul class="plain">{items}</ul>' if items else ""
 
 
 def _cell(part: pd.DataFrame, name: str) -> object:
@@ -111,7 +125,8 @@ def _pairs(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
     heads += [("If images are permuted", "n"), ("z", "n")]
     rows = []
     for row in pairs.itertuples():
-        label = f'{text(row.method)}<span class="sub">{text(methods[row.method])}</span>'
+        under = [methods[row.method], *([row.note] if row.note else [])]
+        label = text(row.method) + "".join(f'<span class="sub">{text(s)}</span>' for s in under)
         null = f"{number(row.null_mean)} ± {number(row.null_sd)}" if np.isfinite(row.z) else DASH
         cells = [(number(row.value), row.value), (null, row.null_mean), (f"{row.z:.3g}", row.z)]
         rows.append([row.a, row.b, (Html(label), row.method), *cells])

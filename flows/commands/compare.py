@@ -172,7 +172,7 @@ def _compare_all(
         )  # fmt: skip
     record = ranking.record
     for key, reason in record["left_out"].items():
-        say(f"note: {key} is left out: {reason}")
+        say(f"note: left out: {key}: {reason}")
     if as_json:
         shown = {"networks": ranking.table, "rank_correlation": ranking.correlation}
         print_json({**record, "where": where, **shown, "pairs": pairs.table, "map": pairs.places})
@@ -197,4 +197,8 @@ def _compare_all(
     print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")
     for method, about in METHODS.items():
         typer.echo(f"{method}: {about}")
+    noted = pairs.table[pairs.table["note"] != ""]
+    for (method, note), rows in noted.groupby(["method", "note"], sort=False):
+        of = len(pairs.table) // len(METHODS)
+        typer.echo(f"note: {method}, {len(rows)} of {of} pairs: {note}")
     typer.echo("kept for the report of any of these networks")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from alike.analysis import ranking
+from alike.analysis import ranking, similarity
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of, stored_evaluation_set
 from alike.analysis.blocks.vectors import held_vectors
@@ -81,6 +81,43 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     for method in ("linear-cka", "procrustes", "mutual-knn", "rsa"):
         assert f'id="networks-by-{method}"' in page
     assert networks_section(SimpleNamespace(last=SimpleNamespace(key="bare-0-0")), store) == ""
+
+
+def test_what_is_not_there_is_said_with_its_reason(
+    tmp_path, make, write_features, monkeypatch, capsys
+):
+    """Two networks without train images: no probes, no rank correlation, and a sample of images."""
+    monkeypatch.setattr(ranking, "MOST", 60)
+    monkeypatch.setattr(similarity, "NULL_COST", 1)
+    monkeypatch.setattr(similarity, "LEAST_COST", 1)
+    for number in range(2):
+        made = make(sizes=(40, 30, 30), seed=number)
+        taps = ["gap", "fc", "logits"] if number else ["gap", "logits"]
+        features = write_features(tmp_path / "two", made, key=f"net-{number}-0", taps=taps)
+    url = features.store.url
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["alike", "compare", "--all", "--store", url, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capsys.readouterr()
+
+    left_out = json.loads(run("--json").out)["left_out"]
+    for key in ("net-0-0 probes", "net-1-0 probes"):
+        assert "--train-share" in left_out[key]
+    assert "fc" in left_out["net-0-0 nc1"]
+    assert "net-1-0 nc1" not in left_out
+    assert "2, expected 3" in left_out["rank correlation with accuracy"]
+    said = run()
+    page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-0-0")), features.store)
+    for key in left_out:
+        assert f"left out: {key}: " in said.err + said.out
+        assert f"Left out: {key}: " in page
+    assert "a stratified sample of 60 of 100 images" in page
+    assert "note: procrustes, 1 of 1 pairs: no null" in said.out
+    assert "no null: permutations would take too long" in page
+    assert "NC1 (net-1-0): the interval is too narrow where" in page
 
 
 def test_one_network_is_no_ranking(store):

@@ -131,6 +131,35 @@ def test_strangers_are_within_their_null_and_kin_above(two):
         assert abs(strange[method][4]) < 3.5
 
 
+def test_wide_networks_have_a_null_of_procrustes_or_a_note():
+    """1,280 numbers of 60 images: the null is that of the formula on whole matrices."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((60, 1280)).astype(np.float32) + 1
+    y = (x[:, :700] + draw.standard_normal((60, 700))).astype(np.float32)
+    rows = {row[0]: row for row in _compared(seen(x), seen(y), 0)}
+    wide = [v.astype(float) for v in (x, y)]
+    draws = np.random.default_rng(0)
+    orders = [draws.permutation(60) for _ in range(200)]
+    wanted = np.array([angle_of_few(wide[0], wide[1][order]) for order in orders])
+    assert angle_of_few(*wide) == pytest.approx(angle(*wide), rel=1e-6)
+    assert rows["procrustes"][1] == pytest.approx(angle(*wide), rel=1e-5)
+    assert rows["procrustes"][2] == pytest.approx(wanted.mean(), rel=1e-5)
+    assert rows["procrustes"][3] == pytest.approx(wanted.std(ddof=1), rel=1e-2)
+    assert rows["procrustes"][5] == ""
+    short = {row[0]: row for row in _compared(seen(x), seen(y), 0, cost=1e6)}
+    assert np.isnan(short["procrustes"][2])
+    assert short["procrustes"][5].startswith("no null")
+
+
+def angle_of_few(x, y):
+    """From N x N Gram matrices: ||Xc' Yc||_* is the trace of the root of Kx^½ Ky Kx^½."""
+    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
+    values, vectors = np.linalg.eigh(a @ a.T)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    nuclear = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ (b @ b.T) @ root), 0)).sum()
+    return np.arccos(nuclear / np.linalg.norm(a) / np.linalg.norm(b))
+
+
 def test_map_has_the_distances_of_a_plane():
     places = np.random.default_rng(0).standard_normal((5, 2))
     apart = squareform(pdist(places))

@@ -66,6 +66,16 @@ def test_intervals_of_classes_cover(simulation):
     assert np.nanmax(width) < 3
 
 
+def test_intervals_of_nc1_cover(simulation):
+    """20 classes of 5: NC1 -+ t errors, without its log, held the truth .86 of the time."""
+    few = partial(simulation["evaluate_nc1"], simulation["COLLAPSE"]["20x5"])
+    truth = np.mean([few(10_000 + s, intervals=False)[:, 0] for s in range(400)], axis=0)
+    sets = np.array([few(s, intervals=True) for s in range(60)])
+    share, printed = simulation["covered"](sets, truth)
+    assert share.min() >= 0.9
+    assert printed.min() == 1
+
+
 @pytest.mark.parametrize(
     ("n", "classes", "dim", "apart"), [(3, 15, 8, 1.4), (4, 25, 16, 1.0), (10, 6, 16, 0.7)]
 )

@@ -5,8 +5,13 @@ import pytest
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.compare import _nc1
-from alike.analysis.pairs.jackknife import GROUPS, jackknife_groups, jackknife_interval
+from alike.analysis.compare import nc1_of
+from alike.analysis.pairs.jackknife import (
+    GROUPS,
+    jackknife_groups,
+    jackknife_interval,
+    jackknife_ratio_interval,
+)
 
 
 @pytest.mark.quick
@@ -29,6 +34,21 @@ def test_of_a_mean_it_is_the_interval_of_students_t():
     assert np.isnan(jackknife_interval(0.0, np.full(GROUPS, np.nan))).all()
 
 
+def test_of_a_factor_it_is_the_interval_of_the_log():
+    """Of the geometric mean the interval of the mean log, whatever the unit; never below 0."""
+    logs = np.random.default_rng(0).standard_normal(10)
+    without = np.exp((logs.sum() - logs) / 9)
+    low, high = jackknife_ratio_interval(np.exp(logs.mean()), without)
+    reach = 2.262157 * logs.std(ddof=1) / 10**0.5
+    wanted = np.exp([logs.mean() - reach, logs.mean() + reach])
+    assert [low, high] == pytest.approx(wanted, rel=1e-6)
+    scaled = jackknife_ratio_interval(1e3 * np.exp(logs.mean()), 1e3 * without)
+    assert scaled == pytest.approx(1e3 * wanted, rel=1e-6)
+    assert jackknife_ratio_interval(1.0, np.linspace(0.1, 3, 10))[0] > 0
+    for bad in (np.append(without[1:], 0.0), np.append(without[1:], np.nan)):
+        assert np.isnan(jackknife_ratio_interval(1.0, bad)).all()
+
+
 def test_it_is_as_wide_as_new_images_make_it(clustered):
     """NC1 of images drawn anew scatters as the images left out say, within a factor."""
     x, images = clustered(n=300, classes=3, dim=8, spread=2.0)
@@ -38,9 +58,9 @@ def test_it_is_as_wide_as_new_images_make_it(clustered):
         draw = np.random.default_rng(seed)
         new = (means[images.codes] + 2.0 * draw.standard_normal(x.shape)).astype(np.float32)
         vectors = held_vectors(new, "euclidean")
-        found.append(_nc1(vectors, images))
+        found.append(nc1_of(vectors, images))
         without = np.array([
-            _nc1(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)
+            nc1_of(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)
         ])  # fmt: skip
         low, high = jackknife_interval(found[-1], without)
         widths.append((high - low) / (2 * 2.262))
