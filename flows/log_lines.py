@@ -24,6 +24,7 @@ _HERE = "alike.flows.log_lines"
 PREFECT_JSON = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": f"{_HERE}.JsonHandler",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_FORMATTER": "json",
     "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": f"{_HERE}.JsonLines",
 }
 """Variables that give Prefect's log the same form, also in the processes that it starts."""

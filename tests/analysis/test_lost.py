@@ -54,11 +54,11 @@ def test_two_networks_are_compared_where_both_have_the_map(tmp_path, make, write
     a = lose(write_features(tmp_path / "a", make(sizes=(20, 20))), (3, 4, 9))
     b = lose(write_features(tmp_path / "b", make(sizes=(20, 20))), (4, 11))
     table = compare(a, b, measure="map_cosine")
-    assert table.attrs == {"images": 36, "of": 36, "lost": 4, "influence_of": 36}
+    assert table.attrs == {"images": 36, "of": 36, "lost": 4, "influence_of": 36, "people": []}
     (note,) = comparison_notes(table, "map_cosine")
     assert note.startswith("4 images are left out: one of the two has no")
     whole = compare(a, b)
-    assert whole.attrs == {"images": 40, "of": 40, "lost": 0, "influence_of": 40}
+    assert whole.attrs == {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": []}
     assert comparison_notes(whole, "gap_cosine") == []
     kept = ~np.isin(a.table("held_out")["row"], (3, 4, 9, 11))
     _, changes = network_similarity(a, b, measure="map_cosine", k=3)

@@ -13,7 +13,15 @@ from scheduled_service import lines_of
 
 from alike.extract import secrets
 from alike.flows import console, log_lines
-from alike.flows.log_lines import JsonLines, choose, forget_choice, json_line, say, step_named
+from alike.flows.log_lines import (
+    PREFECT_JSON,
+    JsonLines,
+    choose,
+    forget_choice,
+    json_line,
+    say,
+    step_named,
+)
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from alike.flows.cli import main; main()"
@@ -117,3 +125,21 @@ def test_a_whole_run_by_its_settings(tmp_path):
     assert "no-such-${HOOK_TOKEN}" in said, said
     assert SECRET not in done.stderr + done.stdout
     assert json.loads(done.stdout)["alarms"]
+
+
+def test_lines_of_prefect_are_lines_from_every_logger():
+    names = ["prefect.client", "prefect._internal.concurrency", "uvicorn", "a.library"]
+    code = (
+        "import logging, sys; from prefect.logging.configuration import setup_logging\n"
+        "setup_logging()\n"
+        "for name in sys.argv[1:]: logging.getLogger(name).error('it\\nfails')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **PREFECT_JSON},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in lines] == ["it\nfails"] * len(names)
