@@ -236,9 +236,18 @@ class Work:
         self.seen = done_runs()
         (self.out / "rows").mkdir(parents=True, exist_ok=True)
 
+    def share(self, runs: list[Run]) -> list[Run]:
+        """This part of the runs."""
+        return runs[self.part - 1 :: self.parts]
+
+    def share_by_start(self, runs: list[Run]) -> list[Run]:
+        """This part of the runs, such that each part has starts of its own, which it trains."""
+        mine = set(list(dict.fromkeys(run.start for run in runs))[self.part - 1 :: self.parts])
+        return [run for run in runs if run.start in mine]
+
     def left(self, runs: list[Run]) -> Iterator[Run]:
-        """Runs of this part of the work that nobody did."""
-        for run in runs[self.part - 1 :: self.parts]:
+        """Runs that nobody did, until the time is over."""
+        for run in runs:
             key = (run.part, run.row, run.setting, run.start, run.seed)
             if key in self.seen or self.file(run).exists():
                 continue
@@ -310,7 +319,7 @@ def pilots(options: argparse.Namespace) -> None:
         for row in tried["rows"]
         for setting in tried["settings"]
     ]
-    do(work, runs, lambda run: (start, cifar))
+    do(work, work.share(runs), lambda run: (start, cifar))
 
 
 def do(work: Work, runs: list[Run], given: Callable[[Run], tuple[Network, Cifar]]) -> None:
@@ -361,7 +370,6 @@ def starts(options: argparse.Namespace) -> None:
             )  # fmt: skip
         return found[run.start], cifar
 
-    # By start, so that two calls do not train one start both at the same time; seeds in turn.
     runs = [
         run
         for seed in range(plan["seeds"])
@@ -371,20 +379,7 @@ def starts(options: argparse.Namespace) -> None:
             *(Run("starts", row, setting[row], start, seed + 1) for row in setting),
         )
     ]
-    do(work, by_start(runs, work), given)
-
-
-def by_start(runs: list[Run], work: Work) -> list[Run]:
-    """The runs in an order in which each part of the work has starts of its own."""
-    order = {start: at for at, start in enumerate(dict.fromkeys(run.start for run in runs))}
-    shares: list[list[Run]] = [[] for _ in range(work.parts)]
-    for run in runs:
-        shares[order[run.start] % work.parts].append(run)
-    longest = max(map(len, shares))
-    filler = Run("none", "none")
-    work.seen.add((filler.part, filler.row, filler.setting, filler.start, filler.seed))
-    padded = [share + [filler] * (longest - len(share)) for share in shares]
-    return [share[at] for at in range(longest) for share in padded]
+    do(work, work.share_by_start(runs), given)
 
 
 def classes(options: argparse.Namespace) -> None:
@@ -408,7 +403,7 @@ def classes(options: argparse.Namespace) -> None:
             *(Run("classes", row, setting[row], "+".join(pair), seed + 1) for row in setting),
         )
     ]
-    do(work, by_start(runs, work), given)
+    do(work, work.share_by_start(runs), given)
 
 
 class Pacs:
@@ -449,7 +444,7 @@ def domains(options: argparse.Namespace) -> None:
         for unseen in places
     ]
     weights = str(options.data / "weights" / "mobilenet_v2_imagenet.pth")
-    for run in work.left(runs):
+    for run in work.left(work.share(runs)):
         began = time.process_time()
         pacs = Pacs(options.data, run.start)
         start = load_network("mobilenet_v2", weights, transform=pacs.transform)

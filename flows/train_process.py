@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from alike.extract.documents import read_json_file
@@ -29,25 +30,29 @@ def train(path: Path) -> None:
     groups = {"group": images.group} if images.group else {}
     out = path.parent
 
+    lines = sys.stdout
+
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         if is_first_process():
-            sys.stdout.write(json.dumps([stage, done, total, note]) + "\n")
-            sys.stdout.flush()
+            lines.write(json.dumps([stage, done, total, note]) + "\n")
+            lines.flush()
 
     try:
-        retrain(
-            load_one(network, job.weights),
-            job.training,
-            open_source(images.source, **images.options, **groups).read,
-            validation=job.validation,
-            settings=TrainSettings(**job.settings),
-            device=job.device,
-            devices=job.processes,
-            nodes=job.nodes,
-            save_every=job.save_every,
-            out=out,
-            progress=progress,
-        )
+        # What the code of a network prints is no progress: it goes to the log of the processes.
+        with redirect_stdout(sys.stderr):
+            retrain(
+                load_one(network, job.weights),
+                job.training,
+                open_source(images.source, **images.options, **groups).read,
+                validation=job.validation,
+                settings=TrainSettings(**job.settings),
+                device=job.device,
+                devices=job.processes,
+                nodes=job.nodes,
+                save_every=job.save_every,
+                out=out,
+                progress=progress,
+            )
     except BadInput as error:
         if is_first_process():
             refusal = {"kind": type(error).__name__, "message": str(error)}

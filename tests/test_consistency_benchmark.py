@@ -1,5 +1,6 @@
 """What `benchmarks.consistency` claims of a loss is what its runs say: intervals, tests, choice."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -101,19 +102,18 @@ def test_settings_are_chosen_by_the_rule(monkeypatch):
         consistency.chosen()
 
 
-def test_shares_of_the_work_have_starts_of_their_own():
+def test_shares_of_the_work_have_starts_of_their_own(tmp_path):
     runs = [
         consistency.Run("starts", "ce", start=start, seed=seed)
         for seed in range(2)
         for start in ("0", "1", "published")
     ]
-    work = type("Half", (), {"parts": 2, "seen": set()})()
-    ordered = consistency.by_start(runs, work)
-    first, second = (
-        {run.start for run in ordered[part::2] if run.part == "starts"} for part in (0, 1)
-    )
-    assert (first, second) == ({"0", "published"}, {"1"})
-    assert sorted(run.folder for run in ordered if run.part == "starts") == sorted(
+    found = []
+    for part in ("1/2", "2/2"):
+        options = argparse.Namespace(out=tmp_path, data=tmp_path, part=part, minutes=1)
+        found.append(consistency.Work(options).share_by_start(runs))
+    assert [{run.start for run in share} for share in found] == [{"0", "published"}, {"1"}]
+    assert sorted(run.folder for share in found for run in share) == sorted(
         run.folder for run in runs
     )
     assert len({run.folder for run in runs}) == len(runs)

@@ -18,6 +18,7 @@ from alike.flows.settings import read_pipeline
 from alike.flows.steps import load
 from alike.flows.train_processes import (
     JOB,
+    SAID,
     ProcessesEnded,
     retrain_by_processes,
     shown_command,
@@ -116,6 +117,21 @@ def test_a_killed_process_ends_the_run_which_goes_on_from_its_checkpoint(tmp_pat
     done = run(silent)
     assert "resumed from the checkpoint of a run that had been cut short" in done.decisions
     assert done.log["epoch"].tolist() == list(range(1, 31))
+
+
+def test_what_a_network_prints_is_no_progress(tmp_path, labelled):
+    """Python's prints go to the log of the processes."""
+    words = "print('weights of mine', '[1, 2]', sep='\\n')\n"
+    (tmp_path / "small.py").write_text(
+        words + NETWORK.replace("    return", f"    {words}    return")
+    )
+    seen, out = [], tmp_path / "run"
+    run = retrained(
+        pipeline_of(tmp_path, "processes = 2"), labelled, out, lambda *told: seen.append(told)
+    )
+    assert len(run.log) == 3
+    assert {told[0] for told in seen} == {"read", "train"}
+    assert "weights of mine" in (out / SAID).read_text()
 
 
 def test_two_machines_meet_and_refusals_are_those_of_the_training(tmp_path, labelled):
