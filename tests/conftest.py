@@ -1,5 +1,6 @@
 """What all tests share: the folder of real images and weights that stands beside a checkout."""
 
+import importlib
 import os
 import shutil
 import socket
@@ -20,6 +21,21 @@ import pytest
 from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """Name to a module of `benchmarks`, which is not installed; the path stays as it was."""
+    root = str(Path(__file__).resolve().parents[1])
+
+    def module(name: str) -> Any:
+        sys.path.insert(0, root)
+        try:
+            return importlib.import_module(f"benchmarks.{name}")
+        finally:
+            sys.path.remove(root)
+
+    return module
 
 
 @pytest.fixture(scope="session")

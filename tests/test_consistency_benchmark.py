@@ -1,28 +1,16 @@
 """What `benchmarks.consistency` claims of a loss is what its runs say: intervals, tests, choice."""
 
 import argparse
-import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
 
-ROOT = str(Path(__file__).resolve().parents[1])
 
-
-def _benchmark(name):
-    """A module of `benchmarks`, which is not installed; the path is as before afterwards."""
-    sys.path.insert(0, ROOT)
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    finally:
-        sys.path.remove(ROOT)
-
-
-consistency = _benchmark("consistency")
+@pytest.fixture
+def consistency(benchmark):
+    return benchmark("consistency")
 
 
 def changes(draw, *, starts=4, seeds=5, shift=0.0, of_start=1.0, of_seed=1.0):
@@ -36,7 +24,7 @@ def changes(draw, *, starts=4, seeds=5, shift=0.0, of_start=1.0, of_seed=1.0):
 
 @pytest.mark.quick
 @pytest.mark.parametrize("of_start", [0.0, 0.3, 2.0])
-def test_nested_intervals_cover(of_start):
+def test_nested_intervals_cover(consistency, of_start):
     draw, times = np.random.default_rng(5), 1500
     held = 0
     for _ in range(times):
@@ -46,7 +34,7 @@ def test_nested_intervals_cover(of_start):
     assert abs(held / times - 0.95) < 4 * (0.95 * 0.05 / times) ** 0.5
 
 
-def test_the_adjustment_is_that_of_holm():
+def test_the_adjustment_is_that_of_holm(consistency):
     # Holm 1979: the least of m is multiplied by m, the next by m - 1, and none is below the last.
     found = consistency.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     expected = {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
@@ -54,7 +42,7 @@ def test_the_adjustment_is_that_of_holm():
     assert consistency.holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
 
 
-def test_not_lower_is_wrongly_said_as_often_as_stated():
+def test_not_lower_is_wrongly_said_as_often_as_stated(consistency):
     draw, times = np.random.default_rng(6), 1500
     said = sum(
         consistency.not_inferior(changes(draw, shift=-1.0, of_start=0.5), 1.0)[0] <= 0.05
@@ -63,7 +51,7 @@ def test_not_lower_is_wrongly_said_as_often_as_stated():
     assert abs(said / times - 0.05) < 4 * (0.95 * 0.05 / times) ** 0.5
 
 
-def test_the_power_is_that_of_the_test():
+def test_the_power_is_that_of_the_test(consistency):
     draw = np.random.default_rng(7)
     # The spread of a start's mean over five seeds is (0.2² + 0.5² / 5)^0.5 = 0.3.
     error = 0.3 / 2
@@ -77,7 +65,7 @@ def test_the_power_is_that_of_the_test():
     assert consistency.not_inferior(even, 0.5)[1] == pytest.approx(found, abs=0.05)
 
 
-def test_settings_are_chosen_by_the_rule(monkeypatch):
+def test_settings_are_chosen_by_the_rule(consistency, monkeypatch):
     plan = {
         "margin": 0.01,
         "cifar": {"controls": ["ce"], "losses": ["a", "b"], "tried": []},
@@ -102,7 +90,7 @@ def test_settings_are_chosen_by_the_rule(monkeypatch):
         consistency.chosen()
 
 
-def test_shares_of_the_work_have_starts_of_their_own(tmp_path):
+def test_shares_of_the_work_have_starts_of_their_own(consistency, tmp_path):
     runs = [
         consistency.Run("starts", "ce", start=start, seed=seed)
         for seed in range(2)
@@ -119,7 +107,7 @@ def test_shares_of_the_work_have_starts_of_their_own(tmp_path):
     assert len({run.folder for run in runs}) == len(runs)
 
 
-def test_every_row_may_try_as_many_settings():
+def test_every_row_may_try_as_many_settings(consistency):
     plan = consistency.PLAN["cifar"]
     counts = {row: len(each["settings"]) for each in plan["tried"] for row in each["rows"]}
     assert set(counts) == {*plan["controls"], *plan["losses"]}

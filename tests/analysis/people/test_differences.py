@@ -1,10 +1,8 @@
 """Two networks against people: paired differences, raters of triplets, and where they are shown."""
 
-import importlib
 import json
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,21 +24,8 @@ from alike.analysis.report.subject import Subject
 from alike.extract.errors import BadInput
 from alike.flows.cli import main
 
-ROOT = str(Path(__file__).resolve().parents[3])
 FULL = os.environ.get("ALIKE_FULL") == "1"
 NONE = np.empty((0, 3), np.int64)
-
-
-def _benchmark(name):
-    """A module of `benchmarks`, which is not installed; the path is as before afterwards."""
-    sys.path.insert(0, ROOT)
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    finally:
-        sys.path.remove(ROOT)
-
-
-human_coverage = _benchmark("human_coverage")
 
 
 @pytest.mark.quick
@@ -141,16 +126,17 @@ def test_differences_are_those_of_both_scores():
     assert same["difference_low"].isna().all()
 
 
-@pytest.mark.parametrize(("case", "least"), [
-    (
-        human_coverage.Case("", ("all_pairs", "rho_a", "pearson"), 24, human_coverage.votes(10)),
-        0.88,
-    ),
-    (human_coverage.Case("", ("triplets",), 40, human_coverage.triplets(15, 15)), 0.84),
-], ids=["votes", "triplets"])  # fmt: skip
-def test_intervals_hold(case, least):
-    assert set(human_coverage.OF_PAIRS) == set(KINDS)
-    judged = human_coverage.coverage(case, 0.5, 150 if FULL else 25)
+@pytest.mark.parametrize("people", ["votes", "triplets"])
+def test_intervals_hold(people, benchmark):
+    simulated = benchmark("human_coverage")
+    assert set(simulated.OF_PAIRS) == set(KINDS)
+    case, least = {
+        "votes": (
+            simulated.Case("", ("all_pairs", "rho_a", "pearson"), 24, simulated.votes(10)), 0.88
+        ),
+        "triplets": (simulated.Case("", ("triplets",), 40, simulated.triplets(15, 15)), 0.84),
+    }[people]  # fmt: skip
+    judged = simulated.coverage(case, 0.5, 150 if FULL else 25)
     assert (judged[:, :2] >= least).all()
 
 
