@@ -1,6 +1,6 @@
 """Explanations of a store as tables, pictures and arrays, for the command line and the API."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alike.analysis.explain.grade import GradeCost
     from alike.extract.embedding import MapBlocks
     from alike.extract.panels import Pixels
     from alike.extract.progress import Progress
@@ -133,22 +134,29 @@ def graded(
     map_methods: "MapBlocks | None" = None,
     progress: "Progress | None" = None,
     tell: Callable[[str], object] = lambda _: None,
+    announce: "Callable[[dict[str, GradeCost]], object] | None" = None,
 ) -> "dict[str, pd.DataFrame]":
     """Grades of explainers of a class and of a likeness: `grade`, `pair_grade`.
 
     Args:
         features: whose network is used.
-        methods: of images, of pairs or both; only what is named is graded. None: the usual ones of
-            both.
+        methods: of images, of pairs or both; only what is named is graded. None: all of both.
         measure: whose similarity is explained; None: the cosine of pooled maps.
         limit: images, and pairs of each kind; None: 32.
         split: `train`, `held_out` or None for both.
         map_methods: grades methods one by one, on workers; None: here.
         progress: told after every method.
         tell: gets a line for each method that is left out, with the reason.
+        announce: gets the cost of each table before any is computed.
     """
     from alike.analysis.explain import LIKENESS, PAIR_EXPLAINERS, USUAL
-    from alike.analysis.explain.grade import METHODS, PAIR_METHODS, grade_of, pair_grade_of
+    from alike.analysis.explain.grade import (
+        METHODS,
+        PAIR_METHODS,
+        grade_costs,
+        grade_of,
+        pair_grade_of,
+    )
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
@@ -158,6 +166,11 @@ def graded(
     shared: dict[str, Any] = {
         "split": split, "map_methods": map_methods, "progress": progress or silent, "tell": tell,
     }  # fmt: skip
+    if announce is not None:
+        costs = grade_costs(
+            features, single, paired, measure=measure or USUAL, n_images=limit or 32, split=split
+        )
+        announce(costs)
     tables = {}
     if single:
         tables["grade"] = grade_of(features, methods=single, n_images=limit or 32, **shared)
@@ -171,6 +184,39 @@ def graded(
                 raise
             tell(f"likeness: {error}")
     return tables
+
+
+def cost_line(costs: "Mapping[str, GradeCost]") -> str:
+    """What grading takes, as `graded` announces it, in one sentence.
+
+    Example:
+        >>> from alike.analysis.explain.grade import GradeCost
+        >>> print(cost_line({"grade": GradeCost(5, 9, 32, 10816, 84.2)}))
+        grading 5 of 9 explainers of a class on 32 images: 10,816 passes and the maps, 1.4 min
+    """
+    of = {"grade": "of a class on {} images", "pair_grade": "of likeness on {} pairs"}
+    parts = [
+        f"{cost.explainers} of {cost.asked} explainers {of[name].format(cost.images)}"
+        for name, cost in costs.items()
+    ]
+    passes = sum(cost.passes for cost in costs.values())
+    seconds = sum(cost.seconds for cost in costs.values())
+    time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+    return f"grading {' and '.join(parts)}: {passes:,} passes and the maps, {time}"
+
+
+def by_reason(lines: "Iterable[str]") -> list[str]:
+    """Lines `name: reason` with the names that share a reason in one.
+
+    Example:
+        >>> by_reason(["cam: no head", "lrp: no rule", "lrp_gamma: no rule", "lrp: no rule"])
+        ['cam: no head', 'lrp, lrp_gamma: no rule']
+    """
+    names: dict[str, list[str]] = {}
+    for line in dict.fromkeys(lines):
+        name, _, reason = line.partition(": ")
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(some)}: {reason}" for reason, some in names.items()]
 
 
 GRADE_HEADS = {
