@@ -18,10 +18,11 @@ from alike.analysis.report.lookup import (
 )
 from alike.analysis.report.parts import definitions, section, table, text
 from alike.analysis.report.words import interval_words, number, words
+from alike.extract.identity import network_title
 
 VERSION = 1
 """Of the card's form."""
-ABOUT = ("network", "weights_hash", "transform", "precision", "taps", "class_names")
+ABOUT = ("network", "args", "weights_hash", "transform", "precision", "taps", "class_names")
 SETTINGS = (
     "split", "where", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
     "measure_digests", "left_out", "warnings", "untrained", "human",
@@ -51,6 +52,7 @@ def card_of(analysis: Analysed, features: Any) -> dict[str, Any]:
             "network": str(attrs.get("network")).rpartition("/")[2],
         },
         "weights": str(attrs.get("weights")).rpartition("/")[2],
+        "title": network_title(attrs),
         "images": {
             "source": source,
             "split": split,
@@ -101,7 +103,7 @@ def _citation(card: dict[str, Any], analysis: Analysed) -> str:
             f" (95 % interval {span})" if span else ""
         )
     return (
-        f"{card['network']['network']} ({card['weights']}, {card['network']['weights_hash']}) on "
+        f"{card['title']} ({card['network']['weights_hash']}) on "
         f"{images['source']}, {images['evaluated']} {images['split']} images of "
         f"{len(images['classes'])} classes: {headline} by {card['measure']}. "
         f"Alike {card['alike']}, scores version {card['settings']['scores_version']}, features "
