@@ -260,6 +260,7 @@ def grades_shown(table: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
         of, cells = part["n_images"].iloc[0], part["cells"].iloc[0]
         fewer = part[part["n_counted"] < of]
         ranked = [f"{row.n_counted} of {row.explainer}" for row in fewer.itertuples()]
-        title = f", {of} images of {cells} cells" + "".join(f", {one}" for one in ranked)
+        sample = f"{of} pairs, {cells} cells" if kind else f"{of} images of {cells} cells"
+        title = f", {sample}" + "".join(f", {one}" for one in ranked)
         shown[f", {kind}{title}" if kind else title] = pd.DataFrame(columns)
     return shown
