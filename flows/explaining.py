@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from alike.analysis.explain.grade import GradeCost
     from alike.extract.embedding import MapBlocks
+    from alike.extract.networks import Network
     from alike.extract.panels import Pixels
     from alike.extract.progress import Progress
     from alike.extract.store import Features
@@ -131,6 +132,7 @@ def graded(
     measure: str | None = None,
     limit: int | None = None,
     split: str | None = None,
+    network: "Network | None" = None,
     map_methods: "MapBlocks | None" = None,
     progress: "Progress | None" = None,
     tell: Callable[[str], object] = lambda _: None,
@@ -144,6 +146,7 @@ def graded(
         measure: whose similarity is explained; None: the cosine of pooled maps.
         limit: images, and pairs of each kind; None: 32.
         split: `train`, `held_out` or None for both.
+        network: the one that made the features; None: it is loaded.
         map_methods: grades methods one by one, on workers; None: here.
         progress: told after every method.
         tell: gets a line for each method that is left out, with the reason.
@@ -168,17 +171,21 @@ def graded(
     }  # fmt: skip
     if announce is not None:
         costs = grade_costs(
-            features, single, paired, measure=measure or USUAL, n_images=limit or 32, split=split
-        )
+            features, single, paired, network,
+            measure=measure or USUAL, n_images=limit or 32, split=split,
+        )  # fmt: skip
         announce(costs)
     tables = {}
     if single:
-        tables["grade"] = grade_of(features, methods=single, n_images=limit or 32, **shared)
+        tables["grade"] = grade_of(
+            features, network, methods=single, n_images=limit or 32, **shared
+        )
     if paired:
         try:
             tables["pair_grade"] = pair_grade_of(
-                features, methods=paired, measure=measure or USUAL, n_pairs=limit or 32, **shared
-            )
+                features, network, methods=paired, measure=measure or USUAL, n_pairs=limit or 32,
+                **shared,
+            )  # fmt: skip
         except BadInput as error:
             if methods or not tables:
                 raise

@@ -76,6 +76,7 @@ def grade_costs(
     features: "Features",
     methods: "Sequence[str]" = METHODS,
     pair_methods: "Sequence[str]" = PAIR_METHODS,
+    network: "Network | None" = None,
     *,
     measure: str = USUAL,
     n_images: int = 32,
@@ -87,6 +88,7 @@ def grade_costs(
         features: whose images and network.
         methods: of `grade_of`.
         pair_methods: of `pair_grade_of`.
+        network: the one that made the features; None: it is loaded.
         measure: of `pair_grade_of`.
         n_images: number of images, and of pairs of each kind.
         split: `train`, `held_out` or None for both.
@@ -97,7 +99,7 @@ def grade_costs(
     Raises:
         BadInput: an unknown explainer or measure.
     """
-    network, table = network_for(features), features.table(split)
+    network, table = network_for(features, network), features.table(split)
     costs = {}
     if methods and len(table) > 1:
         images = _images_of(features, network, n_images, split, None)
