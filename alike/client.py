@@ -242,6 +242,64 @@ class Client:
         answer = self._server.ask("GET", "/scores", features=features)
         return {name: _table(answer[name]) for name in ANALYSED if answer.get(name)}
 
+    def runs(self) -> "pd.DataFrame":
+        """The runs of the store, oldest first, as `alike runs ls`.
+
+        Returns:
+            run, time, state, images, bad, sameness, accuracy, seconds, says. Its `attrs` have
+            `unchanged` (runs that found nothing changed) and `faults`.
+        """
+        answer = self._server.ask("GET", "/runs")
+        columns = [
+            "run", "time", "state", "images", "bad", "sameness", "accuracy", "seconds", "says"
+        ]  # fmt: skip
+        table = _table(answer["runs"], columns)
+        table.attrs = {name: answer[name] for name in ("unchanged", "faults")}
+        return table
+
+    def run(self, run: str = "last") -> dict[str, Any]:
+        """All that is recorded of a run, as `alike runs show --json`.
+
+        Args:
+            run: its id, the beginning or the end of it, or `last`.
+        """
+        record: dict[str, Any] = self._server.ask("GET", f"/runs/{run}")
+        return record
+
+    def run_difference(self, *runs: str, everything: bool = False) -> "dict[str, pd.DataFrame]":
+        """What runs differ in, as `alike runs diff`; the last one is compared with the first.
+
+        Args:
+            runs: two to twelve, each named as in `run`.
+            everything: also what is the same in all of them.
+
+        Returns:
+            settings, versions, network, and each further network by its label: a row a name and a
+            column a run. counts: network, count, run, value. scores: network, measure, score, run,
+            value, low, high; its `attrs` have `comparable` and `series`: scores that mean something
+            else than those of the last run are no difference.
+        """
+        answer = self._server.ask("GET", "/run-difference", run=list(runs), everything=everything)
+        ids, sides = answer["runs"], {"network": answer["network"], **answer["further"]}
+        sides |= {name: answer[name] for name in ("settings", "versions")}
+        tables = {name: _sides(part, ids) for name, part in sides.items()}
+        counts = [
+            (row["network"], row["count"], run, value)
+            for row in answer["counts"]
+            for run, value in zip(ids, row["values"], strict=True)
+        ]
+        scores = [
+            (row["network"], row["measure"], row["score"], run, *numbers)
+            for row in answer["scores"]
+            for run, *numbers in zip(ids, row["values"], row["low"], row["high"], strict=True)
+        ]
+        tables["counts"] = _table(counts, ["network", "count", "run", "value"])
+        tables["scores"] = _table(
+            scores, ["network", "measure", "score", "run", "value", "low", "high"]
+        )
+        tables["scores"].attrs = {name: answer[name] for name in ("comparable", "series")}
+        return tables
+
     def grades(self, *, features: str | None = None) -> "tuple[pd.DataFrame, pd.DataFrame]":
         """What `alike explain --grade` has stored: of explanations of images, and of pairs.
 
@@ -423,6 +481,13 @@ def _table(rows: Any, columns: list[str] | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(rows, columns=columns)
+
+
+def _sides(values: dict[str, list[Any]], runs: list[str]) -> "pd.DataFrame":
+    """A row a name, a column a run."""
+    import pandas as pd
+
+    return pd.DataFrame.from_dict(values, orient="index", columns=pd.Index(runs), dtype=object)
 
 
 def _square(rows: list[list[float | None]], names: list[str]) -> "pd.DataFrame":

@@ -11,7 +11,7 @@ counts as absent.
 import datetime
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -246,15 +246,16 @@ class History:
         Raises:
             BadInput: none, or several.
         """
+        return self.find_all([name])[0]
+
+    def find_all(self, names: Sequence[str]) -> list[RunRecord]:
+        """The records of several names, each as in `find`.
+
+        Raises:
+            BadInput: none, or several, of a name.
+        """
         records = self.records()
-        if name == "last" and records:
-            return records[-1]
-        matches = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
-        if len(matches) != 1:
-            recent = ", ".join(one.id for one in records[-5:]) or "no runs yet"
-            how_many = f"{len(matches)} runs match" if matches else "no run has that id"
-            raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
-        return matches[0]
+        return [_named(records, name) for name in names]
 
     def write(self, record: RunRecord, images: "Mapping[str, pd.DataFrame] | None" = None) -> None:
         """Write a record, and its images before it.
@@ -340,6 +341,17 @@ class History:
         except (StoreDamaged, ValueError) as error:
             self.faults.append(str(error))
             return None
+
+
+def _named(records: Sequence[RunRecord], name: str) -> RunRecord:
+    if name == "last" and records:
+        return records[-1]
+    matches = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
+    if len(matches) != 1:
+        recent = ", ".join(one.id for one in records[-5:]) or "no runs yet"
+        how_many = f"{len(matches)} runs match" if matches else "no run has that id"
+        raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
+    return matches[0]
 
 
 def new_id() -> str:

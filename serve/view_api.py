@@ -11,6 +11,7 @@ from alike.serve import models, view_models
 from alike.serve.analysed import records
 from alike.serve.lists import COLUMNS, FORMS, export
 from alike.serve.questions import Features, Limit, Measure, Name, answer
+from alike.serve.run_api import run_routes
 from alike.serve.views import Views
 from alike.serve.work import Work
 
@@ -38,6 +39,7 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
     _of_scores(router, work, views)
     _of_classes(router, work, views)
     _of_lists(router, work, views)
+    run_routes(router, work, views.runs)
     service = work.service
 
     @router.get("/images/{image}/prediction", response_model=view_models.Prediction)

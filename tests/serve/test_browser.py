@@ -314,6 +314,15 @@ def test_scores_have_the_profile_over_layers(page, two):
     assert_quiet(page, address)
 
 
+def test_a_store_without_runs_says_what_records_them(page, two):
+    address, _ = two
+    visit(page, f"{address}#scores", "document.querySelector('#runs .lead')")
+    says = page.run("return document.querySelector('#runs').innerText")
+    assert "No run is recorded in this store. alike run pipeline.toml records" in says
+    assert not page.run("return document.querySelectorAll('#runs input').length")
+    assert_quiet(page, address)
+
+
 def test_what_the_data_allow_stands_above_the_lists(page, two):
     address, analysis = two
     visit(page, f"{address}#data", "document.querySelector('.limits details')")
@@ -368,11 +377,14 @@ def test_figures_and_tables_are_saved_as_files(page, address):
         assert [value for value in line if value] == [value for value in wanted if value]
     safe = page.run(
         "const table = document.createElement('table');"
-        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %'];"
+        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %',"
+        "  '+6.2 points'];"
         "for (const name of names) table.insertRow().insertCell().textContent = name;"
         "return Shown.csv(table);"
     )
-    assert safe.split() == ["class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3", "%"]
+    assert safe.splitlines() == [
+        "class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3 %", "+6.2 points"
+    ]  # fmt: skip
     latex = page.run("return Shown.latex(document.querySelector('table.sortable'))")
     assert latex.count("\\\\\n") == len(rows)
     assert not re.search(r"(?<!\\)[%$#_]", latex)
