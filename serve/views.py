@@ -178,6 +178,7 @@ class Views:
             "image": self.service.about(name, opened),
             "classes": [names[i] for i in likely],
             "shares": shares[likely].tolist(),
+            "n_classes": len(names),
         }
 
     def listed(self, kind: str, key: str | None) -> ImageList:

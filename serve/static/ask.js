@@ -2,9 +2,16 @@
 import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
 import { ask, choices, empty, fill, h, link, named, picture, pictureLink, say, select, waiting } from "./parts.js";
-import { pairView } from "./pair.js";
+import { PAIR, pairView } from "./pair.js";
 
 const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other classes"]];
+
+// What an address of this view may say; null: anything.
+export const parameters = ({ classes }) => ({
+  image: null, with: null, by: null, beside: null, at: null, class: Object.keys(classes), relation: RELATIONS.map(([name]) => name),
+  k: (value) => (String(wantedNumber({ k: value })) === value ? "" : `from 1 to ${MOST} neighbours are answered, ${wantedNumber({ k: value })} here`),
+  ...PAIR,
+});
 
 export function view(place, { facts, go, source, life }) {
   let before = {};
@@ -111,9 +118,9 @@ function someImages({ facts, go, source, life }) {
   let seed = 0, label = null;
   const gallery = h("div", { class: "grid" });
   const draw = () => fill(gallery, life, async () => {
-    const images = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
-    if (!images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
-    return images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
+    const drawn = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
+    if (!drawn.images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
+    return drawn.images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
   }, waiting(2, "Loading stored images"));
   const names = Object.entries(facts.classes).map(([name, n]) => [name, `${name} (${n})`]);
   const list = names.length ? select("class", [["", "all"], ...names], "", (value) => go({ class: value }, { replace: true })) : null;

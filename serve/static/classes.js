@@ -2,6 +2,8 @@
 import { ask, count, distance, empty, figure, fill, h, link, pictureLink, say, select, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
+export const parameters = () => ({ first: null, second: null });
+
 export function view(place, { facts, go, source, life }) {
   const names = Object.keys(facts.classes);
   if (!names.length) {

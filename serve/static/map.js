@@ -9,6 +9,8 @@ const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["
 const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
 const SHOWN = 60; // pictures of a selection
 
+export const parameters = () => ({ colour: COLOURS.map(([name]) => name), kind: KINDS.map(([name]) => name), split: null, lit: null, view: null, beside: null });
+
 export function view(place, { facts, go, source, life }) {
   const maps = []; // {data, scatter, byImage}
   let values = {}, loaded = "", late = 0, tool = "move", chosen = [], colours = [];

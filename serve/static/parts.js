@@ -113,6 +113,9 @@ export function rounded(share) {
   return share < 0.001 ? "< 0.1 %" : percent(share);
 }
 
+// Notes of an answer as sentences.
+export const sentences = (notes) => notes.map((one) => `${one[0].toUpperCase()}${one.slice(1)}.`).join(" ");
+
 // Text in which `backticks` mark what is typed.
 export function prose(text) {
   return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));

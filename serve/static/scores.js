@@ -6,6 +6,8 @@ import { wordsOf } from "./words.js";
 const ABOVE = ["top", "since"], BELOW = ["scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
 
+export const parameters = () => ({ runs: null });
+
 export function view(place, { facts, go, source, life }) {
   const above = h("div"), below = h("div"), runs = runsView({ go, life });
   place.append(h("div", { class: "sections" }, above, runs.section, below));
