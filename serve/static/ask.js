@@ -1,7 +1,7 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
 import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
-import { ask, choices, empty, fill, h, link, named, picture, pictureLink, say, select, waiting } from "./parts.js";
+import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, say, select, waiting } from "./parts.js";
 import { PAIR, pairView } from "./pair.js";
 
 const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other classes"]];
@@ -79,7 +79,7 @@ function showQuery(place, reply, context) {
   const { facts, go, life, values } = context, own = sideOf("", context);
   const { query } = reply, relation = values.relation || "any";
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
-  const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
+  const others = facts.networks.filter((one) => one.value !== facts.key);
   const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
   place.replaceChildren(
     picture(query, 384),
@@ -91,7 +91,7 @@ function showQuery(place, reply, context) {
         choices("Which classes may answer", RELATIONS.map(([value, text]) =>
           [value, text, { disabled: query.label === null && value !== "any" }]), relation, (value) => go({ relation: value })),
         h("label", {}, "neighbours ", number),
-        others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])],
+        others.length ? select("beside", [["", "no other network"], ...others.map((one) => networkOption(one.value, one.title, one.measure))],
           values.beside || "", (beside) => go({ beside, by: undefined })) : null),
       h("p", { class: "soft small shared", role: "status" }, values.beside ? "" : summary(reply))));
 }

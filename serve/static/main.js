@@ -1,5 +1,5 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
+import { ask, count, failed, h, link, networkOption, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const OF_ALL = ["store", "features", "measure"]; // what an address of every view may say
@@ -110,13 +110,13 @@ function leave() {
 
 function showSet(values) {
   const classes = Object.keys(facts.classes).length;
-  const options = facts.extractions.filter((one) => one.indexes.length || one.key === facts.key);
+  const options = facts.extractions;
   const own = facts.extractions.find((one) => one.key === facts.key);
   const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
     h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
+    ? select("network", options.map((one) => networkOption(one.key, networkTitle(one), one.indexes.length || one.key === facts.key)), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));
   parts.push(own && own.indexes.length > 1
     ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))

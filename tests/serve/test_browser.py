@@ -211,6 +211,17 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
     assert shown == len(pair["nearest"]) + len(pair["farthest"])
 
 
+def test_a_network_without_an_index_is_named_and_cannot_be_chosen(page, address):
+    visit(page, address, VIEWS[""])
+    page.run(
+        "import('/static/parts.js').then(({ networkOption, select }) => {"
+        "  const options = [networkOption('a', 'small', 1), networkOption('b', 'wide', 0)];"
+        "  window.list = select('network', options, 'a', () => {}).querySelectorAll('option'); })"
+    )
+    shown = page.wait("window.list && [...window.list].map((one) => [one.text, one.disabled])")
+    assert shown == [["small", False], ["wide: no index", True]]
+
+
 def test_a_block_of_classes_says_what_to_do(page, address):
     """More classes than pixels are averaged: such a cell is none of two classes."""
     visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
@@ -245,7 +256,7 @@ def test_the_list_of_classes_has_intervals(page, address, analysed):
     )
     wanted = [
         [row["class"], "" if row["n"] < 5 else
-         f"{row['sameness_low']:.3f} to {row['sameness_high']:.3f}"]
+         f"{row['sameness_low']:.3f} to {row['sameness_high']:.3f}".replace("-", "\u2212")]
         for row in table.to_dict("records")
     ]  # fmt: skip
     assert shown == wanted

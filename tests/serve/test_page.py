@@ -218,7 +218,7 @@ def test_images_at_random(client):
         ("/health?deep=1", None, 422, "deep: no parameter of this question"),
         ("/class-pairs?offset=-1", None, 422, "offset: input should be greater than or equal to 0"),
         ("/images/3/neighbours?features=other", None, 404, "the store has"),
-        ("/images/3/neighbours?measure=map_cosine", None, 404, "alike index --measure map_cosine"),
+        ("/images/3/neighbours?measure=map_cosine", None, 404, "--measure map_cosine`"),
         ("/images/3/explain?method=guess", None, 422, "guess"),
         ("/images/3/explain?target=cow", None, 404, "cow"),
         ("/nothing", None, 404, "Not Found"),
