@@ -38,15 +38,21 @@ def address(client, analysed):
     return f"{client.address}/"
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
-def test_every_view(page, address, shape, dark):
-    page.shape(*shape, dark=dark)
+def each_view(page, address):
+    """Go through the views by their links, without loading the page anew."""
     page.go(address)
     for view, ready in VIEWS.items():
         page.run("location.hash = arguments[0]", view)
         page.wait(f"document.querySelector('.view.{view[1:].partition('?')[0] or 'ask'}')")
         page.wait(f"{READY} && {ready}")
+        yield view
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
+def test_every_view(page, address, shape, dark):
+    page.shape(*shape, dark=dark)
+    for view in each_view(page, address):
         assert page.run("return document.documentElement.dataset.theme") == ("light", "dark")[dark]
         assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0, view
         assert page.run("return document.querySelectorAll('h1').length") == 1, view
@@ -60,8 +66,7 @@ def test_every_view(page, address, shape, dark):
 @pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
 def test_no_serious_finding_of_axe(page, address, shape, dark):
     page.shape(*shape, dark=dark)
-    for view, ready in VIEWS.items():
-        visit(page, address + view, ready)
+    for view in each_view(page, address):
         assert serious_findings(page) == [], view
 
 
