@@ -8,6 +8,7 @@ Import it only after `alike.flows.orchestration.prepare`.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -41,6 +42,8 @@ _ENDED = [StateType.CRASHED, StateType.CANCELLED, StateType.FAILED]
 _PAGE = 200
 TELL_SECONDS = 20.0
 """For telling the server what became of the runs."""
+SETTLE_SECONDS = 30.0
+"""Between two looks for steps that are shown as going on in runs that have ended."""
 
 
 class _Runner(Runner):
@@ -75,6 +78,7 @@ def serve(
     settle(deployment)
     if server is not None:
         threading.Thread(target=ending.watch, daemon=True).start()
+    threading.Thread(target=_settle_often, args=(deployment,), daemon=True).start()
     asyncio.run(runner.start())
 
 
@@ -174,6 +178,15 @@ def settle_tasks(deployment: UUID) -> None:
         )
         for one in tasks:
             client.set_task_run_state(one.id, _gone(), force=True)
+
+
+def _settle_often(deployment: UUID) -> None:
+    """Settle the steps of runs that were killed, for as long as this process serves."""
+    while True:
+        time.sleep(SETTLE_SECONDS)
+        # The runner asks the same server, and says what is wrong with it; here the next turn does.
+        with contextlib.suppress(Exception):
+            settle_tasks(deployment)
 
 
 def _gone() -> State[None]:

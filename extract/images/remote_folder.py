@@ -1,7 +1,9 @@
 """Image sets in class folders on an object store, listed without reading."""
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from alike.extract.images.source import (
     read_object,
     stamp_of_object,
 )
+from alike.extract.images.spool import Found, Spool
 from alike.extract.images.tree import (
     Folders,
     folders_note,
@@ -37,7 +40,8 @@ class RemoteFolderSource:
 
     Classes, subsets and what is left out are those of a local folder (`FolderSource`). A listing
     takes one request a folder and thousand objects, and reads none: size and ETag tell whether an
-    image changed. Where a storage gives no ETag, every image is read to list it again.
+    image changed. Where a storage gives no ETag, every image is read to list it again. What was
+    found waits on the disk: memory is that of the objects of `LISTERS` folders.
 
     Args:
         spec: URL of the folder.
@@ -48,7 +52,7 @@ class RemoteFolderSource:
         self.spec = spec.rstrip("/")
         self.options: dict[str, Any] = {} if subsets else {"subsets": False}
         self._subsets = subsets
-        self._stamps: dict[str, Stamp] = {}
+        self._spool: Spool | None = None
         self.notes: list[str] = []
         try:
             self._files, top = filesystem_of(self.spec)
@@ -58,29 +62,26 @@ class RemoteFolderSource:
 
     def __iter__(self) -> Iterator[Listed]:
         """In order of names, folder by folder."""
-        rule, skipped = LabelRule(self.spec), list[str]()
-        found = sorted(self._walk(skipped), key=attrgetter("parts"))
-        images = [one for one in found if suffix_of(one.parts[-1]) in SUFFIXES]
-        rest = [one.parts for one in found if suffix_of(one.parts[-1]) not in SUFFIXES]
-        left_out = left_out_note(["/".join(parts) for parts in rest])
-        n_top = shared_top(list({one.parts[:-1] for one in images}))
-        top = images[0].parts[:n_top] if images else ()
-        subsets = self._subsets and has_subsets({one.parts[n_top:-1] for one in images})
-        stamps, named, classes, unlabelled = dict[str, Stamp](), set[str](), set[str](), 0
-        for one in images:
-            path = "/".join(one.parts)
-            if one.stamp is not None:
-                stamps[path] = one.stamp
-            folder, subset = placed(one.parts[n_top:-1], subsets)
+        rule, skipped, rest = LabelRule(self.spec), list[str](), list[str]()
+        places = set[Folders]()
+        # What the folders are is known when all were listed.
+        spool = Spool(self._images(skipped, rest, places))
+        n_top = shared_top(list(places))
+        top = next(iter(places))[:n_top] if places else ()
+        subsets = self._subsets and has_subsets({place[n_top:] for place in places})
+        named, classes, unlabelled = set[str](), set[str](), 0
+        for path, _ in spool:
+            folder, subset = placed(tuple(path.split("/")[n_top:-1]), subsets)
             label = None if folder is None else rule.folder(folder)
             unlabelled += subset is not None and label is None
             named |= {subset} if subset else set()
             classes |= {label} if label else set()
             yield Listed(path, label, subset)
-        self._stamps = stamps
+        self._spool = spool
         lines = top_note(top)
         lines += [subset_note(named, unlabelled)] if subsets else []
         lines += named_as_subsets(classes) if self._subsets and not subsets else []
+        left_out = left_out_note(rest)
         self.notes = [*lines, *rule.notes, *filter(None, [left_out, folders_note(skipped)])]
 
     def read(self, path: str) -> bytes:
@@ -89,30 +90,59 @@ class RemoteFolderSource:
 
     def stamp(self, path: str) -> Stamp | None:
         """Says whether the object is as it was, as the last listing told it."""
-        return self._stamps.get(path)
+        return None if self._spool is None else self._spool.stamp(path)
 
-    def _walk(self, skipped: list[str]) -> Iterator["_Object"]:
-        """All objects below that are not hidden, level by level; names of skipped folders go out.
+    def _images(self, skipped: list[str], rest: list[str], places: set[Folders]) -> Iterator[Found]:
+        """Every image and its stamp, in order.
+
+        Args:
+            skipped: takes the names of folders that are left out.
+            rest: takes the paths of objects that are no images.
+            places: takes the folders that images lie in.
+        """
+        with ThreadPoolExecutor(LISTERS, thread_name_prefix="list") as pool:
+            for path, stamp in self._walk(pool, (), self._entries(()), skipped):
+                if suffix_of(path.rsplit("/", 1)[-1]) in SUFFIXES:
+                    places.add(tuple(path.split("/")[:-1]))
+                    yield path, stamp
+                else:
+                    rest.append(path)
+
+    def _walk(
+        self,
+        pool: ThreadPoolExecutor,
+        place: Folders,
+        entries: list["_Entry"],
+        skipped: list[str],
+    ) -> Iterator[Found]:
+        """All objects below a folder that are not hidden, in the order of their parts.
+
+        Args:
+            pool: lists the next folders meanwhile.
+            place: of the folder.
+            entries: of the folder.
+            skipped: takes the names of folders that are left out.
 
         Raises:
             BadInput: a folder cannot be listed.
         """
-        level: list[Folders] = [()]
-        with ThreadPoolExecutor(LISTERS, thread_name_prefix="list") as pool:
-            while level:
-                below = list[Folders]()
-                for place, entries in zip(level, pool.map(self._entries, level), strict=True):
-                    for name, is_folder, stamp in entries:
-                        if is_folder and is_left_out(name):
-                            skipped.append(name)
-                        elif is_folder:
-                            below.append((*place, name))
-                        elif not name.startswith("."):
-                            yield _Object((*place, name), stamp)
-                level = below
+        skipped += [one.name for one in entries if one.is_folder and is_left_out(one.name)]
+        right = [one for one in entries if not _is_hidden(one)]
+        # An object comes before a folder of its name, as their paths do.
+        right.sort(key=attrgetter("name", "is_folder"))
+        folders = iter([(*place, one.name) for one in right if one.is_folder])
+        asked = deque(pool.submit(self._entries, one) for one in islice(folders, LISTERS))
+        for one in right:
+            path = (*place, one.name)
+            if one.is_folder:
+                below = asked.popleft().result()
+                asked.extend(pool.submit(self._entries, other) for other in islice(folders, 1))
+                yield from self._walk(pool, path, below, skipped)
+            else:
+                yield "/".join(path), one.stamp
 
-    def _entries(self, place: Folders) -> list[tuple[str, bool, Stamp | None]]:
-        """Name, whether it is a folder, and stamp of all that is right in a folder."""
+    def _entries(self, place: Folders) -> list["_Entry"]:
+        """What is right in a folder."""
         folder = "/".join((self._top, *place))
         try:
             # What is remembered of an earlier listing is not asked for anew otherwise.
@@ -121,14 +151,14 @@ class RemoteFolderSource:
         # Every filesystem raises errors of its own.
         except Exception as error:
             raise self._unreadable(error) from error
-        entries = []
+        entries = list[_Entry]()
         for one in listed:
             whole = str(one["name"]).strip("/")
             # An object may be named as its folder is, or as nothing below it.
             if whole != folder.strip("/"):
                 is_folder = one["type"] == "directory"
                 stamp = None if is_folder else stamp_of_object(one)
-                entries.append((whole.rsplit("/", 1)[-1], is_folder, stamp))
+                entries.append(_Entry(whole.rsplit("/", 1)[-1], is_folder, stamp))
         return entries
 
     def _unreadable(self, error: Exception) -> BadInput:
@@ -136,8 +166,13 @@ class RemoteFolderSource:
         return BadInput(f"images {self.spec} cannot be listed ({reason}); give another URL")
 
 
-class _Object(NamedTuple):
-    """One object: the folders that it lies in and its name, and its stamp."""
+def _is_hidden(one: "_Entry") -> bool:
+    return is_left_out(one.name) if one.is_folder else one.name.startswith(".")
 
-    parts: Folders
+
+class _Entry(NamedTuple):
+    """A folder or an object: its name, which it is, and its stamp."""
+
+    name: str
+    is_folder: bool
     stamp: Stamp | None

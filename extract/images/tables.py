@@ -5,8 +5,10 @@ import json
 import posixpath
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from alike.extract.images.source import (
 )
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+CHUNK = 1 << 14
+"""Rows of a manifest that are in memory at a time; of a Parquet file, a row group."""
+Row = tuple[Any, ...]
 OPEN_GROUPS = 4
 """Row groups of a Parquet file kept in memory."""
 
@@ -75,57 +80,84 @@ def open_table(
 
         with _Readable(spec):
             file = pq.ParquetFile(filesystem.open(name, "rb"))
-        if path not in file.schema_arrow.names:
+        names = file.schema_arrow.names
+        if path not in names:
             named = (image, label, subset, group)
             return EmbeddedSource(_absolute(spec), options, file, named, rule)
-        names = file.schema_arrow.names
-        wanted = dict.fromkeys((path, label, subset, group))
-        with _Readable(spec):
-            table = file.read([c for c in wanted if c in names])
-            columns = {c: table[c].to_pylist() for c in table.column_names}
         rule.names = class_names(file.schema_arrow.metadata, label)
         check_names(file.schema_arrow, label, spec)
+        read = partial(_parquet_rows, file, spec, threading.Lock())
     else:
-        frame = _read_csv(filesystem, name, spec)
-        # Spaces after a comma are no part of a name.
-        columns = {str(c).strip(): frame[c].tolist() for c in frame.columns}
-        names = list(columns)
-    if path not in columns:
-        other = next((mark for mark in ";\t" if mark in "".join(columns)), "")
-        if len(columns) == 1 and other:
+        # Its first rows, for the names of the columns.
+        with closing(_csv_parts(filesystem, name, spec)) as parts:
+            names = list(next(parts))
+        read = partial(_csv_rows, filesystem, name, spec)
+    if path not in names:
+        other = next((mark for mark in ";\t" if mark in "".join(names)), "")
+        if len(names) == 1 and other:
             raise BadInput(
-                f"manifest {spec} has one column, {next(iter(columns))!r}: it is separated by "
+                f"manifest {spec} has one column, {names[0]!r}: it is separated by "
                 f"{other!r}; save it with commas"
             )
         raise BadInput(
-            f"manifest {spec} has columns {', '.join(columns)}; none is {path!r}: name the column "
+            f"manifest {spec} has columns {', '.join(names)}; none is {path!r}: name the column "
             "of paths by --source-option path=COLUMN, and that of classes by --label-column COLUMN"
         )
     if label not in names and label != "label":
         raise BadInput(f"manifest {spec} has columns {', '.join(names)}; none is {label!r}")
     base = root or posixpath.dirname(_absolute(spec))
     _check_group(group, names, spec)
-    listing = {
-        "path": columns[path], "label": columns.get(label), "subset": columns.get(subset),
-        "group": columns.get(group) if group else None,
-    }  # fmt: skip
-    source = ManifestSource(_absolute(spec), options, listing, base, rule)
+    columns = (path, label, subset, group or None)
+    there = tuple(one if one in names else None for one in columns)
+    source = ManifestSource(_absolute(spec), options, partial(read, there), base, rule)
     source.about = [no_label_note(label, names)] if label not in names else []
     return source
 
 
-def _read_csv(filesystem: Any, name: str, spec: str) -> Any:
-    """A manifest of UTF-8, or of UTF-16 that says so in its first bytes."""
+def _parquet_rows(
+    file: Any, spec: str, lock: threading.Lock, columns: Sequence[str | None]
+) -> Iterator[Row]:
+    """Rows of a Parquet file, a row group at a time; no two threads read the file at once."""
+    wanted = [one for one in dict.fromkeys(columns) if one is not None]
+    for group in range(file.num_row_groups):
+        with _Readable(spec), lock:
+            table = file.read_row_group(group, wanted)
+        for batch in table.to_batches(CHUNK):
+            yield from _rows({one: batch[one].to_pylist() for one in wanted}, columns)
+
+
+def _csv_rows(
+    filesystem: Any, name: str, spec: str, columns: Sequence[str | None]
+) -> Iterator[Row]:
+    """Rows of a manifest, `CHUNK` at a time."""
+    for part in _csv_parts(filesystem, name, spec):
+        yield from _rows({str(one): part[one].tolist() for one in part}, columns)
+
+
+def _rows(values: Mapping[str, list[Any]], columns: Sequence[str | None]) -> Iterator[Row]:
+    n = len(next(iter(values.values()), []))
+    yield from zip(*([None] * n if one is None else values[one] for one in columns), strict=True)
+
+
+def _csv_parts(filesystem: Any, name: str, spec: str) -> Generator[Any]:
+    """Tables of at most `CHUNK` rows of UTF-8, or of UTF-16 that says so in its first bytes."""
     import pandas as pd
 
     with _Readable(spec), filesystem.open(name, "rb") as opened:
         encoding = "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
     try:
-        with _Readable(spec), filesystem.open(name, "rb") as opened:
-            # As text: a class named "1" or "NA" stays what it is.
-            return pd.read_csv(
-                opened, dtype=str, keep_default_na=False, encoding=encoding or "utf-8"
-            )
+        # As text: a class named "1" or "NA" stays what it is.
+        with (
+            _Readable(spec),
+            filesystem.open(name, "rb") as opened,
+            pd.read_csv(
+                opened, dtype=str, keep_default_na=False, encoding=encoding or "utf-8",
+                chunksize=CHUNK,
+            ) as parts,
+        ):  # fmt: skip
+            for part in parts:
+                # Spaces after a comma are no part of a name.
+                yield part.rename(columns=lambda one: str(one).strip())
     except BadInput as error:
         if not isinstance(error.__cause__, UnicodeDecodeError) or encoding:
             raise
@@ -138,13 +170,25 @@ def _check_group(name: str, columns: Iterable[str], spec: str) -> None:
         raise BadInput(f"{spec} has columns {', '.join(columns)}: none is {name!r} for the groups")
 
 
+@dataclass
+class _Examples:
+    """How many paths are of a kind, and the first of them."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: str, is_one: bool) -> None:
+        self.count += is_one
+        self.first = self.first or (path if is_one else "")
+
+
 class ManifestSource:
     """Files named one by one, anywhere that fsspec reads.
 
     Args:
         spec: of the manifest.
         options: that were given.
-        listing: ``path``; ``label``, ``subset`` and ``group`` or None; one value an image.
+        rows: gives path, label, subset and group of every image, from the first at every call.
         base: folder or URL of relative paths.
         rule: that names the classes.
     """
@@ -153,43 +197,37 @@ class ManifestSource:
         self,
         spec: str,
         options: dict[str, Any],
-        listing: Mapping[str, list[Any] | None],
+        rows: Callable[[], Iterator[Row]],
         base: str,
         rule: LabelRule,
     ) -> None:
         self.spec, self.options = spec, options
-        self._listing, self._base, self._rule = listing, base, rule
+        self._rows, self._base, self._rule = rows, base, rule
         self.about: list[str] = []
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
         """In the manifest's order."""
-        paths = self._listing["path"] or []
-        labels, subsets, groups = (
-            self._listing[name] or [None] * len(paths) for name in ("label", "subset", "group")
-        )
-        for path, label, subset, group in zip(paths, labels, subsets, groups, strict=True):
+        turned, drives = _Examples(), _Examples()
+        for given, label, subset, group in self._rows():
+            path = str(given)
+            if "\\" in path:
+                turned.add(path, self._whole(path) != self._place(path))
+                drives.add(path, bool(_DRIVE.match(path)))
             part, shared = text_or_none(subset), text_or_none(group)
-            yield Listed(str(path), self._rule(label), subset=part, group=shared)
-        self.notes = [*self.about, *self._rule.notes, *self._turned(paths)]
-
-    def _turned(self, paths: list[Any]) -> list[str]:
-        r"""Lines on paths that are written with ``\``."""
-        written = [str(path) for path in paths if "\\" in str(path)]
-        turned = [path for path in written if self._whole(path) != self._place(path)]
-        drives = [path for path in written if _DRIVE.match(path)]
+            yield Listed(path, self._rule(label), subset=part, group=shared)
         lines = []
-        if turned:
+        if turned.count:
             lines.append(
-                f"{len(turned)} paths are written with \\ and read with /, for no file has the "
-                f"name as written: {turned[0]}"
+                f"{turned.count} paths are written with \\ and read with /, for no file has the "
+                f"name as written: {turned.first}"
             )
-        if drives:
+        if drives.count:
             lines.append(
-                f"{len(drives)} paths begin with a drive of Windows, the first is {drives[0]}: "
+                f"{drives.count} paths begin with a drive of Windows, the first is {drives.first}: "
                 "write them without it, and name their folder by --source-option root=FOLDER"
             )
-        return lines
+        self.notes = [*self.about, *self._rule.notes, *lines]
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
@@ -260,22 +298,20 @@ class EmbeddedSource:
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
-        n_rows = int(self._starts[-1])
-        labels, subsets, groups = (
-            [None] * n_rows if name is None else self._column(name)
-            for name in (self._label, self._subset, self._shared)
-        )
-        for row, (label, subset, group) in enumerate(zip(labels, subsets, groups, strict=True)):
+        columns = (self._label, self._subset, self._shared)
+        for row, (label, subset, group) in enumerate(self._listed(columns)):
             part, shared = text_or_none(subset), text_or_none(group)
             yield Listed(f"{row:08d}", self._rule(label), subset=part, group=shared)
         self.notes = [*self._rule.notes]
         if self._label is None:
             self.notes = [no_label_note("label", self._file.schema_arrow.names), *self.notes]
 
-    def _column(self, name: str) -> list[Any]:
-        with _Readable(self.spec):
-            values: list[Any] = self._file.read([name])[name].to_pylist()
-        return values
+    def _listed(self, columns: Sequence[str | None]) -> Iterator[Row]:
+        """Values of columns of every row; None for one that there is not."""
+        if any(columns):
+            yield from _parquet_rows(self._file, self.spec, self._lock, columns)
+        else:
+            yield from ((None,) * len(columns) for _ in range(int(self._starts[-1])))
 
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]

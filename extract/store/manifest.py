@@ -161,14 +161,18 @@ class Manifest:
 
     def _check_view(self, view: pd.DataFrame) -> None:
         """Refuse a view that gives rows to other images than the segments do."""
-        at = np.flatnonzero(view["row"] >= 0)
-        rows, ids = view["row"].to_numpy()[at], self._all_ids()
+        rows, ids = view["row"].to_numpy(), self._all_ids()
         if len(rows) and rows.max() >= len(ids):
             mismatch = f"it holds row {rows.max()}, the segments {len(ids)} rows: one is gone"
             raise damaged(FOLDER, mismatch, _RESTORE)
-        wanted = pa.array(view["image_id"].to_numpy(dtype=object)[at], pa.string())
-        if len(rows) and not pc.all(pc.equal(ids.take(pa.array(rows)), wanted)).as_py():
-            raise damaged(VIEW, "its rows belong to other images", _AGAIN)
+        listed = view["image_id"].array
+        # In parts: all ids once more would be most of what a view takes.
+        for low in range(0, len(rows), BATCH):
+            part = rows[low : low + BATCH]
+            at = np.flatnonzero(part >= 0)
+            wanted = pa.array(listed[low : low + BATCH][at], pa.string())
+            if not pc.all(pc.equal(ids.take(pa.array(part[at])), wanted)).as_py():
+                raise damaged(VIEW, "its rows belong to other images", _AGAIN)
 
     def list_images(
         self,

@@ -41,8 +41,8 @@ def plan(
 
     from alike.extract.errors import BadInput
     from alike.flows.console import print_json
-    from alike.flows.planning import measure
     from alike.flows.planning import plan as scaled
+    from alike.flows.sampling import measure
     from alike.flows.settings import read_pipeline
 
     count = _count(images)

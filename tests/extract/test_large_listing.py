@@ -27,30 +27,80 @@ from alike.flows.planning import listing_bytes
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
 SIZES = (1_000_000, 2_000_000, 4_000_000) if FULL else (25_000, 50_000, 100_000)
-RUN = """
-import json, sys
-from alike.extract.images import PastListing, list_to, same_listing
+RUN = r"""
+import io, json, sys
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.spec import AbstractFileSystem
+from alike.extract.images import PastListing, list_to, open_source, same_listing
 from alike.extract.images.source import Listed
 from alike.extract.listed import keep_listing, past_listing
 from alike.extract.store import Store
 
-n, folder = int(sys.argv[1]), sys.argv[2]
+n, folder, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+
+def name_of(i):
+    return f"class_{i * 1000 // n:04d}/image_{i:09d}.jpg"
+
+
+def stamp(path):
+    number = int(path[-13:-4])
+    return 1000, 10**18 + number, 10**18 + number, number
 
 
 class Source:
     spec, options = "/data/photos", {}
+    read, stamp = staticmethod(str.encode), staticmethod(stamp)
 
     def __iter__(self):
         for i in range(n):
-            name = f"class_{i * 1000 // n:04d}"
-            yield Listed(f"{name}/image_{i:09d}.jpg", name, None)
+            path = name_of(i)
+            yield Listed(path, path.partition("/")[0], None)
 
-    def read(self, path):
-        return path.encode()
 
-    def stamp(self, path):
-        number = int(path[-13:-4])
-        return 1000, 10**18 + number, 10**18 + number, number
+class Numbered(AbstractFileSystem):
+    # A thousand folders; the objects of one are there while it is listed.
+
+    protocol = "numbered"
+
+    def ls(self, path, detail=True, **_):
+        if "class_" not in path:
+            return [{"name": f"{path}/class_{one:04d}", "type": "directory"} for one in range(1000)]
+        one = int(path[-4:])
+        numbers = range(-(-one * n // 1000), -(-(one + 1) * n // 1000))
+        top = path.rpartition("/")[0]
+        return [
+            {"name": f"{top}/{name_of(i)}", "type": "file", "size": 1000, "ETag": f"{i:032x}"}
+            for i in numbers
+        ]
+
+    def _open(self, path, *_, **__):
+        return io.BytesIO("/".join(path.split("/")[-2:]).encode())
+
+
+def source_of_kind():
+    if kind == "folder at a URL":
+        fsspec.register_implementation("numbered", Numbered)
+        return open_source("numbered://bucket/photos")
+    if kind == "any":
+        return Source()
+    file = f"{folder}.{kind}"
+    if kind == "parquet":
+        with pq.ParquetWriter(file, pa.schema([("path", "string"), ("label", "string")])) as out:
+            for low in range(0, n, 10_000):
+                paths = [name_of(i) for i in range(low, min(low + 10_000, n))]
+                labels = [path.partition("/")[0] for path in paths]
+                out.write_table(pa.table({"path": paths, "label": labels}))
+    else:
+        with open(file, "w") as out:
+            out.write("path,label\n")
+            out.writelines(f"{name_of(i)},{name_of(i).partition('/')[0]}\n" for i in range(n))
+    # There are no such files: what they hold is made up, who lists them is not.
+    source = open_source(file)
+    source.read, source.stamp = str.encode, stamp
+    return source
 
 
 def peak():
@@ -59,7 +109,7 @@ def peak():
     return int(line.split()[1]) * 1024
 
 
-store, source, before = Store.open(folder, create=True), Source(), peak()
+store, source, before = Store.open(folder, create=True), source_of_kind(), peak()
 for _ in range(2):
     with store.files.scratch() as scratch:
         past = past_listing(store, source, scratch)
@@ -105,10 +155,13 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(listings, "CHUNK", 9)
 
 
+@pytest.mark.parametrize("kind", ["any", "folder at a URL", "parquet", "csv"])
 @pytest.mark.parametrize("n", SIZES)
-def test_memory_is_that_of_the_formula(n, tmp_path):
+def test_memory_is_that_of_the_formula(n, kind, tmp_path):
+    if kind != "any" and n != SIZES[0 if FULL else -1]:
+        pytest.skip("one size of each kind shows it")
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(n), str(tmp_path / "store")],
+        [sys.executable, "-c", RUN, str(n), str(tmp_path / "store"), kind],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     said = json.loads(done.stdout)

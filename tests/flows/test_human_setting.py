@@ -13,8 +13,9 @@ from alike.extract.errors import BadInput
 from alike.extract.progress import silent
 from alike.flows.check import check
 from alike.flows.overrides import Overrides
-from alike.flows.planning import measure, plan
+from alike.flows.planning import plan
 from alike.flows.run import run_settings_file
+from alike.flows.sampling import measure
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
 from alike.flows.unchanged import unchanged_run

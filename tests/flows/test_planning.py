@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from alike.extract.errors import BadInput
+from alike.extract.machine import usable_cores
 from alike.extract.progress import silent
 from alike.extract.store import Store
 from alike.flows import run as whole_run
 from alike.flows.cli import app
-from alike.flows.planning import LISTED_BYTES, feature_bytes, measure, plan
+from alike.flows.planning import LISTED_BYTES, plan
 from alike.flows.run import run_settings_file
+from alike.flows.sampling import feature_bytes, measure
 from alike.flows.settings import read_pipeline
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
@@ -151,6 +154,27 @@ def test_what_grows_and_what_cannot_fit(sampled):
     assert "analysis takes" in refused.advice[2]
     more = large.memory["listing"] - small.memory["listing"]
     assert more == LISTED_BYTES * (10**7 - 10**6)
+
+
+def test_twins_are_searched_in_pairs_up_to_a_size(sampled):
+    settings, sample = sampled
+    pipeline = read_pipeline(settings)
+    rates = {**sample.rates, "twin": 0.0, "twin_pair": 1e-6}
+    of_pairs = replace(sample, rates=rates)
+    seconds = [plan(pipeline, of_pairs, n).seconds["twins"] for n in (1000, 10_000, 10**6)]
+    assert seconds == pytest.approx([999 * 500e-6, 9999 * 5000e-6, 0.0])
+
+
+def test_stages_share_the_processor(sampled):
+    """Processor time bounds an extraction without GPUs, the slowest of the stages one on GPUs."""
+    settings, sample = sampled
+    pipeline = read_pipeline(settings)
+    stages = {"read": 0.001, "decode": 0.002, "forward": 0.01, "write": 0.001}
+    made = replace(sample, stages=stages, rates={**sample.rates, "cpu": 0.1}, fixed={})
+    cores = usable_cores()
+    assert plan(pipeline, made, 1000).seconds["extract"] == pytest.approx(100 / cores)
+    on_gpus = plan(pipeline, made, 1000, 8).seconds["extract"]
+    assert on_gpus == pytest.approx(1000 * max(0.01 / 8, 0.004 / cores))
 
 
 def test_the_command(sampled):

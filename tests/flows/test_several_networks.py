@@ -22,9 +22,10 @@ from alike.flows.decisions import origin_of
 from alike.flows.history import History
 from alike.flows.names import run_tags
 from alike.flows.overrides import Overrides, given_settings
-from alike.flows.planning import measure, plan
+from alike.flows.planning import plan
 from alike.flows.recording import images_of, scores_of
 from alike.flows.run import run_settings_file
+from alike.flows.sampling import measure
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
 from alike.flows.unchanged import unchanged_run

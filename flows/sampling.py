@@ -1,0 +1,341 @@
+"""What a sample of the images takes: extracted and analysed in a folder that is deleted."""
+
+import importlib
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alike.extract.errors import BadInput
+from alike.flows.steps import load_one, source_of, taps_of
+
+if TYPE_CHECKING:
+    from alike.extract.images import ImageSource
+    from alike.extract.store import ArraySpec, Features, Store
+    from alike.flows.sections import Pipeline
+
+SECONDS = 15.0
+"""Of extraction of the sample."""
+LEAST, MOST = 24, 256
+"""Images of the sample."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample of the images measured.
+
+    Attributes:
+        images: that were computed.
+        listed: images of the source.
+        arrays: name to shape and type of what is stored of the first network.
+        ratio: name of a map to its stored bytes over its decoded ones.
+        stages: busy seconds an image of read, decode, forward and write, over all threads; of a
+            pass by all networks.
+        list_seconds: to read and hash one image.
+        parts: bytes below the store by folder, of the sample.
+        per_image: bytes below the store an image, features left out, by folder.
+        rates: processor seconds that an image takes of extraction (`cpu`), and seconds that one
+            takes to embed (`vector`), an image and a pair of images in the search of twins
+            (`twin`, `twin_pair`).
+        memory: largest memory of this process, bytes.
+        device: that the forward pass ran on.
+        gpus: that this machine has.
+        notes: what could not be measured.
+        others: what is stored of the second and further networks.
+        fixed: seconds of a step that a few images take too: checks, first passes, compiling.
+    """
+
+    images: int
+    listed: int
+    arrays: "Mapping[str, ArraySpec]"
+    ratio: Mapping[str, float]
+    stages: Mapping[str, float]
+    list_seconds: float
+    rates: Mapping[str, float]
+    parts: Mapping[str, float]
+    per_image: Mapping[str, float]
+    memory: int
+    device: str
+    gpus: int
+    notes: tuple[str, ...] = ()
+    others: tuple["Stored", ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stored(self) -> tuple["Stored", ...]:
+        """What is stored of every network, in their order."""
+        return Stored(self.arrays, self.ratio), *self.others
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Arrays of one network.
+
+    Attributes:
+        arrays: name to shape and type.
+        ratio: name of a map to its stored bytes over its decoded ones.
+    """
+
+    arrays: "Mapping[str, ArraySpec]"
+    ratio: Mapping[str, float]
+
+    def bytes(self, images: int) -> int:
+        """Of so many images; beside them one byte a row: whether it has a feature."""
+        from alike.extract.store import VALID_ROWS
+
+        arrays = sum(
+            feature_bytes(spec, self.ratio[name], images) for name, spec in self.arrays.items()
+        )
+        return arrays + -(-images // VALID_ROWS) * (VALID_ROWS + 4)
+
+
+class _Part:
+    """Some images of a source."""
+
+    def __init__(self, source: "ImageSource", paths: set[str]) -> None:
+        self.spec, self.options = source.spec, source.options
+        self._source, self._paths = source, paths
+
+    def __iter__(self) -> Iterator[Any]:
+        return (one for one in self._source if one.path in self._paths)
+
+    def read(self, path: str) -> bytes:
+        return self._source.read(path)
+
+
+def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
+    """Extract and analyse a sample of the images, in a folder that is deleted afterwards.
+
+    Raises:
+        BadInput: no image can be used.
+    """
+    import torch
+
+    from alike.extract.forward import choose_device
+    from alike.extract.images import image_id
+    from alike.extract.pipeline import extract_networks
+    from alike.extract.preview import spread
+    from alike.extract.store import Store
+
+    importlib.import_module("alike.analysis.analyse")
+    source = source_of(pipeline)
+    listed = sum(1 for _ in source)
+    paths = [path for path, _ in spread(source, listed, MOST)]
+    started = time.perf_counter()
+    for path in paths[:LEAST]:
+        image_id(source.read(path))
+    list_seconds = (time.perf_counter() - started) / max(len(paths[:LEAST]), 1)
+    networks = [(load_one(one, one.weights), taps_of(pipeline, one)) for one in pipeline.networks]
+    settings: dict[str, Any] = {
+        "device": pipeline.extract.device, "precision": pipeline.extract.precision,
+        "batch_size": pipeline.extract.batch_size,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="alike-plan-") as folder:
+        store = Store.open(f"{folder}/store", create=True)
+        store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
+        few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
+        first, *_ = extract_networks(few, networks, store, **settings)
+        if not first.n_rows:
+            raise BadInput(f"none of {first.n_listed} images of {source.spec} can be used")
+        one = max(sum(first.stages.values()) / first.n_computed, 1e-4)
+        count = min(max(int(seconds / one), LEAST), len(paths))
+        chosen = set(paths[:: max(len(paths) // count, 1)])
+        part = _Part(source, chosen)
+        busy = time.process_time()
+        report, *others = extract_networks(part, networks, store, **settings)
+        busy = time.process_time() - busy
+        began, idle = time.perf_counter(), time.process_time()
+        extract_networks(part, networks, store, **settings)
+        fixed = {"extract": time.perf_counter() - began}
+        idle = time.process_time() - idle
+        computed = report if report.n_computed else first
+        stages = {name: spent / computed.n_computed for name, spent in computed.stages.items()}
+        features = store.features(report.key)
+        fixed["index"], vector = index_seconds(features, pipeline.index.measure)
+        rates = {"vector": vector, "cpu": 0.0}
+        if store.twins() != "ignore":
+            rates["twin"], rates["twin_pair"], searched = twin_seconds(store)
+            busy -= searched
+        if report.n_computed:
+            rates["cpu"] = max(busy - idle, 0.0) / report.n_computed
+        began = time.perf_counter()
+        notes = _analyse(pipeline, features)
+        fixed["analyse"] = time.perf_counter() - began
+        parts = _bytes_below(Path(folder) / "store")
+        return Sample(
+            images=report.n_rows,
+            listed=listed,
+            arrays=features.arrays,
+            ratio=_ratios(features),
+            stages=stages,
+            list_seconds=list_seconds,
+            rates=rates,
+            parts=parts,
+            per_image=_per_image(store, features, parts),
+            memory=_peak(),
+            device=str(choose_device(pipeline.extract.device)),
+            gpus=torch.cuda.device_count(),
+            notes=tuple(notes),
+            others=tuple(_stored_of(store.features(one.key)) for one in others),
+            fixed=fixed,
+        )
+
+
+def index_seconds(features: "Features", measure: str) -> tuple[float, float]:
+    """What the exact index of a measure takes.
+
+    Args:
+        features: the extraction.
+        measure: its name.
+
+    Returns:
+        Seconds of any index, and seconds an image: read, embedded.
+    """
+    from alike.extract.measures import embed_rows, ready_measure
+    from alike.index.build import build_index
+
+    rows = features.table()["row"].to_numpy()
+    try:
+        ready = ready_measure(features, measure)
+        each = shortest(lambda: embed_rows(features, ready, rows)) / max(len(rows), 1)
+        whole = shortest(lambda: build_index(features, measure), 1)
+    except BadInput:
+        # The run says what is wrong with it.
+        return 0.0, 0.0
+    return max(whole - each * len(rows), 0.0), each
+
+
+def twin_seconds(store: "Store") -> tuple[float, float, float]:
+    """What the search of twins takes.
+
+    Args:
+        store: whose images have signatures.
+
+    Returns:
+        Seconds an image, seconds a pair of images, and processor seconds of the whole search.
+    """
+    from alike.extract.machine import usable_cores
+    from alike.extract.twins.links import find_links
+
+    _, _, thumbnails, hashes = store.signatures.read()
+    spread = np.random.default_rng(0).permutation(len(thumbnails))
+    thumbnails, hashes = thumbnails[spread], hashes[spread]
+
+    def search(count: int) -> None:
+        find_links(thumbnails[:count], hashes[:count], threads=usable_cores())
+
+    n, few = len(thumbnails), len(thumbnails) // 2
+    if few < 2:
+        return 0.0, 0.0, 0.0
+    search(few)
+    busy = time.process_time()
+    whole = shortest(lambda: search(n), 1)
+    busy = time.process_time() - busy
+    half = shortest(lambda: search(few))
+    # whole = a n + b n (n - 1) / 2, and the same of half.
+    pair = max(whole / n - half / few, 0.0) * 2 / (n - few)
+    return max(whole - pair * n * (n - 1) / 2, 0.0) / n, pair, busy
+
+
+def shortest(work: Callable[[], object], turns: int = 3) -> float:
+    """Seconds of the fastest of some turns."""
+    times = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _stored_of(features: "Features") -> Stored:
+    return Stored(features.arrays, _ratios(features))
+
+
+def _analyse(pipeline: "Pipeline", features: "Features") -> list[str]:
+    """Analyse the sample, for the bytes of its tables."""
+    from alike.analysis.analyse import AnalysisSettings, analyse
+
+    measures = pipeline.analyse.measures or None
+    try:
+        analyse(features, AnalysisSettings(measures=measures, bootstrap=pipeline.analyse.bootstrap))
+    except BadInput as error:
+        return [f"the sample cannot be analysed, so its tables are left out: {error}"]
+    return []
+
+
+def _bytes_below(folder: Path) -> dict[str, float]:
+    """Bytes of every folder of a store, and of the files beside them."""
+    parts: dict[str, float] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            top = path.relative_to(folder).parts
+            name = top[0] if len(top) > 1 else "settings"
+            parts[name] = parts.get(name, 0.0) + path.stat().st_size
+    return parts
+
+
+def _ratios(features: "Features") -> dict[str, float]:
+    from alike.extract.store import shard_bytes
+
+    rows = features.table()["row"].to_numpy()
+    ratios = {}
+    for name, spec in features.arrays.items():
+        values = features.read(name, rows)
+        index = _index_bytes(spec)
+        ratios[name] = (len(shard_bytes(spec, values)) - index) / max(values.nbytes, 1)
+    return ratios
+
+
+def _per_image(
+    store: "Store", features: "Features", parts: Mapping[str, float]
+) -> dict[str, float]:
+    """Bytes an image of what grows with the images: columns compress alike at any length."""
+    from alike.extract.documents import parquet_bytes
+
+    view = store.images()
+    empty = len(parquet_bytes(view.head(0), "x"))
+    names = {"manifest": 2, "listing": 1}
+    each = (len(parquet_bytes(view, "x")) - empty) / max(len(view), 1)
+    grown = {name: files * each for name, files in names.items()}
+    grown["twins"] = parts.get("twins", 0.0) / max(len(view), 1)
+    tables = 0.0
+    for name in store.file_names(f"tables/{features.key}"):
+        table, _ = store.read_table(f"tables/{features.key}/{name}")
+        if {"row", "row_a"} & set(table.columns) and len(table) >= len(view) / 4:
+            without = len(parquet_bytes(table.head(0), "x"))
+            tables += (len(parquet_bytes(table, "x")) - without) / max(len(view), 1)
+    return {**grown, "tables": tables}
+
+
+def _peak() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _index_bytes(spec: "ArraySpec") -> int:
+    from alike.extract.store import UNIT
+
+    return UNIT // spec.chunk_rows * 16 + 4
+
+
+def feature_bytes(spec: "ArraySpec", ratio: float, images: int) -> int:
+    """Bytes of an array of so many images: whole chunks of vectors, compressed maps, indexes.
+
+    Args:
+        spec: the array.
+        ratio: of maps, stored over decoded bytes.
+        images: number of rows.
+    """
+    from alike.extract.store import UNIT
+
+    units = -(-images // UNIT)
+    if spec.compressed:
+        return int(images * spec.row_bytes * ratio) + units * _index_bytes(spec)
+    chunks = -(-images // spec.chunk_rows)
+    return chunks * (spec.chunk_rows * spec.row_bytes + 4) + units * _index_bytes(spec)
