@@ -115,3 +115,10 @@ def test_the_command_takes_more_than_two(tmp_path):
     assert json.loads(said("aaaaa4", "--json"))["runs"] == [THIRD.id, FAILED.id]
     with pytest.raises(BadInput, match="no run has that id; the last are"):
         history.find_all(["last", "nothing"])
+    # A torn record counts as absent: the last is the one before it, and no name means it.
+    torn = tmp_path / "store" / "history" / f"{FAILED.id}.json"
+    torn.write_bytes(torn.read_bytes()[:40])
+    assert history.find("last") == THIRD
+    assert history.find("20260104") == THIRD
+    with pytest.raises(BadInput, match=f"the last are {OLD.id}, .*{THIRD.id}$"):
+        history.find("aaaaa5")

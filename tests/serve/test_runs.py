@@ -15,6 +15,7 @@ from alike.extract.errors import BadInput
 from alike.extract.store import Store
 from alike.flows.cli import app
 from alike.flows.served_runs import StoredRuns
+from alike.serve import run_models
 from alike.serve.pictures import NotThere
 from alike.serve.run_history import NoRuns
 
@@ -70,6 +71,15 @@ def test_the_documents_are_those_of_the_command(client, command):
     every = client.json(f"/api/v1/run-difference?{asked}&everything=true")
     assert every == command("diff", *IDS, "--all")
     assert every["comparable"][""] == [False, True, True, True]
+    # As the description of the API has them: nothing more, nothing less.
+    for model, document in (
+        (run_models.RunList, command("ls")),
+        (run_models.Run, command("show", "last")),
+        (run_models.Run, command("show", "aaaaa3")),
+        (run_models.RunDifference, two),
+        (run_models.RunDifference, every),
+    ):
+        assert model.model_validate(document).model_dump() == document
 
 
 @pytest.mark.parametrize(
