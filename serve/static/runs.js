@@ -29,12 +29,14 @@ export function runsView({ go, life }) {
   async function show(names, words) {
     shown = { names, words };
     if (!runs) {
-      const there = await fill(list, life, async () => {
+      await fill(list, life, async () => {
         const answer = await ask("runs", {}, { signal: life });
         runs = answer.runs;
+        // When the list is there, also if that took a second try.
+        setTimeout(() => show(shown.names, shown.words));
         return chooser(answer, choose);
       }, waiting(3, "Loading the runs"));
-      if (!there) return;
+      return;
     }
     if (runs.length < 2) return;
     const ids = chosen(shown.names === "none" ? "" : shown.names);

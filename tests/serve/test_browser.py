@@ -24,7 +24,8 @@ VIEWS = {
     "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
     "#map?split=all": "document.querySelectorAll('.legend button').length === 3",
     "#classes?first=cat&second=dog": "document.querySelectorAll('.js-plotly-plot').length === 2",
-    "#scores": "document.querySelector('.tiles') && document.querySelector('.js-plotly-plot')",
+    "#scores": "document.querySelector('.tiles') && document.querySelector('.js-plotly-plot') && "
+               "document.querySelector('.beside-runs table')",
     "#data": "document.querySelector('.entry, .empty')",
     "#data?kind=outliers": "document.querySelector('.entry, .empty')",
     "#data?kind=twins": "document.querySelector('.entry, .empty')",
@@ -299,6 +300,9 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
         ):
             visit(page, address + view, "document.querySelector('.empty')")
             assert words in page.run("return document.querySelector('.view').innerText"), view
+            if view == "#scores":
+                # Runs need neither labels nor an analysis.
+                page.wait("document.querySelector(\".beside-runs [aria-label='Settings']\")")
             assert not page.run("return document.querySelector('.limits')?.childElementCount")
         visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
         # A refusal (404) is logged by the browser itself; nothing else is.

@@ -183,6 +183,22 @@ def test_the_address_holds_the_chosen_runs(page, client, analysed):
 
 
 @with_browser
+def test_runs_that_did_not_arrive_are_asked_for_again(page, client, analysed):
+    visit(page, f"{client.address}/#map?split=all", "document.querySelector('.legend button')")
+    page.run(
+        "window.arrive = window.fetch;"
+        "window.fetch = (path, ...more) => String(path).endsWith('/runs')"
+        " ? Promise.reject(new TypeError('no network')) : window.arrive(path, ...more);"
+        "location.hash = 'scores';"
+    )
+    alert = "document.querySelector('#runs [role=alert]')"
+    assert "The server does not answer" in page.wait(f"{alert} && {alert}.innerText")
+    page.run(f"window.fetch = window.arrive; {alert}.querySelector('button').click()")
+    page.wait(f"{READY} && {BESIDE}")
+    assert_quiet(page, client.address)
+
+
+@with_browser
 def test_a_link_to_a_run_that_is_gone_says_so(page, client, analysed):
     visit(
         page,
