@@ -584,7 +584,7 @@ def explain(
         store: whose network is explained.
         features: the extraction; None: the only one, or the one that a run serves.
         methods: keys of `EXPLAINERS` and `PAIR_EXPLAINERS`, and ``likeness``; None: likeness on
-            the last map and in pixels for two images, the usual ones for `grade`, else all but it.
+            the last map and in pixels for two images, all for `grade`, else all usual ones but it.
         target: class name or index; None: the predicted one.
         measure: whose similarity is explained in pixels; None: the cosine of pooled maps.
         pairs: also show what on the first image is like each position of the second.
@@ -601,7 +601,7 @@ def explain(
         where: only these images: ``subset=val`` or ``label=cat,dog``.
         progress: called as `every`, `continuity` and `grade` proceed.
         trust: agree to run the network file that the store names, from now on.
-        cluster: Dask workers as in `extract_images`, for `every` and `continuity`.
+        cluster: Dask workers as in `extract_images`, for `every`, `continuity` and `grade`.
 
     Raises:
         BadInput: nothing to explain, an image that is not there, an unknown method or class.
@@ -614,8 +614,8 @@ def explain(
     from alike.flows.explaining import Part, every_class, given_images, graded, like_class
     from alike.results import Explanations
 
-    if cluster is not None and not (every or continuity):
-        raise BadInput("cluster is for many images: give every=True or continuity=True too")
+    if cluster is not None and not (every or continuity or grade):
+        raise BadInput("cluster is for many images: give every, continuity or grade too")
     given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
@@ -662,15 +662,17 @@ def explain(
                 )
             parts["continuity"] = Part(ratios.table)
         if grade:
-            tables = graded(
-                chosen,
-                names,
-                measure=measure,
-                limit=limit,
-                split=side,
-                progress=progress,
-                tell=notes.append,
-            )
+            with cluster_jobs(cluster) as jobs:
+                tables = graded(
+                    chosen,
+                    names,
+                    measure=measure,
+                    limit=limit,
+                    split=side,
+                    map_methods=jobs.stage("grade") if jobs.remote else None,
+                    progress=progress,
+                    tell=notes.append,
+                )
             parts |= {name: Part(table) for name, table in tables.items()}
     return Explanations(
         key=chosen.key,

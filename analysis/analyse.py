@@ -205,9 +205,9 @@ def _analyse(
     near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
     one_nn = _one_nn(parts[0]["scores"], plan[0].name)
     tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
-    flags, why = second_opinion(near, plan[0].images)
+    flags, opinion = second_opinion(near, plan[0].images)
     if flags is None:
-        left_out["cleanlab"] = why
+        left_out["cleanlab"] = opinion
     tables["suspects"] = suspects(plan[0].name, near, plan[0].images, flags)
     more_images = work.more_images(plan[0], parts[0]["scores"])
     if len(more_images):
@@ -237,7 +237,7 @@ def _analyse(
         "untrained": untrained.key if untrained is not None else None,
         "measure_digests": digests, "twins": twin_record, "human": human_record,
         "warnings": [*only_some(features), *flat_features(features, np.sort(images.rows))],
-        "scores_version": SCORES_VERSION,
+        "scores_version": SCORES_VERSION, "second_opinion": opinion if flags is not None else None,
         "n_images_before_sampling": len(images),
         "evaluated": {part.name: len(part.images) for part in plan},
     }  # fmt: skip

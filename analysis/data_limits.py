@@ -154,10 +154,12 @@ def second_opinion(near: Listed, images: EvaluationSet) -> tuple[NDArray[np.bool
         images: the evaluation set.
 
     Returns:
-        (N,) whether a label is suspected; None and the reason if there is no answer.
+        (N,) whether a label is suspected, and the version that says so (`cleanlab 2.9.0`); None
+        and the reason if there is no answer.
     """
     try:
         from cleanlab.filter import find_label_issues
+        from cleanlab.version import __version__
     except ImportError as error:
         return None, f"a second opinion on labels needs cleanlab (pip install cleanlab): {error}"
     present, codes = np.unique(images.codes, return_inverse=True)
@@ -172,7 +174,7 @@ def second_opinion(near: Listed, images: EvaluationSet) -> tuple[NDArray[np.bool
         # It warns of classes of few images, and keeps what it says of them to itself.
         warnings.simplefilter("ignore", UserWarning)
         flags = find_label_issues(labels=codes, pred_probs=votes, n_jobs=1)
-    return np.asarray(flags, dtype=bool), ""
+    return np.asarray(flags, dtype=bool), f"cleanlab {__version__}"
 
 
 def suspects(

@@ -46,6 +46,7 @@ from alike.analysis.probes import NAMES as PROBES
 from alike.analysis.probes import probe_rights, right_interval
 from alike.analysis.scores import PENULTIMATE, SCORES, evaluate_measure, named_rightly
 from alike.extract.errors import BadInput
+from alike.extract.identity import network_title
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
 
@@ -85,8 +86,8 @@ class Ranking:
             accuracy and the probes, over networks.
         record: measure, split, images, of (before a sample was taken), classes, seed, best,
             left_out (key of a network, a score of it or a correlation, to the reason), digests (of
-            the features), human (kind, digest and notes of what people said; empty if nothing is
-            known).
+            the features), titles (key to network, arguments and weights in words), human (kind,
+            digest and notes of what people said; empty if nothing is known).
     """
 
     table: pd.DataFrame
@@ -195,6 +196,7 @@ def rank_networks(
         "measure": measure, "split": split, "images": len(images), "of": len(first), "seed": seed,
         "best": every[0].key, "left_out": left_out, "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
+        "titles": {one.key: network_title(one.attrs) for one in usable},
         "human": human.record if human else {},
     }  # fmt: skip
     movements = [

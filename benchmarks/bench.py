@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -343,8 +343,52 @@ def large_map(n: int = 100_000) -> Iterator[Line]:
         yield f"check: map of {n:,} within 2 s", min(1.0, 2 / most), int(most > 2)
 
 
+def layers() -> Iterator[Line]:
+    """One pass that stores the usual taps, beside one that stores the means of all layers too."""
+    import torch
+
+    from alike.extract.networks import load_network
+    from benchmarks.layers import passes
+    from benchmarks.pairs import in_turn
+
+    torch.set_num_threads(1)  # waiting threads count as processor time
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (8, 3, 224, 224), dtype=torch.uint8, generator=draw)
+    for name in ("resnet18", "mobilenet_v2"):
+        network = load_network(name, "none")
+        plain, every = passes(network, 224)
+        (alone, _), (took, arrays) = in_turn(
+            lambda f=plain: f(frames), lambda f=every: f(frames), times=7
+        )
+        inputs = network.transform.normalise(frames)
+        means = _means_of_blocks(network.module, inputs, network.layers)
+        wrong = sum(
+            not np.allclose(arrays[layer], mean, rtol=1e-3, atol=1e-4)
+            for layer, mean in means.items()
+        )
+        yield f"{name} / {name} with layers", alone.cpu / took.cpu, wrong
+
+
+def _means_of_blocks(module: Any, inputs: Any, taps: Sequence[str]) -> dict[str, Any]:
+    """Mean over positions of what each block of a network gives, by hooks: of taps `gap@block`."""
+    import torch
+
+    means: dict[str, Any] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: means.update({name: output.mean((2, 3)).numpy()})
+
+    parts = dict(module.named_modules())
+    handles = [parts[tap.partition("@")[2]].register_forward_hook(hook(tap)) for tap in taps]
+    with torch.no_grad():
+        module(inputs)
+    for handle in handles:
+        handle.remove()
+    return means
+
+
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
-    part.__name__: part for part in (pairs, classes, index, store, explain, extract, serve)
+    part.__name__: part for part in (pairs, classes, index, store, explain, extract, layers, serve)
 }
 
 

@@ -13,8 +13,17 @@ import time
 import torch
 
 from alike.extract.forward import Forward
-from alike.extract.networks import load_network
+from alike.extract.networks import Network, load_network
 from alike.extract.pipeline import TAPS
+
+
+def passes(network: Network, side: int) -> tuple[Forward, Forward]:
+    """The pass that stores the usual taps, and the one that stores the means of all layers too."""
+    plain, every = (
+        Forward(network, (side, side), network.tap_names(taps), torch.device("cpu"), "float32")
+        for taps in (TAPS, (*TAPS, "layers"))
+    )
+    return plain, every
 
 
 def main() -> None:
@@ -25,19 +34,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    size = (given.side, given.side)
-    frames = torch.randint(256, (given.batch, 3, *size), dtype=torch.uint8)
+    frames = torch.randint(256, (given.batch, 3, given.side, given.side), dtype=torch.uint8)
     for name in given.networks:
         network = load_network(name)
-        device = torch.device("cpu")
-        passes = [
-            Forward(network, size, network.tap_names(taps), device, "float32")
-            for taps in (TAPS, (*TAPS, "layers"))
-        ]
-        ratios = []
+        both, ratios = passes(network, given.side), []
         for _ in range(given.rounds + 1):
             seconds = []
-            for forward in passes:
+            for forward in both:
                 start = time.process_time()
                 forward(frames)
                 seconds.append(time.process_time() - start)

@@ -78,6 +78,25 @@ def key_fault(key: str, attrs: Mapping[str, Any]) -> str:
     return ""
 
 
+def network_title(attrs: Mapping[str, Any]) -> str:
+    """Network, arguments and weights of an extraction, in words: a key has only their hashes.
+
+    Args:
+        attrs: of the extraction; files are named without their folders.
+
+    Example:
+        >>> network_title({"network": "/nets/a.py:f", "args": {"depth": 20}, "weights": "/w/x.pth"})
+        'a.py:f depth=20, x.pth'
+        >>> network_title({"network": "resnet18", "weights": "none", "seed": 3})
+        'resnet18, random weights of seed 3'
+    """
+    name, weights = (str(attrs.get(one, "")).rpartition("/")[2] for one in ("network", "weights"))
+    given = "".join(f" {name}={value}" for name, value in (attrs.get("args") or {}).items())
+    if weights == "none":
+        weights = f"random weights of seed {attrs.get('seed', 0)}"
+    return f"{name}{given}, {weights}"
+
+
 def is_name(name: str) -> bool:
     """Say whether a name may be that of a folder of ours: no separator, no leading dot, no space.
 

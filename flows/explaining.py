@@ -1,6 +1,6 @@
 """Explanations of a store as tables, pictures and arrays, for the command line and the API."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alike.analysis.explain.grade import GradeCost
     from alike.extract.embedding import MapBlocks
+    from alike.extract.networks import Network
     from alike.extract.panels import Pixels
     from alike.extract.progress import Progress
     from alike.extract.store import Features
@@ -130,25 +132,34 @@ def graded(
     measure: str | None = None,
     limit: int | None = None,
     split: str | None = None,
+    network: "Network | None" = None,
     map_methods: "MapBlocks | None" = None,
     progress: "Progress | None" = None,
     tell: Callable[[str], object] = lambda _: None,
+    announce: "Callable[[dict[str, GradeCost]], object] | None" = None,
 ) -> "dict[str, pd.DataFrame]":
     """Grades of explainers of a class and of a likeness: `grade`, `pair_grade`.
 
     Args:
         features: whose network is used.
-        methods: of images, of pairs or both; only what is named is graded. None: the usual ones of
-            both.
+        methods: of images, of pairs or both; only what is named is graded. None: all of both.
         measure: whose similarity is explained; None: the cosine of pooled maps.
         limit: images, and pairs of each kind; None: 32.
         split: `train`, `held_out` or None for both.
+        network: the one that made the features; None: it is loaded.
         map_methods: grades methods one by one, on workers; None: here.
         progress: told after every method.
         tell: gets a line for each method that is left out, with the reason.
+        announce: gets the cost of each table before any is computed.
     """
     from alike.analysis.explain import LIKENESS, PAIR_EXPLAINERS, USUAL
-    from alike.analysis.explain.grade import METHODS, PAIR_METHODS, grade_of, pair_grade_of
+    from alike.analysis.explain.grade import (
+        METHODS,
+        PAIR_METHODS,
+        grade_costs,
+        grade_of,
+        pair_grade_of,
+    )
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
@@ -158,19 +169,61 @@ def graded(
     shared: dict[str, Any] = {
         "split": split, "map_methods": map_methods, "progress": progress or silent, "tell": tell,
     }  # fmt: skip
+    if announce is not None:
+        costs = grade_costs(
+            features, single, paired, network,
+            measure=measure or USUAL, n_images=limit or 32, split=split,
+        )  # fmt: skip
+        announce(costs)
     tables = {}
     if single:
-        tables["grade"] = grade_of(features, methods=single, n_images=limit or 32, **shared)
+        tables["grade"] = grade_of(
+            features, network, methods=single, n_images=limit or 32, **shared
+        )
     if paired:
         try:
             tables["pair_grade"] = pair_grade_of(
-                features, methods=paired, measure=measure or USUAL, n_pairs=limit or 32, **shared
-            )
+                features, network, methods=paired, measure=measure or USUAL, n_pairs=limit or 32,
+                **shared,
+            )  # fmt: skip
         except BadInput as error:
             if methods or not tables:
                 raise
             tell(f"likeness: {error}")
     return tables
+
+
+def cost_line(costs: "Mapping[str, GradeCost]") -> str:
+    """What grading takes, as `graded` announces it, in one sentence.
+
+    Example:
+        >>> from alike.analysis.explain.grade import GradeCost
+        >>> print(cost_line({"grade": GradeCost(5, 9, 32, 10816, 84.2)}))
+        grading 5 of 9 explainers of a class on 32 images: 10,816 passes and the maps, 1.4 min
+    """
+    of = {"grade": "of a class on {} images", "pair_grade": "of likeness on {} pairs"}
+    parts = [
+        f"{cost.explainers} of {cost.asked} explainers {of[name].format(cost.images)}"
+        for name, cost in costs.items()
+    ]
+    passes = sum(cost.passes for cost in costs.values())
+    seconds = sum(cost.seconds for cost in costs.values())
+    time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+    return f"grading {' and '.join(parts)}: {passes:,} passes and the maps, {time}"
+
+
+def by_reason(lines: "Iterable[str]") -> list[str]:
+    """Lines `name: reason` with the names that share a reason in one.
+
+    Example:
+        >>> by_reason(["cam: no head", "lrp: no rule", "lrp_gamma: no rule", "lrp: no rule"])
+        ['cam: no head', 'lrp, lrp_gamma: no rule']
+    """
+    names: dict[str, list[str]] = {}
+    for line in dict.fromkeys(lines):
+        name, _, reason = line.partition(": ")
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(some)}: {reason}" for reason, some in names.items()]
 
 
 GRADE_HEADS = {
@@ -214,6 +267,7 @@ def grades_shown(table: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
         of, cells = part["n_images"].iloc[0], part["cells"].iloc[0]
         fewer = part[part["n_counted"] < of]
         ranked = [f"{row.n_counted} of {row.explainer}" for row in fewer.itertuples()]
-        title = f", {of} images of {cells} cells" + "".join(f", {one}" for one in ranked)
+        sample = f"{of} pairs, {cells} cells" if kind else f"{of} images of {cells} cells"
+        title = f", {sample}" + "".join(f", {one}" for one in ranked)
         shown[f", {kind}{title}" if kind else title] = pd.DataFrame(columns)
     return shown

@@ -263,6 +263,9 @@ class Explain(_Section):
     """Images of which the class activation map is shown, the same before and after retraining."""
     methods: tuple[str, ...] = ()
     """Names of `alike list explainers`; empty: all that fit the network."""
+    grade_images: int | None = Field(default=None, ge=2, exclude_if=lambda value: value is None)
+    """Images, and pairs of each kind, for the grades of every explainer; the run says beforehand
+    how long they take. Unset: none."""
 
 
 PROCESSES = ("processes", "nodes", "rendezvous")

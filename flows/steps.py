@@ -497,7 +497,7 @@ def decision_scores(
 
 
 def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
-    """Class activation of examples, continuity, the most confused pairs: kept in the store."""
+    """Class activation of examples, continuity, grades, most confused pairs: kept in the store."""
     store = run.store()
     features = store.features(key)
     settings = run.pipeline.explain
@@ -524,11 +524,12 @@ def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
 
 def _drawn_files(run: PipelineRun, key: str) -> list[RunFile]:
     """The files that the settings may have drawn."""
-    from alike.analysis.explain import CONFUSED, EXAMPLES, PICTURE, TABLE
+    from alike.analysis.explain import CONFUSED, EXAMPLES, GRADE, PAIR_GRADE, PICTURE, TABLE
 
     settings = run.pipeline.explain
     names = [EXAMPLES] if settings.examples else []
     names += [TABLE, PICTURE] if settings.continuity_images else []
+    names += [GRADE, PAIR_GRADE] if settings.grade_images else []
     names += [CONFUSED] if settings.confused else []
     return [run.file(name.format(key=key)) for name in names]
 
@@ -561,10 +562,41 @@ def _draw(run: PipelineRun, key: str, network: "Network") -> list[RunFile]:
                 progress=run.progress,
             )
         names += [TABLE, PICTURE]
+    if settings.grade_images:
+        # Before the pictures, under whose maps the grades stand.
+        names += _grade(run, features, network)
     if settings.confused and "last_conv" in features.arrays:
         keep_confused(features, settings.confused, split="held_out")
         names.append(CONFUSED)
     return [run.file(name.format(key=key)) for name in names]
+
+
+def _grade(run: PipelineRun, features: "Features", network: "Network") -> list[str]:
+    """Grade the explainers; returns the tables that are written, by their place."""
+    from alike.analysis.explain import GRADE, PAIR_GRADE
+    from alike.flows.explaining import by_reason, cost_line, graded
+
+    settings, left_out = run.pipeline.explain, list[str]()
+    try:
+        with run.workers.jobs() as jobs:
+            tables = graded(
+                features,
+                settings.methods or None,
+                limit=settings.grade_images,
+                split="held_out",
+                network=network,
+                map_methods=jobs.stage("grade") if jobs.remote else None,
+                progress=run.progress,
+                tell=left_out.append,
+                announce=lambda costs: run.progress("grade", 0, 0, cost_line(costs)),
+            )
+    except BadInput as error:
+        # A network that no explainer fits, or a set without held-out images, ends no run.
+        run.decide([f"Explanations are not graded: {error}"])
+        return []
+    run.decide(f"Not graded: {line}" for line in by_reason(left_out))
+    places = {"grade": GRADE, "pair_grade": PAIR_GRADE}
+    return [places[name] for name in tables]
 
 
 def retrain_network(run: PipelineRun, weights: str, key: str, loss: str) -> str:

@@ -13,6 +13,7 @@ from .explain import relevances as relevances
 from .file_names import CONFUSED as CONFUSED
 from .file_names import EXAMPLES as EXAMPLES
 from .file_names import GRADE as GRADE
+from .file_names import PAIR_GRADE as PAIR_GRADE
 from .file_names import PICTURE as PICTURE
 from .file_names import TABLE as TABLE
 from .gradients import DoesNotFit as DoesNotFit

@@ -18,10 +18,11 @@ from alike.analysis.report.lookup import (
 )
 from alike.analysis.report.parts import definitions, section, table, text
 from alike.analysis.report.words import interval_words, number, words
+from alike.extract.identity import network_title
 
 VERSION = 1
 """Of the card's form."""
-ABOUT = ("network", "weights_hash", "transform", "precision", "taps", "class_names")
+ABOUT = ("network", "args", "weights_hash", "transform", "precision", "taps", "class_names")
 SETTINGS = (
     "split", "where", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
     "measure_digests", "left_out", "warnings", "untrained", "human",
@@ -40,14 +41,18 @@ def card_of(analysis: Analysed, features: Any) -> dict[str, Any]:
     split = str(settings["split"])
     ids = sorted(features.only(settings.get("where")).table(split)["image_id"].astype(str))
     scores = table_of(analysis, "scores")
-    worst = worst_class(analysis, measure)
     source = str(store.source()[0]).rstrip("/").rpartition("/")[2]
     card = {
         "card": VERSION,
         "alike": version("alike"),
         "key": analysis.key,
-        "network": {name: attrs.get(name) for name in ABOUT},
+        "network": {
+            **{name: attrs.get(name) for name in ABOUT},
+            # A file of the user's own by its name: where it lies is of one machine.
+            "network": str(attrs.get("network")).rpartition("/")[2],
+        },
         "weights": str(attrs.get("weights")).rpartition("/")[2],
+        "title": network_title(attrs),
         "images": {
             "source": source,
             "split": split,
@@ -59,7 +64,7 @@ def card_of(analysis: Analysed, features: Any) -> dict[str, Any]:
         "measure": measure,
         "scores": _records(scores[scores["measure"].isin([measure, NETWORK])]),
         "scale": _records(rungs(analysis, None, measure)),
-        "worst_class": None if worst is None else {"class": worst[0], "sameness": worst[1]},
+        "worst_class": _worst_class(analysis, measure),
         "people": _records(table_of(analysis, "human", measure)),
         "bayes": _records(table_of(analysis, "bayes")),
         "twins": settings.get("twins"),
@@ -67,6 +72,17 @@ def card_of(analysis: Analysed, features: Any) -> dict[str, Any]:
         "settings": {name: settings.get(name) for name in SETTINGS},
     }
     return {**card, "citation": _citation(card, analysis)}
+
+
+def _worst_class(analysis: Analysed, measure: str) -> dict[str, Any] | None:
+    """The class of the lowest sameness; its interval knows that it was chosen as the lowest."""
+    worst = worst_class(analysis, measure)
+    if worst is None:
+        return None
+    score = score_of(analysis, measure, "worst_class_sameness")
+    ends = (None, None) if score is None else (score.low, score.high)
+    low, high = (None if end is None or end != end else end for end in ends)
+    return {"class": worst[0], "sameness": worst[1], "low": low, "high": high}
 
 
 def _records(rows: Any) -> list[dict[str, Any]]:
@@ -87,7 +103,7 @@ def _citation(card: dict[str, Any], analysis: Analysed) -> str:
             f" (95 % interval {span})" if span else ""
         )
     return (
-        f"{card['network']['network']} ({card['weights']}, {card['network']['weights_hash']}) on "
+        f"{card['title']} ({card['network']['weights_hash']}) on "
         f"{images['source']}, {images['evaluated']} {images['split']} images of "
         f"{len(images['classes'])} classes: {headline} by {card['measure']}. "
         f"Alike {card['alike']}, scores version {card['settings']['scores_version']}, features "

@@ -51,6 +51,7 @@ def _lists(subject: Subject, store: Any) -> str:
     body = ""
     paths = {} if store is None else _paths(store)
     suspects = table_of(subject.last, "suspects")
+    opinion = subject.last.settings.get("second_opinion")
     for kind, title in KINDS.items():
         part = suspects[suspects["kind"] == kind]
         heads = [("Image", "t"), ("Label", "t")]
@@ -67,6 +68,7 @@ def _lists(subject: Subject, store: Any) -> str:
         if lines:
             summary = f"{title}: {len(part)}"
             summary += f", the first {SHOWN}" if len(part) > SHOWN else ""
+            summary += f"; second opinion: {opinion}" if second and opinion else ""
             body += details(summary, table(heads, lines, tall=True))
     return body
 

@@ -132,9 +132,10 @@ def _pair_graded(store: "Store", name: str, key: str) -> str:
     caption = (
         f"{_images(grades, 'pairs')}, {settings['measure']}. Deletion: mean similarity to the "
         "other image while cells are blurred, the likeliest first; small is good. Insertion: while "
-        "they are put back; large is good. Energy, random orders and the same method's map "
-        "towards another image are controls. Agreement: rank correlation with the fall if one "
-        f"cell alone is blurred. {RANDOMISED}{since(store, key, settings, GRADED_BY)}"
+        f"they are put back; large is good. Energy, {settings['draws']} random orders and the same "
+        "method's map towards another image are controls; for the last, pairs exchange partners in "
+        "twos, and the interval is of the means of two. Agreement: rank correlation with the fall "
+        f"if one cell alone is blurred. {RANDOMISED}{since(store, key, settings, GRADED_BY)}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Pairs", "t"), ("Explainer", "t"), *((title, "n") for title, _ in PAIR_GRADED)]

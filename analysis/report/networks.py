@@ -45,8 +45,9 @@ def networks_section(subject: Subject, store: Any) -> str:
         lead += f" These changed since: {', '.join(stale)}. Run `alike compare --all` again."
     names = [name for name in RANKED if name in set(ranking.table["score"])]
     heads = [("Network", "t"), *((words(name).label, "n") for name in names)]
+    titles = record.get("titles", {})
     rows = [
-        [key, *(_cell(part, name) for name in names)]
+        [_named(str(key), titles), *(_cell(part, name) for name in names)]
         for key, part in ranking.table.groupby("network", sort=False)
     ]
     body = table(heads, rows) + _notes(ranking.table, record.get("left_out", {}))
@@ -78,6 +79,12 @@ def _notes(rows: pd.DataFrame, left_out: dict[str, str]) -> str:
         lines.append(f"{words(score).label}{of}: {note}")
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     return f'<ul class="plain">{items}</ul>' if items else ""
+
+
+def _named(key: str, titles: dict[str, str]) -> object:
+    """A key, and under it the network and its weights in words."""
+    under = f'<span class="sub">{text(titles[key])}</span>' if key in titles else ""
+    return Html(text(key) + under), key
 
 
 def _cell(part: pd.DataFrame, name: str) -> object:

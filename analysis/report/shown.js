@@ -26,7 +26,10 @@ const Shown = (() => {
     // Slower, but drawn: remote desktops and strict browsers have no WebGL.
     if (!webgl) for (const trace of spec.data) if (trace.type === "scattergl") trace.type = "scatter";
     const zoom = spec.layout.meta && spec.layout.meta.zoom;
-    saving(box, { SVG: async () => [await svg(box), "svg", "image/svg+xml"] }, box.id || "figure");
+    saving(box, {
+      SVG: async () => [await svg(box), "svg", "image/svg+xml"],
+      PNG: async () => [await png(box), "png", "image/png"],
+    }, box.id || "figure");
     return Plotly.newPlot(box, spec.data, dress(spec.layout),
       zoom ? { ...config, displayModeBar: true, scrollZoom: true,
         modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] } : config);
@@ -36,7 +39,7 @@ const Shown = (() => {
     if (box.alike && box.data) Plotly.react(box, box.data, dress(box.alike.layout));
   }
 
-  // What is shown, as a file: a figure as SVG, a table as CSV or LaTeX. Nothing leaves the page.
+  // What is shown, as a file: a figure as SVG or PNG, a table as CSV or LaTeX. Nothing leaves the page.
   function saving(box, ways, name) {
     if (box.nextElementSibling && box.nextElementSibling.classList.contains("saves")) return;
     const line = document.createElement("p");
@@ -58,11 +61,22 @@ const Shown = (() => {
     box.after(line);
   }
 
-  async function svg(box) {
+  // What Plotly gives for a drawing, after the comma of a data address.
+  async function drawn(box, form) {
     const layout = { ...box.layout, paper_bgcolor: css("--card") };
     const size = { width: box.clientWidth, height: box.clientHeight };
-    const address = await Plotly.toImage({ data: box.data, layout }, { format: "svg", ...size });
-    return decodeURIComponent(address.slice(address.indexOf(",") + 1));
+    const address = await Plotly.toImage({ data: box.data, layout }, { ...form, ...size });
+    return address.slice(address.indexOf(",") + 1);
+  }
+
+  async function svg(box) {
+    return decodeURIComponent(await drawn(box, { format: "svg" }));
+  }
+
+  // With twice the pixels that the screen has, so that it is sharp on a slide.
+  async function png(box) {
+    const bytes = atob(await drawn(box, { format: "png", scale: 2 }));
+    return Uint8Array.from(bytes, (one) => one.charCodeAt(0));
   }
 
   // Rows of text, the headings first; an interval under a number has a column of its own.
@@ -135,5 +149,5 @@ const Shown = (() => {
     }
   }
 
-  return { css, csv, draw, latex, redress, savable, saving, svg, tables };
+  return { css, csv, draw, latex, png, redress, savable, saving, svg, tables };
 })();

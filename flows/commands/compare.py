@@ -181,6 +181,8 @@ def _compare_all(
     images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
     of_what = f"{images} of {where}" if where else images
     print_table(ranking.wide(), f"{measure}, {of_what}, {split.value}")
+    for key, title in record["titles"].items():
+        typer.echo(f"{key}: {title}")
     for score in ("sameness", *OF_PEOPLE):
         apart = ranking.table[ranking.table["score"] == score]
         if len(apart):

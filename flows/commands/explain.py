@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 help="Names of `alike list explainers`; of two images likeness and names of "
                 "`alike list pair-explainers`. Separated by commas. "
-                "[default: likeness,likeness_lrp for two images, those that --grade names, else "
+                "[default: likeness,likeness_lrp for two images, all for --grade, else "
                 "cam,gradcam,lrp,sa]"
             ),
         ] = None,
@@ -82,9 +82,8 @@ def register(app: typer.Typer) -> None:
                 "--grade",
                 help="Measure whether the network follows its explanations, and whether the "
                 "similarity of pairs follows theirs: deletion, insertion, occlusion, random "
-                "weights. Graded are what --methods names, or by default cam,gradcam,sa,"
-                "grad_x_input,lrp, and of pairs likeness,likeness_lrp,likeness_lrp_gamma,"
-                "likeness_gradient,likeness_path.",
+                "weights. Graded are what --methods names, or by default all explainers that fit "
+                "the network. What it takes is estimated first.",
             ),
         ] = False,
         limit: Annotated[
@@ -121,6 +120,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.replacing import check_target
         from alike.extract.store import Store
         from alike.flows.console import print_json
+        from alike.flows.explaining import by_reason
 
         if cluster and not (every or continuity or grade):
             raise BadInput("--cluster is for many images: give --all, --continuity or --grade too")
@@ -159,7 +159,7 @@ def register(app: typer.Typer) -> None:
             answers |= _grade(chosen, names, measure, side, limit, cluster, left_out, as_json)
         if continuity or grade:
             answers["left_out"] = left_out
-            for line in () if as_json else dict.fromkeys(left_out):
+            for line in () if as_json else by_reason(left_out):
                 typer.echo(f"left out: {line}")
         if arrays is not None:
             answers["arrays"] = _keep(arrays, maps, as_json)
@@ -317,13 +317,19 @@ def _grade(
 ) -> dict[str, Any]:
     from alike.flows.cluster import cluster_jobs
     from alike.flows.console import print_table, progress_bars
-    from alike.flows.explaining import graded, grades_shown
+    from alike.flows.explaining import cost_line, graded, grades_shown
+
+    costs: dict[str, Any] = {}
+
+    def announce(found: dict[str, Any]) -> None:
+        costs.update({name: vars(cost) for name, cost in found.items()})
+        typer.echo(cost_line(found), err=quiet)
 
     with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         tables = graded(
             chosen, methods, measure=measure, limit=limit, split=split,
             map_methods=jobs.stage("grade") if jobs.remote else None,
-            progress=progress, tell=left_out.append,
+            progress=progress, tell=left_out.append, announce=announce,
         )  # fmt: skip
     titles = {"grade": "grades of", "pair_grade": "grades of likeness of"}
     for name, table in () if quiet else tables.items():
@@ -334,7 +340,7 @@ def _grade(
             "less …: deletion less that of this control; over …: insertion over that of it. "
             "*: the 95 % interval is without zero. All intervals: --json"
         )
-    return tables
+    return {**tables, "cost": costs}
 
 
 def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:

@@ -1,6 +1,7 @@
 """What the data allow: formulas, planted wrong labels and outliers, dataeval and cleanlab."""
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from alike.analysis.neighbours.lists import nearest
 from alike.analysis.report.data import data_section
 from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
+
+from .peers.record import read
 
 NAN = (float("nan"), float("nan"))
 
@@ -115,54 +118,76 @@ def test_lower_bound_at_its_ends():
     assert np.isnan(bayes_lower(float("nan"), 3))
 
 
+@pytest.mark.quick
 def test_bounds_are_those_of_dataeval():
-    ber_knn = pytest.importorskip("dataeval.core").ber_knn
-    draw = np.random.default_rng(0)
+    record = read("dataeval")
     for classes in (2, 4):
-        codes = np.sort(draw.integers(classes, size=200))
-        x = draw.standard_normal((200, 5)).astype(np.float32) + codes[:, None]
-        images = evaluation_set_of(np.arange(200), [str(code) for code in codes])
+        x, codes = record[f"x{classes}"], record[f"codes{classes}"]
+        lower, upper = record[f"one{classes}"]
+        images = evaluation_set_of(np.arange(len(x)), [str(code) for code in codes])
         near = near_of(x, images)
-        theirs = ber_knn(x, codes, 1)
-        wrong = theirs["upper_bound"]
+        wrong = (codes[near.places[:, 0]] != codes).mean()
+        assert upper == pytest.approx(wrong)
         table = bayes_bounds("x", near, images, (1 - wrong, *NAN)).iloc[0]
-        assert wrong == pytest.approx((codes[near.places[:, 0]] != codes).mean())
-        assert table["lower"] == pytest.approx(theirs["lower_bound"])
+        assert table["lower"] == pytest.approx(lower)
     for k in (2, 3, 5, 7):
-        theirs = ber_knn(x, (codes > 1).astype(int), k)
-        wanted = bayes_lower(theirs["upper_bound"], 2, k)
-        assert wanted == pytest.approx(theirs["lower_bound"])
+        lower, upper = record[f"voters{k}"]
+        assert bayes_lower(upper, 2, k) == pytest.approx(lower)
 
 
-def test_margins_are_those_of_cleanlab():
-    rank = pytest.importorskip("cleanlab.rank")
-    x, images, _, _ = digits()
-    near = near_of(x, images)
-    p = votes_of(near, images.codes, np.arange(10, 0, -1.0))
-    theirs = rank.get_label_quality_scores(images.codes, p, method="normalized_margin")
+@pytest.fixture
+def asked():
+    """The neighbours that cleanlab was asked of, the images, and what it said by position."""
+    record = read("cleanlab")
+    images = evaluation_set_of(np.arange(len(record["codes"])), record["codes"].astype(str))
+    places = np.argsort(images.rows)[record["near"][images.rows]]
+    near = Listed(places, np.ones(places.shape))
+    return near, images, {name: record[name][images.rows] for name in ("votes", "scores", "flags")}
+
+
+@pytest.fixture
+def cleanlab(asked, monkeypatch):
+    """What stands for the package: it answers what is recorded, to the recorded question alone."""
+    _, images, said = asked
+
+    def find_label_issues(labels, pred_probs, n_jobs):
+        np.testing.assert_array_equal(labels, images.codes)
+        np.testing.assert_allclose(pred_probs, said["votes"], atol=1e-12)
+        return said["flags"]
+
+    package = {
+        "cleanlab": ModuleType("cleanlab"), "cleanlab.filter": ModuleType("cleanlab.filter"),
+        "cleanlab.version": ModuleType("cleanlab.version"),
+    }  # fmt: skip
+    package["cleanlab.filter"].find_label_issues = find_label_issues
+    package["cleanlab.version"].__version__ = "2.9.0"
+    for name, module in package.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.quick
+def test_margins_are_those_of_cleanlab(asked):
+    near, images, said = asked
     table = suspects("pixels", near, images)
     labels = table[table["kind"] == "label"].set_index("row")["score"]
-    wanted = pd.Series(theirs, images.rows)
+    wanted = pd.Series(said["scores"], images.rows)
     assert labels.to_numpy() == pytest.approx(wanted.loc[labels.index].to_numpy())
     assert set(labels.index) == set(wanted.index[wanted < 0.5])
 
 
-def test_cleanlab_is_asked_of_the_same_neighbours():
-    find = pytest.importorskip("cleanlab.filter").find_label_issues
-    x, images, wrong, _ = digits()
-    near = near_of(x, images)
+@pytest.mark.usefixtures("cleanlab")
+def test_cleanlab_is_asked_of_the_same_neighbours(asked):
+    near, images, said = asked
     flags, why = second_opinion(near, images)
-    assert why == ""
-    wanted = find(
-        labels=images.codes, pred_probs=votes_of(near, images.codes, np.arange(10, 0, -1.0))
-    )
-    assert (flags == wanted).all()
+    assert why == "cleanlab 2.9.0"
+    assert (flags == said["flags"]).all()
     # It finds most of what was planted, by a rule of its own.
+    _, _, wrong, _ = digits()
     assert flags[wrong].mean() > 0.8
     table = suspects("pixels", near, images, flags)
     labels = table[table["kind"] == "label"]
-    said = pd.Series(flags, images.rows).loc[labels["row"]].map({True: "yes", False: "no"})
-    assert labels["cleanlab"].tolist() == said.tolist()
+    opinions = pd.Series(flags, images.rows).loc[labels["row"]].map({True: "yes", False: "no"})
+    assert labels["cleanlab"].tolist() == opinions.tolist()
     assert set(table.loc[table["kind"] == "outlier", "cleanlab"]) <= {""}
     assert (labels["cleanlab"].iloc[:90] == "yes").mean() > 0.9
 
@@ -174,14 +199,15 @@ def test_without_cleanlab_its_column_is_left_out(tmp_path, made, write_features,
     found = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
     assert "cleanlab" not in found.tables["suspects"]
     assert "pip install cleanlab" in found.settings["left_out"]["cleanlab"]
+    assert found.settings["second_opinion"] is None
 
 
+@pytest.mark.usefixtures("cleanlab")
 @pytest.mark.parametrize("room", [0, 2**40])
-def test_votes_that_are_too_many_are_not_shown_to_cleanlab(room, monkeypatch):
-    pytest.importorskip("cleanlab.filter")
-    x, images, _, _ = digits()
+def test_votes_that_are_too_many_are_not_shown_to_cleanlab(room, asked, monkeypatch):
+    near, images, _ = asked
     monkeypatch.setattr(data_limits, "OPINION_BYTES", room)
-    flags, why = second_opinion(near_of(x, images), images)
+    flags, why = second_opinion(near, images)
     assert (flags is None) == (room == 0)
     assert ("those of 1797 images for 10 classes take 0.0 GB" in why) == (room == 0)
 
@@ -198,9 +224,11 @@ def test_a_second_opinion_is_shown_beside_each_label():
     tables = {"suspects": table, "bayes": bounds}
     agreeing = int(flags[place].sum())
     assert f"Of these labels cleanlab suspects {agreeing}," in data_sentences(tables)[1]
-    analysis = Analysis("net", len(images), images.classes, {}, tables)
+    settings = {"second_opinion": "cleanlab 2.9.0"}
+    analysis = Analysis("net", len(images), images.classes, settings, tables)
     page = data_section(Subject(analysis, None, None, "pixels"), None)
     assert "cleanlab suspects it" in page
+    assert f"{len(labels)}; second opinion: cleanlab 2.9.0" in page
     assert page.count(">yes</td>") == min(agreeing, 200)
 
 

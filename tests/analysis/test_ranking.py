@@ -19,6 +19,7 @@ from alike.analysis.pairs.movements import auc_movements
 from alike.analysis.ranking import Ranking, common_images, rank_correlation
 from alike.analysis.report.networks import networks_section
 from alike.extract.errors import BadInput
+from alike.extract.identity import network_title
 from alike.flows.cli import main
 
 NOISE = (0.0, 0.3, 0.6, 1.0, 1.6)
@@ -75,7 +76,10 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     assert of["networks"] == 5
 
     page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-2-0")), store)
+    titles = {key: network_title(store.features(key).attrs) for key in kept.record["digests"]}
+    assert said["titles"] == titles
     assert all(f"net-{i}-0" in page for i in range(5))
+    assert all(title in page for title in titles.values())
     assert "Rank correlation of sameness with accuracy" in page
     assert "network-map" in page
     for method in ("linear-cka", "procrustes", "mutual-knn", "rsa"):

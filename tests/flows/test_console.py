@@ -69,7 +69,7 @@ def test_grades_fit_a_terminal_of_100_columns(monkeypatch):
     table = table_of(numbers, 9, (7, 7), PAIR_NUMBERS)
     table = pd.concat([table.assign(pairs="same class"), table.assign(pairs="different classes")])
     shown = grades_shown(table)
-    title = "9 images of 49 cells, 8 of likeness"
+    title = "9 pairs, 49 cells, 8 of likeness"
     assert list(shown) == [f", same class, {title}", f", different classes, {title}"]
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)

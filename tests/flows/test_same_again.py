@@ -82,6 +82,26 @@ def run(place, folder="out", **settings):
     return finished, Analysis.load(this.store(), finished.key).tables, sections
 
 
+def test_a_run_grades_its_explanations(place):
+    """Once, until the settings or the features change; without the setting no report shows them."""
+    finished, _, shown = run(place, confused="1\ngrade_images = 3")
+    store = Store.open(place / "out" / "store")
+    file = place / "out" / "store" / "tables" / finished.key / "grade.parquet"
+    for heading in ("Does the network follow its explanations?", "Does the similarity follow"):
+        assert heading in shown["explanations"]
+    assert "Grade of the maps, deletion less that of energy: cam" in shown["explanations"]
+    grades, _ = store.read_table(f"tables/{finished.key}/grade.parquet")
+    assert set(grades["n_images"]) == {3}
+    assert {"cam", "lrp", "deep_taylor", "energy", "random"} <= set(grades["explainer"])
+    pairs, _ = store.read_table(f"tables/{finished.key}/pair_grade.parquet")
+    assert {"likeness", "likeness_lrp_epsilon"} <= set(pairs["explainer"])
+    written = file.stat().st_mtime_ns
+    assert run(place, confused="1\ngrade_images = 3")[2] == shown
+    assert file.stat().st_mtime_ns == written
+    assert "Does the network follow" not in run(place)[2]["explanations"]
+    assert not file.exists()
+
+
 def relabelled(place):
     files = sorted((place / "digits" / "0").glob("*.png"))[:4]
     moved = [(file, file.rename(place / "digits" / "1" / file.name)) for file in files]

@@ -421,10 +421,21 @@ def test_figures_and_tables_are_saved_as_files(page, address):
         "const all = [...document.querySelectorAll('.saves button')];"
         "return all.map((one) => { one.click(); return one.textContent; });"
     )
-    assert {"SVG", "CSV", "LaTeX"} <= set(labels)
-    kinds = {"SVG": "image/svg+xml", "CSV": "text/csv", "LaTeX": "text/x-tex"}
-    page.wait(f"window.saved.length === {len(labels)}")
-    assert sorted(page.run("return window.saved")) == sorted(kinds[one] for one in labels)
+    assert {"SVG", "PNG", "CSV", "LaTeX"} <= set(labels)
+    assert labels.count("PNG") == labels.count("SVG")
+    kinds = {"SVG": "image/svg+xml", "CSV": "text/csv", "LaTeX": "text/x-tex", "PNG": "image/png"}
+    # Plotly draws a PNG of an SVG, for which it makes an address too.
+    wanted = [kinds[one] for one in labels] + ["image/svg+xml;charset=utf-8"] * labels.count("PNG")
+    page.wait(f"window.saved.length === {len(wanted)}")
+    assert sorted(page.run("return window.saved")) == sorted(wanted)
+    page.run(
+        "window.sides = null; const plot = document.querySelector('.js-plotly-plot');"
+        "Shown.png(plot).then((bytes) => createImageBitmap(new Blob([bytes])))"
+        ".then((one) => { window.sides = [one.width, one.height, plot.clientWidth]; });"
+    )
+    width, height, shown = page.wait("window.sides")
+    assert width == 2 * shown
+    assert height > 100
     assert_quiet(page, address)
 
 

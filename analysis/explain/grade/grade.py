@@ -42,6 +42,7 @@ NUMBERS = (
     "deletion", "insertion", "deletion_to_energy", "deletion_to_random", "insertion_to_energy",
     "insertion_to_random", "agreement", "randomised",
 )  # fmt: skip
+TO_ANOTHER = "deletion_to_another"
 Numbers = dict[str, dict[str, Floats]]
 """Name of an explainer or control to name of a number to its value (N,) of each image."""
 
@@ -143,11 +144,11 @@ def grades_of_images(
     for done, method in enumerate(methods, start=1):
         explainer(method)
         try:
-            cells[method] = _cells(module, images, target, method, grid, grading, limits)
+            cells[method] = cells_of(module, images, target, method, grid, grading, limits)
         except DoesNotFit as error:
             tell(f"{method}: {error}")
             continue
-        permuted[method] = _cells(other, images, target, method, grid, grading, limits)
+        permuted[method] = cells_of(other, images, target, method, grid, grading, limits)
         progress("maps", done, len(methods), method)
     if not cells:
         raise BadInput(f"none of {', '.join(methods)} fits this network")
@@ -189,29 +190,32 @@ def numbers_of(
         grid: of the cells.
         grading: how.
         progress: told after every name.
-        another: name to the same for another score of the images, as a further control.
+        another: name to the same for another score of the images, as a further control. Images
+            share these scores in twos, the first and second, the third and fourth and so on.
     """
     fill = blurred(images)
     whole, blank = (of(inputs).double().cpu().numpy() for inputs in (images, fill))
     falls = occlusion(of, images, fill, grid, whole)
     draw = np.random.default_rng(grading.seed)
 
-    def areas(values: Floats) -> Areas:
-        """Areas of the order by values (N, K) of the cells; NaN where these are all the same."""
-        ranks, ranked = ranks_of(values), np.ptp(values, axis=1) > 0
-        ways = (
-            stepped(of, images, fill, ranks, grid, grading.steps, (whole, blank)),
-            stepped(of, fill, images, ranks, grid, grading.steps, (blank, whole)),
-        )
-        return Areas(*(np.where(ranked, area(way), np.nan) for way in ways))
+    def deletion(values: Floats) -> Floats:
+        """Area of the order by values (N, K) of the cells; NaN where these are all the same."""
+        way = stepped(of, images, fill, ranks_of(values), grid, grading.steps, (whole, blank))
+        return np.where(np.ptp(values, axis=1) > 0, area(way), np.nan)
+
+    def insertion(values: Floats) -> Floats:
+        way = stepped(of, fill, images, ranks_of(values), grid, grading.steps, (blank, whole))
+        return np.where(np.ptp(values, axis=1) > 0, area(way), np.nan)
 
     ways: dict[str, Areas] = {}
     for done, (name, values) in enumerate(cells.items(), start=1):
-        ways[name] = areas(values)
+        ways[name] = Areas(deletion(values), insertion(values))
         progress("grade", done, len(cells) + 1, name)
-    chance = [areas(draw.random(falls.shape)) for _ in range(grading.draws)]
-    ways[RANDOM] = Areas(*np.mean([(one.deletion, one.insertion) for one in chance], axis=0))
-    elsewhere = {name: areas(values).deletion for name, values in (another or {}).items()}
+    orders = (draw.random(falls.shape) for _ in range(grading.draws))
+    # Deletion in one order is insertion in the reverse of it, which is as random: one way is both.
+    chance = np.mean([deletion(order) for order in orders], axis=0)
+    ways[RANDOM] = Areas(chance, chance)
+    elsewhere = {name: deletion(values) for name, values in (another or {}).items()}
     none = np.full(len(images), np.nan)
     return {
         name: {
@@ -224,7 +228,7 @@ def numbers_of(
                 for what in ("deletion", "insertion")
                 for control in (ENERGY, RANDOM)
             },
-            "deletion_to_another": way.deletion - elsewhere.get(name, none),
+            TO_ANOTHER: way.deletion - elsewhere.get(name, none),
             "agreement": rank_agreement(cells[name], falls) if name in cells else none,
             "randomised": rank_agreement(cells[name], permuted[name]) if name in permuted else none,
         }
@@ -239,10 +243,17 @@ def table_of(
     columns = (part for name in names for part in (name, f"{name}_low", f"{name}_high"))
     rows = []
     for explainer_name, values in numbers.items():
-        spans = [part for name in names for part in mean_interval(values[name])]
+        spans = [part for name in names for part in mean_interval(_independent(name, values[name]))]
         counted = int(np.isfinite(values["deletion"]).sum())
         rows.append((explainer_name, *spans, n_images, counted, grid[0] * grid[1]))
     return pd.DataFrame(rows, columns=["explainer", *columns, "n_images", "n_counted", "cells"])
+
+
+def _independent(name: str, values: Floats) -> Floats:
+    """Values (N,) of images; of a number that images share in twos, the means (N // 2,) of both."""
+    if name != TO_ANOTHER:
+        return values
+    return np.asarray(values[: len(values) // 2 * 2].reshape(-1, 2).mean(axis=1))
 
 
 def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
@@ -260,7 +271,7 @@ def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
     return other
 
 
-def _cells(
+def cells_of(
     module: nn.Module,
     images: Tensor,
     target: Tensor,
@@ -269,6 +280,7 @@ def _cells(
     grading: Grading,
     limits: tuple[Tensor, Tensor] | None,
 ) -> Floats:
+    """Relevance (N, K) of the cells by an explainer of classes."""
     parts = zip(
         batches(images, grading.batch_size), batches(target, grading.batch_size), strict=True
     )

@@ -17,6 +17,7 @@ from alike.analysis.explain.grade.grade import (
     ENERGY,
     NUMBERS,
     SIDE,
+    TO_ANOTHER,
     Grading,
     numbers_of,
     table_of,
@@ -26,6 +27,7 @@ from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.images import LIKENESS
 from alike.analysis.explain.inputs import evaluating
 from alike.analysis.explain.likeness_pixels import (
+    PAIR_EXPLAINERS,
     Embedding,
     Limits,
     map_relevance_to,
@@ -37,15 +39,8 @@ from alike.extract.errors import BadInput
 from alike.extract.networks import forward_taps
 from alike.extract.progress import Progress, silent
 
-PAIR_METHODS = (
-    LIKENESS,
-    "likeness_lrp",
-    "likeness_lrp_gamma",
-    "likeness_gradient",
-    "likeness_path",
-)
-USUAL_GRADING = Grading(draws=5)
-PAIR_NUMBERS = (*NUMBERS, "deletion_to_another")
+PAIR_METHODS = (LIKENESS, *PAIR_EXPLAINERS)
+PAIR_NUMBERS = (*NUMBERS, TO_ANOTHER)
 
 
 def grade_pairs(
@@ -75,14 +70,17 @@ def grade_pairs(
 
     Returns:
         The table of `grade` with deletion_to_another, low and high: deletion less that of the
-        same method's map towards the partner of the next image.
+        same method's map towards the partner of another pair. The first and the second pair lend
+        each other their partners, the third and the fourth, and so on; so the mean and its
+        interval are of the means of two pairs, which share no image with other two. A last pair
+        without a fellow counts not.
 
     Raises:
         BadInput: fewer than two pairs, an unknown method, or none of them fits.
     """
     if len(images) < 2:
         raise BadInput(f"{len(images)} pairs: give two or more")
-    grading, embedding = grading or USUAL_GRADING, embedding or usual_embedding()
+    grading, embedding = grading or Grading(), embedding or usual_embedding()
     module = embedding.ready(module, (int(images.shape[-2]), int(images.shape[-1])))
 
     def vectors_of(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -100,14 +98,16 @@ def grade_pairs(
     targets = vectors_of(module, partners)
     asked = {
         "own": (module, targets),
-        "another": (module, targets.roll(-1, 0)),
+        "another": (module, _exchanged(targets)),
         "permuted": (changed, vectors_of(changed, partners)),
     }
     cells: dict[str, dict[str, Floats]] = {name: {} for name in asked}
     for done, method in enumerate(methods, start=1):
         try:
             for name, (network, other) in asked.items():
-                maps = _maps(network, images, other, method, embedding, grading, limits)
+                maps = maps_to(
+                    network, images, other, method, embedding, grading.batch_size, limits
+                )
                 cells[name][method] = in_cells(maps, grid)
         except DoesNotFit as error:
             tell(f"{method}: {error}")
@@ -128,21 +128,27 @@ def grade_pairs(
     return table_of(numbers, len(images), grid, PAIR_NUMBERS)
 
 
-def _maps(
+def _exchanged(targets: Tensor) -> Tensor:
+    """Targets (N, D) exchanged between the first and second, the third and fourth and so on."""
+    order = torch.arange(len(targets))
+    even = len(order) // 2 * 2
+    order[:even] = order[:even].reshape(-1, 2).flip(1).flatten()
+    return targets[order.to(targets.device)]
+
+
+def maps_to(
     module: nn.Module,
     images: Tensor,
     other: Tensor,
     method: str,
     embedding: Embedding,
-    grading: Grading,
+    batch_size: int,
     limits: Limits,
 ) -> Tensor:
-    """Maps (N, h, w) of images towards vectors."""
+    """Maps (N, h, w) of images (N, 3, H, W) towards vectors (N, D)."""
     if method != LIKENESS:
         pair_explainer(method)
-    parts = zip(
-        batches(images, grading.batch_size), batches(other, grading.batch_size), strict=True
-    )
+    parts = zip(batches(images, batch_size), batches(other, batch_size), strict=True)
     maps = [
         map_relevance_to(module, part, vectors, embedding)
         if method == LIKENESS

@@ -1,22 +1,27 @@
 """Grades of the explainers of a store's network, on its images: a table in the store."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from alike.analysis.explain.explain import EXPLAINERS, relevances
 from alike.analysis.explain.file_names import DIGEST, GRADE, PAIR_GRADE
-from alike.analysis.explain.grade.grade import Grading, grade
-from alike.analysis.explain.grade.pairs import PAIR_METHODS, USUAL_GRADING, grade_pairs, pairs_of
-from alike.analysis.explain.inputs import network_for, worker_network
+from alike.analysis.explain.grade.cost import GradeCost, forward_passes, timed_cost
+from alike.analysis.explain.grade.grade import SIDE, Grading, grade
+from alike.analysis.explain.grade.pairs import PAIR_METHODS, grade_pairs, maps_to, pairs_of
+from alike.analysis.explain.gradients import DoesNotFit
+from alike.analysis.explain.inputs import evaluating, network_for, ready_module, worker_network
 from alike.analysis.explain.likeness_pixels import USUAL, embedding_of
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.pair import stored_frames
 from alike.extract.embedding import MapBlocks
 from alike.extract.errors import BadInput
+from alike.extract.networks import forward_taps
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from alike.extract.networks import Network
     from alike.extract.store import Features
 
-METHODS = ("cam", "gradcam", "sa", "grad_x_input", "lrp")
+METHODS = tuple(EXPLAINERS)
 
 
 def grade_of(
@@ -60,18 +65,67 @@ def grade_of(
         BadInput: fewer than two images, or no explainer fits.
     """
     features.store.require_writable()
-    network = network_for(features, network)
-    grading = grading or Grading()
+    work = _images_of(features, network, n_images, split, grading)
+    result = _graded(work, methods, map_methods, progress, tell)
+    settings = {**vars(work.grading), "split": split, "n_images": len(work.rows)}
+    _keep(features, GRADE, result, settings)
+    return result
+
+
+def grade_costs(
+    features: "Features",
+    methods: "Sequence[str]" = METHODS,
+    pair_methods: "Sequence[str]" = PAIR_METHODS,
+    network: "Network | None" = None,
+    *,
+    measure: str = USUAL,
+    n_images: int = 32,
+    split: str | None = "held_out",
+) -> dict[str, GradeCost]:
+    """What `grade_of` and `pair_grade_of` take, from maps of a few images.
+
+    Args:
+        features: whose images and network.
+        methods: of `grade_of`.
+        pair_methods: of `pair_grade_of`.
+        network: the one that made the features; None: it is loaded.
+        measure: of `pair_grade_of`.
+        n_images: number of images, and of pairs of each kind.
+        split: `train`, `held_out` or None for both.
+
+    Returns:
+        `grade` and `pair_grade` to costs; what nothing can be graded for is left out.
+
+    Raises:
+        BadInput: an unknown explainer or measure.
+    """
+    network, table = network_for(features, network), features.table(split)
+    costs = {}
+    if methods and len(table) > 1:
+        images = _images_of(features, network, n_images, split, None)
+        costs["grade"] = images.cost(methods)
+    if pair_methods and pairs_of(table, n_images):
+        pairs = _pairs_of(features, network, measure, n_images, split, None)
+        # A measure that the network lacks: no pair is graded.
+        with suppress(DoesNotFit):
+            costs["pair_grade"] = pairs.cost(pair_methods)
+    return costs
+
+
+def _images_of(
+    features: "Features",
+    network: "Network | None",
+    n_images: int,
+    split: str | None,
+    grading: Grading | None,
+) -> "_ImageGrades":
     table = features.table(split)
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: a grade needs two or more")
     place = table.groupby(table["label"].fillna("")).cumcount()
     table = table.iloc[np.lexsort((table["image_id"], place))[:n_images]]
-    work = _ImageGrades(features, network, table["row"].tolist(), grading)
-    result = _graded(work, methods, map_methods, progress, tell)
-    settings = {**vars(grading), "split": split, "n_images": len(table)}
-    _keep(features, GRADE, result, settings)
-    return result
+    rows = table["row"].tolist()
+    return _ImageGrades(features, network_for(features, network), rows, grading or Grading())
 
 
 def pair_grade_of(
@@ -110,8 +164,20 @@ def pair_grade_of(
         BadInput: no two pairs, an unknown measure, or no explainer fits.
     """
     features.store.require_writable()
-    network = network_for(features, network)
-    grading = grading or USUAL_GRADING
+    work = _pairs_of(features, network, measure, n_pairs, split, grading)
+    result = _graded(work, methods, map_methods, progress, tell)
+    _keep(features, PAIR_GRADE, result, {**vars(work.grading), "split": split, "measure": measure})
+    return result
+
+
+def _pairs_of(
+    features: "Features",
+    network: "Network | None",
+    measure: str,
+    n_pairs: int,
+    split: str | None,
+    grading: Grading | None,
+) -> "_PairGrades":
     table = features.table(split)
     kinds = pairs_of(table, n_pairs)
     if not kinds:
@@ -121,10 +187,8 @@ def pair_grade_of(
         kind: [(int(rows[one]), int(rows[other])) for one, other in of_kind]
         for kind, of_kind in kinds.items()
     }
-    work = _PairGrades(features, network, pairs, measure, grading)
-    result = _graded(work, methods, map_methods, progress, tell)
-    _keep(features, PAIR_GRADE, result, {**vars(grading), "split": split, "measure": measure})
-    return result
+    network = network_for(features, network)
+    return _PairGrades(features, network, pairs, measure, grading or Grading())
 
 
 @dataclass(frozen=True)
@@ -149,6 +213,16 @@ class _ImageGrades:
             progress=progress,
             tell=tell,
         )
+
+    def cost(self, methods: "Sequence[str]") -> GradeCost:
+        inputs, limits = _inputs(self.features, self.network, self.rows)
+        module = ready_module(self.network.module, (inputs.shape[-2], inputs.shape[-1]))
+
+        def maps(method: str, batch: Tensor) -> Tensor:
+            target = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+            return relevances(module, batch, [method], target, limits=limits)[method].cpu()
+
+        return _timed(methods, inputs, len(inputs), module, self.grading, maps, maps_each=2)
 
     def __call__(self, method: str) -> "Answer":
         return _of_one(self, method)
@@ -185,6 +259,21 @@ class _PairGrades:
             parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
+    def cost(self, methods: "Sequence[str]") -> GradeCost:
+        embedding = embedding_of(self.features, self.measure)
+        pairs = [pair for of_kind in self.pairs.values() for pair in of_kind]
+        rows = [one for one, _ in pairs[: self.grading.batch_size]]
+        inputs, limits = _inputs(self.features, self.network, rows)
+        size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+        module = embedding.ready(self.network.module, size)
+
+        def maps(method: str, batch: Tensor) -> Tensor:
+            others = embedding.vectors(module, batch)
+            size = self.grading.batch_size
+            return maps_to(module, batch, others, method, embedding, size, limits)
+
+        return _timed(methods, inputs, len(pairs), module, self.grading, maps, maps_each=3)
+
     def __call__(self, method: str) -> "Answer":
         return _of_one(self, method)
 
@@ -192,6 +281,34 @@ class _PairGrades:
         """Travel without weights and open files."""
         place = self.features.store.place, self.features.key
         return _reopened, (_PairGrades, *place, self.pairs, self.measure, self.grading)
+
+
+def _timed(
+    methods: "Sequence[str]",
+    inputs: Tensor,
+    count: int,
+    module: nn.Module,
+    grading: Grading,
+    maps: "Callable[[str, Tensor], Tensor]",
+    *,
+    maps_each: int,
+) -> GradeCost:
+    """Cost for a number of images; a grade of pairs has three maps of each, of images two."""
+
+    def last_map(batch: Tensor) -> Tensor:
+        with evaluating(module), torch.no_grad():
+            return forward_taps(module, batch, ["last_conv"])["last_conv"].cpu()
+
+    down, right = (min(SIDE, side) for side in last_map(inputs[:1]).shape[-2:])
+
+    def passes(explainers: int) -> int:
+        another = maps_each == 3
+        return forward_passes(down * right, grading.steps, grading.draws, explainers, another)
+
+    return timed_cost(
+        methods, inputs[: grading.batch_size], count, last_map, maps,
+        maps_each=maps_each, passes=passes,
+    )  # fmt: skip
 
 
 Answer = tuple[pd.DataFrame | None, list[str]]

@@ -1,7 +1,6 @@
 """Grades of explainers: against loops over cells, and on networks whose truth is known."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,9 @@ from scipy.stats import skew, spearmanr, t
 from torch import nn
 
 from alike.analysis.explain.explain import relevance
+from alike.analysis.explain.grade import grade as grades
+from alike.analysis.explain.grade import pairs as pair_grades
+from alike.analysis.explain.grade.cost import forward_passes, timed_cost
 from alike.analysis.explain.grade.curves import blurred, in_cells, ranks_of
 from alike.analysis.explain.grade.grade import (
     Grading,
@@ -24,7 +26,9 @@ from alike.analysis.explain.grade.grade import (
 )
 from alike.analysis.explain.grade.intervals import mean_interval
 from alike.analysis.explain.grade.pairs import grade_pairs, pairs_of
+from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.likeness_maps import likeness
+from alike.analysis.explain.likeness_pixels import Embedding
 from alike.extract.errors import BadInput
 
 ROOT = Path(__file__).parents[3]
@@ -220,14 +224,16 @@ def cosine(network, x, other):
 
 @torch.no_grad()
 def test_numbers_of_pairs_are_those_of_loops():
-    network, images = Corner().eval().double(), blocks(20)
-    images, partners = images[:10], images[10:]
+    network, images = Corner().eval().double(), blocks(34)
+    images, partners = images[:17], images[17:]
     table = grade_pairs(network, images, partners, ["likeness", "likeness_lrp"], grading=FEW)
     table = table.set_index("explainer")
     maps = [network.relu(network.conv(one)).numpy() for one in (images, partners)]
     deletions = {}
-    for shift in (0, 1):
-        others = np.roll(maps[1], -shift, axis=0)
+    # The first pair and the second lend each other their partners, and so on; the last has none.
+    lenders = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14, 16]
+    for shift, order in enumerate((range(17), lenders)):
+        others = maps[1][list(order)]
         cells = [likeness(a, b).on_a.flatten() for a, b in zip(maps[0], others, strict=True)]
         every = [
             naive(lambda x, b=b: cosine(network, x, b), a, row, 4)
@@ -241,7 +247,7 @@ def test_numbers_of_pairs_are_those_of_loops():
         assert table.loc["likeness", "insertion"] == pytest.approx(inserted, abs=1e-5)
         agreed = [spearmanr(row, one[2]).statistic for row, one in zip(cells, every, strict=True)]
         assert table.loc["likeness", "agreement"] == pytest.approx(np.mean(agreed), abs=1e-9)
-    apart = deletions[0] - deletions[1]
+    apart = (deletions[0] - deletions[1])[:16].reshape(8, 2).mean(1)
     columns = [f"deletion_to_another{end}" for end in ("", "_low", "_high")]
     wanted = interval(apart)
     assert table.loc["likeness", columns].to_numpy(float) == pytest.approx(wanted, abs=2e-5)
@@ -318,24 +324,77 @@ def test_pairs_use_no_image_twice():
     assert pairs_of(table.assign(label=None), 3) == {}
 
 
-@pytest.mark.quick
-def test_help_and_docs_name_what_is_graded():
-    from typer.testing import CliRunner
+@torch.no_grad()
+def test_random_orders_are_those_of_loops():
+    network, images = Corner().eval(), planted(3)
+    of = {"energy": np.zeros((3, 16)), "one": np.random.default_rng(2).random((3, 16))}
+    few = Grading(steps=4, draws=5, seed=3)
 
+    def score(x):
+        return network(x).softmax(1)[:, 0]
+
+    numbers = numbers_of(score, images, of, {}, (4, 4), few)["random"]
+    draw, deleted, inserted = np.random.default_rng(3), [], []
+    for _ in range(5):
+        order = draw.random((3, 16))
+        both = [(naive(lambda x: float(score(x[None])), image, row, 4)[0],
+                 naive(lambda x: float(score(x[None])), image, -row, 4)[1])
+                for image, row in zip(images, order, strict=True)]  # fmt: skip
+        deleted.append([one for one, _ in both])
+        inserted.append([one for _, one in both])
+    assert numbers["deletion"] == pytest.approx(np.mean(deleted, 0), abs=2e-5)
+    # The reverse of an order puts back first what the order blurs last.
+    assert numbers["insertion"] == pytest.approx(np.mean(inserted, 0), abs=2e-5)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_forward_passes_are_counted_before(pairs, monkeypatch):
+    """All that runs through the network but maps: counted by its last layer."""
+    network, images, rows = Corner().eval(), planted(6), []
+
+    def no_maps(module, batch, *rest, **kwargs):
+        return torch.rand(len(batch), 16, 16, generator=torch.Generator().manual_seed(len(rows)))
+
+    monkeypatch.setattr(
+        grades, "relevances", lambda m, x, names, *_, **__: {names[0]: no_maps(m, x)}
+    )
+    monkeypatch.setattr(pair_grades, "relevance_to", no_maps)
+    # The network itself, and none folded: its passes are those of its convolution.
+    monkeypatch.setattr(grades, "ready_module", lambda module, size: module)
+    monkeypatch.setattr(Embedding, "ready", lambda self, module, size: module)
+    whole = nn.Conv2d.forward
+
+    def counted(self, x):
+        rows.append(len(x))
+        return whole(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counted)
+    few = Grading(steps=5, draws=3, batch_size=4)
+    if pairs:
+        grade_pairs(network, images, images.flip(0), ["likeness_lrp", "likeness_path"], grading=few)
+    else:
+        grade(network, images, ["sa", "lrp"], grading=few)
+    # A pass of one image finds the taps of a network, once; batches are of 4 and 2.
+    assert sum(n for n in rows if n > 1) == 6 * forward_passes(16, 5, 3, 2, pairs)
+
+
+@pytest.mark.quick
+def test_costs_leave_out_what_does_not_fit():
+    def maps(method, batch):
+        if method == "b":
+            raise DoesNotFit("no rule")
+        return batch
+
+    batch = torch.zeros(2, 3, 4, 4)
+    cost = timed_cost(["a", "b"], batch, 10, lambda x: x, maps, maps_each=2, passes=lambda n: 7 * n)
+    assert (cost.explainers, cost.asked, cost.images, cost.passes) == (1, 2, 10, 70)
+    assert cost.seconds > 0
+
+
+@pytest.mark.quick
+def test_all_explainers_are_graded_by_default():
     from alike.analysis.explain import EXPLAINERS, LIKENESS, PAIR_EXPLAINERS
     from alike.analysis.explain.grade import METHODS, PAIR_METHODS
-    from alike.flows.cli import app
 
-    said = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "400"}).output
-    assert f"cam,{','.join(METHODS[1:])}, and of pairs {','.join(PAIR_METHODS)}." in said
-    page = (ROOT / "docs" / "explanations.md").read_text()
-    of_one, of_two = page.split("## Grades")[1].split("### Of likeness")
-    for part, named, every in (
-        (of_one, METHODS, EXPLAINERS),
-        (of_two, PAIR_METHODS, {LIKENESS, *PAIR_EXPLAINERS}),
-    ):
-        graded, others = re.search(
-            r"By default(.*?)(?:`\.|are graded,)(.*?)(?:are not|`--)", part, re.S
-        ).groups()
-        assert set(re.findall(r"`(\w+)", graded)) == set(named)
-        assert set(re.findall(r"`(\w+)", others)) == set(every) - set(named)
+    assert list(EXPLAINERS) == list(METHODS)
+    assert [LIKENESS, *PAIR_EXPLAINERS] == list(PAIR_METHODS)

@@ -215,7 +215,11 @@ def test_grades_are_kept_in_the_store_and_shown(features, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
-    said = json.loads(capsys.readouterr().out)["grade"]
+    answer = capsys.readouterr()
+    said = json.loads(answer.out)["grade"]
+    cost = json.loads(answer.out)["cost"]["grade"]
+    assert (cost["explainers"], cost["asked"], cost["images"]) == (2, 2, 4)
+    assert "grading 2 of 2 explainers of a class on 4 images: " in answer.err
     assert [row["explainer"] for row in said] == ["cam", "lrp", "energy", "random"]
     assert all(row["n_images"] == 4 and 0 <= row["deletion"] <= 1 for row in said)
     shown = explanations_section({"network": features.key}, features.store)

@@ -9,6 +9,7 @@ import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.people import read_answers
+from alike.analysis.report import card_of
 from alike.flows.cli import main
 
 
@@ -38,6 +39,11 @@ def test_card(tmp_path, made, write_features, run):
     assert f"sameness {own['value']:.3f}" in card["citation"]
     kept = {row["score"]: row for row in card["scores"] if row["measure"] == "gap_cosine"}
     assert kept["sameness"]["low"] == pytest.approx(own["low"])
+    worst = scores[scores["score"] == "worst_class_sameness"].set_index("measure")
+    wanted = worst.loc["gap_cosine"]
+    assert card["worst_class"]["class"] in wanted["note"]
+    assert card["worst_class"]["sameness"] == pytest.approx(wanted["value"])
+    assert card["worst_class"]["low"] is card["worst_class"]["high"] is None  # of few images
     ids = "\n".join(sorted(features.table("held_out")["image_id"]))
     assert card["images"]["ids_sha256"] == hashlib.sha256(ids.encode()).hexdigest()
     assert card["images"]["source"] == "pets"
@@ -57,6 +63,17 @@ def test_card(tmp_path, made, write_features, run):
         status, shown = run("card", *stores, "--to", tmp_path / "c.json")
         assert status == 2
         assert "give one store" in shown.err
+
+
+@pytest.mark.quick
+def test_the_worst_class_has_its_interval(tmp_path, made, write_features):
+    features = write_features(tmp_path / "store", made)
+    features.store.set_source("pets", {})
+    analysis = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
+    scores = analysis.tables["scores"]
+    scores.loc[scores["score"] == "worst_class_sameness", ["low", "high"]] = -0.25, 0.75
+    worst = card_of(analysis, features)["worst_class"]
+    assert (worst["low"], worst["high"]) == (-0.25, 0.75)
 
 
 def test_card_says_who_was_asked(tmp_path, made, write_features, run):
