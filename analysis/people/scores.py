@@ -267,6 +267,9 @@ def _of_pairs(
     people, codes = asked.people, asked.codes
     values = people.compare(similarity, codes)
     note = asked.note
+    if not np.isfinite(values["all_pairs"]):
+        one = "people, or the measure, gave all pairs of images one similarity: no correlation"
+        note = "; ".join([*filter(None, [note]), one])
     if isinstance(people, _Votes) and 0 < splits < SPLITS:
         note = "; ".join([*filter(None, [note]), f"ceilings from {splits} splits of the raters"])
     low, high, half = people.ceilings(similarity, codes, draw, splits) if splits else ({}, {}, {})
