@@ -210,7 +210,7 @@ class _AskedPairs:
         places: of the images in the evaluation set.
         codes: (n,) their classes.
         people: what was said of them.
-        note: that they are a sample, or of one rater.
+        note: that they are some of the images, a sample, or of one rater.
     """
 
     places: NDArray[np.int64]
@@ -229,6 +229,8 @@ class _AskedPairs:
         places, of = at[here][order], np.flatnonzero(here)[order]
         votes = answers.kind == "votes"
         notes = [] if votes or len(answers.values) > 1 else [ONE_RATER]
+        if len(places) < len(images):
+            notes.append(f"people saw {len(places)} of the {len(images)} images")
         if len(places) > MOST:
             sampled = np.isin(places, _sample(images.take(places), places, seed))
             notes.append(f"a stratified sample of {int(sampled.sum())} of {len(places)} images")

@@ -192,6 +192,14 @@ def test_people_of_one_opinion_agree_with_nothing():
     assert all("one similarity" in note for note in table["note"])
 
 
+def test_images_that_nobody_saw_are_counted():
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
+    vectors = held_vectors(draw.standard_normal((12, 4)).astype(np.float32), "cosine")
+    table = human_scores(votes_of(draw.integers(1, 5, (9, 3))), vectors, images, draws=0, splits=0)
+    assert set(table["note"]) == {"people saw 9 of the 12 images"}
+
+
 class TestFiles:
     @pytest.fixture
     def images(self):
