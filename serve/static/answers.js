@@ -1,5 +1,5 @@
 // What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
-import { ask, askIfThere, count, distance, empty, h, link, networkTitle, pictureLink, rounded, sentences } from "./parts.js";
+import { ask, askIfThere, count, distance, empty, h, imagePath, link, networkTitle, pictureLink, rounded, sentences } from "./parts.js";
 
 export const MOST = 200; // neighbours of one answer, as in the API
 const USUAL = 12;
@@ -19,13 +19,13 @@ export function wantedNumber({ k }) {
 
 export function askNeighbours(image, { store, features, measure }, { values, life }) {
   const relation = values.relation || "any", k = wantedNumber(values);
-  return ask(`images/${image}/neighbours`, { store, features, measure, k, relation }, { signal: life });
+  return ask(imagePath(image, "neighbours"), { store, features, measure, k, relation }, { signal: life });
 }
 
 // What the network takes the query for; empty where no logits are stored.
 export function prediction(query, { store, features }, life) {
   const line = h("div", { class: "predicted small soft" });
-  askIfThere(`images/${query.image}/prediction`, { store, features }, { signal: life }).then((told) => {
+  askIfThere(imagePath(query.image, "prediction"), { store, features }, { signal: life }).then((told) => {
     if (!told) return;
     const sure = told.shares.map((share, i) => [told.classes[i], share]).filter(([, share], i) => i === 0 || share > 0.01);
     line.replaceChildren("The network says ", ...sure.flatMap(([name, share], i) =>

@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, askIfThere, count, empty, fill, h, link, named, picture, say, waiting, written } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, pathOf, picture, say, waiting, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -28,14 +28,14 @@ export function view(place, { facts, go, source, life }) {
 
   const show = (kind) => fill(body, life, async () => {
     const tags = await ask("tags", {}, { signal: life });
-    const told = await ask(`lists/${kind}`, { features: source.features, limit: PAGE }, { signal: life });
+    const told = await ask(pathOf("lists", kind), { features: source.features, limit: PAGE }, { signal: life });
     if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
     if (!told.lines.length) return empty(kind === "tags" ? "Nothing is marked" : "Nothing to look at", NONE[kind]);
     const lines = h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go)));
     return [h("p", { class: "lead" }, ABOUT[kind]),
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
         kind === "tags" ? h("span", { class: "soft small" }, Object.entries(tags.counts).map(([name, n]) => `${name} ${count(n)}`).join(", ")) : null,
-        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, title))),
+        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(pathOf("lists", kind, "file"), { form, features: source.features }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
       lines, more(kind, lines, tags, told.n_lines)];
   }, waiting(5, "Loading the list"));
@@ -53,7 +53,7 @@ export function view(place, { facts, go, source, life }) {
       button.disabled = true;
       const offset = lines.childElementCount;
       try {
-        const told = await ask(`lists/${kind}`, { features: source.features, limit: PAGE, offset }, { signal: life });
+        const told = await ask(pathOf("lists", kind), { features: source.features, limit: PAGE, offset }, { signal: life });
         lines.append(...told.lines.map((line) => entry(kind, line, tags, source, go)));
         say(`${count(lines.childElementCount)} of ${count(all)} are shown`);
         draw();
@@ -112,7 +112,7 @@ function mark(images, tag, tags) {
     const present = button.getAttribute("aria-pressed") !== "true";
     button.disabled = true;
     try {
-      await ask(`tags/${tag}`, {}, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ images: images.map((image) => image.image), present }) });
+      await ask(pathOf("tags", tag), {}, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ images: images.map((image) => image.image), present }) });
       button.setAttribute("aria-pressed", String(present));
       say(`${tag}: ${present ? "marked" : "not marked any more"}`);
     } catch (error) {

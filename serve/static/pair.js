@@ -1,6 +1,6 @@
 // Two images: how far apart, how typical that is, and where they are alike. The address holds what is shown of them.
 import { sideOf } from "./answers.js";
-import { address, ask, askIfThere, choices, distance, empty, fill, h, link, named, percent, press, prose, rounded, select, waiting } from "./parts.js";
+import { address, ask, askIfThere, choices, distance, empty, fill, h, imagePath, link, named, nameOfImage, percent, press, prose, rounded, select, waiting } from "./parts.js";
 import { largest, paint, paintScale } from "./heat.js";
 import { pointer } from "./pointer.js";
 import { howTypical } from "./typical.js";
@@ -50,7 +50,7 @@ export function pairView(place, { facts, go, source, life }) {
     says.textContent = "The network is asked …";
     const { store, features } = mine.side;
     const told = await orWhy(Promise.all(SIDES.map((side) =>
-      ask(`images/${mine[side].image}/explain`, { store, method: by, features }, { signal: life }))));
+      ask(imagePath(mine[side].image, "explain"), { store, method: by, features }, { signal: life }))));
     if (mine !== pair) return;
     maps[by] = told.left || told.every((one) => one.arrays[by]) ? told
       : { left: told.flatMap((one) => one.images.left_out)[0] || "This method does not fit the network." };
@@ -59,7 +59,7 @@ export function pairView(place, { facts, go, source, life }) {
   async function askPixels(mine, by) {
     says.textContent = "The network is asked …";
     const { store, features, measure } = mine.side;
-    const told = await orWhy(ask(`images/${mine.first.image}/alike/${mine.second.image}/pixels`,
+    const told = await orWhy(ask(imagePath(mine.first.image, "alike", mine.second.image, "pixels"),
       { store, method: by, features, measure }, { signal: life }));
     if (mine === pair) maps[by] = told.left || told.maps.length ? told : { left: told.left_out || "This method does not fit the network." };
   }
@@ -204,7 +204,7 @@ function terms(alike, side) {
 // The pair by one network: the answer, the grades of explanations, how typical the distance is, the two pictures.
 async function loadPair(values, side, life, facts) {
   const { store, features, measure } = side, options = { signal: life };
-  const alike = await ask(`images/${values.image}/alike/${values.with}`, { store, features, measure }, options);
+  const alike = await ask(imagePath(values.image, "alike", nameOfImage(values.with)), { store, features, measure }, options);
   const [typical, grades, transform] = await Promise.all([
     howTypical(alike.distance, { store, features, measure }, life), askIfThere("grades", { store, features }, options),
     side.value ? ask("set", { store, features, measure }, options).then((its) => its.transform) : facts.transform]);
@@ -212,7 +212,7 @@ async function loadPair(values, side, life, facts) {
     const img = new Image();
     img.onload = () => good(img);
     img.onerror = () => bad(new Error("one of the two images cannot be shown: is its file still there?"));
-    img.src = address(`images/${alike[name].image}/input`, { store, transform, features });
+    img.src = address(imagePath(alike[name].image, "input"), { store, transform, features });
   })));
   return { ...alike, side, typical, grades, pictures };
 }

@@ -21,6 +21,19 @@ export function address(path, { store: asked = store, ...values } = {}) {
   return `${API}/${of}${path}${query.size ? `?${query}` : ""}`;
 }
 
+// A path of the API: each name is one part of it, whatever stands in the name.
+export const pathOf = (...names) => names.map(encodeURIComponent).join("/");
+
+// What is asked of images, which are named by row or hash: nothing else of the address reaches the server as a path.
+export function imagePath(image, ...rest) {
+  return pathOf("images", nameOfImage(image), ...rest);
+}
+
+export function nameOfImage(text) {
+  if (/^(0|[1-9]\d{0,17}|[0-9a-f]{64})$/.test(text)) return text;
+  throw new Refusal(`No image is named “${text}”: images are named by their row or their hash.`, 404);
+}
+
 export class Refusal extends Error {
   constructor(message, status) {
     super(message);
@@ -83,7 +96,7 @@ export function picture(image, side = 192) {
   const img = h("img", { alt, loading: "lazy", decoding: "async" });
   img.onload = () => img.classList.toggle("few", Math.max(img.naturalWidth, img.naturalHeight) <= SMALL);
   img.onerror = () => img.replaceWith(picture({ ...image, image: "" }, side));
-  img.src = address(`images/${image.image}/thumbnail`, { side });
+  img.src = address(imagePath(image.image, "thumbnail"), { side });
   return img;
 }
 

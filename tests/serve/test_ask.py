@@ -241,6 +241,13 @@ def test_an_answer_that_failed_has_no_place_for_a_pair(page, two_stores):
     client, *_ = two_stores
     visit(page, f"{client.address}/#ask?image=4711", "document.querySelector('.near [role=alert]')")
     assert page.run("return document.querySelector('.pairplace').hidden")
+    page.requests()
+    # What no image is called reaches no other path of the API.
+    for name in ("3/../4", "../set", "..", "a?b#c"):
+        page.run("location.hash = `ask?image=${encodeURIComponent(arguments[0])}`", name)
+        page.wait("document.querySelector('.near [role=alert]')?.innerText.includes("
+                  "`No image is named “${arguments[0]}”`)", name)  # fmt: skip
+    assert [one for one in page.requests() if "/images/" in one or one.endswith("/set")] == []
     page.run("location.hash = 'ask?image=3'")
     page.wait(f"{READY} && document.querySelectorAll('.near .pic').length === 12")
     assert not page.run("return document.querySelector('.pairplace').hidden")
