@@ -74,8 +74,13 @@ async function follow() {
     shown = { name, life, update: null, parameters: {} };
     const mine = shown;
     at("view").replaceChildren(waiting());
-    const module = await import(`./${name}.js`);
+    const module = await import(`./${name}.js`).catch(() => null);
     if (shown !== mine) return;
+    if (!module) {
+      leave();
+      at("view").replaceChildren(withoutScript(name));
+      return;
+    }
     const place = h("div", { class: `view ${name}` });
     at("view").replaceChildren(place);
     shown.parameters = module.parameters(facts);
@@ -101,6 +106,16 @@ async function networksOf(own, shownStore, names) {
     measure: one.indexes.includes(measure) ? measure : one.indexes[0] });
   return [...own.extractions.map((one) => ({ ...entry(one, "", own.measure), store: own.store })),
     ...others.filter((name) => further.has(name)).flatMap((name) => further.get(name).extractions.map((one) => entry(one, `${name}/`, own.measure, name)))];
+}
+
+// A browser remembers that a script did not arrive, so the page is loaded anew as soon as the server gives the script.
+function withoutScript(name) {
+  const again = async () => {
+    const there = await fetch(`static/${name}.js`, { cache: "reload" }).then((answer) => answer.ok, () => false);
+    if (there) location.reload();
+    else say(`${TITLES[name]} did not arrive`);
+  };
+  return failed(new Error(`The part of the page for ${TITLES[name]} did not arrive. Is \`alike serve\` still running?`), again);
 }
 
 function leave() {

@@ -99,6 +99,12 @@ class Browser:
         ):  # fmt: skip
             self._do("goog/cdp/execute", {"cmd": name, "params": values})
 
+    def block(self, *patterns):
+        """Let requests of these addresses fail, and no others."""
+        for name, values in (("Network.enable", {}),
+                             ("Network.setBlockedURLs", {"urls": patterns})):  # fmt: skip
+            self._do("goog/cdp/execute", {"cmd": name, "params": values})
+
     def picture(self, path):
         """Write what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(self._ask("GET", f"{self.session}/screenshot")))

@@ -161,6 +161,21 @@ def test_links_of_older_versions_still_lead_there(page, address):
     assert page.run("return document.querySelectorAll('.near .pic.same').length") == 0
 
 
+def test_a_view_whose_script_does_not_arrive_can_be_tried_again(page, address):
+    alert = "document.querySelector('#view > [role=alert]')"
+    visit(page, address, VIEWS[""])
+    try:
+        page.block("*/static/map.js")
+        page.run("location.hash = 'map?split=all'")
+        assert "for Map did not arrive" in page.wait(f"{alert} && {alert}.innerText")
+        page.run(f"{alert}.querySelector('button').click()")
+        page.wait("document.querySelector('#status').textContent === 'Map did not arrive'")
+    finally:
+        page.block()
+    page.run(f"{alert}.querySelector('button').click()")
+    page.wait(f"{READY} && document.querySelectorAll('.legend button').length === 3")
+
+
 def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
     visit(page, f"{address}#map?split=all", VIEWS["#map?split=all"])
     left, top, right, bottom = box = box_of(page, ".plane")
