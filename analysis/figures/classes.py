@@ -27,6 +27,8 @@ MOST_CELLS = 240
 MOST_NAMES = 60
 MOST_ROWS = 30
 HEIGHT, HEIGHT_OF_MANY = 480, 680
+LONGEST_TICK = 16
+"""Characters of a tick label: longer names leave no room for the matrix."""
 
 
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
@@ -78,6 +80,7 @@ def matrix_figure(
     span: tuple[float, float] | None = None,
     change: bool = False,
     height: int | None = None,
+    longest: int = LONGEST_TICK,
 ) -> go.Figure:
     """Mean distance between every two classes; the diagonal is the distance within a class.
 
@@ -87,6 +90,7 @@ def matrix_figure(
         span: range of the colours, to compare two figures.
         change: colours for differences: teal came closer, orange went apart.
         height: in pixels; None: by the number of classes.
+        longest: characters of a tick label; the hover has the whole name.
     """
     square = square.reindex(index=order, columns=order)
     values, labels = _coarse(square.to_numpy(float), order)
@@ -119,14 +123,15 @@ def matrix_figure(
         )
     )
     ticks = positions if with_names else []
+    names = [shortened(labels[i], longest) for i in ticks]
     short = max(map(len, labels)) <= 2
     figure.update_xaxes(
-        tickvals=ticks, ticktext=[labels[i] for i in ticks], showgrid=False,
+        tickvals=ticks, ticktext=names, showgrid=False,
         tickangle=0 if short else -45, constrain="domain",
     )  # fmt: skip
     figure.update_yaxes(
         tickvals=ticks,
-        ticktext=[labels[i] for i in ticks],
+        ticktext=names,
         autorange="reversed",
         showgrid=False,
         scaleanchor="x",
@@ -135,6 +140,14 @@ def matrix_figure(
     if not with_names:
         _hover_names(figure, labels)
     return figure
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name of at most `longest` characters: its begin and its end tell it from others."""
+    if len(name) <= longest:
+        return name
+    end = longest // 2 - 1
+    return f"{name[: longest - end - 1]}…{name[-end:]}"
 
 
 def _hover_names(figure: go.Figure, labels: list[str]) -> None:

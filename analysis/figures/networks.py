@@ -108,7 +108,8 @@ def network_matrix_figure(square: pd.DataFrame, order: list[str], method: str) -
     # Two networks have one value, which is no range of colours.
     span = (low, high) if low < high else (low - 0.5, high + 0.5)
     # Keys of networks are long, and stand under the cells at an angle.
-    figure = matrix_figure(square, order, span=span, height=min(240 + 30 * len(order), 680))
+    height, longest = min(240 + 30 * len(order), 680), max(map(len, order))
+    figure = matrix_figure(square, order, span=span, height=height, longest=longest)
     cells = figure.data[0]
     of_two = "%{y} – %{x}" if cells.customdata is None else "%{customdata[0]} – %{customdata[1]}"
     cells.update(hovertemplate=of_two + "<br>%{z:.4f}<extra></extra>", hoverongaps=False)

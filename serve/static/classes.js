@@ -2,7 +2,9 @@
 import { ask, count, distance, empty, figure, fill, h, link, pictureLink, say, select, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
-export const parameters = () => ({ first: null, second: null });
+const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
+
+export const parameters = ({ classes }) => ({ first: Object.keys(classes), second: Object.keys(classes) });
 
 export function view(place, { facts, go, source, life }) {
   const names = Object.keys(facts.classes);
@@ -25,7 +27,7 @@ export function view(place, { facts, go, source, life }) {
     const blocks = told.figure.data[0].x.length < told.order.length;
     const says = h("p", { class: "soft small", role: "status" },
       `Similar classes are beside each other. Dark cells are small distances. The diagonal is the distance within a class. ${blocks ? "A cell can be a block of classes. " : ""}Click a cell.`);
-    requestAnimationFrame(() => figure(box, told.figure).then(() => {
+    requestAnimationFrame(() => figure(box, square(told.figure, box)).then(() => {
       if (!box.on) return;
       box.on("plotly_click", (event) => {
         const { customdata, x, y } = event.points[0], [first, second] = customdata || [y, x];
@@ -43,7 +45,7 @@ export function view(place, { facts, go, source, life }) {
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
     const table = h("div", {}, h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
-      h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
+      h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", { class: "classname" }, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
         h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3).replace("-", "\u2212"), span(row)]),
         h("td", { class: "wide" }, bar(((row.sameness ?? 0) - low) / (1 - low), "accent")),
         h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))));
@@ -58,12 +60,14 @@ export function view(place, { facts, go, source, life }) {
     const wanted = `${first}\n${second}`;
     if (wanted === shown) return;
     shown = wanted;
-    const options = names.map((name) => [name, name]);
+    const unknown = [...new Set([first, second])].filter((name) => !names.includes(name));
+    const options = [...unknown.map((name) => [name, `${name}: not known`, { disabled: true }]), ...names.map((name) => [name, name])];
     const heading = h("div", { class: "controls" }, h("h2", {}, first === second ? `Within “${first}”` : `“${first}” and “${second}”`),
       select("class", options, first, (value) => go({ first: value, second })), select("and", options, second, (value) => go({ first, second: value })));
     const body = h("div");
     pair.replaceChildren(heading, body);
     const filled = fill(body, life, async () => {
+      if (unknown.length) return empty("No such class", `This set has no class ${unknown.map((name) => `“${name}”`).join(" and no ")}. Choose two of its classes.`);
       const told = await ask("class-pair", { ...source, first, second }, { signal: life });
       const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${first} and ${second}` });
       requestAnimationFrame(() => figure(box, told.figure).catch((error) => box.replaceChildren(error.message)));
@@ -77,6 +81,11 @@ export function view(place, { facts, go, source, life }) {
     // When what is above has its height.
     if (values.first) Promise.all([...above, filled]).then(() => { if (wanted === shown && !life.aborted) pair.scrollIntoView({ behavior: "smooth", block: "start" }); });
   };
+}
+
+// As high as it is wide without the scale of colours, so that the matrix fills its card.
+function square({ data, layout }, box) {
+  return { data, layout: { ...layout, height: Math.max(layout.height, Math.min(box.clientWidth - SCALE, HIGHEST)) } };
 }
 
 // Older analyses have no intervals of classes.

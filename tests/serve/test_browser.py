@@ -18,6 +18,7 @@ from .conftest import server
 from .visiting import READY, assert_quiet, box_of, place_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
+LONG_NAME = "n02085620_a_dog_of_a_long_name"
 SHAPES = ((1400, 900), (390, 844))
 VIEWS = {
     "": "document.querySelectorAll('.some .pic img').length === 20",
@@ -110,6 +111,13 @@ def test_likeness_in_pixels_says_what_it_conserves(page, address, client):
         shares = " and ".join(f"{100 * one:.0f} %" for one in pair["conserved"])
         words = "document.querySelector('.says').textContent"
         page.wait(f"{words}.includes('The colours sum to {shares} of it')")
+    # Long names of classes stay under their pictures, on a phone too.
+    page.shape(390, 844, dark=False)
+    page.run("document.querySelectorAll('.both figcaption b').forEach((one) => {"
+             "one.textContent = arguments[0]; })", LONG_NAME)  # fmt: skip
+    left, right = (box_of(page, f".both figure:nth-child({number}) b") for number in (1, 2))
+    assert left[2] <= right[0]
+    assert right[2] <= box_of(page, ".pairplace .card")[2]
     assert_quiet(page, address)
 
 
@@ -281,6 +289,13 @@ def test_the_list_of_classes_has_intervals(page, address, analysed):
         for row in table.to_dict("records")
     ]  # fmt: skip
     assert shown == wanted
+    # With long names no column is cut off, and the matrix is as wide as its card lets it be.
+    page.run("document.querySelectorAll('.classname a').forEach((one) => {"
+             "one.textContent = arguments[0]; })", LONG_NAME)  # fmt: skip
+    list_ = "document.querySelector('.tablebox')"
+    assert page.run(f"return {list_}.scrollWidth - {list_}.clientWidth") == 0
+    matrix, box = (box_of(page, f".two > :first-child {one}") for one in (".heatmaplayer", ".plot"))
+    assert matrix[2] - matrix[0] > 0.75 * (box[2] - box[0])
     assert_quiet(page, address)
 
 

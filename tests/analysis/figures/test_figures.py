@@ -80,6 +80,14 @@ def test_blocks_of_classes_hold_their_mean():
     np.testing.assert_allclose(cells[3, 5], values[6:8, 10:12].mean())
 
 
+def test_ticks_of_long_names_are_shortened_and_the_hover_has_them_whole():
+    names = ["n02085620_of_a_long_name_first", "n02085620_of_a_long_name_other", "sixteen_letters!"]
+    figure = figures_classes.matrix_figure(pd.DataFrame(np.eye(3), names, names), names)
+    ticks = ["n0208562…e_first", "n0208562…e_other", "sixteen_letters!"]
+    assert list(figure.layout.xaxis.ticktext) == list(figure.layout.yaxis.ticktext) == ticks
+    assert [tuple(pair) for pair in figure.data[0].customdata[1]] == [(names[1], b) for b in names]
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("n", [2, 5, 12, 70])
 def test_cells_of_networks_are_those_of_the_table(n):
