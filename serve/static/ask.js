@@ -13,7 +13,7 @@ export const parameters = ({ classes }) => ({
   ...PAIR,
 });
 
-export function view(place, { facts, go, source, life }) {
+export function view(place, { facts, go, source, doubt, life }) {
   let before = {};
   const drop = dropZone(go, source, life);
   const answer = h("div", { class: "asked", hidden: true });
@@ -25,7 +25,7 @@ export function view(place, { facts, go, source, life }) {
   const some = someImages({ facts, go, source, life });
   place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), drop, answer, some.section);
   for (const list of [near, beside]) arrows(list, life);
-  const compare = pairView(pair, { facts, go, source, life });
+  const compare = pairView(pair, { facts, go, source, doubt, life });
 
   return async (values) => {
     const same = ["image", "relation", "k", "beside"].every((name) => values[name] === before[name]);

@@ -71,7 +71,7 @@ async function follow() {
   if (!shown || shown.name !== name) {
     leave();
     const life = new AbortController();
-    shown = { name, life, update: null, parameters: {} };
+    shown = { name, life, update: null, parameters: {}, doubts: new Map() };
     const mine = shown;
     at("view").replaceChildren(waiting());
     const module = await import(`./${name}.js`).catch(() => null);
@@ -84,7 +84,7 @@ async function follow() {
     const place = h("div", { class: `view ${name}` });
     at("view").replaceChildren(place);
     shown.parameters = module.parameters(facts);
-    shown.update = module.view(place, { facts, go, source, life: life.signal });
+    shown.update = module.view(place, { facts, go, source, doubt, life: life.signal });
     say(`${TITLES[name]} is shown`);
     scrollTo({ top: 0 });
   }
@@ -143,7 +143,8 @@ function showSet(values) {
 function showNotes(values, parameters) {
   const doubts = Object.entries(values).filter(([name]) => !OF_ALL.includes(name)).map(([name, value]) => {
     if (!Object.hasOwn(parameters, name)) return `“${name}” in the address says nothing to this view, which knows: ${[...OF_ALL, ...Object.keys(parameters)].join(", ")}.`;
-    const known = parameters[name];
+    const known = parameters[name], late = shown.doubts.get(`${name}=${value}`);
+    if (late) return `${name}=${value} in the address: ${late}.`;
     if (!known || !value || (Array.isArray(known) && known.includes(value))) return "";
     const why = Array.isArray(known) ? known.length === 0 ? "this set has none" : `known are ${known.slice(0, 20).join(", ")}${known.length > 20 ? " …" : ""}` : known(value);
     return why && `${name}=${value} in the address: ${why}.`;
@@ -151,6 +152,13 @@ function showNotes(values, parameters) {
   const lines = [...facts.notes.map((one) => sentences([one])), ...doubts.filter(Boolean)];
   at("notes").replaceChildren(...prose(lines.join(" ")));
   at("notes").hidden = !lines.length;
+}
+
+// What a view finds to be unknown in the address only from answers of the server; without `why` it is known.
+function doubt(name, value, why) {
+  if (!shown || !value || (shown.doubts.get(`${name}=${value}`) || "") === why) return;
+  shown.doubts.set(`${name}=${value}`, why);
+  showNotes(state().values, shown.parameters);
 }
 
 // Another network of the store, by the measure that is shown, or by one that it has an index of.

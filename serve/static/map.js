@@ -9,9 +9,16 @@ const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["
 const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
 const SHOWN = 60; // pictures of a selection
 
-export const parameters = () => ({ colour: COLOURS.map(([name]) => name), kind: KINDS.map(([name]) => name), split: null, lit: null, view: null, beside: null });
+export const parameters = () => ({ colour: COLOURS.map(([name]) => name), kind: KINDS.map(([name]) => name), split: null, lit: null, beside: null,
+  view: (value) => (readView(value) ? "" : "it is the centre and the zoom of each map, as 0.1,-0.2,3") });
 
-export function view(place, { facts, go, source, life }) {
+// The numbers of an address; null where it has others.
+function readView(text) {
+  const numbers = text.split(",").map((one) => (one.trim() ? Number(one) : NaN));
+  return numbers.length % 3 === 0 && numbers.every((one, i) => Number.isFinite(one) && (i % 3 < 2 || one > 0)) ? numbers : null;
+}
+
+export function view(place, { facts, go, source, doubt, life }) {
   const maps = []; // {data, scatter, byImage}
   let values = {}, loaded = "", late = 0, tool = "move", chosen = [], colours = [];
   const area = h("div", { class: "maps" }), controls = h("div", { class: "controls" });
@@ -31,7 +38,9 @@ export function view(place, { facts, go, source, life }) {
   // The class that is lit; a colour has its own names.
   function lit() {
     const names = colour() === "purity" ? [] : maps.flatMap((one) => one.data[colour()] || []);
-    return names.some((name) => String(name) === values.lit) ? values.lit : null;
+    const there = names.some((name) => String(name) === values.lit);
+    doubt("lit", values.lit, there ? "" : `no image has it as its ${COLOURS.find(([name]) => name === colour())[1]}`);
+    return there ? values.lit : null;
   }
 
   // What the maps show, x,y,zoom of each; undefined for all of it.
@@ -43,14 +52,14 @@ export function view(place, { facts, go, source, life }) {
   // When the maps rest: browsers allow few changes of the address in a second.
   function writeViews() {
     clearTimeout(late);
-    late = setTimeout(() => { if (maps.every((one) => one.scatter) && viewsNow() !== values.view) go({ view: viewsNow() }, { replace: true }); }, 300);
+    late = setTimeout(() => { if (maps.every((one) => one.scatter) && viewsNow() !== (readView(values.view || "") ? values.view : undefined)) go({ view: viewsNow() }, { replace: true }); }, 300);
   }
 
   function readViews() {
-    const numbers = (values.view || "").split(",").map(Number);
+    const numbers = readView(values.view || "") || [];
     maps.forEach((one, i) => {
       const [x, y, zoom] = numbers.slice(3 * i, 3 * i + 3);
-      if (Number.isFinite(x) && Number.isFinite(y) && zoom > 0) one.scatter.show({ x, y, zoom });
+      if (zoom) one.scatter.show({ x, y, zoom });
       else one.scatter.reset();
     });
   }

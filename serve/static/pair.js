@@ -18,7 +18,7 @@ const SAYS = {
 };
 const among = (table, value) => (table.some(([name]) => name === value) ? value : table[0][0]);
 
-export function pairView(place, { facts, go, source, life }) {
+export function pairView(place, { facts, go, source, doubt, life }) {
   let what = "likeness", pair = null, maps = {}, method = PIXELS[0][0];
   const canvases = SIDES.map(() => h("canvas", { width: 420, height: 420, role: "img" }));
   const captions = SIDES.map(() => h("figcaption"));
@@ -127,6 +127,12 @@ export function pairView(place, { facts, go, source, life }) {
       (by) => go({ by: by || undefined, at: undefined }));
   }
 
+  // A place of the address that cannot be shown.
+  function doubtPlace(at) {
+    doubt("at", at, !pair ? "no pair is chosen" : held.cell() ? "" : what !== "likeness" ? "places are chosen where the colours say what is alike"
+      : !pair.pairs ? "places of these two cannot be chosen" : `a place is 0 or 1, the image, and a number below ${pair.likeness.map((map) => map.length * map[0].length).join(" and ")}, as 0.3`);
+  }
+
   let shownFor = "";
   return async (values) => {
     what = among(WHAT, values.show);
@@ -135,12 +141,14 @@ export function pairView(place, { facts, go, source, life }) {
     const wanted = values.with ? [values.image, values.with, values.by || "", values.beside || ""].join(" ") : "";
     if (wanted === shownFor && wanted) {
       show();
+      if (pair) doubtPlace(values.at);
       return;
     }
     shownFor = wanted;
     pair = null;
     maps = {};
     if (!wanted) {
+      doubtPlace(values.at);
       place.replaceChildren(empty("Choose a neighbour", "Then you see where the two are alike, and how typical their distance is."));
       return;
     }
@@ -163,6 +171,7 @@ export function pairView(place, { facts, go, source, life }) {
     }, waiting(5, "Comparing the two images"));
     if (pair) {
       show();
+      doubtPlace(values.at);
       if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   };

@@ -6,7 +6,7 @@ const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy"
 const OF_ALL = ["network", "classifier", ""]; // in place of a measure: scores of the network itself
 const LONG = /^[0-9a-f]{32,}$/;
 
-export function runsView({ go, life }) {
+export function runsView({ go, doubt, life }) {
   const list = h("div"), body = h("div", { class: "beside-runs" });
   const section = h("section", { id: "runs", "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Runs side by side"), list, body);
   let runs = null, shown = null, listed = "";
@@ -14,11 +14,21 @@ export function runsView({ go, life }) {
   // Ids of the runs that an address names, oldest first; names that the history has not are left for the server to refuse.
   function chosen(names) {
     if (names === undefined) return usual(runs);
-    const ids = names.split(",").filter(Boolean).map((name) => {
-      const fits = name === "last" ? runs.slice(-1) : runs.filter((one) => one.run.startsWith(name) || one.run.endsWith(name));
-      return fits.length === 1 ? fits[0].run : name;
-    });
+    const ids = names.split(",").filter(Boolean).map((name) => (fitting(name).length === 1 ? fitting(name)[0].run : name));
     return [...new Set(ids)].sort();
+  }
+
+  function fitting(name) {
+    return name === "last" ? runs.slice(-1) : runs.filter((one) => one.run.startsWith(name) || one.run.endsWith(name));
+  }
+
+  // Why names of an address are not two runs.
+  function tooFew(names, ids) {
+    if (names === "none" || !ids.length) return "";
+    const n = fitting(ids[0]).length;
+    if (n !== 1) return n ? `${count(n)} runs match ${ids[0]}` : `no run is named ${ids[0]}`;
+    // One box may be marked while the next is not yet.
+    return names.includes(",") ? `it names one run, ${ids[0]}` : "";
   }
 
   function choose() {
@@ -44,6 +54,7 @@ export function runsView({ go, life }) {
       box.checked = ids.includes(box.value);
       box.disabled = !box.checked && ids.length >= MOST;
     }
+    if (ids.length < 2) doubt("runs", shown.names, tooFew(shown.names, ids));
     const wanted = ids.join();
     if (wanted === listed) return;
     listed = wanted;

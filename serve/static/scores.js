@@ -8,8 +8,8 @@ const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy"
 
 export const parameters = () => ({ runs: null });
 
-export function view(place, { facts, go, source, life }) {
-  const above = h("div"), below = h("div"), runs = runsView({ go, life });
+export function view(place, { facts, go, source, doubt, life }) {
+  const above = h("div"), below = h("div"), runs = runsView({ go, doubt, life });
   place.append(h("div", { class: "sections" }, above, runs.section, below));
   let sections = null, moved = false;
   if (!Object.keys(facts.classes).length) {

@@ -235,6 +235,25 @@ def test_what_an_address_says_in_vain_is_named(page, two_stores):
     page.wait(f"{READY} && document.querySelector('.view.data') && !{notes}.hidden")
     said = page.run(f"return {notes}.textContent")
     assert said == "kind=suspects in the address: known are labels, outliers, twins, bad, tags."
+    classes, place = "known are =wasp, ant, bee", "a place is 0 or 1, the image, and a number below"
+    for link, ready, lines in (
+        ("classes?first=nope", "'.pairofclasses .empty'",
+         [f"first=nope in the address: {classes}."]),
+        ("ask?image=3&with=12&at=9999", "'.both canvas'", [f"at=9999 in the address: {place}"]),
+    ):  # fmt: skip
+        page.run("location.hash = arguments[0]", link)
+        view = f"document.querySelector('.view.{link.partition('?')[0]}')"
+        page.wait(f"{READY} && {view} && document.querySelector({ready}) && !{notes}.hidden")
+        for line in lines:
+            page.wait(f"{notes}.textContent.includes(arguments[0])", line, seconds=9)
+        if link.startswith("classes"):
+            chosen = (
+                "[...document.querySelectorAll('.pairofclasses select')].map((one) => one.value)"
+            )
+            assert page.run(f"return {chosen}") == ["nope", "nope"]
+    # What becomes known is doubted no more.
+    page.run("location.hash = 'ask?image=3&with=12&at=0.0'")
+    page.wait(f"{READY} && {notes}.hidden")
 
 
 def test_an_answer_that_failed_has_no_place_for_a_pair(page, two_stores):

@@ -206,6 +206,12 @@ def test_a_link_shows_the_lit_class_and_the_view(page, mapped):
     page.run("[...document.querySelectorAll('.controls button')].find((one) => "
              "one.innerText === 'Show all').click()")  # fmt: skip
     page.wait("!location.hash.includes('view=')")
+    # What a link names in vain is said.
+    page.run("location.hash = 'map?split=all&lit=nope&view=abc'")
+    notes = "document.querySelector('#notes').textContent"
+    for line in ("lit=nope in the address: no image has it as its class.",
+                 "view=abc in the address: it is the centre and the zoom of each map"):  # fmt: skip
+        page.wait(f"{notes}.includes(arguments[0])", line, seconds=20)
 
 
 def test_a_lasso_lists_the_images_of_the_map_in_which_it_is(page, mapped):

@@ -179,6 +179,12 @@ def test_the_address_holds_the_chosen_runs(page, client, analysed):
     page.run(f"{boxes}.slice(1).forEach((one) => one.checked && one.click())")
     page.wait(f"{READY} && document.querySelector('#runs .empty')")
     assert "Choose two runs" in page.run("return document.querySelector('#runs .empty').innerText")
+    notes = "document.querySelector('#notes')"
+    assert page.run(f"return {notes}.hidden")
+    for names, why in (("zzz", "no run is named zzz"), ("last,last", f"it names one run, {IDS[3]}"),
+                       ("2026", "4 runs match 2026")):  # fmt: skip
+        page.run("location.hash = `scores?runs=${arguments[0]}`", names)
+        page.wait(f"{notes}.textContent === arguments[0]", f"runs={names} in the address: {why}.")
     assert_quiet(page, client.address)
 
 
