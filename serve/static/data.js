@@ -88,7 +88,8 @@ function allowed(html, life) {
 function entry(kind, line, tags, source, go) {
   const stored = line.images.filter((image) => image.image), [first, second] = line.images;
   const href = second ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
-  const inside = line.images.map((image) => picture(image));
+  // An image that could not be read has no picture either.
+  const inside = line.images.map((image) => picture(kind === "bad" ? { ...image, image: "" } : image));
   const says = {
     labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, line.why.split("; ")[1] ?? "")],
     outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],

@@ -130,6 +130,9 @@ def test_bad_images_are_marked_too(page, plain, unlabelled):
         ".map((one) => [one.querySelector('b').textContent, !!one.querySelector('.mark-it')])"
     )
     assert entries == [["gone.png", False], ["torn.png", True]]
+    # What could not be read is not asked for as a picture.
+    assert page.run("return document.querySelectorAll('.entry .nopicture').length") == 2
+    assert_quiet(page, address)
     assert "never read" in page.run("return document.querySelector('.entry').innerText")
     torn = store.images().set_index("path").at["torn.png", "image_id"]
     for number in (1, 0):
