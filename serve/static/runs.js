@@ -2,6 +2,7 @@
 import { ask, count, empty, fill, h, prose, say, waiting } from "./parts.js";
 
 const MOST = 12; // runs of one comparison, as in the API
+const FAULTS = 5; // damaged records that are named
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
 const OF_ALL = ["network", "classifier", ""]; // in place of a measure: scores of the network itself
 const LONG = /^[0-9a-f]{32,}$/;
@@ -85,8 +86,9 @@ const nameOf = (run) => run.slice(-6);
 
 // The list of runs, newest first, with a box each.
 function chooser({ runs, unchanged, faults }, choose) {
-  const notes = [unchanged ? `Nothing had changed in ${count(unchanged.times)} ${unchanged.times === 1 ? "run" : "runs"} since ${nameOf(unchanged.since)}, the last at ${when(unchanged.last)}.` : "", ...faults]
-    .filter(Boolean).map((line) => h("p", { class: "soft small" }, line));
+  const notes = [unchanged ? `Nothing had changed in ${count(unchanged.times)} ${unchanged.times === 1 ? "run" : "runs"} since ${nameOf(unchanged.since)}, the last at ${when(unchanged.last)}.` : "", ...faults.slice(0, FAULTS),
+    faults.length > FAULTS ? `${count(faults.length - FAULTS)} more records were left out: \`alike runs ls --json\` names them.` : ""]
+    .filter(Boolean).map((line) => h("p", { class: "soft small" }, prose(line)));
   if (!runs.length) return [h("p", { class: "lead" }, prose("No run is recorded in this store. `alike run pipeline.toml` records each that finds something changed.")), notes];
   if (runs.length === 1) return [h("p", { class: "lead" }, `One run so far, ${when(runs[0].time)}${runs[0].state === "failed" ? `: it failed (${runs[0].says})` : ""}. The next one that finds something changed will stand beside it.`), notes];
   const row = (one) => h("tr", {},
