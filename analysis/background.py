@@ -26,12 +26,19 @@ from alike.analysis.blocks import (
     evaluation_set_of,
     held_vectors,
 )
-from alike.analysis.compare import Side, differences_of, measured_side
+from alike.analysis.compare import (
+    AT_END,
+    Difference,
+    Side,
+    differences_of,
+    measured_side,
+    share_difference,
+)
 from alike.analysis.explain import evaluating, network_for
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
-from alike.analysis.pairs import mean_difference, share_interval, spread, units_of
+from alike.analysis.pairs import share_interval, spread, units_of
 from alike.analysis.scores import evaluate_measure, logit_places
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import StoredImages, transform_of
@@ -406,15 +413,16 @@ def _gaps(
     """Mixed-same less mixed-random, paired by object."""
     note = "what the network takes from grounds that go with a class" + _own_grounds(images)
     apart = differences_of(sides["mixed_random"], sides["mixed_same"], seed=seed)["sameness"]
-    rows: list[Row] = [(GAP, "sameness", apart.b - apart.a, *apart.span, note)]
+    rows = [_gap("sameness", apart, note)]
     if rights:
-        units = units_of(images)
-        less = rights["mixed_same"] - rights["mixed_random"]
-        moved = np.bincount(units.named, less / len(less), len(units.stratum)).astype(np.float64)
-        value = float(less.mean())
-        span = mean_difference(value, spread(moved, units.stratum))
-        rows.append((GAP, "accuracy", value, *span, note))
+        apart = share_difference(rights["mixed_random"], rights["mixed_same"], units_of(images))
+        rows.append(_gap("accuracy", apart, note))
     return rows
+
+
+def _gap(score: str, apart: Difference, note: str) -> Row:
+    about = f"{note}; {AT_END}" if apart.at_end else note
+    return GAP, score, apart.b - apart.a, *apart.span, about
 
 
 def _off_object(passes: Passes, cutouts: Cutouts) -> list[Row]:

@@ -114,7 +114,11 @@ def test_gap_grows_with_the_correlation_of_ground_and_class(studied):
     values = [gap["value"] for gap in gaps]
     assert values == sorted(values)
     assert gaps[0]["low"] < 0 < gaps[0]["high"]
-    assert gaps[-1]["low"] > 0.2
+    assert gaps[1]["low"] > 0
+    # With grounds that tell the class, all are right: an end, where a difference has no interval.
+    assert gaps[-1]["value"] > 0.2
+    assert np.isnan(gaps[-1]["low"])
+    assert "at an end of the score's range" in gaps[-1]["note"]
     assert right == sorted(right)
     assert abs(right[0]) < 0.1 < right[-1]
     assert off[-1] > off[0]
@@ -181,7 +185,10 @@ def test_table_is_that_of_loops(studied, monkeypatch, capsys):
     apart = values["mixed_same"] - values["mixed_random"]
     assert said[GAP, "sameness"]["value"] == pytest.approx(apart, abs=3e-3)
     gap = said[GAP, "sameness"]
-    assert gap["low"] < gap["value"] < gap["high"]
+    # Six images: all are right on grounds of their class.
+    assert max(values.values()) == pytest.approx(1, abs=1e-12)
+    assert gap["low"] is None
+    assert "at an end" in gap["note"]
 
     maps, _ = passed(pixels)
     means = maps.mean(axis=(2, 3))
