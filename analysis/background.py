@@ -89,6 +89,10 @@ class BackgroundProbe:
     record: dict[str, Any]
 
 
+class OtherSize(BadInput):
+    """A mask whose size is not that of its image."""
+
+
 @dataclass(frozen=True)
 class Cutouts:
     """Images with their objects.
@@ -131,7 +135,7 @@ def background_probe(
         progress: told after every batch.
 
     Raises:
-        BadInput: masks that fit no image or another size, too few images that have an object and a
+        BadInput: masks that fit no image, too few images that have an object and a
             ground, frames of several sizes, or a measure that compares no vectors.
     """
     check_seed(seed)
@@ -221,11 +225,18 @@ def cutouts_of(
     turn = table.groupby("label").cumcount()
     table = table.iloc[np.lexsort((table["image_id"], turn))[:limit]]
     transform, stored = transform_of(features), StoredImages.of(features.store)
+    other_size: list[str] = []
     frames: list[Pixels] = []
     objects: list[Mask] = []
     usable: list[bool] = []
     for done, (row, path) in enumerate(zip(table["row"], table["path"], strict=True), start=1):
-        frame, covered = _frame_and_object(stored, int(row), source, paths[_stem(path)], transform)
+        mask = paths[_stem(path)]
+        try:
+            frame, covered = _frame_and_object(stored, int(row), source, mask, transform)
+        except OtherSize as error:
+            other_size.append(str(error))
+            usable.append(False)
+            continue
         whole = tiled_ground(frame, covered) if covered.any() else None
         reason = "" if whole is not None else "no object" if not covered.any() else "no ground"
         usable.append(not reason)
@@ -235,6 +246,8 @@ def cutouts_of(
         frames.append(frame)
         objects.append(covered)
         progress("masks", done, len(table))
+    if other_size:
+        left_out[f"mask of another size ({min(other_size)})"] = len(other_size)
     if not frames:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items() if count)
         raise BadInput(
@@ -270,9 +283,7 @@ def _frame_and_object(
         raise BadInput(f"mask {mask_path!r} cannot be read: {error}") from error
     if mask.shape[1:] != pixels.shape[1:]:
         sides = [f"{one.shape[1]}x{one.shape[2]}" for one in (mask, pixels)]
-        raise BadInput(
-            f"mask {mask_path!r} is {sides[0]}, its image {sides[1]}: expected one size of both"
-        )
+        raise OtherSize(f"{mask_path!r} is {sides[0]}, its image {sides[1]}")
     bright = mask.amax(dim=0, keepdim=True).float()
     covered = ((bright > bright.max() / 2) * 255).to(torch.uint8).expand(3, -1, -1)
     frame = image.frame(transform).numpy()

@@ -274,6 +274,18 @@ def test_masks_that_do_not_fit_are_refused_or_counted(studied, tmp_path):
     np.savez(tmp_path / "small.npz", images=masks[:, ::2, ::2].astype(np.uint8), labels=classes)
     with pytest.raises(BadInput, match="is 12x12, its image 24x24"):
         alike.probe_background(store, tmp_path / "small.npz")
+    folder = tmp_path / "sizes"
+    listed = store.images().sort_values("path")
+    for one, row in enumerate(listed.itertuples()):
+        side = 12 if one < 2 else 24
+        mask = np.zeros((side, side), np.uint8)
+        mask[4:9, 4:9] = 255
+        at = (folder / row.path).with_suffix(".png")
+        at.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(at)
+    first = f"{listed['path'].iloc[0].rpartition('.')[0] or listed['path'].iloc[0]}.png"
+    left_out = alike.probe_background(store, folder, limit=1000).record["left_out"]
+    assert left_out == {f"mask of another size ('{first}' is 12x12, its image 24x24)": 2}
     (tmp_path / "other" / "a").mkdir(parents=True)
     Image.fromarray(masks[0]).save(tmp_path / "other" / "a" / "1.png")
     with pytest.raises(BadInput, match="but for the suffix"):
