@@ -49,8 +49,9 @@ def ls(place: Place, json: Json = False) -> None:
         return
     print_table(table.astype(object).where(table.notna(), ""))
     if unchanged is not None:
+        runs = "1 run" if unchanged.times == 1 else f"{unchanged.times} runs"
         sys.stdout.write(
-            f"nothing had changed in {unchanged.times} runs since {unchanged.since}, the last at "
+            f"nothing had changed in {runs} since {unchanged.since}, the last at "
             f"{unchanged.last[:16]}\n"
         )
     for fault in history.faults:
