@@ -97,9 +97,15 @@ class Client:
         label: str | None = None,
         features: str | None = None,
     ) -> "pd.DataFrame":
-        """Stored images drawn at random: image (SHA-256), row, path, label, subset, split."""
+        """Stored images drawn at random: image (SHA-256), row, path, label, subset, split.
+
+        The `attrs` have `n_images`, among which they were drawn, and `notes`.
+        """
         asked: dict[str, Any] = {"count": count, "seed": seed, "label": label, "features": features}
-        return _table(self._server.ask("GET", "/images", **asked))
+        answer = self._server.ask("GET", "/images", **asked)
+        table = _table(answer["images"], ["image", "row", "path", "label", "subset", "split"])
+        table.attrs = {name: answer[name] for name in ("n_images", "notes")}
+        return table
 
     def image(self, image: Query) -> dict[str, Any]:
         """One image: image (SHA-256), row (-1: not stored), path, label, subset, split."""
@@ -143,7 +149,8 @@ class Client:
 
         Returns:
             As `alike neighbours --json`: number, query, query_row, rank, row, distance, path,
-            label; and image (SHA-256), split.
+            label; and image (SHA-256), split. Its `attrs` have `measure`, and `notes`: what is
+            not as it was asked, for example fewer than k neighbours.
         """
         single = isinstance(images, str | Path | bytes | int)
         queries: list[Query] = [images] if single else list(images)  # type: ignore[list-item, arg-type]
@@ -156,7 +163,10 @@ class Client:
             "number", "query", "query_row", "rank", "row", "distance", "path", "label", "image",
             "split",
         ]  # fmt: skip
-        return _table([line for one in answers for line in one["neighbours"]], columns)
+        table = _table([line for one in answers for line in one["neighbours"]], columns)
+        table.attrs["measure"] = next((one["measure"] for one in answers), measure)
+        table.attrs["notes"] = list(dict.fromkeys(note for one in answers for note in one["notes"]))
+        return table
 
     def alike(
         self,
@@ -215,7 +225,8 @@ class Client:
     ) -> "tuple[pd.DataFrame, dict[str, Any]]":
         """What in an image speaks for a class: a table of methods, and the map (h, w) of each.
 
-        Methods that do not fit the network are in the table's `attrs`, as `left_out`.
+        Methods that do not fit the network are in the table's `attrs`, as `left_out`; `notes` are
+        of maps that have fewer cells here than the image.
         """
         import numpy as np
 
@@ -225,6 +236,7 @@ class Client:
         )
         table = _table(answer["images"]["maps"])
         table.attrs["left_out"] = answer["images"]["left_out"]
+        table.attrs["notes"] = answer["notes"]
         return table, {name: np.array(one) for name, one in answer["arrays"].items()}
 
     def scores(self, *, features: str | None = None) -> "pd.DataFrame":
@@ -241,6 +253,64 @@ class Client:
         """
         answer = self._server.ask("GET", "/scores", features=features)
         return {name: _table(answer[name]) for name in ANALYSED if answer.get(name)}
+
+    def runs(self) -> "pd.DataFrame":
+        """The runs of the store, oldest first, as `alike runs ls`.
+
+        Returns:
+            run, time, state, images, bad, sameness, accuracy, seconds, says. Its `attrs` have
+            `unchanged` (runs that found nothing changed) and `faults`.
+        """
+        answer = self._server.ask("GET", "/runs")
+        columns = [
+            "run", "time", "state", "images", "bad", "sameness", "accuracy", "seconds", "says"
+        ]  # fmt: skip
+        table = _table(answer["runs"], columns)
+        table.attrs = {name: answer[name] for name in ("unchanged", "faults")}
+        return table
+
+    def run(self, run: str = "last") -> dict[str, Any]:
+        """All that is recorded of a run, as `alike runs show --json`.
+
+        Args:
+            run: its id, the beginning or the end of it, or `last`.
+        """
+        record: dict[str, Any] = self._server.ask("GET", f"/runs/{run}")
+        return record
+
+    def run_difference(self, *runs: str, everything: bool = False) -> "dict[str, pd.DataFrame]":
+        """What runs differ in, as `alike runs diff`; the last one is compared with the first.
+
+        Args:
+            runs: two to twelve, each named as in `run`.
+            everything: also what is the same in all of them.
+
+        Returns:
+            settings, versions, network, and each further network by its label: a row a name and a
+            column a run. counts: network, count, run, value. scores: network, measure, score, run,
+            value, low, high; its `attrs` have `comparable` and `series`: scores that mean something
+            else than those of the last run are no difference.
+        """
+        answer = self._server.ask("GET", "/run-difference", run=list(runs), everything=everything)
+        ids, sides = answer["runs"], {"network": answer["network"], **answer["further"]}
+        sides |= {name: answer[name] for name in ("settings", "versions")}
+        tables = {name: _sides(part, ids) for name, part in sides.items()}
+        counts = [
+            (row["network"], row["count"], run, value)
+            for row in answer["counts"]
+            for run, value in zip(ids, row["values"], strict=True)
+        ]
+        scores = [
+            (row["network"], row["measure"], row["score"], run, *numbers)
+            for row in answer["scores"]
+            for run, *numbers in zip(ids, row["values"], row["low"], row["high"], strict=True)
+        ]
+        tables["counts"] = _table(counts, ["network", "count", "run", "value"])
+        tables["scores"] = _table(
+            scores, ["network", "measure", "score", "run", "value", "low", "high"]
+        )
+        tables["scores"].attrs = {name: answer[name] for name in ("comparable", "series")}
+        return tables
 
     def grades(self, *, features: str | None = None) -> "tuple[pd.DataFrame, pd.DataFrame]":
         """What `alike explain --grade` has stored: of explanations of images, and of pairs.
@@ -293,23 +363,23 @@ class Client:
         return table
 
     def classes(self, **asked: Any) -> "pd.DataFrame":
-        """Scores of each class; takes features, measure, limit."""
+        """Scores of each class; takes features, measure, limit, offset."""
         return self._rows("/classes", asked)
 
     def class_pairs(self, **asked: Any) -> "pd.DataFrame":
-        """Distances of each pair of classes; takes features, measure, limit.
+        """Distances of each pair of classes; takes features, measure, limit, offset.
 
-        At most 10,000 rows without a limit, and 100,000 with one; `attrs` have `n_rows`, of all.
-        `class_matrix` has the means of all pairs.
+        At most 10,000 rows without a limit, and 100,000 with one, after the first `offset`; `attrs`
+        have `n_rows`, of all. `class_matrix` has the means of all pairs.
         """
         return self._rows("/class-pairs", asked)
 
     def histograms(self, **asked: Any) -> "pd.DataFrame":
-        """Same and different pairs by distance; takes features, measure, limit."""
+        """Same and different pairs by distance; takes features, measure, limit, offset."""
         return self._rows("/histograms", asked)
 
     def examples(self, **asked: Any) -> "pd.DataFrame":
-        """Pairs of images worth a look; takes features, measure, limit."""
+        """Pairs of images worth a look; takes features, measure, limit, offset."""
         return self._rows("/examples", asked)
 
     def map(self, **asked: Any) -> "pd.DataFrame":
@@ -357,6 +427,7 @@ class Client:
         *,
         features: str | None = None,
         limit: int = MOST_ROWS,
+        offset: int = 0,
     ) -> "pd.DataFrame":
         """Suspected labels, outliers, twins (two lines an entry), bad images, or those with tags.
 
@@ -364,21 +435,23 @@ class Client:
             kind: of the list.
             features: key of an extraction; None: that of the server.
             limit: most entries; the server gives at most 100,000.
+            offset: entries of the whole list that are passed over.
 
         Returns:
             entry, row, image, path, label, subset, split, suggested, score, why. Its `attrs` have
             `n_lines`, the entries of the whole list.
         """
-        answer = self._server.ask("GET", f"/lists/{kind}", features=features, limit=limit)
+        asked: dict[str, Any] = {"features": features, "limit": limit, "offset": offset}
+        answer = self._server.ask("GET", f"/lists/{kind}", **asked)
         own = ("suggested", "score", "why")
         lines = [
             {"entry": number, **image, **{name: line[name] for name in own}}
-            for number, line in enumerate(answer["lines"])
+            for number, line in enumerate(answer["lines"], offset)
             for image in line["images"]
         ]
         names = ("row", "image", "path", "label", "subset", "split")
         table = _table(lines, ["entry", *names, *own])
-        table.attrs = {name: answer[name] for name in ("key", "kind", "n_lines", "needs")}
+        table.attrs = {name: answer[name] for name in ("key", "kind", "n_lines", "needs", "notes")}
         return table
 
     def prediction(self, image: Query, *, features: str | None = None) -> "pd.DataFrame":
@@ -423,6 +496,13 @@ def _table(rows: Any, columns: list[str] | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(rows, columns=columns)
+
+
+def _sides(values: dict[str, list[Any]], runs: list[str]) -> "pd.DataFrame":
+    """A row a name, a column a run."""
+    import pandas as pd
+
+    return pd.DataFrame.from_dict(values, orient="index", columns=pd.Index(runs), dtype=object)
 
 
 def _square(rows: list[list[float | None]], names: list[str]) -> "pd.DataFrame":

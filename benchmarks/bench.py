@@ -254,6 +254,95 @@ def extract() -> Iterator[Line]:
     yield "extraction / plain loop", seconds["plain"] / seconds["ours"], 0
 
 
+def serve() -> Iterator[Line]:
+    """Questions over HTTP beside a bare route with the same bytes; a large map in a browser.
+
+    The last two are checks: 1 is good, and nothing is above it.
+    """
+    from benchmarks.serve import HERE, PATH, bare_server, measured, server, synthetic_store
+
+    n, requests, clients = 2000, 600, 8
+    with tempfile.TemporaryDirectory() as folder:
+        store, file = synthetic_store(Path(folder), n), Path(folder) / "answer.json"
+        with server(HERE, store, PATH) as ours:
+            file.write_bytes(ours.get(PATH.format(row=3)))
+            wrong = neighbours_that_differ(store, ours)
+            with bare_server(file) as bare:
+                # The first turn warms both.
+                turns = [
+                    [measured(one, clients, requests, n, turn) for one in (ours, bare)]
+                    for turn in range(4)
+                ][1:]
+    wrong += sum(line["errors"] for turn in turns for line in turn)
+    mine, theirs = (min(turn[at]["processor_ms"] for turn in turns) for at in (0, 1))
+    yield "a question over HTTP / a bare route", theirs / mine, wrong
+    spread = min(turn[0]["p99/p50"] for turn in turns)
+    yield "check: p99 within 3 p50, 8 clients", min(1.0, 3 / spread), int(spread > 3)
+    yield from large_map()
+
+
+def neighbours_that_differ(store: Path, one: Any) -> int:
+    """Answers of a server, of some images, that are not the nearest by a plain product."""
+    from alike.extract.store import Store
+    from benchmarks.serve import PATH
+
+    features = Store.open(store).features()
+    x = features.read("gap", features.table("all")["row"].to_numpy()).astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    wrong = 0
+    for row in range(0, len(x), len(x) // 20):
+        apart = 1 - x @ x[row]
+        apart[row] = np.inf
+        near = json.loads(one.get(PATH.format(row=row)))["neighbours"]
+        given = np.array([each["distance"] for each in near])
+        true = apart[[each["row"] for each in near]]
+        right = np.allclose(given, true, atol=1e-5)
+        wrong += int(not right or not np.allclose(true, np.sort(apart)[: len(near)], atol=1e-5))
+    return wrong
+
+
+def large_map(n: int = 100_000) -> Iterator[Line]:
+    """A map of many images: its answer beside the writing of its JSON, and in a browser.
+
+    Args:
+        n: images.
+    """
+    from pydantic_core import to_json
+
+    from alike.analysis.maps import MapSettings, make_map
+    from alike.extract.store import Store
+    from benchmarks.pairs import best
+    from benchmarks.serve import HERE, PATH, chromium, open_map, server, synthetic_store
+
+    browser, missing = chromium()
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = synthetic_store(Path(folder), n, dimension=32)
+        make_map(Store.open(store).features(), MapSettings(split="all", sample=500, perplexity=5))
+        for _ in range(2):
+            with server(HERE, store, PATH) as one:
+                if not missing:
+                    with browser() as page:
+                        seconds.append(open_map(page, one))
+                # By now the map is read, as for everybody after the first.
+                answers = []
+                for _ in range(3):
+                    before = one.processor()
+                    body = one.get(f"/api/v1/map?limit={n}")
+                    answers.append(one.processor() - before)
+    document = json.loads(body)
+    written_alone, _ = best(lambda: to_json(document), 5)
+    wrong = abs(len(document["row"]) - n) + abs(len(document["tsne"]) - n)
+    # The system counts processor time in hundredths of a second.
+    least = max(min(answers), 0.01)
+    yield f"map of {n:,} images / its JSON", written_alone.cpu / least, wrong
+    if missing:
+        print(json.dumps({"left out": f"map in a browser: {missing}"}), flush=True)
+    else:
+        most = min(seconds)
+        yield f"check: map of {n:,} within 2 s", min(1.0, 2 / most), int(most > 2)
+
+
 def layers() -> Iterator[Line]:
     """One pass that stores the usual taps, beside one that stores the means of all layers too."""
     import torch
@@ -299,7 +388,7 @@ def _means_of_blocks(module: Any, inputs: Any, taps: Sequence[str]) -> dict[str,
 
 
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
-    part.__name__: part for part in (pairs, classes, index, store, explain, extract, layers)
+    part.__name__: part for part in (pairs, classes, index, store, explain, extract, layers, serve)
 }
 
 

@@ -50,6 +50,29 @@ def listing(n):
     })  # fmt: skip
 
 
+BARE = """
+import socket, sys
+from pathlib import Path
+import uvicorn
+from fastapi import FastAPI, Response
+body, app = Path(sys.argv[1]).read_bytes(), FastAPI()
+@app.get("/bare/{row}")
+async def bare(row: int, k: int) -> Response:
+    return Response(body, media_type="application/json")
+# Named as TCP, or every answer on a kept connection waits 40 ms.
+listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+listener.bind(("127.0.0.1", 0))
+print(f"http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
+# The parser of HTTP that `alike serve` uses.
+config = uvicorn.Config(app, http="h11", loop="asyncio", log_level="warning", lifespan="off")
+try:
+    uvicorn.Server(config).run([listener])
+except KeyboardInterrupt:
+    pass
+"""
+"""A bare route that answers with the bytes of a file."""
+
+
 def write_features(features, vectors):
     """Write the features of every image that has none."""
     with features.lock():
@@ -58,7 +81,7 @@ def write_features(features, vectors):
             features.write_unit(unit, {"gap": vectors[rows]})
 
 
-def synthetic_store(folder, n):
+def synthetic_store(folder, n, dimension=DIMENSION):
     """A store of n synthetic features in 20 classes, with an index."""
     from PIL import Image
 
@@ -75,8 +98,8 @@ def synthetic_store(folder, n):
     attrs = {"network": "synthetic", "weights": "none", "weights_hash": "ab" * 32,
              "transform": transform, "precision": "float32", "taps": ["last_conv"]}  # fmt: skip
     key = f"synthetic-abababab-{settings_hash(transform, 'float32')}"
-    features = store.create_features(attrs, key, {"gap": ((DIMENSION,), "float32")})
-    write_features(features, clustered(n, dimension=DIMENSION))
+    features = store.create_features(attrs, key, {"gap": ((dimension,), "float32")})
+    write_features(features, clustered(n, dimension=dimension))
     build_index(store.features(), "gap_cosine", effort=20)
     return folder / "store"
 
@@ -151,20 +174,30 @@ requestAnimationFrame(function frame(now) {
 """
 
 
-def frames(one):
-    """Milliseconds of each frame of the map, while it zooms and points are looked up."""
+def open_map(page, one):
+    """Seconds until a browser shows the map whose address it opens."""
+    page.shape(1400, 900, dark=False)
+    began = time.perf_counter()
+    page.go(f"http://127.0.0.1:{one.port}/#map")
+    page.wait("document.querySelector('.legend button') && document.querySelector('.plane')")
+    return time.perf_counter() - began
+
+
+def chromium():
+    """What opens a browser, and why there is none."""
     sys.path.insert(0, str(HERE / "tests" / "serve"))
     from browser import browser, missing
 
-    if missing():
-        return f"no frames: {missing()}"
+    return browser, missing()
+
+
+def frames(one):
+    """Milliseconds of each frame of the map, while it zooms and points are looked up."""
+    browser, missing = chromium()
+    if missing:
+        return f"no frames: {missing}"
     with browser() as page:
-        page.shape(1400, 900, dark=False)
-        began = time.perf_counter()
-        page.go(f"http://127.0.0.1:{one.port}/#map")
-        page.wait("document.querySelector('.legend button') && document.querySelector('.plane')")
-        shown = time.perf_counter() - began
-        lines = [f"map shown after {shown:.2f} s"]
+        lines = [f"map shown after {open_map(page, one):.2f} s"]
         for what in ("wheel", "pointermove"):
             page.run("window.frames_ms = null")
             page.run(MOVE, what)
@@ -181,20 +214,36 @@ class Server:
     port: int
     path: str
 
+    def get(self, path):
+        """The body of an answer."""
+        address = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(address, timeout=120) as told:
+            return told.read()
+
     def processor(self):
         """Seconds of processor time so far."""
         used = self.process.cpu_times()
         return used.user + used.system
 
 
-@contextlib.contextmanager
 def server(checkout, store, path):
     """A server of a checkout, until the block ends."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
     code = "import sys; from alike.flows.cli import main; sys.exit(main())"
-    words = [sys.executable, "-c", code, "serve", "--store", str(store), "--port", "0"]
+    return started(checkout, [code, "serve", "--store", str(store), "--port", "0"], path)
+
+
+def bare_server(file):
+    """A server that answers every question with the bytes of a file, until the block ends."""
+    return started(HERE, [BARE, str(file)], "/bare/{row}?k=12")
+
+
+@contextlib.contextmanager
+def started(checkout, words, path):
+    """A process of Python that prints the address at which it serves, until the block ends."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", *words]
     with subprocess.Popen(
-        words, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         address = process.stdout.readline().strip().rstrip("/")
         yield Server(psutil.Process(process.pid), int(address.rpartition(":")[2]), path)

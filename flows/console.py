@@ -47,9 +47,11 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
     shown = Table(box=None, pad_edge=False)
     for name in table.columns:
         number = table[name].dtype.kind in "if"
-        shown.add_column(str(name), justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(str(name)), justify="right" if number else "left", overflow="fold")
     for row in table.itertuples(index=False):
-        shown.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        # As text: a name of a file may look like rich's markup.
+        cells = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+        shown.add_row(*map(Text, cells))
     console = Console(width=None if sys.stdout.isatty() else 200)
     if title:
         # Not the table's own title, which is folded into the width of a narrow table.
@@ -74,11 +76,11 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<12}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}

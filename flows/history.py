@@ -11,8 +11,9 @@ counts as absent.
 import datetime
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.documents import INTEGER, TEXT, read_sealed, sealed_json
@@ -225,20 +226,28 @@ class History:
                 if not name.endswith(".partial"):
                     self.faults.append(f"{place} is no record of a run: it is left out")
                 continue
-            try:
-                record = read_sealed(self._store.read_file(place), RunRecord, place, _DELETE)
-                record.when.timestamp()
-                if f"{record.id}.json" != name or record.when.tzinfo is None:
-                    raise ValueError(f"it is the record of {record.id}")
-            except FileNotFoundError:
-                continue
-            except StoreDamaged as error:
-                self.faults.append(str(error))
-            except ValueError as error:
-                self.faults.append(f"{place} is damaged ({error}); {_DELETE}")
-            else:
+            record = self._read(name.removesuffix(".json"))
+            if record is not None:
                 records.append(record)
         return records
+
+    def _read(self, run: str) -> RunRecord | None:
+        """The record of an id; None if it is gone, or torn, which is named in `faults`."""
+        place = f"{FOLDER}/{run}.json"
+        try:
+            record = read_sealed(self._store.read_file(place), RunRecord, place, _DELETE)
+            record.when.timestamp()
+            if record.id != run or record.when.tzinfo is None:
+                raise ValueError(f"it is the record of {record.id}")
+        except FileNotFoundError:
+            return None
+        except StoreDamaged as error:
+            self.faults.append(str(error))
+            return None
+        except ValueError as error:
+            self.faults.append(f"{place} is damaged ({error}); {_DELETE}")
+            return None
+        return record
 
     def find(self, name: str) -> RunRecord:
         """The record of an id, of its beginning or end, or of `last`.
@@ -246,15 +255,37 @@ class History:
         Raises:
             BadInput: none, or several.
         """
-        records = self.records()
-        if name == "last" and records:
-            return records[-1]
-        matches = [one for one in records if one.id.startswith(name) or one.id.endswith(name)]
+        return self.find_all([name])[0]
+
+    def find_all(self, names: Sequence[str]) -> list[RunRecord]:
+        """The records of several names, each as in `find`.
+
+        Raises:
+            BadInput: none, or several, of a name.
+        """
+        files = [NAME.fullmatch(name) for name in self._store.file_names(FOLDER)]
+        ids = [one.group(1) for one in files if one]
+        return [self._named(ids, name) for name in names]
+
+    def _named(self, ids: Sequence[str], name: str) -> RunRecord:
+        """The record that a name means, of ids, oldest first; only what may be it is read."""
+        if name == "last":
+            last = next(self._readable(reversed(ids)), None)
+            if last is not None:
+                return last
+        matches = list(
+            self._readable(one for one in ids if one.startswith(name) or one.endswith(name))
+        )
         if len(matches) != 1:
-            recent = ", ".join(one.id for one in records[-5:]) or "no runs yet"
+            newest = list(islice(self._readable(reversed(ids)), 5))
+            recent = ", ".join(one.id for one in reversed(newest)) or "no runs yet"
             how_many = f"{len(matches)} runs match" if matches else "no run has that id"
             raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
         return matches[0]
+
+    def _readable(self, ids: Iterable[str]) -> Iterator[RunRecord]:
+        """The records of ids, without those that are gone or torn."""
+        return (record for one in ids if (record := self._read(one)) is not None)
 
     def write(self, record: RunRecord, images: "Mapping[str, pd.DataFrame] | None" = None) -> None:
         """Write a record, and its images before it.

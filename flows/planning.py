@@ -158,8 +158,7 @@ def _memory(pipeline: "Pipeline", sample: Sample, n: int) -> dict[str, int]:
     index = min(index, pipeline.index.memory or index)
     vectors = 4 * dimension * min(n, _evaluated(pipeline, n, dimension))
     return {
-        # The sample was listed too: what every listing takes is in its memory.
-        "listing": sample.memory + listing_bytes(n) - LISTING,
+        "listing": sample.loaded + listing_bytes(n),
         "worker": worker,
         "analysis": sample.memory + ANALYSED_BYTES * n + max(index, vectors),
     }

@@ -1,7 +1,6 @@
 """One run of a settings file, step by step; `alike.flows.pipeline` hands it to Prefect."""
 
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -284,7 +283,7 @@ def _finished(
 def _report(
     run: PipelineRun, before: "Analysis", rounds: Rounds, path: Path, past: dict[str, Any]
 ) -> None:
-    from alike.analysis.report import main_measure, write_report
+    from alike.analysis.report import main_measure, write_dated, write_report
 
     store = run.store()
     view = store.images()
@@ -319,8 +318,7 @@ def _report(
         run=facts,
     )
     dated = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
-    dated.parent.mkdir(exist_ok=True)
-    shutil.copyfile(path, dated)
+    write_dated(path, dated)
     drop_reports(dated.parent, run.pipeline.keep.reports)
 
 

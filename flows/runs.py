@@ -1,18 +1,20 @@
 """What the commands and the report say of past runs: tables, differences, a figure."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from alike.extract.errors import BadInput, NoStore
-from alike.flows.history import History, RunRecord
+from alike.flows.history import History, RunRecord, Score
 from alike.flows.settings import read_pipeline
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
 
 FIRST = ("sameness", "accuracy")
+NONE: Score = [None, None, None]
 
 
 def store_of(place: str) -> "Store":
@@ -55,52 +57,143 @@ def _changes(record: RunRecord) -> str:
     return ", ".join(parts)
 
 
-def difference(before: RunRecord, after: RunRecord) -> dict[str, Any]:
-    """What two runs differ in: settings, versions, network, counts, and every score.
-
-    Returns:
-        settings, versions, network: name to [first, second]; counts, scores: tables of name,
-        first, second, difference; scores of a further network name it.
-        Scores of two series are not compared: `series` says so.
-    """
-    names = [name for name in before.counts if name in after.counts]
-    counts = [(name, before.counts[name], after.counts[name]) for name in names]
-    same = before.series == after.series
-    scores = _changed_scores(before, after, "")
-    for label in after.others:
-        one, two = before.of(label), after.of(label)
-        scores += _changed_scores(one, two, label) if one and two else []
-    columns = ["measure", "score", "before", "after", "difference", "network"]
+def runs_document(history: History) -> dict[str, Any]:
+    """The document of `alike runs ls --json`: runs, unchanged, faults."""
+    table, unchanged = listed(history), history.unchanged()
     return {
-        "runs": [before.id, after.id],
-        "settings": _differing(before.settings, after.settings),
-        "versions": _differing(before.versions, after.versions),
-        "network": _differing(before.network, after.network),
-        "counts": pd.DataFrame(
-            [(name, a, b, b - a) for name, a, b in counts if a != b],
-            columns=["count", "before", "after", "difference"],
-        ),
-        "scores": pd.DataFrame([one for one in scores if one[4]], columns=columns),
-        "series": "" if same else "the scores of the two runs mean different things",
+        "runs": table,
+        "unchanged": None if unchanged is None else vars(unchanged),
+        "faults": history.faults,
     }
 
 
-def _changed_scores(
-    before: RunRecord, after: RunRecord, label: str
-) -> list[tuple[str, str, float, float, float, str]]:
-    """Rows of the scores that differ; none of two series."""
+def difference(records: Sequence[RunRecord], *, everything: bool = False) -> dict[str, Any]:
+    """What runs differ in, side by side; the document of `alike runs diff --json`.
+
+    Args:
+        records: two runs or more; "before" is the first of them, "after" the last.
+        everything: also what is the same in all of them.
+
+    Returns:
+        runs, times, states, errors: of each run.
+        settings, versions, network: name to its value in each run.
+        further: label of a further network to the same of it.
+        counts: rows of count, before, after, difference, network, values (one a run).
+        scores: rows of measure, score, before, after, difference, network, values, low, high.
+        measures: label of a network (empty: the first) to the measure of its headline in each run.
+        comparable: label to whether the scores of each run mean the same as those of the last.
+        series: says so if they do not.
+
+    Scores that mean different things have no difference, and only `everything` lists them.
+    """
+    labels = dict.fromkeys(label for one in records for label in one.others)
+    networks: dict[str, list[RunRecord | None]] = {"": list(records)}
+    networks |= {label: [one.of(label) for one in records] for label in labels}
+    comparable = {label: _comparable(of) for label, of in networks.items()}
+    counts = [row for label, of in networks.items() for row in _counts(label, of)]
+    scores = [row for label, of in networks.items() for row in _scores(label, of)]
+    further = {label: _sides([one.network if one else {} for one in networks[label]], everything)
+               for label in labels}  # fmt: skip
+    return {
+        "runs": [one.id for one in records],
+        "times": [one.time for one in records],
+        "states": [one.state for one in records],
+        "errors": [one.error for one in records],
+        "settings": _sides([one.settings for one in records], everything),
+        "versions": _sides([one.versions for one in records], everything),
+        "network": _sides([one.network for one in records], everything),
+        "further": {label: sides for label, sides in further.items() if sides},
+        "counts": [row for row in counts if everything or _differ(row["values"])],
+        "scores": [
+            row for row in scores
+            if everything or _differ(_only(row["values"], comparable[row["network"]]))
+        ],
+        "measures": {
+            label: [one.measure if one else "" for one in of] for label, of in networks.items()
+        },
+        "comparable": comparable,
+        "series": _series_note(comparable, [one.id for one in records]),
+    }  # fmt: skip
+
+
+def _comparable(records: Sequence[RunRecord | None]) -> list[bool]:
+    """Whether the scores of each run mean the same as those of the last that has the network."""
+    last = next((one.series for one in reversed(records) if one and one.scores), "")
+    return [one is None or not one.scores or one.series == last for one in records]
+
+
+def _series_note(comparable: dict[str, list[bool]], runs: Sequence[str]) -> str:
+    """Says which runs' scores mean something else than those of the last; empty if none do."""
+    first = [run for run, same in zip(runs, comparable[""], strict=True) if not same]
+    if not first:
+        return ""
+    if len(runs) == len(first) + 1 == 2:
+        return "the scores of the two runs mean different things"
+    return f"the scores of {', '.join(first)} mean something else than those of {runs[-1]}"
+
+
+def _counts(label: str, records: Sequence[RunRecord | None]) -> list[dict[str, Any]]:
+    """Rows of the images at each stage."""
+    names = dict.fromkeys(name for one in reversed(records) if one for name in one.counts)
     rows = []
-    for measure, of in after.scores.items() if before.series == after.series else ():
-        for name, now in of.items():
-            then = before.scores.get(measure, {}).get(name)
-            if then and then[0] is not None and now[0] is not None:
-                rows.append((measure, name, then[0], now[0], now[0] - then[0], label))
+    for name in names:
+        values = [one.counts.get(name) if one else None for one in records]
+        rows.append({"count": name, **_ends(values), "network": label, "values": values})
     return rows
 
 
-def _differing(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any]]:
+def _scores(label: str, records: Sequence[RunRecord | None]) -> list[dict[str, Any]]:
+    """Rows of the scores that one of the runs has."""
+    names = dict.fromkeys(
+        (measure, name)
+        for one in reversed(records) if one
+        for measure, of in one.scores.items()
+        for name in of
+    )  # fmt: skip
+    same, rows = _comparable(records), []
+    for measure, name in names:
+        scores = [(one.scores.get(measure, {}).get(name) if one else None) or NONE
+                  for one in records]  # fmt: skip
+        values, low, high = ([score[place] for score in scores] for place in range(3))
+        if all(value is None for value in values):
+            continue
+        ends = _ends(values, same[0] and same[-1])
+        rows.append({
+            "measure": measure, "score": name, **ends, "network": label, "values": values,
+            "low": low, "high": high,
+        })  # fmt: skip
+    return rows
+
+
+def _ends(values: Sequence[float | None], comparable: bool = True) -> dict[str, float | None]:
+    """Value of the first run and the last, and the difference if they can be compared."""
+    before, after = values[0], values[-1]
+    there = comparable and before is not None and after is not None
     return {
-        name: [before.get(name), after.get(name)]
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        "before": before, "after": after,
+        "difference": after - before if there else None,  # type: ignore[operator]
+    }  # fmt: skip
+
+
+def _differ(values: Sequence[float | None]) -> bool:
+    """Whether two values are there that are not the same."""
+    return len({value for value in values if value is not None}) > 1
+
+
+def _only(values: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    return [value for value, one in zip(values, wanted, strict=True) if one]
+
+
+def _sides(sides: Sequence[dict[str, Any]], everything: bool) -> dict[str, list[Any]]:
+    """Name to its value in each run; only those that are not the same in all, or all.
+
+    A run that recorded nothing of them, as one that failed early, differs in none.
+    """
+    there = [bool(one) for one in sides]
+    names = sorted(set().union(*sides))
+    every = {name: [one.get(name) for one in sides] for name in names}
+    return {
+        name: values
+        for name, values in every.items()
+        if everything or any(value != of[0] for of in [_only(values, there)] for value in of)
     }

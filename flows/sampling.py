@@ -44,6 +44,7 @@ class Sample:
             takes to embed (`vector`), an image and a pair of images in the search of twins
             (`twin`, `twin_pair`).
         memory: largest memory of this process, bytes.
+        loaded: the same before any image went through a network.
         device: that the forward pass ran on.
         gpus: that this machine has.
         notes: what could not be measured.
@@ -61,6 +62,7 @@ class Sample:
     parts: Mapping[str, float]
     per_image: Mapping[str, float]
     memory: int
+    loaded: int
     device: str
     gpus: int
     notes: tuple[str, ...] = ()
@@ -132,6 +134,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         image_id(source.read(path))
     list_seconds = (time.perf_counter() - started) / max(len(paths[:LEAST]), 1)
     networks = [(load_one(one, one.weights), taps_of(pipeline, one)) for one in pipeline.networks]
+    loaded = _peak()
     settings: dict[str, Any] = {
         "device": pipeline.extract.device, "precision": pipeline.extract.precision,
         "batch_size": pipeline.extract.batch_size,
@@ -179,6 +182,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             parts=parts,
             per_image=_per_image(store, features, parts),
             memory=_peak(),
+            loaded=loaded,
             device=str(choose_device(pipeline.extract.device)),
             gpus=torch.cuda.device_count(),
             notes=tuple(notes),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.serve.notes import beyond
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
 
@@ -64,7 +65,14 @@ class StoredAnalyses:
         }
 
     def rows(
-        self, name: str, key: str, measure: str | None, limit: int, order: str | None = None
+        self,
+        name: str,
+        key: str,
+        measure: str | None,
+        limit: int,
+        order: str | None = None,
+        *,
+        offset: int = 0,
     ) -> dict[str, Any]:
         """Fields of `Rows`: the rows of a table of the analysis that belong to one measure.
 
@@ -74,6 +82,7 @@ class StoredAnalyses:
             measure: None for the one that the headline rests on.
             limit: most rows.
             order: column by which the rows ascend, before the limit is applied.
+            offset: rows that are passed over.
 
         Raises:
             NotThere: no analysis, or one without this measure.
@@ -89,10 +98,11 @@ class StoredAnalyses:
         part = table[table["measure"] == chosen].drop(columns="measure")
         if order is not None and order in part:
             part = part.sort_values(order, kind="stable")
-        shown = part.iloc[:limit]
+        shown = part.iloc[offset : offset + limit]
         return {
             "key": key, "measure": chosen, "measures": measures,
-            "rows": records(shown), "n_rows": len(part),
+            "rows": records(shown), "n_rows": len(part), "offset": offset,
+            "notes": beyond(offset, len(part), "rows"),
         }  # fmt: skip
 
     def grades(self, key: str) -> dict[str, Any]:

@@ -4,15 +4,27 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.metrics import Metrics
 from alike.serve.network import NeedsNetwork, Vectors
+from alike.serve.notes import other_measure
 from alike.serve.opened import OpenIndex, check_measure
-from alike.serve.questions import MOST_ROWS, Features, K, Labels, Limit, Measure, Name, answer
+from alike.serve.questions import (
+    MOST_ROWS,
+    Features,
+    K,
+    Labels,
+    Limit,
+    Measure,
+    Name,
+    Offset,
+    answer,
+    only_its_parameters,
+)
 from alike.serve.service import all_explanations, usual_methods
 from alike.serve.stores import ServedStore
 from alike.serve.view_api import view_routes
@@ -34,6 +46,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 API = "/api/v1"
+STRICT = [Depends(only_its_parameters)]
 PART = 32
 """Images of one question that are done at once; then it is seen whether its client still waits."""
 IMAGE_BODY = {
@@ -56,7 +69,9 @@ def store_routes(
         prefix: of their paths.
         described: whether the description of the API has them.
     """
-    router = APIRouter(prefix=prefix, responses=ERRORS, include_in_schema=described)
+    router = APIRouter(
+        prefix=prefix, responses=ERRORS, include_in_schema=described, dependencies=STRICT
+    )
     _of_the_set(router, work)
     _of_pictures(router, work)
     _of_neighbours(router, work)
@@ -75,7 +90,7 @@ def server_routes(stores: Sequence[ServedStore], work: Work, metrics: Metrics) -
         work: does what they ask.
         metrics: that `metrics` shows.
     """
-    router = APIRouter(prefix=API, responses=ERRORS)
+    router = APIRouter(prefix=API, responses=ERRORS, dependencies=STRICT)
 
     @router.get("/stores", response_model=list[models.StoreFacts])
     async def stores_(request: Request) -> Any:
@@ -115,7 +130,7 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
         """What is served: the set, the network, the index, the extractions of the store."""
         return await work.search(request, answer(partial(service.facts, features, measure)))
 
-    @router.get("/images", response_model=list[models.Image])
+    @router.get("/images", response_model=models.Sample)
     async def images(
         request: Request,
         count: Annotated[int, Query(ge=0, le=1000, description="Number of images.")] = 24,
@@ -215,13 +230,15 @@ async def _neighbours(
     answers: list[dict[str, Any]] = []
 
     def answer_part(first: int, opened: OpenIndex, vectors: Vectors) -> None:
-        labels = tuple(asked.labels)
-        answers.extend([
-            service.neighbours(
+        labels, index = tuple(asked.labels), opened.index
+        notes = other_measure(
+            asked.measure, service.measure, index.measure.name, index.features.key
+        )
+        for number, name in enumerate(asked.images[first : first + PART], first):
+            answer = service.neighbours(
                 name, asked.k, asked.relation, labels, opened, number, vectors=vectors
             )
-            for number, name in enumerate(asked.images[first : first + PART], first)
-        ])  # fmt: skip
+            answers.append({**answer, "notes": [*notes, *answer["notes"]]})
 
     def embed_and_answer(first: int, opened: OpenIndex, others: frozenset[str]) -> None:
         # With what the network has just said: it is not held for long if others need the room.
@@ -330,11 +347,11 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
     def table(path: str, name: str, about: str, order: str | None = None) -> None:
         async def rows(
             request: Request, features: Features = None, measure: Measure = None,
-            limit: Limit = 10_000,
+            limit: Limit = 10_000, offset: Offset = 0,
         ) -> Any:  # fmt: skip
             def question() -> Any:
                 key = service.chosen_key(features)
-                return service.analyses.rows(name, key, measure, limit, order)
+                return service.analyses.rows(name, key, measure, limit, order, offset=offset)
 
             return await work.search(request, answer(question))
 

@@ -96,6 +96,20 @@ class Image(Model):
     split: str | None
 
 
+class Sample(Model):
+    """Stored images drawn at random.
+
+    Attributes:
+        images: that were drawn.
+        n_images: of the class, or of all, among which they were drawn.
+        notes: says so if there are fewer than were asked for.
+    """
+
+    images: list[Image]
+    n_images: int
+    notes: list[str]
+
+
 class Tags(Model):
     """Images with tags.
 
@@ -254,14 +268,19 @@ class Neighbours(Model):
     Attributes:
         query: the image.
         neighbours: nearest first.
+        measure: of the distances.
         exact: whether the answer is certainly the true one.
         missing: images with features that the index lacks, so that none of them can be here.
+        notes: says so if there are fewer than were asked for, and if the extraction that was named
+            has no index of the server's measure.
     """
 
     query: Image
     neighbours: list[Neighbour]
+    measure: str
     exact: bool
     missing: int
+    notes: list[str]
 
 
 class NeighbourQuestion(Model):
@@ -307,6 +326,7 @@ class Alike(Model):
         pairs: (P, Q), what every pair of positions adds to `value`; None if there are too many.
         in_measure: whether `measure` is that of the index. If not, the neighbours are ordered by
             something else than what the maps split.
+        notes: says so, and if pairs are left out.
     """
 
     first: Image
@@ -320,6 +340,7 @@ class Alike(Model):
     difference: list[list[list[float]]]
     pairs: list[list[float]] | None
     in_measure: bool
+    notes: list[str]
 
 
 class PixelLikeness(Model):
@@ -335,6 +356,7 @@ class PixelLikeness(Model):
         maps: a map (h, w) on each image; none if the method does not fit.
         conserved: sum of each map over `value`; 1 if biases take no share.
         left_out: why the method does not fit the network or the measure; empty if it does.
+        notes: says so if a map has fewer cells here than the image.
     """
 
     first: Image
@@ -345,6 +367,7 @@ class PixelLikeness(Model):
     maps: list[list[list[float]]]
     conserved: list[Number]
     left_out: str
+    notes: list[str]
 
 
 class ExplanationLine(Model):
@@ -395,10 +418,12 @@ class Explanations(Model):
     Attributes:
         images: what is said of the image.
         arrays: method to its map (h, w); the command names the file that it wrote them to.
+        notes: says so if a map has fewer cells here than the image.
     """
 
     images: ExplainedImages
     arrays: dict[str, list[list[float]]]
+    notes: list[str]
 
 
 class Analysis(Model):
@@ -444,6 +469,8 @@ class Rows(Model):
         measures: that were analysed.
         rows: of the table.
         n_rows: of the table, of which at most `limit` are in `rows`.
+        offset: rows of the table before those.
+        notes: says so if the table ends before `offset`.
     """
 
     key: str
@@ -451,6 +478,8 @@ class Rows(Model):
     measures: list[str]
     rows: list[dict[str, Any]]
     n_rows: int
+    offset: int
+    notes: list[str]
 
 
 class Grades(Model):

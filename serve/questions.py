@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import Field
 
+from alike.extract.errors import BadInput
 from alike.serve import models
 from alike.serve.models import MAX_NEIGHBOURS
 from alike.serve.work import document, json_answer
@@ -25,6 +28,41 @@ Labels = Annotated[
     Query(max_length=20, description="Only these classes. Repeatable."),
 ]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the answer.")]
+Offset = Annotated[int, Query(ge=0, lt=2**63, description="Rows that are passed over.")]
+
+
+async def only_its_parameters(request: Request) -> None:
+    """Refuse what a question would pass over in silence.
+
+    Raises:
+        BadInput: a parameter that the question does not have, or one that is given twice and is
+            no list.
+    """
+    given = request.query_params
+    if not given:
+        return
+    takes = _parameters(request.scope["route"])
+    for name in given:
+        if name not in takes:
+            names = ", ".join(sorted(takes)) or "none"
+            raise BadInput(f"{name[:80]}: no parameter of this question, which takes: {names}")
+        times = len(given.getlist(name))
+        if times > 1 and not takes[name]:
+            raise BadInput(f"{name}: given {times} times, once is expected")
+
+
+_PARAMETERS: WeakKeyDictionary[Callable[..., Any], dict[str, bool]] = WeakKeyDictionary()
+"""Of each question that was asked with one."""
+
+
+def _parameters(route: APIRoute) -> dict[str, bool]:
+    """Names of a question's parameters, and whether each is a list."""
+    takes = _PARAMETERS.get(route.endpoint)
+    if takes is None:
+        fields = route.dependant.query_params
+        takes = {one.alias: "list[" in str(one.field_info.annotation) for one in fields}
+        _PARAMETERS[route.endpoint] = takes
+    return takes
 
 
 def answer(question: Callable[[], Any]) -> Callable[[], Response]:

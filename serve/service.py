@@ -24,6 +24,7 @@ from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.network import NeedsNetwork, Networks, Vectors
+from alike.serve.notes import fewer, in_blocks, others_split, too_many_pairs
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
 
@@ -183,8 +184,8 @@ class NeighbourService:
 
     def sample(
         self, count: int, seed: int, label: str | None = None, key: str | None = None
-    ) -> list[dict[str, Any]]:
-        """Stored images drawn at random, of one class or of all.
+    ) -> dict[str, Any]:
+        """Fields of `Sample`: stored images drawn at random, of one class or of all.
 
         Raises:
             NotThere: no image has the label.
@@ -195,7 +196,11 @@ class NeighbourService:
             opened.check_classes((label,))
             rows = rows[opened.labels == label]
         drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
-        return opened.about_many(rows[drawn])
+        return {
+            "images": opened.about_many(rows[drawn]),
+            "n_images": len(rows),
+            "notes": fewer(count, len(drawn), "images are there"),
+        }
 
     # One image
 
@@ -380,8 +385,11 @@ class NeighbourService:
                 ), 1
             )
         ]  # fmt: skip
-        exact = bool(answer.exact[0])
-        return {"query": query, "neighbours": near, "exact": exact, "missing": opened.missing}
+        return {
+            "query": query, "neighbours": near, "measure": index.measure.name,
+            "exact": bool(answer.exact[0]), "missing": opened.missing,
+            "notes": fewer(k, len(near), "images may answer"),
+        }  # fmt: skip
 
     def _vector(
         self,
@@ -439,6 +447,10 @@ class NeighbourService:
             "difference": [_rounded(split.difference.on_a), _rounded(split.difference.on_b)],
             "pairs": _rounded(split.pairs) if split.pairs.size <= MAX_PAIRS else None,
             "in_measure": own,
+            "notes": [
+                *([] if own else others_split(measure.name, opened.index.measure.name)),
+                *too_many_pairs(split.pairs.size, MAX_PAIRS),
+            ],
         }
 
     def pixel_likeness(
@@ -470,6 +482,11 @@ class NeighbourService:
             "maps": [_rounded(_coarse(one)) for one in maps],
             "conserved": list(pixels.conserved) if pixels else [],
             "left_out": "" if pixels else "; ".join(result.notes),
+            "notes": list(
+                dict.fromkeys(
+                    note for one in maps for note in in_blocks(method, one.shape, _steps(one))
+                )
+            ),
         }
 
     def _distance(
@@ -541,7 +558,11 @@ class NeighbourService:
             "maps": result.table.to_dict(orient="records"), "cosine": None,
             "left_out": list(result.notes), "files": [],
         }  # fmt: skip
-        return {"images": images, "arrays": arrays}
+        notes = [
+            note for key, one in result.arrays.items()
+            for note in in_blocks(key.partition("/")[2], one.shape, _steps(one))
+        ]  # fmt: skip
+        return {"images": images, "arrays": arrays, "notes": notes}
 
     # Tags
 
@@ -586,12 +607,14 @@ def usual_methods() -> tuple[str, ...]:
 def all_explanations(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fields of `Explanations` by several methods, from those by each."""
     every: dict[str, Any] = {
-        "images": {"maps": [], "cosine": None, "left_out": [], "files": []}, "arrays": {}
+        "images": {"maps": [], "cosine": None, "left_out": [], "files": []}, "arrays": {},
+        "notes": [],
     }  # fmt: skip
     for part in parts:
         for name in ("maps", "left_out"):
             every["images"][name] += part["images"][name]
         every["arrays"] |= part["arrays"]
+        every["notes"] += part["notes"]
     return every
 
 
@@ -603,12 +626,16 @@ def _tags_of(table: Any) -> dict[str, Any]:
 
 def _coarse(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """A map of at most `MAX_CELLS` cells a side, with the same sum."""
-    steps = [-(-length // MAX_CELLS) for length in values.shape]
     sums = values.astype(np.float64)
-    for axis, step in enumerate(steps):
+    for axis, step in enumerate(_steps(values)):
         if step > 1:
             sums = np.add.reduceat(sums, np.arange(0, sums.shape[axis], step), axis=axis)
     return sums
+
+
+def _steps(values: NDArray[np.floating]) -> list[int]:
+    """Cells that are summed to one, along each axis."""
+    return [-(-length // MAX_CELLS) for length in values.shape]
 
 
 def _rounded(values: NDArray[np.floating]) -> list[Any]:

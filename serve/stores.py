@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from alike.serve.run_history import NoRuns, RunHistory
 from alike.serve.service import NeighbourService
-from alike.serve.views import Runs, no_runs
 
 SUFFIX = ".store"
 
@@ -18,12 +18,12 @@ class ServedStore:
     Attributes:
         name: part of the addresses of its API.
         service: answers questions about it.
-        runs: gives the records of its good runs, oldest first.
+        runs: its past runs.
     """
 
     name: str
     service: NeighbourService
-    runs: Runs = no_runs
+    runs: RunHistory = field(default_factory=NoRuns)
 
 
 def store_names(places: Sequence[str]) -> list[str]:

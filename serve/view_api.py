@@ -10,7 +10,9 @@ from pydantic import Field
 from alike.serve import models, view_models
 from alike.serve.analysed import records
 from alike.serve.lists import COLUMNS, FORMS, export
-from alike.serve.questions import Features, Limit, Measure, Name, answer
+from alike.serve.notes import beyond
+from alike.serve.questions import Features, Limit, Measure, Name, Offset, answer
+from alike.serve.run_api import run_routes
 from alike.serve.views import Views
 from alike.serve.work import Work
 
@@ -38,6 +40,7 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
     _of_scores(router, work, views)
     _of_classes(router, work, views)
     _of_lists(router, work, views)
+    run_routes(router, work, views.runs)
     service = work.service
 
     @router.get("/images/{image}/prediction", response_model=view_models.Prediction)
@@ -88,17 +91,17 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/lists/{kind}", response_model=view_models.ImageList)
     async def listed(
         request: Request, kind: Annotated[view_models.ListKind, Path()], features: Features = None,
-        limit: Limit = 200,
+        limit: Limit = 200, offset: Offset = 0,
     ) -> Any:  # fmt: skip
         """Images to look at: suspected labels, outliers, twins, bad images, those with tags."""
 
         def question() -> Any:
             found = views.listed(kind, features)
-            lines = [_line(one) for one in records(found.lines.iloc[:limit])]
-            key = work.service.chosen_key(features)
+            lines = [_line(one) for one in records(found.lines.iloc[offset : offset + limit])]
+            key, n_lines = work.service.chosen_key(features), len(found.lines)
             return {
-                "key": key, "kind": kind, "lines": lines, "n_lines": len(found.lines),
-                "needs": found.needs,
+                "key": key, "kind": kind, "lines": lines, "n_lines": n_lines, "offset": offset,
+                "notes": beyond(offset, n_lines, "lines"), "needs": found.needs,
             }  # fmt: skip
 
         return await work.search(request, answer(question))

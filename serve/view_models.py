@@ -59,7 +59,7 @@ class ClassMatrix(Model):
         key: extraction.
         measure: that the distances are of.
         order: classes, similar ones beside each other.
-        nearest: the nearest pairs of classes: class_a, class_b, between, within, ratio.
+        nearest: the nearest pairs of classes, at most 12: class_a, class_b, between, within, ratio.
         figure: the matrix.
         mean: the distances as rows, in that order, if they are asked for; null of one that is not
             known.
@@ -90,7 +90,7 @@ class ClassPair(Model):
         images: of each class that were compared.
         of: images of each class on that side.
         mean: distance of the pairs between the two.
-        nearest: pairs between the two, nearest first; each image at most once.
+        nearest: at most 8 pairs between the two, nearest first; each image at most once.
         farthest: the same from the other end.
         figure: histogram of the pairs within either class, and of those between the two.
     """
@@ -126,13 +126,15 @@ class Prediction(Model):
 
     Attributes:
         image: that was asked.
-        classes: of the network, the likeliest first.
+        classes: the likeliest five of the network, the likeliest first.
         shares: softmax of each.
+        n_classes: of the network.
     """
 
     image: Image
     classes: list[str]
     shares: list[float]
+    n_classes: int
 
 
 ListKind = Literal["labels", "outliers", "twins", "bad", "tags"]
@@ -162,6 +164,8 @@ class ImageList(Model):
         kind: of the list.
         lines: of the list.
         n_lines: of the whole list, of which at most `limit` are in `lines`.
+        offset: lines of the whole list before those.
+        notes: says so if the list ends before `offset`.
         needs: what has to be done before the list is complete; empty if nothing.
     """
 
@@ -169,4 +173,6 @@ class ImageList(Model):
     kind: ListKind
     lines: list[ListedLine]
     n_lines: int
+    offset: int
+    notes: list[str]
     needs: str

@@ -1,6 +1,6 @@
 """What the views of the page show beyond neighbours: scores, classes, lists, predictions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from alike.serve.class_pair import class_pair
 from alike.serve.lists import ImageList, image_list
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
+from alike.serve.run_history import NoRuns, RunHistory
 from alike.serve.service import NeighbourService
 
 TAP = "logits"
@@ -21,26 +22,19 @@ LIKELY = 5
 NEAREST = 12
 """Pairs of classes that are listed."""
 
-Runs = Callable[[], Sequence[Mapping[str, Any]]]
-
-
-def no_runs() -> Sequence[Mapping[str, Any]]:
-    """The history of a store whose runs are not known."""
-    return ()
-
 
 class Views:
     """Answers what the views ask; the figures and sentences are those of the report."""
 
-    def __init__(self, service: NeighbourService, runs: Runs = no_runs) -> None:
+    def __init__(self, service: NeighbourService, runs: RunHistory | None = None) -> None:
         """Take the service.
 
         Args:
             service: opens indexes and analyses.
-            runs: gives the records of good runs, oldest first.
+            runs: past runs of the store; None: none are known.
         """
         self.service = service
-        self._runs = runs
+        self.runs: RunHistory = NoRuns() if runs is None else runs
 
     def scores(self, key: str | None, names: Sequence[str] = ()) -> dict[str, Any]:
         """Fields of `ScoreSections`.
@@ -56,7 +50,7 @@ class Views:
         from alike.analysis.report import every_word, score_sections
 
         analysis = self.service.analyses.analysis(self.service.chosen_key(key))
-        sections = score_sections(analysis, self.service.store, self._runs(), names)
+        sections = score_sections(analysis, self.service.store, self.runs.good(), names)
         scores = map(str, analysis.tables["scores"]["score"].unique())
         words = {name: asdict(one) for name, one in every_word(scores).items()}
         return {"key": analysis.key, "sections": sections, "words": words}
@@ -184,6 +178,7 @@ class Views:
             "image": self.service.about(name, opened),
             "classes": [names[i] for i in likely],
             "shares": shares[likely].tolist(),
+            "n_classes": len(names),
         }
 
     def listed(self, kind: str, key: str | None) -> ImageList:

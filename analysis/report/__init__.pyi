@@ -8,6 +8,7 @@ from .lookup import score_of as score_of
 from .lookup import worst_class as worst_class
 from .parts import data_uri as data_uri
 from .queries import purity as purity
+from .report import write_dated as write_dated
 from .report import write_report as write_report
 from .thumbnails import Pictures as Pictures
 from .thumbnails import Thumbnail as Thumbnail

@@ -110,7 +110,9 @@ def _images(now: Mapping[str, Any]) -> list[str]:
     parts = [f"{count(changes[name])} {name}" for name in changes if changes[name]]
     bad = now["counts"].get("bad", 0)
     sentences = [f"Images: {', '.join(parts)}."] if parts else []
-    return sentences + ([f"{count(bad)} images are left out now."] if bad else [])
+    return sentences + (
+        [f"{count(bad)} {'image is' if bad == 1 else 'images are'} left out now."] if bad else []
+    )
 
 
 def _settings(now: Mapping[str, Any]) -> list[str]:

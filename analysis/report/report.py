@@ -40,6 +40,7 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
+COMPLETE = "This file is complete: it loads nothing from anywhere."
 SCRIPTS = ("shown.js", "report.js")
 """The first is also that of the served page."""
 INTERVALS = (
@@ -212,15 +213,49 @@ def _last_part(name: str) -> str:
 
 def _foot(run: dict[str, Any]) -> str:
     date = f" on {text(run['created'])}" if run.get("created") else ""
-    return (
-        f"<footer>Written by Alike{date}. This file is complete: it loads nothing from anywhere."
-        "</footer>"
-    )
+    return f"<footer>Written by Alike{date}. {COMPLETE}</footer>"
+
+
+def write_dated(report: Path, to: Path) -> None:
+    """Write a copy of a report that shares plotly's script, 5 MB, with others in its folder.
+
+    Args:
+        report: from `write_report`.
+        to: the copy; the script lies beside it.
+    """
+    import plotly
+
+    page = report.read_text(encoding="utf-8")
+    name = f"plotly-{plotly.__version__}.min.js"
+    script = to.parent / name
+    for old, new in (
+        (_plotly(), f'<script src="{name}"></script>'),
+        (POLICY, POLICY.replace("script-src", "script-src 'self' file:")),
+        (COMPLETE, f"It loads {name}, which lies beside it, and nothing else."),
+    ):
+        before, found, after = page.partition(old)
+        if not found:
+            raise ValueError(f"{report} is not a report of this version: no {old[:40]}")
+        page = f"{before}{new}{after}"
+    if not script.exists():
+        with aside(script) as partial:
+            partial.write_text(_script(), encoding="utf-8")
+    with aside(to) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def _script() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script
+
+
+def _plotly() -> str:
+    return f"<script>{_script()}</script>"
 
 
 def _page(title: str, body: str) -> str:
-    from plotly.offline import get_plotlyjs
-
     own = resources.files("alike.analysis.report")
     style = own.joinpath("report.css").read_text(encoding="utf-8")
     script = "".join(own.joinpath(one).read_text(encoding="utf-8") for one in SCRIPTS)
@@ -229,5 +264,5 @@ def _page(title: str, body: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>\n{script}</script>\n</body>\n</html>\n"
+        f"{_plotly()}\n<script>\n{script}</script>\n</body>\n</html>\n"
     )

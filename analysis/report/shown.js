@@ -94,7 +94,7 @@ const Shown = (() => {
   }
 
   // A spreadsheet runs what begins so: an apostrophe makes it text. Numbers and spans of them stay.
-  const RUNS = /^[=+\-@\t\r]/, NUMBERS = /^[+-][\d.,\s%e]*( to [+-]?[\d.,\s%e]+)?$/;
+  const RUNS = /^[=+\-@\t\r]/, NUMBERS = /^[+-][\d.,\s%e]*( to [+-]?[\d.,\s%e]+)?( points)?$/;
   const inert = (value) => (RUNS.test(value) && !NUMBERS.test(value) ? `'${value}` : value);
 
   function csv(table) {

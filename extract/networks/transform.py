@@ -1,14 +1,17 @@
-"""Preprocessing that belongs to a network's weights: resize, crop, scale, normalise."""
+"""Preprocessing that belongs to a network's weights: resize, crop, scale, normalise.
+
+Torch is loaded by the first image: settings are checked without it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-
-import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as geometry
+from typing import TYPE_CHECKING
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -81,12 +84,15 @@ class Transform:
             return self.crop, self.crop
         return self.resize if isinstance(self.resize, tuple) else None
 
-    def frame(self, image: torch.Tensor) -> torch.Tensor:
+    def frame(self, image: "torch.Tensor") -> "torch.Tensor":
         """Resize and crop a uint8 image (3, H, W); the result is uint8 (3, h, w), contiguous.
 
         Raises:
             BadImage: so long and thin that it would be too large.
         """
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as geometry
+
         if self.resize is not None:
             if isinstance(self.resize, int):
                 short, long = sorted(image.shape[-2:])
@@ -107,14 +113,16 @@ class Transform:
             image = geometry.center_crop(image, [self.crop, self.crop])
         return image.contiguous()
 
-    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+    def normalise(self, frames: "torch.Tensor") -> "torch.Tensor":
         """Scale uint8 (..., 3, h, w) to [0, 1], subtract the mean, divide by std; float32."""
+        import torch
+
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=frames.device).view(3, 1, 1)
             for values in (self.mean, self.std)
         )
         return frames.to(torch.float32).div_(255).sub_(mean).div_(std)
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: "torch.Tensor") -> "torch.Tensor":
         """A uint8 image (3, H, W) as network input, float32 (3, h, w)."""
         return self.normalise(self.frame(image))

@@ -38,23 +38,21 @@ def ls(place: Place, json: Json = False) -> None:
     Example: `alike runs ls pipeline.toml`
     """
     from alike.flows.history import History
-    from alike.flows.runs import listed, store_of
+    from alike.flows.runs import runs_document, store_of
 
-    history = History(store_of(place))
-    table = listed(history)
-    unchanged = history.unchanged()
+    document = runs_document(History(store_of(place)))
     if json:
-        quiet = None if unchanged is None else vars(unchanged)
-        print_json({"runs": table, "unchanged": quiet, "faults": history.faults})
+        print_json(document)
         return
+    table, unchanged = document["runs"], document["unchanged"]
     print_table(table.astype(object).where(table.notna(), ""))
     if unchanged is not None:
-        runs = "1 run" if unchanged.times == 1 else f"{unchanged.times} runs"
+        times = f"{unchanged['times']} {'run' if unchanged['times'] == 1 else 'runs'}"
         sys.stdout.write(
-            f"nothing had changed in {runs} since {unchanged.since}, the last at "
-            f"{unchanged.last[:16]}\n"
+            f"nothing had changed in {times} since {unchanged['since']}, the "
+            f"last at {unchanged['last'][:16]}\n"
         )
-    for fault in history.faults:
+    for fault in document["faults"]:
         sys.stdout.write(f"note: {fault}\n")
 
 
@@ -94,32 +92,54 @@ def show(place: Place, run: Run = "last", json: Json = False) -> None:
 def diff(
     place: Place,
     before: Run,
-    after: Run = "last",
+    after: Annotated[
+        list[str] | None,
+        typer.Argument(help="Further runs, the last one last. [default: last]"),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is the same in all of the runs.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what two runs differ in: settings, versions, network, images and scores.
+    """Show what two runs or more differ in: settings, versions, networks, images and scores.
 
-    Example: `alike runs diff pipeline.toml 3f2a1b last`
+    Examples:
+        alike runs diff pipeline.toml 3f2a1b last
+
+        alike runs diff pipeline.toml 3f2a1b 9c0d4e last --all
     """
-    import pandas as pd
-
     from alike.flows.history import History
     from alike.flows.runs import difference, store_of
 
-    history = History(store_of(place))
-    changes = difference(history.find(before), history.find(after))
+    records = History(store_of(place)).find_all([before, *(after or ["last"])])
+    document = difference(records, everything=everything)
     if json:
-        print_json(changes)
+        print_json(document)
         return
-    for part in ("settings", "versions", "network"):
-        rows = [(name, *values) for name, values in changes[part].items()]
+    heads = ["before", "after"] if len(records) == 2 else [one.id[-6:] for one in records]
+    named = {name: document[name] for name in ("settings", "versions", "network")}
+    for title, part in (named | document["further"]).items():
+        rows = [(name, *values) for name, values in part.items()]
         if rows:
-            print_table(pd.DataFrame(rows, columns=[part, "before", "after"]))
-    for part in ("counts", "scores"):
-        if len(changes[part]):
-            print_table(changes[part])
-    if changes["series"]:
-        sys.stdout.write(f"note: {changes['series']}\n")
+            _print_rows(rows, [title, *heads])
+    for part, names in (("counts", ["count"]), ("scores", ["measure", "score"])):
+        rows = [
+            (*(row[name] for name in names), *row["values"], row["difference"], row["network"])
+            for row in document[part]
+        ]
+        if rows:
+            _print_rows(rows, [*names, *heads, "difference", "network"])
+    if document["series"]:
+        sys.stdout.write(f"note: {document['series']}\n")
+
+
+def _print_rows(rows: list[tuple[Any, ...]], columns: list[str]) -> None:
+    """Print rows; what a run has not is left empty."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=columns).convert_dtypes()
+    print_table(table.astype(object).where(table.notna(), "") if table.isna().any(axis=None)
+                else table)  # fmt: skip
 
 
 def plot(

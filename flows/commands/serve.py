@@ -1,7 +1,7 @@
 """`alike serve`: the page and the HTTP API of one store or several."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +9,6 @@ from alike.flows.log_lines import say
 from alike.flows.options import TrustOption
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from alike.extract.store import Store
     from alike.serve.stores import ServedStore
 
@@ -126,9 +124,8 @@ def _open(
     places: list[str], features: str | None, measure: str, thumbnails: Path
 ) -> "list[ServedStore]":
     """Open the stores; each further one shares what the first one holds."""
-    from functools import partial
-
     from alike.extract.store import Store
+    from alike.flows.served_runs import StoredRuns
     from alike.index.places import indexed_measures
     from alike.serve.service import NeighbourService
     from alike.serve.stores import ServedStore, store_names
@@ -142,7 +139,7 @@ def _open(
         chosen = measure if measure in there or not there else there[0]
         services.append(NeighbourService(store, key, chosen, beside=first))
     return [
-        ServedStore(name, service, partial(_runs, service.store))
+        ServedStore(name, service, StoredRuns(service.store))
         for name, service in zip(store_names(places), services, strict=True)
     ]
 
@@ -163,11 +160,3 @@ def _first_key(store: "Store") -> str:
         if not indexed:
             raise
         return indexed[0]
-
-
-def _runs(store: "Store") -> "Sequence[Mapping[str, Any]]":
-    from alike.flows.history import History
-    from alike.flows.recording import over_time
-
-    runs: list[dict[str, Any]] = over_time(History(store).records())["runs"]
-    return runs

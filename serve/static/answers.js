@@ -1,7 +1,8 @@
 // What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
-import { ask, askIfThere, count, distance, empty, h, link, networkTitle, pictureLink, rounded } from "./parts.js";
+import { ask, askIfThere, count, distance, empty, h, link, networkTitle, pictureLink, rounded, sentences } from "./parts.js";
 
 export const MOST = 200; // neighbours of one answer, as in the API
+const USUAL = 12;
 
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
 export function sideOf(value, { facts, source }) {
@@ -13,7 +14,7 @@ export function sideOf(value, { facts, source }) {
 
 // How many neighbours an address asks for, as far as the server gives them.
 export function wantedNumber({ k }) {
-  return Math.min(MOST, Math.max(1, Math.round(Number(k)) || 12));
+  return Math.min(MOST, Math.max(1, Math.round(Number(k)) || USUAL));
 }
 
 export function askNeighbours(image, { store, features, measure }, { values, life }) {
@@ -50,11 +51,12 @@ export function bar(share, kind = "") {
   return h("span", { class: "track" }, inner);
 }
 
-export function summary({ query, neighbours: near, exact, missing }) {
+export function summary({ query, neighbours: near, exact, missing, notes }) {
   const text = !near.length ? "No stored image may answer."
     : exact ? "These are exactly the nearest." : "Found by an approximate index.";
   const lacking = missing ? ` ${count(missing)} images are not in the index: none of them can be here.` : "";
-  return text + lacking + (query.label === null ? " The class of the query is not known." : "");
+  const fewer = near.length && notes.length ? ` ${sentences(notes)}` : "";
+  return text + fewer + lacking + (query.label === null ? " The class of the query is not known." : "");
 }
 
 // The neighbours as pictures, each a link to the pair.

@@ -1,10 +1,17 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
 import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
-import { ask, choices, empty, fill, h, link, named, picture, pictureLink, say, select, waiting } from "./parts.js";
-import { pairView } from "./pair.js";
+import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, say, select, waiting } from "./parts.js";
+import { PAIR, pairView } from "./pair.js";
 
 const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other classes"]];
+
+// What an address of this view may say; null: anything.
+export const parameters = ({ classes }) => ({
+  image: null, with: null, by: null, beside: null, at: null, class: Object.keys(classes), relation: RELATIONS.map(([name]) => name),
+  k: (value) => (String(wantedNumber({ k: value })) === value ? "" : `from 1 to ${MOST} neighbours are answered, ${wantedNumber({ k: value })} here`),
+  ...PAIR,
+});
 
 export function view(place, { facts, go, source, life }) {
   let before = {};
@@ -72,7 +79,7 @@ function showQuery(place, reply, context) {
   const { facts, go, life, values } = context, own = sideOf("", context);
   const { query } = reply, relation = values.relation || "any";
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
-  const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
+  const others = facts.networks.filter((one) => one.value !== facts.key);
   const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
   place.replaceChildren(
     picture(query, 384),
@@ -84,7 +91,7 @@ function showQuery(place, reply, context) {
         choices("Which classes may answer", RELATIONS.map(([value, text]) =>
           [value, text, { disabled: query.label === null && value !== "any" }]), relation, (value) => go({ relation: value })),
         h("label", {}, "neighbours ", number),
-        others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])],
+        others.length ? select("beside", [["", "no other network"], ...others.map((one) => networkOption(one.value, one.title, one.measure))],
           values.beside || "", (beside) => go({ beside, by: undefined })) : null),
       h("p", { class: "soft small shared", role: "status" }, values.beside ? "" : summary(reply))));
 }
@@ -111,9 +118,9 @@ function someImages({ facts, go, source, life }) {
   let seed = 0, label = null;
   const gallery = h("div", { class: "grid" });
   const draw = () => fill(gallery, life, async () => {
-    const images = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
-    if (!images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
-    return images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
+    const drawn = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
+    if (!drawn.images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
+    return drawn.images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
   }, waiting(2, "Loading stored images"));
   const names = Object.entries(facts.classes).map(([name, n]) => [name, `${name} (${n})`]);
   const list = names.length ? select("class", [["", "all"], ...names], "", (value) => go({ class: value }, { replace: true })) : null;

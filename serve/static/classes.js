@@ -2,6 +2,8 @@
 import { ask, count, distance, empty, figure, fill, h, link, pictureLink, say, select, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
+export const parameters = () => ({ first: null, second: null });
+
 export function view(place, { facts, go, source, life }) {
   const names = Object.keys(facts.classes);
   if (!names.length) {
@@ -42,7 +44,7 @@ export function view(place, { facts, go, source, life }) {
     const table = h("div", {}, h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
       h("tbody", {}, told.rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: link("classes", { ...source, first: row.class, second: row.class }) }, row.class)),
-        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3), span(row)]),
+        h("td", { class: "n" }, count(row.n)), h("td", { class: "n" }, row.sameness === null ? "–" : [row.sameness.toFixed(3).replace("-", "\u2212"), span(row)]),
         h("td", { class: "wide" }, bar(((row.sameness ?? 0) - low) / (1 - low), "accent")),
         h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))));
     Shown.savable(table.querySelector("table"), "classes");
@@ -79,7 +81,7 @@ export function view(place, { facts, go, source, life }) {
 
 // Older analyses have no intervals of classes.
 function span(row) {
-  return row.sameness_low == null ? "" : h("span", { class: "sub" }, `${row.sameness_low.toFixed(3)} to ${row.sameness_high.toFixed(3)}`);
+  return row.sameness_low == null ? "" : h("span", { class: "sub" }, `${row.sameness_low.toFixed(3)} to ${row.sameness_high.toFixed(3)}`.replaceAll("-", "\u2212"));
 }
 
 function pairs(title, list, source) {

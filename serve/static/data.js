@@ -13,6 +13,8 @@ const NONE = { labels: "No label is contradicted by its neighbours.", outliers: 
 const TAGS = { labels: "wrong-label", outliers: "outlier", twins: "twin", bad: "bad-image" };
 const PAGE = 100;
 
+export const parameters = () => ({ kind: KINDS.map(([name]) => name) });
+
 export function view(place, { facts, go, source, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
   const limits = h("div", { class: "limits" }), body = h("div");
@@ -22,30 +24,54 @@ export function view(place, { facts, go, source, life }) {
     const told = await askIfThere("report", { features: source.features, section: "data" }, { signal: life });
     return told?.sections.data ? allowed(told.sections.data, life) : [];
   }, waiting(4, "Loading what the data allow"));
-  let shown = "", limit = PAGE;
+  let shown = "";
 
   const show = (kind) => fill(body, life, async () => {
     const tags = await ask("tags", {}, { signal: life });
-    const told = await ask(`lists/${kind}`, { features: source.features, limit }, { signal: life });
+    const told = await ask(`lists/${kind}`, { features: source.features, limit: PAGE }, { signal: life });
     if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
     if (!told.lines.length) return empty(kind === "tags" ? "Nothing is marked" : "Nothing to look at", NONE[kind]);
-    const rest = told.n_lines - told.lines.length;
+    const lines = h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go)));
     return [h("p", { class: "lead" }, ABOUT[kind]),
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
         kind === "tags" ? h("span", { class: "soft small" }, Object.entries(tags.counts).map(([name, n]) => `${name} ${count(n)}`).join(", ")) : null,
         [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(`lists/${kind}/file`, { form, features: source.features }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
-      h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go))),
-      rest > 0 ? h("p", {}, h("button", { type: "button", class: "more", onclick: () => { limit += PAGE; show(kind); } }, `${count(Math.min(rest, PAGE))} more`),
-        h("span", { class: "soft small" }, ` ${count(told.lines.length)} of ${count(told.n_lines)} are shown.`)) : ""];
+      lines, more(kind, lines, tags, told.n_lines)];
   }, waiting(5, "Loading the list"));
+
+  // The button below a part of a list, which adds the next part.
+  function more(kind, lines, tags, all) {
+    const place = h("p");
+    const draw = (line = "") => {
+      const there = lines.childElementCount, rest = all - there;
+      if (rest <= 0) { place.replaceChildren(); return; }
+      const button = h("button", { type: "button", class: "more", onclick: () => add(button) }, `${count(Math.min(rest, PAGE))} more`);
+      place.replaceChildren(button, h("span", { class: line ? "wrongline small" : "soft small" }, line || ` ${count(there)} of ${count(all)} are shown.`));
+    };
+    const add = async (button) => {
+      button.disabled = true;
+      const offset = lines.childElementCount;
+      try {
+        const told = await ask(`lists/${kind}`, { features: source.features, limit: PAGE, offset }, { signal: life });
+        lines.append(...told.lines.map((line) => entry(kind, line, tags, source, go)));
+        say(`${count(lines.childElementCount)} of ${count(all)} are shown`);
+        draw();
+        // The keyboard goes on where the new part begins.
+        lines.children[offset]?.querySelector("a, button")?.focus({ preventScroll: true });
+      } catch (error) {
+        if (error.name !== "AbortError") draw(` ${error.message}`);
+      }
+    };
+    draw();
+    return place;
+  }
 
   return (values) => {
     const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
     tabs.replaceChildren(...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
     if (kind === shown) return;
     shown = kind;
-    limit = PAGE;
     show(kind);
   };
 }

@@ -1,7 +1,8 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, networkTitle, Refusal, say, select, useStore, waiting } from "./parts.js";
+import { ask, count, failed, h, link, networkOption, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
+const OF_ALL = ["store", "features", "measure"]; // what an address of every view may say
 const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", data: "Data" };
 const at = (id) => document.getElementById(id);
 let facts = null, shown = null, stores = null;
@@ -53,6 +54,7 @@ async function follow() {
       leave();
       facts = null;
       at("set").replaceChildren();
+      at("notes").hidden = true;
       const first = values.store || source.features || source.measure ? h("a", { class: "button", href: "#ask" }, "Open the first store") : null;
       at("view").replaceChildren(failed(error, follow, first));
       // No link repeats what there is not.
@@ -69,18 +71,21 @@ async function follow() {
   if (!shown || shown.name !== name) {
     leave();
     const life = new AbortController();
-    shown = { name, life, update: null };
+    shown = { name, life, update: null, parameters: {} };
     const mine = shown;
     at("view").replaceChildren(waiting());
     const module = await import(`./${name}.js`);
     if (shown !== mine) return;
     const place = h("div", { class: `view ${name}` });
     at("view").replaceChildren(place);
+    shown.parameters = module.parameters(facts);
     shown.update = module.view(place, { facts, go, source, life: life.signal });
     say(`${TITLES[name]} is shown`);
     scrollTo({ top: 0 });
   }
-  if (shown.update) shown.update(state().values);
+  if (!shown.update) return;
+  showNotes(state().values, shown.parameters);
+  shown.update(state().values);
 }
 
 // Every network that can stand beside the one that is shown: of its store by the key, of another by STORE/KEY.
@@ -105,20 +110,32 @@ function leave() {
 
 function showSet(values) {
   const classes = Object.keys(facts.classes).length;
-  const options = facts.extractions.filter((one) => one.indexes.length || one.key === facts.key);
+  const options = facts.extractions;
   const own = facts.extractions.find((one) => one.key === facts.key);
   const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
     h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
+    ? select("network", options.map((one) => networkOption(one.key, networkTitle(one), one.indexes.length || one.key === facts.key)), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));
   parts.push(own && own.indexes.length > 1
     ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
     : h("span", { title: facts.about }, facts.measure));
   at("set").replaceChildren(h("div", { class: "in" }, parts));
-  at("notes").textContent = facts.notes.join(" ");
-  at("notes").hidden = !facts.notes.length;
+}
+
+// What the answers lack, and what of the address is passed over.
+function showNotes(values, parameters) {
+  const doubts = Object.entries(values).filter(([name]) => !OF_ALL.includes(name)).map(([name, value]) => {
+    if (!Object.hasOwn(parameters, name)) return `“${name}” in the address says nothing to this view, which knows: ${[...OF_ALL, ...Object.keys(parameters)].join(", ")}.`;
+    const known = parameters[name];
+    if (!known || !value || (Array.isArray(known) && known.includes(value))) return "";
+    const why = Array.isArray(known) ? known.length === 0 ? "this set has none" : `known are ${known.slice(0, 20).join(", ")}${known.length > 20 ? " …" : ""}` : known(value);
+    return why && `${name}=${value} in the address: ${why}.`;
+  });
+  const lines = [...facts.notes.map((one) => sentences([one])), ...doubts.filter(Boolean)];
+  at("notes").replaceChildren(...prose(lines.join(" ")));
+  at("notes").hidden = !lines.length;
 }
 
 // Another network of the store, by the measure that is shown, or by one that it has an index of.

@@ -1,5 +1,5 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
-import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, networkOption, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
 import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
@@ -8,6 +8,8 @@ const TEN = ["#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "
 const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["purity", "score"], ["prediction", "prediction"]];
 const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
 const SHOWN = 60; // pictures of a selection
+
+export const parameters = () => ({ colour: COLOURS.map(([name]) => name), kind: KINDS.map(([name]) => name), split: null, lit: null, view: null, beside: null });
 
 export function view(place, { facts, go, source, life }) {
   const maps = []; // {data, scatter, byImage}
@@ -96,7 +98,7 @@ export function view(place, { facts, go, source, life }) {
   function showControls() {
     const data = maps[0].data;
     const there = COLOURS.filter(([name]) => name === "purity" ? data.purity : name === "prediction" ? predicts(data.key) : new Set(data[name]).size > 1 || name === "split");
-    const others = facts.networks.filter((one) => one.value !== facts.key && one.measure);
+    const others = facts.networks.filter((one) => one.value !== facts.key);
     const tools = choices("What dragging does", [["move", "move"], ["lasso", "lasso"]], tool, (value) => {
       tool = value;
       press(tools, value);
@@ -107,7 +109,7 @@ export function view(place, { facts, go, source, life }) {
       h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value, lit: undefined }))), tools,
       h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
       h("button", { type: "button", onclick: () => choose(maps[0].scatter.inView().map((i) => data.image[i])) }, "List what is in view"),
-      others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])], values.beside || "", (beside) => go({ beside })) : "");
+      others.length ? select("beside", [["", "no other network"], ...others.map((one) => networkOption(one.value, one.title, one.measure))], values.beside || "", (beside) => go({ beside })) : "");
   }
 
   function paintAll() {

@@ -7,6 +7,8 @@ import { howTypical } from "./typical.js";
 
 const WHAT = [["likeness", "alike"], ["difference", "different"], ["pixels", "alike in pixels"], ["gradcam", "Grad-CAM"], ["cam", "CAM"], ["lrp", "LRP"], ["sa", "gradient"], ["none", "image"]];
 const PIXELS = [["likeness_lrp", "LRP"], ["likeness_lrp_gamma", "LRP, for and against"], ["likeness_lrp_epsilon", "LRP, epsilon"], ["likeness_gradient", "gradient"], ["likeness_path", "path from blurred"]];
+// What an address may say of a pair.
+export const PAIR = { show: WHAT.map(([name]) => name), method: PIXELS.map(([name]) => name) };
 const EXPLAINS = new Set(["gradcam", "cam", "lrp", "sa"]);
 const SIDES = ["first", "second"];
 const SAYS = {

@@ -67,6 +67,11 @@ export function networkTitle(one) {
   return `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
 }
 
+// A network in a list of those that can be asked; without an index it cannot.
+export function networkOption(value, title, indexed) {
+  return indexed ? [value, title] : [value, `${title}: no index`, { disabled: true }];
+}
+
 export function named(image) {
   if (image.row < 0 && !image.path) return "the image that you brought";
   return image.path.split("/").pop();
@@ -99,7 +104,7 @@ export function press(group, value) {
 
 export function select(label, options, chosen, act) {
   const list = h("select", { onchange: (event) => act(event.target.value) },
-    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+    options.map(([value, text, extra = {}]) => h("option", { value, selected: value === chosen, ...extra }, text)));
   return h("label", {}, `${label} `, list);
 }
 
@@ -112,6 +117,9 @@ export function rounded(share) {
   if (share > 0.999) return "> 99.9 %";
   return share < 0.001 ? "< 0.1 %" : percent(share);
 }
+
+// Notes of an answer as sentences.
+export const sentences = (notes) => notes.map((one) => `${one[0].toUpperCase()}${one.slice(1)}.`).join(" ");
 
 // Text in which `backticks` mark what is typed.
 export function prose(text) {

@@ -1,26 +1,46 @@
-// Scores: what the report says, and all networks of all stores side by side.
-import { ask, askIfThere, distance, empty, fill, h, link, percent, waiting, written } from "./parts.js";
+// Scores: what the report says, all networks of all stores side by side, runs side by side.
+import { ask, askIfThere, empty, fill, h, link, waiting, written } from "./parts.js";
+import { runsView } from "./runs.js";
+import { wordsOf } from "./words.js";
 
-const ORDER = ["top", "since", "beside", "scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
-const SECTIONS = ORDER.filter((name) => name !== "beside");
+const ABOVE = ["top", "since"], BELOW = ["scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
 const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy", "knn_probe", "linear_probe"];
 
-export function view(place, { facts, source, life }) {
+export const parameters = () => ({ runs: null });
+
+export function view(place, { facts, go, source, life }) {
+  const above = h("div"), below = h("div"), runs = runsView({ go, life });
+  place.append(h("div", { class: "sections" }, above, runs.section, below));
+  let sections = null, moved = false;
   if (!Object.keys(facts.classes).length) {
-    place.append(h("h1", { class: "unseen" }, "Scores"), empty("This set has no labels",
+    above.append(h("h1", { class: "unseen" }, "Scores"), empty("This set has no labels",
       "Scores say how much nearer images of one class are than images of different classes, so they need labels. The map and the neighbours work without.",
       h("p", {}, h("a", { class: "button", href: link("map", source) }, "See the map"))));
-    return () => {};
-  }
-  const body = h("div", { class: "sections" });
-  place.append(body);
-  fill(body, life, async () => {
-    const told = await ask("report", { features: source.features, section: SECTIONS }, { signal: life });
-    const beside = await sideBySide(facts, source, told.words, life);
-    const parts = { ...told.sections, beside };
-    return ORDER.filter((name) => parts[name]).map((name) => (name === "beside" ? beside : written(parts[name], life)));
+    sections = Promise.resolve({});
+  } else sections = report({ above, below, facts, source, life });
+  return async ({ runs: names }) => {
+    const words = await sections;
+    if (life.aborted) return;
+    await runs.show(names, wordsOf(words));
+    if (names === undefined || moved || life.aborted) return;
+    // A link to runs leads there, once.
+    moved = true;
+    runs.section.scrollIntoView({ block: "start" });
+  };
+}
+
+// The sections of the report around the runs; the words of its scores.
+async function report({ above, below, facts, source, life }) {
+  let words = {};
+  await fill(above, life, async () => {
+    const told = await ask("report", { features: source.features, section: [...ABOVE, ...BELOW] }, { signal: life });
+    words = told.words;
+    const beside = await sideBySide(facts, source, wordsOf(words), life);
+    const html = (names) => names.filter((name) => told.sections[name]).map((name) => written(told.sections[name], life));
+    below.replaceChildren(...html(BELOW));
+    return [...html(ABOVE), beside];
   }, waiting(8, "Loading the scores"));
-  return () => {};
+  return words;
 }
 
 async function sideBySide(facts, { measure }, words, life) {
@@ -31,16 +51,14 @@ async function sideBySide(facts, { measure }, words, life) {
   const value = (document, score) => document.scores.find((row) => row.score === score && row.value !== null
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
   const rows = FIRST.map((score) => [score, columns.map(([, document]) => value(document, score))]).filter(([, cells]) => cells.some(Boolean));
-  const word = (score) => words[score] || { label: score.replaceAll("_", " "), says: "", form: "plain" };
-  const number = (score, x) => ({ share: percent, plain: (y) => y.toFixed(3), distance })[word(score).form](x);
   const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
       // The page opens on an index.
       h("th", { class: "n", scope: "col" }, one.measure
         ? h("a", { href: link("scores", { store: one.store, features: one.key, measure: one.measure === facts.measure ? measure : one.measure }), "aria-current": one.value === facts.key ? "true" : undefined }, one.title) : one.title)))),
-    h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", { title: word(score).says }, word(score).label), cells.map((cell) => h("td", { class: "n" }, cell ? [number(score, cell.value),
-      cell.low === null ? "" : h("span", { class: "sub" }, `${number(score, cell.low)} to ${number(score, cell.high)}`)] : "–"))))))));
+    h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", { title: words.word(score).says }, words.word(score).label),
+      cells.map((cell) => h("td", { class: "n" }, cell ? words.cell(score, cell.value, cell.low, cell.high) : "–"))))))));
   Shown.savable(section.querySelector("table"), "networks");
   return section;
 }

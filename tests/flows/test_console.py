@@ -86,3 +86,12 @@ def test_grades_fit_a_terminal_of_100_columns(monkeypatch):
     assert cells[1] == f"{row['deletion']:.3f}".replace("0.", ".")
     assert cells[2] == f"{row['deletion_to_random']:.3f}*".replace("0.", ".")
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.quick
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys):
+    """A file may be named so, and a message may name a section of the settings."""
+    names = ["w[/b].png", "[images] bad_share", "[red]x[/red]", "\\[b]"]
+    console.print_table(pd.DataFrame({"[path]": names, "share": 0.25}), "[bold]title")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ["[path]", "[bold]title", *names])

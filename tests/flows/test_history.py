@@ -367,7 +367,8 @@ def test_the_commands(story, tmp_path):
     runs = [one["run"] for one in listed["runs"] if one["state"] == "good"]
     assert json.loads(story.command("runs", "show", file, runs[0], "--json"))["id"] == runs[0]
     found = json.loads(story.command("runs", "diff", file, runs[0], runs[-1], "--json"))
-    assert {"count": "listed", "before": 24, "after": 27, "difference": 3} in found["counts"]
+    listed = {"count": "listed", "before": 24, "after": 27, "difference": 3}
+    assert {**listed, "network": "", "values": [24, 27]} in found["counts"]
     assert "sameness" in {one["score"] for one in found["scores"]}
     story.command("runs", "plot", file, "--to", str(tmp_path / "runs.html"))
     assert "plotly" in (tmp_path / "runs.html").read_text().lower()

@@ -1,9 +1,14 @@
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from alike.extract.errors import BadInput
 from alike.flows.settings import parse_bytes, read_pipeline
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = '[images]\nsource = "photos"\n[network]\nname = "resnet18"\n'
 
@@ -138,3 +143,24 @@ def test_trainer_settings_are_passed_on(tmp_path):
 def test_trainer_settings_are_checked(tmp_path, line, says):
     with pytest.raises(BadInput, match=says):
         read_pipeline(written(tmp_path, SMALL + f"[retrain]\n[retrain.trainer]\n{line}\n"))
+
+
+LOADED = """
+import sys
+from pathlib import Path
+from alike.flows.settings import read_pipeline
+assert read_pipeline(Path(sys.argv[1])).network.transform.build().crop == 24
+print(" ".join(sorted(name for name in sys.modules if name in ("torch", "torchvision"))))
+"""
+
+
+def test_a_transform_is_checked_without_torch(tmp_path):
+    """A run on an unchanged set reads its settings, and must not wait for torch."""
+    file = tmp_path / "pipeline.toml"
+    file.write_text(
+        '[images]\nsource = "photos"\n[network]\nname = "resnet18"\n'
+        '[network.transform]\nresize = 32\ncrop = 24\n[output]\nfolder = "out"\n'
+    )
+    command = [sys.executable, "-c", LOADED, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""

@@ -28,9 +28,49 @@ def small(classes=3):
 """
 
 
+def write_runs(store):
+    """Four runs in the history of a store, oldest first; the first one's scores mean else."""
+    from alike.flows.history import FurtherNetwork, History, RunRecord
+
+    def run(number, sameness, ok, **more):
+        scores = {
+            "gap_cosine": {
+                "sameness": [sameness, sameness - 0.1, sameness + 0.1],
+                "one_nn": [sameness / 2, None, None],
+            },
+            "network": {"accuracy": [0.5, 0.25, 0.75]},
+        }
+        return RunRecord(
+            f"2026010{number}T000000000000-aaaaa{number}", f"2026-01-0{number}T00:00:00+00:00", 1.5,
+            "good", **{"scores": scores, "series": "new", **more}, measure="gap_cosine",
+            versions={"torch": "2.0"},
+            network={"name": "folder/nets.py:small", "weights": "ab" * 32},
+            counts={"listed": ok + 1, "bad": 1, "ok": ok},
+        )  # fmt: skip
+
+    wide = FurtherNetwork(
+        {"name": "nets.py:wide", "weights": "cd" * 32, "features": "wide-1"}, {"ok": 20}, "new",
+        "gap_cosine", {"gap_cosine": {"sameness": [0.625, 0.5, 0.75]}},
+    )  # fmt: skip
+    failed = RunRecord(
+        "20260103T000000000000-aaaaa3", "2026-01-03T00:00:00+00:00", 0.5, "failed",
+        settings={"analyse.bootstrap": 50, "images.source": "set"}, error="BadInput: no <images>",
+    )  # fmt: skip
+    runs = [
+        run(1, 0.5, 18, series="old", settings={"analyse.bootstrap": 10, "images.source": "set"}),
+        run(2, 0.25, 19, settings={"analyse.bootstrap": 10, "images.source": "set"}),
+        failed,
+        run(4, 0.375, 20, settings={"analyse.bootstrap": 50, "images.source": "set"},
+            others={"nets.py:wide": wide}),
+    ]  # fmt: skip
+    for one in runs:
+        History(store).write(one)
+    return runs
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """A folder with images in three classes (one name not ASCII), a network and a store."""
+    """A folder with images in three classes (one name not ASCII), a network, a store, four runs."""
     from alike.extract.images.sources import open_source
     from alike.extract.networks.network import load_network
     from alike.extract.pipeline import extract
@@ -51,6 +91,7 @@ def place(tmp_path_factory):
     source = open_source(str(folder / "images"))
     report = extract(source, network, store, taps=("last_conv", "logits"), device="cpu")
     build_index(store.features(report.key), "gap_cosine")
+    write_runs(store)
     return folder
 
 

@@ -1,5 +1,6 @@
 """The API beside the command line and the functions that it stands for, through `alike.connect`."""
 
+import asyncio
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
 from alike.index.build import build_index
 from alike.index.query import NeighbourIndex
+from alike.serve.app import create_app
 from alike.serve.pictures import NotThere
 from alike.serve.service import NeighbourService, _coarse
 
@@ -108,6 +111,21 @@ def test_tables_of_the_analysis(answers, analysed):
     assert answers.classes()["sameness"].is_monotonic_increasing
     assert len(answers.histograms(limit=7)) == 7
     assert answers.histograms(limit=7).attrs["n_rows"] == 256
+    for ask in (answers.classes, answers.class_pairs, answers.histograms, answers.examples):
+        whole = ask()
+        step = -(-len(whole) // 3)
+        parts = [ask(limit=step, offset=first) for first in range(0, len(whole), step)]
+        assert [part.attrs["offset"] for part in parts] == [0, step, 2 * step][: len(parts)]
+        # A column of absent numbers alone has no type of its own.
+        numbers = whole.select_dtypes(float).columns
+        both = [pd.concat(parts, ignore_index=True), whole]
+        pd.testing.assert_frame_equal(*(one.astype(dict.fromkeys(numbers, float)) for one in both))
+        after = ask(offset=len(whole))
+        n = len(whole)
+        assert (len(after), after.attrs["n_rows"]) == (0, n)
+        assert after.attrs["notes"] == [f"offset {n} is beyond the last of {n} rows"]
+    with pytest.raises(BadInput, match="ofset: no parameter of this question"):
+        answers.class_pairs(ofset=3)
 
 
 def test_what_was_not_computed_says_how(own):
@@ -151,7 +169,8 @@ def test_explanations_are_the_document_of_the_command(client, place, tmp_path):
     made = command(*map(str, words), "--to", str(tmp_path))
     methods = "&".join(f"method={one}" for one in ("cam", "gradcam", "lrp_epsilon", "sa"))
     told = client.json(f"/api/v1/images/3/explain?{methods}")
-    assert made.keys() == told.keys() - {"arrays"}
+    assert made.keys() == told.keys() - {"arrays", "notes"}
+    assert told["notes"] == []
     assert made["images"].keys() == told["images"].keys()
     assert made["images"].pop("files")
     assert told["images"].pop("files") == []
@@ -217,6 +236,9 @@ def test_every_question_has_a_method_of_the_client(client, analysed):
         server.class_pair("cat", "dog")
         server.map()
         server.images_to_check("twins")
+        run = server.runs()["run"].iloc[-1]
+        assert server.run()["id"] == run
+        assert "scores" in server.run_difference("aaaaa2", run)
         server.tag([image], "odd")
         server.tag([image], "odd", present=False)
         server.tags()
@@ -373,11 +395,22 @@ def test_a_set_without_labels(own):
     assert (facts["classes"], facts["unlabelled"]) == ({}, 20)
     answer = service.neighbours("3", 5)
     assert {one["label"] for one in answer["neighbours"]} == {None}
-    assert {one["label"] for one in service.sample(5, 0)} == {None}
+    assert {one["label"] for one in service.sample(5, 0)["images"]} == {None}
     with pytest.raises(BadInput, match="is not known"):
         service.neighbours("3", 5, "same")
     with pytest.raises(BadInput, match="there are: none"):
         service.sample(5, 0, "dog")
+
+
+def asked_within(service, path):
+    """What the API of a service answers, without a server."""
+
+    async def ask():
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as asking:
+            return (await asking.get(f"/api/v1{path}")).json()
+
+    return asyncio.run(ask())
 
 
 def test_a_network_without_the_served_index_answers_with_the_one_that_it_has(
@@ -394,5 +427,11 @@ def test_a_network_without_the_served_index_answers_with_the_one_that_it_has(
     assert service.opened().index.measure.name == "gap_cosine"
     assert service.opened(other).index.measure.name == "gap_euclid"
     assert service.facts(other)["measure"] == "gap_euclid"
+    near = asked_within(service, f"/images/3/neighbours?features={other}")
+    assert near["measure"] == "gap_euclid"
+    said = f"by gap_euclid: {other} has no index of gap_cosine, by which this server answers"
+    assert near["notes"] == [said]
+    named = f"/images/3/neighbours?features={other}&measure=gap_euclid"
+    assert asked_within(service, named)["notes"] == []
     with pytest.raises(NotThere, match="gap_cosine"):
         service.opened(other, "gap_cosine")

@@ -209,10 +209,32 @@ def test_a_place_is_chosen_by_the_keys_and_stays_in_the_address(page, client, an
 
 def test_a_number_beyond_the_limits_is_the_nearest_within(page, two_stores):
     client, *_ = two_stores
-    for asked, number in ((999, 119), (-3, 1), ("many", 12)):
+    for asked, number, here in ((999, 119, 200), (-3, 1, 1), ("many", 12, 12)):
         visit(page, f"{client.address}/#ask?image=3&k={asked}",
               f"document.querySelectorAll('.near .pic').length === {number}")  # fmt: skip
+        said = page.run("return document.querySelector('#notes').textContent")
+        assert said == (
+            f"k={asked} in the address: from 1 to 200 neighbours are answered, {here} here."
+        )
+        query = page.run("return document.querySelector('.query').innerText")
+        assert ("200 were asked for: only 119 images may answer." in query) == (asked == 999)
     assert page.run("return document.querySelector('.query input').value") == "12"
+
+
+def test_what_an_address_says_in_vain_is_named(page, two_stores):
+    client, *_ = two_stores
+    notes = "document.querySelector('#notes')"
+    near = "document.querySelectorAll('.near .pic').length"
+    visit(page, f"{client.address}/#ask?image=3&show=heat&nearest=5", near)
+    said = page.run(f"return {notes}.textContent")
+    assert "show=heat in the address: known are likeness, difference," in said
+    assert "“nearest” in the address says nothing to this view, which knows: store, " in said
+    visit(page, f"{client.address}/#ask?image=3&show=lrp&k=5&class=ant&relation=any", near)
+    assert page.run(f"return {notes}.hidden")
+    page.run("location.hash = 'data?kind=suspects'")
+    page.wait(f"{READY} && document.querySelector('.view.data') && !{notes}.hidden")
+    said = page.run(f"return {notes}.textContent")
+    assert said == "kind=suspects in the address: known are labels, outliers, twins, bad, tags."
 
 
 def test_an_answer_that_failed_has_no_place_for_a_pair(page, two_stores):

@@ -24,7 +24,8 @@ VIEWS = {
     "#ask?image=3&with=12": "document.querySelectorAll('.both canvas').length === 2",
     "#map?split=all": "document.querySelectorAll('.legend button').length === 3",
     "#classes?first=cat&second=dog": "document.querySelectorAll('.js-plotly-plot').length === 2",
-    "#scores": "document.querySelector('.tiles') && document.querySelector('.js-plotly-plot')",
+    "#scores": "document.querySelector('.tiles') && document.querySelector('.js-plotly-plot') && "
+               "document.querySelector('.beside-runs table')",
     "#data": "document.querySelector('.entry, .empty')",
     "#data?kind=outliers": "document.querySelector('.entry, .empty')",
     "#data?kind=twins": "document.querySelector('.entry, .empty')",
@@ -38,15 +39,21 @@ def address(client, analysed):
     return f"{client.address}/"
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
-def test_every_view(page, address, shape, dark):
-    page.shape(*shape, dark=dark)
+def each_view(page, address):
+    """Go through the views by their links, without loading the page anew."""
     page.go(address)
     for view, ready in VIEWS.items():
         page.run("location.hash = arguments[0]", view)
         page.wait(f"document.querySelector('.view.{view[1:].partition('?')[0] or 'ask'}')")
         page.wait(f"{READY} && {ready}")
+        yield view
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
+def test_every_view(page, address, shape, dark):
+    page.shape(*shape, dark=dark)
+    for view in each_view(page, address):
         assert page.run("return document.documentElement.dataset.theme") == ("light", "dark")[dark]
         assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0, view
         assert page.run("return document.querySelectorAll('h1').length") == 1, view
@@ -60,8 +67,7 @@ def test_every_view(page, address, shape, dark):
 @pytest.mark.parametrize("shape", SHAPES, ids=["desk", "phone"])
 def test_no_serious_finding_of_axe(page, address, shape, dark):
     page.shape(*shape, dark=dark)
-    for view, ready in VIEWS.items():
-        visit(page, address + view, ready)
+    for view in each_view(page, address):
         assert serious_findings(page) == [], view
 
 
@@ -211,6 +217,17 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
     assert shown == len(pair["nearest"]) + len(pair["farthest"])
 
 
+def test_a_network_without_an_index_is_named_and_cannot_be_chosen(page, address):
+    visit(page, address, VIEWS[""])
+    page.run(
+        "import('/static/parts.js').then(({ networkOption, select }) => {"
+        "  const options = [networkOption('a', 'small', 1), networkOption('b', 'wide', 0)];"
+        "  window.list = select('network', options, 'a', () => {}).querySelectorAll('option'); })"
+    )
+    shown = page.wait("window.list && [...window.list].map((one) => [one.text, one.disabled])")
+    assert shown == [["small", False], ["wide: no index", True]]
+
+
 def test_a_block_of_classes_says_what_to_do(page, address):
     """More classes than pixels are averaged: such a cell is none of two classes."""
     visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
@@ -245,7 +262,7 @@ def test_the_list_of_classes_has_intervals(page, address, analysed):
     )
     wanted = [
         [row["class"], "" if row["n"] < 5 else
-         f"{row['sameness_low']:.3f} to {row['sameness_high']:.3f}"]
+         f"{row['sameness_low']:.3f} to {row['sameness_high']:.3f}".replace("-", "\u2212")]
         for row in table.to_dict("records")
     ]  # fmt: skip
     assert shown == wanted
@@ -283,6 +300,9 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
         ):
             visit(page, address + view, "document.querySelector('.empty')")
             assert words in page.run("return document.querySelector('.view').innerText"), view
+            if view == "#scores":
+                # Runs need neither labels nor an analysis.
+                page.wait("document.querySelector(\".beside-runs [aria-label='Settings']\")")
             assert not page.run("return document.querySelector('.limits')?.childElementCount")
         visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
         # A refusal (404) is logged by the browser itself; nothing else is.
@@ -311,6 +331,15 @@ def test_scores_have_the_profile_over_layers(page, two):
     )
     assert drawn == [wanted["layer"].tolist(), wanted["value"].tolist()]
     assert len(wanted) > 1
+    assert_quiet(page, address)
+
+
+def test_a_store_without_runs_says_what_records_them(page, two):
+    address, _ = two
+    visit(page, f"{address}#scores", "document.querySelector('#runs .lead')")
+    says = page.run("return document.querySelector('#runs').innerText")
+    assert "No run is recorded in this store. alike run pipeline.toml records" in says
+    assert not page.run("return document.querySelectorAll('#runs input').length")
     assert_quiet(page, address)
 
 
@@ -368,11 +397,14 @@ def test_figures_and_tables_are_saved_as_files(page, address):
         assert [value for value in line if value] == [value for value in wanted if value]
     safe = page.run(
         "const table = document.createElement('table');"
-        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %'];"
+        "const names = ['class', '=1+1', '-2+3+cmd|x!A0', '@a', '+b', '-0.25', '+3 %',"
+        "  '+6.2 points'];"
         "for (const name of names) table.insertRow().insertCell().textContent = name;"
         "return Shown.csv(table);"
     )
-    assert safe.split() == ["class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3", "%"]
+    assert safe.splitlines() == [
+        "class", "'=1+1", "'-2+3+cmd|x!A0", "'@a", "'+b", "-0.25", "+3 %", "+6.2 points"
+    ]  # fmt: skip
     latex = page.run("return Shown.latex(document.querySelector('table.sortable'))")
     assert latex.count("\\\\\n") == len(rows)
     assert not re.search(r"(?<!\\)[%$#_]", latex)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import alike
 from alike.analysis.data_limits import far_images
 from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
@@ -56,6 +57,17 @@ def test_marked_images_are_counted_and_exported(plain, unlabelled, marked):
     images = Store.open(unlabelled).images().set_index("image_id")
     listed = plain.json("/api/v1/lists/tags?limit=100")
     assert (len(listed["lines"]), listed["n_lines"], listed["needs"]) == (100, 120, "")
+    rest = plain.json("/api/v1/lists/tags?limit=100&offset=100")
+    whole = plain.json("/api/v1/lists/tags")
+    assert [*listed["lines"], *rest["lines"]] == whole["lines"]
+    assert (rest["offset"], rest["notes"]) == (100, [])
+    after = plain.json("/api/v1/lists/tags?offset=120")
+    assert (after["lines"], after["n_lines"]) == ([], 120)
+    assert after["notes"] == ["offset 120 is beyond the last of 120 lines"]
+    with alike.connect(plain.address) as answering:
+        table = answering.images_to_check("tags", limit=7, offset=100)
+    assert table["entry"].tolist() == list(range(100, 107))
+    assert table["image"].tolist() == [one["images"][0]["image"] for one in rest["lines"][:7]]
     _, _, body = plain.get("/api/v1/lists/tags/file?form=parquet")
     table = pd.read_parquet(io.BytesIO(body)).set_index("image")
     assert set(table.index) == set(marked)

@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+import alike
 from alike.analysis.explain.likeness_maps import likeness
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
@@ -55,6 +56,24 @@ def test_neighbours_of_a_stored_image(client, index, relation):
 def test_neighbours_of_some_classes(client):
     told = client.json("/api/v1/images/3/neighbours?k=20&label=K%C3%A4fer&label=dog")
     assert {one["label"] for one in told["neighbours"]} == {"Käfer", "dog"}
+
+
+def test_fewer_neighbours_than_were_asked_for_are_said(client):
+    whole = client.json("/api/v1/images/3/neighbours?k=19")
+    assert (whole["measure"], whole["notes"]) == ("gap_cosine", [])
+    told = client.json("/api/v1/images/3/neighbours?k=200")
+    assert told["neighbours"] == whole["neighbours"]
+    assert told["notes"] == ["200 were asked for: only 19 images may answer"]
+    question = json.dumps({"images": ["3", "4"], "k": 9, "labels": ["Käfer"]}).encode()
+    _, _, body = client.get("/api/v1/neighbours", question, Content_Type="application/json")
+    notes = [one["notes"] for one in json.loads(body)["answers"]]
+    # The first is a Käfer itself.
+    assert notes == [[f"9 were asked for: only {n} images may answer"] for n in (3, 4)]
+    with alike.connect(client.address) as server:
+        table = server.neighbours([3, 4], k=30)
+        assert table.attrs["notes"] == ["30 were asked for: only 19 images may answer"]
+        assert table.attrs["measure"] == "gap_cosine"
+        assert server.images(30).attrs["n_images"] == 20
 
 
 def test_a_stored_image_that_is_brought_is_known(client, place):
@@ -138,6 +157,8 @@ def test_the_pair_is_explained_as_the_neighbours_are_ordered(place, tmp_path, me
     apart = np.sum(pair["difference"][0]) + np.sum(pair["difference"][1])
     assert apart == pytest.approx(pair["apart"], rel=1e-3)
     assert pair["in_measure"] == (measure != "gap_spearman")
+    said = ["gap_spearman cannot be split over places: the maps are of gap_cosine"]
+    assert pair["notes"] == (said if measure == "gap_spearman" else [])
     if measure == "gap_spearman":
         assert pair["measure"] == "gap_cosine"
         assert pair["apart"] == pytest.approx(1 - pair["value"], abs=1e-6)
@@ -159,10 +180,15 @@ def test_what_the_network_sees(client):
 
 def test_images_at_random(client):
     first = client.json("/api/v1/images?count=30&seed=1")
-    assert sorted(one["row"] for one in first) == list(range(20))
+    assert sorted(one["row"] for one in first["images"]) == list(range(20))
+    assert first["n_images"] == 20
+    assert first["notes"] == ["30 were asked for: only 20 images are there"]
+    assert client.json("/api/v1/images?count=20")["notes"] == []
     assert first == client.json("/api/v1/images?count=30&seed=1")
     assert first != client.json("/api/v1/images?count=30&seed=2")
-    assert {one["label"] for one in client.json("/api/v1/images?label=K%C3%A4fer")} == {"Käfer"}
+    beetles = client.json("/api/v1/images?label=K%C3%A4fer&count=3")
+    assert [one["label"] for one in beetles["images"]] == ["Käfer"] * 3
+    assert beetles["n_images"] == 4
 
 
 @pytest.mark.parametrize(
@@ -179,8 +205,20 @@ def test_images_at_random(client):
         ("/images?label=cow", None, 404, "no image has the label 'cow'"),
         ("/images?seed=-1", None, 422, "seed: input should be greater than or equal to 0"),
         (f"/images/{'ab' * 32}/thumbnail?side=5000", None, 422, "96, 192, 384 or 768"),
+        (
+            "/images/3/neighbours?relations=other",
+            None,
+            422,
+            "relations: no parameter of this question, which takes: features, k, label, measure, "
+            "relation",
+        ),
+        ("/images/3/neighbours?k=3&k=5", None, 422, "k: given 2 times, once is expected"),
+        ("/stores/store/images/3?k=3", None, 422, "which takes: none"),
+        ("/tags?limit=3", None, 422, "limit: no parameter of this question"),
+        ("/health?deep=1", None, 422, "deep: no parameter of this question"),
+        ("/class-pairs?offset=-1", None, 422, "offset: input should be greater than or equal to 0"),
         ("/images/3/neighbours?features=other", None, 404, "the store has"),
-        ("/images/3/neighbours?measure=map_cosine", None, 404, "alike index --measure map_cosine"),
+        ("/images/3/neighbours?measure=map_cosine", None, 404, "--measure map_cosine`"),
         ("/images/3/explain?method=guess", None, 422, "guess"),
         ("/images/3/explain?target=cow", None, 404, "cow"),
         ("/nothing", None, 404, "Not Found"),

@@ -14,7 +14,7 @@ import pytest
 from alike.analysis.figures import map as figures_map
 from alike.analysis.report.answer import answer
 from alike.analysis.report.lookup import rungs
-from alike.analysis.report.report import write_report
+from alike.analysis.report.report import write_dated, write_report
 from alike.extract.errors import BadInput
 
 
@@ -379,3 +379,24 @@ def test_analyses_of_two_score_versions_are_not_set_side_by_side(tmp_path, two):
     new = replace(after, settings={**after.settings, "scores_version": 2})
     with pytest.raises(BadInput, match="scores of versions 1 and 2, which mean different things"):
         write_report(tmp_path / "r.html", before=old, after=new)
+
+
+def test_dated_reports_share_one_script(tmp_path, analysed):
+    """A run keeps a report for every day: the 5 MB of plotly are there once."""
+    report = write_report(tmp_path / "report.html", before=analysed())
+    for day in (1, 2):
+        write_dated(report, tmp_path / "reports" / f"2026-01-0{day}.html")
+    pages = sorted((tmp_path / "reports").glob("*.html"))
+    (script,) = (tmp_path / "reports").glob("*.js")
+    assert len(pages) == 2
+    assert len(list((tmp_path / "reports").iterdir())) == 3
+    whole, dated = report.read_text(), pages[0].read_text()
+    assert f'<script src="{script.name}"></script>' in dated
+    assert script.read_text() in whole
+    assert script.read_text() not in dated
+    assert len(whole) - len(dated) == pytest.approx(len(script.read_text()), abs=500)
+    # All figures and tables are still inside.
+    assert (
+        whole.split("<body>")[1].split("<footer>")[0]
+        == (dated.split("<body>")[1].split("<footer>")[0])
+    )
