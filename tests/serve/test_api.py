@@ -1,6 +1,7 @@
 """The API beside the command line and the functions that it stands for, through `alike.connect`."""
 
 import asyncio
+import dataclasses
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
 from alike.index.build import build_index
+from alike.index.files import read_card, rewrite_card
 from alike.index.query import NeighbourIndex
 from alike.serve.app import create_app
 from alike.serve.pictures import NotThere
@@ -476,6 +478,17 @@ def test_a_network_without_an_index_answers_all_but_neighbours(lacking, two_netw
     assert near == asked_within(indexed, f"/images/3/neighbours?features={other}")
     facts = asked_within(service, f"/set?features={other}")
     assert (facts["index"]["rows"], facts["needs"]) == (120, "")
+
+
+def test_an_index_of_other_weights_is_as_none_and_its_notes_say_why(lacking):
+    store, served, other = lacking
+    build_index(Store.open(store).features(other), "gap_cosine")
+    folder = store / "index" / other / "gap_cosine"
+    rewrite_card(folder, dataclasses.replace(read_card(folder), weights_hash="0" * 64))
+    facts = NeighbourService(store, served).facts(other)
+    assert facts["index"] is None
+    assert f"the index is of {other} with weights {'0' * 12}, the store has" in facts["notes"][0]
+    assert "alike index --store" in facts["needs"]
 
 
 def test_a_measure_without_an_index_is_not_fitted_by_a_question(lacking):
