@@ -172,8 +172,14 @@ def explain_images(
     of_two = [pair_explainer(method).name for method in methods if method in PAIR_EXPLAINERS]
     for method in of_one:
         explainer(method)
-    if len(images) < 2 and (of_two or LIKENESS in methods) and not of_one:
+    likeness = bool(of_two) or LIKENESS in methods
+    if len(images) < 2 and likeness and not of_one:
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
+    if len(images) > 2 and likeness and not of_one:
+        raise BadInput(
+            f"likeness compares two images, {len(images)} were given: ask for one pair after "
+            "another, or for a class: --like LABEL"
+        )
     network = network_for(features, network)
     sources = read_images(images, features.store)
     names = tuple(
@@ -181,6 +187,8 @@ def explain_images(
         for image, source in zip(images, sources, strict=True)
     )
     notes: list[str] = []
+    if len(images) > 2 and likeness:
+        notes.append(f"likeness compares {names[0]} with {names[1]}: it is of two images")
     by_method = []
     for method in of_one:
         try:
@@ -190,7 +198,7 @@ def explain_images(
         else:
             notes += _empty_notes(by_method[-1], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
-    both = len(sources) > 1 and (bool(of_two) or LIKENESS in methods)
+    both = len(sources) > 1 and likeness
     comparison, frames = None, [framed(one, network) for one in sources[:2] if both]
     if LIKENESS in methods and both:
         comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))

@@ -164,8 +164,11 @@ def _of_images(
         raise BadInput(f"{msg}: expected {EXPECTED}")
     rows, note = _rows_of(path, n, content, images)
     here = rows >= 0
-    if kind == "votes":
-        here &= wide.sum(axis=1) > 0
+    voted = wide.sum(axis=1) > 0 if kind == "votes" else np.ones(n, dtype=bool)
+    if here.any() and not (here & voted).any():
+        raise BadInput(f"{path}: none of its {here.sum()} images in the store has a vote, expected "
+                       "rows of votes above 0")  # fmt: skip
+    here &= voted
     notes = [note] if note else []
     if not here.any():
         raise BadInput(f"{path}: none of its {n} images is in the store, expected its image ids "

@@ -1,5 +1,6 @@
 """Rank correlation of two similarities over pairs of images, and its parts by class."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,14 @@ def agreement(
         "same_class": pearson(_ranks(x[same]), _ranks(y[same])),
         "different_class": pearson(_ranks(x[~same]), _ranks(y[~same])),
         "class_pairs": pearson(*map(_ranks, _class_means(x, y, codes[i], codes[j]))),
-        "rho_a": float(12.0 / (n**3 - n) * (ranks[0] @ ranks[1])),
+        "rho_a": float(12.0 / (n**3 - n) * (ranks[0] @ ranks[1])) if _vary(*ranks) else math.nan,
         "pearson": pearson(x, y),
     }
+
+
+def _vary(*ranks: Floats) -> bool:
+    """Whether each has two different numbers: of one that has not, no order says anything."""
+    return all(bool(one.any()) for one in ranks)
 
 
 def _ranks(x: Floats) -> Floats:

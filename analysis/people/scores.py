@@ -210,7 +210,7 @@ class _AskedPairs:
         places: of the images in the evaluation set.
         codes: (n,) their classes.
         people: what was said of them.
-        note: that they are a sample, or of one rater.
+        note: that they are some of the images, a sample, or of one rater.
     """
 
     places: NDArray[np.int64]
@@ -229,6 +229,8 @@ class _AskedPairs:
         places, of = at[here][order], np.flatnonzero(here)[order]
         votes = answers.kind == "votes"
         notes = [] if votes or len(answers.values) > 1 else [ONE_RATER]
+        if len(places) < len(images):
+            notes.append(f"people saw {len(places)} of the {len(images)} images")
         if len(places) > MOST:
             sampled = np.isin(places, _sample(images.take(places), places, seed))
             notes.append(f"a stratified sample of {int(sampled.sum())} of {len(places)} images")
@@ -267,6 +269,9 @@ def _of_pairs(
     people, codes = asked.people, asked.codes
     values = people.compare(similarity, codes)
     note = asked.note
+    if not np.isfinite(values["all_pairs"]):
+        one = "people, or the measure, gave all pairs of images one similarity: no correlation"
+        note = "; ".join([*filter(None, [note]), one])
     if isinstance(people, _Votes) and 0 < splits < SPLITS:
         note = "; ".join([*filter(None, [note]), f"ceilings from {splits} splits of the raters"])
     low, high, half = people.ceilings(similarity, codes, draw, splits) if splits else ({}, {}, {})

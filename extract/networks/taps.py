@@ -311,6 +311,12 @@ def _is_channels_last(trace: Trace, call: Call) -> bool:
     return False
 
 
+_NO_LAYERS = (
+    "no layers: no blocks follow on each other before a feature map that is pooled (nothing is "
+    "pooled, or every way through this network has others beside it); name paths"
+)
+
+
 def layer_taps(module: nn.Module, size: tuple[int, int]) -> tuple[str, ...]:
     """Names of the means of a network's layers, in the order of the pass (see `layer_paths`).
 
@@ -324,14 +330,14 @@ def layer_taps(module: nn.Module, size: tuple[int, int]) -> tuple[str, ...]:
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
     last = taps_at(module, size).get("last_conv")
-    paths: list[str] = []
-    if last is not None:
-        trace = trace_forward(module, example)
-        place = (last.function, last.occurrence)
-        calls = [(call.function, call.occurrence) for call in trace.calls]
-        paths = layer_paths(module, trace, example, calls.index(place))
+    if last is None:
+        raise BadInput(_NO_LAYERS)
+    trace = trace_forward(module, example)
+    place = (last.function, last.occurrence)
+    calls = [(call.function, call.occurrence) for call in trace.calls]
+    paths = layer_paths(module, trace, example, calls.index(place))
     if not paths:
-        raise BadInput("no layers: every way through this network has others beside it; name paths")
+        raise BadInput(_NO_LAYERS)
     return tuple(MEAN_OF + path for path in paths)
 
 

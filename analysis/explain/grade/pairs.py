@@ -158,6 +158,10 @@ def maps_to(
     return torch.cat(maps).cpu()
 
 
+KINDS = ("same class", "different classes")
+"""Kinds of pairs that are graded."""
+
+
 def pairs_of(table: pd.DataFrame, count: int) -> dict[str, list[tuple[int, int]]]:
     """Pairs of positions in a table of images, none of which is in two pairs of a kind.
 
@@ -171,11 +175,12 @@ def pairs_of(table: pd.DataFrame, count: int) -> dict[str, list[tuple[int, int]]
     """
     table = table.reset_index(drop=True)
     labels = table["label"].fillna("").to_numpy()
-    table = table.assign(label=labels).sort_values(["label", "image_id"])
+    # An image without a label is of no pair, and takes no other's place.
+    table = table.assign(label=labels)[labels != ""].sort_values(["label", "image_id"])
     place = table.groupby("label").cumcount().to_numpy()
     rows = table.index.to_numpy()
     turns = rows[np.lexsort((labels[rows], place))]
-    by_class = [rows[labels[rows] == label] for label in np.unique(labels) if label]
+    by_class = [rows[labels[rows] == label] for label in np.unique(labels[rows])]
     rounds = max((len(members) // 2 for members in by_class), default=0)
     same = [
         (int(members[2 * turn]), int(members[2 * turn + 1]))
@@ -184,9 +189,6 @@ def pairs_of(table: pd.DataFrame, count: int) -> dict[str, list[tuple[int, int]]
         if 2 * turn + 1 < len(members)
     ]
     couples = zip(turns[::2], turns[1::2], strict=False)
-    different = [
-        (int(one), int(other)) for one, other in couples if labels[one] and labels[other]
-        and labels[one] != labels[other]
-    ]  # fmt: skip
-    kinds = {"same class": same[:count], "different classes": different[:count]}
+    different = [(int(one), int(other)) for one, other in couples if labels[one] != labels[other]]
+    kinds = dict(zip(KINDS, (same[:count], different[:count]), strict=True))
     return {kind: pairs for kind, pairs in kinds.items() if len(pairs) > 1}

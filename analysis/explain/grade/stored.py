@@ -13,7 +13,7 @@ from alike.analysis.explain.explain import EXPLAINERS, relevances
 from alike.analysis.explain.file_names import DIGEST, GRADE, PAIR_GRADE
 from alike.analysis.explain.grade.cost import GradeCost, forward_passes, timed_cost
 from alike.analysis.explain.grade.grade import SIDE, Grading, grade
-from alike.analysis.explain.grade.pairs import PAIR_METHODS, grade_pairs, maps_to, pairs_of
+from alike.analysis.explain.grade.pairs import KINDS, PAIR_METHODS, grade_pairs, maps_to, pairs_of
 from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.inputs import evaluating, network_for, ready_module, worker_network
 from alike.analysis.explain.likeness_pixels import USUAL, embedding_of
@@ -165,6 +165,9 @@ def pair_grade_of(
     """
     features.store.require_writable()
     work = _pairs_of(features, network, measure, n_pairs, split, grading)
+    for kind in KINDS:
+        if kind not in work.pairs:
+            tell(f"{kind}: fewer than two pairs of images with labels in this split")
     result = _graded(work, methods, map_methods, progress, tell)
     _keep(features, PAIR_GRADE, result, {**vars(work.grading), "split": split, "measure": measure})
     return result
@@ -246,14 +249,21 @@ class _PairGrades:
     def of(
         self, methods: "Sequence[str]", progress: Progress, tell: "Callable[[str], object]"
     ) -> pd.DataFrame:
-        features, network, parts = self.features, self.network, []
+        features, network, parts, said = self.features, self.network, [], set[str]()
         embedding = embedding_of(features, self.measure)
+
+        def once(line: str) -> None:
+            """What does not fit the network fits no kind of pair."""
+            if line not in said:
+                said.add(line)
+                tell(line)
+
         for kind, pairs in self.pairs.items():
             images, limits = _inputs(features, network, [one for one, _ in pairs])
             partners, _ = _inputs(features, network, [other for _, other in pairs])
             part = grade_pairs(
                 network.module, images, partners, methods, embedding,
-                grading=self.grading, limits=limits, progress=progress, tell=tell,
+                grading=self.grading, limits=limits, progress=progress, tell=once,
             )  # fmt: skip
             part.insert(0, "pairs", kind)
             parts.append(part)

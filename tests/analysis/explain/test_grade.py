@@ -322,6 +322,14 @@ def test_pairs_use_no_image_twice():
     assert named == first
     assert len(kinds["same class"]) == 3
     assert pairs_of(table.assign(label=None), 3) == {}
+    # An image without a label takes the place of no other.
+    labelled = table[table["label"].notna()].reset_index(drop=True)
+    of_these = pairs_of(labelled, 3)
+    assert {
+        kind: [(labelled["image_id"][one], labelled["image_id"][other]) for one, other in pairs]
+        for kind, pairs in of_these.items()
+    } == first
+    assert set(pairs_of(labelled[labelled["label"] == "a"], 3)) == {"same class"}
 
 
 @torch.no_grad()

@@ -514,6 +514,10 @@ def test_two_images_are_compared_in_pixels_by_any_measure(features, tmp_path):
         assert all(noted in note for note in found.notes)
     with pytest.raises(BadInput, match="give a second one"):
         explain_images([0], features, methods=("likeness_lrp",))
+    with pytest.raises(BadInput, match="compares two images, 3 were given"):
+        explain_images([0, 7, 3], features, methods=("likeness_lrp", "likeness"))
+    (note,) = explain_images([0, 7, 3], features, methods=("cam", "likeness")).notes
+    assert note == "likeness compares 0 with 7: it is of two images"
 
 
 def test_without_a_rule_two_images_are_compared_by_gradients(features):

@@ -182,6 +182,24 @@ def test_triplets(odd):
     assert row["ceiling_low"] == row["ceiling_high"] == 1
 
 
+def test_people_of_one_opinion_agree_with_nothing():
+    """All pairs are as alike to them: neither 0 nor an interval without width is so."""
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
+    vectors = held_vectors(draw.standard_normal((12, 4)).astype(np.float32), "cosine")
+    table = human_scores(votes_of(np.tile([3, 0], (12, 1))), vectors, images, draws=30, splits=3)
+    assert table[["value", "low", "high"]].isna().all().all()
+    assert all("one similarity" in note for note in table["note"])
+
+
+def test_images_that_nobody_saw_are_counted():
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
+    vectors = held_vectors(draw.standard_normal((12, 4)).astype(np.float32), "cosine")
+    table = human_scores(votes_of(draw.integers(1, 5, (9, 3))), vectors, images, draws=0, splits=0)
+    assert set(table["note"]) == {"people saw 9 of the 12 images"}
+
+
 class TestFiles:
     @pytest.fixture
     def images(self):
@@ -230,7 +248,8 @@ class TestFiles:
         ({"rdm": np.ones((5, 4))}, "expected"),
         ({"counts": np.ones((2, 2)), "path": np.array(["1.png", "1.png"])}, "an image twice"),
         ({"other": np.ones(3)}, "holds other"),
-        ({"counts": np.ones((1, 2)), "path": np.array(["no.png"])}, "none of its 1 images"),
+        ({"counts": np.ones((1, 2)), "path": np.array(["no.png"])}, "none of its 1 images is in"),
+        ({"counts": np.zeros((5, 2))}, "none of its 5 images in the store has a vote"),
     ])  # fmt: skip
     def test_refusals(self, tmp_path, images, content, reason):
         np.savez(tmp_path / "a.npz", **content)

@@ -123,8 +123,10 @@ def test_channels_last_and_tokens_are_averaged_over_positions() -> None:
 
 def test_network_without_layers_is_refused() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
-    with pytest.raises(BadInput, match="no layers"):
+    with pytest.raises(BadInput, match="nothing is pooled, or every way"):
         layer_taps(flat, (4, 4))
+    with pytest.raises(BadInput, match="nothing is pooled, or every way"):
+        layer_taps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (8, 8))
 
 
 def test_layers_are_added_to_a_store_and_computed_once(
