@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from alike.extract.frames import NamedImage
 from alike.serve.budgets import ClientGone, Gate, Gone
+from alike.serve.memory import releasing
 from alike.serve.network import NeedsNetwork
 from alike.serve.pictures import pixels_of
 from alike.serve.service import NeighbourService
@@ -80,8 +81,9 @@ class Work:
         for name in names:
             async with self.files.turn(gone=gone):
                 weight = max(weight, await _in(self._working, partial(self._size, name)))
+        *first, last = parts
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
-            return await _one_by_one(self._working, parts, gone)
+            return await _one_by_one(self._working, [*first, releasing(weight, last)], gone)
 
     async def search_or_think(
         self, request: Request, names: list[str], question: Callable[..., Any]
@@ -109,8 +111,9 @@ class Work:
         gone = gone_of(request)
         async with self.files.turn(gone=gone):
             image = await _in(self._working, lambda: self.service.image(name))
-            async with self.pixels.turn(max(pixels_of(image), 1), gone):
-                data: bytes = await _in(self._working, lambda: make(image))
+            pixels = pixels_of(image)
+            async with self.pixels.turn(max(pixels, 1), gone):
+                data: bytes = await _in(self._working, releasing(pixels, lambda: make(image)))
                 return data
 
     async def upload(self, request: Request, data: bytes) -> dict[str, Any]:
@@ -118,7 +121,8 @@ class Work:
         gone = gone_of(request)
         pixels = await _in(self._working, lambda: self.service.check_pixels(data))
         async with self.pixels.turn(max(pixels, 1), gone):
-            image: dict[str, Any] = await _in(self._working, lambda: self.service.upload(data))
+            question = partial(self.service.upload, data)
+            image: dict[str, Any] = await _in(self._working, releasing(pixels, question))
             return image
 
     async def look(self, question: Callable[[], Any]) -> Any:
