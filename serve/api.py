@@ -1,6 +1,7 @@
 """The questions of the API: each route is one question to the service."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from alike.serve.metrics import Metrics
 from alike.serve.network import NeedsNetwork, Vectors
 from alike.serve.notes import other_measure
 from alike.serve.opened import OpenIndex, check_measure
+from alike.serve.pictures import StoreGone
 from alike.serve.questions import (
     MOST_ROWS,
     Features,
@@ -37,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The name of the host is not allowed, or the body is no JSON.",
         401: "The token is missing or wrong.",
         403: "A page of another site may not ask.",
-        404: "Not there.",
+        404: "Not there, or the store is not there any more.",
         408: "The body did not arrive in time.",
         413: "The body is too large.",
         415: "The body is a form.",
@@ -97,13 +99,20 @@ def server_routes(stores: Sequence[ServedStore], work: Work, metrics: Metrics) -
         """The stores of this server: the paths of `/api/v1` answer for the first.
 
         Below `/api/v1/stores/NAME` the same paths answer for each, as
-        `/api/v1/stores/pets/images/3/neighbours`.
+        `/api/v1/stores/pets/images/3/neighbours`. A store that was deleted is left out.
         """
 
         def question() -> Any:
-            return [{"name": one.name, **one.service.summary()} for one in stores]
+            facts = []
+            for one in stores:
+                with suppress(StoreGone):
+                    summary = one.service.presence.asking(one.service.summary)
+                    facts.append({"name": one.name, **summary()})
+            if not facts:
+                stores[0].service.presence.require()
+            return facts
 
-        return await work.search(request, answer(question))
+        return await work.search_all(request, answer(question))
 
     @router.get("/health", response_model=models.Health)
     async def health() -> Any:

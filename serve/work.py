@@ -69,7 +69,12 @@ class Work:
 
         Raises:
             ClientGone: the client hung up before the last part.
+            StoreGone: the store is not there any more; as all that follows.
         """
+        return await self.search_all(request, *map(self._asking, parts))
+
+    async def search_all(self, request: Request, *parts: Callable[[], Any]) -> Any:
+        """Answer a question about all stores of the server; as `search`."""
         gone = gone_of(request)
         async with self.searches.turn(gone=gone):
             return await _one_by_one(self._searching, parts, gone)
@@ -80,8 +85,10 @@ class Work:
         weight = 0
         for name in names:
             async with self.files.turn(gone=gone):
-                weight = max(weight, await _in(self._working, partial(self._size, name)))
-        *first, last = parts
+                weight = max(
+                    weight, await _in(self._working, self._asking(partial(self._size, name)))
+                )
+        *first, last = map(self._asking, parts)
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
             return await _one_by_one(self._working, [*first, releasing(weight, last)], gone)
 
@@ -110,24 +117,28 @@ class Work:
         """Make a picture of an image."""
         gone = gone_of(request)
         async with self.files.turn(gone=gone):
-            image = await _in(self._working, lambda: self.service.image(name))
+            image = await _in(self._working, self._asking(lambda: self.service.image(name)))
             pixels = pixels_of(image)
             async with self.pixels.turn(max(pixels, 1), gone):
-                data: bytes = await _in(self._working, releasing(pixels, lambda: make(image)))
+                question = self._asking(lambda: make(image))
+                data: bytes = await _in(self._working, releasing(pixels, question))
                 return data
 
     async def upload(self, request: Request, data: bytes) -> dict[str, Any]:
         """Take an image that somebody sends."""
         gone = gone_of(request)
-        pixels = await _in(self._working, lambda: self.service.check_pixels(data))
+        pixels = await _in(self._working, self._asking(lambda: self.service.check_pixels(data)))
         async with self.pixels.turn(max(pixels, 1), gone):
-            question = partial(self.service.upload, data)
+            question = self._asking(partial(self.service.upload, data))
             image: dict[str, Any] = await _in(self._working, releasing(pixels, question))
             return image
 
     async def look(self, question: Callable[[], Any]) -> Any:
         """Answer what only looks into memory or into a small file."""
-        return await _in(self._working, question)
+        return await _in(self._working, self._asking(question))
+
+    def _asking(self, question: Callable[[], Any]) -> Callable[[], Any]:
+        return self.service.presence.asking(question)
 
     def _size(self, name: str) -> int:
         return pixels_of(self.service.image(name))
