@@ -41,10 +41,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         403: "A page of another site may not ask.",
         404: "Not there, or the store is not there any more.",
         408: "The body did not arrive in time.",
+        409: "A stored file is damaged or missing; the line says how to mend it.",
         413: "The body is too large.",
         415: "The body is a form.",
         422: "A value that cannot be.",
+        500: "A fault of the server: its log says more.",
         503: "Too much is waiting: try again.",
+        507: "The disk of the store is full.",
     }.items()
 }
 API = "/api/v1"

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from alike.extract.errors import AlikeError, BadInput, StoreBusy
+from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, fault, refuse
@@ -33,6 +33,8 @@ SHARED = ("report.css", "shown.js")
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
+    (StoreDamaged, 409),
+    (StoreFull, 507),
     (BadInput, 422),
     (Busy, 503),
     (ClientGone, 499),
@@ -100,7 +102,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(AlikeError)
     async def ours(_: Request, error: AlikeError) -> JSONResponse:
         status = next(number for kind, number in STATUS if isinstance(error, kind))
-        if isinstance(error, StoreGone):
+        if isinstance(error, StoreGone | StoreDamaged | StoreFull):
             # Shown once: the server shows a warning of the same words once.
             LOG.warning(str(error))
         return refuse(status, str(error), RETRY if status == 503 else None)

@@ -85,3 +85,20 @@ def test_a_store_that_comes_back_answers_again(both, tmp_path):
     assert asking.get(f"{LOST}/images/3/neighbours").status_code == 404
     (tmp_path / "elsewhere").rename(folder)
     assert asking.get(f"{LOST}/images/3/neighbours").json() == before
+
+
+def test_a_damaged_store_is_answered_as_described(both, caplog):
+    asking, folder = both
+    neighbours = asking.get(f"{LOST}/images/3/neighbours").json()
+    shutil.rmtree(folder / "features.zarr")
+    caplog.set_level(logging.WARNING)
+    described = asking.get(f"{API}/openapi.json").json()["paths"]
+    for path in ("/images/{image}/alike/{other}", "/images/{image}/prediction"):
+        answer = asking.get(LOST + path.format(image=3, other=5))
+        assert answer.status_code == 409
+        assert "features.zarr" in answer.json()["error"]
+        assert "alike extract" in answer.json()["error"]
+        assert str(answer.status_code) in described[API + path]["get"]["responses"]
+        assert "Retry-After" not in answer.headers
+    assert not any(record.exc_info for record in caplog.records)
+    assert asking.get(f"{LOST}/images/3/neighbours").json() == neighbours
