@@ -30,16 +30,19 @@ class Work:
     Attributes:
         service: answers the questions.
         searches: turns of questions about what is stored.
+        history: turns of questions about past runs: one at a time.
         network: turns of forward passes: one at a time.
         pixels: turns of decoded images, by their pixels.
         files: turns of image files in memory.
     """
 
     searches: Gate
+    history: Gate
     network: Gate
     pixels: Gate
     files: Gate
     _searching: ThreadPoolExecutor
+    _reading: ThreadPoolExecutor
     _working: ThreadPoolExecutor
 
     def __init__(self, service: NeighbourService, beside: "Work | None" = None) -> None:
@@ -54,14 +57,17 @@ class Work:
         if beside:
             self.searches, self.network = beside.searches, beside.network
             self.pixels, self.files = beside.pixels, beside.files
+            self.history, self._reading = beside.history, beside._reading
             self._searching, self._working = beside._searching, beside._working
             return
         self.searches = Gate("a search", budgets.searches, budgets.requests)
+        self.history = Gate("past runs", 1, budgets.waiting)
         self.network = Gate("the network", 1, budgets.waiting)
         self.pixels = Gate("memory for pixels", budgets.pixels, budgets.waiting)
         self.files = Gate("an image file", FILES, budgets.waiting)
         # Not the threads of the framework, which serve the page while these are all taken.
         self._searching = ThreadPoolExecutor(budgets.searches, "searches")
+        self._reading = ThreadPoolExecutor(1, "history")
         self._working = ThreadPoolExecutor(FILES + (os.cpu_count() or 1), "work")
 
     async def search(self, request: Request, *parts: Callable[[], Any]) -> Any:
@@ -78,6 +84,12 @@ class Work:
         gone = gone_of(request)
         async with self.searches.turn(gone=gone):
             return await _one_by_one(self._searching, parts, gone)
+
+    async def read_runs(self, request: Request, question: Callable[[], Any]) -> Any:
+        """Answer a question about past runs: it may read thousands of small files; as `search`."""
+        gone = gone_of(request)
+        async with self.history.turn(gone=gone):
+            return await _in(self._reading, self._asking(question))
 
     async def think(self, request: Request, names: list[str], *parts: Callable[[], Any]) -> Any:
         """Answer a question that needs the network and these images; as `search`."""
