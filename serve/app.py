@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
-from alike.serve.guard import LOCAL, RETRY, Access, Guard, fault, refuse
+from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, refuse
 from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere, StoreGone
 from alike.serve.policy import PLOTLY, plotly_file, policy
@@ -73,6 +73,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     )
     work = Work(service)
     metrics = Metrics(work)
+    app.add_middleware(answering_head)
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
