@@ -165,9 +165,11 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
         return await work.upload(request, data)
 
     @router.get("/images/{image}", response_model=models.Image)
-    async def image(request: Request, image: Name) -> Any:
+    async def image(request: Request, image: Name, features: Features = None) -> Any:
         """One image."""
-        return await work.search(request, answer(partial(service.about, image)))
+        return await work.search(
+            request, answer(lambda: service.about(image, service.opened(features)))
+        )
 
 
 def _of_pictures(router: APIRouter, work: Work) -> None:
@@ -242,7 +244,7 @@ async def _neighbours(
     answers: list[dict[str, Any]] = []
 
     def answer_part(first: int, opened: OpenIndex, vectors: Vectors) -> None:
-        labels, index = tuple(asked.labels), opened.index
+        labels, index = tuple(asked.labels), opened.searched()
         notes = other_measure(
             asked.measure, service.measure, index.measure.name, index.features.key
         )
@@ -263,6 +265,7 @@ async def _neighbours(
     def from_store() -> Any:
         """The answer; or the index, and the images whose vectors only the network gives."""
         opened = service.opened(asked.features, asked.measure)
+        opened.searched()
         others = service.not_stored(list(dict.fromkeys(asked.images)), opened)
         if len(asked.images) > PART:
             return opened, others
@@ -398,11 +401,10 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         """The stored map, as `alike map` made it last; of a larger one a random part."""
 
         def question() -> Any:
-            chosen = service.measure if measure is None else measure
+            opened = service.opened(features)
+            chosen = service.analysed_measure(opened) if measure is None else measure
             check_measure(chosen)
-            return service.analyses.map(
-                service.opened(features), chosen, split, limit, predictions=predictions
-            )
+            return service.analyses.map(opened, chosen, split, limit, predictions=predictions)
 
         return await work.search(request, answer(question))
 
