@@ -26,6 +26,7 @@ from alike.serve.network import NeedsNetwork, Networks, Vectors
 from alike.serve.notes import fewer, in_blocks, others_split, too_many_pairs
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
+from alike.serve.presence import Presence
 from alike.serve.unindexed import usual_measure
 
 MAX_PAIRS = 2**16
@@ -51,6 +52,7 @@ class NeighbourService:
         thumbnails: pictures that were made.
         networks: those that were asked.
         analyses: tables of the store.
+        presence: whether the store is there.
     """
 
     uploads: ByteCache
@@ -99,6 +101,7 @@ class NeighbourService:
         )  # fmt: skip
         self.networks = beside.networks if beside else Networks(budgets.vectors)
         self.analyses = StoredAnalyses(self.store)
+        self.presence = Presence(self.store)
         # One list of all stores of the server, this one's included.
         self._every: list[StoredPictures] = beside._every if beside else []
         self._pictures = StoredPictures(self.store)

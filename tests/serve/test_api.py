@@ -526,3 +526,23 @@ def test_a_store_without_any_index_is_served(place, analysed, tmp_path):
         NeighbourService(whole, measure="gap_euclid")
     with pytest.raises(BadInput, match="unknown measure 'cosine'"):
         NeighbourService(bare, measure="cosine")
+
+
+@pytest.mark.parametrize(
+    "path", ["set", "images/3", "images/3/neighbours?k=5", "images/9999", "health", "docs"]
+)
+def test_head_is_get_without_the_body(client, path):
+    status, headers, body = client.get(f"/api/v1/{path}")
+    head_status, head_headers, nothing = client.get(f"/api/v1/{path}", method="HEAD")
+    assert (head_status, nothing) == (status, b"")
+    assert int(head_headers["Content-Length"]) == len(body)
+    ours = ("Content-Type", "Cache-Control", "X-Content-Type-Options")
+    assert [head_headers[one] for one in ours] == [headers[one] for one in ours]
+
+
+def test_head_is_counted_by_its_route(client):
+    client.get("/api/v1/images/3", method="HEAD")
+    _, _, counts = client.get("/api/v1/metrics")
+    line = 'alike_requests_total{method="HEAD",route="/api/v1/images/{image}",status="200"}'
+    assert line in counts.decode()
+    assert client.get("/api/v1/neighbours", method="HEAD")[0] == 405
