@@ -91,6 +91,7 @@ def run_pipeline(
     """
     from alike.flows.check import check
     from alike.flows.orchestration import prepare
+    from alike.flows.run import refusal_recorded
     from alike.flows.settings import read_pipeline
     from alike.flows.unchanged import unchanged_run
 
@@ -99,8 +100,9 @@ def run_pipeline(
     done = None if rehash else unchanged_run(pipeline)
     if done is not None:
         return done
-    check(pipeline)
-    prepare(pipeline.output.folder)
+    with refusal_recorded(pipeline):
+        check(pipeline)
+        prepare(pipeline.output.folder)
     # Prefect reads its settings as it is imported: after `prepare`.
     from alike.flows.pipeline import run_pipeline as run
 

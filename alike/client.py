@@ -85,7 +85,11 @@ class Client:
         return _table(self._server.ask("GET", "/stores"))
 
     def set(self, *, features: str | None = None, measure: str | None = None) -> dict[str, Any]:
-        """What is served: the set, the network, the index, the extractions of the store."""
+        """What is served: the set, the network, the index, the extractions of the store.
+
+        Without an index `index` is None, and `needs` says what builds it: all but `neighbours`
+        answers.
+        """
         facts: dict[str, Any] = self._server.ask("GET", "/set", features=features, measure=measure)
         return facts
 
@@ -107,9 +111,10 @@ class Client:
         table.attrs = {name: answer[name] for name in ("n_images", "notes")}
         return table
 
-    def image(self, image: Query) -> dict[str, Any]:
+    def image(self, image: Query, *, features: str | None = None) -> dict[str, Any]:
         """One image: image (SHA-256), row (-1: not stored), path, label, subset, split."""
-        answer: dict[str, Any] = self._server.ask("GET", f"/images/{self._name(image)}")
+        path = f"/images/{self._name(image)}"
+        answer: dict[str, Any] = self._server.ask("GET", path, features=features)
         return answer
 
     def thumbnail(self, image: Query, side: Literal[96, 192, 384, 768] = 192) -> bytes:

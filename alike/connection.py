@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from alike.extract.errors import AlikeError, BadInput, StoreBusy
+from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 
 API = "/api/v1"
 OF_THE_SERVER = ("/health", "/stores", "/metrics")
@@ -73,6 +73,8 @@ class Connection:
         Raises:
             BadInput: the server refuses it, or nobody answers.
             StoreBusy: the server has too much to do.
+            StoreDamaged: a stored file is damaged or missing.
+            StoreFull: the disk of the store is full.
             AlikeError: a fault of the server.
         """
         return _document(self._answer(verb, path, content, json, asked))
@@ -83,6 +85,8 @@ class Connection:
         Raises:
             BadInput: the server refuses it, or nobody answers.
             StoreBusy: the server has too much to do.
+            StoreDamaged: a stored file is damaged or missing.
+            StoreFull: the disk of the store is full.
             AlikeError: a fault of the server.
         """
         data: bytes = self._answer("GET", path, None, None, asked).content
@@ -107,7 +111,7 @@ class Connection:
         document = _document(answer)
         line = document.get("error") if isinstance(document, dict) else None
         line = f"{self.address}: {line or f'status {answer.status_code}'}"
-        kinds = {500: AlikeError, 503: StoreBusy}
+        kinds = {409: StoreDamaged, 500: AlikeError, 503: StoreBusy, 507: StoreFull}
         raise kinds.get(answer.status_code, BadInput)(line)
 
 

@@ -26,12 +26,19 @@ from alike.analysis.blocks import (
     evaluation_set_of,
     held_vectors,
 )
-from alike.analysis.compare import Side, differences_of, measured_side
+from alike.analysis.compare import (
+    AT_END,
+    Difference,
+    Side,
+    differences_of,
+    measured_side,
+    share_difference,
+)
 from alike.analysis.explain import evaluating, network_for
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
-from alike.analysis.pairs import mean_difference, share_interval, spread, units_of
+from alike.analysis.pairs import share_interval, spread, units_of
 from alike.analysis.scores import evaluate_measure, logit_places
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import StoredImages, transform_of
@@ -82,6 +89,10 @@ class BackgroundProbe:
     record: dict[str, Any]
 
 
+class OtherSize(BadInput):
+    """A mask whose size is not that of its image."""
+
+
 @dataclass(frozen=True)
 class Cutouts:
     """Images with their objects.
@@ -124,7 +135,7 @@ def background_probe(
         progress: told after every batch.
 
     Raises:
-        BadInput: masks that fit no image or another size, too few images that have an object and a
+        BadInput: masks that fit no image, too few images that have an object and a
             ground, frames of several sizes, or a measure that compares no vectors.
     """
     check_seed(seed)
@@ -214,11 +225,18 @@ def cutouts_of(
     turn = table.groupby("label").cumcount()
     table = table.iloc[np.lexsort((table["image_id"], turn))[:limit]]
     transform, stored = transform_of(features), StoredImages.of(features.store)
+    other_size: list[str] = []
     frames: list[Pixels] = []
     objects: list[Mask] = []
     usable: list[bool] = []
     for done, (row, path) in enumerate(zip(table["row"], table["path"], strict=True), start=1):
-        frame, covered = _frame_and_object(stored, int(row), source, paths[_stem(path)], transform)
+        mask = paths[_stem(path)]
+        try:
+            frame, covered = _frame_and_object(stored, int(row), source, mask, transform)
+        except OtherSize as error:
+            other_size.append(str(error))
+            usable.append(False)
+            continue
         whole = tiled_ground(frame, covered) if covered.any() else None
         reason = "" if whole is not None else "no object" if not covered.any() else "no ground"
         usable.append(not reason)
@@ -228,6 +246,8 @@ def cutouts_of(
         frames.append(frame)
         objects.append(covered)
         progress("masks", done, len(table))
+    if other_size:
+        left_out[f"mask of another size ({min(other_size)})"] = len(other_size)
     if not frames:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items() if count)
         raise BadInput(
@@ -263,9 +283,7 @@ def _frame_and_object(
         raise BadInput(f"mask {mask_path!r} cannot be read: {error}") from error
     if mask.shape[1:] != pixels.shape[1:]:
         sides = [f"{one.shape[1]}x{one.shape[2]}" for one in (mask, pixels)]
-        raise BadInput(
-            f"mask {mask_path!r} is {sides[0]}, its image {sides[1]}: expected one size of both"
-        )
+        raise OtherSize(f"{mask_path!r} is {sides[0]}, its image {sides[1]}")
     bright = mask.amax(dim=0, keepdim=True).float()
     covered = ((bright > bright.max() / 2) * 255).to(torch.uint8).expand(3, -1, -1)
     frame = image.frame(transform).numpy()
@@ -406,15 +424,16 @@ def _gaps(
     """Mixed-same less mixed-random, paired by object."""
     note = "what the network takes from grounds that go with a class" + _own_grounds(images)
     apart = differences_of(sides["mixed_random"], sides["mixed_same"], seed=seed)["sameness"]
-    rows: list[Row] = [(GAP, "sameness", apart.b - apart.a, *apart.span, note)]
+    rows = [_gap("sameness", apart, note)]
     if rights:
-        units = units_of(images)
-        less = rights["mixed_same"] - rights["mixed_random"]
-        moved = np.bincount(units.named, less / len(less), len(units.stratum)).astype(np.float64)
-        value = float(less.mean())
-        span = mean_difference(value, spread(moved, units.stratum))
-        rows.append((GAP, "accuracy", value, *span, note))
+        apart = share_difference(rights["mixed_random"], rights["mixed_same"], units_of(images))
+        rows.append(_gap("accuracy", apart, note))
     return rows
+
+
+def _gap(score: str, apart: Difference, note: str) -> Row:
+    about = f"{note}; {AT_END}" if apart.at_end else note
+    return GAP, score, apart.b - apart.a, *apart.span, about
 
 
 def _off_object(passes: Passes, cutouts: Cutouts) -> list[Row]:

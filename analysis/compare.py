@@ -34,6 +34,7 @@ from alike.analysis.pairs import (
     PairCounts,
     PairSpreads,
     Units,
+    at_end,
     difference_interval,
     jackknife_groups,
     jackknife_interval,
@@ -66,6 +67,8 @@ NEIGHBOURS = 10
 PEOPLE = "human_"
 """Before the names of scores against people (see `people.KINDS`) where they stand by others."""
 
+AT_END = "no interval of the difference: one side is at an end of the score's range"
+
 Span = tuple[float, float]
 
 
@@ -77,11 +80,13 @@ class Difference:
         a: of the first.
         b: of the second.
         span: NaN where there is no interval.
+        at_end: whether that is because a side is at an end of the score's range.
     """
 
     a: float
     b: float
     span: Span = (float("nan"), float("nan"))
+    at_end: bool = False
 
 
 Differences = dict[str, Difference]
@@ -137,7 +142,8 @@ def compare(
         many `images` were compared `of` how many: beyond 63,000 a stratified sample is; how many
         were `lost` before: one side has no value of what the measure reads; of how many the
         influence was computed (`influence_of`); and `people`, what to say of the scores against
-        them.
+        them; and `at_end`, the scores of which a side is at an end of the range, so that their
+        difference has no interval.
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -190,6 +196,7 @@ def _compare(
     table.attrs = {
         "images": len(images_a), "of": len(both[0]), "lost": lost,
         "influence_of": min(len(images_a), INFLUENCE_ROWS), "people": notes,
+        "at_end": [name for name, each in differences.items() if each.at_end],
     }  # fmt: skip
     return table
 
@@ -295,6 +302,8 @@ def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
     why = f"one of the two has no value of an array that {measure} reads"
     notes = [f"{lost} images are left out: {why}"] if lost else []
     notes += table.attrs.get("people", [])
+    at_ends = table.attrs.get("at_end", [])
+    notes += [f"{', '.join(at_ends)}: {AT_END}"] if at_ends else []
     return notes + ([influence_note(looked_up, n)] if looked_up < n else [])
 
 
@@ -346,14 +355,15 @@ def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
             span_a, span_b = spreads.interval(name, a, 0), spreads.interval(name, b, 1)
             apart = spreads.apart[name]
             span = difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
-        differences[name] = Difference(a, b, span)
+        differences[name] = Difference(a, b, span, at_end(a) or at_end(b))
     auc, worst = differences["auc"], differences.pop("worst_class_auc")
     return {"sameness": _doubled(auc), **differences, "worst_class_sameness": _doubled(worst)}
 
 
 def _doubled(auc: Difference) -> Difference:
     """Sameness from an AUC."""
-    return Difference(2 * auc.a - 1, 2 * auc.b - 1, (2 * auc.span[0], 2 * auc.span[1]))
+    span = 2 * auc.span[0], 2 * auc.span[1]
+    return Difference(2 * auc.a - 1, 2 * auc.b - 1, span, auc.at_end)
 
 
 def _least_sameness(counts: PairCounts) -> float:
@@ -381,9 +391,8 @@ def _neighbours(
             for value, of in ((a, of_a), (b, of_b))
         )
         apart = score_spread(second.without - first.without, name, images, units, paired=True)
-        differences[name] = Difference(
-            a, b, difference_interval(a, b, span_a, span_b, of_a, of_b, apart)
-        )
+        span = difference_interval(a, b, span_a, span_b, of_a, of_b, apart, top)
+        differences[name] = Difference(a, b, span, at_end(a, top) or at_end(b, top))
     return differences
 
 
@@ -423,11 +432,15 @@ def _accuracy(
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
     units = units_of(images)
-    movement = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
-    apart = spread(movement, units.stratum)
-    value = float(b.mean() - a.mean())
-    span = mean_difference(value, apart)
-    return {"accuracy": Difference(float(a.mean()), float(b.mean()), span)}
+    return {"accuracy": share_difference(a, b, units)}
+
+
+def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Units) -> Difference:
+    """Of two networks whose images are right or not, (N,) each, 0 to 1."""
+    of_a, of_b = float(a.mean()), float(b.mean())
+    moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
+    span = mean_difference(of_a, of_b, spread(moved, units.stratum))
+    return Difference(of_a, of_b, span, at_end(of_a) or at_end(of_b))
 
 
 def _collapse(

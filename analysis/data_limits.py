@@ -254,6 +254,8 @@ def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         return []
     row = bounds.iloc[0]
     ends = f"{100 * row['lower']:.1f} % and {100 * row['upper']:.1f} %"
+    low, high = row["lower_low"], row["upper_high"]
+    span = f"; 95 % interval {100 * low:.1f} % to {100 * high:.1f} %" if high >= low else ""
     counts = suspects["kind"].value_counts()
     labels, far = (int(counts.get(kind, 0)) for kind in ("label", "outlier"))
     second = ""
@@ -262,7 +264,7 @@ def data_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         second = f" Of these labels cleanlab suspects {agreeing}, from the same neighbours."
     return [
         f"By their neighbours, the best classifier of these features errs on between {ends} of "
-        f"images (for many images; {row['measure']}).",
+        f"images (for many images; {row['measure']}{span}).",
         f"Labels that the neighbours contradict: {labels}. Images far from all others: {far}."
         + second
         + (f" At most {MOST} of each kind are listed." if max(labels, far) >= MOST else ""),

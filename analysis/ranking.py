@@ -24,6 +24,7 @@ from alike.analysis.blocks import (
     stored_vectors,
 )
 from alike.analysis.compare import (
+    AT_END,
     PEOPLE,
     Difference,
     Side,
@@ -31,14 +32,13 @@ from alike.analysis.compare import (
     measured_side,
     nc1_by_group,
     nc1_difference,
+    share_difference,
 )
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
     auc_movements,
     jackknife_ratio_interval,
-    mean_difference,
-    spread,
     units_of,
 )
 from alike.analysis.people import HumanAnswers, human_differences
@@ -188,6 +188,8 @@ def rank_networks(
             of_best = (np.nan, *NO_SPAN) if difference is None else (
                 difference.b - difference.a, *difference.span
             )  # fmt: skip
+            if difference is not None and difference.at_end:
+                note = f"{note}; {AT_END}" if note else AT_END
             rows.append((one.key, name, value, *span, *of_best, SCORES[name].better, note))
     rows += _of_people(human, every, images, seed)
     names = ["network", "score", "value", "low", "high", "difference", "difference_low"]
@@ -359,11 +361,7 @@ def _differences(
     units = units_of(images, _copies(images, [best, one]))
     for name in one.rights:
         if name in best.rights:
-            a, b = best.rights[name], one.rights[name]
-            moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum))
-            of = spread(moved.astype(np.float64), units.stratum)
-            value = float((b - a).mean())
-            apart[name] = Difference(float(a.mean()), float(b.mean()), mean_difference(value, of))
+            apart[name] = share_difference(best.rights[name], one.rights[name], units)
     if len(best.nc1) and len(one.nc1):
         apart["nc1"] = nc1_difference(best.nc1, one.nc1)
     return apart

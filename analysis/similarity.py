@@ -220,17 +220,29 @@ def _compared(
     rows = [_cka_with_null(x, y)]
     angle, null, note = _procrustes_with_null(x, y, seed, cost)
     rows.append(("procrustes", angle, *null, note))
-    orders = _orders(len(x.near), seed)
-    mutual = mutual_share(x.near, y.near)
-    drawn = np.array([mutual_share(x.near, _renamed(y.near, order)) for order in orders])
-    few = "" if x.sampled.n == x.vectors.n else _sample_note(x)
-    rows.append(("mutual_knn", mutual, float(drawn.mean()), float(drawn.std(ddof=1)), few))
+    rows.append(_mutual_with_null(x, y, seed))
     rows.append(("rsa", *rsa_with_null(x.ranks, y.ranks), ""))
     out = []
     for method, value, mean, sd, why in rows:
         z = (value - mean) / sd if sd > 0 else float("nan")
         out.append((method, value, mean, sd, z, why))
     return out
+
+
+def _mutual_with_null(
+    x: NetworkView, y: NetworkView, seed: int
+) -> tuple[str, float, float, float, str]:
+    """NaN and the reason where the nearest are all other images, whatever the networks."""
+    n, none = len(x.near), float("nan")
+    if n <= NEIGHBOURS + 1:
+        why = f"the {NEIGHBOURS} nearest of {n} images are all others: it takes {NEIGHBOURS + 2}"
+        return "mutual_knn", none, none, none, why
+    drawn = np.array([
+        mutual_share(x.near, _renamed(y.near, order)) for order in _orders(n, seed)
+    ])  # fmt: skip
+    few = "" if x.sampled.n == x.vectors.n else _sample_note(x)
+    value = mutual_share(x.near, y.near)
+    return "mutual_knn", value, float(drawn.mean()), float(drawn.std(ddof=1)), few
 
 
 def _orders(n: int, seed: int) -> list[NDArray[np.int64]]:

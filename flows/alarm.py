@@ -23,6 +23,7 @@ from alike.extract.documents import read_sealed, sealed_json
 from alike.extract.errors import AlikeError, StoreDamaged
 from alike.extract.secrets import masked
 from alike.flows.history import FOLDER, History, now
+from alike.flows.log_lines import Tell
 from alike.flows.memo import digest
 from alike.flows.names import store_resource
 from alike.flows.recording import last_good, paired
@@ -41,8 +42,6 @@ TIMEOUT = 30.0
 STATUS = 3
 """Exit status of a command while an alarm is open."""
 _DELETE = "it is left out; delete it"
-
-Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Alarms:
         return sum(one.rule == of.rule and one.run == of.run for one in self.all())
 
     def deliver(self, settings: "AlarmSettings", tell: Tell) -> None:
-        """Give every receiver the alarms that it has not got; a failure is told, and tried again.
+        """Give every receiver the alarms that it has not got; a failure is a warning, tried again.
 
         Alarms that ended before they could be delivered are delivered too.
         """
@@ -143,7 +142,8 @@ class Alarms:
                 try:
                     send(_message(alarm, self._store.place))
                 except AlikeError as error:
-                    tell(f"alarm {alarm.id} was not delivered, the next run tries again: {error}")
+                    line = f"alarm {alarm.id} was not delivered, the next run tries again: {error}"
+                    tell(line, level="warning")
                     continue
                 alarm = replace(alarm, delivered=(*alarm.delivered, name))
                 self.write(alarm)
@@ -178,20 +178,43 @@ def findings_of(pipeline: "Pipeline", store: "Store") -> list[Finding]:
 
 
 def watch(pipeline: "Pipeline", store: "Store", tell: Tell) -> tuple[str, ...]:
-    """Look at all rules, raise and deliver; returns a line for every open alarm.
+    """Look at all rules at the end of a run, raise and deliver; returns a line for each open alarm.
 
     The caller holds the output folder.
+
+    Args:
+        pipeline: the settings.
+        store: that has the history.
+        tell: called with every open alarm and failed delivery, as warnings, and with why a rule
+            cannot be decided.
     """
-    alarms = Alarms(store)
-    if not pipeline.alarm.when and not alarms.all():
-        return ()
     present = findings_of(pipeline, store)
     for one in present:
         if one.holds is None:
             tell(f"rule {one.rule!r} says nothing: {one.says}")
+    lines = tuple(one.line() for one in raise_alarms(pipeline, store, present, tell))
+    for line in lines:
+        tell(f"ALARM: {line}", level="warning")
+    return lines
+
+
+def raise_alarms(
+    pipeline: "Pipeline", store: "Store", present: Iterable[Finding], tell: Tell
+) -> list[Alarm]:
+    """Raise and end alarms by what the rules say, and deliver; returns the open ones.
+
+    Args:
+        pipeline: the settings.
+        store: whose output folder the caller holds.
+        present: what every rule says.
+        tell: called with every failed delivery, as a warning.
+    """
+    alarms = Alarms(store)
+    if not pipeline.alarm.when and not alarms.all():
+        return []
     opened = alarms.update(present, pipeline.alarm)
     alarms.deliver(pipeline.alarm, tell)
-    return tuple(one.line() for one in opened)
+    return opened
 
 
 def receivers_of(settings: "AlarmSettings") -> dict[str, Callable[[dict[str, Any]], None]]:

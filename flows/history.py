@@ -361,6 +361,19 @@ class History:
             times.append(datetime.datetime.fromisoformat(unchanged.last))
         return max(times, default=None)
 
+    def failed_since(self, records: list[RunRecord]) -> list[RunRecord]:
+        """The runs that failed after the last good one, oldest first.
+
+        A run that found nothing changed is a good one, though it left no record.
+        """
+        unchanged, failed = self.unchanged(), list[RunRecord]()
+        over = datetime.datetime.fromisoformat(unchanged.last) if unchanged else None
+        for one in reversed(records):
+            if one.good or (over is not None and one.when <= over):
+                break
+            failed.insert(0, one)
+        return failed
+
     def _small(self, place: str, kind: Any) -> Any:
         try:
             small = read_sealed(self._store.read_file(place), kind, place, _DELETE)

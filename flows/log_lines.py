@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from alike.extract.secrets import masked
 
 _STEP: ContextVar[str] = ContextVar("step", default="")
 _HERE = "alike.flows.log_lines"
+
+ON_STDERR = "on_stderr"
+"""Attribute of a record that `say` has written already: it goes to the server alone."""
 
 PREFECT_JSON = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": f"{_HERE}.JsonHandler",
@@ -35,6 +38,17 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class Tell(Protocol):
+    """Takes a line about what goes on, as `say` does."""
+
+    def __call__(self, message: str, /, *, level: str = "info") -> object:
+        """Take one line, at level `info`, `warning` or `error`."""
+
+
+def unsaid(_message: str, /, *, level: str = "info") -> None:
+    """Say nothing."""
 
 
 _chosen: list[LogFormat] = []
@@ -155,6 +169,7 @@ class JsonHandler(logging.StreamHandler[Any]):
     def __init__(self, stream: Any = None, **_named: object) -> None:
         super().__init__(stream)
         self.setFormatter(JsonLines())
+        self.addFilter(lambda record: not getattr(record, ON_STDERR, False))
         logging.captureWarnings(True)
         sys.excepthook = _say_uncaught
 

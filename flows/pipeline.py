@@ -4,8 +4,8 @@ Import it only after `alike.flows.orchestration.prepare`: Prefect reads its sett
 imported.
 """
 
+import logging
 import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from alike.extract.progress import Progress, silent
 from alike.extract.secrets import flat, masked
 from alike.flows.check import check
 from alike.flows.finished import Finished
+from alike.flows.log_lines import ON_STDERR, Tell, say, unsaid
 from alike.flows.names import run_tags
 from alike.flows.overrides import Overrides, given_settings
 from alike.flows.parent import end_with_parent
 from alike.flows.publishing import publish
-from alike.flows.run import run_settings_file
+from alike.flows.run import refusal_recorded, run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.turns import collapse_late_runs, slot_of_store
 from alike.flows.unchanged import unchanged_run
@@ -32,7 +33,7 @@ __all__ = ["Finished", "run_pipeline", "scheduled"]
 def run_pipeline(
     path: Path,
     progress: Progress = silent,
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = unsaid,
     *,
     rehash: bool = False,
 ) -> Finished:
@@ -65,7 +66,8 @@ def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False
         wait = pipeline.prefect.busy == "wait"
         try:
             with slot_of_store(pipeline, log if wait else None):
-                check(pipeline)
+                with refusal_recorded(pipeline, log):
+                    check(pipeline)
                 done = run_settings_file(
                     Path(path), silent, log, rehash=rehash, overrides=given, wait=wait
                 )
@@ -73,19 +75,21 @@ def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False
             if wait:
                 raise
             return Completed(name="Skipped", message=masked(str(error)))
+    _log_decisions(done)
     publish(pipeline, done)
     return str(done.report)
 
 
 @flow(name="alike", persist_result=False, validate_parameters=False)
 def _flow(path: str, progress: Any, tell: Any, rehash: bool) -> Finished:  # no Protocol: no schema
-    def both(line: str) -> None:
-        tell(line)
-        log(line)
+    def both(line: str, /, *, level: str = "info") -> None:
+        tell(line, level=level)
+        log(line, level=level, on_stderr=tell is say)
 
     pipeline = read_pipeline(Path(path))
     with slot_of_store(pipeline):
         done = run_settings_file(Path(path), progress, both, rehash=rehash)
+    _log_decisions(done)
     publish(pipeline, done)
     return done
 
@@ -97,6 +101,19 @@ def _end_with_the_schedule() -> None:
         end_with_parent(parent.pid)
 
 
-def log(line: str) -> None:
-    """Log a line for the server: that of the step that runs, or of the run."""
-    get_run_logger().info(masked(line))
+def _log_decisions(done: Finished) -> None:
+    """Log what a run decided; one that computed nothing repeats what was logged before."""
+    for line in () if done.reused else done.decisions:
+        log(line)
+
+
+def log(line: str, /, *, level: str = "info", on_stderr: bool = False) -> None:
+    """Log a line for the server: that of the step that runs, or of the run.
+
+    Args:
+        line: its secrets are masked.
+        level: `info`, `warning` or `error`.
+        on_stderr: it was written there already, and is not written again.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    get_run_logger().log(number, masked(line), extra={ON_STDERR: on_stderr})

@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from alike.flows.decisions import Accepted, DecisionLog
 from alike.flows.finished import Finished
 from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
+from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
@@ -38,6 +39,7 @@ from alike.flows.unchanged import leave
 if TYPE_CHECKING:
     from alike.analysis.stored import Analysis
     from alike.extract.networks import Network
+    from alike.flows.sections import Pipeline
 
 
 _DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}\.html")
@@ -46,7 +48,7 @@ _DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}\.html")
 def run_settings_file(
     path: Path,
     progress: Progress,
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = unsaid,
     *,
     rehash: bool = False,
     overrides: Mapping[str, Any] | None = None,
@@ -57,7 +59,7 @@ def run_settings_file(
     Args:
         path: of the settings file.
         progress: called as each step proceeds.
-        tell: called with a line before a step runs again, and for every alarm.
+        tell: called with a line before a step runs again, and as `alike.flows.alarm.watch` does.
         rehash: read every image to list it, also those whose size and times are as before.
         overrides: settings in place of those of the file, as `read_pipeline` takes them.
         wait: for the end of another run that works in the same folder.
@@ -72,8 +74,7 @@ def run_settings_file(
         try:
             done = run_steps(run)
         except BaseException as error:
-            # Prefect shows what the error says, on its server and in its log.
-            error.args = tuple(masked_all(list(error.args)))
+            _mask(error)
             record_failure(run, error)
             raise
         finally:
@@ -201,6 +202,38 @@ def _record_again(
     analysis = Analysis.load(run.store(), key)
     record, images = record_of(run, history, analysis, question, others)
     history.write(finished(record, run, report), images)
+
+
+@contextmanager
+def refusal_recorded(pipeline: "Pipeline", tell: Tell = unsaid) -> Iterator[None]:
+    """Inside, what goes wrong before the first step is recorded as a run that failed.
+
+    The rules are looked at too. Where there is no store yet, none is made and nothing is recorded;
+    nor is it while another run works in the output folder, which looks at the rules itself.
+
+    Args:
+        pipeline: the settings, which may be refused.
+        tell: called as `alike.flows.alarm.watch` does.
+
+    Raises:
+        BaseException: what went wrong, its secrets masked.
+    """
+    began = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        _mask(error)
+        with suppress(Exception):
+            # First of all: the output folder is not made for a run that is refused.
+            Store.open(pipeline.store_place)
+            with alone_in(pipeline.output.folder):
+                record_failure(PipelineRun(pipeline, tell=tell, began=began), error)
+        raise
+
+
+def _mask(error: BaseException) -> None:
+    """Mask the secrets of an error: Prefect shows it on its server and in its log."""
+    error.args = tuple(masked_all(list(error.args)))
 
 
 def record_failure(run: PipelineRun, error: BaseException) -> None:

@@ -1,11 +1,12 @@
 """The runs of a store for the page: the documents of `alike runs …`; see `RunHistory`."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.flows.history import History, RunRecord
+from alike.flows.history import FOLDER, History, RunRecord
 from alike.flows.recording import over_time
 from alike.flows.runs import difference, runs_document
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StoredRuns:
-    """Reads the history of a store anew for each question.
+    """Reads the history of a store: all of it once, and again if a file of it has changed.
 
     Args:
         store: opened.
@@ -22,14 +23,32 @@ class StoredRuns:
 
     def __init__(self, store: "Store") -> None:
         self._store = store
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[Any, Any]] = {}
 
     def good(self) -> Sequence[Mapping[str, Any]]:
         """See `RunHistory`."""
-        runs: list[dict[str, Any]] = over_time(History(self._store).records())["runs"]
+        runs: list[dict[str, Any]] = self._once(
+            "good", lambda: over_time(History(self._store).records())["runs"]
+        )
         return runs
 
     def listed(self) -> Mapping[str, Any]:
         """See `RunHistory`."""
+        document: Mapping[str, Any] = self._once("listed", self._document)
+        return document
+
+    def _once(self, name: str, read: Callable[[], Any]) -> Any:
+        with self._lock:
+            stamps = self._store.files.listing(FOLDER)
+            before = self._read.get(name)
+            if before is not None and before[0] == stamps:
+                return before[1]
+            value = read()
+            self._read[name] = (stamps, value)
+            return value
+
+    def _document(self) -> Mapping[str, Any]:
         # Here: the page starts without what only the analysis needs.
         from alike.serve.analysed import records
 

@@ -5,7 +5,7 @@ folder knows.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import masked
 from alike.flows.cluster import Workers
+from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import Memo, RemoteFile, RunFile, digest
 from alike.flows.sections import NetworkSettings
 from alike.flows.settings import Pipeline
@@ -62,7 +63,7 @@ class PipelineRun:
         notes: what a reader must know: taps of an unusual kind, a suspicious preprocessing, a
             memo or an accepted network that is lost.
         files: what the steps wrote, or found written, and the report is made from.
-        tell: called with a line before a step runs again: its name, and why.
+        tell: called with a line before a step runs again, its name and why, and with warnings.
         reasons: those lines.
         rates: images a second of every extraction that computed some.
         changes: what changed of the images since the last run, in words; empty if not known.
@@ -77,7 +78,7 @@ class PipelineRun:
     decisions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[RunFile] = field(default_factory=list)
-    tell: Callable[[str], object] = lambda line: None
+    tell: Tell = unsaid
     reasons: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     changes: str = ""

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from alike.extract.documents import read_sealed, sealed_json
 from alike.extract.errors import AlikeError, StoreDamaged
 from alike.extract.images import settled_before
 from alike.flows.finished import Finished
+from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import digest
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ class State:
     objects: dict[str, list[int | str]] = field(default_factory=dict)
 
     def difference(self, now: "State") -> str:
-        """What is not as it was; empty if nothing."""
+        """What is not as it was; empty if nothing.
+
+        A file that is gone comes first: a name in the settings means no file then.
+        """
+        before, after = {**self.files, **self.objects}, {**now.files, **now.objects}
+        for one, stamp in sorted(before.items()):
+            if stamp and not after.get(one) and not Path(one).exists():
+                return f"{one} is gone"
         if self.settings != now.settings:
             return "the settings changed"
         if self.programs != now.programs:
             return "versions or devices changed"
-        before, after = {**self.files, **self.objects}, {**now.files, **now.objects}
         names = before.keys() | after.keys()
         changed = sorted(one for one in names if before.get(one) != after.get(one))
         if changed:
@@ -79,6 +86,7 @@ class Left:
         bad: images that could not be used.
         notes: that a run tells each time.
         networks: names of several networks to the keys of their features.
+        source: path of the images; empty if they are at no path, as those of a URL.
     """
 
     state: State
@@ -89,6 +97,7 @@ class Left:
     bad: int
     notes: list[str]
     networks: dict[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 def leave(run: "PipelineRun", done: Finished, record: str) -> None:
@@ -99,27 +108,25 @@ def leave(run: "PipelineRun", done: Finished, record: str) -> None:
         done: what came of it.
         record: id of the last record in the history.
     """
-    code = _loaded_code()
+    code, source = _loaded_code(), run.pipeline.images.source
     # By both clocks: one of them may have been set while the run went on.
     passed = int((time.monotonic() - run.began) * 1e9)
     state = state_of(run.pipeline, code, min(run.began_ns, time.time_ns() - passed))
     left = Left(
         state, code, record, done.key, list(done.decisions), done.bad, list(done.notes),
-        dict(done.networks),
+        dict(done.networks), source if Path(source).exists() else "",
     )  # fmt: skip
     aside = run.folder / f"{FILE}.part"
     aside.write_bytes(sealed_json(asdict(left)))
     aside.replace(run.folder / FILE)
 
 
-def unchanged_run(
-    pipeline: "Pipeline", tell: Callable[[str], object] = lambda line: None
-) -> Finished | None:
+def unchanged_run(pipeline: "Pipeline", tell: Tell = unsaid) -> Finished | None:
     """What the last run gave if nothing changed since; None if a run must look closer.
 
     Args:
         pipeline: the settings.
-        tell: called with why a run must look closer, and for every alarm.
+        tell: called with why a run must look closer, or as `alike.flows.alarm.watch` does.
 
     Raises:
         StoreBusy: another run works in the output folder.
@@ -131,8 +138,12 @@ def unchanged_run(
 
     with alone_in(pipeline.output.folder):
         try:
-            now = state_of(pipeline, left.code)
-            why = left.state.difference(now) or _record(pipeline, left) or _listing(pipeline, left)
+            why = (
+                _gone(left)
+                or left.state.difference(state_of(pipeline, left.code))
+                or _record(pipeline, left)
+                or _listing(pipeline, left)
+            )
         except (AlikeError, OSError) as error:
             why = " ".join(str(error).split())
         if why:
@@ -141,7 +152,7 @@ def unchanged_run(
         return _finish(pipeline, left, tell)
 
 
-def _finish(pipeline: "Pipeline", left: Left, tell: Callable[[str], object]) -> Finished:
+def _finish(pipeline: "Pipeline", left: Left, tell: Tell) -> Finished:
     from alike.extract.store import Store
     from alike.flows.alarm import watch
     from alike.flows.history import History
@@ -167,6 +178,11 @@ def _left(pipeline: "Pipeline") -> Left | None:
         return read_sealed(file.read_bytes(), Left, str(file), "it is written anew")
     except (OSError, StoreDamaged):
         return None
+
+
+def _gone(left: Left) -> str:
+    """Says that the images are gone; empty if they are not, or were at no path."""
+    return f"{left.source} is gone" if left.source and not Path(left.source).exists() else ""
 
 
 def _record(pipeline: "Pipeline", left: Left) -> str:

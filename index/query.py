@@ -215,7 +215,7 @@ class NeighbourIndex:
         by_row = np.array([query.image is None for query in queries], dtype=bool)
         if by_row.any():
             rows = np.array([q.row for q in queries if q.image is None], dtype=np.int64)
-            out[by_row] = self._of_rows(rows)
+            out[by_row] = self.of_rows(rows)
         images = [query.image for query in queries if query.image is not None]
         if images:
             out[~by_row] = self.encoder(network)(images)
@@ -232,7 +232,7 @@ class NeighbourIndex:
         order = np.argsort(self._engine.rows, kind="stable")
         return order, self._engine.rows[order]
 
-    def _of_rows(self, rows: NDArray[np.int64]) -> Float:
+    def of_rows(self, rows: NDArray[np.int64]) -> Float:
         """Vectors (n, D) of stored rows: those that the index holds, else from the store."""
         held = self._engine.vectors
         if held is None or not len(held):

@@ -1,6 +1,7 @@
 """The questions of the API: each route is one question to the service."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from alike.serve.metrics import Metrics
 from alike.serve.network import NeedsNetwork, Vectors
 from alike.serve.notes import other_measure
 from alike.serve.opened import OpenIndex, check_measure
+from alike.serve.pictures import StoreGone
 from alike.serve.questions import (
     MOST_ROWS,
     Features,
@@ -37,12 +39,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The name of the host is not allowed, or the body is no JSON.",
         401: "The token is missing or wrong.",
         403: "A page of another site may not ask.",
-        404: "Not there.",
+        404: "Not there, or the store is not there any more.",
         408: "The body did not arrive in time.",
+        409: "A stored file is damaged or missing; the line says how to mend it.",
         413: "The body is too large.",
         415: "The body is a form.",
         422: "A value that cannot be.",
+        500: "A fault of the server: its log says more.",
         503: "Too much is waiting: try again.",
+        507: "The disk of the store is full.",
     }.items()
 }
 API = "/api/v1"
@@ -97,13 +102,20 @@ def server_routes(stores: Sequence[ServedStore], work: Work, metrics: Metrics) -
         """The stores of this server: the paths of `/api/v1` answer for the first.
 
         Below `/api/v1/stores/NAME` the same paths answer for each, as
-        `/api/v1/stores/pets/images/3/neighbours`.
+        `/api/v1/stores/pets/images/3/neighbours`. A store that was deleted is left out.
         """
 
         def question() -> Any:
-            return [{"name": one.name, **one.service.summary()} for one in stores]
+            facts = []
+            for one in stores:
+                with suppress(StoreGone):
+                    summary = one.service.presence.asking(one.service.summary)
+                    facts.append({"name": one.name, **summary()})
+            if not facts:
+                stores[0].service.presence.require()
+            return facts
 
-        return await work.search(request, answer(question))
+        return await work.search_all(request, answer(question))
 
     @router.get("/health", response_model=models.Health)
     async def health() -> Any:
@@ -153,9 +165,11 @@ def _of_the_set(router: APIRouter, work: Work) -> None:
         return await work.upload(request, data)
 
     @router.get("/images/{image}", response_model=models.Image)
-    async def image(request: Request, image: Name) -> Any:
+    async def image(request: Request, image: Name, features: Features = None) -> Any:
         """One image."""
-        return await work.search(request, answer(partial(service.about, image)))
+        return await work.search(
+            request, answer(lambda: service.about(image, service.opened(features)))
+        )
 
 
 def _of_pictures(router: APIRouter, work: Work) -> None:
@@ -230,7 +244,7 @@ async def _neighbours(
     answers: list[dict[str, Any]] = []
 
     def answer_part(first: int, opened: OpenIndex, vectors: Vectors) -> None:
-        labels, index = tuple(asked.labels), opened.index
+        labels, index = tuple(asked.labels), opened.searched()
         notes = other_measure(
             asked.measure, service.measure, index.measure.name, index.features.key
         )
@@ -251,6 +265,7 @@ async def _neighbours(
     def from_store() -> Any:
         """The answer; or the index, and the images whose vectors only the network gives."""
         opened = service.opened(asked.features, asked.measure)
+        opened.searched()
         others = service.not_stored(list(dict.fromkeys(asked.images)), opened)
         if len(asked.images) > PART:
             return opened, others
@@ -386,11 +401,10 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         """The stored map, as `alike map` made it last; of a larger one a random part."""
 
         def question() -> Any:
-            chosen = service.measure if measure is None else measure
+            opened = service.opened(features)
+            chosen = service.analysed_measure(opened) if measure is None else measure
             check_measure(chosen)
-            return service.analyses.map(
-                service.opened(features), chosen, split, limit, predictions=predictions
-            )
+            return service.analyses.map(opened, chosen, split, limit, predictions=predictions)
 
         return await work.search(request, answer(question))
 

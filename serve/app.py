@@ -1,5 +1,6 @@
 """The application: the page, the API below `/api/v1`, and one body for every error."""
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib.resources import files
@@ -13,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from alike.extract.errors import AlikeError, BadInput, StoreBusy
+from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
-from alike.serve.guard import LOCAL, RETRY, Access, Guard, fault, refuse
+from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, refuse
 from alike.serve.metrics import Metrics
-from alike.serve.pictures import NotThere
+from alike.serve.pictures import NotThere, StoreGone
 from alike.serve.policy import PLOTLY, plotly_file, policy
 from alike.serve.reference import reference_page
 from alike.serve.service import NeighbourService
@@ -26,11 +27,14 @@ from alike.serve.stores import ServedStore
 from alike.serve.views import Views
 from alike.serve.work import Work
 
+LOG = logging.getLogger("uvicorn.error")
 SHARED = ("report.css", "shown.js")
 """Style and script of the report that the page has too."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
+    (StoreDamaged, 409),
+    (StoreFull, 507),
     (BadInput, 422),
     (Busy, 503),
     (ClientGone, 499),
@@ -69,6 +73,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     )
     work = Work(service)
     metrics = Metrics(work)
+    app.add_middleware(answering_head)
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
     _handle_errors(app)
@@ -98,6 +103,9 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(AlikeError)
     async def ours(_: Request, error: AlikeError) -> JSONResponse:
         status = next(number for kind, number in STATUS if isinstance(error, kind))
+        if isinstance(error, StoreGone | StoreDamaged | StoreFull):
+            # Shown once: the server shows a warning of the same words once.
+            LOG.warning(str(error))
         return refuse(status, str(error), RETRY if status == 503 else None)
 
     @app.exception_handler(RequestValidationError)

@@ -138,6 +138,32 @@ class Guard:
         )
 
 
+def answering_head(app: App) -> App:
+    """An application that answers HEAD below `/api/` as GET, without the body."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+        if not head or not _path_of(scope).startswith("/api/"):
+            await app(scope, receive, send)
+            return
+
+        async def sender(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A copy: the server must know that it answers HEAD.
+        asked = {**scope, "method": "GET"}
+        try:
+            await app(asked, receive, sender)
+        finally:
+            # The metrics count by route.
+            if "route" in asked:
+                scope["route"] = asked["route"]
+
+    return answering
+
+
 class _Body:
     """The body of one request as it arrives: bounded in bytes, in time, and with all others."""
 

@@ -110,13 +110,29 @@ def _twins(opened: OpenIndex) -> ImageList:
     ends = [pairs[name].to_numpy(np.int64) for name in ("row_a", "row_b")]
     there = (opened.places(ends[0]) >= 0) & (opened.places(ends[1]) >= 0)
     pairs = pairs[there]
-    unsigned = len(unsigned_rows(store))
-    needs = f"hashes of {unsigned} images: run `alike twins --store {store.url}`"
+    unsigned = len(unsigned_rows(store, opened.index.features.bad()["row"].to_numpy()))
+    counted = "1 image" if unsigned == 1 else f"{unsigned} images"
+    needs = f"hashes of {counted}: run `alike twins --store {store.url}`"
     other = _images(opened, pairs["row_b"]).add_prefix("other_")
     lines = pd.concat([_images(opened, pairs["row_a"]), other], axis=1).assign(
         score=pairs["correlation"].to_numpy(float), why=pairs["how"].to_numpy()
     )
+    same = _same_bytes(opened)
+    lines = pd.concat([same, lines], ignore_index=True) if len(same) else lines
     return ImageList(lines, needs if unsigned else "")
+
+
+def _same_bytes(opened: OpenIndex) -> pd.DataFrame:
+    """Files of one image that have different labels: the image counts with the first of them."""
+    view = opened.index.features.store.images()
+    view = view[opened.places(view["row"].to_numpy(np.int64)) >= 0]
+    labels = view.drop_duplicates("row").set_index("row")["label"]
+    rest = view[view.duplicated("row")]
+    differ = rest["label"].fillna("").to_numpy() != labels.loc[rest["row"]].fillna("").to_numpy()
+    rest = rest[differ].reset_index(drop=True)
+    image = _images(opened, rest["row"])
+    copy = image.assign(path=rest["path"], label=rest["label"]).add_prefix("other_")
+    return pd.concat([image, copy], axis=1).assign(score=1.0, why="same bytes, another label")
 
 
 def _bad(opened: OpenIndex) -> pd.DataFrame:

@@ -31,7 +31,7 @@ class Metrics:
             buckets=BUCKETS, registry=registry,
         )  # fmt: skip
         service = work.service
-        for name in ("searches", "network", "pixels", "files"):
+        for name in ("searches", "history", "network", "pixels", "files"):
             gate = getattr(work, name)
             _gauge(
                 registry, f"alike_{name}_in_use", f"Weight of {gate.name} in use.", gate, "in_use"

@@ -142,7 +142,7 @@ class Extraction(Model):
         network: name of the network.
         weights: first eight digits of the hash of the weights.
         arrays: names of the stored arrays.
-        indexes: measures with an index: those that `neighbours` takes.
+        indexes: measures with an index: those that `neighbours` takes. All else needs none.
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
     """
 
@@ -209,7 +209,8 @@ class SetFacts(Model):
         images: images with features.
         classes: label to number of images; empty if the set has no labels.
         unlabelled: images without a label.
-        index: that answers.
+        index: that answers; None without one.
+        needs: what has to be done before `neighbours` answers; empty if nothing.
         maps: whether feature maps are stored, so that `alike` needs no network.
         colours: of heat maps.
         extractions: of the store.
@@ -227,7 +228,8 @@ class SetFacts(Model):
     images: int
     classes: dict[str, int]
     unlabelled: int
-    index: IndexFacts
+    index: IndexFacts | None
+    needs: str
     maps: bool
     colours: Colours
     extractions: list[Extraction]

@@ -113,6 +113,6 @@ def _name(image: str, tap: str, opened: OpenIndex) -> tuple[str, ...]:
 
 
 def _vector_name(image: str, opened: OpenIndex) -> tuple[str, ...]:
-    card = opened.index.card
+    measure = opened.index.measure
     # The digest changes with what the measure has fitted.
-    return (*_name(image, opened.index.measure.name, opened), card.measure_digest)
+    return (*_name(image, measure.name, opened), measure.digest)

@@ -16,6 +16,7 @@ from alike.index.filters import Among
 from alike.index.places import card_stamp
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
+from alike.serve.unindexed import Unindexed, open_extraction
 
 HASH_LENGTH = 64
 """Digits of the SHA-256 of an image, by which it is named if not by its row."""
@@ -29,10 +30,10 @@ SOON = 0.05
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """An index at one moment: all of an answer comes from one.
+    """An index at one moment, or an extraction without one: all of an answer comes from one.
 
     Attributes:
-        index: that answers.
+        index: that answers; or what answers all but neighbours.
         rows: (n,) int64, ascending, of the images with features.
         images: (n,) SHA-256 of each.
         paths: (n,) of each.
@@ -43,7 +44,7 @@ class OpenIndex:
         notes: what a reader must know.
     """
 
-    index: NeighbourIndex
+    index: NeighbourIndex | Unindexed
     rows: NDArray[np.int64]
     images: NDArray[Any]
     paths: NDArray[Any]
@@ -54,7 +55,7 @@ class OpenIndex:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, index: NeighbourIndex, notes: tuple[str, ...] = ()) -> "OpenIndex":
+    def of(cls, index: NeighbourIndex | Unindexed, notes: tuple[str, ...] = ()) -> "OpenIndex":
         """Take the columns of an index's images."""
         table = index.images
         columns = [
@@ -62,13 +63,30 @@ class OpenIndex:
             for name in ("image_id", "path", "label", "subset", "split")
         ]
         rows = table.index.to_numpy(dtype=np.int64)
-        missing = index.missing()
+        missing = 0 if isinstance(index, Unindexed) else index.missing()
+        if isinstance(index, Unindexed) and index.why:
+            notes = (index.why, *notes)
         if missing:
             measure = index.measure.name
             lacking = f"{missing} images have features and are not in the index: they are no answer"
             notes = (f"{lacking}; run `alike index --measure {measure}`", *notes)
         images, paths, labels, subsets, splits = columns
         return cls(index, rows, images, paths, labels, subsets, splits, missing, notes)
+
+    @property
+    def needs(self) -> str:
+        """What neighbours need; empty if the index is there."""
+        return self.index.needs if isinstance(self.index, Unindexed) else ""
+
+    def searched(self) -> NeighbourIndex:
+        """The index, to look for neighbours in.
+
+        Raises:
+            NotThere: there is none; says what builds it.
+        """
+        if isinstance(self.index, Unindexed):
+            raise NotThere(f"neighbours in {self.index.features.key} need {self.index.needs}")
+        return self.index
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -144,7 +162,10 @@ class _Entry:
 
 
 class OpenIndexes:
-    """Indexes of a store by extraction and measure; each is replaced when a new one is there."""
+    """Indexes of a store by extraction and measure; each is replaced when a new one is there.
+
+    An extraction without the index is open too: only its neighbours need one.
+    """
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -158,7 +179,7 @@ class OpenIndexes:
         and its notes say so.
 
         Raises:
-            NotThere: no such extraction or index.
+            NotThere: no such extraction, or features that the measure cannot compare.
         """
         name = (key, measure)
         entry = self._entries.get(name)
@@ -173,7 +194,7 @@ class OpenIndexes:
             if entry is None:
                 stamp = self._stamp(name)
                 try:
-                    index = NeighbourIndex.open(self.store, *name)
+                    index = open_extraction(self.store, *name)
                 except BadInput as error:
                     raise NotThere(str(error)) from error
                 opened = OpenIndex.of(index)
@@ -209,8 +230,7 @@ class OpenIndexes:
 
     def _stamp(self, name: tuple[str, str]) -> Any:
         """Changes with every new index and every listing; one look at two files."""
-        card = card_stamp(self.store, *name)
-        return None if card is None else (card, self.store.view_stamp())
+        return card_stamp(self.store, *name), self.store.view_stamp()
 
 
 def check_measure(measure: str) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.index.neighbours import Query
 from alike.serve.opened import OpenIndex
 
 Floats = NDArray[np.float64]
@@ -62,7 +61,7 @@ def _mean_distance(
 
 def vectors_of(opened: OpenIndex, rows: NDArray[np.int64]) -> Floats:
     """Vectors (n, D) of stored images."""
-    return opened.index.vectors([Query(int(row), "") for row in rows]).astype(np.float64)
+    return opened.index.of_rows(rows).astype(np.float64)
 
 
 def distances(opened: OpenIndex, a: Floats, b: Floats) -> Floats:

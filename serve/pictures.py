@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.extract.errors import BadImage, BadInput
+from alike.extract.errors import AlikeError, BadImage, BadInput
 from alike.extract.frames import NamedImage, StoredImages
 from alike.serve.budgets import ByteCache
 
@@ -26,6 +26,10 @@ QUALITY = 82
 
 class NotThere(BadInput):
     """What was named is not there."""
+
+
+class StoreGone(NotThere):
+    """A store that was served is not there any more."""
 
 
 def pixels_of(image: NamedImage) -> int:
@@ -114,10 +118,10 @@ class StoredPictures:
             raise NotThere(str(error)) from error
 
     def has(self, name: str, *, unknown: bool = False) -> bool:
-        """Whether the store has an image of this hash; `unknown` if its source is gone."""
+        """Whether the store has an image of this hash; `unknown` if it cannot be read."""
         try:
             return name in self._current()[1]
-        except BadInput:
+        except (AlikeError, OSError):
             return unknown
 
     def _current(self) -> tuple[StoredImages, dict[str, int]]:

@@ -18,6 +18,7 @@ from alike.extract.errors import BadInput
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets
 from alike.serve.guard import LOOPBACK, Access, outermost, refuse, safe_headers
+from alike.serve.memory import bound_arenas
 from alike.serve.service import NeighbourService
 from alike.serve.stores import ServedStore
 
@@ -154,6 +155,7 @@ def serve(
         raise BadInput(f"port {port}: from 0 (any free one) to {MAX_PORT} is expected")
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise BadInput(f"root path {root_path!r}: begin it with / and end it without")
+    bound_arenas()
     with contextlib.closing(listener_at(host, port)) as listener:
         access = Access((*allowed_hosts(host), *(name.lower() for name in hosts)), token)
         shown = f"[{host}]" if ":" in host else host

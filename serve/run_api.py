@@ -23,12 +23,12 @@ def run_routes(router: APIRouter, work: Work, runs: RunHistory) -> None:
     @router.get("/runs", response_model=run_models.RunList)
     async def listed(request: Request) -> Any:
         """The runs of the store: the document of `alike runs ls --json`."""
-        return await work.search(request, answer(runs.listed))
+        return await work.read_runs(request, answer(runs.listed))
 
     @router.get("/runs/{run}", response_model=run_models.Run)
     async def run(request: Request, run: Annotated[RunName, Path(description=ABOUT)]) -> Any:
         """All that is recorded of a run: the document of `alike runs show --json`."""
-        return await work.search(request, answer(partial(runs.record, run)))
+        return await work.read_runs(request, answer(partial(runs.record, run)))
 
     @router.get("/run-difference", response_model=run_models.RunDifference)
     async def difference(
@@ -43,4 +43,4 @@ def run_routes(router: APIRouter, work: Work, runs: RunHistory) -> None:
     ) -> Any:
         """Runs side by side: the document of `alike runs diff --json`."""
         question = partial(runs.difference, run, everything=everything)
-        return await work.search(request, answer(question))
+        return await work.read_runs(request, answer(question))

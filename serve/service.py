@@ -19,7 +19,6 @@ from alike.extract.identity import settings_hash
 from alike.extract.measures import measure_named
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
-from alike.index.neighbours import Query
 from alike.index.places import indexed_measures
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
@@ -27,6 +26,8 @@ from alike.serve.network import NeedsNetwork, Networks, Vectors
 from alike.serve.notes import fewer, in_blocks, others_split, too_many_pairs
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
 from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
+from alike.serve.presence import Presence
+from alike.serve.unindexed import usual_measure
 
 MAX_PAIRS = 2**16
 """Pairs of positions up to which they are answered: more would be megabytes of text."""
@@ -51,6 +52,7 @@ class NeighbourService:
         thumbnails: pictures that were made.
         networks: those that were asked.
         analyses: tables of the store.
+        presence: whether the store is there.
     """
 
     uploads: ByteCache
@@ -78,14 +80,20 @@ class NeighbourService:
             beside: of another store of the same server: uploaded images, pictures and networks
                 are those of both, so that one image can be asked in each.
 
+        An extraction without any index is served too: only neighbours need one.
+
         Raises:
-            BadInput: as `NeighbourIndex.open`, and if the store does not know its images.
+            BadInput: no such store, extraction or measure, an extraction that has indexes, but none
+                of this measure, or a store that does not know its images.
         """
         from alike.extract.store import Store
 
         self.store = Store.open(store) if isinstance(store, str | Path) else store
         self.store.source()
-        self.key, self.measure, self.budgets = self.store.features(key).key, measure, budgets
+        features = self.store.features(key)
+        self.key, self.budgets = features.key, budgets
+        there = indexed_measures(self.store, self.key)
+        self.measure = measure if there else usual_measure(features, measure)
         self.uploads = beside.uploads if beside else ByteCache(budgets.uploads)
         self.thumbnails = (
             beside.thumbnails if beside
@@ -93,11 +101,14 @@ class NeighbourService:
         )  # fmt: skip
         self.networks = beside.networks if beside else Networks(budgets.vectors)
         self.analyses = StoredAnalyses(self.store)
+        self.presence = Presence(self.store)
         # One list of all stores of the server, this one's included.
         self._every: list[StoredPictures] = beside._every if beside else []
         self._pictures = StoredPictures(self.store)
         self._open = OpenIndexes(self.store)
-        self._open.get(self.key, measure)
+        if there:
+            # Not without neighbours, where another measure would answer.
+            self._open.get(self.key, measure).searched()
         self._every.append(self._pictures)
 
     @property
@@ -111,17 +122,27 @@ class NeighbourService:
         Args:
             key: of the extraction; None: the one that is served.
             measure: None: the one that is served, or if the extraction has no index of it, the
-                first that it has.
+                first that it has; if it has none at all, one that its features can be compared by.
 
         Raises:
-            NotThere: no such extraction, or no index of the measure.
+            NotThere: no such extraction, or features that the measure cannot compare.
         """
         chosen = self.chosen_key(key)
         if measure is None:
-            there = indexed_measures(self.store, chosen) if chosen != self.key else []
-            measure = self.measure if self.measure in there or not there else there[0]
+            measure = self._usual_measure(chosen)
         check_measure(measure)
         return self._open.get(chosen, measure)
+
+    def analysed_measure(self, opened: OpenIndex) -> str:
+        """The measure of a map, or of an analysis, if none is named."""
+        return opened.index.measure.name if opened.needs else self.measure
+
+    def _usual_measure(self, key: str) -> str:
+        """The measure by which an extraction answers if none is named."""
+        there = [self.measure] if key == self.key else indexed_measures(self.store, key)
+        if there:
+            return self.measure if self.measure in there else there[0]
+        return usual_measure(self.store.features(key), self.measure)
 
     def chosen_key(self, key: str | None) -> str:
         """The extraction that is meant; `NotThere` if there is none of this name."""
@@ -149,7 +170,8 @@ class NeighbourService:
             "images": len(opened.rows),
             "classes": opened.classes,
             "unlabelled": len(opened.rows) - sum(opened.classes.values()),
-            "index": {"kind": index.card.spec.kind, "rows": len(index), "missing": opened.missing},
+            "index": index_facts(opened),
+            "needs": opened.needs,
             "maps": TAP in index.features.arrays,
             "colours": {"for": FOR, "against": AGAINST},
             "extractions": self.extractions(),
@@ -350,7 +372,7 @@ class NeighbourService:
             vectors: of images that are not stored; with them the network is not asked.
 
         Raises:
-            NotThere: an unknown image or class.
+            NotThere: no index, an unknown image or class.
             BadInput: the query's class matters and is not known.
             NeedsNetwork: the vector of an image is neither among these nor held.
         """
@@ -358,7 +380,7 @@ class NeighbourService:
         query = self.about(name, opened)
         opened.check_classes(labels)
         among = Among(relation, labels)
-        row, index = query["row"], opened.index
+        row, index = query["row"], opened.searched()
         answer = index.query_vectors(
             self._vector(name, row, opened, vectors),
             k,
@@ -400,7 +422,7 @@ class NeighbourService:
     ) -> NDArray[np.float32]:
         """The vector (1, D) of an image; see `neighbours`."""
         if row >= 0:
-            return opened.index.vectors([Query(row, name)])
+            return opened.index.of_rows(np.array([row]))
         if vectors is None:
             return self.embed([name], opened)[name]
         vector = vectors.get(name)
@@ -594,6 +616,14 @@ class NeighbourService:
 def transform_name(features: Any) -> str:
     """Names the preprocessing of an extraction, in the addresses of what the network sees."""
     return settings_hash(dict(features.attrs["transform"]), "")
+
+
+def index_facts(opened: OpenIndex) -> dict[str, Any] | None:
+    """Fields of `IndexFacts`; None without an index."""
+    if opened.needs:
+        return None
+    index = opened.searched()
+    return {"kind": index.card.spec.kind, "rows": len(index), "missing": opened.missing}
 
 
 def usual_methods() -> tuple[str, ...]:

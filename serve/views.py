@@ -146,17 +146,18 @@ class Views:
             NotThere: no analysis, or one without this measure.
         """
         chosen = self.service.chosen_key(key)
-        name = self.service.measure if measure is None else measure
+        if measure is None:
+            measure = self.service.analysed_measure(self.service.opened(chosen))
         table = self.service.analyses.analysis(chosen).tables.get("roc")
-        part = None if table is None else table[table["measure"] == name]
+        part = None if table is None else table[table["measure"] == measure]
         if part is None or part.empty:
-            raise NotThere(f"{chosen} was not analysed by {name[:120]}: run `alike analyse`")
+            raise NotThere(f"{chosen} was not analysed by {measure[:120]}: run `alike analyse`")
         part = part[np.isfinite(part["threshold"])].sort_values("threshold")
         same, different = (
             1.0 - np.interp(distances, part["threshold"], part[share]) for share in ("tar", "far")
         )
         return {
-            "measure": name,
+            "measure": measure,
             "distances": list(distances),
             "same_farther": same.tolist(),
             "different_farther": different.tolist(),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from alike.extract.frames import NamedImage
 from alike.serve.budgets import ClientGone, Gate, Gone
+from alike.serve.memory import releasing
 from alike.serve.network import NeedsNetwork
 from alike.serve.pictures import pixels_of
 from alike.serve.service import NeighbourService
@@ -29,16 +30,19 @@ class Work:
     Attributes:
         service: answers the questions.
         searches: turns of questions about what is stored.
+        history: turns of questions about past runs: one at a time.
         network: turns of forward passes: one at a time.
         pixels: turns of decoded images, by their pixels.
         files: turns of image files in memory.
     """
 
     searches: Gate
+    history: Gate
     network: Gate
     pixels: Gate
     files: Gate
     _searching: ThreadPoolExecutor
+    _reading: ThreadPoolExecutor
     _working: ThreadPoolExecutor
 
     def __init__(self, service: NeighbourService, beside: "Work | None" = None) -> None:
@@ -53,14 +57,17 @@ class Work:
         if beside:
             self.searches, self.network = beside.searches, beside.network
             self.pixels, self.files = beside.pixels, beside.files
+            self.history, self._reading = beside.history, beside._reading
             self._searching, self._working = beside._searching, beside._working
             return
         self.searches = Gate("a search", budgets.searches, budgets.requests)
+        self.history = Gate("past runs", 1, budgets.waiting)
         self.network = Gate("the network", 1, budgets.waiting)
         self.pixels = Gate("memory for pixels", budgets.pixels, budgets.waiting)
         self.files = Gate("an image file", FILES, budgets.waiting)
         # Not the threads of the framework, which serve the page while these are all taken.
         self._searching = ThreadPoolExecutor(budgets.searches, "searches")
+        self._reading = ThreadPoolExecutor(1, "history")
         self._working = ThreadPoolExecutor(FILES + (os.cpu_count() or 1), "work")
 
     async def search(self, request: Request, *parts: Callable[[], Any]) -> Any:
@@ -68,10 +75,21 @@ class Work:
 
         Raises:
             ClientGone: the client hung up before the last part.
+            StoreGone: the store is not there any more; as all that follows.
         """
+        return await self.search_all(request, *map(self._asking, parts))
+
+    async def search_all(self, request: Request, *parts: Callable[[], Any]) -> Any:
+        """Answer a question about all stores of the server; as `search`."""
         gone = gone_of(request)
         async with self.searches.turn(gone=gone):
             return await _one_by_one(self._searching, parts, gone)
+
+    async def read_runs(self, request: Request, question: Callable[[], Any]) -> Any:
+        """Answer a question about past runs: it may read thousands of small files; as `search`."""
+        gone = gone_of(request)
+        async with self.history.turn(gone=gone):
+            return await _in(self._reading, self._asking(question))
 
     async def think(self, request: Request, names: list[str], *parts: Callable[[], Any]) -> Any:
         """Answer a question that needs the network and these images; as `search`."""
@@ -79,9 +97,12 @@ class Work:
         weight = 0
         for name in names:
             async with self.files.turn(gone=gone):
-                weight = max(weight, await _in(self._working, partial(self._size, name)))
+                weight = max(
+                    weight, await _in(self._working, self._asking(partial(self._size, name)))
+                )
+        *first, last = map(self._asking, parts)
         async with self.network.turn(gone=gone), self.pixels.turn(max(weight, 1), gone):
-            return await _one_by_one(self._working, parts, gone)
+            return await _one_by_one(self._working, [*first, releasing(weight, last)], gone)
 
     async def search_or_think(
         self, request: Request, names: list[str], question: Callable[..., Any]
@@ -108,22 +129,28 @@ class Work:
         """Make a picture of an image."""
         gone = gone_of(request)
         async with self.files.turn(gone=gone):
-            image = await _in(self._working, lambda: self.service.image(name))
-            async with self.pixels.turn(max(pixels_of(image), 1), gone):
-                data: bytes = await _in(self._working, lambda: make(image))
+            image = await _in(self._working, self._asking(lambda: self.service.image(name)))
+            pixels = pixels_of(image)
+            async with self.pixels.turn(max(pixels, 1), gone):
+                question = self._asking(lambda: make(image))
+                data: bytes = await _in(self._working, releasing(pixels, question))
                 return data
 
     async def upload(self, request: Request, data: bytes) -> dict[str, Any]:
         """Take an image that somebody sends."""
         gone = gone_of(request)
-        pixels = await _in(self._working, lambda: self.service.check_pixels(data))
+        pixels = await _in(self._working, self._asking(lambda: self.service.check_pixels(data)))
         async with self.pixels.turn(max(pixels, 1), gone):
-            image: dict[str, Any] = await _in(self._working, lambda: self.service.upload(data))
+            question = self._asking(partial(self.service.upload, data))
+            image: dict[str, Any] = await _in(self._working, releasing(pixels, question))
             return image
 
     async def look(self, question: Callable[[], Any]) -> Any:
         """Answer what only looks into memory or into a small file."""
-        return await _in(self._working, question)
+        return await _in(self._working, self._asking(question))
+
+    def _asking(self, question: Callable[[], Any]) -> Callable[[], Any]:
+        return self.service.presence.asking(question)
 
     def _size(self, name: str) -> int:
         return pixels_of(self.service.image(name))

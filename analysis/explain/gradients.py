@@ -29,6 +29,9 @@ class DoesNotFit(BadInput):
     """A method has no map for this network; another method has."""
 
 
+ZERO_HEAD = "the weights of its last linear layer are all zero: scores do not depend on the image"
+
+
 def cam(module: nn.Module, batch: Tensor, target: Target) -> Tensor:
     """Class activation map: the part of the score that each position of the last map adds.
 
@@ -64,6 +67,9 @@ def _linear_cam(
     if weight.ndim != 2 or maps.shape[1] != weight.shape[1] or len(weight) != logits.shape[1]:
         sizes = f"{maps.shape[1]} channels, {tuple(weight.shape)} the weight of Linear"
         raise DoesNotFit(_no_cam(module, sizes))
+    if not weight.any():
+        # Any map would pass the check below: its mean is 0, and so is the score less the bias.
+        raise DoesNotFit(f"no CAM for {type(module).__name__}: {ZERO_HEAD}")
     _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
     return torch.einsum("bc,bchw->bhw", weight[chosen(target, logits)], maps)
 
@@ -174,6 +180,8 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple
             if path
             else None
         )
+        if pair is None and _head_is_zero(module, batch):
+            raise DoesNotFit(f"no Grad-CAM for {type(module).__name__}: {ZERO_HEAD}")
         if pair is None:
             raise DoesNotFit(
                 f"no Grad-CAM for {type(module).__name__}: no module gives tokens of patches that "
@@ -185,6 +193,13 @@ def _map_and_gradient(module: nn.Module, batch: Tensor, target: Target) -> tuple
         f"no Grad-CAM for {type(module).__name__}: the forward pass never reached {tap.function} "
         f"number {tap.occurrence}"
     )
+
+
+def _head_is_zero(module: nn.Module, batch: Tensor) -> bool:
+    """Whether the weights of the last linear layer are all zero."""
+    with torch.no_grad(), _Calls("linear") as calls:
+        score(module, batch)
+    return bool(calls.arguments) and not bool(calls.arguments[-1][1].any())
 
 
 def _gradient_at(

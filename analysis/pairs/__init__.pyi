@@ -21,6 +21,7 @@ from .influence import place_pairs as place_pairs
 from .influence import spread_of as spread_of
 from .influence import units_of as units_of
 from .intervals import Spread as Spread
+from .intervals import at_end as at_end
 from .intervals import difference_interval as difference_interval
 from .intervals import jackknifed as jackknifed
 from .intervals import mean_difference as mean_difference

@@ -66,6 +66,11 @@ def jackknifed(changes: Floats, stratum: NDArray[np.int64]) -> Floats:
     return np.asarray(-changes * ((n - 1) / np.maximum(n, 1))[stratum])
 
 
+def at_end(value: float, top: float = 1.0) -> bool:
+    """Whether a score in [0, top] is at one of both, where a variance says nothing of it."""
+    return value / top >= 1.0 - 1e-12 or value / top <= 1e-12
+
+
 def share_interval(value: float, of: Spread, units: float, top: float = 1.0) -> tuple[float, float]:
     """Interval of a score in [0, top]: t on the logit scale; at an end that of `units` trials.
 
@@ -95,15 +100,19 @@ def share_interval(value: float, of: Spread, units: float, top: float = 1.0) -> 
 
 def difference_interval(
     a: float, b: float, span_a: tuple[float, float], span_b: tuple[float, float],
-    of_a: Spread, of_b: Spread, apart: Spread,
+    of_a: Spread, of_b: Spread, apart: Spread, top: float = 1.0,
 ) -> tuple[float, float]:  # fmt: skip
     """Interval of b - a from those of both sides and how the sides move together.
+
+    None with a side at an end of [0, top]: how it moves with the other is not known there.
 
     Zou and Donner 2008 (MOVER): equal to value -+ t errors where the sides' intervals are
     symmetric, and right near the ends, where they are not.
     """
     spans = np.array([*span_a, *span_b])
     if not (np.isfinite(spans).all() and np.isfinite(apart.variance)):
+        return NONE
+    if at_end(a, top) or at_end(b, top):
         return NONE
     if a == b and span_a == span_b and apart.variance == 0 < of_a.variance:
         return 0.0, 0.0
@@ -116,9 +125,14 @@ def difference_interval(
     return b - a - low, b - a + high
 
 
-def mean_difference(value: float, of: Spread) -> tuple[float, float]:
-    """Interval of a difference of two means over the same images: t errors to both sides."""
+def mean_difference(a: float, b: float, apart: Spread) -> tuple[float, float]:
+    """Interval of b - a, two shares of the same images: t errors to both sides.
+
+    None with a side at 0 or 1.
+    """
     from scipy.stats import t
 
-    reach = float(t.ppf((1 + LEVEL) / 2, of.df)) * of.variance**0.5
-    return value - reach, value + reach
+    if at_end(a) or at_end(b):
+        return NONE
+    reach = float(t.ppf((1 + LEVEL) / 2, apart.df)) * apart.variance**0.5
+    return b - a - reach, b - a + reach

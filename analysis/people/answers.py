@@ -175,6 +175,8 @@ def _of_images(
                        "or paths (see `alike export`)")  # fmt: skip
     if len(np.unique(rows[here])) < here.sum():
         raise BadInput(f"{path} names an image twice, expected one row an image: add its rows up")
+    if kind == "dissimilarities" and not np.allclose(wide, wide.transpose(0, 2, 1)):
+        notes.append(f"{path.name} is not symmetric: each pair has the mean of its two numbers")
     if not here.all():
         notes.append(f"{int((~here).sum())} of {n} images are not in the store or have no votes")
     values = wide[here] if kind == "votes" else wide[:, here][:, :, here]

@@ -135,7 +135,8 @@ def _pairs(pairs: pd.DataFrame, methods: dict[str, str]) -> str:
         under = [methods[row.method], *([row.note] if row.note else [])]
         label = text(row.method) + "".join(f'<span class="sub">{text(s)}</span>' for s in under)
         null = f"{number(row.null_mean)} ± {number(row.null_sd)}" if np.isfinite(row.z) else DASH
-        cells = [(number(row.value), row.value), (null, row.null_mean), (f"{row.z:.3g}", row.z)]
+        z = f"{row.z:.3g}" if np.isfinite(row.z) else DASH
+        cells = [(number(row.value), row.value), (null, row.null_mean), (z, row.z)]
         rows.append([row.a, row.b, (Html(label), row.method), *cells])
     return details(
         "Networks against networks: values and their nulls", table(heads, rows, tall=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alike.extract.errors import BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note, suffix_of
@@ -18,7 +18,6 @@ from alike.extract.images.source import (
     read_object,
     stamp_of_object,
 )
-from alike.extract.images.spool import Found, Spool
 from alike.extract.images.tree import (
     Folders,
     folders_note,
@@ -30,6 +29,9 @@ from alike.extract.images.tree import (
     subset_note,
     top_note,
 )
+
+if TYPE_CHECKING:
+    from alike.extract.images.spool import Found, Spool
 
 LISTERS = 8
 """Folders that are listed at the same time."""
@@ -62,6 +64,9 @@ class RemoteFolderSource:
 
     def __iter__(self) -> Iterator[Listed]:
         """In order of names, folder by folder."""
+        # It loads pyarrow, which other kinds of sets do without.
+        from alike.extract.images.spool import Spool
+
         rule, skipped, rest = LabelRule(self.spec), list[str](), list[str]()
         places = set[Folders]()
         # What the folders are is known when all were listed.
@@ -92,7 +97,9 @@ class RemoteFolderSource:
         """Says whether the object is as it was, as the last listing told it."""
         return None if self._spool is None else self._spool.stamp(path)
 
-    def _images(self, skipped: list[str], rest: list[str], places: set[Folders]) -> Iterator[Found]:
+    def _images(
+        self, skipped: list[str], rest: list[str], places: set[Folders]
+    ) -> "Iterator[Found]":
         """Every image and its stamp, in order.
 
         Args:
@@ -114,7 +121,7 @@ class RemoteFolderSource:
         place: Folders,
         entries: list["_Entry"],
         skipped: list[str],
-    ) -> Iterator[Found]:
+    ) -> "Iterator[Found]":
         """All objects below a folder that are not hidden, in the order of their parts.
 
         Args:

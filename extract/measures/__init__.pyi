@@ -13,5 +13,6 @@ from .stored import balanced_rows as balanced_rows
 from .stored import check_finite as check_finite
 from .stored import constants_of as constants_of
 from .stored import embed_rows as embed_rows
+from .stored import fitted_measure as fitted_measure
 from .stored import missing_tap as missing_tap
 from .stored import ready_measure as ready_measure

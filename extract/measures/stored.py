@@ -97,6 +97,28 @@ def ready_measure(
     return _fit(features, measure, rows, labels)
 
 
+def fitted_measure(features: FeatureRows, name: str) -> Measure:
+    """The measure, ready to embed, without fitting it: nothing is written.
+
+    Args:
+        features: the extraction to measure.
+        name: of a measure, see `find_measure`.
+
+    Raises:
+        BadInput: as `ready_measure`, and a measure that was never fitted on these features.
+    """
+    measure = measure_named(name)
+    if measure.needs_fit:
+        earlier, _ = _load(features, measure)
+        if earlier is None:
+            msg = f"measure {name} was not fitted on {features.key} yet"
+            command = f"alike index --features {features.key} --measure {name}"
+            raise BadInput(f"{msg}: `{command}` fits it")
+        measure = earlier
+    _check_stored(features, measure)
+    return measure
+
+
 def constants_of(features: FeatureRows, measure: Measure) -> dict[str, NDArray[Any]]:
     """The stored constants that the measure reads."""
     return {name: features.read_constant(name) for name in measure.constants}

@@ -5,6 +5,7 @@ Linear calls met first are the head, the first call that takes positions away is
 what enters it is ``last_conv``.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -70,12 +71,20 @@ def find_taps(
     except Exception as error:
         height, width = example.shape[-2:]
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        side = _wanted_side(str(error))
+        advice = f"--resize {side}x{side}" if side else "for example --resize 224x224"
         raise BadInput(
             f"the network fails on an image of {height}x{width} ({reason}); give the size that it "
-            "was made for, for example --resize 224x224"
+            f"was made for, {advice}"
         ) from error
     take_logits(module, trace, output)
     return _taps_of(module, trace, example, paths)
+
+
+def _wanted_side(message: str) -> str:
+    """The side that a network's own error asks for, as torchvision's and timm's do; else empty."""
+    wanted = re.search(r"[Ee]xpected (\d+) but got|match model \((\d+)", message)
+    return next(filter(None, wanted.groups())) if wanted else ""
 
 
 def _taps_of(

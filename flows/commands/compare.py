@@ -118,7 +118,7 @@ def register(app: typer.Typer) -> None:
                 "a": a, "b": b, "measure": measure, "split": split.value, "where": where,
                 "scores": table, "likeness": alike, "n_images": table.attrs["images"],
                 "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
-                "influence_of": table.attrs["influence_of"],
+                "influence_of": table.attrs["influence_of"], "at_end": table.attrs["at_end"],
                 "human": answers.record if answers else {},
             })  # fmt: skip
         else:
@@ -192,7 +192,11 @@ def _compare_all(
                 f"{score}, and its difference to {record['best']}; intervals are not adjusted for "
                 "the number of networks",
             )
-    for note in human_notes(ranking.table[ranking.table["score"].isin(OF_PEOPLE)]):
+    of_people = ranking.table["score"].isin(OF_PEOPLE)
+    noted = ranking.table[~of_people & (ranking.table["note"] != "")]
+    for (score, note), rows in noted.groupby(["score", "note"], sort=False):
+        typer.echo(f"note: {score} ({', '.join(rows['network'])}): {note}")
+    for note in human_notes(ranking.table[of_people]):
         typer.echo(f"note: alike to people: {note}")
     if len(ranking.correlation):
         print_table(ranking.correlation, "rank correlation of sameness over networks")

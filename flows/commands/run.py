@@ -43,6 +43,7 @@ def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     from alike.flows.console import print_json, progress_bars
     from alike.flows.log_lines import choose
     from alike.flows.orchestration import prepare
+    from alike.flows.run import refusal_recorded
     from alike.flows.settings import read_pipeline
     from alike.flows.unchanged import unchanged_run
 
@@ -50,8 +51,9 @@ def run_settings(settings: Path, json: bool, rehash: bool = False) -> None:
     choose(pipeline.output.logs)
     finished = None if rehash else unchanged_run(pipeline, say)
     if finished is None:
-        check(pipeline)
-        prepare(pipeline.output.folder)
+        with refusal_recorded(pipeline, say):
+            check(pipeline)
+            prepare(pipeline.output.folder)
         from alike.flows.pipeline import run_pipeline
 
         with progress_bars() as progress:
@@ -72,8 +74,6 @@ def _print(finished: "Finished") -> None:
         typer.echo(f"  {name:<22} {seconds:6.1f} s")
     if finished.bad:
         typer.echo(f"{finished.bad} images could not be used: see the report")
-    for alarm in finished.alarms:
-        typer.echo(f"ALARM: {alarm}")
     for note in finished.notes:
         typer.echo(f"note: {note}")
     for decision in finished.decisions:

@@ -40,7 +40,8 @@ def serve(
         str,
         typer.Option(
             help="Measure of the index. Of several stores, one without this index starts with "
-            "the first that it has; so does one with several extractions of which none is served."
+            "the first that it has; so does one with several extractions of which none is served. "
+            "A store without any index is served too, all but neighbours."
         ),
     ] = "gap_cosine",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -98,7 +99,8 @@ def serve(
     served = _open(places, features, measure, folder)
     for one in served:
         opened = one.service.opened()
-        for note in opened.notes:
+        lacking = [f"no neighbours: they need {opened.needs}"] if opened.needs else []
+        for note in (*lacking, *opened.notes):
             of = f"{one.name}: " if len(served) > 1 else ""
             say(f"note: {of}{note}")
         attrs = opened.index.features.attrs
@@ -147,8 +149,10 @@ def _open(
 def _first_key(store: "Store") -> str:
     """The extraction that answers first: the only one, that served, or the first with an index.
 
+    If none has one, it is the first.
+
     Raises:
-        BadInput: none of several has an index.
+        BadInput: there is none.
     """
     from alike.extract.errors import BadInput
     from alike.index.places import indexed_measures
@@ -156,7 +160,7 @@ def _first_key(store: "Store") -> str:
     try:
         return store.features().key
     except BadInput:
-        indexed = [key for key in store.groups() if indexed_measures(store, key)]
-        if not indexed:
+        groups = store.groups()
+        if not groups:
             raise
-        return indexed[0]
+        return next((key for key in groups if indexed_measures(store, key)), groups[0])

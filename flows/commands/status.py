@@ -34,7 +34,7 @@ def status(
     """
     from dataclasses import asdict
 
-    from alike.flows.alarm import STATUS, Alarms, findings_of, watch
+    from alike.flows.alarm import STATUS, Alarms, findings_of, raise_alarms
     from alike.flows.console import print_json
     from alike.flows.history import History
     from alike.flows.memo import alone_in
@@ -46,15 +46,12 @@ def status(
     store = store_of(str(settings))
     if notify:
         with alone_in(pipeline.output.folder):
-            watch(pipeline, store, say)
+            raise_alarms(pipeline, store, findings_of(pipeline, store), say)
     findings = findings_of(pipeline, store)
     history = History(store)
     records = history.records()
-    last, fresh, failed = last_good(records), history.last_good(records), 0
-    for record in reversed(records):
-        if record.good:
-            break
-        failed += 1
+    last, fresh = last_good(records), history.last_good(records)
+    failed = history.failed_since(records)
     raised = [one for one in Alarms(store).all() if one.open]
     alarmed = any(one.holds for one in findings)
     if json:
@@ -62,7 +59,7 @@ def status(
             {
                 "alarm": alarmed,
                 "last_good": None if fresh is None else fresh.isoformat(),
-                "failed_since": failed,
+                "failed_since": len(failed),
                 "run": None if last is None else last.id,
                 "rules": [asdict(one) for one in findings],
                 "alarms": [asdict(one) for one in raised],
@@ -74,7 +71,8 @@ def status(
             f"last good run: {'none yet' if fresh is None else f'{fresh:%Y-%m-%d %H:%M %Z}'}"
         )
         if failed:
-            typer.echo(f"{failed} runs failed since; the last: {records[-1].error}")
+            runs = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+            typer.echo(f"{runs} failed since; the last: {failed[-1].error}")
         for one in findings:
             word = {True: "ALARM", False: "ok", None: "cannot be said"}[one.holds]
             typer.echo(f"{word}: {one.rule}: {one.says}")

@@ -7,7 +7,7 @@ const USUAL = 12;
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
 export function sideOf(value, { facts, source }) {
   // The store by its name: another one may be chosen before the answer is there.
-  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts) };
+  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts), needs: facts.needs };
   const one = facts.networks.find((each) => each.value === value);
   return one ? { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title } : null;
 }
@@ -17,7 +17,9 @@ export function wantedNumber({ k }) {
   return Math.min(MOST, Math.max(1, Math.round(Number(k)) || USUAL));
 }
 
-export function askNeighbours(image, { store, features, measure }, { values, life }) {
+// Without an index the query alone, and what neighbours need.
+export async function askNeighbours(image, { store, features, measure, needs }, { values, life }) {
+  if (needs) return { query: await ask(`images/${image}`, { store, features }, { signal: life }), neighbours: [], needs };
   const relation = values.relation || "any", k = wantedNumber(values);
   return ask(imagePath(image, "neighbours"), { store, features, measure, k, relation }, { signal: life });
 }
@@ -51,7 +53,8 @@ export function bar(share, kind = "") {
   return h("span", { class: "track" }, inner);
 }
 
-export function summary({ query, neighbours: near, exact, missing, notes }) {
+export function summary({ query, neighbours: near, exact, missing, notes, needs }) {
+  if (needs) return "";
   const text = !near.length ? "No stored image may answer."
     : exact ? "These are exactly the nearest." : "Found by an approximate index.";
   const lacking = missing ? ` ${count(missing)} images are not in the index: none of them can be here.` : "";
@@ -59,8 +62,11 @@ export function summary({ query, neighbours: near, exact, missing, notes }) {
   return text + fewer + lacking + (query.label === null ? " The class of the query is not known." : "");
 }
 
+export const noIndex = (needs) => empty("No index yet", `Neighbours need ${needs}. The other views need no index.`);
+
 // The neighbours as pictures, each a link to the pair.
-export function nearest({ query, neighbours: near }, side, { values }) {
+export function nearest({ query, neighbours: near, needs }, side, { values }) {
+  if (needs) return noIndex(needs);
   if (!near.length) return empty("No neighbours", "No stored image may answer. Allow any class.");
   const grid = h("div", { class: "grid" }, near.map((one) => {
     const known = query.label !== null && one.label !== null;
@@ -86,6 +92,7 @@ export function column(reply, side, context) {
 
 // In both lists: how many of the neighbours. Those of one list alone are dashed.
 export function compareLists(place, replies) {
+  if (replies.some((reply) => reply.needs)) return "";
   const lists = replies.map((reply) => new Set(reply.neighbours.map((one) => one.image)));
   const shared = [...lists[0]].filter((image) => lists[1].has(image)).length;
   for (const tile of place.querySelectorAll(".near .pic")) {

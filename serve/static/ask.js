@@ -1,5 +1,5 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
-import { askNeighbours, column, compareLists, MOST, nearest, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
+import { askNeighbours, column, compareLists, MOST, nearest, noIndex, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
 import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, say, select, waiting } from "./parts.js";
 import { PAIR, pairView } from "./pair.js";
@@ -23,7 +23,9 @@ export function view(place, { facts, go, source, doubt, life }) {
   const pair = h("section", { class: "pairplace", "aria-label": "The chosen pair" });
   answer.append(h("div", { class: "left" }, query, near, beside), pair);
   const some = someImages({ facts, go, source, life });
-  place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), drop, answer, some.section);
+  // With an image it stands in place of its neighbours.
+  const lacking = h("div", { class: "lacking" }, facts.needs ? noIndex(facts.needs) : "");
+  place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), lacking, drop, answer, some.section);
   for (const list of [near, beside]) arrows(list, life);
   const compare = pairView(pair, { facts, go, source, doubt, life });
 
@@ -33,6 +35,7 @@ export function view(place, { facts, go, source, doubt, life }) {
     before = values;
     drop.classList.toggle("slim", Boolean(values.image));
     answer.hidden = !values.image;
+    lacking.hidden = Boolean(values.image);
     answer.classList.toggle("compared", Boolean(values.beside));
     some.section.classList.toggle("after", Boolean(values.image));
     some.show(values.class);
@@ -53,7 +56,7 @@ async function showAnswer(context, { answer, query, near, beside, pair }) {
     if (!live()) return [];
     query.hidden = pair.hidden = false;
     showQuery(query, reply, context);
-    say(`${reply.neighbours.length} neighbours of ${named(reply.query)}`);
+    say(reply.needs ? "No neighbours: there is no index" : `${reply.neighbours.length} neighbours of ${named(reply.query)}`);
     if (!values.beside) return nearest(reply, own, context);
     showBeside(context, { answer, query, beside }, reply);
     return column(reply, own, context);
@@ -88,9 +91,9 @@ function showQuery(place, reply, context) {
       h("p", { class: "soft small" }, whose),
       values.beside ? "" : [votes(reply, relation), prediction(query, own, life)].filter(Boolean),
       h("div", { class: "controls" },
-        choices("Which classes may answer", RELATIONS.map(([value, text]) =>
+        reply.needs && !values.beside ? null : [choices("Which classes may answer", RELATIONS.map(([value, text]) =>
           [value, text, { disabled: query.label === null && value !== "any" }]), relation, (value) => go({ relation: value })),
-        h("label", {}, "neighbours ", number),
+        h("label", {}, "neighbours ", number)],
         others.length ? select("beside", [["", "no other network"], ...others.map((one) => networkOption(one.value, one.title, one.measure))],
           values.beside || "", (beside) => go({ beside, by: undefined })) : null),
       h("p", { class: "soft small shared", role: "status" }, values.beside ? "" : summary(reply))));

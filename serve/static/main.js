@@ -1,5 +1,5 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, networkOption, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
+import { ask, count, failed, h, link, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const OF_ALL = ["store", "features", "measure"]; // what an address of every view may say
@@ -131,10 +131,11 @@ function showSet(values) {
     h("span", {}, `${count(facts.images)} images`),
     h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => networkOption(one.key, networkTitle(one), one.indexes.length || one.key === facts.key)), facts.key, (features) => go(theNetwork(features, values)))
+    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));
-  parts.push(own && own.indexes.length > 1
-    ? select("measure", own.indexes.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
+  const measures = [...new Set([...(own ? own.indexes : []), facts.measure])];
+  parts.push(measures.length > 1
+    ? select("measure", measures.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
     : h("span", { title: facts.about }, facts.measure));
   at("set").replaceChildren(h("div", { class: "in" }, parts));
 }
@@ -161,7 +162,7 @@ function doubt(name, value, why) {
   showNotes(state().values, shown.parameters);
 }
 
-// Another network of the store, by the measure that is shown, or by one that it has an index of.
+// Another network of the store, by the measure that is shown, or by one that it has an index of; without any the server chooses.
 function theNetwork(features, values) {
   const { measure } = facts.networks.find((one) => one.value === features);
   return { features, measure: measure === facts.measure ? values.measure : measure, view: undefined };

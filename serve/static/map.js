@@ -1,5 +1,5 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
-import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, networkOption, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
 import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
@@ -118,7 +118,7 @@ export function view(place, { facts, go, source, doubt, life }) {
       h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value, lit: undefined }))), tools,
       h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
       h("button", { type: "button", onclick: () => choose(maps[0].scatter.inView().map((i) => data.image[i])) }, "List what is in view"),
-      others.length ? select("beside", [["", "no other network"], ...others.map((one) => networkOption(one.value, one.title, one.measure))], values.beside || "", (beside) => go({ beside })) : "");
+      others.length ? select("beside", [["", "no other network"], ...others.map((one) => [one.value, one.title])], values.beside || "", (beside) => go({ beside })) : "");
   }
 
   function paintAll() {

@@ -149,7 +149,8 @@ export function pairView(place, { facts, go, source, doubt, life }) {
     maps = {};
     if (!wanted) {
       doubtPlace(values.at);
-      place.replaceChildren(empty("Choose a neighbour", "Then you see where the two are alike, and how typical their distance is."));
+      if (facts.needs && !values.beside) place.replaceChildren();
+      else place.replaceChildren(empty("Choose a neighbour", "Then you see where the two are alike, and how typical their distance is."));
       return;
     }
     await fill(place, life, async (live) => {
@@ -206,7 +207,7 @@ function conserved(told) {
 // What the colours split, and whether it is what the neighbours are ordered by.
 function terms(alike, side) {
   const number = alike.measure_form === "cosine" ? `similarity ${alike.value.toFixed(4)}` : `squared distance ${distance(alike.apart)}`;
-  return alike.in_measure ? `By ${alike.measure}, as the neighbours: ${number}.`
+  return alike.in_measure ? `By ${alike.measure}${side.needs ? "" : ", as the neighbours"}: ${number}.`
     : `By ${alike.measure}: ${number}. The neighbours are ordered by ${side.named}, which cannot be split over places.`;
 }
 

@@ -80,7 +80,7 @@ export function networkTitle(one) {
   return `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
 }
 
-// A network in a list of those that can be asked; without an index it cannot.
+// A network in a list of those that can be asked for neighbours; without an index it cannot.
 export function networkOption(value, title, indexed) {
   return indexed ? [value, title] : [value, `${title}: no index`, { disabled: true }];
 }

@@ -54,9 +54,8 @@ async function sideBySide(facts, { measure }, words, life) {
   const section = h("section", {}, h("h2", {}, "Networks side by side"),
     h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
-      // The page opens on an index.
-      h("th", { class: "n", scope: "col" }, one.measure
-        ? h("a", { href: link("scores", { store: one.store, features: one.key, measure: one.measure === facts.measure ? measure : one.measure }), "aria-current": one.value === facts.key ? "true" : undefined }, one.title) : one.title)))),
+      h("th", { class: "n", scope: "col" },
+        h("a", { href: link("scores", { store: one.store, features: one.key, measure: one.measure === facts.measure ? measure : one.measure }), "aria-current": one.value === facts.key ? "true" : undefined }, one.title))))),
     h("tbody", {}, rows.map(([score, cells]) => h("tr", {}, h("td", { title: words.word(score).says }, words.word(score).label),
       cells.map((cell) => h("td", { class: "n" }, cell ? words.cell(score, cell.value, cell.low, cell.high) : "–"))))))));
   Shown.savable(section.querySelector("table"), "networks");

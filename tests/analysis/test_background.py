@@ -114,7 +114,11 @@ def test_gap_grows_with_the_correlation_of_ground_and_class(studied):
     values = [gap["value"] for gap in gaps]
     assert values == sorted(values)
     assert gaps[0]["low"] < 0 < gaps[0]["high"]
-    assert gaps[-1]["low"] > 0.2
+    assert gaps[1]["low"] > 0
+    # With grounds that tell the class, all are right: an end, where a difference has no interval.
+    assert gaps[-1]["value"] > 0.2
+    assert np.isnan(gaps[-1]["low"])
+    assert "at an end of the score's range" in gaps[-1]["note"]
     assert right == sorted(right)
     assert abs(right[0]) < 0.1 < right[-1]
     assert off[-1] > off[0]
@@ -181,7 +185,10 @@ def test_table_is_that_of_loops(studied, monkeypatch, capsys):
     apart = values["mixed_same"] - values["mixed_random"]
     assert said[GAP, "sameness"]["value"] == pytest.approx(apart, abs=3e-3)
     gap = said[GAP, "sameness"]
-    assert gap["low"] < gap["value"] < gap["high"]
+    # Six images: all are right on grounds of their class.
+    assert max(values.values()) == pytest.approx(1, abs=1e-12)
+    assert gap["low"] is None
+    assert "at an end" in gap["note"]
 
     maps, _ = passed(pixels)
     means = maps.mean(axis=(2, 3))
@@ -267,6 +274,18 @@ def test_masks_that_do_not_fit_are_refused_or_counted(studied, tmp_path):
     np.savez(tmp_path / "small.npz", images=masks[:, ::2, ::2].astype(np.uint8), labels=classes)
     with pytest.raises(BadInput, match="is 12x12, its image 24x24"):
         alike.probe_background(store, tmp_path / "small.npz")
+    folder = tmp_path / "sizes"
+    listed = store.images().sort_values("path")
+    for one, row in enumerate(listed.itertuples()):
+        side = 12 if one < 2 else 24
+        mask = np.zeros((side, side), np.uint8)
+        mask[4:9, 4:9] = 255
+        at = (folder / row.path).with_suffix(".png")
+        at.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(at)
+    first = f"{listed['path'].iloc[0].rpartition('.')[0] or listed['path'].iloc[0]}.png"
+    left_out = alike.probe_background(store, folder, limit=1000).record["left_out"]
+    assert left_out == {f"mask of another size ('{first}' is 12x12, its image 24x24)": 2}
     (tmp_path / "other" / "a").mkdir(parents=True)
     Image.fromarray(masks[0]).save(tmp_path / "other" / "a" / "1.png")
     with pytest.raises(BadInput, match="but for the suffix"):

@@ -220,10 +220,12 @@ def test_a_second_opinion_is_shown_beside_each_label():
     labels = table[table["kind"] == "label"]
     place = np.argsort(images.rows)[np.searchsorted(np.sort(images.rows), labels["row"])]
     assert (labels["cleanlab"] == "yes").tolist() == flags[place].tolist()
-    bounds = bayes_bounds("pixels", near, images, (0.9, *NAN))
+    bounds = bayes_bounds("pixels", near, images, (0.9, 0.85, 0.95))
     tables = {"suspects": table, "bayes": bounds}
     agreeing = int(flags[place].sum())
     assert f"Of these labels cleanlab suspects {agreeing}," in data_sentences(tables)[1]
+    ends = [f"{100 * bounds.iloc[0][name]:.1f} %" for name in ("lower_low", "upper_high")]
+    assert f"95 % interval {ends[0]} to {ends[1]})" in data_sentences(tables)[0]
     settings = {"second_opinion": "cleanlab 2.9.0"}
     analysis = Analysis("net", len(images), images.classes, settings, tables)
     page = data_section(Subject(analysis, None, None, "pixels"), None)

@@ -54,12 +54,15 @@ def test_two_networks_are_compared_where_both_have_the_map(tmp_path, make, write
     a = lose(write_features(tmp_path / "a", make(sizes=(20, 20))), (3, 4, 9))
     b = lose(write_features(tmp_path / "b", make(sizes=(20, 20))), (4, 11))
     table = compare(a, b, measure="map_cosine")
-    assert table.attrs == {"images": 36, "of": 36, "lost": 4, "influence_of": 36, "people": []}
-    (note,) = comparison_notes(table, "map_cosine")
+    counts = {"images": 36, "of": 36, "lost": 4, "influence_of": 36, "people": []}
+    assert table.attrs == {**counts, "at_end": ["accuracy"]}
+    note, at_end = comparison_notes(table, "map_cosine")
     assert note.startswith("4 images are left out: one of the two has no")
     whole = compare(a, b)
-    assert whole.attrs == {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": []}
-    assert comparison_notes(whole, "gap_cosine") == []
+    counts = {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": []}
+    assert whole.attrs == {**counts, "at_end": whole.attrs["at_end"]}
+    assert at_end.startswith("accuracy: no interval of the difference")
+    assert not any("left out" in note for note in comparison_notes(whole, "gap_cosine"))
     kept = ~np.isin(a.table("held_out")["row"], (3, 4, 9, 11))
     _, changes = network_similarity(a, b, measure="map_cosine", k=3)
     assert set(changes["row"]) == set(a.table("held_out")["row"][kept])

@@ -18,6 +18,7 @@ from alike.analysis.pairs.influence import units_of
 from alike.analysis.pairs.movements import auc_movements
 from alike.analysis.ranking import Ranking, common_images, rank_correlation
 from alike.analysis.report.networks import networks_section
+from alike.analysis.report.parts import text
 from alike.extract.errors import BadInput
 from alike.extract.identity import network_title
 from alike.flows.cli import main
@@ -66,7 +67,12 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
         names = ["difference", "difference_low", "difference_high"]
         shown = table.loc[("net-2-0", score), names].to_numpy(float)
         wanted = apart.loc[score, ["difference", "low", "high"]].to_numpy(float)
-        assert shown == pytest.approx(wanted)
+        assert shown == pytest.approx(wanted, nan_ok=True)
+        # The best network names every image rightly.
+        assert np.isfinite(shown).all() == (score != "accuracy")
+        assert ("no interval of the difference" in table.loc[("net-2-0", score), "note"]) == (
+            score == "accuracy"
+        )
     probes = table.loc[("net-4-0", "linear_probe")]
     assert probes["difference_low"] < probes["difference"] < probes["difference_high"] < 0
     of = kept.correlation.set_index("of").loc["accuracy"]
@@ -122,6 +128,28 @@ def test_what_is_not_there_is_said_with_its_reason(
     assert "note: procrustes, 1 of 1 pairs: no null" in said.out
     assert "no null: permutations would take too long" in page
     assert "NC1 (net-1-0): the interval is too narrow where" in page
+
+
+@pytest.mark.parametrize(("size", "shown"), [(4, False), (6, True)])
+def test_neighbours_that_are_all_others_are_no_comparison(
+    size, shown, tmp_path, make, write_features, monkeypatch, capsys
+):
+    for number in range(2):
+        made = make(sizes=(size, size), seed=number)
+        features = write_features(tmp_path / "few", made, key=f"net-{number}-0")
+    arguments = ["alike", "compare", "--all", "--store", features.store.url, "--json"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = json.loads(capsys.readouterr().out)
+    (row,) = (row for row in said["pairs"] if row["method"] == "mutual_knn")
+    page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-0-0")), features.store)
+    assert all((row[name] is not None) == shown for name in ("value", "null_mean", "z"))
+    assert ("nearest of 8 images are all others: it takes 12" in row["note"]) != shown
+    assert (text(row["note"]) in page) or shown
+    assert ("networks-by-mutual-knn" in page) == shown
+    assert ">nan" not in page
 
 
 def test_one_network_is_no_ranking(store):

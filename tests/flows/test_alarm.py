@@ -9,11 +9,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from lines import Lines
+from typer.testing import CliRunner
 
+from alike import api
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.store.store import Store
 from alike.flows import alarm
 from alike.flows.alarm import Alarms, findings_of, watch
+from alike.flows.cli import app
 from alike.flows.history import History, RunRecord, new_id
 from alike.flows.rules import Finding, Rule
 from alike.flows.settings import read_pipeline
@@ -69,13 +73,15 @@ def log(place):
 
 def test_an_alarm_is_raised_once_while_it_lasts_and_anew_when_it_returns(place):
     pipeline, store = parts(place)
-    told = []
     for bad, raised in ((0, 0), (1, 0), (2, 1), (3, 1), (0, 1), (5, 2), (5, 2)):
         write(store, bad=bad)
-        opened = watch(pipeline, store, told.append)
+        lines = Lines()
+        opened = watch(pipeline, store, lines.say)
         assert [one.split(":")[0] for one in opened] == (["bad > 1 %"] if bad > 1 else [])
         assert log(place) == ["bad > 1 %"] * raised
-    assert told == []
+        # The log has every open alarm, also one that was delivered before.
+        assert lines == [f"ALARM: {one}" for one in opened]
+        assert lines.levels == ["warning"] * (bad > 1)
 
 
 KILLED = """
@@ -83,12 +89,13 @@ import os, sys
 from pathlib import Path
 from alike.flows import alarm
 from alike.extract.store.store import Store
+from alike.flows.log_lines import say
 from alike.flows.settings import read_pipeline
 
 if sys.argv[2] == "kill":
     alarm.Alarms.deliver = lambda *_: os._exit(9)
 place = Path(sys.argv[1])
-alarm.watch(read_pipeline(place / "p.toml"), Store.open(place / "alike-out" / "store"), print)
+alarm.watch(read_pipeline(place / "p.toml"), Store.open(place / "alike-out" / "store"), say)
 """
 
 
@@ -105,9 +112,9 @@ def test_a_process_killed_between_the_alarm_and_its_delivery_gives_one(place):
     assert (log(place), len(Alarms(store).all())) == ([], 1)
     write(store, recall=0.95)
     pipeline = read_pipeline(place / "p.toml")
-    watch(pipeline, store, print)
+    watch(pipeline, store, Lines().say)
     assert log(place) == ["recall < 0.93"]
-    watch(pipeline, store, print)
+    watch(pipeline, store, Lines().say)
     assert log(place) == ["recall < 0.93"]
 
 
@@ -116,13 +123,14 @@ def test_a_receiver_that_fails_is_told_and_asked_again(place):
     script = (place / "receiver.py").read_text()
     (place / "receiver.py").write_text("import sys; sys.exit('no room')")
     write(store, bad=9)
-    told = []
-    watch(pipeline, store, told.append)
-    assert "status 1 no room" in told[0]
+    lines = Lines()
+    watch(pipeline, store, lines.say)
+    assert "status 1 no room" in lines[0]
+    assert lines.levels == ["warning", "warning"]
     (place / "receiver.py").write_text(script)
-    watch(pipeline, store, told.append)
+    watch(pipeline, store, lines.say)
     assert log(place) == ["bad > 1 %"]
-    assert len(told) == 1
+    assert lines[1:] == ["ALARM: bad > 1 %: bad is 0.09"] * 2
 
 
 def test_no_good_run_for_hours(place):
@@ -138,6 +146,61 @@ def test_no_good_run_for_hours(place):
     assert stale().holds is True
     History(store).again(last.id)
     assert stale().holds is False
+
+
+def command(place, *words):
+    return CliRunner().invoke(app, [words[0], str(place / "p.toml"), *words[1:]])
+
+
+def test_failures_before_a_good_run_without_a_record_are_over(place):
+    _, store = parts(place)
+    last = write(store, hours=3)
+    for hours in (2, 1):
+        write(store, hours=hours, state="failed")
+    assert "2 runs failed since" in command(place, "status").output
+    History(store).again(last.id)
+    assert json.loads(command(place, "status", "--json").output)["failed_since"] == 0
+    assert "failed" not in command(place, "status").output
+    write(store, hours=-1, state="failed")
+    assert "1 run failed since" in command(place, "status").output
+
+
+def without_images(place):
+    return "images set do not exist"
+
+
+def without_code(place):
+    (place / "set").mkdir()
+    (place / "net.py").write_text("def net(:")
+    text = (place / "p.toml").read_text()
+    (place / "p.toml").write_text(text.replace("resnet18", "net.py:net"))
+    return "net.py"
+
+
+@pytest.mark.parametrize("fault", [without_images, without_code])
+def test_a_run_that_is_refused_is_recorded_and_looks_at_the_rules(place, fault):
+    says = fault(place)
+    write(parts(place)[1], hours=30)
+    refused = command(place, "run")
+    assert isinstance(refused.exception, BadInput)
+    assert says in str(refused.exception)
+    _, record = History(parts(place)[1]).records()
+    assert record.state == "failed"
+    assert says in record.error
+    assert log(place) == ["no good run for 26 h"]
+    assert "ALARM: no good run for 26 h" in refused.output
+    with pytest.raises(BadInput) as error:
+        api.run_pipeline(place / "p.toml")
+    assert str(error.value) == str(refused.exception)
+    assert json.loads(command(place, "status", "--json").output)["failed_since"] == 2
+    assert log(place) == ["no good run for 26 h"]
+
+
+def test_a_first_run_that_is_refused_makes_nothing(place):
+    text = (place / "p.toml").read_text()
+    (place / "p.toml").write_text(f'{text}[output]\nfolder = "new"\n')
+    assert isinstance(command(place, "run").exception, BadInput)
+    assert not (place / "new").exists()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -186,10 +249,10 @@ def test_a_webhook_that_is_not_there_is_named_without_its_secret(monkeypatch, pl
     (place / "p.toml").write_text(f'{text}webhook = "http://127.0.0.1:1/services/verysecret"\n')
     pipeline, store = parts(place)
     write(store, bad=50)
-    told = []
-    watch(pipeline, store, told.append)
-    assert "http://127.0.0.1:1/***" in told[0]
-    assert "verysecret" not in told[0]
+    lines = Lines()
+    watch(pipeline, store, lines.say)
+    assert "http://127.0.0.1:1/***" in lines[0]
+    assert "verysecret" not in lines[0]
 
 
 @pytest.mark.quick

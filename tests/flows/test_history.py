@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from changing_set import Place, without_prefect
+from lines import Lines
 from typer.testing import CliRunner
 
 from alike.analysis.report import score_sections
@@ -43,7 +44,7 @@ class Story:
         self.place = Place(folder)
         self.file = self.place.write_settings("out")
         self.file.write_text(self.file.read_text() + EXTRA.format(secret=SECRET))
-        self.said = []
+        self.said = Lines()
 
     @property
     def store(self):
@@ -54,12 +55,12 @@ class Story:
         return History(self.store)
 
     def run(self):
-        self.said = []
-        return run_settings_file(self.file, lambda *_: None, self.said.append)
+        self.said = Lines()
+        return run_settings_file(self.file, lambda *_: None, self.said.say)
 
     def look(self):
-        self.said = []
-        return unchanged_run(read_pipeline(self.file), self.said.append)
+        self.said = Lines()
+        return unchanged_run(read_pipeline(self.file), self.said.say)
 
     def command(self, *words, status=0):
         done = CliRunner().invoke(app, [*words], catch_exceptions=False)
@@ -201,8 +202,28 @@ def test_the_early_look_sees_what_a_run_depends_on(story, what):
     assert before.difference(state_now(story)) == ""
     steps = attack(file)
     next(steps)
-    assert before.difference(state_now(story)) == f"{file} changed"
+    word = "is gone" if attack is gone else "changed"
+    assert before.difference(state_now(story)) == f"{file} {word}"
     next(steps)
+
+
+@pytest.mark.parametrize("name", ["set", "net.py"])
+def test_what_the_settings_name_and_is_gone_is_said(story, name):
+    """A name of the settings that is no file any more reads as another setting."""
+    story.run()
+    assert story.look() is not None
+    place = story.place.folder / name
+    place.rename(story.place.folder / "away")
+    assert story.look() is None
+    assert story.said == [f"not as the last run left it: {place} is gone"]
+    (story.place.folder / "away").rename(place)
+
+
+def test_another_setting_is_no_file_that_is_gone(story):
+    pipeline = read_pipeline(story.file)
+    network = pipeline.network.model_copy(update={"weights": str(story.place.folder / "net.pth")})
+    before = state_of(pipeline.model_copy(update={"network": network}), [])
+    assert before.difference(state_of(pipeline, [])) == "the settings changed"
 
 
 def test_the_early_look_sees_what_lies_behind_a_link(story):

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 from changing_set import Place
+from scheduled_service import lines_of
 
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput, NoCluster, StoreBusy
 from alike.extract.store.store import Store
 from alike.flows import steps
 from alike.flows.history import History
+from alike.flows.log_lines import choose, forget_choice, say
 from alike.flows.memo import alone_in
 from alike.flows.names import artifact_key, store_id
 from alike.flows.orchestration import prepare, step
@@ -117,14 +119,14 @@ def runs_of(client, tag):
     return found
 
 
-def logs_of(client, run, wanted):
-    """Messages of a run's log at INFO or above, once they hold what is wanted."""
+def logs_of(client, run, wanted, least=20):
+    """Messages of a run's log at INFO (20) or above, once they hold what is wanted."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
     by_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     until = time.monotonic() + WAIT
     while time.monotonic() < until:
-        lines = [one.message for one in client.read_logs(log_filter=by_run) if one.level >= 20]
+        lines = [one.message for one in client.read_logs(log_filter=by_run) if one.level >= least]
         if all(any(part in line for line in lines) for part in wanted):
             return lines
         time.sleep(0.2)
@@ -181,8 +183,9 @@ def slug(pipeline):
 
 
 def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
-    server, place, monkeypatch
+    server, place, monkeypatch, capsys
 ):
+    """Its lines are on standard error once, and in the log of the server."""
     from alike.flows.pipeline import run_pipeline
 
     build, faults = steps.build, [ConnectionResetError("peer gone"), TimeoutError("slow")]
@@ -193,9 +196,21 @@ def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
         return build(*given)
 
     monkeypatch.setattr(steps, "build", build_at_last)
-    told = []
-    done = run_pipeline(place.write_settings("out"), tell=told.append)
+    place.stores["out"] += '[alarm]\nwhen = ["images < 1000"]\ncommand = ["no-such-program"]\n'
+    choose("json", by_option=True)
+    try:
+        done = run_pipeline(place.write_settings("out"), tell=say)
+    finally:
+        forget_choice()
     assert done.report.is_file()
+    lines = lines_of(capsys.readouterr().err)
+    told = [one["message"] for one in lines if "logger" not in one]
+    logged = [one["message"] for one in lines if one.get("logger", "").startswith("prefect")]
+    assert not set(told) & set(logged)
+    assert set(done.decisions) <= set(logged)
+    (delivery,) = [line for line in told if "no-such-program" in line]
+    warnings = [delivery, "ALARM: images < 1000: images is 24"]
+    assert [one["message"] for one in lines if one["level"] == "warning"] == warnings
     run, tasks = runs_of(server, "nightly")[0]
     network = "net.py:small"
     assert set(tasks) == {
@@ -210,8 +225,10 @@ def test_a_run_has_tasks_named_for_what_they_do_and_tries_passing_faults_again(
         f"index {network}: TimeoutError slow: tried again, 2 times at most",
         f"index {network}: ConnectionResetError peer gone: tried again, 1 times at most",
     ]
-    lines = logs_of(server, run, [f"extract network: {done.seconds['extract network']:.1f} s"])
+    seconds = f"extract network: {done.seconds['extract network']:.1f} s"
+    lines = logs_of(server, run, [seconds, *told])
     assert [line for line in lines if line in told] == told
+    assert logs_of(server, run, warnings, least=30) == warnings
     check_artifacts(server, run, read_pipeline(place.folder / "out.toml"), done)
 
 
@@ -377,6 +394,22 @@ def test_a_second_run_of_a_store_waits_or_is_skipped(server, place):
         state = scheduled(str(path), settings=skip, return_state=True)
         assert state.name == "Skipped"
     assert server.read_global_concurrency_limit_by_name(limit_name(pipeline)).active_slots == 0
+
+
+def test_a_scheduled_run_that_is_refused_is_recorded_and_its_alarm_is_logged(server, place):
+    from alike.flows.pipeline import scheduled
+
+    place.stores["out"] += '[alarm]\nwhen = ["no good run for 26 h"]\n'
+    path = place.write_settings("out")
+    history = History(Store.open(read_pipeline(path).store_place, create=True))
+    (place.folder / "set").rename(place.folder / "away")
+    state = scheduled(str(path), return_state=True)
+    assert state.is_failed()
+    assert "images set do not exist" in state.message
+    (record,) = history.records()
+    assert record.error.startswith("BadInput: images set do not exist")
+    run = server.read_flow_run(state.state_details.flow_run_id)
+    logs_of(server, run, ["ALARM: no good run for 26 h"], least=30)
 
 
 def test_late_runs_collapse_into_one_and_those_asked_for_stay(server, place, deployment):

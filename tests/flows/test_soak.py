@@ -1,7 +1,8 @@
 """Scheduled runs in one serving process over a set that changes slowly: nothing grows for ever.
 
-Two runs; with `ALIKE_FULL=1` 200, or as many as `ALIKE_SOAK` says. What each of them added is
-written to standard error.
+Two runs, and twenty nights of the run alone, in one process without a server; with `ALIKE_FULL=1`
+200 scheduled runs, or as many as `ALIKE_SOAK` says. What each of them added is written to standard
+error.
 """
 
 import os
@@ -9,8 +10,17 @@ import sqlite3
 import sys
 import time
 
+import psutil
 import pytest
+from changing_set import RIGHT, Place, without_prefect
 from scheduled_service import START, Service, until
+
+from alike.extract.images import remembered
+from alike.flows.history import History
+from alike.flows.run import run_settings_file
+from alike.flows.runs import store_of
+from alike.flows.settings import read_pipeline
+from alike.flows.unchanged import unchanged_run
 
 FULL = os.environ.get("ALIKE_FULL") == "1"
 RUNS = int(os.environ.get("ALIKE_SOAK", "200" if FULL else "2"))
@@ -75,6 +85,37 @@ def test_nothing_grows_for_ever(tmp_path):
         assert service.end() == 0
     finally:
         service.kill_all()
+
+
+def test_twenty_nights_without_a_server(tmp_path, monkeypatch):
+    """The set changes in every seventh night; files count as settled at once."""
+    without_prefect(monkeypatch)
+    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    place = Place(tmp_path, now={**RIGHT, "measures": ["gap_cosine"]})
+    place.stores["out"] = KEEP
+    settings, process, nights = place.write_settings("out"), psutil.Process(), []
+    run_settings_file(settings, lambda *_: None)
+    for number in range(20):
+        if number % 7 == 0:
+            place.add("abc"[number // 7 % 3])
+            place.pick(7 * number).unlink()
+        if unchanged_run(read_pipeline(settings)) is None:
+            assert number % 7 == 0
+            run_settings_file(settings, lambda *_: None)
+        files = [one.stat().st_size for one in (tmp_path / "out").rglob("*") if one.is_file()]
+        nights.append((len(files), sum(files), process.num_fds(), process.memory_info().rss))
+    files, size, opened, memory = (
+        last - first for first, last in zip(nights[1], nights[-1], strict=True)
+    )
+    # Two nights that changed something: a record and some lines of the log each.
+    assert files <= 2 * 8
+    assert size <= 0.1 * MB
+    assert opened <= 0
+    assert memory <= 60 * MB
+    assert len(list((tmp_path / "out" / "reports").glob("*.html"))) == 2
+    history = History(store_of(str(settings)))
+    assert len(history.records()) == 4
+    assert history.unchanged().since == history.records()[-1].id
 
 
 @pytest.mark.skipif(not FULL, reason="a minute: set ALIKE_FULL=1")

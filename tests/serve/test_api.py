@@ -1,6 +1,7 @@
 """The API beside the command line and the functions that it stands for, through `alike.connect`."""
 
 import asyncio
+import dataclasses
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
 from alike.index.build import build_index
+from alike.index.files import read_card, rewrite_card
 from alike.index.query import NeighbourIndex
 from alike.serve.app import create_app
 from alike.serve.pictures import NotThere
@@ -433,5 +435,114 @@ def test_a_network_without_the_served_index_answers_with_the_one_that_it_has(
     assert near["notes"] == [said]
     named = f"/images/3/neighbours?features={other}&measure=gap_euclid"
     assert asked_within(service, named)["notes"] == []
-    with pytest.raises(NotThere, match="gap_cosine"):
-        service.opened(other, "gap_cosine")
+    with pytest.raises(NotThere, match="an index of gap_cosine"):
+        service.neighbours("3", 5, opened=service.opened(other, "gap_cosine"))
+
+
+@pytest.fixture
+def lacking(two_networks, tmp_path):
+    """A copy of the store of two networks without the index of the second; both keys."""
+    shutil.copytree(two_networks[0], tmp_path / "own")
+    served = two_networks[1].key
+    (other,) = set(Store.open(tmp_path / "own" / "store").groups()) - {served}
+    shutil.rmtree(tmp_path / "own" / "store" / "index" / other)
+    return tmp_path / "own" / "store", served, other
+
+
+def test_a_network_without_an_index_answers_all_but_neighbours(lacking, two_networks, monkeypatch):
+    """As the same network with its index does; and neighbours from the moment it is built."""
+    from alike.serve import opened
+
+    monkeypatch.setattr(opened, "SOON", 0.0)
+    store, served, other = lacking
+    indexed = NeighbourService(two_networks[0] / "store", served)
+    service = NeighbourService(store, served)
+    for path in (
+        "/images?count=5", "/images/3", "/images/3/prediction", "/images/3/alike/50", "/scores",
+        "/classes", "/class-pairs", "/histograms", "/examples", "/class-matrix",
+        "/class-pair?first=ant&second=bee", "/typical?distance=0.1", "/lists/labels",
+        "/lists/outliers", "/lists/bad", "/lists/tags",
+    ):  # fmt: skip
+        asked = f"{path}{'&' if '?' in path else '?'}features={other}"
+        answer = asked_within(service, asked)
+        assert "error" not in answer, answer
+        assert answer == asked_within(indexed, asked), path
+    facts = asked_within(service, f"/set?features={other}")
+    assert (facts["index"], facts["measure"], facts["images"]) == (None, "gap_cosine", 120)
+    built_by = f"`alike index --store {store} --features {other} --measure gap_cosine`"
+    assert facts["needs"] == f"an index of gap_cosine: run {built_by}"
+    refused = asked_within(service, f"/images/3/neighbours?features={other}")
+    assert refused == {"error": f"neighbours in {other} need {facts['needs']}"}
+    build_index(Store.open(store).features(other), "gap_cosine")
+    near = asked_within(service, f"/images/3/neighbours?features={other}")
+    assert near == asked_within(indexed, f"/images/3/neighbours?features={other}")
+    facts = asked_within(service, f"/set?features={other}")
+    assert (facts["index"]["rows"], facts["needs"]) == (120, "")
+
+
+def test_an_index_of_other_weights_is_as_none_and_its_notes_say_why(lacking):
+    store, served, other = lacking
+    build_index(Store.open(store).features(other), "gap_cosine")
+    folder = store / "index" / other / "gap_cosine"
+    rewrite_card(folder, dataclasses.replace(read_card(folder), weights_hash="0" * 64))
+    facts = NeighbourService(store, served).facts(other)
+    assert facts["index"] is None
+    assert f"the index is of {other} with weights {'0' * 12}, the store has" in facts["notes"][0]
+    assert "alike index --store" in facts["needs"]
+
+
+def test_a_measure_without_an_index_is_not_fitted_by_a_question(lacking):
+    store, served, other = lacking
+    service = NeighbourService(store, served)
+    constants = sorted(service.store.features(other).constants())
+    with pytest.raises(NotThere, match="lda_cosine was not fitted on"):
+        service.opened(other, "lda_cosine")
+    assert sorted(service.store.features(other).constants()) == constants
+    # One that needs no fit is compared by: here row by row, without the index's vectors.
+    answer = service.alike("3", "50", service.opened(other, "gap_euclid"))
+    a, b = (
+        service.tap(row, "last_conv", service.opened(other)).astype(np.float64).mean((1, 2))
+        for row in ("3", "50")
+    )
+    np.testing.assert_allclose(answer["distance"], np.linalg.norm(a - b), rtol=1e-4)
+
+
+def test_a_store_without_any_index_is_served(place, analysed, tmp_path):
+    from alike.flows.commands.serve import _open
+
+    shutil.copytree(place, tmp_path / "own")
+    shutil.rmtree(tmp_path / "own" / "store" / "index")
+    bare, whole = str(tmp_path / "own" / "store"), str(place / "store")
+    first, second = _open([bare, whole], None, "gap_cosine", tmp_path / "thumbnails")
+    assert "alike index --store" in first.service.facts()["needs"]
+    assert second.service.facts()["needs"] == ""
+    for path in ("/map", "/scores", "/images/3"):
+        asked = asked_within(second.service, path)
+        assert asked_within(first.service, path) == asked
+    with pytest.raises(NotThere, match="alike index --store"):
+        first.service.neighbours("3", 5)
+    # Another measure would answer, so the name is more likely wrong than the index missing.
+    with pytest.raises(NotThere, match="an index of gap_euclid"):
+        NeighbourService(whole, measure="gap_euclid")
+    with pytest.raises(BadInput, match="unknown measure 'cosine'"):
+        NeighbourService(bare, measure="cosine")
+
+
+@pytest.mark.parametrize(
+    "path", ["set", "images/3", "images/3/neighbours?k=5", "images/9999", "health", "docs"]
+)
+def test_head_is_get_without_the_body(client, path):
+    status, headers, body = client.get(f"/api/v1/{path}")
+    head_status, head_headers, nothing = client.get(f"/api/v1/{path}", method="HEAD")
+    assert (head_status, nothing) == (status, b"")
+    assert int(head_headers["Content-Length"]) == len(body)
+    ours = ("Content-Type", "Cache-Control", "X-Content-Type-Options")
+    assert [head_headers[one] for one in ours] == [headers[one] for one in ours]
+
+
+def test_head_is_counted_by_its_route(client):
+    client.get("/api/v1/images/3", method="HEAD")
+    _, _, counts = client.get("/api/v1/metrics")
+    line = 'alike_requests_total{method="HEAD",route="/api/v1/images/{image}",status="200"}'
+    assert line in counts.decode()
+    assert client.get("/api/v1/neighbours", method="HEAD")[0] == 405

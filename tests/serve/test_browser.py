@@ -240,7 +240,47 @@ def test_a_cell_of_the_matrix_opens_the_two_classes(page, address, client):
     assert shown == len(pair["nearest"]) + len(pair["farthest"])
 
 
-def test_a_network_without_an_index_is_named_and_cannot_be_chosen(page, address):
+def test_a_network_without_an_index_is_opened_and_says_so_in_ask(page, two_networks, tmp_path):
+    """Chosen above the view: each view is there, and no question is refused."""
+    from alike.analysis.maps import MapSettings, make_map
+
+    folder, analysis = two_networks
+    shutil.copytree(folder, tmp_path / "own")
+    store = Store.open(tmp_path / "own" / "store")
+    (other,) = set(store.groups()) - {analysis.key}
+    shutil.rmtree(tmp_path / "own" / "store" / "index" / other)
+    make_map(store.features(other), MapSettings(split="all", perplexity=3.0))
+    with server(store.root_path, options=("--features", analysis.key)) as answering:
+        address = f"{answering.address}/"
+        visit(page, f"{address}#scores", "document.querySelector('.tiles')")
+        page.run(
+            "const list = [...document.querySelectorAll('#set select')]"
+            ".find((one) => [...one.options].some((each) => each.value === arguments[0]));"
+            "list.value = arguments[0]; list.dispatchEvent(new Event('change'))", other,
+        )  # fmt: skip
+        page.wait(f"location.hash === '#scores?features={other}'")
+        for view, ready in (
+            ("scores", "document.querySelector('.tiles')"),
+            ("classes", "document.querySelectorAll('.pairitem').length"),
+            ("map", "document.querySelectorAll('.legend button').length === 3"),
+            ("data", "document.querySelectorAll('.entry').length"),
+        ):
+            page.run("location.hash = arguments[0]", f"#{view}?features={other}")
+            page.wait(f"document.querySelector('.view.{view}') && {READY} && {ready}")
+        page.run("document.querySelector('.entry .pictures a').click()")
+        page.wait("document.querySelector('.near .empty') && document.querySelector('.query img')")
+        command = f"alike index --store {store.url} --features {other} --measure gap_cosine"
+        assert command == page.run("return document.querySelector('.near .empty code').innerText")
+        pair = f"#ask?features={other}&image=3&with=50"
+        page.run("location.hash = arguments[0]", pair)
+        page.wait(f"{READY} && document.querySelectorAll('.both canvas').length === 2")
+        page.run("location.hash = arguments[0]", f"#ask?features={other}")
+        page.wait(f"{READY} && document.querySelectorAll('.some .pic img').length === 24")
+        assert page.run("return document.querySelector('.empty code').innerText") == command
+        assert_quiet(page, address)
+
+
+def test_a_network_without_an_index_is_named_and_cannot_be_asked(page, address):
     visit(page, address, VIEWS[""])
     page.run(
         "import('/static/parts.js').then(({ networkOption, select }) => {"

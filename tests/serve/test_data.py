@@ -1,6 +1,7 @@
 """The view Data: marks on any image of the set, as many as there are; sets without labels."""
 
 import io
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ from PIL import Image
 import alike
 from alike.analysis.data_limits import far_images
 from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 from alike.extract.store.tags import change_tags, read_tags
 from alike.serve import outliers as outliers_module
@@ -119,6 +123,29 @@ def test_outliers_of_a_set_without_labels(unlabelled, monkeypatch):
     lines = Views(NeighbourService(unlabelled)).listed("outliers", None).lines
     assert odd <= set(lines["path"].head(8))
     assert set(lines["why"]) == {"far from 60 images drawn at random"}
+
+
+def test_the_same_bytes_under_another_label_are_listed(tmp_path, unlabelled):
+    """The surest error of a label: one image, two files, two classes."""
+    for label in ("left", "right"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+    for number in range(8):
+        label = ("left", "right")[number % 2]
+        pixels = np.random.default_rng(number).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.png")
+    images = tmp_path / "images"
+    shutil.copy(images / "left" / "0.png", images / "right" / "copy.png")
+    shutil.copy(images / "left" / "2.png", images / "left" / "again.png")
+    (images / "left" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    store = Store.open(tmp_path / "store", create=True)
+    network = load_network(f"{unlabelled.parent}/nets.py:small", "none")
+    extract(open_source(str(images)), network, store, taps=("last_conv",), device="cpu")
+    listed = Views(NeighbourService(tmp_path / "store")).listed("twins", None)
+    assert listed.needs == ""
+    (line,) = listed.lines.to_dict("records")
+    assert (line["path"], line["label"]) == ("left/0.png", "left")
+    assert (line["other_path"], line["other_label"]) == ("right/copy.png", "right")
+    assert line["why"] == "same bytes, another label"
 
 
 @browsing

@@ -213,7 +213,7 @@ def test_images_at_random(client):
             "relation",
         ),
         ("/images/3/neighbours?k=3&k=5", None, 422, "k: given 2 times, once is expected"),
-        ("/stores/store/images/3?k=3", None, 422, "which takes: none"),
+        ("/stores/store/tags?k=3", None, 422, "which takes: none"),
         ("/tags?limit=3", None, 422, "limit: no parameter of this question"),
         ("/health?deep=1", None, 422, "deep: no parameter of this question"),
         ("/class-pairs?offset=-1", None, 422, "offset: input should be greater than or equal to 0"),

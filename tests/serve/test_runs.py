@@ -1,10 +1,13 @@
 """Runs side by side: the API says what `alike runs` prints, and the page shows it."""
 
+import asyncio
 import csv
 import io
 import json
+import threading
 from dataclasses import asdict
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,10 +17,14 @@ import alike
 from alike.extract.errors import BadInput
 from alike.extract.store import Store
 from alike.flows.cli import app
+from alike.flows.history import History
 from alike.flows.served_runs import StoredRuns
 from alike.serve import run_models
+from alike.serve.app import create_app
 from alike.serve.pictures import NotThere
 from alike.serve.run_history import NoRuns
+from alike.serve.service import NeighbourService
+from alike.serve.stores import ServedStore
 
 from .browser import missing
 from .conftest import write_runs
@@ -59,6 +66,52 @@ def test_a_history_as_the_server_reads_it(tmp_path):
             history.record("nothing")
         with pytest.raises(NotThere, match=words):
             history.difference(["nothing", "last"], everything=True)
+
+
+def test_a_history_is_read_again_only_if_a_file_of_it_changed(tmp_path, monkeypatch):
+    store = Store.open(tmp_path / "store", create=True)
+    runs = write_runs(store)
+    read = []
+    monkeypatch.setattr(
+        History, "_read", lambda self, run, read_one=History._read: read.append(run)
+        or read_one(self, run)
+    )  # fmt: skip
+    stored = StoredRuns(store)
+    first = stored.listed()
+    assert stored.listed() == first
+    assert read == IDS
+    History(store).accept(runs[1], "somebody")
+    assert [one["state"] for one in stored.listed()["runs"]][1] == "reference"
+    store.remove_file(f"history/{IDS[0]}.json")
+    assert [one["run"] for one in stored.listed()["runs"]] == IDS[1:]
+    assert [one["id"] for one in stored.good()] == [IDS[1], IDS[3]]
+
+
+def test_stored_rows_do_not_wait_for_past_runs(place):
+    """Eight questions about runs, of which none is answered before the row is."""
+    store, answered = Store.open(place / "store"), threading.Event()
+
+    class Slow(StoredRuns):
+        def listed(self):
+            assert answered.wait(30)
+            return super().listed()
+
+    transport = httpx.ASGITransport(
+        create_app([ServedStore("store", NeighbourService(store), Slow(store))])
+    )
+
+    async def main():
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            runs = [asyncio.ensure_future(client.get("/api/v1/runs")) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            row = await asyncio.wait_for(client.get("/api/v1/images/3/neighbours"), 20)
+            assert row.status_code == 200
+            assert not any(one.done() for one in runs)
+            answered.set()
+            return await asyncio.gather(*runs)
+
+    for one in asyncio.run(main()):
+        assert [run["run"] for run in one.json()["runs"]] == IDS
 
 
 def test_the_documents_are_those_of_the_command(client, command):

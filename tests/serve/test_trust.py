@@ -5,10 +5,12 @@ import contextlib
 import io
 import json
 import re
+import resource
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -123,6 +125,25 @@ def test_four_bombs_at_once_take_no_memory(client):
         assert status == 422
         assert "88360000 pixels, at most 40000000" in json.loads(body)["error"]
     assert most - before < 150 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts resident pages by /proc")
+def test_memory_of_large_images_is_given_back(client):
+    """Four of 40 million pixels in 38 kB each; their pixels alone are 120 MB each."""
+
+    def resident():
+        pages = Path(f"/proc/{client.process.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    large = png_of(6300, 6300, 7)
+    client.get(f"{API}/images", png_of(8, 8))
+    before = resident()
+    with ThreadPoolExecutor(4) as senders:
+        for status, _, _ in senders.map(
+            lambda number: client.get(f"{API}/images", large + bytes([number])), range(4)
+        ):
+            assert status == 200
+    assert resident() - before < 64 * 2**20
 
 
 def test_an_image_of_one_pixel_width_is_answered_in_one_line(client):

@@ -10,7 +10,7 @@ from torchvision.models import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from alike.analysis.explain.explain import relevance
-from alike.analysis.explain.gradients import DoesNotFit, score
+from alike.analysis.explain.gradients import DoesNotFit, cam, gradcam_raw, score
 from alike.analysis.explain.likeness_maps import likeness
 from alike.analysis.explain.tokens import class_token_share, last_read_tokens
 from alike.extract.networks.taps import taps_at
@@ -172,3 +172,11 @@ def test_timm_vit_is_explained_like_torchvisions() -> None:
     assert float(expected.abs().max()) > 1e-6
     found = relevance(module, batch, "gradcam_raw")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_zero_head_is_the_reason():
+    module, batch = vit(), images()
+    nn.init.zeros_(module.heads.head.weight)
+    for method in (cam, gradcam_raw):
+        with pytest.raises(DoesNotFit, match="last linear layer are all zero"):
+            method(module, batch, torch.tensor([0, 1]))

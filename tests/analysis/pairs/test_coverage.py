@@ -13,7 +13,12 @@ from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.neighbours.influence import SCORES, score_spread
 from alike.analysis.neighbours.lists import nearest
 from alike.analysis.pairs.influence import units_of
-from alike.analysis.pairs.intervals import Spread, difference_interval, share_interval
+from alike.analysis.pairs.intervals import (
+    Spread,
+    difference_interval,
+    mean_difference,
+    share_interval,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -134,5 +139,14 @@ def test_an_interval_at_an_end_has_a_width():
     nothing = Spread(0.0, 1.0)
     low, high = share_interval(1.0, nothing, 60)
     assert (low, high) == (0.025 ** (1 / 60), 1.0)
-    span = difference_interval(1.0, 1.0, (low, high), (low, high), nothing, nothing, nothing)
-    assert span[0] < 0 < span[1]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("a", "b", "top"), [(1, 1, 1), (1, 0.4, 1), (0, 0.4, 1), (0.3, 0.5, 0.5)])
+def test_a_difference_with_a_side_at_an_end_has_no_interval(a, b, top):
+    some = Spread(0.01, 9.0)
+    spans = [share_interval(value, some, 60, top) for value in (a, b)]
+    assert np.isnan(difference_interval(a, b, *spans, some, some, some, top)).all()
+    assert np.isnan(mean_difference(a, b, some)).all() == (top == 1)
+    inside = difference_interval(a / 2 + 0.1, b, *spans, some, some, some, 1.1)
+    assert np.isfinite(inside).all()

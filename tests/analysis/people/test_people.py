@@ -237,6 +237,10 @@ class TestFiles:
         np.savez(tmp_path / "r.npz", rdm=np.arange(9.0).reshape(3, 3), path=["2.png", "?", "0.png"])
         said = read_answers(tmp_path / "r.npz", images)
         assert said.values.tolist() == [[[0, 2], [6, 8]]]
+        assert "r.npz is not symmetric: each pair has the mean" in said.notes[0]
+        even = np.arange(9.0).reshape(3, 3) + np.arange(9.0).reshape(3, 3).T
+        np.savez(tmp_path / "e.npz", rdm=even, path=["2.png", "1.png", "0.png"])
+        assert read_answers(tmp_path / "e.npz", images).notes == ()
 
     @pytest.mark.parametrize(("content", "reason"), [
         ({"counts": np.ones((4, 2))}, "4 rows without names"),

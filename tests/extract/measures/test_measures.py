@@ -14,7 +14,7 @@ from alike.extract.errors import BadInput
 from alike.extract.measures import stored
 from alike.extract.measures.measures import MEASURES
 from alike.extract.measures.sets import SET_MEASURES, chamfer
-from alike.extract.measures.stored import balanced_rows, embed_rows, ready_measure
+from alike.extract.measures.stored import balanced_rows, embed_rows, fitted_measure, ready_measure
 
 N, C, P, K = 90, 16, 9, 4
 
@@ -227,6 +227,7 @@ def test_a_fit_follows_the_labels_and_every_image_of_the_train_split(features):
     grown = ready_measure(features, "lda_cosine")
     assert np.array_equal(grown.fitted_rows, np.arange(62))
     assert ready_measure(features, "lda_cosine", as_fitted=True).digest == grown.digest
+    assert fitted_measure(features, "lda_cosine").digest == grown.digest
     features.listed["split"] = np.where(np.arange(N) < 60, "train", "held_out")
     labels = features.listed["label"].copy()
     features.listed.loc[:9, "label"] = labels[10]

@@ -13,7 +13,7 @@ from alike.extract.errors import AlikeError, BadInput
 from alike.extract.identity import key_fault, settings_hash
 from alike.extract.networks.extraction import Extraction
 from alike.extract.networks.network import Network, check_made_by, load_network
-from alike.extract.networks.taps import Tap, TappedNetwork, find_taps, forward_taps
+from alike.extract.networks.taps import Tap, TappedNetwork, _wanted_side, find_taps, forward_taps
 from alike.extract.networks.transform import Transform
 
 NETWORKS = torchvision.models.list_models(module=torchvision.models)
@@ -234,6 +234,15 @@ def test_network_of_another_input_size_is_one_clear_line() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     with pytest.raises(BadInput, match=r"fails on an image of 9x9 \(RuntimeError.*--resize"):
         find_taps(module, torch.zeros(1, 3, 9, 9))
+
+
+def test_advice_is_the_size_that_the_network_names() -> None:
+    module = torchvision.models.VisionTransformer(32, 8, 1, 2, 8, 8).eval()
+    wanted = r"image of 64x64.*, --resize 32x32$"
+    with pytest.raises(BadInput, match=wanted):
+        find_taps(module, torch.zeros(1, 3, 64, 64))
+    assert _wanted_side("Input height (64) doesn't match model (48).") == "48"
+    assert _wanted_side("Input size (64x64) doesn't match model (48x48)") == "48"
 
 
 def test_network_without_a_head_gives_what_it_pools() -> None:

@@ -1,0 +1,104 @@
+"""Stores that are deleted or damaged while they are served: described answers, nothing written."""
+
+import asyncio
+import logging
+import shutil
+
+import httpx
+import pytest
+
+from alike.serve.app import create_app
+from alike.serve.service import NeighbourService
+from alike.serve.stores import ServedStore
+
+API = "/api/v1"
+LOST = f"{API}/stores/lost"
+
+
+class Asking:
+    """Asks an application in this process; a fault is an answer of 500."""
+
+    def __init__(self, app):
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def ask(self, verb, path, **more):
+        async def answer():
+            async with httpx.AsyncClient(
+                transport=self._transport, base_url="http://localhost"
+            ) as client:
+                return await client.request(verb, path, **more)
+
+        return asyncio.run(answer())
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+
+@pytest.fixture
+def both(place, tmp_path):
+    """A server of two stores in one process, and the folder of the second."""
+    shutil.copytree(place / "store", tmp_path / "lost")
+    first = NeighbourService(place / "store")
+    services = {"store": first, "lost": NeighbourService(tmp_path / "lost", beside=first)}
+    app = create_app([ServedStore(name, one) for name, one in services.items()])
+    return Asking(app), tmp_path / "lost"
+
+
+@pytest.mark.quick
+def test_a_store_that_was_deleted_is_said_to_be_gone(both, caplog):
+    asking, folder = both
+    image = asking.get(f"{LOST}/images/3").json()["image"]
+    assert asking.get(f"{LOST}/images/{image}/thumbnail").status_code == 200
+    assert len(asking.get(f"{API}/stores").json()) == 2
+    shutil.rmtree(folder)
+    caplog.set_level(logging.WARNING)
+    change = {"images": [image], "present": True}
+    answers = [
+        asking.ask("PUT", f"{LOST}/tags/zz", json=change),
+        asking.ask("POST", f"{LOST}/images", content=b"no image"),
+        asking.ask("POST", f"{LOST}/neighbours", json={"images": [image]}),
+        *(
+            asking.get(f"{LOST}/{path}")
+            for path in (
+                "set", "images", "images/3", "images/3/neighbours", "images/3/alike/5", "tags",
+                "images/3/explain", "map", "scores", "runs", f"images/{image}/thumbnail",
+            )
+        ),
+    ]  # fmt: skip
+    for answer in answers:
+        assert answer.status_code == 404
+        assert str(folder) in answer.json()["error"]
+        assert "not there any more" in answer.json()["error"]
+    assert not folder.exists()
+    assert len({record.getMessage() for record in caplog.records}) == 1
+    assert not any(record.exc_info for record in caplog.records)
+    # The other store answers as before, also of images that neither has.
+    assert [one["name"] for one in asking.get(f"{API}/stores").json()] == ["store"]
+    assert asking.get(f"{API}/images/{image}/thumbnail").status_code == 200
+    assert asking.get(f"{API}/images/{'0' * 64}/thumbnail").status_code == 404
+
+
+def test_a_store_that_comes_back_answers_again(both, tmp_path):
+    asking, folder = both
+    before = asking.get(f"{LOST}/images/3/neighbours").json()
+    folder.rename(tmp_path / "elsewhere")
+    assert asking.get(f"{LOST}/images/3/neighbours").status_code == 404
+    (tmp_path / "elsewhere").rename(folder)
+    assert asking.get(f"{LOST}/images/3/neighbours").json() == before
+
+
+def test_a_damaged_store_is_answered_as_described(both, caplog):
+    asking, folder = both
+    neighbours = asking.get(f"{LOST}/images/3/neighbours").json()
+    shutil.rmtree(folder / "features.zarr")
+    caplog.set_level(logging.WARNING)
+    described = asking.get(f"{API}/openapi.json").json()["paths"]
+    for path in ("/images/{image}/alike/{other}", "/images/{image}/prediction"):
+        answer = asking.get(LOST + path.format(image=3, other=5))
+        assert answer.status_code == 409
+        assert "features.zarr" in answer.json()["error"]
+        assert "alike extract" in answer.json()["error"]
+        assert str(answer.status_code) in described[API + path]["get"]["responses"]
+        assert "Retry-After" not in answer.headers
+    assert not any(record.exc_info for record in caplog.records)
+    assert asking.get(f"{LOST}/images/3/neighbours").json() == neighbours
