@@ -213,7 +213,9 @@ def test_a_lost_worker_costs_its_blocks_only(tmp_path, make, write_features, mon
         )
     assert killed
     for name, table in wanted.tables.items():
-        pd.testing.assert_frame_equal(found.tables[name], table)
+        # A worker has no torch, and with some kernels another product than this process, which
+        # rounds float32 otherwise: half a unit of a distance in the last place is 6e-8.
+        pd.testing.assert_frame_equal(found.tables[name], table, atol=2e-7)
 
 
 def test_no_scheduler_at_the_address():
