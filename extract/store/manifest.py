@@ -170,6 +170,8 @@ class Manifest:
         for low in range(0, len(rows), BATCH):
             part = rows[low : low + BATCH]
             at = np.flatnonzero(part >= 0)
+            if not len(at):
+                continue
             wanted = pa.array(listed[low : low + BATCH][at], pa.string())
             if not pc.all(pc.equal(ids.take(pa.array(part[at])), wanted)).as_py():
                 raise damaged(VIEW, "its rows belong to other images", _AGAIN)

@@ -15,6 +15,7 @@ from alike.extract.store.store import Store
 from alike.flows.alarm import Alarms, findings_of, situation_of, watch
 from alike.flows.drift import Overlap, largest_step, overlap, threshold, variance_bound
 from alike.flows.history import FurtherNetwork, History, RunRecord
+from alike.flows.log_lines import unsaid
 from alike.flows.rules import Rule, finding
 from alike.flows.sections import AlarmSettings
 from alike.flows.settings import read_pipeline
@@ -212,13 +213,13 @@ def test_each_network_has_its_own_series_and_alarm(tmp_path):
         "sameness < 0.5": False, "sameness < 0.5 [second]": True, "sameness < 0.5 [third]": True,
         "bad > 1 %": False,
     }  # fmt: skip
-    lines = watch(pipeline, store, print)
+    lines = watch(pipeline, store, unsaid)
     assert sorted(line.partition(":")[0] for line in lines) == [
         "sameness < 0.5 [second]", "sameness < 0.5 [third]", "sameness fell [second]",
     ]  # fmt: skip
     # A network that is gone takes its alarms with it.
     _write(history, replace(record(2, 0.9, 0.01, 150), others={}), table)
-    assert watch(pipeline, store, print) == ()
+    assert watch(pipeline, store, unsaid) == ()
 
 
 def test_another_meaning_or_other_classes_alarm_nobody(tmp_path):
