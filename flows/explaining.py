@@ -199,17 +199,20 @@ def cost_line(costs: "Mapping[str, GradeCost]") -> str:
     Example:
         >>> from alike.analysis.explain.grade import GradeCost
         >>> print(cost_line({"grade": GradeCost(5, 9, 32, 10816, 84.2)}))
-        grading 5 of 9 explainers of a class on 32 images: 10,816 passes and the maps, 1.4 min
+        grading 5 of 9 explainers of a class on 32 images: 10,816 passes and the maps, about 80 s
     """
     of = {"grade": "of a class on {} images", "pair_grade": "of likeness on {} pairs"}
+    from alike.analysis.outlook import duration
+
     parts = [
         f"{cost.explainers} of {cost.asked} explainers {of[name].format(cost.images)}"
         for name, cost in costs.items()
     ]
     passes = sum(cost.passes for cost in costs.values())
     seconds = sum(cost.seconds for cost in costs.values())
-    time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-    return f"grading {' and '.join(parts)}: {passes:,} passes and the maps, {time}"
+    return (
+        f"grading {' and '.join(parts)}: {passes:,} passes and the maps, about {duration(seconds)}"
+    )
 
 
 def by_reason(lines: "Iterable[str]") -> list[str]:

@@ -241,12 +241,18 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
 
     Nothing is written if there is no store yet.
     """
-    # What keeps a record from being written must not hide why the run failed; the client of an
-    # object store has errors of its own.
-    with suppress(Exception):
+    try:
         store = Store.open(run.store_url)
+    # There is none yet, or it cannot be read: then that is why the run failed.
+    except Exception:
+        return
+    try:
         History(store).write(failure(run, error))
         watch(run.pipeline, store, run.tell)
+    # It must not hide why the run failed; the client of an object store has errors of its own.
+    except Exception as fault:
+        line = " ".join(str(fault).split()) or type(fault).__name__
+        run.tell(f"that this run failed is not in the history: {line}", level="warning")
 
 
 def _question(

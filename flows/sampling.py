@@ -142,6 +142,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     with tempfile.TemporaryDirectory(prefix="alike-plan-") as folder:
         store = Store.open(f"{folder}/store", create=True)
         store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
+        store.set_twins(pipeline.images.twins or "together")
         few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
         first, *_ = extract_networks(few, networks, store, **settings)
         if not first.n_rows:

@@ -100,9 +100,8 @@ def read_index(folder: Path, *, mapped: bool = False) -> tuple[Card, Any]:
     for _ in range(TRIES):
         card = read_card(folder)
         if card is None:
-            key, measure = folder.parent.name, folder.name
-            command = f"alike index --features {key} --measure {measure}"
-            raise BadInput(f"no index of {key}, measure {measure}: build it by `{command}`")
+            # `open_index` names the command, with the store.
+            raise BadInput(f"no index of {folder.parent.name}, measure {folder.name}")
         try:
             # FAISS ends the process if rows are added to a mapped index.
             index = _load(folder, card, mapped and not card.tail)

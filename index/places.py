@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alike.extract.errors import StoreDamaged
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.places import copies_folder
 from alike.index.files import (
     CARD,
@@ -77,6 +77,17 @@ def indexed_measures(store: Any, key: str) -> list[str]:
     ]
 
 
+def index_command(store: Any, key: str, measure: str) -> str:
+    """The command that builds an index, as it can be copied.
+
+    Args:
+        store: that holds the features.
+        key: of the extraction.
+        measure: its name.
+    """
+    return f"alike index --store {store.url} --features {key} --measure {measure}"
+
+
 def open_index(store: Any, key: str, measure: str, *, mapped: bool = False) -> tuple[Card, Any]:
     """Card and FAISS index of a store; see `read_index`.
 
@@ -85,6 +96,9 @@ def open_index(store: Any, key: str, measure: str, *, mapped: bool = False) -> t
         StoreDamaged: the index in the store is not what was written. A copy that is damaged is
             fetched again.
     """
+    if card_stamp(store, key, measure) is None:
+        command = index_command(store, key, measure)
+        raise BadInput(f"no index of {key}, measure {measure}: build it by `{command}`")
     folder = folder_of(store, key, measure)
     if store.root_path is not None:
         return read_index(folder, mapped=mapped)

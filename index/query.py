@@ -18,7 +18,7 @@ from alike.index.filters import Among
 from alike.index.kinds import INDEX_KINDS
 from alike.index.masked import search_filled, search_masked
 from alike.index.neighbours import Neighbours, Query, tidy
-from alike.index.places import card_of, open_index
+from alike.index.places import card_of, index_command, open_index
 from alike.index.rerank import TAP, rerank_neighbours, wanted_candidates
 from alike.index.specs import Card
 
@@ -313,9 +313,10 @@ class NeighbourIndex:
 
 def _check_card(card: Card, features: Any, measure: Measure) -> None:
     wanted = (features.key, str(features.attrs["weights_hash"]))
+    command = index_command(features.store, features.key, measure.name)
     if (card.key, card.weights_hash) != wanted:
         msg = f"the index is of {card.key} with weights {card.weights_hash[:12]}, the store has"
-        raise BadInput(f"{msg} {wanted[0]} with {wanted[1][:12]}: rebuild it by `alike index`")
+        raise BadInput(f"{msg} {wanted[0]} with {wanted[1][:12]}: rebuild it by `{command}`")
     if card.measure_digest != measure.digest:
         msg = f"the index of {measure.name} was built before the measure was fitted anew"
-        raise BadInput(f"{msg}: rebuild it by `alike index --measure {measure.name}`")
+        raise BadInput(f"{msg}: rebuild it by `{command}`")

@@ -131,7 +131,8 @@ def _same_bytes(opened: OpenIndex) -> pd.DataFrame:
     differ = rest["label"].fillna("").to_numpy() != labels.loc[rest["row"]].fillna("").to_numpy()
     rest = rest[differ].reset_index(drop=True)
     image = _images(opened, rest["row"])
-    copy = image.assign(path=rest["path"], label=rest["label"]).add_prefix("other_")
+    own = {name: rest[name] for name in ("path", "label", "subset")}
+    copy = image.assign(**own).add_prefix("other_")
     return pd.concat([image, copy], axis=1).assign(score=1.0, why="same bytes, another label")
 
 

@@ -16,7 +16,7 @@ from alike.extract.measures import (
     measure_named,
 )
 from alike.index.encode import Encoder
-from alike.index.places import card_of
+from alike.index.places import card_of, index_command
 from alike.index.query import NeighbourIndex
 
 
@@ -46,8 +46,8 @@ class Unindexed:
     def needs(self) -> str:
         """What neighbours need, with the command that makes it."""
         name = self.measure.name
-        place = f"--store {self.features.store.url} --features {self.features.key}"
-        return f"an index of {name}: run `alike index {place} --measure {name}`"
+        command = index_command(self.features.store, self.features.key, name)
+        return f"an index of {name}: run `{command}`"
 
     def refreshed(self) -> "NeighbourIndex | Unindexed":
         """The index if one was built since; else the images as they are now."""
@@ -79,7 +79,14 @@ def open_extraction(store: Any, key: str, measure: str) -> NeighbourIndex | Unin
     except BadInput as error:
         features = store.features(key)
         there = card_of(store, key, measure) is not None
-        return Unindexed(features, fitted_measure(features, measure), str(error) if there else "")
+        try:
+            ready = fitted_measure(features, measure)
+        except BadInput as lacking:
+            if not measure_named(measure).needs_fit:
+                raise
+            command = index_command(store, key, measure)
+            raise BadInput(f"{lacking}: `{command}` fits it") from error
+        return Unindexed(features, ready, str(error) if there else "")
 
 
 def usual_measure(features: Any, wanted: str) -> str:

@@ -90,7 +90,13 @@ def open_table(
     else:
         # Its first rows, for the names of the columns.
         with closing(_csv_parts(filesystem, name, spec)) as parts:
-            names = list(next(parts))
+            names = _stripped(next(parts))
+        for one in (path, label, subset, *filter(None, [group])):
+            if names.count(one) > 1:
+                raise BadInput(
+                    f"manifest {spec} has {names.count(one)} columns named {one!r}: rename or "
+                    "remove all but one"
+                )
         read = partial(_csv_rows, filesystem, name, spec)
     if path not in names:
         other = next((mark for mark in ";\t" if mark in "".join(names)), "")
@@ -131,7 +137,13 @@ def _csv_rows(
 ) -> Iterator[Row]:
     """Rows of a manifest, `CHUNK` at a time."""
     for part in _csv_parts(filesystem, name, spec):
-        yield from _rows({str(one): part[one].tolist() for one in part}, columns)
+        values = (part.iloc[:, place].tolist() for place in range(part.shape[1]))
+        yield from _rows(dict(zip(_stripped(part), values, strict=True)), columns)
+
+
+def _stripped(part: Any) -> list[str]:
+    """Names of a table's columns: spaces after a comma are no part of one."""
+    return [str(one).strip() for one in part.columns]
 
 
 def _rows(values: Mapping[str, list[Any]], columns: Sequence[str | None]) -> Iterator[Row]:
@@ -155,9 +167,7 @@ def _csv_parts(filesystem: Any, name: str, spec: str) -> Generator[Any]:
                 chunksize=CHUNK,
             ) as parts,
         ):  # fmt: skip
-            for part in parts:
-                # Spaces after a comma are no part of a name.
-                yield part.rename(columns=lambda one: str(one).strip())
+            yield from parts
     except BadInput as error:
         if not isinstance(error.__cause__, UnicodeDecodeError) or encoding:
             raise

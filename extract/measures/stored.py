@@ -111,9 +111,7 @@ def fitted_measure(features: FeatureRows, name: str) -> Measure:
     if measure.needs_fit:
         earlier, _ = _load(features, measure)
         if earlier is None:
-            msg = f"measure {name} was not fitted on {features.key} yet"
-            command = f"alike index --features {features.key} --measure {name}"
-            raise BadInput(f"{msg}: `{command}` fits it")
+            raise BadInput(f"measure {name} was not fitted on {features.key} yet")
         measure = earlier
     _check_stored(features, measure)
     return measure

@@ -6,7 +6,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from alike.analysis import data_limits
@@ -28,6 +27,7 @@ from alike.analysis.report.data import data_section
 from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
 
+from .peers.record import digits as flipped_digits
 from .peers.record import read
 
 NAN = (float("nan"), float("nan"))
@@ -40,13 +40,9 @@ def near_of(x, images):
 
 def digits(flipped=100, seed=0):
     """Pixels of digits sorted by their labels, of which some are wrong; which ones are."""
-    x, y = load_digits(return_X_y=True)
-    draw = np.random.default_rng(seed)
-    wrong = draw.permutation(len(y))[:flipped]
-    said = y.copy()
-    said[wrong] = (y[wrong] + draw.integers(1, 10, flipped)) % 10
+    x, said, y = flipped_digits(flipped, seed)
     images = evaluation_set_of(np.arange(len(y)), [str(label) for label in said])
-    return x[images.rows].astype(np.float32), images, np.isin(images.rows, wrong), y[images.rows]
+    return x[images.rows], images, (said != y)[images.rows], y[images.rows]
 
 
 def test_wrong_labels_are_suspected_first():

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from alike.analysis.report import score_sections
 from alike.analysis.stored import Analysis
+from alike.extract.errors import BadInput
 from alike.extract.identity import file_hash
 from alike.extract.images import remembered
 from alike.extract.store.store import Store
@@ -340,6 +341,24 @@ def test_a_run_that_fails_is_recorded_and_changes_no_reference(story, monkeypatc
     assert json.loads(story.command("status", str(story.file), "--json"))["failed_since"] == 1
     story.run()
     assert json.loads(story.command("status", str(story.file), "--json"))["failed_since"] == 0
+
+
+def test_a_failure_that_cannot_be_recorded_is_said(story, monkeypatch):
+    """It must not hide why the run failed, nor be passed over."""
+    said = []
+
+    def fails(*_):
+        raise OSError("no space left on\nthe device")
+
+    monkeypatch.setattr(whole_run.History, "write", fails)
+    pipeline = read_pipeline(story.file)
+    with (
+        pytest.raises(BadInput, match="why"),
+        whole_run.refusal_recorded(pipeline, lambda line, /, *, level: said.append((line, level))),
+    ):
+        raise BadInput("why")
+    wanted = "that this run failed is not in the history: no space left on the device"
+    assert said == [(wanted, "warning")]
 
 
 def test_a_run_killed_before_its_record_is_recorded_by_the_next(story, monkeypatch):

@@ -165,6 +165,16 @@ def test_twins_are_searched_in_pairs_up_to_a_size(sampled):
     assert seconds == pytest.approx([999 * 500e-6, 9999 * 5000e-6, 0.0])
 
 
+def test_twins_that_the_settings_ignore_take_no_time(tmp_path):
+    settings = make_set(tmp_path, 24)
+    settings.write_text(
+        settings.read_text().replace('source = "set"', 'source = "set"\ntwins = "ignore"')
+    )
+    pipeline = read_pipeline(settings)
+    sample = measure(pipeline, seconds=0.1)
+    assert plan(pipeline, sample, 10_000).seconds["twins"] == 0
+
+
 def test_stages_share_the_processor(sampled):
     """Processor time bounds an extraction without GPUs, the slowest of the stages one on GPUs."""
     settings, sample = sampled

@@ -356,7 +356,7 @@ class TestFiles:
     def test_no_index(self, make_store):
         store = make_store(n=10)
         key = store.features().key
-        command = f"build it by `alike index --features {key} --measure gap_cosine`"
+        command = f"`alike index --store {store.url} --features {key} --measure gap_cosine`"
         with pytest.raises(BadInput, match=re.escape(command)):
             NeighbourIndex.open(store)
 

@@ -438,6 +438,12 @@ def test_labels_beside_the_images_of_a_tar_that_are_not_found_are_said(tmp_path:
 def test_spaces_and_separators_of_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "spaces.csv").write_text("path, label\n1.jpg, cat\n")
     assert [one.label for one in open_source(str(tmp_path / "spaces.csv"))] == ["cat"]
+    # Pandas tells two columns of one name apart, but not if a space does.
+    (tmp_path / "twice.csv").write_text("path,label, label,other, other\n1.jpg,cat,dog,x,y\n")
+    with pytest.raises(BadInput, match="2 columns named 'label'"):
+        open_source(str(tmp_path / "twice.csv"))
+    twice = open_source(str(tmp_path / "twice.csv"), label="path", subset="none")
+    assert [one.path for one in twice] == ["1.jpg"]
     for mark in ";\t":
         (tmp_path / "other.csv").write_text(f"path{mark}label\n1.jpg{mark}cat\n")
         with pytest.raises(BadInput, match=r"has one column, .*: it is separated by .*commas"):
