@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alike.extract.errors import BadInput
 from alike.flows.steps import load_one, source_of, taps_of
@@ -24,6 +25,8 @@ SECONDS = 15.0
 """Of extraction of the sample."""
 LEAST, MOST = 24, 256
 """Images of the sample."""
+GROUP = 16
+"""Images of the groups whose twins are searched apart."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Sample:
         gpus: that this machine has.
         notes: what could not be measured.
         others: what is stored of the second and further networks.
-        fixed: seconds of a step that a few images take too: checks, first passes, compiling.
+        fixed: seconds of a step that a few images take too: imports, checks, first passes, compiling.
     """
 
     images: int
@@ -117,6 +120,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     Raises:
         BadInput: no image can be used.
     """
+    began = time.perf_counter()
     import torch
 
     from alike.extract.forward import choose_device
@@ -126,6 +130,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     from alike.extract.store import Store
 
     importlib.import_module("alike.analysis.analyse")
+    start = time.perf_counter() - began
     source = source_of(pipeline)
     listed = sum(1 for _ in source)
     paths = [path for path, _ in spread(source, listed, MOST)]
@@ -133,7 +138,9 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     for path in paths[:LEAST]:
         image_id(source.read(path))
     list_seconds = (time.perf_counter() - started) / max(len(paths[:LEAST]), 1)
+    began = time.perf_counter()
     networks = [(load_one(one, one.weights), taps_of(pipeline, one)) for one in pipeline.networks]
+    start += time.perf_counter() - began
     loaded = _peak()
     settings: dict[str, Any] = {
         "device": pipeline.extract.device, "precision": pipeline.extract.precision,
@@ -156,7 +163,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         busy = time.process_time() - busy
         began, idle = time.perf_counter(), time.process_time()
         extract_networks(part, networks, store, **settings)
-        fixed = {"extract": time.perf_counter() - began}
+        fixed = {"extract": start + time.perf_counter() - began}
         idle = time.process_time() - idle
         computed = report if report.n_computed else first
         stages = {name: spent / computed.n_computed for name, spent in computed.stages.items()}
@@ -217,7 +224,7 @@ def index_seconds(features: "Features", measure: str) -> tuple[float, float]:
 
 
 def twin_seconds(store: "Store") -> tuple[float, float, float]:
-    """What the search of twins takes.
+    """What the search of twins takes, on all cores.
 
     Args:
         store: whose images have signatures.
@@ -229,32 +236,38 @@ def twin_seconds(store: "Store") -> tuple[float, float, float]:
     from alike.extract.twins.links import find_links
 
     _, _, thumbnails, hashes = store.signatures.read()
-    spread = np.random.default_rng(0).permutation(len(thumbnails))
-    thumbnails, hashes = thumbnails[spread], hashes[spread]
-
-    def search(count: int) -> None:
-        find_links(thumbnails[:count], hashes[:count], threads=usable_cores())
-
-    n, few = len(thumbnails), len(thumbnails) // 2
-    if few < 2:
+    n = len(thumbnails)
+    if n <= GROUP:
         return 0.0, 0.0, 0.0
-    search(few)
-    busy = time.process_time()
-    whole = shortest(lambda: search(n), 1)
-    busy = time.process_time() - busy
-    half = shortest(lambda: search(few))
-    # whole = a n + b n (n - 1) / 2, and the same of half.
-    pair = max(whole / n - half / few, 0.0) * 2 / (n - few)
-    return max(whole - pair * n * (n - 1) / 2, 0.0) / n, pair, busy
+    order = np.random.default_rng(0).permutation(n)
+    groups = np.array_split(order, -(-n // GROUP))
+
+    def search(parts: list[NDArray[np.int64]]) -> None:
+        for part in parts:
+            find_links(thumbnails[part], hashes[part])
+
+    search(groups[:1])
+    whole = shortest(lambda: search([order]), clock=time.process_time)
+    apart = shortest(lambda: search(groups), clock=time.process_time)
+    call = shortest(lambda: search([order[:1]]), clock=time.process_time)
+    apart -= (len(groups) - 1) * call
+    # Now both search every image once; the groups leave out the pairs between them.
+    within = sum(len(group) * (len(group) - 1) for group in groups) / 2
+    pairs = n * (n - 1) / 2
+    pair = max(whole - apart, 0.0) / (pairs - within)
+    cores = usable_cores()
+    return max(whole - pair * pairs, 0.0) / n / cores, pair / cores, whole
 
 
-def shortest(work: Callable[[], object], turns: int = 3) -> float:
+def shortest(
+    work: Callable[[], object], turns: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of the fastest of some turns."""
     times = []
     for _ in range(turns):
-        began = time.perf_counter()
+        began = clock()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return min(times)
 
 
