@@ -226,6 +226,8 @@ def _analyse(
     if human is not None:
         tables["human"] = pd.concat([work.ask(part, human) for part in plan], ignore_index=True)
         human_record = human.record
+        if tables["human"].empty:
+            left_out["alike to people"] = human.too_few
     record = {
         "split": settings.split, **({"where": features.where} if features.where else {}),
         "measures": [*measures, *settings.set_measures],

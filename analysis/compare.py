@@ -413,7 +413,7 @@ def _people(
         return {}, []
     table = human_differences(human, [one.vectors, other.vectors], one.images, seed=seed)[1]
     if table.empty:
-        return {}, ["people said nothing of these images"]
+        return {}, [f"alike to people: left out: {human.too_few}"]
     differences = {
         f"{PEOPLE}{row.score}": Difference(
             row.value - row.difference, row.value, (row.difference_low, row.difference_high)

@@ -191,7 +191,10 @@ def rank_networks(
             if difference is not None and difference.at_end:
                 note = f"{note}; {AT_END}" if note else AT_END
             rows.append((one.key, name, value, *span, *of_best, SCORES[name].better, note))
-    rows += _of_people(human, every, images, seed)
+    of_people = _of_people(human, every, images, seed)
+    if human is not None and not of_people:
+        left_out["alike to people"] = human.too_few
+    rows += of_people
     names = ["network", "score", "value", "low", "high", "difference", "difference_low"]
     table = pd.DataFrame(rows, columns=[*names, "difference_high", "better", "note"])
     record: dict[str, Any] = {

@@ -8,6 +8,7 @@ Three kinds, each known by the names in the file:
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,14 @@ Kind = Literal["votes", "dissimilarities", "triplets"]
 
 NAMES = ("image_id", "path")
 """Arrays or columns that say which image a row is of."""
+CLASSES = "classes"
+"""Array of an .npz that names the columns of votes."""
+SHOWN = 30
+"""Classes that a note names."""
+NUMBERS = "biuf"
+"""Kinds of arrays that are numbers."""
+UNNAMED = re.compile(r"Unnamed: \d+|\s*")
+"""A column of a table that has no name, as pandas calls it."""
 RATER = "rater"
 TRIPLETS = {"odd": ("a", "b", "odd"), "near": ("anchor", "near", "far")}
 EXPECTED = (
@@ -45,6 +54,7 @@ class HumanAnswers:
         notes: how rows were matched, and what was left out.
         raters: (T,) who answered each triplet, a number for each rater; empty if the file does not
             say.
+        classes: what votes are for, a name for each column; empty of other kinds.
     """
 
     kind: Kind
@@ -55,11 +65,19 @@ class HumanAnswers:
     digest: str
     notes: tuple[str, ...]
     raters: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    classes: tuple[str, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
-        """What tables keep of it: kind, digest, notes."""
-        return {"kind": self.kind, "digest": self.digest, "notes": list(self.notes)}
+        """What tables keep of it: kind, digest, notes, and the classes of votes."""
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {"kind": self.kind, "digest": self.digest, "notes": list(self.notes), **classes}
+
+    @property
+    def too_few(self) -> str:
+        """Why there is no score if fewer than three answers are of the images evaluated."""
+        of = "triplets" if self.kind == "triplets" else "images"
+        return f"fewer than 3 of the {of} that people answered are evaluated, expected 3 or more"
 
 
 def read_answers(file: str | Path, images: pd.DataFrame) -> HumanAnswers:
@@ -119,9 +137,13 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """Arrays by name, and the digest of the file."""
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        return _content(path), digest
+        content = _content(path)
+        _check_columns(content)
+    except _NoClass as error:
+        raise BadInput(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path} cannot be read ({error}): expected {EXPECTED}") from error
+    return content, digest
 
 
 def _of_no_kind(path: Path, content: dict[str, NDArray[Any]]) -> BadInput:
@@ -140,10 +162,66 @@ def _content(path: Path) -> dict[str, NDArray[Any]]:
     if any(set(names) <= set(content) for names in TRIPLETS.values()):
         return content
     named = {name: content.pop(name) for name in NAMES if name in content}
-    counts = [values for values in content.values() if values.dtype.kind in "iuf"]
-    if not named or not counts:
+    if not named or not any(values.dtype.kind in NUMBERS for values in content.values()):
         raise ValueError(f"its columns are {', '.join(map(str, table.columns))}")
-    return {**named, "counts": np.stack(counts, axis=1)}
+    image = next(iter(named.values()))
+    counts = [_numbers(name, values, image) for name, values in content.items()]
+    return {**named, CLASSES: np.array(list(content)), "counts": np.stack(counts, axis=1)}
+
+
+def _numbers(name: str, values: NDArray[Any], image: NDArray[Any]) -> NDArray[np.float64]:
+    """A column of a table.
+
+    Raises:
+        _NoClass: one of its values is no number.
+    """
+    numbers = np.asarray(pd.to_numeric(pd.Series(values), errors="coerce"), dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if not len(wrong):
+        return numbers
+    first = values[wrong[0]]
+    said = "is empty" if pd.isna(first) else f"says {str(first)!r}"
+    raise _NoClass(name, f"{said} for {image[wrong[0]]}", "correct it, or leave the column out")
+
+
+class _NoClass(Exception):
+    """A column that is taken for the votes for a class, and is none."""
+
+    def __init__(self, name: str, wrong: str, advice: str) -> None:
+        of = "every column beside path and image_id is the votes for a class"
+        super().__init__(f"the column {name} {wrong}, and {of}: {advice}")
+
+
+def _check_columns(content: dict[str, NDArray[Any]]) -> None:
+    """Refuse columns of votes that are none.
+
+    Raises:
+        _NoClass: a column without a name, that numbers the rows, or that is the sum of the others.
+    """
+    counts = content.get("counts")
+    if counts is None or counts.ndim != 2 or counts.dtype.kind not in NUMBERS:
+        return
+    wide = counts.astype(np.float64)
+    rows, total = np.arange(len(wide)), wide.sum(axis=1)
+    for name, column in zip(_classes(content), wide.T, strict=True):
+        if UNNAMED.fullmatch(name):
+            wrong = "has no name (the index of a table that was saved with it?)"
+        elif len(rows) > 2 and np.array_equal(column - column[0], rows):
+            wrong = "numbers the rows"
+        elif min(wide.shape) > 2 and total.any() and np.allclose(2 * column, total, rtol=1e-6):
+            wrong = "is the sum of the others"
+        else:
+            continue
+        raise _NoClass(name, wrong, "leave it out")
+
+
+def _classes(content: dict[str, NDArray[Any]]) -> tuple[str, ...]:
+    """A name for each column of votes; its place, counted from 1, where the file has none."""
+    columns = content["counts"].shape[1]
+    names = content.get(CLASSES, np.empty(0))
+    if names.shape != (columns,):
+        return tuple(str(place + 1) for place in range(columns))
+    return tuple(map(str, names))
 
 
 def _of_images(
@@ -179,9 +257,16 @@ def _of_images(
         notes.append(f"{path.name} is not symmetric: each pair has the mean of its two numbers")
     if not here.all():
         notes.append(f"{int((~here).sum())} of {n} images are not in the store or have no votes")
+    classes = _classes(content) if kind == "votes" else ()
+    if CLASSES in content and classes:
+        more = f" and {len(classes) - SHOWN:,} more" if len(classes) > SHOWN else ""
+        notes.append(f"classes of the votes: {', '.join(classes[:SHOWN])}{more}")
     values = wide[here] if kind == "votes" else wide[:, here][:, :, here]
     empty = np.empty((0, 3), np.int64)
-    return HumanAnswers(kind, rows[here], values, empty, False, digest, tuple(notes))
+    return HumanAnswers(
+        kind, rows[here], values, empty, False, digest, tuple(notes),
+        classes=classes,
+    )  # fmt: skip
 
 
 def _rows_of(

@@ -30,6 +30,11 @@ ALL_SPLITS = 1000
 DRAWS = 200
 """Draws of the bootstrap."""
 ONE_RATER = "one rater: the interval is over images alone, and there are no ceilings"
+ONE_VOTE = "one vote an image: the interval is over images alone, and there are no ceilings"
+SHARES = (
+    "votes are shares, not whole numbers, so how many people voted is not known: the interval is "
+    "over images alone, and there are no ceilings"
+)
 PAIR_SECONDS = 1e-6
 """Of ranking one pair of images by two similarities, on one core; up to 2.5e-6 of `MOST` images."""
 COLUMNS = (
@@ -119,28 +124,49 @@ def _similarity(vectors: Vectors, at: NDArray[np.int64]) -> Floats:
 
 
 class _Votes:
-    """Raters who named classes: two images are as alike as two raters name one class for them."""
+    """Raters who named classes: two images are as alike as two raters name one class for them.
 
-    def __init__(self, counts: NDArray[Any]) -> None:
-        self.counts = np.rint(counts).astype(np.int64)
+    Rows that are not whole are shares of votes, of raters whose number is not known: none of them
+    are drawn.
+    """
+
+    def __init__(self, votes: Floats) -> None:
+        self.votes = votes
+        self.counted = bool((votes == np.rint(votes)).all())
+
+    @property
+    def note(self) -> str:
+        """Why there are no ceilings; empty if there are."""
+        if not self.counted:
+            return SHARES
+        single = int((self.votes.sum(axis=1) < 2).sum())
+        if single == len(self.votes):
+            return ONE_VOTE
+        return f"no ceilings: {single} of {len(self.votes)} images have one vote" if single else ""
 
     def compare(self, model: Floats, codes: Any, at: Any = None) -> dict[str, float]:
-        return agreement(model, _agreeing(self.counts), codes, at)
+        return agreement(model, _agreeing(self.votes), codes, at)
 
     def drawn(self, draw: np.random.Generator) -> "_Votes":
-        total = self.counts.sum(axis=1)
-        return _Votes(draw.multinomial(total, self.counts / total[:, None]))
+        if not self.counted:
+            return self
+        total = self.votes.sum(axis=1)
+        drawn = draw.multinomial(total.astype(np.int64), self.votes / total[:, None])
+        return _Votes(drawn.astype(np.float64))
 
     def ceilings(
         self, model: Floats, codes: Any, draw: np.random.Generator, splits: int
     ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """Half against half, what that is for all (Spearman and Brown), the model against half."""
+        if self.note:
+            return {}, {}, {}
         between, against = [], []
+        counts = self.votes.astype(np.int64)
         for _ in range(splits):
             half = np.stack([
-                draw.multivariate_hypergeometric(row, int(row.sum() // 2)) for row in self.counts
+                draw.multivariate_hypergeometric(row, int(row.sum() // 2)) for row in counts
             ])  # fmt: skip
-            one, other = _agreeing(half), _agreeing(self.counts - half)
+            one, other = _agreeing(half), _agreeing(counts - half)
             between.append(agreement(one, other, codes))
             against.append(agreement(model, one, codes))
         low, mine = _means(between), _means(against)
@@ -150,10 +176,11 @@ class _Votes:
         return low, high, mine
 
 
-def _agreeing(counts: NDArray[np.int64]) -> Floats:
-    total = counts.sum(axis=1, keepdims=True)
-    p = counts / np.maximum(total, 1)
-    return np.asarray(p @ p.T)
+def _agreeing(votes: NDArray[Any]) -> Floats:
+    total = votes.sum(axis=1, keepdims=True)
+    p = np.divide(votes, total, out=np.zeros(votes.shape), where=total > 0)
+    # Agreement that is equal ties, whatever its last bits: ranks would order them.
+    return np.asarray(np.round(p @ p.T, 12))
 
 
 class _Raters:
@@ -240,6 +267,7 @@ class _AskedPairs:
         people: _People = (
             _Votes(answers.values[of]) if votes else _Raters(answers.values[:, of][:, :, of])
         )
+        notes += [people.note] if isinstance(people, _Votes) and people.note else []
         return _AskedPairs(places, images.codes[places], people, "; ".join(notes))
 
     def replicas(
@@ -272,9 +300,9 @@ def _of_pairs(
     if not np.isfinite(values["all_pairs"]):
         one = "people, or the measure, gave all pairs of images one similarity: no correlation"
         note = "; ".join([*filter(None, [note]), one])
-    if isinstance(people, _Votes) and 0 < splits < SPLITS:
-        note = "; ".join([*filter(None, [note]), f"ceilings from {splits} splits of the raters"])
     low, high, half = people.ceilings(similarity, codes, draw, splits) if splits else ({}, {}, {})
+    if isinstance(people, _Votes) and low and splits < SPLITS:
+        note = "; ".join([*filter(None, [note]), f"ceilings from {splits} splits of the raters"])
     replicas = [one for (one,) in asked.replicas([similarity], draw, draws)]
     rows = []
     for name, value in values.items():

@@ -14,6 +14,8 @@ from alike.analysis.people.answers import HumanAnswers
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
+ONE_RATER = "no interval: it would be over images and raters, and one rater answered"
+
 
 @dataclass(frozen=True)
 class AskedTriplets:
@@ -63,6 +65,8 @@ class AskedTriplets:
     def note(self) -> str:
         """Chance, and over what the interval is."""
         chance = "chance is .333" if self.odd else "chance is .5"
+        if self.named and len(np.unique(self.raters)) < 2:
+            return f"{chance}; {ONE_RATER}"
         over = "images and raters" if self.named else "images and answers: no column names raters"
         return f"{chance}; the interval is over {over}"
 

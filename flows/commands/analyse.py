@@ -141,7 +141,7 @@ def register(app: typer.Typer) -> None:
         )
         if "layers" in analysis.tables:
             print_table(wide_layers(analysis.tables["layers"]), "layer by layer")
-        if "human" in analysis.tables:
+        if len(analysis.tables.get("human", ())):
             shown = analysis.tables["human"].drop(columns="note")
             print_table(shown, "alike to people (see docs/analysis.md)")
             for note in human_notes(analysis.tables["human"]):

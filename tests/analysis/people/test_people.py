@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -13,9 +14,17 @@ from scipy.stats import pearsonr, spearmanr
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.people.answers import HumanAnswers, read_answers
+from alike.analysis.people.answers import HumanAnswers, check_answers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
-from alike.analysis.people.scores import ONE_RATER, human_notes, human_scores, splits_of
+from alike.analysis.people.scores import (
+    ONE_RATER,
+    ONE_VOTE,
+    SHARES,
+    human_notes,
+    human_scores,
+    splits_of,
+)
+from alike.analysis.people.triplets import ONE_RATER as ONE_RATER_OF_TRIPLETS
 from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
@@ -192,6 +201,51 @@ def test_people_of_one_opinion_agree_with_nothing():
     assert all("one similarity" in note for note in table["note"])
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_shares_of_votes_are_not_rounded(scale):
+    """Values are those of the votes; nobody knows how many people the shares are of."""
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(30), [f"{n % 3}" for n in range(30)])
+    vectors = held_vectors(draw.standard_normal((30, 4)).astype(np.float32), "cosine")
+    counts = draw.multinomial(7, draw.dirichlet(np.ones(3), 30))
+    shares = scale * counts / counts.sum(axis=1, keepdims=True)
+    whole, part = (
+        human_scores(votes_of(each), vectors, images, draws=30, splits=3)
+        for each in (counts, shares)
+    )
+    assert part["value"].to_numpy() == pytest.approx(whole["value"].to_numpy())
+    assert whole.loc[0, ["ceiling_low", "low"]].notna().all()
+    assert part[["ceiling_low", "ceiling_high", "against_half"]].isna().all().all()
+    assert part.loc[0, "low"] < part.loc[0, "value"] < part.loc[0, "high"]
+    assert human_notes(part) == [SHARES]
+
+
+@pytest.mark.quick
+def test_one_vote_an_image_has_no_ceilings():
+    draw = np.random.default_rng(0)
+    images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
+    vectors = held_vectors(draw.standard_normal((12, 4)).astype(np.float32), "cosine")
+    single = np.eye(3)[draw.integers(0, 3, 12)]
+    for counts, note in ((single, ONE_VOTE), (single + np.eye(12, 3), "no ceilings: 9 of 12 ")):
+        table = human_scores(votes_of(counts), vectors, images, draws=25, splits=3)
+        assert table["ceiling_low"].isna().all()
+        assert human_notes(table)[0].startswith(note)
+
+
+@pytest.mark.quick
+def test_few_triplets_and_one_rater_are_noted():
+    images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
+    vectors = held_vectors(np.random.default_rng(0).random((12, 4), np.float32), "cosine")
+    three = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    one = HumanAnswers("triplets", NONE, np.empty((0, 0)), three, False, "0", (), np.zeros(3, int))
+    table = human_scores(one, vectors, images)
+    assert human_notes(table) == ["chance is .5; " + ONE_RATER_OF_TRIPLETS]
+    assert table["low"].isna().all()
+    two = replace(one, triplets=three[:2])
+    assert human_scores(two, vectors, images).empty
+    assert two.too_few.startswith("fewer than 3 of the triplets")
+
+
 def test_images_that_nobody_saw_are_counted():
     draw = np.random.default_rng(0)
     images = evaluation_set_of(np.arange(12), ["a", "b"] * 6)
@@ -257,6 +311,26 @@ class TestFiles:
             read_answers(tmp_path / "a.npz", images)
         with pytest.raises(BadInput, match="cannot be read"):
             read_answers(tmp_path / "none.npz", images)
+
+    @pytest.mark.parametrize(("column", "values", "reason"), [
+        ("", [0, 1, 2], "the column Unnamed: 0 has no name"),
+        ("number", [3, 4, 5], "the column number numbers the rows"),
+        ("total", [3, 7, 9], "the column total is the sum of the others"),
+        ("cow", [1, "?", 1], "the column cow says '\\?' for b"),
+        ("cow", [1, None, 1], "the column cow is empty for b"),
+        ("label", ["cat", "dog", "cat"], "the column label says 'cat' for a"),
+    ])  # fmt: skip
+    def test_a_column_that_is_no_class_is_refused(self, tmp_path, images, column, values, reason):
+        table = pd.DataFrame({"image_id": list("abc"), "cat": [1, 3, 2], "dog": [2, 4, 7]})
+        table.insert(0, column, values)
+        table.to_csv(tmp_path / "c.csv", index=False)
+        for read in (check_answers, lambda file: read_answers(file, images)):
+            with pytest.raises(BadInput, match=reason):
+                read(tmp_path / "c.csv")
+        table.drop(columns=column).to_csv(tmp_path / "c.csv", index=False)
+        said = read_answers(tmp_path / "c.csv", images)
+        assert said.record["classes"] == ["cat", "dog"]
+        assert said.notes == ("classes of the votes: cat, dog",)
 
 
 def test_analysis_holds_them(tmp_path, made, write_features):
@@ -346,7 +420,8 @@ def test_ceilings_of_votes_are_the_mean_over_splits_in_halves():
     for _ in range(100):
         half = np.array([again.multivariate_hypergeometric(row, row.sum() // 2) for row in counts])
         p, q = (part / part.sum(axis=1, keepdims=True) for part in (half, counts - half))
-        values.append(spearmanr((p @ p.T)[upper], (q @ q.T)[upper]).statistic)
+        alike = ((each @ each.T)[upper].round(12) for each in (p, q))
+        values.append(spearmanr(*alike).statistic)
     ceiling = table.set_index("score").loc["all_pairs", "ceiling_low"]
     assert ceiling == pytest.approx(np.mean(values))
     few = human_scores(votes_of(counts), vectors, images, draws=0, splits=3)
