@@ -38,7 +38,8 @@ from alike.analysis.explain import evaluating, network_for
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
-from alike.analysis.pairs import share_interval, spread, units_of
+from alike.analysis.pairs import units_of
+from alike.analysis.probes import right_interval
 from alike.analysis.scores import evaluate_measure, logit_places
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import StoredImages, transform_of
@@ -412,10 +413,7 @@ def _right(features: "Features", images: EvaluationSet, logits: Floats) -> Float
 
 
 def _share(right: Floats, images: EvaluationSet) -> tuple[float, float, float]:
-    units = units_of(images)
-    moved = np.bincount(units.named, right / len(right), len(units.stratum)).astype(np.float64)
-    of = spread(moved, units.stratum)
-    return float(right.mean()), *share_interval(float(right.mean()), of, len(units.stratum))
+    return float(right.mean()), *right_interval(right, units_of(images))
 
 
 def _gaps(

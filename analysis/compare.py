@@ -47,6 +47,7 @@ from alike.analysis.pairs import (
 )
 from alike.analysis.pairs import curves as score
 from alike.analysis.people import HumanAnswers, human_differences, human_notes
+from alike.analysis.probes import right_interval
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
@@ -67,7 +68,10 @@ NEIGHBOURS = 10
 PEOPLE = "human_"
 """Before the names of scores against people (see `people.KINDS`) where they stand by others."""
 
-AT_END = "no interval of the difference: one side is at an end of the score's range"
+AT_END = (
+    "one side is at an end of the score's range: the interval of the difference is that of both "
+    "sides as if they moved apart from each other, which is wide"
+)
 
 Span = tuple[float, float]
 
@@ -80,7 +84,7 @@ class Difference:
         a: of the first.
         b: of the second.
         span: NaN where there is no interval.
-        at_end: whether that is because a side is at an end of the score's range.
+        at_end: whether a side is at an end of the score's range (see `difference_interval`).
     """
 
     a: float
@@ -142,8 +146,7 @@ def compare(
         many `images` were compared `of` how many: beyond 63,000 a stratified sample is; how many
         were `lost` before: one side has no value of what the measure reads; of how many the
         influence was computed (`influence_of`); and `people`, what to say of the scores against
-        them; and `at_end`, the scores of which a side is at an end of the range, so that their
-        difference has no interval.
+        them; and `at_end`, the scores of which a side is at an end of the range (see `Difference`).
 
     Raises:
         BadInput: no images in common, or none that make pairs of both kinds; a negative seed.
@@ -439,7 +442,8 @@ def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Unit
     """Of two networks whose images are right or not, (N,) each, 0 to 1."""
     of_a, of_b = float(a.mean()), float(b.mean())
     moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
-    span = mean_difference(of_a, of_b, spread(moved, units.stratum))
+    span_a, span_b = (right_interval(each, units) for each in (a, b))
+    span = mean_difference(of_a, of_b, span_a, span_b, spread(moved, units.stratum))
     return Difference(of_a, of_b, span, at_end(of_a) or at_end(of_b))
 
 

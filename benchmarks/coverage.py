@@ -6,6 +6,7 @@
     python -m benchmarks.coverage --sets 300 --truths 600 --cells unfitted
     python -m benchmarks.coverage --sets 300 --truths 600 --cells rare --alone
     python -m benchmarks.coverage --sets 400 --truths 800 --cells nc1
+    python -m benchmarks.coverage --sets 1000 --cells shares
 
 The sets are Gaussian clusters whose centres stay and whose images are drawn anew, twice: the second
 network sees most of what the first does. The truth of a score is its mean over further sets. A
@@ -33,8 +34,10 @@ from alike.analysis.compare import (
     nc1_by_group,
     nc1_difference,
     nc1_of,
+    share_difference,
 )
-from alike.analysis.pairs import jackknife_ratio_interval
+from alike.analysis.pairs import jackknife_ratio_interval, units_of
+from alike.analysis.probes import right_interval
 from alike.analysis.scores import evaluate_measure
 
 Numbers = NDArray[np.float64]
@@ -191,6 +194,43 @@ def print_nc1(sets: int, truths: int, workers: int) -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
+def evaluate_shares(n: int, copies: int, wrong: float, more: float, seed: int) -> Numbers:
+    """Value, low, high of the images that are right, and of the difference to a second network.
+
+    Args:
+        n: pictures of five classes.
+        copies: images of each picture, which are right or wrong together.
+        wrong: share that the first network errs on.
+        more: share that the second errs on, of the same pictures first in six cases of ten.
+        seed: of what is drawn.
+    """
+    draw = np.random.default_rng(seed)
+    images, picture = _images((n * copies // 5,) * 5), np.repeat(np.arange(n), copies)
+    units = units_of(images, picture)
+    hard = draw.random(n)
+    other = np.where(draw.random(n) < 0.6, hard, draw.random(n))
+    a, b = ((x >= p).astype(np.float64)[picture] for x, p in ((hard, wrong), (other, more)))
+    apart = share_difference(a, b, units)
+    return np.array([
+        (a.mean(), *right_interval(a, units)), (apart.b - apart.a, *apart.span)
+    ])  # fmt: skip
+
+
+def print_shares(sets: int) -> None:
+    """Print coverage, and the mean width, of shares near an end of their range."""
+    heads = "pictures | copies | errors | of the other | share | width | difference | width"
+    print(f"| {heads} |\n|{'---|' * 8}", flush=True)
+    for n, copies in ((50, 1), (100, 1), (200, 1), (50, 4)):
+        for wrong, more in ((0.002, 0.05), (0.01, 0.05), (0.05, 0.05), (0.002, 0.6)):
+            of_sets = np.array([
+                evaluate_shares(n, copies, wrong, more, seed) for seed in range(sets)
+            ])  # fmt: skip
+            share, _ = covered(of_sets, np.array([1 - wrong, wrong - more]))
+            width = (of_sets[:, :, 2] - of_sets[:, :, 1]).mean(axis=0)
+            pairs = " | ".join(f"{s:.3f} | {w:.3f}" for s, w in zip(share, width, strict=True))
+            print(f"| {n} | {copies} | {wrong} | {more} | {pairs} |", flush=True)
+
+
 def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:
     """Share of the printed intervals that hold the truth (scores,), and share that is printed."""
     printed = np.isfinite(values[:, :, 1])
@@ -240,11 +280,14 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=2000)
     parser.add_argument(
-        "--cells", default=",".join(CELLS), help="names, `unfitted`, `rare` or `nc1`"
+        "--cells", default=",".join(CELLS), help="names, `unfitted`, `rare`, `nc1` or `shares`"
     )
     parser.add_argument("--alone", action="store_true", help="leave the differences out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if options.cells == "shares":
+        print_shares(options.sets)
+        return
     if options.cells == "nc1":
         print_nc1(options.sets, options.truths, options.workers)
         return

@@ -72,7 +72,13 @@ def at_end(value: float, top: float = 1.0) -> bool:
 
 
 def share_interval(value: float, of: Spread, units: float, top: float = 1.0) -> tuple[float, float]:
-    """Interval of a score in [0, top]: t on the logit scale; at an end that of `units` trials.
+    """Interval of a score in [0, top]: t on the logit scale, and that of trials where it is nearer.
+
+    Near an end few images make what is lost, so the variance is known with few degrees of freedom
+    and t reaches far. No mean of as many independent numbers in [0, 1] spreads more than the share
+    of trials that are right or wrong, so the interval of Clopper and Pearson bounds both ends. The
+    trials are `units`, or fewer where the variance is above that of as many (Korn and Graubard
+    1998). `benchmarks/coverage.py` measures both.
 
     Args:
         value: of the score.
@@ -85,17 +91,33 @@ def share_interval(value: float, of: Spread, units: float, top: float = 1.0) -> 
     p = value / top
     if not np.isfinite(p) or not np.isfinite(of.variance):
         return NONE
-    if p >= 1.0 - 1e-12:
-        return ((1 - LEVEL) / 2) ** (1 / units) * top, top
-    if p <= 1e-12:
-        return 0.0, (1 - ((1 - LEVEL) / 2) ** (1 / units)) * top
+    if at_end(p):
+        low, high = trials_interval(float(round(p)), units)
+        return low * top, high * top
     variance = of.variance / top**2 if of.variance > 0 else p * (1 - p) / units
     # Near an end few images make what is lost: gamma-like, with 2 (mean / error)^2 freedoms.
     df = max(2.0, min(of.df, 2 * min(p, 1 - p) ** 2 / variance))
     reach = float(t.ppf((1 + LEVEL) / 2, df)) * variance**0.5 / (p * (1 - p))
     middle = np.log(p / (1 - p))
     low, high = 1 / (1 + np.exp(-np.clip(middle + np.array([-reach, reach]), -700, 700)))
-    return float(low) * top, float(high) * top
+    least, most = trials_interval(p, min(units, p * (1 - p) / variance))
+    return max(float(low), least) * top, min(float(high), most) * top
+
+
+def trials_interval(share: float, trials: float) -> tuple[float, float]:
+    """Interval of Clopper and Pearson for a share of trials; neither need be a whole number.
+
+    Example:
+        >>> low, high = trials_interval(100 / 101, 101)
+        >>> round(low, 3), round(high, 4)
+        (0.946, 0.9997)
+    """
+    from scipy.stats import beta
+
+    right, wrong, tail = share * trials, (1 - share) * trials, (1 - LEVEL) / 2
+    low = float(beta.ppf(tail, right, wrong + 1)) if right > 0 else 0.0
+    high = float(beta.ppf(1 - tail, right + 1, wrong)) if wrong > 0 else 1.0
+    return low, high
 
 
 def difference_interval(
@@ -104,35 +126,42 @@ def difference_interval(
 ) -> tuple[float, float]:  # fmt: skip
     """Interval of b - a from those of both sides and how the sides move together.
 
-    None with a side at an end of [0, top]: how it moves with the other is not known there.
-
     Zou and Donner 2008 (MOVER): equal to value -+ t errors where the sides' intervals are
-    symmetric, and right near the ends, where they are not.
+    symmetric, and right near the ends, where they are not. With a side at an end of [0, top] it is
+    not known how the sides move together: as if they did not, which is wider than if they do.
     """
     spans = np.array([*span_a, *span_b])
     if not (np.isfinite(spans).all() and np.isfinite(apart.variance)):
         return NONE
     if at_end(a, top) or at_end(b, top):
-        return NONE
+        return _combined(a, b, span_a, span_b, 0.0)
     if a == b and span_a == span_b and apart.variance == 0 < of_a.variance:
         return 0.0, 0.0
     both = (of_a.variance * of_b.variance) ** 0.5
     r = (of_a.variance + of_b.variance - apart.variance) / (2 * both) if both > 0 else 0.0
-    r = float(np.clip(r, -1.0, 1.0))
-    down_a, up_a, down_b, up_b = a - span_a[0], span_a[1] - a, b - span_b[0], span_b[1] - b
-    low = max(down_b**2 + up_a**2 - 2 * r * down_b * up_a, 0.0) ** 0.5
-    high = max(up_b**2 + down_a**2 - 2 * r * up_b * down_a, 0.0) ** 0.5
-    return b - a - low, b - a + high
+    return _combined(a, b, span_a, span_b, float(np.clip(r, -1.0, 1.0)))
 
 
-def mean_difference(a: float, b: float, apart: Spread) -> tuple[float, float]:
+def mean_difference(
+    a: float, b: float, span_a: tuple[float, float], span_b: tuple[float, float], apart: Spread
+) -> tuple[float, float]:
     """Interval of b - a, two shares of the same images: t errors to both sides.
 
-    None with a side at 0 or 1.
+    With a side at 0 or 1 that of `difference_interval`.
     """
     from scipy.stats import t
 
     if at_end(a) or at_end(b):
-        return NONE
+        return _combined(a, b, span_a, span_b, 0.0)
     reach = float(t.ppf((1 + LEVEL) / 2, apart.df)) * apart.variance**0.5
     return b - a - reach, b - a + reach
+
+
+def _combined(
+    a: float, b: float, span_a: tuple[float, float], span_b: tuple[float, float], r: float
+) -> tuple[float, float]:
+    """Interval of b - a from those of both sides, whose errors correlate by r."""
+    down_a, up_a, down_b, up_b = a - span_a[0], span_a[1] - a, b - span_b[0], span_b[1] - b
+    low = max(down_b**2 + up_a**2 - 2 * r * down_b * up_a, 0.0) ** 0.5
+    high = max(up_b**2 + down_a**2 - 2 * r * up_b * down_a, 0.0) ** 0.5
+    return b - a - low, b - a + high

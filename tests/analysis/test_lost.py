@@ -61,7 +61,7 @@ def test_two_networks_are_compared_where_both_have_the_map(tmp_path, make, write
     whole = compare(a, b)
     counts = {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": []}
     assert whole.attrs == {**counts, "at_end": whole.attrs["at_end"]}
-    assert at_end.startswith("accuracy: no interval of the difference")
+    assert at_end.startswith("accuracy: one side is at an end")
     assert not any("left out" in note for note in comparison_notes(whole, "gap_cosine"))
     kept = ~np.isin(a.table("held_out")["row"], (3, 4, 9, 11))
     _, changes = network_similarity(a, b, measure="map_cosine", k=3)

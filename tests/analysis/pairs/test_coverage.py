@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import beta, binomtest
 from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.compare import share_difference
 from alike.analysis.neighbours.influence import SCORES, score_spread
 from alike.analysis.neighbours.lists import nearest
 from alike.analysis.pairs.influence import units_of
@@ -19,6 +21,7 @@ from alike.analysis.pairs.intervals import (
     mean_difference,
     share_interval,
 )
+from alike.analysis.probes.scores import right_interval
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -142,11 +145,63 @@ def test_an_interval_at_an_end_has_a_width():
 
 
 @pytest.mark.quick
+def test_few_errors_reach_no_further_than_trials():
+    """Of 101 images one is wrong: scipy's exact interval, and one that hardly differs of 17."""
+    right = np.ones(101)
+    right[3] = 0
+    images = evaluation_set_of(np.arange(101), [str(n % 3) for n in range(101)])
+    exact = binomtest(100, 101).proportion_ci(0.95, "exact")
+    low, high = right_interval(right, units_of(images))
+    assert exact.low - 0.002 < low <= exact.low
+    assert high == pytest.approx(exact.high, abs=1e-4)
+    low, high = share_interval(1 - 1e-9, Spread(0.0, 1.0), 17)
+    assert low == pytest.approx(share_interval(1.0, Spread(0.0, 1.0), 17)[0], abs=1e-6)
+    # A variance above that of as many trials is that of fewer.
+    wide = share_interval(0.99, Spread(0.0099 / 20, 2.0), 101)[0]
+    assert wide == pytest.approx(beta.ppf(0.025, 0.99 * 20, 0.01 * 20 + 1))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("wrong", "copies"), [(0.01, 1), (0.03, 1), (0.1, 1), (0.05, 4)])
+def test_intervals_of_few_errors_cover(wrong, copies):
+    """Of single networks and of the difference of two; one class makes all errors."""
+    n, draw = 100 // copies, np.random.default_rng(0)
+    codes = np.repeat(np.arange(n) % 5, copies)
+    images = evaluation_set_of(np.arange(n * copies), [str(code) for code in codes])
+    units = units_of(images, np.repeat(np.arange(n), copies)[images.rows])
+    codes = codes[images.rows]
+    chance = 5 * wrong * (codes == 0)
+    truth, hits = 1 - wrong, []
+    for _ in range(250):
+        x, y = (draw.random(len(units.stratum))[units.named] for _ in range(2))
+        a, b = (x >= chance).astype(float), ((0.5 * x + 0.5 * y) >= 0.3).astype(float)
+        low, high = right_interval(a, units)
+        apart = share_difference(a, b, units).span
+        # Half the sum of two uniform numbers is below .3 in .18 of cases.
+        hits.append((low <= truth <= high, apart[0] <= 0.82 - truth <= apart[1]))
+    assert (np.mean(hits, axis=0) >= 0.92).all()
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(("a", "b", "top"), [(1, 1, 1), (1, 0.4, 1), (0, 0.4, 1), (0.3, 0.5, 0.5)])
-def test_a_difference_with_a_side_at_an_end_has_no_interval(a, b, top):
+def test_a_difference_with_a_side_at_an_end_is_that_of_both_sides(a, b, top):
     some = Spread(0.01, 9.0)
     spans = [share_interval(value, some, 60, top) for value in (a, b)]
-    assert np.isnan(difference_interval(a, b, *spans, some, some, some, top)).all()
-    assert np.isnan(mean_difference(a, b, some)).all() == (top == 1)
-    inside = difference_interval(a / 2 + 0.1, b, *spans, some, some, some, 1.1)
-    assert np.isfinite(inside).all()
+    (low_a, high_a), (low_b, high_b) = spans
+    wanted = (
+        b - a - np.hypot(b - low_b, high_a - a), b - a + np.hypot(high_b - b, a - low_a)
+    )  # fmt: skip
+    assert difference_interval(a, b, *spans, some, some, some, top) == pytest.approx(wanted)
+    if top == 1:
+        assert mean_difference(a, b, *spans, some) == pytest.approx(wanted)
+    assert wanted[0] < wanted[1]
+
+
+@pytest.mark.quick
+def test_a_clear_difference_to_a_side_at_an_end_is_above_nothing():
+    right = np.zeros(101)
+    right[:36] = 1
+    units = units_of(evaluation_set_of(np.arange(101), [str(n % 3) for n in range(101)]))
+    apart = share_difference(right, np.ones(101), units)
+    assert apart.at_end
+    assert 0.5 < apart.span[0] < apart.b - apart.a < apart.span[1] < 0.76
