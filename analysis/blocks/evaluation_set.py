@@ -146,7 +146,8 @@ def check(images: EvaluationSet) -> None:
     if images.counts.max() < 2:
         msg = (
             f"every one of the {nonempty.sum()} classes has a single image, expected two or more "
-            "in some class, since pairs of one class are compared: add images or use --split all"
+            "in some class, since pairs of one class are compared: add images, or "
+            "evaluate more of them (--split all, if that was not asked for)"
         )
         raise BadInput(msg)
 

@@ -71,6 +71,12 @@ def find_taps(
     except Exception as error:
         height, width = example.shape[-2:]
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        channels = re.search(r"to have (\d+) channels, but got 3 channels", str(error))
+        if channels:
+            raise BadInput(
+                f"the network takes images of {channels[1]} channels ({reason}), and images are "
+                "given to it as RGB, of 3: wrap it in a network that makes its channels of them"
+            ) from error
         side = _wanted_side(str(error))
         advice = f"--resize {side}x{side}" if side else "for example --resize 224x224"
         raise BadInput(

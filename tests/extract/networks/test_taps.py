@@ -363,3 +363,12 @@ def test_other_heads_keep_their_key() -> None:
         made = network.extraction(("fc",), "float32")
         assert "head" not in made.to_dict()
         assert made.key == f"n-abababab-{settings_hash(made.transform, 'float32')}"
+
+
+def test_a_network_of_one_channel_is_told_of_channels_not_of_a_size() -> None:
+    grey = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with pytest.raises(BadInput, match="takes images of 1 channels") as refused:
+        find_taps(grey, torch.zeros(1, 3, 32, 32))
+    assert "--resize" not in str(refused.value)
