@@ -548,6 +548,9 @@ class Pipeline(_Section):
         if "://" in hook:
             # The path of a webhook is its password.
             shown["alarm"]["webhook"] = f"{'/'.join(hook.split('/')[:3])}/{HIDDEN}"
+        if len(shown["alarm"]["command"]) > 1:
+            # Passwords stand among arguments as often as in variables.
+            shown["alarm"]["command"] = [shown["alarm"]["command"][0], HIDDEN]
         return shown
 
     @property

@@ -116,7 +116,7 @@ def test_a_run_that_finds_nothing_changed_writes_no_record(story):
 def test_another_time_of_any_file_gives_the_question_to_the_run(story):
     image, weights = story.place.files()[0], story.place.folder / "net.py"
     (table,) = story.store.path("tables").glob("*/scores.parquet")
-    for file, says in ((image, "1 files changed"), (weights, "net.py"), (table, "scores.parquet")):
+    for file, says in ((image, image.name), (weights, "net.py"), (table, "scores.parquet")):
         status = file.stat()
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
         assert story.look() is None
