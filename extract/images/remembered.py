@@ -241,13 +241,13 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
         before = np.stack([batch[name].to_numpy() for name in STAMPED], axis=1)
         unread = texts(batch, "unread")
         differs = ((stamps != before) | (stamps == -1)).any(axis=1)
-        for at in np.flatnonzero(unread != "").tolist():
+        for one in np.flatnonzero(unread != "").tolist():
             # What gave no bytes may give some without any change, but for what is too large.
-            if differs[at] or not unread[at].startswith(TOO_LARGE):
-                differs[at] = why_unread(source, paths[at]) != unread[at]
+            if differs[one] or not unread[one].startswith(TOO_LARGE):
+                differs[one] = why_unread(source, paths[one]) != unread[one]
         places = np.flatnonzero(differs)
         n_changed += len(places)
-        changed_files = changed_files or [paths[at] for at in places[:1]]
+        changed_files = changed_files or [paths[one] for one in places[:1]]
         at = [
             number
             for number, path in enumerate(paths)
