@@ -21,6 +21,7 @@ from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
+from alike.flows.mirror import mirror
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
 from alike.flows.recording import (
@@ -82,6 +83,7 @@ def run_settings_file(
             run.workers.close()
         last = last_good(History(run.store()).records())
         leave(run, done, last.id if last else "")
+        mirror(pipeline.output.folder, pipeline.output.mirror, tell)
         return replace(done, alarms=watch(pipeline, run.store(), tell))
 
 

@@ -162,6 +162,11 @@ def _finish(pipeline: "Pipeline", left: Left, tell: Tell) -> Finished:
 
     store = Store.open(pipeline.store_place)
     History(store).again(left.run)
+    if pipeline.output.mirror is not None:
+        from alike.flows.mirror import mirror
+
+        # An earlier run may have failed to copy.
+        mirror(pipeline.output.folder, pipeline.output.mirror, tell)
     return Finished(
         report=pipeline.output.folder / "report.html",
         key=left.key,
