@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.class_names import output_names
 from alike.serve.notes import beyond
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
@@ -232,7 +233,7 @@ def _predictions(features: Any, rows: NDArray[np.int64]) -> list[str]:
     names: list[str] = []
     for first in range(0, len(rows), BLOCK):
         logits = features.read(LOGITS, rows[first : first + BLOCK])
-        names = names or class_names(features, logits.shape[1])
+        names = names or output_names(features, logits.shape[1])
         # Lost logits are NaN, and the largest of those would be the first class.
         whole = np.isfinite(logits).all(axis=1)
         numbers += np.where(whole, np.argmax(logits, axis=1), len(names)).tolist()
@@ -261,17 +262,3 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _absent(value: Any) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
-
-
-def class_names(features: Any, width: int) -> list[str]:
-    """Names of the network's classes; their numbers where they are not known."""
-    from alike.analysis.scores import logit_places
-
-    names = [str(one) for one in features.attrs.get("class_names") or ()]
-    if len(names) == width:
-        return names
-    places = logit_places(features) or {}
-    names = [f"class {number}" for number in range(width)]
-    for name, place in places.items():
-        names[place] = name
-    return names

@@ -216,17 +216,26 @@ class OpenIndexes:
         if not entry.lock.acquire(blocking=False):
             return
         try:
+            self._require_features(name)
             entry.looked = now
             fresh = entry.now.index.refreshed()
             if fresh is not entry.now.index:
                 entry.now = OpenIndex.of(fresh)
             entry.stamp = stamp
+        except NotThere:
+            raise
         except (AlikeError, OSError) as error:
             why = " ".join(str(error).split())
             note = f"the answers are of an index that was replaced and cannot be read anew: {why}"
             entry.now = OpenIndex.of(entry.now.index, (note,))
         finally:
             entry.lock.release()
+
+    def _require_features(self, name: tuple[str, str]) -> None:
+        """Refuse an extraction that was deleted; one of which files are lost answers as it is."""
+        if name[0] not in self.store.groups() and name[0] not in self.store.recorded():
+            self._entries.pop(name, None)
+            check_key(self.store, name[0])
 
     def _stamp(self, name: tuple[str, str]) -> Any:
         """Changes with every new index and every listing; one look at two files."""
@@ -251,4 +260,5 @@ def check_key(store: Any, key: str) -> None:
     """
     groups = store.groups()
     if key not in groups:
-        raise NotThere(f"no features {key[:120]!r}; the store has: {', '.join(groups)}")
+        there = ", ".join(groups) or "none"
+        raise NotThere(f"no features {key[:120]!r}; the store has: {there}")

@@ -25,7 +25,15 @@ from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.network import NeedsNetwork, Networks, Vectors
 from alike.serve.notes import fewer, in_blocks, others_split, too_many_pairs
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
-from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
+from alike.serve.pictures import (
+    NotThere,
+    StoredPictures,
+    StoreGone,
+    Thumbnails,
+    pixels_of,
+    png,
+    thumbnail,
+)
 from alike.serve.presence import Presence
 from alike.serve.unindexed import usual_measure
 
@@ -90,26 +98,48 @@ class NeighbourService:
 
         self.store = Store.open(store) if isinstance(store, str | Path) else store
         self.store.source()
-        features = self.store.features(key)
-        self.key, self.budgets = features.key, budgets
-        there = indexed_measures(self.store, self.key)
-        self.measure = measure if there else usual_measure(features, measure)
+        self.key, self.budgets = self.store.features(key).key, budgets
         self.uploads = beside.uploads if beside else ByteCache(budgets.uploads)
         self.thumbnails = (
             beside.thumbnails if beside
             else Thumbnails(budgets.thumbnails, thumbnails, budgets.disk)
         )  # fmt: skip
         self.networks = beside.networks if beside else Networks(budgets.vectors)
-        self.analyses = StoredAnalyses(self.store)
-        self.presence = Presence(self.store)
         # One list of all stores of the server, this one's included.
         self._every: list[StoredPictures] = beside._every if beside else []
-        self._pictures = StoredPictures(self.store)
-        self._open = OpenIndexes(self.store)
+        there = indexed_measures(self.store, self.key)
+        self._take(measure, there)
         if there:
             # Not without neighbours, where another measure would answer.
             self._open.get(self.key, measure).searched()
         self._every.append(self._pictures)
+        self.presence = Presence(self.store, self._reopen)
+
+    def _take(self, measure: str, there: Sequence[str]) -> None:
+        """Take what the answers need of the store; `there` are the measures with an index."""
+        features = self.store.features(self.key)
+        self.measure = measure if there else usual_measure(features, measure)
+        self.analyses = StoredAnalyses(self.store)
+        self._pictures = StoredPictures(self.store)
+        self._open = OpenIndexes(self.store)
+
+    def _reopen(self) -> None:
+        """Answer from the store that was put in the place of the one that was opened.
+
+        Raises:
+            StoreGone: it has other extractions.
+        """
+        store = type(self.store)(self.store.files, self.store.tree)
+        if self.key not in store.groups():
+            keys = ", ".join(store.groups()) or "no features"
+            raise StoreGone(
+                f"the store {store.shown_place} was replaced by another one, without {self.key}: "
+                f"it has {keys}; start the server anew"
+            )
+        there, before = indexed_measures(store, self.key), self._pictures
+        self.store = store
+        self._take(self.measure if self.measure in there or not there else there[0], there)
+        self._every[self._every.index(before)] = self._pictures
 
     @property
     def version(self) -> str:
@@ -580,7 +610,8 @@ class NeighbourService:
             "maps": result.table.to_dict(orient="records"), "cosine": None,
             "left_out": list(result.notes), "files": [],
         }  # fmt: skip
-        notes = [
+        notes = [result.target_note] if result.target_note else []
+        notes += [
             note for key, one in result.arrays.items()
             for note in in_blocks(key.partition("/")[2], one.shape, _steps(one))
         ]  # fmt: skip
@@ -601,11 +632,9 @@ class NeighbourService:
         """
         opened = self.opened()
         images = [self.about(name, opened) for name in names]
-        # One that could not be decoded has no features, and is stored all the same.
-        outside = [
-            one["image"] for one in images
-            if one["row"] < 0 and not self._pictures.has(one["image"])
-        ]  # fmt: skip
+        # By the store itself: one that could not be decoded has no features and is stored all the
+        # same, and one with features may have been forgotten since.
+        outside = [one["image"] for one in images if not self._pictures.has(one["image"])]
         if outside:
             raise NotThere(f"image {outside[0][:12]}… is not stored: only stored images have tags")
         return _tags_of(
@@ -644,7 +673,7 @@ def all_explanations(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in ("maps", "left_out"):
             every["images"][name] += part["images"][name]
         every["arrays"] |= part["arrays"]
-        every["notes"] += part["notes"]
+        every["notes"] = list(dict.fromkeys([*every["notes"], *part["notes"]]))
     return every
 
 

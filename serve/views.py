@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.serve.analysed import class_names
+from alike.extract.class_names import output_names
 from alike.serve.class_pair import class_pair
 from alike.serve.lists import ImageList, image_list
 from alike.serve.opened import OpenIndex
@@ -173,7 +173,7 @@ class Views:
         logits = self.service.tap(name, TAP, opened, network=network).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
-        names = class_names(opened.index.features, len(shares))
+        names = output_names(opened.index.features, len(shares))
         likely = np.argsort(-shares, kind="stable")[:LIKELY].tolist()
         return {
             "image": self.service.about(name, opened),
