@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.measures import find_measure
 from alike.index.filters import Among
-from alike.index.places import card_stamp
+from alike.index.places import card_stamp, index_command
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 from alike.serve.unindexed import Unindexed, open_extraction
@@ -67,9 +67,10 @@ class OpenIndex:
         if isinstance(index, Unindexed) and index.why:
             notes = (index.why, *notes)
         if missing:
-            measure = index.measure.name
+            features = index.features
+            command = index_command(features.store, features.key, index.measure.name)
             lacking = f"{missing} images have features and are not in the index: they are no answer"
-            notes = (f"{lacking}; run `alike index --measure {measure}`", *notes)
+            notes = (f"{lacking}; run `{command}`", *notes)
         images, paths, labels, subsets, splits = columns
         return cls(index, rows, images, paths, labels, subsets, splits, missing, notes)
 
@@ -216,15 +217,13 @@ class OpenIndexes:
         if not entry.lock.acquire(blocking=False):
             return
         try:
-            self._require_features(name)
             entry.looked = now
             fresh = entry.now.index.refreshed()
             if fresh is not entry.now.index:
                 entry.now = OpenIndex.of(fresh)
             entry.stamp = stamp
-        except NotThere:
-            raise
         except (AlikeError, OSError) as error:
+            self._require_features(name)
             why = " ".join(str(error).split())
             note = f"the answers are of an index that was replaced and cannot be read anew: {why}"
             entry.now = OpenIndex.of(entry.now.index, (note,))

@@ -13,7 +13,7 @@ from alike.analysis.explain import (
     FOR,
     in_measure,
 )
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, transform_of
 from alike.extract.identity import settings_hash
 from alike.extract.measures import measure_named
@@ -44,6 +44,7 @@ MAX_CELLS = 64
 TAP = "last_conv"
 HEADLINE = "gap_cosine"
 UPLOADED = "uploaded image"
+SEND = "send another image file"
 
 
 class NeighbourService:
@@ -262,8 +263,12 @@ class NeighbourService:
         Raises:
             BadInput: no readable image, or too many pixels; says why.
         """
-        image = NamedImage(UPLOADED, data)
-        image.pixels()
+        image = NamedImage(UPLOADED, data, SEND)
+        height, width = image.pixels().shape[-2:]
+        try:
+            transform_of(self.store.features(self.key)).check_size(height, width)
+        except BadImage as error:
+            raise BadInput(f"the network cannot take the image ({error}): {SEND}") from error
         self.uploads.put(image.image_id, image, len(data))
         return self.about(image.image_id)
 
@@ -273,7 +278,7 @@ class NeighbourService:
         Raises:
             BadInput: no readable image, or more pixels than may be decoded at once.
         """
-        pixels = pixels_of(NamedImage(UPLOADED, data))
+        pixels = pixels_of(NamedImage(UPLOADED, data, SEND))
         if pixels > self.budgets.pixels:
             most = f"at most {self.budgets.pixels} are decoded here"
             raise BadInput(f"the image has {pixels} pixels, {most}: make it smaller")
@@ -409,6 +414,11 @@ class NeighbourService:
         opened = opened or self.opened()
         query = self.about(name, opened)
         opened.check_classes(labels)
+        if relation != "any" and query["label"] is None:
+            raise BadInput(
+                f"the image has no class, and relation={relation} compares with it: "
+                "ask by relation=any, or name classes by label"
+            )
         among = Among(relation, labels)
         row, index = query["row"], opened.searched()
         answer = index.query_vectors(

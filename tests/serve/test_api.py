@@ -150,7 +150,7 @@ def test_the_map(answers, analysed):
     few = answers.map(split="all", limit=6)
     assert few.attrs["sampled"]
     assert set(few["row"]) < set(table["row"])
-    with pytest.raises(BadInput, match="alike map"):
+    with pytest.raises(BadInput, match="no image of the split train"):
         answers.map(split="train")
 
 
