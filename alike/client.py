@@ -431,6 +431,7 @@ class Client:
         kind: Literal["labels", "outliers", "twins", "bad", "tags"],
         *,
         features: str | None = None,
+        measure: str | None = None,
         limit: int = MOST_ROWS,
         offset: int = 0,
     ) -> "pd.DataFrame":
@@ -439,14 +440,19 @@ class Client:
         Args:
             kind: of the list.
             features: key of an extraction; None: that of the server.
+            measure: by which outliers of a set that is not analysed are far; None: that of the
+                server.
             limit: most entries; the server gives at most 100,000.
             offset: entries of the whole list that are passed over.
 
         Returns:
             entry, row, image, path, label, subset, split, suggested, score, why. Its `attrs` have
-            `n_lines`, the entries of the whole list.
+            `n_lines`, the entries of the whole list; `needs`, what has to be done before the list
+            is complete, as for a set that was not analysed (empty if nothing); and `notes`.
         """
-        asked: dict[str, Any] = {"features": features, "limit": limit, "offset": offset}
+        asked: dict[str, Any] = {
+            "features": features, "measure": measure, "limit": limit, "offset": offset
+        }  # fmt: skip
         answer = self._server.ask("GET", f"/lists/{kind}", **asked)
         own = ("suggested", "score", "why")
         lines = [
@@ -470,8 +476,17 @@ class Client:
         return self._tags(self._server.ask("GET", "/tags"))
 
     def tag(self, images: Iterable[int | str], tag: str, *, present: bool = True) -> "pd.DataFrame":
-        """Give stored images a tag, or take it away; the tags afterwards. Labels stay."""
-        change = {"images": [str(one) for one in images], "present": present}
+        """Give stored images a tag, or take it away; the tags afterwards. Labels stay.
+
+        Args:
+            images: rows or SHA-256 of stored images.
+            tag: up to 64 of a-z, A-Z, 0-9, _ . : -
+            present: whether the images have it afterwards.
+
+        Raises:
+            BadInput: something else than a row or a SHA-256.
+        """
+        change = {"images": [_stored_name(one) for one in images], "present": present}
         return self._tags(self._server.ask("PUT", f"/tags/{tag}", json=change))
 
     def _tags(self, answer: Any) -> "pd.DataFrame":
@@ -495,6 +510,14 @@ class Client:
         if isinstance(image, str | Path | bytes):
             return self.upload(image)
         return str(int(image))
+
+
+def _stored_name(image: int | str) -> str:
+    """The name of a stored image, which is not uploaded."""
+    name = str(image)
+    if (len(name) == HASH_LENGTH and set(name) <= HEX) or (name.isascii() and name.isdecimal()):
+        return name
+    raise BadInput(f"image {name[:80]!r}: the row or the SHA-256 of a stored image is expected")
 
 
 def _table(rows: Any, columns: list[str] | None = None) -> "pd.DataFrame":

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.analysis.scores import VERSION as SCORES_VERSION
+from alike.extract.command import command_of
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
+from alike.extract.measures import SET_MEASURES, cannot_measure, find_measure
 
 if TYPE_CHECKING:
     from alike.extract.store import Features, Store, StoreBase
@@ -80,11 +82,10 @@ class Analysis(Displayed):
         """
         try:
             _, attrs = store.read_table(table_place(key, "scores"))
-            advice = "run `alike analyse` again"
+            advice = f"run `{command_of('analyse', store, key)}` again"
             saved = read_json(json.dumps(attrs), _Saved, table_place(key, "scores"), advice)
         except FileNotFoundError as error:
-            msg = f"{key} was not analysed yet: run `alike analyse --store {store.url}` first"
-            raise BadInput(msg) from error
+            raise BadInput(not_analysed(store.features(key))) from error
         tables = {}
         for name in saved.names:
             try:
@@ -106,10 +107,11 @@ class Analysis(Displayed):
         Args:
             features: of the same extraction, as they are now.
         """
+        command = command_of("analyse", features.store, self.key)
         if self.scores_version != SCORES_VERSION:
             return (
                 f"the analysis of {self.key} has scores of version {self.scores_version}, "
-                f"now {SCORES_VERSION}, which mean something else: run `alike analyse` again"
+                f"now {SCORES_VERSION}, which mean something else: run `{command}` again"
             )
         now = {"features_digest": features.digest, "images_digest": images_digest(features.store)}
         # Version 0.1 kept no digest of the images.
@@ -117,7 +119,7 @@ class Analysis(Displayed):
             return ""
         return (
             f"images, their labels or sides, or taps of {self.key} came or changed after its "
-            f"analysis, which is of {self.n_images} images: run `alike analyse` to evaluate what "
+            f"analysis, which is of {self.n_images} images: run `{command}` to evaluate what "
             "is there now"
         )
 
@@ -183,3 +185,43 @@ class _Saved:
     classes: tuple[str, ...]
     settings: dict[str, Any]
     names: tuple[str, ...]
+
+
+TO_ANALYSE = "two classes or more, one of them with two images or more"
+"""What a set needs before it can be analysed."""
+
+
+def analyse_command(features: "Features") -> str:
+    """The command that analyses an extraction; empty if its images allow no analysis.
+
+    Args:
+        features: of which the held-out images are evaluated, or if these do not suffice, all.
+    """
+    for split in ("held_out", "all"):
+        counts = features.whole.table(None if split == "all" else split)["label"].value_counts()
+        if len(counts) > 1 and counts.max() > 1:
+            options = () if split == "held_out" else ("--split", split)
+            return command_of("analyse", features.store, features.key, *options)
+    return ""
+
+
+def not_analysed(features: "Features") -> str:
+    """What to say of an extraction without an analysis, with the command that makes one."""
+    command = analyse_command(features)
+    if command:
+        return f"{features.key} was not analysed yet: run `{command}`"
+    return f"{features.key} cannot be analysed: that needs {TO_ANALYSE}"
+
+
+def not_analysed_by(features: "Features", analysis: Analysis, measure: str) -> str:
+    """What to say of an analysis without a measure, with the command that adds it to the others."""
+    names = [str(name) for name in analysis.settings["measures"]]
+    split = str(analysis.settings.get("split", "held_out"))
+    line = f"{features.key} was not analysed by {measure[:120]}, only by: {', '.join(names)}"
+    if find_measure(measure) is None and measure not in SET_MEASURES:
+        return line
+    reason = cannot_measure(features, measure) if find_measure(measure) else ""
+    if reason:
+        return f"{line}; {reason}"
+    words = ("--measures", ",".join([*names, measure]), "--split", split)
+    return f"{line}; run `{command_of('analyse', features.store, features.key, *words)}`"

@@ -40,6 +40,32 @@ def match_classes(
     return {label: indices.pop() for label, indices in candidates.items()}
 
 
+def output_names(features: Features, outputs: int | None = None) -> list[str]:
+    """Names of the outputs of a network, as every answer names its classes.
+
+    Args:
+        features: extracted with the network.
+        outputs: number of its logits; None: that of the stored ones.
+
+    Returns:
+        the names that are stored; else the labels if there are as many (see `match_classes`); else
+        ``class 0``, ``class 1``…; none where the number of outputs is unknown.
+    """
+    names = [str(name) for name in features.attrs.get("class_names") or ()]
+    if outputs is None:
+        outputs = features.arrays["logits"].tail[-1] if "logits" in features.arrays else len(names)
+    if len(names) == outputs:
+        return names
+    places = match_classes(features.whole.table()["label"].dropna().unique(), None, outputs) or {}
+    labels = {place: label for label, place in places.items()}
+    return [labels.get(place, numbered_class(place)) for place in range(outputs)]
+
+
+def numbered_class(index: int) -> str:
+    """Name of a class of which only the number is known."""
+    return f"class {index}"
+
+
 def _names_in(entry: str) -> set[str]:
     identifier = re.match(r"(n\d{8})\s+", entry)
     rest = entry[identifier.end() :] if identifier else entry

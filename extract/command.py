@@ -1,4 +1,4 @@
-"""The command that extracts a group of a store again, for a message that asks for more of it."""
+"""Commands about a store, for messages that advise them."""
 
 import json
 import shlex
@@ -13,6 +13,19 @@ MAX_NAMES = 100
 """Names of classes that a command line may hold."""
 UNKNOWN = "alike extract ..."
 """The command if the store does not know all of it."""
+
+
+def command_of(name: str, store: Any, key: str = "", *options: str) -> str:
+    """A command about a store, quoted for a shell, as it can be copied from a message.
+
+    Args:
+        name: of the command, as `analyse`.
+        store: that it is about.
+        key: of the extraction; empty for a command about all of them.
+        options: further words of the command line.
+    """
+    words = ["alike", name, "--store", masked(store.url)]
+    return shlex.join([*words, *(["--features", key] if key else []), *options])
 
 
 def extract_again(features: Any) -> str:

@@ -33,10 +33,12 @@ class NamedImage:
     Attributes:
         name: what messages and captions call it.
         data: its bytes, not decoded.
+        advice: what to do if it cannot be decoded.
     """
 
     name: str
     data: bytes
+    advice: str = ADVICE
 
     def __repr__(self) -> str:
         return f"NamedImage({self.name!r}, {len(self.data)} bytes)"
@@ -73,7 +75,7 @@ class NamedImage:
             raise self._unusable(error) from error
 
     def _unusable(self, error: BadImage) -> BadInput:
-        return BadInput(f"image {self.name!r} cannot be decoded ({error}): {ADVICE}")
+        return BadInput(f"image {self.name!r} cannot be decoded ({error}): {self.advice}")
 
 
 ImageLike = NamedImage | Path | str | bytes

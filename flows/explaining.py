@@ -26,6 +26,7 @@ class Part:
         arrays: name to map, as ``alike explain --arrays`` writes them.
         cosine: of the pooled maps of two images, where they were compared.
         notes: what was left out, and why.
+        target_note: says if the class was taken by a name that is also the index of another class.
     """
 
     table: "pd.DataFrame"
@@ -33,6 +34,7 @@ class Part:
     arrays: Mapping[str, Any] = field(default_factory=dict)
     cosine: float | None = None
     notes: Sequence[str] = ()
+    target_note: str = ""
 
 
 def given_images(
@@ -65,7 +67,10 @@ def given_images(
         pairs=pairs,
     )
     cosine = None if explained.alike is None else explained.alike.likeness.value
-    return Part(explained.table, explained.pictures, explained.arrays, cosine, explained.notes)
+    return Part(
+        explained.table, explained.pictures, explained.arrays, cosine, explained.notes,
+        explained.target_note,
+    )  # fmt: skip
 
 
 def like_class(features: "Features", images: Sequence[str | int], label: str) -> Part:

@@ -284,7 +284,9 @@ class History:
         )
         if len(matches) != 1:
             newest = list(islice(self._readable(reversed(ids)), 5))
-            recent = ", ".join(one.id for one in reversed(newest)) or "no runs yet"
+            if not newest:
+                raise BadInput(f"run {name!r}: the store has no runs yet")
+            recent = ", ".join(one.id for one in reversed(newest))
             how_many = f"{len(matches)} runs match" if matches else "no run has that id"
             raise BadInput(f"run {name!r}: {how_many}; the last are {recent}")
         return matches[0]

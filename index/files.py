@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import sys
 import tempfile
 import threading
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.store.settings import COPY, SETTINGS
 from alike.index.flat import faiss_metric, flat_vectors
 from alike.index.specs import Card
 
@@ -52,34 +54,46 @@ def read_card(folder: Path) -> Card | None:
         data = place.read_bytes()
     except FileNotFoundError:
         return None
-    return parse_card(data, str(place), folder.name)
+    return parse_card(data, str(place), _command(folder))
 
 
-def parse_card(data: bytes, place: str, measure: str) -> Card:
+def parse_card(data: bytes, place: str, command: str) -> Card:
     """The card that bytes hold.
 
     Args:
         data: of the file.
         place: of the file, for the message.
-        measure: of the index, for the message.
+        command: that builds the index, for the message.
 
     Raises:
         StoreDamaged: as `read_card`.
     """
-    stored = read_json(data, dict[str, Any], place, _rebuild(measure))
+    stored = read_json(data, dict[str, Any], place, _rebuild(command))
     try:
         Card.check_stored(stored)
-        return read_json(data, Card, place, _rebuild(measure))
+        return read_json(data, Card, place, _rebuild(command))
     except BadInput as error:
-        raise damaged(place, error, _rebuild(measure)) from error
+        raise damaged(place, error, _rebuild(command)) from error
 
 
 def _advice(folder: Path) -> str:
-    return _rebuild(folder.name)
+    return _rebuild(_command(folder))
 
 
-def _rebuild(measure: str) -> str:
-    return f"rebuild it by `alike index --rebuild --measure {measure}`"
+def _command(folder: Path) -> str:
+    """The command that builds the index in a folder `STORE/index/KEY/MEASURE`."""
+    store, key, measure = folder.parents[2], folder.parent.name, folder.name
+    # The copy of a remote store's index does not say where the store is.
+    words = ["--store", str(store)] if _is_store(store) else []
+    return shlex.join(["alike", "index", *words, "--features", key, "--measure", measure])
+
+
+def _is_store(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (SETTINGS, COPY))
+
+
+def _rebuild(command: str) -> str:
+    return f"rebuild it by `{command} --rebuild`"
 
 
 def read_index(folder: Path, *, mapped: bool = False) -> tuple[Card, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alike.extract.command import command_of
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.places import copies_folder
 from alike.index.files import (
@@ -54,7 +55,16 @@ def card_of(store: Any, key: str, measure: str) -> Card | None:
     if store.root_path is not None:
         return read_card(folder_of(store, key, measure))
     data = _stored_card(store, key, measure)
-    return None if data is None else parse_card(data, _card_place(store, key, measure), measure)
+    return (
+        None
+        if data is None
+        else parse_card(data, _card_place(store, key, measure), index_command(store, key, measure))
+    )
+
+
+def _parsed(data: bytes, store: Any, key: str, measure: str) -> Card:
+    place = _card_place(store, key, measure)
+    return parse_card(data, place, index_command(store, key, measure))
 
 
 def card_stamp(store: Any, key: str, measure: str) -> Any:
@@ -85,7 +95,7 @@ def index_command(store: Any, key: str, measure: str) -> str:
         key: of the extraction.
         measure: its name.
     """
-    return f"alike index --store {store.url} --features {key} --measure {measure}"
+    return command_of("index", store, key, "--measure", measure)
 
 
 def open_index(store: Any, key: str, measure: str, *, mapped: bool = False) -> tuple[Card, Any]:
@@ -180,7 +190,9 @@ def _fetch(store: Any, key: str, measure: str, *, checked: bool = False) -> None
             (folder / CARD).unlink(missing_ok=True)
             return
         try:
-            card = parse_card(data, _card_place(store, key, measure), measure)
+            card = parse_card(
+                data, _card_place(store, key, measure), index_command(store, key, measure)
+            )
         except StoreDamaged:
             # Who reads it says so.
             (folder / CARD).write_bytes(data)

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.class_names import output_names
+from alike.extract.command import command_of
+from alike.extract.measures import cannot_measure
 from alike.serve.notes import beyond
-from alike.serve.opened import OpenIndex
+from alike.serve.opened import OpenIndex, check_key
 from alike.serve.pictures import NotThere
 
 if TYPE_CHECKING:
@@ -46,12 +49,12 @@ class StoredAnalyses:
             NotThere: it was not analysed yet.
         """
         # Here, as below: the page starts without what only the analysis needs.
-        from alike.analysis.stored import Analysis
+        from alike.analysis.stored import Analysis, not_analysed
 
         stamp = self.stamp(key)
         if stamp is None:
-            place = self._store.url
-            raise NotThere(f"{key} was not analysed yet: run `alike analyse --store {place}`")
+            check_key(self._store, key)
+            raise NotThere(not_analysed(self._store.features(key)))
         analysis: Analysis = self._kept(
             ("analysis", key), stamp, lambda: Analysis.load(self._store, key)
         )
@@ -88,13 +91,14 @@ class StoredAnalyses:
             NotThere: no analysis, or one without this measure.
         """
         from alike.analysis.report import main_measure
+        from alike.analysis.stored import not_analysed_by
 
         analysis = self.analysis(key)
         table = analysis.tables.get(name, pd.DataFrame({"measure": []}))
         measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
         chosen = main_measure(analysis) if measure is None else measure
         if chosen not in measures:
-            raise NotThere(f"{key} was not analysed by {chosen}, only by: {', '.join(measures)}")
+            raise NotThere(not_analysed_by(self._store.features(key), analysis, chosen))
         part = table[table["measure"] == chosen].drop(columns="measure")
         if order is not None and order in part:
             part = part.sort_values(order, kind="stable")
@@ -135,11 +139,7 @@ class StoredAnalyses:
         name = ("map", features.key, measure, *splits)
         table = self._kept(name, stamp, lambda: _find_map(features, measure, splits))
         if table is None:
-            whole = "" if split is None else f" --split {split}"
-            run = f"alike map --store {self._store.url} --measure {measure}{whole}"
-            raise NotThere(
-                f"{features.key} has no map of the images that are there now: run `{run}`"
-            )
+            raise NotThere(_no_map(features, measure, split))
         places = opened.places(table["row"].to_numpy(np.int64))
         listed = np.flatnonzero(places >= 0)
         sampled = len(listed) > limit
@@ -226,13 +226,27 @@ def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFr
     return None
 
 
+def _no_map(features: Any, measure: str, split: str | None) -> str:
+    """What to say where there is no map, with the command that makes one."""
+    line = f"{features.key} has no map of the images that are there now"
+    reason = cannot_measure(features, measure)
+    if reason:
+        return f"{line}: {reason}"
+    there = [one for one in SPLITS if len(features.table(one))]
+    if not there or split not in (None, *there):
+        of = "" if split is None else f" of the split {split}"
+        return f"{features.key} has no image{of}, and so no map of it"
+    words = ("--measure", measure, "--split", split or there[0])
+    return f"{line}: run `{command_of('map', features.store, features.key, *words)}`"
+
+
 def _predictions(features: Any, rows: NDArray[np.int64]) -> list[str]:
     """Names of the predicted classes of rows, read block by block."""
     numbers: list[int] = []
     names: list[str] = []
     for first in range(0, len(rows), BLOCK):
         logits = features.read(LOGITS, rows[first : first + BLOCK])
-        names = names or class_names(features, logits.shape[1])
+        names = names or output_names(features, logits.shape[1])
         # Lost logits are NaN, and the largest of those would be the first class.
         whole = np.isfinite(logits).all(axis=1)
         numbers += np.where(whole, np.argmax(logits, axis=1), len(names)).tolist()
@@ -261,17 +275,3 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _absent(value: Any) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
-
-
-def class_names(features: Any, width: int) -> list[str]:
-    """Names of the network's classes; their numbers where they are not known."""
-    from alike.analysis.scores import logit_places
-
-    names = [str(one) for one in features.attrs.get("class_names") or ()]
-    if len(names) == width:
-        return names
-    places = logit_places(features) or {}
-    names = [f"class {number}" for number in range(width)]
-    for name, place in places.items():
-        names[place] = name
-    return names

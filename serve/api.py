@@ -43,7 +43,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         408: "The body did not arrive in time.",
         409: "A stored file is damaged or missing; the line says how to mend it.",
         413: "The body is too large.",
-        415: "The body is a form.",
+        415: "The body is a form, or is not named as JSON.",
         422: "A value that cannot be.",
         500: "A fault of the server: its log says more.",
         503: "Too much is waiting: try again.",

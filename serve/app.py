@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
-from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, refuse
+from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, path_of, refuse
 from alike.serve.metrics import Metrics
 from alike.serve.pictures import NotThere, StoreGone
 from alike.serve.policy import PLOTLY, plotly_file, policy
@@ -76,7 +76,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     app.add_middleware(answering_head)
     app.add_middleware(Guard, access=access, budgets=service.budgets)
     app.add_middleware(metrics.counting)
-    _handle_errors(app)
+    _handle_errors(app, [one.name for one in stores])
     app.include_router(server_routes(stores, work, metrics))
     app.include_router(store_routes(work, Views(service, stores[0].runs)))
     for one in stores:
@@ -99,7 +99,7 @@ def create_app(stores: NeighbourService | Sequence[ServedStore], access: Access 
     return app
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, names: Sequence[str] = ()) -> None:
     @app.exception_handler(AlikeError)
     async def ours(_: Request, error: AlikeError) -> JSONResponse:
         status = next(number for kind, number in STATUS if isinstance(error, kind))
@@ -109,12 +109,21 @@ def _handle_errors(app: FastAPI) -> None:
         return refuse(status, str(error), RETRY if status == 503 else None)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return refuse(400, f"the body is no JSON: {first['ctx']['error']}")
+        named = "json" in request.headers.get("content-type", "").lower()
+        if tuple(first["loc"]) == ("body",) and isinstance(error.body, bytes) and not named:
+            return refuse(415, "the body is not named as JSON: send Content-Type: application/json")
         return refuse(422, "; ".join(map(_line, error.errors()[:5])))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return refuse(error.status_code, str(error.detail), error.headers)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        line = str(error.detail)
+        if error.status_code == 404:
+            line = _no_question(request, names)
+        return refuse(error.status_code, line, error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def left(_: Request, __: ClientDisconnect) -> JSONResponse:
@@ -123,6 +132,16 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> JSONResponse:
         return fault(error)
+
+
+def _no_question(request: Request, names: Sequence[str]) -> str:
+    """What to say of a path that is none of this server's."""
+    path = path_of(request.scope)
+    store, below = path.removeprefix(f"{API}/stores/"), path.startswith(f"{API}/stores/")
+    name = store.partition("/")[0]
+    if below and name not in names:
+        return f"no store {name[:80]!r}: this server has {', '.join(names)}"
+    return f"nothing is at {path[:120]!r}: {API}/docs lists the questions"
 
 
 def _line(error: Any) -> str:

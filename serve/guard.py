@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from alike.serve.budgets import Budgets
 from alike.serve.policy import policy
@@ -23,7 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OPEN = ("/api/v1/health",)
+SHEET = "/static/reference.css"
+OPEN = ("/api/v1/health", SHEET)
 """Paths that need no token: they say nothing about the store."""
 UPLOAD = re.compile(r"/api/v1(/stores/[^/]+)?/images")
 PAGES = ("/", "/api/v1/docs")
@@ -93,7 +94,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         """The answer to a request that may not be asked; None for one that may."""
-        host = _name_of(headers.get("host", ""))
+        host = name_of_host(headers.get("host", ""))
         if "*" not in self.access.hosts and host not in self.access.hosts:
             names = ", ".join(self.access.hosts)
             return refuse(400, f"host {host[:80]!r}: {names} expected; allow it by --allowed-host")
@@ -101,7 +102,7 @@ class Guard:
             return refuse(403, "a page of another site may not ask: open the page of this server")
         if self.open_requests >= self.budgets.requests:
             return refuse(503, f"{self.open_requests} requests are open: try again", RETRY)
-        path = _path_of(scope)
+        path = path_of(scope)
         if not self.access.token or path in OPEN:
             return None
         return self._without_token(scope, path, headers)
@@ -124,7 +125,7 @@ class Guard:
             answer.set_cookie(
                 self.access.cookie,
                 self.access.token,
-                path=scope.get("root_path", "") or "/",
+                path="/" if _is_direct(scope, headers) else scope.get("root_path", "") or "/",
                 httponly=True,
                 samesite="lax",
                 secure=scope.get("scheme") == "https",
@@ -132,10 +133,39 @@ class Guard:
             return answer
         if any(map(self.access.matches, presented)):
             return None
+        challenge = {"WWW-Authenticate": "Bearer"}
+        if path in PAGES and "text/html" in headers.get("accept", ""):
+            sheet = ("../../" if path != "/" else "") + SHEET[1:]
+            return HTMLResponse(_without_token_page(sheet), 401, challenge)
         where = "open the address that `alike serve` printed, or send Authorization: Bearer TOKEN"
-        return refuse(
-            401, f"the token is missing or wrong: {where}", {"WWW-Authenticate": "Bearer"}
-        )
+        return refuse(401, f"the token is missing or wrong: {where}", challenge)
+
+
+def _is_direct(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether a browser of this machine asks the server itself, and not the proxy before it."""
+    forwarded = any(name.startswith("x-forwarded-") for name in headers)
+    return not forwarded and name_of_host(headers.get("host", "")) in LOOPBACK
+
+
+def _without_token_page(sheet: str) -> str:
+    """What a browser shows to somebody without the token.
+
+    Args:
+        sheet: address of the style sheet.
+    """
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>Alike: a token is needed</title><link rel="stylesheet" href="{sheet}">'
+        "</head><body><main><h1>A token is needed</h1>"
+        "<p>This page is shown to those who have its token. <code>alike serve</code> printed an "
+        "address that ends in <code>?token=…</code>: open that address once in this browser, or "
+        "ask whoever started the server for it.</p>"
+        "<p>The token of a server that was started anew is another one, unless it was given by "
+        "<code>--token</code> or <code>ALIKE_TOKEN</code>. A program sends it in the header "
+        "<code>Authorization: Bearer TOKEN</code>.</p>"
+        "</main></body></html>\n"
+    )
 
 
 def answering_head(app: App) -> App:
@@ -143,7 +173,7 @@ def answering_head(app: App) -> App:
 
     async def answering(scope: Scope, receive: Receive, send: Send) -> None:
         head = scope["type"] == "http" and scope["method"] == "HEAD"
-        if not head or not _path_of(scope).startswith("/api/"):
+        if not head or not path_of(scope).startswith("/api/"):
             await app(scope, receive, send)
             return
 
@@ -170,7 +200,7 @@ class _Body:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive) -> None:
         self.size = 0
         self._guard, self._receive = guard, receive
-        upload = scope["method"] == "POST" and bool(UPLOAD.fullmatch(_path_of(scope)))
+        upload = scope["method"] == "POST" and bool(UPLOAD.fullmatch(path_of(scope)))
         self._most = guard.budgets.upload_bytes if upload else guard.budgets.body_bytes
         self._due = asyncio.get_running_loop().time() + guard.budgets.body_seconds
         self._complete = False
@@ -262,12 +292,12 @@ def _with_headers(send: Send) -> Send:
     return sender
 
 
-def _path_of(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path below the root path that a proxy serves this application at."""
     return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
 
 
-def _name_of(host: str) -> str:
+def name_of_host(host: str) -> str:
     """The name in a `Host` header, without port and brackets, in lower case."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
@@ -285,7 +315,7 @@ def _same_origin(scope: Scope, headers: Mapping[str, str]) -> bool:
     if site not in ("same-origin", "none"):
         opened = headers.get("sec-fetch-mode") == "navigate"
         top = headers.get("sec-fetch-dest") == "document"
-        if not (opened and top and scope["method"] == "GET" and _path_of(scope) in PAGES):
+        if not (opened and top and scope["method"] == "GET" and path_of(scope) in PAGES):
             return False
     origin = headers.get("origin")
     if origin is None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.command import command_of
 from alike.extract.store import read_tags
 from alike.serve.analysed import StoredAnalyses
 from alike.serve.opened import OpenIndex
@@ -42,10 +43,14 @@ class ImageList:
             the neighbours say), `score` (margin, z-score or correlation), `why` (of marked images:
             their tags).
         needs: what has to be done before there can be lines; empty if nothing.
+        measure: by which images are compared; empty if they are not.
+        notes: what a reader must know.
     """
 
     lines: pd.DataFrame
     needs: str = ""
+    measure: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def image_list(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
@@ -66,17 +71,26 @@ def image_list(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageL
 
 
 def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
+    # Here, as below: the page starts without what only few questions need.
+    from alike.analysis.stored import TO_ANALYSE, analyse_command
+
     if not opened.classes and kind == "outliers":
         return _outliers(opened, analyses)
     if not opened.classes:
         return ImageList(_empty(), "labels: the images of this set have none")
-    key, store = opened.index.features.key, opened.index.features.store
+    key, features = opened.index.features.key, opened.index.features
     try:
         table = analyses.analysis(key).tables.get("suspects")
     except NotThere:
         table = None
     if table is None:
-        return ImageList(_empty(), f"an analysis: run `alike analyse --store {store.url}`")
+        command = analyse_command(features)
+        if not command and kind == "outliers":
+            return _outliers(opened, analyses)
+        needs = f"an analysis: run `{command}`" if command else TO_ANALYSE
+        return ImageList(_empty(), needs)
+    # Of one measure: the first of the analysis.
+    measure = str(table["measure"].iloc[0]) if len(table) else ""
     table = table[table["kind"] == SUSPECTS[kind]]
     table = table[opened.places(table["row"].to_numpy(np.int64)) >= 0]
     lines = _images(opened, table["row"])
@@ -88,21 +102,22 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
     return ImageList(
         lines.assign(
             suggested=table["suggested"].to_numpy(), score=table["score"].to_numpy(float), why=why
-        )
+        ),
+        measure=measure,
     )
 
 
 def _outliers(opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
-    """Of a set without labels, which is not analysed."""
+    """Of a set without labels, or with so few that it is not analysed."""
     table = analyses.outliers(opened)
     sampled = len(opened.rows) > MOST_OTHERS
     why = f"far from {MOST_OTHERS} images drawn at random" if sampled else FAR_FROM_ALL
     lines = _images(opened, table["row"])
-    return ImageList(lines.assign(suggested="", score=table["score"].to_numpy(), why=why))
+    lines = lines.assign(suggested="", score=table["score"].to_numpy(), why=why)
+    return ImageList(lines, measure=opened.index.measure.name)
 
 
 def _twins(opened: OpenIndex) -> ImageList:
-    # Here, as below: the page starts without what only few questions need.
     from alike.extract.twins import twin_table, unsigned_rows
 
     store = opened.index.features.store
@@ -112,7 +127,7 @@ def _twins(opened: OpenIndex) -> ImageList:
     pairs = pairs[there]
     unsigned = len(unsigned_rows(store, opened.index.features.bad()["row"].to_numpy()))
     counted = "1 image" if unsigned == 1 else f"{unsigned} images"
-    needs = f"hashes of {counted}: run `alike twins --store {store.url}`"
+    needs = f"hashes of {counted}: run `{command_of('twins', store)}`"
     other = _images(opened, pairs["row_b"]).add_prefix("other_")
     lines = pd.concat([_images(opened, pairs["row_a"]), other], axis=1).assign(
         score=pairs["correlation"].to_numpy(float), why=pairs["how"].to_numpy()
@@ -132,8 +147,16 @@ def _same_bytes(opened: OpenIndex) -> pd.DataFrame:
     rest = rest[differ].reset_index(drop=True)
     image = _images(opened, rest["row"])
     own = {name: rest[name] for name in ("path", "label", "subset")}
+    why = [
+        f"same bytes, labels {_label(one)} and {_label(other)}"
+        for one, other in zip(image["label"], rest["label"], strict=True)
+    ]
     copy = image.assign(**own).add_prefix("other_")
-    return pd.concat([image, copy], axis=1).assign(score=1.0, why="same bytes, another label")
+    return pd.concat([image, copy], axis=1).assign(score=1.0, why=why)
+
+
+def _label(label: Any) -> str:
+    return "none" if pd.isna(label) else f"“{label}”"
 
 
 def _bad(opened: OpenIndex) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.measures import find_measure
 from alike.index.filters import Among
-from alike.index.places import card_stamp
+from alike.index.places import card_stamp, index_command
 from alike.index.query import NeighbourIndex
 from alike.serve.pictures import NotThere
 from alike.serve.unindexed import Unindexed, open_extraction
@@ -67,9 +67,10 @@ class OpenIndex:
         if isinstance(index, Unindexed) and index.why:
             notes = (index.why, *notes)
         if missing:
-            measure = index.measure.name
+            features = index.features
+            command = index_command(features.store, features.key, index.measure.name)
             lacking = f"{missing} images have features and are not in the index: they are no answer"
-            notes = (f"{lacking}; run `alike index --measure {measure}`", *notes)
+            notes = (f"{lacking}; run `{command}`", *notes)
         images, paths, labels, subsets, splits = columns
         return cls(index, rows, images, paths, labels, subsets, splits, missing, notes)
 
@@ -222,11 +223,18 @@ class OpenIndexes:
                 entry.now = OpenIndex.of(fresh)
             entry.stamp = stamp
         except (AlikeError, OSError) as error:
+            self._require_features(name)
             why = " ".join(str(error).split())
             note = f"the answers are of an index that was replaced and cannot be read anew: {why}"
             entry.now = OpenIndex.of(entry.now.index, (note,))
         finally:
             entry.lock.release()
+
+    def _require_features(self, name: tuple[str, str]) -> None:
+        """Refuse an extraction that was deleted; one of which files are lost answers as it is."""
+        if name[0] not in self.store.groups() and name[0] not in self.store.recorded():
+            self._entries.pop(name, None)
+            check_key(self.store, name[0])
 
     def _stamp(self, name: tuple[str, str]) -> Any:
         """Changes with every new index and every listing; one look at two files."""
@@ -251,4 +259,5 @@ def check_key(store: Any, key: str) -> None:
     """
     groups = store.groups()
     if key not in groups:
-        raise NotThere(f"no features {key[:120]!r}; the store has: {', '.join(groups)}")
+        there = ", ".join(groups) or "none"
+        raise NotThere(f"no features {key[:120]!r}; the store has: {there}")

@@ -44,7 +44,9 @@ def pixels_of(image: NamedImage) -> int:
     try:
         width, height = image_size(image.data)
     except BadImage as error:
-        raise BadInput(f"image {image.name!r} cannot be decoded ({error})") from error
+        raise BadInput(
+            f"image {image.name!r} cannot be decoded ({error}): {image.advice}"
+        ) from error
     return width * height
 
 

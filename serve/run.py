@@ -17,7 +17,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from alike.extract.errors import BadInput
 from alike.serve.app import create_app
 from alike.serve.budgets import Budgets
-from alike.serve.guard import LOOPBACK, Access, outermost, refuse, safe_headers
+from alike.serve.guard import (
+    LOOPBACK,
+    Access,
+    name_of_host,
+    outermost,
+    refuse,
+    safe_headers,
+)
 from alike.serve.memory import bound_arenas
 from alike.serve.service import NeighbourService
 from alike.serve.stores import ServedStore
@@ -157,9 +164,9 @@ def serve(
         raise BadInput(f"root path {root_path!r}: begin it with / and end it without")
     bound_arenas()
     with contextlib.closing(listener_at(host, port)) as listener:
-        access = Access((*allowed_hosts(host), *(name.lower() for name in hosts)), token)
-        shown = f"[{host}]" if ":" in host else host
-        page = f"http://{shown}:{listener.getsockname()[1]}/"
+        hosts = tuple(map(allowed_name, hosts))
+        access = Access((*allowed_hosts(host), *hosts), token)
+        page = page_address(host, listener.getsockname()[1], hosts, root_path)
         ready(f"{page}?token={token}" if token else page)
         if isinstance(stores, NeighbourService):
             stores = [ServedStore("store", stores)]
@@ -216,6 +223,42 @@ def allowed_hosts(host: str) -> tuple[str, ...]:
     addresses = [one.address for each in psutil.net_if_addrs().values() for one in each]
     names = {socket.gethostname().lower(), *(one.partition("%")[0].lower() for one in addresses)}
     return (*LOOPBACK, *sorted(names - set(LOOPBACK)))
+
+
+def allowed_name(text: str) -> str:
+    """The name of a further host as `Host` headers are compared with it: without a port.
+
+    Raises:
+        BadInput: a URL, or no name.
+
+    Examples:
+        >>> allowed_name("Pets.example.org:8443"), allowed_name("::1"), allowed_name("*")
+        ('pets.example.org', '::1', '*')
+    """
+    name = text.lower() if text.count(":") > 1 and "[" not in text else name_of_host(text)
+    if not name or set(text) & set("/?#@ "):
+        raise BadInput(f"allowed host {text[:80]!r}: give a name alone, as pets.example.org")
+    return name
+
+
+def page_address(host: str, port: int, hosts: Sequence[str], root_path: str) -> str:
+    """Where the page can be opened.
+
+    Args:
+        host: address that is listened at.
+        port: that is listened at.
+        hosts: further names under which the page may be asked for.
+        root_path: path at which a proxy serves the page; with it the first further name that is not
+            this machine's is that of the proxy, which is asked by TLS.
+    """
+    beyond = [name for name in hosts if name not in (*LOOPBACK, "*")]
+    if root_path and beyond:
+        return f"https://{_in_address(beyond[0])}{root_path}/"
+    return f"http://{_in_address(host)}:{port}/"
+
+
+def _in_address(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
 
 
 def new_token() -> str:

@@ -13,7 +13,7 @@ from alike.analysis.explain import (
     FOR,
     in_measure,
 )
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, transform_of
 from alike.extract.identity import settings_hash
 from alike.extract.measures import measure_named
@@ -25,7 +25,15 @@ from alike.serve.budgets import DEFAULTS, Budgets, ByteCache
 from alike.serve.network import NeedsNetwork, Networks, Vectors
 from alike.serve.notes import fewer, in_blocks, others_split, too_many_pairs
 from alike.serve.opened import HASH_LENGTH, OpenIndex, OpenIndexes, check_key, check_measure
-from alike.serve.pictures import NotThere, StoredPictures, Thumbnails, pixels_of, png, thumbnail
+from alike.serve.pictures import (
+    NotThere,
+    StoredPictures,
+    StoreGone,
+    Thumbnails,
+    pixels_of,
+    png,
+    thumbnail,
+)
 from alike.serve.presence import Presence
 from alike.serve.unindexed import usual_measure
 
@@ -36,6 +44,7 @@ MAX_CELLS = 64
 TAP = "last_conv"
 HEADLINE = "gap_cosine"
 UPLOADED = "uploaded image"
+SEND = "send another image file"
 
 
 class NeighbourService:
@@ -90,26 +99,48 @@ class NeighbourService:
 
         self.store = Store.open(store) if isinstance(store, str | Path) else store
         self.store.source()
-        features = self.store.features(key)
-        self.key, self.budgets = features.key, budgets
-        there = indexed_measures(self.store, self.key)
-        self.measure = measure if there else usual_measure(features, measure)
+        self.key, self.budgets = self.store.features(key).key, budgets
         self.uploads = beside.uploads if beside else ByteCache(budgets.uploads)
         self.thumbnails = (
             beside.thumbnails if beside
             else Thumbnails(budgets.thumbnails, thumbnails, budgets.disk)
         )  # fmt: skip
         self.networks = beside.networks if beside else Networks(budgets.vectors)
-        self.analyses = StoredAnalyses(self.store)
-        self.presence = Presence(self.store)
         # One list of all stores of the server, this one's included.
         self._every: list[StoredPictures] = beside._every if beside else []
-        self._pictures = StoredPictures(self.store)
-        self._open = OpenIndexes(self.store)
+        there = indexed_measures(self.store, self.key)
+        self._take(measure, there)
         if there:
             # Not without neighbours, where another measure would answer.
             self._open.get(self.key, measure).searched()
         self._every.append(self._pictures)
+        self.presence = Presence(self.store, self._reopen)
+
+    def _take(self, measure: str, there: Sequence[str]) -> None:
+        """Take what the answers need of the store; `there` are the measures with an index."""
+        features = self.store.features(self.key)
+        self.measure = measure if there else usual_measure(features, measure)
+        self.analyses = StoredAnalyses(self.store)
+        self._pictures = StoredPictures(self.store)
+        self._open = OpenIndexes(self.store)
+
+    def _reopen(self) -> None:
+        """Answer from the store that was put in the place of the one that was opened.
+
+        Raises:
+            StoreGone: it has other extractions.
+        """
+        store = type(self.store)(self.store.files, self.store.tree)
+        if self.key not in store.groups():
+            keys = ", ".join(store.groups()) or "no features"
+            raise StoreGone(
+                f"the store {store.shown_place} was replaced by another one, without {self.key}: "
+                f"it has {keys}; start the server anew"
+            )
+        there, before = indexed_measures(store, self.key), self._pictures
+        self.store = store
+        self._take(self.measure if self.measure in there or not there else there[0], there)
+        self._every[self._every.index(before)] = self._pictures
 
     @property
     def version(self) -> str:
@@ -232,8 +263,12 @@ class NeighbourService:
         Raises:
             BadInput: no readable image, or too many pixels; says why.
         """
-        image = NamedImage(UPLOADED, data)
-        image.pixels()
+        image = NamedImage(UPLOADED, data, SEND)
+        height, width = image.pixels().shape[-2:]
+        try:
+            transform_of(self.store.features(self.key)).check_size(height, width)
+        except BadImage as error:
+            raise BadInput(f"the network cannot take the image ({error}): {SEND}") from error
         self.uploads.put(image.image_id, image, len(data))
         return self.about(image.image_id)
 
@@ -243,7 +278,7 @@ class NeighbourService:
         Raises:
             BadInput: no readable image, or more pixels than may be decoded at once.
         """
-        pixels = pixels_of(NamedImage(UPLOADED, data))
+        pixels = pixels_of(NamedImage(UPLOADED, data, SEND))
         if pixels > self.budgets.pixels:
             most = f"at most {self.budgets.pixels} are decoded here"
             raise BadInput(f"the image has {pixels} pixels, {most}: make it smaller")
@@ -379,6 +414,11 @@ class NeighbourService:
         opened = opened or self.opened()
         query = self.about(name, opened)
         opened.check_classes(labels)
+        if relation != "any" and query["label"] is None:
+            raise BadInput(
+                f"the image has no class, and relation={relation} compares with it: "
+                "ask by relation=any, or name classes by label"
+            )
         among = Among(relation, labels)
         row, index = query["row"], opened.searched()
         answer = index.query_vectors(
@@ -580,7 +620,8 @@ class NeighbourService:
             "maps": result.table.to_dict(orient="records"), "cosine": None,
             "left_out": list(result.notes), "files": [],
         }  # fmt: skip
-        notes = [
+        notes = [result.target_note] if result.target_note else []
+        notes += [
             note for key, one in result.arrays.items()
             for note in in_blocks(key.partition("/")[2], one.shape, _steps(one))
         ]  # fmt: skip
@@ -601,11 +642,9 @@ class NeighbourService:
         """
         opened = self.opened()
         images = [self.about(name, opened) for name in names]
-        # One that could not be decoded has no features, and is stored all the same.
-        outside = [
-            one["image"] for one in images
-            if one["row"] < 0 and not self._pictures.has(one["image"])
-        ]  # fmt: skip
+        # By the store itself: one that could not be decoded has no features and is stored all the
+        # same, and one with features may have been forgotten since.
+        outside = [one["image"] for one in images if not self._pictures.has(one["image"])]
         if outside:
             raise NotThere(f"image {outside[0][:12]}… is not stored: only stored images have tags")
         return _tags_of(
@@ -644,7 +683,7 @@ def all_explanations(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in ("maps", "left_out"):
             every["images"][name] += part["images"][name]
         every["arrays"] |= part["arrays"]
-        every["notes"] += part["notes"]
+        every["notes"] = list(dict.fromkeys([*every["notes"], *part["notes"]]))
     return every
 
 

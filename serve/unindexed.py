@@ -11,6 +11,7 @@ from alike.extract.errors import BadInput
 from alike.extract.measures import (
     MEASURES,
     Measure,
+    cannot_measure,
     embed_rows,
     fitted_measure,
     measure_named,
@@ -84,6 +85,9 @@ def open_extraction(store: Any, key: str, measure: str) -> NeighbourIndex | Unin
         except BadInput as lacking:
             if not measure_named(measure).needs_fit:
                 raise
+            reason = cannot_measure(features, measure)
+            if reason:
+                raise BadInput(reason) from error
             command = index_command(store, key, measure)
             raise BadInput(f"{lacking}: `{command}` fits it") from error
         return Unindexed(features, ready, str(error) if there else "")

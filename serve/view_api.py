@@ -91,17 +91,17 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/lists/{kind}", response_model=view_models.ImageList)
     async def listed(
         request: Request, kind: Annotated[view_models.ListKind, Path()], features: Features = None,
-        limit: Limit = 200, offset: Offset = 0,
+        measure: Measure = None, limit: Limit = 200, offset: Offset = 0,
     ) -> Any:  # fmt: skip
         """Images to look at: suspected labels, outliers, twins, bad images, those with tags."""
 
         def question() -> Any:
-            found = views.listed(kind, features)
+            found = views.listed(kind, features, measure)
             lines = [_line(one) for one in records(found.lines.iloc[offset : offset + limit])]
             key, n_lines = work.service.chosen_key(features), len(found.lines)
             return {
                 "key": key, "kind": kind, "lines": lines, "n_lines": n_lines, "offset": offset,
-                "notes": beyond(offset, n_lines, "lines"), "needs": found.needs,
+                "notes": [*found.notes, *beyond(offset, n_lines, "lines")], "needs": found.needs,
             }  # fmt: skip
 
         return await work.search(request, answer(question))
@@ -109,12 +109,12 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/lists/{kind}/file", response_class=Response, responses=FILE)
     async def file(
         request: Request, kind: Annotated[view_models.ListKind, Path()], features: Features = None,
-        form: Literal["csv", "latex", "parquet"] = "csv",
+        measure: Measure = None, form: Literal["csv", "latex", "parquet"] = "csv",
     ) -> Any:  # fmt: skip
         """The whole list as a file."""
 
         def question() -> bytes:
-            lines: pd.DataFrame = views.listed(kind, features).lines
+            lines: pd.DataFrame = views.listed(kind, features, measure).lines
             return export(lines, form)
 
         data = await work.search(request, question)

@@ -165,7 +165,7 @@ class ImageList(Model):
         lines: of the list.
         n_lines: of the whole list, of which at most `limit` are in `lines`.
         offset: lines of the whole list before those.
-        notes: says so if the list ends before `offset`.
+        notes: says so if the list ends before `offset`, or does not follow the measure asked for.
         needs: what has to be done before the list is complete; empty if nothing.
     """
 

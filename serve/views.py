@@ -1,14 +1,14 @@
 """What the views of the page show beyond neighbours: scores, classes, lists, predictions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.serve.analysed import class_names
+from alike.extract.class_names import output_names
 from alike.serve.class_pair import class_pair
 from alike.serve.lists import ImageList, image_list
 from alike.serve.opened import OpenIndex
@@ -70,6 +70,7 @@ class Views:
             similarity_order,
         )
         from alike.analysis.report import main_measure
+        from alike.analysis.stored import not_analysed_by
 
         analyses, chosen = self.service.analyses, self.service.chosen_key(key)
         analysis = analyses.analysis(chosen)
@@ -78,7 +79,7 @@ class Views:
             {"measure": [], "class_a": [], "class_b": [], "mean": []}
         )), name)  # fmt: skip
         if square.empty:
-            raise NotThere(f"{chosen} was not analysed by {name[:120]}: run `alike analyse`")
+            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, name))
         order = similarity_order(square)
         return {
             "key": chosen,
@@ -104,7 +105,9 @@ class Views:
         rows, split = self._evaluated(opened)
         compared = class_pair(opened, rows, first, second)
         if compared is None:
-            raise NotThere(f"{first[:80]!r} and {second[:80]!r}: no two {split} images to compare")
+            named = f"“{first[:80]}”" if first == second else f"“{first[:80]}” and “{second[:80]}”"
+            of = "" if split == "all" else f" on the split {split}"
+            raise NotThere(f"{named}: no two images to compare{of}")
         figure = histogram(compared.histogram, measure=opened.index.measure.name, bars=60)
         if first == second:
             figure.data = [one for one in figure.data if one.name.startswith("same")]
@@ -145,13 +148,17 @@ class Views:
         Raises:
             NotThere: no analysis, or one without this measure.
         """
+        # Here, as above: the page starts without what only the analysis needs.
+        from alike.analysis.stored import not_analysed_by
+
         chosen = self.service.chosen_key(key)
         if measure is None:
             measure = self.service.analysed_measure(self.service.opened(chosen))
-        table = self.service.analyses.analysis(chosen).tables.get("roc")
+        analysis = self.service.analyses.analysis(chosen)
+        table = analysis.tables.get("roc")
         part = None if table is None else table[table["measure"] == measure]
         if part is None or part.empty:
-            raise NotThere(f"{chosen} was not analysed by {measure[:120]}: run `alike analyse`")
+            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, measure))
         part = part[np.isfinite(part["threshold"])].sort_values("threshold")
         same, different = (
             1.0 - np.interp(distances, part["threshold"], part[share]) for share in ("tar", "far")
@@ -173,7 +180,7 @@ class Views:
         logits = self.service.tap(name, TAP, opened, network=network).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
-        names = class_names(opened.index.features, len(shares))
+        names = output_names(opened.index.features, len(shares))
         likely = np.argsort(-shares, kind="stable")[:LIKELY].tolist()
         return {
             "image": self.service.about(name, opened),
@@ -182,9 +189,19 @@ class Views:
             "n_classes": len(names),
         }
 
-    def listed(self, kind: str, key: str | None) -> ImageList:
-        """The list of a kind."""
-        return image_list(kind, self.service.opened(key), self.service.analyses)
+    def listed(self, kind: str, key: str | None, measure: str | None = None) -> ImageList:
+        """The list of a kind; by a measure, outliers of a set that is not analysed.
+
+        Raises:
+            NotThere: features that the measure cannot compare.
+        """
+        opened = self.service.opened(key, measure)
+        listed = image_list(kind, opened, self.service.analyses)
+        if measure is None or listed.measure == measure:
+            return listed
+        by = f"by {listed.measure}" if listed.measure else "of no measure"
+        note = f"the list is {by}: of another are only the outliers of a set that is not analysed"
+        return replace(listed, notes=(note,))
 
 
 def drawn(figure: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
-from alike.analysis.explain.inputs import framed, network_for
+from alike.analysis.explain.inputs import framed, index_or_name, network_for
 from alike.analysis.explain.likeness_pixels import (
     PAIR_EXPLAINERS,
     USUAL,
@@ -58,6 +58,7 @@ class Explained:
         pixels: of the first two images, one a method of `PAIR_EXPLAINERS` that fits.
         frames: (H, W, 3) uint8, what the network saw of the first two, where `pixels` is of them.
         grades: of the methods, as the store has them; written under the maps.
+        target_note: says if the class was taken by a name that is also the index of another class.
     """
 
     names: tuple[str, ...]
@@ -67,6 +68,7 @@ class Explained:
     pixels: tuple[PixelLikeness, ...] = ()
     frames: tuple[Pixels, ...] = ()
     grades: StoredGrades | None = None
+    target_note: str = ""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -207,7 +209,8 @@ def explain_images(
     pixels = _pixels(features, network, frames, of_two, measure, pairs, notes)
     shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
     grades = StoredGrades.of(features)
-    return Explained(names, explanations, comparison, tuple(notes), pixels, shown, grades)
+    which = index_or_name(network, target)
+    return Explained(names, explanations, comparison, tuple(notes), pixels, shown, grades, which)
 
 
 def _pixels(

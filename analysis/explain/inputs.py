@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alike.extract.class_names import numbered_class, output_names
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, read_image
 from alike.extract.networks import folded, taps_at
@@ -39,7 +40,7 @@ def class_indices(
     if target is None:
         return scores.argmax(1)
     if isinstance(target, str):
-        names = list(network.class_names or ())
+        names = _names(network, scores.shape[1])
         if target not in names and not target.isdecimal():
             raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
         target = names.index(target) if target in names else int(target)
@@ -54,12 +55,33 @@ def class_indices(
 
 
 def class_name(network: "Network", index: int) -> str:
-    """Return the name of a class, or its index as text where the network has no names."""
-    return network.class_names[index] if network.class_names else str(index)
+    """Return the name of a class, or `class 3` where the network has no names."""
+    return _names(network, index + 1)[index]
+
+
+def index_or_name(network: "Network", target: int | str | None) -> str:
+    """Say that a class was taken by its name, where the same text is the index of another class.
+
+    Returns:
+        a line; empty if nothing has to be said.
+    """
+    names = network.class_names or ()
+    if not isinstance(target, str) or target not in names or not target.isdecimal():
+        return ""
+    if names.index(target) == int(target) or int(target) >= len(names):
+        return ""
+    other = names[int(target)]
+    return f"{target} is the name of a class, which is explained; index {target} is class {other}"
+
+
+def _names(network: "Network", outputs: int) -> list[str]:
+    """Names of the outputs, or of the first ones."""
+    names = list(network.class_names or ())
+    return names + [numbered_class(index) for index in range(len(names), outputs)]
 
 
 def network_for(features: "Features", network: "Network | None" = None) -> "Network":
-    """Return the network that made stored features, with the class names that they know.
+    """Return the network that made stored features, with the names of its outputs.
 
     Raises:
         BadInput: its files are gone or changed, or the one given has other weights.
@@ -77,7 +99,7 @@ def network_for(features: "Features", network: "Network | None" = None) -> "Netw
     stored = [features.attrs.get(name, "") for name in ("modules_hash", "head")]
     if [network.modules_hash, network.head] != stored:
         check_made_by(Extraction.from_dict(features.attrs), network)
-    names = features.attrs.get("class_names")
+    names = output_names(features)
     return replace(network, class_names=tuple(names)) if names else network
 
 

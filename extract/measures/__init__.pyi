@@ -10,6 +10,7 @@ from .steps import Array as Array
 from .steps import Take as Take
 from .stored import FeatureRows as FeatureRows
 from .stored import balanced_rows as balanced_rows
+from .stored import cannot_measure as cannot_measure
 from .stored import check_finite as check_finite
 from .stored import constants_of as constants_of
 from .stored import embed_rows as embed_rows

@@ -84,8 +84,7 @@ def ready_measure(
     if earlier is not None and as_fitted:
         return earlier
     if fit_rows is None:
-        train = features.whole.table("train", names=measure.taps).sort_values("image_id")
-        fit_rows = balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
+        fit_rows = _rows_to_fit(features, measure)
     table = features.whole.table(names=measure.taps).set_index("row")
     # By image id, for sums depend on the order a little, and rows are numbered by arrival.
     images = table.loc[np.unique(np.asarray(fit_rows, dtype=np.int64))].sort_values("image_id")
@@ -95,6 +94,29 @@ def ready_measure(
     if earlier is not None and same_labels and np.array_equal(earlier.fitted_rows, np.sort(rows)):
         return earlier
     return _fit(features, measure, rows, labels)
+
+
+def _rows_to_fit(features: FeatureRows, measure: Measure) -> NDArray[np.int64]:
+    """Labelled rows of the train split, balanced by class."""
+    train = features.whole.table("train", names=measure.taps).sort_values("image_id")
+    return balanced_rows(train["row"].to_numpy(), train["label"].to_numpy(), FIT_ROWS)
+
+
+def cannot_measure(features: FeatureRows, name: str) -> str:
+    """Why a measure cannot compare features, even if it were fitted now; empty if it can.
+
+    Args:
+        features: the extraction to measure.
+        name: of a measure, see `find_measure`.
+    """
+    measure = measure_named(name)
+    try:
+        _check_stored(features, measure)
+        if measure.needs_fit and _load(features, measure)[0] is None:
+            _check_fit_rows(features, measure, _rows_to_fit(features, measure))
+    except BadInput as error:
+        return str(error)
+    return ""
 
 
 def fitted_measure(features: FeatureRows, name: str) -> Measure:
@@ -250,15 +272,19 @@ def _load(features: FeatureRows, measure: Measure) -> tuple[Measure | None, str]
     return (stored, labels_hash) if digest == stored.digest else (None, "")
 
 
+def _check_fit_rows(features: FeatureRows, measure: Measure, rows: NDArray[np.int64]) -> None:
+    if len(rows) < 2:
+        msg = (
+            f"measure {measure.name} is fitted on labelled rows that it never evaluates, and the "
+            f"train split of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
+        )
+        raise BadInput(msg)
+
+
 def _fit(
     features: FeatureRows, measure: Measure, rows: NDArray[np.int64], labels: NDArray[Any]
 ) -> Measure:
-    if len(rows) < 2:
-        msg = (
-            f"measure {measure.name} is fitted on rows that it never evaluates, and the train "
-            f"split of {features.key} has {len(rows)}: set a train share (--train-share 0.5)"
-        )
-        raise BadInput(msg)
+    _check_fit_rows(features, measure, rows)
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     constants = constants_of(features, measure)
     taps = {tap: features.read(tap, rows) for tap in measure.taps}

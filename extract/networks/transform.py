@@ -84,6 +84,23 @@ class Transform:
             return self.crop, self.crop
         return self.resize if isinstance(self.resize, tuple) else None
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image that would grow without bounds.
+
+        Raises:
+            BadImage: so long and thin that it would be too large.
+        """
+        if not isinstance(self.resize, int):
+            return
+        short = min(height, width)
+        grown = [self.resize * side // short for side in (width, height)]
+        if grown[0] * grown[1] > MAX_PIXELS:
+            raise BadImage(
+                "too large",
+                f"{width}x{height} pixels are {grown[0]}x{grown[1]} when resized, at most "
+                f"{MAX_PIXELS} pixels in all are taken",
+            )
+
     def frame(self, image: "torch.Tensor") -> "torch.Tensor":
         """Resize and crop a uint8 image (3, H, W); the result is uint8 (3, h, w), contiguous.
 
@@ -93,16 +110,8 @@ class Transform:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as geometry
 
+        self.check_size(*image.shape[-2:])
         if self.resize is not None:
-            if isinstance(self.resize, int):
-                short, long = sorted(image.shape[-2:])
-                grown = self.resize * long // short
-                if self.resize * grown > MAX_PIXELS:
-                    raise BadImage(
-                        "too large",
-                        f"{short}x{long} is {self.resize}x{grown} when resized, at most "
-                        f"{MAX_PIXELS} pixels are",
-                    )
             image = geometry.resize(
                 image,
                 [self.resize] if isinstance(self.resize, int) else list(self.resize),

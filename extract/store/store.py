@@ -76,7 +76,8 @@ class Store(Displayed, StoreBase):
     def _begin(self) -> None:
         import zarr
 
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        # To the microsecond: a server tells a store by it from another at the same place.
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         note(self.files, Event("created", "", f"layout {SCHEMA}"))
         zarr.open_group(self.tree, mode="a", zarr_format=3).attrs["schema"] = SCHEMA
         # Last: a store is one when it has its settings.

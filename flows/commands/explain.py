@@ -178,8 +178,11 @@ def _images(
     """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
+    from alike.flows.log_lines import say
 
     result = given_images(chosen, numbered(images), *asked)
+    if result.target_note:
+        say(f"note: {result.target_note}")
     stem = "-".join(Path(name).stem for name in images[:2])
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()

@@ -33,7 +33,7 @@ def serve(
         str | None,
         typer.Option(
             help="Key of the extraction, of the first store. [default: the only one, or that "
-            "served]"
+            "served, or the first with an index]"
         ),
     ] = None,
     measure: Annotated[
@@ -85,13 +85,13 @@ def serve(
     """
     from alike.extract.networks import require_trust
     from alike.extract.places import cache_folder
-    from alike.serve.run import allowed_hosts, is_private, new_token
+    from alike.serve.run import allowed_hosts, allowed_name, is_private, new_token
     from alike.serve.run import serve as run
 
     places = [*(stores or ()), *(store or ())]
     if not places:
         raise typer.BadParameter("name a store: alike serve pets.store")
-    names = tuple(allowed_host or ())
+    names = tuple(map(allowed_name, allowed_host or ()))
     if token is None:
         token = "" if is_private(host, names) else new_token()
     token = "" if token == NO_TOKEN else token
@@ -132,24 +132,33 @@ def _open(
     from alike.serve.service import NeighbourService
     from alike.serve.stores import ServedStore, store_names
 
-    first = NeighbourService(places[0], features, measure, thumbnails=thumbnails)
-    services = [first]
-    for place in places[1:]:
+    services: list[NeighbourService] = []
+    for place in places:
         store = Store.open(place)
-        key = _first_key(store)
-        there = indexed_measures(store, key)
-        chosen = measure if measure in there or not there else there[0]
-        services.append(NeighbourService(store, key, chosen, beside=first))
+        named = None if services else features
+        key, several = (named, False) if named else _first_key(store)
+        chosen = measure
+        if services or several:
+            there = indexed_measures(store, key)
+            chosen = measure if measure in there or not there else there[0]
+        if several and not services:
+            keys = "|".join(store.groups())
+            say(f"note: {key} answers first; choose another on the page, or by --features {keys}")
+        beside = services[0] if services else None
+        services.append(NeighbourService(store, key, chosen, thumbnails=thumbnails, beside=beside))
     return [
         ServedStore(name, service, StoredRuns(service.store))
         for name, service in zip(store_names(places), services, strict=True)
     ]
 
 
-def _first_key(store: "Store") -> str:
+def _first_key(store: "Store") -> tuple[str, bool]:
     """The extraction that answers first: the only one, that served, or the first with an index.
 
     If none has one, it is the first.
+
+    Returns:
+        its key, and whether there are others as good.
 
     Raises:
         BadInput: there is none.
@@ -158,9 +167,10 @@ def _first_key(store: "Store") -> str:
     from alike.index.places import indexed_measures
 
     try:
-        return store.features().key
+        return store.features().key, False
     except BadInput:
         groups = store.groups()
         if not groups:
             raise
-        return next((key for key in groups if indexed_measures(store, key)), groups[0])
+        first = next((key for key in groups if indexed_measures(store, key)), groups[0])
+        return first, True

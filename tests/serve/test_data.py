@@ -145,7 +145,7 @@ def test_the_same_bytes_under_another_label_are_listed(tmp_path, unlabelled):
     (line,) = listed.lines.to_dict("records")
     assert (line["path"], line["label"]) == ("left/0.png", "left")
     assert (line["other_path"], line["other_label"]) == ("right/copy.png", "right")
-    assert line["why"] == "same bytes, another label"
+    assert line["why"] == "same bytes, labels “left” and “right”"
 
 
 @browsing

@@ -1,6 +1,7 @@
 """Fuzzed calls of everything that the API describes: no fault, and answers as described."""
 
 import os
+import shutil
 from collections import Counter
 
 import hypothesis
@@ -10,9 +11,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from .conftest import server
+
 FULL = os.environ.get("ALIKE_FULL")
 CALLS = 10_000 if FULL else 120
 """Of all operations together."""
+PATHS = (
+    "images/{image}/neighbours",
+    "images/{image}/alike/{other}",
+    "lists/{kind}",
+    "map",
+    "scores",
+)
+"""Whose answers need labels, an index or an analysis."""
 
 
 @pytest.mark.quick
@@ -37,20 +48,25 @@ def test_fuzzed_calls_are_answered_as_described(client):
     assert sum(statuses.values()) >= 0.8 * CALLS
 
 
-def test_fuzzed_calls_below_the_name_of_a_store_are_answered_as_described(client):
-    """The paths of each store are described once, as those of the first."""
-    raw = client.json("/api/v1/openapi.json")
-    raw["paths"] = {
-        path.replace("/api/v1/", "/api/v1/stores/store/"): {"get": raw["paths"][path]["get"]}
-        for path in ("/api/v1/images/{image}/neighbours", "/api/v1/images/{image}/alike/{other}")
-    }
-    description = schemathesis.openapi.from_dict(raw)
-    description.config.update(base_url=client.address)
-    operations = [one.ok() for one in description.get_all_operations() if isinstance(one, Ok)]
-    assert len(operations) == 2
-    statuses: Counter[int] = Counter()
-    for operation in operations:
-        fuzz(operation, CALLS // 12, statuses)
+def test_fuzzed_calls_below_the_name_of_a_store_are_answered_as_described(
+    unlabelled, place, tmp_path
+):
+    """Of one without labels, and one without an index; described once, as those of the first."""
+    shutil.copytree(place / "store", tmp_path / "bare.store")
+    shutil.rmtree(tmp_path / "bare.store" / "index")
+    with server(unlabelled, tmp_path / "bare.store") as client:
+        raw = client.json("/api/v1/openapi.json")
+        raw["paths"] = {
+            f"/api/v1/stores/{name}/{path}": {"get": raw["paths"][f"/api/v1/{path}"]["get"]}
+            for name in ("store", "bare") for path in PATHS
+        }  # fmt: skip
+        description = schemathesis.openapi.from_dict(raw)
+        description.config.update(base_url=client.address)
+        operations = [one.ok() for one in description.get_all_operations() if isinstance(one, Ok)]
+        assert len(operations) == 2 * len(PATHS)
+        statuses: Counter[int] = Counter()
+        for operation in operations:
+            fuzz(operation, max(1, CALLS // 100), statuses)
     assert not any(status >= 500 for status in statuses)
     assert statuses[200]
 

@@ -3,11 +3,15 @@
 import asyncio
 import logging
 import shutil
+import time
 
 import httpx
 import pytest
 
+from alike.extract.store import Store, read_tags
+from alike.extract.store.upkeep import collect_garbage
 from alike.serve.app import create_app
+from alike.serve.opened import EVERY
 from alike.serve.service import NeighbourService
 from alike.serve.stores import ServedStore
 
@@ -102,3 +106,39 @@ def test_a_damaged_store_is_answered_as_described(both, caplog):
         assert "Retry-After" not in answer.headers
     assert not any(record.exc_info for record in caplog.records)
     assert asking.get(f"{LOST}/images/3/neighbours").json() == neighbours
+
+
+def test_another_store_in_its_place_is_not_answered_from_the_old_one(both, unlabelled, tmp_path):
+    """Neither rows nor tags: one without the extraction is refused, one with it is opened anew."""
+    asking, folder = both
+    image = asking.get(f"{LOST}/images/3").json()["image"]
+    change = {"images": [image], "present": True}
+    folder.rename(tmp_path / "elsewhere")
+    Store.open(folder, create=True)
+    for answer in (
+        asking.ask("PUT", f"{LOST}/tags/zz", json=change),
+        asking.get(f"{LOST}/images/3/neighbours"),
+        asking.get(f"{LOST}/tags"),
+    ):
+        assert answer.status_code == 404
+        assert "was replaced by another one" in answer.json()["error"]
+    assert [one["name"] for one in asking.get(f"{API}/stores").json()] == ["store"]
+    # One with other images of the same network.
+    shutil.rmtree(folder)
+    shutil.copytree(unlabelled, folder)
+    images = len(Store.open(unlabelled).features().table())
+    assert asking.get(f"{LOST}/set").json()["images"] == images
+    assert len(asking.get(f"{API}/stores").json()) == 2
+    answer = asking.ask("PUT", f"{LOST}/tags/zz", json=change)
+    assert (answer.status_code, "not stored" in answer.json()["error"]) == (404, True)
+    assert read_tags(Store.open(folder)).empty
+
+
+def test_an_extraction_that_was_deleted_is_gone(both):
+    asking, folder = both
+    assert asking.get(f"{LOST}/images/3/neighbours").status_code == 200
+    lost = Store.open(folder)
+    collect_garbage(lost, drop=(lost.features().key,))
+    time.sleep(EVERY)
+    answer = asking.get(f"{LOST}/images/3/neighbours")
+    assert (answer.status_code, "no features" in answer.json()["error"]) == (404, True)

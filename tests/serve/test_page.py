@@ -221,10 +221,13 @@ def test_images_at_random(client):
         ("/images/3/neighbours?measure=map_cosine", None, 404, "--measure map_cosine`"),
         ("/images/3/explain?method=guess", None, 422, "guess"),
         ("/images/3/explain?target=cow", None, 404, "cow"),
-        ("/nothing", None, 404, "Not Found"),
+        ("/nothing", None, 404, "nothing is at '/api/v1/nothing': /api/v1/docs lists"),
+        ("/stores/nope/set", None, 404, "no store 'nope': this server has store"),
+        ("/run-difference?run=zz&run=zy", None, 404, "run 'zz': no run has that id; the last are"),
         ("/images", b"", 422, "an empty body"),
-        ("/images", b"no image at all", 422, "cannot be decoded"),
-        ("/neighbours", b"{", 422, "JSON"),
+        ("/images", b"no image at all", 422, "): send another image file"),
+        ("/neighbours", b"{", 400, "the body is no JSON: Expecting property name"),
+        ("/neighbours?", b'{"images": ["3"]}', 415, "send Content-Type: application/json"),
     ],
 )
 def test_bad_questions_get_one_clear_line(client, path, data, status, line):

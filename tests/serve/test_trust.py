@@ -31,7 +31,15 @@ from alike.serve.budgets import Budgets, Busy, ByteCache, ClientGone, Gate
 from alike.serve.guard import LOOPBACK, Access, Guard, _same_origin
 from alike.serve.models import NeighbourQuestion
 from alike.serve.pictures import Thumbnails, thumbnail
-from alike.serve.run import allowed_hosts, is_private, listener_at, new_token, serve
+from alike.serve.run import (
+    allowed_hosts,
+    allowed_name,
+    is_private,
+    listener_at,
+    new_token,
+    page_address,
+    serve,
+)
 from alike.serve.service import NeighbourService
 from alike.serve.work import Work
 
@@ -508,6 +516,14 @@ def test_a_token_is_wanted_once_and_then_a_cookie(place):
                 answer = await ask(path)
                 assert answer.status_code == 401
                 assert "token" in answer.json()["error"]
+            answer = await ask("/", Accept="text/html,*/*")
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "printed an address that ends in <code>?token=…</code>" in answer.text
+            (sheet,) = re.findall(r'href="([^"]+)"', answer.text)
+            assert (await ask(f"/{sheet}")).status_code == 200
+            # On the machine itself the page is not at the path of the proxy.
+            own = await ask("/?token=secret", Host="127.0.0.1:8000")
+            assert "Path=/;" in own.headers["Set-Cookie"]
             answer = await ask("/?token=secret")
             assert (answer.status_code, answer.headers["Location"]) == (303, "./")
             cookie = answer.headers["Set-Cookie"]
@@ -537,6 +553,15 @@ def test_who_can_reach_a_server():
     assert not is_private("127.0.0.1", ("pets.example.org",))
     assert not is_private("0.0.0.0", ())
     assert allowed_hosts("10.0.0.7")[-1] == "10.0.0.7"
+    assert allowed_name("P2.example.org:8443") == "p2.example.org"
+    assert [allowed_name(one) for one in ("::1", "[::1]:80", "*")] == ["::1", "::1", "*"]
+    for wrong in ("http://x", "x/alike", "", "a b"):
+        with pytest.raises(BadInput, match="give a name alone"):
+            allowed_name(wrong)
+    named = ("localhost", "pets.example.org")
+    assert page_address("127.0.0.1", 80, named, "/a") == "https://pets.example.org/a/"
+    assert page_address("::", 80, named, "") == "http://[::]:80/"
+    assert page_address("127.0.0.1", 80, named[:1], "/a") == "http://127.0.0.1:80/"
     assert socket.gethostname().lower() in allowed_hosts("0.0.0.0")
 
 

@@ -339,3 +339,17 @@ def test_layers_and_limits_are_those_of_the_report(two_networks, tmp_path):
     assert len(analysis.tables["suspects"])
     assert "<summary>Labels that the neighbours contradict" in page
     assert "<summary>Labels that the neighbours contradict" not in limits
+
+
+def test_an_explanation_names_classes_as_the_prediction_does(place):
+    """Of a network without class names they are the labels in alphabetical order."""
+    service = NeighbourService(place / "store")
+    opened = service.opened()
+    labels = sorted(opened.classes)
+    [logits] = opened.index.features.read("logits", np.array([3]))
+    likely = Views(service).prediction("3", opened)["classes"]
+    assert likely == [labels[place] for place in np.argsort(-logits, kind="stable")]
+    for target, name in [(None, likely[0]), *((name, name) for name in labels), ("0", labels[0])]:
+        [line] = service.explain("3", "gradcam", target, opened)["images"]["maps"]
+        assert line["target"] == name
+        assert line["score"] == pytest.approx(logits[labels.index(name)], abs=1e-3)

@@ -11,7 +11,12 @@ from torch import nn
 
 from alike.analysis.explain.explain import EXPLAINERS, relevance, relevances
 from alike.analysis.explain.gradients import DoesNotFit, cam, gradcam_raw, score
-from alike.analysis.explain.inputs import class_indices, ready_module
+from alike.analysis.explain.inputs import (
+    class_indices,
+    class_name,
+    index_or_name,
+    ready_module,
+)
 from alike.extract.errors import BadInput
 from alike.extract.networks.taps import _FOUND, taps_at
 
@@ -226,6 +231,18 @@ def test_an_impossible_class_is_refused(target):
 def test_a_class_by_number_or_name(target):
     few = SimpleNamespace(name="n", class_names=("cat", "cow", "emu"))
     assert class_indices(few, target, torch.zeros(2, 3)).tolist() == [1, 1]
+
+
+def test_the_name_of_a_class_goes_before_the_index_of_another():
+    few = SimpleNamespace(name="n", class_names=("5", "7", "0"))
+    assert class_indices(few, "0", torch.zeros(1, 3)).tolist() == [2]
+    assert index_or_name(few, "0") == (
+        "0 is the name of a class, which is explained; index 0 is class 5"
+    )
+    assert [index_or_name(few, target) for target in ("7", "1", 0, None)] == [""] * 4
+    unnamed = SimpleNamespace(name="n", class_names=None)
+    assert class_indices(unnamed, "class 2", torch.zeros(1, 3)).tolist() == [2]
+    assert class_name(unnamed, 2) == "class 2"
 
 
 @pytest.fixture(autouse=True, scope="module")

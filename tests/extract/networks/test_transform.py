@@ -69,5 +69,7 @@ def test_bad_settings_cannot_exist(bad: dict[str, object]) -> None:
 
 
 def test_thin_image_that_would_grow_without_bounds_is_a_bad_image() -> None:
-    with pytest.raises(BadImage, match="1x20000 is 256x5120000 when resized"):
+    with pytest.raises(BadImage, match="1x20000 pixels are 256x5120000 when resized"):
         Transform(256, 224).frame(torch.zeros(3, 20000, 1, dtype=torch.uint8))
+    with pytest.raises(BadImage, match="20000x1 pixels are 5120000x256 when resized"):
+        Transform(256, 224).check_size(1, 20000)

@@ -1,0 +1,158 @@
+"""Commands that answers advise: each is run as it is printed, on a store of two networks."""
+
+import io
+import re
+import shlex
+
+import pytest
+from PIL import Image
+
+from alike.extract.errors import BadInput
+from alike.extract.images.sources import open_source
+from alike.extract.networks.network import load_network
+from alike.extract.pipeline import extract
+from alike.extract.store.store import Store
+from alike.flows.cli import app
+from alike.flows.commands.serve import _open
+from alike.flows.history import History
+from alike.index.build import build_index
+from alike.serve.app import create_app
+from alike.serve.service import NeighbourService
+
+from .conftest import DEEP
+from .test_lost_stores import API, Asking
+
+PICTURES = {"ant": 5, "bee": 5, "wasp": 5}
+
+
+def store_of(folder, names, counts, networks=("deep", "wide"), text=DEEP):
+    """A store of images of one colour a class, by two networks, without anything else."""
+    for label, count in counts.items():
+        (folder / "images" / label).mkdir(parents=True)
+        for number in range(count):
+            shade = (37 * len(label) + 90 * number + 50 * (label > "b")) % 256
+            colour = (number * 40 % 256, 255 - shade, shade)
+            Image.new("RGB", (8, 8), colour).save(folder / "images" / label / f"{number}.png")
+    (folder / "nets.py").write_text(text)
+    store = Store.open(folder / names, create=True)
+    source = open_source(str(folder / "images"))
+    return store, [
+        extract(source, load_network(f"{folder}/nets.py:{one}", "none"), store, device="cpu").key
+        for one in networks
+    ]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Asks a server of a store of two networks, neither of which has an index; and the second."""
+    store, keys = store_of(tmp_path, "a store", PICTURES)
+    store.set_split(0.5)
+    return Asking(create_app(NeighbourService(store, keys[0]))), keys[1], store
+
+
+def run_advice(line):
+    [command] = re.findall("`(alike [^`]*)`", line)
+    app(shlex.split(command)[1:], standalone_mode=False)
+
+
+@pytest.mark.quick
+def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys):
+    asking, key, store = two
+    of = f"features={key}"
+    lists = {
+        kind: asking.get(f"{API}/lists/{kind}?{of}").json()["needs"]
+        for kind in ("labels", "outliers")
+    }
+    questions = (
+        f"scores?{of}",
+        f"map?{of}",
+        f"map?{of}&measure=map_cosine&split=all",
+        f"images/3/neighbours?{of}",
+        f"images/3/neighbours?{of}&measure=mahalanobis",
+        f"class-matrix?{of}&measure=whitened_cosine",
+    )
+    for question in questions:
+        answer = asking.get(f"{API}/{question}")
+        assert answer.status_code == 404, question
+        line = answer.json()["error"]
+        if question.startswith("scores"):
+            assert all(f"`{re.findall('`(.*)`', line)[0]}`" in need for need in lists.values())
+        run_advice(line)
+        assert asking.get(f"{API}/{question}").status_code == 200, line
+    # Other questions advise the same.
+    unknown = f"{of}&measure=gem_cosine"
+    answers = [asking.get(f"{API}/{path}?{unknown}") for path in ("classes", "class-matrix")]
+    answers.append(asking.get(f"{API}/typical?{unknown}&distance=1"))
+    assert {answer.json()["error"] for answer in answers} == {answers[0].json()["error"]}
+    [index] = (store.root_path / "index" / key / "gap_cosine").glob("*.faiss")
+    index.write_bytes(b"no index")
+    answer = Asking(create_app(NeighbourService(store, key, "mahalanobis"))).get(
+        f"{API}/images/3/neighbours?measure=gap_cosine"
+    )
+    run_advice(answer.json()["error"])
+    assert asking.get(f"{API}/images/3/neighbours?{of}").status_code == 200
+
+
+@pytest.mark.parametrize("counts", [{"ant": 5}, {"ant": 1, "bee": 1}])
+def test_what_cannot_be_analysed_says_what_it_needs(tmp_path, counts):
+    """No command is advised that fails; outliers need no classes."""
+    store, [key] = store_of(tmp_path, "store", counts, ("deep",))
+    asking = Asking(create_app(NeighbourService(store)))
+    for path in ("scores", "classes", "class-matrix", "report", "typical?distance=1"):
+        answer = asking.get(f"{API}/{path}")
+        assert (answer.status_code, answer.json()["error"]) == (
+            404,
+            f"{key} cannot be analysed: that needs two classes or more, one of them with two "
+            "images or more",
+        )
+    listed = {kind: asking.get(f"{API}/lists/{kind}").json() for kind in ("labels", "outliers")}
+    assert listed["labels"]["needs"] == ("two classes or more, one of them with two images or more")
+    assert listed["outliers"]["needs"] == ""
+    error = asking.get(f"{API}/images/0/neighbours?measure=mahalanobis").json()["error"]
+    assert "--train-share" in error
+    assert "`" not in error
+
+
+def test_refusals_use_the_words_of_http(tmp_path):
+    store, [key] = store_of(tmp_path, "store", {"ant": 2}, ("deep",))
+    asking = Asking(create_app(NeighbourService(store)))
+    build_index(store.features(key), "gap_cosine")
+    uploaded = asking.ask("POST", f"{API}/images", content=png_of((8, 8))).json()["image"]
+    answer = asking.get(f"{API}/images/{uploaded}/neighbours?relation=same")
+    assert answer.status_code == 422
+    assert "ask by relation=any" in answer.json()["error"]
+    assert "--" not in answer.json()["error"]
+    answer = asking.get(f"{API}/class-pair?first=ant&second=ant&measure=gap_cosine")
+    assert answer.status_code == 200
+    with pytest.raises(BadInput, match="the store has no runs yet"):
+        History(store).find("a")
+    told = asking.get(f"{API}/lists/outliers?measure=map_cosine").json()
+    assert (told["needs"], told["notes"]) == ("", [])
+    told = asking.get(f"{API}/lists/bad?measure=map_cosine").json()
+    assert told["notes"] == [
+        "the list is of no measure: of another are only the outliers of a set that is not analysed"
+    ]
+    assert asking.get(f"{API}/lists/outliers?measure=gap_cosine@none").status_code == 404
+
+
+def test_an_image_that_the_network_cannot_take_is_refused_at_once(tmp_path):
+    shorter = DEEP.replace("[8, 8]", '256, "crop": 224')
+    store_of(tmp_path, "store", {"ant": 2}, ("deep",), shorter)
+    service = NeighbourService(tmp_path / "store")
+    with pytest.raises(BadInput, match="20000x1 pixels are 5120000x256 when resized"):
+        service.upload(png_of((20000, 1)))
+    assert service.upload(png_of((20, 10)))["row"] == -1
+
+
+def png_of(size):
+    data = io.BytesIO()
+    Image.new("RGB", size, (9, 99, 200)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_a_store_of_several_networks_is_served_by_the_first_with_an_index(tmp_path, capsys):
+    store, keys = store_of(tmp_path, "store", {"ant": 2})
+    build_index(store.features(keys[1]), "map_cosine")
+    (served,) = _open([str(tmp_path / "store")], None, "gap_cosine", tmp_path / "pictures")
+    assert (served.service.key, served.service.measure) == (keys[1], "map_cosine")
+    assert f"--features {'|'.join(store.groups())}" in capsys.readouterr().err
