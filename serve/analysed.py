@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.errors import AlikeError
 from alike.serve.notes import beyond
 from alike.serve.opened import OpenIndex
 from alike.serve.pictures import NotThere
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 MOST = 6
 """Analyses, maps and lists that are kept in memory."""
+SCORES = "scores.parquet"
+"""The table that every analysis has."""
+NETWORK = "network"
+"""In place of a measure, of what belongs to the network."""
 LOGITS = "logits"
 NO_PREDICTION = "no prediction"
 """In place of the class of an image whose logits are lost."""
@@ -34,10 +39,46 @@ class StoredAnalyses:
         self._lock = threading.Lock()
         self._reading: dict[tuple[str, ...], threading.Lock] = {}
         self._read: OrderedDict[tuple[str, ...], tuple[Any, Any]] = OrderedDict()
+        self._measures: dict[str, tuple[Any, list[str]]] = {}
 
     def stamp(self, key: str) -> Any:
         """Changes with every analysis of an extraction; None before the first."""
-        return self._store.files.listing(f"tables/{key}").get("scores.parquet")
+        return self._store.files.listing(f"tables/{key}").get(SCORES)
+
+    def measures(self, key: str) -> list[str]:
+        """Measures by which an extraction was analysed; none before the first analysis."""
+        stamp = self.stamp(key)
+        if stamp is None:
+            return []
+        entry = self._measures.get(key)
+        if entry is None or entry[0] != stamp:
+            try:
+                table, _ = self._store.read_table(f"tables/{key}/{SCORES}")
+            except (AlikeError, OSError):
+                # What is damaged is told to whoever asks for it.
+                return []
+            names = map(str, dict.fromkeys(table["measure"]))
+            entry = stamp, [name for name in names if name != NETWORK]
+            self._measures[key] = entry
+        return entry[1]
+
+    def maps(self, key: str) -> list[str]:
+        """Measures of which an extraction has a stored map, whatever its images."""
+        names = self._store.files.listing(f"maps/{key}")
+        return sorted({name.partition(".")[0] for name in names if name.endswith(".parquet")})
+
+    def analysis_needs(self, key: str) -> str:
+        """What scores and classes need, with the command that makes it; empty if nothing."""
+        if self.stamp(key) is not None:
+            return ""
+        return f"an analysis: run `alike analyse --store {self._store.url} --features {key}`"
+
+    def map_needs(self, key: str, measure: str) -> str:
+        """What the map by a measure needs, with the command that makes it; empty if nothing."""
+        if measure in self.maps(key):
+            return ""
+        run = f"alike map --store {self._store.url} --features {key} --measure {measure}"
+        return f"a map by {measure}: run `{run}`"
 
     def analysis(self, key: str) -> "Analysis":
         """The analysis of an extraction.

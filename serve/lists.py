@@ -42,10 +42,12 @@ class ImageList:
             the neighbours say), `score` (margin, z-score or correlation), `why` (of marked images:
             their tags).
         needs: what has to be done before there can be lines; empty if nothing.
+        measure: by whose distances the images are listed; empty if no distance plays a part.
     """
 
     lines: pd.DataFrame
     needs: str = ""
+    measure: str = ""
 
 
 def image_list(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
@@ -70,13 +72,14 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
         return _outliers(opened, analyses)
     if not opened.classes:
         return ImageList(_empty(), "labels: the images of this set have none")
-    key, store = opened.index.features.key, opened.index.features.store
+    key = opened.index.features.key
     try:
         table = analyses.analysis(key).tables.get("suspects")
     except NotThere:
         table = None
     if table is None:
-        return ImageList(_empty(), f"an analysis: run `alike analyse --store {store.url}`")
+        return ImageList(_empty(), analyses.analysis_needs(key))
+    measure = str(table["measure"].iloc[0]) if len(table) else ""
     table = table[table["kind"] == SUSPECTS[kind]]
     table = table[opened.places(table["row"].to_numpy(np.int64)) >= 0]
     lines = _images(opened, table["row"])
@@ -88,7 +91,8 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
     return ImageList(
         lines.assign(
             suggested=table["suggested"].to_numpy(), score=table["score"].to_numpy(float), why=why
-        )
+        ),
+        measure=measure,
     )
 
 
@@ -98,7 +102,10 @@ def _outliers(opened: OpenIndex, analyses: StoredAnalyses) -> ImageList:
     sampled = len(opened.rows) > MOST_OTHERS
     why = f"far from {MOST_OTHERS} images drawn at random" if sampled else FAR_FROM_ALL
     lines = _images(opened, table["row"])
-    return ImageList(lines.assign(suggested="", score=table["score"].to_numpy(), why=why))
+    return ImageList(
+        lines.assign(suggested="", score=table["score"].to_numpy(), why=why),
+        measure=opened.index.measure.name,
+    )
 
 
 def _twins(opened: OpenIndex) -> ImageList:
@@ -158,7 +165,9 @@ def _marked(opened: OpenIndex) -> pd.DataFrame:
     # Features have sides; other images have none.
     places = opened.places(lines["row"].to_numpy(np.int64))
     lines["split"] = [opened.splits[place] if place >= 0 else None for place in places.tolist()]
-    return lines
+    # Neither those that could not be read nor those that the set has no more have a picture.
+    unread = opened.index.features.bad()["row"]
+    return lines.assign(bad=lines["row"].isin(unread) | (lines["row"] < 0))
 
 
 def _listed(images: Any, facts: pd.DataFrame, why: list[str]) -> pd.DataFrame:
