@@ -12,10 +12,16 @@ from typing import Any
 from alike.extract.errors import BadInput
 
 _REFERENCE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_USER = re.compile(r"(?<=://)([^/\s@?#'\"]+)@")
+# A password may hold slashes; a number before a slash is a port.
+_USER = re.compile(r"(?<=://)([^/\s@?#'\":]*:(?!\d+/)[^\s@?#'\"]*|[^/\s@?#'\"]+)@")
 _QUERY = re.compile(r"(://[^\s?#'\"]*\?)([^\s#'\"]+)")
 _ONLY = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH|WEBHOOK", re.I)
+_SECRET = re.compile(
+    r"TOKEN|KEY|SECRET|PASS|PWD|CRED|AUTH|HOOK|PAGER|DSN|SIG|PRIVATE|SESSION|COOKIE|BEARER", re.I
+)
+"""Names of variables whose values are hidden wherever they stand."""
+_PRIVATE = ("alarm", "cluster")
+"""Sections whose variables are hidden whatever their name: they name receivers and machines."""
 HIDDEN = "***"
 LEAST = 6
 """Shorter values are not looked for in a text: they would be there by chance."""
@@ -50,7 +56,7 @@ def filled(value: Any, place: str = "") -> Any:
                 f"{place} names ${{{name}}}: no such variable in the environment; set it, or write "
                 f"$${{{name}}} for the text itself"
             )
-        if _SECRET.search(name):
+        if _SECRET.search(name) or place.partition(".")[0] in _PRIVATE:
             hide(os.environ[name], f"${{{name}}}")
         return os.environ[name]
 

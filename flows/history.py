@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = "history"
 UNCHANGED = f"{FOLDER}/unchanged.json"
 ACCEPTED = f"{FOLDER}/accepted.json"
+LAST = re.compile(r"last(?:~(\d{1,9}))?")
 IMAGES = f"{FOLDER}/images"
 IMAGES_KEPT = 30
 """Tables of images that are kept beside that of the reference."""
@@ -250,7 +251,7 @@ class History:
         return record
 
     def find(self, name: str) -> RunRecord:
-        """The record of an id, of its beginning or end, or of `last`.
+        """The record of an id, its beginning or end, of `last`, `last~1` (before it), `accepted`.
 
         Raises:
             BadInput: none, or several.
@@ -269,12 +270,17 @@ class History:
 
     def _named(self, ids: Sequence[str], name: str) -> RunRecord:
         """The record that a name means, of ids, oldest first; only what may be it is read."""
-        if name == "last":
-            last = next(self._readable(reversed(ids)), None)
+        if back := LAST.fullmatch(name):
+            before = int(back.group(1) or 0)
+            last = next(islice(self._readable(reversed(ids)), before, None), None)
             if last is not None:
                 return last
+        accepted = self.accepted() if name == "accepted" else None
+        name_of_one = accepted.run if accepted else name
         matches = list(
-            self._readable(one for one in ids if one.startswith(name) or one.endswith(name))
+            self._readable(
+                one for one in ids if one.startswith(name_of_one) or one.endswith(name_of_one)
+            )
         )
         if len(matches) != 1:
             newest = list(islice(self._readable(reversed(ids)), 5))

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from alike.extract.twins import AUTOMATIC
 from alike.flows.sampling import Sample, Stored, feature_bytes
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def plan(
     notes = list(sample.notes)
     if gpus and not sample.gpus:
         notes.append("this machine has no GPU: each of them counts as fast as its processor")
+    if n > AUTOMATIC and pipeline.images.twins != "ignore":
+        notes.append(
+            f"a run searches no twins of more than {AUTOMATIC:,} images; what `alike twins` needs "
+            "for it is stored"
+        )
     made = Plan(n, len(extracted), store, memory, seconds, bound, free, notes=notes)
     return Plan(**{**vars(made), "advice": _advice(made, extracted)})
 
@@ -215,8 +221,6 @@ def _times(
 
 def twins_seconds(sample: Sample, n: int) -> float:
     """Of the search of twins: in pairs, and not by itself in large sets."""
-    from alike.extract.twins import AUTOMATIC
-
     if n > AUTOMATIC:
         return 0.0
     return n * sample.rates.get("twin", 0.0) + n * (n - 1) / 2 * sample.rates.get("twin_pair", 0.0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.errors import StoreBusy
 from alike.extract.progress import Progress
 from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
@@ -20,6 +21,7 @@ from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
+from alike.flows.mirror import mirror
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
 from alike.flows.recording import (
@@ -81,6 +83,7 @@ def run_settings_file(
             run.workers.close()
         last = last_good(History(run.store()).records())
         leave(run, done, last.id if last else "")
+        mirror(pipeline.output.folder, pipeline.output.mirror, tell)
         return replace(done, alarms=watch(pipeline, run.store(), tell))
 
 
@@ -181,11 +184,11 @@ def _note_changes(run: PipelineRun, key: str) -> None:
     images = history.images(before) if before else None
     changes = image_changes(images, images_of(run.store().features(key)))
     words = {
-        "added": "images are new",
-        "removed": "images are gone",
-        "relabelled": "labels changed",
+        "added": ("image is new", "images are new"),
+        "removed": ("image is gone", "images are gone"),
+        "relabelled": ("label changed", "labels changed"),
     }
-    run.changes = ", ".join(f"{n} {words[kind]}" for kind, n in changes.items() if n)
+    run.changes = ", ".join(f"{n} {words[kind][n != 1]}" for kind, n in changes.items() if n)
 
 
 def _record_again(
@@ -239,7 +242,8 @@ def _mask(error: BaseException) -> None:
 def record_failure(run: PipelineRun, error: BaseException) -> None:
     """Record a run that failed, and look at the rules: there may be no good run for long.
 
-    Nothing is written if there is no store yet.
+    Nothing is written if there is no store yet, or if another run is at work: its record says how
+    it ended.
     """
     try:
         store = Store.open(run.store_url)
@@ -247,7 +251,8 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
     except Exception:
         return
     try:
-        History(store).write(failure(run, error))
+        if not isinstance(error, StoreBusy):
+            History(store).write(failure(run, error))
         watch(run.pipeline, store, run.tell)
     # It must not hide why the run failed; the client of an object store has errors of its own.
     except Exception as fault:

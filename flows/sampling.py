@@ -52,7 +52,7 @@ class Sample:
         gpus: that this machine has.
         notes: what could not be measured.
         others: what is stored of the second and further networks.
-        fixed: seconds of a step that a few images take too: imports, checks, first passes, compiling.
+        fixed: seconds of a step that a few images take too: imports, checks, first passes.
     """
 
     images: int

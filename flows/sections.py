@@ -363,6 +363,9 @@ class Output(_Section):
     store: Name | None = Added
     """The features, tables, indexes and history: a folder, or a URL such as `s3://bucket/place`.
     Unset: the folder `store` in `folder`."""
+    mirror: Name | None = Added
+    """A URL or folder that gets a copy of the reports, the weights and the decisions of every run,
+    such as `s3://bucket/site`. Unset: none."""
     logs: Literal["text", "json"] | None = Added
     """Form of the lines on standard error; json: one object a line. Unset: text."""
 
@@ -372,11 +375,12 @@ class Output(_Section):
         if isinstance(folder, str) and "://" in folder:
             raise ValueError(
                 "reports, weights and state go to a local folder: name one, and name the URL as "
-                "[output] store, which features, tables and indexes go to"
+                "[output] store, which features, tables and indexes go to, or as [output] mirror, "
+                "which gets a copy of reports and weights"
             )
         return _without_nul(folder) if isinstance(folder, str) else folder
 
-    @field_validator("store")
+    @field_validator("store", "mirror")
     @classmethod
     def _a_place(cls, store: str | None) -> str | None:
         if store is not None and not store.rpartition("://")[2].strip("/"):
@@ -548,6 +552,9 @@ class Pipeline(_Section):
         if "://" in hook:
             # The path of a webhook is its password.
             shown["alarm"]["webhook"] = f"{'/'.join(hook.split('/')[:3])}/{HIDDEN}"
+        if len(shown["alarm"]["command"]) > 1:
+            # Passwords stand among arguments as often as in variables.
+            shown["alarm"]["command"] = [shown["alarm"]["command"][0], HIDDEN]
         return shown
 
     @property

@@ -131,7 +131,10 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     store = pipeline.output.store
     if store is not None and "://" not in store:
         store = str(base / expanded(store))
-    place = {"folder": base / expanded(pipeline.output.folder), "store": store}
+    mirror = pipeline.output.mirror
+    if mirror is not None and "://" not in mirror:
+        mirror = str(base / expanded(mirror))
+    place = {"folder": base / expanded(pipeline.output.folder), "store": store, "mirror": mirror}
     output = pipeline.output.model_copy(update=place)
     human = pipeline.analyse.human
     analyse = pipeline.analyse.model_copy(

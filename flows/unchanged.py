@@ -55,16 +55,19 @@ class State:
     def difference(self, now: "State") -> str:
         """What is not as it was; empty if nothing.
 
-        A file that is gone comes first: a name in the settings means no file then.
+        A local file that is gone comes first: a name in the settings means no file then.
         """
-        before, after = {**self.files, **self.objects}, {**now.files, **now.objects}
-        for one, stamp in sorted(before.items()):
-            if stamp and not after.get(one) and not Path(one).exists():
+        for one, stamp in sorted(self.files.items()):
+            if stamp and not now.files.get(one) and not Path(one).exists():
                 return f"{one} is gone"
         if self.settings != now.settings:
             return "the settings changed"
         if self.programs != now.programs:
             return "versions or devices changed"
+        gone = sorted(self.objects.keys() - now.objects.keys())
+        if gone:
+            return f"{gone[0]} is gone"
+        before, after = {**self.files, **self.objects}, {**now.files, **now.objects}
         names = before.keys() | after.keys()
         changed = sorted(one for one in names if before.get(one) != after.get(one))
         if changed:
@@ -159,6 +162,11 @@ def _finish(pipeline: "Pipeline", left: Left, tell: Tell) -> Finished:
 
     store = Store.open(pipeline.store_place)
     History(store).again(left.run)
+    if pipeline.output.mirror is not None:
+        from alike.flows.mirror import mirror
+
+        # An earlier run may have failed to copy.
+        mirror(pipeline.output.folder, pipeline.output.mirror, tell)
     return Finished(
         report=pipeline.output.folder / "report.html",
         key=left.key,

@@ -37,6 +37,8 @@ def test_references_are_replaced_wherever_a_text_stands(monkeypatch):
         ("s3://AKIA123@bucket/x and more", "s3://***@bucket/x and more"),
         ("https://host/x?a=1&sig=zz#part", "https://host/x?***#part"),
         ("https://me:${PW}@host/x?sig=${SIG}", "https://me:${PW}@host/x?sig=${SIG}"),
+        ("s3://me:se/cret/@bucket/x", "s3://***@bucket/x"),
+        ("http://localhost:9000/a@2x.png", "http://localhost:9000/a@2x.png"),
         ("write to me@host about /a?b", "write to me@host about /a?b"),
     ],
 )
@@ -54,6 +56,35 @@ def test_secret_values_show_as_their_references(monkeypatch):
     assert masked("Bearer abcdefgh for photographs, short") == (
         "Bearer ${API_TOKEN} for photographs, short"
     )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("setting", ["webhook = '${WHERE}'", "command = ['${WHERE}', 'x']"])
+def test_what_receives_an_alarm_is_hidden_whatever_its_name(tmp_path, monkeypatch, setting):
+    monkeypatch.setenv("WHERE", "r0ut1ng-of-mine")
+    file = tmp_path / "p.toml"
+    rest = (
+        '[images]\nsource = "x"\n[network]\nname = "resnet18"\n[alarm]\nwhen = ["sameness < 1"]\n'
+    )
+    file.write_text(rest + setting)
+    try:
+        pipeline = read_pipeline(file)
+    except BadInput as error:
+        said = str(error)
+    else:
+        said = f"{pipeline.shown} {masked('no such file: r0ut1ng-of-mine')}"
+    assert "r0ut1ng" not in said
+    assert "${WHERE}" in said
+
+
+@pytest.mark.quick
+def test_arguments_of_a_command_are_not_shown(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text(
+        '[images]\nsource = "x"\n[network]\nname = "resnet18"\n[alarm]\n'
+        'when = ["sameness < 1"]\ncommand = ["page-me", "--password=hunter"]\n'
+    )
+    assert read_pipeline(file).shown["alarm"]["command"] == ["page-me", "***"]
 
 
 def test_settings_show_what_the_file_says(tmp_path, monkeypatch):

@@ -16,10 +16,13 @@ from .remembered import settled_before as settled_before
 from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
+from .source import Stamp as Stamp
 from .source import check_bytes as check_bytes
+from .source import filesystem_of as filesystem_of
 from .source import notes_of as notes_of
 from .source import read_local as read_local
 from .source import read_url as read_url
+from .source import stamp_local as stamp_local
 from .sources import SOURCES as SOURCES
 from .sources import open_source as open_source
 from .split import SIDES as SIDES

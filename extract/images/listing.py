@@ -227,12 +227,14 @@ def _read(source: ImageSource, path: str, before: Remembered | None) -> _Image:
     """Hash an image, unless it is as remembered and not due."""
     # Before it is read: a file that changes in between has another stamp the next time.
     stamp = stamp_of(source, path)
-    same = before is not None and stamp != NO_STAMP and before.stamp == stamp
-    if before is not None and same and not before.due:
-        return _Image((before.image_id, before.size, "ok", ""), stamp, read=False, silent=False)
+    # What gave no bytes may give some the next time, without any change.
+    known = before if before is not None and before.image_id else None
+    same = known is not None and stamp != NO_STAMP and known.stamp == stamp
+    if known is not None and same and not known.due:
+        return _Image((known.image_id, known.size, "ok", ""), stamp, read=False, silent=False)
     facts = _hashed(source, path)
     # One that cannot be read at the moment is no silent change: it is told as bad.
-    silent = before is not None and same and facts[2] == "ok" and facts[0] != before.image_id
+    silent = known is not None and same and facts[2] == "ok" and facts[0] != known.image_id
     return _Image(facts, stamp, read=True, silent=silent)
 
 

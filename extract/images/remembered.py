@@ -39,14 +39,17 @@ NO_STAMP: Stamp = (-1, -1, -1, -1)
 STAMPED = ("stamp_size", "mtime_ns", "ctime_ns", "inode")
 TEXTS = ("path", "label", "subset", "group")
 """What a source says of an image without reading it."""
-KEPT = (*TEXTS, "image_id", "size", *STAMPED)
-"""Columns of the table that is kept."""
+KEPT = (*TEXTS, "image_id", "size", *STAMPED, "unread")
+"""Columns of the table that is kept; `unread`: why a file gave no bytes, empty if it did."""
+TOO_LARGE = "too large"
+"""State of a file that is not read for its size, which its stamp holds."""
 KEPT_LIKE = pd.DataFrame(
     {
         "path": pd.Series(["x"], dtype="str"),
         **{name: pd.Series(["x"], dtype=object) for name in TEXTS[1:]},
         "image_id": pd.Series(["x"], dtype="str"),
         **dict.fromkeys(("size", *STAMPED), np.zeros(1, np.int64)),
+        "unread": pd.Series(["x"], dtype="str"),
     }
 )
 """A row of it, for its types."""
@@ -92,10 +95,9 @@ class KeptColumns:
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """The columns of `KEPT`."""
         for batch in self.listing.to_batches():
-            unread = pc.not_equal(batch["state"], "ok")
-            columns = {name: batch[name] for name in KEPT}
-            # A file that could not be read may be read the next time, without any change.
-            columns |= {name: pc.if_else(unread, -1, batch[name]) for name in STAMPED}
+            columns = {name: batch[name] for name in KEPT if name != "unread"}
+            why = pc.binary_join_element_wise(batch["state"], batch["reason"], ": ")
+            columns["unread"] = pc.if_else(pc.equal(batch["state"], "ok"), "", why)
             yield pa.RecordBatch.from_pydict(columns)
 
 
@@ -230,24 +232,50 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
         return f"{n} images are listed, {table.num_rows} were"
     if changed:
         return f"a {min(changed, key=TEXTS.index)} changed"
-    n_changed, due = 0, list[tuple[str, str]]()
-    now = time.time_ns()
+    changed_files, due = list[str](), list[tuple[str, str]]()
+    n_changed, now = 0, time.time_ns()
     # The paths are those of the table: stamps are asked for after all images were listed.
     for batch in table.to_batches():
         paths = texts(batch, "path").tolist()
         stamps = np.array([stamp_of(source, path, now) for path in paths], dtype=np.int64)
         before = np.stack([batch[name].to_numpy() for name in STAMPED], axis=1)
-        n_changed += int(((stamps != before) | (stamps == -1)).any(axis=1).sum())
-        at = [number for number, path in enumerate(paths) if is_due(path, past.turn)]
+        unread = texts(batch, "unread")
+        differs = ((stamps != before) | (stamps == -1)).any(axis=1)
+        for one in np.flatnonzero(unread != "").tolist():
+            # What gave no bytes may give some without any change, but for what is too large.
+            if differs[one] or not unread[one].startswith(TOO_LARGE):
+                differs[one] = why_unread(source, paths[one]) != unread[one]
+        places = np.flatnonzero(differs)
+        n_changed += len(places)
+        changed_files = changed_files or [paths[one] for one in places[:1]]
+        at = [
+            number
+            for number, path in enumerate(paths)
+            if is_due(path, past.turn) and not unread[number]
+        ]
         due += zip(
             [paths[one] for one in at],
             batch["image_id"].take(pa.array(at, pa.int64())).to_pylist(),
             strict=True,
         )
     if n_changed:
-        return f"{n_changed} files changed"
+        return f"{changed_files[0]} changed{and_others(n_changed - 1)}"
     wrong = silent_changes(source, due)
     return f"{wrong[0]} has other bytes under the same times" if wrong else ""
+
+
+def why_unread(source: ImageSource, path: str) -> str:
+    """State and reason of a file that gives no bytes; empty if it gives some."""
+    try:
+        source.read(path)
+    except BadImage as error:
+        return f"{error.state}: {error.reason}"
+    return ""
+
+
+def and_others(n: int) -> str:
+    """Says that `n` other files are alike; empty for 0."""
+    return f", and {n} other file{'s' if n > 1 else ''}" if n else ""
 
 
 def _differs(batch: pa.RecordBatch, name: str, listed: Sequence[Listed]) -> bool:

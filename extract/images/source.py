@@ -4,6 +4,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -163,10 +164,18 @@ def read_object(filesystem: Any, path: str) -> bytes:
     try:
         data = bytes(filesystem.cat_file(path, start=0, end=MAX_BYTES + 1))
     except Exception as error:
-        # Every filesystem raises errors of its own.
+        # Every filesystem raises errors of its own; of an object without bytes none can be asked.
+        if _size(filesystem, path) == 0:
+            return b""
         raise BadImage("unreadable", one_line(error)) from error
     check_bytes(len(data))
     return data
+
+
+def _size(filesystem: Any, path: str) -> int | None:
+    with suppress(Exception):
+        return int(filesystem.info(path)["size"])
+    return None
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:

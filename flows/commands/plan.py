@@ -65,8 +65,10 @@ def _count(text: str | None) -> int | None:
         number = float(text.replace("_", "").replace(",", ""))
     except ValueError:
         number = -1.0
-    if not 1 <= number < 1e15:
-        raise BadInput(f"--images {text!r}: a number from 1 to 1e15 is expected, such as 100e6")
+    if not 1 <= number <= 1e15 or number != int(number):
+        raise BadInput(
+            f"--images {text!r}: a whole number from 1 to 1e15 is expected, such as 100e6"
+        )
     return int(number)
 
 
@@ -80,7 +82,7 @@ def _print(made: "Plan") -> None:
 
     gib = 2**30
     networks = "1 network" if made.networks == 1 else f"{made.networks} networks"
-    typer.echo(f"{made.images:,} images, {networks}")
+    typer.echo(f"{made.images:,} image{'s' if made.images > 1 else ''}, {networks}")
     parts = sorted(made.store.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{name} {_size(size)}" for name, size in parts if size >= made.bytes / 1000)
     typer.echo(f"store: {_size(made.bytes)} ({shown})")
@@ -90,7 +92,8 @@ def _print(made: "Plan") -> None:
         f"{made.memory['analysis'] / gib:.3g} GiB for index and analysis"
     )
     for name, seconds in made.seconds.items():
-        typer.echo(f"{name}: about {duration(seconds)}")
+        if seconds:
+            typer.echo(f"{name}: about {duration(seconds)}")
     typer.echo(f"bound by {made.bound}")
     for note in made.notes:
         typer.echo(f"note: {note}")

@@ -10,7 +10,12 @@ import typer
 from alike.flows.console import print_json, print_table
 
 Place = Annotated[str, typer.Argument(help="Settings file (.toml), or a store.")]
-Run = Annotated[str, typer.Argument(help="Id of a run, the end or beginning of one, or last.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Id of a run, the end or beginning of one, last, last~1 (before it), or accepted."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

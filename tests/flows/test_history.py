@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from alike.analysis.report import score_sections
 from alike.analysis.stored import Analysis
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import file_hash
 from alike.extract.images import remembered
 from alike.extract.store.store import Store
@@ -116,7 +117,7 @@ def test_a_run_that_finds_nothing_changed_writes_no_record(story):
 def test_another_time_of_any_file_gives_the_question_to_the_run(story):
     image, weights = story.place.files()[0], story.place.folder / "net.py"
     (table,) = story.store.path("tables").glob("*/scores.parquet")
-    for file, says in ((image, "1 files changed"), (weights, "net.py"), (table, "scores.parquet")):
+    for file, says in ((image, image.name), (weights, "net.py"), (table, "scores.parquet")):
         status = file.stat()
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
         assert story.look() is None
@@ -224,7 +225,13 @@ def test_another_setting_is_no_file_that_is_gone(story):
     pipeline = read_pipeline(story.file)
     network = pipeline.network.model_copy(update={"weights": str(story.place.folder / "net.pth")})
     before = state_of(pipeline.model_copy(update={"network": network}), [])
-    assert before.difference(state_of(pipeline, [])) == "the settings changed"
+    now = state_of(pipeline, [])
+    assert before.difference(now) == "the settings changed"
+    # Files of a remote store are those of the settings: another store has others.
+    remote = replace(before, objects={"store/store.json": [1, "tag"]})
+    assert remote.difference(now) == "the settings changed"
+    remote = replace(now, objects={"store/store.json": [1, "tag"]})
+    assert remote.difference(now) == "store/store.json is gone"
 
 
 def test_the_early_look_sees_what_lies_behind_a_link(story):
@@ -308,10 +315,10 @@ def test_what_runs_again_is_said_with_its_reason(story):
     story.place.change("relabel", 1)
     story.place.change("add", 2)
     story.run()
-    assert "analyse network: 1 images are new, 1 labels changed" in story.said
+    assert "analyse network: 1 image is new, 1 label changed" in story.said
     record = story.history.records()[number]
     assert record.changes == {"added": 1, "removed": 0, "relabelled": 1}
-    assert "analyse network: 1 images are new, 1 labels changed" in record.reasons
+    assert "analyse network: 1 image is new, 1 label changed" in record.reasons
     report = (story.place.folder / "out" / "report.html").read_text()
     assert 'id="since"' in report
     assert "Images: 1 added, 1 relabelled." in report
@@ -359,6 +366,17 @@ def test_a_failure_that_cannot_be_recorded_is_said(story, monkeypatch):
         raise BadInput("why")
     wanted = "that this run failed is not in the history: no space left on the device"
     assert said == [(wanted, "warning")]
+
+
+def test_a_run_that_found_another_at_work_leaves_no_record(story, monkeypatch):
+    def busy(_):
+        raise StoreBusy("another writes")
+
+    monkeypatch.setattr(whole_run, "run_steps", busy)
+    before = story.history.records()
+    with pytest.raises(StoreBusy):
+        story.run()
+    assert story.history.records() == before
 
 
 def test_a_run_killed_before_its_record_is_recorded_by_the_next(story, monkeypatch):

@@ -201,12 +201,12 @@ def test_the_command(sampled):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("images", ["many", "0", "-1", "nan", "1e99"])
+@pytest.mark.parametrize("images", ["many", "0", "-1", "nan", "1e99", "1.5"])
 def test_a_number_that_is_none(images, tmp_path):
     settings = make_set(tmp_path, 0)
     done = CliRunner().invoke(app, ["plan", str(settings), "--images", images])
     assert isinstance(done.exception, BadInput)
-    assert "a number from 1 to 1e15" in str(done.exception)
+    assert "a whole number from 1 to 1e15" in str(done.exception)
 
 
 PEAK = """

@@ -119,6 +119,13 @@ def test_the_command_takes_more_than_two(tmp_path):
     torn = tmp_path / "store" / "history" / f"{FAILED.id}.json"
     torn.write_bytes(torn.read_bytes()[:40])
     assert history.find("last") == THIRD
+    assert history.find("last~1") == SECOND
+    with pytest.raises(BadInput, match="'last~9': no run has that id"):
+        history.find("last~9")
+    with pytest.raises(BadInput, match="'accepted': no run has that id"):
+        history.find("accepted")
+    history.accept(FIRST, "me")
+    assert history.find("accepted") == FIRST
     assert history.find("20260104") == THIRD
     with pytest.raises(BadInput, match=f"the last are {OLD.id}, .*{THIRD.id}$"):
         history.find("aaaaa5")

@@ -7,6 +7,7 @@ import pytest
 from images import past_of
 
 from alike.extract.images import remembered
+from alike.extract.images import source as reading
 from alike.extract.images.folder import FolderSource
 from alike.extract.images.listing import list_source
 from alike.extract.images.remembered import TURNS, same_listing
@@ -18,10 +19,14 @@ class Counted(FolderSource):
 
     def __init__(self, spec):
         super().__init__(spec)
-        self.n_read, self.held = 0, {}
+        self.asked, self.held = [], {}
+
+    @property
+    def n_read(self):
+        return len(self.asked)
 
     def read(self, path):
-        self.n_read += 1
+        self.asked.append(path)
         return super().read(path)
 
     def stamp(self, path):
@@ -70,7 +75,7 @@ def test_a_changed_file_is_read(folder, change):
         (folder / "cat" / "008.png").replace(file)
     source = Counted(str(folder))
     assert same_listing(source, past_of(first, 5)) in (
-        "1 files changed",
+        "cat/007.png changed",
         "299 images are listed, 300 were",
     )
     again = list_source(source, past=past_of(first, 5))
@@ -83,7 +88,7 @@ def test_a_file_that_is_too_young_is_read_again(folder, monkeypatch):
     _, first = listed(folder)
     source, _ = listed(folder, past_of(first))
     assert source.n_read == 300
-    assert same_listing(source, past_of(first)) == "300 files changed"
+    assert same_listing(source, past_of(first)) == ("cat/000.png changed, and 299 other files")
 
 
 def test_silent_change_is_found_within_a_round_and_then_all_are_read(folder):
@@ -110,9 +115,33 @@ def test_what_could_not_be_read_is_tried_again(folder):
     file.symlink_to(folder / "nowhere")
     _, first = listed(folder)
     assert first.at[7, "state"] == "unreadable"
+    source = Counted(str(folder))
+    assert same_listing(source, past_of(first, 5)) == ""
     (folder / "nowhere").write_bytes(b"here")
+    assert same_listing(source, past_of(first, 5)) == "cat/007.png changed"
     _, again = listed(folder, past_of(first, 5))
     assert again.at[7, "state"] == "ok"
+
+
+@pytest.mark.quick
+def test_files_that_give_no_bytes_do_not_end_the_quiet(folder, monkeypatch):
+    """A link to nowhere, a pipe, an empty file; one above the limit is not even read again."""
+    monkeypatch.setattr(reading, "MAX_BYTES", 20)
+    (folder / "cat" / "001.png").unlink()
+    os.mkfifo(folder / "cat" / "001.png")
+    (folder / "cat" / "002.png").write_bytes(b"")
+    large = folder / "cat" / "003.png"
+    large.write_bytes(b"x" * 21)
+    (folder / "cat" / "004.png").unlink()
+    (folder / "cat" / "004.png").symlink_to("nowhere")
+    _, first = listed(folder)
+    assert set(first["state"]) == {"ok", "unreadable", "too large"}
+    for turn in range(2):
+        source = Counted(str(folder))
+        assert same_listing(source, past_of(first, turn)) == ""
+        assert "cat/003.png" not in source.asked
+    large.write_bytes(b"x" * 22)
+    assert same_listing(source, past_of(first, 1)) == "cat/003.png changed"
 
 
 @pytest.mark.quick

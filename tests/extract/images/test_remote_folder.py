@@ -85,10 +85,18 @@ def test_it_is_listed_by_few_requests_and_read_where_it_changed(
     assert again.attrs["read"] == len({*due, names[5].removeprefix("photos/")})
     assert len(s3_requests) == 4 + again.attrs["read"]
     assert (again["image_id"] != first["image_id"]).sum() == 1
-    assert same_listing(source, past) == "1 files changed"
+    assert same_listing(source, past) == f"{names[5].removeprefix('photos/')} changed"
     s3_requests.clear()
     assert same_listing(source, past_of(again)) == ""
     assert len(s3_requests) == 4 + len(due)
+
+
+def test_an_object_without_bytes_is_read_as_such(bucket: str) -> None:
+    fsspec.filesystem("s3").pipe_file(f"{bucket}/photos/cat/empty.png", b"")
+    source = open_source(f"s3://{bucket}/photos/")
+    listed = list_source(source)
+    assert listed["state"].tolist() == ["ok"]
+    assert same_listing(source, past_of(listed)) == ""
 
 
 def test_a_folder_that_is_not_there_or_not_ours_is_one_line(bucket: str) -> None:
