@@ -328,10 +328,15 @@ class Client:
         return images, pairs
 
     def report(
-        self, sections: Sequence[str] = (), *, features: str | None = None
+        self,
+        sections: Sequence[str] = (),
+        *,
+        features: str | None = None,
+        measure: str | None = None,
     ) -> dict[str, str]:
         """Sections of the report as HTML, by name; all that there are, or those that are named."""
-        answer = self._server.ask("GET", "/report", section=list(sections), features=features)
+        asked: dict[str, Any] = {"section": list(sections), "features": features}
+        answer = self._server.ask("GET", "/report", **asked, measure=measure)
         html: dict[str, str] = answer["sections"]
         return html
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alike.extract.class_names import output_names
 from alike.extract.command import command_of
+from alike.extract.errors import AlikeError
 from alike.extract.measures import cannot_measure
 from alike.serve.notes import beyond
 from alike.serve.opened import OpenIndex, check_key
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 MOST = 6
 """Analyses, maps and lists that are kept in memory."""
+SCORES = "scores.parquet"
+"""The table that every analysis has."""
+NETWORK = "network"
+"""In place of a measure, of what belongs to the network."""
 LOGITS = "logits"
 NO_PREDICTION = "no prediction"
 """In place of the class of an image whose logits are lost."""
@@ -37,10 +42,49 @@ class StoredAnalyses:
         self._lock = threading.Lock()
         self._reading: dict[tuple[str, ...], threading.Lock] = {}
         self._read: OrderedDict[tuple[str, ...], tuple[Any, Any]] = OrderedDict()
+        self._measures: dict[str, tuple[Any, list[str]]] = {}
 
     def stamp(self, key: str) -> Any:
         """Changes with every analysis of an extraction; None before the first."""
-        return self._store.files.listing(f"tables/{key}").get("scores.parquet")
+        return self._store.files.listing(f"tables/{key}").get(SCORES)
+
+    def measures(self, key: str) -> list[str]:
+        """Measures by which an extraction was analysed; none before the first analysis."""
+        stamp = self.stamp(key)
+        if stamp is None:
+            return []
+        entry = self._measures.get(key)
+        if entry is None or entry[0] != stamp:
+            try:
+                table, _ = self._store.read_table(f"tables/{key}/{SCORES}")
+            except (AlikeError, OSError):
+                # What is damaged is told to whoever asks for it.
+                return []
+            names = map(str, dict.fromkeys(table["measure"]))
+            entry = stamp, [name for name in names if name != NETWORK]
+            self._measures[key] = entry
+        return entry[1]
+
+    def maps(self, key: str) -> list[str]:
+        """Measures of which an extraction has a stored map, whatever its images."""
+        names = self._store.files.listing(f"maps/{key}")
+        return sorted({name.partition(".")[0] for name in names if name.endswith(".parquet")})
+
+    def analysis_needs(self, key: str) -> str:
+        """What scores and classes need, with the command that makes it; empty if nothing."""
+        if self.stamp(key) is not None:
+            return ""
+        from alike.analysis.stored import TO_ANALYSE, analyse_command
+
+        command = analyse_command(self._store.features(key))
+        return f"an analysis: run `{command}`" if command else TO_ANALYSE
+
+    def map_needs(self, key: str, measure: str) -> str:
+        """What the map by a measure needs, with the command that makes it; empty if nothing."""
+        if measure in self.maps(key):
+            return ""
+        run = command_of("map", self._store, key, "--measure", measure)
+        return f"a map by {measure}: run `{run}`"
 
     def analysis(self, key: str) -> "Analysis":
         """The analysis of an extraction.

@@ -43,7 +43,7 @@ class ImageList:
             the neighbours say), `score` (margin, z-score or correlation), `why` (of marked images:
             their tags).
         needs: what has to be done before there can be lines; empty if nothing.
-        measure: by which images are compared; empty if they are not.
+        measure: by whose distances the images are listed; empty if no distance plays a part.
         notes: what a reader must know.
     """
 
@@ -85,8 +85,9 @@ def _suspects(kind: str, opened: OpenIndex, analyses: StoredAnalyses) -> ImageLi
         table = None
     if table is None:
         command = analyse_command(features)
-        if not command and kind == "outliers":
+        if kind == "outliers" and not command:
             return _outliers(opened, analyses)
+        # An analysis may be there, of a version that made no such table.
         needs = f"an analysis: run `{command}`" if command else TO_ANALYSE
         return ImageList(_empty(), needs)
     # Of one measure: the first of the analysis.
@@ -181,7 +182,9 @@ def _marked(opened: OpenIndex) -> pd.DataFrame:
     # Features have sides; other images have none.
     places = opened.places(lines["row"].to_numpy(np.int64))
     lines["split"] = [opened.splits[place] if place >= 0 else None for place in places.tolist()]
-    return lines
+    # Neither those that could not be read nor those that the set has no more have a picture.
+    unread = opened.index.features.bad()["row"]
+    return lines.assign(bad=lines["row"].isin(unread) | (lines["row"] < 0))
 
 
 def _listed(images: Any, facts: pd.DataFrame, why: list[str]) -> pd.DataFrame:

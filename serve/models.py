@@ -144,6 +144,8 @@ class Extraction(Model):
         arrays: names of the stored arrays.
         indexes: measures with an index: those that `neighbours` takes. All else needs none.
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
+        measures: by which it was analysed.
+        maps: measures of which there is a map.
     """
 
     key: str
@@ -152,6 +154,8 @@ class Extraction(Model):
     arrays: list[str]
     indexes: list[str]
     analysed: bool
+    measures: list[str]
+    maps: list[str]
 
 
 class StoreFacts(Model):
@@ -211,6 +215,8 @@ class SetFacts(Model):
         unlabelled: images without a label.
         index: that answers; None without one.
         needs: what has to be done before `neighbours` answers; empty if nothing.
+        analysis_needs: the same of `scores`, `report`, `classes` and what else an analysis has.
+        map_needs: the same of `map`.
         maps: whether feature maps are stored, so that `alike` needs no network.
         colours: of heat maps.
         extractions: of the store.
@@ -230,6 +236,8 @@ class SetFacts(Model):
     unlabelled: int
     index: IndexFacts | None
     needs: str
+    analysis_needs: str
+    map_needs: str
     maps: bool
     colours: Colours
     extractions: list[Extraction]

@@ -203,6 +203,10 @@ class NeighbourService:
             "unlabelled": len(opened.rows) - sum(opened.classes.values()),
             "index": index_facts(opened),
             "needs": opened.needs,
+            "analysis_needs": self.analyses.analysis_needs(index.features.key),
+            "map_needs": self.analyses.map_needs(
+                index.features.key, measure or self.analysed_measure(opened)
+            ),
             "maps": TAP in index.features.arrays,
             "colours": {"for": FOR, "against": AGAINST},
             "extractions": self.extractions(),
@@ -232,6 +236,8 @@ class NeighbourService:
                 "arrays": list(features.arrays),
                 "indexes": indexed_measures(self.store, key),
                 "analysed": self.analyses.stamp(key) is not None,
+                "measures": self.analyses.measures(key),
+                "maps": self.analyses.maps(key),
             })  # fmt: skip
         return parts
 

@@ -53,9 +53,12 @@ def view_routes(router: APIRouter, work: Work, views: Views) -> None:
 
 def _of_scores(router: APIRouter, work: Work, views: Views) -> None:
     @router.get("/report", response_model=view_models.ScoreSections)
-    async def report(request: Request, features: Features = None, section: Sections = None) -> Any:
+    async def report(
+        request: Request, features: Features = None, section: Sections = None,
+        measure: Measure = None,
+    ) -> Any:  # fmt: skip
         """What the report says of scores, section by section, as HTML."""
-        question = partial(views.scores, features, section or ())
+        question = partial(views.scores, features, section or (), measure)
         return await work.search(request, answer(question))
 
     @router.get("/typical", response_model=view_models.Typical)
@@ -97,11 +100,12 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
 
         def question() -> Any:
             found = views.listed(kind, features, measure)
-            lines = [_line(one) for one in records(found.lines.iloc[offset : offset + limit])]
+            lines = [_line(kind, one) for one in records(found.lines.iloc[offset : offset + limit])]
             key, n_lines = work.service.chosen_key(features), len(found.lines)
             return {
                 "key": key, "kind": kind, "lines": lines, "n_lines": n_lines, "offset": offset,
                 "notes": [*found.notes, *beyond(offset, n_lines, "lines")], "needs": found.needs,
+                "measure": found.measure,
             }  # fmt: skip
 
         return await work.search(request, answer(question))
@@ -123,7 +127,7 @@ def _of_lists(router: APIRouter, work: Work, views: Views) -> None:
         return Response(data, media_type=media, headers=headers)
 
 
-def _line(row: dict[str, Any]) -> dict[str, Any]:
+def _line(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     images = [{name: row[name] for name in COLUMNS}]
     if "other_row" in row:
         images.append({name: row[f"other_{name}"] for name in COLUMNS})
@@ -132,4 +136,5 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
         "suggested": row.get("suggested") or None,
         "score": row.get("score"),
         "why": row["why"],
+        "bad": kind == "bad" or bool(row.get("bad")),
     }

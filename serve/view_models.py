@@ -29,6 +29,7 @@ class ScoreSections(Model):
 
     Attributes:
         key: extraction.
+        measure: whose scores the sections are about.
         sections: name to HTML: `top`, `since`, `scores`, `distances`, `networks`, `over_time`,
             `measures`, `layers`, `data`, `people`, `explanations`; those that have not been
             computed are missing.
@@ -36,6 +37,7 @@ class ScoreSections(Model):
     """
 
     key: str
+    measure: str
     sections: dict[str, str]
     words: dict[str, ScoreWords]
 
@@ -148,12 +150,14 @@ class ListedLine(Model):
         suggested: class that the neighbours say.
         score: margin of a label, z-score of an outlier, correlation of twins.
         why: in words; of `tags` the tags, separated by commas.
+        bad: whether there is no picture: the image could not be read, or the set has it no more.
     """
 
     images: list[Image]
     suggested: str | None
     score: Number
     why: str
+    bad: bool
 
 
 class ImageList(Model):
@@ -167,6 +171,7 @@ class ImageList(Model):
         offset: lines of the whole list before those.
         notes: says so if the list ends before `offset`, or does not follow the measure asked for.
         needs: what has to be done before the list is complete; empty if nothing.
+        measure: by whose distances the images are listed; empty if no distance plays a part.
     """
 
     key: str
@@ -176,3 +181,4 @@ class ImageList(Model):
     offset: int
     notes: list[str]
     needs: str
+    measure: str

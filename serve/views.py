@@ -36,24 +36,31 @@ class Views:
         self.service = service
         self.runs: RunHistory = NoRuns() if runs is None else runs
 
-    def scores(self, key: str | None, names: Sequence[str] = ()) -> dict[str, Any]:
+    def scores(
+        self, key: str | None, names: Sequence[str] = (), measure: str | None = None
+    ) -> dict[str, Any]:
         """Fields of `ScoreSections`.
 
         Args:
             key: of an extraction.
             names: sections that are asked for; none: all.
+            measure: that the scores are of; None: that of the headline.
 
         Raises:
-            NotThere: no analysis.
+            NotThere: no analysis, or one without this measure.
         """
         # Here, as below: the page starts without plotly.
-        from alike.analysis.report import every_word, score_sections
+        from alike.analysis.report import every_word, main_measure, score_sections
 
-        analysis = self.service.analyses.analysis(self.service.chosen_key(key))
-        sections = score_sections(analysis, self.service.store, self.runs.good(), names)
+        analyses, chosen = self.service.analyses, self.service.chosen_key(key)
+        analysis = analyses.analysis(chosen)
+        shown = main_measure(analysis) if measure is None else measure
+        if measure is not None and measure not in analyses.measures(chosen):
+            raise NotThere(f"{chosen} was not analysed by {shown[:120]}: run `alike analyse`")
+        sections = score_sections(analysis, self.service.store, self.runs.good(), names, shown)
         scores = map(str, analysis.tables["scores"]["score"].unique())
         words = {name: asdict(one) for name, one in every_word(scores).items()}
-        return {"key": analysis.key, "sections": sections, "words": words}
+        return {"key": analysis.key, "measure": shown, "sections": sections, "words": words}
 
     def class_matrix(
         self, key: str | None, measure: str | None, *, mean: bool = False

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, BEFORE, blank
+from alike.analysis.figures.figures import AFTER, BEFORE, blank, literal
 
 NEAR_TO_FAR = [
     [0.0, "#0b3954"],
@@ -101,14 +101,14 @@ def matrix_figure(
     with_names = len(labels) <= MOST_NAMES
     most = HEIGHT if with_names else HEIGHT_OF_MANY
     figure = blank(height or int(np.clip(150 + 22 * len(labels), 320, most)))
-    positions = list(range(len(labels)))
+    positions, whole = list(range(len(labels))), [literal(name) for name in labels]
     figure.add_trace(
         go.Heatmap(
             z=values.astype(np.float32),
             x=positions,
             y=positions,
             text=None,
-            customdata=[[[a, b] for b in labels] for a in labels] if with_names else None,
+            customdata=[[[a, b] for b in whole] for a in whole] if with_names else None,
             colorscale=CLOSER_TO_APART if change else NEAR_TO_FAR,
             zmin=low,
             zmax=high,
@@ -123,7 +123,7 @@ def matrix_figure(
         )
     )
     ticks = positions if with_names else []
-    names = [shortened(labels[i], longest) for i in ticks]
+    names = [literal(shortened(labels[i], longest)) for i in ticks]
     short = max(map(len, labels)) <= 2
     figure.update_xaxes(
         tickvals=ticks, ticktext=names, showgrid=False,
@@ -138,7 +138,7 @@ def matrix_figure(
         constrain="domain",
     )
     if not with_names:
-        _hover_names(figure, labels)
+        _hover_names(figure, whole)
     return figure
 
 
@@ -215,7 +215,7 @@ def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: st
     if len(now) > MOST_ROWS:
         return _sorted_curve(then, now, score)
     figure = blank(60 + 24 * len(now))
-    names = [str(name) for name in now.index]
+    names = [literal(name) for name in now.index]
     if then is not None:
         for name, old, new in zip(names, then, now, strict=True):
             figure.add_trace(
@@ -261,7 +261,7 @@ def _sorted_curve(then: pd.Series | None, now: pd.Series, score: str) -> go.Figu
             go.Scatter(
                 x=np.arange(1, len(ascending) + 1),
                 y=ascending.to_numpy(np.float32),
-                text=[str(name) for name in ascending.index],
+                text=[literal(name) for name in ascending.index],
                 mode="lines+markers",
                 name=label if then is not None else score,
                 line={"color": colour, "width": 2},

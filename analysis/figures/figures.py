@@ -5,6 +5,7 @@ ground, so that it sits on light and on dark paper alike. In a notebook the retu
 itself.
 """
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,15 @@ ROLES: dict[str, tuple[str, str]] = {
 }
 
 
+def literal(name: object) -> str:
+    """Text of a figure that stands there as it is: plotly reads `<b>` and `<br>` as markup.
+
+    Every name that is not Alike's own passes through here: classes, networks, layers, runs. It is
+    a value of the figure, never a part of a template, in which `%{` begins a variable.
+    """
+    return html.escape(str(name), quote=False)
+
+
 def blank(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the house style, `height` pixels high."""
     axis = {
@@ -49,7 +59,8 @@ def blank(height: int, **layout: Any) -> go.Figure:
         font={"family": FONT, "size": 13, "color": INK},
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={"font": {"family": FONT, "size": 13}},
+        # Names are whole: a cut could fall inside of what `literal` writes.
+        hoverlabel={"font": {"family": FONT, "size": 13}, "namelength": -1},
         xaxis=axis,
         yaxis=axis,
         dragmode=False,
@@ -68,15 +79,15 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
     # Plotly makes no room for the title of the axis where less than 64 pixels were left.
     height = max(36 * len(rungs) + 56, 140)
     figure = blank(height, showlegend=False, margin={"l": 8, "r": 52, "t": 8, "b": 8})
-    names = list(rungs["name"])
-    for rung in rungs.itertuples():
+    names = [literal(name) for name in rungs["name"]]
+    for name, rung in zip(names, rungs.itertuples(), strict=True):
         colour, symbol = ROLES[rung.role]
         has_interval = np.isfinite(rung.low) and np.isfinite(rung.high)
         main = rung.role in {"before", "after", "only"}
         figure.add_trace(
             go.Scatter(
                 x=[rung.value],
-                y=[rung.name],
+                y=[name],
                 mode="markers",
                 cliponaxis=False,  # a mark at 1 is whole
                 marker={
@@ -86,14 +97,14 @@ def ladder(rungs: pd.DataFrame) -> go.Figure:
                     "line": {"color": colour, "width": 3 if symbol.startswith("line") else 1.5},
                 },
                 error_x=_bar(rung, colour) if has_interval else None,
-                hovertemplate=f"{rung.name}: %{{x:.4f}}"
+                hovertemplate="%{y}: %{x:.4f}"
                 + (f"<br>95 % interval {rung.low:.4f} to {rung.high:.4f}" if has_interval else "")
                 + "<extra></extra>",
             )
         )
         figure.add_annotation(
             x=max(rung.value, rung.high) if has_interval else rung.value,
-            y=rung.name,
+            y=name,
             text=f"{rung.value:.3f}",
             showarrow=False,
             xanchor="left",
@@ -171,7 +182,7 @@ def histogram(
                 width=width.astype(np.float32),
                 marker={"color": colour, "line": {"width": 0}},
                 opacity=0.62,
-                name=f"{name} ({int(counts.sum()):,} pairs)",
+                name=f"{name} ({int(counts.sum()):,} {'pair' if counts.sum() == 1 else 'pairs'})",
                 hovertemplate="distance %{x:.4g}<br>%{y:.2f} % of the pairs<extra></extra>",
             )
         )
@@ -215,14 +226,14 @@ def roc(curves: Mapping[str, tuple[pd.DataFrame, str]]) -> go.Figure:
                 x=100 * rows["far"].to_numpy(np.float32),
                 y=100 * rows["tar"].to_numpy(np.float32),
                 customdata=rows["threshold"].to_numpy(np.float32),
-                name=name,
+                name=literal(name),
                 mode="lines",
                 line={
                     "color": colours.get(name, QUIET),
                     "width": 2.5 if main else 1.5,
                     "dash": "solid" if main else quiet.get(name, "dot"),
                 },
-                hovertemplate=f"{name}<br>finds %{{y:.1f}} % of the same pairs"
+                hovertemplate="%{fullData.name}<br>finds %{y:.1f} % of the same pairs"
                 "<br>lets in %{x:.1f} % of the others<br>distance below %{customdata:.4g}"
                 "<extra></extra>",
             )

@@ -14,6 +14,7 @@ from alike.analysis.figures.figures import (
     SAME,
     blank,
     interval_bars,
+    literal,
 )
 
 COLOURS = (AFTER, SAME, DIFFERENT, BEFORE)
@@ -55,9 +56,9 @@ def _line(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, axis: s
             bars = interval_bars(part["value"], part["low"], part["high"], color=colour, width=0)
         figure.add_trace(
             go.Scatter(
-                x=part["time"], y=part["value"], name=name, legendgroup=name, showlegend=first,
-                mode="lines+markers", line={"color": colour}, marker={"size": 6}, error_y=bars,
-                yaxis=axis,
+                x=part["time"], y=part["value"], name=literal(name), legendgroup=name,
+                showlegend=first, mode="lines+markers", line={"color": colour},
+                marker={"size": 6}, error_y=bars, yaxis=axis,
             )
         )  # fmt: skip
         first = False

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, BEFORE, DIFFERENT, SAME, blank, interval_bars
+from alike.analysis.figures.figures import (
+    AFTER,
+    BEFORE,
+    DIFFERENT,
+    SAME,
+    blank,
+    interval_bars,
+    literal,
+)
 
 COLOURS = {"sameness": AFTER, "knn_probe": SAME, "linear_probe": DIFFERENT, "cka": BEFORE}
 
@@ -23,11 +31,13 @@ def layer_figure(profile: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
         bar = interval_bars(part["value"], part["low"], part["high"], width=3)
         figure.add_trace(
             go.Scatter(
-                x=part["layer"].tolist(), y=part["value"].tolist(), error_y=bar, name=name,
+                x=[literal(one) for one in part["layer"]], y=part["value"].tolist(),
+                error_y=bar, name=literal(name),
                 mode="lines+markers", line={"color": COLOURS[score], "width": 2},
                 marker={"size": 7}, hovertemplate="%{x}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
             )
         )  # fmt: skip
-    order = profile.sort_values("place")["layer"].drop_duplicates().tolist()
+    layers = profile.sort_values("place")["layer"].drop_duplicates()
+    order = [literal(one) for one in layers]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     return figure

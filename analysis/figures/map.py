@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import blank
+from alike.analysis.figures.figures import blank, literal
 
 # Ten colours that stay apart for most eyes, on light and on dark paper (after Tableau's).
 TEN = (
@@ -85,7 +85,8 @@ def map_figure(
                 y=part[f"{kind}_y"].to_numpy(np.float32)[here],
                 customdata=np.column_stack([here, pictures[here]]).tolist(),
                 mode="markers",
-                name=str(name),
+                name=literal(name),
+                meta=str(name),
                 marker={"color": colours[name], "size": 6 if len(positions) < 4000 else 4},
                 opacity=1.0,
                 hoverinfo="none" if paths is not None else "name",

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from alike.analysis.figures.classes import matrix_figure, similarity_order
-from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars
+from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars, literal
 
 MOST_WRITTEN = 8
 """Networks up to which the cells of a matrix have their number in them."""
@@ -36,11 +36,12 @@ def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "")
     figure.add_trace(
         go.Scatter(
             x=x.tolist(), y=y.tolist(), error_x=bar_x, error_y=bar_y, mode="markers",
-            text=list(wide.index), hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
+            text=[literal(key) for key in wide.index],
+            hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
             marker={"size": 10, "color": [AFTER if k == highlight else BEFORE for k in wide.index]},
         )
     )  # fmt: skip
-    figure.update_xaxes(title_text=name)
+    figure.update_xaxes(title_text=literal(name))
     figure.update_yaxes(title_text="sameness")
     return figure
 
@@ -56,7 +57,8 @@ def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=places["x"].tolist(), y=places["y"].tolist(), mode="markers+text",
-            text=places["network"].tolist(), textposition="top center", textfont={"color": INK},
+            text=[literal(key) for key in places["network"]],
+            textposition="top center", textfont={"color": INK},
             hovertemplate="%{text}<extra></extra>",
             marker={
                 "size": 10,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.figures import AFTER, SAME, blank, interval_bars
+from alike.analysis.figures.figures import AFTER, SAME, blank, interval_bars, literal
 
 COLOURS = {"one_nn": SAME, "sameness": AFTER}
 
@@ -28,7 +28,8 @@ def sufficiency_figure(curve: pd.DataFrame, names: Mapping[str, str]) -> go.Figu
             bar = interval_bars(rows["value"], rows["low"], rows["high"], width=3)
             figure.add_trace(
                 go.Scatter(
-                    x=rows["images"].tolist(), y=rows["value"].tolist(), error_y=bar, name=name,
+                    x=rows["images"].tolist(), y=rows["value"].tolist(), error_y=bar,
+                    name=literal(name),
                     legendgroup=score, showlegend=dash == "solid", mode="lines+markers",
                     line={"color": COLOURS[score], "width": 2, "dash": dash},
                     marker={"size": 7, "symbol": symbol},

@@ -77,7 +77,7 @@ def _curve(curve: pd.DataFrame) -> str:
     """The figure of what more images would change, and its numbers."""
     if curve.empty:
         return ""
-    heads = [("Score", "t"), ("Images", "n"), ("Value", "n"), ("95 % interval", "n"), ("", "t")]
+    heads = [("Score", "t"), ("Images", "n"), ("Value", "n"), ("95 % interval", "n"), ("Kind", "t")]
     rows = [
         [words(row.score).label, (f"{row.images:,}", row.images),
          (number(row.value), row.value), interval_words(row.low, row.high), row.kind]

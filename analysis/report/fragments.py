@@ -21,6 +21,7 @@ def score_sections(
     store: Any,
     runs: Sequence[Mapping[str, Any]] = (),
     names: Collection[str] = (),
+    measure: str | None = None,
 ) -> dict[str, str]:
     """What the report says of scores, without what has not been computed.
 
@@ -29,6 +30,7 @@ def score_sections(
         store: of its features.
         runs: records of good runs, oldest first.
         names: sections that are written; none: all.
+        measure: of the scores; None: `main_measure`.
 
     Returns:
         Name of the section to its HTML: `top` (headline, tiles, scale), `scores`, `distances`,
@@ -36,7 +38,7 @@ def score_sections(
         `people`, `networks`, `since` (what changed since the run before), `over_time`,
         `explanations` (continuity and grades).
     """
-    subject = Subject(analysis, None, None, main_measure(analysis))
+    subject = Subject(analysis, None, None, measure or main_measure(analysis))
     record = {"history": {"runs": list(runs), "of": len(runs)}}
     sections: dict[str, Callable[[], str]] = {
         "top": lambda: top(subject, {}, store),

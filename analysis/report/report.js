@@ -62,7 +62,7 @@
         card.append(pic);
       }
       const name = document.createElement("b");
-      name.textContent = point.data.name;
+      name.textContent = point.data.meta;
       const path = document.createElement("small");
       path.textContent = meta.paths ? meta.paths[index] : `row ${index}`;
       card.append(name, document.createElement("br"), path);
@@ -77,7 +77,7 @@
   for (const select of document.querySelectorAll("select.mapclass")) {
     select.addEventListener("change", () => {
       for (const box of boxes.filter((one) => one.alike && one.alike.layout.meta && one.alike.layout.meta.map)) {
-        const shown = box.data.map((trace) => (!select.value || trace.name === select.value ? 0.85 : 0.06));
+        const shown = box.data.map((trace) => (!select.value || trace.meta === select.value ? 0.85 : 0.06));
         Plotly.restyle(box, { "marker.opacity": shown });
       }
     });

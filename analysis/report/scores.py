@@ -29,6 +29,17 @@ from alike.analysis.report.words import (
 )
 
 ACROSS_MEASURES = ("sameness", "balanced_accuracy", "eer", "one_nn", "purity_at_10", "map_at_r")
+RAW, CLASSIFIER = "Raw pixels", "Classifier"
+ENDS = {
+    RAW: "Raw pixels are the floor.",
+    CLASSIFIER: (
+        "The classifier's probabilities are the ceiling if its classes are those of the images. "
+        "If they are not, features can score higher."
+    ),
+}
+"""What the columns at both ends of the scale are."""
+NOTHING = ("", "")
+"""A cell of what was not computed."""
 
 
 def tiles(subject: Subject) -> str:
@@ -69,18 +80,25 @@ def scores(subject: Subject) -> str:
     of_network = table_of(subject.last, "scores", NETWORK)["score"]
     names = list(dict.fromkeys([*own["score"], *accuracy, *of_network]))
     own_heads = ("Value",) if subject.after is None else ("Before", "After", "Change")
-    heads = [("Score", "t"), *((name, "n") for name in own_heads), ("Raw pixels", "n")]
-    heads += [("Untrained", "n")] if _has_untrained(subject) else []
-    heads += [("Classifier", "n")]
-    first = [_score_row(subject, name) for name in FIRST if name in names]
-    rest = [_score_row(subject, str(name)) for name in names if name not in FIRST]
-    lead = (
-        f"Measure: {subject.measure} ({measure_words(subject.measure)}). Intervals are 95 %. "
-        "Raw pixels are the floor. The classifier's probabilities are the ceiling if its classes "
-        "are those of the images. If they are not, features can score higher."
-    )
+    heads = [(name, "n") for name in (*own_heads, RAW, "Untrained", CLASSIFIER)]
+    heads = [("Score", "t"), *heads]
+    listed = [name for name in FIRST if name in names]
+    n_first, listed = len(listed), [*listed, *(str(one) for one in names if one not in FIRST)]
+    heads, rows = _filled(heads, [_score_row(subject, name) for name in listed])
+    first, rest = rows[:n_first], rows[n_first:]
+    there = [name for name, _ in heads]
+    lead = f"Measure: {subject.measure} ({measure_words(subject.measure)}). Intervals are 95 %."
+    lead += "".join(f" {says}" for name, says in ENDS.items() if name in there)
     more = details(f"{len(rest)} more scores", table(heads, rest)) if rest else ""
     return section("scores", "Scores", lead, table(heads, first) + more)
+
+
+def _filled(
+    heads: list[tuple[str, str]], rows: list[list[object]]
+) -> tuple[list[tuple[str, str]], list[list[object]]]:
+    """The columns in which some row has something."""
+    there = [i for i in range(len(heads)) if any(row[i] != NOTHING for row in rows)]
+    return [heads[i] for i in there], [[row[i] for i in there] for row in rows]
 
 
 def _score_row(subject: Subject, score: str) -> list[object]:
@@ -100,16 +118,10 @@ def _score_row(subject: Subject, score: str) -> list[object]:
     comparable = word.form != "distance" and score != "accuracy"
     floor = score_of(subject.last, FLOOR, score) if comparable else None
     cells.append(_value_cell(floor, word.form))
-    if _has_untrained(subject):
-        untrained = untrained_score(subject.before, subject.measure, score)
-        cells.append(_value_cell(untrained, word.form))
+    cells.append(_value_cell(untrained_score(subject.before, subject.measure, score), word.form))
     ceiling = score_of(subject.last, CEILING, score) if comparable else None
     cells.append(_value_cell(ceiling, word.form))
     return cells
-
-
-def _has_untrained(subject: Subject) -> bool:
-    return untrained_score(subject.before, subject.measure, "sameness") is not None
 
 
 def _find(subject: Subject, analysis: Analysed, score: str) -> Value | None:
@@ -142,7 +154,7 @@ def _tone(row: pd.Series) -> str:
 
 def _value_cell(value: Value | None, form: Form) -> object:
     if value is None:
-        return ("", "")
+        return NOTHING
     span = interval_words(value.low, value.high, form)
     under = f'<span class="sub">{text(span)}</span>' if span else ""
     return (Html(text(number(value.value, form)) + under), value.value)
@@ -150,7 +162,7 @@ def _value_cell(value: Value | None, form: Form) -> object:
 
 def _change_cell(row: pd.Series | None, form: Form) -> object:
     if row is None:
-        return ("", "")
+        return NOTHING
     tone = {"better": "up", "worse": "down"}.get(_tone(row), "")
     span = interval_words(row["low"], row["high"], form, signed=True)
     under = f'<span class="sub">{text(span)}</span>' if span else ""

@@ -7,7 +7,7 @@ const Shown = (() => {
   // Plotly draws with fixed colours; those of text, grid and hover boxes follow the page.
   function dress(layout) {
     const ink = css("--soft"), grid = css("--grid"), card = css("--card");
-    const out = JSON.parse(JSON.stringify(layout));
+    const out = themed(JSON.parse(JSON.stringify(layout)));
     out.modebar = { bgcolor: "rgba(0,0,0,0)", color: css("--quiet"), activecolor: ink };
     out.font = { ...out.font, color: ink };
     out.hoverlabel = { ...out.hoverlabel, bgcolor: card, bordercolor: css("--line"),
@@ -16,6 +16,20 @@ const Shown = (() => {
       if (/^[xy]axis/.test(key)) out[key] = { ...out[key], gridcolor: grid };
     }
     return out;
+  }
+
+  // The colours of analysis/figures by the names that the page has for them, where those differ by theme.
+  const INKS = { "#0f8b8d": "--good", "#e07a3f": "--far", "#2f6fde": "--accent", "#8b93a1": "--before", "#6b7280": "--soft" };
+  const inked = (value) => (typeof value === "string" && INKS[value] ? css(INKS[value]) : value);
+
+  // A part of a figure in the colours of the theme. Scales of colours are the same in both, as their words are.
+  function themed(part) {
+    if (Array.isArray(part)) return part.map((one) => (one && typeof one === "object" && !Array.isArray(one) ? themed(one) : one));
+    return Object.fromEntries(Object.entries(part).map(([name, one]) => {
+      if (name === "color") return [name, Array.isArray(one) ? one.map(inked) : inked(one)];
+      const deep = one && typeof one === "object" && (!Array.isArray(one) || (one[0] && one[0].constructor === Object));
+      return [name, deep ? themed(one) : one];
+    }));
   }
 
   const webgl = Boolean(document.createElement("canvas").getContext("webgl"));
@@ -30,13 +44,19 @@ const Shown = (() => {
       SVG: async () => [await svg(box), "svg", "image/svg+xml"],
       PNG: async () => [await png(box), "png", "image/png"],
     }, box.id || "figure");
-    return Plotly.newPlot(box, spec.data, dress(spec.layout),
+    return Plotly.newPlot(box, themed(spec.data), dress(spec.layout),
       zoom ? { ...config, displayModeBar: true, scrollZoom: true,
         modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] } : config);
   }
 
   function redress(box) {
-    if (box.alike && box.data) Plotly.react(box, box.data, dress(box.alike.layout));
+    if (!box.alike || !box.data) return;
+    // What a click on the legend or the list of classes has changed stays.
+    const data = themed(box.alike.data).map((trace, i) => {
+      const { visible, marker } = box.data[i], kept = marker && marker.opacity !== undefined ? { marker: { ...trace.marker, opacity: marker.opacity } } : {};
+      return { ...trace, ...kept, ...(visible === undefined ? {} : { visible }) };
+    });
+    Plotly.react(box, data, dress(box.alike.layout));
   }
 
   // What is shown, as a file: a figure as SVG or PNG, a table as CSV or LaTeX. Nothing leaves the page.

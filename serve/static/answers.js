@@ -1,15 +1,22 @@
 // What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
-import { ask, askIfThere, count, distance, empty, h, imagePath, link, networkTitle, pictureLink, rounded, sentences } from "./parts.js";
+import { ask, askIfThere, count, empty, h, imagePath, link, networkTitle, pictureLink, rounded, sentences, wholeDistance } from "./parts.js";
 
 export const MOST = 200; // neighbours of one answer, as in the API
 const USUAL = 12;
 
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
+// With it what is not there: `needs` of neighbours and of the map, and whether it is stored how typical distances are.
 export function sideOf(value, { facts, source }) {
   // The store by its name: another one may be chosen before the answer is there.
-  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts), needs: facts.needs };
-  const one = facts.networks.find((each) => each.value === value);
-  return one ? { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title } : null;
+  const one = facts.networks.find((each) => each.value === (value || facts.key));
+  if (!one) return null;
+  const analysed = (measure) => one.labelled && one.measures.includes(measure);
+  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts), needs: facts.needs,
+    typical: analysed(facts.measure), map: { measure: source.measure, needs: facts.map_needs } };
+  const mapped = one.maps.includes(facts.measure) ? facts.measure : one.maps[0];
+  return { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title,
+    needs: one.measure ? "" : `an index of this network: run \`alike index --features ${one.key}\``,
+    typical: analysed(one.measure), map: { measure: mapped, needs: mapped ? "" : `a map of ${one.title}: run \`alike map --features ${one.key}\`` } };
 }
 
 // How many neighbours an address asks for, as far as the server gives them.
@@ -72,7 +79,7 @@ export function nearest({ query, neighbours: near, needs }, side, { values }) {
     const known = query.label !== null && one.label !== null;
     const kind = !known ? "plain" : one.label === query.label ? "same" : "other";
     const chosen = [one.image, String(one.row)].includes(values.with) && (values.by || "") === side.value;
-    const tile = pictureLink(one, [distance(one.distance), one.label ?? ""], kind, link("ask", { ...values, with: one.image, by: side.value, at: undefined }), chosen);
+    const tile = pictureLink(one, [wholeDistance(one.distance), one.label ?? ""], kind, link("ask", { ...values, with: one.image, by: side.value, at: undefined }), chosen);
     tile.dataset.image = one.image;
     tile.dataset.by = side.value;
     return tile;
@@ -84,7 +91,7 @@ export function nearest({ query, neighbours: near, needs }, side, { values }) {
 // One of two networks beside each other.
 export function column(reply, side, context) {
   const { query } = reply, relation = context.values.relation || "any", shown = context.facts.measure;
-  const apart = side.named === shown ? null : h("p", { class: "soft small" }, `By ${side.named}: this network has no index of ${shown}.`);
+  const apart = side.needs || side.named === shown ? null : h("p", { class: "soft small" }, `By ${side.named}: this network has no index of ${shown}.`);
   return [h("div", {}, h("h2", {}, side.title), apart, prediction(query, side, context.life), votes(reply, relation),
     h("p", { class: "soft small" }, summary(reply), query.row < 0 && side.value ? " The query is not in this store." : "")),
   h("div", {}, nearest(reply, side, context))];

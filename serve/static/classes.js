@@ -1,8 +1,9 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
-import { ask, count, distance, empty, figure, fill, h, link, pictureLink, say, select, waiting } from "./parts.js";
+import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
 const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
+const NARROW = 480, LONGEST = 7; // pixels of a phone, and there the characters of a name beside the matrix
 
 export const parameters = ({ classes }) => ({ first: Object.keys(classes), second: Object.keys(classes) });
 
@@ -17,11 +18,14 @@ export function view(place, { facts, go, source, life }) {
   const matrix = h("section", { class: "card", "aria-label": "Distances between classes" });
   const list = h("section", { class: "card", "aria-label": "Classes by sameness" });
   const pair = h("section", { class: "pairofclasses", "aria-label": "Two classes" });
-  place.append(h("h1", { class: "unseen" }, "Classes"), h("div", { class: "two" }, matrix, list), pair);
+  const lacking = names.length < 2 ? empty("One class alone", "Distances between classes, and their scores, need two classes.")
+    : facts.analysis_needs ? empty("Not analysed yet", `Distances between classes, and their scores, need ${facts.analysis_needs}.`) : null;
+  place.append(h("h1", { class: "unseen" }, "Classes"), lacking ?? h("div", { class: "two" }, matrix, list), pair);
+  const analysed = { ...source, measure: analysedMeasure(facts) };
   let shown = "";
 
-  const above = [fill(matrix, life, async () => {
-    const told = await ask("class-matrix", source, { signal: life });
+  const above = lacking ? [] : [fill(matrix, life, async () => {
+    const told = await ask("class-matrix", analysed, { signal: life });
     const box = h("div", { role: "img", "aria-label": `Mean distances between ${told.order.length} classes, similar ones beside each other` });
     // A screen has not the pixels for every class of thousands.
     const blocks = told.figure.data[0].x.length < told.order.length;
@@ -30,18 +34,18 @@ export function view(place, { facts, go, source, life }) {
     requestAnimationFrame(() => figure(box, square(told.figure, box)).then(() => {
       if (!box.on) return;
       box.on("plotly_click", (event) => {
-        const { customdata, x, y } = event.points[0], [first, second] = customdata || [y, x];
+        const { customdata, x, y } = event.points[0], [first, second] = (customdata || [y, x]).map(plainText);
         if (names.includes(first) && names.includes(second)) go({ first, second });
         else says.textContent = `“${names.includes(first) ? second : first}” is a block of classes: choose two classes below.`;
       });
     }).catch((error) => box.replaceChildren(error.message)));
-    return [h("h2", {}, "Mean distance between classes"),
+    return [h("h2", {}, "Mean distance between classes"), otherMeasure(told.measure, facts),
       says, box, h("h3", {}, "Nearest to each other"),
       h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: `ratio ${one.ratio.toFixed(2)}: between / within` },
         `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
   }, waiting(6, "Loading the classes")),
   fill(list, life, async () => {
-    const told = await ask("classes", source, { signal: life });
+    const told = await ask("classes", analysed, { signal: life });
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
     const table = h("div", {}, h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
@@ -69,6 +73,7 @@ export function view(place, { facts, go, source, life }) {
     const filled = fill(body, life, async () => {
       if (unknown.length) return empty("No such class", `This set has no class ${unknown.map((name) => `“${name}”`).join(" and no ")}. Choose two of its classes.`);
       const told = await ask("class-pair", { ...source, first, second }, { signal: life });
+      if (pairsIn(told, first === second) === 1) return [h("p", { class: "soft" }, `Two images are compared: their distance is ${distance(told.mean)} by ${told.measure}.`), pairs("The pair", told.nearest, source)];
       const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${first} and ${second}` });
       requestAnimationFrame(() => figure(box, told.figure).catch((error) => box.replaceChildren(error.message)));
       const sampled = told.images.some((n, i) => n < told.of[i]) ? ` A random part of each class is compared: ${told.images.join(" and ")} images.` : "";
@@ -76,16 +81,35 @@ export function view(place, { facts, go, source, life }) {
       return h("div", { class: "two" },
         h("div", { class: "card" }, h("h3", {}, "Distances"), box, h("p", { class: "soft small" },
           `Mean ${distance(told.mean)} by ${told.measure}, over ${told.split === "all" ? "all" : `the ${told.split.replace("_", " ")}`} images. ${first === second ? "" : "“Same class” are pairs within either of the two."}${sampled}`)),
-        h("div", {}, pairs("Nearest", told.nearest, source), pairs("Farthest", told.farthest, source)));
+        h("div", {}, sameEnds(told) ? pairs("Every pair, the nearest first", told.nearest, source)
+          : [pairs("Nearest", told.nearest, source), pairs("Farthest", told.farthest, source)]));
     }, waiting(5, "Comparing two classes"));
     // When what is above has its height.
     if (values.first) Promise.all([...above, filled]).then(() => { if (wanted === shown && !life.aborted) pair.scrollIntoView({ behavior: "smooth", block: "start" }); });
   };
 }
 
-// As high as it is wide without the scale of colours, so that the matrix fills its card.
+// As high as it is wide without the scale of colours, so that the matrix fills its card. On a phone the scale stands above it and
+// names are short: tapping a cell names both.
 function square({ data, layout }, box) {
-  return { data, layout: { ...layout, height: Math.max(layout.height, Math.min(box.clientWidth - SCALE, HIGHEST)) } };
+  const height = Math.max(layout.height, Math.min(box.clientWidth - SCALE, HIGHEST));
+  if (box.clientWidth >= NARROW) return { data, layout: { ...layout, height } };
+  const short = (text) => { const name = plainText(text); return name.length > LONGEST ? figureText(`${name.slice(0, LONGEST - 1)}…`) : text; };
+  const axis = (one) => ({ ...one, ticktext: one.ticktext?.map(short) });
+  const [cells] = data, colorbar = { ...cells.colorbar, orientation: "h", y: 1.02, yanchor: "bottom", len: 1, thickness: 8 };
+  return { data: [{ ...cells, colorbar }], layout: { ...layout, height, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) } };
+}
+
+// How many distances the histogram holds: those between the two, and those within each.
+function pairsIn({ images: [n, m] }, one) {
+  const within = (count) => (count * (count - 1)) / 2;
+  return one ? within(n) : n * m + within(n) + within(m);
+}
+
+// Of so few images the nearest pairs are the farthest too.
+function sameEnds({ nearest, farthest }) {
+  const names = (list) => list.map(({ first, second }) => `${first.image} ${second.image}`).sort().join();
+  return names(nearest) === names(farthest);
 }
 
 // Older analyses have no intervals of classes.

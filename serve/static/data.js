@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, askIfThere, count, empty, fill, h, link, named, pathOf, picture, say, waiting, written } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, otherMeasure, pathOf, picture, say, waiting, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -15,27 +15,29 @@ const PAGE = 100;
 
 export const parameters = () => ({ kind: KINDS.map(([name]) => name) });
 
-export function view(place, { facts, go, source, life }) {
+export function view(place, { facts, source, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
   const limits = h("div", { class: "limits" }), body = h("div");
   place.append(h("h1", { class: "unseen" }, "Data: images to look at"), limits, tabs, body);
-  const analysed = facts.extractions.find((one) => one.key === facts.key)?.analysed;
-  if (analysed && Object.keys(facts.classes).length) fill(limits, life, async () => {
+  const rests = (shown) => (Object.keys(facts.classes).length ? `the analysis made this list by ${shown}` : `without labels, this list is by ${shown}`);
+  if (!facts.analysis_needs && Object.keys(facts.classes).length) fill(limits, life, async () => {
     const told = await askIfThere("report", { features: source.features, section: "data" }, { signal: life });
     return told?.sections.data ? allowed(told.sections.data, life) : [];
   }, waiting(4, "Loading what the data allow"));
+  // Outliers of a set without an analysis are found by the chosen measure.
+  const asked = (kind) => ({ features: source.features, measure: kind === "outliers" && facts.analysis_needs ? facts.measure : undefined });
   let shown = "";
 
   const show = (kind) => fill(body, life, async () => {
     const tags = await ask("tags", {}, { signal: life });
-    const told = await ask(pathOf("lists", kind), { features: source.features, limit: PAGE }, { signal: life });
+    const told = await ask(pathOf("lists", kind), { ...asked(kind), limit: PAGE }, { signal: life });
     if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
     if (!told.lines.length) return empty(kind === "tags" ? "Nothing is marked" : "Nothing to look at", NONE[kind]);
-    const lines = h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source, go)));
-    return [h("p", { class: "lead" }, ABOUT[kind]),
+    const lines = h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source)));
+    return [h("p", { class: "lead" }, ABOUT[kind]), told.measure ? otherMeasure(told.measure, facts, rests(told.measure)) : null,
       h("div", { class: "controls" }, h("b", {}, `${count(told.n_lines)} ${told.n_lines === 1 ? "entry" : "entries"}`),
         kind === "tags" ? h("span", { class: "soft small" }, Object.entries(tags.counts).map(([name, n]) => `${name} ${count(n)}`).join(", ")) : null,
-        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(pathOf("lists", kind, "file"), { form, features: source.features }) }, title))),
+        [["csv", "Save as CSV"], ["latex", "LaTeX"], ["parquet", "Parquet"]].map(([form, title]) => h("a", { class: "button", download: true, href: address(pathOf("lists", kind, "file"), { form, ...asked(kind) }) }, title))),
       told.needs ? h("p", { class: "soft" }, `For a complete list: ${told.needs}.`) : "",
       lines, more(kind, lines, tags, told.n_lines)];
   }, waiting(5, "Loading the list"));
@@ -53,8 +55,8 @@ export function view(place, { facts, go, source, life }) {
       button.disabled = true;
       const offset = lines.childElementCount;
       try {
-        const told = await ask(pathOf("lists", kind), { features: source.features, limit: PAGE, offset }, { signal: life });
-        lines.append(...told.lines.map((line) => entry(kind, line, tags, source, go)));
+        const told = await ask(pathOf("lists", kind), { ...asked(kind), limit: PAGE, offset }, { signal: life });
+        lines.append(...told.lines.map((line) => entry(kind, line, tags, source)));
         say(`${count(lines.childElementCount)} of ${count(all)} are shown`);
         draw();
         // The keyboard goes on where the new part begins.
@@ -70,6 +72,9 @@ export function view(place, { facts, go, source, life }) {
   return (values) => {
     const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
     tabs.replaceChildren(...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
+    // On a phone not all of them are in sight.
+    const chosen = tabs.querySelector("[aria-current]");
+    tabs.scrollLeft = chosen.offsetLeft + chosen.offsetWidth / 2 - tabs.offsetLeft - tabs.clientWidth / 2;
     if (kind === shown) return;
     shown = kind;
     show(kind);
@@ -85,15 +90,17 @@ function allowed(html, life) {
   return place;
 }
 
-function entry(kind, line, tags, source, go) {
-  const stored = line.images.filter((image) => image.image), [first, second] = line.images;
-  const href = second ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
-  // An image that could not be read has no picture either.
-  const inside = line.images.map((image) => picture(kind === "bad" ? { ...image, image: "" } : image));
+// One line of a list.
+export function entry(kind, line, tags, source) {
+  const [first, second] = line.images, same = second?.image === first.image;
+  const shown = same ? [first] : line.images, stored = shown.filter((image) => image.image);
+  const href = second && !same ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
+  const inside = shown.map((image) => picture(line.bad ? { ...image, image: "" } : image));
   const says = {
     labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, line.why.split("; ")[1] ?? "")],
     outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],
-    twins: () => [h("b", {}, line.why), h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)],
+    twins: () => [h("b", {}, line.why), same ? null : h("p", { class: "small" }, labelsOf(first, second)),
+      same ? null : h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)].filter(Boolean),
     bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why), first.image ? null
       : h("p", { class: "soft small" }, "A mark belongs to the bytes of an image, and these were never read.")].filter(Boolean),
     tags: () => [h("b", {}, first.label ?? (first.path ? named(first) : "not in the set any more"))],
@@ -103,6 +110,13 @@ function entry(kind, line, tags, source, go) {
     h("div", { class: "pictures" }, first.split === null ? inside : h("a", { href }, inside)),
     h("div", {}, says, line.images.map((image) => h("p", { class: "soft small path" }, image.path, image.split ? ` · ${image.split.replace("_", " ")}` : "")),
       stored.length ? h("div", { class: "chips" }, marks.map((tag) => mark(stored, tag, tags))) : null));
+}
+
+// The labels of twins.
+function labelsOf(...images) {
+  const labels = [...new Set(images.map((one) => one.label))];
+  if (labels.length === 1) return labels[0] === null ? "" : `both “${labels[0]}”`;
+  return labels.map((one) => (one === null ? "no label" : `“${one}”`)).join(" and ");
 }
 
 // A mark that is on or off.

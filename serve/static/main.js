@@ -101,11 +101,11 @@ async function networksOf(own, shownStore, names) {
     const its = await ask("set", { store: name }).catch(() => null);
     if (its) further.set(name, its);
   }));
-  const entry = (one, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, title: (store ? `${store}: ` : "") + networkTitle(one),
+  const entry = (one, its, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, labelled: Object.keys(its.classes).length > 0, title: (store ? `${store}: ` : "") + networkTitle(one),
     // The measure that is shown if it can answer there, else one that can.
     measure: one.indexes.includes(measure) ? measure : one.indexes[0] });
-  return [...own.extractions.map((one) => ({ ...entry(one, "", own.measure), store: own.store })),
-    ...others.filter((name) => further.has(name)).flatMap((name) => further.get(name).extractions.map((one) => entry(one, `${name}/`, own.measure, name)))];
+  return [...own.extractions.map((one) => ({ ...entry(one, own, "", own.measure), store: own.store })),
+    ...others.filter((name) => further.has(name)).flatMap((name) => further.get(name).extractions.map((one) => entry(one, further.get(name), `${name}/`, own.measure, name)))];
 }
 
 // A browser remembers that a script did not arrive, so the page is loaded anew as soon as the server gives the script.
@@ -128,8 +128,8 @@ function showSet(values) {
   const options = facts.extractions;
   const own = facts.extractions.find((one) => one.key === facts.key);
   const parts = [stores.length > 1 ? select("store", stores.map((one) => [one.name, one.name]), values.store || stores[0].name, other) : null,
-    h("span", {}, `${count(facts.images)} images`),
-    h("span", {}, classes ? `${count(classes)} classes` : "no labels")];
+    h("span", {}, `${count(facts.images)} ${facts.images === 1 ? "image" : "images"}`),
+    h("span", {}, classes ? `${count(classes)} ${classes === 1 ? "class" : "classes"}` : "no labels")];
   parts.push(options.length > 1
     ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
     : h("span", { title: facts.key }, networkTitle(facts)));

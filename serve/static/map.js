@@ -70,10 +70,12 @@ export function view(place, { facts, go, source, doubt, life }) {
     chosen = [];
     list.replaceChildren();
     const sides = ["", values.beside].filter((one, i) => i === 0 || one).map((one) => sideOf(one, { facts, source }));
+    const single = h("p", {}, h("a", { class: "button", href: link("map", { ...values, beside: undefined }) }, "Show one map"));
     await fill(area, life, async () => {
-      if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`,
-        h("p", {}, h("a", { class: "button", href: link("map", { ...values, beside: undefined }) }, "Show one map")));
-      const data = await Promise.all(sides.map(({ store, features, measure }) =>
+      if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`, single);
+      const needs = sides.map(({ map }) => map.needs).filter(Boolean);
+      if (needs.length) return empty("No map yet", `This needs ${needs.join(", and ")}.`, facts.map_needs ? "" : single);
+      const data = await Promise.all(sides.map(({ store, features, map: { measure } }) =>
         ask("map", { store, features, measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
       return data.map((one, i) => {
         const box = h("div", { class: "plane" });
@@ -153,8 +155,8 @@ export function view(place, { facts, go, source, doubt, life }) {
     legend.replaceChildren(...names.slice(0, 60).map((name, i) => {
       const dot = h("i");
       dot.style.background = colours[i][0];
-      return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${count(counts.get(name))} images`,
-        onclick: () => go({ lit: bright === name ? undefined : name }, { replace: true }) }, dot, words(name));
+      return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${words(name)}: ${count(counts.get(name))} images`,
+        onclick: () => go({ lit: bright === name ? undefined : name }, { replace: true }) }, dot, h("span", {}, words(name)));
     }), names.length > 60 ? h("span", { class: "soft small" }, `and ${names.length - 60} more`) : "");
   }
 

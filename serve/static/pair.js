@@ -149,7 +149,7 @@ export function pairView(place, { facts, go, source, doubt, life }) {
     maps = {};
     if (!wanted) {
       doubtPlace(values.at);
-      if (facts.needs && !values.beside) place.replaceChildren();
+      if (["", values.beside || ""].every((one) => sideOf(one, { facts, source })?.needs)) place.replaceChildren();
       else place.replaceChildren(empty("Choose a neighbour", "Then you see where the two are alike, and how typical their distance is."));
       return;
     }
@@ -216,7 +216,7 @@ async function loadPair(values, side, life, facts) {
   const { store, features, measure } = side, options = { signal: life };
   const alike = await ask(imagePath(values.image, "alike", nameOfImage(values.with)), { store, features, measure }, options);
   const [typical, grades, transform] = await Promise.all([
-    howTypical(alike.distance, { store, features, measure }, life), askIfThere("grades", { store, features }, options),
+    howTypical(alike.distance, { store, features, measure }, side.typical, life), askIfThere("grades", { store, features }, options),
     side.value ? ask("set", { store, features, measure }, options).then((its) => its.transform) : facts.transform]);
   const pictures = await Promise.all(SIDES.map((name) => new Promise((good, bad) => {
     const img = new Image();

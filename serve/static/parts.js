@@ -103,7 +103,25 @@ export function picture(image, side = 192) {
 // A picture that leads somewhere, with lines below it.
 export function pictureLink(image, lines, kind, href, current = false) {
   return h("a", { class: `pic ${kind}`, href, title: image.path, "aria-current": current ? "true" : undefined },
-    picture(image), lines.map((line) => h("span", {}, line)));
+    picture(image), lines.map((line) => h("span", { class: line instanceof Node ? "whole" : undefined }, line)));
+}
+
+// A distance below a picture: in two lines rather than cut, since cut ones look the same.
+export const wholeDistance = (value) => document.createTextNode(distance(value));
+
+// Names in the figures of the server are written so that plotly shows them as they are.
+export const plainText = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+export const figureText = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+// The measure that an analysis is asked for: the chosen one, or that on which it rests if it was not analysed by that.
+export function analysedMeasure({ key, measure, extractions }) {
+  const { measures } = extractions.find((one) => one.key === key);
+  return !measures.length || measures.includes(measure) ? measure : undefined;
+}
+
+// Which measure is shown in place of the chosen one, and why; null if it is the chosen one.
+export function otherMeasure(shown, { measure }, why = `the analysis has no ${measure}. \`alike analyse --measures ${shown},${measure}\` adds it`) {
+  return shown === measure ? null : h("p", { class: "soft othermeasure" }, prose(`Shown by ${shown}, not by ${measure}: ${why}.`));
 }
 
 export function choices(label, options, chosen, act) {
@@ -116,9 +134,12 @@ export function press(group, value) {
 }
 
 export function select(label, options, chosen, act) {
-  const list = h("select", { onchange: (event) => act(event.target.value) },
+  // What does not fit into the list is its title.
+  const whole = () => { list.title = list.selectedOptions[0]?.textContent ?? ""; };
+  const list = h("select", { onchange: (event) => { whole(); act(event.target.value); } },
     options.map(([value, text, extra = {}]) => h("option", { value, selected: value === chosen, ...extra }, text)));
-  return h("label", {}, `${label} `, list);
+  whole();
+  return h("label", { class: "select" }, `${label} `, list);
 }
 
 export const count = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");

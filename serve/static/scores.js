@@ -1,5 +1,5 @@
 // Scores: what the report says, all networks of all stores side by side, runs side by side.
-import { ask, askIfThere, empty, fill, h, link, waiting, written } from "./parts.js";
+import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, waiting, written } from "./parts.js";
 import { runsView } from "./runs.js";
 import { wordsOf } from "./words.js";
 
@@ -17,6 +17,11 @@ export function view(place, { facts, go, source, doubt, life }) {
       "Scores say how much nearer images of one class are than images of different classes, so they need labels. The map and the neighbours work without.",
       h("p", {}, h("a", { class: "button", href: link("map", source) }, "See the map"))));
     sections = Promise.resolve({});
+  } else if (facts.analysis_needs) {
+    above.append(h("h1", { class: "unseen" }, "Scores"), Object.keys(facts.classes).length < 2
+      ? empty("One class alone", "Scores say how much nearer images of one class are than images of different classes, so they need two classes.")
+      : empty("Not analysed yet", `Scores need ${facts.analysis_needs}.`));
+    sections = Promise.resolve({});
   } else sections = report({ above, below, facts, source, life });
   return async ({ runs: names }) => {
     const words = await sections;
@@ -33,12 +38,12 @@ export function view(place, { facts, go, source, doubt, life }) {
 async function report({ above, below, facts, source, life }) {
   let words = {};
   await fill(above, life, async () => {
-    const told = await ask("report", { features: source.features, section: [...ABOVE, ...BELOW] }, { signal: life });
+    const told = await ask("report", { features: source.features, measure: analysedMeasure(facts), section: [...ABOVE, ...BELOW] }, { signal: life });
     words = told.words;
-    const beside = await sideBySide(facts, source, wordsOf(words), life);
+    const beside = await sideBySide({ ...facts, measure: told.measure }, source, wordsOf(words), life);
     const html = (names) => names.filter((name) => told.sections[name]).map((name) => written(told.sections[name], life));
     below.replaceChildren(...html(BELOW));
-    return [...html(ABOVE), beside];
+    return [otherMeasure(told.measure, facts), ...html(ABOVE), beside];
   }, waiting(8, "Loading the scores"));
   return words;
 }

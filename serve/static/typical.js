@@ -1,10 +1,10 @@
 // How typical a distance is among those of all evaluated pairs.
 import { askIfThere, distance, h, rounded } from "./parts.js";
 
-// "Nearer than 97 % of same-class pairs", and where that is on the histograms.
-export async function howTypical(apart, asked, life) {
+// "Nearer than 97 % of same-class pairs", and where that is on the histograms, if that is `there`.
+export async function howTypical(apart, asked, there, life) {
   const options = { signal: life };
-  const [typical, histogram] = await Promise.all([
+  const [typical, histogram] = !there ? [null, null] : await Promise.all([
     askIfThere("typical", { ...asked, distance: apart }, options), askIfThere("histograms", asked, options)]);
   const head = h("p", {}, "Distance ", h("b", {}, distance(apart)), ". ");
   if (!typical) {

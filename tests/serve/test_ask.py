@@ -85,6 +85,10 @@ def test_two_networks_in_two_columns(page, two_stores, store):
     page.shape(390, 844, dark=True)
     own, beside = page.run(COLUMNS)
     assert beside["left"] > own["left"] + 100
+    # Distances that are cut off would look the same.
+    cut = "one.scrollWidth - one.clientWidth"
+    distances = f"[...document.querySelectorAll('.near .whole')].map((one) => {cut})"
+    assert max(page.run(f"return {distances}")) <= 0
     assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
     assert_quiet(page, address)
 

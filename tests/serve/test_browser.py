@@ -7,6 +7,7 @@ import shutil
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -60,6 +61,12 @@ def test_every_view(page, address, shape, dark):
         assert page.run("return document.querySelectorAll('h1').length") == 1, view
         images = "[...document.images].filter((one) => one.complete && !one.naturalWidth).length"
         assert page.run(f"return {images}") == 0, view
+        if view.startswith("#data"):
+            left, _, right, _ = box_of(page, ".tabs [aria-current]")
+            assert 0 <= left < right <= shape[0], view
+        if view.startswith("#map"):
+            left, top, right, bottom = box_of(page, ".plane")
+            assert 0.4 < (bottom - top) / (right - left) < 1.1
     assert_quiet(page, address)
 
 
@@ -334,6 +341,12 @@ def test_the_list_of_classes_has_intervals(page, address, analysed):
              "one.textContent = arguments[0]; })", LONG_NAME)  # fmt: skip
     list_ = "document.querySelector('.tablebox')"
     assert page.run(f"return {list_}.scrollWidth - {list_}.clientWidth") == 0
+    # Nor does a long name widen the lists to choose from.
+    page.run("document.querySelectorAll('.pairofclasses option').forEach((one) => {"
+             "one.textContent = arguments[0]; })", LONG_NAME * 3)  # fmt: skip
+    chosen = [box_of(page, f".pairofclasses label:nth-of-type({number})") for number in (1, 2)]
+    assert chosen[0][1] == chosen[1][1]
+    assert all(right - left < 450 for left, _, right, _ in chosen)
     matrix, box = (box_of(page, f".two > :first-child {one}") for one in (".heatmaplayer", ".plot"))
     assert matrix[2] - matrix[0] > 0.75 * (box[2] - box[0])
     assert_quiet(page, address)
@@ -351,15 +364,33 @@ def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
     assert store.images()["label"].tolist() == labels
 
 
-def test_a_set_without_labels_has_its_page(page, place, tmp_path):
-    """And without an analysis: what needs one says what to run."""
+@pytest.fixture
+def bare(place, tmp_path):
+    """A store without index, analysis and map, and one of two images of two classes."""
+    from alike.extract.images.sources import open_source
+    from alike.extract.networks.network import load_network
+    from alike.extract.pipeline import extract
+
+    without = shutil.ignore_patterns("tables", "maps", "index")
+    shutil.copytree(place / "store", tmp_path / "bare.store", ignore=without)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        shutil.copy(place / "images" / label / "0.png", tmp_path / "images" / label)
+    store = Store.open(tmp_path / "pair.store", create=True)
+    network = load_network(f"{place}/nets.py:small", "none")
+    extract(open_source(str(tmp_path / "images")), network, store, taps=("logits",), device="cpu")
+    return tmp_path / "bare.store", tmp_path / "pair.store"
+
+
+def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
+    """And without an analysis: what needs one says what to run, and is not asked for."""
     from alike.index.build import build_index
 
     shutil.copytree(place, tmp_path / "own", ignore=shutil.ignore_patterns("tables", "maps"))
     store = Store.open(tmp_path / "own" / "store")
     store.list_images(store.images().drop(columns="row").assign(label=None))
     build_index(store.features(), "gap_cosine")
-    with server(tmp_path / "own" / "store") as plain:
+    with server(tmp_path / "own" / "store", *bare) as plain:
         address = f"{plain.address}/"
         for view, words in (
             ("#classes", "This set has no labels"),
@@ -375,9 +406,27 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path):
                 page.wait("document.querySelector(\".beside-runs [aria-label='Settings']\")")
             assert not page.run("return document.querySelector('.limits')?.childElementCount")
         visit(page, f"{address}#ask?image=3", "document.querySelectorAll('.near .plain').length")
-        # A refusal (404) is logged by the browser itself; nothing else is.
-        complaints = [one for one in page.complaints() if "status of 404" not in one]
-        assert complaints == []
+        # The set says what is there: nothing is asked that is refused.
+        assert_quiet(page, address)
+        key = Store.open(bare[0]).features().key
+        for view, words in (
+            ("#map?store=bare", "alike map --store"),
+            ("#classes?store=bare", "alike analyse --store"),
+            ("#scores?store=bare", "alike analyse --store"),
+            ("#data?store=bare", "alike analyse --store"),
+            ("#ask?store=bare&image=3&with=12", "alike index --store"),
+            (f"#ask?image=3&beside=bare/{key}", f"alike index --features {key}"),
+            ("#classes?store=pair", "Two images are compared: their distance is"),
+        ):
+            visit(page, address + view, "document.querySelector('.empty')")
+            page.wait(f"document.querySelector('.view').innerText.includes('{words}')")
+            if view.endswith("=12"):
+                page.wait("document.querySelectorAll('.both canvas').length === 2")
+            assert_quiet(page, address)
+        assert page.run("return document.querySelectorAll('.pairitem').length") == 1
+        assert "2 images 2 classes" in page.run(
+            "return document.querySelector('#set').innerText.replaceAll(/\\s+/g, ' ')"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -395,13 +444,82 @@ def test_scores_have_the_profile_over_layers(page, two):
     page.wait("document.querySelector('#layers .js-plotly-plot')")
     profile = analysis.tables["layers"]
     wanted = profile[profile["score"] == "sameness"].sort_values("place")
-    drawn = page.run(
-        "const {x, y} = document.querySelector('#layers .js-plotly-plot').data"
-        ".find((one) => one.name === 'Sameness'); return [x, y];"
+    trace = (
+        "document.querySelector('#layers .js-plotly-plot').data"
+        ".find((one) => one.name === 'Sameness')"
     )
+    drawn = page.run(f"const {{x, y}} = {trace}; return [x, y];")
     assert drawn == [wanted["layer"].tolist(), wanted["value"].tolist()]
     assert len(wanted) > 1
+    # Its colours are those of the page, in each theme.
+    for dark in (True, False):
+        page.shape(1400, 900, dark=dark)
+        page.wait(f"document.documentElement.dataset.theme === '{('light', 'dark')[dark]}'")
+        page.wait(f"{trace}.line.color === Shown.css('--accent')")
     assert_quiet(page, address)
+
+
+MARKUP = ["<b>x</b>", "a<br>b", "R&D"]
+
+
+def test_names_of_classes_stand_in_figures_as_they_are(page, address, analysed):
+    """At the axes, in the legend, under the pointer; and no style of theirs is refused."""
+    from alike.analysis.figures import figures, matrix_figure
+
+    visit(page, f"{address}#classes", VIEWS["#classes?first=cat&second=dog"])
+    square = pd.DataFrame(1 - np.eye(3), MARKUP, MARKUP)
+    roc = analysed[0].tables["roc"]
+    curves = dict.fromkeys(MARKUP, (roc, "gap_cosine"))
+    for drawn, hovered, legend in (
+        (matrix_figure(square, MARKUP), {"xval": 1, "yval": 0}, False),
+        (figures.roc(curves), [{"curveNumber": 1, "pointNumber": 1}], True),
+    ):
+        page.run(
+            "const box = document.createElement('div'); box.id = 'drawn';"
+            "document.querySelector('#drawn')?.remove(); document.body.append(box);"
+            "const [spec, hovered] = arguments; window.ready = false;"
+            "Shown.draw(box, JSON.parse(spec)).then(() => {"
+            "Plotly.Fx.hover(box, hovered); window.ready = true; });",
+            drawn.to_json(), hovered,
+        )  # fmt: skip
+        page.wait("window.ready")
+        texts = page.run(
+            "return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)",
+            "#drawn .legendtext" if legend else "#drawn .ytick text",
+        )
+        assert texts == MARKUP
+        page.wait("document.querySelector('#drawn .hovertext')")
+        under = page.run("return document.querySelector('#drawn .hoverlayer').textContent")
+        assert "a<br>b" in under
+    assert_quiet(page, address)
+
+
+def test_the_measure_that_is_shown_instead_is_named(page, address):
+    for view in ("scores", "data", "classes"):
+        visit(page, f"{address}#{view}?measure=gap_euclid", "document.querySelector('.view p')")
+        says = page.wait("document.querySelector('.othermeasure')?.innerText")
+        assert "by gap_cosine, not by gap_euclid" in says, view
+    assert_quiet(page, address)
+
+
+def test_twins_of_one_file_name_both_labels(page, address, client):
+    image = client.json("/api/v1/images/3")
+    line = {
+        "images": [image, {**image, "path": "dog/copy.png", "label": "dog"}],
+        "suggested": None, "score": 1.0, "why": "same bytes, labels “a” and “dog”", "bad": False,
+    }  # fmt: skip
+    visit(page, address, VIEWS[""])
+    page.run(
+        "import('/static/data.js').then(({ entry }) => {"
+        "  window.card = entry('twins', arguments[0], { images: {} }, {}); })", line,
+    )  # fmt: skip
+    says, links, pictures = page.wait(
+        "window.card && [card.textContent, [...card.querySelectorAll('a')].map((one) => one.hash),"
+        "card.querySelectorAll('img').length]"
+    )
+    assert says.count("“dog”") == 1
+    assert "correlation" not in says
+    assert (links, pictures) == ([f"#ask?image={image['image']}"], 1)
 
 
 def test_a_store_without_runs_says_what_records_them(page, two):
@@ -437,6 +555,18 @@ def test_what_the_data_allow_stands_above_the_lists(page, two):
         top = page.run("return document.querySelector('.tabs').getBoundingClientRect().top")
         assert top < 0.6 * height or (width < 600 and top < height)
     assert_quiet(page, address)
+
+
+@with_axe
+def test_no_serious_finding_of_axe_in_what_the_data_allow(page, two):
+    """Its tables are those of the report, whose headings sort."""
+    address, _ = two
+    visit(page, f"{address}#data", "document.querySelector('.limits details')")
+    page.run("document.querySelectorAll('.limits details').forEach((one) => { one.open = true; })")
+    page.wait("document.querySelector('.limits .js-plotly-plot')")
+    assert serious_findings(page) == []
+    heads = page.run("return [...document.querySelectorAll('th')].map((one) => one.innerText)")
+    assert "" not in heads
 
 
 READ = """

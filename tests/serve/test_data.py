@@ -167,6 +167,11 @@ def test_bad_images_are_marked_too(page, plain, unlabelled):
         pressed = "document.querySelector('.mark-it').getAttribute('aria-pressed')"
         page.wait(f"{pressed} === '{('false', 'true')[number]}'")
         assert read_tags(store).to_numpy().tolist() == [[torn, "bad-image"]] * number
+        if number:
+            # Nor is it in the list of what is marked, which takes the mark away again.
+            visit(page, f"{address}#data?kind=tags", "document.querySelector('.entry')")
+            assert page.run("return document.querySelectorAll('.entry .nopicture').length") == 1
+            assert_quiet(page, address)
 
 
 @browsing

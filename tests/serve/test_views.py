@@ -306,6 +306,9 @@ def test_the_sections_are_those_of_the_report(client, analysis, place, tmp_path)
     for name in ("scores", "distances", "measures"):
         assert report["sections"][name] in page
     assert "layers" not in report["sections"]  # None are stored.
+    assert report["measure"] == "gap_cosine"
+    assert client.json("/api/v1/report?measure=gap_cosine") == report
+    assert client.get("/api/v1/report?measure=gap_euclid")[0] == 404
     one = client.json("/api/v1/report?section=measures")["sections"]
     assert one == {"measures": report["sections"]["measures"]}
 

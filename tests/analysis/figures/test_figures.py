@@ -1,12 +1,17 @@
 """Figures show the numbers of the tables, for two classes and for a thousand."""
 
+import html
+import importlib
+import inspect
 import json
+import pkgutil
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from alike.analysis import figures as package
 from alike.analysis.figures import classes as figures_classes
 from alike.analysis.figures import figures, network_matrix, network_matrix_figure, network_order
 from alike.analysis.figures import map as figures_map
@@ -214,3 +219,92 @@ def test_a_value_without_an_interval_gets_no_bar():
     bars = figures.interval_bars([0.5, 0.7], [0.4, none], [0.8, none])
     assert bars["array"] == [pytest.approx(0.3), None]
     assert bars["arrayminus"] == [pytest.approx(0.1), None]
+
+
+MARKUP = ["<b>x</b>", "a<br>b", "%{x}", "R&D"]
+"""Names that plotly would read as markup, as a variable or as a character."""
+
+
+NO_TEXT = ("meta", "legendgroup")
+"""What plotly never writes."""
+
+
+def _named(**columns):
+    return pd.DataFrame({
+        name: [0.5] * len(MARKUP) if values is None else values for name, values in columns.items()
+    })  # fmt: skip
+
+
+def _drawn_with_names():
+    """One figure of every function, each with the names of `MARKUP`."""
+    square = pd.DataFrame(1 - np.eye(4), MARKUP, MARKUP)
+    ends = {"value": None, "low": None, "high": None}
+    curve = _named(far=None, tar=None, threshold=None, measure=["m"] * 4)
+    classes = pd.DataFrame({"class": MARKUP, "sameness": [0.1, 0.2, 0.3, 0.4]})
+    many = pd.DataFrame({"class": [*MARKUP, *map(str, range(40))], "sameness": np.arange(44) / 44})
+    points = _named(row=range(4), tsne_x=None, tsne_y=None)
+    runs = _named(time=["2026-01-01"] * 4, name=MARKUP, **ends, series=["s"] * 4)
+    layers = _named(layer=MARKUP, place=range(4), score=["sameness"] * 4, **ends)
+    images = _named(images=range(1, 5), kind=["measured"] * 4, score=["one_nn"] * 4, **ends)
+    both = [_named(network=MARKUP, score=[one] * 4, **ends) for one in ("sameness", "accuracy")]
+    pairs = pd.DataFrame({"method": "cka", "a": MARKUP[:3], "b": MARKUP[1:], "value": 0.5})
+    cka = network_matrix(pairs, "cka")
+    rungs = _named(name=MARKUP, **ends, role=["only"] * 4)
+    counts = _named(measure=["m"] * 4, bin_low=range(4), bin_high=range(1, 5), same=1, different=1)
+    wide = [*MARKUP, *map(str, range(60))]
+    return {
+        "ladder": [figures.ladder(rungs)],
+        "roc": [figures.roc(dict.fromkeys(MARKUP, (curve, "m")))],
+        "histogram": [figures.histogram(counts, measure="m")],
+        "matrix_figure": [
+            figures_classes.matrix_figure(square, MARKUP),
+            figures_classes.matrix_figure(square.reindex(index=wide, columns=wide), wide),
+        ],
+        "per_class_figure": [
+            figures_classes.per_class_figure(None, classes, "sameness"),
+            figures_classes.per_class_figure(classes, classes, "sameness"),
+            figures_classes.per_class_figure(None, many, "sameness"),
+        ],
+        "map_figure": [figures_map.map_figure(points, MARKUP, order=MARKUP)],
+        "over_time": [package.over_time(runs)],
+        "layer_figure": [package.layer_figure(layers, {"sameness": "<b>x</b>"})],
+        "network_figure": [package.network_figure(pd.concat(both), "accuracy", "<b>x</b>")],
+        "placed_networks": [package.placed_networks(_named(network=MARKUP, x=None, y=None))],
+        "network_matrix_figure": [network_matrix_figure(cka, MARKUP, "cka")],
+        "sufficiency_figure": [package.sufficiency_figure(images, {"one_nn": "<b>x</b>"})],
+    }
+
+
+def _texts(part):
+    """Every string of a figure that plotly may write."""
+    if isinstance(part, dict):
+        return [text for name, one in part.items() if name not in NO_TEXT for text in _texts(one)]
+    if isinstance(part, list):
+        return [text for one in part for text in _texts(one)]
+    return [part] if isinstance(part, str) else []
+
+
+def test_names_stand_in_figures_as_they_are():
+    drawn = _drawn_with_names()
+    modules = [
+        importlib.import_module(f"{package.__name__}.{one.name}")
+        for one in pkgutil.iter_modules(package.__path__)
+    ]
+    public = {
+        name
+        for module in modules
+        for name, one in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and inspect.signature(one).return_annotation is go.Figure
+    }
+    assert set(drawn) == public - {"blank"}
+    for name, several in drawn.items():
+        for figure in several:
+            parts = numbers(figure)
+            texts = _texts([parts["data"], parts["layout"]])
+            raw = [text for text in texts for one in ("<b>", "a<br>b") if one in text]
+            assert raw == [], name
+            templates = [one.get("hovertemplate") or "" for one in parts["data"]]
+            assert not [one for one in templates if "R&amp;D" in one or "&lt;b" in one], name
+            # Histograms have no names of others.
+            if name != "histogram":
+                assert "<b>x</b>" in [html.unescape(text) for text in texts], name

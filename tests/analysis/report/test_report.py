@@ -171,7 +171,15 @@ def test_missing_tables_leave_their_sections_out(analysed, tmp_path):
         "utf-8"
     )
     assert '<section id="distances"' not in page
+    assert ">Raw pixels</button>" in page
+    assert ">Classifier</button>" in page
+    # Columns of what was not computed are left out, and so is what says what they are.
+    scores = one.tables["scores"]
+    one.tables["scores"] = scores[scores["measure"].isin(["gap_cosine", "softmax_dot"])]
+    page = write_report(tmp_path / "thin.html", before=one).read_text("utf-8")
     assert '<section id="scores"' in page
+    assert "Raw pixels" not in page[page.index('<section id="scores"') :].partition("</section>")[0]
+    assert ">Classifier</button>" in page
 
 
 @pytest.mark.quick
