@@ -434,8 +434,10 @@ def _accuracy(
     if right[0] is None or right[1] is None:
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
-    units = units_of(images)
-    return {"accuracy": share_difference(a, b, units)}
+    if one.digest_for(["logits"]) == other.digest_for(["logits"]):
+        # The same features differ on no image whatever.
+        return {"accuracy": Difference(float(a.mean()), float(b.mean()), (0.0, 0.0))}
+    return {"accuracy": share_difference(a, b, units_of(images))}
 
 
 def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Units) -> Difference:
@@ -443,7 +445,8 @@ def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Unit
     of_a, of_b = float(a.mean()), float(b.mean())
     moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
     span_a, span_b = (right_interval(each, units) for each in (a, b))
-    span = mean_difference(of_a, of_b, span_a, span_b, spread(moved, units.stratum))
+    apart, n_units = spread(moved, units.stratum), len(units.stratum)
+    span = mean_difference(of_a, of_b, span_a, span_b, apart, n_units)
     return Difference(of_a, of_b, span, at_end(of_a) or at_end(of_b))
 
 

@@ -261,7 +261,8 @@ def common_images(
         if len(table) and seen.any():
             left_out[one.key] = f"{measure} was fitted on images to be compared"
         elif not len(table):
-            left_out[one.key] = f"it has no images of the split {split}"
+            gone = "none of its images is in the set any more"
+            left_out[one.key] = gone if split == "all" else f"it has no images of the split {split}"
         else:
             tables[one.key] = table
     if len(tables) < 2:

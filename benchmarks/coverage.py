@@ -194,21 +194,31 @@ def print_nc1(sets: int, truths: int, workers: int) -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def evaluate_shares(n: int, copies: int, wrong: float, more: float, seed: int) -> Numbers:
+SHARES = (
+    (0.002, 0.05, 0.6), (0.01, 0.05, 0.6), (0.05, 0.05, 0.6), (0.002, 0.6, 0.6),
+    (0.03, 0.01, 0.95), (0.3, 0.29, 0.97),
+)  # fmt: skip
+"""Errors of two networks, and how often a picture is as hard for both."""
+
+
+def evaluate_shares(
+    n: int, copies: int, wrong: float, more: float, shared: float, seed: int
+) -> Numbers:
     """Value, low, high of the images that are right, and of the difference to a second network.
 
     Args:
         n: pictures of five classes.
         copies: images of each picture, which are right or wrong together.
         wrong: share that the first network errs on.
-        more: share that the second errs on, of the same pictures first in six cases of ten.
+        more: share that the second errs on.
+        shared: share of the pictures that are as hard for the second.
         seed: of what is drawn.
     """
     draw = np.random.default_rng(seed)
     images, picture = _images((n * copies // 5,) * 5), np.repeat(np.arange(n), copies)
     units = units_of(images, picture)
     hard = draw.random(n)
-    other = np.where(draw.random(n) < 0.6, hard, draw.random(n))
+    other = np.where(draw.random(n) < shared, hard, draw.random(n))
     a, b = ((x >= p).astype(np.float64)[picture] for x, p in ((hard, wrong), (other, more)))
     apart = share_difference(a, b, units)
     return np.array([
@@ -218,17 +228,19 @@ def evaluate_shares(n: int, copies: int, wrong: float, more: float, seed: int) -
 
 def print_shares(sets: int) -> None:
     """Print coverage, and the mean width, of shares near an end of their range."""
-    heads = "pictures | copies | errors | of the other | share | width | difference | width"
-    print(f"| {heads} |\n|{'---|' * 8}", flush=True)
+    heads = (
+        "pictures | copies | errors | of the other | as hard | share | width | difference | width"
+    )
+    print(f"| {heads} |\n|{'---|' * 9}", flush=True)
     for n, copies in ((50, 1), (100, 1), (200, 1), (50, 4)):
-        for wrong, more in ((0.002, 0.05), (0.01, 0.05), (0.05, 0.05), (0.002, 0.6)):
+        for wrong, more, shared in SHARES:
             of_sets = np.array([
-                evaluate_shares(n, copies, wrong, more, seed) for seed in range(sets)
+                evaluate_shares(n, copies, wrong, more, shared, seed) for seed in range(sets)
             ])  # fmt: skip
             share, _ = covered(of_sets, np.array([1 - wrong, wrong - more]))
             width = (of_sets[:, :, 2] - of_sets[:, :, 1]).mean(axis=0)
             pairs = " | ".join(f"{s:.3f} | {w:.3f}" for s, w in zip(share, width, strict=True))
-            print(f"| {n} | {copies} | {wrong} | {more} | {pairs} |", flush=True)
+            print(f"| {n} | {copies} | {wrong} | {more} | {shared} | {pairs} |", flush=True)
 
 
 def covered(values: Numbers, truth: Numbers) -> tuple[Numbers, Numbers]:

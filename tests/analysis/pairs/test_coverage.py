@@ -193,7 +193,7 @@ def test_a_difference_with_a_side_at_an_end_is_that_of_both_sides(a, b, top):
     )  # fmt: skip
     assert difference_interval(a, b, *spans, some, some, some, top) == pytest.approx(wanted)
     if top == 1:
-        assert mean_difference(a, b, *spans, some) == pytest.approx(wanted)
+        assert mean_difference(a, b, *spans, some, 60) == pytest.approx(wanted)
     assert wanted[0] < wanted[1]
 
 
@@ -205,3 +205,18 @@ def test_a_clear_difference_to_a_side_at_an_end_is_above_nothing():
     apart = share_difference(right, np.ones(101), units)
     assert apart.at_end
     assert 0.5 < apart.span[0] < apart.b - apart.a < apart.span[1] < 0.76
+
+
+@pytest.mark.quick
+def test_what_varies_in_nothing_that_was_seen_has_an_interval():
+    """A class that is all wrong, and networks that differ in no image, may do so by chance."""
+    images = evaluation_set_of(np.arange(50), [str(n % 5) for n in range(50)])
+    units = units_of(images)
+    right = (images.codes > 0).astype(float)
+    low, high = right_interval(right, units)
+    exact = binomtest(40, 50).proportion_ci(0.95, "exact")
+    assert exact.low <= low < 0.67
+    assert 0.89 < high <= exact.high
+    right[:5] = 1
+    apart = share_difference(right, right, units).span
+    assert apart == pytest.approx((-beta.ppf(0.975, 1, 50), beta.ppf(0.975, 1, 50)))
