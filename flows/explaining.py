@@ -171,6 +171,12 @@ def graded(
     of_two = {LIKENESS, *PAIR_EXPLAINERS}
     single = [name for name in methods or METHODS if name not in of_two]
     paired = [name for name in methods or PAIR_METHODS if name in of_two]
+    if single and names_no_class(features):
+        reason = "the network has no classifier, so that its outputs are no classes"
+        if methods and not paired:
+            raise BadInput(f"{', '.join(single)}: {reason}; grade explainers of likeness")
+        tell(f"explainers of a class: {reason}")
+        single = []
     shared: dict[str, Any] = {
         "split": split, "map_methods": map_methods, "progress": progress or silent, "tell": tell,
     }  # fmt: skip
@@ -196,6 +202,13 @@ def graded(
                 raise
             tell(f"likeness: {error}")
     return tables
+
+
+def names_no_class(features: "Features") -> bool:
+    """Whether nothing follows the pooling of the network that made the features."""
+    from alike.extract.networks import HEADLESS_NOTE
+
+    return bool(features.attrs.get("tap_notes", {}).get("fc") == HEADLESS_NOTE)
 
 
 def cost_line(costs: "Mapping[str, GradeCost]") -> str:

@@ -51,12 +51,13 @@ class Views:
         """
         # Here, as below: the page starts without plotly.
         from alike.analysis.report import every_word, main_measure, score_sections
+        from alike.analysis.stored import not_analysed_by
 
         analyses, chosen = self.service.analyses, self.service.chosen_key(key)
         analysis = analyses.analysis(chosen)
         shown = main_measure(analysis) if measure is None else measure
         if measure is not None and measure not in analyses.measures(chosen):
-            raise NotThere(f"{chosen} was not analysed by {shown[:120]}: run `alike analyse`")
+            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, measure))
         sections = score_sections(analysis, self.service.store, self.runs.good(), names, shown)
         scores = map(str, analysis.tables["scores"]["score"].unique())
         words = {name: asdict(one) for name, one in every_word(scores).items()}

@@ -19,6 +19,7 @@ from .network import check_made_by as check_made_by
 from .network import load_network as load_network
 from .network import network_of as network_of
 from .reading import every_file_read as every_file_read
+from .taps import HEADLESS_NOTE as HEADLESS_NOTE
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
 from .taps import layer_taps as layer_taps

@@ -8,7 +8,7 @@ export async function howTypical(apart, asked, there, life) {
     askIfThere("typical", { ...asked, distance: apart }, options), askIfThere("histograms", asked, options)]);
   const head = h("p", {}, "Distance ", h("b", {}, distance(apart)), ". ");
   if (!typical) {
-    head.append(h("span", { class: "soft" }, "How typical that is needs labels and an analysis (", h("code", {}, "alike analyse"), ")."));
+    head.append(h("span", { class: "soft" }, "How typical that is needs labels, and an analysis by this measure."));
     return head;
   }
   head.append("Nearer than ", h("b", {}, rounded(typical.same_farther[0])), " of same-class pairs and ",

@@ -340,7 +340,7 @@ def test_splits_and_names_that_do_not_exist(features):
         analyse(features, AnalysisSettings(split="train"))
     with pytest.raises(BadInput, match="unknown measure 'cosine'"):
         analyse(features, AnalysisSettings(measures=["cosine"]))
-    with pytest.raises(BadInput, match="was not analysed yet"):
+    with pytest.raises(BadInput, match="no features 'other'"):
         Analysis.load(features.store, "other")
 
 

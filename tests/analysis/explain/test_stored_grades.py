@@ -25,10 +25,12 @@ from alike.analysis.report.networks import networks_section
 from alike.analysis.report.report import top
 from alike.analysis.report.subject import Subject
 from alike.analysis.similarity import network_pairs
+from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
+from alike.flows.explaining import graded
 
 NETWORK = """
 from torch import nn
@@ -38,6 +40,9 @@ def small():
         nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )
+
+def headless():
+    return small()[:4]
 """
 CHANGED = "The features have changed since"
 
@@ -67,9 +72,9 @@ class Place:
         pixels[4:10, 2:8, ("left", "right", "middle").index(label)] = 230
         Image.fromarray(pixels).save(self.folder / "images" / label / f"{number}.png")
 
-    def extracted(self, seed=0):
+    def extracted(self, seed=0, factory="small"):
         torch.manual_seed(seed)
-        network = load_network(f"{self.folder / 'nets.py'}:small", seed=seed)
+        network = load_network(f"{self.folder / 'nets.py'}:{factory}", seed=seed)
         store = Store.open(self.folder / "store", create=True)
         return extract(
             open_source(str(self.folder / "images")), network, store, device="cpu", threads=1
@@ -179,3 +184,16 @@ def test_what_is_older_than_the_features_says_so(place):
     assert grades.outdated == {"images", "pairs"}
     assert grades.line("gradcam").endswith(", of older features")
     assert grades.pair_line("likeness", "gap_cosine").endswith(", of older features")
+
+
+@pytest.mark.quick
+def test_a_network_without_classifier_is_graded_for_likeness_alone(tmp_path):
+    """A softmax over pooled features is no probability of a class."""
+    place = Place(tmp_path)
+    features = place.features(place.extracted(factory="headless"))
+    said = []
+    tables = graded(features, None, limit=8, tell=said.append)
+    assert list(tables) == ["pair_grade"]
+    assert "explainers of a class: the network has no classifier" in said[0]
+    with pytest.raises(BadInput, match="energy: the network has no classifier"):
+        graded(features, ["energy"])

@@ -89,7 +89,8 @@ def test_card_says_who_was_asked(tmp_path, made, write_features, run):
     card = json.loads((tmp_path / "a.json").read_text())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     note = "row i of votes.npz is taken for the i-th image of the store by path"
-    wanted = {"kind": "votes", "digest": digest, "notes": [note]}
+    classes = ["1", "2", "3"]
+    wanted = {"kind": "votes", "digest": digest, "notes": [note], "classes": classes}
     assert card["settings"]["human"] == wanted
     assert card["people"]
     page = (tmp_path / "a.html").read_text()
