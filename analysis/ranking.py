@@ -256,13 +256,17 @@ def common_images(
             left_out[one.key] = str(error)
             continue
         table = one.table(None if split == "all" else split)
+        gone = split == "all" and table.empty
         table = table[one.committed(ready.taps, good=True)[table["row"].to_numpy()]]
         seen = np.isin(table["row"].to_numpy(), ready.fitted_rows)
         if len(table) and seen.any():
             left_out[one.key] = f"{measure} was fitted on images to be compared"
         elif not len(table):
-            gone = "none of its images is in the set any more"
-            left_out[one.key] = gone if split == "all" else f"it has no images of the split {split}"
+            left_out[one.key] = (
+                "none of its images is in the set any more"
+                if gone
+                else f"it has no images of the split {split} with features for {measure}"
+            )
         else:
             tables[one.key] = table
     if len(tables) < 2:

@@ -134,6 +134,12 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     mirror = pipeline.output.mirror
     if mirror is not None and "://" not in mirror:
         mirror = str(base / expanded(mirror))
+        own = (base / expanded(pipeline.output.folder)).resolve()
+        if Path(mirror).resolve().is_relative_to(own):
+            raise BadInput(
+                f"output.mirror = {pipeline.output.mirror!r}: lies in the output folder, which is "
+                "copied there: name another place"
+            )
     place = {"folder": base / expanded(pipeline.output.folder), "store": store, "mirror": mirror}
     output = pipeline.output.model_copy(update=place)
     human = pipeline.analyse.human

@@ -55,11 +55,7 @@ def card_of(store: Any, key: str, measure: str) -> Card | None:
     if store.root_path is not None:
         return read_card(folder_of(store, key, measure))
     data = _stored_card(store, key, measure)
-    return (
-        None
-        if data is None
-        else parse_card(data, _card_place(store, key, measure), index_command(store, key, measure))
-    )
+    return None if data is None else _parsed(data, store, key, measure)
 
 
 def _parsed(data: bytes, store: Any, key: str, measure: str) -> Card:
@@ -190,9 +186,7 @@ def _fetch(store: Any, key: str, measure: str, *, checked: bool = False) -> None
             (folder / CARD).unlink(missing_ok=True)
             return
         try:
-            card = parse_card(
-                data, _card_place(store, key, measure), index_command(store, key, measure)
-            )
+            card = _parsed(data, store, key, measure)
         except StoreDamaged:
             # Who reads it says so.
             (folder / CARD).write_bytes(data)

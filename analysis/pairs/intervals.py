@@ -11,7 +11,7 @@ NONE = (float("nan"), float("nan"))
 LEVEL = 0.95
 
 NOTHING = 1e-9
-"""Share of the variance of trials below which a variance is rounding."""
+"""Share of the variance of trials, or of one trial's, below which a variance is rounding."""
 WHOLE = 0.9
 """Units to an image of a class from which on what pairs do twice is taken off."""
 
@@ -172,7 +172,7 @@ def mean_difference(
         return _combined(a, b, span_a, span_b, 0.0)
     if not np.isfinite(apart.variance):
         return NONE
-    if apart.variance == 0:
+    if apart.variance < NOTHING / units**2:
         reach = trials_interval(0.0, units)[1]
     else:
         variance = apart.variance + (units + 2) ** -2

@@ -228,13 +228,13 @@ def _read(source: ImageSource, path: str, before: Remembered | None) -> _Image:
     # Before it is read: a file that changes in between has another stamp the next time.
     stamp = stamp_of(source, path)
     # What gave no bytes may give some the next time, without any change.
-    known = before if before is not None and before.image_id else None
-    same = known is not None and stamp != NO_STAMP and known.stamp == stamp
-    if known is not None and same and not known.due:
-        return _Image((known.image_id, known.size, "ok", ""), stamp, read=False, silent=False)
+    earlier = before if before is not None and before.image_id else None
+    same = earlier is not None and stamp != NO_STAMP and earlier.stamp == stamp
+    if earlier is not None and same and not earlier.due:
+        return _Image((earlier.image_id, earlier.size, "ok", ""), stamp, read=False, silent=False)
     facts = _hashed(source, path)
     # One that cannot be read at the moment is no silent change: it is told as bad.
-    silent = known is not None and same and facts[2] == "ok" and facts[0] != known.image_id
+    silent = earlier is not None and same and facts[2] == "ok" and facts[0] != earlier.image_id
     return _Image(facts, stamp, read=True, silent=silent)
 
 

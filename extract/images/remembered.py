@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from alike.extract.errors import BadImage
 from alike.extract.identity import seal_of
-from alike.extract.images.source import ImageSource, Listed, Stamp
+from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp
 from alike.extract.images.split import image_id as content_id
 from alike.extract.large_tables import Batches, hashes, texts
 
@@ -41,8 +41,6 @@ TEXTS = ("path", "label", "subset", "group")
 """What a source says of an image without reading it."""
 KEPT = (*TEXTS, "image_id", "size", *STAMPED, "unread")
 """Columns of the table that is kept; `unread`: why a file gave no bytes, empty if it did."""
-TOO_LARGE = "too large"
-"""State of a file that is not read for its size, which its stamp holds."""
 KEPT_LIKE = pd.DataFrame(
     {
         "path": pd.Series(["x"], dtype="str"),
@@ -242,7 +240,7 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
         unread = texts(batch, "unread")
         differs = ((stamps != before) | (stamps == -1)).any(axis=1)
         for one in np.flatnonzero(unread != "").tolist():
-            # What gave no bytes may give some without any change, but for what is too large.
+            # What gave no bytes may give some without any change, unless its stamp says its size.
             if differs[one] or not unread[one].startswith(TOO_LARGE):
                 differs[one] = why_unread(source, paths[one]) != unread[one]
         places = np.flatnonzero(differs)

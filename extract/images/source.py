@@ -14,6 +14,8 @@ from alike.extract.errors import BadImage
 
 MAX_BYTES = 256 * 2**20
 """Largest image file that is read."""
+TOO_LARGE = "too large"
+"""State of a file that is not read for its size."""
 
 LOCAL = ("file://", "local://")
 """Beginnings of URLs that name local files: these get the guards of local files."""
@@ -213,4 +215,4 @@ def check_bytes(size: int) -> None:
         BadImage: state ``too large``.
     """
     if size > MAX_BYTES:
-        raise BadImage("too large", f"{size} bytes, at most {MAX_BYTES} are read")
+        raise BadImage(TOO_LARGE, f"{size} bytes, at most {MAX_BYTES} are read")

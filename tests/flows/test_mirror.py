@@ -4,6 +4,7 @@ import fsspec
 import pytest
 from changing_set import RIGHT, Place, without_prefect
 
+from alike.extract.errors import BadInput
 from alike.extract.images import remembered
 from alike.flows.mirror import FILE, mirror
 from alike.flows.settings import read_pipeline
@@ -93,6 +94,10 @@ def test_a_run_copies_and_an_unchanged_one_makes_good(tmp_path, monkeypatch):
     file = place.write_settings("out")
     file.write_text(file.read_text().replace("[output]\n", '[output]\nmirror = "site"\n'))
     monkeypatch.setattr(place, "write_settings", lambda _: file)
+    inside = file.with_name("inside.toml")
+    inside.write_text(file.read_text().replace('"site"', '"out/reports/site"'))
+    with pytest.raises(BadInput, match="mirror = 'out/reports/site': lies in the output folder"):
+        read_pipeline(inside)
     (tmp_path / "site").write_text("no folder")
     place.run("out")
     report = tmp_path / "out" / "report.html"
