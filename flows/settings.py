@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from alike.extract.errors import BadInput
 from alike.extract.places import expanded
 from alike.extract.secrets import filled, hide, masked
+from alike.flows.mirror import FOLDERS as MIRRORED
 from alike.flows.sections import (
     SEVERAL,
     NetworkSettings,
@@ -134,11 +135,11 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     mirror = pipeline.output.mirror
     if mirror is not None and "://" not in mirror:
         mirror = str(base / expanded(mirror))
-        own = (base / expanded(pipeline.output.folder)).resolve()
-        if Path(mirror).resolve().is_relative_to(own):
+        own, copy = (base / expanded(pipeline.output.folder)).resolve(), Path(mirror).resolve()
+        if copy == own or any(copy.is_relative_to(own / name) for name in MIRRORED):
             raise BadInput(
-                f"output.mirror = {pipeline.output.mirror!r}: lies in the output folder, which is "
-                "copied there: name another place"
+                f"output.mirror = {pipeline.output.mirror!r}: this is what is copied there: name "
+                "another place"
             )
     place = {"folder": base / expanded(pipeline.output.folder), "store": store, "mirror": mirror}
     output = pipeline.output.model_copy(update=place)

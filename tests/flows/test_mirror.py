@@ -94,10 +94,13 @@ def test_a_run_copies_and_an_unchanged_one_makes_good(tmp_path, monkeypatch):
     file = place.write_settings("out")
     file.write_text(file.read_text().replace("[output]\n", '[output]\nmirror = "site"\n'))
     monkeypatch.setattr(place, "write_settings", lambda _: file)
-    inside = file.with_name("inside.toml")
-    inside.write_text(file.read_text().replace('"site"', '"out/reports/site"'))
-    with pytest.raises(BadInput, match="mirror = 'out/reports/site': lies in the output folder"):
-        read_pipeline(inside)
+    other = file.with_name("other.toml")
+    for name in ("out", "out/reports/site", "out/../out/weights"):
+        other.write_text(file.read_text().replace('"site"', f'"{name}"'))
+        with pytest.raises(BadInput, match=f"mirror = '{name}': this is what is copied"):
+            read_pipeline(other)
+    other.write_text(file.read_text().replace('"site"', '"out/site"'))
+    assert read_pipeline(other).output.mirror == str(tmp_path / "out" / "site")
     (tmp_path / "site").write_text("no folder")
     place.run("out")
     report = tmp_path / "out" / "report.html"
