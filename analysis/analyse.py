@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 10
+VERSION = 11
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, SlabCounts)
 """The dataclasses that blocks answer with."""
@@ -201,7 +201,6 @@ def _analyse(
         progress("analysis", 0, 0, announcement)
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
-    network = network_scores(features, images)
     near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
     one_nn = _one_nn(parts[0]["scores"], plan[0].name)
     tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)
@@ -212,6 +211,7 @@ def _analyse(
     more_images = work.more_images(plan[0], parts[0]["scores"])
     if len(more_images):
         tables["sufficiency"] = more_images
+    network = work.of_network(features, images, plan[0], near)
     probes = work.probe(features, plan[0], near, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
@@ -281,7 +281,8 @@ def evaluate(
     work = Work(settings, jobs or here(), progress)
     parts = [work.evaluate(part.within(settings))["scores"] for part in plan]
     work.forget()
-    return pd.concat([*parts, network_scores(features, images)], ignore_index=True)
+    network = network_scores(features, images, intervals=False)
+    return pd.concat([*parts, network], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -400,6 +401,27 @@ class Work:
             # They need train images, which many a set has not.
             left_out["probes"] = str(error)
             return []
+
+    def of_network(
+        self, features: "Features", images: EvaluationSet, head: Planned, near: Listed
+    ) -> pd.DataFrame:
+        """Accuracy and neural collapse.
+
+        Args:
+            features: the extraction.
+            images: all that are evaluated.
+            head: the headline's measure, of these or fewer.
+            near: its neighbours, which tell which images are near copies.
+        """
+        copies, unit = _copies(head, near), None
+        if copies is not None:
+            alone = copies.max() + 1 + np.arange(len(images))
+            of_row = pd.Series(copies, index=head.images.rows).reindex(images.rows).to_numpy()
+            unit = np.where(np.isnan(of_row), alone, of_row).astype(np.int64)
+        settings = self.settings
+        return network_scores(
+            features, images, unit=unit, intervals=settings.bootstrap > 0, seed=settings.seed
+        )
 
     def more_images(self, head: Planned, scores: pd.DataFrame) -> pd.DataFrame:
         """What more images would change, by the headline's measure; empty with few images.

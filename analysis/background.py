@@ -38,8 +38,7 @@ from alike.analysis.explain import evaluating, network_for
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
-from alike.analysis.pairs import units_of
-from alike.analysis.probes import right_interval
+from alike.analysis.pairs import right_interval, units_of
 from alike.analysis.scores import evaluate_measure, logit_places
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import StoredImages, transform_of

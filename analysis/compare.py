@@ -5,7 +5,7 @@ taken on both sides at once, and the interval is that of the difference, which i
 the two apart. NC1 is computed again with a tenth of the images left out in turn (see `jackknife`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from alike.analysis.blocks import (
     measured_rows,
     stored_vectors,
 )
-from alike.analysis.classes import class_geometry, class_moments, collapse_scores
 from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
 from alike.analysis.outlook import Load, outlook
 from alike.analysis.pairs import (
@@ -36,10 +35,10 @@ from alike.analysis.pairs import (
     Units,
     at_end,
     difference_interval,
-    jackknife_groups,
     jackknife_interval,
     mean_difference,
     pair_spreads,
+    right_interval,
     share_interval,
     spread,
     sure_pairs,
@@ -47,11 +46,11 @@ from alike.analysis.pairs import (
 )
 from alike.analysis.pairs import curves as score
 from alike.analysis.people import HumanAnswers, human_differences, human_notes
-from alike.analysis.probes import right_interval
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
     influence_note,
+    left_out_in_turn,
     named_rightly,
     purity_top,
 )
@@ -182,10 +181,11 @@ def _compare(
         _side(name, features, images, measure, jobs, progress)
         for name, features, images in (("a", a, images_a), ("b", b, images_b))
     )
+    unit = copies_of([one, other])
     differences = {
         **differences_of(one, other, seed=seed, stage=_stages("", jobs, progress)),
-        **_accuracy(a, b, images_a, images_b),
-        **_collapse(a, b, images_a, images_b, seed),
+        **_accuracy(a, b, images_a, images_b, unit),
+        **_collapse(a, b, images_a, images_b, seed, unit),
     }
     people, notes = _people(human, one, other, seed)
     rows = [
@@ -321,8 +321,7 @@ def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _her
     """
     images, sides = one.images, (one, other)
     units, changes = units_of(images), [side.near.changes for side in sides]
-    keyed = one.vectors.form != "inner"
-    unit = linked_units(images, [(s.near.places, s.near.keys) for s in sides]) if keyed else None
+    unit = copies_of(sides)
     if unit is not None:
         units = units_of(images, unit)
         changes = [
@@ -337,6 +336,14 @@ def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _her
         map_blocks=stage("influence"),
     )  # fmt: skip
     return {**_pairs(sides, spreads), **_neighbours(sides, changes, units)}
+
+
+def copies_of(sides: Sequence[Side]) -> NDArray[np.int64] | None:
+    """The unit of each image (N,), linked on every side; None where there are no near copies."""
+    # Keys of inner products are no squared distances, by which copies are known.
+    if any(side.vectors.form == "inner" for side in sides):
+        return None
+    return linked_units(sides[0].images, [(side.near.places, side.near.keys) for side in sides])
 
 
 def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
@@ -427,7 +434,11 @@ def _people(
 
 
 def _accuracy(
-    one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet
+    one: "Features",
+    other: "Features",
+    images: EvaluationSet,
+    of_other: EvaluationSet,
+    unit: NDArray[np.int64] | None,
 ) -> Differences:
     """The networks' own accuracy; nothing where classes of one are not the labels."""
     right = named_rightly(one, images), named_rightly(other, of_other)
@@ -438,7 +449,7 @@ def _accuracy(
     if same_rows and one.digest_for(["logits"]) == other.digest_for(["logits"]):
         # The same features differ on no image whatever.
         return {"accuracy": Difference(float(a.mean()), float(b.mean()), (0.0, 0.0))}
-    return {"accuracy": share_difference(a, b, units_of(images))}
+    return {"accuracy": share_difference(a, b, units_of(images, unit))}
 
 
 def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Units) -> Difference:
@@ -452,36 +463,33 @@ def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Unit
 
 
 def _collapse(
-    one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet, seed: int
+    one: "Features",
+    other: "Features",
+    images: EvaluationSet,
+    of_other: EvaluationSet,
+    seed: int,
+    unit: NDArray[np.int64] | None,
 ) -> Differences:
     """NC1 of what enters the classifier; nothing where that is not stored on both sides."""
     for side, own in ((one, images), (other, of_other)):
         if "fc" not in side.arrays or not side.committed(["fc"], good=True)[own.rows].all():
             return {}
     a, b = (
-        nc1_by_group(stored_vectors(side, PENULTIMATE, own.rows), own, seed)
+        nc1_by_group(stored_vectors(side, PENULTIMATE, own.rows), own, seed, unit)
         for side, own in ((one, images), (other, of_other))
     )
     return {"nc1": nc1_difference(a, b)}
 
 
-def nc1_by_group(vectors: Vectors, images: EvaluationSet, seed: int) -> NDArray[np.float64]:
+def nc1_by_group(
+    vectors: Vectors, images: EvaluationSet, seed: int, unit: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """NC1 of all images, then without a tenth of each class in turn (11,)."""
-    parts = [(vectors, images)]
-    parts += [(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)]
-    return np.array([nc1_of(some, of) for some, of in parts])
+    of = left_out_in_turn(vectors, images, seed, unit, most=len(images))
+    return np.asarray(of.values[:, 0])
 
 
 def nc1_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
     """Of what `nc1_by_group` gives of two networks on the same images."""
     apart = b - a
     return Difference(float(a[0]), float(b[0]), jackknife_interval(apart[0], apart[1:]))
-
-
-def nc1_of(vectors: Vectors, images: EvaluationSet) -> float:
-    """NC1; NaN with fewer than two classes."""
-    if (images.counts > 0).sum() < 2:
-        return float("nan")
-    moments = class_moments(vectors, images, second=False)
-    geometry = class_geometry(vectors, images, moments)
-    return collapse_scores(moments, geometry, None, None)["nc1"]

@@ -13,9 +13,9 @@ import pandas as pd
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Vectors, stored_vectors
 from alike.analysis.networks import linear_cka
-from alike.analysis.pairs import Units, pair_spreads, sure_pairs
+from alike.analysis.pairs import Units, pair_spreads, right_interval, sure_pairs
 from alike.analysis.probes import NAMES as PROBES
-from alike.analysis.probes import probe_rights, right_interval
+from alike.analysis.probes import probe_rights
 from alike.extract.errors import BadInput
 from alike.extract.measures import measure_named
 

@@ -18,6 +18,7 @@ from alike.analysis.blocks import (
     MEMORY,
     EvaluationSet,
     Jobs,
+    Vectors,
     check_seed,
     evaluation_set_of,
     here,
@@ -28,23 +29,29 @@ from alike.analysis.compare import (
     PEOPLE,
     Difference,
     Side,
+    copies_of,
     differences_of,
     measured_side,
     nc1_by_group,
     nc1_difference,
     share_difference,
 )
-from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
     auc_movements,
-    jackknife_ratio_interval,
+    right_interval,
     units_of,
 )
 from alike.analysis.people import HumanAnswers, human_differences
 from alike.analysis.probes import NAMES as PROBES
-from alike.analysis.probes import probe_rights, right_interval
-from alike.analysis.scores import PENULTIMATE, SCORES, evaluate_measure, named_rightly
+from alike.analysis.probes import probe_rights
+from alike.analysis.scores import (
+    PENULTIMATE,
+    SCORES,
+    evaluate_measure,
+    left_out_in_turn,
+    named_rightly,
+)
 from alike.extract.errors import BadInput
 from alike.extract.identity import network_title
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
@@ -67,11 +74,9 @@ OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "tr
 """Scores against people, where they were asked."""
 RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
-VERSION = 2
+VERSION = 3
 """Of what `alike compare --all` stores: another one is computed anew by the next run."""
 NO_SPAN = (float("nan"), float("nan"))
-NC1_NOTE = "the interval is too narrow where distances to class means have heavy tails"
-NO_NC1_SPAN = "no interval: NC1 is 0, or not there without a tenth of each class"
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class Measured:
         side: pairs and neighbours, as `alike compare` takes them.
         scores: score to value, interval and note.
         rights: score to (N,) whether each image is right.
+        unit: (N,) its near copies; None: there are none.
+        fc: what enters the classifier; None: not stored.
         nc1: without each group of the jackknife, the first with all; empty: not stored.
         left_out: scores that are not there, to the reason.
     """
@@ -131,6 +138,8 @@ class Measured:
     side: Side
     scores: dict[str, tuple[float, tuple[float, float], str]]
     rights: dict[str, Floats]
+    unit: NDArray[np.int64] | None
+    fc: Vectors | None
     nc1: Floats
     left_out: dict[str, str]
 
@@ -172,7 +181,7 @@ def rank_networks(
         _measured(one, sets[one.key], measure, len(usable), seed, jobs, progress)
         for one in usable
     ]  # fmt: skip
-    units = units_of(images, _copies(images, every))
+    units = units_of(images, copies_of([one.side for one in every]))
     every.sort(key=lambda one: -one.scores["sameness"][0])
     left_out |= {
         f"{one.key} {name}": reason for one in every for name, reason in one.left_out.items()
@@ -315,7 +324,8 @@ def _measured(
         for name, row in of_score.loc[of_score.index.intersection(OF_PAIRS)].iterrows()
     }
     side = measured_side(vectors, images, stage)
-    units = units_of(images, _copies_of(images, [side]))
+    unit = copies_of([side])
+    units = units_of(images, unit)
     rights, notes, left_out = dict[str, Floats](), dict[str, str](), dict[str, str]()
     try:
         probed = probe_rights(features, images, stage)
@@ -333,24 +343,15 @@ def _measured(
         rights["accuracy"] = right.astype(np.float64)
     for name, each in rights.items():
         scores[name] = float(each.mean()), right_interval(each, units), notes.get(name, "")
-    nc1 = np.empty(0)
+    fc, nc1 = None, np.empty(0)
     if "fc" not in features.arrays or not features.committed(["fc"], good=True)[images.rows].all():
         left_out["nc1"] = "fc is not stored of all images"
     else:
-        nc1 = nc1_by_group(stored_vectors(features, PENULTIMATE, images.rows), images, seed)
-        span = jackknife_ratio_interval(nc1[0], nc1[1:])
-        scores["nc1"] = float(nc1[0]), span, NC1_NOTE if np.isfinite(span[0]) else NO_NC1_SPAN
-    return Measured(features.key, side, scores, rights, nc1, left_out)
-
-
-def _copies(images: EvaluationSet, every: list[Measured]) -> NDArray[np.int64] | None:
-    return _copies_of(images, [one.side for one in every])
-
-
-def _copies_of(images: EvaluationSet, sides: list[Side]) -> NDArray[np.int64] | None:
-    if any(side.vectors.form == "inner" for side in sides):
-        return None
-    return linked_units(images, [(side.near.places, side.near.keys) for side in sides])
+        fc = stored_vectors(features, PENULTIMATE, images.rows)
+        of = left_out_in_turn(fc, images, seed, unit, most=len(images))
+        nc1 = of.values[:, 0]
+        scores["nc1"] = float(nc1[0]), *of.interval("nc1", nc1[0])
+    return Measured(features.key, side, scores, rights, unit, fc, nc1, left_out)
 
 
 def _differences(
@@ -366,12 +367,18 @@ def _differences(
         return {}
     stage = partial(_stage_of, one.key, jobs, progress)
     apart = differences_of(best.side, one.side, seed=seed, stage=stage)
-    units = units_of(images, _copies(images, [best, one]))
+    unit = copies_of([best.side, one.side])
+    units = units_of(images, unit)
     for name in one.rights:
         if name in best.rights:
             apart[name] = share_difference(best.rights[name], one.rights[name], units)
-    if len(best.nc1) and len(one.nc1):
-        apart["nc1"] = nc1_difference(best.nc1, one.nc1)
+    if best.fc is not None and one.fc is not None:
+        a, b = (
+            each.nc1 if unit is None and each.unit is None
+            else nc1_by_group(each.fc, images, seed, unit)
+            for each in (best, one) if each.fc is not None
+        )  # fmt: skip
+        apart["nc1"] = nc1_difference(a, b)
     return apart
 
 

@@ -29,16 +29,16 @@ from threadpoolctl import threadpool_limits
 
 from alike.analysis.blocks import evaluation_set_of, held_vectors
 from alike.analysis.compare import (
+    copies_of,
     differences_of,
     measured_side,
     nc1_by_group,
     nc1_difference,
-    nc1_of,
     share_difference,
 )
-from alike.analysis.pairs import jackknife_ratio_interval, units_of
-from alike.analysis.probes import right_interval
+from alike.analysis.pairs import right_interval, units_of
 from alike.analysis.scores import evaluate_measure
+from alike.analysis.scores.network import JACKKNIFED, MOST, collapse_of, left_out_in_turn
 
 Numbers = NDArray[np.float64]
 
@@ -122,8 +122,14 @@ COLLAPSE = {
     "10x50 of 64": Cell((50,) * 10, 1.0, dim=64),
     "unequal": Cell((100, 50, 20, 10, 5, 3), 1.0),
     "10x50 of 64, t": Cell((50,) * 10, 1.0, dim=64, freedom=3),
+    "25x4": Cell((4,) * 25, 1.0),
+    "unequal and rare": Cell((100, 50, 20, 10, 5, 5, 2, 2, 1), 1.0),
+    "5x10 four times": Cell((10,) * 5, 1.0, 4, 0.2),
+    "10x50, a sample of 200": Cell((50,) * 10, 1.0),
 }
-"""Sets whose NC1 is measured, of vectors as they are: nothing else of them is."""
+"""Sets whose NC1 and NC2 are measured, of vectors as they are: nothing else of them is."""
+SAMPLED = {"10x50, a sample of 200": 200}
+"""Images that are left out in turn, where a sample is."""
 
 
 @cache
@@ -160,31 +166,50 @@ def evaluate(
     return alone, np.array(apart), of_classes
 
 
-def evaluate_nc1(cell: Cell, seed: int, *, intervals: bool) -> Numbers:
-    """Value, low, high (3, 3): NC1 of the first network, of the second, and their difference."""
+def evaluate_collapse(cell: Cell, seed: int, *, intervals: bool, most: int = MOST) -> Numbers:
+    """Value, low, high (5, 3): NC1, NC2 (norm, angle), NC1 of the second network, its difference.
+
+    Args:
+        cell: kind of set.
+        seed: of the set.
+        intervals: compute them.
+        most: images that are left out in turn; of more a sample.
+    """
     x, y, _ = cell.draw(np.random.default_rng(seed))
-    images = _images(cell.sizes)
+    images = _images(tuple(n * cell.copies for n in cell.sizes))
     vectors = [held_vectors(each.astype(np.float32), "euclidean") for each in (x, y)]
     if not intervals:
-        a, b = (nc1_of(each, images) for each in vectors)
-        return np.array([(value, np.nan, np.nan) for value in (a, b, b - a)])
-    sides = [nc1_by_group(each, images, seed) for each in vectors]
-    rows = [(of[0], *jackknife_ratio_interval(of[0], of[1:])) for of in sides]
-    apart = nc1_difference(*sides)
+        (one, two, three), (other, *_) = (collapse_of(each, images) for each in vectors)
+        values = (one, two, three, other, other - one)
+        return np.array([(value, np.nan, np.nan) for value in values])
+    sides = [measured_side(each, images) for each in vectors] if cell.copies > 1 else []
+    units = [copies_of([side]) for side in sides] or [None, None]
+    one, other = (
+        left_out_in_turn(each, images, seed, unit, most)
+        for each, unit in zip(vectors, units, strict=True)
+    )
+    whole, (value, *_) = (collapse_of(each, images) for each in vectors)
+    rows = [
+        (value, *one.interval(name, value)[0])
+        for name, value in zip(JACKKNIFED, whole, strict=True)
+    ]
+    rows.append((value, *other.interval("nc1", value)[0]))
+    unit = copies_of(sides) if sides else None
+    apart = nc1_difference(*(nc1_by_group(each, images, seed, unit) for each in vectors))
     return np.array([*rows, (apart.b - apart.a, *apart.span)])
 
 
-def print_nc1(sets: int, truths: int, workers: int) -> None:
-    """Print coverage of NC1 of the cells of `COLLAPSE`."""
-    print("| NC1 | of one network | of the other | difference |\n|---|---|---|---|", flush=True)
+def print_collapse(sets: int, truths: int, workers: int) -> None:
+    """Print coverage of NC1 and NC2 of the cells of `COLLAPSE`."""
+    heads = "NC1 | NC2, norm | NC2, angle | NC1 of the other | difference of NC1"
+    print(f"| set | {heads} |\n|{'---|' * 6}", flush=True)
     one_thread = {"initializer": threadpool_limits, "initargs": (1,)}
     with threadpool_limits(1), ProcessPoolExecutor(workers, **one_thread) as pool:
         run = pool.map if workers > 1 else map
         for name, cell in COLLAPSE.items():
-            of_truth = list(
-                run(partial(evaluate_nc1, cell, intervals=False), range(10_000, 10_000 + truths))
-            )
-            of_sets = list(run(partial(evaluate_nc1, cell, intervals=True), range(sets)))
+            of_cell = partial(evaluate_collapse, cell, most=SAMPLED.get(name, MOST))
+            of_truth = list(run(partial(of_cell, intervals=False), range(10_000, 10_000 + truths)))
+            of_sets = list(run(partial(of_cell, intervals=True), range(sets)))
             truth = np.mean(of_truth, axis=0)[:, 0]
             share, printed = covered(np.array(of_sets), truth)
             cells = (
@@ -301,7 +326,7 @@ def main() -> None:
         print_shares(options.sets)
         return
     if options.cells == "nc1":
-        print_nc1(options.sets, options.truths, options.workers)
+        print_collapse(options.sets, options.truths, options.workers)
         return
     for kind, names in (("alone", ALONE), ("difference", PAIRED)):
         print(f"| {kind} | {' | '.join(names)} |\n|---{'|---' * len(names)}|", flush=True)

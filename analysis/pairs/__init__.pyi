@@ -18,6 +18,7 @@ from .influence import Units as Units
 from .influence import coarse as coarse
 from .influence import pass_over_pairs as pass_over_pairs
 from .influence import place_pairs as place_pairs
+from .influence import right_interval as right_interval
 from .influence import spread_of as spread_of
 from .influence import units_of as units_of
 from .intervals import Spread as Spread

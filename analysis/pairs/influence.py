@@ -26,7 +26,7 @@ from alike.analysis.blocks import (
     compiled,
 )
 from alike.analysis.pairs.bins import TILE, Bins
-from alike.analysis.pairs.intervals import WHOLE, Spread, spread
+from alike.analysis.pairs.intervals import WHOLE, Spread, share_interval, spread
 from alike.analysis.pairs.kernels import place_rows
 from alike.analysis.pairs.tiling import exact_places
 from alike.analysis.pairs.worst import add_class_rows
@@ -296,6 +296,17 @@ def units_of(images: EvaluationSet, unit: NDArray[np.int64] | None = None) -> Un
     """Units of these images; None: every image is one."""
     alone = np.arange(len(images)) if unit is None else unit
     return Units(*strata(images.codes, alone, len(images.classes)))
+
+
+def right_interval(right: Floats, units: Units) -> tuple[float, float]:
+    """Interval of the share of images that are right, given what is independent of each other.
+
+    Args:
+        right: (N,) 0 to 1.
+        units: of the images.
+    """
+    moved = np.bincount(units.named, right / len(right), len(units.stratum)).astype(np.float64)
+    return share_interval(float(right.mean()), spread(moved, units.stratum), len(units.stratum))
 
 
 @dataclass(frozen=True)

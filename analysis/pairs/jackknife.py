@@ -15,9 +15,17 @@ from alike.analysis.pairs.folds import deal
 GROUPS = 10
 
 
-def jackknife_groups(images: EvaluationSet, seed: int) -> list[NDArray[np.int64]]:
-    """Positions (n,) that stay when each of ten parts is left out, every class spread evenly."""
-    group_of = deal(images, GROUPS, seed)
+def jackknife_groups(
+    images: EvaluationSet, seed: int, unit: NDArray[np.int64] | None = None
+) -> list[NDArray[np.int64]]:
+    """Positions (n,) that stay when each of ten parts is left out, every class spread evenly.
+
+    Args:
+        images: the evaluation set.
+        seed: of the shuffling.
+        unit: (N,) near copies, which are left out together; None: each image is a unit.
+    """
+    group_of = deal(images, GROUPS, seed, unit)
     return [np.flatnonzero(group_of != group) for group in range(GROUPS)]
 
 

@@ -4,6 +4,5 @@ from .scores import KNN as KNN
 from .scores import NAMES as NAMES
 from .scores import probe_rights as probe_rights
 from .scores import probe_scores as probe_scores
-from .scores import right_interval as right_interval
 from .standard import Standard as Standard
 from .votes import vote_rights as vote_rights

@@ -19,7 +19,7 @@ from alike.analysis.blocks import (
     evaluation_set_of,
     stored_vectors,
 )
-from alike.analysis.pairs import Units, share_interval, spread, units_of
+from alike.analysis.pairs import right_interval, units_of
 from alike.analysis.probes.linear import LinearProbe, fit_linear
 from alike.analysis.probes.votes import vote_rights
 from alike.analysis.scores import score_row
@@ -154,17 +154,6 @@ def probe_scores(
         for name, right in probed.rights.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def right_interval(right: Floats, units: Units) -> tuple[float, float]:
-    """Interval of the share of images that are right, given what is independent of each other.
-
-    Args:
-        right: (N,) 0 to 1.
-        units: of the images.
-    """
-    moved = np.bincount(units.named, right / len(right), len(units.stratum)).astype(np.float64)
-    return share_interval(float(right.mean()), spread(moved, units.stratum), len(units.stratum))
 
 
 def _train_images(features: "Features", measure: Measure) -> EvaluationSet:

@@ -1,6 +1,7 @@
 from .measure import Tables as Tables
 from .measure import evaluate_measure as evaluate_measure
 from .network import PENULTIMATE as PENULTIMATE
+from .network import left_out_in_turn as left_out_in_turn
 from .network import logit_places as logit_places
 from .network import named_rightly as named_rightly
 from .network import network_scores as network_scores

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.blocks import stored_evaluation_set
 from alike.analysis.compare import compare
+from alike.analysis.scores import named_rightly
 
 
 @pytest.mark.quick
@@ -19,3 +22,33 @@ def test_accuracy_is_paired(digits):
     most = beta.ppf(0.975, 1, len(held))
     assert (row["difference"], row["low"], row["high"]) == pytest.approx((0, -most, most))
     np.testing.assert_equal(row["better"], "up")
+
+
+def test_near_copies_are_right_or_wrong_together(tmp_path, make, write_features):
+    """Four copies of each image say no more of accuracy and NC1 than one."""
+    sides = []
+    for number in range(2):
+        made = make(sizes=(30, 30), seed=5)
+        noise = np.random.default_rng(number).standard_normal(made.arrays["gap"].shape)
+        for name in ("gap", "fc"):
+            made.arrays[name] = made.arrays[name] + (0.6 * noise).astype(np.float32)
+        made.arrays["logits"] = made.arrays["gap"] @ made.weight.T
+        made.arrays = {name: np.repeat(made.arrays[name], 4, axis=0) for name in ("gap", "logits")}
+        more = np.random.default_rng(number).standard_normal(made.arrays["gap"].shape)
+        made.arrays["gap"] = made.arrays["gap"] + (1e-3 * more).astype(np.float32)
+        made.arrays["fc"] = made.arrays["gap"]
+        made.codes, made.labels = np.repeat(made.codes, 4), np.repeat(made.labels, 4).tolist()
+        sides.append(write_features(tmp_path / f"{number}", made, key=f"net-{number}-0"))
+    rows = analyse(sides[0], AnalysisSettings(measures=["gap_cosine"])).tables["scores"]
+    rows = rows[rows["measure"] == "network"].set_index("score")
+    for score in ("accuracy", "nc1"):
+        assert "240 images are near copies of others" in rows.loc[score, "note"]
+    p = rows.loc["accuracy", "value"]
+    width = rows.loc["accuracy", "high"] - rows.loc["accuracy", "low"]
+    assert width > 0.8 * 3.92 * (p * (1 - p) / 60) ** 0.5
+    images = stored_evaluation_set(sides[0], "held_out")
+    a, b = (named_rightly(side, images).astype(float) for side in sides)
+    row = compare(*sides).set_index("score").loc["accuracy"]
+    apart = (b - a)[np.argsort(images.rows)].reshape(60, 4)
+    assert (apart == apart[:, :1]).all()
+    assert row["high"] - row["low"] > 0.8 * 3.92 * apart[:, 0].std() / 60**0.5

@@ -57,11 +57,11 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     one = store.features("net-2-0")
     scores = analyse(one, AnalysisSettings(measures=["gap_cosine"])).tables["scores"]
     scores = scores.set_index("score")
-    for score in ("sameness", "worst_class_sameness", "map_at_r", "knn_probe", "linear_probe"):
+    probes = ("knn_probe", "linear_probe")
+    for score in ("sameness", "worst_class_sameness", "map_at_r", *probes, "accuracy", "nc1"):
         shown = table.loc[("net-2-0", score), ["value", "low", "high"]].to_numpy(float)
         assert shown == pytest.approx(scores.loc[score, ["value", "low", "high"]].to_numpy(float))
-    for score in ("accuracy", "nc1"):
-        assert table.loc[("net-2-0", score), "value"] == pytest.approx(scores.loc[score, "value"])
+        assert np.isfinite(shown).all()
     apart = compare(store.features("net-0-0"), one).set_index("score")
     for score in ("sameness", "map_at_r", "accuracy", "nc1"):
         names = ["difference", "difference_low", "difference_high"]

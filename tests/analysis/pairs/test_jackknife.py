@@ -5,13 +5,13 @@ import pytest
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
-from alike.analysis.compare import nc1_of
 from alike.analysis.pairs.jackknife import (
     GROUPS,
     jackknife_groups,
     jackknife_interval,
     jackknife_ratio_interval,
 )
+from alike.analysis.scores import left_out_in_turn
 
 
 @pytest.mark.quick
@@ -58,10 +58,8 @@ def test_it_is_as_wide_as_new_images_make_it(clustered):
         draw = np.random.default_rng(seed)
         new = (means[images.codes] + 2.0 * draw.standard_normal(x.shape)).astype(np.float32)
         vectors = held_vectors(new, "euclidean")
-        found.append(nc1_of(vectors, images))
-        without = np.array([
-            nc1_of(vectors.take(at), images.take(at)) for at in jackknife_groups(images, seed)
-        ])  # fmt: skip
-        low, high = jackknife_interval(found[-1], without)
+        whole, *without = left_out_in_turn(vectors, images, seed).values[:, 0]
+        found.append(whole)
+        low, high = jackknife_interval(whole, np.array(without))
         widths.append((high - low) / (2 * 2.262))
     assert 0.7 < np.mean(widths) / np.std(found, ddof=1) < 1.5

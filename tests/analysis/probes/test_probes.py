@@ -13,9 +13,10 @@ from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks import vectors as stored
 from alike.analysis.blocks.evaluation_set import evaluation_set_of, stored_evaluation_set
 from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.pairs import right_interval
 from alike.analysis.pairs.influence import units_of
 from alike.analysis.probes.linear import fit_linear
-from alike.analysis.probes.scores import probe_rights, right_interval
+from alike.analysis.probes.scores import probe_rights
 from alike.analysis.probes.standard import standard_of
 from alike.analysis.probes.votes import vote_rights
 from alike.extract.errors import BadInput

@@ -39,6 +39,11 @@ def test_card(tmp_path, made, write_features, run):
     assert f"sameness {own['value']:.3f}" in card["citation"]
     kept = {row["score"]: row for row in card["scores"] if row["measure"] == "gap_cosine"}
     assert kept["sameness"]["low"] == pytest.approx(own["low"])
+    of_network = {row["score"]: row for row in card["scores"] if row["measure"] == "network"}
+    for score in ("accuracy", "nc1", "nc2_norm", "nc2_angle"):
+        row = of_network[score]
+        assert row["low"] < row["value"] < row["high"]
+    assert of_network["nc4"]["low"] is None  # No simulation of it exists.
     worst = scores[scores["score"] == "worst_class_sameness"].set_index("measure")
     wanted = worst.loc["gap_cosine"]
     assert card["worst_class"]["class"] in wanted["note"]
