@@ -104,6 +104,24 @@ class Ranking:
         shown = self.table.pivot_table(index="network", columns="score", values="value", sort=False)
         return shown[[name for name in RANKED if name in shown]].reset_index()
 
+    def with_intervals(self, of: str = "value") -> pd.DataFrame:
+        """For a screen: one row a network, by its number in `keys`, one column a score.
+
+        Args:
+            of: `value`, or `difference` to the best network, which has no row of its own.
+        """
+        low, high = ("low", "high") if of == "value" else (f"{of}_low", f"{of}_high")
+        cells = [_cell(*numbers) for numbers in self.table[[of, low, high]].to_numpy(float)]
+        shown = self.table.assign(cell=cells).pivot(index="network", columns="score", values="cell")
+        shown = shown.loc[self.keys, [name for name in RANKED if name in shown]].fillna("–")
+        shown.insert(0, "network", [str(number + 1) for number in range(len(shown))])
+        return shown if of == "value" else shown.drop(index=self.record["best"])
+
+    @property
+    def keys(self) -> list[str]:
+        """The networks, that of the highest sameness first."""
+        return [str(key) for key in self.table["network"].unique()]
+
     def save(self, store: "StoreBase") -> None:
         """Keep it for the report; the one before is replaced."""
         attrs = {"record": self.record, "correlation": self.correlation.to_dict("records")}
@@ -117,6 +135,14 @@ class Ranking:
         except FileNotFoundError:
             return None
         return Ranking(table, pd.DataFrame(attrs["correlation"]), dict(attrs["record"]))
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    """A number and under it its interval."""
+    if not np.isfinite(value):
+        return "–"
+    number, *ends = (f"{x:.3g}" if abs(x) >= 10 else f"{x:.3f}" for x in (value, low, high))
+    return f"{number}\n{', '.join(ends)}" if np.isfinite(low) else number
 
 
 @dataclass(frozen=True)

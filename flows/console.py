@@ -1,6 +1,7 @@
 """What the command line prints: tables, JSON, progress bars; plain lines where no terminal is."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(table: "pd.DataFrame", title: str = "") -> None:
-    """Print a table, its numbers to four significant digits."""
+    """Print a table, its numbers to four significant digits; a dash for NaN."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -50,13 +51,18 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
         shown.add_column(Text(str(name)), justify="right" if number else "left", overflow="fold")
     for row in table.itertuples(index=False):
         # As text: a name of a file may look like rich's markup.
-        cells = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+        cells = (_number(cell) if isinstance(cell, float) else str(cell) for cell in row)
         shown.add_row(*map(Text, cells))
     console = Console(width=None if sys.stdout.isatty() else 200)
     if title:
         # Not the table's own title, which is folded into the width of a narrow table.
         console.print(Text(title, style="italic"))
     console.print(shown)
+
+
+def _number(value: float) -> str:
+    """Four significant digits; a dash for what is not there."""
+    return "–" if math.isnan(value) else f"{value:.4g}"
 
 
 @contextmanager

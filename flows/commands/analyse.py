@@ -1,7 +1,8 @@
 """`alike analyse`: scores, distances and neighbours of the images in a store."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,10 +103,7 @@ def register(app: typer.Typer) -> None:
         if split in (Split.HELD_OUT, Split.VALIDATION):
             for note in check_held_out(chosen, split.value):
                 say(f"note: {note}")
-        replaced = _replaced(opened, chosen.key, names_of(measures))
-        if replaced:
-            reason = "the measures asked for are the whole analysis"
-            say(f"note: {reason}; this replaces that of {', '.join(replaced)}")
+        before = _settings_before(opened, chosen.key)
         answers = None if human is None else read_answers(human, chosen.whole.table("all"))
         for note in answers.notes if answers else ():
             say(f"note: {note}")
@@ -129,6 +127,11 @@ def register(app: typer.Typer) -> None:
                 jobs=jobs,
                 progress=progress,
             )
+        # Only now: an analysis that fails leaves the one before as it was.
+        replaced = _replaced(before, analysis.settings)
+        if replaced:
+            reason = "what was asked for is the whole analysis"
+            say(f"note: {reason}; this replaces that of {', '.join(replaced)}")
         if as_json:
             print_json(analysis.document)
             return
@@ -158,19 +161,18 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"note: {sentence}")
 
 
-def _replaced(store: "Store", key: str, measures: list[str] | None) -> list[str]:
-    """Measures of the analysis there is that a new one would not have."""
-    from alike.analysis.analyse import DEFAULT_MEASURES, HEADLINE
+def _settings_before(store: "Store", key: str) -> Mapping[str, Any]:
+    """Of the analysis that there is; empty if none is, or one that a new analysis repairs."""
     from alike.analysis.stored import Analysis
     from alike.extract.errors import BadInput, StoreDamaged
-    from alike.extract.measures import SET_MEASURES
 
     try:
-        present = Analysis.load(store, key).settings["measures"]
+        return Analysis.load(store, key).settings
     except (BadInput, StoreDamaged):
-        # None there, or one that the new analysis repairs.
-        return []
-    wanted = set(measures or DEFAULT_MEASURES)
-    if wanted <= set(SET_MEASURES):
-        wanted.add(HEADLINE)  # `analyse` evaluates it beside them.
-    return [str(name) for name in present if name not in wanted]
+        return {}
+
+
+def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What an analysis had that the one in its place has not."""
+    lost = [str(name) for name in before.get("measures", ()) if name not in now["measures"]]
+    return [*lost, "what people said"] if before.get("human") and not now["human"] else lost

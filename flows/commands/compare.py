@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alike.analysis.people import HumanAnswers
+    from alike.extract.store import Store
+
+INTERVALS = "95 % intervals stand under the numbers, not adjusted for the number of networks"
 
 
 def register(app: typer.Typer) -> None:
@@ -139,6 +142,18 @@ def _answers(human: Path | None, images: "pd.DataFrame") -> "HumanAnswers | None
     return answers
 
 
+def _ranked_with_people(store: "Store") -> bool:
+    """Whether the table that there is has scores against people."""
+    from alike.analysis.ranking import Ranking
+    from alike.extract.errors import StoreDamaged
+
+    try:
+        before = Ranking.load(store)
+    except StoreDamaged:
+        return False  # The new one repairs it.
+    return before is not None and bool(before.record.get("human"))
+
+
 def _compare_all(
     store: str,
     measure: str,
@@ -165,12 +180,16 @@ def _compare_all(
             for note in check_held_out(opened.features(key), split.value):
                 say(f"note: {key}: {note}")
     answers = _answers(human, opened.images())
+    had_people = _ranked_with_people(opened)
     with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         ranking, pairs = compare_all(
             opened, measure=measure, split=split.value, where=where, seed=seed, human=answers,
             jobs=jobs, progress=progress,
         )  # fmt: skip
     record = ranking.record
+    # Only now: what fails leaves the table as it was.
+    if had_people and not record["human"]:
+        say("note: this replaces the table with what people said: give --human to have it again")
     for key, reason in record["left_out"].items():
         say(f"note: left out: {key}: {reason}")
     if as_json:
@@ -180,27 +199,33 @@ def _compare_all(
     n, of = record["images"], record["of"]
     images = f"{n} images" if n == of else f"a stratified sample of {n} of {of} images"
     of_what = f"{images} of {where}" if where else images
-    print_table(ranking.wide(), f"{measure}, {of_what}, {split.value}")
-    for key, title in record["titles"].items():
-        typer.echo(f"{key}: {title}")
-    for score in ("sameness", *OF_PEOPLE):
-        apart = ranking.table[ranking.table["score"] == score]
-        if len(apart):
-            columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
-            print_table(
-                apart[["network", *columns]],
-                f"{score}, and its difference to {record['best']}; intervals are not adjusted for "
-                "the number of networks",
-            )
+    number = {key: str(at) for at, key in enumerate(ranking.keys, 1)}
+    for key, at in number.items():
+        typer.echo(f"{at}: {key}, {record['titles'][key]}")
+    typer.echo(INTERVALS)
+    for of, title in (
+        ("value", f"{measure}, {of_what}, {split.value}"),
+        ("difference", "difference to network 1"),
+    ):
+        shown = ranking.with_intervals(of)
+        people = [name for name in OF_PEOPLE if name in shown]
+        # The longest name would fold every column of 120 characters.
+        own = shown.drop(columns=people).rename(
+            columns=lambda name: name.replace("class_", "class\n")
+        )
+        print_table(own, title)
+        if people:
+            print_table(shown[["network", *people]], f"alike to people: {title}")
     of_people = ranking.table["score"].isin(OF_PEOPLE)
     noted = ranking.table[~of_people & (ranking.table["note"] != "")]
     for (score, note), rows in noted.groupby(["score", "note"], sort=False):
-        typer.echo(f"note: {score} ({', '.join(rows['network'])}): {note}")
+        typer.echo(f"note: {score} ({', '.join(rows['network'].map(number))}): {note}")
     for note in human_notes(ranking.table[of_people]):
         typer.echo(f"note: alike to people: {note}")
     if len(ranking.correlation):
         print_table(ranking.correlation, "rank correlation of sameness over networks")
-    print_table(pairs.table.drop(columns="note"), "networks against networks, and permuted images")
+    shown = pairs.table.drop(columns="note").replace({"a": number, "b": number})
+    print_table(shown, "networks against networks, and permuted images")
     for method, about in METHODS.items():
         typer.echo(f"{method}: {about}")
     noted = pairs.table[pairs.table["note"] != ""]

@@ -7,7 +7,6 @@ import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.export.result import read_result
-from alike.flows.commands.analyse import _replaced
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +161,13 @@ def test_what_a_second_analysis_replaces_is_said(alike, store):
     assert "replaces" not in err
     analyse_again = alike("analyse", *place, "--measures", "gap_cosine")
     assert "this replaces that of pixel_euclid" in analyse_again[2]
+    # One that fails replaces nothing, and says so.
+    status, _, err = alike("analyse", *place, "--measures", "chamfer", "--untrained", "nothing-0")
+    assert status == 2
+    assert "replaces" not in err
+    status, _, err = alike("analyse", *place, "--measures", "pixel_euclid", "--human", store)
+    assert status == 2
+    assert "replaces" not in err
 
 
 def test_the_default_measures_replace_too_and_a_damaged_analysis_is_repaired(
@@ -172,7 +178,6 @@ def test_the_default_measures_replace_too_and_a_damaged_analysis_is_repaired(
     alike("analyse", *place, "--measures", "gap_cosine,gap_pearson")
     _, _, err = alike("analyse", *place)
     assert "this replaces that of gap_pearson" in err
-    assert _replaced(digits.store, "tuned-0002", ["chamfer"]) == []
     scores = digits.store.path("tables", "tuned-0002", "scores.parquet")
     scores.write_bytes(scores.read_bytes()[:-9])
     status, _, err = alike("analyse", *place, "--measures", "gap_cosine")

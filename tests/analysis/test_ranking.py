@@ -120,6 +120,15 @@ def test_what_is_not_there_is_said_with_its_reason(
     assert "net-1-0 nc1" not in left_out
     assert "2, expected 3" in left_out["rank correlation with accuracy"]
     said = run()
+    kept = Ranking.load(features.store)
+    for row in kept.table.itertuples():
+        # Every number with its interval, in tables of at most 120 columns.
+        assert f"{row.value:.3f}" in said.out
+        assert f"{row.low:.3f}, {row.high:.3f}" in said.out or row.score == "worst_class_sameness"
+    tables, _, _ = said.out.partition("note:")
+    assert max(map(len, tables.splitlines())) <= 120
+    assert "difference to network 1" in tables
+    assert "nan" not in said.out
     page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-0-0")), features.store)
     for key in left_out:
         assert f"left out: {key}: " in said.err + said.out

@@ -166,13 +166,16 @@ def test_compare_and_ranking_show_them(tmp_path, make, write_features, monkeypat
         for name in ("all_pairs", "class_pairs", "same_class"):
             assert apart.loc[f"human_{name}", side] == pytest.approx(alone.loc[name, "value"])
 
-    def ran(*options):
-        words = ["alike", "compare", *options, "--store", store.url, "--human", str(votes_file)]
-        monkeypatch.setattr(sys, "argv", [*words, "--json"])
+    def ran(*options, human=True):
+        words = ["alike", "compare", *options, "--store", store.url, "--json"]
+        words += ["--human", str(votes_file)] if human else []
+        monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as end:
             main()
         assert not end.value.code
-        return json.loads(capsys.readouterr().out)
+        said = capsys.readouterr()
+        assert ("this replaces the table with what people said" in said.err) == (not human)
+        return json.loads(said.out)
 
     shown = {row["score"]: row for row in ran("net-0-0", "net-1-0")["scores"]}
     assert shown["human_all_pairs"]["low"] == pytest.approx(apart.loc["human_all_pairs", "low"])
@@ -198,3 +201,4 @@ def test_compare_and_ranking_show_them(tmp_path, make, write_features, monkeypat
     page = networks_section(subject, store)
     assert "Alike to people, all pairs" in page
     assert "Alike to people, pairs of classes" in page
+    ran("--all", human=False)

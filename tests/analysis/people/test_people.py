@@ -30,6 +30,7 @@ from alike.analysis.report.subject import Subject
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.flows.cli import main
+from alike.flows.commands.analyse import _replaced
 
 NONE = np.empty(0, np.int64)
 
@@ -381,6 +382,9 @@ def test_notes_are_shown_by_the_command_and_the_report(
     assert not end.value.code
     shown = " ".join(capsys.readouterr().out.split())
     kept = Analysis.load(features.store, features.key)
+    before = {"measures": ["gap_cosine"], "human": {"kind": kind}}
+    assert _replaced(before, kept.settings) == []
+    assert _replaced(before, {**kept.settings, "human": {}}) == ["what people said"]
     section = people_section(Subject(kept, None, None, "gap_cosine"))
     for note in wanted:
         assert shown.count(note) == section.count(note) == 1
