@@ -543,6 +543,8 @@ def not_inferior(change: pd.DataFrame, margin: float) -> tuple[float, float]:
 
     means = change.groupby("start")["change"].mean()
     n = len(means)
+    if n < 2:
+        return np.nan, np.nan
     error = float(means.std()) / n**0.5
     p = t.sf((float(means.mean()) + margin) / error, n - 1)
     power = nct.sf(t.ppf(0.95, n - 1), n - 1, margin / error)
@@ -585,17 +587,22 @@ def _print_changes(name: str, shown: pd.DataFrame) -> None:
     for score, values in shown.groupby("score"):
         if "ce" not in set(values["row"]):
             continue
-        found = {row: nested(changes_of(values, row)) for row in _losses(shown)}
+        changes = {row: changes_of(values, row) for row in _losses(shown)}
+        found = {row: nested(change) for row, change in changes.items()}
         adjusted = holm({row: each[3] for row, each in found.items() if np.isfinite(each[3])})
-        cells = [
-            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] p {adjusted.get(row, np.nan):.3f}"
-            for row, (mean, low, high, _) in found.items()
-        ]
+        of = values.loc[values["row"] == "ce", "start"].nunique()
+        cells = []
+        for row, (mean, low, high, _) in found.items():
+            n = changes[row]["start"].nunique()
+            some = f" ({n} of {of} starts)" if n < of else ""
+            p = f"{adjusted[row]:.3f}" if row in adjusted else "–"
+            span = f"[{low:+.3f}, {high:+.3f}] p {p}" if np.isfinite(low) else "–"
+            cells.append(f"{mean:+.3f}{some} {span}" if n else "–")
         control = values[values["row"] == "ce"]["value"].mean()
         print(f"| {score} | {control:.3f} | " + " | ".join(cells) + " |")
         if score == "accuracy" and values["start"].nunique() > 2:
             tests = [not_inferior(changes_of(values, row), PLAN["margin"]) for row in found]
-            words = [f"p {p:.3f}, power {power:.2f}" for p, power in tests]
+            words = [f"p {p:.3f}, power {power:.2f}" if p == p else "–" for p, power in tests]
             print("| not lower by a point | | " + " | ".join(words) + " |")
 
 

@@ -65,6 +65,25 @@ def test_the_power_is_that_of_the_test(consistency):
     assert consistency.not_inferior(even, 0.5)[1] == pytest.approx(found, abs=0.05)
 
 
+@pytest.mark.quick
+def test_one_start_has_a_value_and_no_interval(consistency, capsys):
+    rows = [
+        (row, start, 1, "accuracy", value)
+        for start, added in (("a", 0.1), ("b", 0.2), ("c", 0.15))
+        for row, value in (
+            ("ce", 0.5),
+            ("all", 0.5 + added),
+            *([("one+swa", 0.6)] * (start == "a")),
+        )
+    ]
+    names = ["row", "start", "seed", "score", "value"]
+    consistency._print_changes("made", pd.DataFrame(rows, columns=names))
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert "+0.100 (1 of 3 starts) – |" in shown
+    assert "+0.150 [+0.026, +0.274] p 0.035 |" in shown
+
+
 def test_settings_are_chosen_by_the_rule(consistency, monkeypatch):
     plan = {
         "margin": 0.01,
