@@ -165,21 +165,29 @@ def rsa(
     Returns:
         (correlation, number of images).
     """
-    from scipy.stats import rankdata
-
     at = np.arange(x.n)
     if x.n > RSA_IMAGES:
         drawn = np.random.default_rng(seed).choice(x.n, RSA_IMAGES, replace=False)
         at = np.sort(drawn if order is None else order[drawn])
-    upper = np.triu_indices(len(at), 1)
-    ranks = []
-    for vectors in (x, y):
-        z, b = vectors.rows(at)
-        keys = b[:, None] + b[None, :] - z.astype(np.float64) @ z.T.astype(np.float64)
-        rank = rankdata(keys[upper])
-        ranks.append(rank - rank.mean())
+    ranks = [centred_ranks(vectors, at) for vectors in (x, y)]
     below = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
     return (float(ranks[0] @ ranks[1] / below) if below > 0 else float("nan")), len(at)
+
+
+def centred_ranks(vectors: Vectors, at: NDArray[np.int64]) -> Floats:
+    """Ranks of the distances of all pairs of some images (M (M - 1) / 2,), less their mean.
+
+    Args:
+        vectors: of all images.
+        at: (M,) positions of those, ascending.
+    """
+    from scipy.stats import rankdata
+
+    z, b = vectors.rows(at)
+    wide = z.astype(np.float64)
+    keys = b[:, None] + b[None, :] - wide @ wide.T
+    rank = rankdata(keys[np.triu_indices(len(at), 1)])
+    return np.asarray(rank - rank.mean())
 
 
 def neighbour_changes(

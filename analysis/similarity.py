@@ -30,7 +30,7 @@ from alike.analysis.blocks import (
     stored_vectors,
 )
 from alike.analysis.neighbours import nearest
-from alike.analysis.networks import MOMENT_DIM, NEIGHBOURS, RSA_IMAGES, linear_cka
+from alike.analysis.networks import MOMENT_DIM, NEIGHBOURS, RSA_IMAGES, centred_ranks, linear_cka
 from alike.analysis.ranking import MOST, common_images
 from alike.extract.measures import ready_measure
 from alike.extract.progress import Progress, silent
@@ -189,19 +189,12 @@ def view_of(
         name: of the network, for progress.
         at: positions of `images` in `vectors`; None: they are all.
     """
-    from scipy.stats import rankdata
-
     sampled = vectors if at is None else vectors.take(at)
     near = nearest(
         sampled, images, NEIGHBOURS, map_blocks=jobs.stage(f"{name} neighbours".strip(), progress)
     )
-    z, b = sampled.rows(few)
-    wide = z.astype(np.float64)
-    keys = b[:, None] + b[None, :] - wide @ wide.T
-    upper = np.triu_indices(len(few), 1)
-    rank = rankdata(keys[upper])
-    ranks = np.zeros(keys.shape, dtype=np.float32)
-    ranks[upper] = rank - rank.mean()
+    ranks = np.zeros((len(few), len(few)), dtype=np.float32)
+    ranks[np.triu_indices(len(few), 1)] = centred_ranks(sampled, few)
     ranks += ranks.T
     total, squares = np.zeros(vectors.dim), 0.0
     for low, high in blocks(vectors.n, vectors.dim):
