@@ -499,10 +499,13 @@ def decision_scores(
 
 def explain(run: PipelineRun, key: str, weights: str, name: str) -> None:
     """Class activation of examples, continuity, grades, most confused pairs: kept in the store."""
+    from alike.analysis.explain.stored_grades import VERSION
+
     store = run.store()
     features = store.features(key)
     settings = run.pipeline.explain
     inputs = {
+        **({"version": VERSION} if settings.grade_images else {}),
         "digest": features.digest,
         "images": view_digest(store),
         "classes": features.attrs.get("class_names"),

@@ -10,6 +10,8 @@ from alike.analysis.explain.file_names import DIGEST, GRADE, PAIR_GRADE
 if TYPE_CHECKING:
     from alike.extract.store import Features
 
+VERSION = 2
+"""Of what the numbers are: another one is graded anew by the next run."""
 NOT_GRADED = "no grade measured"
 NOTE = (
     "Grade: deletion less that of plain energy, mean over a sample of images or pairs (95 % "

@@ -256,19 +256,49 @@ def _independent(name: str, values: Floats) -> Floats:
     return np.asarray(values[: len(values) // 2 * 2].reshape(-1, 2).mean(axis=1))
 
 
-def with_permuted_weights(module: nn.Module, seed: int) -> nn.Module:
+def with_permuted_weights(
+    module: nn.Module, seed: int, asked: Callable[[nn.Module], Tensor] | None = None
+) -> nn.Module:
     """A copy whose last quarter of weights, the classifier's among them, are permuted.
 
     Their distribution stays, what was learned in them goes (Adebayo et al. 2018).
+
+    Args:
+        module: the network.
+        seed: of the permutations.
+        asked: what is explained, as the network gives it with gradient. If it reads none of these
+            weights, as pooled maps do not read the classifier, the last that it reads is permuted:
+            a map would stay what it was, whatever it follows. None: it reads the classifier.
     """
     other = copy.deepcopy(module)
     weights = [value for value in other.parameters() if value.ndim > 1]
+    last = weights[-max(1, len(weights) // 4) :]
+    if asked is not None:
+        read = _weights_read(other, weights, asked)
+        last = last if any(value is one for value in last for one in read) else read[-1:]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for value in weights[-max(1, len(weights) // 4) :]:
+        for value in last:
             order = torch.randperm(value.numel(), generator=generator).to(value.device)
             value.copy_(value.flatten()[order].reshape(value.shape))
     return other
+
+
+def _weights_read(
+    module: nn.Module, weights: Sequence[nn.Parameter], asked: Callable[[nn.Module], Tensor]
+) -> list[nn.Parameter]:
+    """Those weights that an output depends on, in their order; all if it has no gradient."""
+    trained = [value.requires_grad for value in weights]
+    for value in weights:
+        value.requires_grad_(True)
+    with evaluating(module), torch.enable_grad():
+        output = asked(module).sum()
+        if not output.requires_grad:
+            return list(weights)
+        slopes = torch.autograd.grad(output, list(weights), allow_unused=True)
+    for value, before in zip(weights, trained, strict=True):
+        value.requires_grad_(before)
+    return [value for value, slope in zip(weights, slopes, strict=True) if slope is not None]
 
 
 def cells_of(

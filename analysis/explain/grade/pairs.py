@@ -94,7 +94,10 @@ def grade_pairs(
         ]
     last = torch.cat(energies)
     grid = (min(SIDE, int(last.shape[1])), min(SIDE, int(last.shape[2])))
-    changed = with_permuted_weights(module, grading.seed)
+    changed = with_permuted_weights(
+        module, grading.seed,
+        lambda network: embedding.before_unit(forward_taps(network, images[:1], embedding.taps)),
+    )  # fmt: skip
     targets = vectors_of(module, partners)
     asked = {
         "own": (module, targets),

@@ -228,7 +228,7 @@ def test_numbers_of_pairs_are_those_of_loops():
     images, partners = images[:17], images[17:]
     table = grade_pairs(network, images, partners, ["likeness", "likeness_lrp"], grading=FEW)
     table = table.set_index("explainer")
-    maps = [network.relu(network.conv(one)).numpy() for one in (images, partners)]
+    maps = own_maps = [network.relu(network.conv(one)).numpy() for one in (images, partners)]
     deletions = {}
     # The first pair and the second lend each other their partners, and so on; the last has none.
     lenders = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14, 16]
@@ -247,6 +247,16 @@ def test_numbers_of_pairs_are_those_of_loops():
         assert table.loc["likeness", "insertion"] == pytest.approx(inserted, abs=1e-5)
         agreed = [spearmanr(row, one[2]).statistic for row, one in zip(cells, every, strict=True)]
         assert table.loc["likeness", "agreement"] == pytest.approx(np.mean(agreed), abs=1e-9)
+    # The classifier is the last quarter of the weights, and the similarity does not read it.
+    changed = with_permuted_weights(network, 0, lambda other: other.conv(images))
+    assert torch.equal(changed.fc.weight, network.fc.weight)
+    maps = [changed.relu(changed.conv(one)).numpy() for one in (images, partners)]
+    agreed = [
+        spearmanr(likeness(*pair).on_a.flatten(), likeness(*own).on_a.flatten()).statistic
+        for pair, own in zip(zip(*maps, strict=True), zip(*own_maps, strict=True), strict=True)
+    ]
+    assert table.loc["likeness", "randomised"] == pytest.approx(np.mean(agreed), abs=1e-9)
+    assert abs(np.mean(agreed)) < 0.99
     apart = (deletions[0] - deletions[1])[:16].reshape(8, 2).mean(1)
     columns = [f"deletion_to_another{end}" for end in ("", "_low", "_high")]
     wanted = interval(apart)
