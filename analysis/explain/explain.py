@@ -148,7 +148,8 @@ def explainer(name: str) -> Explainer:
         ['cam', 'gradcam', 'gradcam_raw']
     """
     if name not in EXPLAINERS:
-        raise BadInput(f"no explainer {name!r}: choose from {', '.join(EXPLAINERS)}")
+        of_two = "for likeness `likeness` or one of `alike list pair-explainers`"
+        raise BadInput(f"no explainer {name!r}: choose from {', '.join(EXPLAINERS)}; {of_two}")
     return EXPLAINERS[name]
 
 

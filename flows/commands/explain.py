@@ -176,11 +176,14 @@ def _images(
     quiet: bool,
 ) -> dict[str, Any]:
     """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
+    from alike.extract.errors import BadInput
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
     from alike.flows.log_lines import say
 
     result = given_images(chosen, numbered(images), *asked)
+    if not (result.pictures or result.arrays):
+        raise BadInput(f"nothing was explained: {'; '.join(result.notes)}")
     if result.target_note:
         say(f"note: {result.target_note}")
     stem = "-".join(Path(name).stem for name in images[:2])
