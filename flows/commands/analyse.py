@@ -128,10 +128,8 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         # Only now: an analysis that fails leaves the one before as it was.
-        replaced = _replaced(before, analysis.settings)
-        if replaced:
-            reason = "what was asked for is the whole analysis"
-            say(f"note: {reason}; this replaces that of {', '.join(replaced)}")
+        for note in _replaced(before, analysis.settings):
+            say(f"note: {note}")
         if as_json:
             print_json(analysis.document)
             return
@@ -173,6 +171,12 @@ def _settings_before(store: "Store", key: str) -> Mapping[str, Any]:
 
 
 def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What an analysis had that the one in its place has not."""
+    """Sentences on what an analysis had that the one in its place has not."""
     lost = [str(name) for name in before.get("measures", ()) if name not in now["measures"]]
-    return [*lost, "what people said"] if before.get("human") and not now["human"] else lost
+    reason = "the measures asked for are the whole analysis"
+    notes = [f"{reason}; this replaces that of {', '.join(lost)}"] if lost else []
+    if before.get("human") and not now["human"]:
+        notes.append(
+            "this replaces an analysis with what people said: give --human to have it again"
+        )
+    return notes

@@ -384,7 +384,8 @@ def test_notes_are_shown_by_the_command_and_the_report(
     kept = Analysis.load(features.store, features.key)
     before = {"measures": ["gap_cosine"], "human": {"kind": kind}}
     assert _replaced(before, kept.settings) == []
-    assert _replaced(before, {**kept.settings, "human": {}}) == ["what people said"]
+    (note,) = _replaced(before, {**kept.settings, "human": {}})
+    assert "with what people said" in note
     section = people_section(Subject(kept, None, None, "gap_cosine"))
     for note in wanted:
         assert shown.count(note) == section.count(note) == 1
