@@ -34,7 +34,8 @@ def images_digest(store: "StoreBase") -> str:
     view = store.images()
     view = view[view["row"] >= 0]
     sides = store.sides(view["row"].to_numpy(), view["image_id"])
-    columns = (view["image_id"], view["label"].astype(str), sides)
+    # An image without a label is one too; as text it would stay missing.
+    columns = (view["image_id"], view["label"].fillna("").astype(str), sides)
     return seal_of(sorted(map("\t".join, zip(*columns, strict=True))))
 
 

@@ -473,3 +473,17 @@ def test_few_images_and_fitted_measures_say_so(tmp_path, make, write_features):
     rest = len(features.table("held_out"))
     notes = found[found["measure"] == "lda_cosine"]["note"]
     assert notes.str.contains(f"{rest} of 120 images: the others fitted the measure").all()
+
+
+@pytest.mark.quick
+def test_images_without_a_label_among_others_are_left_out(tmp_path, make, write_features):
+    """Pandas keeps them missing as text: the digest of the images ended the analysis."""
+    made = make(sizes=(8, 6))
+    made.labels[3] = None
+    features = write_features(tmp_path / "store", made, names=["class 0", "class 1"])
+    analysis = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
+    assert (analysis.n_images, analysis.settings["unlabelled"]) == (13, 1)
+    assert analysis.outdated(features) == ""
+    view = features.store.images()
+    features.store.list_images(view.assign(label=view["label"].fillna("class 0")))
+    assert "their labels" in analysis.outdated(features.store.features(features.key))
