@@ -30,6 +30,7 @@ from alike.analysis.compare import (
     AT_END,
     Difference,
     Side,
+    copies_of,
     differences_of,
     measured_side,
     share_difference,
@@ -164,7 +165,7 @@ def background_probe(
         right = _right(features, cutouts.images, logits)
         if right is not None:
             rights[variant] = right
-            rows.append((variant, "accuracy", *_share(right, cutouts.images), about))
+            rows.append((variant, "accuracy", *_share(right, sides[variant]), about))
     rows += _gaps(sides, rights, cutouts.images, seed)
     missing = {}
     if not rights:
@@ -411,8 +412,9 @@ def _right(features: "Features", images: EvaluationSet, logits: Floats) -> Float
     return right
 
 
-def _share(right: Floats, images: EvaluationSet) -> tuple[float, float, float]:
-    return float(right.mean()), *right_interval(right, units_of(images))
+def _share(right: Floats, side: Side) -> tuple[float, float, float]:
+    units = units_of(side.images, copies_of([side]))
+    return float(right.mean()), *right_interval(right, units)
 
 
 def _gaps(
@@ -420,10 +422,12 @@ def _gaps(
 ) -> list[Row]:
     """Mixed-same less mixed-random, paired by object."""
     note = "what the network takes from grounds that go with a class" + _own_grounds(images)
-    apart = differences_of(sides["mixed_random"], sides["mixed_same"], seed=seed)["sameness"]
+    pair = sides["mixed_random"], sides["mixed_same"]
+    apart = differences_of(*pair, seed=seed)["sameness"]
     rows = [_gap("sameness", apart, note)]
     if rights:
-        apart = share_difference(rights["mixed_random"], rights["mixed_same"], units_of(images))
+        units = units_of(images, copies_of(pair))
+        apart = share_difference(rights["mixed_random"], rights["mixed_same"], units)
         rows.append(_gap("accuracy", apart, note))
     return rows
 
