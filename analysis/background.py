@@ -153,6 +153,7 @@ def background_probe(
     rights: dict[str, Floats] = {}
     for variant, frames in variants_of(cutouts, seed):
         vectors, logits = passes.vectors(frames, variant)
+        _check_numbers(variant, vectors, logits, cutouts.images.rows)
         held = held_vectors(vectors, ready.form)
         sides[variant] = measured_side(held, cutouts.images)
         scores = evaluate_measure(measure, held, cutouts.images, lambda _: map, seed=seed)["scores"]
@@ -400,6 +401,18 @@ class Passes:
 def _stored(tap: Tensor, array: Any) -> NDArray[Any]:
     values = tap.float().cpu().numpy()
     return values if array is None else np.asarray(values.astype(array.dtype))
+
+
+def _check_numbers(
+    variant: str, vectors: NDArray[np.float32], logits: Floats, rows: Places
+) -> None:
+    finite = np.isfinite(vectors).all(axis=1) & np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise BadInput(
+            f"the network gives NaN or infinite numbers for {int((~finite).sum())} of {len(rows)} "
+            f"images of {variant} ({VARIANTS[variant]}), such as that of row {rows[~finite][0]}, "
+            "expected numbers: leave the masks of these images out"
+        )
 
 
 def _right(features: "Features", images: EvaluationSet, logits: Floats) -> Floats | None:

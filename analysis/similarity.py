@@ -218,6 +218,8 @@ def _compared(
     out = []
     for method, value, mean, sd, why in rows:
         z = (value - mean) / sd if sd > 0 else float("nan")
+        if not (np.isfinite(value) or why):
+            why = "the features of one of the two do not vary"
         out.append((method, value, mean, sd, z, why))
     return out
 

@@ -19,6 +19,7 @@ from alike.analysis.background import (
     GAP,
     VARIANTS,
     Cutouts,
+    _check_numbers,
     other_grounds,
     tiled_ground,
     variants_of,
@@ -370,3 +371,12 @@ def test_scores_that_cannot_be_had_are_left_out_with_the_reason(dark):
     assert reasons["accuracy"].startswith("the store has no logits")
     assert "pooled features is zero" in reasons["likeness_off_object"]
     assert set(probe.table["score"]) == {"sameness"}
+
+
+@pytest.mark.quick
+def test_numbers_that_are_none_are_told_with_their_ground():
+    """Composites are not stored, so that no command repairs them."""
+    vectors, logits = np.ones((3, 2), np.float32), np.zeros((3, 0))
+    vectors[1, 0] = np.nan
+    with pytest.raises(BadInput, match=r"1 of 3 images of only_ground .* row 8"):
+        _check_numbers("only_ground", vectors, logits, np.array([7, 8, 9]))

@@ -250,3 +250,11 @@ def test_memory_of_cka_and_procrustes_does_not_grow_with_images():
     # Both are known: y = x + e has a correlation of 1 / sqrt(2) with x in every channel.
     assert values[0] == pytest.approx(0.5, abs=0.01)
     assert values[1] == pytest.approx(np.pi / 4, abs=0.01)
+
+
+@pytest.mark.quick
+def test_features_that_do_not_vary_are_told(two):
+    rows = _compared(seen(two[0]), seen(np.ones((40, 3), np.float32)), 0)
+    for method, value, _, _, _, note in rows:
+        assert (method == "mutual_knn") == np.isfinite(value)
+        assert note == ("" if np.isfinite(value) else "the features of one of the two do not vary")
