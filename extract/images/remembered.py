@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from alike.extract.errors import BadImage
 from alike.extract.identity import seal_of
-from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp
+from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp, stamp_url
 from alike.extract.images.split import image_id as content_id
 from alike.extract.large_tables import Batches, hashes, texts
 
@@ -107,6 +107,23 @@ def stamp_of(source: ImageSource, path: str, now_ns: int | None = None) -> Stamp
         return NO_STAMP
     now = time.time_ns() if now_ns is None else now_ns
     return stamp if max(stamp[1], stamp[2]) <= settled_before(now) else NO_STAMP
+
+
+def stamp_of_container(place: str) -> Stamp | None:
+    """The stamp of a file that holds many images, by which all of them are told to be as before.
+
+    Ask before the file is opened: what replaces it later has another stamp the next time.
+
+    Args:
+        place: path or URL of the file.
+
+    Returns:
+        None if there is no stamp, or if the file is so young that it may change once more under it.
+    """
+    stamp = stamp_url(place)
+    if stamp is None or max(stamp[1], stamp[2]) > settled_before(time.time_ns()):
+        return None
+    return stamp
 
 
 def settled_before(now_ns: int) -> int:

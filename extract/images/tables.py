@@ -16,6 +16,7 @@ import numpy as np
 
 from alike.extract.errors import BadImage, BadInput, not_utf8
 from alike.extract.images.labels import LabelRule
+from alike.extract.images.remembered import stamp_of_container
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -78,12 +79,13 @@ def open_table(
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
+        stamp = stamp_of_container(spec)
         with _Readable(spec):
             file = pq.ParquetFile(filesystem.open(name, "rb"))
         names = file.schema_arrow.names
         if path not in names:
             named = (image, label, subset, group)
-            return EmbeddedSource(_absolute(spec), options, file, named, rule)
+            return EmbeddedSource(_absolute(spec), options, file, named, rule, stamp)
         rule.names = class_names(file.schema_arrow.metadata, label)
         check_names(file.schema_arrow, label, spec)
         read = partial(_parquet_rows, file, spec, threading.Lock())
@@ -281,6 +283,7 @@ class EmbeddedSource:
         file: Any,
         columns: tuple[str, str, str, str],
         rule: LabelRule,
+        stamp: Stamp | None = None,
     ) -> None:
         names = file.schema_arrow.names
         image, label, subset, group = columns
@@ -293,6 +296,7 @@ class EmbeddedSource:
             raise BadInput(f"{spec} has columns {', '.join(names)}; none is {label!r}")
         _check_group(group, names, spec)
         self.spec, self.options = spec, options
+        self._stamp = stamp
         self._file, self._image, self._rule = file, image, rule
         check_names(file.schema_arrow, label, spec)
         self._label = label if label in names else None
@@ -325,6 +329,10 @@ class EmbeddedSource:
 
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]
+
+    def stamp(self, _path: str) -> Stamp | None:
+        """Says whether the Parquet file is as it was."""
+        return self._stamp
 
     def read(self, path: str) -> bytes:
         """The stored bytes of a row."""
