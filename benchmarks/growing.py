@@ -45,7 +45,7 @@ def run(settings: Path) -> float:
 
 def steps(out: Path) -> dict[str, float]:
     """Seconds of every step of the latest run."""
-    latest = max((out / "store" / "history").glob("*.json"))
+    latest = max((out / "store" / "history").glob("2*.json"))
     seconds: dict[str, float] = json.loads(latest.read_text(encoding="utf-8"))["stages"]
     return {name: round(value, 1) for name, value in seconds.items()}
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.remembered import stamp_of_container
-from alike.extract.images.source import Listed, Stamp, local_path
+from alike.extract.images.source import Listed, Stamp, local_path, stamp_of_container
 
 SPLITS = ("train", "val", "test", "")
 PAIRS = (

@@ -27,14 +27,12 @@ import pyarrow.compute as pc
 
 from alike.extract.errors import BadImage
 from alike.extract.identity import seal_of
-from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp, stamp_url
+from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp, settled_before
 from alike.extract.images.split import image_id as content_id
 from alike.extract.large_tables import Batches, hashes, texts
 
 TURNS = 100
 """Each listing reads one file of this many whatever its stamp says."""
-SETTLED = 2_000_000_000
-"""Nanoseconds that a file must be old to be told from one that changes once more."""
 NO_STAMP: Stamp = (-1, -1, -1, -1)
 STAMPED = ("stamp_size", "mtime_ns", "ctime_ns", "inode")
 TEXTS = ("path", "label", "subset", "group")
@@ -107,28 +105,6 @@ def stamp_of(source: ImageSource, path: str, now_ns: int | None = None) -> Stamp
         return NO_STAMP
     now = time.time_ns() if now_ns is None else now_ns
     return stamp if max(stamp[1], stamp[2]) <= settled_before(now) else NO_STAMP
-
-
-def stamp_of_container(place: str) -> Stamp | None:
-    """The stamp of a file that holds many images, by which all of them are told to be as before.
-
-    Ask before the file is opened: what replaces it later has another stamp the next time.
-
-    Args:
-        place: path or URL of the file.
-
-    Returns:
-        None if there is no stamp, or if the file is so young that it may change once more under it.
-    """
-    stamp = stamp_url(place)
-    if stamp is None or max(stamp[1], stamp[2]) > settled_before(time.time_ns()):
-        return None
-    return stamp
-
-
-def settled_before(now_ns: int) -> int:
-    """The latest time of change, in nanoseconds, that is old enough at `now_ns` to be trusted."""
-    return now_ns - SETTLED
 
 
 def is_due(path: str, turn: int) -> bool:

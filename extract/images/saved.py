@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.remembered import stamp_of_container
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -18,6 +17,7 @@ from alike.extract.images.source import (
     local_path,
     one_line,
     read_local,
+    stamp_of_container,
 )
 from alike.extract.images.tables import embedded_bytes, names_in, no_label_note, text_or_none
 

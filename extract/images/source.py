@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ MAX_BYTES = 256 * 2**20
 """Largest image file that is read."""
 TOO_LARGE = "too large"
 """State of a file that is not read for its size."""
+SETTLED = 2_000_000_000
+"""Nanoseconds that a file must be old to be told from one that changes once more."""
 
 LOCAL = ("file://", "local://")
 """Beginnings of URLs that name local files: these get the guards of local files."""
@@ -130,6 +133,28 @@ def stamp_url(url: str) -> Stamp | None:
     except Exception:
         return None
     return stamp_of_object(facts)
+
+
+def stamp_of_container(place: str) -> Stamp | None:
+    """The stamp of a file that holds many images, by which all of them are told to be as before.
+
+    Ask before the file is opened: what replaces it later has another stamp the next time.
+
+    Args:
+        place: path or URL of the file.
+
+    Returns:
+        None if there is no stamp, or if the file is so young that it may change once more under it.
+    """
+    stamp = stamp_url(place)
+    if stamp is None or max(stamp[1], stamp[2]) > settled_before(time.time_ns()):
+        return None
+    return stamp
+
+
+def settled_before(now_ns: int) -> int:
+    """The latest time of change, in nanoseconds, that is old enough at `now_ns` to be trusted."""
+    return now_ns - SETTLED
 
 
 def stamp_of_object(facts: Mapping[str, Any]) -> Stamp | None:

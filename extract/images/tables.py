@@ -16,7 +16,6 @@ import numpy as np
 
 from alike.extract.errors import BadImage, BadInput, not_utf8
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.remembered import stamp_of_container
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -28,6 +27,7 @@ from alike.extract.images.source import (
     read_local,
     read_url,
     stamp_local,
+    stamp_of_container,
     stamp_url,
 )
 

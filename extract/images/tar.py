@@ -15,8 +15,7 @@ from typing import Any
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.remembered import stamp_of_container
-from alike.extract.images.source import Listed, Stamp, check_bytes, one_line
+from alike.extract.images.source import Listed, Stamp, check_bytes, one_line, stamp_of_container
 from alike.extract.images.tree import (
     Folders,
     folders_note,

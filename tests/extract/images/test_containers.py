@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from images import past_of
 
-from alike.extract.images import open_source, remembered
+from alike.extract.images import open_source
 from alike.extract.images.listing import list_source
 from alike.extract.images.remembered import is_due, same_listing
 
@@ -102,7 +102,7 @@ def test_an_unchanged_file_of_images_is_not_read_and_a_changed_one_is(
     young = list_source(open_source(spec))
     assert (young["inode"] == -1).all()
     assert same_listing(open_source(spec), past_of(young)) != ""
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     first = list_source(open_source(spec))
     assert list(first["image_id"]) == list(young["image_id"])
     past = past_of(first, turn=7)
@@ -128,7 +128,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is open is the old file; the stamp is not the new one's."""
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     for kind, write in KINDS.items():
         place = tmp_path / kind
         place.mkdir()
@@ -150,7 +150,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
 def test_arrays_that_lie_in_other_files_have_no_stamp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     write_h5(tmp_path, pictures(None))
     layout = h5py.VirtualLayout((N, 4, 4, 3), np.uint8)
     layout[:] = h5py.VirtualSource(tmp_path / "set.h5", "images", (N, 4, 4, 3))
