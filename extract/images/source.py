@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -50,7 +50,8 @@ class ImageSource(Protocol):
     """A set of images, in an order that is the same every time.
 
     A source of files may have a method `stamp(path) -> Stamp | None`: then only files whose stamp
-    changed are read to list it again.
+    changed are read to list it again. Where one image cannot be read without others, a method
+    `together(path) -> str` names what is read: then these are due in the same listing.
 
     Attributes:
         spec: what `open_source` opens again, absolute.
@@ -77,6 +78,12 @@ def notes_of(source: ImageSource) -> list[str]:
     A source may have an attribute `notes`: what it left out, and every guess.
     """
     return list(getattr(source, "notes", ()))
+
+
+def read_with(source: ImageSource) -> Callable[[str], str]:
+    """Gives the name by which an image is due (`remembered.is_due`): its own, or a common one."""
+    together: Callable[[str], str] = getattr(source, "together", str)
+    return together
 
 
 def local_path(spec: str) -> Path | None:

@@ -334,12 +334,18 @@ class EmbeddedSource:
         """Says whether the Parquet file is as it was."""
         return self._stamp
 
+    def together(self, path: str) -> str:
+        """Names the row group, which is read for one image as for all of them."""
+        return f"row group {self._group_of(path)}"
+
+    def _group_of(self, path: str) -> int:
+        return int(np.searchsorted(self._starts, int(path), side="right")) - 1
+
     def read(self, path: str) -> bytes:
         """The stored bytes of a row."""
         if not path.isdecimal() or int(path) >= self._starts[-1]:
             raise BadImage("unreadable", f"no row {path}")
-        row = int(path)
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        row, group = int(path), self._group_of(path)
         try:
             with self._lock:
                 value = self._group(group)[row - int(self._starts[group])].as_py()

@@ -16,7 +16,9 @@ from images import past_of
 
 from alike.extract.images import open_source
 from alike.extract.images.listing import list_source
-from alike.extract.images.remembered import is_due, same_listing
+from alike.extract.images.remembered import TURNS, is_due, same_listing
+from alike.extract.images.selection import Selection
+from alike.extract.images.source import read_with
 
 N = 150
 
@@ -57,7 +59,8 @@ def write_h5(root: Path, images: list[bytes]) -> str:
 
 
 def write_parquet(root: Path, images: list[bytes]) -> str:
-    pq.write_table(pa.table({"image": images, "label": [0] * N}), root / "set.parquet")
+    table = pa.table({"image": images, "label": [0] * N})
+    pq.write_table(table, root / "set.parquet", row_group_size=5)
     return f"{root}/set.parquet"
 
 
@@ -109,7 +112,8 @@ def test_an_unchanged_file_of_images_is_not_read_and_a_changed_one_is(
     own = kind == "saved"
     again = list_source(open_source(spec), past=past)
     pd.testing.assert_frame_equal(again, first)
-    due = sum(is_due(path, 7) for path in first["path"][: N - own])
+    together = read_with(open_source(spec))
+    due = sum(is_due(together(path), 7) for path in first["path"][: N - own])
     assert again.attrs["read"] == due + own < N / 10
     said = same_listing(open_source(spec), past)
     assert said == (f"{N - 1:08} changed" if own else "")
@@ -158,3 +162,13 @@ def test_arrays_that_lie_in_other_files_have_no_stamp(
         file.create_virtual_dataset("images", layout)
     source = open_source(f"{tmp_path}/virtual.h5")
     assert (list_source(source)["inode"] == -1).all()
+
+
+def test_rows_of_a_parquet_file_that_are_read_together_are_due_together(tmp_path: Path) -> None:
+    source = open_source(write_parquet(tmp_path, pictures(None)))
+    groups = [source.together(one.path) for one in source]
+    assert len(set(groups)) == N / 5
+    # Each once in a round; and as a part of the set is, so is that of its source.
+    assert all(sum(is_due(one, turn) for turn in range(TURNS)) == 1 for one in groups)
+    chosen = Selection(source, "label=0")
+    assert chosen.together("00000007") == groups[7]
