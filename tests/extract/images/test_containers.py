@@ -164,6 +164,7 @@ def test_arrays_that_lie_in_other_files_have_no_stamp(
     assert (list_source(source)["inode"] == -1).all()
 
 
+@pytest.mark.quick
 def test_rows_of_a_parquet_file_that_are_read_together_are_due_together(tmp_path: Path) -> None:
     source = open_source(write_parquet(tmp_path, pictures(None)))
     groups = [source.together(one.path) for one in source]
