@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve, silhouette_score
 from alike.analysis.blocks.evaluation_set import evaluation_set_of, stored_evaluation_set
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.scores.measure import evaluate_measure
-from alike.analysis.scores.network import logit_places, named_rightly, network_scores
+from alike.analysis.scores.network import LeftOut, logit_places, named_rightly, network_scores
 from alike.analysis.scores.rows import purity_top, score_row
 from alike.analysis.scores.sets import evaluate_sets
 from alike.analysis.scores.table import SCORES
@@ -181,3 +181,20 @@ def test_scores_of_a_set_measure_are_those_of_its_distances(tmp_path, make, writ
         evaluate_sets(
             bare, measure, stored_evaluation_set(bare, "all"), False, seed=0, map_blocks=map
         )
+
+
+@pytest.mark.quick
+def test_intervals_of_collapse_are_of_all_images_that_a_sample_stands_for():
+    """Errors of a sample of a quarter are twice those of all; value and unit do not matter."""
+    factors = np.exp(0.1 * np.random.default_rng(0).standard_normal((11, 3)))
+    factors[0] = 1
+    (low, high), note = LeftOut(3 * factors, 400, 400, 5).interval("nc1", 3.0)
+    assert low < 3 < high
+    assert "heavy tails" in note
+    (low_few, high_few), note = LeftOut(7 * factors, 100, 400, 5).interval("nc1", 3.0)
+    assert np.log(high / low) == pytest.approx(2 * np.log(high_few / low_few))
+    assert "a stratified sample of 100 of 400 images" in note
+    for of, value in ((LeftOut(factors, 9, 9, 2), 1.0), (LeftOut(0 * factors, 9, 9, 5), 0.0)):
+        span, note = of.interval("nc2_norm", value)
+        assert np.isnan(span).all()
+        assert "no interval" in note
