@@ -168,6 +168,8 @@ def graded(
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
+    if limit == 1:
+        raise BadInput("grades are means with intervals: 1 image, expected a limit of 2 or more")
     of_two = {LIKENESS, *PAIR_EXPLAINERS}
     single = [name for name in methods or METHODS if name not in of_two]
     paired = [name for name in methods or PAIR_METHODS if name in of_two]

@@ -30,6 +30,7 @@ from alike.analysis.explain.gradients import DoesNotFit
 from alike.analysis.explain.likeness_maps import likeness
 from alike.analysis.explain.likeness_pixels import Embedding
 from alike.extract.errors import BadInput
+from alike.flows.explaining import graded
 
 ROOT = Path(__file__).parents[3]
 spec = importlib.util.spec_from_file_location(
@@ -416,3 +417,11 @@ def test_all_explainers_are_graded_by_default():
 
     assert list(EXPLAINERS) == list(METHODS)
     assert [LIKENESS, *PAIR_EXPLAINERS] == list(PAIR_METHODS)
+
+
+@pytest.mark.quick
+def test_one_image_is_refused_before_its_cost_is_told():
+    costs = []
+    with pytest.raises(BadInput, match="2 or more"):
+        graded(None, ["cam"], limit=1, announce=costs.append)
+    assert not costs
