@@ -169,8 +169,8 @@ def test_twins_are_searched_in_pairs_up_to_a_size(sampled):
 def test_every_measure_takes_the_time_of_its_own_vectors(sampled):
     settings, sample = sampled
     pipeline, n, dim = read_pipeline(settings), 10_000, sample.arrays["gap"].tail[0]
-    analyse = pipeline.analyse.model_copy(update={"untrained": True})
-    pipeline = pipeline.model_copy(update={"analyse": analyse})
+    trained = pipeline.network.model_copy(update={"weights": "net.pth"})
+    pipeline = pipeline.model_copy(update={"network": trained})
     assert sample.dims["gap_cosine"] == dim
 
     def seconds(**dims):
