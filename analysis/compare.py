@@ -40,6 +40,7 @@ from alike.analysis.pairs import (
     pair_spreads,
     right_interval,
     share_interval,
+    share_movements,
     spread,
     sure_pairs,
     units_of,
@@ -455,9 +456,8 @@ def _accuracy(
 def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Units) -> Difference:
     """Of two networks whose images are right or not, (N,) each, 0 to 1."""
     of_a, of_b = float(a.mean()), float(b.mean())
-    moved = np.bincount(units.named, (b - a) / len(a), len(units.stratum)).astype(np.float64)
     span_a, span_b = (right_interval(each, units) for each in (a, b))
-    apart, n_units = spread(moved, units.stratum), len(units.stratum)
+    apart, n_units = spread(share_movements(b - a, units), units.stratum), len(units.stratum)
     span = mean_difference(of_a, of_b, span_a, span_b, apart, n_units)
     return Difference(of_a, of_b, span, at_end(of_a) or at_end(of_b))
 

@@ -40,6 +40,7 @@ from alike.analysis.pairs import (
     Units,
     auc_movements,
     right_interval,
+    share_movements,
     units_of,
 )
 from alike.analysis.people import HumanAnswers, human_differences
@@ -425,11 +426,8 @@ def _correlations(
             continue
         sameness = np.array([every[i].scores["sameness"][0] for i in at])
         shares = np.array([every[i].scores[name][0] for i in at])
-        size = len(every[at[0]].rights[name])
         moved = np.array([movements[i] for i in at])
-        right = np.array([
-            np.bincount(units.named, every[i].rights[name], len(units.stratum)) / size for i in at
-        ])  # fmt: skip
+        right = np.array([share_movements(every[i].rights[name], units) for i in at])
         value, span = rank_correlation(sameness, shares, moved, right, units, seed)
         note = "" if np.isfinite(span[0]) else f"no interval: fewer than {FEWEST} networks"
         rows.append((name, value, *span, len(at), note))

@@ -19,6 +19,7 @@ from .influence import coarse as coarse
 from .influence import pass_over_pairs as pass_over_pairs
 from .influence import place_pairs as place_pairs
 from .influence import right_interval as right_interval
+from .influence import share_movements as share_movements
 from .influence import spread_of as spread_of
 from .influence import units_of as units_of
 from .intervals import Spread as Spread

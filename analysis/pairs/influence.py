@@ -305,8 +305,25 @@ def right_interval(right: Floats, units: Units) -> tuple[float, float]:
         right: (N,) 0 to 1.
         units: of the images.
     """
-    moved = np.bincount(units.named, right / len(right), len(units.stratum)).astype(np.float64)
-    return share_interval(float(right.mean()), spread(moved, units.stratum), len(units.stratum))
+    moved = spread(share_movements(right, units), units.stratum)
+    return share_interval(float(right.mean()), moved, len(units.stratum))
+
+
+def share_movements(right: Floats, units: Units) -> Floats:
+    """Movement (U,) of a mean over images by each unit, the number of images of a class fixed.
+
+    A unit of many images moves it by what these differ from the others, not by how many they are.
+
+    Args:
+        right: (N,) of each image.
+        units: of the images.
+    """
+    of = units.stratum[units.named]
+    mean = np.bincount(of, right) / np.maximum(np.bincount(of), 1)
+    # The whole movement of a stratum of one unit counts (see `spread`).
+    mean[np.bincount(units.stratum) < 2] = 0.0
+    moved = (right - mean[of]) / len(right)
+    return np.bincount(units.named, moved, len(units.stratum)).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,26 @@ def test_intervals_of_few_errors_cover(wrong, copies):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(("alone", "copied"), [(0.8, 0.8), (0.95, 0.1)])
+def test_intervals_cover_where_some_images_have_many_copies(alone, copied):
+    """One unit of five is eight copies: neither their number alone counts, nor their errors less."""
+    draw, hits = np.random.default_rng(0), []
+    truth = (0.8 * alone + 0.2 * 8 * copied) / (0.8 + 0.2 * 8)
+    for _ in range(250):
+        many = draw.random(200) < 0.2
+        unit = np.repeat(np.arange(200), np.where(many, 8, 1))
+        images = evaluation_set_of(np.arange(len(unit)), [str(n % 5) for n in unit])
+        unit = unit[images.rows]
+        units, chance = units_of(images, unit), np.where(many, copied, alone)
+        a, b = ((draw.random(200) < chance)[unit].astype(float) for _ in range(2))
+        low, high = right_interval(a, units)
+        apart = share_difference(a, b, units).span
+        hits.append((low <= truth <= high, apart[0] <= 0 <= apart[1]))
+    assert (np.mean(hits, axis=0) >= 0.92).all()
+    assert (np.mean(hits, axis=0) <= 0.985).all()
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(("a", "b", "top"), [(1, 1, 1), (1, 0.4, 1), (0, 0.4, 1), (0.3, 0.5, 0.5)])
 def test_a_difference_with_a_side_at_an_end_is_that_of_both_sides(a, b, top):
     some = Spread(0.01, 9.0)
