@@ -90,7 +90,7 @@ class Ranking:
             first.
         correlation: of, value, low, high, networks, note: Spearman of sameness with each of
             accuracy and the probes, over networks.
-        record: measure, split, images, of (before a sample was taken), classes, seed, best,
+        record: measure, split, where, images, of (before a sample was taken), classes, seed, best,
             left_out (key of a network, a score of it or a correlation, to the reason), digests (of
             the features), titles (key to network, arguments and weights in words), human (kind,
             digest and notes of what people said; empty if nothing is known).
@@ -235,7 +235,8 @@ def rank_networks(
     table = pd.DataFrame(rows, columns=[*names, "difference_high", "better", "note"])
     record: dict[str, Any] = {
         "measure": measure, "split": split, "images": len(images), "of": len(first), "seed": seed,
-        "best": every[0].key, "left_out": left_out, "classes": len(images.classes),
+        "where": usable[0].where, "best": every[0].key, "left_out": left_out,
+        "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
         "titles": {one.key: network_title(one.attrs) for one in usable},
         "human": human.record if human else {},

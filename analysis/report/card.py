@@ -94,7 +94,8 @@ def _records(rows: Any) -> list[dict[str, Any]]:
 def _citation(card: dict[str, Any], analysis: Analysed) -> str:
     """One line to cite."""
     sameness = score_of(analysis, card["measure"], "sameness")
-    images = card["images"]
+    images, where = card["images"], card["settings"]["where"]
+    only = f" with {where}" if where else ""
     if sameness is None:
         headline = "no sameness"
     else:
@@ -104,7 +105,7 @@ def _citation(card: dict[str, Any], analysis: Analysed) -> str:
         )
     return (
         f"{card['title']} ({card['network']['weights_hash']}) on "
-        f"{images['source']}, {images['evaluated']} {images['split']} images of "
+        f"{images['source']}, {images['evaluated']} {images['split']} images{only} of "
         f"{len(images['classes'])} classes: {headline} by {card['measure']}. "
         f"Alike {card['alike']}, scores version {card['settings']['scores_version']}, features "
         f"{card['settings']['features_digest']}."

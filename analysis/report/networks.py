@@ -36,8 +36,9 @@ def networks_section(subject: Subject, store: Any) -> str:
     if pairs is not None and pairs.record["digests"] != record["digests"]:
         # A run was killed between both, or only one was made again.
         stale += [key for key in pairs.record["digests"] if key not in stale]
+    where = f", only {record['where']}" if record.get("where") else ""
     lead = (
-        f"All networks of the store on the same images ({images}, {record['split']}), by "
+        f"All networks of the store on the same images ({images}, {record['split']}{where}), by "
         f"{record['measure']}. Differences are to {record['best']}, which has the highest "
         "sameness. Intervals are 95 % each, not adjusted for the number of networks."
     )

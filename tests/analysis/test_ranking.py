@@ -119,7 +119,8 @@ def test_what_is_not_there_is_said_with_its_reason(
     assert "fc" in left_out["net-0-0 nc1"]
     assert "net-1-0 nc1" not in left_out
     assert "2, expected 3" in left_out["rank correlation with accuracy"]
-    said = run()
+    every = "label=class 0,class 1,class 2"
+    said = run("--where", every)
     kept = Ranking.load(features.store)
     for row in kept.table.itertuples():
         # Every number with its interval, in tables of at most 120 columns.
@@ -133,7 +134,7 @@ def test_what_is_not_there_is_said_with_its_reason(
     for key in left_out:
         assert f"left out: {key}: " in said.err + said.out
         assert f"Left out: {key}: " in page
-    assert "a stratified sample of 60 of 100 images" in page
+    assert f"a stratified sample of 60 of 100 images, held_out, only {every}" in page
     assert "note: procrustes, 1 of 1 pairs: no null" in said.out
     assert "no null: permutations would take too long" in page
     assert "NC1 (net-1-0): the interval is too narrow where" in page

@@ -188,7 +188,7 @@ def test_intervals_of_few_errors_cover(wrong, copies):
 @pytest.mark.quick
 @pytest.mark.parametrize(("alone", "copied"), [(0.8, 0.8), (0.95, 0.1)])
 def test_intervals_cover_where_some_images_have_many_copies(alone, copied):
-    """One unit of five is eight copies: neither their number alone counts, nor their errors less."""
+    """One unit of five is eight copies: not their number counts, but what they differ in."""
     draw, hits = np.random.default_rng(0), []
     truth = (0.8 * alone + 0.2 * 8 * copied) / (0.8 + 0.2 * 8)
     for _ in range(250):

@@ -77,8 +77,13 @@ def test_the_worst_class_has_its_interval(tmp_path, made, write_features):
     analysis = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0))
     scores = analysis.tables["scores"]
     scores.loc[scores["score"] == "worst_class_sameness", ["low", "high"]] = -0.25, 0.75
-    worst = card_of(analysis, features)["worst_class"]
+    card = card_of(analysis, features)
+    worst = card["worst_class"]
     assert (worst["low"], worst["high"]) == (-0.25, 0.75)
+    assert "held_out images of 5 classes" in card["citation"]
+    analysis.settings["where"] = "label=class 1,class 2"
+    citation = card_of(analysis, features)["citation"]
+    assert "held_out images with label=class 1,class 2 of" in citation
 
 
 def test_card_says_who_was_asked(tmp_path, made, write_features, run):
