@@ -9,7 +9,7 @@ from alike.analysis.figures import classes as figures_classes
 from alike.analysis.report.lookup import table_of
 from alike.analysis.report.parts import columns, details, figure, section, table
 from alike.analysis.report.subject import Subject, titled
-from alike.analysis.report.words import count, interval_words, number, words
+from alike.analysis.report.words import DASH, count, interval_words, number, words
 
 MOST_IN_THREE = 14
 EACH_ALONE = (
@@ -142,7 +142,7 @@ def _confused(subject: Subject) -> str:
             row.class_b,
             (number(row.between, "distance"), row.between),
             (number(row.within, "distance"), row.within),
-            (f"{row.ratio:.2f}", row.ratio),
+            (f"{row.ratio:.2f}" if np.isfinite(row.ratio) else DASH, row.ratio),
         )
         for row in near.itertuples()
     ]

@@ -30,6 +30,8 @@ JACKKNIFED = ("nc1", "nc2_norm", "nc2_angle")
 """Scores whose interval leaves a tenth of every class out in turn."""
 MOST = 16_384
 """Images that are left out in turn; of more those of a stratified sample."""
+ROUNDING = 1e-9
+"""Share of the largest of what the jackknife gives below which a score is 0 but for rounding."""
 NC1_NOTE = "the interval is too narrow where distances to class means have heavy tails"
 NO_COLLAPSE_SPAN = "no interval: it is 0, or not there without a tenth of each class"
 
@@ -163,7 +165,8 @@ class LeftOut:
         if score != "nc1" and self.classes == 2:
             return NO_SPAN, "no interval: it is 0 for any two classes"
         span = NO_SPAN
-        if min(whole, *without) > 0:
+        # What is 0 but for rounding varies by any factor.
+        if min(whole, *without) > ROUNDING * max(whole, *without):
             factors = (np.array(without) / whole) ** ((self.n / self.of) ** 0.5)
             span = jackknife_ratio_interval(value, value * factors)
         if not np.isfinite(span[0]):

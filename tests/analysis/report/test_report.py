@@ -117,12 +117,16 @@ def test_without_interval_no_verdict_is_claimed(analysed):
 @pytest.mark.parametrize("n_classes", [2, 10, 70])
 def test_one_analysis_of_any_number_of_classes(analysed, tmp_path, n_classes):
     one = analysed(n_classes=n_classes, each=4)
+    # As of a class of one image.
+    alone = one.tables["class_pairs"].eval("class_a == class_b")
+    one.tables["class_pairs"].loc[alone, "mean"] = float("nan")
     page = write_report(tmp_path / "one.html", before=one).read_text(encoding="utf-8")
     said = first_lines(page)
     assert "of 100 comparisons" in said
     assert f"{n_classes} classes" in said
     assert "The worst class is" in said
     assert "raw pixels" in page
+    assert ">nan<" not in page
 
 
 def test_thousand_classes_stay_small(tmp_path, analysed):
