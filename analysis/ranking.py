@@ -53,6 +53,7 @@ from alike.analysis.scores import (
     left_out_in_turn,
     named_rightly,
 )
+from alike.analysis.stored import images_digest
 from alike.extract.errors import BadInput
 from alike.extract.identity import network_title
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
@@ -92,8 +93,9 @@ class Ranking:
             accuracy and the probes, over networks.
         record: measure, split, where, images, of (before a sample was taken), classes, seed, best,
             left_out (key of a network, a score of it or a correlation, to the reason), digests (of
-            the features), titles (key to network, arguments and weights in words), human (kind,
-            digest and notes of what people said; empty if nothing is known).
+            the features), images_digest (of images, labels and sides), titles (key to network,
+            arguments and weights in words), human (kind, digest and notes of what people said;
+            empty if nothing is known).
     """
 
     table: pd.DataFrame
@@ -122,6 +124,10 @@ class Ranking:
     def keys(self) -> list[str]:
         """The networks, that of the highest sameness first."""
         return [str(key) for key in self.table["network"].unique()]
+
+    def other_images(self, store: "StoreBase") -> bool:
+        """Whether images, their labels or sides came or changed since; no where it is not known."""
+        return self.record.get("images_digest") not in (None, images_digest(store))
 
     def save(self, store: "StoreBase") -> None:
         """Keep it for the report; the one before is replaced."""
@@ -238,6 +244,7 @@ def rank_networks(
         "where": usable[0].where, "best": every[0].key, "left_out": left_out,
         "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
+        "images_digest": images_digest(usable[0].store),
         "titles": {one.key: network_title(one.attrs) for one in usable},
         "human": human.record if human else {},
     }  # fmt: skip

@@ -44,6 +44,9 @@ def networks_section(subject: Subject, store: Any) -> str:
     )
     if stale:
         lead += f" These changed since: {', '.join(stale)}. Run `alike compare --all` again."
+    elif ranking.other_images(store):
+        lead += " Images, their labels or sides came or changed since. "
+        lead += "Run `alike compare --all` again."
     names = [name for name in RANKED if name in set(ranking.table["score"])]
     heads = [("Network", "t"), *((words(name).label, "n") for name in names)]
     titles = record.get("titles", {})

@@ -91,6 +91,11 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     for method in ("linear-cka", "procrustes", "mutual-knn", "rsa"):
         assert f'id="networks-by-{method}"' in page
     assert networks_section(SimpleNamespace(last=SimpleNamespace(key="bare-0-0")), store) == ""
+    assert "came or changed since" not in page
+    kept.record["images_digest"] = "of other labels"
+    kept.save(store)
+    page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-2-0")), store)
+    assert "Images, their labels or sides came or changed since" in page
 
 
 def test_what_is_not_there_is_said_with_its_reason(
