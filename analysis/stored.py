@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.analysis.scores import VERSION as SCORES_VERSION
-from alike.extract.command import command_of
+from alike.extract.command import analyse_again, command_of
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.documents import damaged, read_json
 from alike.extract.errors import BadInput
@@ -107,7 +107,7 @@ class Analysis(Displayed):
         Args:
             features: of the same extraction, as they are now.
         """
-        command = command_of("analyse", features.store, self.key)
+        command = analyse_again(features, self.settings)
         if self.scores_version != SCORES_VERSION:
             return (
                 f"the analysis of {self.key} has scores of version {self.scores_version}, "
@@ -213,15 +213,19 @@ def not_analysed(features: "Features") -> str:
     return f"{features.key} cannot be analysed: that needs {TO_ANALYSE}"
 
 
-def not_analysed_by(features: "Features", analysis: Analysis, measure: str) -> str:
-    """What to say of an analysis without a measure, with the command that adds it to the others."""
-    names = [str(name) for name in analysis.settings["measures"]]
-    split = str(analysis.settings.get("split", "held_out"))
+def not_analysed_by(features: "Features", settings: Mapping[str, Any], measure: str) -> str:
+    """What to say of an analysis without a measure, with the command that adds it to the others.
+
+    Args:
+        features: the extraction.
+        settings: of its analysis.
+        measure: that is missing.
+    """
+    names = [str(name) for name in settings["measures"]]
     line = f"{features.key} was not analysed by {measure[:120]}, only by: {', '.join(names)}"
     if find_measure(measure) is None and measure not in SET_MEASURES:
         return line
     reason = cannot_measure(features, measure) if find_measure(measure) else ""
     if reason:
         return f"{line}; {reason}"
-    words = ("--measures", ",".join([*names, measure]), "--split", split)
-    return f"{line}; run `{command_of('analyse', features.store, features.key, *words)}`"
+    return f"{line}; run `{analyse_again(features, settings, [measure])}`"

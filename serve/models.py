@@ -146,6 +146,8 @@ class Extraction(Model):
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
         measures: by which it was analysed.
         maps: measures of which there is a map.
+        needs: what has to be done before `neighbours` answers by any measure; empty if nothing.
+        map_needs: the same of `map`.
     """
 
     key: str
@@ -156,6 +158,8 @@ class Extraction(Model):
     analysed: bool
     measures: list[str]
     maps: list[str]
+    needs: str
+    map_needs: str
 
 
 class StoreFacts(Model):
@@ -217,6 +221,8 @@ class SetFacts(Model):
         needs: what has to be done before `neighbours` answers; empty if nothing.
         analysis_needs: the same of `scores`, `report`, `classes` and what else an analysis has.
         map_needs: the same of `map`.
+        measure_needs: what has to be done before an analysis that is there has this measure too.
+        compare: the command that compares all networks of the store; empty if there is but one.
         maps: whether feature maps are stored, so that `alike` needs no network.
         colours: of heat maps.
         extractions: of the store.
@@ -238,6 +244,8 @@ class SetFacts(Model):
     needs: str
     analysis_needs: str
     map_needs: str
+    measure_needs: str
+    compare: str
     maps: bool
     colours: Colours
     extractions: list[Extraction]
@@ -501,6 +509,7 @@ class Grades(Model):
         pairs: one row an explainer of likeness and a kind of pair.
         pair_measure: whose similarity `pairs` follows; empty if there are none.
         outdated: those of `images` and `pairs` that are older than the features.
+        command: measures the grades, or measures them again.
     """
 
     key: str
@@ -508,6 +517,7 @@ class Grades(Model):
     pairs: list[dict[str, Any]]
     pair_measure: str
     outdated: list[str] = []
+    command: str
 
 
 class Map(Model):

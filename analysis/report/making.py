@@ -25,7 +25,7 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         _images(run, bad),
         _list("Unusual taps", _notes(subject, store)),
         _list("Decisions during the run", run.get("decisions") or []),
-        _twins(subject),
+        _twins(subject, store),
         _decided_on(store),
         _reused(run),
         facts("Similarity of the two networks' features (1 is the greatest)", _likeness(run)),
@@ -98,10 +98,10 @@ def _reused(run: Mapping[str, Any]) -> str:
     return f"<p>{text(sentence)}</p>"
 
 
-def _twins(subject: Subject) -> str:
+def _twins(subject: Subject, store: Any) -> str:
     """The twins of the last analysis, and the headline without them; the first pairs by name."""
     record = dict(subject.last.settings or {}).get("twins") or {}
-    sentences = twin_sentences(record)
+    sentences = twin_sentences(record, store)
     if not sentences:
         return ""
     pairs = subject.last.tables.get("twins", pd.DataFrame())

@@ -15,8 +15,8 @@ export function sideOf(value, { facts, source }) {
     typical: analysed(facts.measure), map: { measure: source.measure, needs: facts.map_needs } };
   const mapped = one.maps.includes(facts.measure) ? facts.measure : one.maps[0];
   return { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title,
-    needs: one.measure ? "" : `an index of this network: run \`alike index --features ${one.key}\``,
-    typical: analysed(one.measure), map: { measure: mapped, needs: mapped ? "" : `a map of ${one.title}: run \`alike map --features ${one.key}\`` } };
+    needs: one.needs,
+    typical: analysed(one.measure), map: { measure: mapped, needs: one.map_needs } };
 }
 
 // How many neighbours an address asks for, as far as the server gives them.

@@ -120,7 +120,7 @@ export function analysedMeasure({ key, measure, extractions }) {
 }
 
 // Which measure is shown in place of the chosen one, and why; null if it is the chosen one.
-export function otherMeasure(shown, { measure }, why = `the analysis has no ${measure}. \`alike analyse --measures ${shown},${measure}\` adds it`) {
+export function otherMeasure(shown, { measure, measure_needs: needs }, why = needs || `the analysis has no ${measure}`) {
   return shown === measure ? null : h("p", { class: "soft othermeasure" }, prose(`Shown by ${shown}, not by ${measure}: ${why}.`));
 }
 

@@ -3,20 +3,25 @@
 import io
 import re
 import shlex
+import time
 
 import pytest
 from PIL import Image
 
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
+from alike.extract.store import verify
 from alike.extract.store.store import Store
 from alike.flows.cli import app
 from alike.flows.commands.serve import _open
 from alike.flows.history import History
 from alike.index.build import build_index
 from alike.serve.app import create_app
+from alike.serve.opened import SOON
 from alike.serve.service import NeighbourService
 
 from .conftest import DEEP
@@ -53,6 +58,8 @@ def two(tmp_path):
 def run_advice(line):
     [command] = re.findall("`(alike [^`]*)`", line)
     app(shlex.split(command)[1:], standalone_mode=False)
+    # The next look at the store sees what was made.
+    time.sleep(SOON)
 
 
 @pytest.mark.quick
@@ -63,6 +70,14 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys):
         kind: asking.get(f"{API}/lists/{kind}?{of}").json()["needs"]
         for kind in ("labels", "outliers")
     }
+    # The other network, beside the one that is shown, is advised with the store and its key.
+    facts = asking.get(f"{API}/set?{of}").json()
+    for need in ("needs", "map_needs"):
+        for one in facts["extractions"]:
+            assert f"--features {one['key']}" in one[need]
+            if one["key"] != key:
+                run_advice(one[need])
+                other = one["key"]
     questions = (
         f"scores?{of}",
         f"map?{of}",
@@ -79,6 +94,15 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys):
             assert all(f"`{re.findall('`(.*)`', line)[0]}`" in need for need in lists.values())
         run_advice(line)
         assert asking.get(f"{API}/{question}").status_code == 200, line
+    facts = asking.get(f"{API}/set?{of}").json()
+    assert {(one["needs"], one["map_needs"]) for one in facts["extractions"]} == {("", "")}
+    assert facts["measure_needs"] == ""
+    assert asking.get(f"{API}/images/3/neighbours?features={other}").status_code == 200
+    run_advice(f"`{facts['compare']}`")
+    grades = asking.get(f"{API}/grades?{of}").json()
+    assert grades["images"] == []
+    run_advice(f"`{grades['command']}`")
+    assert asking.get(f"{API}/grades?{of}").json()["images"]
     # Other questions advise the same.
     unknown = f"{of}&measure=gem_cosine"
     answers = [asking.get(f"{API}/{path}?{unknown}") for path in ("classes", "class-matrix")]
@@ -91,6 +115,30 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys):
     )
     run_advice(answer.json()["error"])
     assert asking.get(f"{API}/images/3/neighbours?{of}").status_code == 200
+
+
+def test_what_the_analysis_lacks_is_advised_for_the_measure_that_is_shown(two, capsys):
+    asking, key, store = two
+    settings = AnalysisSettings(measures=["gap_cosine"], split="train", bootstrap=0)
+    analyse(store.features(key), settings)
+    needs = asking.get(f"{API}/set?features={key}&measure=gap_euclid").json()["measure_needs"]
+    assert needs in asking.get(f"{API}/classes?features={key}&measure=gap_euclid").json()["error"]
+    run_advice(needs)
+    facts = asking.get(f"{API}/set?features={key}&measure=gap_euclid").json()
+    assert facts["measure_needs"] == ""
+    assert Analysis.load(store, key).settings["split"] == "train"
+
+
+def test_what_verify_says_mends_a_store(tmp_path, capsys):
+    store, [key] = store_of(tmp_path, "a store", {"ant": 2, "bee": 2}, ("deep",))
+    shard = store.root_path / store.features(key).place("last_conv", 0)
+    shard.write_bytes(b"no shard")
+    (store.root_path / "twins" / "links.parquet").unlink()
+    damage = {one.file: one.repair for one in verify(store).damage}
+    assert len(damage) == 2
+    for repair in damage.values():
+        run_advice(repair)
+    assert verify(store).damage == ()
 
 
 @pytest.mark.parametrize("counts", [{"ant": 5}, {"ant": 1, "bee": 1}])

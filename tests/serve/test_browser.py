@@ -137,7 +137,7 @@ def test_the_grade_of_a_method_stands_under_its_maps(page, address, place):
     graded = "document.querySelector('.graded').textContent"
     visit(page, pair, VIEWS["#ask?image=3&with=12"])
     page.run(button)
-    page.wait(f"{graded}.includes('alike explain --grade')")
+    page.wait(f"{graded}.includes('--grade')")
     features = Store.open(place / "store").features()
     network = load_network(f"{place}/nets.py:small", "none")
     grading = Grading(steps=4, draws=3)
@@ -528,6 +528,9 @@ def test_a_store_without_runs_says_what_records_them(page, two):
     says = page.run("return document.querySelector('#runs').innerText")
     assert "No run is recorded in this store. alike run pipeline.toml records" in says
     assert not page.run("return document.querySelectorAll('#runs input').length")
+    page.run("location.hash = 'scores?runs=a,b'")
+    line = "runs=a,b in the address: this store has no runs."
+    page.wait("document.querySelector('#notes').textContent === arguments[0]", line)
     assert_quiet(page, address)
 
 
