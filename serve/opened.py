@@ -207,8 +207,7 @@ class OpenIndexes:
 
     def _refresh(self, name: tuple[str, str], entry: _Entry) -> None:
         now = time.monotonic()
-        # A remote store answers in tens of milliseconds.
-        if now - entry.stamped < (EVERY if self.store.root_path is None else SOON):
+        if now - entry.stamped < self._unseen(entry):
             return
         entry.stamped = now
         stamp = self._stamp(name)
@@ -229,6 +228,16 @@ class OpenIndexes:
             entry.now = OpenIndex.of(entry.now.index, (note,))
         finally:
             entry.lock.release()
+
+    def _unseen(self, entry: _Entry) -> float:
+        """Seconds in which a new index may go unseen.
+
+        None where there is no index yet: what tells a user to build one has just looked for it.
+        """
+        if self.store.root_path is None:
+            # It answers in tens of milliseconds.
+            return EVERY
+        return 0.0 if entry.now.needs else SOON
 
     def _require_features(self, name: tuple[str, str]) -> None:
         """Refuse an extraction that was deleted; one of which files are lost answers as it is."""

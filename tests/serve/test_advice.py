@@ -63,7 +63,9 @@ def run_advice(line):
 
 
 @pytest.mark.quick
-def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys):
+def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys, monkeypatch):
+    # However fast a command ends: without an index, every answer has just looked for one.
+    monkeypatch.setattr("alike.serve.opened.SOON", 1e9)
     asking, key, store = two
     of = f"features={key}"
     lists = {
