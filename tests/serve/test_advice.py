@@ -3,7 +3,6 @@
 import io
 import re
 import shlex
-import time
 
 import pytest
 from PIL import Image
@@ -21,7 +20,6 @@ from alike.flows.commands.serve import _open
 from alike.flows.history import History
 from alike.index.build import build_index
 from alike.serve.app import create_app
-from alike.serve.opened import SOON
 from alike.serve.service import NeighbourService
 
 from .conftest import DEEP
@@ -58,8 +56,6 @@ def two(tmp_path):
 def run_advice(line):
     [command] = re.findall("`(alike [^`]*)`", line)
     app(shlex.split(command)[1:], standalone_mode=False)
-    # The next look at the store sees what was made.
-    time.sleep(SOON)
 
 
 @pytest.mark.quick
