@@ -99,6 +99,7 @@ def _again(features: Any, untrained: bool) -> list[str]:
     # Weights of a file take the names of their logits from the command; others bring their own.
     names_needed = not untrained and (weights == "none" or Path(weights).is_absolute())
     names = [str(name) for name in features.attrs.get("class_names") or () if names_needed]
+    names = [] if names == _usual_names(extraction) else names
     if len(names) == 1 or len(names) > MAX_NAMES or any("," in name for name in names):
         return []
     words = ["alike", "extract", spec, "--network", extraction.network]
@@ -113,6 +114,20 @@ def _again(features: Any, untrained: bool) -> list[str]:
     words += [word for pair in extraction.args.items() for word in ("--network-arg", _pair(*pair))]
     words += [word for pair in options.items() for word in ("--source-option", _pair(*pair))]
     return words
+
+
+def _usual_names(extraction: Any) -> list[str] | None:
+    """Names of the logits that a network of torchvision has if no others are given."""
+    from alike.extract.networks.kinds import kind_of
+
+    # Own code and timm say theirs only when the network is built.
+    if ":" in extraction.network:
+        return None
+    try:
+        names = kind_of(extraction.network).class_names(extraction.weights, extraction.args)
+        return list(names or ())
+    except AlikeError:
+        return None
 
 
 def _size(resize: tuple[int, int] | int | None, crop: int | None) -> Sequence[str]:

@@ -25,7 +25,7 @@ from alike.analysis.explain.file_names import (
 )
 from alike.analysis.explain.stored_grades import grade_command
 from alike.analysis.report.older import changed, since
-from alike.analysis.report.parts import Html, data_uri, section, table, text
+from alike.analysis.report.parts import Html, data_uri, prose, section, table, text
 from alike.analysis.report.words import change, interval_words, number
 
 if TYPE_CHECKING:
@@ -327,6 +327,6 @@ def _picture(store: "Store", key: str, name: str, caption: str, note: str, *comm
     safe = text(caption)
     return (
         f'<figure><img class="whole" alt="{safe}" '
-        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}. {text(note)}</figcaption>'
+        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}. {prose(note)}</figcaption>'
         "</figure>"
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from alike.analysis.report.answer import images_words
-from alike.analysis.report.parts import definitions, details, facts, section, table, text
+from alike.analysis.report.parts import definitions, details, facts, prose, section, table, text
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
@@ -109,7 +109,7 @@ def _twins(subject: Subject, store: Any) -> str:
     heads = [("image", "t"), ("twin", "t"), ("side", "t"), ("its side", "t"), ("how", "t")]
     first = pairs[names].head(MOST_TWINS) if len(pairs) else pd.DataFrame(columns=names)
     body = table(heads, first.itertuples(index=False)) if len(first) else ""
-    lines = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
+    lines = "".join(f"<p>{prose(sentence)}</p>" for sentence in sentences)
     return f"<h3>Twins</h3>{lines}" + (details(f"{len(first)} pairs", body) if body else "")
 
 

@@ -11,7 +11,7 @@ from alike.analysis.report.lookup import (
     Analysed,
     accuracy_of,
 )
-from alike.analysis.report.parts import text
+from alike.analysis.report.parts import prose, text
 from alike.extract.command import analyse_again, extract_again
 
 LOGITS = "logits"
@@ -50,7 +50,7 @@ def missing_rungs(roles: Collection[str], analysis: Analysed, measure: str, stor
 
 
 def _reason(name: str, why: str | None) -> str:
-    return text(f"{name}, because {why}" if why else name)
+    return prose(f"{name}, because {why}" if why else name)
 
 
 def _untrained(measure: str, features: Any) -> str | None:

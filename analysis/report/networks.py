@@ -13,7 +13,7 @@ from alike.analysis.figures import (
     placed_networks,
 )
 from alike.analysis.report.older import changed, same_images
-from alike.analysis.report.parts import Html, columns, details, figure, section, table, text
+from alike.analysis.report.parts import Html, columns, details, figure, prose, section, table, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import DASH, interval_words, number, words
 from alike.extract.command import command_of
@@ -80,7 +80,7 @@ def _notes(rows: pd.DataFrame, left_out: dict[str, str]) -> str:
     for (score, note), part in rows[rows["note"] != ""].groupby(["score", "note"], sort=False):
         of = "" if len(part) == every else f" ({', '.join(part['network'])})"
         lines.append(f"{words(score).label}{of}: {note}")
-    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    items = "".join(f"<li>{prose(line)}</li>" for line in lines)
     return f'<ul class="plain">{items}</ul>' if items else ""
 
 

@@ -24,7 +24,7 @@ from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.missing import missing_rungs
 from alike.analysis.report.networks import networks_section
-from alike.analysis.report.parts import figure, text
+from alike.analysis.report.parts import figure, prose, text
 from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
@@ -197,7 +197,7 @@ def top(subject: Subject, run: dict[str, Any], store: Any) -> str:
         *people_sentences(subject.last, subject.measure),
         *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
     ]
-    lines = "".join(f"<p>{text(line)}</p>" for line in sentences)
+    lines = "".join(f"<p>{prose(line)}</p>" for line in sentences)
     lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (
         f'<header class="top {first.tone}"><p class="kicker">{text(kicker)}</p>'
