@@ -33,10 +33,10 @@ def command_at(name: str, store: Any, *options: str) -> str:
 
     Args:
         name: of the command, as `store verify`.
-        store: that it is about.
+        store: that it is about, or its place.
         options: further words of the command line.
     """
-    return shlex.join(["alike", *name.split(), masked(store.url), *options])
+    return shlex.join(["alike", *name.split(), masked(getattr(store, "url", store)), *options])
 
 
 def analyse_again(

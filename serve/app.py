@@ -30,6 +30,9 @@ from alike.serve.work import Work
 LOG = logging.getLogger("uvicorn.error")
 SHARED = ("report.css", "shown.js")
 """Style and script of the report that the page has too."""
+SEE = f"{API}/docs lists the questions"
+UNPARSED = "There was an error parsing the body"
+"""What FastAPI says of a body that no parser can take, such as one that is nested very deep."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
@@ -123,6 +126,11 @@ def _handle_errors(app: FastAPI, names: Sequence[str] = ()) -> None:
         line = str(error.detail)
         if error.status_code == 404:
             line = _no_question(request, names)
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "GET")
+            line = f"{request.method} is no verb of this address, but {allowed}: {SEE}"
+        elif line == UNPARSED:
+            line = f"the body cannot be read as JSON: {SEE}"
         return refuse(error.status_code, line, error.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -141,7 +149,7 @@ def _no_question(request: Request, names: Sequence[str]) -> str:
     name = store.partition("/")[0]
     if below and name not in names:
         return f"no store {name[:80]!r}: this server has {', '.join(names)}"
-    return f"nothing is at {path[:120]!r}: {API}/docs lists the questions"
+    return f"nothing is at {path[:120]!r}: {SEE}"
 
 
 def _line(error: Any) -> str:

@@ -164,6 +164,16 @@ def test_refusals_use_the_words_of_http(tmp_path):
     asking = Asking(create_app(NeighbourService(store)))
     build_index(store.features(key), "gap_cosine")
     uploaded = asking.ask("POST", f"{API}/images", content=png_of((8, 8))).json()["image"]
+    see = f"{API}/docs lists the questions"
+    deep = {"content": "[" * 10**5, "headers": {"Content-Type": "application/json"}}
+    answer = asking.ask("PUT", f"{API}/tags/odd", **deep)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, f"the body cannot be read as JSON: {see}"
+    )  # fmt: skip
+    answer = asking.ask("DELETE", f"{API}/tags/odd")
+    assert (answer.status_code, answer.json()["error"]) == (
+        405, f"DELETE is no verb of this address, but PUT: {see}"
+    )  # fmt: skip
     answer = asking.get(f"{API}/images/{uploaded}/neighbours?relation=same")
     assert answer.status_code == 422
     assert "ask by relation=any" in answer.json()["error"]
