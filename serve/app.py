@@ -19,6 +19,7 @@ from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, path_of, refuse
 from alike.serve.metrics import Metrics
+from alike.serve.models import IN_WORDS
 from alike.serve.pictures import NotThere, StoreGone
 from alike.serve.policy import PLOTLY, plotly_file, policy
 from alike.serve.reference import reference_page
@@ -156,6 +157,6 @@ def _line(error: Any) -> str:
     """One wrong value: where, what is wrong, what was given."""
     place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
     given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
-    line = error["msg"]
+    line: str = IN_WORDS.get((error.get("ctx") or {}).get("pattern"), error["msg"])
     line = line[:1].lower() + line[1:] if line[1:2].islower() else line
     return f"{place or 'the body'}: {line}{given}"

@@ -42,14 +42,23 @@ class Side(IntEnum):
     LARGEST = 768
 
 
-Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
+IS_HASH, IS_NAME = f"^{HASH}$", f"^({ROW}|{HASH})$"
+IS_TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
+IN_WORDS = {
+    IS_HASH: "the SHA-256 of an image is expected, 64 digits of 0-9 and a-f",
+    IS_NAME: "the row of an image, or the SHA-256 of its bytes, is expected",
+    IS_TAG: "a tag of 1 to 64 letters, digits and _ . : - is expected, a letter or digit first",
+}
+"""What to say of a text that does not match a pattern."""
+
+Hash = Annotated[str, Field(pattern=IS_HASH, description="SHA-256 of an image's bytes.")]
 Name = Annotated[
     str,
-    Field(pattern=f"^({ROW}|{HASH})$", description="Row of an image, or SHA-256 of its bytes."),
+    Field(pattern=IS_NAME, description="Row of an image, or SHA-256 of its bytes."),
 ]
 TagName = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$", description="Name of a tag."),
+    Field(pattern=IS_TAG, description="Name of a tag."),
 ]
 Row = Annotated[int, Field(ge=0, lt=2**63)]
 Number = float | None

@@ -170,6 +170,10 @@ def test_refusals_use_the_words_of_http(tmp_path):
     assert (answer.status_code, answer.json()["error"]) == (
         400, f"the body cannot be read as JSON: {see}"
     )  # fmt: skip
+    answer = asking.get(f"{API}/images/-1")
+    assert answer.json()["error"] == (
+        "image: the row of an image, or the SHA-256 of its bytes, is expected, not '-1'"
+    )
     answer = asking.ask("DELETE", f"{API}/tags/odd")
     assert (answer.status_code, answer.json()["error"]) == (
         405, f"DELETE is no verb of this address, but PUT: {see}"
