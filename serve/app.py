@@ -157,6 +157,7 @@ def _line(error: Any) -> str:
     """One wrong value: where, what is wrong, what was given."""
     place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
     given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
-    line: str = IN_WORDS.get((error.get("ctx") or {}).get("pattern"), error["msg"])
+    pattern = str((error.get("ctx") or {}).get("pattern"))
+    line = IN_WORDS.get(pattern, str(error["msg"]))
     line = line[:1].lower() + line[1:] if line[1:2].islower() else line
     return f"{place or 'the body'}: {line}{given}"
