@@ -169,6 +169,11 @@ export function empty(title, text, ...more) {
   return h("div", { class: "empty card" }, h("h2", {}, title), h("p", {}, prose(text)), more);
 }
 
+// What needs labels says so, and of a set whose images could not be read, that.
+export function unlabelled(facts, text, ...more) {
+  return facts.images ? empty("This set has no labels", text, ...more) : empty("No image to look at", `This needs ${facts.needs}.`);
+}
+
 export function failed(error, again, ...more) {
   const missing = error.status === 404;
   return h("div", { class: `empty card ${missing ? "" : "wrong"}`, role: "alert" },

@@ -1,5 +1,5 @@
 // Scores: what the report says, all networks of all stores side by side, runs side by side.
-import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, prose, waiting, written } from "./parts.js";
+import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, prose, unlabelled, waiting, written } from "./parts.js";
 import { runsView } from "./runs.js";
 import { wordsOf } from "./words.js";
 
@@ -13,7 +13,7 @@ export function view(place, { facts, go, source, doubt, life }) {
   place.append(h("div", { class: "sections" }, above, runs.section, below));
   let sections = null, moved = false;
   if (!Object.keys(facts.classes).length) {
-    above.append(h("h1", { class: "unseen" }, "Scores"), empty("This set has no labels",
+    above.append(h("h1", { class: "unseen" }, "Scores"), unlabelled(facts,
       "Scores say how much nearer images of one class are than images of different classes, so they need labels. The map and the neighbours work without.",
       h("p", {}, h("a", { class: "button", href: link("map", source) }, "See the map"))));
     sections = Promise.resolve({});
