@@ -121,8 +121,14 @@ def outlook(loads: Sequence[Load], jobs: Jobs, *, intervals: bool, budget: float
         other = f"{max(load.multiplications for load in loads) / 10:.1g}"
     changed = [load.within(float(other)) for load in loads]
     took = sum(load.seconds(intervals=intervals) for load in changed) / max(jobs.workers, 1)
-    takes = f"a sample of {max(load.n for load in changed):,}" if not cut else "every image"
-    return f"{sentence}; --budget {other} would take {takes}: about {duration(took)}"
+    fewest, most = (end(load.n for load in changed) for end in (min, max))
+    # A measure of long vectors takes fewer images than one of short ones.
+    sample = f"a sample of {most:,}" if fewest == most else f"samples of {fewest:,} to {most:,}"
+    takes = "every image" if cut else sample
+    return (
+        f"{sentence}; a budget of {other} (--budget, in settings [analyse] budget) would take "
+        f"{takes}: about {duration(took)}"
+    )
 
 
 def duration(seconds: float) -> str:

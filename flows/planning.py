@@ -175,7 +175,7 @@ def _evaluated(pipeline: "Pipeline", n: int, dimension: int) -> int:
     from alike.analysis.outlook import most_images
 
     share = 1.0 - pipeline.train_share - pipeline.validation_share
-    return min(round(n * share), most_images(BUDGET, dimension))
+    return min(round(n * share), most_images(pipeline.analyse.budget or BUDGET, dimension))
 
 
 def _times(

@@ -249,6 +249,29 @@ class Analyse(_Section):
     human: Name | None = Added
     """File of what people said about the images (`alike analyse --human`): votes, triplets or
     dissimilarities. Networks that are compared are compared by it too. Unset: none."""
+    budget: float | None = Field(default=None, ge=1, exclude_if=lambda value: value is None)
+    """Multiplications a measure; of more a stratified sample of images counts. Unset: 1e14."""
+    bins: int | None = Added
+    """Number of bins of the histograms, a power of two. Unset: 16,384."""
+    precision: Literal["float32", "bfloat16"] | None = Added
+    """Of the products; bfloat16 is faster and coarser. Unset: float32."""
+
+    @field_validator("bins")
+    @classmethod
+    def _power_of_two(cls, bins: int | None) -> int | None:
+        if bins is not None:
+            from alike.analysis.pairs import check_bins
+
+            try:
+                check_bins(bins)
+            except BadInput as error:
+                raise ValueError(str(error)) from error
+        return bins
+
+    @property
+    def of_pairs(self) -> dict[str, Any]:
+        """What is set of how the pairs are counted, by the names of `AnalysisSettings`."""
+        return self.model_dump(include={"budget", "bins", "precision"})
 
 
 class Explain(_Section):

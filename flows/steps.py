@@ -422,8 +422,9 @@ def evaluate_group(
         return analysis
     started = time.perf_counter()
     asked = AnalysisSettings(
-        measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed
-    )
+        measures=measures or None, bootstrap=settings.bootstrap, seed=settings.seed,
+        **settings.of_pairs,
+    )  # fmt: skip
     with run.workers.jobs() as jobs:
         analysis = analyse(
             features, asked, untrained=beside, human=human_answers(run), jobs=jobs,
@@ -469,7 +470,11 @@ def decision_scores(
     """
     from alike.analysis.analyse import VERSION, AnalysisSettings, evaluate
 
-    store, measure = run.store(), run.pipeline.trigger_measure
+    store, measure, of_pairs = (
+        run.store(),
+        run.pipeline.trigger_measure,
+        run.pipeline.analyse.of_pairs,
+    )
     if not store.split().validation_share:
         return "held_out", named_scores(analysis.tables["scores"], measure)
     features = store.features(key)
@@ -481,13 +486,14 @@ def decision_scores(
         "share": sides_of(store),
         "version": VERSION,
         "measure": measure,
+        **of_pairs,
     }
     artefact, label = f"validate {key}", f"validate {name}"
     scores = run.reuse(artefact, inputs, label)
     if scores is not None:
         return "validation", {score: float(value) for score, value in scores.items()}
     started = time.perf_counter()
-    asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0)
+    asked = AnalysisSettings(measures=(measure,), split="validation", bootstrap=0, **of_pairs)
     with run.workers.jobs() as jobs:
         table = evaluate(features, asked, jobs=jobs, progress=run.progress)
     scores = named_scores(table, measure)

@@ -17,7 +17,7 @@ def keep_trained(features: "Features") -> None:
     becomes of the folder that the weights lie in. Weights that no run of ours wrote, or without
     their list, leave the store as it is.
     """
-    from alike.train.run_files import trained_images
+    from alike.train.trained_images import trained_images
 
     try:
         images = trained_images(str(features.attrs["weights"]))
@@ -47,7 +47,7 @@ def trained_on(features: "Features", split: str | None = "held_out") -> int:
 
 
 def _trained(features: "Features") -> "pd.DataFrame":
-    from alike.train.run_files import trained_images
+    from alike.train.trained_images import trained_images
 
     try:
         return features.store.read_table(_place(features))[0]

@@ -1,10 +1,8 @@
 """Training images: read once, kept decoded in memory while they fit, augmented batch by batch."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,26 +14,12 @@ from alike.extract.networks import Transform
 from alike.extract.progress import Progress, silent
 from alike.train.augment import Augmentation
 from alike.train.batches import PlannedBatch
+from alike.train.trained_images import LabelledImage
 
 CACHE_BYTES = 2 * 2**30
 THREADS = 4
 
 Read = Callable[[str], bytes]
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """One image of a training set.
-
-    Attributes:
-        path: where `read` finds it.
-        label: name of its class.
-        image_id: SHA-256 of its bytes, hexadecimal.
-    """
-
-    path: str
-    label: str
-    image_id: str
 
 
 class Frames(Dataset[tuple[Tensor, Tensor]]):
@@ -150,9 +134,3 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
                 torch.manual_seed(batch.seed)
                 frames = self.augmentation(whole)[batch.part]
         return frames, self.targets[list(batch.rows)]
-
-
-def snapshot_hash(images: Sequence[LabelledImage]) -> str:
-    """SHA-256 of the sorted ids and labels of a set: the same whatever order or names it has."""
-    rows = sorted(f"{image.image_id} {image.label}" for image in images)
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -16,7 +16,7 @@ from alike.extract.progress import Progress, silent
 from alike.train.augment import augmentation_named
 from alike.train.batchnorm import settle_statistics
 from alike.train.fit import fit
-from alike.train.images import CACHE_BYTES, Frames, LabelledImage, Read, snapshot_hash
+from alike.train.images import CACHE_BYTES, Frames, Read
 from alike.train.losses import loss_named
 from alike.train.prepare import prepare
 from alike.train.probe import Probe
@@ -35,6 +35,7 @@ from alike.train.run_log import CHECKPOINT, STEP_COLUMNS, RunLog, checkpoint_of
 from alike.train.settings import TrainSettings
 from alike.train.split import Images, labelled, split_images
 from alike.train.step import ConsistencyStep
+from alike.train.trained_images import LabelledImage, snapshot_hash
 
 
 def is_first_process() -> bool:

@@ -12,7 +12,6 @@ from .remembered import KeptColumns as KeptColumns
 from .remembered import PastListing as PastListing
 from .remembered import place_of as place_of
 from .remembered import same_listing as same_listing
-from .remembered import settled_before as settled_before
 from .selection import Where as Where
 from .source import MAX_BYTES as MAX_BYTES
 from .source import ImageSource as ImageSource
@@ -22,6 +21,7 @@ from .source import filesystem_of as filesystem_of
 from .source import notes_of as notes_of
 from .source import read_local as read_local
 from .source import read_url as read_url
+from .source import settled_before as settled_before
 from .source import stamp_local as stamp_local
 from .sources import SOURCES as SOURCES
 from .sources import open_source as open_source

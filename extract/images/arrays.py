@@ -12,7 +12,7 @@ import numpy as np
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.source import Listed, local_path
+from alike.extract.images.source import Listed, Stamp, local_path, stamp_of_container
 
 SPLITS = ("train", "val", "test", "")
 PAIRS = (
@@ -70,10 +70,13 @@ class ArraySource:
         self.options |= {"scale": scale} if scale is not None else {}
         self.options |= {} if first_label is None else {"first_label": first_label}
         self._scale = scale
+        stamp = stamp_of_container(self.spec)
         self._arrays = _open(path)
         self._by_lower = {name.lower(): name for name in reversed(list(self._arrays))}
         self._pairs = self._pairs_of(split, images, labels)
         self._check_types()
+        elsewhere = any(_lies_elsewhere(self._arrays[name]) for name, _, _ in self._pairs)
+        self._stamp = None if elsewhere else stamp
         names = self._arrays.get(classes or next((c for c in CLASSES if c in self._arrays), ""))
         texts = LabelRule(self.spec, first=False)
         classes_named = None if names is None else [texts(name) or "" for name in names[()].ravel()]
@@ -164,6 +167,10 @@ class ArraySource:
         way = f"; --label-column {fitting[0]} takes those of {fitting[0]}" if fitting else ""
         return f"no labels were found for the images in {name}{way}"
 
+    def stamp(self, _path: str) -> Stamp | None:
+        """Says whether the file is as it was; None where its arrays lie in other files."""
+        return self._stamp
+
     def read(self, path: str) -> bytes:
         """One row in .npy form."""
         name, _, row = path.rpartition("/")
@@ -201,6 +208,11 @@ def _datasets(path: Path) -> dict[str, Any]:
 
     h5py.File(path, "r").visititems(keep)
     return datasets
+
+
+def _lies_elsewhere(array: Any) -> bool:
+    """Whether an HDF5 dataset names other files for its values."""
+    return bool(getattr(array, "is_virtual", False) or getattr(array, "external", None))
 
 
 def _without_ones(labels: np.ndarray, name: str, notes: list[str]) -> Sequence[Any]:

@@ -25,7 +25,7 @@ from alike.extract.images.remembered import (
     Remembered,
     stamp_of,
 )
-from alike.extract.images.source import ImageSource, Stamp, notes_of
+from alike.extract.images.source import ImageSource, Stamp, notes_of, read_with
 from alike.extract.images.split import image_id
 from alike.extract.large_tables import ScratchTable, hashes, texts
 from alike.extract.progress import Progress, silent
@@ -139,7 +139,7 @@ def list_to(
         # A table that is damaged costs a reading of all images, and is written anew.
         with suppress(StoreDamaged):
             if past is not None:
-                earlier = EarlierImages(past, _scratch(folder, "earlier"))
+                earlier = EarlierImages(past, _scratch(folder, "earlier"), read_with(source))
                 held.callback(earlier.close)
         counts = Counter[str]()
         images = _images(source, named, earlier, threads, progress, counts)

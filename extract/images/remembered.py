@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -27,14 +27,19 @@ import pyarrow.compute as pc
 
 from alike.extract.errors import BadImage
 from alike.extract.identity import seal_of
-from alike.extract.images.source import TOO_LARGE, ImageSource, Listed, Stamp
+from alike.extract.images.source import (
+    TOO_LARGE,
+    ImageSource,
+    Listed,
+    Stamp,
+    read_with,
+    settled_before,
+)
 from alike.extract.images.split import image_id as content_id
 from alike.extract.large_tables import Batches, hashes, texts
 
 TURNS = 100
 """Each listing reads one file of this many whatever its stamp says."""
-SETTLED = 2_000_000_000
-"""Nanoseconds that a file must be old to be told from one that changes once more."""
 NO_STAMP: Stamp = (-1, -1, -1, -1)
 STAMPED = ("stamp_size", "mtime_ns", "ctime_ns", "inode")
 TEXTS = ("path", "label", "subset", "group")
@@ -109,13 +114,11 @@ def stamp_of(source: ImageSource, path: str, now_ns: int | None = None) -> Stamp
     return stamp if max(stamp[1], stamp[2]) <= settled_before(now) else NO_STAMP
 
 
-def settled_before(now_ns: int) -> int:
-    """The latest time of change, in nanoseconds, that is old enough at `now_ns` to be trusted."""
-    return now_ns - SETTLED
-
-
 def is_due(path: str, turn: int) -> bool:
-    """Whether an image is read in this turn whatever its stamp says."""
+    """Whether an image is read in this turn whatever its stamp says.
+
+    Of images that are read together it takes their common name.
+    """
     return (zlib.crc32(path.encode(errors="surrogatepass")) + turn) % TURNS == 0
 
 
@@ -141,14 +144,15 @@ class EarlierImages:
     A path is known by two hashes of 64 bits each: of one it is searched, the other must agree.
     """
 
-    def __init__(self, past: PastListing, file: Path) -> None:
+    def __init__(self, past: PastListing, file: Path, together: Callable[[str], str] = str) -> None:
         """Write the file and the index.
 
         Args:
             past: the earlier listing.
             file: that is written; deleted by `close`.
+            together: from `read_with`.
         """
-        self._turn, self._file = past.turn, file
+        self._turn, self._file, self._together = past.turn, file, together
         self._keys = secrets.token_hex(8), secrets.token_hex(8)
         found = np.empty(past.table.num_rows, np.uint64)
         start = 0
@@ -192,7 +196,7 @@ class EarlierImages:
                         tuple(record["stamp"].tolist()),
                         record["image_id"].decode(),
                         int(record["size"]),
-                        is_due(paths[number], self._turn),
+                        is_due(self._together(paths[number]), self._turn),
                     )
             # Several paths of one hash stand beside each other; there is hardly ever one.
             open_ = open_[[answers[number] is None for number in open_.tolist()]]
@@ -231,7 +235,7 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
     if changed:
         return f"a {min(changed, key=TEXTS.index)} changed"
     changed_files, due = list[str](), list[tuple[str, str]]()
-    n_changed, now = 0, time.time_ns()
+    n_changed, now, together = 0, time.time_ns(), read_with(source)
     # The paths are those of the table: stamps are asked for after all images were listed.
     for batch in table.to_batches():
         paths = texts(batch, "path").tolist()
@@ -249,7 +253,7 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
         at = [
             number
             for number, path in enumerate(paths)
-            if is_due(path, past.turn) and not unread[number]
+            if is_due(together(path), past.turn) and not unread[number]
         ]
         due += zip(
             [paths[one] for one in at],

@@ -5,9 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.source import ImageSource, Listed, local_path, one_line, read_local
+from alike.extract.images.source import (
+    ImageSource,
+    Listed,
+    Stamp,
+    local_path,
+    one_line,
+    read_local,
+    stamp_of_container,
+)
 from alike.extract.images.tables import embedded_bytes, names_in, no_label_note, text_or_none
 
 
@@ -40,7 +51,9 @@ class SavedSource:
         try:
             state = json.loads((folder / "state.json").read_text())
             files = [folder / entry["filename"] for entry in state["_data_files"]]
+            self._stamps = [stamp_of_container(str(file)) for file in files]
             tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
+            table = pa.concat_tables(tables)
             info = json.loads((folder / "dataset_info.json").read_text())
             selected = state.get("_indices_data_files")
             names = names_in(info, label)
@@ -55,13 +68,14 @@ class SavedSource:
                 f"{folder} was saved with an index of selected rows: call flatten_indices() before "
                 "save_to_disk"
             )
-        table = pa.concat_tables(tables)
         if image not in table.column_names:
             raise BadInput(
                 f"{folder} has columns {', '.join(table.column_names)}; none is {image!r}: name "
                 "the images by --source-option image=COLUMN"
             )
         self._images = table[image]
+        self._ends = np.cumsum([one.num_rows for one in tables])
+        self._inside = _rows_inside(self._images)
         self._labels = table[label] if label in table.column_names else None
         if group and group not in table.column_names:
             raise BadInput(
@@ -83,6 +97,12 @@ class SavedSource:
         if self._labels is None:
             self.notes = [no_label_note(self._label, self._columns), *self.notes]
 
+    def stamp(self, path: str) -> Stamp | None:
+        """Says whether the Arrow file of a row is as it was; None where it names another file."""
+        if not path.isdecimal() or int(path) >= len(self._images) or not self._inside[int(path)]:
+            return None
+        return self._stamps[int(np.searchsorted(self._ends, int(path), side="right"))]
+
     def read(self, path: str) -> bytes:
         """The stored bytes of a row, or those of the file that the row names."""
         if not path.isdecimal() or int(path) >= len(self._images):
@@ -91,6 +111,18 @@ class SavedSource:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path"):
             return read_local(Path(value["path"]))
         return embedded_bytes(value)
+
+
+def _rows_inside(images: Any) -> NDArray[np.bool_]:
+    """Which rows hold the bytes of their image; the others name a file."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_struct(images.type):
+        return np.ones(len(images), dtype=bool)
+    if "bytes" not in images.type.names:
+        return np.zeros(len(images), dtype=bool)
+    return np.asarray(pc.is_valid(pc.struct_field(images, "bytes")).to_numpy(), dtype=bool)
 
 
 def open_saved(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of
+from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of, read_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +103,10 @@ class Selection:
     def read(self, path: str) -> bytes:
         """As the source reads it."""
         return self._source.read(path)
+
+    def together(self, path: str) -> str:
+        """As the source has it."""
+        return read_with(self._source)(path)
 
     def stamp(self, path: str) -> Stamp | None:
         """As the source has it."""

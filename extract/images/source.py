@@ -3,7 +3,8 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +17,8 @@ MAX_BYTES = 256 * 2**20
 """Largest image file that is read."""
 TOO_LARGE = "too large"
 """State of a file that is not read for its size."""
+SETTLED = 2_000_000_000
+"""Nanoseconds that a file must be old to be told from one that changes once more."""
 
 LOCAL = ("file://", "local://")
 """Beginnings of URLs that name local files: these get the guards of local files."""
@@ -47,7 +50,8 @@ class ImageSource(Protocol):
     """A set of images, in an order that is the same every time.
 
     A source of files may have a method `stamp(path) -> Stamp | None`: then only files whose stamp
-    changed are read to list it again.
+    changed are read to list it again. Where one image cannot be read without others, a method
+    `together(path) -> str` names what is read: then these are due in the same listing.
 
     Attributes:
         spec: what `open_source` opens again, absolute.
@@ -74,6 +78,12 @@ def notes_of(source: ImageSource) -> list[str]:
     A source may have an attribute `notes`: what it left out, and every guess.
     """
     return list(getattr(source, "notes", ()))
+
+
+def read_with(source: ImageSource) -> Callable[[str], str]:
+    """Gives the name by which an image is due (`remembered.is_due`): its own, or a common one."""
+    together: Callable[[str], str] = getattr(source, "together", str)
+    return together
 
 
 def local_path(spec: str) -> Path | None:
@@ -130,6 +140,28 @@ def stamp_url(url: str) -> Stamp | None:
     except Exception:
         return None
     return stamp_of_object(facts)
+
+
+def stamp_of_container(place: str) -> Stamp | None:
+    """The stamp of a file that holds many images, by which all of them are told to be as before.
+
+    Ask before the file is opened: what replaces it later has another stamp the next time.
+
+    Args:
+        place: path or URL of the file.
+
+    Returns:
+        None if there is no stamp, or if the file is so young that it may change once more under it.
+    """
+    stamp = stamp_url(place)
+    if stamp is None or max(stamp[1], stamp[2]) > settled_before(time.time_ns()):
+        return None
+    return stamp
+
+
+def settled_before(now_ns: int) -> int:
+    """The latest time of change, in nanoseconds, that is old enough at `now_ns` to be trusted."""
+    return now_ns - SETTLED
 
 
 def stamp_of_object(facts: Mapping[str, Any]) -> Stamp | None:

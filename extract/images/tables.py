@@ -27,6 +27,7 @@ from alike.extract.images.source import (
     read_local,
     read_url,
     stamp_local,
+    stamp_of_container,
     stamp_url,
 )
 
@@ -78,12 +79,13 @@ def open_table(
     if spec.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
+        stamp = stamp_of_container(spec)
         with _Readable(spec):
             file = pq.ParquetFile(filesystem.open(name, "rb"))
         names = file.schema_arrow.names
         if path not in names:
             named = (image, label, subset, group)
-            return EmbeddedSource(_absolute(spec), options, file, named, rule)
+            return EmbeddedSource(_absolute(spec), options, file, named, rule, stamp)
         rule.names = class_names(file.schema_arrow.metadata, label)
         check_names(file.schema_arrow, label, spec)
         read = partial(_parquet_rows, file, spec, threading.Lock())
@@ -281,6 +283,7 @@ class EmbeddedSource:
         file: Any,
         columns: tuple[str, str, str, str],
         rule: LabelRule,
+        stamp: Stamp | None = None,
     ) -> None:
         names = file.schema_arrow.names
         image, label, subset, group = columns
@@ -293,6 +296,7 @@ class EmbeddedSource:
             raise BadInput(f"{spec} has columns {', '.join(names)}; none is {label!r}")
         _check_group(group, names, spec)
         self.spec, self.options = spec, options
+        self._stamp = stamp
         self._file, self._image, self._rule = file, image, rule
         check_names(file.schema_arrow, label, spec)
         self._label = label if label in names else None
@@ -326,12 +330,22 @@ class EmbeddedSource:
     def _read_group(self, group: int) -> Any:
         return self._file.read_row_group(group, columns=[self._image])[self._image]
 
+    def stamp(self, _path: str) -> Stamp | None:
+        """Says whether the Parquet file is as it was."""
+        return self._stamp
+
+    def together(self, path: str) -> str:
+        """Names the row group, which is read for one image as for all of them."""
+        return f"row group {self._group_of(path)}"
+
+    def _group_of(self, path: str) -> int:
+        return int(np.searchsorted(self._starts, int(path), side="right")) - 1
+
     def read(self, path: str) -> bytes:
         """The stored bytes of a row."""
         if not path.isdecimal() or int(path) >= self._starts[-1]:
             raise BadImage("unreadable", f"no row {path}")
-        row = int(path)
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        row, group = int(path), self._group_of(path)
         try:
             with self._lock:
                 value = self._group(group)[row - int(self._starts[group])].as_py()

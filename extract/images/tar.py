@@ -15,7 +15,7 @@ from typing import Any
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.source import Listed, check_bytes, one_line
+from alike.extract.images.source import Listed, Stamp, check_bytes, one_line, stamp_of_container
 from alike.extract.images.tree import (
     Folders,
     folders_note,
@@ -86,6 +86,7 @@ class TarSource:
         self.notes: list[str] = []
         self._shards = _expand(self.spec)
         self._members: dict[str, _Member] = {}
+        self._stamps: dict[str, Stamp | None] = {}
         self._without: dict[str, list[str] | None] = {}
         self._skipped, self._twice = set[tuple[str, ...]](), 0
         self._listed: list[Listed] | None = None
@@ -133,6 +134,7 @@ class TarSource:
         self, shard: str, images: list["_Image"], texts: dict[str, Any], left_out: list[str]
     ) -> None:
         """Places of a shard's images, and the labels beside them; read through its headers."""
+        self._stamps[shard] = stamp_of_container(shard)
         try:
             with _open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
                 for name, member in self._files(shard, tar):
@@ -227,11 +229,19 @@ class TarSource:
         key = self._label or "label"
         return [f"{len(silent)} images have no class: their .json has no {key!r}{way}{rest}"]
 
-    def read(self, path: str) -> bytes:
-        """The member's bytes."""
+    def _member(self, path: str) -> _Member | None:
         if not self._members:
             next(iter(self), None)
-        member = self._members.get(path)
+        return self._members.get(path)
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Says whether the shard is as it was."""
+        member = self._member(path)
+        return None if member is None else self._stamps[member.shard]
+
+    def read(self, path: str) -> bytes:
+        """The member's bytes."""
+        member = self._member(path)
         if member is None:
             raise BadImage("unreadable", f"no member {path}")
         check_bytes(member.size)

@@ -164,7 +164,7 @@ def _alone(out: Path) -> AbstractContextManager[None]:
 
 def _tell(run: "TrainRun", held_out: int, as_json: bool) -> None:
     from alike.flows.console import print_json, print_table
-    from alike.train.run_files import trained_images
+    from alike.train.trained_images import trained_images
 
     trained = int((trained_images(run.weights)["train_ids_hash"] == run.train_ids_hash).sum())
     last = run.log.iloc[-1].to_dict()

@@ -52,7 +52,9 @@ def test_a_long_one_says_images_pairs_time_and_budget(tmp_path, make, write_feat
     assert line.startswith("1,200 images, 719,400 pairs: about ")
     minutes = int(re.search(r"about (\d+) min, guessed", line)[1])
     assert minutes == round(719_400 * 1e-3 * module.PASSES / 2 / 60)
-    budget, sample = re.search(r"--budget (\S+) would take a sample of ([\d,]+):", line).groups()
+    budget, sample = re.search(
+        r"a budget of (\S+) .* would take a sample of ([\d,]+):", line
+    ).groups()
     few = analyse(features, AnalysisSettings(measures=["gap_cosine"], budget=float(budget)))
     assert (
         few.n_images == int(sample.replace(",", "")) == max(1000, most_images(float(budget), dim))
@@ -61,7 +63,7 @@ def test_a_long_one_says_images_pairs_time_and_budget(tmp_path, make, write_feat
     settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=0, budget=1.0)
     (line,) = told(features, settings)
     assert line.startswith("a stratified sample of 1,000 of 1,200 images, 499,500 pairs: about ")
-    wider = re.search(r"--budget (\S+) would take every image: about", line)[1]
+    wider = re.search(r"a budget of (\S+) .* would take every image: about", line)[1]
     assert most_images(float(wider), dim) >= 1200
 
 
@@ -74,7 +76,18 @@ def test_the_guess_grows_with_pairs_measures_and_threads():
     line = outlook([one, many], Jobs(None, 1), intervals=True, budget=1e15)
     assert "400,000 images, 79,999,800,000 pairs for each of 2 measures" in line
     assert outlook([one], Jobs(None, 10**9), intervals=True, budget=1e15) == ""
-    assert "--budget" not in outlook([one], Jobs(None, 1), intervals=True, budget=None)
+    assert "budget" not in outlook([one], Jobs(None, 1), intervals=True, budget=None)
+    # Each measure has the budget to itself: one of longer vectors takes fewer images.
+    long = Load(200_000, 4096, 200_000)
+    line = outlook([one, long], Jobs(None, 1), intervals=True, budget=1e15)
+    budget, fewest, most = re.search(
+        r"of (\S+) \(.* samples of ([\d,]+) to ([\d,]+):", line
+    ).groups()
+    assert int(fewest.replace(",", "")) == most_images(float(budget), 4096)
+    assert (
+        int(most.replace(",", "")) == one.within(float(budget)).n > 2 * long.within(float(budget)).n
+    )
+    assert "--budget, in settings [analyse] budget" in line
 
 
 def test_a_comparison_is_announced_too(tmp_path, make, write_features, monkeypatch):

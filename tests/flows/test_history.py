@@ -19,7 +19,6 @@ from alike.analysis.report import score_sections
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import file_hash
-from alike.extract.images import remembered
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows import run as whole_run
@@ -75,7 +74,7 @@ def story(tmp_path_factory):
     """One run was done; files count as settled at once."""
     with pytest.MonkeyPatch.context() as patch:
         without_prefect(patch)
-        patch.setattr(remembered, "SETTLED", -(10**15))
+        patch.setattr("alike.extract.images.source.SETTLED", -(10**15))
         patch.setenv("HOOK_TOKEN", f"token-{SECRET}")
         patch.setattr("alike.flows.alarm.PAUSES", ())
         made = Story(tmp_path_factory.mktemp("story"))
@@ -270,7 +269,7 @@ def test_a_file_that_changed_while_a_run_went_on_is_looked_at_again(story, monke
     """The run read the file that was there before; the stamp is that of the one after."""
     story.run()
     assert story.look() is not None
-    monkeypatch.setattr(remembered, "SETTLED", 2_000_000_000)
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", 2_000_000_000)
     network = story.place.folder / "net.py"
     pipeline, code = read_pipeline(story.file), [str(network)]
     change = network.stat().st_ctime_ns

@@ -72,7 +72,9 @@ def test_the_file_is_checked_before_a_run(place):
         check(pipeline)
     # A file without the setting is recorded as before there was one.
     file.write_text(SETTINGS.replace('human = "votes.npz"', ""))
-    assert "human" not in read_pipeline(file).written["analyse"]
+    assert not {"human", "budget", "bins", "precision"} & set(
+        read_pipeline(file).written["analyse"]
+    )
     assert "human" in json.dumps(Overrides.model_json_schema()["$defs"])
 
 
@@ -113,3 +115,34 @@ def test_a_run_asks_people_and_sees_that_they_changed_their_minds(place):
         assert not after.tables["human"]["value"].equals(before[key].tables["human"]["value"])
     newly = Ranking.load(store).table
     assert not newly["value"].equals(ranked["value"])
+    # How the pairs are counted is a setting too, by which a plan counts images.
+    counted = {"budget": 1e9, "bins": 256, "precision": "bfloat16"}
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in counted.items())
+    file.write_text(SETTINGS.replace("bootstrap = 0", f"bootstrap = 0\n{lines}"))
+    told = []
+    run_settings_file(file, silent, told.append)
+    reason = "the setting budget changed, the setting bins changed, the setting precision changed"
+    assert any(reason in line for line in told), told
+    for key in keys:
+        settings = Analysis.load(store, key).settings
+        assert {name: settings[name] for name in counted} == counted
+    many = sample.images * 100_000
+    few = plan(read_pipeline(file), sample, images=many).seconds["analyse"]
+    assert few < plan(pipeline, sample, images=many).seconds["analyse"] / 100
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bins = 3", "3 bins: expected a power of two"),
+        ("budget = 0", "greater than or equal to 1"),
+        ("budget = inf", "finite"),
+        ('precision = "float16"', "'float32' or 'bfloat16'"),
+    ],
+)
+def test_a_wrong_way_to_count_pairs_is_refused(place, line, said):
+    file = place.folder / "run.toml"
+    file.write_text(SETTINGS.replace("bootstrap = 0", f"bootstrap = 0\n{line}"))
+    with pytest.raises(BadInput, match=said):
+        read_pipeline(file)

@@ -5,7 +5,6 @@ import pytest
 from changing_set import RIGHT, Place, without_prefect
 
 from alike.extract.errors import BadInput
-from alike.extract.images import remembered
 from alike.flows.mirror import FILE, mirror
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
@@ -89,7 +88,7 @@ def test_another_place_gets_all_and_a_failure_is_tried_again(folder, tmp_path):
 
 def test_a_run_copies_and_an_unchanged_one_makes_good(tmp_path, monkeypatch):
     without_prefect(monkeypatch)
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     place = Place(tmp_path, now={**RIGHT, "measures": ["gap_cosine"], "examples": 1})
     file = place.write_settings("out")
     file.write_text(file.read_text().replace("[output]\n", '[output]\nmirror = "site"\n'))

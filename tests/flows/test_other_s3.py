@@ -13,7 +13,6 @@ from changing_set import without_prefect
 from test_remote_store import FULL, Story
 
 from alike.extract.errors import StoreBusy
-from alike.extract.images import remembered
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 
@@ -34,7 +33,7 @@ def story(other_s3_server, tmp_path, monkeypatch):
     endpoint = {"endpoint_url": other_s3_server["AWS_ENDPOINT_URL"]}
     monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
     without_prefect(monkeypatch)
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.filesystem("s3").mkdir("other-store")
     return Story(tmp_path, "other-store")

@@ -8,7 +8,6 @@ import pytest
 from changing_set import RIGHT, Place, without_prefect
 from typer.testing import CliRunner
 
-from alike.extract.images import remembered
 from alike.flows.cli import app
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import unchanged_run
@@ -39,7 +38,7 @@ def place(s3_server, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     fsspec.filesystem("s3").makedirs("remote-images", exist_ok=True)
     without_prefect(monkeypatch)
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     return Uploaded(tmp_path, now={**RIGHT, "measures": ["gap_cosine"], "examples": 1})
 
 

@@ -15,7 +15,6 @@ from changing_set import RIGHT, Place, without_prefect
 from typer.testing import CliRunner
 
 from alike.extract.errors import BadInput, StoreBusy
-from alike.extract.images import remembered
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows.cli import app
@@ -98,7 +97,7 @@ def story(bucket, tmp_path_factory):
     """One run was done; files count as settled at once."""
     with pytest.MonkeyPatch.context() as patch:
         without_prefect(patch)
-        patch.setattr(remembered, "SETTLED", -(10**15))
+        patch.setattr("alike.extract.images.source.SETTLED", -(10**15))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         made = Story(tmp_path_factory.mktemp("story"), bucket)
         made.assert_as_local("fresh")

@@ -15,7 +15,6 @@ import pytest
 from changing_set import RIGHT, Place, without_prefect
 from scheduled_service import START, Service, until
 
-from alike.extract.images import remembered
 from alike.flows.history import History
 from alike.flows.run import run_settings_file
 from alike.flows.runs import store_of
@@ -90,7 +89,7 @@ def test_nothing_grows_for_ever(tmp_path):
 def test_twenty_nights_without_a_server(tmp_path, monkeypatch):
     """The set changes in every seventh night; files count as settled at once."""
     without_prefect(monkeypatch)
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     place = Place(tmp_path, now={**RIGHT, "measures": ["gap_cosine"]})
     place.stores["out"] = KEEP
     settings, process, nights = place.write_settings("out"), psutil.Process(), []

@@ -61,6 +61,10 @@ def store(tmp_path_factory):
         (("list", "scores"), NEVER | TABLES),
         (("neighbours", "3", "--store", "STORE"), NEVER),
         (("export", "--store", "STORE", "--to", "features.parquet"), NEVER | {"faiss"}),
+        (
+            ("analyse", "--store", "STORE", "--measures", "gap_cosine", "--bootstrap", "0"),
+            NEVER - {"torch", "sklearn", "dask", "distributed"} | {"faiss"},
+        ),
         (("store", "ls", "STORE"), NEVER | {"faiss", "numba", "scipy"}),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.flows.trained_images import check_held_out, held_out_notes, keep_trained, trained_on
-from alike.train.images import LabelledImage, snapshot_hash
-from alike.train.run_files import trained_images, write_train_images
+from alike.train.run_files import write_train_images
+from alike.train.trained_images import LabelledImage, snapshot_hash, trained_images
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class Counted(FolderSource):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """300 files that count as settled at once."""
-    monkeypatch.setattr(remembered, "SETTLED", -(10**15))
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     (tmp_path / "cat").mkdir()
     for number in range(300):
         (tmp_path / "cat" / f"{number:03}.png").write_bytes(b"%d" % number)
@@ -84,7 +84,7 @@ def test_a_changed_file_is_read(folder, change):
 
 
 def test_a_file_that_is_too_young_is_read_again(folder, monkeypatch):
-    monkeypatch.setattr(remembered, "SETTLED", 2_000_000_000)
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", 2_000_000_000)
     _, first = listed(folder)
     source, _ = listed(folder, past_of(first))
     assert source.n_read == 300
