@@ -264,7 +264,9 @@ class NeighbourService:
             return ""
         # Of a set that was used for training alone, no image is held out.
         words = () if HELD_OUT in opened.splits else ("--split", "all")
-        return command_of("compare", self.store, "", "--all", *words)
+        name = opened.index.measure.name
+        measure = () if name == HEADLINE else ("--measure", name)
+        return command_of("compare", self.store, "", "--all", *measure, *words)
 
     def sample(
         self, count: int, seed: int, label: str | None = None, key: str | None = None
