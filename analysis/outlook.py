@@ -17,6 +17,8 @@ LONG = 30.0
 """Seconds from which on an analysis is announced."""
 TRIAL = 1024
 """Vectors that are counted to learn the rate: half a million pairs."""
+LONGEST = 8192
+"""Numbers of a vector from which on a product takes nearly all of the time."""
 PASSES = 2.7
 """Work of counting, neighbours, moments and folds, in units of counting all pairs."""
 INFLUENCE = 1.5
@@ -76,7 +78,12 @@ def most_images(budget: float, dim: int) -> int:
 
 @cache
 def seconds_a_pair(dim: int) -> float:
-    """Processor time of counting one pair of vectors of this length, measured now."""
+    """Processor time of counting one pair of vectors of this length, measured now.
+
+    Of longer ones than `LONGEST` it is in proportion to theirs.
+    """
+    if dim > LONGEST:
+        return seconds_a_pair(LONGEST) * dim / LONGEST
     draw = np.random.default_rng(0)
     images = evaluation_set_of(np.arange(TRIAL), [str(at % 10) for at in range(TRIAL)])
     values = draw.standard_normal((TRIAL, dim), dtype=np.float32)

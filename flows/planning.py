@@ -182,8 +182,6 @@ def _times(
     pipeline: "Pipeline", sample: Sample, n: int, networks: int, gpus: int | None
 ) -> tuple[dict[str, float], str]:
     """Seconds of every step of the first run, and the slowest stage of extraction."""
-    from alike.analysis.analyse import DEFAULT_MEASURES
-    from alike.analysis.outlook import Load
     from alike.extract.machine import usable_cores
 
     cores, devices = usable_cores(), gpus or max(sample.gpus, 1)
@@ -199,24 +197,35 @@ def _times(
     )
     dimension = _dimension(pipeline, sample)
     evaluated = max(_evaluated(pipeline, n, dimension), 2)
-    measures = len(pipeline.analyse.measures or DEFAULT_MEASURES)
-    of_measure = Load(evaluated, dimension, evaluated).seconds(
-        intervals=pipeline.analyse.bootstrap > 0
-    )
+    # Where the sample could not be analysed, one measure stands for all.
+    dims = list(sample.dims.values()) or [dimension]
+    of_measure = [_measure_seconds(pipeline, n, dim) for dim in dims]
     passes = 1 + (networks > len(sample.stored))
     people = _people_seconds(pipeline, evaluated)
+    # All measures evaluate a network, the headline's alone the same one with random weights.
+    trained = len(sample.stored)
+    analysed = trained * sum(of_measure) + (networks - trained) * of_measure[0]
     several = (
-        {"compare": len(sample.stored) * (of_measure / cores + people)} if sample.others else {}
+        {"compare": len(sample.stored) * (of_measure[0] / cores + people)} if sample.others else {}
     )
     seconds = {
         "list": n * sample.list_seconds / max(cores, 4),
         "extract": n * each * passes,
         "twins": twins_seconds(sample, n),
         "index": n * sample.rates["vector"] + choosing_seconds(n, dimension),
-        "analyse": measures * networks * of_measure / cores + len(sample.stored) * people,
+        "analyse": analysed / cores + len(sample.stored) * people,
         **several,
     }
     return {name: one + sample.fixed.get(name, 0.0) for name, one in seconds.items()}, stage
+
+
+def _measure_seconds(pipeline: "Pipeline", n: int, dimension: int) -> float:
+    """Of one thread, to evaluate all pairs by vectors of this length."""
+    from alike.analysis.outlook import Load
+
+    evaluated = max(_evaluated(pipeline, n, dimension), 2)
+    load = Load(evaluated, dimension, evaluated)
+    return load.seconds(intervals=pipeline.analyse.bootstrap > 0)
 
 
 def twins_seconds(sample: Sample, n: int) -> float:

@@ -5,7 +5,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,8 @@ class Sample:
         notes: what could not be measured.
         others: what is stored of the second and further networks.
         fixed: seconds of a step that a few images take too: imports, checks, first passes.
+        dims: length of the vectors of every measure that evaluates the first network, the
+            headline's first.
     """
 
     images: int
@@ -71,6 +73,7 @@ class Sample:
     notes: tuple[str, ...] = ()
     others: tuple["Stored", ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def stored(self) -> tuple["Stored", ...]:
@@ -151,32 +154,33 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
         store.set_twins(pipeline.images.twins or "together")
         few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
-        first, *_ = extract_networks(few, networks, store, **settings)
+        first, *others = extract_networks(few, networks, store, **settings)
         if not first.n_rows:
             raise BadInput(f"none of {first.n_listed} images of {source.spec} can be used")
-        one = max(sum(first.stages.values()) / first.n_computed, 1e-4)
-        count = min(max(int(seconds / one), LEAST), len(paths))
-        chosen = set(paths[:: max(len(paths) // count, 1)])
-        part = _Part(source, chosen)
-        busy = time.process_time()
-        report, *others = extract_networks(part, networks, store, **settings)
-        busy = time.process_time() - busy
-        began, idle = time.perf_counter(), time.process_time()
+        passes = list[_Pass]()
+        count = LEAST
+        for _ in range(2):
+            part = _Part(source, set(paths[:: max(len(paths) // count, 1)]))
+            busy = time.process_time()
+            report, *others = extract_networks(part, networks, store, **settings)
+            busy = time.process_time() - busy
+            if not report.n_computed:
+                break
+            passes.append(_Pass(report.n_computed, dict(report.stages), busy))
+            one = max(sum(report.stages.values()) / report.n_computed, 1e-4)
+            count = min(max(int(seconds / one), 2 * LEAST), len(paths))
+        passes = passes or [_Pass(first.n_computed, dict(first.stages), 0.0)]
+        began = time.perf_counter()
         extract_networks(part, networks, store, **settings)
-        fixed = {"extract": start + time.perf_counter() - began}
-        idle = time.process_time() - idle
-        computed = report if report.n_computed else first
-        stages = {name: spent / computed.n_computed for name, spent in computed.stages.items()}
+        whole, each = rates_of(passes)
+        fixed = {"extract": start + time.perf_counter() - began + whole}
         features = store.features(report.key)
         fixed["index"], vector = index_seconds(features, pipeline.index.measure)
-        rates = {"vector": vector, "cpu": 0.0}
+        rates = {"vector": vector, "cpu": each.busy}
         if store.twins() != "ignore":
-            rates["twin"], rates["twin_pair"], searched = twin_seconds(store)
-            busy -= searched
-        if report.n_computed:
-            rates["cpu"] = max(busy - idle, 0.0) / report.n_computed
+            rates["twin"], rates["twin_pair"] = twin_seconds(store)
         began = time.perf_counter()
-        notes = _analyse(pipeline, features)
+        notes, dims = _analyse(pipeline, features)
         fixed["analyse"] = time.perf_counter() - began
         parts = _bytes_below(Path(folder) / "store")
         return Sample(
@@ -184,7 +188,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             listed=listed,
             arrays=features.arrays,
             ratio=_ratios(features),
-            stages=stages,
+            stages=each.stages,
             list_seconds=list_seconds,
             rates=rates,
             parts=parts,
@@ -196,7 +200,50 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             notes=tuple(notes),
             others=tuple(_stored_of(store.features(one.key)) for one in others),
             fixed=fixed,
+            dims=dims,
         )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass over some images took, or an image.
+
+    Attributes:
+        images: that were computed.
+        stages: busy seconds of each, over all threads.
+        busy: processor seconds.
+    """
+
+    images: int
+    stages: dict[str, float]
+    busy: float
+
+
+def rates_of(passes: Sequence[_Pass]) -> tuple[float, _Pass]:
+    """Seconds of the forward stage that any pass takes, and what an image takes beside them.
+
+    A pass prepares the network and warms up. Of few images of a small network that is nearly all
+    of the time, so an image takes what the larger of two passes took more, by the images more.
+
+    Examples:
+        >>> few = _Pass(10, {"forward": 1.5}, 2.0)
+        >>> rates_of([few, _Pass(110, {"forward": 2.5}, 4.0)])
+        (1.4, _Pass(images=1, stages={'forward': 0.01}, busy=0.02))
+        >>> rates_of([few])
+        (0.0, _Pass(images=1, stages={'forward': 0.15}, busy=0.2))
+    """
+    last = passes[-1]
+    few = passes[0] if len(passes) > 1 and last.images > passes[0].images else None
+    apart = last.images - (few.images if few else 0)
+
+    def one(long: float, short: float) -> float:
+        # Where another program held up the smaller pass, the whole of the larger one counts.
+        return (long - short) / apart if long > short else long / last.images
+
+    before = few.stages if few else {}
+    stages = {name: one(spent, before.get(name, 0.0)) for name, spent in last.stages.items()}
+    whole = before["forward"] - few.images * stages["forward"] if few else 0.0
+    return max(round(whole, 9), 0.0), _Pass(1, stages, one(last.busy, few.busy if few else 0.0))
 
 
 def index_seconds(features: "Features", measure: str) -> tuple[float, float]:
@@ -223,14 +270,14 @@ def index_seconds(features: "Features", measure: str) -> tuple[float, float]:
     return max(whole - each * len(rows), 0.0), each
 
 
-def twin_seconds(store: "Store") -> tuple[float, float, float]:
+def twin_seconds(store: "Store") -> tuple[float, float]:
     """What the search of twins takes, on all cores.
 
     Args:
         store: whose images have signatures.
 
     Returns:
-        Seconds an image, seconds a pair of images, and processor seconds of the whole search.
+        Seconds an image, and seconds a pair of images.
     """
     from alike.extract.machine import usable_cores
     from alike.extract.twins.links import find_links
@@ -238,7 +285,7 @@ def twin_seconds(store: "Store") -> tuple[float, float, float]:
     _, _, thumbnails, hashes = store.signatures.read()
     n = len(thumbnails)
     if n <= GROUP:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0
     order = np.random.default_rng(0).permutation(n)
     groups = np.array_split(order, -(-n // GROUP))
 
@@ -256,7 +303,7 @@ def twin_seconds(store: "Store") -> tuple[float, float, float]:
     pairs = n * (n - 1) / 2
     pair = max(whole - apart, 0.0) / (pairs - within)
     cores = usable_cores()
-    return max(whole - pair * pairs, 0.0) / n / cores, pair / cores, whole
+    return max(whole - pair * pairs, 0.0) / n / cores, pair / cores
 
 
 def shortest(
@@ -275,16 +322,23 @@ def _stored_of(features: "Features") -> Stored:
     return Stored(features.arrays, _ratios(features))
 
 
-def _analyse(pipeline: "Pipeline", features: "Features") -> list[str]:
-    """Analyse the sample, for the bytes of its tables."""
+def _analyse(pipeline: "Pipeline", features: "Features") -> tuple[list[str], dict[str, int]]:
+    """Analyse the sample, for the bytes of its tables; why not, and the length of its vectors."""
     from alike.analysis.analyse import AnalysisSettings, analyse
+    from alike.analysis.blocks import measured_rows
+    from alike.extract.measures import SET_MEASURES, ready_measure
 
     measures = pipeline.analyse.measures or None
     try:
-        analyse(features, AnalysisSettings(measures=measures, bootstrap=pipeline.analyse.bootstrap))
+        found = analyse(
+            features, AnalysisSettings(measures=measures, bootstrap=pipeline.analyse.bootstrap)
+        )
     except BadInput as error:
-        return [f"the sample cannot be analysed, so its tables are left out: {error}"]
-    return []
+        return [f"the sample cannot be analysed, so its tables are left out: {error}"], {}
+    few = features.table()["row"].to_numpy()[:1]
+    names = [name for name in found.settings["measures"] if name not in SET_MEASURES]
+    ready = {name: ready_measure(features, name) for name in names}
+    return [], {name: measured_rows(features, one, few).dim for name, one in ready.items()}
 
 
 def _bytes_below(folder: Path) -> dict[str, float]:

@@ -18,6 +18,7 @@ from changing_set import without_prefect
 from PIL import Image
 from typer.testing import CliRunner
 
+from alike.analysis.outlook import LONGEST, Load, seconds_a_pair
 from alike.extract.errors import BadInput
 from alike.extract.machine import usable_cores
 from alike.extract.progress import silent
@@ -163,6 +164,24 @@ def test_twins_are_searched_in_pairs_up_to_a_size(sampled):
     of_pairs = replace(sample, rates=rates)
     seconds = [plan(pipeline, of_pairs, n).seconds["twins"] for n in (1000, 10_000, 10**6)]
     assert seconds == pytest.approx([999 * 500e-6, 9999 * 5000e-6, 0.0])
+
+
+def test_every_measure_takes_the_time_of_its_own_vectors(sampled):
+    settings, sample = sampled
+    pipeline, n, dim = read_pipeline(settings), 10_000, sample.arrays["gap"].tail[0]
+    trained = pipeline.network.model_copy(update={"weights": "net.pth"})
+    pipeline = pipeline.model_copy(update={"network": trained})
+    assert sample.dims["gap_cosine"] == dim
+
+    def seconds(**dims):
+        return plan(pipeline, replace(sample, dims=dims, fixed={}), n).seconds["analyse"]
+
+    one, six = seconds(a=dim), seconds(**dict.fromkeys("abcdef", dim))
+    # The same network with random weights is evaluated by the headline's measure alone.
+    assert six / one == pytest.approx((6 + 1) / (1 + 1))
+    further = Load(n, 64 * dim, n).seconds(intervals=pipeline.analyse.bootstrap > 0)
+    assert seconds(a=dim, b=64 * dim) == pytest.approx(one + further / usable_cores())
+    assert seconds_a_pair(5 * LONGEST) == pytest.approx(5 * seconds_a_pair(LONGEST))
 
 
 def test_twins_that_the_settings_ignore_take_no_time(tmp_path):
