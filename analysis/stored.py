@@ -1,6 +1,7 @@
 """An analysis as the store keeps it: tables of scores, and what they were computed from."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.analysis.scores import VERSION as SCORES_VERSION
-from alike.extract.command import command_of
+from alike.extract.command import analyse_again, command_of
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.documents import damaged, read_json
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import seal_of
 from alike.extract.measures import SET_MEASURES, cannot_measure, find_measure
 
@@ -27,6 +28,13 @@ DOCUMENT = (
     "scores", "per_class", "twins", "bayes", "suspects", "human", "layers", "sufficiency",
 )  # fmt: skip
 """Tables of the JSON document; one that was not computed is left out."""
+
+SCORES = "scores"
+"""The table that every analysis has."""
+OTHER, MISSING = "it belongs to another analysis", "is missing"
+"""What is wrong with a table of an analysis that is being written, or was not written whole."""
+WAITS = (0.05, 0.15, 0.3)
+"""Seconds between looks at an analysis that is being written."""
 
 
 def images_digest(store: "StoreBase") -> str:
@@ -63,7 +71,10 @@ class Analysis(Displayed):
     tables: Mapping[str, pd.DataFrame]
 
     def save(self, store: "StoreBase") -> None:
-        """Write every table to `tables/<key>/<name>.parquet`, the settings inside each."""
+        """Write every table to `tables/<key>/<name>.parquet`, the settings inside each.
+
+        The scores come last: until they are there, the analysis before counts.
+        """
         attrs = {
             "key": self.key,
             "n_images": self.n_images,
@@ -71,20 +82,34 @@ class Analysis(Displayed):
             "settings": dict(self.settings),
             "names": sorted(self.tables),
         }
-        for name, table in self.tables.items():
-            store.write_table(table_place(self.key, name), table, {**attrs, "name": name})
+        for name in sorted(self.tables, key=lambda one: one == SCORES):
+            place = table_place(self.key, name)
+            store.write_table(place, self.tables[name], {**attrs, "name": name})
 
     @staticmethod
     def load(store: "Store", key: str) -> "Analysis":
-        """Read what `save` wrote.
+        """Read what `save` wrote; while it writes, wait until it has.
 
         Raises:
             BadInput: this extraction was not analysed yet.
+            StoreDamaged: a table is not what was written, or is of another analysis for longer
+                than `WAITS`.
         """
+        for seconds in WAITS:
+            try:
+                return Analysis._load(store, key)
+            except StoreDamaged as error:
+                if error.fault not in (OTHER, MISSING):
+                    raise
+            time.sleep(seconds)
+        return Analysis._load(store, key)
+
+    @staticmethod
+    def _load(store: "Store", key: str) -> "Analysis":
         try:
-            _, attrs = store.read_table(table_place(key, "scores"))
+            _, attrs = store.read_table(table_place(key, SCORES))
             advice = f"run `{command_of('analyse', store, key)}` again"
-            saved = read_json(json.dumps(attrs), _Saved, table_place(key, "scores"), advice)
+            saved = read_json(json.dumps(attrs), _Saved, table_place(key, SCORES), advice)
         except FileNotFoundError as error:
             raise BadInput(not_analysed(store.features(key))) from error
         tables = {}
@@ -92,9 +117,9 @@ class Analysis(Displayed):
             try:
                 tables[name], own = store.read_table(table_place(key, name))
             except FileNotFoundError:
-                raise damaged(table_place(key, name), "is missing", advice) from None
+                raise damaged(table_place(key, name), MISSING, advice) from None
             if seal_of(own.get("settings")) != seal_of(saved.settings):
-                raise damaged(table_place(key, name), "it belongs to another analysis", advice)
+                raise damaged(table_place(key, name), OTHER, advice)
         return Analysis(key, saved.n_images, saved.classes, saved.settings, tables)
 
     @property
@@ -108,7 +133,7 @@ class Analysis(Displayed):
         Args:
             features: of the same extraction, as they are now.
         """
-        command = command_of("analyse", features.store, self.key)
+        command = analyse_again(features, self.settings)
         if self.scores_version != SCORES_VERSION:
             return (
                 f"the analysis of {self.key} has scores of version {self.scores_version}, "
@@ -214,15 +239,19 @@ def not_analysed(features: "Features") -> str:
     return f"{features.key} cannot be analysed: that needs {TO_ANALYSE}"
 
 
-def not_analysed_by(features: "Features", analysis: Analysis, measure: str) -> str:
-    """What to say of an analysis without a measure, with the command that adds it to the others."""
-    names = [str(name) for name in analysis.settings["measures"]]
-    split = str(analysis.settings.get("split", "held_out"))
+def not_analysed_by(features: "Features", settings: Mapping[str, Any], measure: str) -> str:
+    """What to say of an analysis without a measure, with the command that adds it to the others.
+
+    Args:
+        features: the extraction.
+        settings: of its analysis.
+        measure: that is missing.
+    """
+    names = [str(name) for name in settings["measures"]]
     line = f"{features.key} was not analysed by {measure[:120]}, only by: {', '.join(names)}"
     if find_measure(measure) is None and measure not in SET_MEASURES:
         return line
     reason = cannot_measure(features, measure) if find_measure(measure) else ""
     if reason:
         return f"{line}; {reason}"
-    words = ("--measures", ",".join([*names, measure]), "--split", split)
-    return f"{line}; run `{command_of('analyse', features.store, features.key, *words)}`"
+    return f"{line}; run `{analyse_again(features, settings, [measure])}`"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.command import command_of
+
 if TYPE_CHECKING:
     from alike.analysis.blocks import EvaluationSet
     from alike.extract.store import Features
@@ -83,8 +85,13 @@ def first_of_each(rows: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
     return distinct
 
 
-def twin_sentences(record: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the twins of an analysis; nothing if there are none."""
+def twin_sentences(record: Mapping[str, Any], store: Any = None) -> list[str]:
+    """What a reader must know of the twins of an analysis; nothing if there are none.
+
+    Args:
+        record: of `twin_findings`.
+        store: of the images, which the command that finds more is about; None: unknown.
+    """
     sentences = []
     total = sum(record.get("pairs", {}).values())
     if total:
@@ -103,9 +110,8 @@ def twin_sentences(record: Mapping[str, Any]) -> list[str]:
             f"{record['sameness_without']:.4f} instead of {record['sameness']:.4f}."
         )
     if record.get("unsigned"):
-        sentences.append(
-            f"The twins of {record['unsigned']} images are not known: run `alike twins`."
-        )
+        command = "" if store is None else f": run `{command_of('twins', store)}`"
+        sentences.append(f"The twins of {record['unsigned']} images are not known{command}.")
     if record.get("plain"):
         from alike.extract.twins import SMALLEST
 

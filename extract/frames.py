@@ -6,6 +6,7 @@ the same words. Sources read the images of a whole set (`ImageSource.read`): the
 recorded, here it is an error.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,10 @@ class StoredImages:
         if row not in self.table.index:
             rows = self.table.index
             span = f"its rows are {rows.min()} to {rows.max()}" if len(rows) else "it has no rows"
-            raise BadInput(f"no row {row} in {self.place}: {span}, and `alike store ls` lists them")
+            raise BadInput(
+                f"no row {row} in {self.place}: {span}, and "
+                f"`alike store ls {shlex.quote(self.place)}` lists them"
+            )
         path = str(self.table.at[row, "path"])
         name = f"{path!r} of row {row}"
         try:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.command import command_at
 from alike.extract.documents import INTEGER, TEXT, read_sealed, sealed_json
 from alike.extract.errors import BadInput, StoreDamaged
 
@@ -358,7 +359,8 @@ class History:
             BadInput: it failed.
         """
         if not record.good:
-            raise BadInput(f"run {record.id} failed: accept a good one (`alike runs ls`)")
+            command = command_at("runs ls", self._store)
+            raise BadInput(f"run {record.id} failed: accept a good one (`{command}`)")
         self._store.write_file(ACCEPTED, sealed_json(asdict(Accepted(record.id, now(), who))))
 
     def last_good(self, records: list[RunRecord]) -> datetime.datetime | None:

@@ -60,11 +60,12 @@ def build_missing(
             its wish is not lost.
     """
     from alike.index.build import build_index
-    from alike.index.places import card_of
+    from alike.index.places import card_of, index_command
 
     if card_of(features.store, features.key, measure) is not None:
         return
-    tell(f"no index of {measure} yet: building it (alike index chooses more)")
+    command = index_command(features.store, features.key, measure)
+    tell(f"no index of {measure} yet: building it (`{command}` chooses more)")
     report = build_index(features, measure, effort=BUILD_SECONDS, progress=progress)
     tell(f"built in {report.seconds:.1f} s: {report.note}")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.command import taps_again
 from alike.extract.display import Displayed, Summary, with_interval
 from alike.extract.embedding import MapBlocks, embed_blocks
 from alike.extract.errors import BadInput, StoreDamaged
@@ -149,7 +150,7 @@ def _rows_of(features: Any, taps: Sequence[str]) -> pd.DataFrame:
     # A map beyond float16's range is lost alone: such an image has no place in an index of maps.
     table: pd.DataFrame = features.table(names=taps)
     if not len(table):
-        raise BadInput(f"{features.key} has no usable row: run `alike extract` first")
+        raise BadInput(f"{features.key} has no usable row: run `{taps_again(features)}` first")
     return table
 
 

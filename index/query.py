@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.command import command_at
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, NamedImage, read_image
 from alike.extract.measures import Measure, embed_rows, ready_measure
@@ -204,7 +205,8 @@ class NeighbourIndex:
             row = int(image)
             if row not in self.lookup:
                 msg = f"row {row} has no usable feature in {self.features.key}"
-                raise BadInput(f"{msg}: `alike store ls` lists what is stored")
+                command = command_at("store ls", self.features.store)
+                raise BadInput(f"{msg}: `{command}` lists what is stored")
             return Query(row, str(self.lookup.table(np.array([row]))["path"].iloc[0]))
         named = read_image(image)
         return Query(self.lookup.row_of(named.image_id), named.name, named)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
 from alike.extract.frames import NamedImage
 from alike.extract.measures import SET_MEASURES, check_finite, missing_tap
@@ -58,7 +57,7 @@ def rerank_neighbours(
         BadInput: feature maps are not stored, or those of a candidate or query are NaN or infinite.
     """
     if TAP not in features.arrays:
-        raise BadInput(missing_tap(name, (TAP,), features.key, extract_again(features)))
+        raise BadInput(missing_tap(name, (TAP,), features))
     distances = np.full(candidates.rows.shape, np.inf, dtype=np.float32)
     for line, query in enumerate(queries):
         rows = candidates.rows[line]

@@ -83,8 +83,23 @@ class StoredAnalyses:
         """What the map by a measure needs, with the command that makes it; empty if nothing."""
         if measure in self.maps(key):
             return ""
-        run = command_of("map", self._store, key, "--measure", measure)
-        return f"a map by {measure}: run `{run}`"
+        command, why_not = _map_command(self._store.features(key), measure)
+        wanted = f"a map by {measure}"
+        return f"{wanted}: run `{command}`" if command else f"{wanted}, but {why_not}"
+
+    def measure_needs(self, key: str, measure: str) -> str:
+        """What an analysis by a measure needs, where there is one by others; empty if nothing."""
+        measures = self.measures(key)
+        if not measures or measure in measures:
+            return ""
+        from alike.analysis.stored import not_analysed_by
+
+        try:
+            settings = self.analysis(key).settings
+        except (NotThere, AlikeError, OSError):
+            # What is damaged is told to whoever asks for it.
+            return ""
+        return not_analysed_by(self._store.features(key), settings, measure)
 
     def analysis(self, key: str) -> "Analysis":
         """The analysis of an extraction.
@@ -142,7 +157,7 @@ class StoredAnalyses:
         measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
         chosen = main_measure(analysis) if measure is None else measure
         if chosen not in measures:
-            raise NotThere(not_analysed_by(self._store.features(key), analysis, chosen))
+            raise NotThere(not_analysed_by(self._store.features(key), analysis.settings, chosen))
         part = table[table["measure"] == chosen].drop(columns="measure")
         if order is not None and order in part:
             part = part.sort_values(order, kind="stable")
@@ -155,12 +170,14 @@ class StoredAnalyses:
 
     def grades(self, key: str) -> dict[str, Any]:
         """Fields of `Grades`."""
-        from alike.analysis.explain.stored_grades import StoredGrades
+        from alike.analysis.explain.stored_grades import StoredGrades, grade_command
 
-        grades = StoredGrades.of(self._store.features(key))
+        features = self._store.features(key)
+        grades = StoredGrades.of(features)
         return {
             "key": key, "images": records(grades.images), "pairs": records(grades.pairs),
             "pair_measure": grades.measure, "outdated": sorted(grades.outdated),
+            "command": grade_command(features),
         }  # fmt: skip
 
     def map(
@@ -272,16 +289,22 @@ def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFr
 
 def _no_map(features: Any, measure: str, split: str | None) -> str:
     """What to say where there is no map, with the command that makes one."""
+    command, why_not = _map_command(features, measure, split)
     line = f"{features.key} has no map of the images that are there now"
+    return f"{line}: run `{command}`" if command else f"{line}: {why_not}"
+
+
+def _map_command(features: Any, measure: str, split: str | None = None) -> tuple[str, str]:
+    """The command that makes a map, and where there can be none, why."""
     reason = cannot_measure(features, measure)
     if reason:
-        return f"{line}: {reason}"
+        return "", reason
     there = [one for one in SPLITS if len(features.table(one))]
     if not there or split not in (None, *there):
         of = "" if split is None else f" of the split {split}"
-        return f"{features.key} has no image{of}, and so no map of it"
+        return "", f"{features.key} has no image{of}"
     words = ("--measure", measure, "--split", split or there[0])
-    return f"{line}: run `{command_of('map', features.store, features.key, *words)}`"
+    return command_of("map", features.store, features.key, *words), ""
 
 
 def _predictions(features: Any, rows: NDArray[np.int64]) -> list[str]:

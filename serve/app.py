@@ -19,6 +19,7 @@ from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, path_of, refuse
 from alike.serve.metrics import Metrics
+from alike.serve.models import IN_WORDS
 from alike.serve.pictures import NotThere, StoreGone
 from alike.serve.policy import PLOTLY, plotly_file, policy
 from alike.serve.reference import reference_page
@@ -30,6 +31,9 @@ from alike.serve.work import Work
 LOG = logging.getLogger("uvicorn.error")
 SHARED = ("report.css", "shown.js")
 """Style and script of the report that the page has too."""
+SEE = f"{API}/docs lists the questions"
+UNPARSED = "There was an error parsing the body"
+"""What FastAPI says of a body that no parser can take, such as one that is nested very deep."""
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
@@ -123,6 +127,11 @@ def _handle_errors(app: FastAPI, names: Sequence[str] = ()) -> None:
         line = str(error.detail)
         if error.status_code == 404:
             line = _no_question(request, names)
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "GET")
+            line = f"{request.method} is no verb of this address, but {allowed}: {SEE}"
+        elif line == UNPARSED:
+            line = f"the body cannot be read as JSON: {SEE}"
         return refuse(error.status_code, line, error.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -141,13 +150,14 @@ def _no_question(request: Request, names: Sequence[str]) -> str:
     name = store.partition("/")[0]
     if below and name not in names:
         return f"no store {name[:80]!r}: this server has {', '.join(names)}"
-    return f"nothing is at {path[:120]!r}: {API}/docs lists the questions"
+    return f"nothing is at {path[:120]!r}: {SEE}"
 
 
 def _line(error: Any) -> str:
     """One wrong value: where, what is wrong, what was given."""
     place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
     given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
-    line = error["msg"]
+    pattern = str((error.get("ctx") or {}).get("pattern"))
+    line = IN_WORDS.get(pattern, str(error["msg"]))
     line = line[:1].lower() + line[1:] if line[1:2].islower() else line
     return f"{place or 'the body'}: {line}{given}"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.measures import Measure
 from alike.serve.opened import OpenIndex
 from alike.serve.outliers import distances, vectors_of
 
@@ -16,7 +17,13 @@ MOST_IMAGES = 500
 """Images of a class that are compared; of more, a random part."""
 ENDS = 8
 """Pairs that are shown at each end."""
-BINS = 60
+BINS = 61
+"""An odd number: a value in the middle of the axis is in the middle of a bar."""
+SAME = 2e-5
+"""Share of the largest distance below which all distances are drawn as one: the figure has numbers
+of 32 bits, and a bar must not be narrower than their step. A cosine distance below it is 0: vectors
+are stored with 16 or 32 bits.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def class_pair(
         mean=float(shown.mean()),
         nearest=_ends(grid, one, other),
         farthest=[(i, j, -d) for i, j, d in _ends(-grid, one, other)],
-        histogram=_histogram(opened.index.measure.name, same, between),
+        histogram=_histogram(opened.index.measure, same, between),
     )
 
 
@@ -110,13 +117,29 @@ def _ends(
     return pairs
 
 
-def _histogram(measure: str, same: Floats, between: Floats) -> pd.DataFrame:
+def _span(both: Floats, measure: Measure) -> tuple[float, float]:
+    """The ends of the axis: those of the distances, or if all are the same, a span around it.
+
+    NumPy shows one value in the middle of a span of 1, whatever its size: the bar of 0.001 would be
+    wide and reach below 0, that of a million a line.
+    """
+    low, high = float(both.min()), float(both.max())
+    largest = max(abs(low), abs(high))
+    if high - low > SAME * largest and (measure.form != "cosine" or largest > SAME):
+        return low, high
+    if largest == 0 or (measure.form == "cosine" and largest <= SAME):
+        # The first bar is around 0, the last around 1.
+        return -0.5 / (BINS - 1), 1 + 0.5 / (BINS - 1)
+    return (0.0, low + high) if high > 0 else (low + high, 0.0)
+
+
+def _histogram(measure: Measure, same: Floats, between: Floats) -> pd.DataFrame:
     both = np.concatenate([same, between])
-    edges = np.histogram_bin_edges(both, BINS)
+    edges = np.histogram_bin_edges(both, BINS, _span(both, measure))
     counts: dict[str, Any] = {
         name: np.histogram(part, edges)[0]
         for name, part in (("same", same), ("different", between))
     }
     return pd.DataFrame(
-        {"measure": measure, "bin_low": edges[:-1], "bin_high": edges[1:], **counts}
+        {"measure": measure.name, "bin_low": edges[:-1], "bin_high": edges[1:], **counts}
     )

@@ -42,14 +42,23 @@ class Side(IntEnum):
     LARGEST = 768
 
 
-Hash = Annotated[str, Field(pattern=f"^{HASH}$", description="SHA-256 of an image's bytes.")]
+IS_HASH, IS_NAME = f"^{HASH}$", f"^({ROW}|{HASH})$"
+IS_TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
+IN_WORDS = {
+    IS_HASH: "the SHA-256 of an image is expected, 64 digits of 0-9 and a-f",
+    IS_NAME: "the row of an image, or the SHA-256 of its bytes, is expected",
+    IS_TAG: "a tag of 1 to 64 letters, digits and _ . : - is expected, a letter or digit first",
+}
+"""What to say of a text that does not match a pattern."""
+
+Hash = Annotated[str, Field(pattern=IS_HASH, description="SHA-256 of an image's bytes.")]
 Name = Annotated[
     str,
-    Field(pattern=f"^({ROW}|{HASH})$", description="Row of an image, or SHA-256 of its bytes."),
+    Field(pattern=IS_NAME, description="Row of an image, or SHA-256 of its bytes."),
 ]
 TagName = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$", description="Name of a tag."),
+    Field(pattern=IS_TAG, description="Name of a tag."),
 ]
 Row = Annotated[int, Field(ge=0, lt=2**63)]
 Number = float | None
@@ -146,6 +155,8 @@ class Extraction(Model):
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
         measures: by which it was analysed.
         maps: measures of which there is a map.
+        needs: what has to be done before `neighbours` answers by any measure; empty if nothing.
+        map_needs: the same of `map`.
     """
 
     key: str
@@ -156,6 +167,8 @@ class Extraction(Model):
     analysed: bool
     measures: list[str]
     maps: list[str]
+    needs: str
+    map_needs: str
 
 
 class StoreFacts(Model):
@@ -217,6 +230,8 @@ class SetFacts(Model):
         needs: what has to be done before `neighbours` answers; empty if nothing.
         analysis_needs: the same of `scores`, `report`, `classes` and what else an analysis has.
         map_needs: the same of `map`.
+        measure_needs: what has to be done before an analysis that is there has this measure too.
+        compare: the command that compares all networks of the store; empty if there is but one.
         maps: whether feature maps are stored, so that `alike` needs no network.
         colours: of heat maps.
         extractions: of the store.
@@ -238,6 +253,8 @@ class SetFacts(Model):
     needs: str
     analysis_needs: str
     map_needs: str
+    measure_needs: str
+    compare: str
     maps: bool
     colours: Colours
     extractions: list[Extraction]
@@ -501,6 +518,7 @@ class Grades(Model):
         pairs: one row an explainer of likeness and a kind of pair.
         pair_measure: whose similarity `pairs` follows; empty if there are none.
         outdated: those of `images` and `pairs` that are older than the features.
+        command: measures the grades, or measures them again.
     """
 
     key: str
@@ -508,6 +526,7 @@ class Grades(Model):
     pairs: list[dict[str, Any]]
     pair_measure: str
     outdated: list[str] = []
+    command: str
 
 
 class Map(Model):

@@ -13,6 +13,7 @@ from alike.analysis.explain import (
     FOR,
     in_measure,
 )
+from alike.extract.command import command_of
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, transform_of
 from alike.extract.identity import settings_hash
@@ -35,13 +36,14 @@ from alike.serve.pictures import (
     thumbnail,
 )
 from alike.serve.presence import Presence
-from alike.serve.unindexed import usual_measure
+from alike.serve.unindexed import index_needs, usual_measure
 
 MAX_PAIRS = 2**16
 """Pairs of positions up to which they are answered: more would be megabytes of text."""
 MAX_CELLS = 64
 """Most cells a side of an explanation; of larger maps, blocks of cells are summed."""
 TAP = "last_conv"
+HELD_OUT = "held_out"
 HEADLINE = "gap_cosine"
 UPLOADED = "uploaded image"
 SEND = "send another image file"
@@ -207,6 +209,8 @@ class NeighbourService:
             "map_needs": self.analyses.map_needs(
                 index.features.key, measure or self.analysed_measure(opened)
             ),
+            "measure_needs": self.analyses.measure_needs(index.features.key, index.measure.name),
+            "compare": self._compare(opened),
             "maps": TAP in index.features.arrays,
             "colours": {"for": FOR, "against": AGAINST},
             "extractions": self.extractions(),
@@ -238,8 +242,31 @@ class NeighbourService:
                 "analysed": self.analyses.stamp(key) is not None,
                 "measures": self.analyses.measures(key),
                 "maps": self.analyses.maps(key),
+                **self._lacks(features),
             })  # fmt: skip
         return parts
+
+    def _lacks(self, features: Any) -> dict[str, str]:
+        """What an extraction needs before it has any index, and any map."""
+        indexed = indexed_measures(self.store, features.key)
+        mapped = self.analyses.maps(features.key)
+        if indexed and mapped:
+            return {"needs": "", "map_needs": ""}
+        measure = self._usual_measure(features.key)
+        return {
+            "needs": "" if indexed else index_needs(features, measure),
+            "map_needs": "" if mapped else self.analyses.map_needs(features.key, measure),
+        }
+
+    def _compare(self, opened: OpenIndex) -> str:
+        """The command that compares all networks of the store; empty if there is but one."""
+        if len(self.store.groups()) < 2:
+            return ""
+        # Of a set that was used for training alone, no image is held out.
+        words = () if HELD_OUT in opened.splits else ("--split", "all")
+        name = opened.index.measure.name
+        measure = () if name == HEADLINE else ("--measure", name)
+        return command_of("compare", self.store, "", "--all", *measure, *words)
 
     def sample(
         self, count: int, seed: int, label: str | None = None, key: str | None = None

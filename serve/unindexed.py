@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alike.extract.command import taps_again
 from alike.extract.errors import BadInput
 from alike.extract.measures import (
     MEASURES,
@@ -46,9 +47,9 @@ class Unindexed:
     @property
     def needs(self) -> str:
         """What neighbours need, with the command that makes it."""
-        name = self.measure.name
-        command = index_command(self.features.store, self.features.key, name)
-        return f"an index of {name}: run `{command}`"
+        if self.images.empty:
+            return f"images with features: run `{taps_again(self.features)}`"
+        return index_needs(self.features, self.measure.name)
 
     def refreshed(self) -> "NeighbourIndex | Unindexed":
         """The index if one was built since; else the images as they are now."""
@@ -66,6 +67,12 @@ class Unindexed:
     def encoder(self, network: Any = None) -> Encoder:
         """The network of the store, or a given one, which is checked."""
         return Encoder(self.features, self.measure, network)
+
+
+def index_needs(features: Any, measure: str) -> str:
+    """What neighbours by a measure need, with the command that makes it."""
+    command = index_command(features.store, features.key, measure)
+    return f"an index of {measure}: run `{command}`"
 
 
 def open_extraction(store: Any, key: str, measure: str) -> NeighbourIndex | Unindexed:

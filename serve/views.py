@@ -57,7 +57,9 @@ class Views:
         analysis = analyses.analysis(chosen)
         shown = main_measure(analysis) if measure is None else measure
         if measure is not None and measure not in analyses.measures(chosen):
-            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, measure))
+            raise NotThere(
+                not_analysed_by(self.service.store.features(chosen), analysis.settings, measure)
+            )
         sections = score_sections(analysis, self.service.store, self.runs.good(), names, shown)
         scores = map(str, analysis.tables["scores"]["score"].unique())
         words = {name: asdict(one) for name, one in every_word(scores).items()}
@@ -87,7 +89,9 @@ class Views:
             {"measure": [], "class_a": [], "class_b": [], "mean": []}
         )), name)  # fmt: skip
         if square.empty:
-            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, name))
+            raise NotThere(
+                not_analysed_by(self.service.store.features(chosen), analysis.settings, name)
+            )
         order = similarity_order(square)
         return {
             "key": chosen,
@@ -166,7 +170,9 @@ class Views:
         table = analysis.tables.get("roc")
         part = None if table is None else table[table["measure"] == measure]
         if part is None or part.empty:
-            raise NotThere(not_analysed_by(self.service.store.features(chosen), analysis, measure))
+            raise NotThere(
+                not_analysed_by(self.service.store.features(chosen), analysis.settings, measure)
+            )
         part = part[np.isfinite(part["threshold"])].sort_values("threshold")
         same, different = (
             1.0 - np.interp(distances, part["threshold"], part[share]) for share in ("tar", "far")

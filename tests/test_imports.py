@@ -33,9 +33,9 @@ ROOMS = {
     "extract": {
         "images": BASE,
         "networks": BASE,
-        "store": BASE | {"images.selection", "images.split", "row_groups"},
+        "store": BASE | {"images.selection", "images.split", "row_groups", "command"},
         "measures": BASE | {"command"},
-        "twins": BASE | {"images", "store"},
+        "twins": BASE | {"images", "store", "command"},
     },
     "analysis": {
         "blocks": set(),

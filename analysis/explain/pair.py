@@ -14,6 +14,7 @@ from alike.analysis.explain.likeness_pixels import USUAL, PixelLikeness
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
 from alike.analysis.explain.stored_grades import NOTE as GRADE_NOTE
+from alike.extract.command import taps_again
 from alike.extract.errors import BadInput
 from alike.extract.frames import StoredImages, transform_of
 from alike.extract.panels import PanelImage, Pixels, panel
@@ -220,5 +221,5 @@ def centre_of(features: "Features") -> Floats:
     for _, pooled in features.blocks("gap"):
         total, count = total + pooled.astype(np.float64).sum(axis=0), count + len(pooled)
     if not count:
-        raise BadInput(f"{features.key} has no image: run `alike extract` first")
+        raise BadInput(f"{features.key} has no image: run `{taps_again(features)}` first")
     return np.asarray(total / count)

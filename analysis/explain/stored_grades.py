@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from alike.analysis.explain.file_names import DIGEST, GRADE, PAIR_GRADE
+from alike.extract.command import command_of
 
 if TYPE_CHECKING:
     from alike.extract.store import Features
@@ -17,6 +18,14 @@ NOTE = (
     "Grade: deletion less that of plain energy, mean over a sample of images or pairs (95 % "
     "interval). Below zero the network follows the map more than where its last map is large."
 )
+
+
+def grade_command(features: "Features") -> str:
+    """The command that grades the explainers of an extraction."""
+    # Of a set that was used for training alone, no image is held out.
+    enough = len(features.table("held_out")) > 1
+    words = () if enough else ("--split", "all")
+    return command_of("explain", features.store, features.key, "--grade", *words)
 
 
 @dataclass(frozen=True)

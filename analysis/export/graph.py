@@ -8,6 +8,7 @@ import pandas as pd
 
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import MANIFEST, manifest_json
+from alike.extract.command import command_of
 from alike.extract.errors import BadInput
 
 WITH_NEIGHBOURS = (".parquet", ".fiftyone.json")
@@ -56,9 +57,11 @@ def demanded(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """
     lists = neighbour_lists(plan)
     if lists is None:
+        features, split = plan.features, str(plan.manifest["split"])
+        command = command_of("analyse", features.store, features.key, "--split", split)
         raise BadInput(
             f"there are no neighbours among exactly the {len(plan.images)} images of split "
-            f"{plan.manifest['split']!r}: run `alike analyse`, and export with the same --split."
+            f"{split!r}: run `{command}`, and export with the same --split."
         )
     return lists
 

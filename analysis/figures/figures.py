@@ -190,9 +190,12 @@ def histogram(
     figure.update_yaxes(title_text="share of pairs (%)", rangemode="tozero")
     if threshold is not None and np.isfinite(threshold):
         figure.add_vline(x=threshold, line={"color": INK, "width": 1.5, "dash": "dot"})
+        # On the side that has more room, for a phone.
+        first, last = span or (float(low[0]), float(high[-1]))
+        anchor = "left" if threshold < (first + last) / 2 else "right"
         figure.add_annotation(
-            x=threshold, y=1, yref="paper", yanchor="top", xanchor="left", showarrow=False,
-            text=f" called same below {threshold:.3g}", font={"size": 12},
+            x=threshold, y=1, yref="paper", yanchor="top", xanchor=anchor, showarrow=False,
+            text=f" called same below {threshold:.3g} ", font={"size": 12},
         )  # fmt: skip
     return figure
 

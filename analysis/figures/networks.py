@@ -1,10 +1,17 @@
 """Networks against each other: one score against another, with intervals; a map of networks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from alike.analysis.figures.classes import matrix_figure, similarity_order
+from alike.analysis.figures.classes import (
+    LONGEST_TICK,
+    matrix_figure,
+    shortened,
+    similarity_order,
+)
 from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars, literal
 
 MOST_WRITTEN = 8
@@ -54,21 +61,46 @@ def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
         highlight: key of the network that stands out.
     """
     figure = blank(420, showlegend=False)
+    keys = [str(key) for key in places["network"]]
+    # From left to right above and below, so that neighbours do not write over each other.
+    above = np.argsort(np.argsort(places["x"].to_numpy(float), kind="stable")) % 2 == 0
     figure.add_trace(
         go.Scatter(
             x=places["x"].tolist(), y=places["y"].tolist(), mode="markers+text",
-            text=[literal(key) for key in places["network"]],
-            textposition="top center", textfont={"color": INK},
-            hovertemplate="%{text}<extra></extra>",
+            text=[literal(name) for name in short_names(keys)], cliponaxis=False,
+            textposition=["top center" if one else "bottom center" for one in above],
+            textfont={"color": INK}, customdata=[literal(key) for key in keys],
+            hovertemplate="%{customdata}<extra></extra>",
             marker={
                 "size": 10,
                 "color": [AFTER if k == highlight else BEFORE for k in places["network"]],
             },
         )
     )  # fmt: skip
-    figure.update_xaxes(title_text="", showticklabels=False)
+    # Names are centred on the points: those at both ends need room beside them.
+    low, high = float(places["x"].min()), float(places["x"].max())
+    room = 0.4 * (high - low) or 1.0
+    figure.update_xaxes(title_text="", showticklabels=False, range=[low - room, high + room])
     figure.update_yaxes(title_text="", showticklabels=False, scaleanchor="x")
     return figure
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Names of networks for figures: of their keys no more than tells them apart.
+
+    Examples:
+        >>> short_names(["resnet18-1a2b3c4d-99887766", "vgg-5e6f7a8b-99887766"])
+        ['resnet18', 'vgg']
+        >>> short_names(["resnet18-1a2b3c4d-99887766", "resnet18-5e6f7a8b-99887766"])
+        ['resnet18-1a2b3c4d', 'resnet18-5e6f7a8b']
+    """
+    names = list(keys)
+    for hashes in (1, 2):
+        shorter = [key.rsplit("-", hashes)[0] or key for key in keys]
+        if len(set(shorter)) < len(set(keys)):
+            break
+        names = shorter
+    return names
 
 
 def network_matrix(pairs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -109,10 +141,14 @@ def network_matrix_figure(square: pd.DataFrame, order: list[str], method: str) -
     low, high = float(np.nanmin(square)), float(np.nanmax(square))
     # Two networks have one value, which is no range of colours.
     span = (low, high) if low < high else (low - 0.5, high + 0.5)
-    # Keys of networks are long, and stand under the cells at an angle.
-    height, longest = min(240 + 30 * len(order), 680), max(map(len, order))
-    figure = matrix_figure(square, order, span=span, height=height, longest=longest)
+    height = min(240 + 30 * len(order), 680)
+    figure = matrix_figure(square, order, span=span, height=height)
     cells = figure.data[0]
+    # Keys of networks are long: the hover has them whole.
+    ticks = [literal(shortened(name, LONGEST_TICK)) for name in short_names(order)]
+    if cells.customdata is not None:
+        figure.update_xaxes(ticktext=ticks)
+        figure.update_yaxes(ticktext=ticks)
     of_two = "%{y} – %{x}" if cells.customdata is None else "%{customdata[0]} – %{customdata[1]}"
     cells.update(hovertemplate=of_two + "<br>%{z:.4f}<extra></extra>", hoverongaps=False)
     if method != "procrustes":

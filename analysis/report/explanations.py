@@ -15,6 +15,7 @@ from PIL import Image
 from alike.analysis.explain.file_names import (
     BACKGROUND,
     CONFUSED,
+    DIGEST,
     EXAMPLES,
     EXPLAINER,
     GRADE,
@@ -22,8 +23,9 @@ from alike.analysis.explain.file_names import (
     PICTURE,
     TABLE,
 )
-from alike.analysis.report.older import since
-from alike.analysis.report.parts import Html, data_uri, section, table, text
+from alike.analysis.explain.stored_grades import grade_command
+from alike.analysis.report.older import changed, since
+from alike.analysis.report.parts import Html, data_uri, prose, section, table, text
 from alike.analysis.report.words import change, interval_words, number
 
 if TYPE_CHECKING:
@@ -56,8 +58,7 @@ RANDOMISED = (
     "permuted; near 0 is good."
 )
 OF_BACKGROUNDS = {"accuracy": "Accuracy", "likeness_off_object": "Likeness off the object"}
-GRADED_BY = "alike explain --grade"
-NO_GRADE = "No grade of the maps was measured (alike explain --grade)."
+GRADED_BY = ("explain", "--grade")
 HEADING = "<h3>Continuity of explanations</h3>"
 SHOWN = (
     ("noise, worst", "noise", "max"),
@@ -90,16 +91,16 @@ def explanations_section(keys: Mapping[str, str], store: "Store | None") -> str:
         place = EXAMPLES.format(key=key)
         caption = f"Evidence for the predicted class{of}"
         note = _class_grades(store, key, _drawn_by(store, place))
-        body += _picture(store, key, place, caption, note, "alike run")
+        body += _picture(store, key, place, caption, note)
         shown = list(dict.fromkeys(measured.get("explainer", ())))
         caption = f"The least continuous pairs of inputs{of}"
         note = _class_grades(store, key, shown)
         picture = PICTURE.format(key=key)
-        body += _picture(store, key, picture, caption, note, "alike explain --continuity")
+        body += _picture(store, key, picture, caption, note, "explain", "--continuity")
         caption = f"The most similar images of different classes{of}"
         note = _likeness_grades(store, key)
         picture = CONFUSED.format(key=key)
-        body += _picture(store, key, picture, caption, note, "alike explain --confused 4")
+        body += _picture(store, key, picture, caption, note, "explain", "--confused", "4")
     return section("explanations", "Explanations", LEAD, body)
 
 
@@ -113,7 +114,7 @@ def _graded(store: "Store", name: str, key: str) -> str:
         f"{_images(grades)}. Deletion: mean probability of the predicted class while cells are "
         "blurred, the likeliest first; small is good. Insertion: while they are put back; large is "
         "good. Agreement: rank correlation with the fall if one cell alone is blurred. "
-        f"{RANDOMISED}{since(store, key, settings, GRADED_BY)}"
+        f"{RANDOMISED}{since(store, key, settings, *GRADED_BY)}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Explainer", "t"), *((title, "n") for title, _ in GRADED)]
@@ -135,7 +136,7 @@ def _pair_graded(store: "Store", name: str, key: str) -> str:
         f"they are put back; large is good. Energy, {settings['draws']} random orders and the same "
         "method's map towards another image are controls; for the last, pairs exchange partners in "
         "twos, and the interval is of the means of two. Agreement: rank correlation with the fall "
-        f"if one cell alone is blurred. {RANDOMISED}{since(store, key, settings, GRADED_BY)}"
+        f"if one cell alone is blurred. {RANDOMISED}{since(store, key, settings, *GRADED_BY)}"
     )
     of = "" if name == "network" else f", {name}"
     columns = [("Pairs", "t"), ("Explainer", "t"), *((title, "n") for title, _ in PAIR_GRADED)]
@@ -183,7 +184,9 @@ def _background(store: "Store", name: str, key: str) -> str:
     # Tables of the first days of the probe do not have the reasons.
     for score, reason in settings.get("scores_left_out", {}).items():
         caption += f" {OF_BACKGROUNDS[score]} is left out: {reason}."
-    caption += since(store, key, settings, "alike probe background")
+    caption += since(
+        store, key, settings, "probe background", "--masks", str(settings.get("masks"))
+    )
     of = "" if name == "network" else f", {name}"
     columns = [("Images", "t"), *((one.capitalize(), "n") for one in scores)]
     return f"<h3>What does the network take from backgrounds?{text(of)}</h3>" + table(
@@ -225,7 +228,7 @@ def _continuity(store: "Store", name: str, key: str) -> pd.DataFrame:
         table, settings = store.read_table(TABLE.format(key=key))
     except FileNotFoundError:
         return pd.DataFrame()
-    table.attrs["age"] = since(store, key, settings, "alike explain --continuity")
+    table.attrs["age"] = since(store, key, settings, "explain", "--continuity")
     return table.assign(called=table["network"] if name == "network" else name)
 
 
@@ -266,8 +269,8 @@ def _class_grades(store: "Store", key: str, explainers: Sequence[str]) -> str:
     try:
         grades, settings = store.read_table(GRADE.format(key=key))
     except FileNotFoundError:
-        return NO_GRADE
-    age = since(store, key, settings, GRADED_BY)
+        return _no_grade(store, key)
+    age = since(store, key, settings, *GRADED_BY)
     return _under_maps(grades, explainers, _images(grades)) + age
 
 
@@ -276,12 +279,12 @@ def _likeness_grades(store: "Store", key: str) -> str:
     try:
         grades, settings = store.read_table(PAIR_GRADE.format(key=key))
     except FileNotFoundError:
-        return NO_GRADE
+        return _no_grade(store, key)
     grades = grades[grades["pairs"] == "different classes"]
     if grades.empty:
-        return NO_GRADE
+        return _no_grade(store, key)
     what = f"{_images(grades, 'pairs')} of different classes, {settings['measure']}"
-    return _under_maps(grades, ["likeness"], what) + since(store, key, settings, GRADED_BY)
+    return _under_maps(grades, ["likeness"], what) + since(store, key, settings, *GRADED_BY)
 
 
 def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> str:
@@ -300,18 +303,30 @@ def _under_maps(grades: pd.DataFrame, explainers: Sequence[str], what: str) -> s
     return f"Grade of the maps, deletion less that of energy: {', '.join(said)}; {what}."
 
 
-def _picture(store: "Store", key: str, name: str, caption: str, note: str, command: str) -> str:
+def _no_grade(store: "Store", key: str) -> str:
+    line = "No grade of the maps was measured"
+    if key not in store.groups():
+        return f"{line}."
+    return f"{line}: `{grade_command(store.features(key))}` does."
+
+
+def _picture(store: "Store", key: str, name: str, caption: str, note: str, *command: str) -> str:
+    """A stored picture; `command` are name and options of what makes it, or nothing: a run."""
     try:
         png = store.read_file(name)
     except FileNotFoundError:
         return ""
     jpeg = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        note += since(store, key, {str(name): one for name, one in image.info.items()}, command)
+        texts = {str(name): one for name, one in image.info.items()}
+        if command:
+            note += since(store, key, texts, *command)
+        elif changed(store, key, texts.get(DIGEST)):
+            note += " The features have changed since: the next run draws it again."
         image.convert("RGB").save(jpeg, "JPEG", quality=88, subsampling=0)
     safe = text(caption)
     return (
         f'<figure><img class="whole" alt="{safe}" '
-        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}. {text(note)}</figcaption>'
+        f'src="{data_uri(jpeg.getvalue(), "jpeg")}"><figcaption>{safe}. {prose(note)}</figcaption>'
         "</figure>"
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from alike.analysis.report.answer import images_words
-from alike.analysis.report.parts import definitions, details, facts, section, table, text
+from alike.analysis.report.parts import definitions, details, facts, prose, section, table, text
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
@@ -25,7 +25,7 @@ def making(subject: Subject, run: Mapping[str, Any], store: Any) -> str:
         _images(run, bad),
         _list("Unusual taps", _notes(subject, store)),
         _list("Decisions during the run", run.get("decisions") or []),
-        _twins(subject),
+        _twins(subject, store),
         _decided_on(store),
         _reused(run),
         facts("Similarity of the two networks' features (1 is the greatest)", _likeness(run)),
@@ -98,10 +98,10 @@ def _reused(run: Mapping[str, Any]) -> str:
     return f"<p>{text(sentence)}</p>"
 
 
-def _twins(subject: Subject) -> str:
+def _twins(subject: Subject, store: Any) -> str:
     """The twins of the last analysis, and the headline without them; the first pairs by name."""
     record = dict(subject.last.settings or {}).get("twins") or {}
-    sentences = twin_sentences(record)
+    sentences = twin_sentences(record, store)
     if not sentences:
         return ""
     pairs = subject.last.tables.get("twins", pd.DataFrame())
@@ -109,7 +109,7 @@ def _twins(subject: Subject) -> str:
     heads = [("image", "t"), ("twin", "t"), ("side", "t"), ("its side", "t"), ("how", "t")]
     first = pairs[names].head(MOST_TWINS) if len(pairs) else pd.DataFrame(columns=names)
     body = table(heads, first.itertuples(index=False)) if len(first) else ""
-    lines = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
+    lines = "".join(f"<p>{prose(sentence)}</p>" for sentence in sentences)
     return f"<h3>Twins</h3>{lines}" + (details(f"{len(first)} pairs", body) if body else "")
 
 

@@ -17,9 +17,9 @@ from alike.analysis.report.parts import columns, figure, section, text
 from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.thumbnails import Atlas, Pictures, listed
 from alike.analysis.report.words import count, number
+from alike.extract.command import command_of
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress
-from alike.extract.secrets import masked
 
 MOST_PICTURES = 1500
 MOST_AT_ONCE = 10_000
@@ -52,11 +52,11 @@ def make_maps(
         except BadInput as error:
             return [], f"No map is shown: {error}"
         if table is None:
+            words = ("--measure", subject.measure, "--split", split)
+            words += ("--where", features.where) if features.where else ()
             return [], (
                 f"No map is shown: above {count(most)} images it takes minutes. Make it with "
-                f"alike map --store {masked(store.url)} --features {analysis.key} --split {split}"
-                f"{f' --where {features.where!r}' if features.where else ''}, and "
-                "write the report again."
+                f"`{command_of('map', store, analysis.key, *words)}`, and write the report again."
             )
         maps.append((name, table))
     return maps, ""

@@ -1,6 +1,5 @@
 """What the scale between floor and ceiling lacks, and the commands that make it."""
 
-import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -12,7 +11,8 @@ from alike.analysis.report.lookup import (
     Analysed,
     accuracy_of,
 )
-from alike.analysis.report.parts import text
+from alike.analysis.report.parts import prose, text
+from alike.extract.command import analyse_again, extract_again
 
 LOGITS = "logits"
 
@@ -50,7 +50,7 @@ def missing_rungs(roles: Collection[str], analysis: Analysed, measure: str, stor
 
 
 def _reason(name: str, why: str | None) -> str:
-    return text(f"{name}, because {why}" if why else name)
+    return prose(f"{name}, because {why}" if why else name)
 
 
 def _untrained(measure: str, features: Any) -> str | None:
@@ -68,7 +68,7 @@ def _untrained(measure: str, features: Any) -> str | None:
 def _without_ceiling(analysis: Analysed, features: Any) -> tuple[str | None, bool]:
     """Why there is no ceiling, and whether another analysis gives one."""
     if LOGITS not in features.arrays:
-        return f"{LOGITS} are not stored (alike extract --taps last_conv,fc,{LOGITS})", False
+        return f"{LOGITS} are not stored (`{extract_again(features, (LOGITS,))}`)", False
     if accuracy_of(analysis) is None:
         return "the classes of the network are not those of the images", False
     return None, True
@@ -76,31 +76,17 @@ def _without_ceiling(analysis: Analysed, features: Any) -> tuple[str | None, boo
 
 def _steps(analysis: Analysed, store: Any, measures: list[str], untrained: str | None) -> list[str]:
     """Commands: the extraction of the untrained network, and an analysis with all that it had."""
-    settings, place = dict(analysis.settings), store.url
-    attrs = store.features(analysis.key).attrs
-    steps = []
-    if untrained == "":
-        source = str(attrs.get("source") or "SOURCE")
-        steps.append(
-            _command("extract", source, "--network", attrs["network"], "--weights", "none",
-                     "--store", place)
-        )  # fmt: skip
     if not measures and untrained is None:
         return []
-    split = str(settings.get("split") or "")
+    settings, features = dict(analysis.settings), store.features(analysis.key)
+    steps = [_code(extract_again(features, untrained=True))] if untrained == "" else []
     random = untrained if untrained is not None else settings.get("untrained")
-    steps.append(
-        _command(
-            "analyse", "--store", place, "--features", analysis.key,
-            "--measures", ",".join([*settings.get("measures", ()), *measures]),
-            *(("--split", split) if split not in ("", "held_out") else ()),
-            *(("--untrained", random or "KEY") if random is not None else ()),
-        )
-    )  # fmt: skip
+    words = () if random is None else ("--untrained", random or "KEY")
+    steps.append(_code(analyse_again(features, settings, measures, *words)))
     if untrained == "":
         steps[-1] += " with the KEY that it prints"
     return steps
 
 
-def _command(*words: Any) -> str:
-    return f"<code>alike {text(shlex.join(map(str, words)))}</code>"
+def _code(command: str) -> str:
+    return f"<code>{text(command)}</code>"

@@ -12,10 +12,11 @@ from alike.analysis.figures import (
     network_order,
     placed_networks,
 )
-from alike.analysis.report.older import changed
-from alike.analysis.report.parts import Html, columns, details, figure, section, table, text
+from alike.analysis.report.older import changed, same_images
+from alike.analysis.report.parts import Html, columns, details, figure, prose, section, table, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import DASH, interval_words, number, words
+from alike.extract.command import command_of
 
 
 def networks_section(subject: Subject, store: Any) -> str:
@@ -42,11 +43,12 @@ def networks_section(subject: Subject, store: Any) -> str:
         f"{record['measure']}. Differences are to {record['best']}, which has the highest "
         "sameness. Intervals are 95 % each, not adjusted for the number of networks."
     )
-    if stale:
-        lead += f" These changed since: {', '.join(stale)}. Run `alike compare --all` again."
-    elif ranking.other_images(store):
-        lead += " Images, their labels or sides came or changed since. "
-        lead += "Run `alike compare --all` again."
+    old = f"These changed since: {', '.join(stale)}." if stale else ""
+    if not stale and ranking.other_images(store):
+        old = "Images, their labels or sides came or changed since."
+    if old:
+        options = ("--all", "--measure", str(record["measure"]), *same_images(record))
+        lead += f" {old} Run `{command_of('compare', store, '', *options)}` again."
     names = [name for name in RANKED if name in set(ranking.table["score"])]
     heads = [("Network", "t"), *((words(name).label, "n") for name in names)]
     titles = record.get("titles", {})
@@ -81,7 +83,7 @@ def _notes(rows: pd.DataFrame, left_out: dict[str, str]) -> str:
     for (score, note), part in rows[rows["note"] != ""].groupby(["score", "note"], sort=False):
         of = "" if len(part) == every else f" ({', '.join(part['network'])})"
         lines.append(f"{words(score).label}{of}: {note}")
-    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    items = "".join(f"<li>{prose(line)}</li>" for line in lines)
     return f'<ul class="plain">{items}</ul>' if items else ""
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 def text(value: object) -> str:
     """Text that is safe inside an element or an attribute."""
     return html.escape(str(value), quote=True)
+
+
+def prose(value: object) -> str:
+    """Text in which `backticks` mark what is typed."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
 
 
 def table(
@@ -44,7 +50,7 @@ def table(
     search = (
         '<input class="filter" type="search" placeholder="Filter rows" aria-label="Filter rows">'
     )
-    note = f'<p class="caption">{text(caption)}</p>' if caption else ""
+    note = f'<p class="caption">{prose(caption)}</p>' if caption else ""
     return (
         f'{search if tall else ""}<div class="{box}"><table class="sortable">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
@@ -77,7 +83,7 @@ def figure(drawn_figure: "go.Figure", name: str, *, title: str = "", caption: st
     data = drawn_figure.to_json().replace("</", "<\\/")
     height = int(drawn_figure.layout.height or 360)
     heading = f"<h3>{text(title)}</h3>" if title else ""
-    note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
+    note = f"<figcaption>{prose(caption)}</figcaption>" if caption else ""
     label = text(title or name)
     return (
         f'<figure>{heading}<div class="plot" id="{text(name)}" role="img" aria-label="{label}" '
@@ -90,7 +96,7 @@ def section(name: str, title: str, lead: str, body: str) -> str:
     """A section of the page with an anchor; nothing where it has no body."""
     if not body:
         return ""
-    first = f'<p class="lead">{text(lead)}</p>' if lead else ""
+    first = f'<p class="lead">{prose(lead)}</p>' if lead else ""
     return f'<section id="{text(name)}"><h2>{text(title)}</h2>{first}{body}</section>'
 
 
@@ -103,7 +109,7 @@ def columns(*parts: str) -> str:
 def definitions(items: Mapping[str, Any]) -> str:
     """Names and values, for settings and versions."""
     rows = "".join(
-        f"<dt>{text(key)}</dt><dd>{text(plain(item))}</dd>" for key, item in items.items()
+        f"<dt>{text(key)}</dt><dd>{prose(plain(item))}</dd>" for key, item in items.items()
     )
     return f"<dl>{rows}</dl>" if rows else ""
 

@@ -24,10 +24,11 @@ from alike.analysis.report.lookup import Analysed, main_measure, rungs
 from alike.analysis.report.making import making, suspicions
 from alike.analysis.report.missing import missing_rungs
 from alike.analysis.report.networks import networks_section
-from alike.analysis.report.parts import figure, text
+from alike.analysis.report.parts import figure, prose, text
 from alike.analysis.report.people import people_section, people_sentences
 from alike.analysis.report.scores import measures, scores, tiles
 from alike.analysis.report.subject import Subject
+from alike.extract.command import analyse_again
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.progress import Progress, silent
 from alike.extract.replacing import aside, check_target
@@ -101,7 +102,7 @@ def write_report(
     Raises:
         BadInput: nothing can be written there.
     """
-    _one_meaning(before, after)
+    _one_meaning(before, after, store)
     target = Path(path)
     check_target(target)
     subject = Subject(before, after, comparison, main_measure(before))
@@ -120,7 +121,7 @@ def write_report(
     return target
 
 
-def _one_meaning(before: Analysed, after: Analysed | None) -> None:
+def _one_meaning(before: Analysed, after: Analysed | None, store: Any) -> None:
     """Refuse two analyses whose scores mean different things.
 
     Raises:
@@ -128,10 +129,13 @@ def _one_meaning(before: Analysed, after: Analysed | None) -> None:
     """
     both = [int(dict(one.settings).get("scores_version", 1)) for one in (before, after) if one]
     if len(set(both)) > 1 and after is not None:
-        old = before.key if both[0] < both[1] else after.key
+        old = before if both[0] < both[1] else after
+        again = f"analyse {old.key} again"
+        if store is not None and old.key in store.groups():
+            again = f"run `{analyse_again(store.features(old.key), dict(old.settings))}` again"
         msg = (
             f"{before.key} and {after.key} were analysed with scores of versions {both[0]} and "
-            f"{both[1]}, which mean different things: run `alike analyse --features {old}` again"
+            f"{both[1]}, which mean different things: {again}"
         )
         raise BadInput(msg)
 
@@ -193,7 +197,7 @@ def top(subject: Subject, run: dict[str, Any], store: Any) -> str:
         *people_sentences(subject.last, subject.measure),
         *([f"{verdict[:1].upper()}{verdict[1:]}."] if verdict else []),
     ]
-    lines = "".join(f"<p>{text(line)}</p>" for line in sentences)
+    lines = "".join(f"<p>{prose(line)}</p>" for line in sentences)
     lines += f'<p class="fine">{text(INTERVALS)}</p>'
     return (
         f'<header class="top {first.tone}"><p class="kicker">{text(kicker)}</p>'

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, append_part, check
 from alike.analysis.pairs import auc, balance, spreads_of_matrix, units_of
 from alike.analysis.scores.rows import NO_SPAN, score_row
-from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
 from alike.extract.measures import SET_MEASURES, SetMeasure, check_finite, missing_tap
 
@@ -36,7 +35,7 @@ def evaluate_sets(
         BadInput: the feature maps are not stored, or some are NaN or infinite.
     """
     if TAP not in features.arrays:
-        raise BadInput(missing_tap(measure.name, (TAP,), features.key, extract_again(features)))
+        raise BadInput(missing_tap(measure.name, (TAP,), features))
     held = features.committed([TAP], good=True)[images.rows]
     if not held.all():
         images = images.take(held)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.extract.command import UNKNOWN, extract_again
+from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
 from alike.extract.measures.measures import Measure, measure_named
 from alike.extract.measures.steps import Array
@@ -229,7 +229,7 @@ def _some(rows: NDArray[np.int64], most: int = 10) -> str:
 def _check_stored(features: FeatureRows, measure: Measure) -> None:
     absent = [tap for tap in measure.taps if tap not in features.arrays]
     if absent:
-        raise BadInput(missing_tap(measure.name, absent, features.key, extract_again(features)))
+        raise BadInput(missing_tap(measure.name, absent, features))
     lost = [name for name in measure.constants if name not in features.constants()]
     if lost:
         msg = (
@@ -239,11 +239,11 @@ def _check_stored(features: FeatureRows, measure: Measure) -> None:
         raise BadInput(msg)
 
 
-def missing_tap(name: str, absent: Sequence[str], key: str, command: str = UNKNOWN) -> str:
+def missing_tap(name: str, absent: Sequence[str], features: Any) -> str:
     """The message that a measure lacks taps, with the command that adds them."""
     return (
-        f"measure {name} needs {', '.join(absent)}, not stored in {key}: add it by "
-        f"`{command} --taps {','.join(absent)}`"
+        f"measure {name} needs {', '.join(absent)}, not stored in {features.key}: add it by "
+        f"`{extract_again(features, absent)}`"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from alike.extract.command import command_of
 from alike.extract.documents import damaged, parquet_bytes, read_table
 from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import is_name
@@ -190,7 +191,8 @@ class StoreBase:
             StoreDamaged: a search was made, and its result is gone.
         """
         if self.is_lost(LINKS):
-            raise damaged(LINKS, "it is missing", "run `alike twins` again: it searches anew")
+            way_out = f"run `{command_of('twins', self)}` again: it searches anew"
+            raise damaged(LINKS, "it is missing", way_out)
         return self.links_there()
 
     def links_there(self) -> tuple[pd.DataFrame, np.ndarray]:

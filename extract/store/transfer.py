@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from alike.extract.command import command_at, taps_again
 from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
@@ -73,8 +74,8 @@ def _carry(features: Features, names: list[str]) -> Carried:
     view = view[features.committed(names)[view["row"].to_numpy()]].reset_index(drop=True)
     if view.empty:
         raise BadInput(
-            f"{features.key} has no features to export: run `alike extract` first; "
-            f"`alike store verify {features.store.url}` says if some were lost"
+            f"{features.key} has no features to export: run `{taps_again(features)}` first; "
+            f"`{command_at('store verify', features.store)}` says if some were lost"
         )
     bad = features.bad().drop_duplicates("row").set_index("row")
     bad = bad[bad.index.isin(view["row"])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from alike.extract.command import command_at, taps_again
 from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.identity import is_name
@@ -63,8 +64,10 @@ def without_record(features: Features) -> str:
         return ""
     more = f" and {len(units) - 1} more" if len(units) > 1 else ""
     return (
-        f"{features.ledger.name(units[0])}{more}: no record of these rows; `alike extract` "
-        "computes them, `alike store verify` says what was lost"
+        f"{features.ledger.name(units[0])}{more}: no record of these rows; "
+        f"`{taps_again(features)}` computes them, "
+        f"`{command_at('store verify', features.store)}` says "
+        "what was lost"
     )
 
 
@@ -181,9 +184,10 @@ def _refuse_damaged(store: Store, keys: list[str]) -> None:
     """Refuse to delete shards without a record if records may have been lost."""
     for key in keys:
         if key not in store.groups():
+            command = command_at("store gc", store, "--drop", key)
             raise StoreDamaged(
                 f"{key} was made here, but {TREE}/{key}/{META} is missing: nothing is deleted; "
-                f"bring it back, or run `alike store gc --drop {key}` if it was deleted on purpose"
+                f"bring it back, or run `{command}` if it was deleted on purpose"
             )
         features = store.features(key)
         features.ledger.records()
@@ -192,7 +196,7 @@ def _refuse_damaged(store: Store, keys: list[str]) -> None:
             reason = f"the records of {len(lost)} units are gone" if lost else f"{VALID}: {fault}"
             raise StoreDamaged(
                 f"{reason} in {features.ledger.folder}: nothing is deleted; bring them back, or "
-                "run `alike extract` again, which computes their rows anew"
+                f"run `{taps_again(features)}` again, which computes their rows anew"
             )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from alike.extract.command import command_at, command_of, taps_again
 from alike.extract.documents import read_arrow, read_json, read_sealed, read_table
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
@@ -76,15 +77,16 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-_AGAIN = "run `alike extract` again: it computes these rows anew"
 _DESCRIBE = "run the same `alike extract` again: it writes it anew"
-_LEDGER = (
-    "bring the ledger back from a copy, or run `alike extract` again: it computes these rows anew"
-)
 _COPY = re.compile(
     r"^(\._.+|.+( \(\d+\)| \d+|[ -]conflict.*|\.sync-conflict.*| copy.*)(\.[a-z]+)?)$", re.I
 )
 """Names that programs which synchronise folders, and macOS, give to copies."""
+
+
+def _again(features: Features) -> str:
+    """What computes lost rows anew."""
+    return f"run `{taps_again(features)}` again: it computes these rows anew"
 
 
 def verify(
@@ -186,12 +188,13 @@ def _lost_records(features: Features) -> tuple[list[Damage], list[str]]:
     """Records that are gone, `valid` if it is broken, and a note if it is behind the ledger."""
     lost, fault = lost_units(features)
     ledger = features.ledger
+    repair = f"bring the ledger back from a copy, or {_again(features)}" if lost else ""
     damage = [
-        Damage(features.key, ledger.name(unit), _span(unit), "is missing", _LEDGER) for unit in lost
+        Damage(features.key, ledger.name(unit), _span(unit), "is missing", repair) for unit in lost
     ]
     if fault:
         place = f"{TREE}/{features.key}/{VALID}"
-        damage.append(Damage(features.key, place, "", fault, _AGAIN))
+        damage.append(Damage(features.key, place, "", fault, _again(features)))
         return damage, [f"{place} is written anew from the ledger"]
     if lost or damage or ledger.broken():
         return damage, []
@@ -253,7 +256,7 @@ def _unit_damage(features: Features, record: Record) -> list[tuple[str, Damage]]
         if same_images:
             file, reason = _array_damage(features, record, name)
         if reason:
-            faults.append((name, Damage(features.key, file, rows, reason, _AGAIN)))
+            faults.append((name, Damage(features.key, file, rows, reason, _again(features))))
     return faults
 
 
@@ -278,7 +281,7 @@ def _broken_records(features: Features, mark: bool) -> list[Damage]:
             for unit in broken:
                 features.ledger.take_back(unit)
     return [
-        Damage(features.key, features.ledger.name(unit), _span(unit), reason, _AGAIN)
+        Damage(features.key, features.ledger.name(unit), _span(unit), reason, _again(features))
         for unit, reason in broken.items()
     ]
 
@@ -343,7 +346,8 @@ def _file_damage(store: Store) -> list[Damage]:
         if name.endswith(".json") and is_name(name):
             holder = holder_of(files, f"locks/{name}")
             if holder is not None and not holder.token:
-                repair = "it counts for two minutes; `alike store gc` deletes it then"
+                command = command_at("store gc", store)
+                repair = f"it counts for two minutes; `{command}` deletes it then"
                 damage.append(Damage("", f"locks/{name}", "", "names no process", repair))
     for folder, ending, read, repair in _MADE:
         for name in files.walk(folder):
@@ -370,7 +374,7 @@ def _twin_damage(store: Store) -> list[Damage]:
         if not name.endswith(".parquet") or not all(is_name(part) for part in name.split("/")):
             continue
         try:
-            read_arrow(store.files.read(place), place, _AGAIN)
+            read_arrow(store.files.read(place), place, "")
         except FileNotFoundError:
             continue
         except StoreDamaged as error:
@@ -383,27 +387,30 @@ def _twin_damage(store: Store) -> list[Damage]:
             store.require_sides()
         except StoreDamaged as error:
             faults.append((error.file, error.fault))
-    return [Damage("", place, "", reason, _twin_repair(place)) for place, reason in faults]
+    return [Damage("", place, "", reason, _twin_repair(store, place)) for place, reason in faults]
 
 
 def _unfinished_forgetting(store: Store) -> list[Damage]:
     """Images whose deletion was cut off."""
+    command = command_of("store forget", store)
     try:
         begun = unfinished(store)
     except StoreDamaged as error:
-        repair = "name the images again: `alike store forget IMAGE --store STORE`"
+        repair = f"name the images again: `{command} IMAGE`"
         return [Damage("", MARK, "", error.fault, f"delete it, and {repair}")]
     if begun is None:
         return []
     reason = f"the deletion of {len(begun.rows)} images was cut off"
-    return [Damage("", MARK, "", reason, "run `alike store forget --store STORE`: it ends it")]
+    return [Damage("", MARK, "", reason, f"run `{command}`: it ends it")]
 
 
-def _twin_repair(place: str) -> str:
+def _twin_repair(store: Store, place: str) -> str:
     if place == TRAINED:
         return "bring it back from a copy: it says which images were trained on"
     if place == LINKS:
-        return "delete it if it is there, and run `alike twins`: it searches again"
+        return (
+            f"delete it if it is there, and run `{command_of('twins', store)}`: it searches again"
+        )
     if "/signatures/" in place:
         return "delete it: its images count as not searched, which `alike extract` says"
     return "delete it if it is there, and run `alike extract` again: it makes it anew"

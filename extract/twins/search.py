@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.extract.command import command_of
 from alike.extract.errors import BadImage
 from alike.extract.images import SIDES, ImageSource, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
@@ -38,6 +39,7 @@ class TwinSearch:
         links: pairs of twins among all images.
         plain: images of those searched for which no twin can be seen: too small, or flat.
         left: whether the set is so large that the search is left to `alike twins`.
+        command: that searches the store.
     """
 
     searched: int
@@ -45,19 +47,18 @@ class TwinSearch:
     links: int
     plain: int = 0
     left: bool = False
+    command: str = "alike twins"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
         if self.left:
-            return (
-                f"twins were not searched: more than {AUTOMATIC} images; run `alike twins --store`",
-            )
+            return (f"twins were not searched: more than {AUTOMATIC} images; run `{self.command}`",)
         notes = []
         if self.unsigned:
             notes.append(
                 f"{self.unsigned} images have no signature, so their twins are not known: "
-                "`alike twins --store` reads them again and computes it"
+                f"`{self.command}` reads them again and computes it"
             )
         if self.plain:
             notes.append(
@@ -87,7 +88,10 @@ def search_twins(
     links, searched_rows = store.links_there()
     if at_most is not None and store.n_rows > at_most:
         store.assign_sides()
-        return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True)
+        return TwinSearch(
+            len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True,
+            command=command_of("twins", store),
+        )  # fmt: skip
     plain, already_plain = 0, store.plain_rows()
     if len(np.setdiff1d(_signed_rows(store), searched_rows)) or (
         already_plain is None and len(searched_rows)
@@ -111,7 +115,10 @@ def search_twins(
         searched_rows = np.unique(np.concatenate([searched_rows, every]))
         store.keep_links(links, searched_rows, featureless)
     store.assign_sides()
-    return TwinSearch(len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain)
+    return TwinSearch(
+        len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain,
+        command=command_of("twins", store),
+    )  # fmt: skip
 
 
 def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:

@@ -150,7 +150,7 @@ def register(app: typer.Typer) -> None:
         for name, reason in analysis.settings["left_out"].items():
             typer.echo(f"left out: {name} ({reason})")
         settings_used = analysis.settings
-        twins = twin_sentences(settings_used["twins"])
+        twins = twin_sentences(settings_used["twins"], opened)
         data = [
             *data_sentences(analysis.tables),
             *sufficiency_sentences(analysis.tables.get("sufficiency")),

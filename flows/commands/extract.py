@@ -143,7 +143,7 @@ def register(app: typer.Typer) -> None:
                 seed=seed,
                 cluster=cluster or workers,
             )
-        print_json(report.to_dict()) if as_json else _print(report)
+        print_json(report.to_dict()) if as_json else _print(report, store)
         if not report.n_rows:
             first = report.bad.iloc[0]
             raise BadInput(
@@ -193,7 +193,8 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _print(report: Any) -> None:
+def _print(report: Any, store: str) -> None:
+    from alike.extract.command import command_at
     from alike.flows.console import print_table
 
     computed = f"{report.n_computed} computed" if report.n_computed else "no forward pass"
@@ -210,4 +211,5 @@ def _print(report: Any) -> None:
         typer.echo(f"note: {note}")
     if report.n_bad:
         counts = report.bad.groupby("state", as_index=False).size()
-        print_table(counts, "images without a feature (all: alike store ls --bad)")
+        command = command_at("store ls", store, "--bad")
+        print_table(counts, f"images without a feature (all: `{command}`)")

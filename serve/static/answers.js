@@ -15,8 +15,8 @@ export function sideOf(value, { facts, source }) {
     typical: analysed(facts.measure), map: { measure: source.measure, needs: facts.map_needs } };
   const mapped = one.maps.includes(facts.measure) ? facts.measure : one.maps[0];
   return { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title,
-    needs: one.measure ? "" : `an index of this network: run \`alike index --features ${one.key}\``,
-    typical: analysed(one.measure), map: { measure: mapped, needs: mapped ? "" : `a map of ${one.title}: run \`alike map --features ${one.key}\`` } };
+    needs: one.needs,
+    typical: analysed(one.measure), map: { measure: mapped, needs: one.map_needs } };
 }
 
 // How many neighbours an address asks for, as far as the server gives them.
@@ -62,19 +62,20 @@ export function bar(share, kind = "") {
 
 export function summary({ query, neighbours: near, exact, missing, notes, needs }) {
   if (needs) return "";
-  const text = !near.length ? "No stored image may answer."
+  const text = !near.length ? ""
     : exact ? "These are exactly the nearest." : "Found by an approximate index.";
   const lacking = missing ? ` ${count(missing)} images are not in the index: none of them can be here.` : "";
   const fewer = near.length && notes.length ? ` ${sentences(notes)}` : "";
   return text + fewer + lacking + (query.label === null ? " The class of the query is not known." : "");
 }
 
-export const noIndex = (needs) => empty("No index yet", `Neighbours need ${needs}. The other views need no index.`);
+export const noIndex = (needs) => (needs.startsWith("an index") ? empty("No index yet", `Neighbours need ${needs}. The other views need no index.`)
+  : empty("No neighbours yet", `Neighbours need ${needs}.`));
 
 // The neighbours as pictures, each a link to the pair.
 export function nearest({ query, neighbours: near, needs }, side, { values }) {
   if (needs) return noIndex(needs);
-  if (!near.length) return empty("No neighbours", "No stored image may answer. Allow any class.");
+  if (!near.length) return empty("No neighbours", (values.relation || "any") === "any" ? "No other image is stored." : "No stored image may answer. Allow any class.");
   const grid = h("div", { class: "grid" }, near.map((one) => {
     const known = query.label !== null && one.label !== null;
     const kind = !known ? "plain" : one.label === query.label ? "same" : "other";

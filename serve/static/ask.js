@@ -122,7 +122,7 @@ function someImages({ facts, go, source, life }) {
   const gallery = h("div", { class: "grid" });
   const draw = () => fill(gallery, life, async () => {
     const drawn = await ask("images", { count: 24, seed, label, features: source.features }, { signal: life });
-    if (!drawn.images.length) return empty("No images", "The store has no images with features yet. Run `alike extract`.");
+    if (!drawn.images.length) return empty("No images", "The store has no images with features yet.");
     return drawn.images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
   }, waiting(2, "Loading stored images"));
   const names = Object.entries(facts.classes).map(([name, n]) => [name, `${name} (${n})`]);

@@ -1,5 +1,5 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
-import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, waiting } from "./parts.js";
+import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, unlabelled, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
 const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
@@ -10,7 +10,7 @@ export const parameters = ({ classes }) => ({ first: Object.keys(classes), secon
 export function view(place, { facts, go, source, life }) {
   const names = Object.keys(facts.classes);
   if (!names.length) {
-    place.append(h("h1", { class: "unseen" }, "Classes"), empty("This set has no labels",
+    place.append(h("h1", { class: "unseen" }, "Classes"), unlabelled(facts,
       "Classes need labels. The map, the neighbours and the list of twins work without them.",
       h("p", {}, h("a", { class: "button", href: link("map", source) }, "See the map"))));
     return () => {};
@@ -72,6 +72,7 @@ export function view(place, { facts, go, source, life }) {
     pair.replaceChildren(heading, body);
     const filled = fill(body, life, async () => {
       if (unknown.length) return empty("No such class", `This set has no class ${unknown.map((name) => `“${name}”`).join(" and no ")}. Choose two of its classes.`);
+      if (first === second && facts.classes[first] < 2) return empty("One image alone", `“${first}” has no two images to compare.`);
       const told = await ask("class-pair", { ...source, first, second }, { signal: life });
       if (pairsIn(told, first === second) === 1) return [h("p", { class: "soft" }, `Two images are compared: their distance is ${distance(told.mean)} by ${told.measure}.`), pairs("The pair", told.nearest, source)];
       const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${first} and ${second}` });

@@ -193,9 +193,9 @@ function grade(method, pair) {
   const kind = pair.first.label === pair.second.label ? "same class" : "different classes", of = EXPLAINS.has(method) ? images : pairs;
   const row = EXPLAINS.has(method) ? images.find((one) => one.explainer === method)
     : measure === (method === "likeness" ? pair.measure : pair.side.named) && both && pairs.find((one) => one.explainer === method && one.pairs === kind);
-  if (!row) return of.length ? "No grade of this method is stored." : "Whether the network follows these maps was not measured: `alike explain --grade`.";
+  if (!row) return of.length ? "No grade of this method is stored." : `Whether the network follows these maps was not measured: run \`${pair.grades.command}\`.`;
   const span = (name) => `${row[name] === null ? "–" : row[name].toFixed(3)}${row[`${name}_low`] === null ? "" : ` (${row[`${name}_low`].toFixed(3)} to ${row[`${name}_high`].toFixed(3)})`}`;
-  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.${pair.grades.outdated.includes(EXPLAINS.has(method) ? "images" : "pairs") ? " The features have changed since: run `alike explain --grade` again." : ""}`;
+  return `Grade, over ${row.n_counted ?? row.n_images} ${EXPLAINS.has(method) ? "images" : `pairs of ${kind}`}: deletion ${span("deletion")}, less that of random orders ${span("deletion_to_random")}. Below 0 is better than chance.${pair.grades.outdated.includes(EXPLAINS.has(method) ? "images" : "pairs") ? ` The features have changed since: run \`${pair.grades.command}\` again.` : ""}`;
 }
 
 // Pixels have the share of the similarity that biases do not take.

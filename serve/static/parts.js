@@ -120,7 +120,7 @@ export function analysedMeasure({ key, measure, extractions }) {
 }
 
 // Which measure is shown in place of the chosen one, and why; null if it is the chosen one.
-export function otherMeasure(shown, { measure }, why = `the analysis has no ${measure}. \`alike analyse --measures ${shown},${measure}\` adds it`) {
+export function otherMeasure(shown, { measure, measure_needs: needs }, why = needs || `the analysis has no ${measure}`) {
   return shown === measure ? null : h("p", { class: "soft othermeasure" }, prose(`Shown by ${shown}, not by ${measure}: ${why}.`));
 }
 
@@ -167,6 +167,11 @@ export function waiting(lines = 3, label = "Loading") {
 
 export function empty(title, text, ...more) {
   return h("div", { class: "empty card" }, h("h2", {}, title), h("p", {}, prose(text)), more);
+}
+
+// What needs labels says so, and of a set whose images could not be read, that.
+export function unlabelled(facts, text, ...more) {
+  return facts.images ? empty("This set has no labels", text, ...more) : empty("No image to look at", `This needs ${facts.needs}.`);
 }
 
 export function failed(error, again, ...more) {

@@ -49,7 +49,10 @@ export function runsView({ go, doubt, life }) {
       }, waiting(3, "Loading the runs"));
       return;
     }
-    if (runs.length < 2) return;
+    if (runs.length < 2) {
+      doubt("runs", shown.names, shown.names === "none" ? "" : runs.length ? "this store has only one run" : "this store has no runs");
+      return;
+    }
     const ids = chosen(shown.names === "none" ? "" : shown.names);
     for (const box of list.querySelectorAll("input")) {
       box.checked = ids.includes(box.value);
@@ -87,7 +90,7 @@ const nameOf = (run) => run.slice(-6);
 // The list of runs, newest first, with a box each.
 function chooser({ runs, unchanged, faults }, choose) {
   const notes = [unchanged ? `Nothing had changed in ${count(unchanged.times)} ${unchanged.times === 1 ? "run" : "runs"} since ${nameOf(unchanged.since)}, the last at ${when(unchanged.last)}.` : "", ...faults.slice(0, FAULTS),
-    faults.length > FAULTS ? `${count(faults.length - FAULTS)} more records were left out: \`alike runs ls --json\` names them.` : ""]
+    faults.length > FAULTS ? `${count(faults.length - FAULTS)} more records were left out: /api/v1/runs names them.` : ""]
     .filter(Boolean).map((line) => h("p", { class: "soft small" }, prose(line)));
   if (!runs.length) return [h("p", { class: "lead" }, prose("No run is recorded in this store. `alike run pipeline.toml` records each that finds something changed.")), notes];
   if (runs.length === 1) return [h("p", { class: "lead" }, `One run so far, ${when(runs[0].time)}${runs[0].state === "failed" ? `: it failed (${runs[0].says})` : ""}. The next one that finds something changed will stand beside it.`), notes];

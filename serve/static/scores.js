@@ -1,5 +1,5 @@
 // Scores: what the report says, all networks of all stores side by side, runs side by side.
-import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, waiting, written } from "./parts.js";
+import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, prose, unlabelled, waiting, written } from "./parts.js";
 import { runsView } from "./runs.js";
 import { wordsOf } from "./words.js";
 
@@ -13,7 +13,7 @@ export function view(place, { facts, go, source, doubt, life }) {
   place.append(h("div", { class: "sections" }, above, runs.section, below));
   let sections = null, moved = false;
   if (!Object.keys(facts.classes).length) {
-    above.append(h("h1", { class: "unseen" }, "Scores"), empty("This set has no labels",
+    above.append(h("h1", { class: "unseen" }, "Scores"), unlabelled(facts,
       "Scores say how much nearer images of one class are than images of different classes, so they need labels. The map and the neighbours work without.",
       h("p", {}, h("a", { class: "button", href: link("map", source) }, "See the map"))));
     sections = Promise.resolve({});
@@ -57,7 +57,7 @@ async function sideBySide(facts, { measure }, words, life) {
     && [facts.measure, "network", "classifier"].includes(row.measure)) || (score === "accuracy" || score.endsWith("probe") ? document.scores.find((row) => row.score === score) : undefined);
   const rows = FIRST.map((score) => [score, columns.map(([, document]) => value(document, score))]).filter(([, cells]) => cells.some(Boolean));
   const section = h("section", {}, h("h2", {}, "Networks side by side"),
-    h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals. For paired differences on the same images, run ", h("code", {}, "alike compare --all"), "."),
+    h("p", { class: "lead" }, "Each network as it was analysed, with 95 % intervals.", facts.compare ? prose(` For paired differences on the same images, run \`${facts.compare}\`.`) : ""),
     h("div", { class: "tablebox" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score"), columns.map(([one]) =>
       h("th", { class: "n", scope: "col" },
         h("a", { href: link("scores", { store: one.store, features: one.key, measure: one.measure === facts.measure ? measure : one.measure }), "aria-current": one.value === facts.key ? "true" : undefined }, one.title))))),

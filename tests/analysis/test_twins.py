@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.stored import Analysis
 from alike.analysis.twins import first_of_each, twin_sentences
+from alike.extract.command import command_of
 
 
 def sameness(gap: np.ndarray, codes: np.ndarray) -> float:
@@ -70,8 +71,9 @@ def test_no_twins_are_no_sentences_but_unknown_ones_are(tmp_path, make, write_fe
     features = write_features(tmp_path / "s", make(sizes=(10, 10)))
     record = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=0)).settings
     assert record["twins"]["unsigned"] == 20
-    (said,) = twin_sentences(record["twins"])
-    assert "alike twins" in said
+    (said,) = twin_sentences(record["twins"], features.store)
+    assert said.endswith(f"are not known: run `{command_of('twins', features.store)}`.")
+    assert twin_sentences(record["twins"]) == ["The twins of 20 images are not known."]
     assert twin_sentences({}) == []
 
 

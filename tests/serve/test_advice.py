@@ -7,10 +7,13 @@ import shlex
 import pytest
 from PIL import Image
 
+from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
+from alike.extract.store import verify
 from alike.extract.store.store import Store
 from alike.flows.cli import app
 from alike.flows.commands.serve import _open
@@ -65,6 +68,14 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys, monkeypatc
         kind: asking.get(f"{API}/lists/{kind}?{of}").json()["needs"]
         for kind in ("labels", "outliers")
     }
+    # The other network, beside the one that is shown, is advised with the store and its key.
+    facts = asking.get(f"{API}/set?{of}").json()
+    for need in ("needs", "map_needs"):
+        for one in facts["extractions"]:
+            assert f"--features {one['key']}" in one[need]
+            if one["key"] != key:
+                run_advice(one[need])
+                other = one["key"]
     questions = (
         f"scores?{of}",
         f"map?{of}",
@@ -81,6 +92,15 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys, monkeypatc
             assert all(f"`{re.findall('`(.*)`', line)[0]}`" in need for need in lists.values())
         run_advice(line)
         assert asking.get(f"{API}/{question}").status_code == 200, line
+    facts = asking.get(f"{API}/set?{of}").json()
+    assert {(one["needs"], one["map_needs"]) for one in facts["extractions"]} == {("", "")}
+    assert facts["measure_needs"] == ""
+    assert asking.get(f"{API}/images/3/neighbours?features={other}").status_code == 200
+    run_advice(f"`{facts['compare']}`")
+    grades = asking.get(f"{API}/grades?{of}").json()
+    assert grades["images"] == []
+    run_advice(f"`{grades['command']}`")
+    assert asking.get(f"{API}/grades?{of}").json()["images"]
     # Other questions advise the same.
     unknown = f"{of}&measure=gem_cosine"
     answers = [asking.get(f"{API}/{path}?{unknown}") for path in ("classes", "class-matrix")]
@@ -93,6 +113,30 @@ def test_what_is_advised_can_be_run_and_makes_what_lacks(two, capsys, monkeypatc
     )
     run_advice(answer.json()["error"])
     assert asking.get(f"{API}/images/3/neighbours?{of}").status_code == 200
+
+
+def test_what_the_analysis_lacks_is_advised_for_the_measure_that_is_shown(two, capsys):
+    asking, key, store = two
+    settings = AnalysisSettings(measures=["gap_cosine"], split="train", bootstrap=0)
+    analyse(store.features(key), settings)
+    needs = asking.get(f"{API}/set?features={key}&measure=gap_euclid").json()["measure_needs"]
+    assert needs in asking.get(f"{API}/classes?features={key}&measure=gap_euclid").json()["error"]
+    run_advice(needs)
+    facts = asking.get(f"{API}/set?features={key}&measure=gap_euclid").json()
+    assert facts["measure_needs"] == ""
+    assert Analysis.load(store, key).settings["split"] == "train"
+
+
+def test_what_verify_says_mends_a_store(tmp_path, capsys):
+    store, [key] = store_of(tmp_path, "a store", {"ant": 2, "bee": 2}, ("deep",))
+    shard = store.root_path / store.features(key).place("last_conv", 0)
+    shard.write_bytes(b"no shard")
+    (store.root_path / "twins" / "links.parquet").unlink()
+    damage = {one.file: one.repair for one in verify(store).damage}
+    assert len(damage) == 2
+    for repair in damage.values():
+        run_advice(repair)
+    assert verify(store).damage == ()
 
 
 @pytest.mark.parametrize("counts", [{"ant": 5}, {"ant": 1, "bee": 1}])
@@ -120,6 +164,20 @@ def test_refusals_use_the_words_of_http(tmp_path):
     asking = Asking(create_app(NeighbourService(store)))
     build_index(store.features(key), "gap_cosine")
     uploaded = asking.ask("POST", f"{API}/images", content=png_of((8, 8))).json()["image"]
+    see = f"{API}/docs lists the questions"
+    deep = {"content": "[" * 10**5, "headers": {"Content-Type": "application/json"}}
+    answer = asking.ask("PUT", f"{API}/tags/odd", **deep)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, f"the body cannot be read as JSON: {see}"
+    )  # fmt: skip
+    answer = asking.get(f"{API}/images/-1")
+    assert answer.json()["error"] == (
+        "image: the row of an image, or the SHA-256 of its bytes, is expected, not '-1'"
+    )
+    answer = asking.ask("DELETE", f"{API}/tags/odd")
+    assert (answer.status_code, answer.json()["error"]) == (
+        405, f"DELETE is no verb of this address, but PUT: {see}"
+    )  # fmt: skip
     answer = asking.get(f"{API}/images/{uploaded}/neighbours?relation=same")
     assert answer.status_code == 422
     assert "ask by relation=any" in answer.json()["error"]

@@ -137,7 +137,7 @@ def test_the_grade_of_a_method_stands_under_its_maps(page, address, place):
     graded = "document.querySelector('.graded').textContent"
     visit(page, pair, VIEWS["#ask?image=3&with=12"])
     page.run(button)
-    page.wait(f"{graded}.includes('alike explain --grade')")
+    page.wait(f"{graded}.includes('--grade')")
     features = Store.open(place / "store").features()
     network = load_network(f"{place}/nets.py:small", "none")
     grading = Grading(steps=4, draws=3)
@@ -366,10 +366,11 @@ def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
 
 @pytest.fixture
 def bare(place, tmp_path):
-    """A store without index, analysis and map, and one of two images of two classes."""
+    """A store without index, analysis and map, one of two images of two classes, and two less."""
     from alike.extract.images.sources import open_source
     from alike.extract.networks.network import load_network
     from alike.extract.pipeline import extract
+    from alike.index.build import build_index
 
     without = shutil.ignore_patterns("tables", "maps", "index")
     shutil.copytree(place / "store", tmp_path / "bare.store", ignore=without)
@@ -379,7 +380,19 @@ def bare(place, tmp_path):
     store = Store.open(tmp_path / "pair.store", create=True)
     network = load_network(f"{place}/nets.py:small", "none")
     extract(open_source(str(tmp_path / "images")), network, store, taps=("logits",), device="cpu")
-    return tmp_path / "bare.store", tmp_path / "pair.store"
+    # One of a single image, and one of which no image can be read.
+    for name, data in (
+        ("one", (place / "images" / "cat" / "0.png").read_bytes()),
+        ("torn", b"\x89PNG\r\n\x1a\n"),
+    ):
+        (tmp_path / name / "cat").mkdir(parents=True)
+        (tmp_path / name / "cat" / "0.png").write_bytes(data)
+        store = Store.open(tmp_path / f"{name}.store", create=True)
+        source = open_source(str(tmp_path / name))
+        extracted = extract(source, network, store, taps=("last_conv",), device="cpu")
+        if name == "one":
+            build_index(store.features(extracted.key), "gap_cosine")
+    return [tmp_path / f"{name}.store" for name in ("bare", "pair", "one", "torn")]
 
 
 def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
@@ -415,7 +428,12 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
             ("#scores?store=bare", "alike analyse --store"),
             ("#data?store=bare", "alike analyse --store"),
             ("#ask?store=bare&image=3&with=12", "alike index --store"),
-            (f"#ask?image=3&beside=bare/{key}", f"alike index --features {key}"),
+            (f"#ask?image=3&beside=bare/{key}", f"--features {key} --measure gap_cosine"),
+            ("#ask?store=one&image=0", "No other image is stored."),
+            ("#classes?store=one", "“cat” has no two images to compare."),
+            ("#ask?store=torn", "Neighbours need images with features: run alike extract"),
+            ("#scores?store=torn", "This needs images with features: run alike extract"),
+            ("#classes?store=torn", "This needs images with features: run alike extract"),
             ("#classes?store=pair", "Two images are compared: their distance is"),
         ):
             visit(page, address + view, "document.querySelector('.empty')")
@@ -528,6 +546,9 @@ def test_a_store_without_runs_says_what_records_them(page, two):
     says = page.run("return document.querySelector('#runs').innerText")
     assert "No run is recorded in this store. alike run pipeline.toml records" in says
     assert not page.run("return document.querySelectorAll('#runs input').length")
+    page.run("location.hash = 'scores?runs=a,b'")
+    line = "runs=a,b in the address: this store has no runs."
+    page.wait("document.querySelector('#notes').textContent === arguments[0]", line)
     assert_quiet(page, address)
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import shutil
+import threading
 import time
 
 import httpx
 import pytest
 
+from alike.analysis.stored import Analysis
 from alike.extract.store import Store, read_tags
 from alike.extract.store.upkeep import collect_garbage
 from alike.serve.app import create_app
@@ -142,3 +144,35 @@ def test_an_extraction_that_was_deleted_is_gone(both):
     time.sleep(EVERY)
     answer = asking.get(f"{LOST}/images/3/neighbours")
     assert (answer.status_code, "no features" in answer.json()["error"]) == (404, True)
+
+
+def test_an_analysis_that_is_being_written_is_never_half_of_two(analysed, place, tmp_path):
+    """Answers are of the old one until the last table is there, then of the new one."""
+    from dataclasses import replace
+
+    from alike.serve.analysed import StoredAnalyses
+
+    shutil.copytree(place / "store", tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    old = analysed[0]
+    old.save(store)
+    new = replace(old, settings={**old.settings, "seed": 7})
+    asked, write = StoredAnalyses(store), store.write_table
+    assert asked.analysis(old.key).settings["seed"] == old.settings["seed"]
+    seeds, fresh = [], []
+
+    def written(place, table, attrs):
+        write(place, table, attrs)
+        seeds.append(asked.analysis(old.key).settings["seed"])
+        if len(seeds) == len(new.tables) - 2:
+            # Who reads it for the first time waits for the rest.
+            reader = threading.Thread(target=lambda: fresh.append(Analysis.load(store, old.key)))
+            reader.start()
+            readers.append(reader)
+
+    readers = []
+    store.write_table = written
+    new.save(store)
+    readers[0].join()
+    assert seeds == [old.settings["seed"]] * (len(new.tables) - 1) + [7]
+    assert fresh[0].settings["seed"] == 7

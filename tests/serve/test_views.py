@@ -14,10 +14,12 @@ import pytest
 
 import alike
 import alike.client
+from alike.analysis.figures import histogram
+from alike.extract.measures import measure_named
 from alike.extract.networks.network import load_network
 from alike.extract.store.store import Store
 from alike.serve.analysed import _predictions
-from alike.serve.class_pair import _ends
+from alike.serve.class_pair import _ends, _histogram
 from alike.serve.lists import export
 from alike.serve.questions import MOST_ROWS
 from alike.serve.service import NeighbourService
@@ -74,6 +76,7 @@ def test_two_classes(client, analysis, gap, first, second):
 def test_grades_are_those_that_are_stored(place, tmp_path):
     from alike.analysis.explain.file_names import GRADE, PAIR_GRADE
     from alike.analysis.explain.grade import Grading, grade_of, pair_grade_of
+    from alike.analysis.explain.stored_grades import grade_command
 
     shutil.copytree(place / "store", tmp_path / "store")
     service = NeighbourService(tmp_path / "store")
@@ -81,7 +84,8 @@ def test_grades_are_those_that_are_stored(place, tmp_path):
     for name in (GRADE, PAIR_GRADE):
         # A test of the page grades the set that all share.
         service.store.remove_file(name.format(key=features.key))
-    empty = {"key": features.key, "images": [], "pairs": [], "pair_measure": "", "outdated": []}
+    empty = {"key": features.key, "images": [], "pairs": [], "pair_measure": "", "outdated": [],
+             "command": grade_command(features)}  # fmt: skip
     assert service.analyses.grades(features.key) == empty
     network = load_network(f"{place}/nets.py:small", "none")
     grading = Grading(steps=4, draws=3)
@@ -202,6 +206,28 @@ def test_the_matrix_of_many_classes_is_whole(place, analysis, monkeypatch):
     found = Views(service).class_matrix(None, None, mean=True)
     square = pd.DataFrame(found["mean"], found["order"], found["order"])
     np.testing.assert_array_equal(square.loc[names, names].to_numpy(), means)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("measure", "distance"),
+    [("gap_cosine", 0.25), ("gap_cosine", 0), ("gap_cosine", 6e-8), ("gap_cosine", -6e-8),
+     ("gap_euclid", 1e-3), ("gap_euclid", 1e6), ("gap_euclid", 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("apart", [0, 1e-7])
+def test_equal_distances_are_one_bar_on_an_axis_from_0(measure, distance, apart):
+    same = distance * np.array([1, 1 + apart, 1])
+    table = _histogram(measure_named(measure), same, same[:2])
+    drawn = histogram(table, measure=measure, bars=60)
+    zero = (abs(distance) < 1e-5 and measure == "gap_cosine") or distance == 0
+    for bars, n in zip(drawn.data, (2, 3), strict=True):
+        assert f"({n} pairs)" in bars.name
+        (at,) = np.flatnonzero(bars.y)
+        assert bars.y[at] == 100
+        assert bars.x[at] == pytest.approx(0 if zero else distance, abs=1e-6, rel=1e-6)
+        assert (np.diff(bars.x) > 0).all()
+        ends = bars.x[0] - bars.width[0] / 2, bars.x[-1] + bars.width[-1] / 2
+        assert ends == pytest.approx((0, 1) if zero else (0, 2 * distance), abs=0.01, rel=1e-5)
 
 
 def test_a_list_of_the_client_is_as_long_as_an_answer_can_be():

@@ -37,6 +37,7 @@ from alike.analysis.explain.overlay import (
     overlay,
 )
 from alike.analysis.explain.pair import alike_panel, centre_of, compare_images, stored_pair
+from alike.analysis.explain.stored_grades import grade_command
 from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
@@ -196,7 +197,7 @@ def test_the_report_shows_what_the_store_holds(features):
     assert "contribution of each position to the score" in shown
     assert "Evidence for the predicted class" in shown
     assert shown.count("data:image/jpeg") == 3
-    assert shown.count("No grade of the maps was measured (alike explain --grade).") == 3
+    assert shown.count(f"No grade of the maps was measured: `{grade_command(features)}` does.") == 3
     twice = explanations_section({"before": features.key, "after": features.key}, features.store)
     assert twice.count("<table") == 1  # one row an explainer and network
     assert (twice.count(">before</td>"), twice.count(">after</td>")) == (1, 1)

@@ -1,5 +1,8 @@
 """Grades under every map of a picture, and what is older than the features it was made from."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,7 @@ from alike.analysis.report.networks import networks_section
 from alike.analysis.report.report import top
 from alike.analysis.report.subject import Subject
 from alike.analysis.similarity import network_pairs
+from alike.extract.command import command_of
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
@@ -172,11 +176,17 @@ def test_what_is_older_than_the_features_says_so(place):
     features = place.features(first)
     shown = explanations_section({"network": first}, features.store)
     # The tables of continuity and of both grades; three pictures, each with a grade beside it.
-    assert shown.count(f"{CHANGED}: run alike explain --continuity again") == 2
-    assert shown.count(f"{CHANGED}: run alike explain --grade again") == 5
-    assert shown.count(f"{CHANGED}: run alike explain --confused 4 again") == 1
-    assert shown.count(f"{CHANGED}: run alike run again") == 1
-    assert f"These changed since: {first}" in networks_section(subject, features.store)
+    explain = command_of("explain", features.store, first)
+    advice = re.findall(f"{CHANGED}: run `{re.escape(explain)} ([^`]*)` again", shown)
+    # Tables name the side that they are of; pictures do not know it.
+    assert Counter(advice) == {
+        "--continuity --split all": 1, "--continuity": 1, "--confused 4": 1,
+        "--grade --split all": 5,
+    }  # fmt: skip
+    assert shown.count(f"{CHANGED}: the next run draws it again") == 1
+    compare = command_of("compare", features.store, "", "--all", "--measure", "gap_cosine")
+    says = networks_section(subject, features.store)
+    assert f"These changed since: {first}. Run `{compare} --split all` again." in says
     assert f"Beware: images, their labels or sides, or taps of {first} came" in (
         top(subject, {}, features.store)
     )
