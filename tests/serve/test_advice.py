@@ -226,6 +226,10 @@ def test_refusals_use_the_words_of_http(tmp_path):
     assert (answer.status_code, answer.json()["error"]) == (
         405, f"DELETE is no verb of this address, but PUT: {see}"
     )  # fmt: skip
+    answer = asking.get("/static/odd.js")
+    assert (answer.status_code, answer.json()["error"]) == (
+        404, f"nothing is at '/static/odd.js': {see}"
+    )  # fmt: skip
     answer = asking.get(f"{API}/images/{uploaded}/neighbours?relation=same")
     assert answer.status_code == 422
     assert "ask by relation=any" in answer.json()["error"]
