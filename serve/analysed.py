@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class StoredAnalyses:
         self._reading: dict[tuple[str, ...], threading.Lock] = {}
         self._read: OrderedDict[tuple[str, ...], tuple[Any, Any]] = OrderedDict()
         self._measures: dict[str, tuple[Any, list[str]]] = {}
+        self._maps: dict[str, tuple[Any, list[str]]] = {}
 
     def stamp(self, key: str) -> Any:
         """Changes with every analysis of an extraction; None before the first."""
@@ -66,9 +68,16 @@ class StoredAnalyses:
         return entry[1]
 
     def maps(self, key: str) -> list[str]:
-        """Measures of which an extraction has a stored map, whatever its images."""
-        names = self._store.files.listing(f"maps/{key}")
-        return sorted({name.partition(".")[0] for name in names if name.endswith(".parquet")})
+        """Measures of which an extraction has a map of the images that are there now."""
+        listing = self._store.files.listing(f"maps/{key}")
+        if not listing:
+            return []
+        features = self._store.features(key)
+        stamp = features.stamp(), listing
+        entry = self._maps.get(key)
+        if entry is None or entry[0] != stamp:
+            entry = self._maps[key] = stamp, _drawable(features, listing)
+        return entry[1]
 
     def analysis_needs(self, key: str) -> str:
         """What scores and classes need, with the command that makes it; empty if nothing."""
@@ -84,7 +93,8 @@ class StoredAnalyses:
         if measure in self.maps(key):
             return ""
         command, why_not = _map_command(self._store.features(key), measure)
-        wanted = f"a map by {measure}"
+        outdated = measure in _mapped(self._store.files.listing(f"maps/{key}"))
+        wanted = f"a map by {measure}{' of the images that are there now' if outdated else ''}"
         return f"{wanted}: run `{command}`" if command else f"{wanted}, but {why_not}"
 
     def measure_needs(self, key: str, measure: str) -> str:
@@ -274,6 +284,31 @@ class StoredAnalyses:
                 while len(self._read) > MOST:
                     self._read.popitem(last=False)
             return entry[1]
+
+
+def _mapped(listing: Iterable[str]) -> dict[str, list[str]]:
+    """Measures of stored maps of all images of a split, with these splits."""
+    splits: dict[str, list[str]] = {}
+    for split in SPLITS:
+        end = f".{split}.parquet"
+        for name in sorted(listing):
+            if name.endswith(end):
+                splits.setdefault(name.removesuffix(end), []).append(split)
+    return splits
+
+
+def _drawable(features: Any, listing: Iterable[str]) -> list[str]:
+    """Measures with a map of the images that are there now."""
+    measures = []
+    for measure, splits in _mapped(listing).items():
+        try:
+            there = _find_map(features, measure, tuple(splits)) is not None
+        except (AlikeError, OSError):
+            # What is damaged is told to whoever asks for it.
+            there = True
+        if there:
+            measures.append(measure)
+    return sorted(measures)
 
 
 def _find_map(features: Any, measure: str, splits: tuple[str, ...]) -> pd.DataFrame | None:

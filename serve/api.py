@@ -402,7 +402,7 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
 
         def question() -> Any:
             opened = service.opened(features)
-            chosen = service.analysed_measure(opened) if measure is None else measure
+            chosen = service.map_measure(opened) if measure is None else measure
             check_measure(chosen)
             return service.analyses.map(opened, chosen, split, limit, predictions=predictions)
 

@@ -294,7 +294,9 @@ def _with_headers(send: Send) -> Send:
 
 def path_of(scope: Scope) -> str:
     """The path below the root path that a proxy serves this application at."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
+    # Below a mounted part, `root_path` has the path of that too.
+    root = scope.get("app_root_path", scope.get("root_path", ""))
+    return str(scope["path"]).removeprefix(root) or "/"
 
 
 def name_of_host(host: str) -> str:

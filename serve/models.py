@@ -154,7 +154,7 @@ class Extraction(Model):
         indexes: measures with an index: those that `neighbours` takes. All else needs none.
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
         measures: by which it was analysed.
-        maps: measures of which there is a map.
+        maps: measures of which there is a map of the images that are there now.
         needs: what has to be done before `neighbours` answers by any measure; empty if nothing.
         map_needs: the same of `map`.
     """

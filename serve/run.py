@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import h11
@@ -220,9 +221,24 @@ def allowed_hosts(host: str) -> tuple[str, ...]:
         return LOOPBACK
     if host not in ANYWHERE:
         return (*LOOPBACK, host.lower())
-    addresses = [one.address for each in psutil.net_if_addrs().values() for one in each]
-    names = {socket.gethostname().lower(), *(one.partition("%")[0].lower() for one in addresses)}
+    names = {socket.gethostname().lower(), *map(str, machine_addresses())}
     return (*LOOPBACK, *sorted(names - set(LOOPBACK)))
+
+
+def machine_addresses() -> list[IPv4Address | IPv6Address]:
+    """Addresses of this machine: those of IPv4 first, and those that others reach before others."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = {
+        ip_address(one.address.partition("%")[0])
+        for each in psutil.net_if_addrs().values()
+        for one in each
+        if one.family in families
+    }
+    return sorted(found, key=lambda one: (_only_here(one), one.version, int(one)))
+
+
+def _only_here(address: IPv4Address | IPv6Address) -> bool:
+    return address.is_loopback or address.is_link_local
 
 
 def allowed_name(text: str) -> str:
@@ -245,7 +261,8 @@ def page_address(host: str, port: int, hosts: Sequence[str], root_path: str) -> 
     """Where the page can be opened.
 
     Args:
-        host: address that is listened at.
+        host: address that is listened at; for all addresses, the first further name is shown that
+            is not this machine's, or an address of it that others reach.
         port: that is listened at.
         hosts: further names under which the page may be asked for.
         root_path: path at which a proxy serves the page; with it the first further name that is not
@@ -254,6 +271,10 @@ def page_address(host: str, port: int, hosts: Sequence[str], root_path: str) -> 
     beyond = [name for name in hosts if name not in (*LOOPBACK, "*")]
     if root_path and beyond:
         return f"https://{_in_address(beyond[0])}{root_path}/"
+    if host in ANYWHERE:
+        # Nobody can be asked for all addresses.
+        own = [str(one) for one in machine_addresses() if not _only_here(one)]
+        host = [*beyond, *own, "localhost"][0]
     return f"http://{_in_address(host)}:{port}/"
 
 

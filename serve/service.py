@@ -166,9 +166,10 @@ class NeighbourService:
         check_measure(measure)
         return self._open.get(chosen, measure)
 
-    def analysed_measure(self, opened: OpenIndex) -> str:
-        """The measure of a map, or of an analysis, if none is named."""
-        return opened.index.measure.name if opened.needs else self.measure
+    def map_measure(self, opened: OpenIndex) -> str:
+        """The measure of the map if none is named: that of the index, if there is a map by it."""
+        name, there = opened.index.measure.name, self.analyses.maps(opened.index.features.key)
+        return next((one for one in (name, self.measure, *there) if one in there), name)
 
     def _usual_measure(self, key: str) -> str:
         """The measure by which an extraction answers if none is named."""
@@ -207,7 +208,7 @@ class NeighbourService:
             "needs": opened.needs,
             "analysis_needs": self.analyses.analysis_needs(index.features.key),
             "map_needs": self.analyses.map_needs(
-                index.features.key, measure or self.analysed_measure(opened)
+                index.features.key, measure or self.map_measure(opened)
             ),
             "measure_needs": self.analyses.measure_needs(index.features.key, index.measure.name),
             "compare": self._compare(opened),

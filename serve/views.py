@@ -165,7 +165,7 @@ class Views:
 
         chosen = self.service.chosen_key(key)
         if measure is None:
-            measure = self.service.analysed_measure(self.service.opened(chosen))
+            measure = self.service.opened(chosen).index.measure.name
         analysis = self.service.analyses.analysis(chosen)
         table = analysis.tables.get("roc")
         part = None if table is None else table[table["measure"] == measure]

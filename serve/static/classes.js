@@ -41,7 +41,7 @@ export function view(place, { facts, go, source, life }) {
     }).catch((error) => box.replaceChildren(error.message)));
     return [h("h2", {}, "Mean distance between classes"), otherMeasure(told.measure, facts),
       says, box, h("h3", {}, "Nearest to each other"),
-      h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: one.ratio === null ? "no ratio: there is no distance within" : `ratio ${one.ratio.toFixed(2)}: between / within` },
+      h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: ratio(one) },
         `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
   }, waiting(6, "Loading the classes")),
   fill(list, life, async () => {
@@ -111,6 +111,11 @@ function pairsIn({ images: [n, m] }, one) {
 function sameEnds({ nearest, farthest }) {
   const names = (list) => list.map(({ first, second }) => `${first.image} ${second.image}`).sort().join();
   return names(nearest) === names(farthest);
+}
+
+// A class of one image has no distance within it.
+function ratio({ ratio: value }) {
+  return value === null ? null : `ratio ${value.toFixed(2)}: between / within`;
 }
 
 // Older analyses have no intervals of classes.

@@ -1,5 +1,5 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
-import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, otherMeasure, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
 import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
@@ -81,6 +81,7 @@ export function view(place, { facts, go, source, doubt, life }) {
         const box = h("div", { class: "plane" });
         maps.push({ data: one, box, byImage: new Map(one.image.map((image, i) => [image, i])) });
         return h("figure", { class: "mapfigure" }, data.length > 1 ? h("h2", {}, sides[i].title) : null, box,
+          otherMeasure(one.settings.measure, facts, `no map by ${facts.measure} of this network is stored`),
           one.sampled ? h("figcaption", {}, `A random part of ${count(one.images)} images.`) : null);
       });
     }, waiting(6, "Loading the map"));

@@ -42,10 +42,15 @@ export class Refusal extends Error {
 }
 
 export async function ask(path, values, options) {
-  const answer = await fetch(address(path, values), options);
-  const body = await answer.json().catch(() => ({}));
+  const answer = await fetch(address(path, values), options).catch(gone);
+  const body = await answer.json().catch(answer.ok ? gone : () => ({}));
   if (!answer.ok) throw new Refusal(body.error || `${path}: ${answer.status} ${answer.statusText}`, answer.status);
   return body;
+}
+
+// An answer that does not arrive, or not whole; one that nobody waits for any more stays what it is.
+function gone(error) {
+  throw error.name === "AbortError" ? error : new Error("The server does not answer. Is `alike serve` still running?");
 }
 
 // The answer, or null where something has not been computed or does not exist.
@@ -144,7 +149,7 @@ export function select(label, options, chosen, act) {
 
 export const count = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
-export const distance = (value) => Number(value).toPrecision(4);
+export const distance = (value) => (value === null ? "–" : Number(value).toPrecision(4));
 // Never "100.0 %" of what is less, nor "0.0 %" of what is more.
 export function rounded(share) {
   if (share >= 1 || share <= 0) return `${share <= 0 ? 0 : 100} %`;
@@ -175,10 +180,11 @@ export function unlabelled(facts, text, ...more) {
 }
 
 export function failed(error, again, ...more) {
-  const missing = error.status === 404;
+  const missing = error.status === 404, fault = error instanceof TypeError;
+  if (fault) console.error(error);
   return h("div", { class: `empty card ${missing ? "" : "wrong"}`, role: "alert" },
     h("h2", {}, missing ? "Not there yet" : "That did not work"),
-    h("p", {}, prose(error instanceof TypeError ? "The server does not answer. Is `alike serve` still running?" : error.message)),
+    h("p", {}, prose(fault ? `The page has a fault: ${error.message}. The console of the browser has more.` : error.message)),
     h("button", { type: "button", onclick: again }, "Try again"), more.map((one) => [" ", one]).flat());
 }
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from alike.analysis.analyse import AnalysisSettings, analyse
+from alike.analysis.maps import MapSettings, make_map
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
@@ -127,6 +128,53 @@ def test_what_the_analysis_lacks_is_advised_for_the_measure_that_is_shown(two, c
     assert Analysis.load(store, key).settings["split"] == "train"
 
 
+def test_a_map_that_is_listed_is_drawn_and_one_that_is_outdated_says_what_remakes_it(
+    two, capsys, tmp_path
+):
+    asking, key, store = two
+    features = store.features(key)
+    build_index(features, "gap_euclid")
+
+    def drawn():
+        """Measures of the maps that are listed, and the measure of the one that is drawn."""
+        facts = asking.get(f"{API}/set?features={key}").json()
+        [one] = [one for one in facts["extractions"] if one["key"] == key]
+        answer = asking.get(f"{API}/map?features={key}")
+        if answer.status_code == 200:
+            assert facts["map_needs"] == one["map_needs"] == ""
+            return one["maps"], answer.json()["settings"]["measure"]
+        assert one["map_needs"] == facts["map_needs"]
+        commands = [re.findall("`.*`", line) for line in (one["map_needs"], answer.json()["error"])]
+        assert commands[0] == commands[1]
+        return one["maps"], one["map_needs"]
+
+    needs = drawn()[1]
+    assert needs.startswith("a map by gap_euclid: run")
+    # Maps of a part of the images, or like another map, are not those of this view.
+    whole = make_map(features, MapSettings(split="train"))
+    (store.root_path / "maps" / key / "gap_cosine.train.parquet").unlink()
+    make_map(features, MapSettings(split="train"), like=whole)
+    make_map(features.only("label=ant"), MapSettings(split="all"))
+    assert drawn() == ([], needs)
+    make_map(features, MapSettings(split="all"))
+    assert drawn() == (["gap_cosine"], "gap_cosine")
+    run_advice(needs)
+    assert drawn() == (["gap_cosine", "gap_euclid"], "gap_euclid")
+    # The set grows, and shrinks to others than those of the map.
+    spec, network = str(tmp_path / "images"), load_network(f"{tmp_path}/nets.py:wide", "none")
+    for change in (
+        lambda folder: Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "new.png"),
+        lambda folder: [(folder / name).unlink() for name in ("new.png", "0.png")],
+    ):
+        change(tmp_path / "images" / "ant")
+        extract(open_source(spec), network, store, device="cpu")
+        maps, needs = drawn()
+        assert maps == []
+        assert needs.startswith("a map by gap_euclid of the images that are there now: run")
+        run_advice(needs)
+        assert drawn() == (["gap_euclid"], "gap_euclid")
+
+
 def test_what_verify_says_mends_a_store(tmp_path, capsys):
     store, [key] = store_of(tmp_path, "a store", {"ant": 2, "bee": 2}, ("deep",))
     shard = store.root_path / store.features(key).place("last_conv", 0)
@@ -177,6 +225,10 @@ def test_refusals_use_the_words_of_http(tmp_path):
     answer = asking.ask("DELETE", f"{API}/tags/odd")
     assert (answer.status_code, answer.json()["error"]) == (
         405, f"DELETE is no verb of this address, but PUT: {see}"
+    )  # fmt: skip
+    answer = asking.get("/static/odd.js")
+    assert (answer.status_code, answer.json()["error"]) == (
+        404, f"nothing is at '/static/odd.js': {see}"
     )  # fmt: skip
     answer = asking.get(f"{API}/images/{uploaded}/neighbours?relation=same")
     assert answer.status_code == 422

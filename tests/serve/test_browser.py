@@ -366,7 +366,11 @@ def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
 
 @pytest.fixture
 def bare(place, tmp_path):
-    """A store without index, analysis and map, one of two images of two classes, and two less."""
+    """A store without index, analysis and map, one of two images of two classes, and two less.
+
+    And one with an analysis, with a class of one image.
+    """
+    from alike.analysis.analyse import AnalysisSettings, analyse
     from alike.extract.images.sources import open_source
     from alike.extract.networks.network import load_network
     from alike.extract.pipeline import extract
@@ -380,6 +384,13 @@ def bare(place, tmp_path):
     store = Store.open(tmp_path / "pair.store", create=True)
     network = load_network(f"{place}/nets.py:small", "none")
     extract(open_source(str(tmp_path / "images")), network, store, taps=("logits",), device="cpu")
+    shutil.copytree(tmp_path / "images", tmp_path / "few")
+    shutil.copy(place / "images" / "cat" / "1.png", tmp_path / "few" / "cat")
+    store = Store.open(tmp_path / "few.store", create=True)
+    source = open_source(str(tmp_path / "few"))
+    features = extract(source, network, store, taps=("last_conv",), device="cpu").key
+    settings = AnalysisSettings(measures=["gap_cosine"], split="all", bootstrap=0)
+    analyse(store.features(features), settings)
     # One of a single image, and one of which no image can be read.
     for name, data in (
         ("one", (place / "images" / "cat" / "0.png").read_bytes()),
@@ -392,7 +403,7 @@ def bare(place, tmp_path):
         extracted = extract(source, network, store, taps=("last_conv",), device="cpu")
         if name == "one":
             build_index(store.features(extracted.key), "gap_cosine")
-    return [tmp_path / f"{name}.store" for name in ("bare", "pair", "one", "torn")]
+    return [tmp_path / f"{name}.store" for name in ("bare", "pair", "one", "torn", "few")]
 
 
 def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
@@ -445,6 +456,10 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
         assert "2 images 2 classes" in page.run(
             "return document.querySelector('#set').innerText.replaceAll(/\\s+/g, ' ')"
         )
+        visit(page, f"{address}#classes?store=few", "document.querySelector('.js-plotly-plot')")
+        titles = "[...document.querySelectorAll('.chips a')].map((one) => one.title)"
+        assert page.run(f"return {titles}") == [""]
+        assert_quiet(page, address)
 
 
 @pytest.fixture(scope="module")

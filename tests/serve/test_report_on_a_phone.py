@@ -71,6 +71,9 @@ def test_nothing_runs_out_of_its_card(page, request, which, width, dark):
     )
     assert any(one.startswith("0.") for one in values)
     assert page.complaints() == []
+    # Nor does the name of a class in a heading, however long.
+    page.run("document.querySelectorAll('h2, h3').forEach((one) => one.append('L'.repeat(200)));")
+    assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
     # What is too wide would be found.
     page.run("document.querySelector('#ladder svg').style.width = '3000px'")
     assert page.run(OUTSIDE) != []

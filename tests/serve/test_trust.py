@@ -10,7 +10,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -560,7 +562,12 @@ def test_who_can_reach_a_server():
             allowed_name(wrong)
     named = ("localhost", "pets.example.org")
     assert page_address("127.0.0.1", 80, named, "/a") == "https://pets.example.org/a/"
-    assert page_address("::", 80, named, "") == "http://[::]:80/"
+    assert page_address("::", 80, named, "") == "http://pets.example.org:80/"
+    # What is printed can be opened, and only names and addresses are named.
+    shown = urlsplit(page_address("0.0.0.0", 80, (), ""))
+    assert shown.hostname in allowed_hosts("0.0.0.0")
+    others = set(allowed_hosts("0.0.0.0")) - {"localhost", socket.gethostname().lower()}
+    assert all(ip_address(one) for one in others)
     assert page_address("127.0.0.1", 80, named[:1], "/a") == "http://127.0.0.1:80/"
     assert socket.gethostname().lower() in allowed_hosts("0.0.0.0")
 
