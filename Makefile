@@ -9,7 +9,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # Processes that share the test files.
 WORKERS ?= 2
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
+# Files in the order in which they are collected: the longest first (tests/conftest.py).
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 NUMERIC := tests/extract/measures tests/analysis/blocks tests/analysis/pairs tests/analysis/classes tests/analysis/neighbours
 

@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 from alike.extract.documents import read_json_file
 from alike.extract.errors import BadInput
@@ -60,12 +61,27 @@ def train(path: Path) -> None:
         raise SystemExit(1) from error
 
 
+def leave() -> NoReturn:
+    """End this process, whose work is done, without taking its libraries apart.
+
+    A thread of theirs that still runs then would abort the process ("terminate called without an
+    active exception"), and torchrun ends the others, which may be writing the weights, with it.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main() -> None:
     """torchrun, or one of its processes; each ends with the process that started it."""
     if sys.argv[1] != "--torchrun":
         end_with_parent(os.getppid())
         train(Path(sys.argv[1]))
-        return
+        leave()
     from torch.distributed.run import main as torchrun
 
     end_with_parent(int(sys.argv[2]))

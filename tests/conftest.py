@@ -132,6 +132,29 @@ QUICK = "quick"
 """Mark of the tests that `make quick` runs: one a file at least, each well under a second."""
 
 
+LONGEST = (
+    "flows/test_demo.py",
+    "flows/test_other_s3.py",
+    "flows/test_serving.py",
+    "flows/test_cluster_kill.py",
+    "flows/test_soak.py",
+    "flows/test_run_kill.py",
+    "flows/test_same_again.py",
+    "flows/test_train_processes.py",
+    "flows/test_several_networks.py",
+    "flows/test_remote_store.py",
+    "flows/test_sequences.py",
+    "serve/test_browser.py",
+)
+"""Files that take longest: they come first, so that no process waits at the end for one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).resolve().parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only the tests that are marked quick")
 

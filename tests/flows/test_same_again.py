@@ -79,6 +79,8 @@ def run(place, folder="out", **settings):
     del sections["making"]
     sections.pop("since", None)
     sections.pop("over_time", None)
+    # A command that is advised names the store.
+    sections = {name: each.replace(f"{place / folder}", "OUT") for name, each in sections.items()}
     return finished, Analysis.load(this.store(), finished.key).tables, sections
 
 
