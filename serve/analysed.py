@@ -129,6 +129,24 @@ class StoredAnalyses:
         )
         return analysis
 
+    def outdated(self, key: str) -> str:
+        """Says that an analysis is of other images or features than there are, and what remakes it.
+
+        Empty if it is not, and where there is none or it is damaged, which is told to whoever asks.
+        """
+        stamp = self.stamp(key)
+        if stamp is None:
+            return ""
+        features = self._store.features(key)
+        now = stamp, features.stamp(), self._store.view_stamp()
+        try:
+            line: str = self._kept(
+                ("outdated", key), now, lambda: self.analysis(key).outdated(features)
+            )
+        except (NotThere, AlikeError, OSError):
+            return ""
+        return line
+
     def scores(self, key: str) -> dict[str, Any]:
         """The document of `alike analyse --json`."""
         return {
@@ -175,7 +193,7 @@ class StoredAnalyses:
         return {
             "key": key, "measure": chosen, "measures": measures,
             "rows": records(shown), "n_rows": len(part), "offset": offset,
-            "notes": beyond(offset, len(part), "rows"),
+            "notes": [*filter(None, [self.outdated(key)]), *beyond(offset, len(part), "rows")],
         }  # fmt: skip
 
     def grades(self, key: str) -> dict[str, Any]:

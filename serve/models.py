@@ -235,7 +235,8 @@ class SetFacts(Model):
         maps: whether feature maps are stored, so that `alike` needs no network.
         colours: of heat maps.
         extractions: of the store.
-        notes: what a reader must know: images that are missing, an index that is gone.
+        notes: what a reader must know: images that are missing, an index that is gone, an analysis
+            of other images than there are.
     """
 
     version: str
@@ -497,7 +498,8 @@ class Rows(Model):
         rows: of the table.
         n_rows: of the table, of which at most `limit` are in `rows`.
         offset: rows of the table before those.
-        notes: says so if the table ends before `offset`.
+        notes: says so if the table ends before `offset`, and if the analysis is of other images
+            than there are.
     """
 
     key: str

@@ -215,7 +215,10 @@ class NeighbourService:
             "maps": TAP in index.features.arrays,
             "colours": {"for": FOR, "against": AGAINST},
             "extractions": self.extractions(),
-            "notes": list(opened.notes),
+            "notes": [
+                *opened.notes,
+                *filter(None, [self.analyses.outdated(index.features.key)]),
+            ],
         }
 
     def summary(self) -> dict[str, Any]:

@@ -160,7 +160,18 @@ def test_a_map_that_is_listed_is_drawn_and_one_that_is_outdated_says_what_remake
     assert drawn() == (["gap_cosine"], "gap_cosine")
     run_advice(needs)
     assert drawn() == (["gap_cosine", "gap_euclid"], "gap_euclid")
-    # The set grows, and shrinks to others than those of the map.
+
+    def told():
+        """What the set and a table say of an analysis that is of other images."""
+        places = (f"set?features={key}", f"examples?features={key}&measure=gap_cosine&limit=1")
+        answers = [asking.get(f"{API}/{place}").json() for place in places]
+        notes = [[one for one in each["notes"] if "analysis" in one] for each in answers]
+        assert notes[0] == notes[1]
+        return notes[0]
+
+    analyse(features, AnalysisSettings(measures=["gap_cosine"], split="all", bootstrap=0))
+    assert told() == []
+    # The set grows, and shrinks to others than those of the map and of the analysis.
     spec, network = str(tmp_path / "images"), load_network(f"{tmp_path}/nets.py:wide", "none")
     for change in (
         lambda folder: Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "new.png"),
@@ -173,6 +184,10 @@ def test_a_map_that_is_listed_is_drawn_and_one_that_is_outdated_says_what_remake
         assert needs.startswith("a map by gap_euclid of the images that are there now: run")
         run_advice(needs)
         assert drawn() == (["gap_euclid"], "gap_euclid")
+        [line] = told()
+        assert "came or changed after its analysis" in line
+        run_advice(line)
+        assert told() == []
 
 
 def test_what_verify_says_mends_a_store(tmp_path, capsys):
