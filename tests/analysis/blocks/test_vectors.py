@@ -71,6 +71,8 @@ def test_b_is_what_it_is_of_all_rows_at_once(monkeypatch):
 
 def test_the_file_goes_with_its_vectors(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # What earlier tests left goes first.
+    gc.collect()
     mapped, opened_before = nameless_files()
     held = stored_vectors(opened, ready_measure(opened, "gap_cosine"), np.arange(900), memory=1000)
     assert nameless_files()[0] == mapped + 1

@@ -197,7 +197,8 @@ def test_the_report_shows_what_the_store_holds(features):
     assert "contribution of each position to the score" in shown
     assert "Evidence for the predicted class" in shown
     assert shown.count("data:image/jpeg") == 3
-    assert shown.count(f"No grade of the maps was measured: `{grade_command(features)}` does.") == 3
+    advice = f"No grade of the maps was measured: <code>{grade_command(features)}</code> does."
+    assert shown.count(advice) == 3
     twice = explanations_section({"before": features.key, "after": features.key}, features.store)
     assert twice.count("<table") == 1  # one row an explainer and network
     assert (twice.count(">before</td>"), twice.count(">after</td>")) == (1, 1)

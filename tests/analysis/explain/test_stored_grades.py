@@ -177,7 +177,7 @@ def test_what_is_older_than_the_features_says_so(place):
     shown = explanations_section({"network": first}, features.store)
     # The tables of continuity and of both grades; three pictures, each with a grade beside it.
     explain = command_of("explain", features.store, first)
-    advice = re.findall(f"{CHANGED}: run `{re.escape(explain)} ([^`]*)` again", shown)
+    advice = re.findall(f"{CHANGED}: run <code>{re.escape(explain)} ([^<]*)</code> again", shown)
     # Tables name the side that they are of; pictures do not know it.
     assert Counter(advice) == {
         "--continuity --split all": 1, "--continuity": 1, "--confused 4": 1,
@@ -186,7 +186,7 @@ def test_what_is_older_than_the_features_says_so(place):
     assert shown.count(f"{CHANGED}: the next run draws it again") == 1
     compare = command_of("compare", features.store, "", "--all", "--measure", "gap_cosine")
     says = networks_section(subject, features.store)
-    assert f"These changed since: {first}. Run `{compare} --split all` again." in says
+    assert f"These changed since: {first}. Run <code>{compare} --split all</code> again." in says
     assert f"Beware: images, their labels or sides, or taps of {first} came" in (
         top(subject, {}, features.store)
     )
