@@ -133,18 +133,22 @@ QUICK = "quick"
 
 
 LONGEST = (
+    "test_foreign_folder.py",
+    "serve/test_browser.py",
     "flows/test_demo.py",
     "flows/test_other_s3.py",
-    "flows/test_serving.py",
-    "flows/test_cluster_kill.py",
-    "flows/test_soak.py",
-    "flows/test_run_kill.py",
     "flows/test_same_again.py",
-    "flows/test_train_processes.py",
-    "flows/test_several_networks.py",
+    "flows/test_serving.py",
+    "flows/test_soak.py",
     "flows/test_remote_store.py",
+    "flows/test_cluster_kill.py",
+    "flows/test_train_processes.py",
+    "flows/test_prefect.py",
+    "index/test_tail.py",
+    "flows/test_cluster.py",
+    "flows/test_several_networks.py",
+    "flows/test_run_kill.py",
     "flows/test_sequences.py",
-    "serve/test_browser.py",
 )
 """Files that take longest: they come first, so that no process waits at the end for one of them."""
 
