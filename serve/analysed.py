@@ -133,12 +133,15 @@ class StoredAnalyses:
         """Says that an analysis is of other images or features than there are, and what remakes it.
 
         Empty if it is not, and where there is none or it is damaged, which is told to whoever asks.
+        Of a remote store, other sides are seen with the next listing.
         """
         stamp = self.stamp(key)
         if stamp is None:
             return ""
         features = self._store.features(key)
-        now = stamp, features.stamp(), self._store.view_stamp()
+        # Sides are settings; of a remote store they would cost a request for every question.
+        sides = None if self._store.root_path is None else self._store.split()
+        now = stamp, features.stamp(), self._store.view_stamp(), sides
         try:
             line: str = self._kept(
                 ("outdated", key), now, lambda: self.analysis(key).outdated(features)

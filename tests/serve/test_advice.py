@@ -171,6 +171,11 @@ def test_a_map_that_is_listed_is_drawn_and_one_that_is_outdated_says_what_remake
 
     analyse(features, AnalysisSettings(measures=["gap_cosine"], split="all", bootstrap=0))
     assert told() == []
+    # Images change sides, and change back.
+    store.set_split(0.25)
+    assert len(told()) == 1
+    store.set_split(0.5)
+    assert told() == []
     # The set grows, and shrinks to others than those of the map and of the analysis.
     spec, network = str(tmp_path / "images"), load_network(f"{tmp_path}/nets.py:wide", "none")
     for change in (
