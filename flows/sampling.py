@@ -154,7 +154,9 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         store.set_split(pipeline.train_share, pipeline.images.salt, pipeline.validation_share)
         store.set_twins(pipeline.images.twins or "together")
         few = _Part(source, set(paths[:: max(len(paths) // 8, 1)]))
+        began = time.perf_counter()
         first, *others = extract_networks(few, networks, store, **settings)
+        alone = time.perf_counter() - began
         if not first.n_rows:
             raise BadInput(f"none of {first.n_listed} images of {source.spec} can be used")
         passes = list[_Pass]()
@@ -172,8 +174,10 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
         passes = passes or [_Pass(first.n_computed, dict(first.stages), 0.0)]
         began = time.perf_counter()
         extract_networks(part, networks, store, **settings)
-        whole, each = rates_of(passes)
-        fixed = {"extract": start + time.perf_counter() - began + whole}
+        each = rates_of(passes)
+        # The first pass of a process imports, prepares the network and warms up; a run has one.
+        alone -= first.n_computed * sum(each.stages.values())
+        fixed = {"extract": start + max(alone, time.perf_counter() - began)}
         features = store.features(report.key)
         fixed["index"], vector = index_seconds(features, pipeline.index.measure)
         rates = {"vector": vector, "cpu": each.busy}
@@ -219,8 +223,8 @@ class _Pass:
     busy: float
 
 
-def rates_of(passes: Sequence[_Pass]) -> tuple[float, _Pass]:
-    """Seconds of the forward stage that any pass takes, and what an image takes beside them.
+def rates_of(passes: Sequence[_Pass]) -> _Pass:
+    """What an image takes, beside what any pass takes: seconds.
 
     A pass prepares the network and warms up. Of few images of a small network that is nearly all
     of the time, so an image takes what the larger of two passes took more, by the images more.
@@ -228,9 +232,9 @@ def rates_of(passes: Sequence[_Pass]) -> tuple[float, _Pass]:
     Examples:
         >>> few = _Pass(10, {"forward": 1.5}, 2.0)
         >>> rates_of([few, _Pass(110, {"forward": 2.5}, 4.0)])
-        (1.4, _Pass(images=1, stages={'forward': 0.01}, busy=0.02))
+        _Pass(images=1, stages={'forward': 0.01}, busy=0.02)
         >>> rates_of([few])
-        (0.0, _Pass(images=1, stages={'forward': 0.15}, busy=0.2))
+        _Pass(images=1, stages={'forward': 0.15}, busy=0.2)
     """
     last = passes[-1]
     few = passes[0] if len(passes) > 1 and last.images > passes[0].images else None
@@ -242,8 +246,7 @@ def rates_of(passes: Sequence[_Pass]) -> tuple[float, _Pass]:
 
     before = few.stages if few else {}
     stages = {name: one(spent, before.get(name, 0.0)) for name, spent in last.stages.items()}
-    whole = before["forward"] - few.images * stages["forward"] if few else 0.0
-    return max(round(whole, 9), 0.0), _Pass(1, stages, one(last.busy, few.busy if few else 0.0))
+    return _Pass(1, stages, one(last.busy, few.busy if few else 0.0))
 
 
 def index_seconds(features: "Features", measure: str) -> tuple[float, float]:
