@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 from alike.extract.secrets import masked
 
@@ -76,6 +77,9 @@ def forget_choice() -> None:
         logging.basicConfig(handlers=[logging.StreamHandler()], force=True)
         logging.captureWarnings(False)
         sys.excepthook = sys.__excepthook__
+        with_json: object = sys.stderr
+        if isinstance(with_json, JsonStream):
+            sys.stderr = with_json.stream
         for name in PREFECT_JSON:
             os.environ.pop(name, None)
     _chosen.clear()
@@ -163,11 +167,61 @@ class JsonLines(logging.Formatter):
         )
 
 
-class JsonHandler(logging.StreamHandler[Any]):
-    """Writes records as JSON lines; from now on warnings and uncaught errors of the process too."""
+class JsonStream:
+    """Standard error of which every line is JSON, also what libraries print there as text.
 
-    def __init__(self, stream: Any = None, **_named: object) -> None:
-        super().__init__(stream)
+    Args:
+        stream: takes the lines.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self._begun, self._lock = stream, "", threading.RLock()
+
+    def write(self, text: str) -> int:
+        """Write what is complete; text without an end waits for it, for `flush` or for JSON."""
+        with self._lock:
+            if self._begun and text.startswith('{"time": '):
+                self.flush()
+            *lines, self._begun = (self._begun + text).split("\n")
+            for line in lines:
+                self._write_line(line)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write them all."""
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Write what has no end yet."""
+        with self._lock:
+            line, self._begun = self._begun, ""
+            self._write_line(line)
+            self.stream.flush()
+
+    def _write_line(self, line: str) -> None:
+        if line.strip() and not _is_object(line):
+            line = json_line(line.rstrip(), level="warning", step=_STEP.get(), logger="stderr")
+        if line.strip():
+            self.stream.write(f"{line}\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+class JsonHandler(logging.StreamHandler[Any]):
+    """Writes records as JSON lines; from now on all else on standard error becomes such lines."""
+
+    def __init__(self, _stream: Any = None, **_named: object) -> None:
+        if sys.stderr is not None and not isinstance(sys.stderr, JsonStream):
+            sys.stderr = cast(TextIO, JsonStream(sys.stderr))
+        super().__init__(sys.stderr)
         self.setFormatter(JsonLines())
         self.addFilter(lambda record: not getattr(record, ON_STDERR, False))
         logging.captureWarnings(True)

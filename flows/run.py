@@ -1,5 +1,6 @@
 """One run of a settings file, step by step; `alike.flows.pipeline` hands it to Prefect."""
 
+import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from alike.flows.sections import Pipeline
 
 
-_DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}\.html")
+_DATED = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?\.html")
 
 
 def run_settings_file(
@@ -328,13 +329,27 @@ def _report(
         store=store,
         run=facts,
     )
-    dated = run.folder / "reports" / f"{time.strftime('%Y-%m-%d-%H%M%S')}.html"
-    write_dated(path, dated)
-    drop_reports(dated.parent, run.pipeline.keep.reports)
+    folder = run.folder / "reports"
+    write_dated(path, dated_name(folder, time.strftime("%Y-%m-%d-%H%M%S")))
+    drop_reports(folder, run.pipeline.keep.reports)
+
+
+def dated_name(folder: Path, date: str) -> Path:
+    """Name of a new report in a folder: its date, and a number where one of that second is there.
+
+    Example:
+        >>> dated_name(Path("reports"), "2026-01-31-020000").name
+        '2026-01-31-020000.html'
+    """
+    names = (f"{date}{f'-{number}' if number > 1 else ''}.html" for number in itertools.count(1))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 def drop_reports(folder: Path, most: int | None) -> None:
     """Delete the oldest dated reports beyond so many; other files in the folder stay."""
-    reports = sorted(one for one in folder.glob("*.html") if _DATED.fullmatch(one.name))
+    reports = sorted(
+        (one for one in folder.glob("*.html") if _DATED.fullmatch(one.name)),
+        key=lambda one: [int(number) for number in one.stem.split("-")],
+    )
     for one in reports[: len(reports) - most] if most else ():
         one.unlink(missing_ok=True)

@@ -519,6 +519,18 @@ def test_only_old_reports_go(tmp_path):
     assert {one.name for one in tmp_path.iterdir()} == {*names[4:], "mine.html", "2025.html"}
 
 
+def test_reports_of_one_second_are_all_kept_and_the_first_goes_first(tmp_path):
+    date, made = "2026-01-31-010000", []
+    for _ in range(11):
+        made.append(whole_run.dated_name(tmp_path, date))
+        made[-1].write_text("x")
+    assert len(set(made)) == 11
+    made.append(whole_run.dated_name(tmp_path, "2026-01-31-010001"))
+    made[-1].write_text("x")
+    whole_run.drop_reports(tmp_path, 3)
+    assert set(tmp_path.iterdir()) == set(made[-3:])
+
+
 @pytest.mark.quick
 def test_changes_of_images():
     before = pd.DataFrame({"row": [1, 2, 3, 4], "label": ["a", "b", None, "c"]})

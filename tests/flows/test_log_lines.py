@@ -61,6 +61,34 @@ def test_an_option_goes_before_a_setting_and_text_is_plain(capsys):
     assert not log_lines.is_json()
 
 
+@pytest.mark.quick
+def test_what_a_library_prints_as_text_is_a_line_too(capsys, as_json, monkeypatch):
+    """As Prefect does where its server does not answer: its second line has no end."""
+    forget_choice()
+    choose("json", by_option=True)  # again: between fixtures and a test pytest sets the stream
+    monkeypatch.setattr(secrets, "_values", {})
+    secrets.hide(SECRET, "${DB_PASSWORD}")
+    sys.stderr.write("--- Error logging to API ---\n")
+    sys.stderr.write(f"no answer to {SECRET}")
+    say("goes on", step="index")
+    print("in", "parts", file=sys.stderr)
+    logging.getLogger("a.library").error("fails")
+    sys.stderr.writelines(["\n", "[1, 2]\n", "and at\n\nthe end"])
+    sys.stderr.flush()
+    lines = lines_of(capsys.readouterr().err)
+    assert [(line["message"], line.get("logger")) for line in lines] == [
+        ("--- Error logging to API ---", "stderr"),
+        ("no answer to ${DB_PASSWORD}", "stderr"),
+        ("goes on", None),
+        ("in parts", "stderr"),
+        ("fails", "a.library"),
+        ("[1, 2]", "stderr"),
+        ("and at", "stderr"),
+        ("the end", "stderr"),
+    ]
+    assert {line["level"] for line in lines if line.get("logger") == "stderr"} == {"warning"}
+
+
 def test_progress_and_other_loggers_are_lines_too(as_json, capsys, monkeypatch):
     clock = iter([0.0, 4.0, 6.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
@@ -133,6 +161,7 @@ def test_lines_of_prefect_are_lines_from_every_logger():
         "import logging, sys; from prefect.logging.configuration import setup_logging\n"
         "setup_logging()\n"
         "for name in sys.argv[1:]: logging.getLogger(name).error('it\\nfails')\n"
+        "sys.stderr.write('text at the end of a process')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *names],
@@ -142,4 +171,5 @@ def test_lines_of_prefect_are_lines_from_every_logger():
         check=True,
     )
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["message"] for line in lines] == ["it\nfails"] * len(names)
+    said = [*["it\nfails"] * len(names), "text at the end of a process"]
+    assert [line["message"] for line in lines] == said
