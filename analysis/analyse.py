@@ -39,9 +39,9 @@ from alike.analysis.data_limits import (
     suspects,
 )
 from alike.analysis.layers import layer_profile
-from alike.analysis.neighbours import linked_units, nearest
+from alike.analysis.neighbours import Changes, linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
-from alike.analysis.pairs import BINS, SlabCounts, check_bins, plan_layers, units_of
+from alike.analysis.pairs import BINS, Totals, check_bins, plan_layers, units_of
 from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
@@ -63,7 +63,7 @@ BUDGET = 1e14
 RUNS = "runs/analyse"
 VERSION = 11
 """Of the blocks' answers and the tables: another number makes unfinished runs start again."""
-ANSWERS = (Moments, ClassGeometry, SlabCounts)
+ANSWERS = (Moments, ClassGeometry, Totals, Changes)
 """The dataclasses that blocks answer with."""
 UNTRAINED = "untrained_gap_cosine"
 DEFAULT_MEASURES = (

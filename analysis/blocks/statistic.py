@@ -7,7 +7,7 @@ they come. Only answers travel; `chunk` reads its block where it runs.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -25,6 +25,21 @@ class MapBlocks(Protocol):
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
         """Yield function(item) for each item."""
+
+
+@runtime_checkable
+class FoldBlocks(Protocol):
+    """A `MapBlocks` that also joins the answers, since it keeps what they were joined to."""
+
+    def fold(
+        self,
+        function: Callable[[Any], Any],
+        items: Sequence[Any],
+        start: Callable[[], Any],
+        combine: Callable[[Any, Any], Any],
+        /,
+    ) -> Any:
+        """Give the state after `combine` of `start` and function(item) for each item, in order."""
 
 
 def _as_it_is(state: Any) -> Any:
@@ -65,6 +80,9 @@ class Statistic(Generic[Item, Part, State, Answer]):
 
     def compute(self, map_blocks: MapBlocks = map) -> Answer:
         """The answer, its blocks mapped in this way; `map` does them here, one after the other."""
+        # Parts that stay apart are kept one by one; sums are kept as they are, which is less.
+        if isinstance(map_blocks, FoldBlocks) and self.combine is not append_part:
+            return self.finalize(map_blocks.fold(self.chunk, self.items, self.start, self.combine))
         state = self.start()
         for part in map_blocks(self.chunk, self.items):
             state = self.combine(state, part)

@@ -1,4 +1,6 @@
 from .bins import BINS as BINS
+from .bins import MANY as MANY
+from .bins import NEAREST_CLASSES as NEAREST_CLASSES
 from .bins import TILE as TILE
 from .bins import Bins as Bins
 from .bins import check_bins as check_bins
@@ -6,6 +8,7 @@ from .bins import measured_bins as measured_bins
 from .bins import plan_layers as plan_layers
 from .counts import PairCounts as PairCounts
 from .counts import SlabCounts as SlabCounts
+from .counts import Totals as Totals
 from .counts import balance as balance
 from .counts import count_pairs as count_pairs
 from .counts import sure_pairs as sure_pairs

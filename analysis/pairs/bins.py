@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Vectors, blocks
 from alike.extract.errors import BadInput
 
+MANY = 2048
+"""Classes above which nothing that grows with the square of their number is held: of pairs of
+classes only the nearest of each class are listed."""
+NEAREST_CLASSES = 20
+"""Other classes that are listed of each class then, the nearest by mean distance."""
 TILE = 1024
 BINS = 1 << 14
 """A histogram of 64 KiB: twice as many bins cost a third more time, since they leave the cache."""

@@ -255,18 +255,29 @@ def _runs(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.append(starts, len(codes)).astype(np.int64), codes[starts].astype(np.int64)
 
 
-def empty_counts(bins: Bins, form: Form, layers: Layers, n_classes: int) -> PairCounts:
+@dataclass(frozen=True)
+class Totals:
+    """The counts of some slabs; the attributes are those of `PairCounts`."""
+
+    total: Counts
+    same: Counts
+    different: NDArray[np.float64]
+    pairs: Counts
+    balanced: NDArray[np.float64]
+
+
+def no_totals(layers: Layers, n_classes: int) -> Totals:
     """Counts of no pairs."""
     shape = n_classes, layers.per_class
-    return PairCounts(
-        bins, form, np.zeros((2, layers.total), dtype=np.int64),
+    return Totals(
+        np.zeros((2, layers.total), dtype=np.int64),
         np.zeros(shape, dtype=np.int64), np.zeros(shape),
         np.zeros((n_classes * (n_classes + 1) // 2, layers.per_pair), dtype=np.int64),
         np.zeros((2, layers.total)),
     )  # fmt: skip
 
 
-def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCounts:
+def add_slab(weights: Balance, counts: Totals, part: SlabCounts) -> Totals:
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
     rows, cols = part.row_classes[:, None], part.col_classes[None, :]
@@ -294,9 +305,10 @@ def add_slab(weights: Balance, counts: PairCounts, part: SlabCounts) -> PairCoun
     return counts
 
 
-def _finished(weights: Balance, counts: PairCounts) -> PairCounts:
+def _finished(bins: Bins, form: Form, weights: Balance, counts: Totals) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
-    return replace(counts, balanced=counts.total.astype(float)) if weights.equal else counts
+    out = PairCounts(bins, form, **vars(counts))
+    return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 
 def count_pairs(
@@ -325,9 +337,9 @@ def count_pairs(
     counts: PairCounts = Statistic(
         items=slabs(vectors),
         chunk=partial(count_slab, vectors, images, bins, layers, product),
-        start=partial(empty_counts, bins, vectors.form, layers, len(images.classes)),
+        start=partial(no_totals, layers, len(images.classes)),
         combine=partial(add_slab, weights),
-        finalize=partial(_finished, weights),
+        finalize=partial(_finished, bins, vectors.form, weights),
     ).compute(map_blocks)
     if vectors.exactly:
         turned = 4.0 * UNIT if vectors.form == "cosine" else 0.0

@@ -5,7 +5,9 @@ from .arrays import shard_bytes as shard_bytes
 from .base import StoreBase as StoreBase
 from .commit import ABSENT as ABSENT
 from .features import Features as Features
+from .files import PARTIAL as PARTIAL
 from .files import Files as Files
+from .files import disk_errors as disk_errors
 from .forgotten import ForgetReport as ForgetReport
 from .forgotten import finish_forgetting as finish_forgetting
 from .forgotten import forget_rows as forget_rows

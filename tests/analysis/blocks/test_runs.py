@@ -13,7 +13,7 @@ from distributed import LocalCluster
 from typer.testing import CliRunner
 
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.blocks import checkpoint, jobs, vectors
+from alike.analysis.blocks import Statistic, checkpoint, jobs, vectors
 from alike.analysis.classes.geometry import ClassGeometry
 from alike.analysis.compare import compare
 from alike.analysis.stored import Analysis
@@ -34,6 +34,7 @@ def value(analysis, measure, score):
 def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_features, monkeypatch):
     monkeypatch.setattr(vectors, "SLAB", 256)
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "WRITING", 0.0)
     made = make(sizes=(700, 500))
     features = write_features(tmp_path / "s", made, taps=["gap"])
     wanted = analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=5))
@@ -46,8 +47,8 @@ def test_a_run_that_dies_resumes_from_finished_blocks(tmp_path, make, write_feat
 
     with pytest.raises(KeyboardInterrupt):
         analyse(features, AnalysisSettings(measures=["gap_cosine"], bootstrap=5), progress=dies)
-    kept = sorted(path.name for path in features.store.path("runs").rglob("*.npz"))
-    assert len(kept) >= 8
+    kept = [path for path in features.store.path("runs").rglob("*.npz") if "pairs" in path.parts]
+    assert [path.name for path in kept] == ["to-000000008.npz"]
     seen = {}
     settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=5)
     found = analyse(
@@ -135,6 +136,89 @@ def test_answers_of_another_version_are_computed_again(tmp_path, features):
     # What was written in its place is read the next time.
     stage = checkpoint.remembering(map, files, "runs/x", [ClassGeometry])
     assert list(stage(lambda item: 1 / 0, range(3))) == [0, 1, 2]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """In place, as the largest states are; with what else a state may hold."""
+
+    total: np.ndarray
+    wide: np.ndarray
+    seen: list
+
+    @classmethod
+    def none(cls):
+        return cls(np.zeros(3), np.zeros((400, 400), dtype=np.int64), [])
+
+    def plus(self, part):
+        self.total[:] += part
+        self.wide[0] += 1 << 20
+        self.seen.append((int(part[0] * 1e6), "x"))
+        return self
+
+
+@pytest.mark.quick
+def test_sums_go_on_from_their_last_state_bit_for_bit(tmp_path, features, monkeypatch):
+    """A run that dies after every few blocks, whose last file is damaged once, and lies once."""
+    monkeypatch.setattr(checkpoint, "WRITING", 0.0)
+    files, folder = features.store.files, features.store.path("runs/x")
+    draw = np.random.default_rng(0).standard_normal((200, 3))
+
+    def statistic():
+        return Statistic(
+            items=list(range(200)), chunk=lambda at: draw[at], start=Sum.none, combine=Sum.plus
+        )
+
+    wanted, asked = statistic().compute(), []
+
+    def dying(function, items):
+        for at in items[: 30 if items else 0]:
+            asked.append(at)
+            yield function(at)
+        if len(items) > 30:
+            raise KeyboardInterrupt
+
+    def found():
+        return sorted(path.name for path in folder.glob("*"))
+
+    for run in range(9):
+        stage = checkpoint.remembering(dying, files, "runs/x", [Sum], every=0.0)
+        if run == 2:
+            (folder / found()[-1]).write_bytes(b"cut off")
+        if run == 5:
+            files.write("runs/x/to-000000999.npz", checkpoint.pack([Sum.none()]))
+        if run == 6:
+            files.write("runs/x/000000000-000000002.npz", checkpoint.pack([1, 2]))
+        try:
+            got = statistic().compute(stage)
+        except KeyboardInterrupt:
+            # What was joined before is deleted, so that the disk does not fill.
+            assert [name for name in found() if name.startswith("to-")] == [
+                f"to-{asked[-1] + 1:09d}.npz"
+            ]
+            continue
+    assert np.array_equal(got.total, wanted.total)
+    assert got.wide.dtype == np.int64
+    assert np.array_equal(got.wide, wanted.wide)
+    assert got.seen == wanted.seen
+    assert asked.count(0) == 2
+    assert len(asked) == 200 + 60
+
+
+def test_answers_do_not_wait_by_the_gigabyte(tmp_path, features, monkeypatch):
+    """In a run of more than ten seconds what waits to be written is bounded by its bytes."""
+    monkeypatch.setattr(checkpoint, "MOST", 1 << 20)
+    clock = iter(range(10_000))
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock) / 10)
+    files = features.store.files
+    stage = checkpoint.remembering(map, files, "runs/x", every=10.0)
+    list(stage(lambda at: np.zeros(1 << 16), range(300)))
+    sizes = {path.name: path.stat().st_size for path in features.store.path("runs/x").glob("*")}
+    assert max(list(sizes.values())[1:]) > 1 << 20
+    first, *rest = (sizes[name] for name in sorted(sizes))
+    # Of the first ten seconds all, as a short run writes nothing.
+    assert first > 40 << 20
+    assert max(rest) < 2 << 20
 
 
 def test_workers_give_what_threads_give(tmp_path, make, write_features, monkeypatch):
