@@ -22,6 +22,8 @@ from alike.extract.secrets import masked
 _STEP: ContextVar[str] = ContextVar("step", default="")
 _HERE = "alike.flows.log_lines"
 
+BEGIN = '{"time": "'
+"""Of every JSON line."""
 ON_STDERR = "on_stderr"
 """Attribute of a record that `say` has written already: it goes to the server alone."""
 
@@ -180,7 +182,7 @@ class JsonStream:
     def write(self, text: str) -> int:
         """Write what is complete; text without an end waits for it, for `flush` or for JSON."""
         with self._lock:
-            if self._begun and text.startswith('{"time": '):
+            if self._begun and text.startswith(BEGIN):
                 self.flush()
             *lines, self._begun = (self._begun + text).split("\n")
             for line in lines:
@@ -199,20 +201,13 @@ class JsonStream:
             self.stream.flush()
 
     def _write_line(self, line: str) -> None:
-        if line.strip() and not _is_object(line):
+        if line.strip() and not (line.startswith(BEGIN) and line.endswith("}")):
             line = json_line(line.rstrip(), level="warning", step=_STEP.get(), logger="stderr")
         if line.strip():
             self.stream.write(f"{line}\n")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 class JsonHandler(logging.StreamHandler[Any]):
