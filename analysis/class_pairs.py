@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.pairs import bins
-
 
 def why_no_matrix(class_pairs: pd.DataFrame) -> str:
     """Why the classes have no matrix, as a note; empty if they have one.
@@ -18,6 +16,9 @@ def why_no_matrix(class_pairs: pd.DataFrame) -> str:
     Args:
         class_pairs: of one measure or more.
     """
+    # Here: it loads numba, which other files of stored tables do without.
+    from alike.analysis.pairs import bins
+
     n = int(class_pairs["class_a"].nunique()) if "class_a" in class_pairs else 0
     if n <= bins.MANY:
         return ""
