@@ -73,7 +73,7 @@ def export(
     notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
     if analysis and ending_of(to) in (".nc", ".zarr"):
         why = why_no_matrix(analysis.tables.get("class_pairs", pd.DataFrame()))
-        notes.append(f"class_pairs is written as rows, not as an array: {why}" if why else "")
+        notes.append(f"class_pairs is written as rows, not as an array ({why})" if why else "")
     held = [name for name in arrays if name in chosen.arrays]
     lacking = len(chosen.table(split)) - len(chosen.table(split, names=held)) if held else 0
     if lacking:

@@ -83,7 +83,8 @@ def class_likeness(
     counts = table["label"].value_counts()
     missing = sorted(set(labels or ()) - set(counts.index))
     if missing:
-        raise BadInput(f"no images of class {', '.join(missing)}: classes are {_some(counts.index)}")
+        there = _some(counts.index)
+        raise BadInput(f"no images of class {', '.join(missing)}: classes are {there}")
     units = unit(features.read("gap", table["row"].to_numpy()))
     total = units.sum(axis=0)
     for label in labels or sorted(counts.index):

