@@ -386,7 +386,7 @@ class Client:
 
         At most 10,000 rows without a limit, and 100,000 with one, after the first `offset`; `attrs`
         have `n_rows`, of all, and `notes`. `class_matrix` has the means of all pairs. Of more than
-        2,048 classes there are, of each, its own row and those of the 20 classes nearest to it.
+        2,048 classes only the nearest of each are there.
         """
         return self._rows("/class-pairs", asked)
 

@@ -41,7 +41,16 @@ from alike.analysis.data_limits import (
 from alike.analysis.layers import layer_profile
 from alike.analysis.neighbours import Changes, linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
-from alike.analysis.pairs import BINS, Totals, check_bins, plan_layers, units_of
+from alike.analysis.pairs import (
+    BINS,
+    MANY,
+    NEAREST_CLASSES,
+    Totals,
+    check_bins,
+    many,
+    plan_layers,
+    units_of,
+)
 from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
@@ -201,6 +210,11 @@ def _analyse(
         progress("analysis", 0, 0, announcement)
     parts = [work.evaluate(part) for part in plan]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    if many(len(images.classes)):
+        left_out["pairs of classes"] = (
+            f"of {len(images.classes):,} classes, more than {MANY:,}, those with the "
+            f"{NEAREST_CLASSES} nearest of each are listed"
+        )
     near = listed_neighbours(plan[0].images, parts[0]["neighbours"])
     one_nn = _one_nn(parts[0]["scores"], plan[0].name)
     tables["bayes"] = bayes_bounds(plan[0].name, near, plan[0].images, one_nn)

@@ -1,8 +1,8 @@
 """The table `class_pairs` as others read it: all pairs of few classes, of many the nearest alone.
 
 Up to `MANY` classes it has a row for each two, both ways round. Of more it has, for each class, its
-own row and those of the `NEAREST_CLASSES` others nearest to it, so that a pair may be there one way
-round only, and nothing that grows with the square of the number of classes is made of it.
+own row and those of the `NEAREST_CLASSES` others nearest to it; readers take a pair that is there
+one way round only. Nothing that grows with the square of the number of classes is made of it.
 """
 
 import numpy as np
@@ -41,8 +41,8 @@ def named_codes(
 def nearest_pairs(class_pairs: pd.DataFrame, measure: str, top: int) -> pd.DataFrame:
     """Rows of the pairs of different classes with the smallest mean distance, each pair once.
 
-    Of many classes too the first `NEAREST_CLASSES` are those of all pairs: a pair that is not among
-    the nearest of its class has that many pairs of this class before it.
+    Of many classes too the first `NEAREST_CLASSES` are those of all pairs, where the nearest are so
+    by mean distance: a pair that is not among those of its class has as many of them before it.
 
     Args:
         class_pairs: the table of an analysis.

@@ -5,5 +5,7 @@ from .geometry import geometry_notes as geometry_notes
 from .geometry import geometry_scores as geometry_scores
 from .moments import Moments as Moments
 from .moments import class_moments as class_moments
+from .moments import nearest_classes as nearest_classes
+from .moments import pair_means as pair_means
 from .moments import pair_statistics as pair_statistics
 from .moments import pooled_statistics as pooled_statistics

@@ -4,6 +4,7 @@ Two passes: the class moments, then every image against every class mean (N x C 
 Distances to class means are squared Euclid in the space of the vectors.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
-from alike.analysis.classes.moments import Moments
+from alike.analysis.classes.moments import ROW_NUMBERS, Moments
+from alike.analysis.pairs.bins import many
 
 Floats = NDArray[np.float64]
 RANK_CUT = 1e-6
@@ -61,8 +63,12 @@ def class_geometry(
 ) -> ClassGeometry:
     """The second pass."""
     directions, _ = mean_directions(moments)
+    items = blocks(vectors.n, vectors.dim)
+    if many(len(moments.n)):
+        step = max(1, ROW_NUMBERS // len(moments.n))
+        items = [(at, min(at + step, high)) for low, high in items for at in range(low, high, step)]
     return Statistic(
-        items=blocks(vectors.n, vectors.dim),
+        items=items,
         chunk=partial(block_geometry, vectors, images, moments, directions),
         start=list,
         combine=_sum,
@@ -165,22 +171,26 @@ def geometry_scores(moments: Moments, geometry: ClassGeometry) -> dict[str, floa
     }
     if do_not_vary(moments):
         return out
-    apart = _squared_distances(means, _size(moments))
     scatter = geometry.scatter[nonempty] / n
-    # As in scikit-learn, two classes with one mean do not overlap.
-    distance = np.where(apart > 0, np.sqrt(apart), np.inf)
-    overlap = (scatter[:, None] + scatter[None, :]) / distance
-    out["davies_bouldin"] = float(overlap.max(axis=1).mean())
+    largest = []
+    for at, apart in _rows_of_squares(means, _size(moments)):
+        # As in scikit-learn, two classes with one mean do not overlap.
+        distance = np.where(apart > 0, np.sqrt(apart), np.inf)
+        largest.append(((scatter[at, None] + scatter[None, :]) / distance).max(axis=1))
+    out["davies_bouldin"] = float(np.concatenate(largest).mean())
     between, within = _between(moments, nonempty), _within(moments, nonempty)
     out["calinski_harabasz"] = _ratio(between * (total - k), within.sum() * (k - 1))
     out["nearest_mean_accuracy"] = _ratio(geometry.right, float(moments.n[several].sum()))
     if several.sum() > 1:
         within = _within(moments, several)
         out["fisher"] = _ratio(_between(moments, several), float(within.sum()))
-        variance, places = within / moments.n[several], several[nonempty]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cdnv = (variance[:, None] + variance[None, :]) / (2.0 * apart[np.ix_(places, places)])
-        out["cdnv"] = float(cdnv[~np.eye(len(variance), dtype=bool)].mean())
+        variance, total = within / moments.n[several], 0.0
+        for at, apart in _rows_of_squares(moments.means[several], _size(moments)):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                cdnv = (variance[at, None] + variance[None, :]) / (2.0 * apart)
+            cdnv[np.arange(len(apart)), np.arange(at.start, at.start + len(apart))] = 0.0
+            total += cdnv.sum()
+        out["cdnv"] = float(total / (len(variance) * (len(variance) - 1)))
     return out
 
 
@@ -203,8 +213,8 @@ def geometry_notes(moments: Moments) -> dict[str, str]:
             for name in names:
                 notes_of[name].append(f"{alone} classes of one image {how}")
     for name, of in (("davies_bouldin", nonempty), ("cdnv", several)):
-        apart = _squared_distances(moments.means[of], _size(moments))
-        together = int((apart == 0).sum() - len(apart)) // 2
+        rows = _rows_of_squares(moments.means[of], _size(moments))
+        together = (sum(int((apart == 0).sum()) for _, apart in rows) - int(of.sum())) // 2
         if together:
             how = "left out, as in scikit-learn" if name == "davies_bouldin" else "infinite or NaN"
             notes_of[name].append(f"{together} pairs of classes with one mean {how}")
@@ -249,8 +259,12 @@ def collapse_scores(
         out["nc2_norm"] = _ratio(float(sizes.std(ddof=1)), float(sizes.mean()))
     if len(values) and (sizes > 0).all():
         unit = deviations / sizes[:, None]
-        angles = np.abs(unit @ unit.T + 1.0 / (k - 1))
-        out["nc2_angle"] = float(angles[~np.eye(k, dtype=bool)].mean())
+        total = 0.0
+        for at in _row_slices(k):
+            angles = np.abs(unit[at] @ unit.T + 1.0 / (k - 1))
+            angles[np.arange(len(angles)), np.arange(at.start, at.start + len(angles))] = 0.0
+            total += angles.sum()
+        out["nc2_angle"] = float(total / (k * (k - 1)))
     if len(values) and weight is not None:
         rows = weight[several] / np.linalg.norm(weight[several])
         out["nc3"] = float(((rows - deviations / np.linalg.norm(deviations)) ** 2).sum())
@@ -285,17 +299,28 @@ def _within(moments: Moments, of: NDArray[np.bool_]) -> Floats:
     return scatter
 
 
-def _squared_distances(x: Floats, size: float) -> Floats:
-    """(C, D) to (C, C); exactly 0 where vectors coincide but for rounding."""
+def _row_slices(n: int) -> Iterator[slice]:
+    """All rows of a matrix of n columns, a part at a time."""
+    step = max(1, ROW_NUMBERS // max(n, 1))
+    return (slice(low, low + step) for low in range(0, n, step))
+
+
+def _rows_of_squares(x: Floats, size: float) -> Iterator[tuple[slice, Floats]]:
+    """Squared distances of (C, D) to each other, some rows (r, C) at a time.
+
+    They are exactly 0 where vectors coincide but for rounding.
+    """
     norms = np.einsum("cd,cd->c", x, x)
-    squares: Floats = np.maximum(norms[:, None] + norms[None, :] - 2.0 * x @ x.T, 0.0)
-    line, column = np.nonzero(squares <= CLOSE * (norms[:, None] + norms[None, :]))
     step = max(1, DIFFERENCES // max(x.shape[1], 1))
-    for low in range(0, len(line), step):
-        one, other = line[low : low + step], column[low : low + step]
-        squares[one, other] = ((x[one] - x[other]) ** 2).sum(axis=1)
-    squares[squares <= COINCIDE**2 * size] = 0.0
-    return squares
+    for at in _row_slices(len(x)):
+        both = norms[at, None] + norms[None, :]
+        squares: Floats = np.maximum(both - 2.0 * x[at] @ x.T, 0.0)
+        line, column = np.nonzero(squares <= CLOSE * both)
+        for low in range(0, len(line), step):
+            one, other = line[low : low + step], column[low : low + step]
+            squares[one, other] = ((x[at][one] - x[other]) ** 2).sum(axis=1)
+        squares[squares <= COINCIDE**2 * size] = 0.0
+        yield at, squares
 
 
 def _ratio(above: float, below: float) -> float:

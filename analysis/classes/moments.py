@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
 from alike.analysis.classes.kernels import add_class_sums, add_scaled_sums
+from alike.analysis.pairs.bins import many
 
 Floats = NDArray[np.float64]
 SECOND_BYTES = 512 << 20
+ROW_NUMBERS = 1 << 22
+"""Numbers, one for each pair of classes, that are held at once."""
 BLOCKS = 4
 """Blocks to a task: one takes a third of a millisecond, as long as a scheduler needs for a task."""
 
@@ -62,7 +65,7 @@ def class_moments(
 ) -> Moments:
     """One pass over the vectors; `second`: with M, if it fits in 512 MiB."""
     n_classes, dim = len(images.classes), vectors.dim
-    second = second and n_classes * dim * dim * 8 <= SECOND_BYTES
+    second = second and n_classes * dim * dim * 8 <= SECOND_BYTES and not many(n_classes)
     every = blocks(vectors.n, dim)
     return Statistic(
         items=[every[low : low + BLOCKS] for low in range(0, len(every), BLOCKS)],
@@ -140,6 +143,21 @@ def pair_statistics(moments: Moments) -> tuple[Floats, Floats | None]:
     return _mean_variance(pair_counts(moments), *pair_sums(moments))
 
 
+def pair_means(moments: Moments, first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
+    """Mean of key over the pairs of some classes (P,), of a class with itself too."""
+    n, b = moments.n, moments.b
+    products = np.empty(len(first))
+    step = max(1, ROW_NUMBERS // max(moments.s.shape[1], 1))
+    for low in range(0, len(first), step):
+        part = slice(low, low + step)
+        products[part] = np.einsum("pd,pd->p", moments.s[first[part]], moments.s[second[part]])
+    own = first == second
+    sums = b[first] * n[second] + n[first] * b[second] - products - own * moments.self1[first]
+    counts = n[first] * (n[second] - own)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(counts > 0, sums / counts, np.nan))
+
+
 def pooled_statistics(
     moments: Moments,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -147,6 +165,8 @@ def pooled_statistics(
 
     Both means are exact; the variances are NaN without M.
     """
+    if moments.m is None:
+        return _pooled_means(moments)
     counts, (first, second) = pair_counts(moments), pair_sums(moments)
     own = np.eye(len(counts), dtype=bool)
     out = []
@@ -156,6 +176,42 @@ def pooled_statistics(
         square = second[kind].sum() / n if second is not None else np.nan
         out.append((float(mean), float(max(square - mean * mean, 0.0))))
     return out[0], out[1]
+
+
+def _pooled_means(moments: Moments) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The means alone, without a number for each pair of classes."""
+    n, s, b = moments.n, moments.s, moments.b
+    own = 2.0 * n * b - np.einsum("cd,cd->c", s, s) - moments.self1
+    total, sums = n.sum(), s.sum(axis=0)
+    every = 2.0 * total * b.sum() - sums @ sums - moments.self1.sum()
+    same = float((n * (n - 1.0)).sum())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        near = own.sum() / np.float64(same)
+        apart = (every - own.sum()) / np.float64(total * (total - 1.0) - same)
+    return (float(near), np.nan), (float(apart), np.nan)
+
+
+def nearest_classes(moments: Moments, most: int) -> NDArray[np.int64]:
+    """Pairs of classes (P, 2), a <= b, by mean key: each class with itself and the nearest others.
+
+    Args:
+        moments: of all classes; those without images are left out, those of one image with itself.
+        most: other classes of each class.
+    """
+    there = np.flatnonzero(moments.n > 0)
+    n, means = moments.n[there], moments.means[there]
+    level = moments.b[there] / n
+    most = min(most, len(there) - 1)
+    found = [np.stack([there[n > 1]] * 2, axis=1)]
+    step = max(1, ROW_NUMBERS // len(there))
+    for low in range(0, len(there), step):
+        own = np.arange(low, min(low + step, len(there)))
+        key = level[own][:, None] + level - means[own] @ means.T
+        key[np.arange(len(own)), own] = np.inf
+        near = np.argpartition(key, most - 1, axis=1)[:, :most] if most else key[:, :0].astype(int)
+        pairs = np.stack([np.repeat(there[own], most), there[near.ravel()]], axis=1)
+        found.append(np.sort(pairs, axis=1))
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _mean_variance(

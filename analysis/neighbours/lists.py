@@ -187,7 +187,8 @@ def _panel(
     best = np.sort(candidates.near[:, :width], axis=1)
     lists = _remeasured(vectors, z, *_unpack(best))
     scores = expected_scores(vectors, images, k, low, (z, b), lists)
-    places, near_keys = lists[0][:, :k], lists[1][:, :k]
+    # Copies: a view would keep the lists of all the images of a class in memory.
+    places, near_keys = (listed[:, :k].copy() for listed in lists)
     if units is not None and changes is not None:
         add_panel(
             (best & LOW).astype(np.int64), images.codes, units.named, np.arange(low, high),

@@ -27,6 +27,7 @@ BINS = 1 << 14
 """A histogram of 64 KiB: twice as many bins cost a third more time, since they leave the cache."""
 MOST_BINS = 1 << 20
 FINE_BYTES = 96 << 20
+CLASSES_BYTES = 512 << 20
 PAIR_BYTES = 256 << 20
 CROWDED = 5e-5
 """Width of the interval of the AUC, expected from a sample, above which bins follow the pairs."""
@@ -146,7 +147,7 @@ class Layers:
     Attributes:
         total: of all pairs of one class, and of all others.
         per_class: for each class.
-        per_pair: for each pair of classes.
+        per_pair: for each pair of classes; of more than `MANY` classes for those that are listed.
     """
 
     total: int
@@ -156,7 +157,14 @@ class Layers:
     def memory(self, n_classes: int) -> int:
         """Bytes of all counts, held once by the caller."""
         pairs = n_classes * (n_classes + 1) // 2
+        if many(n_classes):
+            pairs = n_classes * (NEAREST_CLASSES + 1)
         return 8 * (2 * self.total + 2 * n_classes * self.per_class + pairs * self.per_pair)
+
+
+def many(n_classes: int) -> bool:
+    """Whether classes are so many that their pairs are not all listed; see `MANY`."""
+    return n_classes > MANY
 
 
 def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:
@@ -164,15 +172,19 @@ def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:
 
     A pair of classes gets the finest power of two from 16 bins on that fits in 256 MiB in all. A
     class gets as many bins as there are pairs of a row's class with a column's in a tile, from 256
-    on, so that moving a tile's counts costs less than making them.
+    on, so that moving a tile's counts costs less than making them. More than `MANY` classes have
+    fewer, so that all of them fit in 512 MiB.
     """
     pairs = n_classes * (n_classes + 1) // 2
-    if pairs * bins * 8 <= FINE_BYTES:
+    if pairs * bins * 8 <= FINE_BYTES and not many(n_classes):
         return Layers(bins, bins, bins)
     in_tile = min(TILE, n_images / n_classes) ** 2
     # As fine as the total only where a tile then needs one count a pair and still moves few.
     most = bins if in_tile >= 4 * bins else bins // 2
     per_class = min(most, max(256, _power_below(in_tile)))
+    if many(n_classes):
+        pairs = n_classes * (NEAREST_CLASSES + 1)
+        per_class = min(per_class, max(256, _power_below(CLASSES_BYTES / (16 * n_classes))))
     per_pair = int(min(per_class, np.clip(_power_below(PAIR_BYTES / (8 * pairs)), 16, 1024)))
     return Layers(bins, per_class, per_pair)
 

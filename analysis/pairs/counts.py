@@ -32,7 +32,7 @@ from alike.analysis.blocks import (
     best_product,
     own_distance,
 )
-from alike.analysis.pairs.bins import BINS, Bins, Layers, measured_bins, plan_layers
+from alike.analysis.pairs.bins import BINS, Bins, Layers, many, measured_bins, plan_layers
 from alike.analysis.pairs.curves import Auc, auc
 from alike.analysis.pairs.kernels import Scratch, add_pairs, scratch
 from alike.analysis.pairs.rounding import UNIT, key_error
@@ -98,11 +98,13 @@ class PairCounts:
         same: (C, B') pairs within each class.
         different: (C, B') pairs of one image of a class with one of another class, each other class
             weighing the same (see `Balance.others`).
-        pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b.
+        pairs: (C (C + 1) / 2, B''); row `pair_slot(a, b, C)` holds classes a <= b. (P, B'') of the
+            listed pairs, in their order.
         balanced: (2, B) `total` with every class and every pair of classes weighing the same.
         error: the most by which a key may be off, in units of the key.
         relative: the same as a share of the distance from the end from which bins count.
         turned: by how much an embedded vector may be turned, of cosines.
+        listed: (P,) a C + b of the pairs of classes a <= b that `pairs` holds; None: all.
     """
 
     bins: Bins
@@ -115,6 +117,7 @@ class PairCounts:
     error: float = 0.0
     relative: float = 0.0
     turned: float = 0.0
+    listed: NDArray[np.int64] | None = None
 
     def errors(self) -> NDArray[np.float64]:
         """The most by which a key may be off, at every edge of the bins (B + 1,)."""
@@ -155,8 +158,9 @@ class SlabCounts:
         rows: (R, 2, B') same and different of the row classes, the other classes weighed by
             `Balance.one`; B' = 0 where `pairs` says it all.
         cols: (S, B') different of the column classes; none likewise.
-        pairs: (R, S, B'').
+        pairs: (R, S, B''), or (P, B'') of the listed pairs.
         even: (2, B) weighed; B = 0 where `pairs` says it, or the weights are 1.
+        listed: (P,) which of the listed pairs are in the slab; empty: all are listed.
     """
 
     row_classes: NDArray[np.int64]
@@ -166,6 +170,7 @@ class SlabCounts:
     cols: NDArray[np.float64]
     pairs: NDArray[np.uint32]
     even: NDArray[np.float64]
+    listed: NDArray[np.int64]
 
 
 def pair_slot(a: Any, b: Any, n_classes: int) -> Any:
@@ -184,23 +189,26 @@ def count_slab(
     bins: Bins,
     layers: Layers,
     product: Product,
+    listed: NDArray[np.int64] | None,
     slab: Slab,
 ) -> SlabCounts:
-    """Histograms of one slab."""
+    """Histograms of one slab; `listed` as in `PairCounts`."""
     (row_low, row_high), (col_low, col_high) = slab
     row_codes, col_codes = images.codes[row_low:row_high], images.codes[col_low:col_high]
     row_classes, row_at = np.unique(row_codes, return_inverse=True)
     col_classes, col_at = np.unique(col_codes, return_inverse=True)
     n_rows, n_cols = len(row_classes), len(col_classes)
     weights = balance(images.counts)
-    pairs = np.zeros((n_rows, n_cols, layers.per_pair), dtype=np.uint32)
-    fine = layers.total == layers.per_pair
+    own, slot = _slots(row_classes, col_classes, listed, len(images.classes))
+    shape = (n_rows, n_cols) if listed is None else (len(own),)
+    pairs = np.zeros((*shape, layers.per_pair), dtype=np.uint32)
+    fine = layers.total == layers.per_pair and listed is None
     # Weighed rows do not say the plain total.
     from_layers = fine or (weights.equal and layers.total == layers.per_class)
     total = np.zeros((2, 0 if from_layers else layers.total), dtype=np.uint32)
     even = np.zeros((2, 0 if fine or weights.equal else layers.total))
     rows = np.zeros((n_rows, 2, 0 if fine else layers.per_class))
-    counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs, even)
+    counts = SlabCounts(row_classes, col_classes, total, rows, rows[:0, 0], pairs, even, own)
     if not fine:
         counts = replace(counts, cols=np.zeros((n_cols, layers.per_class)))
     room = scratch()
@@ -213,7 +221,7 @@ def count_slab(
             tile.count(edges, row_at[tile.rows], slots, every, room)
         else:
             parts = _count_tile(
-                tile, counts, layers, weights, edges, row_at[tile.rows], cols, room, parts
+                tile, counts, slot, layers, weights, edges, row_at[tile.rows], cols, room, parts
             )
     return counts
 
@@ -221,6 +229,7 @@ def count_slab(
 def _count_tile(
     tile: Tile,
     counts: SlabCounts,
+    slot: NDArray[np.int64],
     layers: Layers,
     weights: Balance,
     edges: NDArray[np.int64],
@@ -229,10 +238,14 @@ def _count_tile(
     room: Scratch,
     memory: NDArray[np.uint32],
 ) -> NDArray[np.uint32]:
-    """Count a tile in zeroed memory, `memory` where that is enough; gives it back, zeroed again."""
+    """Count a tile in zeroed memory, `memory` where that is enough; gives it back, zeroed again.
+
+    Classes of which two have fewer pairs than a histogram has bins need none.
+    """
     rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
-    size = len(cols) * layers.per_class
+    few = len(row_at) * (edges[-1] - edges[0]) < len(rows) * len(cols) * layers.per_class
+    size = 0 if few and counts.pairs.ndim == 2 else len(cols) * layers.per_class
     if len(memory) < size:
         memory = np.zeros(size, dtype=np.uint32)
     by_class = (
@@ -243,10 +256,29 @@ def _count_tile(
     row_weight, col_weight = weights.one[counts.row_classes], weights.one[counts.col_classes]
     tile.count_layers(
         edges, row_part, kinds, counts.total, counts.even, by_class, room,
-        memory[:size].reshape(len(cols), layers.per_class), rows, cols, row_weight, col_weight,
-        counts.rows, counts.cols, counts.pairs,
+        memory[:size].reshape(-1, layers.per_class), rows, cols, slot, row_weight,
+        col_weight, counts.rows, counts.cols, counts.pairs.reshape(-1, layers.per_pair),
     )  # fmt: skip
     return memory
+
+
+def _slots(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], listed: NDArray[np.int64] | None, classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which listed pairs a slab has, and the place (R, S) of each pair of its classes among them.
+
+    -1: not listed. Where all are, the list is empty and the places count the pairs.
+    """
+    if listed is None:
+        return np.zeros(0, dtype=np.int64), np.arange(len(rows) * len(cols)).reshape(len(rows), -1)
+    slot = np.full((len(rows), len(cols)), -1)
+    low, high = np.searchsorted(listed, [rows[0] * classes, (rows[-1] + 1) * classes])
+    a, b = np.divmod(listed[low:high], classes)
+    row_at = np.minimum(np.searchsorted(rows, a), len(rows) - 1)
+    col_at = np.minimum(np.searchsorted(cols, b), len(cols) - 1)
+    there = (rows[row_at] == a) & (cols[col_at] == b)
+    slot[row_at[there], col_at[there]] = np.arange(there.sum())
+    return low + np.flatnonzero(there), slot
 
 
 def _runs(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -266,14 +298,13 @@ class Totals:
     balanced: NDArray[np.float64]
 
 
-def no_totals(layers: Layers, n_classes: int) -> Totals:
+def no_totals(layers: Layers, n_classes: int, n_pairs: int) -> Totals:
     """Counts of no pairs."""
     shape = n_classes, layers.per_class
     return Totals(
         np.zeros((2, layers.total), dtype=np.int64),
         np.zeros(shape, dtype=np.int64), np.zeros(shape),
-        np.zeros((n_classes * (n_classes + 1) // 2, layers.per_pair), dtype=np.int64),
-        np.zeros((2, layers.total)),
+        np.zeros((n_pairs, layers.per_pair), dtype=np.int64), np.zeros((2, layers.total)),
     )  # fmt: skip
 
 
@@ -281,8 +312,11 @@ def add_slab(weights: Balance, counts: Totals, part: SlabCounts) -> Totals:
     """Add the counts of a slab, in place; where only pairs were counted the rest follows."""
     n_classes = len(counts.same)
     rows, cols = part.row_classes[:, None], part.col_classes[None, :]
-    slots = pair_slot(rows, cols, n_classes)
-    add_pairs(counts.pairs, part.pairs, slots, part.row_classes, part.col_classes)
+    if part.pairs.ndim == 2:
+        counts.pairs[part.listed] += part.pairs
+    else:
+        slots = pair_slot(rows, cols, n_classes)
+        add_pairs(counts.pairs, part.pairs, slots, part.row_classes, part.col_classes)
     if part.rows.size:
         rows_say = part.total if part.total.size else part.rows.sum(axis=0)
         counts.total[:] += rows_say.astype(np.int64)
@@ -305,9 +339,15 @@ def add_slab(weights: Balance, counts: Totals, part: SlabCounts) -> Totals:
     return counts
 
 
-def _finished(bins: Bins, form: Form, weights: Balance, counts: Totals) -> PairCounts:
+def _finished(
+    bins: Bins,
+    form: Form,
+    weights: Balance,
+    listed: NDArray[np.int64] | None,
+    counts: Totals,
+) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
-    out = PairCounts(bins, form, **vars(counts))
+    out = PairCounts(bins, form, **vars(counts), listed=listed)
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 
@@ -317,6 +357,7 @@ def count_pairs(
     *,
     bins: Bins | None = None,
     precision: Precision = "float32",
+    listed: NDArray[np.int64] | None = None,
     map_blocks: MapBlocks = map,
     rounding: MapBlocks = map,
 ) -> PairCounts:
@@ -327,19 +368,24 @@ def count_pairs(
         images: the evaluation set.
         bins: None: 16,384 over the measured range.
         precision: of the matrix product.
+        listed: as in `PairCounts`; None: all pairs of classes, of more than `MANY` classes none.
         map_blocks: how slabs are mapped; `map` does them here, one after the other.
         rounding: how blocks of images are, for the bound of what coarser products do.
     """
     bins = measured_bins(vectors, images) if bins is None else bins
-    layers = plan_layers(len(images.classes), vectors.n, bins.n)
+    n_classes = len(images.classes)
+    if listed is None and many(n_classes):
+        listed = np.zeros(0, dtype=np.int64)
+    n_pairs = n_classes * (n_classes + 1) // 2 if listed is None else len(listed)
+    layers = plan_layers(n_classes, vectors.n, bins.n)
     product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
     weights = balance(images.counts)
     counts: PairCounts = Statistic(
         items=slabs(vectors),
-        chunk=partial(count_slab, vectors, images, bins, layers, product),
-        start=partial(no_totals, layers, len(images.classes)),
+        chunk=partial(count_slab, vectors, images, bins, layers, product, listed),
+        start=partial(no_totals, layers, n_classes, n_pairs),
         combine=partial(add_slab, weights),
-        finalize=partial(_finished, bins, vectors.form, weights),
+        finalize=partial(_finished, bins, vectors.form, weights, listed),
     ).compute(map_blocks)
     if vectors.exactly:
         turned = 4.0 * UNIT if vectors.form == "cosine" else 0.0
@@ -360,6 +406,7 @@ def sure_pairs(
     n_bins: int = BINS,
     *,
     precision: Precision = "float32",
+    listed: NDArray[np.int64] | None = None,
     map_blocks: MapBlocks = map,
     rounding: MapBlocks = map,
     again: MapBlocks = map,
@@ -371,6 +418,7 @@ def sure_pairs(
         images: the evaluation set.
         n_bins: of the histograms.
         precision: of the products; with bfloat16 nothing is counted again.
+        listed: as in `count_pairs`.
         map_blocks: how slabs are mapped.
         rounding: how blocks of images are.
         again: how slabs are in float64.
@@ -380,14 +428,14 @@ def sure_pairs(
     """
     counts = count_pairs(
         vectors, images, bins=measured_bins(vectors, images, n_bins), precision=precision,
-        map_blocks=map_blocks, rounding=rounding,
+        listed=listed, map_blocks=map_blocks, rounding=rounding,
     )  # fmt: skip
     work = float(vectors.n) ** 2 / 2 * vectors.dim
     if precision != "float32" or work > EXACT_WORK or not _rounds(counts):
         return vectors, counts
     exact = replace(vectors, exactly=True)
     bins = measured_bins(exact, images, n_bins)
-    return exact, count_pairs(exact, images, bins=bins, map_blocks=again)
+    return exact, count_pairs(exact, images, bins=bins, listed=listed, map_blocks=again)
 
 
 def _rounds(counts: PairCounts) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, append_part
-from alike.analysis.pairs.bins import Bins
+from alike.analysis.pairs.bins import Bins, many
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import best_balanced, folded_balanced, rates
 from alike.analysis.pairs.intervals import Spread, spread
@@ -123,7 +123,8 @@ def folded_accuracy(
         finalize=np.stack,
     ).compute(map_blocks)
     accuracies = folded_balanced(counts[:, 0], counts[:, 1])
-    if not intervals or np.isfinite(accuracies).sum() < FEWEST:
+    # The interval needs the pairs of every two classes in every fold.
+    if not intervals or np.isfinite(accuracies).sum() < FEWEST or many(len(images.classes)):
         return Folded(accuracies, np.zeros(0), np.zeros(0, dtype=np.int64))
     total = counts.sum(axis=0)
     at = [best_balanced(*rates(*(total - part)))[1] for part in counts]

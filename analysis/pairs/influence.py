@@ -25,7 +25,7 @@ from alike.analysis.blocks import (
     blocks,
     compiled,
 )
-from alike.analysis.pairs.bins import TILE, Bins
+from alike.analysis.pairs.bins import TILE, Bins, many
 from alike.analysis.pairs.intervals import WHOLE, Spread, share_interval, spread
 from alike.analysis.pairs.kernels import place_rows
 from alike.analysis.pairs.tiling import exact_places
@@ -93,6 +93,8 @@ class PairSums:
         total: (T, C, C) sum over pairs of an image of the first class with one of the second.
         squares: (T, C, C) sum of squares.
         rows: (T, C, C) sum over images of the first of the squared mean of its pairs.
+        of_classes: (6, T, C) what is made of the three, of more than `MANY` classes, whose pairs
+            are not held; see `class_sums`.
     """
 
     own: Floats
@@ -100,12 +102,13 @@ class PairSums:
     total: Floats
     squares: Floats
     rows: Floats
+    of_classes: Floats | None = None
 
 
 @compiled
 def add_rows(
     bins: Any, places: Any, codes: Any, starts: Any, same: Any, different: Any, sign: Any,
-    of_table: Any, g: Any, own: Any, other: Any, total: Any, squares: Any, rows: Any,
+    of_table: Any, g: Any, own: Any, other: Any, total: Any, squares: Any, rows: Any, begin: int,
 ) -> None:  # fmt: skip
     """Sums of some rows over all columns.
 
@@ -124,6 +127,7 @@ def add_rows(
         total: as above.
         squares: as above.
         rows: as above.
+        begin: the class of the first row of the last three.
     """
     sides, m, _ = bins.shape
     n_tables, n_classes = same.shape[1], len(starts) - 1
@@ -159,21 +163,66 @@ def add_rows(
                         v = one * left[bins[0, i, j]] + two * right[bins[1, i, j]]
                         s1 += v
                         s2 += v * v
-                total[t, a, b] += s1
-                squares[t, a, b] += s2
+                total[t, a - begin, b] += s1
+                squares[t, a - begin, b] += s2
                 if a == b:
                     own[i, t] = s1
                     if n > 1:
-                        rows[t, a, a] += (s1 / (n - 1)) ** 2
+                        rows[t, a - begin, a] += (s1 / (n - 1)) ** 2
                 else:
                     other[i, t] += g[of_table[t], b] * s1 / n
-                    rows[t, a, b] += (s1 / n) ** 2
+                    rows[t, a - begin, b] += (s1 / n) ** 2
 
 
-def no_sums(n: int, classes: int, tables: int) -> PairSums:
-    """Zeros."""
-    two, three = np.zeros((2, n, tables)), np.zeros((3, tables, classes, classes))
+def no_sums(n: int, classes: int, tables: int, of: int | None = None) -> PairSums:
+    """Zeros; the first class of a pair is one of `of`, or of all."""
+    two = np.zeros((2, n, tables))
+    three = np.zeros((3, tables, classes if of is None else of, classes))
     return PairSums(two[0], two[1], three[0], three[1], three[2])
+
+
+def class_sums(
+    sums: PairSums, begin: int, here: Floats, n: Floats, tables: "Tables", *, whole: bool
+) -> Floats:
+    """What `pair_influence` asks of the pairs of some classes with all: (6, T, C).
+
+    Sums of same pairs, of their squares, and of the squares of the means of rows; the weighed mean
+    over other classes; and, in two parts, twice the variance by class that is due to pairs (see
+    `_twice`), in which a negative residual of two classes is not taken for 0.
+
+    Args:
+        sums: of every looked-up image of these classes.
+        begin: the first of these classes.
+        here: (C,) looked-up images of each class.
+        n: (C,) images.
+        tables: that were looked up.
+        whole: every image is looked up: otherwise nothing is said of the variance.
+    """
+    n_tables, of, classes = sums.total.shape
+    out = np.zeros((6, n_tables, classes))
+    at = np.arange(begin, begin + of)
+    own = np.arange(of), at
+    size = np.outer(here[at], n)
+    free = np.outer(n[at] - 1, n - 1) * (size > 0)
+    for t in range(n_tables):
+        total, squares, rows = sums.total[t], sums.squares[t], sums.rows[t]
+        out[0, t, at], out[1, t, at], out[2, t, at] = total[own], squares[own], rows[own]
+        w = _pair_weights(tables.g[tables.of_table[t]], at)
+        mean = total / np.maximum(size, 1)
+        out[3, t, at] = (w * mean).sum(axis=1)
+        if whole:
+            each = np.divide(w**2 / 2, size * free, out=np.zeros(w.shape), where=free > 0)
+            between_rows = n * (rows - n[at, None] * mean**2)
+            out[4, t, at] = (each * (squares - size * mean**2 - between_rows)).sum(axis=1)
+            out[5, t] = -(each * between_rows).sum(axis=0)
+    return out
+
+
+def _pair_weights(g: Floats, at: NDArray[np.int64]) -> Floats:
+    """w_ab of some classes a with all b, 0 of a class with itself."""
+    w = np.outer(g[at], g) / ((g.sum() ** 2 - (g**2).sum()) / 2)
+    w[np.arange(len(at)), at] = 0.0
+    return np.asarray(w)
 
 
 @dataclass(frozen=True)
@@ -232,30 +281,42 @@ def pair_influence(
     mean = np.bincount(codes, psi, minlength=classes) / np.maximum(here, 1)
     moved = np.bincount(named, (psi - mean[codes]) / at, len(stratum)).astype(np.float64)
     twice = np.zeros(classes + 1)
-    w = np.outer(g, g) / norm
-    np.fill_diagonal(w, 0.0)
-    size = np.outer(here, n)
     big = stratum == classes
     if big.any():
         # A class left out whole: its weights go to the others.
         a = codes[np.unique(named, return_index=True)[1]][big]
-        h = np.diag(sums.total[t]) / np.maximum(here * (n - 1), 1)
-        across = np.where(size > 0, sums.total[t] / np.maximum(size, 1), 0.0)
-        row = (w * across).sum(axis=1)
+        same_total, row = _of_left_out(sums, t, n, here, g)
+        h = same_total / np.maximum(here * (n - 1), 1)
+        weight = g * (g.sum() - g) / norm
         all_same, all_across = float(same_weight @ h), float(row.sum() / 2)
         less_same = (all_same - same_weight * h) / np.maximum(1 - same_weight, 1e-300)
-        less_across = (all_across - row) / np.maximum(1 - w.sum(axis=1), 1e-300)
+        less_across = (all_across - row) / np.maximum(1 - weight, 1e-300)
         moved[big] = -(less_same + less_across)[a]
         moved[big] -= moved[big].mean()
     alone = np.bincount(stratum, minlength=classes + 1)[:classes]
     # Residuals are of pairs of images: they say it of a class whose units are nearly all images.
     if (here == n).all():
-        twice[:classes] = _twice(sums, t, n, same_weight, w) * (alone >= WHOLE * n)
+        twice[:classes] = _twice(sums, t, n, same_weight, g) * (alone >= WHOLE * n)
     return Influence(moved, stratum, twice)
 
 
-def _twice(sums: PairSums, t: int, n: Floats, same_weight: Floats, w: Floats) -> Floats:
+def _of_left_out(
+    sums: PairSums, t: int, n: Floats, here: Floats, g: Floats
+) -> tuple[Floats, Floats]:
+    """Sum of the same pairs of each class, and its weighed mean over other classes."""
+    if sums.of_classes is not None:
+        return sums.of_classes[0, t], sums.of_classes[3, t]
+    size = np.outer(here, n)
+    across = np.where(size > 0, sums.total[t] / np.maximum(size, 1), 0.0)
+    return np.diag(sums.total[t]), (_pair_weights(g, np.arange(len(n))) * across).sum(axis=1)
+
+
+def _twice(sums: PairSums, t: int, n: Floats, same_weight: Floats, g: Floats) -> Floats:
     """Variance by class that is due to pairs and that influences hold once too often."""
+    if sums.of_classes is not None:
+        same_total, same_squares, same_rows = sums.of_classes[:3, t]
+        out = np.maximum(sums.of_classes[4:, t].sum(axis=0), 0.0)
+        return np.asarray(out + _twice_same(same_total, same_squares, same_rows, n, same_weight))
     total, squares, rows = sums.total[t], sums.squares[t], sums.rows[t]
     size = np.outer(n, n)
     mean = np.where(size > 0, total / np.maximum(size, 1), 0.0)
@@ -263,20 +324,31 @@ def _twice(sums: PairSums, t: int, n: Floats, same_weight: Floats, w: Floats) ->
     residual = squares - size * mean**2 - between_rows - between_rows.T
     free = np.outer(n - 1, n - 1)
     each = np.where(free > 0, np.maximum(residual, 0) / np.maximum(free, 1), 0.0)
+    w = _pair_weights(g, np.arange(len(n)))
     out = (w**2 * each / np.maximum(size, 1)).sum(axis=1) / 2
+    more = _twice_same(np.diag(total), np.diag(squares), np.diag(rows), n, same_weight)
+    return np.asarray(out + more)
+
+
+def _twice_same(
+    total: Floats, squares: Floats, rows: Floats, n: Floats, same_weight: Floats
+) -> Floats:
+    """That of the same pairs of each class (C,), from their sums."""
     k = np.where(n > 3, n, 4.0)
-    u = np.diag(total) / (k * (k - 1))
-    effects = ((k - 1) / (k - 2)) ** 2 * (np.diag(rows) - k * u**2)
-    left = np.diag(squares) / 2 - k * (k - 1) / 2 * u**2 - (k - 2) * effects
+    u = total / (k * (k - 1))
+    effects = ((k - 1) / (k - 2)) ** 2 * (rows - k * u**2)
+    left = squares / 2 - k * (k - 1) / 2 * u**2 - (k - 2) * effects
     each = np.maximum(left, 0) / (k * (k - 3) / 2)
     more = same_weight**2 * each * (4 / (k * (k - 2)) - 2 / (k * (k - 1)))
-    return np.asarray(out + np.where(n > 3, more, 0.0))
+    return np.asarray(np.where(n > 3, more, 0.0))
 
 
 INFLUENCE_ROWS = 16_384
 """Images whose influence is measured, of more a stratified sample, each against all others."""
 BINS = 1024
 BYTES = 32 << 20
+SUMS_BYTES = 64 << 20
+"""Of the sums of a task by pairs of classes, of more than `MANY` classes."""
 
 
 @dataclass(frozen=True)
@@ -389,25 +461,45 @@ def pass_over_pairs(
     """
     at = images.sample_at(INFLUENCE_ROWS, seed)
     at = np.arange(len(images)) if at is None else at
-    step = TILE if len(images.classes) <= 256 else 4 * TILE
     few = tuple((vectors, bins.to(min(bins.n, BINS))) for vectors, bins in sides)
     parts: list[Any] = Statistic(
-        items=[at[low : low + step] for low in range(0, len(at), step)],
+        items=_row_blocks(at, images, tables),
         chunk=partial(_rows_of, few, images, tables),
         start=list,
         combine=append_part,
     ).compute(map_blocks)
-    own, other, total, squares, rows, *classes = zip(*parts, strict=True)
-    sums = PairSums(
-        np.concatenate(own),
-        np.concatenate(other),
-        *(np.sum(x, axis=0) for x in (total, squares, rows)),
-    )
+    own, other, begin, *more = zip(*parts, strict=True)
+    both = np.concatenate(own), np.concatenate(other)
+    if many(len(images.classes)):
+        none = np.zeros((0, 0, 0))
+        return Passed(PairSums(*both, none, none, none, np.sum(more[0], axis=0)), at, ())
+    dense, classes = more[:3], more[3:]
+    n_tables, _, n_classes = dense[0][0].shape
+    total, squares, rows = np.zeros((3, n_tables, n_classes, n_classes))
+    sums = PairSums(*both, total, squares, rows)
+    for name, blocks_of in zip(("total", "squares", "rows"), dense, strict=True):
+        for low, block in zip(begin, blocks_of, strict=True):
+            getattr(sums, name)[:, low : low + block.shape[1]] += block
     each = [
         (np.concatenate(part[0]), *(np.sum(x, axis=0) for x in part[1:]))
         for part in (classes[low : low + 6] for low in range(0, len(classes), 6))
     ]
     return Passed(sums, at, tuple(each))
+
+
+def _row_blocks(
+    at: NDArray[np.int64], images: EvaluationSet, tables: Tables
+) -> list[NDArray[np.int64]]:
+    """The looked-up images, a task at a time; of many classes whole ones."""
+    n_classes = len(images.classes)
+    if not many(n_classes):
+        step = TILE if n_classes <= 256 else 4 * TILE
+        return [at[low : low + step] for low in range(0, len(at), step)]
+    most = max(1, SUMS_BYTES // (24 * tables.same.shape[1] * n_classes))
+    codes = images.codes[at]
+    # A task covers a range of classes, of which some may have no image.
+    task = codes // most
+    return np.split(at, np.flatnonzero(np.diff(task)) + 1)
 
 
 def _rows_of(
@@ -416,9 +508,9 @@ def _rows_of(
     tables: Tables,
     at: NDArray[np.int64],
 ) -> tuple[Any, ...]:
-
     n, classes = len(images), len(images.classes)
-    sums = no_sums(len(at), classes, tables.same.shape[1])
+    begin, last = (int(images.codes[place]) for place in (at[0], at[-1]))
+    sums = no_sums(len(at), classes, tables.same.shape[1], last - begin + 1)
     by_class = [
         (np.zeros((len(at), classes)), *np.zeros((2, classes, classes)), np.zeros(classes),
          *np.zeros((2, classes, classes)))
@@ -434,7 +526,7 @@ def _rows_of(
         add_rows(
             bins, places, images.codes, images.starts, tables.same, tables.different, tables.sign,
             tables.of_table, tables.g, sums.own[part], sums.other[part], sums.total, sums.squares,
-            sums.rows,
+            sums.rows, begin,
         )  # fmt: skip
         for side, (same, different) in enumerate(tables.by_class):
             moved, *added = by_class[side]
@@ -448,7 +540,14 @@ def _rows_of(
                 moved[part],
                 *added,
             )
-    out = sums.own, sums.other, sums.total, sums.squares, sums.rows
+    if many(classes):
+        counts = images.counts.astype(np.float64)
+        here = np.bincount(images.codes[at], minlength=classes).astype(np.float64)
+        whole = bool((here[begin : last + 1] == counts[begin : last + 1]).all())
+        return sums.own, sums.other, begin, class_sums(
+            sums, begin, here, counts, tables, whole=whole
+        )  # fmt: skip
+    out = sums.own, sums.other, begin, sums.total, sums.squares, sums.rows
     return (*out, *(array for side in by_class for array in side))
 
 

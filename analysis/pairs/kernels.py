@@ -196,6 +196,7 @@ def count_layers(
     parts: NDArray[np.uint32],
     row_at: NDArray[np.int64],
     col_at: NDArray[np.int64],
+    slot: NDArray[np.int64],
     row_weight: NDArray[np.float64],
     col_weight: NDArray[np.float64],
     rows: NDArray[np.float64],
@@ -225,6 +226,7 @@ def count_layers(
         parts: (S, B) zeros, and zeros again afterwards.
         row_at: (R,) as in `flush_row`; so are all that follow.
         col_at: (S,) as in `flush_row`.
+        slot: (R', S'), of all rows; as in `flush_row`.
         row_weight: as in `flush_row`.
         col_weight: as in `flush_row`.
         rows: as in `flush_row`.
@@ -244,9 +246,76 @@ def count_layers(
             weights[r : r + 1], scratch,
         )  # fmt: skip
         flush_row(
-            parts, row_at[r], col_at, kinds[r], row_weight, col_weight, rows, cols, pairs
+            parts, row_at[r], col_at, slot[row_at[r]], kinds[r], row_weight, col_weight, rows,
+            cols, pairs,
         )  # fmt: skip
         low = high
+
+
+@compiled
+def count_directly(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    scale: np.float32,
+    first: int,
+    cells: Cells,
+    edges: NDArray[np.int64],
+    row_part: NDArray[np.int64],
+    shift: int,
+    kinds: NDArray[np.int64],
+    fine: NDArray[np.uint32],
+    even: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    scratch: Scratch,
+    row_at: NDArray[np.int64],
+    col_at: NDArray[np.int64],
+    slot: NDArray[np.int64],
+    row_weight: NDArray[np.float64],
+    col_weight: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
+    pairs: NDArray[np.uint32],
+) -> None:
+    """Count a tile straight into the layers; as `count_layers` does, which names the arguments.
+
+    For classes so small that two of them have fewer pairs in a tile than a histogram has bins:
+    moving histograms would take longer than making them.
+    """
+    m, n = product.shape
+    bins = scratch.bins[0]
+    bin_shift = np.uint32(shift)
+    factor = rows.shape[2] // pairs.shape[1]
+    top = np.float32((rows.shape[2] << shift) - 1)
+    for i in range(m):
+        start = min(max(i + first, 0), n)
+        place_row(
+            product[i, start:], row_b[i], col_b[start:], scale, top, cells, scratch.x[start:n],
+            bins[start:n],
+        )  # fmt: skip
+        r = row_part[i]
+        row = row_at[r]
+        for s in range(len(edges) - 1):
+            low, high = max(start, edges[s]), edges[s + 1]
+            if low >= high:
+                continue
+            kind, col = kinds[r, s], col_at[s]
+            into, other, place = rows[row, kind], cols[col], slot[row, col]
+            ahead = col_weight[col] if kind == 1 else 1.0
+            back = row_weight[row] if kind == 1 else 0.0
+            for j in range(low, high):
+                k = bins[j] >> bin_shift
+                into[k] += ahead
+                other[k] += back
+                if place >= 0:
+                    pairs[place, k // factor] += _ONE
+            if fine.shape[1]:
+                for j in range(low, high):
+                    fine[kind, bins[j]] += _ONE
+            if even.shape[1]:
+                weight = weights[r, s]
+                for j in range(low, high):
+                    even[kind, bins[j]] += weight
 
 
 @compiled
@@ -254,6 +323,7 @@ def flush_row(
     parts: NDArray[np.uint32],
     row: int,
     col_at: NDArray[np.int64],
+    slot: NDArray[np.int64],
     kinds: NDArray[np.int64],
     row_weight: NDArray[np.float64],
     col_weight: NDArray[np.float64],
@@ -265,29 +335,31 @@ def flush_row(
 
     Args:
         parts: (S, B), zeroed.
-        row: place of the row class in `rows` and `pairs`.
-        col_at: (S,) place of each column part in `cols` and `pairs`.
+        row: place of the row class in `rows`.
+        col_at: (S,) place of each column part in `cols` and `slot`.
+        slot: (S',) place of the row class with each column class in `pairs`; -1: not wanted.
         kinds: (S,) 0 where the column part is of the row's class, else 1.
         row_weight: (R',) of the row classes among the others of a column class.
         col_weight: (S',) of the column classes among the others of a row class.
         rows: (R', 2, B) same and weighed different of row classes, added to.
         cols: (S', B) weighed different of column classes, added to.
-        pairs: (R', S', B // f), added to, f bins joined.
+        pairs: (P, B // f), added to, f bins joined.
     """
-    factor = parts.shape[1] // pairs.shape[2]
+    factor = parts.shape[1] // pairs.shape[1]
     for s in range(parts.shape[0]):
         kind, col = kinds[s], col_at[s]
-        part, into, other, pair = parts[s], rows[row, kind], cols[col], pairs[row, col]
+        part, into, other, place = parts[s], rows[row, kind], cols[col], slot[col]
         ahead = col_weight[col] if kind == 1 else 1.0
         back = row_weight[row] if kind == 1 else 0.0
-        for k in range(len(pair)):
+        for k in range(pairs.shape[1]):
             joined = part[k * factor : (k + 1) * factor]
             total = np.uint32(0)
             for j in range(len(joined)):
                 total += joined[j]
             if total == 0:
                 continue
-            pair[k] += total
+            if place >= 0:
+                pairs[place, k] += total
             ours, theirs = into[k * factor : (k + 1) * factor], other[k * factor : (k + 1) * factor]
             for j in range(len(joined)):
                 count = np.float64(joined[j])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Vectors
 from alike.analysis.pairs import influence
+from alike.analysis.pairs.bins import many
 from alike.analysis.pairs.counts import PairCounts
 from alike.analysis.pairs.influence import (
     BINS,
@@ -149,7 +150,7 @@ def spreads_of_matrix(
     add_rows(
         bins[None].astype(np.uint32), np.arange(n), images.codes, images.starts, tables.same,
         tables.different, tables.sign, tables.of_table, tables.g, sums.own, sums.other, sums.total,
-        sums.squares, sums.rows,
+        sums.squares, sums.rows, 0,
     )  # fmt: skip
     passed = Passed(sums, np.arange(n), ())
     spreads, _ = _spreads(passed, tables, names, images, units)
@@ -212,7 +213,8 @@ def _unit_counts(images: EvaluationSet, units: Units) -> NDArray[np.int64]:
 def _too_many(images: EvaluationSet) -> bool:
     """Whether the influence of every image on every class is more than is held."""
     return (
-        len(images) * len(images.classes) > WORST_NUMBERS
+        many(len(images.classes))
+        or len(images) * len(images.classes) > WORST_NUMBERS
         or images.sample_at(influence.INFLUENCE_ROWS, 0) is not None
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from alike.analysis.blocks import Product, Vectors, blocks, by_numpy
 from alike.analysis.pairs.bins import TILE as TILE
 from alike.analysis.pairs.bins import Bins, Cells
-from alike.analysis.pairs.kernels import Scratch, count_layers, count_tile
+from alike.analysis.pairs.kernels import Scratch, count_directly, count_layers, count_tile
 from alike.extract.errors import BadInput
 
 Slab = tuple[tuple[int, int], tuple[int, int]]
@@ -86,13 +86,17 @@ class Tile:
     ) -> None:
         """Count every pair in `fine` and `even` if they have bins, and in `layers`.
 
-        See `kernels.count_layers`.
+        Without histograms in `parts` straight there; see `kernels.count_layers`.
         """
         shift = (fine.shape[1] // parts.shape[1]).bit_length() - 1 if fine.size else 0
-        count_layers(
+        given = (
             self.product, self.row_b, self.col_b, self.scale, self.first, self.cells, edges,
-            row_part, shift, kinds, fine, even, weights, scratch, parts, *layers,
+            row_part, shift, kinds, fine, even, weights, scratch,
         )  # fmt: skip
+        if len(parts):
+            count_layers(*given, parts, *layers)
+        else:
+            count_directly(*given, *layers)
 
 
 def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy) -> Iterator[Tile]:

@@ -8,14 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, MapBlocks, Precision, Vectors, spread
-from alike.analysis.classes import class_geometry, class_moments
+from alike.analysis.classes import class_geometry, class_moments, nearest_classes
 from alike.analysis.neighbours import Nearest, copies_note, linked_units, nearest
 from alike.analysis.pairs import (
     BINS,
+    NEAREST_CLASSES,
     Bins,
     Units,
     count_pairs,
     folded_accuracy,
+    many,
     pair_spreads,
     sure_pairs,
     units_of,
@@ -58,9 +60,14 @@ def evaluate_measure(
     everywhere = note
     moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
     geometry = class_geometry(vectors, images, moments, map_blocks=stage(f"{name} means"))
+    n_classes, listed = len(images.classes), None
+    if many(n_classes):
+        first, second = nearest_classes(moments, NEAREST_CLASSES).T
+        listed = first * n_classes + second
     vectors, counts = sure_pairs(
-        vectors, images, bins, precision=precision, map_blocks=stage(f"{name} pairs"),
-        rounding=stage(f"{name} rounding"), again=stage(f"{name} pairs in float64"),
+        vectors, images, bins, precision=precision, listed=listed,
+        map_blocks=stage(f"{name} pairs"), rounding=stage(f"{name} rounding"),
+        again=stage(f"{name} pairs in float64"),
     )  # fmt: skip
     if precision != "float32":
         note = "; ".join(filter(None, [note, _rounding(vectors, images, counts.bins, precision)]))

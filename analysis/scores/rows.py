@@ -8,8 +8,9 @@ import pandas as pd
 from alike.analysis.blocks import EvaluationSet
 from alike.analysis.classes import geometry_notes, geometry_scores, pooled_statistics
 from alike.analysis.neighbours import hub_skew, score_spread, two_nn
-from alike.analysis.pairs import Folded, share_interval
+from alike.analysis.pairs import MANY, Folded, share_interval
 from alike.analysis.pairs import curves as score
+from alike.analysis.pairs.folds import FEWEST
 from alike.analysis.scores.findings import Findings
 from alike.analysis.scores.table import SCORES
 
@@ -142,7 +143,9 @@ def folded_row(name: str, folded: Folded, units: int, *, intervals: bool) -> dic
     if not np.isfinite(folded.value):
         note = "no fold has pairs of both kinds: too few images"
     elif intervals and spread is None:
-        note += "; no interval: fewer than three folds"
+        few = np.isfinite(folded.accuracies).sum() < FEWEST
+        why = "fewer than three folds" if few else f"more than {MANY:,} classes"
+        note += f"; no interval: {why}"
     span = NO_SPAN if spread is None else share_interval(folded.value, spread, max(1, units / 4))
     return score_row(name, "balanced_accuracy", folded.value, span, note)
 

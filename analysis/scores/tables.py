@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.classes import pair_statistics
+from alike.analysis.classes import pair_means, pair_statistics
 from alike.analysis.pairs import curves as score
 from alike.analysis.scores.findings import Findings
 
@@ -51,28 +51,43 @@ def class_pairs(findings: Findings) -> pd.DataFrame:
 
     Exact from moments where the own distance is the key (cosine, inner product); for Euclid, and
     for variances that need too much memory, from the histogram of the pair, as the quantiles are
-    (float32, since a bin is coarser than that). Names are categories: as text the million rows a
-    measure of 1,000 classes would fill the memory.
+    (float32, since a bin is coarser than that). Of more than `MANY` classes each with itself and
+    with the others that it is nearest to, or that are nearest to it. Names are categories: as text
+    the million rows a measure of 1,000 classes would fill the memory.
     """
     names = list(findings.images.classes)
-    n_classes = len(names)
-    upper, lower = np.triu_indices(n_classes)
+    n_classes, listed = len(names), findings.counts.listed
     columns = _of_pair_histograms(findings)
+    if listed is None:
+        first, second = np.triu_indices(n_classes)
+        a, b = np.divmod(np.arange(n_classes**2), n_classes)
+    else:
+        first, second = np.divmod(listed, n_classes)
+        # Both ways round, in the order of the classes.
+        own = first == second
+        a, b = np.append(first, second[~own]), np.append(second, first[~own])
+        order = np.lexsort((b, a))
+        a, b = a[order], b[order]
     if findings.counts.form != "euclidean":
-        exact, exact_variance = pair_statistics(findings.moments)
-        columns["mean"] = exact[upper, lower]
-        if exact_variance is not None:
-            columns["std"] = np.sqrt(exact_variance[upper, lower])
-    every = np.arange(n_classes)
+        if listed is None:
+            exact, exact_variance = pair_statistics(findings.moments)
+            columns["mean"] = exact[first, second]
+            if exact_variance is not None:
+                columns["std"] = np.sqrt(exact_variance[first, second])
+        else:
+            columns["mean"] = pair_means(findings.moments, first, second)
     table: dict[str, Any] = {
-        "measure": pd.Categorical.from_codes(np.zeros(n_classes**2, np.int8), [findings.name]),
-        "class_a": pd.Categorical.from_codes(np.repeat(every, n_classes), names),
-        "class_b": pd.Categorical.from_codes(np.tile(every, n_classes), names),
+        "measure": pd.Categorical.from_codes(np.zeros(len(a), np.int8), [findings.name]),
+        "class_a": pd.Categorical.from_codes(a, names),
+        "class_b": pd.Categorical.from_codes(b, names),
     }
     for name, values in columns.items():
-        square = np.empty((n_classes, n_classes), dtype=values.dtype)
-        square[upper, lower] = square[lower, upper] = values
-        table[name] = square.ravel()
+        if listed is None:
+            square = np.empty((n_classes, n_classes), dtype=values.dtype)
+            square[first, second] = square[second, first] = values
+            table[name] = square.ravel()
+        else:
+            table[name] = np.append(values, values[~own])[order]
     return pd.DataFrame(table)
 
 
