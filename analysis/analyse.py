@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import (
+    MANY,
     MEMORY,
     EvaluationSet,
     Jobs,
@@ -25,6 +26,7 @@ from alike.analysis.blocks import (
     here,
     keep_tables,
     kept_tables,
+    many,
     measured_rows,
     remembering,
     slab_rows,
@@ -43,11 +45,9 @@ from alike.analysis.neighbours import Changes, linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import (
     BINS,
-    MANY,
     NEAREST_CLASSES,
     Totals,
     check_bins,
-    many,
     plan_layers,
     units_of,
 )

@@ -2,10 +2,12 @@ from .checkpoint import forget as forget
 from .checkpoint import keep_tables as keep_tables
 from .checkpoint import kept_tables as kept_tables
 from .checkpoint import remembering as remembering
+from .evaluation_set import MANY as MANY
 from .evaluation_set import EvaluationSet as EvaluationSet
 from .evaluation_set import check as check
 from .evaluation_set import check_seed as check_seed
 from .evaluation_set import evaluation_set_of as evaluation_set_of
+from .evaluation_set import many as many
 from .evaluation_set import stored_evaluation_set as stored_evaluation_set
 from .jit import compiled as compiled
 from .jobs import Jobs as Jobs

@@ -20,6 +20,16 @@ on the order in which images arrived. Larger sets are read faster by rows.
 """
 
 
+MANY = 2048
+"""Classes above which nothing that grows with the square of their number is held: of pairs of
+classes only the nearest of each class are listed."""
+
+
+def many(n_classes: int) -> bool:
+    """Whether classes are so many that their pairs are not all listed; see `MANY`."""
+    return n_classes > MANY
+
+
 @dataclass(frozen=True)
 class EvaluationSet:
     """Labelled images sorted by class, so that every pair of classes is a rectangle of pairs.

@@ -11,9 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks, many
 from alike.analysis.classes.moments import ROW_NUMBERS, Moments
-from alike.analysis.pairs.bins import many
 
 Floats = NDArray[np.float64]
 RANK_CUT = 1e-6

@@ -15,9 +15,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, blocks, many
 from alike.analysis.classes.kernels import add_class_sums, add_scaled_sums
-from alike.analysis.pairs.bins import many
 
 Floats = NDArray[np.float64]
 SECOND_BYTES = 512 << 20

@@ -1,10 +1,8 @@
 from .bins import BINS as BINS
-from .bins import MANY as MANY
 from .bins import NEAREST_CLASSES as NEAREST_CLASSES
 from .bins import TILE as TILE
 from .bins import Bins as Bins
 from .bins import check_bins as check_bins
-from .bins import many as many
 from .bins import measured_bins as measured_bins
 from .bins import plan_layers as plan_layers
 from .counts import PairCounts as PairCounts

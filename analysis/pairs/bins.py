@@ -14,14 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Vectors, blocks
+from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, Vectors, blocks, many
 from alike.extract.errors import BadInput
 
-MANY = 2048
-"""Classes above which nothing that grows with the square of their number is held: of pairs of
-classes only the nearest of each class are listed."""
 NEAREST_CLASSES = 20
-"""Other classes that are listed of each class then, the nearest by mean distance."""
+"""Other classes that are listed of each of many classes, the nearest by mean distance."""
 TILE = 1024
 BINS = 1 << 14
 """A histogram of 64 KiB: twice as many bins cost a third more time, since they leave the cache."""
@@ -160,11 +157,6 @@ class Layers:
         if many(n_classes):
             pairs = n_classes * (NEAREST_CLASSES + 1)
         return 8 * (2 * self.total + 2 * n_classes * self.per_class + pairs * self.per_pair)
-
-
-def many(n_classes: int) -> bool:
-    """Whether classes are so many that their pairs are not all listed; see `MANY`."""
-    return n_classes > MANY
 
 
 def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:

@@ -30,9 +30,10 @@ from alike.analysis.blocks import (
     Statistic,
     Vectors,
     best_product,
+    many,
     own_distance,
 )
-from alike.analysis.pairs.bins import BINS, Bins, Layers, many, measured_bins, plan_layers
+from alike.analysis.pairs.bins import BINS, Bins, Layers, measured_bins, plan_layers
 from alike.analysis.pairs.curves import Auc, auc
 from alike.analysis.pairs.kernels import Scratch, add_pairs, scratch
 from alike.analysis.pairs.rounding import UNIT, key_error

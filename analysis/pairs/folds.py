@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, append_part
-from alike.analysis.pairs.bins import Bins, many
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, append_part, many
+from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import best_balanced, folded_balanced, rates
 from alike.analysis.pairs.intervals import Spread, spread

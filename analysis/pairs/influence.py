@@ -24,8 +24,9 @@ from alike.analysis.blocks import (
     best_product,
     blocks,
     compiled,
+    many,
 )
-from alike.analysis.pairs.bins import TILE, Bins, many
+from alike.analysis.pairs.bins import TILE, Bins
 from alike.analysis.pairs.intervals import WHOLE, Spread, share_interval, spread
 from alike.analysis.pairs.kernels import place_rows
 from alike.analysis.pairs.tiling import exact_places

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Vectors
+from alike.analysis.blocks import EvaluationSet, MapBlocks, Vectors, many
 from alike.analysis.pairs import influence
-from alike.analysis.pairs.bins import many
 from alike.analysis.pairs.counts import PairCounts
 from alike.analysis.pairs.influence import (
     BINS,

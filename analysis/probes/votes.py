@@ -102,5 +102,5 @@ def _votes(
     left = (k - nearer.sum(axis=1)) / np.maximum(tied.sum(axis=1), 1)
     weights = nearer + tied * left[:, None]
     place = codes + n * np.arange(len(keys))[:, None]
-    counts: Floats = np.bincount(place.ravel(), weights.ravel(), n * len(keys))
-    return counts.reshape(len(keys), n)
+    counts = np.bincount(place.ravel(), weights.ravel(), n * len(keys))
+    return np.asarray(counts, dtype=np.float64).reshape(len(keys), n)

@@ -7,7 +7,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import CENTRE_ROWS, EvaluationSet, MapBlocks, Precision, Vectors, spread
+from alike.analysis.blocks import (
+    CENTRE_ROWS,
+    EvaluationSet,
+    MapBlocks,
+    Precision,
+    Vectors,
+    many,
+    spread,
+)
 from alike.analysis.classes import class_geometry, class_moments, nearest_classes
 from alike.analysis.neighbours import Nearest, copies_note, linked_units, nearest
 from alike.analysis.pairs import (
@@ -17,7 +25,6 @@ from alike.analysis.pairs import (
     Units,
     count_pairs,
     folded_accuracy,
-    many,
     pair_spreads,
     sure_pairs,
     units_of,

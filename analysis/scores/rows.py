@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.analysis.blocks import EvaluationSet
+from alike.analysis.blocks import MANY, EvaluationSet
 from alike.analysis.classes import geometry_notes, geometry_scores, pooled_statistics
 from alike.analysis.neighbours import hub_skew, score_spread, two_nn
-from alike.analysis.pairs import MANY, Folded, share_interval
+from alike.analysis.pairs import Folded, share_interval
 from alike.analysis.pairs import curves as score
 from alike.analysis.pairs.folds import FEWEST
 from alike.analysis.scores.findings import Findings

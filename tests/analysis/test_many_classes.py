@@ -1,15 +1,23 @@
 """More classes than have a matrix of pairs: the same answers, and memory that does not square."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.blocks import held_vectors, vectors
+from alike.analysis.blocks import evaluation_set, held_vectors, vectors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
-from alike.analysis.pairs import bins, influence
+from alike.analysis.classes import (
+    class_moments,
+    nearest_classes,
+    pair_means,
+    pair_statistics,
+    pooled_statistics,
+)
+from alike.analysis.pairs import influence
 from alike.analysis.scores.measure import evaluate_measure
 
 MEASURES = ["gap_cosine", "gap_euclid", "softmax_dot"]
@@ -35,7 +43,7 @@ def both(request, tmp_path, make, write_features, monkeypatch):
     settings = AnalysisSettings(measures=MEASURES)
     few = analyse(features, settings)
     assert "pairs of classes" not in few.settings["left_out"]
-    monkeypatch.setattr(bins, "MANY", 4)
+    monkeypatch.setattr(evaluation_set, "MANY", 4)
     monkeypatch.setattr("alike.analysis.scores.measure.NEAREST_CLASSES", 3)
     # Some tasks to a pass over the pairs, of some classes each.
     monkeypatch.setattr(influence, "SUMS_BYTES", 24 * 4 * 5 * len(SIZES[request.param]))
@@ -101,7 +109,7 @@ def test_a_class_has_what_it_had(both):
 
 def test_nothing_is_held_for_every_pair_of_classes(monkeypatch):
     """Peak memory grows by less than five matrices of classes; the usual way has forty."""
-    monkeypatch.setattr(bins, "MANY", 4)
+    monkeypatch.setattr(evaluation_set, "MANY", 4)
     monkeypatch.setattr("alike.analysis.scores.measure.NEAREST_CLASSES", 2)
     monkeypatch.setattr(influence, "SUMS_BYTES", 1 << 20)
     monkeypatch.setattr("alike.analysis.classes.moments.ROW_NUMBERS", 1 << 16)
@@ -118,3 +126,26 @@ def test_nothing_is_held_for_every_pair_of_classes(monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 5 * 1200**2 * 8, peaks
+
+
+@pytest.mark.quick
+def test_means_and_nearest_classes_without_a_matrix(monkeypatch):
+    draw = np.random.default_rng(1)
+    codes = np.sort(draw.integers(0, 30, 200))
+    x = draw.standard_normal((200, 6), dtype=np.float32) + draw.standard_normal((30, 6))[codes]
+    images = evaluation_set_of(np.arange(200), [f"{code:02d}" for code in codes])
+    for form in ("euclidean", "inner"):
+        dense = class_moments(held_vectors(x, form), images)
+        brief = replace(dense, m=None)
+        wanted, _ = pair_statistics(dense)
+        for one, other in zip(pooled_statistics(brief), pooled_statistics(dense), strict=True):
+            assert one[0] == pytest.approx(other[0], rel=1e-9)
+            assert np.isnan(one[1])
+        monkeypatch.setattr("alike.analysis.classes.moments.ROW_NUMBERS", 70)
+        first, second = nearest_classes(brief, 4).T
+        np.testing.assert_allclose(pair_means(brief, first, second), wanted[first, second])
+        pairs = {(a, a) for a in range(30) if images.counts[a] > 1}
+        np.fill_diagonal(wanted, np.inf)
+        for a in range(30):
+            pairs |= {(min(a, b), max(a, b)) for b in np.argsort(wanted[a])[:4].tolist()}
+        assert set(zip(first.tolist(), second.tolist(), strict=True)) == pairs
