@@ -17,14 +17,15 @@ def why_no_matrix(class_pairs: pd.DataFrame) -> str:
         class_pairs: of one measure or more.
     """
     # Here: it loads numba, which other files of stored tables do without.
-    from alike.analysis.pairs import bins
+    from alike.analysis.blocks import evaluation_set
+    from alike.analysis.pairs import NEAREST_CLASSES
 
     n = int(class_pairs["class_a"].nunique()) if "class_a" in class_pairs else 0
-    if n <= bins.MANY:
+    if n <= evaluation_set.MANY:
         return ""
     return (
-        f"{n:,} classes: no matrix beyond {bins.MANY:,}; of each class the distances to its "
-        f"{bins.NEAREST_CLASSES} nearest are listed"
+        f"{n:,} classes: no matrix beyond {evaluation_set.MANY:,}; of each class the distances to "
+        f"its {NEAREST_CLASSES} nearest are listed"
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.export.arrays import _grouped
 from alike.analysis.export.result import Result, read_result
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
-from alike.analysis.pairs import bins
 from alike.extract.errors import BadInput
 from alike.flows.exporting import export as export_store
 
@@ -133,11 +133,11 @@ def test_pairs_of_very_many_classes_are_rows_of_a_netcdf(monkeypatch, nearest_al
         "mean": (0.5 + abs(a - b)).ravel(), "std": 0.1,
     })  # fmt: skip
     few = nearest_alone(pairs, 1)
-    monkeypatch.setattr(bins, "MANY", 3)
+    monkeypatch.setattr(evaluation_set, "MANY", 3)
     written = _grouped(Result("class_pairs", few))
     assert dict(written.sizes) == {"class_pairs_row": 8}
     pd.testing.assert_frame_equal(written.to_dataframe().reset_index(drop=True), few)
-    monkeypatch.setattr(bins, "MANY", 4)
+    monkeypatch.setattr(evaluation_set, "MANY", 4)
     whole = _grouped(Result("class_pairs", pairs))
     assert float(whole["mean"].sel(measure="m", class_a="a", class_b="d")) == 3.5
 
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):
 
 def test_pairs_of_classes_that_are_no_array_are_told(analysed, digits, tmp_path, monkeypatch):
     for many, name, told in ((10, "a.zarr", 0), (9, "b.zarr", 1), (9, "c.h5", 0)):
-        monkeypatch.setattr(bins, "MANY", many)
+        monkeypatch.setattr(evaluation_set, "MANY", many)
         written = export_store(digits.store, tmp_path / name, digits.after.key)
         assert sum("class_pairs is written as rows" in note for note in written.notes) == told
 

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 import pytest
 
 from alike.analysis import figures as package
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.figures import classes as figures_classes
 from alike.analysis.figures import figures, network_matrix, network_matrix_figure, network_order
 from alike.analysis.figures import map as figures_map
-from alike.analysis.pairs import bins
 from alike.extract.errors import BadInput
 
 
@@ -190,7 +190,7 @@ def test_very_many_classes_have_no_matrix(monkeypatch, nearest_alone):
         "measure": "m", "class_a": list("aaabbbccc"), "class_b": list("abc" * 3), "mean": 0.5,
     })  # fmt: skip
     assert figures_classes.class_matrix(pairs, "m").shape == (3, 3)
-    monkeypatch.setattr(bins, "MANY", 2)
+    monkeypatch.setattr(evaluation_set, "MANY", 2)
     with pytest.raises(BadInput, match=r"3 classes: no matrix beyond 2; .* use `closest_pairs`"):
         figures_classes.class_matrix(nearest_alone(pairs, 1), "m")
 

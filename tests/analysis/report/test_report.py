@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.figures import map as figures_map
-from alike.analysis.pairs import bins
 from alike.analysis.report import map as report_map
 from alike.analysis.report.answer import answer
 from alike.analysis.report.classes import classes
@@ -172,7 +172,7 @@ def test_very_many_classes_are_listed_in_part(analysed, very_many_classes):
 
 def test_a_report_without_a_matrix(real, digits, tmp_path, monkeypatch, nearest_alone):
     """Of a store: the map and its images are there, and neighbours that cross classes."""
-    monkeypatch.setattr(bins, "MANY", 9)
+    monkeypatch.setattr(evaluation_set, "MANY", 9)
     monkeypatch.setattr(figures_map, "MOST_TRACES", 9)
     monkeypatch.setattr(report_map, "MOST_TRACES", 9)
     few = nearest_alone(real[0].tables["class_pairs"], 3)
