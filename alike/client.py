@@ -366,8 +366,13 @@ class Client:
         """Mean distances between classes, similar ones beside each other; the diagonal is within.
 
         Takes features, measure.
+
+        Raises:
+            BadInput: more than 2,048 classes, of which `class_pairs` has the nearest.
         """
         answer = self._server.ask("GET", "/class-matrix", **asked, mean=True)
+        if answer["mean"] is None:
+            raise BadInput(f"{'; '.join(answer['notes'])}: `class_pairs` has them")
         table = _square(answer["mean"], answer["order"])
         table.attrs = {name: answer[name] for name in ("key", "measure")}
         return table
@@ -380,7 +385,8 @@ class Client:
         """Distances of each pair of classes; takes features, measure, limit, offset.
 
         At most 10,000 rows without a limit, and 100,000 with one, after the first `offset`; `attrs`
-        have `n_rows`, of all. `class_matrix` has the means of all pairs.
+        have `n_rows`, of all, and `notes`. `class_matrix` has the means of all pairs. Of more than
+        2,048 classes only the nearest of each are there.
         """
         return self._rows("/class-pairs", asked)
 

@@ -18,8 +18,8 @@ class Exported:
     Attributes:
         files: paths.
         key: of the extraction.
-        notes: what a reader must know: features that changed after the analysis, a sample,
-            neighbours that were not written.
+        notes: what a reader must know: features that changed after the analysis, a sample, pairs of
+            classes that are no array, neighbours that were not written.
     """
 
     files: list[Path]
@@ -47,6 +47,9 @@ def export(
     Raises:
         BadInput: an ending, a measure or an array that is not there.
     """
+    import pandas as pd
+
+    from alike.analysis.class_pairs import why_no_matrix
     from alike.analysis.export import WITH_NEIGHBOURS, ending_of, lists_among
     from alike.analysis.export import export as write
     from alike.analysis.stored import Analysis
@@ -68,6 +71,9 @@ def export(
         # Features can be studied before anything was analysed.
         analysis = None
     notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
+    if analysis and ending_of(to) in (".nc", ".zarr"):
+        why = why_no_matrix(analysis.tables.get("class_pairs", pd.DataFrame()))
+        notes.append(f"class_pairs is written as rows, not as an array ({why})" if why else "")
     held = [name for name in arrays if name in chosen.arrays]
     lacking = len(chosen.table(split)) - len(chosen.table(split, names=held)) if held else 0
     if lacking:

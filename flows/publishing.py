@@ -69,6 +69,7 @@ def publish(pipeline: "Pipeline", done: Finished) -> None:
 
 
 def _ended(pipeline: "Pipeline", done: Finished) -> Ended:
+    from alike.analysis.class_pairs import nearest_pairs
     from alike.analysis.stored import Analysis
     from alike.extract.store import Store
     from alike.flows.history import History
@@ -78,22 +79,10 @@ def _ended(pipeline: "Pipeline", done: Finished) -> Ended:
     before = good[-2].network["features"] if len(good) > 1 else ""
     if done.reused:
         return Ended(done, good[-1], before)
-    pairs = Analysis.load(store, done.key).tables["class_pairs"]
-    return Ended(done, good[-1], before, nearest_pairs(pairs, good[-1].measure))
-
-
-def nearest_pairs(pairs: "pd.DataFrame", measure: str, most: int = PAIRS) -> "pd.DataFrame":
-    """Pairs of different classes whose images are nearest on average, each once.
-
-    Args:
-        pairs: the table `class_pairs` of an analysis.
-        measure: one of its measures.
-        most: pairs.
-    """
-    own = pairs[pairs["measure"] == measure]
-    a, b = own["class_a"].astype(str), own["class_b"].astype(str)
-    columns = ["class_a", "class_b", *(one for one in ("mean", "std") if one in own)]
-    return own.loc[a < b, columns].nsmallest(most, "mean").reset_index(drop=True)
+    table = Analysis.load(store, done.key).tables["class_pairs"]
+    pairs = nearest_pairs(table, good[-1].measure, PAIRS)
+    columns = [name for name in ("class_a", "class_b", "mean", "std") if name in pairs]
+    return Ended(done, good[-1], before, pairs[columns])
 
 
 def _show(pipeline: "Pipeline", ended: Ended) -> None:

@@ -180,6 +180,7 @@ class StoredAnalyses:
         Raises:
             NotThere: no analysis, or one without this measure.
         """
+        from alike.analysis.class_pairs import why_no_matrix
         from alike.analysis.report import main_measure
         from alike.analysis.stored import not_analysed_by
 
@@ -193,10 +194,11 @@ class StoredAnalyses:
         if order is not None and order in part:
             part = part.sort_values(order, kind="stable")
         shown = part.iloc[offset : offset + limit]
+        notes = [self.outdated(key), why_no_matrix(part)]
         return {
             "key": key, "measure": chosen, "measures": measures,
             "rows": records(shown), "n_rows": len(part), "offset": offset,
-            "notes": [*filter(None, [self.outdated(key)]), *beyond(offset, len(part), "rows")],
+            "notes": [*filter(None, notes), *beyond(offset, len(part), "rows")],
         }  # fmt: skip
 
     def grades(self, key: str) -> dict[str, Any]:

@@ -374,7 +374,10 @@ def _of_the_analysis(router: APIRouter, work: Work) -> None:
         router.get(path, response_model=models.Rows, name=name)(rows)
 
     table("/classes", "per_class", "Scores of each class, the lowest sameness first.", "sameness")
-    table("/class-pairs", "class_pairs", "Distances of each pair of classes.")
+    table(
+        "/class-pairs", "class_pairs",
+        "Distances of each pair of classes; of more than 2,048 classes, of the nearest of each.",
+    )  # fmt: skip
     table("/histograms", "histograms", "Same and different pairs by distance.")
     table("/examples", "pairs_examples", "Pairs of images worth a look.")
 

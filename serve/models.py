@@ -498,8 +498,8 @@ class Rows(Model):
         rows: of the table.
         n_rows: of the table, of which at most `limit` are in `rows`.
         offset: rows of the table before those.
-        notes: says so if the table ends before `offset`, and if the analysis is of other images
-            than there are.
+        notes: says so if the table ends before `offset`, if the analysis is of other images than
+            there are, and if of pairs of classes only the nearest are in the table.
     """
 
     key: str

@@ -76,7 +76,10 @@ def _of_classes(router: APIRouter, work: Work, views: Views) -> None:
         request: Request, features: Features = None, measure: Measure = None,
         mean: Annotated[bool, Query(description="Also the distances as rows.")] = False,
     ) -> Any:  # fmt: skip
-        """Mean distances between classes, similar classes beside each other, as a figure."""
+        """Mean distances between classes, similar classes beside each other, as a figure.
+
+        Of more than 2,048 classes there is no matrix: the nearest pairs alone.
+        """
         question = partial(views.class_matrix, features, measure, mean=mean)
         return await work.search(request, answer(question))
 

@@ -60,19 +60,22 @@ class ClassMatrix(Model):
     Attributes:
         key: extraction.
         measure: that the distances are of.
-        order: classes, similar ones beside each other.
+        order: classes, similar ones beside each other; null of more than 2,048, which have no
+            matrix.
         nearest: the nearest pairs of classes, at most 12: class_a, class_b, between, within, ratio.
-        figure: the matrix.
-        mean: the distances as rows, in that order, if they are asked for; null of one that is not
-            known.
+        figure: the matrix, or null.
+        mean: the distances as rows, in that order, if they are asked for and there is a matrix;
+            null of one that is not known.
+        notes: says so if there is no matrix.
     """
 
     key: str
     measure: str
-    order: list[str]
+    order: list[str] | None
     nearest: list[dict[str, Any]]
-    figure: Figure
+    figure: Figure | None
     mean: list[list[float | None]] | None
+    notes: list[str]
 
 
 class ImagePair(Model):

@@ -70,9 +70,12 @@ class Views:
     ) -> dict[str, Any]:
         """Fields of `ClassMatrix`; with the distances themselves only if `mean`.
 
+        Of very many classes there is no matrix, which `notes` say: the nearest pairs alone.
+
         Raises:
             NotThere: no analysis, or one without this measure.
         """
+        from alike.analysis.class_pairs import why_no_matrix
         from alike.analysis.figures import (
             class_matrix,
             closest_pairs,
@@ -85,21 +88,27 @@ class Views:
         analyses, chosen = self.service.analyses, self.service.chosen_key(key)
         analysis = analyses.analysis(chosen)
         name = main_measure(analysis) if measure is None else measure
-        square = class_matrix(analysis.tables.get("class_pairs", pd.DataFrame(
-            {"measure": [], "class_a": [], "class_b": [], "mean": []}
-        )), name)  # fmt: skip
-        if square.empty:
+        pairs = analysis.tables.get("class_pairs", pd.DataFrame({"measure": []}))
+        pairs = pairs[pairs["measure"] == name]
+        if pairs.empty:
             raise NotThere(
                 not_analysed_by(self.service.store.features(chosen), analysis.settings, name)
             )
-        order = similarity_order(square)
+        why = why_no_matrix(pairs)
+        order, figure, distances = None, None, None
+        if not why:
+            square = class_matrix(pairs, name)
+            order = similarity_order(square)
+            figure = drawn(matrix_figure(square, order))
+            distances = square.loc[order, order].to_numpy().tolist() if mean else None
         return {
             "key": chosen,
             "measure": name,
             "order": order,
-            "nearest": closest_pairs(square, NEAREST).to_dict(orient="records"),
-            "figure": drawn(matrix_figure(square, order)),
-            "mean": square.loc[order, order].to_numpy().tolist() if mean else None,
+            "nearest": closest_pairs(pairs, name, NEAREST).to_dict(orient="records"),
+            "figure": figure,
+            "mean": distances,
+            "notes": [why] if why else [],
         }
 
     def class_pair(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -36,6 +37,53 @@ def benchmark():
             sys.path.remove(root)
 
     return module
+
+
+@pytest.fixture(scope="session")
+def nearest_alone():
+    """A table `class_pairs` of all pairs, and a number, to the table that many classes have.
+
+    Each class keeps its own row and those of so many others nearest to it; deviations and quantiles
+    are gone.
+    """
+
+    def table(class_pairs: pd.DataFrame, nearest: int) -> pd.DataFrame:
+        own = class_pairs["class_a"].astype(str) == class_pairs["class_b"].astype(str)
+        keys = ["measure", "class_a"]
+        near = class_pairs[~own].sort_values("mean").groupby(keys, observed=True).head(nearest)
+        few = class_pairs.loc[class_pairs[own].index.union(near.index)].reset_index(drop=True)
+        spreads = [name for name in ("std", "q05", "median", "q95") if name in few]
+        return few.assign(**dict.fromkeys(spreads, np.nan))
+
+    return table
+
+
+@pytest.fixture(scope="session")
+def very_many_classes() -> dict[str, pd.DataFrame]:
+    """The tables of 5,000 classes of two images by `gap_cosine`; classes lie on a line."""
+    n, draw = 5000, np.random.default_rng(0)
+    names = [f"n{number:08d}" for number in range(n)]
+    spots = draw.random(n)
+    line, others = np.argsort(spots), np.delete(np.arange(-10, 11), 10)
+    near = line[(np.argsort(line)[:, None] + others) % n]
+    a, b = np.repeat(np.arange(n), 21), np.column_stack([np.arange(n), near]).ravel()
+    sides = {
+        side: pd.Categorical.from_codes(at, names) for side, at in (("class_a", a), ("class_b", b))
+    }
+    means = np.where(a == b, 0.1, 0.1 + np.abs(spots[a] - spots[b]))
+    class_pairs = pd.DataFrame({
+        "measure": pd.Categorical(["gap_cosine"] * len(a)), **sides, "mean": means,
+        **dict.fromkeys(("std", "q05", "median", "q95"), np.nan),
+        "n_pairs": np.where(a == b, 1, 4),
+    })  # fmt: skip
+    sameness = draw.uniform(-1, 1, n)
+    ends = {"sameness_low": np.nan, "sameness_high": np.nan}
+    per_class = pd.DataFrame({
+        "measure": "gap_cosine", "class": names, "n": 2, "auc": (1 + sameness) / 2,
+        "sameness": sameness, **ends, "balanced_accuracy": (1 + sameness) / 2, "intra_mean": 0.1,
+        "inter_mean": 0.4,
+    })  # fmt: skip
+    return {"class_pairs": class_pairs, "per_class": per_class}
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,10 @@ ROOMS = {
         "probes": {"blocks", "pairs", "scores"},
         "people": {"blocks"},
         "explain": set(),
-        "figures": set(),
+        "figures": {"class_pairs"},
         "maps": {"blocks"},
         "report": {
+            "class_pairs",
             "scores",
             "explain",
             "figures",
@@ -59,7 +60,7 @@ ROOMS = {
             "data_limits",
             "sufficiency",
         },
-        "export": {"report"},
+        "export": {"class_pairs", "report"},
     },
 }
 """Second level: room to the rooms and modules beside it that it may import."""

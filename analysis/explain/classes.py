@@ -1,6 +1,6 @@
 """What makes images one of their class, and which images of different classes are most alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 BLOCK = 1024
+SHOWN = 20
+"""Classes that an error names."""
 COLUMNS = ("likeness to its class", "less likeness to the others")
 NOTE = (
     "Each position shows its share of the mean cosine to the other images of the class. Orange "
@@ -81,9 +83,8 @@ def class_likeness(
     counts = table["label"].value_counts()
     missing = sorted(set(labels or ()) - set(counts.index))
     if missing:
-        raise BadInput(
-            f"no images of class {', '.join(missing)}: classes are {', '.join(counts.index)}"
-        )
+        there = _some(counts.index)
+        raise BadInput(f"no images of class {', '.join(missing)}: classes are {there}")
     units = unit(features.read("gap", table["row"].to_numpy()))
     total = units.sum(axis=0)
     for label in labels or sorted(counts.index):
@@ -99,6 +100,11 @@ def class_likeness(
         ]
         both = [np.concatenate(blocks) for blocks in zip(*maps, strict=True)]
         yield ClassLikeness(str(label), rows, both[0], both[1])
+
+
+def _some(classes: Iterable[str]) -> str:
+    names = sorted(classes)
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
 
 
 def _map_blocks(features: "Features", rows: Ints) -> Iterator[tuple[int, Floats]]:
@@ -162,8 +168,10 @@ def images_to_class(
     table = table[table["label"].notna()].reset_index(drop=True)
     own = (table["label"] == label).to_numpy()
     if not own.any() or own.all():
-        labels = ", ".join(sorted(set(table["label"])))
-        raise BadInput(f"likeness to class {label!r} needs it and another one; stored are {labels}")
+        raise BadInput(
+            f"likeness to class {label!r} needs it and another one; stored are "
+            f"{_some(set(table['label']))}"
+        )
     units = unit(features.read("gap", table["row"].to_numpy()))
     place = {name: at for at, name in enumerate(table["image_id"]) if own[at]}
     frames, rows, shares = [], [], []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alike.analysis.class_pairs import why_no_matrix
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import (
     MANIFEST,
@@ -105,12 +106,15 @@ def _grouped(result: Result) -> Any:
 
 
 def _cube(result: Result) -> Any:
-    """`class_pairs` with its real axes: measure x class x class."""
+    """`class_pairs` with its real axes: measure x class x class; None of any other table.
+
+    None too if the table has not all pairs: it is written as the rows that it has.
+    """
     import xarray
 
     keys = ["measure", "class_a", "class_b"]
     table = result.table
-    if result.name != "class_pairs" or table.duplicated(keys).any():
+    if result.name != "class_pairs" or why_no_matrix(table) or table.duplicated(keys).any():
         return None
     axes = {key: pd.unique(table[key]) for key in keys}
     classes = pd.unique(np.concatenate([axes["class_a"], axes["class_b"]]))

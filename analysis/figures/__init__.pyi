@@ -6,6 +6,7 @@ from .figures import histogram as histogram
 from .history import over_time as over_time
 from .layers import layer_figure as layer_figure
 from .map import MOST_POINTS as MOST_POINTS
+from .map import MOST_TRACES as MOST_TRACES
 from .map import map_figure as map_figure
 from .map import shown_rows as shown_rows
 from .networks import network_figure as network_figure

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from alike.analysis.class_pairs import named_codes, nearest_pairs, why_no_matrix
 from alike.analysis.figures.figures import AFTER, BEFORE, blank, literal
+from alike.extract.errors import BadInput
 
 NEAR_TO_FAR = [
     [0.0, "#0b3954"],
@@ -26,18 +28,25 @@ CLOSER_TO_APART = [
 MOST_CELLS = 240
 MOST_NAMES = 60
 MOST_ROWS = 30
+MOST_ON_CURVE = 1000
+"""Classes of the sorted curve: a screen has not the pixels for more."""
 HEIGHT, HEIGHT_OF_MANY = 480, 680
 LONGEST_TICK = 16
 """Characters of a tick label: longer names leave no room for the matrix."""
 
 
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
-    """The mean distances as a square frame, classes on both axes in the table's order."""
+    """The mean distances as a square frame, classes on both axes in the table's order.
+
+    Raises:
+        BadInput: more than 2,048 classes, whose table has not all pairs.
+    """
     rows = class_pairs[class_pairs["measure"] == measure]
-    names = pd.Index(list(dict.fromkeys([*rows["class_a"].unique(), *rows["class_b"].unique()])))
+    if why := why_no_matrix(rows):
+        raise BadInput(f"{why}: use `closest_pairs`")
+    names, a, b = named_codes(rows)
     square = np.full((len(names), len(names)), np.nan)
-    at = names.get_indexer(rows["class_a"]), names.get_indexer(rows["class_b"])
-    square[at] = rows["mean"].to_numpy(float)
+    square[a, b] = rows["mean"].to_numpy(float)
     frame = pd.DataFrame(square, names, names)
     return frame.fillna(frame.T)
 
@@ -174,28 +183,31 @@ def _coarse(values: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]
     return sums / np.where(counts > 0, counts, np.nan), labels
 
 
-def closest_pairs(square: pd.DataFrame, top: int = 20) -> pd.DataFrame:
+def closest_pairs(
+    class_pairs: pd.DataFrame, measure: str = "gap_cosine", top: int = 20
+) -> pd.DataFrame:
     """Pairs of different classes with the smallest mean distance, nearest first.
+
+    Args:
+        class_pairs: the table of an analysis, of however many classes.
+        measure: one of its measures.
+        top: most pairs.
 
     Returns:
         columns class_a, class_b, between (their mean distance), within (mean of the two classes'
         own), ratio (between / within; near 1 means that the two cannot be told apart).
     """
-    values, names = square.to_numpy(float), list(square.index)
-    a, b = np.triu_indices(len(names), 1)
-    between = values[a, b]
-    order = np.argsort(between)[:top]
-    own = np.diag(values)
-    within = (own[a] + own[b])[order] / 2
-    return pd.DataFrame(
-        {
-            "class_a": [names[i] for i in a[order]],
-            "class_b": [names[i] for i in b[order]],
-            "between": between[order],
-            "within": within,
-            "ratio": between[order] / np.where(within > 0, within, np.nan),
-        }
-    )
+    rows = class_pairs[class_pairs["measure"] == measure]
+    near = nearest_pairs(rows, measure, top)
+    names, a, b = named_codes(rows)
+    own = pd.Series(np.nan, names)
+    own.iloc[a[a == b]] = rows["mean"].to_numpy(float)[a == b]
+    first, second = (near[name].to_numpy(object) for name in ("class_a", "class_b"))
+    between = near["mean"].to_numpy(float)
+    within = (own[first].to_numpy() + own[second].to_numpy()) / 2
+    ratio = between / np.where(within > 0, within, np.nan)
+    columns = {"class_a": first, "class_b": second, "between": between}
+    return pd.DataFrame({**columns, "within": within, "ratio": ratio})
 
 
 def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: str) -> go.Figure:
@@ -206,8 +218,9 @@ def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: st
         after: the same of the second analysis (or of the only one).
         score: the column to draw.
 
-    With more than 30 classes the figure turns into the sorted curve of all of them. Of one
-    analysis, the intervals are drawn where the table has them.
+    With more than 30 classes the figure turns into their sorted curve; of more than 1,000 it draws
+    1,000, evenly over the ranks, the first and the last among them. Of one analysis, the intervals
+    are drawn where the table has them.
     """
     table = after.set_index("class").sort_values(score, ascending=False)
     now = table[score]
@@ -256,10 +269,12 @@ def _sorted_curve(then: pd.Series | None, now: pd.Series, score: str) -> go.Figu
     for values, colour, label in ((then, BEFORE, "before"), (now, AFTER, "after")):
         if values is None:
             continue
-        ascending = values.sort_values()
+        few = min(len(values), MOST_ON_CURVE)
+        ranks = np.linspace(0, len(values) - 1, few).round().astype(int)
+        ascending = values.sort_values().iloc[ranks]
         figure.add_trace(
             go.Scatter(
-                x=np.arange(1, len(ascending) + 1),
+                x=ranks + 1,
                 y=ascending.to_numpy(np.float32),
                 text=[literal(name) for name in ascending.index],
                 mode="lines+markers",
@@ -270,6 +285,7 @@ def _sorted_curve(then: pd.Series | None, now: pd.Series, score: str) -> go.Figu
             )
         )
     figure.update_layout(showlegend=then is not None)
-    figure.update_xaxes(title_text="classes, worst first")
+    part = f", {MOST_ON_CURVE:,} of {len(now):,} drawn" if len(now) > MOST_ON_CURVE else ""
+    figure.update_xaxes(title_text=f"classes, worst first{part}")
     figure.update_yaxes(title_text=f"{score.replace('_', ' ')} (up is better)")
     return figure

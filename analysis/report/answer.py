@@ -81,7 +81,7 @@ def _of_two(
     sentences = [
         f"Sameness went from {number(row['a'])} to {number(row['b'])}, "
         f"{change(row['difference'])} ({_sure(low, high)}), "
-        f"on {_compared_words(before, comparison)} of {len(before.classes)} classes.",
+        f"on {_compared_words(before, comparison)} of {count(len(before.classes))} classes.",
         f"In {_per_hundred(row['b'])} instead of {_per_hundred(row['a'])} of 100 comparisons, two "
         "images of one class lie nearer to each other than two images of different classes.",
         *_accuracy_change(before, after, comparison),
@@ -104,7 +104,7 @@ def _of_one(analysis: Analysed, measure: str) -> Answer:
     sentences = [
         f"Sameness is {number(sameness.value)} "
         f"({_sure(sameness.low, sameness.high, signed=False)}) on {images_words(analysis)} "
-        f"of {len(analysis.classes)} classes. 0 is chance, 1 is perfect."
+        f"of {count(len(analysis.classes))} classes. 0 is chance, 1 is perfect."
     ]
     accuracy = accuracy_of(analysis)
     if accuracy is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from alike.analysis.class_pairs import why_no_matrix
 from alike.analysis.figures import classes as figures_classes
 from alike.analysis.report.lookup import table_of
 from alike.analysis.report.parts import columns, details, figure, section, table
@@ -12,6 +13,12 @@ from alike.analysis.report.subject import Subject, titled
 from alike.analysis.report.words import DASH, count, interval_words, number, words
 
 MOST_IN_THREE = 14
+MOST_LISTED = 1000
+"""Classes of the table: each takes some 500 bytes of the page."""
+ORDERED = (
+    "Classes are ordered by similarity. The diagonal shows the mean distance within a class. "
+    "Dark cells are small distances."
+)
 EACH_ALONE = (
     "Each interval is that of its class alone: of 20 classes, one is missed by chance. Classes of "
     "fewer than 5 images have none."
@@ -20,20 +27,19 @@ EACH_ALONE = (
 
 def classes(subject: Subject) -> str:
     """Which classes are similar, which are spread out."""
-    parts = [_matrices(subject), _per_class(subject), _confused(subject)]
-    lead = (
-        "Classes are ordered by similarity. The diagonal shows the mean distance within a class. "
-        "Dark cells are small distances."
-    )
-    return section("classes", "Classes", lead, "".join(parts))
-
-
-def _matrices(subject: Subject) -> str:
-    squares = [
-        (name, figures_classes.class_matrix(pairs, subject.measure))
+    pairs = [
+        (name, of_measure)
         for name, analysis in subject.named
-        if not (pairs := table_of(analysis, "class_pairs", subject.measure)).empty
+        if not (of_measure := table_of(analysis, "class_pairs", subject.measure)).empty
     ]
+    reasons = [why for _, table in pairs if (why := why_no_matrix(table))]
+    lead = f"{reasons[-1]}. The nearest pairs are below." if reasons else ORDERED
+    matrices = "" if reasons else _matrices(subject.measure, pairs)
+    return section("classes", "Classes", lead, matrices + _per_class(subject) + _confused(subject))
+
+
+def _matrices(measure: str, pairs: list[tuple[str, pd.DataFrame]]) -> str:
+    squares = [(name, figures_classes.class_matrix(table, measure)) for name, table in pairs]
     if not squares:
         return ""
     order = figures_classes.similarity_order(squares[-1][1])
@@ -93,8 +99,10 @@ def _per_class(subject: Subject) -> str:
         "per-class",
         title="Sameness of every class",
     )
+    n = len(tables[-1])
+    which = "All" if n <= MOST_LISTED else f"The {count(MOST_LISTED)} worst of"
     return chart + details(
-        f"All {count(len(tables[-1]))} classes as a table", _class_table(before, tables[-1])
+        f"{which} {count(n)} classes as a table", _class_table(before, tables[-1])
     )
 
 
@@ -110,7 +118,7 @@ def _class_table(before: pd.DataFrame | None, after: pd.DataFrame) -> str:
         heads.append((words(name).label, "n"))
         heads += [("95 % interval", "n")] if surely and name == "sameness" else []
     rows = []
-    for row in after.sort_values("sameness").to_dict("records"):
+    for row in after.sort_values("sameness").head(MOST_LISTED).to_dict("records"):
         cells: list[object] = [str(row["class"]), (count(row["n"]), row["n"])]
         if old is not None:
             then = old["sameness"].get(row["class"], float("nan"))
@@ -121,6 +129,8 @@ def _class_table(before: pd.DataFrame | None, after: pd.DataFrame) -> str:
                 cells.append((interval_words(*(row[end] for end in spans)), row[spans[0]]))
         rows.append(cells)
     caption = "Worst first." + (f" {EACH_ALONE}" if surely else "")
+    if len(after) > MOST_LISTED:
+        caption += " `alike export` writes the table of all classes."
     return table(heads, rows, tall=len(after) > 20, caption=caption)
 
 
@@ -128,7 +138,7 @@ def _confused(subject: Subject) -> str:
     pairs = table_of(subject.last, "class_pairs", subject.measure)
     if pairs.empty:
         return ""
-    near = figures_classes.closest_pairs(figures_classes.class_matrix(pairs, subject.measure), 8)
+    near = figures_classes.closest_pairs(pairs, subject.measure, 8)
     heads = [
         ("Class", "t"),
         ("and class", "t"),

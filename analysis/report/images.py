@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from alike.analysis.figures import classes as figures_classes
 from alike.analysis.report import queries
 from alike.analysis.report.lookup import Analysed, table_of
 from alike.analysis.report.parts import section, text
@@ -51,11 +50,10 @@ def images(subject: Subject, pictures: "Pictures | None", why_not: str) -> str:
     labels = pictures.labels
     pure = [queries.purity(table, labels) for table in tables]
     blocks = _blocks(pure)
-    crossing = queries.confused(
-        figures_classes.class_matrix(table_of(subject.last, "class_pairs", subject.measure)
-                                     , subject.measure),
-        tables[-1], labels,
-    ) if not table_of(subject.last, "class_pairs").empty else []  # fmt: skip
+    class_pairs = table_of(subject.last, "class_pairs")
+    crossing = [] if class_pairs.empty else queries.confused(
+        class_pairs, subject.measure, tables[-1], labels
+    )  # fmt: skip
     examples = _examples(subject.last, subject.measure)
     near = [_nearest(table, [row for block in blocks for row in block.rows]) for table in tables]
     rows = {row for block in blocks for row in block.rows}

@@ -4,8 +4,10 @@ from typing import Any
 
 import pandas as pd
 
+from alike.analysis.class_pairs import why_no_matrix
 from alike.analysis.figures import (
     MOST_POINTS,
+    MOST_TRACES,
     class_matrix,
     map_figure,
     shown_rows,
@@ -93,7 +95,7 @@ def map_section(subject: Subject, store: Any, pictures: Pictures | None, progres
 
 def _order(subject: Subject, labels: list[str]) -> list[str]:
     pairs = table_of(subject.last, "class_pairs", subject.measure)
-    if pairs.empty:
+    if pairs.empty or why_no_matrix(pairs):
         return labels
     ordered = [str(name) for name in similarity_order(class_matrix(pairs, subject.measure))]
     return ordered + [name for name in labels if name not in set(ordered)]
@@ -126,6 +128,11 @@ def _note(table: pd.DataFrame) -> str:
 
 
 def _controls(order: list[str]) -> str:
+    if len(order) > MOST_TRACES:
+        return (
+            '<div class="mapcontrols"><label>Show one class <input class="mapclass" type="search" '
+            'placeholder="its whole name"></label></div>'
+        )
     options = "".join(f'<option value="{text(name)}">{text(name)}</option>' for name in order)
     return (
         '<div class="mapcontrols"><label>Show one class <select class="mapclass">'

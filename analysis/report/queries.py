@@ -94,7 +94,8 @@ def _one_a_class(ranked: pd.DataFrame, n: int) -> list[int]:
 
 
 def confused(
-    square: pd.DataFrame,
+    class_pairs: pd.DataFrame,
+    measure: str,
     neighbours: pd.DataFrame,
     labels: Mapping[int, str | None],
     n_pairs: int = 4,
@@ -106,7 +107,8 @@ def confused(
     neighbour crosses, by their mean distance.
 
     Args:
-        square: mean distances, classes x classes.
+        class_pairs: the table of the analysis.
+        measure: of the neighbours.
         neighbours: table `neighbours` of one measure.
         labels: row -> class.
         n_pairs: how many pairs of classes.
@@ -122,18 +124,19 @@ def confused(
     total = table.groupby("own").size()
     across = table[table["own"] != table["other"]].copy()
     if across.empty:
-        near = closest_pairs(square, n_pairs)
+        near = closest_pairs(class_pairs, measure, n_pairs)
         return [(a, b, 0.0, []) for a, b in zip(near["class_a"], near["class_b"], strict=True)]
     across["low"] = np.minimum(across["own"].astype(str), across["other"].astype(str))
     across["high"] = np.maximum(across["own"].astype(str), across["other"].astype(str))
-    crossings = []
-    for (low, high), group in across.groupby(["low", "high"], sort=False):
-        share = len(group) / max(int(total.get(low, 0) + total.get(high, 0)), 1)
-        crossings.append((str(low), str(high), share, group))
-    crossings.sort(key=lambda item: -item[2])
+    # Of many classes there are hundreds of thousands of pairs: only those shown are looked into.
+    groups = across.groupby(["low", "high"], sort=False)
+    crossing = groups.size()
+    of_either = [total.reindex(crossing.index.get_level_values(i), fill_value=0) for i in (0, 1)]
+    shares = crossing / np.maximum(of_either[0].to_numpy() + of_either[1].to_numpy(), 1)
+    shares = shares.sort_values(ascending=False, kind="stable").head(n_pairs)
     return [
-        (low, high, share, _distinct_pairs(group, n_images))
-        for low, high, share, group in crossings[:n_pairs]
+        (low, high, float(share), _distinct_pairs(groups.get_group((low, high)), n_images))
+        for (low, high), share in shares.items()
     ]
 
 

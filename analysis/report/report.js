@@ -45,6 +45,9 @@
   document.body.append(card);
   const atlas = document.getElementById("atlas");
 
+  // A trace is of one class; where there are too many for that, `meta` has the class of each point.
+  const classOf = ({ meta }, point) => (Array.isArray(meta) ? meta[point] : meta);
+
   function mapHover(box) {
     const meta = box.alike.layout.meta;
     box.on("plotly_hover", (event) => {
@@ -62,7 +65,7 @@
         card.append(pic);
       }
       const name = document.createElement("b");
-      name.textContent = point.data.meta;
+      name.textContent = classOf(point.data, point.pointNumber);
       const path = document.createElement("small");
       path.textContent = meta.paths ? meta.paths[index] : `row ${index}`;
       card.append(name, document.createElement("br"), path);
@@ -74,10 +77,11 @@
     });
     box.on("plotly_unhover", () => { card.style.display = "none"; });
   }
-  for (const select of document.querySelectorAll("select.mapclass")) {
+  for (const select of document.querySelectorAll(".mapclass")) {
     select.addEventListener("change", () => {
       for (const box of boxes.filter((one) => one.alike && one.alike.layout.meta && one.alike.layout.meta.map)) {
-        const shown = box.data.map((trace) => (!select.value || trace.meta === select.value ? 0.85 : 0.06));
+        const opacity = (name) => (!select.value || name === select.value ? 0.85 : 0.06);
+        const shown = box.data.map(({ meta }) => (Array.isArray(meta) ? meta.map(opacity) : opacity(meta)));
         Plotly.restyle(box, { "marker.opacity": shown });
       }
     });

@@ -137,7 +137,7 @@ def register(app: typer.Typer) -> None:
         more = " (--budget takes more)" if sampled else ""
         print_table(
             analysis.overview(),
-            f"{analysis.evaluated}{more} of {len(analysis.classes)} classes, {split.value}"
+            f"{analysis.evaluated}{more} of {len(analysis.classes):,} classes, {split.value}"
             f"{f', {where}' if where else ''}",
         )
         if "layers" in analysis.tables:

@@ -1,8 +1,9 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
-import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, unlabelled, waiting } from "./parts.js";
+import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, sentences, unlabelled, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
 const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
+const LISTED = 1000; // classes of the list
 const NARROW = 480, LONGEST = 7; // pixels of a phone, and there the characters of a name beside the matrix
 
 export const parameters = ({ classes }) => ({ first: Object.keys(classes), second: Object.keys(classes) });
@@ -26,6 +27,11 @@ export function view(place, { facts, go, source, life }) {
 
   const above = lacking ? [] : [fill(matrix, life, async () => {
     const told = await ask("class-matrix", analysed, { signal: life });
+    const head = [h("h2", {}, "Mean distance between classes"), otherMeasure(told.measure, facts)];
+    const nearest = [h("h3", {}, "Nearest to each other"),
+      h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: ratio(one) },
+        `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
+    if (!told.figure) return [head, h("p", { class: "soft", role: "status" }, sentences(told.notes)), nearest];
     const box = h("div", { role: "img", "aria-label": `Mean distances between ${told.order.length} classes, similar ones beside each other` });
     // A screen has not the pixels for every class of thousands.
     const blocks = told.figure.data[0].x.length < told.order.length;
@@ -39,13 +45,10 @@ export function view(place, { facts, go, source, life }) {
         else says.textContent = `“${names.includes(first) ? second : first}” is a block of classes: choose two classes below.`;
       });
     }).catch((error) => box.replaceChildren(error.message)));
-    return [h("h2", {}, "Mean distance between classes"), otherMeasure(told.measure, facts),
-      says, box, h("h3", {}, "Nearest to each other"),
-      h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: ratio(one) },
-        `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
+    return [head, says, box, nearest];
   }, waiting(6, "Loading the classes")),
   fill(list, life, async () => {
-    const told = await ask("classes", analysed, { signal: life });
+    const told = await ask("classes", { ...analysed, limit: LISTED }, { signal: life });
     const low = Math.min(0, ...told.rows.map((row) => row.sameness ?? 0));
     const table = h("div", {}, h("div", { class: "tablebox tall" }, h("table", {}, h("thead", {}, h("tr", {}, ["Class", "Images", "Sameness", "", "Within", "Between"].map((name, i) =>
         h("th", { class: [0, 3].includes(i) ? "t" : "n", scope: "col" }, name)))),
@@ -55,7 +58,7 @@ export function view(place, { facts, go, source, life }) {
         h("td", { class: "n" }, row.intra_mean === null ? "–" : distance(row.intra_mean)), h("td", { class: "n" }, row.inter_mean === null ? "–" : distance(row.inter_mean))))))));
     Shown.savable(table.querySelector("table"), "classes");
     return [h("h2", {}, "Classes by sameness, the lowest first"),
-      h("p", { class: "soft small" }, `By ${told.measure}. 0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
+      h("p", { class: "soft small" }, `By ${told.measure}. ${told.n_rows > LISTED ? `The first ${count(LISTED)} of ${count(told.n_rows)} classes. ` : ""}0 is chance, 1 is perfect. ${told.rows.some((row) => row.sameness_low != null) ? "Under each is the 95 % interval of this class alone; classes of fewer than 5 images have none. " : ""}Within and between are mean distances.`),
       table];
   }, waiting(6, "Loading the scores of classes"))];
 

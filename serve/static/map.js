@@ -151,7 +151,7 @@ export function view(place, { facts, go, source, doubt, life }) {
     const counts = new Map();
     for (const value of maps[0].data[by] || []) counts.set(String(value), (counts.get(String(value)) || 0) + 1);
     const names = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-    const words = (name) => (name === "null" ? "none" : name.replace("_", " "));
+    const words = (name) => (name === "null" ? "none" : by === "split" ? name.replace("_", " ") : name);
     colours = names.map((name) => [inks(name === "null" ? null : name), words(name)]);
     legend.replaceChildren(...names.slice(0, 60).map((name, i) => {
       const dot = h("i");

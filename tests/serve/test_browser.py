@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import shutil
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import alike
+from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import read_tags
 
@@ -365,10 +368,11 @@ def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
 
 
 @pytest.fixture
-def bare(place, tmp_path):
+def bare(place, tmp_path, very_many_classes):
     """A store without index, analysis and map, one of two images of two classes, and two less.
 
-    And one with an analysis, with a class of one image.
+    And one with an analysis, with a class of one image; and one whose analysis has the tables of
+    5,000 classes.
     """
     from alike.analysis.analyse import AnalysisSettings, analyse
     from alike.extract.images.sources import open_source
@@ -390,7 +394,10 @@ def bare(place, tmp_path):
     source = open_source(str(tmp_path / "few"))
     features = extract(source, network, store, taps=("last_conv",), device="cpu").key
     settings = AnalysisSettings(measures=["gap_cosine"], split="all", bootstrap=0)
-    analyse(store.features(features), settings)
+    analysis = analyse(store.features(features), settings)
+    shutil.copytree(store.root_path, tmp_path / "many.store")
+    many = replace(analysis, tables={**analysis.tables, **very_many_classes})
+    many.save(Store.open(tmp_path / "many.store"))
     # One of a single image, and one of which no image can be read.
     for name, data in (
         ("one", (place / "images" / "cat" / "0.png").read_bytes()),
@@ -403,7 +410,7 @@ def bare(place, tmp_path):
         extracted = extract(source, network, store, taps=("last_conv",), device="cpu")
         if name == "one":
             build_index(store.features(extracted.key), "gap_cosine")
-    return [tmp_path / f"{name}.store" for name in ("bare", "pair", "one", "torn", "few")]
+    return [tmp_path / f"{name}.store" for name in ("bare", "pair", "one", "torn", "few", "many")]
 
 
 def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
@@ -460,6 +467,24 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
         titles = "[...document.querySelectorAll('.chips a')].map((one) => one.title)"
         assert page.run(f"return {titles}") == [""]
         assert_quiet(page, address)
+        told = plain.json("/api/v1/stores/many/class-matrix?mean=true")
+        assert told["order"] is told["figure"] is told["mean"] is None
+        visit(page, f"{address}#classes?store=many", "document.querySelector('.tablebox')")
+        text, rows, chips = page.run(
+            "return [document.querySelector('.view').innerText,"
+            " document.querySelectorAll('tbody tr').length,"
+            " [...document.querySelectorAll('.chips a')].map((one) => one.firstChild.data.trim())]"
+        )
+        assert f"{told['notes'][0]}." in text
+        assert "The first 1\u202f000 of 5\u202f000 classes." in text
+        assert rows == 1000
+        assert chips == [f"{one['class_a']} – {one['class_b']}" for one in told["nearest"]]
+        assert_quiet(page, address)
+        with (
+            alike.connect(plain.address, store="many") as many,
+            pytest.raises(BadInput, match=r"no matrix beyond 2,048; .* `class_pairs` has them"),
+        ):
+            many.class_matrix()
 
 
 @pytest.fixture(scope="module")

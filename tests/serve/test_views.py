@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import shutil
+import time
 import urllib.parse
 from dataclasses import replace
 from typing import get_args
@@ -206,6 +207,28 @@ def test_the_matrix_of_many_classes_is_whole(place, analysis, monkeypatch):
     found = Views(service).class_matrix(None, None, mean=True)
     square = pd.DataFrame(found["mean"], found["order"], found["order"])
     np.testing.assert_array_equal(square.loc[names, names].to_numpy(), means)
+
+
+def test_very_many_classes_have_their_nearest_pairs_and_a_note(
+    place, analysis, very_many_classes, monkeypatch
+):
+    service = NeighbourService(place / "store")
+    large = replace(analysis, tables={**analysis.tables, **very_many_classes})
+    monkeypatch.setattr(service.analyses, "analysis", lambda _: large)
+    began = time.perf_counter()
+    found = Views(service).class_matrix(None, None, mean=True)
+    assert time.perf_counter() - began < 2
+    assert found["order"] is found["figure"] is found["mean"] is None
+    assert [note.partition(";")[0] for note in found["notes"]] == [
+        "5,000 classes: no matrix beyond 2,048"
+    ]
+    pairs = very_many_classes["class_pairs"].query("class_a != class_b")
+    assert [one["between"] for one in found["nearest"]] == sorted(pairs["mean"])[:24:2]
+    rows = service.analyses.rows("class_pairs", service.chosen_key(None), None, 30, offset=21)
+    assert rows["rows"][0]["class_a"] == rows["rows"][0]["class_b"] == "n00000001"
+    assert rows["rows"][0]["std"] is None
+    assert found["notes"] == rows["notes"]
+    assert rows["n_rows"] == len(very_many_classes["class_pairs"])
 
 
 @pytest.mark.quick

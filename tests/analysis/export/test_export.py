@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alike.analysis.blocks import evaluation_set
+from alike.analysis.export.arrays import _grouped
 from alike.analysis.export.result import Result, read_result
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
@@ -122,6 +124,24 @@ def test_xarray_opens_it(write, wanted, analysed, name):
             assert json.loads(tree.attrs["alike"])["digest"]
 
 
+@pytest.mark.quick
+def test_pairs_of_very_many_classes_are_rows_of_a_netcdf(monkeypatch, nearest_alone):
+    a, b = np.indices((4, 4))
+    names = np.array(list("abcd"))
+    pairs = pd.DataFrame({
+        "measure": "m", "class_a": names[a.ravel()], "class_b": names[b.ravel()],
+        "mean": (0.5 + abs(a - b)).ravel(), "std": 0.1,
+    })  # fmt: skip
+    few = nearest_alone(pairs, 1)
+    monkeypatch.setattr(evaluation_set, "MANY", 3)
+    written = _grouped(Result("class_pairs", few))
+    assert dict(written.sizes) == {"class_pairs_row": 8}
+    pd.testing.assert_frame_equal(written.to_dataframe().reset_index(drop=True), few)
+    monkeypatch.setattr(evaluation_set, "MANY", 4)
+    whole = _grouped(Result("class_pairs", pairs))
+    assert float(whole["mean"].sel(measure="m", class_a="a", class_b="d")) == 3.5
+
+
 def test_npz_is_the_graph_of_neighbours(write, wanted, analysed):
     import scipy.sparse
 
@@ -207,6 +227,13 @@ def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):
     (tmp_path / "öut dir").write_text("a file in the way")
     with pytest.raises(BadInput, match="cannot be made"):
         write("inner/x.csv")
+
+
+def test_pairs_of_classes_that_are_no_array_are_told(analysed, digits, tmp_path, monkeypatch):
+    for many, name, told in ((10, "a.zarr", 0), (9, "b.zarr", 1), (9, "c.h5", 0)):
+        monkeypatch.setattr(evaluation_set, "MANY", many)
+        written = export_store(digits.store, tmp_path / name, digits.after.key)
+        assert sum("class_pairs is written as rows" in note for note in written.notes) == told
 
 
 def test_neighbours_that_are_not_written_are_told(analysed, digits, tmp_path):

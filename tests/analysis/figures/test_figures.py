@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 import pytest
 
 from alike.analysis import figures as package
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.figures import classes as figures_classes
 from alike.analysis.figures import figures, network_matrix, network_matrix_figure, network_order
 from alike.analysis.figures import map as figures_map
+from alike.extract.errors import BadInput
 
 
 def numbers(figure):
@@ -152,8 +154,45 @@ def test_class_matrix_fills_the_half_that_is_missing():
     )
     square = figures_classes.class_matrix(rows, "m")
     assert square.loc["b", "a"] == 2.0
-    near = figures_classes.closest_pairs(square)
+    near = figures_classes.closest_pairs(rows, "m")
     assert near["ratio"].tolist() == [1.0]
+
+
+def test_closest_pairs_of_the_nearest_alone_are_those_of_all(nearest_alone):
+    """The same rows, from a table of all pairs and from one of the 5 nearest of each class."""
+    rng = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(40)]
+    places = rng.random((40, 3))
+    means = np.linalg.norm(places[:, None] - places, axis=2) + np.diag(rng.random(40))
+    a, b = np.indices(means.shape)
+    pairs = pd.DataFrame({
+        "measure": "m", "class_a": np.take(names, a.ravel()), "class_b": np.take(names, b.ravel()),
+        "mean": means.ravel(), "std": 0.1,
+    })  # fmt: skip
+    naive = sorted((means[i, j], i, j) for i in range(40) for j in range(i + 1, 40))[:5]
+    few = nearest_alone(pairs, 5)
+    one_way = set(zip(few["class_a"], few["class_b"], strict=True))
+    assert any((b, a) not in one_way for a, b in one_way)
+    for table in (pairs, few, few[::-1]):
+        near = figures_classes.closest_pairs(table, "m", 5)
+        assert near["between"].tolist() == [mean for mean, _, _ in naive]
+        wanted = [{names[i], names[j]} for _, i, j in naive]
+        assert [{*pair} for pair in zip(near["class_a"], near["class_b"], strict=True)] == wanted
+        within = [(means[i, i] + means[j, j]) / 2 for _, i, j in naive]
+        np.testing.assert_allclose(near["within"], within)
+        np.testing.assert_allclose(near["ratio"], near["between"] / within)
+    assert len(figures_classes.closest_pairs(pairs, "m", 1000)) == 40 * 39 // 2
+
+
+@pytest.mark.quick
+def test_very_many_classes_have_no_matrix(monkeypatch, nearest_alone):
+    pairs = pd.DataFrame({
+        "measure": "m", "class_a": list("aaabbbccc"), "class_b": list("abc" * 3), "mean": 0.5,
+    })  # fmt: skip
+    assert figures_classes.class_matrix(pairs, "m").shape == (3, 3)
+    monkeypatch.setattr(evaluation_set, "MANY", 2)
+    with pytest.raises(BadInput, match=r"3 classes: no matrix beyond 2; .* use `closest_pairs`"):
+        figures_classes.class_matrix(nearest_alone(pairs, 1), "m")
 
 
 @pytest.mark.parametrize("n", [3, 30, 31, 1000])
@@ -170,6 +209,21 @@ def test_classes_are_drawn_worst_first(n):
         assert list(last.y)[::-1] == ranked
     else:
         assert list(last.text) == ranked
+
+
+@pytest.mark.quick
+def test_a_curve_of_very_many_classes_has_both_ends_and_few_points():
+    n = 20_000
+    values = np.random.default_rng(0).random(n)
+    table = pd.DataFrame({"class": [f"c{i}" for i in range(n)], "sameness": values})
+    figure = figures_classes.per_class_figure(None, table, "sameness")
+    curve, ranked = figure.data[0], np.sort(values)
+    assert len(curve.x) == figures_classes.MOST_ON_CURVE
+    assert (curve.x[0], curve.x[-1]) == (1, n)
+    np.testing.assert_allclose(curve.y, ranked[curve.x - 1], rtol=1e-6)
+    assert list(curve.text) == [f"c{i}" for i in np.argsort(values)[curve.x - 1]]
+    assert "1,000 of 20,000 drawn" in figure.layout.xaxis.title.text
+    assert len(figure.to_json()) < 60_000
 
 
 def test_intervals_of_classes_are_drawn():
@@ -204,6 +258,22 @@ def test_map_draws_every_class_in_proportion(n):
         assert isinstance(figure.data[0], go.Scatter)
     else:
         assert isinstance(figure.data[0], go.Scattergl)
+
+
+def test_a_map_of_very_many_classes_is_one_trace(monkeypatch):
+    monkeypatch.setattr(figures_map, "MOST_TRACES", 3)
+    labels = ["a", "<b>", "c", "d", "a", "c"]
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        rng.random((6, 4)), columns=["pca_x", "pca_y", "tsne_x", "tsne_y"]
+    ).assign(row=np.arange(6))  # fmt: skip
+    trace, *others = figures_map.map_figure(table, labels, paths=list("uvwxyz")).data
+    assert others == []
+    assert list(trace.meta) == labels
+    colours = figures_map.class_colours(sorted(set(labels)))
+    assert list(trace.marker.color) == [colours[name] for name in labels]
+    np.testing.assert_allclose(trace.x, table["tsne_x"], rtol=1e-6)
+    assert [index for index, _ in trace.customdata] == list(range(6))
 
 
 @pytest.mark.parametrize("n", [2, 10, 11, 1000])

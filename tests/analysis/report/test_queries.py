@@ -51,10 +51,11 @@ def test_turnover_by_hand():
 
 
 def test_confused_classes_come_with_their_images():
-    square = pd.DataFrame([[0.1, 0.4], [0.4, 0.1]], ["a", "b"], ["a", "b"])
-    found = queries.confused(square, NEAR, LABELS)
+    ends = {"class_a": list("aabb"), "class_b": list("abab")}
+    pairs = pd.DataFrame({"measure": "m", **ends, "mean": [0.1, 0.4, 0.4, 0.1]})
+    found = queries.confused(pairs, "m", NEAR, LABELS)
     assert [(low, high) for low, high, _, _ in found] == [("a", "b")]
     assert found[0][2] == pytest.approx(4 / 8)
     assert found[0][3] == [(0, 2, 0.2)]
     clean = NEAR.assign(neighbour=NEAR["row"])
-    assert queries.confused(square, clean, LABELS)[0][3] == []
+    assert queries.confused(pairs, "m", clean, LABELS) == [("a", "b", 0.0, [])]

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,10 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alike.analysis.blocks import evaluation_set
 from alike.analysis.figures import map as figures_map
+from alike.analysis.report import map as report_map
 from alike.analysis.report.answer import answer
+from alike.analysis.report.classes import classes
 from alike.analysis.report.lookup import rungs
 from alike.analysis.report.report import write_dated, write_report
+from alike.analysis.report.subject import Subject
 from alike.extract.errors import BadInput
 
 
@@ -144,6 +149,43 @@ def test_thousand_classes_stay_small(tmp_path, analysed):
     assert "averaged into 240 blocks" in path.read_text(encoding="utf-8")
 
 
+def test_very_many_classes_are_listed_in_part(analysed, very_many_classes):
+    one = analysed(n_classes=3, each=4)
+    one.tables.update(very_many_classes)
+    began = time.perf_counter()
+    page = classes(Subject(one, None, None, "gap_cosine"))
+    assert time.perf_counter() - began < 2
+    assert len(page) < 1_000_000
+    assert "5,000 classes: no matrix beyond 2,048" in page
+    assert 'id="matrix' not in page
+    table = very_many_classes["per_class"].sort_values("sameness")
+    listed = re.findall(r'<tr><td class="t">(n\d{8})</td><td class="n"', page)
+    assert listed == table["class"].head(1000).tolist()
+    assert "The 1\u202f000 worst of 5\u202f000 classes as a table" in page
+    assert "<code>alike export</code> writes the table of all classes" in page
+    pairs = very_many_classes["class_pairs"].query("class_a != class_b").sort_values("mean")
+    nearest = pairs.iloc[::2].head(8)
+    wanted = [sorted(pair) for pair in zip(nearest["class_a"], nearest["class_b"], strict=True)]
+    shown = re.findall(r'<td class="t">(n\d{8})</td><td class="t">(n\d{8})</td>', page)
+    assert [list(pair) for pair in shown] == wanted
+
+
+def test_a_report_without_a_matrix(real, digits, tmp_path, monkeypatch, nearest_alone):
+    """Of a store: the map and its images are there, and neighbours that cross classes."""
+    monkeypatch.setattr(evaluation_set, "MANY", 9)
+    monkeypatch.setattr(figures_map, "MOST_TRACES", 9)
+    monkeypatch.setattr(report_map, "MOST_TRACES", 9)
+    few = nearest_alone(real[0].tables["class_pairs"], 3)
+    before = replace(real[0], tables={**real[0].tables, "class_pairs": few})
+    path = write_report(tmp_path / "few.html", before=before, store=digits.store)
+    page = path.read_text(encoding="utf-8")
+    assert "10 classes: no matrix beyond 9" in page
+    assert 'id="matrix' not in page
+    for said in ("Classes that are most often confused", "Classes that lie nearest to each other",
+                 '<input class="mapclass"'):  # fmt: skip
+        assert said in page
+
+
 def test_neural_collapse_stands_among_the_scores(analysed, compared, tmp_path):
     before, after = analysed(n_classes=3, each=5), analysed(n_classes=3, each=5, spread=0.3)
     for one, value in ((before, 1.234), (after, 0.987)):
@@ -238,7 +280,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to draw what the report holds")
 @pytest.mark.parametrize("flag", ["--enable-unsafe-swiftshader", "--disable-3d-apis"])
 def test_a_browser_draws_the_map_of_many_images(real, digits, tmp_path, monkeypatch, flag):
+    without = flag == "--disable-3d-apis"
     monkeypatch.setattr(figures_map, "SVG_POINTS", 10)
+    # Without WebGL as one trace, as of very many classes.
+    monkeypatch.setattr(figures_map, "MOST_TRACES", 5 if without else 10)
     path = write_report(tmp_path / "r.html", before=real[0], store=digits.store)
     page = path.read_text(encoding="utf-8")
     assert '"scattergl"' in page
@@ -254,7 +299,6 @@ def test_a_browser_draws_the_map_of_many_images(real, digits, tmp_path, monkeypa
     assert body.count('data-drawn="yes"') >= 5
     assert "WebGL is not supported" not in body
     drawn_map = body[body.index('id="map-network"') :].partition("application/json")[0]
-    without = flag == "--disable-3d-apis"
     points = len(digits.before.table("held_out"))
     assert (drawn_map.count("<path") >= points) == without
     assert ("canvas" in drawn_map) != without
