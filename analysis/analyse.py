@@ -366,14 +366,14 @@ class Work:
         if finished is not None:
             return finished
         started = time.monotonic()
-        vectors = source.load(0 if self.jobs.remote else MEMORY)
 
         def stage(name: str) -> MapBlocks:
             place = f"{folder}/{name.removeprefix(planned.name).strip()}"
             return remembering(self.jobs.stage(name, self.progress), store.files, place, ANSWERS)
 
+        # The vectors go before the tables are written.
         tables = evaluate_measure(
-            planned.name, vectors, planned.images, stage,
+            planned.name, source.load(0 if self.jobs.remote else MEMORY), planned.images, stage,
             seed=settings.seed, intervals=settings.bootstrap > 0, bins=settings.bins,
             precision=settings.precision, note=planned.note,
         )  # fmt: skip

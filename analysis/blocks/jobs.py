@@ -22,8 +22,9 @@ LARGE = 1 << 20
 """Bytes above which a function goes to the workers themselves, past the scheduler."""
 TRIES = 3
 """Times that it is sent again if every worker that held it is gone."""
-AHEAD = 3
-"""Blocks in flight for each worker: enough to keep it busy, few enough to hold their answers."""
+AHEAD, AHEAD_HERE = 3, 2
+"""Blocks in flight for each worker, and thread: enough to keep it busy, few enough to hold their
+answers."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Jobs:
                 return pool.submit(function, item)
 
             try:
-                yield from _in_order(submit, todo, AHEAD * self.workers)
+                yield from _in_order(submit, todo, AHEAD_HERE * self.workers)
             finally:
                 # If the caller stopped or a block failed, what has not begun must not begin.
                 pool.shutdown(cancel_futures=True)

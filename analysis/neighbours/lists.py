@@ -132,14 +132,18 @@ def _nothing(changes: Changes | None) -> tuple[list[Any], Changes | None]:
 def _append(state: tuple[list[Any], Changes | None], part: tuple[Any, ...]) -> Any:
     panels, changes = state
     columns, *more = part
+    panels.extend(columns)
     if changes is not None:
         changes = changes.plus(*more)
-    return [*panels, *columns], changes
+    return panels, changes
 
 
 def _concatenate(state: tuple[list[Any], Changes | None]) -> Nearest:
     panels, changes = state
-    joined: Any = [np.concatenate(column) for column in zip(*panels, strict=True)]
+    columns = [list(column) for column in zip(*panels, strict=True)]
+    # Parts go as they are joined: there are hundreds of bytes an image.
+    panels.clear()
+    joined: Any = [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
     return Nearest(*[*joined, changes])
 
 

@@ -348,7 +348,11 @@ def _finished(
     counts: Totals,
 ) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
-    out = PairCounts(bins, form, **vars(counts), listed=listed)
+    pairs = counts.pairs
+    if pairs.size and int(pairs.max()) <= np.iinfo(np.uint32).max:
+        # They stay until the tables are made, and are most of the counts.
+        pairs = pairs.astype(np.uint32)
+    out = PairCounts(bins, form, **{**vars(counts), "pairs": pairs}, listed=listed)
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 

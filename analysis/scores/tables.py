@@ -100,7 +100,7 @@ def _of_pair_histograms(findings: Findings) -> dict[str, NDArray[Any]]:
     parts: dict[str, list[NDArray[Any]]] = {}
     step = max(1, PAIR_NUMBERS // counts.shape[1])
     for low in range(0, len(counts), step):
-        part = counts[low : low + step]
+        part = counts[low : low + step].astype(np.int64)
         n = part.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = part @ middles / n
