@@ -349,9 +349,10 @@ def _finished(
 ) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
     pairs = counts.pairs
-    if pairs.size and int(pairs.max()) <= np.iinfo(np.uint32).max:
-        # They stay until the tables are made, and are most of the counts.
-        pairs = pairs.astype(np.uint32)
+    if pairs.size and int(pairs.max()) <= np.iinfo(np.int32).max:
+        # They stay until the tables are made, and are most of the counts. Signed, so that a
+        # difference of two is one.
+        pairs = pairs.astype(np.int32)
     out = PairCounts(bins, form, **{**vars(counts), "pairs": pairs}, listed=listed)
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
