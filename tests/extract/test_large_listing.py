@@ -163,8 +163,8 @@ def test_memory_is_that_of_the_formula(n, kind, tmp_path):
     if kind == "parquet" and not FULL:
         pytest.skip("as a CSV: set ALIKE_FULL=1")
     peaks, formula = [], pytest.approx(listing_bytes(n), rel=0.25)
-    # What Arrow's pool (mimalloc) holds back differs by 60 MB from run to run (65 to 75 MB are taken
-    # in all with the system's own): one run of three must be within the limits.
+    # What Arrow's pool (mimalloc) holds back differs by 60 MB from run to run (with that of the
+    # system all takes 65 to 75 MB): one run of three must be within the limits.
     for turn in range(3):
         store = tmp_path / f"store{turn}"
         done = subprocess.run(
