@@ -220,7 +220,7 @@ def class_sums(
 
 
 def _pair_weights(g: Floats, at: NDArray[np.int64]) -> Floats:
-    """w_ab of some classes a with all b, 0 of a class with itself."""
+    """w_ab of some classes a (A,) with all b: (A, C), 0 of a class with itself."""
     w = np.outer(g[at], g) / ((g.sum() ** 2 - (g**2).sum()) / 2)
     w[np.arange(len(at)), at] = 0.0
     return np.asarray(w)
@@ -304,7 +304,7 @@ def pair_influence(
 def _of_left_out(
     sums: PairSums, t: int, n: Floats, here: Floats, g: Floats
 ) -> tuple[Floats, Floats]:
-    """Sum of the same pairs of each class, and its weighed mean over other classes."""
+    """Sum of the same pairs of each class (C,), and its weighed mean over other classes (C,)."""
     if sums.of_classes is not None:
         return sums.of_classes[0, t], sums.of_classes[3, t]
     size = np.outer(here, n)
