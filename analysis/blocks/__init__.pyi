@@ -17,7 +17,10 @@ from .product import Precision as Precision
 from .product import Product as Product
 from .product import best_product as best_product
 from .product import by_numpy as by_numpy
+from .product import coarse_bits as coarse_bits
+from .product import coarse_pays as coarse_pays
 from .product import one_thread_each as one_thread_each
+from .product import rounded as rounded
 from .statistic import MapBlocks as MapBlocks
 from .statistic import Statistic as Statistic
 from .statistic import append_part as append_part

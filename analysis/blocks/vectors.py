@@ -59,6 +59,9 @@ class Fetch(Protocol):
     def take(self, at: NDArray[np.int64]) -> "Fetch":
         """The same of these positions only."""
 
+    def sample(self, most: int) -> Block:
+        """Give z and b of at most `most` positions, evenly over all."""
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -103,6 +106,10 @@ class Vectors:
                 z, b = self.block(low, high)
                 parts.append((z[inside - low], b[inside - low]))
         return np.concatenate([z for z, _ in parts]), np.concatenate([b for _, b in parts])
+
+    def sample(self, most: int) -> Block:
+        """Z and b of `spread(n, most)`; where they must be read, read once."""
+        return self.fetch.sample(most)
 
     def own(self, key: Any) -> Any:
         """The measure's own distance of a key."""
@@ -192,6 +199,10 @@ class _Held:
     def take(self, at: NDArray[np.int64]) -> "_Held":
         return _Held(self.x[at], self.centre, self.b[at])
 
+    def sample(self, most: int) -> Block:
+        at = spread(len(self.x), most)
+        return self.take(at)(0, len(at))
+
 
 class _Stored:
     """Reads and embeds rows of the store when asked; travels as names, and opens the store there.
@@ -207,7 +218,8 @@ class _Stored:
         self.rows = rows
         self.centre = centre
         self._kept: OrderedDict[tuple[int, int], Block] = OrderedDict()
-        self._lock = Lock()
+        self._sample: tuple[int, Block] | None = None
+        self._lock, self._sampling = Lock(), Lock()
 
     def __call__(self, low: int, high: int) -> Block:
         """Give z and b of these positions."""
@@ -235,6 +247,14 @@ class _Stored:
     def take(self, at: NDArray[np.int64]) -> "_Stored":
         """The same of these positions only."""
         return _Stored(self.features, self.measure, self.rows[at], self.centre)
+
+    def sample(self, most: int) -> Block:
+        """Give z and b of at most `most` positions; they stay."""
+        with self._sampling:
+            if self._sample is None or self._sample[0] != most:
+                at = spread(len(self.rows), most)
+                self._sample = most, self.take(at)(0, len(at))
+            return self._sample[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel by the store's place, the extraction's key and the measure's fitted arrays."""

@@ -13,8 +13,9 @@ from alike.analysis.blocks import compiled
 
 _SHIFT = np.uint64(32)
 _ZERO = np.float32(0.0)
-NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
-CHUNK = 16
+LARGEST = np.finfo(np.float32).max
+CHUNK = 32
+"""Keys that are compared at once."""
 
 
 @compiled
@@ -52,7 +53,6 @@ class Candidates(NamedTuple):
         near: (m, cap) reservoirs, cap > k.
         counts: (m,) candidates in each.
         limits: (m,) largest key that can still be among the wanted.
-        alien: (m,) nearest candidate of another class.
         kin: (m,) farthest of the own class; 0: none yet.
     """
 
@@ -61,8 +61,14 @@ class Candidates(NamedTuple):
     near: NDArray[np.uint64]
     counts: NDArray[np.int64]
     limits: NDArray[np.float32]
-    alien: NDArray[np.uint64]
     kin: NDArray[np.uint64]
+
+    def part(self, rows: slice) -> "Candidates":
+        """Of some of the rows, in the same memory."""
+        return Candidates(
+            self.own[rows], self.k, self.near[rows], self.counts[rows], self.limits[rows],
+            self.kin[rows],
+        )  # fmt: skip
 
 
 class Keys(NamedTuple):
@@ -73,18 +79,18 @@ class Keys(NamedTuple):
 
 
 def no_candidates(own: NDArray[np.int64], k: int) -> Candidates:
-    """Nothing offered yet; `own` and `k` as in `Candidates`."""
+    """Nothing offered yet; `own` and `k` as in `Candidates`. With k = 0 only kin are looked for."""
     m = len(own)
     return Candidates(
         own, k, np.empty((m, 2 * k + 2 * CHUNK), dtype=np.uint64),
-        np.zeros(m, dtype=np.int64), np.full(m, np.inf, dtype=np.float32),
-        np.full(m, NONE), np.zeros(m, dtype=np.uint64),
+        np.zeros(m, dtype=np.int64), np.full(m, LARGEST if k else 0.0, dtype=np.float32),
+        np.zeros(m, dtype=np.uint64),
     )  # fmt: skip
 
 
 def room_for_keys(n: int) -> Keys:
     """Room for tiles of up to n columns."""
-    values = np.empty(n, dtype=np.float32)
+    values = np.empty(-(-n // CHUNK) * CHUNK, dtype=np.float32)
     return Keys(values, values.view(np.uint32))
 
 
@@ -93,7 +99,7 @@ def offer(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
-    row_first: int,
+    at: NDArray[np.int64],
     col_first: int,
     candidates: Candidates,
     room: Keys,
@@ -104,45 +110,41 @@ def offer(
         product: (m, n) z_i . z_j.
         row_b: (m,) b of the rows.
         col_b: (n,) b of the columns.
-        row_first: position of row 0 among all images.
+        at: (m,) positions of the rows among all images.
         col_first: position of column 0.
         candidates: of the rows, changed.
         room: scratch of n or more.
     """
-    own, k, near, counts, limits, alien, kin = candidates
+    own, k, near, counts, limits, kin = candidates
     keys, bits = room
     m, n = product.shape
     cap = near.shape[1]
     for i in range(m):
         b = row_b[i]
-        bits[0] = np.uint32(alien[i] >> _SHIFT)
-        foreign = np.float32(np.inf) if alien[i] == NONE else keys[0]
         for j in range(n):
             keys[j] = max(b + col_b[j] - product[i, j], _ZERO)
-        itself = row_first + i - col_first
+        itself = at[i] - col_first
         start, stop = own[i, 0] - col_first, own[i, 1] - col_first
         limit, count = limits[i], counts[i]
         far = np.uint32(kin[i] >> _SHIFT)
-        for chunk in range(0, n, CHUNK):
-            end = min(chunk + CHUNK, n)
-            some = keys[chunk:end]
-            least = some[0]
-            for j in range(len(some)):
-                least = min(least, some[j])
-            outside = end <= start or chunk >= stop
-            if least >= limit and outside and least >= foreign:
+        chunks = (n + CHUNK - 1) // CHUNK
+        for j in range(chunks * CHUNK - n):
+            keys[n + j] = LARGEST
+        for chunk in range(chunks):
+            # A count over a fixed number of keys, which a processor compares 16 at once.
+            within = 0
+            for j in range(CHUNK):
+                within += keys[chunk * CHUNK + j] < limit
+            outside = (chunk + 1) * CHUNK <= start or chunk * CHUNK >= stop
+            if within == 0 and outside:
                 continue
-            for j in range(chunk, end):
+            for j in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)):
                 if j == itself:
                     continue
                 entry = (np.uint64(bits[j]) << _SHIFT) | np.uint64(col_first + j)
-                if start <= j < stop:
-                    if bits[j] > far or kin[i] == np.uint64(0):
-                        kin[i] = entry
-                        far = bits[j]
-                elif keys[j] < foreign:
-                    alien[i] = entry
-                    foreign = keys[j]
+                if start <= j < stop and (bits[j] > far or kin[i] == np.uint64(0)):
+                    kin[i] = entry
+                    far = bits[j]
                 if keys[j] < limit:
                     near[i, count] = entry
                     count += 1

@@ -4,6 +4,7 @@ Leave-one-out: an image is excluded from its own list by its position, never as 
 so duplicates count as what they are. The scores equal pytorch-metric-learning's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,9 @@ from alike.analysis.blocks import (
     Vectors,
     best_product,
     blocks,
+    coarse_pays,
 )
+from alike.analysis.neighbours.coarse import coarse_helps, coarse_nearest
 from alike.analysis.neighbours.influence import (
     Changes,
     UnitLists,
@@ -62,7 +65,7 @@ class Nearest:
         r_precision: (N,) share of the R nearest that are of the image's class, R = n_c - 1; NaN in
             a class of one.
         map_at_r: (N,) mean over r <= R of precision at r where the r-th is of the class, over R.
-        alien: (N,) position of the nearest image of another class; `alien_key` its key.
+        alien: (N,) position of the nearest image of another class (-1: none); `alien_key` its key.
         kin: (N,) position of the farthest image of the same class (-1: none); `kin_key` its key.
         hit_chance: (N, k) chance that the neighbour of each rank is of the image's class, over the
             order of equal distances; 0 or 1 where none are equal. The scores are expected likewise.
@@ -108,21 +111,40 @@ def nearest(
         map_blocks: how panels of images are mapped.
     """
     k = min(k, vectors.n - 1)
-    product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
     out = None if units is None else unit_lists(images, units)
-    largest = max(int(images.counts.max()), k + 1) + MARGIN + (out.largest if out else 0)
-    size = int(np.clip(PANEL_BYTES // (16 * largest), 16, TILE))
+    longest = _width(k, int(images.counts.max()), out)
+    size = int(np.clip(PANEL_BYTES // (32 * longest), 16, _most_rows(vectors.n)))
     panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
     # What units do is one array a part: some panels share it.
     group = 1 if out is None else max(1, TILE // size)
     lists: Nearest = Statistic(
         items=[panels[at : at + group] for at in range(0, len(panels), group)],
-        chunk=partial(_panels, vectors, images, k, product, out),
+        chunk=partial(_panels, vectors, images, k, _means(vectors, longest), out),
         start=partial(_nothing, None if out is None else no_changes(out)),
         combine=_append,
         finalize=_concatenate,
     ).compute(map_blocks)
     return lists
+
+
+def _width(k: int, largest: int, units: UnitLists | None) -> int:
+    """Neighbours that are kept of each image whose class has at most `largest` images.
+
+    One more than the others of the class at least, so that one of another class is among them.
+    """
+    return max(k, largest - 1, 1) + max(MARGIN, 1) + (units.largest if units else 0)
+
+
+def _most_rows(n: int) -> int:
+    """Rows of a panel: all others are read once for each, but many panels keep threads busy."""
+    return TILE * int(np.clip(n // (64 * TILE), 1, 4))
+
+
+def _means(vectors: Vectors, longest: int) -> tuple[Product, bool]:
+    """The product to use, and whether one of bfloat16 is to tell first who can be near."""
+    work = float(vectors.n) ** 2 * vectors.dim
+    coarse = coarse_pays(vectors.dim, work) and coarse_helps(vectors, longest)
+    return best_product(vectors.dim, work), coarse
 
 
 def _nothing(changes: Changes | None) -> tuple[list[Any], Changes | None]:
@@ -151,13 +173,15 @@ def _panels(
     vectors: Vectors,
     images: EvaluationSet,
     k: int,
-    product: Product,
+    means: tuple[Product, bool],
     units: UnitLists | None,
     panels: list[tuple[int, int]],
 ) -> tuple[Any, ...]:
     changes = None if units is None else no_changes(units)
     lists = tuple(
-        _panel(vectors, images, k, product, units, changes, (low, high)) for low, high in panels
+        part
+        for low, high in panels
+        for part in _panel(vectors, images, k, means, units, changes, (low, high))
     )
     return (lists,) if changes is None else (lists, changes.total, changes.change, changes.gone)
 
@@ -166,48 +190,117 @@ def _panel(
     vectors: Vectors,
     images: EvaluationSet,
     k: int,
-    product: Product,
+    means: tuple[Product, bool],
     units: UnitLists | None,
     changes: Changes | None,
     panel: tuple[int, int],
-) -> tuple[Any, ...]:
+) -> Iterator[tuple[Any, ...]]:
     low, high = panel
-    m, codes = high - low, images.codes[low:high]
-    width = int(max(k, images.counts[np.unique(codes)].max() - 1, 1))
-    width = min(width + MARGIN + (units.largest if units else 0), vectors.n - 1)
-    own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
-    candidates, room = no_candidates(own, width), room_for_keys(TILE)
+    largest = int(images.counts[np.unique(images.codes[low:high])].max())
+    width = min(_width(k, largest, units), vectors.n - 1)
     z, b = vectors.block(low, high)
-    row_b = b.astype(np.float32)
-    scratch = np.empty(m * TILE, dtype=np.float32)
-    for start, stop in blocks(vectors.n, vectors.dim):
-        z_others, b_others = vectors.block(start, stop)
-        for first in range(0, stop - start, TILE):
-            others = z_others[first : first + TILE]
-            out = product(z, others, scratch[: m * len(others)].reshape(m, len(others)))
-            col_b = b_others[first : first + TILE].astype(np.float32)
-            offer(out, row_b, col_b, low, start + first, candidates, room)
-    close(candidates.near, candidates.counts, width)
-    best = np.sort(candidates.near[:, :width], axis=1)
-    lists = _remeasured(vectors, z, *_unpack(best))
-    scores = expected_scores(vectors, images, k, low, (z, b), lists)
+    best, kin = _best(vectors, images, width, means, np.arange(low, high), (z, b))
+    # In parts, for some arrays as large as the lists are made of each.
+    for first in range(0, high - low, TILE):
+        rows = slice(first, first + TILE)
+        yield _scored(
+            vectors, images, k, units, changes, low + first, (z[rows], b[rows]), best[rows],
+            kin[rows],
+        )  # fmt: skip
+
+
+def _scored(
+    vectors: Vectors,
+    images: EvaluationSet,
+    k: int,
+    units: UnitLists | None,
+    changes: Changes | None,
+    low: int,
+    block: tuple[NDArray[np.float32], Floats],
+    best: NDArray[np.uint64],
+    kin: NDArray[np.uint64],
+) -> tuple[Any, ...]:
+    """Columns of `Nearest` of the images from `low` on, whose nearest are the `best`."""
+    line = np.arange(len(best))
+    codes = images.codes[low : low + len(best)]
+    lists = _remeasured(vectors, block[0], *_unpack(best))
+    scores = expected_scores(vectors, images, k, low, block, lists)
     # Copies: a view would keep the lists of all the images of a class in memory.
     places, near_keys = (listed[:, :k].copy() for listed in lists)
     if units is not None and changes is not None:
         add_panel(
-            (best & LOW).astype(np.int64), images.codes, units.named, np.arange(low, high),
+            (best & LOW).astype(np.int64), images.codes, units.named, low + line,
             images.counts, units.in_class, units.of_class, units.first, k, units.largest,
             changes.total, changes.change, changes.gone,
         )  # fmt: skip
-    alien_at, alien_key = _unpack(candidates.alien)
-    alien_key = _remeasured(vectors, z, alien_at[:, None], alien_key[:, None])[1][:, 0]
-    kin_at, kin_key = _unpack(candidates.kin)
+    of_others = images.codes[lists[0]] != codes[:, None]
+    alien_at, alien_key = (listed[line, of_others.argmax(axis=1)] for listed in lists)
+    none = ~of_others.any(axis=1)
+    alien_at[none], alien_key[none] = -1, np.nan
+    kin_at, kin_key = _unpack(kin)
     alone = images.counts[codes] == 1
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
         places, near_keys, scores.r_precision, scores.map_at_r, alien_at, alien_key,
         kin_at, kin_key, scores.hits, scores.recall,
     )  # fmt: skip
+
+
+def _best(
+    vectors: Vectors,
+    images: EvaluationSet,
+    width: int,
+    means: tuple[Product, bool],
+    at: Places,
+    block: tuple[NDArray[np.float32], Floats],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The `width` nearest (m, width) of the images at `at`, ascending, and farthest kin (m,)."""
+    product, coarse = means
+    (z, b), codes = block, images.codes[at]
+    own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
+    if not coarse:
+        return _offered(vectors, product, at, block, own, width, (0, vectors.n))
+    best, done = coarse_nearest(vectors, at, z, b, width)
+    # Of its own class only, an image has the farthest one.
+    kin = _offered(vectors, product, at, block, own, 0, (int(own.min()), int(own.max())))[1]
+    left = np.flatnonzero(~done)
+    if len(left):
+        block, among = (z[left], b[left]), (0, vectors.n)
+        best[left], _ = _offered(vectors, product, at[left], block, own[left], width, among)
+    return best, kin
+
+
+def _offered(
+    vectors: Vectors,
+    product: Product,
+    at: Places,
+    block: tuple[NDArray[np.float32], Floats],
+    own: Places,
+    width: int,
+    among: tuple[int, int],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """`_best` by float32 products with the images from and up to some position."""
+    (z, b), m = block, len(at)
+    candidates, room = no_candidates(own, width), room_for_keys(TILE)
+    row_b, scratch = b.astype(np.float32), np.empty(TILE * TILE, dtype=np.float32)
+    ready = product.ready(z)
+    for start, stop in blocks(vectors.n, vectors.dim):
+        if stop <= among[0] or start >= among[1]:
+            continue
+        z_others, b_others = vectors.block(start, stop)
+        others, col_b = product.ready(z_others), b_others.astype(np.float32)
+        for first in range(0, stop - start, TILE):
+            cols = slice(first, min(first + TILE, stop - start))
+            for low in range(0, m, TILE):
+                rows = slice(low, min(low + TILE, m))
+                shape = rows.stop - rows.start, cols.stop - cols.start
+                out = product.multiply(
+                    ready[rows], others[cols], scratch[: shape[0] * shape[1]].reshape(shape)
+                )
+                part = candidates.part(rows)
+                offer(out, row_b[rows], col_b[cols], at[rows], start + first, part, room)
+    close(candidates.near, candidates.counts, width)
+    return np.sort(candidates.near[:, :width], axis=1), candidates.kin
 
 
 def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:

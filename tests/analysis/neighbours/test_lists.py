@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from alike.analysis.blocks import best_product
+from alike.analysis.blocks import Product, best_product
 from alike.analysis.blocks import vectors as vectors_module
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
@@ -155,7 +155,7 @@ def test_copies_are_at_one_distance_whatever_the_products_round(monkeypatch):
     x = np.random.default_rng(1).random((1000, 2)).astype(np.float32)
     x[:500] = x[500:]
     images = evaluation_set_of(np.arange(1000), ["a", "b"] * 500)
-    monkeypatch.setattr(lists, "best_product", lambda *_: uneven)
+    monkeypatch.setattr(lists, "best_product", lambda *_: Product("uneven", uneven))
     found = nearest(held_vectors(x[images.rows], "euclidean"), images, 10)
     assert two_nn(found.keys) == pytest.approx(two_nn_of_points(x), rel=1e-3)
 
@@ -163,7 +163,7 @@ def test_copies_are_at_one_distance_whatever_the_products_round(monkeypatch):
 def test_an_answer_keeps_no_longer_lists_in_memory(clustered):
     """Lists are as long as a class; a view of ten of each would keep them all."""
     x, images = clustered(n=700, classes=6)
-    given = held_vectors(x, "euclidean"), images, 5, best_product(x.shape[1], 0.0), None
+    given = held_vectors(x, "euclidean"), images, 5, (best_product(x.shape[1], 0.0), False), None
     ((panel,),) = lists._panels(*given, [(0, 64)])
     for array in panel:
         assert array.base is None or array.base.nbytes <= 2 * array.nbytes
