@@ -31,8 +31,10 @@ ROWS, COLUMNS = 256, 4096
 """One product: wide, since what a row keeps lies elsewhere in memory for every row."""
 FEW = 50
 """One neighbour of so many images is worth it at most: each candidate is measured again."""
-TRIED, SAMPLE = 256, 8192
-"""Rows and columns of the trial; and columns that tell what to expect of all."""
+TRIED = 256
+"""Rows of the trial."""
+SHARE, LARGEST_SAMPLE = 32, 8192
+"""One column of so many tells what to expect of all, and at most so many do."""
 MOST = 2.25
 """Candidates a row, in units of k, up to which it is worth it."""
 B_ROUNDING = np.float32(2.0**-21)
@@ -98,13 +100,13 @@ def coarse_helps(vectors: Vectors, k: int) -> bool:
     """
     if k * FEW > vectors.n:
         return False
-    z, b = vectors.sample(SAMPLE)
+    z, b = vectors.sample(_sample_size(vectors.n))
     cols = round_up(z, b)
-    asking = np.linspace(0, len(z) - 1, TRIED).astype(int)
+    asking = np.linspace(0, len(z) - 1, min(TRIED, len(z))).astype(int)
     keys = np.maximum(b[asking, None] + b - z[asking] @ z.T, 0.0)
     margin = cols.norm[asking, None] * cols.lost + cols.lost[asking, None] * cols.norm
     margin += LAST_ROUNDING * np.abs(b[asking, None] + b - keys)
-    keys[np.arange(TRIED), asking] = np.inf
+    keys[np.arange(len(asking)), asking] = np.inf
     wanted = max(4, round(k * len(z) / vectors.n))
     limit = np.partition(keys + margin, wanted - 1, axis=1)[:, wanted - 1]
     left = (keys - margin <= limit[:, None]).sum(axis=1)
@@ -155,7 +157,7 @@ def _expected_limits(rows: Rounded, vectors: Vectors, k: int) -> Singles:
 
     Too low a limit leaves a row undone, too high a one costs time; neither gives a wrong answer.
     """
-    z, b = vectors.sample(SAMPLE)
+    z, b = vectors.sample(_sample_size(vectors.n))
     wanted = k * len(z) / vectors.n
     # Four standard errors more, and the row itself.
     rank = int(wanted + 4.0 * wanted**0.5) + 5
@@ -166,6 +168,10 @@ def _expected_limits(rows: Rounded, vectors: Vectors, k: int) -> Singles:
     _offer_all(rows, round_up(z, b), nobody, 0, found, room)
     _close_bounds(found.k, found.near, found.counts, found.limits, *rows[1:], *found.every)
     return np.where(found.counts < 0, LARGEST, found.limits)
+
+
+def _sample_size(n: int) -> int:
+    return int(np.clip(n // SHARE, TRIED, LARGEST_SAMPLE))
 
 
 def _nothing_found(m: int, k: int, n: int) -> Bounded:
