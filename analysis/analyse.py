@@ -70,8 +70,8 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 11
-"""Of the blocks' answers and the tables: another number makes unfinished runs start again."""
+VERSION = 12
+"""Of the blocks, their answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, Totals, Changes)
 """The dataclasses that blocks answer with."""
 UNTRAINED = "untrained_gap_cosine"
