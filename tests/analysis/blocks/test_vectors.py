@@ -53,6 +53,19 @@ def test_vectors_in_a_file_or_read_again_are_those_in_memory(name, opened, tmp_p
     assert np.array_equal(filed.take(some).block(0, 3)[0], held.rows(some)[0])
 
 
+def test_a_sample_is_the_same_wherever_vectors_are_and_read_once(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    measure, rows = ready_measure(opened, "gap_cosine"), np.arange(1200)[::-1].copy()
+    held = stored_vectors(opened, measure, rows)
+    z, b = held.rows(vectors.spread(1200, 50))
+    there = stored_vectors(opened, measure, rows, memory=0)
+    for other in (held, stored_vectors(opened, measure, rows, memory=1000), there):
+        assert np.array_equal(other.sample(50)[0], z)
+        assert np.array_equal(other.sample(50)[1], b)
+    monkeypatch.setattr(vectors, "embed_rows", lambda *_: pytest.fail("it is read again"))
+    assert np.array_equal(there.sample(50)[0], z)
+
+
 def test_a_full_disk_is_not_filled_and_a_line_says_so(opened, monkeypatch, caplog):
     usage = namedtuple("usage", "total used free")(100, 99, 1)
     monkeypatch.setattr(vectors.shutil, "disk_usage", lambda folder: usage)

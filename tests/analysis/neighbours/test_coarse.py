@@ -6,10 +6,11 @@ import pytest
 from alike.analysis.blocks import Vectors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.product import coarse_bits, rounded, widened
-from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.blocks.vectors import held_vectors, stored_vectors
 from alike.analysis.neighbours import coarse, lists
 from alike.analysis.neighbours.coarse import coarse_helps, coarse_nearest, round_up
 from alike.analysis.neighbours.lists import nearest
+from alike.extract.measures import ready_measure
 
 N, CLASSES = 1500, 40
 
@@ -169,3 +170,18 @@ def test_bounds_are_those_of_the_vectors_that_ask(monkeypatch):
     keys = ((x[at, None].astype(np.float64) - x) ** 2).sum(axis=2) / 2
     keys[np.arange(70), at] = np.inf
     assert np.array_equal((best & lists.LOW).astype(int), np.argsort(keys, axis=1)[:, :12])
+
+
+def test_vectors_that_are_read_have_the_neighbours_of_those_in_memory(
+    monkeypatch, tmp_path, make, write_features
+):
+    features = write_features(tmp_path / "store", make(sizes=(90, 60, 40, 7)), taps=["gap"])
+    images = evaluation_set_of(np.arange(197), list(features.table("all")["label"].astype(str)))
+    measure = ready_measure(features, "gap_euclid")
+    monkeypatch.setattr(lists, "coarse_pays", lambda *_: True)
+    monkeypatch.setattr(lists, "coarse_helps", lambda *_: True)
+    found = [
+        nearest(stored_vectors(features, measure, images.rows, memory=memory), images, 10)
+        for memory in (1 << 30, 0)
+    ]
+    same(*found, 100.0)
