@@ -137,7 +137,7 @@ def _width(k: int, largest: int, units: UnitLists | None) -> int:
 
 def _most_rows(n: int) -> int:
     """Rows of a panel: all others are read once for each, but many panels keep threads busy."""
-    return TILE * int(np.clip(n // (64 * TILE), 1, 4))
+    return TILE * int(np.clip(n // (24 * TILE), 1, 4))
 
 
 def _means(vectors: Vectors, longest: int) -> tuple[Product, bool]:
