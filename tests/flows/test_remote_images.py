@@ -1,6 +1,7 @@
-"""A run whose images are a folder on an object store: the results of the same local folder."""
+"""A run whose images are a folder or a tar on an object store: results as of the local folder."""
 
 import json
+import tarfile
 
 import fsspec
 import pandas as pd
@@ -30,6 +31,20 @@ class Uploaded(Place):
             files.rm_file(one)
         for one in self.files():
             files.put_file(str(one), f"remote-images/{one.relative_to(self.folder)}")
+
+
+class Tarred(Uploaded):
+    """The same in one tar."""
+
+    url = "s3://remote-images/set.tar"
+
+    def upload(self):
+        tar = self.folder / "set.tar"
+        with tarfile.open(tar, "w") as archive:
+            for one in self.files():
+                archive.add(one, str(one.relative_to(self.folder / "set")))
+        fsspec.filesystem("s3").put_file(str(tar), "remote-images/set.tar")
+        tar.unlink()
 
 
 @pytest.fixture
@@ -71,3 +86,15 @@ def test_a_plan_looks_at_a_sample_of_it(place):
     done = CliRunner().invoke(app, ["plan", str(place.write_settings("out")), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["images"] == len(place.files())
+
+
+def test_a_tar_is_told_by_its_etag(place):
+    place = Tarred(place.folder, now=place.now)
+    as_local(place, "local")
+    said = []
+    pipeline = read_pipeline(place.folder / "out.toml")
+    assert unchanged_run(pipeline, said.append).reused, said
+    place.change("relabel", 5)
+    place.upload()
+    assert unchanged_run(pipeline, said.append) is None
+    as_local(place, "local2")
