@@ -104,7 +104,7 @@ def rounded(z: Matrix) -> tuple[Any, Matrix]:
 def coarse_bits(x: Any, y: Any) -> NDArray[np.uint16]:
     """Product x y^T (m, n) of vectors in bfloat16, itself in bfloat16: its bits.
 
-    Sums are float32. Each entry is rounded once more at the end, by at most 2^-9 of it.
+    Sums are float32. Each entry is rounded once more at the end, by at most 2^-8 of it.
     """
     import torch
 
