@@ -19,6 +19,7 @@ from alike.extract.images.tree import (
     is_subset,
     named_as_subsets,
     placed,
+    shown,
     subset_note,
     top_note,
 )
@@ -66,10 +67,10 @@ class FolderSource:
             named |= {subset} if subset else set()
             classes |= {label} if label else set()
             yield Listed(path, label, subset)
-        lines = top_note(tuple(map(_shown, top)))
+        lines = top_note(tuple(map(shown, top)))
         lines += [subset_note(named, unlabelled)] if subsets else []
         lines += named_as_subsets(classes) if self._subsets and not subsets else []
-        skipped = folders_note(_shown(place.name) for place in self._skipped)
+        skipped = folders_note(shown(place.name) for place in self._skipped)
         self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out), skipped])]
 
     def _top(self) -> Folders:
@@ -113,7 +114,7 @@ class FolderSource:
         for name in sorted(folders, key=is_subset):
             below = root / name
             if (real := below.resolve()) not in above:
-                walk = self._walk(below, (_shown(name),), above | {real})
+                walk = self._walk(below, (shown(name),), above | {real})
                 seen: set[Folders] = set()
                 for _, place, is_image in walk:
                     if is_image and place[:2] not in seen:
@@ -151,9 +152,9 @@ class FolderSource:
                 real = (folder / name).resolve()
                 # A link to a folder above would be walked for ever.
                 if real not in above:
-                    yield from self._walk(folder / name, (*within, _shown(name)), above | {real})
+                    yield from self._walk(folder / name, (*within, shown(name)), above | {real})
             else:
-                yield "/".join((*within, _shown(name))), within, _is_image(name)
+                yield "/".join((*within, shown(name))), within, _is_image(name)
 
     def read(self, path: str) -> bytes:
         """The file's bytes."""
@@ -180,13 +181,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _shown(name: str) -> str:
-    r"""A file's name as text: bytes that are not UTF-8 become ``\xe9``."""
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
 def _hidden(path: str) -> str:
-    """The name that `_shown` gave for."""
+    """The name that `shown` gave for."""
     return os.fsdecode(
         re.sub(rb"\\x([0-9a-f]{2})", lambda byte: bytes([int(byte[1], 16)]), os.fsencode(path))
     )

@@ -25,7 +25,7 @@ from alike.extract.images.remembered import (
     Remembered,
     stamp_of,
 )
-from alike.extract.images.source import ImageSource, Stamp, notes_of, read_with
+from alike.extract.images.source import ImageSource, Stamp, notes_of, read_anew, read_with
 from alike.extract.images.split import image_id
 from alike.extract.large_tables import ScratchTable, hashes, texts
 from alike.extract.progress import Progress, silent
@@ -125,6 +125,8 @@ def list_to(
     Raises:
         BadInput: as there.
     """
+    if past is None:
+        read_anew(source)
     named = ScratchTable(_scratch(folder, "named"), _listed(source), NAMED)
     if not named.num_rows:
         rest = "".join(f" ({note})" for note in notes_of(source))

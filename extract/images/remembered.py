@@ -235,7 +235,7 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
     if changed:
         return f"a {min(changed, key=TEXTS.index)} changed"
     changed_files, due = list[str](), list[tuple[str, str]]()
-    n_changed, now, together = 0, time.time_ns(), read_with(source)
+    n_changed, n_untold, now, together = 0, 0, time.time_ns(), read_with(source)
     # The paths are those of the table: stamps are asked for after all images were listed.
     for batch in table.to_batches():
         paths = texts(batch, "path").tolist()
@@ -249,6 +249,7 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
                 differs[one] = why_unread(source, paths[one]) != unread[one]
         places = np.flatnonzero(differs)
         n_changed += len(places)
+        n_untold += int((stamps[places] == -1).all(axis=1).sum())
         changed_files = changed_files or [paths[one] for one in places[:1]]
         at = [
             number
@@ -259,6 +260,12 @@ def same_listing(source: ImageSource, past: PastListing) -> str:
             [paths[one] for one in at],
             batch["image_id"].take(pa.array(at, pa.int64())).to_pylist(),
             strict=True,
+        )
+    if n_changed and n_untold == n_changed:
+        rest = and_others(n_changed - 1)
+        return (
+            f"nothing tells whether {changed_files[0]} changed{rest}: it has neither a time nor an "
+            "ETag, or is not two seconds old"
         )
     if n_changed:
         return f"{changed_files[0]} changed{and_others(n_changed - 1)}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
-from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of, read_with
+from alike.extract.images.source import ImageSource, Listed, Stamp, notes_of, read_anew, read_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,10 @@ class Selection:
     def together(self, path: str) -> str:
         """As the source has it."""
         return read_with(self._source)(path)
+
+    def read_anew(self) -> None:
+        """As the source has it."""
+        read_anew(self._source)
 
     def stamp(self, path: str) -> Stamp | None:
         """As the source has it."""

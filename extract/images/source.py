@@ -51,7 +51,8 @@ class ImageSource(Protocol):
 
     A source of files may have a method `stamp(path) -> Stamp | None`: then only files whose stamp
     changed are read to list it again. Where one image cannot be read without others, a method
-    `together(path) -> str` names what is read: then these are due in the same listing.
+    `together(path) -> str` names what is read: then these are due in the same listing. One that
+    remembers what its files hold has a method `read_anew()`: then the next listing reads all.
 
     Attributes:
         spec: what `open_source` opens again, absolute.
@@ -84,6 +85,12 @@ def read_with(source: ImageSource) -> Callable[[str], str]:
     """Gives the name by which an image is due (`remembered.is_due`): its own, or a common one."""
     together: Callable[[str], str] = getattr(source, "together", str)
     return together
+
+
+def read_anew(source: ImageSource) -> None:
+    """Let a source forget what it remembers of its containers, if it remembers anything."""
+    forget: Callable[[], None] = getattr(source, "read_anew", lambda: None)
+    forget()
 
 
 def local_path(spec: str) -> Path | None:

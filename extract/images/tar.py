@@ -3,7 +3,6 @@
 import glob
 import json
 import re
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +13,16 @@ from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
+from alike.extract.images.headers import Contents, contents_of
 from alike.extract.images.labels import LabelRule
-from alike.extract.images.source import Listed, Stamp, check_bytes, one_line, stamp_of_container
+from alike.extract.images.source import (
+    Listed,
+    Stamp,
+    check_bytes,
+    filesystem_of,
+    one_line,
+    stamp_of_container,
+)
 from alike.extract.images.tree import (
     Folders,
     folders_note,
@@ -57,8 +64,8 @@ class TarSource:
     The label is the text of the sample's ``.cls`` or ``.label``, else ``label`` of its ``.json``,
     else that of the folders that the member lies in, as for a folder of class folders, else None.
     One image of a sample is taken: the one with a plain suffix (``x.jpg`` before ``x.seg.png``).
-    Headers are read once; images are read by their place in the file, so threads need not follow
-    its order.
+    Headers are read once and remembered by the stamp of their tar; images are read by their place
+    in the file, so threads need not follow its order.
 
     Args:
         spec: one tar, ``name-*.tar`` or ``name-{0000..0009}.tar``; local paths, or URLs of fsspec.
@@ -90,6 +97,7 @@ class TarSource:
         self._without: dict[str, list[str] | None] = {}
         self._skipped, self._twice = set[tuple[str, ...]](), 0
         self._listed: list[Listed] | None = None
+        self._anew = False
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Listed]:
@@ -99,7 +107,13 @@ class TarSource:
                 self._listed = self._list()
         yield from self._listed
 
+    def read_anew(self) -> None:
+        """Read all headers the next time, whatever is remembered of them."""
+        with self._lock:
+            self._listed, self._anew = None, True
+
     def _list(self) -> list[Listed]:
+        self._members, self._without, self._skipped, self._twice = {}, {}, set(), 0
         images, texts, left_out = list[_Image](), dict[str, Any](), list[str]()
         for shard in self._shards:
             self._index(shard, images, texts, left_out)
@@ -133,45 +147,42 @@ class TarSource:
     def _index(
         self, shard: str, images: list["_Image"], texts: dict[str, Any], left_out: list[str]
     ) -> None:
-        """Places of a shard's images, and the labels beside them; read through its headers."""
+        """Places of a shard's images, and the labels beside them."""
         self._stamps[shard] = stamp_of_container(shard)
         try:
-            with _open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
-                for name, member in self._files(shard, tar):
-                    sample = f"{shard}/{_sample(name)}"
-                    if name.suffix.lower() in SUFFIXES:
-                        path = f"{_short(shard)}/{member.name}"
-                        images.append(_Image(path, name.parent.parts, sample, _ending(name)))
-                        self._members[path] = _Member(shard, member.offset_data, member.size)
-                    elif name.suffix.lower() in (*LABEL_SUFFIXES, ".json") and member.size < 2**20:
-                        file = tar.extractfile(member)
-                        self._keep_label(texts, sample, name, file.read() if file else b"")
-                    elif name.suffix.lower() not in BESIDE:
-                        left_out.append(name.name)
-        except BadInput:
-            raise
+            held = contents_of(
+                shard, self._stamps[shard], lambda: _open(shard), _gives_label, anew=self._anew
+            )
         # Every filesystem raises its own errors, beside tarfile's.
         except Exception as error:
             raise BadInput(
                 f"{shard} cannot be read as an uncompressed tar ({error}): unpack it, or make the "
                 "shards again"
             ) from error
+        for name, number in self._files(shard, held):
+            sample = f"{shard}/{_sample(name)}"
+            if name.suffix.lower() in SUFFIXES:
+                path = f"{_short(shard)}/{held.names[number]}"
+                images.append(_Image(path, name.parent.parts, sample, _ending(name)))
+                self._members[path] = _Member(shard, held.offsets[number], held.sizes[number])
+            elif number in held.texts:
+                self._keep_label(texts, sample, name, held.texts[number])
+            elif name.suffix.lower() not in BESIDE:
+                left_out.append(name.name)
 
-    def _files(
-        self, shard: str, tar: tarfile.TarFile
-    ) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
+    def _files(self, shard: str, held: Contents) -> Iterator[tuple[PurePosixPath, int]]:
         """Files of a shard that are not hidden; of several of one name the last, as tar unpacks."""
-        files: dict[PurePosixPath, tarfile.TarInfo] = {}
-        for member in tar:
-            name = PurePosixPath(member.name)
-            if not member.isfile() or name.name.startswith("."):
+        files: dict[PurePosixPath, int] = {}
+        for number, text in enumerate(held.names):
+            name = PurePosixPath(text)
+            if name.name.startswith("."):
                 continue
             skipped = next((at for at, part in enumerate(name.parts) if is_left_out(part)), None)
             if skipped is not None:
                 self._skipped.add((shard, *name.parts[: skipped + 1]))
                 continue
             self._twice += name in files
-            files[name] = member
+            files[name] = number
         yield from files.items()
 
     def _one_a_sample(self, images: list["_Image"]) -> tuple[list["_Image"], list["_Image"]]:
@@ -246,9 +257,7 @@ class TarSource:
             raise BadImage("unreadable", f"no member {path}")
         check_bytes(member.size)
         try:
-            with _open(member.shard) as opened:
-                opened.seek(member.offset)
-                data: bytes = opened.read(member.size)
+            data = _part(member)
         except Exception as error:
             raise BadImage("unreadable", one_line(error)) from error
         if len(data) < member.size:
@@ -271,6 +280,26 @@ def _open(shard: str) -> Any:
     import fsspec
 
     return fsspec.open(shard, "rb").open()
+
+
+def _part(member: _Member) -> bytes:
+    """The bytes of a member: of a tar at a URL these alone are asked for."""
+    if "://" not in member.shard:
+        with _open(member.shard) as opened:
+            opened.seek(member.offset)
+            return bytes(opened.read(member.size))
+    if not member.size:
+        return b""
+    filesystem, path = filesystem_of(member.shard)
+    last = member.offset + member.size
+    data = bytes(filesystem.cat_file(path, start=member.offset, end=last))
+    if len(data) > member.size:
+        raise OSError(f"{len(data)} bytes came where {member.size} were asked for")
+    return data
+
+
+def _gives_label(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in (*LABEL_SUFFIXES, ".json")
 
 
 def _short(shard: str) -> str:

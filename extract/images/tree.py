@@ -149,3 +149,8 @@ def subset_note(names: Iterable[str], unlabelled: int) -> str:
         f"the folders {listed} are subsets (--where subset=NAME), and the folder below is the "
         f"class{rest}"
     )
+
+
+def shown(name: str) -> str:
+    r"""A file's name as text: bytes that are not UTF-8 become ``\xe9``."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
