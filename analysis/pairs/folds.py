@@ -170,21 +170,31 @@ def _movements(
     """
     folds, classes = near.shape[:2]
     own = np.eye(classes, dtype=bool)
-    share, there = np.zeros(near.shape), np.zeros(near.shape, dtype=bool)
-    for fold in range(folds):
+
+    def rightly(fold: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Share of the pairs of two classes that a fold judges rightly, and where it has some."""
         n = np.bincount(images.codes[fold_of == fold], minlength=classes).astype(np.float64)
         pairs = np.outer(n, n)
         np.fill_diagonal(pairs, n * (n - 1) / 2)
-        there[fold] = pairs > 0
         correct = near[fold] / np.maximum(pairs, 1)
-        share[fold] = np.where(own, correct, 1.0 - correct) * there[fold]
-    mean = share.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-    same, apart = there & own, there & ~own
-    n_same, n_apart = (kind.sum(axis=(1, 2), keepdims=True) for kind in (same, apart))
-    # A pair of classes stands there twice, [a, b] and [b, a], and weighs as one in each row.
-    weight = (same / np.maximum(n_same, 1) / 2 + apart / np.maximum(n_apart, 1)) / folds
-    moved = ((share - mean) * there * weight).sum(axis=2)
-    present = there.any(axis=2)
+        there = pairs > 0
+        return np.where(own, correct, 1.0 - correct) * there, there
+
+    # Fold by fold, twice: all shares at once would be 80 bytes for each two classes.
+    mean, n_there = np.zeros((classes, classes)), np.zeros((classes, classes))
+    for fold in range(folds):
+        share, there = rightly(fold)
+        mean += share
+        n_there += there
+    mean /= np.maximum(n_there, 1)
+    moved, present = np.zeros((folds, classes)), np.zeros((folds, classes), dtype=bool)
+    for fold in range(folds):
+        share, there = rightly(fold)
+        same, apart = there & own, there & ~own
+        # A pair of classes stands there twice, [a, b] and [b, a], and weighs as one in each row.
+        weight = (same / max(same.sum(), 1) / 2 + apart / max(apart.sum(), 1)) / folds
+        moved[fold] = ((share - mean) * there * weight).sum(axis=1)
+        present[fold] = there.any(axis=1)
     stratum = np.broadcast_to(np.arange(classes), moved.shape)
     return moved[present], stratum[present].astype(np.int64)
 
