@@ -87,7 +87,7 @@ def same(one, other, size):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("form", ["euclidean", "cosine"])
+@pytest.mark.parametrize("form", ["euclidean", "cosine", "inner"])
 @pytest.mark.parametrize("kind", SETS)
 def test_bounds_find_what_float32_finds(monkeypatch, kind, form):
     codes, x = kind(np.random.default_rng(5))
