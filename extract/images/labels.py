@@ -76,7 +76,7 @@ class LabelRule:
         """The class that a value of a label column names; None for no label.
 
         Raises:
-            BadInput: several labels, a mapping, bytes that are not UTF-8, or a number without name.
+            BadInput: several labels, a mapping, no UTF-8, or a number without name.
         """
         if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
@@ -95,7 +95,15 @@ class LabelRule:
         return self._text(value)
 
     def folder(self, name: str) -> str:
-        """The class that a folder names: the name is not parsed."""
+        """The class that a folder names: the name is not parsed.
+
+        Raises:
+            BadInput: half a surrogate pair, which no file can hold.
+        """
+        if not _is_text(name):
+            raise BadInput(
+                f"{self.spec}: label {name!r} holds half a character: write the labels as UTF-8"
+            )
         label = unicodedata.normalize("NFC", name)
         self._written.setdefault(label, set()).add(name)
         return label
@@ -159,3 +167,11 @@ class LabelRule:
                 f"stay apart: {some}{' …' if len(groups) > SHOWN else ''}"
             )
         return lines
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

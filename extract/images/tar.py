@@ -163,7 +163,8 @@ class TarSource:
             sample = f"{shard}/{_sample(name)}"
             if name.suffix.lower() in SUFFIXES:
                 path = f"{_short(shard)}/{held.names[number]}"
-                images.append(_Image(path, name.parent.parts, sample, _ending(name)))
+                folders = tuple(part for part in name.parent.parts if part not in ("/", ".."))
+                images.append(_Image(path, folders, sample, _ending(name)))
                 self._members[path] = _Member(shard, held.offsets[number], held.sizes[number])
             elif number in held.texts:
                 self._keep_label(texts, sample, name, held.texts[number])
@@ -218,7 +219,7 @@ class TarSource:
             return
         try:
             table = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             table = None
         key = self._label or "label"
         if isinstance(table, dict) and key in table:

@@ -411,6 +411,28 @@ def test_names_that_a_damaged_description_lost_are_refused(metadata: bytes, tmp_
         assert not notes_of(source)
 
 
+def test_labels_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
+    """JSON and NumPy can name half a character; a table cannot."""
+    half = {"0.png": DATA, "0.json": b'{"label": "\\ud800"}'}
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=["a", "\ud800"])
+    for spec in (shard(tmp_path / "half.tar", half), str(tmp_path / "set.npz")):
+        with pytest.raises(BadInput, match=r"label '\\ud800' holds half a character"):
+            list(open_source(spec))
+
+
+def test_a_json_nested_beyond_any_reader_is_no_label(tmp_path: Path) -> None:
+    source = open_source(shard(tmp_path / "a.tar", {"0.png": DATA, "0.json": b"[" * 100_000}))
+    assert [one.label for one in source] == [None]
+    assert any("1 of them cannot be read as a mapping" in note for note in notes_of(source))
+
+
+def test_a_tar_of_absolute_names_has_the_classes_of_its_folders(tmp_path: Path) -> None:
+    members = {"/data/cat/0.png": DATA, "/data/dog/1.png": DATA, "../data/ant/2.png": DATA}
+    source = open_source(shard(tmp_path / "a.tar", members))
+    assert sorted(one.label or "" for one in source) == ["ant", "cat", "dog"]
+    assert all(source.read(one.path) == DATA for one in source)
+
+
 def test_labels_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not UTF-8"):
         list(open_source(shard(tmp_path / "set.tar", {"0.png": DATA, "0.cls": b"caf\xe9"})))
