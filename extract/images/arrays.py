@@ -2,7 +2,6 @@
 
 import io
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -77,10 +76,12 @@ class ArraySource:
         self._check_types()
         elsewhere = any(_lies_elsewhere(self._arrays[name]) for name, _, _ in self._pairs)
         self._stamp = None if elsewhere else stamp
-        names = self._arrays.get(classes or next((c for c in CLASSES if c in self._arrays), ""))
-        texts = LabelRule(self.spec, first=False)
-        classes_named = None if names is None else [texts(name) or "" for name in names[()].ravel()]
-        self._rule = LabelRule(self.spec, first_label, classes_named)
+        if classes and classes not in self._arrays:
+            raise BadInput(
+                f"{self.spec}: no array {classes!r} of class names; it has "
+                f"{', '.join(self._arrays)}"
+            )
+        self._rule = LabelRule(self.spec, first_label, self._class_names(classes))
         self.notes: list[str] = []
         # HDF5 handles serve one thread at a time.
         self._lock = threading.Lock()
@@ -118,6 +119,23 @@ class ArraySource:
             )
         return pairs
 
+    def _class_names(self, classes: str) -> list[str] | None:
+        """Names of integer labels: of an array of names, or of the type of the labels."""
+        place = classes or next((one for one in CLASSES if one in self._arrays), "")
+        if place:
+            try:
+                names = np.asarray(self._arrays[place][()]).ravel()
+            # Damage makes HDF5 raise errors of any type.
+            except Exception as error:
+                raise _unreadable(self.spec, error) from error
+            texts = LabelRule(self.spec, first=False)
+            return [texts(name) or "" for name in names]
+        for _, labels, _ in self._pairs:
+            members = None if labels is None else _members(self._arrays[labels].dtype)
+            if members:
+                return members
+        return None
+
     def _check_types(self) -> None:
         """Refuse what could not be decoded image by image.
 
@@ -131,6 +149,11 @@ class ArraySource:
             if array.dtype.kind not in "fiub":
                 raise BadInput(f"{self.spec}: {name} holds {array.dtype}: uint8 expected")
             first = np.asarray(array[:64])
+            if np.isnan(first).any():
+                raise BadInput(
+                    f"{self.spec}: {name} holds {array.dtype} with NaN, uint8 from 0 to 255 is "
+                    "expected: write the array so; NaN has no place among them"
+                )
             low, high = (first.min(), first.max()) if first.size else (0, 0)
             raise BadInput(
                 f"{self.spec}: {name} holds {array.dtype} from {low:.3g} to {high:.3g}, uint8 from "
@@ -142,7 +165,7 @@ class ArraySource:
         notes: list[str] = []
         for name, labels, part in self._pairs:
             n_images = len(self._arrays[name])
-            truth = None if labels is None else np.asarray(self._arrays[labels][()])
+            truth = None if labels is None else self._truth(labels)
             if truth is not None and truth.ndim > 1 and truth.shape[1:] == (1,) * (truth.ndim - 1):
                 truth = truth.ravel()
             if truth is not None and truth.shape[:1] != (n_images,):
@@ -156,7 +179,33 @@ class ArraySource:
             for row in range(n_images):
                 label = None if values is None else self._rule(values[row])
                 yield Listed(f"{name}/{row:07d}", label, part or None)
-        self.notes = [*notes, *self._rule.notes]
+        self.notes = [*notes, *self._left_out(), *self._rule.notes]
+
+    def _truth(self, labels: str) -> np.ndarray:
+        try:
+            return np.asarray(self._arrays[labels][()])
+        # Damage makes HDF5 raise errors of any type.
+        except Exception as error:
+            raise _unreadable(self.spec, error) from error
+
+    def _left_out(self) -> list[str]:
+        """One line on arrays that might be images and are not taken."""
+        if "images" in self.options:
+            return []
+        taken = {name for name, _, _ in self._pairs}
+        others = [
+            f"{name} {array.shape}"
+            for name, array in self._arrays.items()
+            if name not in taken and array.dtype == np.uint8 and array.ndim >= 3
+        ]
+        return (
+            [
+                f"arrays that may hold images are left out: {', '.join(others)}; --source-option "
+                "images=NAME takes one of them instead"
+            ]
+            if others and not self.options.get("split")
+            else []
+        )
 
     def _unlabelled(self, name: str, n_images: int) -> str:
         fitting = [
@@ -177,7 +226,8 @@ class ArraySource:
         try:
             with self._lock:
                 image = np.asarray(self._arrays[name][int(row)])
-        except (KeyError, IndexError, ValueError, OSError) as error:
+        # Damage makes HDF5 raise errors of any type.
+        except Exception as error:
             raise BadImage("unreadable", f"no row {path}: {error}") from error
         if self._scale is not None:
             image = _scaled(image, self._scale)
@@ -189,12 +239,38 @@ class ArraySource:
 def _open(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+            with _opened(path) as stored:
+                return {name: _array(stored[name], name) for name in stored.files}
         return _datasets(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
-        raise BadInput(f"{path} cannot be read as arrays ({reason}); no pickled objects") from error
+    # What is damaged makes the readers of ZIP files, headers and HDF5 raise errors of any type.
+    except Exception as error:
+        raise _unreadable(str(path), error) from error
+
+
+def _opened(path: Path) -> Any:
+    stored = np.load(path, allow_pickle=False)
+    if isinstance(stored, np.ndarray):
+        raise ValueError("one .npy array, and no .npz file of named ones")
+    return stored
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"its member {name} is no array")
+    return value
+
+
+def _unreadable(place: str, error: Exception) -> BadInput:
+    reason = str(error).split("\n")[0] or type(error).__name__
+    return BadInput(f"{place} cannot be read as arrays ({reason}); no pickled objects")
+
+
+def _members(dtype: np.dtype) -> list[str] | None:
+    """Names of numbers from 0 on in an HDF5 type that enumerates them; None for any other."""
+    described: Mapping[str, int] | None = (dtype.metadata or {}).get("enum")  # type: ignore[call-overload]
+    if not described or sorted(described.values()) != list(range(len(described))):
+        return None
+    return [str(name) for name, _ in sorted(described.items(), key=lambda one: one[1])]
 
 
 def _datasets(path: Path) -> dict[str, Any]:

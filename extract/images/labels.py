@@ -1,11 +1,13 @@
-"""From what a source says of an image to the name of its class: one rule for every source."""
+"""From what a source says of an image to names of its class, group and subset: one rule for all."""
 
 import ast
+import datetime
 import json
 import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ _BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
 _NUMBERS = re.compile(r"\[\s*[-+.\d]+(\s+[-+.\d]+)+\s*\]")
 _BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
 SHOWN = 5
+LONGEST = 120
+"""Characters of a value in a message."""
 NAME_ONE = "name a column of one class by --label-column"
 WAY_OUT = f"{NAME_ONE}, or take the first of several by --first-label"
 
@@ -56,7 +60,7 @@ class LabelRule:
         spec: of the source, for messages.
         first: True takes the first of several labels; False keeps a text such as ``cat|animal`` or
             ``[3, 1]`` as one name; None refuses both.
-        names: of integer labels, in order.
+        names: of integer labels and booleans, in order.
 
     Example:
         >>> rule = LabelRule("set.csv")
@@ -71,26 +75,29 @@ class LabelRule:
             raise BadInput(f"option first_label {first!r}: expected true or false")
         self.spec, self.first, self.names = spec, first, names
         self._written: dict[str, set[str]] = {}
+        self._numbers: dict[str, set[int]] = {}
 
     def __call__(self, value: Any) -> str | None:
         """The class that a value of a label column names; None for no label.
 
         Raises:
-            BadInput: several labels, a mapping, no UTF-8, or a number without name.
+            BadInput: several labels, a mapping, no UTF-8, a number without name, or what names
+                nothing, such as a complex number.
         """
-        if isinstance(value, np.ndarray | np.generic):
-            value = value.tolist()
+        value = _plain(value)
         if isinstance(value, list | tuple | set | frozenset):
             return self._one_of(list(value))
         if isinstance(value, Mapping):
-            raise BadInput(f"{self.spec}: label {value!r} is a mapping, not a class: {NAME_ONE}")
+            raise BadInput(
+                f"{self.spec}: label {shown(value)} is a mapping, not a class: {NAME_ONE}"
+            )
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
-        if isinstance(value, bool):
+        if isinstance(value, bool) and not self.names:
             return "true" if value else "false"
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, int) and self.names:
+        if isinstance(value, int | float) and self.names:
             return self._named(value)
         return self._text(value)
 
@@ -100,40 +107,36 @@ class LabelRule:
         Raises:
             BadInput: half a surrogate pair, which no file can hold.
         """
-        if not _is_text(name):
-            raise BadInput(
-                f"{self.spec}: label {name!r} holds half a character: write the labels as UTF-8"
-            )
+        check_text(name, self.spec, "label")
         label = unicodedata.normalize("NFC", name)
         self._written.setdefault(label, set()).add(name)
         return label
 
     def _one_of(self, values: list[Any]) -> str | None:
         if len(values) > 1 and not self.first:
-            raise BadInput(f"{self.spec}: an image with the labels {values!r}: {WAY_OUT}")
+            raise BadInput(f"{self.spec}: an image with the labels {shown(values)}: {WAY_OUT}")
         return self(values[0]) if values else None
 
-    def _named(self, number: int) -> str | None:
+    def _named(self, number: float) -> str | None:
         names = self.names or ()
         # -1 is what `datasets` writes for a row without label.
         if number == -1:
             return None
-        if not 0 <= number < len(names):
+        if number not in range(len(names)):
             raise BadInput(
                 f"{self.spec}: label {number}, but there are {len(names)} classes: give all names, "
                 "or leave them out"
             )
-        return self.folder(str(names[number]))
+        name = str(names[int(number)])
+        # As elsewhere, empty text is no label.
+        if not name.strip():
+            return None
+        label = self.folder(name)
+        self._numbers.setdefault(label, set()).add(int(number))
+        return label
 
     def _text(self, value: Any) -> str | None:
-        if isinstance(value, bytes):
-            try:
-                value = value.decode()
-            except UnicodeDecodeError as error:
-                raise BadInput(
-                    f"{self.spec}: label {value!r} is not UTF-8: write the labels as UTF-8"
-                ) from error
-        text = str(value).strip()
+        text = text_of(value, self.spec, "label").strip()
         if not text or text in _NAN:
             return None
         if self.first is not False:
@@ -156,6 +159,16 @@ class LabelRule:
                 f"{len(doubles)} class name(s) in two forms of Unicode are one class each: "
                 f"{', '.join(doubles)}"
             )
+        several = {label: sorted(n) for label, n in sorted(self._numbers.items()) if len(n) > 1}
+        if several:
+            some = "; ".join(
+                f"{label} ({', '.join(map(str, numbers))})"
+                for label, numbers in list(several.items())[:SHOWN]
+            )
+            lines.append(
+                f"{len(several)} class name(s) stand for several numbers, and each is one class: "
+                f"{some}{' …' if len(several) > SHOWN else ''}"
+            )
         alike: dict[str, list[str]] = {}
         for label in sorted(self._written):
             alike.setdefault("".join(label.casefold().split()), []).append(label)
@@ -169,9 +182,88 @@ class LabelRule:
         return lines
 
 
-def _is_text(name: str) -> bool:
+def shared_name(value: Any, spec: str, what: str) -> str | None:
+    """The name of a group or subset in a cell of a table, by the rule of labels.
+
+    Args:
+        value: of the cell. None, NaN and empty text are none; 3, 3.0 and "3.0" are one name.
+        spec: of the source, for messages.
+        what: ``group`` or ``subset``, for messages.
+
+    Raises:
+        BadInput: a list, a mapping, no UTF-8, or what names nothing.
+
+    Example:
+        >>> [shared_name(value, "set.csv", "group") for value in (3.0, " a", "", float("nan"))]
+        ['3', 'a', None, None]
+    """
+    value = _plain(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = text_of(value, spec, what).strip()
+    if not text or text in _NAN:
+        return None
+    whole = _WHOLE.fullmatch(text)
+    text = whole[1] if whole else {"True": "true", "False": "false"}.get(text, text)
+    check_text(text, spec, what)
+    return unicodedata.normalize("NFC", text)
+
+
+_NAMES = (str, int, float, Decimal, datetime.date, datetime.time, datetime.timedelta)
+
+
+def text_of(value: Any, spec: str, what: str) -> str:
+    """A value of a table's cell as text.
+
+    Args:
+        value: of the cell.
+        spec: of the source, for messages.
+        what: the value is, for messages.
+
+    Raises:
+        BadInput: bytes that are no UTF-8, or what is no text, number or time.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise BadInput(
+                f"{spec}: {what} {shown(value)} is not UTF-8: write the {what}s as UTF-8"
+            ) from error
+    if not isinstance(value, _NAMES):
+        raise BadInput(
+            f"{spec}: {what} {shown(value)} is of the type {type(value).__name__}: a text or a "
+            f"number is expected; name another column, or write the {what}s as texts"
+        )
+    return str(value)
+
+
+def check_text(name: str, spec: str, what: str) -> None:
+    """Refuse a name with half a surrogate pair, which no file can hold.
+
+    Raises:
+        BadInput: it has one.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise BadInput(
+            f"{spec}: {what} {shown(name)} holds half a character: write the {what}s as UTF-8"
+        ) from None
+
+
+def shown(value: object) -> str:
+    """A value for a message of one line: its beginning, if it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy as one of Python; times by their text, for some would be mere numbers."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else str(value)
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alike.extract.errors import BadImage, BadInput
-from alike.extract.images.labels import LabelRule
+from alike.extract.images.labels import LabelRule, shared_name
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -19,7 +19,14 @@ from alike.extract.images.source import (
     read_local,
     stamp_of_container,
 )
-from alike.extract.images.tables import embedded_bytes, names_in, no_label_note, text_or_none
+from alike.extract.images.tables import (
+    cells,
+    check_columns,
+    embedded_bytes,
+    names_in,
+    no_label_note,
+    tells_names,
+)
 
 
 class SavedSource:
@@ -58,7 +65,7 @@ class SavedSource:
             selected = state.get("_indices_data_files")
             names = names_in(info, label)
         # Any file may hold anything: wrong types of JSON, damaged Arrow.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise BadInput(
                 f"{folder} is not what save_to_disk wrote ({reason}): save it again"
@@ -67,6 +74,14 @@ class SavedSource:
             raise BadInput(
                 f"{folder} was saved with an index of selected rows: call flatten_indices() before "
                 "save_to_disk"
+            )
+        check_columns(table.column_names, (image, label, group), str(folder))
+        if label in table.column_names and not tells_names(
+            info, label, table.schema.field(label).type
+        ):
+            raise BadInput(
+                f"{folder / 'dataset_info.json'} is damaged, so the names of its classes are lost: "
+                "save the data set again"
             )
         if image not in table.column_names:
             raise BadInput(
@@ -89,13 +104,17 @@ class SavedSource:
 
     def __iter__(self) -> Iterator[Listed]:
         """In the order of rows."""
-        labels = [None] * len(self._images) if self._labels is None else self._labels.to_pylist()
-        groups = [None] * len(labels) if self._groups is None else self._groups.to_pylist()
+        labels = self._cells(self._labels, self._label)
+        groups = self._cells(self._groups, "group")
         for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
-            yield Listed(f"{row:08d}", self._rule(label), group=text_or_none(group))
+            shared = shared_name(group, self.spec, "group")
+            yield Listed(f"{row:08d}", self._rule(label), group=shared)
         self.notes = self._rule.notes
         if self._labels is None:
             self.notes = [no_label_note(self._label, self._columns), *self.notes]
+
+    def _cells(self, column: Any, name: str) -> list[Any]:
+        return [None] * len(self._images) if column is None else cells(column, name, self.spec)
 
     def stamp(self, path: str) -> Stamp | None:
         """Says whether the Arrow file of a row is as it was; None where it names another file."""
@@ -107,7 +126,11 @@ class SavedSource:
         """The stored bytes of a row, or those of the file that the row names."""
         if not path.isdecimal() or int(path) >= len(self._images):
             raise BadImage("unreadable", f"no row {path}")
-        value = self._images[int(path)].as_py()
+        try:
+            value = self._images[int(path)].as_py()
+        # A text that is not UTF-8, and whatever else damage makes of a row.
+        except Exception as error:
+            raise BadImage("unreadable", one_line(error)) from error
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path"):
             return read_local(Path(value["path"]))
         return embedded_bytes(value)
@@ -159,8 +182,10 @@ def open_saved(
     place = folder
     if (folder / "dataset_dict.json").is_file():
         try:
-            splits = list(json.loads((folder / "dataset_dict.json").read_text())["splits"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            if not isinstance(splits, list) or not all(isinstance(one, str) for one in splits):
+                raise TypeError("its splits are no list of names")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadInput(
                 f"{folder / 'dataset_dict.json'} names no splits ({one_line(error)}): save it again"
             ) from error

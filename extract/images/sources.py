@@ -64,7 +64,7 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
                     f"images {spec}: no option {', '.join(unknown)} for {row.about}; options are "
                     f"{', '.join(option_names)}"
                 )
-            return row.open(spec, **options)
+            return row.open(spec, **_as_named(spec, row, options))
     raise BadInput(f"images {spec}: not a kind that is read; give {_kinds()}")
 
 
@@ -85,6 +85,23 @@ class SourceKind:
 
 def _kinds() -> str:
     return "; ".join(row.about for row in SOURCES.values() if not row.about.startswith("refused"))
+
+
+def _as_named(spec: str, row: SourceKind, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with names as texts: a command line reads the name of column 0 as a number.
+
+    Raises:
+        BadInput: another type where a name is expected.
+    """
+    named = dict(options)
+    for name, value in options.items():
+        if inspect.signature(row.open).parameters[name].annotation is not str:
+            continue
+        if isinstance(value, bool | int | float):
+            named[name] = str(value).lower() if isinstance(value, bool) else str(value)
+        elif not isinstance(value, str):
+            raise BadInput(f"images {spec}: option {name} {value!r}: a name expected")
+    return named
 
 
 def _ends(*suffixes: str) -> Callable[[str], bool]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alike.extract.errors import BadImage, BadInput, not_utf8
-from alike.extract.images.labels import LabelRule
+from alike.extract.images.labels import LabelRule, check_text, shared_name, text_of
 from alike.extract.images.source import (
     ImageSource,
     Listed,
@@ -83,6 +83,7 @@ def open_table(
         with _Readable(spec):
             file = pq.ParquetFile(filesystem.open(name, "rb"))
         names = file.schema_arrow.names
+        check_columns(names, (path, label, image, subset, group), f"manifest {spec}")
         if path not in names:
             named = (image, label, subset, group)
             return EmbeddedSource(_absolute(spec), options, file, named, rule, stamp)
@@ -90,15 +91,15 @@ def open_table(
         check_names(file.schema_arrow, label, spec)
         read = partial(_parquet_rows, file, spec, threading.Lock())
     else:
-        # Its first rows, for the names of the columns.
+        # Its first line as it stands: pandas tells columns of one name apart by a number.
+        with closing(_csv_parts(filesystem, name, spec, header=None, nrows=1)) as parts:
+            names = [str(one).strip() for one in next(parts).iloc[0]]
+        # Most faults show in its first rows: they are said before anything starts.
         with closing(_csv_parts(filesystem, name, spec)) as parts:
-            names = _stripped(next(parts))
-        for one in (path, label, subset, *filter(None, [group])):
-            if names.count(one) > 1:
-                raise BadInput(
-                    f"manifest {spec} has {names.count(one)} columns named {one!r}: rename or "
-                    "remove all but one"
-                )
+            next(parts, None)
+        if "\0" in "".join(names):
+            raise BadInput(f"manifest {spec} is not UTF-8: it holds zero bytes; save it as UTF-8")
+        check_columns(names, (path, label, subset, group), f"manifest {spec}")
         read = partial(_csv_rows, filesystem, name, spec)
     if path not in names:
         other = next((mark for mark in ";\t" if mark in "".join(names)), "")
@@ -131,7 +132,39 @@ def _parquet_rows(
         with _Readable(spec), lock:
             table = file.read_row_group(group, wanted)
         for batch in table.to_batches(CHUNK):
-            yield from _rows({one: batch[one].to_pylist() for one in wanted}, columns)
+            values = {one: cells(batch[one], one, spec) for one in wanted}
+            yield from _rows(values, columns)
+
+
+def cells(column: Any, name: str, spec: str) -> list[Any]:
+    """Values of an Arrow column.
+
+    Raises:
+        BadInput: texts that are not UTF-8, or values that cannot be read.
+    """
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{spec}: column {name!r} holds {error.object!r}, which is not UTF-8: write its texts "
+            "as UTF-8"
+        ) from error
+    # Numbers beyond what Python's dates hold, and whatever else damage makes of them.
+    except Exception as error:
+        raise BadInput(f"{spec}: column {name!r} cannot be read: {one_line(error)}") from error
+
+
+def check_columns(names: Sequence[str], wanted: Iterable[str], what: str) -> None:
+    """Refuse a table in which a name of a wanted column stands twice.
+
+    Raises:
+        BadInput: names the column.
+    """
+    for one in filter(None, wanted):
+        if names.count(one) > 1:
+            raise BadInput(
+                f"{what} has {names.count(one)} columns named {one!r}: rename or remove all but one"
+            )
 
 
 def _csv_rows(
@@ -153,7 +186,7 @@ def _rows(values: Mapping[str, list[Any]], columns: Sequence[str | None]) -> Ite
     yield from zip(*([None] * n if one is None else values[one] for one in columns), strict=True)
 
 
-def _csv_parts(filesystem: Any, name: str, spec: str) -> Generator[Any]:
+def _csv_parts(filesystem: Any, name: str, spec: str, **reading: Any) -> Generator[Any]:
     """Tables of at most `CHUNK` rows of UTF-8, or of UTF-16 that says so in its first bytes."""
     import pandas as pd
 
@@ -166,10 +199,19 @@ def _csv_parts(filesystem: Any, name: str, spec: str) -> Generator[Any]:
             filesystem.open(name, "rb") as opened,
             pd.read_csv(
                 opened, dtype=str, keep_default_na=False, encoding=encoding or "utf-8",
-                chunksize=CHUNK,
+                chunksize=CHUNK, **reading,
             ) as parts,
         ):  # fmt: skip
-            yield from parts
+            for part in parts:
+                # Pandas would take the first column for numbers of the rows, and shift the others.
+                if not isinstance(part.index, pd.RangeIndex):
+                    n = part.shape[1]
+                    raise BadInput(
+                        f"manifest {spec} names {n} columns, but its lines have "
+                        f"{n + part.index.nlevels}: name all columns in the first line, or remove "
+                        "the commas that are too many"
+                    )
+                yield part
     except BadInput as error:
         if not isinstance(error.__cause__, UnicodeDecodeError) or encoding:
             raise
@@ -221,12 +263,13 @@ class ManifestSource:
     def __iter__(self) -> Iterator[Listed]:
         """In the manifest's order."""
         turned, drives = _Examples(), _Examples()
-        for given, label, subset, group in self._rows():
-            path = str(given)
+        for number, (given, label, subset, group) in enumerate(self._rows(), 1):
+            path = self._path(given, number)
             if "\\" in path:
                 turned.add(path, self._whole(path) != self._place(path))
                 drives.add(path, bool(_DRIVE.match(path)))
-            part, shared = text_or_none(subset), text_or_none(group)
+            part = shared_name(subset, self.spec, "subset")
+            shared = shared_name(group, self.spec, "group")
             yield Listed(path, self._rule(label), subset=part, group=shared)
         lines = []
         if turned.count:
@@ -251,6 +294,17 @@ class ManifestSource:
         place = self._whole(path)
         return stamp_url(place) if "://" in place else stamp_local(place)
 
+    def _path(self, given: Any, number: int) -> str:
+        """The path in a row; an empty cell names no file."""
+        is_none = given is None or given != given or not str(given).strip()
+        if is_none:
+            raise BadInput(
+                f"manifest {self.spec}: its row {number} has no path; give one, or remove the row"
+            )
+        path = text_of(given, self.spec, "path")
+        check_text(path, self.spec, "path")
+        return path
+
     def _whole(self, path: str) -> str:
         """The place of a path; one written as on Windows only if no file has that very name."""
         place = self._place(path)
@@ -263,11 +317,6 @@ class ManifestSource:
     def _place(self, path: str) -> str:
         is_whole = "://" in path or path.startswith("/")
         return path if is_whole else f"{self._base}/{path}"
-
-
-def text_or_none(name: Any) -> str | None:
-    """A name of a table's cell; an empty one is none."""
-    return None if name in (None, "") else str(name)
 
 
 class EmbeddedSource:
@@ -314,7 +363,8 @@ class EmbeddedSource:
         """In the order of rows."""
         columns = (self._label, self._subset, self._shared)
         for row, (label, subset, group) in enumerate(self._listed(columns)):
-            part, shared = text_or_none(subset), text_or_none(group)
+            part = shared_name(subset, self.spec, "subset")
+            shared = shared_name(group, self.spec, "group")
             yield Listed(f"{row:08d}", self._rule(label), subset=part, group=shared)
         self.notes = [*self._rule.notes]
         if self._label is None:
@@ -359,7 +409,7 @@ def class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]
     """Names of integer labels that Hugging Face `datasets` writes into a schema; [] if none."""
     try:
         written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return names_in(written.get("info") if isinstance(written, dict) else None, label)
 
@@ -370,18 +420,12 @@ def check_names(schema: Any, label: str, spec: str) -> None:
     Raises:
         BadInput: what stands there describes no data set.
     """
-    import pyarrow as pa
-
-    field = schema.field(label) if label in schema.names else None
-    if field is None or not pa.types.is_integer(field.type):
-        return
     try:
         described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         described = None
-    for key in ("info", "features", label):
-        described = described.get(key, {}) if isinstance(described, dict) else None
-    if not isinstance(described, dict):
+    info = described.get("info", {}) if isinstance(described, dict) else None
+    if label in schema.names and not tells_names(info, label, schema.field(label).type):
         raise BadInput(
             f"{spec}: the description of the data set in its schema (huggingface) is damaged, so "
             "the names of its classes are lost: write the file again, with its description or "
@@ -389,12 +433,33 @@ def check_names(schema: Any, label: str, spec: str) -> None:
         )
 
 
+def tells_names(info: Any, label: str, kind: Any) -> bool:
+    """Whether a description of a data set can be read as far as names of integer labels go.
+
+    Args:
+        info: the description.
+        label: column of the classes.
+        kind: its Arrow type; only integers need names.
+    """
+    import pyarrow as pa
+
+    if not pa.types.is_integer(kind):
+        return True
+    for key in ("features", label):
+        info = info.get(key, {}) if isinstance(info, dict) else None
+    names = info.get("names") if isinstance(info, dict) else info
+    return isinstance(info, dict) and (names is None or _are_names(names))
+
+
 def names_in(info: Any, label: str) -> list[str]:
     """Names of integer labels in the description of a data set; [] if it is of another form."""
     for key in ("features", label, "names"):
         info = info.get(key) if isinstance(info, dict) else None
-    whole = isinstance(info, list) and all(isinstance(name, str) for name in info)
-    return info if whole else []
+    return info if _are_names(info) else []
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def no_label_note(label: str, columns: Iterable[str]) -> str:
@@ -433,5 +498,5 @@ class _Readable:
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         # Every filesystem raises its own errors: no credentials, an unknown protocol…
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, BadInput):
             raise BadInput(f"manifest {self.spec} cannot be read: {one_line(error)}") from error

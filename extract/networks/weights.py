@@ -51,7 +51,7 @@ def _seal_of(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

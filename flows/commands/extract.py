@@ -188,7 +188,7 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
             raise BadInput(f"option {text!r}: NAME=VALUE expected")
         try:
             values[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[name] = value
     return values
 

@@ -6,6 +6,7 @@ import math
 import os
 import tarfile
 import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from images import encoded, picture
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.decoding import decode
-from alike.extract.images.labels import LabelRule
+from alike.extract.images.labels import LabelRule, shared_name
 from alike.extract.images.listing import list_source
 from alike.extract.images.source import notes_of
 from alike.extract.images.sources import open_source
@@ -191,6 +192,9 @@ VALUES: list[tuple[Any, str | None]] = [
     ("NaN", None), ([], None), ([7], "7"), (b" owl\n", "owl"), ("v1.0.0", "v1.0.0"),
     ("[7]", "7"), ("['owl']", "owl"), ("[]", None), ("[null]", None), ("[owl]", "[owl]"),
     ("(3)", "(3)"), ("[", "["), ("f(x)", "f(x)"), ("['one 2 3']", "one 2 3"),
+    # As a number it would be the nanoseconds since 1970.
+    (np.datetime64("2026-01-02", "ns"), "2026-01-02T00:00:00.000000000"),
+    (np.datetime64("NaT", "ns"), None),
 ]  # fmt: skip
 
 
@@ -454,6 +458,160 @@ def test_labels_beside_the_images_of_a_tar_that_are_not_found_are_said(tmp_path:
     ]
     named = open_source(shard(tmp_path / "b.tar", members), label="class")
     assert [one.label for one in named] == [None, "3", None, None]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "embedded", "saved"])
+def test_a_gap_in_the_column_of_groups_is_no_group(kind: str, tmp_path: Path) -> None:
+    """NaN as the text ``nan`` would set all images without a group on one side of the split."""
+    groups = [1.0, math.nan, math.nan, 1.0]
+    table = pa.table({"image": [{"bytes": DATA}] * 4, "label": list("abab"), "group": groups})
+    spec = tmp_path / f"set.{'csv' if kind == 'csv' else 'parquet'}"
+    if kind == "csv":
+        spec.write_text("path,label,group\n0.png,a, 1\n1.png,b\n2.png,a,nan\n3.png,b,1.0\n")
+    elif kind == "parquet":
+        paths = [f"{row}.png" for row in range(4)]
+        pq.write_table(table.drop_columns("image").append_column("path", [paths]), spec)
+    elif kind == "embedded":
+        pq.write_table(table, spec)
+    else:
+        spec = saved(tmp_path / "set", table)
+    assert [one.group for one in open_source(str(spec), group="group")] == ["1", None, None, "1"]
+
+
+def saved(folder: Path, table: pa.Table, info: str = "{}") -> Path:
+    """A folder as Hugging Face `datasets` saves it."""
+    folder.mkdir()
+    with (
+        pa.OSFile(str(folder / "data.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (folder / "dataset_info.json").write_text(info)
+    return folder
+
+
+def test_what_names_no_class_or_group_is_refused(tmp_path: Path) -> None:
+    for value in (1j, np.array([1j])[0], object()):
+        with pytest.raises(BadInput, match=r"label .* is of the type .*expected"):
+            LabelRule("set")(value)
+    for value, fault in (
+        ([1, 2], "is of the type list"), ({"a": 1}, "is of the type dict"),
+        (b"\xff", "is not UTF-8"), ("\ud800", "holds half a character"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=f"set: group .*{fault}"):
+            shared_name(value, "set", "group")
+    # The bytes of an image as a label are one line too.
+    with pytest.raises(BadInput) as caught:
+        LabelRule("set")(b"\xff" * 10_000)
+    assert len(str(caught.value)) < 300
+
+
+def test_names_of_integer_labels(tmp_path: Path) -> None:
+    named = LabelRule("set", names=["cat", "dog", "cat", ""])
+    # True is 1 where numbers have names; an empty name is no label, as elsewhere.
+    assert [named(value) for value in (0, 1.0, True, 2, 3, -1)] == [
+        "cat", "dog", "dog", "cat", None, None,
+    ]  # fmt: skip
+    assert named.notes == [
+        "1 class name(s) stand for several numbers, and each is one class: cat (0, 2)"
+    ]
+    for value in (0.5, 4, -2, math.inf):
+        with pytest.raises(BadInput, match=f"label {value}, but there are 4 classes"):
+            named(value)
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["images"] = np.zeros((2, 4, 4, 3), np.uint8)
+        kinds = h5py.enum_dtype({"cat": 0, "dog": 1}, np.uint8)
+        file.create_dataset("labels", data=[1, 0], dtype=kinds)
+    source = open_source(str(tmp_path / "set.h5"))
+    assert [one.label for one in source] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    "info", ["[" * 100_000, '{"features": {"label": {"names": ["a", 3]}}}', '{"features": []}']
+)
+def test_a_description_that_lost_the_names_is_refused(info: str, tmp_path: Path) -> None:
+    table = pa.table({"image": [{"bytes": DATA}], "label": [0]})
+    with pytest.raises(BadInput, match=r"save (it|the data set) again"):
+        open_source(str(saved(tmp_path / "set", table, info)))
+    (tmp_path / "set" / "dataset_dict.json").write_text(info)
+    with pytest.raises(BadInput, match=r"names no splits"):
+        open_source(str(tmp_path / "set"))
+    described = {b"huggingface": b'{"info": %s}' % info.encode()}
+    pq.write_table(table.replace_schema_metadata(described), tmp_path / "s.parquet")
+    with pytest.raises(BadInput, match="is damaged, so the names of its classes are lost"):
+        open_source(str(tmp_path / "s.parquet"))
+
+
+def test_columns_of_one_name_and_texts_of_no_utf8_are_one_line(tmp_path: Path) -> None:
+    data, twice = pa.array([{"bytes": DATA}]), [pa.array(["a"]), pa.array(["b"])]
+    image = pa.Table.from_arrays([data, *twice], names=["image", "label", "label"])
+    path = pa.Table.from_arrays([pa.array(["0.png"]), *twice], names=["path", "label", "label"])
+    pq.write_table(image, tmp_path / "image.parquet")
+    pq.write_table(path, tmp_path / "path.parquet")
+    (tmp_path / "set.csv").write_text("path,label,label\n0.png,a,b\n")
+    for spec in ("image.parquet", "path.parquet", "set.csv"):
+        with pytest.raises(BadInput, match="2 columns named 'label'"):
+            open_source(str(tmp_path / spec))
+    with pytest.raises(BadInput, match="2 columns named 'label'"):
+        open_source(str(saved(tmp_path / "set", image)))
+    ends, letter = pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, ends, letter])
+    embedded = pa.table({"image": data, "label": bad})
+    pq.write_table(embedded, tmp_path / "bad.parquet")
+    for place in (tmp_path / "bad.parquet", saved(tmp_path / "bad", embedded)):
+        with pytest.raises(BadInput, match=r"column 'label' holds .* not UTF-8"):
+            list(open_source(str(place)))
+
+
+def test_lines_and_paths_of_a_manifest_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Pandas would take the first of too many values for the number of a row, and shift them."""
+    manifest = tmp_path / "set.csv"
+    for lines in ("0.png,cat,\n1.png,dog,\n", "0.png,cat,x\n1.png,dog\n"):
+        manifest.write_text(f"path,label\n{lines}")
+        with pytest.raises(BadInput, match=r"^manifest .* names 2 columns, but its lines have 3"):
+            list(open_source(str(manifest)))
+    manifest.write_text("label,path\ncat,0.png\ndog\n")
+    with pytest.raises(BadInput, match="its row 2 has no path"):
+        list(open_source(str(manifest)))
+    pq.write_table(pa.table({"path": ["0.png", None], "label": ["a", "b"]}), tmp_path / "s.parquet")
+    with pytest.raises(BadInput, match="its row 2 has no path"):
+        list(open_source(str(tmp_path / "s.parquet")))
+    pq.write_table(pa.table({"path": [b"0.png"], "label": ["a"]}), tmp_path / "s.parquet")
+    assert [one.path for one in open_source(str(tmp_path / "s.parquet"))] == ["0.png"]
+    # A name that a command line takes for a number is a name.
+    manifest.write_text("0,1\n0.png,cat\n")
+    assert [one.label for one in open_source(str(manifest), path=0, label=1)] == ["cat"]
+    with pytest.raises(BadInput, match=r"option path \['path'\]: a name expected"):
+        open_source(str(manifest), path=["path"])
+
+
+def test_array_files_that_are_none_are_one_line(tmp_path: Path) -> None:
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    np.savez_compressed(tmp_path / "set.npz", images=images, labels=np.arange(6))
+    whole = (tmp_path / "set.npz").read_bytes()
+    np.save(tmp_path / "one.npy", images)
+    (tmp_path / "one.npz").write_bytes((tmp_path / "one.npy").read_bytes())
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+        file.writestr("a.txt", "no array")
+    # 0x08: the method of compression, in the directory of the archive.
+    at = whole.index(b"PK\x01\x02") + 10
+    (tmp_path / "method.npz").write_bytes(whole[:at] + b"\x0d" + whole[at + 1 :])
+    middle = 30 + len("images.npy") + 24
+    (tmp_path / "torn.npz").write_bytes(whole[:middle] + b"\xff" * 8 + whole[middle + 8 :])
+    for name in ("one", "empty", "text", "method", "torn"):
+        with pytest.raises(BadInput, match=f"{name}.npz cannot be read as arrays"):
+            open_source(str(tmp_path / f"{name}.npz"))
+    with pytest.raises(BadInput, match="no array 'kinds' of class names; it has images, labels"):
+        open_source(str(tmp_path / "set.npz"), classes="kinds")
+    np.savez(tmp_path / "nan.npz", images=np.full((1, 4, 4, 3), np.nan), labels=[0])
+    with pytest.raises(BadInput, match="holds float64 with NaN"):
+        open_source(str(tmp_path / "nan.npz"))
+    np.savez(tmp_path / "two.npz", X=images, x=images, Y=np.arange(6))
+    source = open_source(str(tmp_path / "two.npz"))
+    assert len(list(source)) == 6
+    assert any("left out: x (6, 8, 8, 3)" in note for note in notes_of(source))
 
 
 @pytest.mark.quick
