@@ -329,14 +329,17 @@ def neighbours(
 
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
+    from alike.extract.replacing import check_target
     from alike.flows.indexing import build_missing
     from alike.index.filters import Among
     from alike.index.query import NeighbourIndex
-    from alike.index.show import neighbour_table, write_contact_sheet
+    from alike.index.show import fewer_than, neighbour_table, write_contact_sheet
     from alike.results import Answers
 
     if same_class and other_class:
         raise BadInput("same_class and other_class exclude each other: give one of them")
+    if contact_sheet is not None:
+        check_target(contact_sheet, endings=[".png"])
     relation: Literal["same", "other", "any"]
     relation = "same" if same_class else "other" if other_class else "any"
     allowed = Among(relation, () if among is None else _names(among), where or "")
@@ -369,6 +372,7 @@ def neighbours(
         table = neighbour_table(opened, [name for name, _ in queries], found)
         if contact_sheet is not None:
             write_contact_sheet(opened, _queries(images), table, Path(contact_sheet), label)
+    _warn([fewer] if (fewer := fewer_than(k, found.rows)) else [])
     return Answers(
         measure=rerank or measure,
         table=table,

@@ -201,6 +201,7 @@ def _compare(
         "images": len(images_a), "of": len(both[0]), "lost": lost,
         "influence_of": min(len(images_a), INFLUENCE_ROWS), "people": notes,
         "at_end": [name for name, each in differences.items() if each.at_end],
+        "unmatched": unmatched(a, b, split),
     }  # fmt: skip
     return table
 
@@ -272,6 +273,33 @@ def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, Ev
     return first, replace(first, rows=rows_b)
 
 
+def unmatched(a: "Features", b: "Features", split: str) -> list[str]:
+    """A line on images that one side alone has, and one on those with another label there.
+
+    Labels are those of `a`.
+    """
+    of = None if split == "all" else split
+    left, right = (side.table(of).set_index("image_id")["label"] for side in (a, b))
+    left, right = left.dropna(), right[~right.index.isin(left.index[left.isna()])]
+    lines = []
+    both = left.index.intersection(right.index)
+    alone = [len(left) - len(both), len(right.dropna().index.difference(left.index))]
+    if any(alone):
+        lines.append(
+            f"images of one side alone are left out: {alone[0]} of {a.key} in {a.store.url}, "
+            f"{alone[1]} of {b.key} in {b.store.url}"
+        )
+    other = left.loc[both] != right.loc[both].fillna("")
+    if other.any():
+        first = str(other.idxmax())
+        lines.append(
+            f"{int(other.sum())} images have another label in {b.store.url} than in "
+            f"{a.store.url}, whose labels count: the first is {first[:12]} "
+            f"({left[first]}, {right[first]})"
+        )
+    return lines
+
+
 def having_values(
     a: "Features", b: "Features", both: tuple[EvaluationSet, EvaluationSet], measure: str
 ) -> tuple[EvaluationSet, EvaluationSet]:
@@ -305,7 +333,7 @@ def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
     looked_up = table.attrs["influence_of"]
     why = f"one of the two has no value of an array that {measure} reads"
     notes = [f"{lost} images are left out: {why}"] if lost else []
-    notes += table.attrs.get("people", [])
+    notes += [*table.attrs.get("unmatched", []), *table.attrs.get("people", [])]
     at_ends = table.attrs.get("at_end", [])
     notes += [f"{', '.join(at_ends)}: {AT_END}"] if at_ends else []
     return notes + ([influence_note(looked_up, n)] if looked_up < n else [])

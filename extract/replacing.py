@@ -3,22 +3,29 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alike.extract.errors import BadInput
 
+HTML = (".html", ".htm")
+"""Endings of a page."""
 
-def check_target(target: str | Path, *, folder: bool = False) -> None:
+
+def check_target(
+    target: str | Path, *, folder: bool = False, endings: Collection[str] = ()
+) -> None:
     """Refuse a place where nothing can be written, before anything is computed for it.
 
     Args:
         target: a file that is to be written; folders above it need not be there.
         folder: it is to be a folder of files instead.
+        endings: that name the format which is written, in small letters; none for any.
 
     Raises:
-        BadInput: it is of the other kind, a device or a pipe, or lies where one may not write.
+        BadInput: it has another ending, is of the other kind, a device or a pipe, or lies where
+            one may not write.
     """
     target = Path(target)
     if target.is_dir() and not folder:
@@ -33,6 +40,10 @@ def check_target(target: str | Path, *, folder: bool = False) -> None:
     if not os.access(held_by, os.W_OK | os.X_OK):
         raise BadInput(
             f"{held_by} cannot be written: ask for the permission, or name another place"
+        )
+    if endings and target.suffix.lower() not in endings:
+        raise BadInput(
+            f"{target} is written as {' or '.join(endings)}: give it a name that ends so"
         )
 
 

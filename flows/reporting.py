@@ -50,10 +50,10 @@ def write_report(
     """
     from alike.analysis.report import write_report as write
     from alike.analysis.stored import Analysis
-    from alike.extract.replacing import check_target
+    from alike.extract.replacing import HTML, check_target
     from alike.extract.store import Store
 
-    check_target(to)
+    check_target(to, endings=HTML)
     opened = store if isinstance(store, Store) else Store.open(store)
     key = opened.features(features).key
     before = Analysis.load(opened, key)

@@ -47,6 +47,27 @@ def neighbour_table(
     )
 
 
+def fewer_than(k: int, rows: np.ndarray) -> str:
+    """A line that says that queries have fewer answers than were asked for; empty if none has.
+
+    Args:
+        k: answers asked for.
+        rows: (Q, K) of the answers, -1 where there is none.
+
+    Example:
+        >>> fewer_than(3, np.array([[4, 5, -1], [4, 6, 7]]))
+        '1 of 2 queries have fewer than 3 neighbours, one has 2: no other stored image may answer'
+    """
+    counts = (rows >= 0).sum(axis=1)
+    few = counts[(counts < k) & (counts > 0)]
+    if not len(few):
+        return ""
+    return (
+        f"{len(few)} of {len(rows)} queries have fewer than {k} neighbours, one has {few.min()}: "
+        "no other stored image may answer"
+    )
+
+
 def write_contact_sheet(
     index: "NeighbourIndex",
     images: Sequence["Image"],

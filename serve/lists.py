@@ -220,12 +220,12 @@ def export(lines: pd.DataFrame, form: str) -> bytes:
     if form == "latex":
         return _latex(lines).encode()
     # Here, as elsewhere: the page starts without what only this needs.
-    from alike.analysis.export import inert
+    from alike.analysis.export import write_lines
 
     file = io.BytesIO()
     if form == "csv":
         # With the mark by which spreadsheets see that it is UTF-8.
-        inert(lines).to_csv(file, index=False, encoding="utf-8-sig")
+        write_lines(lines, file, encoding="utf-8-sig")
     else:
         lines.to_parquet(file, index=False)
     return file.getvalue()

@@ -1,4 +1,5 @@
 from .formulas import inert as inert
+from .formulas import write_lines as write_lines
 from .graph import WITH_NEIGHBOURS as WITH_NEIGHBOURS
 from .graph import lists_among as lists_among
 from .result import Result as Result

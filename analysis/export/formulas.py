@@ -1,7 +1,9 @@
 """Text in CSV files that a spreadsheet would run, made plain, and read back as it was."""
 
+import csv
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +19,28 @@ def inert(table: pd.DataFrame) -> pd.DataFrame:
         [["'=1+1", -1.0], ['cat', 2.0]]
     """
     return _texts(table, lambda value: f"'{value}" if FORMULA.match(value) else value)
+
+
+def write_lines(table: pd.DataFrame, file: Any, *, header: bool = True, **how: Any) -> None:
+    """Write the lines of a table to an open CSV file, its texts made plain.
+
+    Args:
+        table: without an index that means anything.
+        file: open for text, or a path.
+        header: whether the first line names the columns.
+        how: options of `DataFrame.to_csv`.
+    """
+    returns = []
+
+    def look(value: str) -> str:
+        if "\r" in value:
+            returns.append(value)
+        return value
+
+    _texts(table, look)
+    # The writer quotes a line feed by itself, but not a carriage return, which ends a line too.
+    quoting: Any = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    inert(table).to_csv(file, index=False, header=header, quoting=quoting, **how)
 
 
 def as_it_was(table: pd.DataFrame) -> pd.DataFrame:

@@ -58,10 +58,19 @@ def demanded(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     lists = neighbour_lists(plan)
     if lists is None:
         features, split = plan.features, str(plan.manifest["split"])
-        command = command_of("analyse", features.store, features.key, "--split", split)
+        where = ("--where", features.where) if features.where else ()
+        command = command_of("analyse", features.store, features.key, "--split", split, *where)
+        unlabelled = int(plan.images["label"].isna().sum())
+        if unlabelled:
+            raise BadInput(
+                f"{unlabelled} of the {len(plan.images)} images of split {split!r} have no class, "
+                "and an analysis lists no neighbours of these: give them one, or leave them out "
+                "by --where label=NAME,…, here and in `alike analyse`"
+            )
         raise BadInput(
             f"there are no neighbours among exactly the {len(plan.images)} images of split "
-            f"{split!r}: run `{command}`, and export with the same --split."
+            f"{split!r}: run `{command}`, and export with the same --split"
+            f"{' and --where' if where else ''}."
         )
     return lists
 

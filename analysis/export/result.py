@@ -4,7 +4,6 @@
 (settings, versions, source) travel together into Parquet, HDF5, CSV and xarray, and come back.
 """
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.analysis.export.formulas import as_it_was, inert
+from alike.analysis.export.formulas import as_it_was, write_lines
 from alike.extract.documents import read_arrow, read_json
 from alike.extract.errors import BadInput
 
 MANIFEST = "alike"
+TEXTS = "text_columns"
 H5_ROWS = 1 << 18
 """Written at once: a thousand classes have a million pairs a measure, with two names each."""
 
@@ -26,6 +26,11 @@ H5_ROWS = 1 << 18
 def manifest_json(manifest: Mapping[str, Any]) -> str:
     """The manifest as JSON text: numpy numbers become numbers, whatever else becomes text."""
     return json.dumps(_plain(manifest), ensure_ascii=False, sort_keys=True)
+
+
+def texts_of(table: pd.DataFrame) -> dict[str, Any]:
+    """The columns of texts, for the manifest of a CSV file, which cannot tell "02" from 2."""
+    return {TEXTS: [str(name) for name in table.select_dtypes(exclude=["number", "bool"])]}
 
 
 def _plain(value: Any) -> Any:
@@ -88,8 +93,9 @@ class Result:
         away.
         """
         with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(f"# {MANIFEST} {manifest_json(self.manifest)}\n")
-            inert(self.table).to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
+            manifest = {**self.manifest, **texts_of(self.table)}
+            file.write(f"# {MANIFEST} {manifest_json(manifest)}\n")
+            write_lines(self.table, file)
         return path
 
     def to_h5(self, path: Path) -> Path:
@@ -166,6 +172,7 @@ def read_result(path: str | Path, name: str = "") -> Result:
     if text is None:
         raise BadInput(f"{path.name} holds no manifest of Alike; read it with pandas instead.")
     attrs = read_json(text, dict[str, Any], str(path), "export it again", brought=True)
+    attrs.pop(TEXTS, None)
     return Result(attrs.pop("name", name), table, attrs.pop("units", {}), attrs)
 
 
@@ -175,12 +182,31 @@ def _from_parquet(path: Path) -> tuple[pd.DataFrame, str | None]:
     return table.to_pandas(), None if text is None else text.decode()
 
 
+def _pandas() -> tuple[int, ...]:
+    return tuple(map(int, pd.__version__.split(".")[:2]))
+
+
 def _from_csv(path: Path) -> tuple[pd.DataFrame, str | None]:
     with path.open(encoding="utf-8") as file:
         first = file.readline()
     if not first.startswith(f"# {MANIFEST} "):
         return pd.DataFrame(), None
-    return as_it_was(pd.read_csv(path, skiprows=1)), first.removeprefix(f"# {MANIFEST} ")
+    text = first.removeprefix(f"# {MANIFEST} ")
+    attrs = read_json(text, dict[str, Any], str(path), "export it again", brought=True)
+    texts = [str(name) for name in attrs.get(TEXTS, ())]
+    names = pd.read_csv(path, skiprows=1, nrows=0).columns
+    # From 3.1 on it reads numbers exactly, and warns of the option.
+    exact: dict[str, Any] = {} if _pandas() >= (3, 1) else {"float_precision": "round_trip"}
+    table = pd.read_csv(
+        path,
+        skiprows=1,
+        **exact,
+        dtype=dict.fromkeys(texts, str),
+        # A class may be named "None", "NA" or "02".
+        keep_default_na=not texts,
+        na_values={name: [""] if name in texts else ["", "nan", "NaN"] for name in names},
+    )
+    return as_it_was(table), text
 
 
 def _from_h5(path: Path, name: str) -> tuple[pd.DataFrame, str | None]:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alike.analysis.export.formulas import inert
+from alike.analysis.export.formulas import write_lines
 from alike.analysis.export.graph import neighbour_lists
 from alike.analysis.export.plan import Plan
-from alike.analysis.export.result import MANIFEST, manifest_json
+from alike.analysis.export.result import MANIFEST, manifest_json, texts_of
 from alike.extract.errors import BadInput
 from alike.extract.row_groups import RowGroups
 
@@ -93,11 +93,12 @@ def write_csv(plan: Plan, path: Path) -> None:
             f"{MOST_CSV_COLUMNS}: export to .parquet, .h5, .nc or .zarr."
         )
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# {MANIFEST} {manifest_json({'name': 'images', **plan.manifest})}\n")
+        manifest = {"name": "images", **plan.manifest, **texts_of(plan.images)}
+        file.write(f"# {MANIFEST} {manifest_json(manifest)}\n")
         for number, (part, values) in enumerate(plan.blocks()):
-            wide = [inert(part.reset_index(drop=True))]
+            wide = [part.reset_index(drop=True)]
             for name, array in values.items():
                 flat = array.reshape(len(array), -1)
                 heads = [f"{name}_{i}" for i in range(flat.shape[1])]
                 wide.append(pd.DataFrame(flat, columns=heads))
-            pd.concat(wide, axis=1).to_csv(file, index=False, header=number == 0)
+            write_lines(pd.concat(wide, axis=1), file, header=number == 0)

@@ -243,11 +243,13 @@ def text_of(value: Any, spec: str, what: str) -> str:
 
 
 def check_text(name: str, spec: str, what: str) -> None:
-    """Refuse a name with half a surrogate pair, which no file can hold.
+    """Refuse a name with half a surrogate pair or a zero byte, which not every file can hold.
 
     Raises:
         BadInput: it has one.
     """
+    if "\0" in name:
+        raise BadInput(f"{spec}: {what} {shown(name)} holds a zero byte: write the {what}s as text")
     try:
         name.encode()
     except UnicodeEncodeError:

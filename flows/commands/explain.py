@@ -131,7 +131,7 @@ def register(app: typer.Typer) -> None:
         if to is not None:
             check_target(to, folder=True)
         if arrays is not None:
-            check_target(arrays)
+            check_target(arrays, endings=[".npz"])
         chosen = Store.open(store).features(features).only(where)
         side = split.side
         if to is None:

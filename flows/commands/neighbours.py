@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         from alike.flows.console import print_json, print_table
         from alike.index.filters import Among
         from alike.index.query import NeighbourIndex
-        from alike.index.show import neighbour_table, write_contact_sheet
+        from alike.index.show import fewer_than, neighbour_table, write_contact_sheet
 
         if same_class and other_class:
             raise BadInput("--same-class and --other-class exclude each other: give one of them")
@@ -78,8 +78,10 @@ def register(app: typer.Typer) -> None:
             raise BadInput("a folder of queries needs --to FILE.parquet, and --to needs a folder")
         if folder and contact_sheet is not None:
             raise BadInput("--contact-sheet shows named images: give them instead of their folder")
-        for target in filter(None, (contact_sheet, to)):
-            check_target(target)
+        if contact_sheet is not None:
+            check_target(contact_sheet, endings=[".png"])
+        if to is not None:
+            check_target(to, endings=[".parquet"])
         _build_missing(store, features, measure, as_json)
         opened = NeighbourIndex.open(store, features, measure)
         if to is not None:
@@ -93,8 +95,9 @@ def register(app: typer.Typer) -> None:
         names = [paths[image] if isinstance(image, int) else image for image in asked]
         table = neighbour_table(opened, names, answers)
         pending = without_record(opened.features) if len(table) < k * len(images) else ""
-        if pending:
-            say(f"note: {pending}")
+        fewer = fewer_than(k, answers.rows)
+        for line in filter(None, (fewer, pending)):
+            say(f"note: {line}")
         if contact_sheet is not None:
             write_contact_sheet(opened, asked, table, contact_sheet, label)
         if as_json:

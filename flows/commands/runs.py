@@ -163,7 +163,7 @@ def plot(
     from alike.analysis.figures import over_time
     from alike.analysis.report import runs_of, series_table
     from alike.extract.errors import BadInput
-    from alike.extract.replacing import aside, check_target
+    from alike.extract.replacing import HTML, aside, check_target
     from alike.flows.history import History
     from alike.flows.runs import store_of
 
@@ -171,7 +171,7 @@ def plot(
     if not records:
         raise BadInput(f"{place} has no good run yet: run `alike run` first")
     target = Path(to)
-    check_target(target)
+    check_target(target, endings=HTML)
     runs = [asdict(one) for one in records]
     figures = {"": over_time(series_table(runs))}
     for label in records[-1].others:

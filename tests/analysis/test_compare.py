@@ -1,12 +1,14 @@
 """Two networks or two weights side by side."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.compare import compare
+from alike.analysis.compare import compare, unmatched
 from alike.analysis.networks import network_similarity
 from alike.extract.errors import BadInput
 
@@ -19,6 +21,20 @@ def features(tmp_path, made, write_features):
 def value(analysis, measure, score):
     rows = analysis.tables["scores"]
     return float(rows[(rows["measure"] == measure) & (rows["score"] == score)]["value"].iloc[0])
+
+
+def test_images_and_labels_of_one_side_alone_are_said():
+    def side(key, labels):
+        table = pd.DataFrame({"image_id": list("abcde")[: len(labels)], "label": labels})
+        return SimpleNamespace(key=key, store=SimpleNamespace(url=key), table=lambda _: table)
+
+    one, other = side("one", ["x", "x", "y", None]), side("other", ["x", "z", None, "x", "y"])
+    assert unmatched(one, one, "held_out") == []
+    assert unmatched(one, other, "held_out") == [
+        "images of one side alone are left out: 0 of one in one, 1 of other in other",
+        "2 images have another label in other than in one, whose labels count: the first is b "
+        "(x, z)",
+    ]
 
 
 class TestCompare:

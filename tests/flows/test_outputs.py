@@ -103,6 +103,22 @@ def test_an_impossible_file_is_refused_before_the_work(command, place, alike, mo
     assert (folder / "kept").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (("report", "--to"), "page.pdf"),
+        (("neighbours", "1", "--contact-sheet"), "sheet.jpg"),
+        (("neighbours", ".", "--to"), "near.csv"),
+        (("explain", "1", "--arrays"), "maps.npy"),
+    ],
+)
+def test_a_file_is_not_written_under_the_name_of_another_format(command, file, place, alike):
+    status, line = alike(*command, file)
+    assert status == 2
+    assert f"{file} is written as ." in line
+    assert not (place / file).exists()
+
+
 def test_a_device_a_pipe_and_a_place_without_permission_are_no_targets(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="/dev/full is no plain file"):
         check_target("/dev/full")

@@ -100,5 +100,10 @@ def test_neighbours_build_a_missing_index_and_say_so(make_store, run):
     assert "no index of gap_cosine yet: building it" in told
     again = run("neighbours", 3, "--store", store.url, "-k", 2)
     assert "building" not in again
+    done = CliRunner().invoke(app, ["neighbours", "3", "4", "--store", store.url, "-k", "50"])
+    line = "2 of 2 queries have fewer than 50 neighbours, one has 39: no other stored image may"
+    assert line in done.stderr
+    done = CliRunner().invoke(app, ["neighbours", "3", "--store", store.url, "-k", "39"])
+    assert "fewer" not in done.stderr
     near = told[told.index("nearest by") :]
     assert near == again[again.index("nearest by") :]

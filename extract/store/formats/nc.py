@@ -84,7 +84,11 @@ def _write_nc_constant(file: Any, name: str, value: np.ndarray) -> None:
 @contextmanager
 def open_file(path: Path) -> Iterator[Carried]:
     """Open a group that `write` wrote; its rows are read when they are asked for."""
-    with _h5netcdf().File(path, "r", decode_vlen_strings=True) as file:
+    import h5py
+
+    h5netcdf = _h5netcdf()
+    # Opened here: where h5netcdf fails to, its finalizer prints a traceback of its own.
+    with h5py.File(path, "r") as plain, h5netcdf.File(plain, decode_vlen_strings=True) as file:
         specs = {
             name: ArraySpec(name, tuple(one.shape[1:]), str(one.attrs["stored_as"]))
             for name, one in file.variables.items()

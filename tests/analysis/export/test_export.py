@@ -1,5 +1,6 @@
 """Every export opens with the library that it is for, and says how it was made."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 
 from alike.analysis.blocks import evaluation_set
 from alike.analysis.export.arrays import _grouped
+from alike.analysis.export.graph import demanded
+from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import Result, read_result
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
 from alike.extract.errors import BadInput
+from alike.extract.progress import silent
 from alike.flows.exporting import export as export_store
 
 
@@ -221,6 +225,20 @@ def test_failed_export_leaves_the_old_one(write, tmp_path):
 def test_bad_input_says_what_to_do(write, name, options, said):
     with pytest.raises(BadInput, match=said):
         write(name, **options)
+
+
+def test_images_without_a_class_have_no_graph_and_that_is_the_reason(digits):
+    """The advice to analyse all images would lead to the same refusal."""
+    images = pd.DataFrame({"row": [0, 1], "label": ["cat", None]})
+    features = digits.after
+    plan = Plan(features, images, (), (), {"split": "all"}, None, False, silent)
+    with pytest.raises(BadInput, match="1 of the 2 images of split 'all' have no class"):
+        demanded(plan)
+    narrowed = dataclasses.replace(
+        plan, images=images[:1], features=features.only("label=0"), manifest={"split": "all"}
+    )
+    with pytest.raises(BadInput, match="--where label=0`, and export with the same --split and"):
+        demanded(narrowed)
 
 
 def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):

@@ -32,6 +32,20 @@ def test_round_trip(tmp_path, kind):
     assert back.attrs == {"seed": 3, "nested": {"taps": ["fc"], "nan": None}, "hash": "#1"}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_names_and_numbers_come_back_exactly(tmp_path, kind):
+    """Not as what a reader of CSV makes of them: a gap, a number, two lines."""
+    names = ["None", "NA", "02", "nan", "null", "True", "-1", "1e5", "a\nb", "a\rb", "'=x", "#"]
+    numbers = np.random.default_rng(0).normal(size=12) * 10.0 ** np.arange(-60, 60, 10)
+    table = pd.DataFrame({"label": names, "value": numbers, "gap": [np.nan, *numbers[1:]]})
+    back = read_result(getattr(Result("t", table), f"to_{kind}")(tmp_path / f"t.{kind}"))
+    pd.testing.assert_frame_equal(back.table, table, check_exact=True)
+    assert back.attrs == {}
+    digits = pd.DataFrame({"label": ["02", "10", None], "n": [2**62 + 1, 3, 4]})
+    back = read_result(getattr(Result("t", digits), f"to_{kind}")(tmp_path / f"t.{kind}"))
+    pd.testing.assert_frame_equal(back.table, digits)
+
+
 def test_names_as_categories_become_text_a_part_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("alike.analysis.export.result.H5_ROWS", 2)
     names = ["cat", "dög", None, "dög", "a longer name"]

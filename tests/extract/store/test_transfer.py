@@ -1,5 +1,7 @@
 """A group goes to a file and comes back the same; others' readers understand the file."""
 
+import gc
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -66,6 +68,16 @@ def test_round_trip(features, tmp_path, ending):
     same(features, back)
     assert verify(back.store).damage == ()
     assert import_group(back.store, file).digest == features.digest
+
+
+@pytest.mark.parametrize("ending", list(FORMATS))
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_is_none_of_its_kind_is_one_line(tmp_path, ending):
+    """Nor does a finalizer of its library write a traceback (pytest makes that a warning)."""
+    (tmp_path / f"x{ending}").write_bytes(b"no file of this kind")
+    with pytest.raises(BadInput, match="holds no exported group"):
+        import_group(Store.open(tmp_path / "to", create=True), tmp_path / f"x{ending}")
+    gc.collect()
 
 
 @pytest.mark.parametrize("ending", list(FORMATS))
